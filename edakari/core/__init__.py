@@ -1,0 +1,1 @@
+"""Contracts and data that every other part is built on."""

@@ -1,0 +1,102 @@
+"""Budgets: what the pruned network may cost."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import re
+from collections.abc import Mapping
+
+from edakari.core.protocols import Cost
+from edakari.core.space import Sizes
+from edakari.errors import BudgetError, UnknownName
+
+__all__ = ["Budget", "Limits", "Term"]
+
+COSTS = ("macs", "params", "activations")
+SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+TERM = re.compile(r"\s*([A-Za-z_]+)\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Term:
+    """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit."""
+
+    cost: str
+    limit: float
+    relative: bool
+
+    def __str__(self) -> str:
+        return f"{self.cost}<={self.limit * 100:g}%" if self.relative else f"{self.cost}<={self.limit:g}"
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Budget:
+    """Terms that must all hold."""
+
+    terms: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(str(term) for term in self.terms)
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read a budget such as `macs<=50%` or `macs<=2.1G, params<=8M`.
+
+        Raises:
+            BudgetError: the text is not a budget; says which term is wrong.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise BudgetError(f"a budget is a text such as 'macs<=50%', but got {text!r}")
+        terms = tuple(_term(part) for part in text.split(","))
+        names = [term.cost for term in terms]
+        for name in names:
+            if names.count(name) > 1:
+                raise BudgetError(f"budget {text!r} limits {name!r} twice; keep one")
+        return cls(terms)
+
+    def absolute(self, dense: Mapping[str, float]) -> Budget:
+        """The same budget with every share turned into a figure.
+
+        Args:
+            dense: cost of the dense network, in each cost's unit, by cost name.
+        """
+        return Budget(
+            tuple(
+                Term(term.cost, term.limit * dense[term.cost], False) if term.relative else term for term in self.terms
+            )
+        )
+
+
+@dc.dataclass(frozen=True)
+class Limits:
+    """A budget bound to a network: costs that can be asked, and the figure that each may reach."""
+
+    terms: tuple[tuple[Cost, float], ...]
+
+    def excess(self, sizes: Sizes) -> float:
+        """Worst overrun as a share of its limit; the budget is met where this is at most 0."""
+        return max(cost.total(sizes) / limit - 1.0 for cost, limit in self.terms)
+
+    def describe(self, sizes: Sizes) -> str:
+        """Each cost at these sizes beside its limit, in words."""
+        return ", ".join(
+            f"{cost.name} {cost.total(sizes):.6g} of {limit:.6g} {cost.unit}" for cost, limit in self.terms
+        )
+
+
+def _term(text: str) -> Term:
+    found = TERM.fullmatch(text)
+    if not found:
+        raise BudgetError(f"cannot read the budget term {text.strip()!r}; write it as 'macs<=50%' or 'params<=8M'")
+    name, number, suffix = found.group(1).lower(), float(found.group(2)), found.group(3)
+    if name not in COSTS:
+        raise UnknownName("cost in the budget", name, COSTS)
+    if suffix == "%":
+        if not 0 < number <= 100:
+            raise BudgetError(f"budget term {text.strip()!r}: a share must lie above 0 % and at most at 100 %")
+        return Term(name, number / 100, True)
+    if suffix.lower() not in SCALES:
+        raise BudgetError(f"budget term {text.strip()!r}: suffix {suffix!r} is not one of k, M, G, T, %")
+    if number <= 0:
+        raise BudgetError(f"budget term {text.strip()!r}: a limit must lie above 0")
+    return Term(name, number * SCALES[suffix.lower()], False)

@@ -1,0 +1,103 @@
+"""The graph of a network as data: groups, the layout of every parameter, and what every operator costs."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from edakari.core.layout import Layout, axes
+from edakari.core.space import Group
+
+__all__ = ["Graph", "InputSpec", "Member", "Operator", "Refusal"]
+
+InputSpec = Any
+"""The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator call of the traced forward pass.
+
+    Args:
+        name: such as "aten.convolution".
+        module: dotted path of the module that called it ("" is the network itself).
+        outputs: layout of each dimension of each output tensor.
+        macs: multiply-accumulates are the sum over these terms, each a constant times the extents of its layouts.
+            Empty for an operator that does no multiply-accumulates or whose cost is not counted.
+        weights: names of the parameters that it reads.
+    """
+
+    name: str
+    module: str
+    outputs: tuple[tuple[Layout, ...], ...]
+    macs: tuple[tuple[int, tuple[Layout, ...]], ...] = ()
+    weights: tuple[str, ...] = ()
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why some positions cannot be pruned.
+
+    Args:
+        where: parameter and dimension, such as "fc.weight[0]".
+        size: positions along that dimension that stay.
+        reason: operator and module that fixed them, in words.
+    """
+
+    where: str
+    size: int
+    reason: str
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Member:
+    """One parameter or buffer dimension in which a group appears."""
+
+    tensor: str
+    dim: int
+    layout: Layout
+
+
+@dc.dataclass(frozen=True)
+class Graph:
+    """What can be pruned in a network, and what it costs; names and shapes only, no tensors.
+
+    Args:
+        groups: what can be sized, in order of first use.
+        layouts: for each parameter and buffer, the layout of each of its dimensions.
+        operators: the calls of the traced forward pass, in order.
+        refused: what cannot be sized, and why.
+        inputs: the example that was traced.
+        attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
+        fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
+    """
+
+    groups: tuple[Group, ...]
+    layouts: Mapping[str, tuple[Layout, ...]]
+    operators: tuple[Operator, ...]
+    refused: tuple[Refusal, ...]
+    inputs: InputSpec
+    attributes: Mapping[tuple[str, str], Layout]
+    fingerprint: str
+
+    def __getitem__(self, name: str) -> Group:
+        return self._by_name[name]
+
+    def members(self, name: str) -> tuple[Member, ...]:
+        """Where a group appears among the parameters and buffers, in order of the network's own listing."""
+        return self._members.get(name, ())
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @functools.cached_property
+    def _members(self) -> dict[str, tuple[Member, ...]]:
+        found: dict[str, list[Member]] = {}
+        for tensor, dims in self.layouts.items():
+            for dim, layout in enumerate(dims):
+                for name in dict.fromkeys(axis.group for axis in axes(layout)):
+                    found.setdefault(name, []).append(Member(tensor, dim, layout))
+        return {name: tuple(members) for name, members in found.items()}

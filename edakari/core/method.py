@@ -1,0 +1,113 @@
+"""What a pruning method is: one frozen dataclass of hyper-parameters with one method, `prune`."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from torch import nn
+
+from edakari.core.budget import Budget
+from edakari.core.graph import Graph
+from edakari.core.plan import Plan
+from edakari.core.protocols import Fit, Objective, Task
+from edakari.core.space import Group
+from edakari.errors import EdakariError, UnknownName
+
+__all__ = ["Job", "Method", "Outcome", "method_named", "register", "registered"]
+
+
+@dc.dataclass(frozen=True)
+class Job:
+    """What a method gets.
+
+    Args:
+        model: a private copy of the trained network.
+        graph: its graph.
+        groups: the groups that may be sized, with their legal sizes.
+        task: data, loss and metrics.
+        budget: what the pruned network may cost, in figures (no shares).
+        fit: the way to train.
+        seed: of everything random.
+        log: reports named figures of a stage, such as `log("step 1", {"macs": 2.1e9})`.
+        folder: where the method may cache what is dear to compute; None is nowhere.
+    """
+
+    model: nn.Module
+    graph: Graph
+    groups: Sequence[Group]
+    task: Task
+    budget: Budget
+    fit: Fit
+    seed: int = 0
+    log: Callable[[str, Mapping[str, float]], None] = lambda stage, figures: None
+    folder: Path | None = None
+
+
+@dc.dataclass(frozen=True)
+class Outcome:
+    """What a method gives back.
+
+    Args:
+        plan: for the network as it was in the job; `apply(plan, fresh)` has the keys and shapes of `model`.
+        model: the pruned network, with the weights to go on from.
+        finetune: objective of the fine-tuning; None is the task's own.
+    """
+
+    plan: Plan
+    model: nn.Module
+    finetune: Objective | None = None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A pruning method; its fields are hyper-parameters with the paper's defaults."""
+
+    paper: ClassVar[str]
+    emits: ClassVar[frozenset[type[Any]]]
+
+    def prune(self, job: Job) -> Outcome:
+        """From a trained network and a budget to a smaller network within it.
+
+        Raises:
+            InfeasibleBudget: nothing within the budget can be reached.
+        """
+
+
+M = TypeVar("M", bound=type[Method])
+_REGISTRY: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[M], M]:
+    """Class decorator that makes a method known under a name.
+
+    Raises:
+        EdakariError: the name is taken.
+    """
+
+    def add(cls: M) -> M:
+        taken = _REGISTRY.get(name)
+        if taken is not None and taken.__qualname__ != cls.__qualname__:
+            raise EdakariError(f"method {name!r} is registered twice: {taken!r} and {cls!r}; rename one")
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def registered() -> Mapping[str, type[Method]]:
+    """Every known method by name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def method_named(name: str) -> type[Method]:
+    """The method of a name.
+
+    Raises:
+        UnknownName: there is none; says the nearest.
+    """
+    if name not in _REGISTRY:
+        raise UnknownName("method", name, _REGISTRY)
+    return _REGISTRY[name]

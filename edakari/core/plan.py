@@ -1,0 +1,159 @@
+"""The plan: what to remove from a network, as data."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from edakari.core.graph import InputSpec
+from edakari.core.space import Sizes
+from edakari.errors import PlanError
+
+__all__ = ["DropBranch", "Edit", "KeepChannels", "KeepTokens", "MaskWeights", "Plan"]
+
+VERSION = 1
+
+
+@dc.dataclass(frozen=True, slots=True)
+class KeepChannels:
+    """Keep only these coordinates of a group, rising."""
+
+    group: str
+    indices: tuple[int, ...]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class KeepTokens:
+    """Pass on `count` tokens at a block, chosen by a selector."""
+
+    block: str
+    count: int
+    selector: str
+
+
+@dc.dataclass(frozen=True, slots=True)
+class DropBranch:
+    """Remove a residual branch whole."""
+
+    module: str
+
+
+@dc.dataclass(frozen=True, slots=True)
+class MaskWeights:
+    """Set single weights to zero; the mask lies beside the plan, named by its digest."""
+
+    parameter: str
+    digest: str
+
+
+Edit = KeepChannels | KeepTokens | DropBranch | MaskWeights
+
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (KeepChannels, KeepTokens, DropBranch, MaskWeights)}
+
+
+@dc.dataclass(frozen=True)
+class Plan:
+    """Edits of one network, in order.
+
+    Args:
+        edits: what to do.
+        fingerprint: of the graph that it was made for.
+        inputs: the example that was traced, so that the network can be traced again.
+        method: name of the method that made it.
+        version: of the format.
+    """
+
+    edits: tuple[Edit, ...]
+    fingerprint: str
+    inputs: InputSpec
+    method: str = ""
+    version: int = VERSION
+
+    def then(self, later: Plan) -> Plan:
+        """This plan followed by one that was made for the network that this plan leaves.
+
+        `apply(a.then(b), model)` equals `apply(b, apply(a, model))`.
+
+        Raises:
+            PlanError: the later plan keeps a coordinate that this one has already removed.
+        """
+        channels = {edit.group: edit.indices for edit in self.edits if isinstance(edit, KeepChannels)}
+        for edit in later.edits:
+            if isinstance(edit, KeepChannels):
+                channels[edit.group] = _compose(edit, channels.get(edit.group))
+        rest = [edit for plan in (self, later) for edit in plan.edits if not isinstance(edit, KeepChannels)]
+        edits = (*(KeepChannels(group, indices) for group, indices in channels.items()), *dict.fromkeys(rest))
+        return dc.replace(self, edits=edits, method=later.method or self.method)
+
+    def sizes(self) -> Sizes:
+        """Size of each group that the plan cuts."""
+        return {edit.group: len(edit.indices) for edit in self.edits if isinstance(edit, KeepChannels)}
+
+    def digest(self) -> str:
+        """SHA-256 of the plan's JSON; equal plans have equal digests on every rank and machine."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The plan as canonical JSON."""
+        edits = [{"kind": type(edit).__name__, **dc.asdict(edit)} for edit in self.edits]
+        content = {
+            "version": self.version,
+            "method": self.method,
+            "fingerprint": self.fingerprint,
+            "inputs": self.inputs,
+            "edits": edits,
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: the text is not a plan of this version.
+        """
+        try:
+            content = json.loads(text)
+            if content["version"] != VERSION:
+                raise PlanError(
+                    f"the plan has version {content['version']!r}; this edakari reads version {VERSION}. "
+                    "Make the plan again, or install the edakari that made it."
+                )
+            edits = tuple(_edit(entry) for entry in content["edits"])
+            return cls(edits, str(content["fingerprint"]), content["inputs"], str(content["method"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"not a plan: {type(error).__name__}: {error}. Was the file edited or cut short?") from None
+
+
+def keep(indices: Iterable[int], group: str, size: int) -> KeepChannels:
+    """A checked `KeepChannels`.
+
+    Raises:
+        PlanError: no index, a repeated one, or one outside of the group.
+    """
+    chosen = tuple(sorted(int(index) for index in indices))
+    if not chosen or len(set(chosen)) != len(chosen) or chosen[0] < 0 or chosen[-1] >= size:
+        raise PlanError(f"group {group!r} has {size} coordinates; cannot keep {chosen[:8]}{'…' if chosen[8:] else ''}")
+    return KeepChannels(group, chosen)
+
+
+def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int, ...]:
+    if earlier is None:
+        return later.indices
+    if later.indices[-1] >= len(earlier):
+        raise PlanError(
+            f"the later plan keeps coordinate {later.indices[-1]} of group {later.group!r}, of which the earlier plan "
+            f"leaves {len(earlier)}. Was it made for the network that the earlier plan leaves?"
+        )
+    return tuple(earlier[index] for index in later.indices)
+
+
+def _edit(entry: dict[str, Any]) -> Edit:
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "kind"}
+    edit: Edit = KINDS[entry["kind"]](**fields)
+    if isinstance(edit, KeepChannels):
+        return keep(edit.indices, edit.group, max(edit.indices, default=0) + 1)
+    return edit

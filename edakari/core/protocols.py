@@ -1,0 +1,220 @@
+"""The contracts between the parts: what a cost, a solver, a criterion, a task and a training hook promise."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.space import Group, Scores, Sizes
+
+if TYPE_CHECKING:
+    from edakari.core.budget import Limits
+
+__all__ = [
+    "Allocator",
+    "Batch",
+    "Cost",
+    "Criterion",
+    "Fit",
+    "Hook",
+    "Objective",
+    "Schedule",
+    "Search",
+    "Split",
+    "StepState",
+    "Task",
+    "Values",
+]
+
+Batch = Any
+"""Whatever a task's loader yields: tensors in tuples, lists and dicts."""
+
+Split = Literal["train", "search", "val"]
+
+Objective = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
+"""Named loss terms of one batch, each a scalar tensor; `fit` minimises their sum."""
+
+Values = Mapping[str, npt.NDArray[np.float64]]
+"""For each group, the value of keeping its k best coordinates at entry k, float64 [size + 1]; non-decreasing."""
+
+
+class Cost(Protocol):
+    """What a network costs, as a function of the sizes of its groups.
+
+    `total` is non-decreasing in every size; `total({})` is the cost of the dense network.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in a budget, such as "macs"."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of every figure, such as "MAC" or "ms"."""
+
+    def total(self, sizes: Sizes) -> float:
+        """Cost of the network at these sizes."""
+
+    def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
+        """Totals with this group at every size, the others as given.
+
+        Returns:
+            float64 [group.size + 1]; entry k equals `total({**sizes, group.name: k})`.
+        """
+
+
+class Allocator(Protocol):
+    """Spends a budget on groups whose values add up."""
+
+    def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
+        """Sizes of most value within the limits.
+
+        The result is legal (`legal_sizes`), within the limits by `limits.excess`, names every group, and is the same
+        for the same arguments.
+
+        Raises:
+            InfeasibleBudget: no legal sizes are within the limits; says the smallest cost that can be reached.
+        """
+
+
+class Search(Protocol):
+    """Looks for good sizes by trying them out."""
+
+    def search(
+        self,
+        groups: Sequence[Group],
+        limits: Limits,
+        evaluate: Callable[[Sizes], float],
+        rng: np.random.Generator,
+    ) -> Iterator[tuple[Sizes, float]]:
+        """The accepted sizes with their values, in order; the last ones are within the limits."""
+
+
+class Criterion(Protocol):
+    """Says how much each coordinate of each group matters."""
+
+    def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
+        """Scores of all groups.
+
+        Leaves weights, buffers, training mode and random state as found; equal on all ranks.
+
+        Args:
+            model: the network that `graph` was traced from.
+            graph: its graph.
+            batches: data for criteria that need some; others do not touch it.
+            task: loss for criteria that need one.
+        """
+
+
+class Task(Protocol):
+    """What the network is for: its data, its loss and its metrics."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the main figure in `evaluate`'s result; larger is better."""
+
+    def example(self) -> torch.Tensor:
+        """An input of batch size 1, with the right shape and dtype."""
+
+    def batches(self, split: Split) -> Iterable[Batch]:
+        """Batches of a split; each pass over it is one epoch. "search" is a part of the training data, never of "val"."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """The network's outputs for a batch."""
+
+    def loss(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Named loss terms, each a scalar tensor."""
+
+    def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
+        """Metrics over a split, with the network in evaluation mode; leaves its mode as found."""
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Args:
+        epochs: passes over the training data.
+        lr: peak learning rate.
+        optimizer: "sgd" (Nesterov momentum) or "adamw".
+        momentum: of SGD.
+        weight_decay: of weights with two or more dimensions; norms and biases have none.
+        warmup: share of all steps in which the learning rate rises linearly.
+        final_lr: learning rate at the end of the cosine, as a share of `lr`.
+        accumulate: batches per optimizer step.
+        clip: largest gradient norm; 0 is none.
+        ema: decay of the averaged weights that are handed back; 0 is none.
+        precision: "fp32", "bf16" or "fp16" autocast.
+    """
+
+    epochs: int = 1
+    lr: float = 0.01
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.05
+    final_lr: float = 0.0
+    accumulate: int = 1
+    clip: float = 0.0
+    ema: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+@dc.dataclass
+class StepState:
+    """Where training stands, as hooks see it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int
+    epoch: int
+
+
+class Hook:
+    """What a method does inside of `fit`; every method does nothing here, override what you need."""
+
+    def before_step(self, state: StepState) -> None:
+        """Before the forward pass of an optimizer step."""
+
+    def after_step(self, state: StepState) -> None:
+        """After the optimizer step, gradients still there."""
+
+    def end_epoch(self, state: StepState) -> None:
+        """After the last step of an epoch."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Tensors, numbers and strings (in dicts and lists) that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class Fit(Protocol):
+    """Trains a network in place on the job's training data; the only way in which a method trains."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        schedule: Schedule,
+        *,
+        hooks: Sequence[Hook] = (),
+        params: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        """Minimise the objective.
+
+        Args:
+            model: trained in place.
+            objective: named loss terms of a batch.
+            schedule: how long and how fast.
+            hooks: called around every step.
+            params: what to train; None is every parameter that requires a gradient.
+        """

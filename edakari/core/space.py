@@ -1,0 +1,70 @@
+"""What can be sized, and how much of it: groups, sizes, scores."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+
+__all__ = ["Group", "Kind", "Scores", "Sizes", "dense_sizes", "legal_sizes", "limited"]
+
+Kind = Literal["channel", "head", "head_dim", "embedding", "hidden", "group", "token", "branch"]
+
+Sizes = Mapping[str, int]
+"""Size of each group by name; a group that is not named is whole."""
+
+Scores = Mapping[str, torch.Tensor]
+"""Score of each coordinate of a group: float64 [size] on the CPU, finite, larger means keep."""
+
+WIDTHS: frozenset[Kind] = frozenset({"channel", "head_dim", "embedding", "hidden"})
+"""The kinds whose sizes hardware likes to be multiples of 8 or 16."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Group:
+    """A set of positions over the whole network that can only be removed together, coordinate by coordinate.
+
+    Args:
+        name: from the module path of its first producer, stable when a cut network is traced again.
+        kind: what the coordinates are.
+        size: number of coordinates in the network as traced.
+        step: sizes are multiples of this (the whole size is always legal).
+        least: smallest legal size.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    step: int = 1
+    least: int = 1
+
+
+def legal_sizes(group: Group) -> tuple[int, ...]:
+    """The sizes that a group may take, rising: multiples of `step` that are at least `least`, and the whole."""
+    first = -(-max(group.least, 1) // group.step) * group.step
+    return (*range(first, group.size, group.step), group.size)
+
+
+def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -> tuple[Group, ...]:
+    """The same groups with other legal sizes.
+
+    Args:
+        groups: groups to limit.
+        step: sizes of channels, widths and head dimensions become multiples of this; heads and groups keep step 1.
+        least: smallest size; a float below 1 is a share of the group's size.
+    """
+
+    def limit(group: Group) -> Group:
+        floor = least if isinstance(least, int) else -int(-group.size * least // 1)
+        return dc.replace(
+            group, step=step if group.kind in WIDTHS else 1, least=max(1, min(group.size, floor, group.size))
+        )
+
+    return tuple(limit(group) for group in groups)
+
+
+def dense_sizes(groups: Iterable[Group]) -> dict[str, int]:
+    """Every group at its whole size."""
+    return {group.name: group.size for group in groups}

@@ -1,0 +1,1 @@
+"""What a network costs, counted from its graph or measured."""

@@ -1,0 +1,1 @@
+"""How much each coordinate of a group matters."""

@@ -1,0 +1,100 @@
+"""The exceptions that edakari raises for bad input: each says what, where, what was found, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BudgetError",
+    "DataError",
+    "EdakariError",
+    "ExportError",
+    "InfeasibleBudget",
+    "MeasurementError",
+    "ModelError",
+    "PlanError",
+    "RecipeError",
+    "RunFolderError",
+    "UnknownName",
+    "WeightsError",
+    "nearest",
+]
+
+
+class EdakariError(Exception):
+    """Root of every error that edakari raises on purpose."""
+
+
+class ModelError(EdakariError):
+    """The network or its example input cannot be used as given."""
+
+
+class PlanError(EdakariError):
+    """A plan does not fit the network, or is damaged."""
+
+
+class WeightsError(EdakariError):
+    """Stored weights do not fit the network, or are damaged."""
+
+
+class BudgetError(EdakariError):
+    """A budget cannot be read."""
+
+
+class InfeasibleBudget(BudgetError):
+    """A budget lies below what any legal sizes reach.
+
+    Args:
+        message: what to tell the user.
+        least: for each cost of the budget, the smallest total that can be reached, in the cost's unit.
+    """
+
+    def __init__(self, message: str, least: dict[str, float]) -> None:
+        super().__init__(message)
+        self.least = least
+
+
+class RecipeError(EdakariError):
+    """A recipe has a wrong key, type or value."""
+
+
+class DataError(EdakariError):
+    """A data set is missing, empty, unreadable or of the wrong form."""
+
+
+class RunFolderError(EdakariError):
+    """A run folder belongs to another recipe, is damaged, or would be overwritten."""
+
+
+class ExportError(EdakariError):
+    """An exported network is not the network it came from, or could not be written."""
+
+
+class MeasurementError(EdakariError):
+    """Something could not be measured."""
+
+
+class UnknownName(EdakariError):
+    """A name is not among the known ones.
+
+    Args:
+        what: what kind of thing was named, for instance "method".
+        name: the name as given.
+        known: the names there are.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        hint = nearest(name, known)
+        super().__init__(
+            f"unknown {what} {name!r}"
+            + (f"; did you mean {hint!r}?" if hint else "")
+            + f" Known: {', '.join(known) or 'none'}."
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like a mistyped one, or None where none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return close[0] if close else None

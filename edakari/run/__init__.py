@@ -1,0 +1,1 @@
+"""Recipes, run folders and the pipeline."""

@@ -1,0 +1,1 @@
+"""Allocators that spend a budget on groups."""

@@ -1,0 +1,1 @@
+"""Data, losses and metrics of one task each."""

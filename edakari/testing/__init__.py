@@ -1,0 +1,1 @@
+"""Conformance suites and toy networks for tests of your own."""
