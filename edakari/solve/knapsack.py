@@ -1,0 +1,110 @@
+"""Multiple choice over the legal sizes of all groups."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edakari.core.budget import Limits
+from edakari.core.protocols import Values
+from edakari.core.space import Group, Sizes, legal_sizes
+from edakari.errors import InfeasibleBudget
+from edakari.solve.choices import solve_choices
+from edakari.solve.spend import fill, fits, largest, load_curves, loads, reachable
+from edakari.solve.threshold import Threshold
+
+__all__ = ["Knapsack"]
+
+BLEND = 64
+
+
+@dc.dataclass(frozen=True)
+class Knapsack:
+    """The multiple-choice knapsack over legal sizes, on cost curves that are taken again wherever it moves to.
+
+    The cost of a layer depends on two groups, so a knapsack over curves is right only near the sizes at which they
+    were taken. From the solution of `Threshold` on, each round takes curves, solves, checks the true cost and
+    tightens the capacity by the overrun; a round that finds nothing better shrinks the range of sizes around the best
+    ones. On costs that do not couple groups the first round is exact (see `solve_choices`). Of several terms the
+    knapsack sees a weighted sum; weights grow where a limit is overrun. Never worth less than `Threshold`.
+
+    Args:
+        resolution: cells of the cost grid, which counts only where exact states are too many.
+        rounds: most times that curves are taken.
+        tries: most solutions of one round.
+    """
+
+    resolution: int = 4096
+    rounds: int = 12
+    tries: int = 4
+
+    def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
+        """See `edakari.core.protocols.Allocator`."""
+        dense = reachable(groups, values, limits)
+        if dense is not None:
+            return dense
+        best = dict(Threshold().allocate(groups, values, limits))
+        reaches = [np.inf, 2.0, 1.4, 1.15]
+        for _ in range(self.rounds):
+            found = self._round(groups, values, limits, best, reaches[0])
+            if _worth(values, found) > _worth(values, best) * (1 + 1e-6):
+                best = found
+            else:
+                reaches.pop(0)
+            if not reaches:
+                break
+        return best
+
+    def _round(
+        self, groups: Sequence[Group], values: Values, limits: Limits, start: Mapping[str, int], reach: float
+    ) -> dict[str, int]:
+        """The best sizes within the limits that knapsacks over the curves at `start` lead to."""
+        choices, curves = [], []
+        for group in groups:
+            legal, now = np.array(legal_sizes(group)), start[group.name]
+            choices.append(legal[(legal * reach >= now) & (legal <= now * reach)])
+            curve = load_curves(limits, group, start)
+            curves.append(curve[:, choices[-1]] - curve[:, now : now + 1])
+        worths = [values[group.name][legal] for group, legal in zip(groups, choices, strict=True)]
+        room = 1.0 - loads(limits, start)
+        weights, best, tight = np.ones(len(room)), dict(start), 0.0
+        for _ in range(self.tries):
+            try:
+                picks = solve_choices(
+                    [weights @ curve for curve in curves], worths, float(weights @ room) - tight, self.resolution
+                )
+            except InfeasibleBudget:
+                break
+            found = {g.name: int(legal[pick]) for g, legal, pick in zip(groups, choices, picks, strict=True)}
+            over = loads(limits, found)
+            inside = found if fits(limits, found) else _towards(groups, limits, start, found)
+            filled = fill(groups, values, limits, inside)
+            best = max(best, filled, key=lambda sizes: _worth(values, sizes))
+            if inside is found and len(room) == 1:
+                break
+            tight += max(float(weights @ (over - 1.0)), 0.0)
+            heavier = weights * np.maximum(over, 1e-3) ** 4
+            weights = heavier * (len(heavier) / heavier.sum())
+        return best
+
+
+def _towards(
+    groups: Sequence[Group], limits: Limits, start: Mapping[str, int], goal: Mapping[str, int]
+) -> dict[str, int]:
+    """Sizes within the limits on the way from sizes that are to sizes that are not."""
+    legal = {group.name: np.array(legal_sizes(group)) for group in groups}
+
+    def sizes_at(part: int) -> dict[str, int]:
+        sizes = {}
+        for name, rows in legal.items():
+            wanted = start[name] + (goal[name] - start[name]) * part / BLEND
+            sizes[name] = int(rows[max(int(np.searchsorted(rows, wanted, side="right")) - 1, 0)])
+        return sizes
+
+    return dict(largest(limits, sizes_at, BLEND - 1))
+
+
+def _worth(values: Values, sizes: Mapping[str, int]) -> float:
+    return float(sum(values[name][size] for name, size in sizes.items()))

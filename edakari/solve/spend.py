@@ -1,0 +1,145 @@
+"""What every allocator needs: is the budget in reach, and how is the rest of it used up."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edakari.core.budget import Limits
+from edakari.core.protocols import Values
+from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
+from edakari.errors import EdakariError, InfeasibleBudget
+
+__all__ = ["Array", "fill", "fits", "largest", "load_curves", "loads", "reachable"]
+
+Array = npt.NDArray[np.float64]
+
+
+def loads(limits: Limits, sizes: Sizes) -> Array:
+    """Each term's cost as a share of its limit, float64 [terms]; the budget is met where none is above 1."""
+    return np.array([cost.total(sizes) / limit for cost, limit in limits.terms])
+
+
+def load_curves(limits: Limits, group: Group, sizes: Sizes) -> Array:
+    """Loads with one group at every size, the others as given, float64 [terms, size + 1]."""
+    return np.stack([cost.curve(group, sizes) / limit for cost, limit in limits.terms])
+
+
+def fits(limits: Limits, sizes: Sizes) -> bool:
+    """Whether sizes are within the limits."""
+    return limits.excess(sizes) <= 0
+
+
+def reachable(groups: Sequence[Group], values: Values, limits: Limits) -> Sizes | None:
+    """Check the arguments of an allocator.
+
+    Returns:
+        The dense sizes where they are within the limits already, else None.
+
+    Raises:
+        EdakariError: a group has no values, or too few or too many.
+        InfeasibleBudget: the smallest legal sizes are above a limit.
+    """
+    for group in groups:
+        found = np.shape(values[group.name]) if group.name in values else None
+        if found != (group.size + 1,):
+            raise EdakariError(
+                f"group {group.name!r} of size {group.size} needs {group.size + 1} values, one per number of kept "
+                f"coordinates, but got {'none' if found is None else f'an array of shape {found}'}"
+            )
+    dense = dense_sizes(groups)
+    if fits(limits, dense):
+        return dense
+    smallest = {group.name: legal_sizes(group)[0] for group in groups}
+    if not fits(limits, smallest):
+        least = {cost.name: float(cost.total(smallest)) for cost, _ in limits.terms}
+        raise InfeasibleBudget(
+            f"the budget cannot be reached with {len(groups)} groups at their smallest legal sizes: "
+            f"{limits.describe(smallest)}. Raise the budget, or allow smaller sizes.",
+            least,
+        )
+    return None
+
+
+def largest(limits: Limits, sizes_at: Callable[[int], Sizes], count: int) -> Sizes:
+    """Bisect a family of sizes that grow with an index in [0, count].
+
+    Returns:
+        The sizes of the largest index within the limits; index 0 must be.
+    """
+    low, high = 0, count + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(limits, sizes_at(middle)) else (low, middle)
+    return sizes_at(low)
+
+
+@dc.dataclass(slots=True)
+class _Offer:
+    """What a group could still take, and its value per share of what is left when last reckoned."""
+
+    group: Group
+    legal: npt.NDArray[np.int64]
+    ratio: float = np.inf
+
+
+def fill(
+    groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes, most: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Spend what is left of a budget, best value per true cost first, until no group can grow.
+
+    Lazy greedy: a group's offer is reckoned again only when it comes out on top, because offers seldom improve.
+    A group that has no room is never asked again: totals do not fall when others grow.
+
+    Args:
+        groups: groups that may grow.
+        values: value of each size, by group.
+        limits: the budget.
+        sizes: legal sizes within the limits.
+        most: largest size by group; a group that is not named may become whole.
+
+    Returns:
+        Sizes at least as large, within the limits.
+    """
+    spent = dict(sizes)
+    most = most or {}
+    offers = []
+    for group in groups:
+        legal = np.array(legal_sizes(group))
+        offers.append(_Offer(group, legal[legal <= most.get(group.name, group.size)]))
+    while offers:
+        top = max(offers, key=lambda offer: offer.ratio)
+        rival = max((offer.ratio for offer in offers if offer is not top), default=-np.inf)
+        step = _step(top, values[top.group.name], limits, spent, rival)
+        if step is None:
+            offers.remove(top)
+            continue
+        size, top.ratio = step
+        if top.ratio >= rival:
+            spent[top.group.name] = size
+    return spent
+
+
+def _step(
+    offer: _Offer, value: Array, limits: Limits, spent: Mapping[str, int], rival: float
+) -> tuple[int, float] | None:
+    """The best growth of a group: to which size, and its value per share of what is left."""
+    now = spent[offer.group.name]
+    larger = offer.legal[offer.legal > now]
+    if not len(larger):
+        return None
+    curves = load_curves(limits, offer.group, spent)
+    larger = larger[: int((curves[:, larger] <= 1.0).all(axis=0).sum())]
+    if not len(larger):
+        return None
+    left = np.maximum(1.0 - curves[:, now : now + 1], 1e-12)
+    price = np.maximum(((curves[:, larger] - curves[:, now : now + 1]) / left).max(axis=0), 1e-15)
+    gain = value[larger] - value[now]
+    best = int(np.argmax(gain / price))
+    # Beyond the best size, go on for as long as each further step alone beats every other group's offer.
+    further = np.diff(gain[best:]) / np.maximum(np.diff(price[best:]), 1e-15) >= max(rival, 0.0)
+    stop = len(further) if further.all() else int(np.argmin(further))
+    return int(larger[best + stop]), float(gain[best] / price[best])

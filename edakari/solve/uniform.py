@@ -1,0 +1,44 @@
+"""The same share of every group."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+
+import numpy as np
+
+from edakari.core.budget import Limits
+from edakari.core.protocols import Values
+from edakari.core.space import Group, Sizes, legal_sizes
+from edakari.solve.spend import fill, largest, reachable
+
+__all__ = ["Uniform"]
+
+CELLS = 1 << 16
+
+
+@dc.dataclass(frozen=True)
+class Uniform:
+    """One ratio for all groups, bisected by the network's true cost; the rest goes where it is worth most."""
+
+    def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
+        """See `edakari.core.protocols.Allocator`."""
+        dense = reachable(groups, values, limits)
+        if dense is not None:
+            return dense
+        legal = {group.name: np.array(legal_sizes(group)) for group in groups}
+
+        def sizes_at(cell: int) -> dict[str, int]:
+            sizes = {}
+            for group in groups:
+                rank = int(np.searchsorted(legal[group.name], group.size * cell / CELLS, side="right"))
+                sizes[group.name] = int(legal[group.name][max(rank - 1, 0)])
+            return sizes
+
+        sizes = largest(limits, sizes_at, CELLS)
+        # One legal size of room first: groups of equal size all move at one cell, and some of them may still fit.
+        following = {
+            name: int(rows[min(len(rows) - 1, int(np.searchsorted(rows, sizes[name])) + 1)])
+            for name, rows in legal.items()
+        }
+        return fill(groups, values, limits, fill(groups, values, limits, sizes, following))
