@@ -1,0 +1,98 @@
+"""A network as an ONNX model, by torch's dynamo exporter."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.files import disk_full, replacing
+from edakari.errors import EdakariError, ExportError
+
+__all__ = ["open_onnx", "write_onnx"]
+
+
+def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dynamic_batch: bool = False) -> Path:
+    """Write a network as one ONNX file, input `input`, in evaluation mode.
+
+    Args:
+        model: left as found.
+        example: an input, [batch, ...].
+        path: of the file.
+        dynamic_batch: whether the batch size stays open; else it is the example's.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: the network cannot be exported; says what the exporter said.
+    """
+    batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
+    # A batch of 1 would be taken for a constant, so an open batch size is traced with 2.
+    traced = torch.cat([example, example])[:2] if dynamic_batch and example.shape[0] == 1 else example
+    training = model.training
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model.eval(),
+                (traced,),
+                dynamo=True,
+                input_names=["input"],
+                dynamic_shapes=(batch,) if batch else None,
+                verbose=False,
+            )
+            if program is None:
+                raise ExportError("torch.onnx.export gave nothing back")
+            with replacing(path) as temporary:
+                program.save(str(temporary), external_data=False)
+    except EdakariError:
+        raise
+    except Exception as error:
+        if disk_full(error):
+            raise
+        cause = str(error).strip().splitlines() or ["no message"]
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported to ONNX: {type(error).__name__}: {cause[0]}. "
+            "Replace the operator that the exporter names, or export with another batch setting."
+        ) from error
+    finally:
+        model.train(training)
+    return Path(path)
+
+
+def open_onnx(path: str | Path, threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        path: of the ONNX file.
+        threads: CPU threads of one call; 0 leaves ONNX Runtime's own choice.
+    """
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs each pass and warns of its own deprecations; none of it is the user's business."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

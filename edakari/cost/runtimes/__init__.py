@@ -1,0 +1,23 @@
+"""Runtimes in which a network can be timed, one file each."""
+
+from collections.abc import Mapping
+
+from edakari.cost.measure import Runtime
+from edakari.cost.runtimes.onnx_runtime import OnnxRuntime
+from edakari.cost.runtimes.torch_eager import TorchEager
+from edakari.errors import UnknownName
+
+__all__ = ["RUNTIMES", "OnnxRuntime", "TorchEager", "runtime_named"]
+
+RUNTIMES: Mapping[str, Runtime] = {runtime.name: runtime for runtime in (TorchEager(), OnnxRuntime())}
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime of a name.
+
+    Raises:
+        UnknownName: there is none; says the nearest.
+    """
+    if name not in RUNTIMES:
+        raise UnknownName("runtime", name, RUNTIMES)
+    return RUNTIMES[name]

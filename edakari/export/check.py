@@ -1,0 +1,91 @@
+"""Whether an exported network still computes what the module computes."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.errors import ExportError
+
+__all__ = ["ExportCheck", "compare", "module_outputs"]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class ExportCheck:
+    """How far an exported network's outputs lie from the module's.
+
+    Args:
+        path: of the exported file.
+        format: "onnx" or "program".
+        absolute: largest absolute difference.
+        relative: largest absolute difference as a share of the largest output.
+        bytes: size of the file.
+    """
+
+    path: Path
+    format: str
+    absolute: float
+    relative: float
+    bytes: int
+
+
+def compare(
+    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor], what: str, tolerance: float
+) -> tuple[float, float]:
+    """Worst absolute and worst relative difference between outputs.
+
+    Raises:
+        ExportError: they differ by more than the tolerance, in number, or in shape.
+    """
+    if len(expected) != len(found):
+        raise ExportError(f"{what} gives {len(found)} outputs, the module {len(expected)}")
+    absolute = relative = 0.0
+    for index, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
+        if ours.shape != theirs.shape:
+            raise ExportError(
+                f"{what}: output {index} has shape {tuple(theirs.shape)}, the module's {tuple(ours.shape)}"
+            )
+        ours, theirs = ours.detach().cpu().double(), theirs.detach().cpu().double()
+        worst = float((ours - theirs).abs().max()) if ours.numel() else 0.0
+        scale = float(ours.abs().max()) if ours.numel() else 0.0
+        absolute, relative = max(absolute, worst), max(relative, worst / max(scale, 1e-12))
+    if not relative <= tolerance:
+        raise ExportError(
+            f"{what} is not the same network: outputs differ by {absolute:.3g}, {relative:.3g} of the largest output, "
+            f"where {tolerance:g} is allowed. Export in float32, or allow more with `tolerance`."
+        )
+    return absolute, relative
+
+
+def module_outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+    """The module's output tensors in evaluation mode, in order; its mode is left as found.
+
+    Raises:
+        ExportError: the forward pass fails.
+    """
+    training = model.training
+    try:
+        with torch.no_grad():
+            return list(_tensors(model.eval()(example)))
+    except Exception as error:
+        raise ExportError(
+            f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)}: {error}"
+        ) from error
+    finally:
+        model.train(training)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)

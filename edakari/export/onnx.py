@@ -1,0 +1,53 @@
+"""Export to ONNX, checked in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edakari.core.files import replacing
+from edakari.cost.onnx_model import open_onnx, write_onnx
+from edakari.errors import ExportError
+from edakari.export.check import ExportCheck, compare, module_outputs
+
+__all__ = ["to_onnx"]
+
+
+def to_onnx(
+    model: nn.Module,
+    example: torch.Tensor,
+    path: str | Path,
+    *,
+    dynamic_batch: bool = False,
+    tolerance: float = 1e-4,
+) -> ExportCheck:
+    """Write a network as one ONNX file whose outputs in ONNX Runtime are the module's.
+
+    Args:
+        model: left as found.
+        example: an input, [batch, ...].
+        path: of the file.
+        dynamic_batch: whether the batch size stays open; then a batch of 3 is compared too.
+        tolerance: largest difference allowed, as a share of the largest output.
+
+    Raises:
+        ExportError: the network cannot be exported, or its outputs differ; nothing is written.
+    """
+    with replacing(path) as temporary:
+        write_onnx(model, example, temporary, dynamic_batch=dynamic_batch)
+        batches = [example, torch.cat([example] * 3)[:3]] if dynamic_batch else [example]
+        worst = [_difference(model, batch, temporary, tolerance) for batch in batches]
+        size = temporary.stat().st_size
+    return ExportCheck(Path(path), "onnx", max(pair[0] for pair in worst), max(pair[1] for pair in worst), size)
+
+
+def _difference(model: nn.Module, example: torch.Tensor, path: Path, tolerance: float) -> tuple[float, float]:
+    try:
+        session = open_onnx(path)
+        found = session.run(None, {session.get_inputs()[0].name: example.cpu().numpy()})
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime does not run the exported network: {type(error).__name__}: {error}") from error
+    tensors = [torch.from_numpy(value) for value in found]
+    return compare(module_outputs(model, example), tensors, "the ONNX model", tolerance)

@@ -1,0 +1,54 @@
+"""Export by `torch.export`, checked in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edakari.core.files import replacing
+from edakari.errors import ExportError
+from edakari.export.check import ExportCheck, compare, module_outputs
+
+__all__ = ["to_program"]
+
+
+def to_program(model: nn.Module, example: torch.Tensor, path: str | Path, *, tolerance: float = 1e-5) -> ExportCheck:
+    """Write a network as a `torch.export` program (.pt2) whose outputs are the module's.
+
+    The program is compared before it is written; reading the file back is left to who trusts it.
+
+    Args:
+        model: left as found.
+        example: an input, [batch, ...].
+        path: of the file.
+        tolerance: largest difference allowed, as a share of the largest output.
+
+    Raises:
+        ExportError: the network cannot be exported, or its outputs differ; nothing is written.
+    """
+    training = model.training
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model.eval(), (example,))
+            found = program.module()(example)
+    except Exception as error:
+        cause = str(error).strip().splitlines() or ["no message"]
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported by torch.export: {type(error).__name__}: {cause[0]}"
+        ) from error
+    finally:
+        model.train(training)
+    tensors = list(found) if isinstance(found, (list, tuple)) else [found]
+    absolute, relative = compare(module_outputs(model, example), tensors, "the exported program", tolerance)
+    with replacing(Path(path)) as temporary:
+        # torch.export.save insists on its own suffix.
+        named = temporary.with_suffix(".pt2")
+        try:
+            torch.export.save(program, named)
+            named.replace(temporary)
+        finally:
+            named.unlink(missing_ok=True)
+        size = temporary.stat().st_size
+    return ExportCheck(Path(path), "program", absolute, relative, size)

@@ -1,0 +1,61 @@
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edakari.errors import ExportError
+from edakari.export import to_onnx, to_program
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+EXAMPLE = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_onnx_computes_the_same(tmp_path, dynamic):
+    model = Block().train()
+    check = to_onnx(model, EXAMPLE, tmp_path / "x" / "model.onnx", dynamic_batch=dynamic)
+    assert check.relative < 1e-5
+    assert check.bytes == (tmp_path / "x" / "model.onnx").stat().st_size
+    assert model.training
+    batch = onnx.load(check.path).graph.input[0].type.tensor_type.shape.dim[0]
+    assert bool(batch.dim_param) == dynamic
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["model.onnx"]
+
+
+def test_program_computes_the_same(tmp_path):
+    check = to_program(Block().eval(), EXAMPLE, tmp_path / "model.pt2")
+    assert check.relative <= 1e-6
+    loaded = torch.export.load(check.path).module()
+    assert loaded(EXAMPLE).shape == (1, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+@pytest.mark.parametrize("export", [to_onnx, to_program])
+def test_a_network_that_differs_is_refused_and_nothing_is_written(tmp_path, export):
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(ExportError, match=r"not the same network|cannot be exported"):
+        export(Noise(), EXAMPLE, tmp_path / "old")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old", "old")]
+
+
+@pytest.mark.parametrize("export", [to_onnx, to_program])
+def test_a_network_that_does_not_run_is_refused(tmp_path, export):
+    with pytest.raises(ExportError, match="Block"):
+        export(Block(), torch.rand(1, 4, 8, 8), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
