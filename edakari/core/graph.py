@@ -10,7 +10,7 @@ from typing import Any
 from edakari.core.layout import Layout, axes
 from edakari.core.space import Group
 
-__all__ = ["Graph", "InputSpec", "Member", "Operator", "Refusal"]
+__all__ = ["Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Refusal"]
 
 InputSpec = Any
 """The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values."""
@@ -34,6 +34,15 @@ class Operator:
     outputs: tuple[tuple[Layout, ...], ...]
     macs: tuple[tuple[int, tuple[Layout, ...]], ...] = ()
     weights: tuple[str, ...] = ()
+
+
+@dc.dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a module in the traced forward pass: the layouts of the tensors that went in and came out."""
+
+    module: str
+    inputs: tuple[tuple[Layout, ...], ...]
+    outputs: tuple[tuple[Layout, ...], ...]
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class Graph:
         groups: what can be sized, in order of first use.
         layouts: for each parameter and buffer, the layout of each of its dimensions.
         operators: the calls of the traced forward pass, in order.
+        calls: the module calls of the traced forward pass, in order.
         refused: what cannot be sized, and why.
         inputs: the example that was traced.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
@@ -77,6 +87,7 @@ class Graph:
     groups: tuple[Group, ...]
     layouts: Mapping[str, tuple[Layout, ...]]
     operators: tuple[Operator, ...]
+    calls: tuple[ModuleCall, ...]
     refused: tuple[Refusal, ...]
     inputs: InputSpec
     attributes: Mapping[tuple[str, str], Layout]
@@ -84,6 +95,9 @@ class Graph:
 
     def __getitem__(self, name: str) -> Group:
         return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
 
     def members(self, name: str) -> tuple[Member, ...]:
         """Where a group appears among the parameters and buffers, in order of the network's own listing."""

@@ -1,1 +1,6 @@
 """From a network to its graph: one forward pass in which every operator says how axes flow."""
+
+from edakari.graph.rules import rule
+from edakari.graph.trace import call, example_of, graph_of, meta_copy, spec_of_inputs, stored_tensors, trace
+
+__all__ = ["call", "example_of", "graph_of", "meta_copy", "rule", "spec_of_inputs", "stored_tensors", "trace"]

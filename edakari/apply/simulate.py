@@ -1,0 +1,340 @@
+"""`simulate`: the dense network with the removed parts masked where they are read; the oracle of `apply`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edakari.apply.surgery import checked_graph, masks_of
+from edakari.core import layout as layouts
+from edakari.core.graph import Graph
+from edakari.core.layout import Layout, Mask
+from edakari.core.plan import Plan
+from edakari.graph import axes, stored_tensors
+from edakari.graph.axes import Axis, Expression
+from edakari.graph.flow import Call, Flow
+from edakari.graph.rules import FUNCTIONS, RULES
+
+__all__ = ["simulate"]
+
+
+def simulate(plan: Plan, model: nn.Module) -> nn.Module:
+    """The dense network behaving as the pruned one.
+
+    Every operator that reads across a pruned axis sees zeros where positions are gone (or, where it computes
+    statistics over them, only those that are kept), so biases do not leak. Weights are shared with `model` and stay as
+    they are; there is no gradient.
+
+    Args:
+        plan: made for this network.
+        model: the dense network.
+
+    Returns:
+        A module that is called as `model` is.
+
+    Raises:
+        PlanError: the plan was made for another network.
+    """
+    graph = checked_graph(plan, model)
+    return Simulated(model, graph, masks_of(plan, graph))
+
+
+class Simulated(nn.Module):
+    """A network whose forward pass is masked."""
+
+    def __init__(self, model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> None:
+        super().__init__()
+        self.model = model
+        self.graph = graph
+        self.masks = masks
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The pruned network's outputs."""
+        reads = Reads(self.graph, self.masks, stored_tensors(self.model))
+        with torch.no_grad(), _FunctionMode(reads), _DispatchMode(reads):
+            return self.model(*args, **kwargs)
+
+
+class Reads:
+    """State of one masked forward pass: what every tensor's dimensions are made of, and what of them is gone.
+
+    Args:
+        graph: of the dense network.
+        masks: which coordinates of each cut group are kept.
+        stored: the network's parameters and buffers by name.
+    """
+
+    def __init__(self, graph: Graph, masks: Mapping[str, Mask], stored: Mapping[str, torch.Tensor]) -> None:
+        self.masks = masks
+        groups = {group.name: Axis(group.size, group=group.name) for group in graph.groups}
+        dims = {
+            id(tensor): [_expression(layout, groups) for layout in graph.layouts[name]]
+            for name, tensor in stored.items()
+        }
+        names = {id(tensor): name for name, tensor in stored.items()}
+        self.flow = Flow(dims, names, RULES, FUNCTIONS)
+        self.rescale = False
+
+    def kept(self, dim: Expression) -> torch.Tensor | None:
+        """Which positions of a dimension are kept, bool [positions]; None where all are."""
+        if not any(axis.group in self.masks for axis in axes.leaves(dim)):
+            return None
+        return torch.from_numpy(layouts.kept(_layout(dim), self.masks))
+
+    def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
+        """A tensor with the positions that are gone along some dimensions filled."""
+        for position, keep in self.gone(x, positions).items():
+            shape = [1] * x.dim()
+            shape[position] = -1
+            x = x.masked_fill(~keep.to(x.device).view(shape), fill)
+        return x
+
+    def gone(self, x: torch.Tensor, positions: Sequence[int]) -> dict[int, torch.Tensor]:
+        """For those of the dimensions along which positions are gone, which are kept."""
+        dims = self.flow.dims(x)
+        found = {position % x.dim(): self.kept(dims[position]) for position in positions}
+        return {position: keep for position, keep in found.items() if keep is not None}
+
+
+def _expression(layout: Layout, groups: Mapping[str, Axis]) -> Expression:
+    match layout:
+        case layouts.Fixed(size):
+            return size
+        case layouts.Axis(group):
+            return groups[group]
+        case layouts.Product(parts):
+            return axes.Product(_expression(part, groups) for part in parts)
+        case layouts.Concat(parts):
+            return axes.Concat(_expression(part, groups) for part in parts)
+
+
+def _layout(dim: Expression) -> Layout:
+    dim = axes.resolve(dim)
+    if isinstance(dim, int):
+        return layouts.Fixed(dim)
+    if isinstance(dim, Axis):
+        return layouts.Axis(dim.group, dim.size)
+    parts = tuple(_layout(part) for part in dim)
+    return layouts.Product(parts) if isinstance(dim, axes.Product) else layouts.Concat(parts)
+
+
+Read = Callable[[Reads, Any, Sequence[Any], Mapping[str, Any]], Any]
+
+
+def _input(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(reads.masked(args[0], [1]), *args[1:], **kwargs)
+
+
+def _last(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
+
+
+def _product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    keep = reads.gone(args[0], [-1])
+    left = reads.masked(args[0], [-1])
+    if keep and reads.rescale and args[0].dim() == 3:
+        # nn.MultiheadAttention scales by the head dimension that it has, and the pruned one has fewer
+        left = left * math.sqrt(args[0].shape[-1] / int(next(iter(keep.values())).sum()))
+    return func(left, *args[1:], **kwargs)
+
+
+def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return _product(reads, lambda left, *rest, **options: func(args[0], left, *rest, **options), args[1:], kwargs)
+
+
+def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    given = dict(zip(("query", "key", "value"), args, strict=False))
+    q = given.get("query", kwargs.get("query"))
+    keep = reads.gone(q, [-1])
+    if not keep:
+        return func(*args, **kwargs)
+    kwargs = dict(kwargs)
+    if kwargs.get("scale") is None:
+        kwargs["scale"] = int(next(iter(keep.values())).sum()) ** -0.5
+    if args:
+        return func(reads.masked(q, [-1]), *args[1:], **kwargs)
+    return func(**{**kwargs, "query": reads.masked(q, [-1])})
+
+
+def _softmax(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(reads.masked(args[0], [args[1]], -torch.inf), *args[1:], **kwargs)
+
+
+def _over(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, count: int) -> list[int]:
+    chosen = args[place] if len(args) > place else kwargs.get("dim")
+    if chosen is None or (isinstance(chosen, Sequence) and not chosen):
+        return list(range(count))
+    return [chosen] if isinstance(chosen, int) else list(chosen)
+
+
+def _sum(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(reads.masked(args[0], _over(args, kwargs, 1, args[0].dim())), *args[1:], **kwargs)
+
+
+def _vector_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(reads.masked(args[0], _over(args, kwargs, 2, args[0].dim())), *args[1:], **kwargs)
+
+
+def _mean(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    over = _over(args, kwargs, 1, args[0].dim())
+    share = math.prod(float(keep.double().mean()) for keep in reads.gone(args[0], over).values())
+    return func(reads.masked(args[0], over), *args[1:], **kwargs) / share
+
+
+def _extreme(fill: float) -> Read:
+    def read(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return func(reads.masked(args[0], _over(args, kwargs, 1, args[0].dim()), fill), *args[1:], **kwargs)
+
+    return read
+
+
+def _variance(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    over = _over(args, kwargs, 1, args[0].dim())
+    gone = reads.gone(args[0], over)
+    if not gone:
+        return func(*args, **kwargs)
+    x = args[0]
+    for position, keep in gone.items():
+        x = x.index_select(position, keep.nonzero().view(-1).to(x.device))
+    return func(x, *args[1:], **kwargs)
+
+
+def _layer_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, shape = args[0], args[1]
+    over = list(range(x.dim() - len(shape), x.dim()))
+    gone = reads.gone(x, over)
+    if not gone:
+        return func(*args, **kwargs)
+    count = math.prod(int(gone[p].sum()) if p in gone else x.shape[p] for p in over)
+    mean = reads.masked(x, over).sum(over, keepdim=True) / count
+    centred = _like(reads, x, x - mean, over)
+    rstd = torch.rsqrt((centred**2).sum(over, keepdim=True) / count + args[4])
+    out = centred * rstd
+    out = out if args[2] is None else out * args[2]
+    return (out if args[3] is None else out + args[3]), mean, rstd
+
+
+def _rms_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, shape, weight, eps = args[:4]
+    over = list(range(x.dim() - len(shape), x.dim()))
+    gone = reads.gone(x, over)
+    if not gone:
+        return func(*args, **kwargs)
+    count = math.prod(int(gone[p].sum()) if p in gone else x.shape[p] for p in over)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    rstd = torch.rsqrt((reads.masked(x, over) ** 2).sum(over, keepdim=True) / count + eps)
+    return (x * rstd if weight is None else x * rstd * weight), rstd
+
+
+def _like(reads: Reads, x: torch.Tensor, other: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+    """Another tensor of the same form, masked as the first one would be."""
+    for position, keep in reads.gone(x, positions).items():
+        shape = [1] * x.dim()
+        shape[position] = -1
+        other = other.masked_fill(~keep.to(x.device).view(shape), 0.0)
+    return other
+
+
+def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, weight, bias, _, _, _, groups, eps = args[:8]
+    keep = reads.gone(x, [1]).get(1)
+    if keep is None:
+        return func(*args, **kwargs)
+    keep = keep.to(x.device).view(1, groups, -1, 1)
+    x_NGCS = x.reshape(x.shape[0], groups, -1, math.prod(x.shape[2:]))
+    count = (keep.sum(2, keepdim=True) * x_NGCS.shape[-1]).clamp(min=1)
+    mean = x_NGCS.masked_fill(~keep, 0.0).sum((2, 3), keepdim=True) / count
+    centred = (x_NGCS - mean).masked_fill(~keep, 0.0)
+    rstd = torch.rsqrt((centred**2).sum((2, 3), keepdim=True) / count + eps)
+    out = (centred * rstd).reshape(x.shape)
+    shape = [1, -1, *([1] * (x.dim() - 2))]
+    out = out if weight is None else out * weight.view(shape)
+    return (out if bias is None else out + bias.view(shape)), mean.flatten(1), rstd.flatten(1)
+
+
+READS: dict[str, Read] = {
+    "aten.convolution": _input,
+    "aten._convolution": _input,
+    "linear": _last,
+    "aten.linear": _last,
+    "aten.mm": _product,
+    "aten.bmm": _product,
+    "aten.mv": _product,
+    "aten.dot": _product,
+    "aten.addmm": _added_product,
+    "aten.addmv": _added_product,
+    "aten.baddbmm": _added_product,
+    "scaled_dot_product_attention": _attention,
+    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten._scaled_dot_product_flash_attention": _attention,
+    "aten._scaled_dot_product_efficient_attention": _attention,
+    "aten._scaled_dot_product_cudnn_attention": _attention,
+    "aten._softmax": _softmax,
+    "aten._safe_softmax": _softmax,
+    "aten._log_softmax": _softmax,
+    "aten.softmax": _softmax,
+    "aten.log_softmax": _softmax,
+    "aten.sum": _sum,
+    "aten.mean": _mean,
+    "aten.amax": _extreme(-math.inf),
+    "aten.amin": _extreme(math.inf),
+    "aten.var": _variance,
+    "aten.std": _variance,
+    "aten.var_mean": _variance,
+    "aten.linalg_vector_norm": _vector_norm,
+    "aten.native_layer_norm": _layer_norm,
+    "aten._fused_rms_norm": _rms_norm,
+    "aten.native_group_norm": _group_norm,
+}
+"""Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""
+
+
+class _FunctionMode(TorchFunctionMode):
+    def __init__(self, reads: Reads) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        flow = self.reads.flow
+        if func is F.multi_head_attention_forward:
+            self.reads.rescale = True
+            try:
+                return func(*args, **kwargs)
+            finally:
+                self.reads.rescale = False
+        known = flow.functions.get(func)
+        if known is None:
+            return func(*args, **kwargs)
+        name, rule = known
+        with flow.muted():
+            out = READS[name](self.reads, func, args, kwargs)
+        flow.handle(name, rule, Call(name, args, kwargs, out))
+        return out
+
+
+class _DispatchMode(TorchDispatchMode):
+    def __init__(self, reads: Reads) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        flow = self.reads.flow
+        if flow.quiet:
+            return func(*args, **kwargs)
+        name = f"{func.namespace}.{func._opname}"
+        read = READS.get(name)
+        out = func(*args, **kwargs) if read is None else read(self.reads, func, args, kwargs)
+        rule = flow.rules.get(name)
+        if rule is None and torch.Tag.pointwise in func.tags:
+            rule = flow.rules["pointwise"]
+        flow.handle(name, rule, Call(name, args, kwargs, out))
+        return out

@@ -1,0 +1,269 @@
+"""The forward pass as a flow of axes: sees every operator call and asks its rule how axes go through."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from edakari.graph import axes
+from edakari.graph.axes import Expression
+
+__all__ = ["Call", "Dims", "Flow", "Record", "Rule"]
+
+Dims = list[Expression]
+"""What each dimension of a tensor is made of."""
+
+Rule = Callable[["Flow", "Call"], Any]
+"""Says how axes go through one operator: Dims of the output, or a list of Dims where there are several."""
+
+Term = tuple[int, tuple[Expression, ...]]
+
+
+class Call:
+    """One operator call: its arguments by position or name, and its result."""
+
+    __slots__ = ("args", "kwargs", "name", "out")
+
+    def __init__(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        self.name = name
+        self.args = args
+        self.kwargs = kwargs
+        self.out = out
+
+    def arg(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument, wherever the caller put it."""
+        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor among the arguments, in order."""
+        found: list[torch.Tensor] = []
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, torch.Tensor):
+                found.append(value)
+            elif isinstance(value, list | tuple):
+                found.extend(item for item in value if isinstance(item, torch.Tensor))
+        return found
+
+
+class Record:
+    """What the flow notes of one call."""
+
+    __slots__ = ("macs", "module", "name", "outputs", "weights")
+
+    def __init__(self, name: str, module: str) -> None:
+        self.name = name
+        self.module = module
+        self.outputs: list[Dims] = []
+        self.macs: list[Term] = []
+        self.weights: list[str] = []
+
+
+class Flow:
+    """State of one traced forward pass.
+
+    Args:
+        stored: dimensions of each parameter and buffer, by the tensor's id.
+        names: name of each parameter and buffer, by the tensor's id.
+        rules: operator name to rule.
+        functions: torch functions that are taken whole instead of operator by operator, and their rules.
+    """
+
+    def __init__(
+        self,
+        stored: dict[int, Dims],
+        names: Mapping[int, str],
+        rules: Mapping[str, Rule],
+        functions: Mapping[Callable[..., Any], tuple[str, Rule]],
+    ) -> None:
+        self.stored = stored
+        self.names = names
+        self.rules = rules
+        self.functions = functions
+        self.records: list[Record] = []
+        self.read: set[str] = set()
+        self.modules: list[str] = [""]
+        self.calls: list[tuple[str, list[Dims], list[Dims]]] = []
+        self.notes: dict[tuple[str, str], Expression] = {}
+        self.unruled: dict[str, str] = {}
+        self.record = Record("", "")
+        self.quiet = False
+
+    # what rules use
+
+    @property
+    def reason(self) -> str:
+        """Where the flow stands, in words, for axes that are pinned here."""
+        return f"{self.record.name} in {self.record.module or 'the network'}"
+
+    def dims(self, tensor: torch.Tensor) -> Dims:
+        """What the dimensions of a tensor are made of."""
+        known = self.stored.get(id(tensor))
+        if known is not None:
+            name = self.names[id(tensor)]
+            self.read.add(name)
+            self.record.weights.append(name)
+            return known
+        attached: Dims | None = getattr(tensor, "_edakari_dims", None)
+        if attached is None or len(attached) != tensor.dim():
+            return list(tensor.shape)
+        return attached
+
+    def is_stored(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer of the network."""
+        return id(tensor) in self.stored
+
+    def unify(self, left: Expression, right: Expression) -> None:
+        """State that two dimensions hold the same positions."""
+        if left is not right:
+            axes.unify(left, right, self.reason + " ties it to what cannot be pruned")
+
+    def pin(self, *dims: Expression, why: str = "") -> None:
+        """Keep dimensions whole."""
+        for dim in dims:
+            if not isinstance(dim, int):
+                axes.pin(dim, self.reason + (f": {why}" if why else ""))
+
+    def mark(self, dim: Expression, kind: str) -> None:
+        """Note what the axes of a dimension are, such as "head"."""
+        for axis in axes.leaves(dim):
+            axis.kinds.add(kind)
+
+    def count(self, constant: int, *dims: Expression) -> None:
+        """Note multiply-accumulates: a constant times the extents of these dimensions."""
+        for dim in dims:
+            if isinstance(dim, int):
+                constant *= dim
+        self.record.macs.append((constant, tuple(dim for dim in dims if not isinstance(dim, int))))
+
+    def note(self, attribute: str, dim: Expression) -> None:
+        """Note the extent of an attribute of the module that is running, such as a convolution's groups."""
+        self.notes[self.record.module, attribute] = dim
+
+    # what the modes use
+
+    def handle(self, name: str, rule: Rule | None, call: Call) -> None:
+        """Let a rule say what the outputs of a call are made of, and attach that to them."""
+        self.record = record = Record(name, self.modules[-1])
+        outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, torch.Tensor)]
+        inputs = {id(tensor) for tensor in call.tensors()}
+        if not outputs:
+            return
+        result = rule(self, call) if rule is not None else None
+        dims: list[Dims] = [] if result is None else (result if _is_several(result) else [result])
+        if not _fits(dims, outputs):
+            self._refuse(call, name)
+            dims = [list(output.shape) for output in outputs]
+        for output, description in zip(outputs, dims, strict=True):
+            if id(output) not in inputs or not self.is_stored(output):
+                output._edakari_dims = description  # type: ignore[attr-defined]
+        record.outputs = dims
+        self.records.append(record)
+
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """Let operators run without looking at them."""
+        self.quiet = True
+        try:
+            yield
+        finally:
+            self.quiet = False
+
+    def _refuse(self, call: Call, name: str) -> None:
+        touched = [dim for tensor in call.tensors() for dim in self.dims(tensor)]
+        self.pin(*touched, why="edakari has no rule for this operator" if name not in self.rules else "unusual use")
+        if name not in self.rules:
+            self.unruled.setdefault(name, self.modules[-1])
+
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
+        handles = []
+        for path, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(path)))
+            handles.append(module.register_forward_hook(self._leave, always_call=False))
+        try:
+            with FunctionMode(self), DispatchMode(self):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, path: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self.modules.append(path)
+            self.calls.append((path, self._described(args), []))
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        path = self.modules.pop()
+        for name, _, outputs in reversed(self.calls):
+            if name == path:
+                outputs.extend(self._described(output))
+                return
+
+    def _described(self, tree: Any) -> list[Dims]:
+        tensors = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
+        return [
+            getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
+            for tensor in tensors
+            if isinstance(tensor, torch.Tensor)
+        ]
+
+
+def _is_several(result: Any) -> bool:
+    return bool(result) and isinstance(result[0], list)
+
+
+def _fits(dims: Sequence[Dims], outputs: Sequence[torch.Tensor]) -> bool:
+    return len(dims) == len(outputs) and all(
+        len(description) == output.dim()
+        and all(axes.size(dim) == length for dim, length in zip(description, output.shape, strict=True))
+        for description, output in zip(dims, outputs, strict=True)
+    )
+
+
+class FunctionMode(TorchFunctionMode):
+    """Takes the functions that have a rule of their own whole; everything else goes on to the operators."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = self.flow.functions.get(func)
+        if known is None:
+            return func(*args, **kwargs)
+        name, rule = known
+        with self.flow.muted():
+            out = func(*args, **kwargs)
+        self.flow.handle(name, rule, Call(name, args, kwargs, out))
+        return out
+
+
+class DispatchMode(TorchDispatchMode):
+    """Runs each operator and hands the call to the flow."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if self.flow.quiet:
+            return out
+        name = f"{func.namespace}.{func._opname}"
+        rule = self.flow.rules.get(name)
+        if rule is None and torch.Tag.pointwise in func.tags:
+            rule = self.flow.rules["pointwise"]
+        self.flow.handle(name, rule, Call(name, args, kwargs, out))
+        return out

@@ -1,0 +1,142 @@
+"""From a finished flow to the graph: which axes became groups, what they are called, and what stays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+from edakari.core import layout as layouts
+from edakari.core.graph import Graph, InputSpec, ModuleCall, Operator, Refusal
+from edakari.core.layout import Layout
+from edakari.core.space import Group, Kind
+from edakari.graph import axes
+from edakari.graph.axes import Axis, Expression
+from edakari.graph.flow import Dims, Flow
+
+__all__ = ["finish"]
+
+KINDS: tuple[Kind, ...] = ("head", "head_dim", "group")
+
+
+def finish(flow: Flow, stored: Mapping[str, Dims], inputs: InputSpec) -> Graph:
+    """Freeze a flow into a graph.
+
+    Args:
+        flow: after the forward pass, outputs pinned.
+        stored: dimensions of every parameter and buffer by name, in the network's own order.
+        inputs: the example that was traced.
+    """
+    for name, dims in stored.items():
+        if name not in flow.read:
+            for dim in dims:
+                axes.pin(dim, "not used in the forward pass that was traced")
+    named = _named(stored)
+    freeze = _Freezer({axis: group.name for axis, group in named.items()})
+    frozen = {name: tuple(freeze(dim) for dim in dims) for name, dims in stored.items()}
+    operators = tuple(
+        Operator(
+            record.name,
+            record.module,
+            tuple(tuple(freeze(dim) for dim in dims) for dims in record.outputs),
+            tuple((constant, tuple(freeze(dim) for dim in term)) for constant, term in record.macs),
+            tuple(dict.fromkeys(record.weights)),
+        )
+        for record in flow.records
+    )
+    calls = tuple(
+        ModuleCall(path, _frozen_shapes(freeze, before), _frozen_shapes(freeze, after))
+        for path, before, after in flow.calls
+    )
+    return Graph(
+        groups=tuple(named.values()),
+        layouts=frozen,
+        operators=operators,
+        calls=calls,
+        refused=tuple(_refusals(stored)),
+        inputs=inputs,
+        attributes={key: freeze(dim) for key, dim in flow.notes.items()},
+        fingerprint=fingerprint(frozen),
+    )
+
+
+def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
+    """SHA-256 over the names and layouts of all parameters and buffers."""
+    content = {name: [layouts.to_json(dim) for dim in dims] for name, dims in sorted(frozen.items())}
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def _frozen_shapes(freeze: _Freezer, tensors: Iterable[Dims]) -> tuple[tuple[Layout, ...], ...]:
+    return tuple(tuple(freeze(dim) for dim in dims) for dims in tensors)
+
+
+class _Freezer:
+    """Turns expressions into layouts; most are plain ints or single axes, so these are remembered."""
+
+    def __init__(self, names: Mapping[Axis, str]) -> None:
+        self.names = names
+        self.axes = {axis: layouts.Axis(name, axis.size) for axis, name in names.items()}
+        self.runs: dict[int, layouts.Fixed] = {}
+
+    def __call__(self, expression: Expression) -> Layout:
+        if isinstance(expression, int):
+            run = self.runs.get(expression)
+            if run is None:
+                run = self.runs[expression] = layouts.Fixed(expression)
+            return run
+        resolved = axes.resolve(expression)
+        if isinstance(resolved, int):
+            return self(resolved)
+        if isinstance(resolved, Axis):
+            return self.axes.get(resolved) or layouts.Fixed(resolved.size)
+        parts = tuple(self(part) for part in resolved)
+        if all(isinstance(part, layouts.Fixed) for part in parts):
+            return self(axes.size(resolved))
+        return layouts.Product(parts) if isinstance(resolved, axes.Product) else layouts.Concat(parts)
+
+
+def _named(stored: Mapping[str, Dims]) -> dict[Axis, Group]:
+    owners: dict[Axis, list[tuple[str, int, int]]] = {}
+    for name, dims in stored.items():
+        for position, dim in enumerate(dims):
+            for axis in axes.leaves(dim):
+                owners.setdefault(axis, []).append((name, position, len(dims)))
+    has_heads = any("head_dim" in axis.kinds for axis in owners)
+    kinds = {axis: _kind(axis, members, has_heads) for axis, members in owners.items()}
+    bases = {axis: _base(members) for axis, members in owners.items()}
+    shared = {base for base in bases.values() if list(bases.values()).count(base) > 1}
+    taken: dict[str, int] = {}
+    groups: dict[Axis, Group] = {}
+    for axis, base in bases.items():
+        name = f"{base}:{kinds[axis]}" if base in shared else base
+        taken[name] = taken.get(name, 0) + 1
+        if taken[name] > 1:
+            name = f"{name}#{taken[name]}"
+        groups[axis] = Group(name, kinds[axis], axis.size)
+    return groups
+
+
+def _base(members: list[tuple[str, int, int]]) -> str:
+    producers = [name for name, position, count in members if position == 0 and count > 1]
+    path, _, last = (producers or [members[0][0]])[0].rpartition(".")
+    # a fused projection keeps its own name apart from the module's other weights
+    return f"{path}.{last.removesuffix('_weight')}" if path and last.endswith("_weight") else path or last
+
+
+def _kind(axis: Axis, members: list[tuple[str, int, int]], has_heads: bool) -> Kind:
+    for kind in KINDS:
+        if kind in axis.kinds:
+            return kind
+    if "normalized" in axis.kinds and has_heads:
+        return "embedding"
+    return "channel" if any(count > 2 for _, _, count in members) or has_heads is False else "hidden"
+
+
+def _refusals(stored: Mapping[str, Dims]) -> Iterable[Refusal]:
+    for name, dims in stored.items():
+        for position, dim in enumerate(dims):
+            reasons: dict[str, int] = {}
+            for size, reason in axes.pins(dim):
+                reasons[reason] = reasons.get(reason, 0) + size
+            for reason, size in reasons.items():
+                yield Refusal(f"{name}[{position}]", size, reason)

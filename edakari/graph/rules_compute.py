@@ -1,0 +1,138 @@
+"""Rules of the operators that multiply and accumulate: convolution, linear, matrix products, attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+
+from edakari.graph.axes import Expression, Product, fresh, product, settle, size
+from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.rules import function_rule, rule
+from edakari.graph.rules_elementwise import broadcast
+
+__all__: list[str] = []
+
+
+@rule("aten.convolution", "aten._convolution")
+def convolution(flow: Flow, call: Call) -> Dims:
+    """Input channels meet the weight's; with groups both are (group, channel in group)."""
+    x, weight, bias = call.args[:3]
+    transposed, groups = call.arg(6, "transposed", False), call.arg(8, "groups", 1)
+    x_dims, w_dims = flow.dims(x), flow.dims(weight)
+    inward, outward = w_dims[0] if transposed else w_dims[1], w_dims[1] if transposed else w_dims[0]
+    for kernel in w_dims[2:]:
+        settle(kernel)
+    if groups > 1:
+        group = fresh(groups)
+        per_group = fresh(size(w_dims[0]) // groups)
+        flow.unify(w_dims[0], product([group, per_group]))
+        flow.note("groups", group)
+        if size(w_dims[0]) > groups:
+            flow.mark(group, "group")
+        if transposed:
+            inward, outward = w_dims[0], product([group, w_dims[1]])
+        else:
+            inward = product([group, w_dims[1]])
+    flow.unify(x_dims[1], inward)
+    if bias is not None:
+        flow.unify(flow.dims(bias)[0], outward)
+    positions = math.prod(x.shape[2:] if transposed else call.out.shape[2:])
+    flow.count(x.shape[0] * positions * math.prod(weight.shape[2:]), *w_dims[:2])
+    return [x_dims[0], outward, *call.out.shape[2:]]
+
+
+@function_rule("linear", [F.linear])
+def linear(flow: Flow, call: Call) -> Dims:
+    """The last dimension meets the weight's columns and becomes its rows."""
+    x, weight, bias = call.arg(0, "input"), call.arg(1, "weight"), call.arg(2, "bias")
+    x_dims, w_dims = flow.dims(x), flow.dims(weight)
+    flow.unify(x_dims[-1], w_dims[-1])
+    rows = w_dims[0] if weight.dim() == 2 else 1
+    if bias is not None and bias.dim():
+        flow.unify(flow.dims(bias)[0], rows)
+    flow.count(1, *x_dims[:-1], rows, w_dims[-1])
+    return [*x_dims[:-1], rows] if weight.dim() == 2 else x_dims[:-1]
+
+
+@rule("aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv", "aten.addmv", "aten.dot", "aten.linear")
+def matrix_product(flow: Flow, call: Call) -> Dims:
+    """The inner dimensions meet; batches meet; the outer ones go on."""
+    if call.name == "aten.linear":
+        dims: Dims = linear(flow, call)
+        return dims
+    added = call.name in ("aten.addmm", "aten.baddbmm", "aten.addmv")
+    left, right = call.args[1:3] if added else call.args[:2]
+    a, b = flow.dims(left), flow.dims(right)
+    flow.unify(a[-1], b[-2] if len(b) > 1 else b[0])
+    if len(a) == 3:
+        flow.unify(a[0], b[0])
+        _mark_attention(flow, left, right, a, b)
+    out = [*a[:-1], *(b[-1:] if len(b) > 1 else [])]
+    if added:
+        broadcast(flow, [flow.dims(call.args[0]), out], call.out.shape)
+    flow.count(1, *out, a[-1])
+    return out
+
+
+def _mark_attention(flow: Flow, left: torch.Tensor, right: torch.Tensor, a: Dims, b: Dims) -> None:
+    if flow.is_stored(left) or flow.is_stored(right):
+        return
+    flow.mark(a[0], "head")
+    for dim in (a[-1], a[-2], b[-1]):
+        flow.mark(dim, "head_dim")
+
+
+@rule(
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_cudnn_attention",
+)
+def fused_attention(flow: Flow, call: Call) -> list[Dims]:
+    """Attention as one kernel, which also returns what its backward pass needs."""
+    mask = call.arg(3, "attn_bias", call.kwargs.get("attn_mask"))
+    plain = Call(call.name, (*call.args[:3], mask if isinstance(mask, torch.Tensor) else None), {}, None)
+    rest = [out for out in call.out[1:] if isinstance(out, torch.Tensor)]
+    return [attention(flow, plain), *(list(out.shape) for out in rest)]
+
+
+@function_rule("scaled_dot_product_attention", [F.scaled_dot_product_attention])
+def attention(flow: Flow, call: Call) -> Dims:
+    """Queries and keys meet in the head dimension; heads and batches meet; grouped queries are (key head, repeat)."""
+    q, k, v = (flow.dims(call.arg(i, name)) for i, name in enumerate(("query", "key", "value")))
+    mask = call.arg(3, "attn_mask")
+    flow.unify(q[-1], k[-1])
+    flow.unify(k[-2], v[-2])
+    for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True):
+        flow.unify(b, c)
+        repeat = size(a) // size(b)
+        flow.unify(a, b if repeat == 1 else Product((b, fresh(repeat))))
+    for dims in (q, k, v):
+        flow.mark(dims[-1], "head_dim")
+        if len(dims) > 3:
+            flow.mark(dims[-3], "head")
+    if isinstance(mask, torch.Tensor):
+        scores: Dims = [*q[:-1], k[-2]]
+        broadcast(flow, [flow.dims(mask), scores], [size(dim) for dim in scores])
+    flow.count(1, *q[:-1], k[-2], q[-1])
+    flow.count(1, *q[:-1], k[-2], v[-1])
+    return [*q[:-1], v[-1]]
+
+
+@rule("aten.embedding")
+def embedding(flow: Flow, call: Call) -> Dims:
+    """Rows are looked up by number, so they all stay; columns go on."""
+    weight, indices = flow.dims(call.args[0]), flow.dims(call.args[1])
+    flow.pin(weight[0], why="looked up by number")
+    return [*indices, weight[1]]
+
+
+@rule("aten.im2col")
+def im2col(flow: Flow, call: Call) -> Dims:
+    """Channels become (channel, position in the window)."""
+    x = flow.dims(call.args[0])
+    window = math.prod(call.arg(1, "kernel_size"))
+    channels: Expression = product([x[-3], window])
+    return [*x[:-3], channels, call.out.shape[-1]]

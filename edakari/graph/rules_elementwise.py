@@ -1,0 +1,170 @@
+"""Rules of the operators that act position by position, and of the norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from edakari.graph.axes import fresh, product, size
+from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.rules import rule
+
+__all__ = ["broadcast"]
+
+
+def broadcast(flow: Flow, operands: Sequence[Dims], shape: Sequence[int]) -> Dims:
+    """Align dimensions from the right and unify those that are not broadcast.
+
+    Args:
+        flow: the flow.
+        operands: dimensions of each operand.
+        shape: of the result.
+
+    Returns:
+        Dimensions of the result.
+    """
+    result: Dims = []
+    for position in range(-len(shape), 0):
+        length = shape[position]
+        aligned = [dims[position] for dims in operands if len(dims) >= -position and size(dims[position]) == length]
+        if length == 1 or not aligned:
+            result.append(length)
+            continue
+        for other in aligned[1:]:
+            flow.unify(aligned[0], other)
+        result.append(aligned[0])
+    return result
+
+
+@rule(
+    "pointwise",
+    "aten.masked_fill",
+    "aten.masked_fill_",
+    "aten.where",
+    "aten.clamp",
+    "aten.native_dropout",
+    "aten.copy_",
+    "aten.clone",
+    "aten.detach",
+    "aten.alias",
+    "aten.lift_fresh",
+    "aten._to_copy",
+    "aten.contiguous",
+    "aten.gelu_",
+    "aten.hardswish",
+    "aten.hardswish_",
+    "aten.relu6_",
+    "aten.mish_",
+    "aten.prelu",
+    "aten._prelu_kernel",
+    "aten.rrelu_",
+    "aten.threshold_",
+    "aten.log_sigmoid_forward",
+    "aten.dropout",
+    "aten.dropout_",
+    "aten.lerp",
+    "aten._assert_async",
+    "aten.bernoulli",
+    "aten.bernoulli_",
+    "aten.uniform_",
+    "aten.normal_",
+)
+def pointwise(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Aligned dimensions hold the same positions."""
+    first = call.out[0] if isinstance(call.out, tuple | list) else call.out
+    dims = broadcast(flow, [flow.dims(tensor) for tensor in call.tensors()], first.shape)
+    return [dims for _ in call.out] if isinstance(call.out, tuple | list) else dims
+
+
+@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax", "aten.softmax", "aten.log_softmax")
+def softmax(flow: Flow, call: Call) -> Dims:
+    """Mixes one dimension and keeps all."""
+    return list(flow.dims(call.args[0]))
+
+
+@rule("aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
+def constant(flow: Flow, call: Call) -> Dims:
+    """The same value everywhere: any of its positions may go with what it meets."""
+    return [fresh(length) for length in call.out.shape]
+
+
+@rule("aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like")
+def like(flow: Flow, call: Call) -> Dims:
+    """Made in the form of another tensor."""
+    return list(flow.dims(call.args[0]))
+
+
+@rule("aten.fill_", "aten.zero_")
+def fill(flow: Flow, call: Call) -> Dims:
+    """One value everywhere."""
+    return list(flow.dims(call.args[0]))
+
+
+@rule(
+    "aten.native_batch_norm",
+    "aten.batch_norm",
+    "aten.cudnn_batch_norm",
+    "aten.miopen_batch_norm",
+    "aten._native_batch_norm_legit",
+    "aten._native_batch_norm_legit_no_training",
+    "aten._batch_norm_with_update",
+    "aten._batch_norm_no_update",
+)
+def batch_norm(flow: Flow, call: Call) -> list[Dims]:
+    """Channels meet scale, shift and statistics; nothing is mixed."""
+    x = flow.dims(call.args[0])
+    channels = x[1]
+    for tensor in call.args[1:5]:
+        if isinstance(tensor, torch.Tensor):
+            flow.unify(channels, flow.dims(tensor)[0])
+    return [list(x), *([channels] if list(o.shape) == [size(channels)] else list(o.shape) for o in call.out[1:])]
+
+
+@rule("aten.native_layer_norm", "aten.layer_norm")
+def layer_norm(flow: Flow, call: Call) -> list[Dims] | Dims:
+    """The last dimensions meet scale and shift; their mean and variance mix them."""
+    x = flow.dims(call.args[0])
+    normalized = len(call.args[1])
+    _norm_parameters(flow, x[-normalized:], call.args[2:4])
+    for dim in x[-normalized:]:
+        flow.mark(dim, "normalized")
+    if not isinstance(call.out, tuple | list):
+        return list(x)
+    return [list(x), *(list(o.shape) for o in call.out[1:])]
+
+
+@rule("aten.rms_norm", "aten._fused_rms_norm")
+def rms_norm(flow: Flow, call: Call) -> list[Dims] | Dims:
+    """As a layer norm, with the scale only."""
+    x = flow.dims(call.args[0])
+    normalized = len(call.args[1])
+    _norm_parameters(flow, x[-normalized:], call.args[2:3])
+    for dim in x[-normalized:]:
+        flow.mark(dim, "normalized")
+    if not isinstance(call.out, tuple | list):
+        return list(x)
+    return [list(x), *(list(o.shape) for o in call.out[1:])]
+
+
+def _norm_parameters(flow: Flow, dims: Dims, tensors: Sequence[torch.Tensor | None]) -> None:
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor):
+            for left, right in zip(dims, flow.dims(tensor), strict=True):
+                flow.unify(left, right)
+
+
+@rule("aten.native_group_norm", "aten.group_norm")
+def group_norm(flow: Flow, call: Call) -> list[Dims]:
+    """Channels are (group, channel in group): statistics mix within a group."""
+    x = flow.dims(call.args[0])
+    groups = call.args[6]
+    if 1 < groups < size(x[1]):
+        group = fresh(groups)
+        flow.unify(x[1], product([group, fresh(size(x[1]) // groups)]))
+        flow.note("num_groups", group)
+        flow.mark(group, "group")
+    elif groups > 1:
+        flow.note("num_groups", x[1])
+    _norm_parameters(flow, [x[1]], call.args[1:3])
+    return [list(x), *(list(o.shape) for o in call.out[1:])]

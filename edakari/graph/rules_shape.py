@@ -1,0 +1,402 @@
+"""Rules of the operators that move positions around: views, joins, cuts, lookups, reductions, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from edakari.graph.axes import Expression, concat, cut, product, regroup, resolve, size, split
+from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.rules import rule
+
+__all__: list[str] = []
+
+
+@rule("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten.unflatten", "aten._reshape_alias")
+def view(flow: Flow, call: Call) -> Dims:
+    """Dimensions split and join as products in row-major order."""
+    return regroup(flow.dims(call.args[0]), call.out.shape, f"{flow.reason}: the reshape runs across it")
+
+
+@rule("aten.permute")
+def permute(flow: Flow, call: Call) -> Dims:
+    """Dimensions in another order."""
+    dims = flow.dims(call.args[0])
+    return [dims[position] for position in call.args[1]]
+
+
+@rule("aten.transpose", "aten.transpose_", "aten.t", "aten.t_", "aten.numpy_T", "aten.swapaxes")
+def transpose(flow: Flow, call: Call) -> Dims:
+    """Two dimensions change places."""
+    dims = list(flow.dims(call.args[0]))
+    if len(dims) < 2:
+        return dims
+    a, b = call.args[1:3] if len(call.args) > 2 else (0, 1)
+    dims[a], dims[b] = dims[b], dims[a]
+    return dims
+
+
+@rule("aten.unsqueeze", "aten.unsqueeze_")
+def unsqueeze(flow: Flow, call: Call) -> Dims:
+    """A new dimension of one position."""
+    dims = list(flow.dims(call.args[0]))
+    dims.insert(call.args[1] % (len(dims) + 1), 1)
+    return dims
+
+
+@rule("aten.squeeze", "aten.squeeze_")
+def squeeze(flow: Flow, call: Call) -> Dims:
+    """Dimensions of one position go."""
+    dims = flow.dims(call.args[0])
+    chosen = call.arg(1, "dim", range(len(dims)))
+    positions = {p % max(len(dims), 1) for p in ([chosen] if isinstance(chosen, int) else chosen)}
+    return [dim for position, dim in enumerate(dims) if position not in positions or size(dim) != 1]
+
+
+@rule("aten.expand")
+def expand(flow: Flow, call: Call) -> Dims:
+    """Dimensions of one position are repeated; the others go on."""
+    dims = flow.dims(call.args[0])
+    shape = call.out.shape
+    padded = [*([1] * (len(shape) - len(dims))), *dims]
+    return [dim if size(dim) == length else length for dim, length in zip(padded, shape, strict=True)]
+
+
+@rule("aten.repeat", "aten.tile")
+def repeat(flow: Flow, call: Call) -> Dims:
+    """The whole dimension again and again: (repeat, position)."""
+    dims = flow.dims(call.args[0])
+    times = call.args[1]
+    padded = [*([1] * (len(times) - len(dims))), *dims]
+    return [product([count, dim]) for count, dim in zip(times, padded, strict=True)]
+
+
+@rule("aten.as_strided", "aten.as_strided_")
+def as_strided(flow: Flow, call: Call) -> Dims | None:
+    """Harmless where it only restates the form."""
+    return list(flow.dims(call.args[0])) if tuple(call.args[1]) == tuple(call.args[0].shape) else None
+
+
+@rule("aten.cat", "aten.concatenate")
+def cat(flow: Flow, call: Call) -> Dims:
+    """Blocks side by side along one dimension; the others meet."""
+    parts = [flow.dims(tensor) for tensor in call.args[0] if tensor.numel() or tensor.dim() > 1]
+    along = call.arg(1, "dim", 0) % len(parts[0])
+    for part in parts[1:]:
+        for position, (first, other) in enumerate(zip(parts[0], part, strict=True)):
+            if position != along:
+                flow.unify(first, other)
+    result = list(parts[0])
+    result[along] = concat([part[along] for part in parts])
+    return result
+
+
+@rule("aten.stack")
+def stack(flow: Flow, call: Call) -> Dims:
+    """The same dimensions beside one another in a new one."""
+    parts = [flow.dims(tensor) for tensor in call.args[0]]
+    for part in parts[1:]:
+        for first, other in zip(parts[0], part, strict=True):
+            flow.unify(first, other)
+    result = list(parts[0])
+    result.insert(call.arg(1, "dim", 0) % (len(result) + 1), len(parts))
+    return result
+
+
+@rule("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_chunk", "aten.chunk")
+def split_evenly(flow: Flow, call: Call) -> list[Dims]:
+    """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` will halve what is left."""
+    dims = flow.dims(call.args[0])
+    along = call.arg(2, "dim", 0) % len(dims)
+    lengths = [int(piece.shape[along]) for piece in call.out]
+    if not isinstance(resolve(dims[along]), int) and len(set(lengths)) == 1:
+        halves = split(dims[along], len(lengths))
+        if halves is not None:
+            flow.pin(halves[0], why="split into pieces")
+            return [_replaced(dims, along, product([halves[1]])) for _ in lengths]
+    return [_replaced(dims, along, piece) for piece in _pieces(flow, dims[along], lengths)]
+
+
+@rule("aten.glu")
+def glu(flow: Flow, call: Call) -> Dims | None:
+    """One half gates the other, so both lose the same positions."""
+    dims = flow.dims(call.args[0])
+    along = call.arg(1, "dim", -1) % len(dims)
+    halves = split(dims[along], 2)
+    if halves is None:
+        return None
+    flow.pin(halves[0], why="split into halves")
+    return _replaced(dims, along, product([halves[1]]))
+
+
+def _pieces(flow: Flow, dim: Expression, lengths: Sequence[int]) -> list[Expression]:
+    parts: list[Expression] = []
+    rest = dim
+    for length in lengths:
+        halves = cut(rest, length)
+        if halves is None:
+            flow.pin(dim, why="cut through a product of axes")
+            return list(lengths)
+        parts.append(halves[0])
+        rest = halves[1]
+    return parts
+
+
+def _replaced(dims: Dims, position: int, dim: Expression) -> Dims:
+    return [*dims[:position], dim, *dims[position + 1 :]]
+
+
+@rule("aten.slice", "aten.narrow")
+def slice_(flow: Flow, call: Call) -> Dims:
+    """A run of positions of one dimension."""
+    dims = flow.dims(call.args[0])
+    along = call.arg(1, "dim", 0) % len(dims)
+    length, total = call.out.shape[along], size(dims[along])
+    if isinstance(dims[along], int) or length == total:
+        return _replaced(dims, along, dims[along] if length == total else length)
+    start = call.arg(2, "start", 0) or 0
+    start = max(0, min(total, start + total if start < 0 else start))
+    if call.name == "aten.slice" and call.arg(4, "step", 1) != 1:
+        flow.pin(dims[along], why="every n-th position is taken")
+        return _replaced(dims, along, length)
+    return _replaced(dims, along, _pieces(flow, dims[along], [start, length, total - start - length])[1])
+
+
+@rule("aten.select")
+def select(flow: Flow, call: Call) -> Dims:
+    """One position of a dimension."""
+    dims = flow.dims(call.args[0])
+    along = call.args[1] % len(dims)
+    flow.pin(dims[along], why="one position is taken by number")
+    return [*dims[:along], *dims[along + 1 :]]
+
+
+@rule("aten.unbind")
+def unbind(flow: Flow, call: Call) -> list[Dims]:
+    """Every position of a dimension by itself."""
+    return [select(flow, Call(call.name, (call.args[0], call.arg(1, "dim", 0)), {}, None)) for _ in call.out]
+
+
+@rule("aten.index")
+def index(flow: Flow, call: Call) -> Dims:
+    """Positions looked up by tensors of numbers."""
+    dims = flow.dims(call.args[0])
+    indices: Sequence[torch.Tensor | None] = call.args[1]
+    used: list[int] = []
+    position = 0
+    for entry in indices:
+        width = entry.dim() if entry is not None and entry.dtype in (torch.bool, torch.uint8) else 1
+        used.extend(range(position, position + width) if entry is not None else ())
+        position += width
+    for place in used:
+        flow.pin(dims[place], why="looked up by number")
+    kept = [place for place in range(len(dims)) if place not in used]
+    new = call.out.dim() - len(kept)
+    first = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
+    out: Dims = [dims[place] for place in kept]
+    out[first:first] = [int(length) for length in call.out.shape[first : first + new]]
+    return out
+
+
+@rule("aten.index_select", "aten.gather", "aten.sort", "aten.topk", "aten.cumsum", "aten.flip", "aten.roll")
+def reorder(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Positions of some dimensions change places: these stay whole."""
+    dims = flow.dims(call.args[0])
+    first = call.out[0] if isinstance(call.out, tuple | list) else call.out
+    for position in _reordered(call, len(dims)):
+        flow.pin(dims[position], why="its positions change places")
+        dims = _replaced(dims, position, int(first.shape[position]))
+    return [list(dims) for _ in call.out] if isinstance(call.out, tuple | list) else list(dims)
+
+
+def _reordered(call: Call, count: int) -> list[int]:
+    if call.name == "aten.gather":
+        return list(range(count))
+    names = {"aten.roll": (2, "dims"), "aten.topk": (2, "dim"), "aten.flip": (1, "dims")}
+    position, name = names.get(call.name, (1, "dim"))
+    chosen = call.arg(position, name, -1)
+    positions = [chosen] if isinstance(chosen, int) else list(chosen) or list(range(count))
+    return [place % count for place in positions]
+
+
+@rule("aten.constant_pad_nd")
+def constant_pad(flow: Flow, call: Call) -> Dims:
+    """New positions before and after; they stay."""
+    dims = list(flow.dims(call.args[0]))
+    widths = call.args[1]
+    for step in range(len(widths) // 2):
+        place = len(dims) - 1 - step
+        before, after = widths[2 * step], widths[2 * step + 1]
+        if before < 0 or after < 0:
+            flow.pin(dims[place], why="cropped by padding")
+            dims[place] = size(dims[place]) + before + after
+        elif before or after:
+            dims[place] = concat([before, dims[place], after])
+    return dims
+
+
+@rule(
+    "aten.mean",
+    "aten.sum",
+    "aten.amax",
+    "aten.amin",
+    "aten.var",
+    "aten.std",
+    "aten.linalg_vector_norm",
+    "aten.norm",
+    "aten.var_mean",
+    "aten.logsumexp",
+)
+def reduce(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
+    dims = flow.dims(call.args[0])
+    place = 2 if call.name in ("aten.linalg_vector_norm", "aten.norm") else 1
+    chosen = call.arg(place, "dim")
+    first = call.out[0] if isinstance(call.out, tuple | list) else call.out
+    positions = _positions(chosen, len(dims))
+    if call.name in ("aten.logsumexp", "aten.norm"):
+        flow.pin(*(dims[position] for position in positions))
+    if first.dim() == len(dims):
+        out: Dims = [1 if position in positions else dim for position, dim in enumerate(dims)]
+    else:
+        out = [dim for position, dim in enumerate(dims) if position not in positions]
+    return [list(out) for _ in call.out] if isinstance(call.out, tuple | list) else out
+
+
+@rule("aten.max", "aten.min", "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.prod", "aten.median")
+def extremum(flow: Flow, call: Call) -> Dims | list[Dims] | None:
+    """A reduction that also tells positions apart: what it runs over stays whole."""
+    if call.name in ("aten.max", "aten.min") and isinstance(call.arg(1, "other"), torch.Tensor):
+        return None
+    dims = flow.dims(call.args[0])
+    flow.pin(*(dims[position] for position in _positions(call.arg(1, "dim"), len(dims))))
+    reduced: Dims | list[Dims] = reduce(flow, call)
+    return reduced
+
+
+def _positions(chosen: Any, count: int) -> set[int]:
+    if chosen is None or (isinstance(chosen, Sequence) and not chosen):
+        return set(range(count))
+    return {place % count for place in ([chosen] if isinstance(chosen, int) else chosen)}
+
+
+@rule(
+    "aten.max_pool2d_with_indices",
+    "aten.max_pool2d",
+    "aten.avg_pool2d",
+    "aten._adaptive_avg_pool2d",
+    "aten.adaptive_avg_pool2d",
+    "aten.adaptive_max_pool2d",
+    "aten.upsample_nearest2d",
+    "aten.upsample_bilinear2d",
+    "aten.upsample_bicubic2d",
+    "aten._upsample_nearest_exact2d",
+    "aten._upsample_bilinear2d_aa",
+    "aten._upsample_bicubic2d_aa",
+    "aten.reflection_pad2d",
+    "aten.replication_pad2d",
+    "aten.grid_sampler_2d",
+)
+def spatial_2d(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Acts on the last two dimensions."""
+    return _spatial(flow, call, 2)
+
+
+@rule(
+    "aten.max_pool3d_with_indices",
+    "aten.avg_pool3d",
+    "aten._adaptive_avg_pool3d",
+    "aten.adaptive_max_pool3d",
+    "aten.upsample_nearest3d",
+    "aten.upsample_trilinear3d",
+    "aten.reflection_pad3d",
+    "aten.replication_pad3d",
+)
+def spatial_3d(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Acts on the last three dimensions."""
+    return _spatial(flow, call, 3)
+
+
+@rule(
+    "aten.avg_pool1d",
+    "aten.adaptive_avg_pool1d",
+    "aten.max_pool1d_with_indices",
+    "aten.upsample_nearest1d",
+    "aten.upsample_linear1d",
+    "aten.reflection_pad1d",
+    "aten.replication_pad1d",
+)
+def spatial_1d(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Acts on the last dimension."""
+    return _spatial(flow, call, 1)
+
+
+def _spatial(flow: Flow, call: Call, count: int) -> Dims | list[Dims]:
+    dims = flow.dims(call.args[0])
+    several = isinstance(call.out, tuple | list)
+    first = call.out[0] if several else call.out
+    flow.pin(*dims[-count:], why="positions in space are mixed")
+    out: Dims = [*dims[:-count], *first.shape[-count:]]
+    return [list(out) for _ in call.out] if several else out
+
+
+@rule("aten.pixel_shuffle")
+def pixel_shuffle(flow: Flow, call: Call) -> Dims:
+    """Channels are (channel, position in the block); the block goes into space."""
+    dims = flow.dims(call.args[0])
+    halves = split(dims[-3], call.out.shape[-3])
+    if halves is None:
+        flow.pin(dims[-3])
+        return [*dims[:-3], *call.out.shape[-3:]]
+    flow.pin(halves[1], why="becomes space")
+    return [*dims[:-3], product([halves[0]]), *call.out.shape[-2:]]
+
+
+@rule("aten.pixel_unshuffle")
+def pixel_unshuffle(flow: Flow, call: Call) -> Dims:
+    """Space goes into channels: (channel, position in the block)."""
+    dims = flow.dims(call.args[0])
+    return [*dims[:-3], product([dims[-3], call.args[1] ** 2]), *call.out.shape[-2:]]
+
+
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(flow: Flow, call: Call) -> Dims:
+    """Channels (group, channel) become (channel, group)."""
+    dims = list(flow.dims(call.args[0]))
+    halves = split(dims[1], call.args[1])
+    if halves is None:
+        flow.pin(dims[1])
+        return list(call.out.shape)
+    flow.pin(halves[0], why="the number of groups is written into the call")
+    return [dims[0], product([halves[1], halves[0]]), *dims[2:]]
+
+
+@rule("aten.tril", "aten.triu")
+def triangle(flow: Flow, call: Call) -> Dims:
+    """Depends on the position in the last two dimensions."""
+    dims = list(flow.dims(call.args[0]))
+    flow.pin(*dims[-2:], why="its positions differ in meaning")
+    return dims
+
+
+@rule("aten.unfold")
+def unfold(flow: Flow, call: Call) -> Dims:
+    """Windows along one dimension."""
+    dims = list(flow.dims(call.args[0]))
+    along = call.args[1] % len(dims)
+    flow.pin(dims[along], why="seen through windows")
+    dims[along] = int(call.out.shape[along])
+    return [*dims, int(call.args[2])]
+
+
+@rule("aten.repeat_interleave")
+def repeat_interleave(flow: Flow, call: Call) -> Dims | None:
+    """Each position again and again: (position, repeat)."""
+    times, along = call.arg(1, "repeats"), call.arg(2, "dim")
+    if not isinstance(times, int) or along is None:
+        return None
+    dims = list(flow.dims(call.args[0]))
+    dims[along] = product([dims[along], times])
+    return dims
