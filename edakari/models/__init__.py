@@ -1,1 +1,6 @@
 """Networks by name."""
+
+from edakari.models.weights import load_weights, read_weights
+from edakari.models.zoo import EMBEDDED, ModelSpec, build, default_example, spec_of
+
+__all__ = ["EMBEDDED", "ModelSpec", "build", "default_example", "load_weights", "read_weights", "spec_of"]

@@ -1,0 +1,70 @@
+"""Weights from safetensors files, checked against the network before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from edakari.errors import WeightsError
+
+__all__ = ["load_weights", "read_weights"]
+
+SHOWN = 4
+CONVERT = (
+    "convert it once, where you trust the file: "
+    "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors')"
+)
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file, on the CPU.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or it is of another kind.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"weights {str(path)!r}: only .safetensors files are read, never pickles; {CONVERT}")
+    if not path.is_file():
+        raise WeightsError(f"weights {str(path)!r}: there is no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {str(path)!r} cannot be read ({error}); was the file cut short?") from error
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load weights into a network in place, all of them or none.
+
+    Args:
+        model: the network.
+        weights: a tensor for each name of its state.
+        source: where they come from, for the message.
+
+    Raises:
+        WeightsError: names or shapes differ; says the first few.
+    """
+    wanted = model.state_dict()
+    problems = []
+    missing = [f"{name} {list(wanted[name].shape)}" for name in wanted if name not in weights]
+    unexpected = [f"{name} {list(weights[name].shape)}" for name in weights if name not in wanted]
+    differing = [
+        f"{name} is {list(weights[name].shape)} in the file and {list(tensor.shape)} in the network"
+        for name, tensor in wanted.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    for word, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing)):
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            problems.append(f"{len(names)} {word}: {', '.join(names[:SHOWN])}{more}")
+    if problems:
+        raise WeightsError(
+            f"weights {source} do not fit the network; {'; '.join(problems)}. "
+            "Are the network's name and its number of classes those that the weights were trained with?"
+        )
+    model.load_state_dict(dict(weights))

@@ -1,0 +1,203 @@
+"""Networks by name, and the memory of how each was built."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from torch import nn
+from torchvision.models._api import get_model, list_models
+
+from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
+from edakari.models import embedded
+from edakari.models.weights import load_weights, read_weights
+
+__all__ = ["EMBEDDED", "ModelSpec", "build", "default_example", "spec_of"]
+
+SOURCES = ("edakari", "timm", "torchvision")
+EMBEDDED: Mapping[str, Callable[..., nn.Module]] = {
+    "fashion_cnn": embedded.fashion_cnn,
+    "fashion_vit": embedded.fashion_vit,
+    "resnet20": embedded.resnet20,
+    "resnet56": embedded.resnet56,
+}
+INPUTS = {"fashion_cnn": (1, 28, 28), "fashion_vit": (1, 28, 28), "resnet20": (3, 32, 32), "resnet56": (3, 32, 32)}
+WEIGHTS = Path(__file__).parent / "weights"
+MEMORY = "edakari_spec"
+
+
+@dc.dataclass(frozen=True)
+class ModelSpec:
+    """How a network is built.
+
+    Args:
+        name: "timm:NAME", "torchvision:NAME", "edakari:NAME" or "path/to/file.py:function".
+        options: keyword arguments of its constructor.
+        weights: None is random, "pretrained" is what the source offers, else the path of a .safetensors file.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dc.field(default_factory=dict)
+    weights: str | None = None
+
+
+def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
+    """A network from its name, in evaluation mode; under `torch.device("meta")` it takes no memory.
+
+    Args:
+        spec: name or whole description; see `ModelSpec`.
+        weights: takes the place of the description's.
+        options: are added to the description's.
+
+    Raises:
+        UnknownName: no such source or network; says the nearest.
+        ModelError: the constructor fails, or the file or function of a user's own is not there.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    spec = ModelSpec(spec) if isinstance(spec, str) else spec
+    spec = ModelSpec(spec.name, {**spec.options, **options}, str(weights) if weights is not None else spec.weights)
+    source, _, name = spec.name.rpartition(":")
+    hub = spec.weights == "pretrained"
+    if source == "timm":
+        model = _timm(name, spec, hub)
+    elif source == "torchvision":
+        model = _torchvision(name, spec, hub)
+    elif source == "edakari":
+        model = _constructed(_known(name, "edakari network", EMBEDDED), spec)
+        if hub:
+            load_weights(model, _embedded_weights(name), f"of edakari:{name}")
+    elif source.endswith(".py"):
+        if hub:
+            raise WeightsError(f"model {spec.name!r}: a file's function has no 'pretrained'; name a .safetensors file")
+        model = _constructed(_own(Path(source), name), spec)
+    else:
+        raise UnknownName("source of networks", source or spec.name, [f"{known}:NAME" for known in SOURCES])
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {spec.name!r}: the function gave a {type(model).__name__}, not a torch.nn.Module")
+    if spec.weights is not None and not hub:
+        load_weights(model, read_weights(spec.weights), repr(spec.weights))
+    setattr(model, MEMORY, spec)
+    return model.eval()
+
+
+def spec_of(model: nn.Module) -> ModelSpec | None:
+    """How a network was built, or None where `build` did not make it; copies of a network know it too."""
+    found = getattr(model, MEMORY, None)
+    return found if isinstance(found, ModelSpec) else None
+
+
+def default_example(spec: ModelSpec | str, model: nn.Module) -> torch.Tensor:
+    """An input of the size that a network was made for.
+
+    Args:
+        spec: how it was built.
+        model: the network; timm's know their input size.
+
+    Returns:
+        float32 zeros [1, C, H, W], on the CPU.
+    """
+    name = spec if isinstance(spec, str) else spec.name
+    source, _, short = name.rpartition(":")
+    size: tuple[int, ...] = (3, 224, 224)
+    if source == "edakari" and short in INPUTS:
+        size = INPUTS[short]
+    elif source == "torchvision" and short == "inception_v3":
+        size = (3, 299, 299)
+    else:
+        for attribute in ("pretrained_cfg", "default_cfg"):
+            config = getattr(model, attribute, None)
+            if isinstance(config, Mapping) and config.get("input_size"):
+                size = tuple(config["input_size"])
+                break
+        size = _asked(spec, size)
+    return torch.zeros(1, *size, device="cpu")
+
+
+def _asked(spec: ModelSpec | str, size: tuple[int, ...]) -> tuple[int, ...]:
+    options = {} if isinstance(spec, str) else spec.options
+    side = options.get("img_size", size[-2:])
+    height, width = (side, side) if isinstance(side, int) else side
+    return int(options.get("in_chans", size[0])), int(height), int(width)
+
+
+def _timm(name: str, spec: ModelSpec, pretrained: bool) -> Any:
+    if not name.startswith("hf-hub") and not timm.is_model(name):
+        raise UnknownName("timm network", name, _close(name, timm.list_models()))
+    return _constructed(lambda **options: timm.create_model(name, pretrained=pretrained, **options), spec)
+
+
+def _torchvision(name: str, spec: ModelSpec, pretrained: bool) -> Any:
+    known = list_models()
+    if name not in known:
+        raise UnknownName("torchvision network", name, _close(name, known))
+    random = {"init_weights": True} if name in ("googlenet", "inception_v3") and not pretrained else {}
+
+    def make(**options: Any) -> Any:
+        return get_model(name, weights="DEFAULT" if pretrained else None, **{**random, **options})
+
+    return _constructed(make, spec)
+
+
+def _constructed(make: Callable[..., Any], spec: ModelSpec) -> Any:
+    try:
+        return make(**spec.options)
+    except EdakariError:
+        raise
+    except Exception as error:
+        offline = spec.weights == "pretrained"
+        kind = WeightsError if offline else ModelError
+        hint = (
+            "are the weights to be had from here? Name a .safetensors file instead where they are not"
+            if offline
+            else "look at its options"
+        )
+        options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
+        raise kind(
+            f"model {spec.name!r} with options ({options}) cannot be built: {type(error).__name__}: {error}; {hint}"
+        ) from error
+
+
+def _known(name: str, what: str, table: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
+    if name not in table:
+        raise UnknownName(what, name, table)
+    return table[name]
+
+
+def _close(name: str, known: list[str]) -> list[str]:
+    """The names worth showing: there are more than a thousand."""
+    return difflib.get_close_matches(name, known, n=8, cutoff=0.3)
+
+
+def _embedded_weights(name: str) -> dict[str, torch.Tensor]:
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        having = ", ".join(sorted(f"edakari:{file.stem}" for file in WEIGHTS.glob("*.safetensors")))
+        raise WeightsError(f"model 'edakari:{name}' ships without weights (with weights: {having}); leave them out")
+    return read_weights(path)
+
+
+def _own(path: Path, function: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise ModelError(f"model '{path}:{function}': there is no file {str(path)!r}")
+    found = importlib.util.spec_from_file_location(f"edakari_user_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise ModelError(f"model '{path}:{function}': {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        raise ModelError(
+            f"model '{path}:{function}': running the file fails: {type(error).__name__}: {error}"
+        ) from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        offered = [name for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
+        raise UnknownName(f"function in {path}", function, offered)
+    return cast(Callable[..., Any], make)

@@ -1,0 +1,136 @@
+"""Where a training stands, as one safetensors file: tensors in its body, everything else as JSON in its header."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from edakari.core.files import replacing
+from edakari.errors import RunFolderError
+
+__all__ = ["Checkpoint", "pack", "read", "unpack", "write"]
+
+FORMAT = "edakari.fit/1"
+
+
+@dc.dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stands.
+
+    Args:
+        identity: what the training is; a checkpoint serves no other.
+        step: optimizer steps that are done.
+        done: whether that was the last one.
+        state: tensors, numbers and strings in dicts and lists.
+    """
+
+    identity: Mapping[str, Any]
+    step: int
+    done: bool
+    state: Mapping[str, Any]
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all: the earlier one stays until the new one is complete.
+
+    Raises:
+        RunFolderError: the disk is full.
+    """
+    tree, tensors = pack(checkpoint.state)
+    header = {"identity": checkpoint.identity, "step": checkpoint.step, "done": checkpoint.done, "state": tree}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"format": FORMAT, "content": json.dumps(header)})
+
+
+def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint in a file, or None where there is no file.
+
+    Args:
+        path: the file.
+        identity: what the training to continue is.
+
+    Raises:
+        RunFolderError: it is damaged, or of another training; says what differs.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = json.loads(file.metadata()["content"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        state = unpack(header["state"], tensors)
+        found = Checkpoint(header["identity"], int(header["step"]), bool(header["done"]), state)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it to train from the start"
+        ) from error
+    differing = _differences(found.identity, json.loads(json.dumps(identity)))
+    if differing:
+        raise RunFolderError(
+            f"checkpoint {path} is of another training: {'; '.join(differing[:4])}. "
+            "Name another folder, or delete the checkpoint to train from the start"
+        )
+    return found
+
+
+def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Part nested state into JSON and the tensors that it names.
+
+    Args:
+        state: tensors, arrays, numbers, strings and None in dicts, lists and tuples.
+
+    Raises:
+        TypeError: there is something else in it.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def visit(value: Any, path: str) -> Any:
+        if isinstance(value, torch.Tensor | np.ndarray):
+            kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+            # A copy each: safetensors refuses tied tensors, and a view would drag its whole storage along.
+            tensors[path] = torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
+            return {"": kind, "name": path}
+        if isinstance(value, Mapping):
+            return {"": "dict", "items": [[key, visit(entry, f"{path}.{key}")] for key, entry in value.items()]}
+        if isinstance(value, list | tuple):
+            entries = [visit(entry, f"{path}.{index}") for index, entry in enumerate(value)]
+            return entries if isinstance(value, list) else {"": "tuple", "items": entries}
+        if isinstance(value, np.integer | np.floating | np.bool_):
+            return value.item()
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"state {path!r} is a {type(value).__name__}; only tensors, numbers and strings can be kept")
+
+    return visit(state, "state"), tensors
+
+
+def unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The inverse of `pack`."""
+    match tree:
+        case {"": "tensor", "name": name}:
+            return tensors[name]
+        case {"": "array", "name": name}:
+            return tensors[name].numpy()
+        case {"": "dict", "items": items}:
+            return {key: unpack(entry, tensors) for key, entry in items}
+        case {"": "tuple", "items": items}:
+            return tuple(unpack(entry, tensors) for entry in items)
+        case list(items):
+            return [unpack(entry, tensors) for entry in items]
+    return tree
+
+
+def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [*there, *(key for key in here if key not in there)]
+        found = [_differences(there.get(key), here.get(key), f"{path}.{key}" if path else key) for key in keys]
+        return [line for lines in found for line in lines]
+    return [] if there == here else [f"{path} is {there!r} there and {here!r} here"]

@@ -1,0 +1,320 @@
+"""The training loop: the only one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.accelerator import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import operations
+from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
+from edakari.errors import DataError, ModelError, RecipeError
+from edakari.train.optim import learning_rate, make_optimizer, set_learning_rate
+from edakari.train.progress import progress_bar
+from edakari.train.resume import FitFolder, History, Progress, identity_of
+from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
+
+__all__ = ["Evaluate", "FitSettings", "fit", "fitter"]
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+# accelerate has no types.
+tensors: Any = operations
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How to run a training, with no say in its result save for `seed` and `device`.
+
+    Args:
+        folder: keeps the checkpoint and the history; None keeps nothing.
+        seed: of everything random in a step.
+        device: "cpu" stays off accelerators; "auto" takes what accelerate finds.
+        checkpoint_seconds: time between checkpoints within an epoch; 0 is none. Each epoch ends with one.
+        checkpoint_steps: optimizer steps between checkpoints; 0 is by time alone.
+        progress: draw a bar where there is a terminal.
+        title: stands before the bar.
+        unused_parameters: some trained parameters may have no part in a step; matters on several processes only.
+    """
+
+    folder: Path | None = None
+    seed: int = 0
+    device: str = "auto"
+    checkpoint_seconds: float = 30.0
+    checkpoint_steps: int = 0
+    progress: bool = True
+    title: str = "train"
+    unused_parameters: bool = False
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Batch],
+    schedule: Schedule,
+    *,
+    hooks: Sequence[Hook] = (),
+    params: Sequence[torch.Tensor] | None = None,
+    settings: FitSettings = FitSettings(),
+    evaluate: Evaluate | None = None,
+) -> History:
+    """Train a network in place.
+
+    Modes, requires_grad, device and random states are as found afterwards. With a folder, a run that was stopped at
+    any point, `kill -9` included, goes on to the result that it would have had, and one that is finished is not run
+    again: its weights are loaded.
+
+    Args:
+        model: trained in place; with `schedule.ema` it ends with the averaged weights.
+        objective: named loss terms of a batch; their sum is minimised.
+        batches: one pass is one epoch; it has a length. `set_epoch(epoch)` and `skip(count)` are used where it has
+            them. Over several processes each gets its own part from it.
+        schedule: how long and how fast.
+        hooks: called around every step, in order.
+        params: what to train, None is every parameter that requires a gradient. Batch normalisations of which no
+            parameter is in it keep their statistics.
+        settings: see `FitSettings`.
+        evaluate: figures after each epoch, of the averaged weights where there are some.
+
+    Raises:
+        DataError: there are no batches.
+        ModelError: nothing to train, or the loss is no longer finite.
+        RecipeError: the schedule cannot be run here.
+        RunFolderError: the folder is of another training, or the disk is full.
+        KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
+    """
+    accelerator = _accelerator(schedule, settings)
+    per_epoch = _steps_per_epoch(batches, schedule)
+    with (
+        random_state_kept(),
+        trained(model, params, accelerator.device) as chosen,
+        interruptible() as stop,
+        progress_bar(
+            settings.title, per_epoch * schedule.epochs, settings.progress and accelerator.is_main_process
+        ) as bar,
+        contextlib.closing(_Loop(accelerator, chosen, objective, schedule, hooks, settings)) as loop,
+    ):
+        folder = FitFolder(settings.folder, identity_of(chosen, schedule, settings.seed, per_epoch, hooks))
+        progress = loop.restore(folder)
+        while progress.step < per_epoch * schedule.epochs:
+            epoch, first = divmod(progress.step, per_epoch)
+            chosen.train()
+            for group in _groups(batches, epoch, first * schedule.accumulate, schedule.accumulate):
+                terms = loop.step(group, progress.step, per_epoch * schedule.epochs, epoch)
+                progress.add(terms)
+                bar(progress.step, f"epoch {epoch + 1}/{schedule.epochs}")
+                if folder.due(progress, settings) or stop.is_set():
+                    loop.save(folder, progress)
+                if stop.is_set():
+                    raise KeyboardInterrupt
+            progress.end_epoch(_figures(loop, progress, epoch, evaluate))
+            for hook in hooks:
+                hook.end_epoch(loop.state(progress.step, epoch))
+            loop.save(folder, progress)
+        if not progress.done:
+            loop.finish(folder, progress)
+    return progress.history()
+
+
+def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) -> Fit:
+    """`fit` bound to a task's training data, as methods get it; the n-th call keeps its own folder `fit-n`.
+
+    Args:
+        task: gives the batches.
+        settings: their folder is the one above.
+        evaluate: figures after each epoch.
+    """
+    calls = itertools.count(1)
+
+    def bound(
+        model: nn.Module,
+        objective: Objective,
+        schedule: Schedule,
+        *,
+        hooks: Sequence[Hook] = (),
+        params: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        call = next(calls)
+        folder = settings.folder / f"fit-{call}" if settings.folder else None
+        own = dc.replace(settings, folder=folder, title=f"{settings.title} {call}", seed=settings.seed + call)
+        fit(
+            model,
+            objective,
+            task.batches("train"),
+            schedule,
+            hooks=hooks,
+            params=params,
+            settings=own,
+            evaluate=evaluate,
+        )
+
+    return bound
+
+
+class _Loop:
+    """What a step needs: the network as wrapped for its processes, the optimizer and the averaged weights."""
+
+    def __init__(
+        self,
+        accelerator: Any,
+        chosen: Trained,
+        objective: Objective,
+        schedule: Schedule,
+        hooks: Sequence[Hook],
+        settings: FitSettings,
+    ) -> None:
+        self.accelerator, self.chosen, self.objective = accelerator, chosen, objective
+        self.schedule, self.hooks, self.settings = schedule, hooks, settings
+        self.params = [*chosen.own, *chosen.other]
+        self.ema = ModelEmaV3(chosen.model, schedule.ema, use_warmup=True) if schedule.ema > 0 else None
+        self.many = accelerator.num_processes > 1
+        self.model = accelerator.prepare_model(chosen.model) if self.many and chosen.own else chosen.model
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.params, schedule))
+
+    def state(self, step: int, epoch: int) -> StepState:
+        """Where training stands, for hooks."""
+        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch)
+
+    def step(self, group: Sequence[Batch], step: int, steps: int, epoch: int) -> Mapping[str, torch.Tensor]:
+        """One optimizer step over the batches of a group.
+
+        Returns:
+            Each loss term, mean over the group, without a gradient.
+        """
+        seed_step(self.settings.seed, step, self.accelerator.process_index)
+        state = self.state(step, epoch)
+        for hook in self.hooks:
+            hook.before_step(state)
+        set_learning_rate(self.optimizer, learning_rate(self.schedule, step, steps))
+        sums: dict[str, torch.Tensor] = {}
+        for index, batch in enumerate(group):
+            last = index == len(group) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    terms = self.objective(self.model, tensors.send_to_device(batch, self.accelerator.device))
+                    loss = torch.stack([term.float() for term in terms.values()]).sum() / len(group)
+                self.accelerator.backward(loss)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(term.detach())) + term.detach() / len(group)
+        self._reduce_other()
+        if self.schedule.clip > 0:
+            self.accelerator.clip_grad_norm_(self.params, self.schedule.clip)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.chosen.model, step + 1)
+        for hook in self.hooks:
+            hook.after_step(state)
+        self.optimizer.zero_grad()
+        return sums
+
+    def _reduce_other(self) -> None:
+        # DistributedDataParallel sees the network's parameters only.
+        for param in self.chosen.other if self.many else ():
+            if param.grad is not None:
+                param.grad = self.accelerator.reduce(param.grad, "mean")
+
+    def restore(self, folder: FitFolder) -> Progress:
+        """Go on from the folder's checkpoint where there is one."""
+        found = folder.read()
+        if found is None:
+            return Progress()
+        folder.restore(found, self.chosen, self.hooks)
+        if not found.done:
+            self.optimizer.load_state_dict(found.state["optimizer"])
+            if self.accelerator.scaler is not None and found.state["scaler"]:
+                self.accelerator.scaler.load_state_dict(found.state["scaler"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(found.state["ema"])
+        return Progress.restored(found)
+
+    def save(self, folder: FitFolder, progress: Progress) -> None:
+        """Write a checkpoint from the main process."""
+        if self.accelerator.is_main_process and folder.path is not None:
+            parts = {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+                "ema": self.ema.module.state_dict() if self.ema is not None else {},
+            }
+            folder.write(progress, self.chosen, self.hooks, parts)
+
+    def finish(self, folder: FitFolder, progress: Progress) -> None:
+        """Hand the final weights to the network, the same on all processes, and mark the training as finished."""
+        if self.ema is not None:
+            self.chosen.model.load_state_dict(self.ema.module.state_dict())
+        for buffer in self.chosen.model.buffers() if self.many else ():
+            buffer.copy_(tensors.broadcast(buffer))
+        progress.done = True
+        if self.accelerator.is_main_process and folder.path is not None:
+            folder.write(progress, self.chosen, self.hooks, {})
+
+    def close(self) -> None:
+        """Take off what accelerate put around the network's forward."""
+        if self.model is not self.chosen.model:
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.chosen.model.__dict__.pop("forward", None)
+
+
+def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
+    """An accelerator of this training's own; accelerate keeps the settings of the first one otherwise."""
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    if schedule.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")
+    if schedule.accumulate < 1 or schedule.epochs < 0 or schedule.lr < 0:
+        raise RecipeError(f"schedule: epochs and lr cannot be negative and accumulate is at least 1, found {schedule}")
+    return Accelerator(
+        mixed_precision="no" if schedule.precision == "fp32" else schedule.precision,
+        cpu=settings.device == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.unused_parameters)],
+    )
+
+
+def _steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
+    try:
+        count = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        raise DataError(
+            f"fit: batches of type {type(batches).__name__} have no length; give a list or loader"
+        ) from None
+    if count == 0:
+        raise DataError("fit: there are no batches to train on; is the batch size above the number of images?")
+    return math.ceil(count / schedule.accumulate)
+
+
+def _groups(batches: Iterable[Batch], epoch: int, first: int, size: int) -> Iterator[Sequence[Batch]]:
+    """The batches of each optimizer step of an epoch, from batch `first` on."""
+    if hasattr(batches, "set_epoch"):
+        batches.set_epoch(epoch)
+    rest = batches.skip(first) if hasattr(batches, "skip") else itertools.islice(batches, first, None)
+    iterator = iter(rest)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _figures(loop: _Loop, progress: Progress, epoch: int, evaluate: Evaluate | None) -> dict[str, float]:
+    """An epoch's named figures, equal on all processes."""
+    means = {name: loop.accelerator.reduce(value, "mean") for name, value in progress.means().items()}
+    terms = {name: float(value) for name, value in means.items()}
+    loss = sum(terms.values())
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"fit: the loss is {loss} in epoch {epoch + 1}; lower the learning rate ({loop.schedule.lr:g}) or set clip"
+        )
+    figures = {"epoch": epoch + 1.0, "lr": loop.optimizer.param_groups[0]["lr"], "loss": loss, **terms}
+    if evaluate is not None:
+        figures |= {f"val_{name}": value for name, value in evaluate(_averaged(loop)).items()}
+    return figures
+
+
+def _averaged(loop: _Loop) -> nn.Module:
+    averaged: nn.Module = loop.chosen.model if loop.ema is None else loop.ema.module
+    return averaged

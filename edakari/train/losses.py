@@ -1,0 +1,54 @@
+"""Objectives that need no more than a task: its own loss, and distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.protocols import Batch, Objective, Task
+
+__all__ = ["distillation", "task_objective"]
+
+
+def task_objective(task: Task) -> Objective:
+    """The task's own loss as an objective."""
+
+    def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        return task.loss(task.outputs(model, batch), batch)
+
+    return objective
+
+
+def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperature: float = 4.0) -> Objective:
+    """The task's loss mixed with the divergence from a teacher's softened outputs (Hinton et al., 2015, section 2).
+
+    The term "distillation" is T^2 KL(teacher || student) of the softmax at temperature T, mean over the batch; the
+    square keeps the size of its gradient as T changes.
+
+    Args:
+        task: gives the outputs, logits [N, classes], and the loss.
+        teacher: the network to follow; it is put in evaluation mode and moves to where the student is.
+        weight: share of the distillation; the task's terms have the rest.
+        temperature: T.
+
+    Raises:
+        ValueError: the weight is outside of 0 to 1, or the temperature is not above 0.
+    """
+    if not 0.0 <= weight <= 1.0 or temperature <= 0.0:
+        raise ValueError(f"weight must lie in 0 to 1 and temperature above 0, but got {weight=}, {temperature=}")
+
+    def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        outputs = task.outputs(model, batch)
+        teacher.to(outputs.device).eval()
+        with torch.no_grad():
+            aims = task.outputs(teacher, batch)
+        student = functional.log_softmax(outputs.float() / temperature, dim=-1)
+        aim = functional.log_softmax(aims.float() / temperature, dim=-1)
+        divergence = functional.kl_div(student, aim, log_target=True, reduction="batchmean") * temperature**2
+        terms = {name: (1.0 - weight) * term for name, term in task.loss(outputs, batch).items()}
+        return {**terms, "distillation": weight * divergence}
+
+    return objective

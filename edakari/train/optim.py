@@ -1,0 +1,58 @@
+"""Optimizers, what they decay, and the learning rate at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from edakari.core.protocols import Schedule
+from edakari.errors import UnknownName
+
+__all__ = ["learning_rate", "make_optimizer", "set_learning_rate"]
+
+
+def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.optim.Optimizer:
+    """The optimizer of a schedule; weight decay on tensors of two or more dimensions only.
+
+    Args:
+        params: what to train.
+        schedule: names the optimizer and its settings.
+
+    Raises:
+        UnknownName: there is no such optimizer.
+    """
+    groups = [
+        {"params": [param for param in params if param.ndim > 1], "weight_decay": schedule.weight_decay},
+        {"params": [param for param in params if param.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if schedule.optimizer == "sgd":
+        nesterov = schedule.momentum > 0
+        return torch.optim.SGD(groups, schedule.lr, momentum=schedule.momentum, nesterov=nesterov)
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, schedule.lr)
+    raise UnknownName("optimizer", schedule.optimizer, ("sgd", "adamw"))
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine (Loshchilov & Hutter, 2017, without restarts).
+
+    Args:
+        schedule: peak, share of the warm-up, and end of the learning rate.
+        step: optimizer step, from 0.
+        steps: of the whole training.
+    """
+    warm = round(schedule.warmup * steps)
+    if step < warm:
+        return schedule.lr * (step + 1) / (warm + 1)
+    done = (step - warm) / max(1, steps - warm)
+    low = schedule.lr * schedule.final_lr
+    return low + (schedule.lr - low) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups, in place."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

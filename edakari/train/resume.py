@@ -1,0 +1,174 @@
+"""How far a training is, and its folder: the checkpoint to go on from, and the history to look at."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from edakari.core.files import write_json
+from edakari.core.protocols import Hook, Schedule
+from edakari.train.checkpoint import Checkpoint, read, write
+from edakari.train.scope import Trained
+
+__all__ = ["FitFolder", "History", "Progress", "identity_of"]
+
+
+@dc.dataclass(frozen=True)
+class History:
+    """How a training went.
+
+    Args:
+        epochs: named figures of each epoch: "epoch", "lr", "loss", the loss terms, and "val_…" from the evaluation.
+        steps: optimizer steps.
+        seconds: spent training, over all runs that it took.
+    """
+
+    epochs: tuple[Mapping[str, float], ...]
+    steps: int
+    seconds: float
+
+
+class Pace(Protocol):
+    """How often to write a checkpoint."""
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Time between two."""
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Optimizer steps between two."""
+
+
+class Progress:
+    """How far a training is: run state, part of every checkpoint."""
+
+    def __init__(self) -> None:
+        self.step, self.done = 0, False
+        self.epochs: list[Mapping[str, float]] = []
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+        self._earlier, self._started = 0.0, time.monotonic()
+
+    @classmethod
+    def restored(cls, checkpoint: Checkpoint) -> Progress:
+        """The progress that a checkpoint was written at."""
+        progress, state = cls(), checkpoint.state["progress"]
+        progress.step, progress.done = checkpoint.step, checkpoint.done
+        progress.epochs, progress._sums = list(state["epochs"]), dict(state["sums"])
+        progress._count, progress._earlier = state["count"], state["seconds"]
+        return progress
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"epochs": self.epochs, "sums": self._sums, "count": self._count, "seconds": self.seconds}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, over all runs so far."""
+        return self._earlier + time.monotonic() - self._started
+
+    def add(self, terms: Mapping[str, torch.Tensor]) -> None:
+        """Count a step."""
+        self.step, self._count = self.step + 1, self._count + 1
+        for name, term in terms.items():
+            # No .item() here: waiting for the device at every step would leave it idle.
+            self._sums[name] = self._sums[name].to(term.device) + term if name in self._sums else term.double()
+
+    def means(self) -> dict[str, torch.Tensor]:
+        """Mean of each loss term over the steps of this epoch so far."""
+        return {name: value / max(1, self._count) for name, value in self._sums.items()}
+
+    def end_epoch(self, figures: Mapping[str, float]) -> None:
+        """Note an epoch's figures."""
+        self.epochs.append(figures)
+        self._sums, self._count = {}, 0
+
+    def history(self) -> History:
+        """How it went so far."""
+        return History(tuple(self.epochs), self.step, self.seconds)
+
+
+class FitFolder:
+    """A training's folder; with no path it keeps nothing.
+
+    Args:
+        path: the folder, or None.
+        identity: what the training is.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity = path, identity
+        self._written_at, self._written_step = time.monotonic(), 0
+
+    def due(self, progress: Progress, pace: Pace) -> bool:
+        """Whether it is time for a checkpoint."""
+        if self.path is None:
+            return False
+        by_steps = pace.checkpoint_steps > 0 and progress.step - self._written_step >= pace.checkpoint_steps
+        by_time = pace.checkpoint_seconds > 0 and time.monotonic() - self._written_at >= pace.checkpoint_seconds
+        return by_steps or by_time
+
+    def read(self) -> Checkpoint | None:
+        """The checkpoint to go on from, or None.
+
+        Raises:
+            RunFolderError: it is damaged or of another training.
+        """
+        return None if self.path is None else read(self.path / "checkpoint.safetensors", self.identity)
+
+    def write(self, progress: Progress, chosen: Trained, hooks: Sequence[Hook], parts: Mapping[str, Any]) -> None:
+        """Write the checkpoint and the history.
+
+        Raises:
+            RunFolderError: the disk is full; the earlier checkpoint is whole.
+        """
+        if self.path is None:
+            return
+        state = {
+            "model": chosen.model.state_dict(),
+            "other": list(chosen.other),
+            "hooks": [dict(hook.state_dict()) for hook in hooks],
+            "progress": progress.state(),
+            **parts,
+        }
+        write(self.path / "checkpoint.safetensors", Checkpoint(self.identity, progress.step, progress.done, state))
+        history = progress.history()
+        content = {"epochs": history.epochs, "steps": history.steps, "seconds": history.seconds, "done": progress.done}
+        write_json(self.path / "history.json", content)
+        self._written_at, self._written_step = time.monotonic(), progress.step
+
+    def restore(self, found: Checkpoint, chosen: Trained, hooks: Sequence[Hook]) -> None:
+        """Put a checkpoint's tensors and the hooks' state back, in place."""
+        self._written_step = found.step
+        chosen.model.load_state_dict(found.state["model"])
+        with torch.no_grad():
+            for param, value in zip(chosen.other, found.state["other"], strict=True):
+                param.copy_(value)
+        for hook, state in zip(hooks, found.state["hooks"], strict=True):
+            hook.load_state_dict(state)
+
+
+def identity_of(
+    chosen: Trained, schedule: Schedule, seed: int, per_epoch: int, hooks: Sequence[Hook]
+) -> Mapping[str, Any]:
+    """What a training is: a checkpoint of another one is refused.
+
+    The weights at its start are not part of it, for they may come from a computation that differs in the last bits
+    from run to run.
+    """
+    own = {id(param) for param in chosen.own}
+    return {
+        "schedule": dc.asdict(schedule),
+        "seed": seed,
+        "steps per epoch": per_epoch,
+        "model": {name: list(tensor.shape) for name, tensor in chosen.model.state_dict().items()},
+        "trained": [name for name, param in chosen.model.named_parameters() if id(param) in own],
+        "other": [list(param.shape) for param in chosen.other],
+        "hooks": [type(hook).__qualname__ for hook in hooks],
+    }
