@@ -1,1 +1,10 @@
-"""How much each coordinate of a group matters."""
+"""Criteria: how much each coordinate of each group matters."""
+
+from edakari.criteria.batch_norm import BatchNormScale
+from edakari.criteria.geometric_median import GeometricMedian
+from edakari.criteria.magnitude import Magnitude
+from edakari.criteria.random import Random
+from edakari.criteria.reduce import coordinates
+from edakari.criteria.taylor import Taylor
+
+__all__ = ["BatchNormScale", "GeometricMedian", "Magnitude", "Random", "Taylor", "coordinates"]

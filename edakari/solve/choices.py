@@ -53,8 +53,8 @@ def solve_choices(
     extra = [dc.replace(entry, cost=entry.cost - entry.cost[0]) for entry in classes]
     relaxed = _relax(extra, room + tolerance)
     chosen = relaxed.chosen
-    if relaxed.gap > 0:
-        found = _search([_promising(entry, relaxed) for entry in extra], room + tolerance, resolution)
+    if relaxed.price > 0:
+        found = _search([_promising(entry, relaxed) for entry in extra], room + tolerance, relaxed, resolution)
         chosen = max(chosen, found, key=lambda picks: _worth(values, picks)) if found else chosen
     return chosen
 
@@ -106,6 +106,9 @@ def _relax(classes: Sequence[_Class], room: float) -> _Relaxed:
         cost[row, : len(entry.cost)], value[row, : len(entry.cost)] = entry.cost, entry.value
     rows = np.arange(len(classes))
 
+    def named(picks: Indices) -> list[int]:
+        return [int(entry.index[pick]) for entry, pick in zip(classes, picks, strict=True)]
+
     def at(price: float) -> tuple[Indices, float, float]:
         net = value - price * cost
         picks = net.argmax(axis=1)
@@ -114,7 +117,7 @@ def _relax(classes: Sequence[_Class], room: float) -> _Relaxed:
     low, high = 0.0, 1.0
     picks, spent, bound = at(low)
     if spent <= room:
-        return _Relaxed(0.0, 0.0, [int(entry.index[pick]) for entry, pick in zip(classes, picks, strict=True)])
+        return _Relaxed(0.0, 0.0, named(picks))
     while at(high)[1] > room:
         low, high = high, high * 4
     price, (picks, spent, least) = high, at(high)
@@ -131,8 +134,9 @@ def _relax(classes: Sequence[_Class], room: float) -> _Relaxed:
         if high - low <= 1e-15 * high:
             break
     picks = _greedy(cost, value, picks, room)
-    gap = bound - float(value[rows, picks].sum())
-    return _Relaxed(price, max(gap, 0.0), [int(entry.index[pick]) for entry, pick in zip(classes, picks, strict=True)])
+    worth = float(value[rows, picks].sum())
+    gap = bound - worth + 1e-9 * (1.0 + abs(worth))
+    return _Relaxed(price, gap, named(picks))
 
 
 def _greedy(cost: Array, value: Array, picks: Indices, room: float) -> Indices:
@@ -151,20 +155,22 @@ def _greedy(cost: Array, value: Array, picks: Indices, room: float) -> Indices:
 
 def _promising(entry: _Class, relaxed: _Relaxed) -> _Class:
     net = entry.value - relaxed.price * entry.cost
-    slack = 1e-9 * (1.0 + float(np.abs(entry.value).max()) + relaxed.gap)
-    return entry.only(net.max() - net <= relaxed.gap + slack)
+    return entry.only(net.max() - net <= relaxed.gap)
 
 
-def _search(classes: Sequence[_Class], room: float, resolution: int) -> list[int] | None:
-    """The dynamic programme; None where thinning or rounding left no state."""
+def _search(classes: Sequence[_Class], room: float, relaxed: _Relaxed, resolution: int) -> list[int] | None:
+    """The dynamic programme; None where nothing is better than what the relaxation found."""
     least = np.cumsum([0.0] + [float(entry.cost[0]) for entry in reversed(classes)])[::-1]
     cost, value = np.zeros(1), np.zeros(1)
     trail: list[tuple[Indices, Indices]] = []
+    most = 0.0
     for place, entry in enumerate(classes):
         thin = _thinned(cost, max(64, min(resolution, WORK // len(entry.cost))), room)
         sums = (cost[thin][:, None] + entry.cost).ravel()
         worth = (value[thin][:, None] + entry.value).ravel()
-        fitting = np.flatnonzero(sums + least[place + 1] <= room)
+        most += float((entry.value - relaxed.price * entry.cost).max())
+        lost = most - (worth - relaxed.price * sums)
+        fitting = np.flatnonzero((sums + least[place + 1] <= room) & (lost <= relaxed.gap))
         if not len(fitting):
             return None
         order = fitting[np.lexsort((-worth[fitting], sums[fitting]))]

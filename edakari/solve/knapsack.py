@@ -18,6 +18,8 @@ from edakari.solve.threshold import Threshold
 __all__ = ["Knapsack"]
 
 BLEND = 64
+GAIN = 3e-4
+"""Least relative gain of a round that is worth another one like it."""
 
 
 @dc.dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Knapsack:
         tries: most solutions of one round.
     """
 
-    resolution: int = 4096
-    rounds: int = 12
-    tries: int = 4
+    resolution: int = 1024
+    rounds: int = 8
+    tries: int = 3
 
     def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
         """See `edakari.core.protocols.Allocator`."""
@@ -49,9 +51,8 @@ class Knapsack:
         reaches = [np.inf, 2.0, 1.4, 1.15]
         for _ in range(self.rounds):
             found = self._round(groups, values, limits, best, reaches[0])
-            if _worth(values, found) > _worth(values, best) * (1 + 1e-6):
-                best = found
-            else:
+            before, best = best, max(best, found, key=lambda sizes: _worth(values, sizes))
+            if _worth(values, best) <= _worth(values, before) * (1 + GAIN):
                 reaches.pop(0)
             if not reaches:
                 break
@@ -80,14 +81,13 @@ class Knapsack:
             found = {g.name: int(legal[pick]) for g, legal, pick in zip(groups, choices, picks, strict=True)}
             over = loads(limits, found)
             inside = found if fits(limits, found) else _towards(groups, limits, start, found)
-            filled = fill(groups, values, limits, inside)
-            best = max(best, filled, key=lambda sizes: _worth(values, sizes))
+            best = max(best, inside, key=lambda sizes: _worth(values, sizes))
             if inside is found and len(room) == 1:
                 break
             tight += max(float(weights @ (over - 1.0)), 0.0)
             heavier = weights * np.maximum(over, 1e-3) ** 4
             weights = heavier * (len(heavier) / heavier.sum())
-        return best
+        return fill(groups, values, limits, best)
 
 
 def _towards(

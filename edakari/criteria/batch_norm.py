@@ -1,0 +1,61 @@
+"""Scales of batch normalisation."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterable
+
+import numpy as np
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edakari.core.graph import Graph
+from edakari.core.protocols import Batch, Task
+from edakari.core.space import Scores
+from edakari.criteria.magnitude import Magnitude
+from edakari.criteria.reduce import Array, Normalize, group_scores, normalized, parameters_of, per_coordinate
+
+__all__ = ["BatchNormScale"]
+
+
+@dc.dataclass(frozen=True)
+class BatchNormScale:
+    """Mean absolute scale of a coordinate in the batch normalisations that it passes.
+
+    Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017. Groups that pass none
+    (in transformers, or where the normalisation has no scale) are scored by L2 `Magnitude`, brought to the mean score
+    of the groups that do.
+
+    Args:
+        normalize: see `edakari.criteria.reduce.group_scores`. The paper ranks raw scales, "none"; they compare over
+            layers only after training with its L1 term.
+    """
+
+    normalize: Normalize = "mean"
+
+    def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch] = (), task: Task | None = None) -> Scores:
+        """See `edakari.core.protocols.Criterion`; needs neither batches nor a task."""
+        scales = {
+            f"{name}.weight" if name else "weight"
+            for name, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, _BatchNorm)
+        }
+        parameters = parameters_of(model, graph)
+
+        def parts(group: str, size: int) -> list[Array]:
+            found = []
+            for member in graph.members(group):
+                if member.tensor in scales and member.tensor in parameters:
+                    scale = parameters[member.tensor].detach().abs().double().cpu().numpy()
+                    sums = per_coordinate(member, group, size, scale)
+                    found.append(sums / per_coordinate(member, group, size, np.ones(len(scale))))
+            return found
+
+        bare = {group.name for group in graph.groups if not parts(group.name, group.size)}
+        scores = group_scores(graph, parts, "none")
+        if bare:
+            means = [float(score.mean()) for name, score in scores.items() if name not in bare]
+            typical = float(np.mean(means)) if means else 1.0
+            fallback = Magnitude(p=2).score(model, graph)
+            scores |= {name: fallback[name] * typical for name in bare}
+        return normalized(scores, self.normalize)

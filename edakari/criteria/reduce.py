@@ -1,0 +1,149 @@
+"""From figures on weights to one score per coordinate of a group.
+
+What all criteria on weights share. A group's score is the mean over its counting members, and a member's score is
+taken over all elements that belong to a coordinate. Counting members are weights with more than one long dimension:
+matrices and convolution kernels, in the rows that write the group as in the columns that read it, since a coordinate
+is as dead when nobody reads it as when nobody writes it. Scales, biases and single tokens say where a distribution
+lies rather than how much it carries, so they count only in groups that have no other member.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph, Member
+from edakari.core.layout import Axis, Concat, Fixed, Layout, Product
+from edakari.core.space import Scores
+from edakari.errors import ModelError
+
+__all__ = [
+    "Normalize",
+    "coordinates",
+    "counting",
+    "group_scores",
+    "normalized",
+    "parameters_of",
+    "per_coordinate",
+    "sum_along",
+]
+
+Array = npt.NDArray[np.float64]
+Normalize = Literal["mean", "none"]
+
+
+def coordinates(layout: Layout, group: str) -> npt.NDArray[np.int64]:
+    """Which coordinate of a group each position of a dimension belongs to.
+
+    Args:
+        layout: description of the dimension.
+        group: name of the group.
+
+    Returns:
+        int64 [positions]; -1 where a position does not belong to the group. Every coordinate has equally many.
+    """
+    match layout:
+        case Fixed(size):
+            return np.full(size, -1, dtype=np.int64)
+        case Axis(name, size):
+            return np.arange(size) if name == group else np.full(size, -1, dtype=np.int64)
+        case Product(parts):
+            found = np.full(1, -1, dtype=np.int64)
+            for part in parts:
+                inner = coordinates(part, group)
+                found = np.where(found[:, None] >= 0, found[:, None], inner).reshape(-1)
+            return found
+        case Concat(parts):
+            return np.concatenate([coordinates(part, group) for part in parts])
+
+
+_coordinates = functools.lru_cache(maxsize=4096)(coordinates)
+
+
+def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
+    """The parameters that groups appear in, by name.
+
+    Raises:
+        ModelError: a parameter's shape is not the one that was traced.
+    """
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for group in graph.groups:
+        for member in graph.members(group.name):
+            tensor = parameters.get(member.tensor)
+            if tensor is not None and tensor.shape[member.dim] != len(_coordinates(member.layout, group.name)):
+                raise ModelError(
+                    f"parameter {member.tensor!r} has {tensor.shape[member.dim]} positions along dimension "
+                    f"{member.dim}, but the graph was traced with {len(_coordinates(member.layout, group.name))}. "
+                    "Trace this network again."
+                )
+    return parameters
+
+
+def counting(graph: Graph, group: str, parameters: Mapping[str, torch.Tensor]) -> list[Member]:
+    """The members that a group's score is the mean of; tied weights count once."""
+    found: dict[tuple[int, int], Member] = {}
+    for member in graph.members(group):
+        if member.tensor in parameters:
+            found.setdefault((id(parameters[member.tensor]), member.dim), member)
+    members = list(found.values())
+    shapes = [parameters[member.tensor].shape for member in members]
+    wide = [member for member, shape in zip(members, shapes, strict=True) if shape.numel() > max(shape)]
+    return wide or members
+
+
+def sum_along(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sum over all dimensions but one; leading ones first, which reads memory in order."""
+    while dim > 0:
+        tensor, dim = tensor.sum(0), dim - 1
+    return tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor
+
+
+def per_coordinate(member: Member, group: str, size: int, along: Array) -> Array:
+    """Sum a figure per position, float64 [positions], over the positions of each coordinate, float64 [size]."""
+    if isinstance(member.layout, Axis):
+        return along
+    where = _coordinates(member.layout, group)
+    chosen = where >= 0
+    return np.bincount(where[chosen], weights=along[chosen], minlength=size).astype(np.float64)
+
+
+def group_scores(
+    graph: Graph, parts: Callable[[str, int], Sequence[Array]], normalize: Normalize = "mean"
+) -> dict[str, torch.Tensor]:
+    """Mean over each group's members.
+
+    Args:
+        graph: whose groups are scored.
+        parts: the scores of a group's members, each float64 [size], from the group's name and size. Where there is
+            none, every coordinate scores 1.
+        normalize: "mean" divides by the group's mean score, so that groups can be ranked against each other.
+
+    Returns:
+        float64 [size] by group.
+
+    Raises:
+        ModelError: a score is not finite.
+    """
+    scores: dict[str, torch.Tensor] = {}
+    for group in graph.groups:
+        members = parts(group.name, group.size)
+        score = np.mean(members, axis=0) if len(members) else np.ones(group.size)
+        if not np.isfinite(score).all():
+            raise ModelError(
+                f"group {group.name!r} has scores that are not finite; are there NaN or infinite weights or gradients?"
+            )
+        scores[group.name] = torch.from_numpy(score)
+    return normalized(scores, normalize)
+
+
+def normalized(scores: Scores, normalize: Normalize) -> dict[str, torch.Tensor]:
+    """Scores divided by their group's mean, or as they are; groups whose mean is not above 0 stay as they are."""
+    if normalize == "none":
+        return dict(scores)
+    return {name: score / score.mean() if score.mean() > 0 else score for name, score in scores.items()}

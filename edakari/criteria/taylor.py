@@ -1,0 +1,132 @@
+"""First-order estimate of what the loss would lose."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from edakari.core.graph import Graph, Member
+from edakari.core.protocols import Batch, Task
+from edakari.core.space import Scores
+from edakari.criteria.reduce import (
+    Array,
+    Normalize,
+    counting,
+    group_scores,
+    parameters_of,
+    per_coordinate,
+    sum_along,
+)
+from edakari.errors import DataError, EdakariError
+
+__all__ = ["Taylor"]
+
+
+@dc.dataclass(frozen=True)
+class Taylor:
+    """Squared change of the loss, to first order, if a coordinate's weights were zero.
+
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8: per batch, the sum of
+    gradient times weight over a coordinate, squared; the mean over batches. The network is in evaluation mode.
+
+    Args:
+        limit: most batches that are used, on each rank.
+        normalize: see `edakari.criteria.reduce.group_scores`.
+    """
+
+    limit: int = 16
+    normalize: Normalize = "mean"
+
+    def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
+        """See `edakari.core.protocols.Criterion`; needs batches and a task.
+
+        Raises:
+            EdakariError: there is no task.
+            DataError: there is no batch.
+        """
+        if task is None:
+            raise EdakariError("the Taylor criterion needs a task, for its loss, but got none")
+        parameters = parameters_of(model, graph)
+        members = {group.name: counting(graph, group.name, parameters) for group in graph.groups}
+        weights = {m.tensor: parameters[m.tensor] for found in members.values() for m in found}
+        sums = {
+            (group.name, place): np.zeros(group.size)
+            for group in graph.groups
+            for place in range(len(members[group.name]))
+        }
+        count = 0
+        with _probing(model, list(weights.values())):
+            for batch in itertools.islice(batches, self.limit):
+                loss = torch.stack([term.reshape(()) for term in task.loss(task.outputs(model, batch), batch).values()])
+                found = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
+                _accumulate(sums, graph, members, weights, dict(zip(weights, found, strict=True)))
+                count += 1
+        count = _reduced(sums, count, next(iter(weights.values())).device if weights else torch.device("cpu"))
+        if not count:
+            raise DataError("the Taylor criterion got no batch of data; is the training data empty?")
+        return group_scores(
+            graph,
+            lambda name, _: [sums[name, place] / count for place in range(len(members[name]))],
+            self.normalize,
+        )
+
+
+def _accumulate(
+    sums: Mapping[tuple[str, int], Array],
+    graph: Graph,
+    members: Mapping[str, Sequence[Member]],
+    weights: Mapping[str, torch.Tensor],
+    gradients: Mapping[str, torch.Tensor | None],
+) -> None:
+    """Add one batch's squared sums of gradient times weight."""
+    along: dict[tuple[str, int], Array] = {}
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            product = gradient * weights[name].detach()
+            for dim in {m.dim for found in members.values() for m in found if m.tensor == name}:
+                along[name, dim] = sum_along(product, dim).double().cpu().numpy()
+    for group in graph.groups:
+        for place, member in enumerate(members[group.name]):
+            if (member.tensor, member.dim) in along:
+                change = per_coordinate(member, group.name, group.size, along[member.tensor, member.dim])
+                sums[group.name, place][:] += change**2
+
+
+def _reduced(sums: Mapping[tuple[str, int], Array], count: int, device: torch.device) -> int:
+    """Add up over all ranks in place; returns the number of batches of all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return count
+    flat = torch.from_numpy(np.concatenate([*sums.values(), [float(count)]])).to(device)
+    dist.all_reduce(flat)
+    total = flat.cpu().numpy()
+    start = 0
+    for own in sums.values():
+        own[:] = total[start : start + len(own)]
+        start += len(own)
+    return int(total[-1])
+
+
+@contextmanager
+def _probing(model: nn.Module, weights: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Evaluation mode with gradients of the weights; modes, flags and random state are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [weight.requires_grad for weight in weights]
+    devices = sorted({weight.device.index for weight in weights if weight.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            model.eval()
+            for weight in weights:
+                weight.requires_grad_(True)
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight, flag in zip(weights, flags, strict=True):
+            weight.requires_grad_(flag)
