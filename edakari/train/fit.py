@@ -6,6 +6,7 @@ import contextlib
 import dataclasses as dc
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,15 @@ def fit(
                 terms = loop.step(group, progress.step, per_epoch * schedule.epochs, epoch)
                 progress.add(terms)
                 bar(progress.step, f"epoch {epoch + 1}/{schedule.epochs}")
-                if folder.due(progress, settings) or stop.is_set():
-                    loop.save(folder, progress)
-                if stop.is_set():
-                    raise KeyboardInterrupt
-            progress.end_epoch(_figures(loop, progress, epoch, evaluate))
+                # An epoch's last step is kept by the checkpoint below, with the epoch's figures.
+                if progress.step % per_epoch and (folder.due(progress, settings) or stop.is_set()):
+                    loop.save(folder, progress, stop)
+            if progress.step != (epoch + 1) * per_epoch:
+                raise DataError(f"fit: an epoch gave {progress.step - epoch * per_epoch} steps, its length {per_epoch}")
             for hook in hooks:
                 hook.end_epoch(loop.state(progress.step, epoch))
-            loop.save(folder, progress)
+            progress.end_epoch(_figures(loop, progress, epoch, evaluate))
+            loop.save(folder, progress, stop)
         if not progress.done:
             loop.finish(folder, progress)
     return progress.history()
@@ -237,8 +239,8 @@ class _Loop:
                 self.ema.module.load_state_dict(found.state["ema"])
         return Progress.restored(found)
 
-    def save(self, folder: FitFolder, progress: Progress) -> None:
-        """Write a checkpoint from the main process."""
+    def save(self, folder: FitFolder, progress: Progress, stop: threading.Event) -> None:
+        """Write a checkpoint from the main process; where Ctrl-C was pressed, end here."""
         if self.accelerator.is_main_process and folder.path is not None:
             parts = {
                 "optimizer": self.optimizer.state_dict(),
@@ -246,6 +248,8 @@ class _Loop:
                 "ema": self.ema.module.state_dict() if self.ema is not None else {},
             }
             folder.write(progress, self.chosen, self.hooks, parts)
+        if stop.is_set():
+            raise KeyboardInterrupt
 
     def finish(self, folder: FitFolder, progress: Progress) -> None:
         """Hand the final weights to the network, the same on all processes, and mark the training as finished."""

@@ -1,0 +1,236 @@
+"""Batches whose order and augmentation depend on the seed and the epoch only, from arrays or from files.
+
+A batch size counts the images over all processes together; each process gets an equal part of every training batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from edakari.errors import DataError
+from edakari.tasks.sources import Arrays, Source
+
+__all__ = ["ArrayBatches", "FileBatches", "Order", "Pixels", "processes"]
+
+Images = torch.Tensor
+Labelled = tuple[torch.Tensor, torch.Tensor]
+
+
+def processes() -> tuple[int, int]:
+    """This process' rank and the number of processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+@dc.dataclass(frozen=True)
+class Order:
+    """Which images make up each batch.
+
+    Args:
+        count: number of images.
+        batch_size: images per batch, over all processes.
+        seed: of the shuffling.
+        shuffle: draw a new order each epoch, and leave out the last batch where it is not full.
+        shared: every process gets the whole of each batch.
+    """
+
+    count: int
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = False
+    shared: bool = False
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.count, self.batch_size)
+        return full if rest == 0 or (self.shuffle and full) else full + 1
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Indices of this process in each batch from `first` on.
+
+        Raises:
+            DataError: a batch cannot be shared equally among the processes.
+        """
+        rank, world = (0, 1) if self.shared else processes()
+        indices = np.arange(self.count)
+        if self.shuffle:
+            indices = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        for number in range(first, len(self)):
+            whole = indices[number * self.batch_size : (number + 1) * self.batch_size]
+            if self.shuffle and len(whole) % world:
+                raise DataError(f"a batch of {len(whole)} images does not divide among {world} processes")
+            part = np.array_split(whole, world)[rank]
+            if len(part):
+                yield part
+
+
+@dc.dataclass(frozen=True)
+class Pixels:
+    """How bytes become the network's input, for whole batches at once.
+
+    Args:
+        size: side of the images; others are resized.
+        channels: 1 or 3; grey is repeated, colours are averaged.
+        mean: of each channel, for pixels in 0 to 1.
+        std: of each channel.
+        pad: each side is padded by so many pixels, then cut at a random place; 0 does not.
+        flip: mirror half of the images.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int = 0
+    flip: bool = False
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Images:
+        """Normalised images, augmented where there is a generator.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            generator: of the augmentation.
+
+        Returns:
+            float32 [N, channels, size, size].
+        """
+        pixels = images.permute(0, 3, 1, 2).float().div_(255.0)
+        if pixels.shape[1] != self.channels:
+            pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = functional.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        if generator is not None:
+            pixels = self._augmented(pixels, generator)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return ((pixels - mean) / std).contiguous()
+
+    def _augmented(self, pixels: Images, generator: torch.Generator) -> Images:
+        count = len(pixels)
+        if self.flip:
+            mirrored = torch.rand(count, generator=generator) < 0.5
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        if self.pad:
+            padded = functional.pad(pixels, (self.pad,) * 4)
+            tops, lefts = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator)
+            steps = torch.arange(self.size)
+            rows, columns = (tops[:, None] + steps)[:, :, None], (lefts[:, None] + steps)[:, None, :]
+            # Indexing moves the channels last: [N, size, size, C].
+            pixels = padded[torch.arange(count)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+        return pixels
+
+
+class ArrayBatches:
+    """Batches (float32 [N, C, H, W], int64 [N]) of images in memory, made with a few tensor operations each."""
+
+    def __init__(self, source: Arrays, order: Order, pixels: Pixels, epoch: int = 0, first: int = 0) -> None:
+        self.source, self.order, self.pixels, self.epoch, self.first = source, order, pixels, epoch, first
+
+    def __len__(self) -> int:
+        return len(self.order) - self.first
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next pass is; decides order and augmentation."""
+        self.epoch = epoch
+
+    def skip(self, count: int) -> ArrayBatches:
+        """The same epoch without its first batches."""
+        return ArrayBatches(self.source, self.order, self.pixels, self.epoch, self.first + count)
+
+    def __iter__(self) -> Iterator[Labelled]:
+        for number, indices in enumerate(self.order.batches(self.epoch, self.first), self.first):
+            generator = None
+            if self.pixels.pad or self.pixels.flip:
+                seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, processes()[0]))
+                generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+            images = torch.from_numpy(self.source.images[indices])
+            yield self.pixels(images, generator), torch.from_numpy(self.source.labels[indices])
+
+
+class FileBatches:
+    """Batches (float32 [N, C, H, W], int64 [N]) of images that go through transforms one by one, in workers.
+
+    Args:
+        source: the images.
+        order: which make up each batch.
+        transform: from a PIL image to float32 [C, H, W].
+        workers: number of processes that read.
+    """
+
+    def __init__(
+        self, source: Source, order: Order, transform: Callable[[Any], torch.Tensor], workers: int = 0
+    ) -> None:
+        self.source, self.order, self.transform, self.workers = source, order, transform, workers
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return len(self.order) - self.first
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next pass is; decides order and augmentation."""
+        self.epoch = epoch
+
+    def skip(self, count: int) -> FileBatches:
+        """The same epoch without its first batches."""
+        rest = FileBatches(self.source, self.order, self.transform, self.workers)
+        rest.epoch, rest.first = self.epoch, self.first + count
+        return rest
+
+    def __iter__(self) -> Iterator[Labelled]:
+        loader: DataLoader[Labelled] = DataLoader(
+            _Transformed(self.source, self.transform, self.order.seed, self.epoch),
+            batch_sampler=[indices.tolist() for indices in self.order.batches(self.epoch, self.first)],
+            num_workers=self.workers,
+            worker_init_fn=_deaf,
+            # Its own: the loader would draw a seed from the global state otherwise.
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=torch.cuda.is_available(),
+        )
+        try:
+            yield from loader
+        except DataError as error:
+            # A worker's error arrives as its whole traceback.
+            raise DataError(str(error).strip().splitlines()[-1].removeprefix("edakari.errors.DataError: ")) from None
+
+
+class _Transformed(Dataset[Labelled]):
+    def __init__(self, source: Source, transform: Callable[[Any], torch.Tensor], seed: int, epoch: int) -> None:
+        self.source, self.transform, self.seed, self.epoch = source, transform, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def __getitem__(self, index: int) -> Labelled:
+        with _seeded((self.seed, self.epoch, index)):
+            return self.transform(self.source.image(index)), torch.tensor(self.source.labels[index])
+
+
+@contextlib.contextmanager
+def _seeded(seeds: Sequence[int]) -> Iterator[None]:
+    """Random states that are a function of the seeds; transforms draw from all three kinds."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _deaf(worker: int) -> None:
+    # Ctrl-C goes to the workers too; the main process decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

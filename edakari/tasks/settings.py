@@ -1,0 +1,55 @@
+"""What a recipe says about data, as plain settings."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from typing import Literal
+
+__all__ = ["Augment", "DataSettings"]
+
+Augment = Literal["none", "light", "timm"]
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where images come from and how they become batches.
+
+    Args:
+        source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), or an .npz file.
+        train: training data, .npz files or one image folder; takes the place of `source`.
+        val: validation data; None takes `source`'s own, else a part cut from the training data (`val_share`).
+        image_size: side of the network's input; None is as stored for .npz, 224 for folders.
+        channels: of the network's input; None is as stored.
+        mean: of each channel for pixels in 0 to 1; None is the data set's own for embedded data, ImageNet's for
+            folders, and is computed from the training images for .npz.
+        std: as `mean`.
+        augment: of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or random resized
+            crop and mirror; "timm": timm's `create_transform` for training, with RandAugment.
+        pad: largest shift in "light", in pixels.
+        batch_size: images per batch over all processes.
+        workers: processes that read files.
+        search_size: images of the "search" split, drawn from the training split in proportion to the classes, not augmented.
+        val_share: share of the training data that becomes the validation split where there is none.
+        limit: at most so many training images, drawn in proportion to the classes; None takes all.
+        metric: the figure that counts: "top1" or "top5".
+        label_smoothing: of the loss (Szegedy et al., 2016, section 7).
+        seed: of every draw.
+    """
+
+    source: str = "embedded:fashion"
+    train: tuple[str, ...] = ()
+    val: str | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: Augment = "light"
+    pad: int = 4
+    batch_size: int = 128
+    workers: int = 2
+    search_size: int = 1024
+    val_share: float = 0.1
+    limit: int | None = None
+    metric: str = "top1"
+    label_smoothing: float = 0.0
+    seed: int = 0

@@ -1,0 +1,197 @@
+"""Labelled images from folders, arrays and the embedded data set, checked as they are read."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from edakari.errors import DataError, UnknownName
+
+__all__ = ["EMBEDDED", "Arrays", "Files", "Labels", "Source", "embedded", "from_folder", "from_npz"]
+
+Labels = npt.NDArray[np.int64]
+EMBEDDED = {"fashion": "Fashion-MNIST: 10,000 training and 2,000 test images of 28x28 in grey, 10 classes"}
+FOLDER = Path(__file__).parent / "embedded"
+
+
+@dc.dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images in memory.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int64 [N].
+        classes: name of each class.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: Labels
+    classes: tuple[str, ...]
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Arrays:
+        """The images at these indices, in their order."""
+        return Arrays(self.images[indices], self.labels[indices], self.classes)
+
+    def image(self, index: int) -> Image.Image:
+        """One image for PIL, "L" or "RGB"."""
+        pixels = self.images[index]
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return int(self.images.shape[3])
+
+
+@dc.dataclass(frozen=True, eq=False)
+class Files:
+    """Images on the disk, read when asked for, as RGB.
+
+    Args:
+        paths: of the images.
+        labels: int64 [N].
+        classes: name of each class.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Labels
+    classes: tuple[str, ...]
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Files:
+        """The images at these indices, in their order."""
+        return Files(tuple(self.paths[index] for index in indices), self.labels[indices], self.classes)
+
+    def image(self, index: int) -> Image.Image:
+        """One image.
+
+        Raises:
+            DataError: it cannot be read; names the file.
+        """
+        try:
+            with Image.open(self.paths[index]) as image:
+                return image.convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"image {self.paths[index]} cannot be read ({type(error).__name__}: {error}); mend or remove it"
+            ) from error
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return 3
+
+
+Source = Arrays | Files
+
+
+def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files:
+    """The images of a folder that has one folder for each class.
+
+    Args:
+        path: the folder.
+        classes: the classes it has to have, in order of their labels; None takes the folders' names, sorted.
+
+    Raises:
+        DataError: no folder, no class, only one, one without images, or other classes than asked for.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"image folder {str(path)!r}: there is no such folder")
+    found = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(found) < 2:
+        raise DataError(
+            f"image folder {str(path)!r} has {len(found)} class folders ({', '.join(found) or 'it is empty'}); "
+            "it needs two or more, each with the images of one class"
+        )
+    if classes is not None and set(found) != set(classes):
+        extra, missing = sorted(set(found) - set(classes)), sorted(set(classes) - set(found))
+        raise DataError(
+            f"image folder {str(path)!r} has other classes than the training data: "
+            f"missing {missing[:4]}, unknown {extra[:4]}"
+        )
+    names = tuple(classes or found)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        images = sorted(file for file in (path / name).rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+        if not images:
+            raise DataError(f"image folder {str(path / name)!r} has no images ({', '.join(IMG_EXTENSIONS)})")
+        paths += images
+        labels += [label] * len(images)
+    return Files(tuple(paths), np.array(labels, np.int64), names)
+
+
+def from_npz(paths: Sequence[str | Path], classes: Sequence[str] | None = None) -> Arrays:
+    """Images and labels of .npz files, one after another.
+
+    Each file holds `images`, uint8 [N, H, W, C] or [N, H, W], and `labels`, integers [N]; `class_names` may be there.
+
+    Args:
+        paths: the files.
+        classes: names of the classes; None takes the files' own, or numbers.
+
+    Raises:
+        DataError: a file is missing, damaged, empty or of another form, its labels have no class, or all have one.
+    """
+    parts = [_read_npz(Path(path)) for path in paths]
+    shapes = {images.shape[1:] for images, _, _ in parts}
+    where = ", ".join(str(path) for path in paths)
+    if len(shapes) > 1:
+        raise DataError(f"{where}: the files' images differ in size: {sorted(shapes)}")
+    images = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
+    labels = np.concatenate([part[1] for part in parts])
+    names = tuple(classes or parts[0][2] or (str(number) for number in range(int(labels.max()) + 1)))
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise DataError(
+            f"{where}: labels range over {labels.min()} to {labels.max()}, but there are {len(names)} classes (0 to "
+            f"{len(names) - 1})"
+        )
+    if len(np.unique(labels)) < 2:
+        raise DataError(f"{where}: all {len(labels)} labels are {labels[0]}; there is only one class to tell apart")
+    return Arrays(images, labels, names)
+
+
+def embedded(name: str, split: str) -> Arrays:
+    """A split, "train" or "test", of an embedded data set.
+
+    Raises:
+        UnknownName: there is no such data set.
+    """
+    if name not in EMBEDDED:
+        raise UnknownName("embedded data set", name, EMBEDDED)
+    return from_npz([FOLDER / f"{name}_{split}.npz"])
+
+
+def _read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], Labels, tuple[str, ...]]:
+    if not path.is_file():
+        raise DataError(f"data file {str(path)!r}: there is no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in ("images", "labels") if key not in archive]
+            if missing:
+                raise DataError(f"{path}: it has no {missing}, only {sorted(archive)}; images and labels are needed")
+            images, labels = archive["images"], archive["labels"]
+            names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive else ()
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as .npz without pickle ({type(error).__name__}: {error})") from error
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{path}: `images` must be uint8 [N, H, W, C] with C of 1 or 3, found {images.dtype} {list(images.shape)}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{path}: `labels` must be integers [{len(images)}], one for each image, found {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    if not len(images):
+        raise DataError(f"{path}: it has no images")
+    return images, labels.astype(np.int64), names

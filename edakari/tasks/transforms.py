@@ -1,0 +1,67 @@
+"""From a PIL image to the network's input, one by one, by torchvision v2 or timm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.data.transforms_factory import create_transform
+from torchvision.transforms import v2 as torchvision_v2
+
+from edakari.errors import UnknownName
+from edakari.tasks.loaders import Pixels
+
+__all__ = ["evaluation_transform", "training_transform"]
+
+Transform = Callable[[Any], torch.Tensor]
+# torchvision's namespace is not typed.
+v2: Any = torchvision_v2
+CROP = 0.875
+SMALL = 64
+
+
+def evaluation_transform(pixels: Pixels) -> Transform:
+    """Resize and cut the middle; images of at most 64 pixels are resized only.
+
+    Args:
+        pixels: size and normalisation.
+    """
+    if pixels.size <= SMALL:
+        return _composed(pixels, v2.Resize((pixels.size, pixels.size), antialias=True))
+    return _composed(pixels, v2.Resize(round(pixels.size / CROP), antialias=True), v2.CenterCrop(pixels.size))
+
+
+def training_transform(pixels: Pixels, augment: str) -> Transform:
+    """What the training split goes through.
+
+    Args:
+        pixels: size, normalisation, and the shift of small images.
+        augment: "none", "light" or "timm".
+
+    Raises:
+        UnknownName: there is no such augmentation.
+    """
+    if augment == "none":
+        return evaluation_transform(pixels)
+    if augment == "timm":
+        make: Any = create_transform
+        size = (pixels.channels, pixels.size, pixels.size)
+        randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
+        transform = make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std)
+        return v2.Compose([v2.Grayscale(pixels.channels) if pixels.channels == 1 else v2.RGB(), transform])
+    if augment != "light":
+        raise UnknownName("augmentation", augment, ("none", "light", "timm"))
+    if pixels.size <= SMALL:
+        resize = v2.Resize((pixels.size, pixels.size), antialias=True)
+        shift = v2.RandomCrop(pixels.size, padding=pixels.pad or None)
+        return _composed(pixels, resize, shift, v2.RandomHorizontalFlip())
+    crop = v2.RandomResizedCrop(pixels.size, scale=(0.35, 1.0), antialias=True)
+    return _composed(pixels, crop, v2.RandomHorizontalFlip())
+
+
+def _composed(pixels: Pixels, *steps: Any) -> Transform:
+    colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
+    numbers = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(pixels.mean, pixels.std))
+    composed: Transform = v2.Compose([colour, *steps, *numbers, v2.ToPureTensor()])
+    return composed
