@@ -39,7 +39,7 @@ class SlimMultiheadAttention(nn.Module):
         self.out_proj.out_features = self.out_proj.weight.shape[0]
         self.train(dense.training)
 
-    def forward(  # noqa: PLR0913 - the signature of nn.MultiheadAttention
+    def forward(
         self,
         query: torch.Tensor,
         key: torch.Tensor,

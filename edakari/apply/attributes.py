@@ -1,8 +1,8 @@
 """Mending what modules remember of their widths: a table from module class to function, and a careful fallback.
 
 A module's forward code reads attributes such as `num_heads` or `groups`. After a cut they must say the new widths.
-The table knows the usual modules. For any other module, an integer attribute that equals the dense extent of exactly
-one thing that changed takes the new extent; `apply` then runs the network on meta tensors, so that a wrong guess is
+The table knows the usual modules. For any other module, an integer attribute that equals the dense extent of just
+one thing that changed (of the kind that its name speaks of) takes the new extent; `apply` then runs the network on meta tensors, so that a wrong guess is
 found and reported, never used.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, Product, extent
-from edakari.core.space import Sizes
+from edakari.core.layout import Layout, Product, axes, extent
+from edakari.core.space import Kind, Sizes
 
 __all__ = ["ATTRIBUTES", "Widths", "attributes", "mended"]
 
@@ -25,7 +25,12 @@ Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 ATTRIBUTES: dict[str, Mend] = {}
 """Class name (of the module or of a base class) to the function that gives its new attributes."""
 
-FACTOR_NAMES = ("heads", "head_dim", "dim_head", "attn_dim", "nhead")
+ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
+    (("attn_dim", "inner_dim", "dim_inner", "all_head_size", "attention_dim"), frozenset({"head", "head_dim"})),
+    (("head_dim", "dim_head", "head_size", "d_head", "key_dim"), frozenset({"head_dim"})),
+    (("heads", "nhead", "n_head"), frozenset({"head"})),
+)
+"""What attributes of such names count: the kinds of the groups that make up their extent."""
 
 
 def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
@@ -57,24 +62,24 @@ class Widths:
     path: str
     sizes: Sizes
 
-    def after(self, name: str, dim: int) -> int:
-        """New length of a dimension of one of the module's parameters."""
-        return int(extent(self.graph.layouts[self._full(name)][dim], self.sizes))
-
     def noted(self, attribute: str, otherwise: int) -> int:
         """New extent of what the trace noted for an attribute of the module."""
         layout = self.graph.attributes.get((self.path, attribute))
         return otherwise if layout is None else int(extent(layout, self.sizes))
 
-    def changed(self, prefix: str = "") -> Iterator[tuple[int, int]]:
-        """Dense and new extent of every dimension, and of every outer or inner part of one, of the parameters that
-        lie directly in the module (or in its child `prefix`)."""
-        start = self._full(prefix) + "." if prefix else self._full("")
+    def parts(self, child: str = "") -> Iterator[Layout]:
+        """The layout of every dimension, and of every outer or inner part of one, of the parameters that lie directly
+        in the module or in one of its children.
+        """
+        start = self._full(child) + "." if self._full(child) else ""
         for name, dims in self.graph.layouts.items():
             if name.startswith(start) and "." not in name[len(start) :]:
                 for dim in dims:
-                    for part in _parts(dim):
-                        yield int(extent(part, {})), int(extent(part, self.sizes))
+                    yield from _parts(dim)
+
+    def kinds(self, layout: Layout) -> frozenset[Kind]:
+        """The kinds of the groups in a layout."""
+        return frozenset(self.graph[axis.group].kind for axis in axes(layout))
 
     def _full(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -83,10 +88,9 @@ class Widths:
 def _parts(dim: Layout) -> Iterator[Layout]:
     yield dim
     if isinstance(dim, Product):
-        yield from dim.parts
-        for cut in range(1, len(dim.parts)):
-            yield Product(dim.parts[:cut])
-            yield Product(dim.parts[cut:])
+        for first in range(len(dim.parts)):
+            for last in range(first + 1, len(dim.parts) + 1):
+                yield Product(dim.parts[first:last])
 
 
 def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
@@ -103,28 +107,54 @@ def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
     return _guessed(module, widths)
 
 
-def _guessed(module: nn.Module, widths: Widths) -> dict[str, Any]:
-    integers = {
+def _guessed(module: nn.Module, widths: Widths) -> dict[str, int | float]:
+    wanted = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, int) and not isinstance(value, bool) and value > 1 and not name.startswith("_")
     }
-    found: dict[str, Any] = {}
-    for prefix in ("", *(name for name, _ in module.named_children())) if integers else ():
-        after: dict[int, set[int]] = {}
-        for before, now in widths.changed(prefix):
-            after.setdefault(before, set()).add(now)
-        for name, value in integers.items():
-            if name not in found and len(after.get(value, ())) == 1:
-                found[name] = next(iter(after[value]))
-    return {name: value for name, value in found.items() if value != integers[name]}
+    found: dict[str, int] = {}
+    for child in ("", *(name for name, _ in module.named_children())) if wanted else ():
+        after: dict[tuple[int, frozenset[Kind]], set[int]] = {}
+        for part in widths.parts(child):
+            kinds = widths.kinds(part)
+            after.setdefault((int(extent(part, {})), kinds), set()).add(int(extent(part, widths.sizes)))
+        for name, value in wanted.items():
+            if name not in found:
+                found.update(_match(name, value, after))
+    changed: dict[str, int | float] = {name: value for name, value in found.items() if value != wanted[name]}
+    return {**changed, **_scales(module, widths)}
+
+
+def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
+    """Attention scales that were computed from the head dimension, for the one that is left."""
+    children = ("", *(name for name, _ in module.named_children()))
+    scales = {name: value for name, value in vars(module).items() if isinstance(value, float)}
+    after = {
+        float(int(extent(part, {})) ** -0.5): float(int(extent(part, widths.sizes)) ** -0.5)
+        for child in (children if scales else ())
+        for part in widths.parts(child)
+        if widths.kinds(part) == {"head_dim"}
+    }
+    return {name: after[value] for name, value in scales.items() if value in after}
+
+
+def _match(name: str, value: int, after: Mapping[tuple[int, frozenset[Kind]], set[int]]) -> dict[str, int]:
+    role = next((kinds for names, kinds in ROLES if any(part in name for part in names)), None)
+    if role is not None:
+        options = after.get((value, role), set())
+    else:
+        options = {
+            now for (before, kinds), sizes in after.items() if before == value and "head" not in kinds for now in sizes
+        }
+    return {name: next(iter(options))} if len(options) == 1 else {}
 
 
 @attributes("_ConvNd")
 def convolution(module: Any, widths: Widths) -> Mapping[str, Any]:
     """Channels and groups follow the weight; a transposed weight has its input channels first."""
     groups = widths.noted("groups", module.groups)
-    first, second = widths.after("weight", 0), widths.after("weight", 1)
+    first, second = module.weight.shape[:2]
     inward, outward = (first, second * groups) if module.transposed else (second * groups, first)
     return {"in_channels": inward, "out_channels": outward, "groups": groups}
 
@@ -132,39 +162,35 @@ def convolution(module: Any, widths: Widths) -> Mapping[str, Any]:
 @attributes(nn.Linear)
 def linear(module: Any, widths: Widths) -> Mapping[str, Any]:
     """Features follow the weight."""
-    return {"in_features": widths.after("weight", 1), "out_features": widths.after("weight", 0)}
+    return {"in_features": module.weight.shape[1], "out_features": module.weight.shape[0]}
 
 
 @attributes(nn.Embedding)
 def embedding(module: Any, widths: Widths) -> Mapping[str, Any]:
     """Rows and width follow the weight."""
-    return {"num_embeddings": widths.after("weight", 0), "embedding_dim": widths.after("weight", 1)}
+    return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
 
 
 @attributes("_NormBase")
 def batch_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
     """The number of features follows any tensor there is."""
-    for name in ("weight", "running_mean"):
-        if getattr(module, name, None) is not None:
-            return {"num_features": widths.after(name, 0)}
+    for tensor in (module.weight, module.running_mean):
+        if tensor is not None:
+            return {"num_features": tensor.shape[0]}
     return {}
 
 
 @attributes(nn.LayerNorm, nn.RMSNorm)
 def layer_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """The normalised shape follows the scale."""
-    if module.weight is None:
-        return _noted_shape(module, widths)
-    return {"normalized_shape": tuple(widths.after("weight", dim) for dim in range(module.weight.dim()))}
-
-
-def _noted_shape(module: Any, widths: Widths) -> Mapping[str, Any]:
-    shape = tuple(widths.noted(f"normalized_shape[{i}]", n) for i, n in enumerate(module.normalized_shape))
-    return {"normalized_shape": shape}
+    """The normalised shape follows the scale, or what the trace saw where there is none."""
+    if module.weight is not None:
+        return {"normalized_shape": tuple(module.weight.shape)}
+    dense = module.normalized_shape
+    return {"normalized_shape": tuple(widths.noted(f"normalized_shape.{i}", n) for i, n in enumerate(dense))}
 
 
 @attributes(nn.GroupNorm)
 def group_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """Channels follow the scale; whole groups of channels may have gone."""
-    channels = widths.after("weight", 0) if module.affine else module.num_channels
+    """Channels follow the scale, or what the trace saw; whole groups of channels may have gone."""
+    channels = module.weight.shape[0] if module.affine else widths.noted("num_channels", module.num_channels)
     return {"num_channels": channels, "num_groups": widths.noted("num_groups", module.num_groups)}

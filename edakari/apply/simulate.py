@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -80,13 +79,22 @@ class Reads:
         }
         names = {id(tensor): name for name, tensor in stored.items()}
         self.flow = Flow(dims, names, RULES, FUNCTIONS)
-        self.rescale = False
+        self.graph = graph
+        self.scales: dict[float, float] = {}
 
     def kept(self, dim: Expression) -> torch.Tensor | None:
         """Which positions of a dimension are kept, bool [positions]; None where all are."""
         if not any(axis.group in self.masks for axis in axes.leaves(dim)):
             return None
         return torch.from_numpy(layouts.kept(_layout(dim), self.masks))
+
+    def scaled_by_width(self, x: torch.Tensor) -> None:
+        """Note what attention's scale becomes with the head dimensions that a tensor has left."""
+        kinds = {self.graph[axis.group].kind for axis in axes.leaves(self.flow.dims(x)[-1])}
+        keep = self.gone(x, [-1]).get(x.dim() - 1)
+        if keep is not None and kinds == {"head_dim"}:
+            for power in (-0.5, -0.25, 0.5, 0.25):
+                self.scales[float(x.shape[-1] ** power)] = float(int(keep.sum()) ** power)
 
     def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
         """A tensor with the positions that are gone along some dimensions filled."""
@@ -137,12 +145,19 @@ def _last(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
 
 
 def _product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    keep = reads.gone(args[0], [-1])
-    left = reads.masked(args[0], [-1])
-    if keep and reads.rescale and args[0].dim() == 3:
-        # nn.MultiheadAttention scales by the head dimension that it has, and the pruned one has fewer
-        left = left * math.sqrt(args[0].shape[-1] / int(next(iter(keep.values())).sum()))
-    return func(left, *args[1:], **kwargs)
+    reads.scaled_by_width(args[0])
+    return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
+
+
+def _scaled(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    # attention written by hand scales by the width of a head, which the pruned network has less of
+    x, factor = args[:2]
+    value = factor.item() if isinstance(factor, torch.Tensor) and factor.dim() == 0 else factor
+    if not isinstance(value, float) or not isinstance(x, torch.Tensor) or x.dim() == 0:
+        return func(*args, **kwargs)
+    reads.scaled_by_width(x)
+    close = [now for before, now in reads.scales.items() if math.isclose(before, value, rel_tol=1e-12)]
+    return func(x, close[0] if close else factor, *args[2:], **kwargs)
 
 
 def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -150,8 +165,7 @@ def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping
 
 
 def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    given = dict(zip(("query", "key", "value"), args, strict=False))
-    q = given.get("query", kwargs.get("query"))
+    q = args[0] if args else kwargs["query"]
     keep = reads.gone(q, [-1])
     if not keep:
         return func(*args, **kwargs)
@@ -259,6 +273,14 @@ def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     return (out if bias is None else out + bias.view(shape)), mean.flatten(1), rstd.flatten(1)
 
 
+def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    direction, length = args[:2]
+    along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    over = [position for position in range(direction.dim()) if position != along]
+    norm = torch.linalg.vector_norm(reads.masked(direction, over), dim=over, keepdim=True)
+    return direction * (length / norm), norm
+
+
 READS: dict[str, Read] = {
     "aten.convolution": _input,
     "aten._convolution": _input,
@@ -276,6 +298,9 @@ READS: dict[str, Read] = {
     "aten._scaled_dot_product_flash_attention": _attention,
     "aten._scaled_dot_product_efficient_attention": _attention,
     "aten._scaled_dot_product_cudnn_attention": _attention,
+    "aten.mul": _scaled,
+    "aten.mul_": _scaled,
+    "aten.div": _scaled,
     "aten._softmax": _softmax,
     "aten._safe_softmax": _softmax,
     "aten._log_softmax": _softmax,
@@ -292,6 +317,7 @@ READS: dict[str, Read] = {
     "aten.native_layer_norm": _layer_norm,
     "aten._fused_rms_norm": _rms_norm,
     "aten.native_group_norm": _group_norm,
+    "aten._weight_norm_interface": _weight_norm,
 }
 """Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""
 
@@ -304,12 +330,6 @@ class _FunctionMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         flow = self.reads.flow
-        if func is F.multi_head_attention_forward:
-            self.reads.rescale = True
-            try:
-                return func(*args, **kwargs)
-            finally:
-                self.reads.rescale = False
         known = flow.functions.get(func)
         if known is None:
             return func(*args, **kwargs)

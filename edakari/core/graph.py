@@ -76,6 +76,7 @@ class Graph:
     Args:
         groups: what can be sized, in order of first use.
         layouts: for each parameter and buffer, the layout of each of its dimensions.
+        parameters: the names among them that are parameters.
         operators: the calls of the traced forward pass, in order.
         calls: the module calls of the traced forward pass, in order.
         refused: what cannot be sized, and why.
@@ -86,6 +87,7 @@ class Graph:
 
     groups: tuple[Group, ...]
     layouts: Mapping[str, tuple[Layout, ...]]
+    parameters: tuple[str, ...]
     operators: tuple[Operator, ...]
     calls: tuple[ModuleCall, ...]
     refused: tuple[Refusal, ...]

@@ -50,6 +50,7 @@ class Axis:
     Args:
         size: number of positions, at least 2.
         kinds: what operators learned of it, such as "head".
+        group: name of the group that it is known to be; it never takes another axis' place.
     """
 
     __slots__ = ("group", "kinds", "pinned", "size", "value")
@@ -262,7 +263,7 @@ def unify(left: Expression, right: Expression, reason: str) -> None:
     if isinstance(left, int) or isinstance(right, int) or size(left) != size(right):
         pin(left, reason)
         pin(right, reason)
-    elif isinstance(left, Axis):
+    elif isinstance(left, Axis) and not (left.group and isinstance(right, Axis) and not right.group):
         _refine(left, right, reason)
     elif isinstance(right, Axis):
         _refine(right, left, reason)

@@ -212,7 +212,7 @@ class Flow:
     def _described(self, tree: Any) -> list[Dims]:
         tensors = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
         return [
-            getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
+            self.stored.get(id(tensor)) or getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
             for tensor in tensors
             if isinstance(tensor, torch.Tensor)
         ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from edakari.core import layout as layouts
 from edakari.core.graph import Graph, InputSpec, ModuleCall, Operator, Refusal
@@ -19,18 +20,22 @@ __all__ = ["finish"]
 KINDS: tuple[Kind, ...] = ("head", "head_dim", "group")
 
 
-def finish(flow: Flow, stored: Mapping[str, Dims], inputs: InputSpec) -> Graph:
+def finish(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str], inputs: InputSpec) -> Graph:
     """Freeze a flow into a graph.
 
     Args:
         flow: after the forward pass, outputs pinned.
         stored: dimensions of every parameter and buffer by name, in the network's own order.
+        parameters: the names among them that are parameters.
         inputs: the example that was traced.
     """
     for name, dims in stored.items():
         if name not in flow.read:
             for dim in dims:
                 axes.pin(dim, "not used in the forward pass that was traced")
+    for axis, members in _owners(stored).items():
+        if all(position == 1 for name, position, _ in members if name in parameters):
+            axes.pin(axis, "its values are constants, not made by weights")
     named = _named(stored)
     freeze = _Freezer({axis: group.name for axis, group in named.items()})
     frozen = {name: tuple(freeze(dim) for dim in dims) for name, dims in stored.items()}
@@ -51,6 +56,7 @@ def finish(flow: Flow, stored: Mapping[str, Dims], inputs: InputSpec) -> Graph:
     return Graph(
         groups=tuple(named.values()),
         layouts=frozen,
+        parameters=tuple(name for name in stored if name in parameters),
         operators=operators,
         calls=calls,
         refused=tuple(_refusals(stored)),
@@ -95,20 +101,25 @@ class _Freezer:
         return layouts.Product(parts) if isinstance(resolved, axes.Product) else layouts.Concat(parts)
 
 
-def _named(stored: Mapping[str, Dims]) -> dict[Axis, Group]:
+def _owners(stored: Mapping[str, Dims]) -> dict[Axis, list[tuple[str, int, int]]]:
     owners: dict[Axis, list[tuple[str, int, int]]] = {}
     for name, dims in stored.items():
         for position, dim in enumerate(dims):
             for axis in axes.leaves(dim):
                 owners.setdefault(axis, []).append((name, position, len(dims)))
+    return owners
+
+
+def _named(stored: Mapping[str, Dims]) -> dict[Axis, Group]:
+    owners = _owners(stored)
     has_heads = any("head_dim" in axis.kinds for axis in owners)
     kinds = {axis: _kind(axis, members, has_heads) for axis, members in owners.items()}
     bases = {axis: _base(members) for axis, members in owners.items()}
-    shared = {base for base in bases.values() if list(bases.values()).count(base) > 1}
+    counts = collections.Counter(bases.values())
     taken: dict[str, int] = {}
     groups: dict[Axis, Group] = {}
     for axis, base in bases.items():
-        name = f"{base}:{kinds[axis]}" if base in shared else base
+        name = f"{base}:{kinds[axis]}" if counts[base] > 1 else base
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
@@ -118,7 +129,8 @@ def _named(stored: Mapping[str, Dims]) -> dict[Axis, Group]:
 
 def _base(members: list[tuple[str, int, int]]) -> str:
     producers = [name for name, position, count in members if position == 0 and count > 1]
-    path, _, last = (producers or [members[0][0]])[0].rpartition(".")
+    weights = [name for name in producers if name.endswith("weight")]
+    path, _, last = (weights or producers or [members[0][0]])[0].rpartition(".")
     # a fused projection keeps its own name apart from the module's other weights
     return f"{path}.{last.removesuffix('_weight')}" if path and last.endswith("_weight") else path or last
 

@@ -121,27 +121,15 @@ def batch_norm(flow: Flow, call: Call) -> list[Dims]:
     return [list(x), *([channels] if list(o.shape) == [size(channels)] else list(o.shape) for o in call.out[1:])]
 
 
-@rule("aten.native_layer_norm", "aten.layer_norm")
+@rule("aten.native_layer_norm", "aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
 def layer_norm(flow: Flow, call: Call) -> list[Dims] | Dims:
-    """The last dimensions meet scale and shift; their mean and variance mix them."""
+    """The last dimensions meet scale and shift (a root mean square norm has no shift); their statistics mix them."""
     x = flow.dims(call.args[0])
-    normalized = len(call.args[1])
-    _norm_parameters(flow, x[-normalized:], call.args[2:4])
-    for dim in x[-normalized:]:
+    normalized = x[-len(call.args[1]) :]
+    _norm_parameters(flow, normalized, call.args[2:4])
+    for position, dim in enumerate(normalized):
         flow.mark(dim, "normalized")
-    if not isinstance(call.out, tuple | list):
-        return list(x)
-    return [list(x), *(list(o.shape) for o in call.out[1:])]
-
-
-@rule("aten.rms_norm", "aten._fused_rms_norm")
-def rms_norm(flow: Flow, call: Call) -> list[Dims] | Dims:
-    """As a layer norm, with the scale only."""
-    x = flow.dims(call.args[0])
-    normalized = len(call.args[1])
-    _norm_parameters(flow, x[-normalized:], call.args[2:3])
-    for dim in x[-normalized:]:
-        flow.mark(dim, "normalized")
+        flow.note(f"normalized_shape.{position}", dim)
     if not isinstance(call.out, tuple | list):
         return list(x)
     return [list(x), *(list(o.shape) for o in call.out[1:])]
@@ -166,5 +154,15 @@ def group_norm(flow: Flow, call: Call) -> list[Dims]:
         flow.mark(group, "group")
     elif groups > 1:
         flow.note("num_groups", x[1])
+    flow.note("num_channels", x[1])
     _norm_parameters(flow, [x[1]], call.args[1:3])
     return [list(x), *(list(o.shape) for o in call.out[1:])]
+
+
+@rule("aten._weight_norm_interface")
+def weight_norm(flow: Flow, call: Call) -> list[Dims]:
+    """Direction and length of a weight meet in the dimension that has lengths; the norm mixes the others."""
+    direction, length = flow.dims(call.args[0]), flow.dims(call.args[1])
+    along = call.arg(2, "dim", 0)
+    flow.unify(direction[along], length[along])
+    return [list(direction), list(length)]

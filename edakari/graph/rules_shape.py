@@ -188,7 +188,9 @@ def index(flow: Flow, call: Call) -> Dims:
     position = 0
     for entry in indices:
         width = entry.dim() if entry is not None and entry.dtype in (torch.bool, torch.uint8) else 1
-        used.extend(range(position, position + width) if entry is not None else ())
+        if entry is not None:
+            used.extend(range(position, position + width))
+            flow.pin(*flow.dims(entry), why="its entries are positions of another tensor")
         position += width
     for place in used:
         flow.pin(dims[place], why="looked up by number")
@@ -205,6 +207,8 @@ def reorder(flow: Flow, call: Call) -> Dims | list[Dims]:
     """Positions of some dimensions change places: these stay whole."""
     dims = flow.dims(call.args[0])
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
+    for other in call.tensors()[1:]:
+        flow.pin(*flow.dims(other), why="its entries are positions of another tensor")
     for position in _reordered(call, len(dims)):
         flow.pin(dims[position], why="its positions change places")
         dims = _replaced(dims, position, int(first.shape[position]))

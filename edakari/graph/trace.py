@@ -50,7 +50,7 @@ def trace(model: nn.Module, example: Any) -> Graph:
         outputs = call(shadow, tree_map(_to_meta, example))
     _pin_outputs(flow, outputs)
     tie(shadow, dims)
-    graph = finish(flow, dims, spec_of_inputs(example))
+    graph = finish(flow, dims, dict(shadow.named_parameters()), spec_of_inputs(example))
     _SEEN.setdefault(model, []).append(graph)
     return graph
 
