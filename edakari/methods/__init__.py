@@ -1,1 +1,17 @@
-"""One pruning method a file."""
+"""Pruning methods: one paper, one file; importing this package makes all of them known."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+
+from edakari.methods.allocate import ALLOCATORS, allocate, allocator_named
+from edakari.methods.steps import prune_by
+
+__all__ = ["ALLOCATORS", "allocate", "allocator_named", "prune_by"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+for _entry in importlib.metadata.entry_points(group="edakari.methods"):
+    _entry.load()

@@ -1,0 +1,153 @@
+"""The baselines: score by a criterion, allocate the budget, cut."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from typing import Any, ClassVar, Literal
+
+from edakari.core.method import Job, Outcome, register
+from edakari.core.plan import KeepChannels
+from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor
+from edakari.methods.allocate import AllocatorName
+from edakari.methods.steps import prune_by
+
+__all__ = [
+    "BatchNormScalePruning",
+    "GeometricMedianPruning",
+    "MagnitudePruning",
+    "RandomPruning",
+    "TaylorPruning",
+]
+
+CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
+
+
+@register("magnitude")
+@dc.dataclass(frozen=True, kw_only=True)
+class MagnitudePruning:
+    """Remove the coordinates of smallest weights.
+
+    Args:
+        steps: cuts on the way to the budget; 1 is one-shot.
+        recover_epochs: epochs of training after each cut but the last.
+        recover_lr: peak learning rate of that training.
+        allocator: who spends the budget on groups.
+        p: order of the norm.
+    """
+
+    paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
+    emits: ClassVar[frozenset[type[Any]]] = CHANNELS
+
+    steps: int = 1
+    recover_epochs: int = 0
+    recover_lr: float = 0.01
+    allocator: AllocatorName = "threshold"
+    p: Literal[1, 2] = 2
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        return prune_by("magnitude", Magnitude(p=self.p), self, job)
+
+
+@register("bn_scale")
+@dc.dataclass(frozen=True, kw_only=True)
+class BatchNormScalePruning:
+    """Remove the coordinates of smallest batch-normalisation scales.
+
+    Args:
+        steps: cuts on the way to the budget; 1 is one-shot.
+        recover_epochs: epochs of training after each cut but the last.
+        recover_lr: peak learning rate of that training.
+        allocator: who spends the budget on groups.
+    """
+
+    paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
+    emits: ClassVar[frozenset[type[Any]]] = CHANNELS
+
+    steps: int = 1
+    recover_epochs: int = 0
+    recover_lr: float = 0.01
+    allocator: AllocatorName = "threshold"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        return prune_by("bn_scale", BatchNormScale(), self, job)
+
+
+@register("fpgm")
+@dc.dataclass(frozen=True, kw_only=True)
+class GeometricMedianPruning:
+    """Remove the coordinates nearest to the geometric median of their group.
+
+    Args:
+        steps: cuts on the way to the budget; 1 is one-shot.
+        recover_epochs: epochs of training after each cut but the last.
+        recover_lr: peak learning rate of that training.
+        allocator: who spends the budget on groups.
+    """
+
+    paper: ClassVar[str] = (
+        "He et al., Filter Pruning via Geometric Median for Deep Neural Networks Acceleration, CVPR 2019"
+    )
+    emits: ClassVar[frozenset[type[Any]]] = CHANNELS
+
+    steps: int = 1
+    recover_epochs: int = 0
+    recover_lr: float = 0.01
+    allocator: AllocatorName = "threshold"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        return prune_by("fpgm", GeometricMedian(), self, job)
+
+
+@register("taylor")
+@dc.dataclass(frozen=True, kw_only=True)
+class TaylorPruning:
+    """Remove the coordinates whose removal changes the loss least, to first order.
+
+    Args:
+        steps: cuts on the way to the budget; 1 is one-shot.
+        recover_epochs: epochs of training after each cut but the last.
+        recover_lr: peak learning rate of that training.
+        allocator: who spends the budget on groups.
+        batches: most batches of the search split that gradients are taken on, per rank.
+    """
+
+    paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
+    emits: ClassVar[frozenset[type[Any]]] = CHANNELS
+
+    steps: int = 1
+    recover_epochs: int = 0
+    recover_lr: float = 0.01
+    allocator: AllocatorName = "threshold"
+    batches: int = 16
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        return prune_by("taylor", Taylor(limit=self.batches), self, job)
+
+
+@register("random")
+@dc.dataclass(frozen=True, kw_only=True)
+class RandomPruning:
+    """Remove coordinates by chance.
+
+    Args:
+        steps: cuts on the way to the budget; 1 is one-shot.
+        recover_epochs: epochs of training after each cut but the last.
+        recover_lr: peak learning rate of that training.
+        allocator: who spends the budget on groups.
+    """
+
+    paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, WACV 2018"
+    emits: ClassVar[frozenset[type[Any]]] = CHANNELS
+
+    steps: int = 1
+    recover_epochs: int = 0
+    recover_lr: float = 0.01
+    allocator: AllocatorName = "threshold"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        return prune_by("random", Random(job.seed), self, job)

@@ -1,0 +1,112 @@
+"""Score, allocate, cut: in one step, or in several with training between them."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from edakari.apply import apply
+from edakari.core.budget import Budget, Term
+from edakari.core.graph import Graph
+from edakari.core.method import Job, Outcome
+from edakari.core.plan import Plan
+from edakari.core.protocols import Batch, Criterion, Schedule
+from edakari.core.space import Group
+from edakari.cost import dense
+from edakari.errors import EdakariError
+from edakari.graph import trace
+from edakari.methods.allocate import AllocatorName, allocate, allocator_named
+
+__all__ = ["Stepwise", "prune_by"]
+
+
+class Stepwise(Protocol):
+    """The settings that all methods of score, allocate, cut share."""
+
+    @property
+    def steps(self) -> int:
+        """Cuts on the way to the budget; 1 is one-shot."""
+
+    @property
+    def recover_epochs(self) -> int:
+        """Epochs of training after each cut but the last, which the fine-tuning follows."""
+
+    @property
+    def recover_lr(self) -> float:
+        """Peak learning rate of that training."""
+
+    @property
+    def allocator(self) -> AllocatorName:
+        """Who spends the budget on groups."""
+
+
+def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> Outcome:
+    """Prune by a criterion.
+
+    With k steps, step i cuts to dense·(limit/dense)^(i/k), the same share at every step; the cut network is traced
+    and scored again, and the plans are joined.
+
+    Args:
+        name: of the method, noted in the plan.
+        criterion: scores the groups of the network as it is at a step.
+        settings: how many steps, what lies between them, who allocates.
+        job: network, budget and data.
+
+    Raises:
+        EdakariError: a setting is out of range.
+        InfeasibleBudget: the budget lies below what the groups can reach.
+    """
+    if settings.steps < 1 or settings.recover_epochs < 0:
+        raise EdakariError(
+            f"method {name!r} needs steps >= 1 and recover_epochs >= 0, but got steps={settings.steps}, "
+            f"recover_epochs={settings.recover_epochs}"
+        )
+    allocator = allocator_named(settings.allocator)
+    whole = dense(job.graph)
+    model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
+    for step in range(1, settings.steps + 1):
+        if step > 1:
+            if settings.recover_epochs:
+                job.fit(
+                    model,
+                    lambda network, batch: job.task.loss(job.task.outputs(network, batch), batch),
+                    Schedule(epochs=settings.recover_epochs, lr=settings.recover_lr),
+                )
+            graph = trace(model, job.task.example())
+        scores = criterion.score(model, graph, _Lazily(job), job.task)
+        budget = _towards(job.budget, whole, step / settings.steps)
+        cut = allocate(graph, scores, budget, allocator, _carried(graph, job.groups))
+        plan = plan.then(dc.replace(cut, method=name))
+        model = apply(cut, model)
+        job.log(f"step {step}", dense(trace(model, job.task.example())))
+    return Outcome(plan, model)
+
+
+@dc.dataclass(frozen=True)
+class _Lazily:
+    """The search split, which is opened only by a criterion that reads it."""
+
+    job: Job
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.job.task.batches("search"))
+
+
+def _towards(budget: Budget, whole: Mapping[str, float], part: float) -> Budget:
+    """The budget a part of the way from the dense network, in figures."""
+    terms = []
+    for term in budget.absolute(whole).terms:
+        cost = max(whole[term.cost], term.limit)
+        terms.append(Term(term.cost, cost * (term.limit / cost) ** part if part < 1 else term.limit, False))
+    return Budget(tuple(terms))
+
+
+def _carried(graph: Graph, groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The groups of a graph that may be cut, with the legal sizes that they had at first."""
+    first = {group.name: group for group in groups}
+    return tuple(
+        dc.replace(group, step=first[group.name].step, least=min(first[group.name].least, group.size))
+        for group in graph.groups
+        if group.name in first
+    )

@@ -1,0 +1,49 @@
+"""Plans made by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edakari.core.graph import Graph
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.space import Group, legal_sizes
+from edakari.errors import PlanError
+
+__all__ = ["random_plan"]
+
+
+def random_plan(
+    graph: Graph,
+    keep: float | tuple[float, float] = 0.5,
+    seed: int = 0,
+    groups: Sequence[Group] | None = None,
+) -> Plan:
+    """A plan that keeps random coordinates of each group.
+
+    Args:
+        graph: of the network.
+        keep: share of each group that is kept, or a range from which each group draws its own.
+        seed: equal seeds give equal plans.
+        groups: the groups to cut, with their legal sizes; None is all of the graph's.
+
+    Returns:
+        One edit per group that does not stay whole; sizes are the nearest legal ones.
+
+    Raises:
+        PlanError: a share does not lie above 0 and at most at 1.
+    """
+    low, high = keep if isinstance(keep, tuple) else (keep, keep)
+    if not 0 < low <= high <= 1:
+        raise PlanError(f"the share to keep must lie above 0 and at most at 1, but got {keep!r}")
+    rng = np.random.default_rng(seed)
+    edits = []
+    for group in graph.groups if groups is None else groups:
+        wanted = group.size * rng.uniform(low, high)
+        legal = np.array(legal_sizes(group))
+        size = int(legal[np.abs(legal - wanted).argmin()])
+        order = rng.permutation(group.size)
+        if size < group.size:
+            edits.append(KeepChannels(group.name, tuple(np.sort(order[:size]).tolist())))
+    return Plan(tuple(edits), graph.fingerprint, graph.inputs, "random_plan")

@@ -1,0 +1,82 @@
+"""Reading budgets, and what a wrong one gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from edakari.core.budget import Budget, Limits, Term
+from edakari.core.space import Group, dense_sizes, legal_sizes, limited
+from edakari.errors import BudgetError, UnknownName, nearest
+from edakari.testing.costs import ProductCost
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("macs<=50%", [Term("macs", 0.5, True)]),
+        ("MACs <= 2.1G, params<8M", [Term("macs", 2.1e9, False), Term("params", 8e6, False)]),
+        ("activations<=1e6", [Term("activations", 1e6, False)]),
+        ("params<=.5k", [Term("params", 500.0, False)]),
+        ("macs<=100%", [Term("macs", 1.0, True)]),
+    ],
+)
+def test_good_budgets(text: str, terms: list[Term]) -> None:
+    budget = Budget.parse(text)
+    assert [(t.cost, t.relative) for t in budget.terms] == [(t.cost, t.relative) for t in terms]
+    assert [t.limit for t in budget.terms] == pytest.approx([t.limit for t in terms])
+    assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "  ", "50%", "macs", "macs=50%", "macs<=", "macs<=0%", "macs<=101%", "macs<=0", "macs<=-1", "macs<=nan",
+     "macs<=2X", "macs<=1G,", "macs<=1G, macs<=2G", "macs>=5", None, 0.5],
+)  # fmt: skip
+def test_bad_budgets(text: str) -> None:
+    with pytest.raises(BudgetError):
+        Budget.parse(text)
+
+
+def test_an_unknown_cost_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'params'"):
+        Budget.parse("param<=50%")
+
+
+def test_absolute_turns_shares_into_figures() -> None:
+    budget = Budget.parse("macs<=25%, params<=8M").absolute({"macs": 400.0, "params": 1e9})
+    assert budget.terms == (Term("macs", 100.0, False), Term("params", 8e6, False))
+
+
+def test_excess_is_the_worst_overrun() -> None:
+    macs = ProductCost({"a": 4, "b": 5}, ((1.0, ("a", "b")),))
+    params = ProductCost({"a": 4, "b": 5}, ((1.0, ("a",)),), "params", "parameter")
+    limits = Limits(((macs, 10.0), (params, 8.0)))
+    assert limits.excess({}) == pytest.approx(1.0)
+    assert limits.excess({"b": 2}) == pytest.approx(-0.2)
+    assert "macs 20 of 10 MAC" in limits.describe({})
+
+
+@pytest.mark.parametrize(
+    ("group", "sizes"),
+    [
+        (Group("g", "channel", 5), (1, 2, 3, 4, 5)),
+        (Group("g", "channel", 20, step=8), (8, 16, 20)),
+        (Group("g", "channel", 32, step=8, least=9), (16, 24, 32)),
+        (Group("g", "channel", 6, step=8), (6,)),
+        (Group("g", "channel", 6, least=6), (6,)),
+    ],
+)
+def test_legal_sizes(group: Group, sizes: tuple[int, ...]) -> None:
+    assert legal_sizes(group) == sizes
+
+
+def test_limited_rounds_widths_but_not_heads() -> None:
+    wide, heads = limited([Group("w", "hidden", 100), Group("h", "head", 12)], step=8, least=0.25)
+    assert (wide.step, wide.least) == (8, 25)
+    assert (heads.step, heads.least) == (1, 3)
+    assert dense_sizes([wide, heads]) == {"w": 100, "h": 12}
+
+
+def test_nearest_finds_typing_errors_only() -> None:
+    assert nearest("magnitud", ["magnitude", "taylor"]) == "magnitude"
+    assert nearest("xyz", ["magnitude", "taylor"]) is None
