@@ -81,7 +81,8 @@ class SlimMultiheadAttention(nn.Module):
         return [F.linear(x, w, b) for x, w, b in zip(inputs, kernels, biases, strict=True)]
 
     def _heads(self, x_BNC: torch.Tensor) -> torch.Tensor:
-        return x_BNC.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        split: torch.Tensor = x_BNC.unflatten(-1, (self.num_heads, -1))
+        return split.transpose(1, 2)
 
     def _explicit(
         self, q_BHND: torch.Tensor, k_BHMD: torch.Tensor, v_BHMD: torch.Tensor, mask: torch.Tensor | None

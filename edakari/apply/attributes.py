@@ -1,9 +1,9 @@
 """Mending what modules remember of their widths: a table from module class to function, and a careful fallback.
 
 A module's forward code reads attributes such as `num_heads` or `groups`. After a cut they must say the new widths.
-The table knows the usual modules. For any other module, an integer attribute that equals the dense extent of just
-one thing that changed (of the kind that its name speaks of) takes the new extent; `apply` then runs the network on meta tensors, so that a wrong guess is
-found and reported, never used.
+The table knows the usual modules. For any other module, an integer attribute that equals the dense extent of just one
+thing that changed (of the kind that its name speaks of) takes the new extent; `apply` then runs the network on meta
+tensors, so that a wrong guess is found and reported, never used.
 """
 
 from __future__ import annotations

@@ -139,8 +139,9 @@ def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
         call(shadow, example_of(graph.inputs))
     except ModelError as error:
         raise PlanError(
-            f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. Its "
-            "code holds a width that edakari does not know of: tell it by @edakari.attributes, or leave its groups out."
+            f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. "
+            "Its code holds a width that edakari does not know of: tell it by @edakari.apply.attributes, or leave its "
+            "groups out."
         ) from error
 
 
@@ -181,5 +182,6 @@ class _ShapeWatch:
         if found != wanted:
             raise PlanError(
                 f"module {path or 'the network itself'!r} has {side} of shape {found} after the cut, where the plan "
-                f"says {wanted}. Its code, or that of what comes before it, holds a width that edakari does not know of."
+                f"says {wanted}. Its code, or that of what comes before it, holds a width that edakari does not know "
+                "of: tell it by @edakari.apply.attributes, or leave its groups out."
             )

@@ -124,7 +124,7 @@ class Task(Protocol):
         """An input of batch size 1, with the right shape and dtype."""
 
     def batches(self, split: Split) -> Iterable[Batch]:
-        """Batches of a split; each pass over it is one epoch. "search" is a part of the training data, never of "val"."""
+        """Batches of a split; one pass is one epoch. "search" is a part of the training data, never of "val"."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """The network's outputs for a batch."""

@@ -20,7 +20,14 @@ __all__ = ["Count", "activations", "macs", "params", "uncounted"]
 Term = tuple[int, tuple[Layout, ...]]
 
 FREE = frozenset(
-    ["view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "repeat", "cat", "stack", "split", "split_with_sizes", "slice", "select", "unbind", "index", "index_select", "gather", "clone", "detach", "alias", "copy_", "flip", "roll", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "new_empty", "empty", "empty_like", "zeros_like", "ones_like", "arange", "constant_pad_nd", "as_strided", "as_strided_", "fill_", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "im2col", "embedding", "lift_fresh", "_to_copy", "linspace", "scalar_tensor", "unfold", "tril", "triu", "eq", "ne", "lt", "le", "gt", "ge", "where", "masked_fill", "masked_fill_"]
+    """
+    view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand repeat cat stack
+    split split_with_sizes slice select unbind index index_select gather clone detach alias copy_ flip roll
+    zeros ones full new_zeros new_ones new_full new_empty empty empty_like zeros_like ones_like arange
+    constant_pad_nd as_strided as_strided_ fill_ pixel_shuffle pixel_unshuffle channel_shuffle
+    native_channel_shuffle im2col embedding lift_fresh _to_copy linspace scalar_tensor unfold tril triu eq ne
+    lt le gt ge where masked_fill masked_fill_
+    """.split()
 )
 """Operators that only move or make values."""
 
@@ -87,7 +94,7 @@ def params(graph: Graph) -> Count:
 
 
 def activations(graph: Graph) -> Count:
-    """Number of values that convolutions, linear layers, matrix products and attention write, for the traced example."""
+    """Values that convolutions, linear layers, matrix products and attention write, for the traced example."""
     return Count(
         "activations", "value", tuple((1, operator.outputs[0]) for operator in graph.operators if operator.macs)
     )

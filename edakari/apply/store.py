@@ -1,0 +1,123 @@
+"""A pruned network in a folder: the plan and how to build the dense network as JSON, the weights as safetensors."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from edakari.apply.surgery import apply
+from edakari.core.files import replacing, write_json, write_text
+from edakari.core.plan import Plan
+from edakari.errors import PlanError, RunFolderError, WeightsError
+from edakari.models import ModelSpec, build, load_weights, read_weights, spec_of
+
+__all__ = ["load", "load_plan", "save"]
+
+PLAN, WEIGHTS, NETWORK = "plan.json", "weights.safetensors", "network.json"
+VERSION = 1
+
+
+def save(model: nn.Module, plan: Plan, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a pruned network.
+
+    Args:
+        model: what `apply(plan, dense)` gave, perhaps trained since.
+        plan: that it was pruned by.
+        folder: made if it is not there; holds plan.json, weights.safetensors and network.json afterwards.
+        overwrite: whether a network that is already there may go.
+
+    Raises:
+        RunFolderError: the folder holds a network already, or the disk is full.
+    """
+    folder = Path(folder)
+    if (folder / NETWORK).exists() and not overwrite:
+        raise RunFolderError(f"{folder} holds a pruned network already; choose another folder, or pass overwrite=True")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_text(folder / PLAN, plan.to_json() + "\n")
+    spec = spec_of(model)
+    content = {
+        "version": VERSION,
+        "model": None if spec is None else {"name": spec.name, "options": dict(spec.options)},
+        "plan": plan.digest(),
+        "weights": _digest(folder / WEIGHTS),
+    }
+    # written last: a folder without it is not a network
+    write_json(folder / NETWORK, content)
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Read a pruned network.
+
+    Args:
+        folder: that `save` wrote.
+        model: the dense network; needed where `edakari.models.build` did not make it. Its weights do not matter.
+
+    Returns:
+        The pruned network in evaluation mode, on the CPU (or where `model` is).
+
+    Raises:
+        RunFolderError: the folder holds no such network, or a file is damaged.
+        PlanError: the plan was made for another network.
+        WeightsError: the weights are damaged or do not fit.
+    """
+    folder = Path(folder)
+    content = _network(folder)
+    plan = load_plan(folder)
+    if plan.digest() != content["plan"]:
+        raise PlanError(f"{folder / PLAN} is not the plan that was saved with the network; was it edited?")
+    if _digest(folder / WEIGHTS) != content["weights"]:
+        raise WeightsError(f"{folder / WEIGHTS} are not the weights that were saved; was the file damaged or replaced?")
+    small = apply(plan, _dense(folder, content) if model is None else model)
+    load_weights(small, read_weights(folder / WEIGHTS), repr(str(folder / WEIGHTS)))
+    return small.eval()
+
+
+def load_plan(folder: str | Path) -> Plan:
+    """The plan in a folder.
+
+    Raises:
+        RunFolderError: there is none.
+        PlanError: it cannot be read.
+    """
+    path = Path(folder) / PLAN
+    if not path.is_file():
+        raise RunFolderError(f"there is no plan in {path.parent}: {path.name} is missing")
+    return Plan.from_json(path.read_text(encoding="utf-8"))
+
+
+def _network(folder: Path) -> dict[str, Any]:
+    path = folder / NETWORK
+    for name in (NETWORK, WEIGHTS):
+        if not (folder / name).is_file():
+            raise RunFolderError(f"there is no pruned network in {folder}: {name} is missing")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = content["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    if version != VERSION:
+        raise RunFolderError(f"{path} has version {version!r}; this edakari reads version {VERSION}")
+    return content
+
+
+def _dense(folder: Path, content: dict[str, Any]) -> nn.Module:
+    described = content["model"]
+    if described is None:
+        raise RunFolderError(
+            f"{folder} does not say how its network is built, since edakari.models.build did not make it; "
+            "call load(folder, model=…) with the dense network"
+        )
+    return build(dc.replace(ModelSpec(described["name"]), options=described["options"]))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
