@@ -1,0 +1,202 @@
+"""Charts as inline SVG; colours come from the page's style, so that they follow its light and dark themes."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from edakari.report.figures import is_share, metric, title_of
+
+__all__ = ["Point", "curve", "scatter", "tradeoffs"]
+
+WIDTH, HEIGHT = 460, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 46
+ENDS = ("end", "start", "middle")
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, px."""
+
+
+@dc.dataclass(frozen=True)
+class Point:
+    """A network in a trade-off: x, y, its name, and its colour class."""
+
+    x: float
+    y: float
+    name: str
+    tone: str
+
+
+@dc.dataclass(frozen=True)
+class Frame:
+    """Ranges of both axes, and how they map onto the drawing."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a value lies, px."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+
+def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the trade-off charts show: for each x quantity its title, unit, points, and the budget's limit."""
+    name = report["metric"]
+    networks = [network for network in report["networks"] if name in network["metrics"]]
+    if len(networks) < 2:
+        return []
+    dense = networks[0]
+    charts = []
+    for cost, title in (("macs", "MACs"), ("params", "parameters")):
+        if cost == "macs" or cost in report["limits"]:
+            whole = dense["costs"][cost]
+            points = [_point(network, network["costs"][cost] / whole * 100, name) for network in networks]
+            limit = report["limits"].get(cost)
+            charts.append(
+                {"title": f"{title}, % of dense", "points": points, "limit": limit / whole * 100 if limit else None}
+            )
+    for runtime in dense["latency"]:
+        last = networks[-1]["latency"].get(runtime, {}).get("median_ms")
+        points = [
+            _point(network, network["latency"].get(runtime, {}).get("median_ms", last), name) for network in networks
+        ]
+        charts.append({"title": f"latency in {runtime}, ms", "points": points, "limit": None})
+    return charts
+
+
+def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) -> Markup:
+    """Networks by cost and quality, joined in the order in which they came to be.
+
+    Args:
+        points: in that order.
+        across: title of the x axis, whose range starts at 0.
+        up: name of the metric.
+        limit: x of the budget, or None.
+    """
+    xs = [point.x for point in points] + ([limit] if limit else [])
+    frame = Frame((0.0, max(xs) * 1.08), _padded([point.y for point in points], is_share(up)))
+    parts = [*_axes(frame, across, up)]
+    if limit:
+        x, _ = frame.at(limit, frame.y[0])
+        parts.append(
+            f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+            f'<text class="note" x="{x - 6:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="end">budget</text>'
+        )
+    places = [frame.at(point.x, point.y) for point in points]
+    parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
+    for point, (x, y) in zip(points, places, strict=True):
+        parts.append(
+            f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="6.5"><title>{escape(point.name)} '
+            f"{metric(up, point.y)}, {escape(across)}: {point.x:.4g}</title></circle>"
+        )
+        parts.append(_label(point.name, metric(up, point.y), x, y, taken))
+    return _drawing(parts, f"{title_of(up)} against {across}")
+
+
+def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tuple[str, float] | None) -> Markup:
+    """A figure over the epochs.
+
+    Args:
+        values: pairs of epoch and figure.
+        name: of the figure.
+        tone: colour class.
+        level: name and height of a line to compare with, or None.
+    """
+    heights = [value for _, value in values] + ([level[1]] if level else [])
+    last = max(epoch for epoch, _ in values)
+    frame = Frame((min(epoch for epoch, _ in values), max(last, 1.0)), _padded(heights, is_share(name)))
+    parts = [*_axes(frame, "epoch", name, whole=True)]
+    if level:
+        _, y = frame.at(frame.x[0], level[1])
+        parts.append(
+            f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="note" x="{LEFT + 6}" y="{y - 6:.1f}">{escape(level[0])} {metric(name, level[1])}</text>'
+        )
+    places = [frame.at(epoch, value) for epoch, value in values]
+    parts.append(f'<polyline class="line {tone}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    for (epoch, value), (x, y) in zip(values, places, strict=True):
+        if len(values) <= 40:
+            parts.append(
+                f'<circle class="dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
+                f"<title>epoch {epoch:g}: {metric(name, value)}</title></circle>"
+            )
+    return _drawing(parts, f"{title_of(name)} over the epochs")
+
+
+def _point(network: Mapping[str, Any], x: float, name: str) -> Point:
+    return Point(x, network["metrics"][name], network["name"], network["name"].replace("-", ""))
+
+
+def _label(name: str, figure: str, x: float, y: float, taken: list[Box]) -> str:
+    """Two lines beside a point, at the first place that is free; its box joins those taken."""
+    wide = 7.2 * max(len(name), len(figure))
+    beside = [("start", x + 11, y - 4), ("end", x - 11, y - 4)]
+    above = [(end, x + 6 if end == "start" else x - 6 if end == "end" else x, y - 27) for end in ENDS]
+    below = [(end, across, y + 24) for end, across, _ in above]
+    boxes = [_box(end, across, up, wide) for end, across, up in (*beside, *above, *below)]
+    free = [index for index, box in enumerate(boxes) if _inside(box) and not any(_meet(box, other) for other in taken)]
+    chosen = free[0] if free else 0
+    end, across, up = (*beside, *above, *below)[chosen]
+    taken.append(boxes[chosen])
+    return (
+        f'<text class="label" x="{across:.1f}" y="{up:.1f}" text-anchor="{end}">{escape(name)}'
+        f'<tspan x="{across:.1f}" dy="15">{figure}</tspan></text>'
+    )
+
+
+def _box(end: str, across: float, up: float, wide: float) -> Box:
+    left = across - {"start": 0.0, "middle": wide / 2, "end": wide}[end]
+    return left, up - 12, left + wide, up + 18
+
+
+def _inside(box: Box) -> bool:
+    return box[0] >= LEFT and box[1] >= 2 and box[2] <= WIDTH - 2 and box[3] <= HEIGHT - BOTTOM
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _padded(values: Sequence[float], share: bool) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = max((high - low) * 0.18, abs(high) * 0.01, 1e-9)
+    top = min(high + pad, 1.0 + 0.04 * (high - low)) if share and high <= 1 else high + pad
+    return (max(low - pad, 0.0) if low >= 0 else low - pad), max(top, high + 1e-9)
+
+
+def _axes(frame: Frame, across: str, up: str, *, whole: bool = False) -> Iterable[str]:
+    share = is_share(up)
+    for value in _ticks(*frame.y, scale=100 if share else 1):
+        _, y = frame.at(frame.x[0], value)
+        text = f"{value * 100:.3g}" if share else f"{value:.3g}"
+        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+    for value in _ticks(*frame.x, whole=whole):
+        x, _ = frame.at(value, frame.y[0])
+        yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.3g}</text>'
+    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
+    place = f'transform="translate(15 {middle}) rotate(-90)" text-anchor="middle"'
+    yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
+    yield f'<text class="title" x="{centre}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>'
+    title = f"{title_of(up)}, %" if share else title_of(up)
+    yield f'<text class="title" {place}>{escape(title)}</text>'
+
+
+def _ticks(low: float, high: float, *, scale: float = 1, whole: bool = False) -> list[float]:
+    low, high = low * scale, high * scale
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    step = max(step, 1.0) if whole else step
+    first = math.ceil(low / step - 1e-9)
+    return [index * step / scale for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _drawing(parts: Iterable[str], title: str) -> Markup:
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>')

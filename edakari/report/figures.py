@@ -1,0 +1,109 @@
+"""Figures in words: how a number is written in tables and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["change", "cost", "is_share", "latency", "metric", "rows", "seconds", "size", "title_of"]
+
+COSTS = {"macs": "MACs", "params": "Parameters", "activations": "Activations"}
+SHARES = ("accuracy", "top1", "top5", "precision", "recall", "f1")
+TITLES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+def cost(value: float) -> str:
+    """A count with three figures and a suffix: 12.3 M."""
+    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * limit:
+            return f"{float(f'{value / limit:.3g}'):g} {suffix}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes in kB or MB."""
+    return f"{value / 1e6:.3g} MB" if value >= 999_500 else f"{value / 1e3:.3g} kB"
+
+
+def metric(name: str, value: float) -> str:
+    """A metric: shares in per cent, all else with four figures."""
+    return f"{value * 100:.2f} %" if is_share(name) else f"{value:.4g}"
+
+
+def title_of(name: str) -> str:
+    """A metric's name as one reads it."""
+    return TITLES.get(name, name)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share of the images."""
+    return any(name.lower().startswith(share) for share in SHARES)
+
+
+def latency(timing: Mapping[str, float]) -> str:
+    """A median with its spread."""
+    return f"{timing['median_ms']:.3g} ms ± {timing['spread'] / 2:.2g}"
+
+
+def seconds(value: float) -> str:
+    """A time in seconds, minutes or hours."""
+    if value < 60:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.1f} h"
+
+
+def change(dense: float, now: float) -> str:
+    """A cost as a share of the dense network's."""
+    return f"{now / dense * 100:.1f} %" if dense else "–"
+
+
+def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table: for each quantity its name, one text for each network, and what became of it.
+
+    `tone` is "good" where the pruned network costs less, "bad" where it is worse, else "".
+    """
+    networks = report["networks"]
+    dense, last = networks[0], networks[-1]
+    table = []
+    for name in dense["metrics"]:
+        values = [network["metrics"].get(name) for network in networks]
+        texts = [metric(name, value) if value is not None else "–" for value in values]
+        known = values[0] is not None and values[-1] is not None and len(values) > 1
+        table.append(
+            {
+                "name": title_of(name).capitalize(),
+                "texts": texts,
+                **(_metric_change(name, values[0], values[-1]) if known else NONE),
+            }
+        )
+    for name, title in COSTS.items():
+        values = [network["costs"][name] for network in networks]
+        table.append({"name": title, "texts": [cost(value) for value in values], **_cost_change(values[0], values[-1])})
+    sizes = [network["bytes"] for network in networks]
+    table.append(
+        {"name": "Size on disk", "texts": [size(value) for value in sizes], **_cost_change(sizes[0], sizes[-1])}
+    )
+    for runtime in dense["latency"]:
+        texts = [latency(network["latency"][runtime]) if runtime in network["latency"] else "" for network in networks]
+        before, after = (network["latency"].get(runtime, {}).get("median_ms") for network in (dense, last))
+        faster = {"change": f"{before / after:.2f} × as fast", "tone": _tone(after < before)} if after else NONE
+        table.append({"name": f"Latency, {runtime}", "texts": texts, **faster})
+    return table
+
+
+NONE = {"change": "", "tone": ""}
+
+
+def _metric_change(name: str, before: float, after: float) -> dict[str, str]:
+    difference = after - before
+    text = f"{difference * 100:+.2f} points" if is_share(name) else f"{difference:+.3g}"
+    better = difference >= 0 if name != "loss" else difference <= 0
+    return {"change": text.replace("-", "−"), "tone": _tone(better)}
+
+
+def _cost_change(before: float, after: float) -> dict[str, str]:
+    return {"change": change(before, after), "tone": "good" if after < before else ""}
+
+
+def _tone(good: bool) -> str:
+    return "good" if good else "bad"

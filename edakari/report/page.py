@@ -1,0 +1,114 @@
+"""The report as one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from edakari.report import figures
+from edakari.report.charts import curve, scatter, tradeoffs
+
+__all__ = ["render"]
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        report: as `collect` gives it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("edakari.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"seconds": figures.seconds, "size": figures.size}
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        report=report,
+        rows=figures.rows(report),
+        tiles=_tiles(report),
+        headline=_headline(report),
+        tradeoffs=_tradeoff_charts(report),
+        curves=_curves(report),
+        recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
+        pruned_groups=[group for group in report["groups"] if group["kept"] < group["size"]],
+    )
+
+
+def _headline(report: Mapping[str, Any]) -> dict[str, str]:
+    model = report["model"].rpartition(":")[2]
+    dense, last = report["networks"][0], report["networks"][-1]
+    if last is dense:
+        return {"title": f"{model}, not pruned yet", "asked": report["budget"], "reached": "nothing yet"}
+    reached = [
+        f"{figures.COSTS[cost]} at {figures.change(dense['costs'][cost], last['costs'][cost])}"
+        for cost in report["limits"]
+    ]
+    return {
+        "title": f"{model}, {figures.change(dense['costs']['macs'], last['costs']['macs'])} of the MACs",
+        "asked": report["budget"],
+        "reached": ", ".join(reached),
+    }
+
+
+def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The figures that one looks for first."""
+    dense, last = report["networks"][0], report["networks"][-1]
+    if last is dense:
+        return []
+    tiles = []
+    name = report["metric"]
+    if name in dense["metrics"] and name in last["metrics"]:
+        before, after = dense["metrics"][name], last["metrics"][name]
+        difference = figures.rows(report)[list(dense["metrics"]).index(name)]
+        tiles.append(
+            {
+                "name": figures.title_of(name),
+                "figure": figures.metric(name, after),
+                "note": f"{difference['change']} against {figures.metric(name, before)}",
+            }
+        )
+    for cost in ("macs", "params"):
+        before, after = dense["costs"][cost], last["costs"][cost]
+        tiles.append(
+            {
+                "name": figures.COSTS[cost],
+                "figure": figures.change(before, after),
+                "note": f"{figures.cost(after)} of {figures.cost(before)}",
+            }
+        )
+    for runtime, timing in dense["latency"].items():
+        after = last["latency"][runtime]["median_ms"]
+        tiles.append(
+            {
+                "name": f"speed in {runtime}",
+                "figure": f"{timing['median_ms'] / after:.2f} ×",
+                "note": f"{after:.3g} ms instead of {timing['median_ms']:.3g} ms",
+            }
+        )
+    return tiles
+
+
+def _tradeoff_charts(report: Mapping[str, Any]) -> list[Markup]:
+    return [scatter(chart["points"], chart["title"], report["metric"], chart["limit"]) for chart in tradeoffs(report)]
+
+
+def _curves(report: Mapping[str, Any]) -> list[Markup]:
+    epochs, name = report["epochs"], report["metric"]
+    if not epochs:
+        return []
+    networks = {network["name"]: network for network in report["networks"]}
+    charts = [curve([(epoch["epoch"], epoch["loss"]) for epoch in epochs], "training loss", "pruned", None)]
+    judged = [(epoch["epoch"], epoch[f"val_{name}"]) for epoch in epochs if f"val_{name}" in epoch]
+    if judged:
+        start = networks["pruned"]["metrics"].get(name)
+        first = [(0.0, start)] if start is not None else []
+        charts.append(curve([*first, *judged], name, "finetuned", ("dense", networks["dense"]["metrics"][name])))
+    return charts

@@ -1,0 +1,83 @@
+"""The trade-off and the widths as a PNG, for slides and for README files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from edakari.core.files import replacing
+from edakari.report.charts import tradeoffs
+from edakari.report.figures import is_share, metric, title_of
+
+__all__ = ["draw"]
+
+TONES = {"dense": "#64748b", "pruned": "#d97706", "finetuned": "#0f766e"}
+
+
+def draw(report: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the picture.
+
+    Args:
+        report: as `collect` gives it.
+        path: of the PNG file.
+    """
+    charts = tradeoffs(report)[:2]
+    groups = report["groups"]
+    figure = Figure(figsize=(4.6 * (len(charts) + 1) + 1, 4.2), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(charts) + 1, squeeze=False)[0]
+    for ax, chart in zip(axes, charts, strict=False):
+        _tradeoff(ax, chart, report["metric"])
+    _widths(axes[-1], groups)
+    figure.suptitle(f"{report['model']}: {report['method']}, {report['budget']}", fontsize=12, fontweight="bold")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": "edakari"})
+    return Path(path)
+
+
+def _tradeoff(ax: Axes, chart: Mapping[str, Any], name: str) -> None:
+    scale = 100 if is_share(name) else 1
+    points = chart["points"]
+    ax.plot([point.x for point in points], [point.y * scale for point in points], color="#cbd5e1", zorder=1)
+    for index, point in enumerate(points):
+        ax.scatter(point.x, point.y * scale, s=60, color=TONES.get(point.tone, "#334155"), zorder=2)
+        right = point.x > 0.6 * max(other.x for other in points)
+        ax.annotate(
+            f"{point.name}\n{metric(name, point.y)}",
+            (point.x, point.y * scale),
+            xytext=(-8 if right else 8, -18 if index == 1 else 4),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=9,
+        )
+    if chart["limit"]:
+        ax.axvline(chart["limit"], color="#94a3b8", linestyle="--", linewidth=1)
+    ax.set_xlim(0, max(point.x for point in points) * 1.08)
+    ax.margins(y=0.2)
+    ax.set_xlabel(chart["title"])
+    ax.set_ylabel(f"{title_of(name)}, %" if is_share(name) else title_of(name))
+    _plain(ax)
+
+
+def _widths(ax: Axes, groups: list[Mapping[str, Any]]) -> None:
+    positions = range(len(groups))
+    shares = [group["kept"] / group["size"] * 100 for group in groups]
+    ax.bar(positions, [100] * len(groups), color="#e2e8f0", width=0.8)
+    ax.bar(positions, shares, color=TONES["finetuned"], width=0.8)
+    ax.set_ylim(0, 100)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel(f"group, in order of the network ({len(groups)})")
+    ax.set_ylabel("width kept, %")
+    _plain(ax)
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+    ax.set_axisbelow(True)

@@ -1,0 +1,32 @@
+"""Writing the report into the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edakari.core.files import write_json, write_text
+from edakari.report.collect import collect
+from edakari.report.page import render
+from edakari.report.picture import draw
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.json`, `report.html` and `report.png` from the results in a run folder.
+
+    Args:
+        folder: of a run, finished or not.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunFolderError: it is no run folder, or holds no results yet.
+    """
+    folder = Path(folder)
+    report = collect(folder)
+    write_json(folder / "report.json", report)
+    draw(report, folder / "report.png")
+    write_text(folder / "report.html", render(report))
+    return folder / "report.html"

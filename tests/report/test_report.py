@@ -1,0 +1,204 @@
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edakari.errors import RunFolderError
+from edakari.report import collect, render, write_report
+from edakari.report.figures import cost, size
+
+METRICS = {"dense": 0.931, "check": 0.412, "finetune": 0.9244}
+
+
+def timing(median: float) -> dict[str, float]:
+    return {"median_ms": median, "minimum_ms": median * 0.9, "spread": median * 0.05, "repeats": 50}
+
+
+def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
+    dense = {"macs": 24.7e6, "params": 612e3, "activations": 1.1e6}
+    half = {"macs": 12.3e6, "params": 301e3, "activations": 0.8e6}
+    names = [f"blocks.{index}.<widen>" for index in range(groups)]
+    stages = {
+        "trace": {
+            "costs": dense,
+            "bytes": 2_480_000,
+            "groups": [
+                {"name": name, "kind": "channel", "size": 64, "step": 1, "least": 1, "chosen": True} for name in names
+            ],
+            "refused": [{"where": "classifier.weight[0]", "size": 10, "reason": "output of the network"}],
+            "uncounted": {"aten.mean": 2},
+            "budget": "macs<=50%",
+            "limits": {"macs": 12.35e6},
+            "input": [1, 1, 28, 28],
+            "seconds": 0.2,
+        },
+        "dense": {"metric": "top1", "metrics": {"top1": METRICS["dense"], "loss": 0.2}, "seconds": 2.0},
+        "prune": {
+            "method": "magnitude",
+            "paper": "Li et al., 2017",
+            "plan": "0" * 64,
+            "sizes": {name: 64 - (index * 5) % 60 for index, name in enumerate(names)},
+            "predicted": half,
+            "own_finetune": False,
+            "log": [],
+            "seconds": 0.3,
+        },
+        "check": {
+            "difference": 2e-15,
+            "costs": half,
+            "bytes": 1_230_000,
+            "metrics": {"top1": METRICS["check"], "loss": 1.8},
+            "seconds": 1.0,
+        },
+    }
+    if finished:
+        stages |= {
+            "finetune": {
+                "metrics": {"top1": METRICS["finetune"], "loss": 0.23},
+                "epochs": [
+                    {"epoch": index + 1.0, "lr": 0.01, "loss": 0.5 / (index + 1), "val_top1": 0.90 + index * 0.0122}
+                    for index in range(3)
+                ],
+                "seconds": 65.0,
+            },
+            "measure": {
+                "batch": 1,
+                "threads": 1,
+                "runtimes": {
+                    "torch": {"device": "cpu", "dense": timing(2.4), "pruned": timing(1.7)},
+                    "onnxruntime": {"device": "cpu", "dense": timing(0.9), "pruned": timing(0.5)},
+                },
+                "seconds": 4.0,
+            },
+            "export": {
+                "files": [
+                    {
+                        "path": "export/pruned.onnx",
+                        "network": "pruned",
+                        "format": "onnx",
+                        "absolute": 1e-6,
+                        "relative": 2e-7,
+                        "bytes": 1234567,
+                    }
+                ],
+                "seconds": 3.0,
+            },
+        }
+    (folder / "stages").mkdir(parents=True)
+    for name, result in stages.items():
+        (folder / "stages" / f"{name}.json").write_text(json.dumps(result))
+    recipe = {
+        "model": {"name": "edakari:fashion_cnn"},
+        "method": {"name": "magnitude", "steps": 1},
+        "budget": "macs<=50%",
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    environment = {"date": "2026-01-01", "cores": 2, "accelerators": [], "commit": None, "packages": {"torch": "2.15"}}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    return folder
+
+
+class Resources(html.parser.HTMLParser):
+    """Gathers what a browser would load, and checks that tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "srcset", "action")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_loads_nothing_and_is_well_formed(tmp_path):
+    page = render(collect(make_run(tmp_path / "run")))
+    parser = Resources()
+    parser.feed(page)
+    assert parser.loaded == []
+    assert parser.open == []
+    assert not re.search(r"https?://|@import|url\(|<script", page)
+    assert len(page) < 200_000
+
+
+def test_the_page_says_what_was_reached(tmp_path):
+    page = render(collect(make_run(tmp_path / "run")))
+    for text in (
+        "macs&lt;=50%",
+        "49.8 %",
+        "92.44 %",
+        "−0.66 points",
+        "1.80 ×",
+        "12.3 M",
+        "classifier.weight[0]",
+        "aten.mean",
+    ):
+        assert text in page, text
+
+
+def test_names_are_escaped(tmp_path):
+    page = render(collect(make_run(tmp_path / "run")))
+    assert "blocks.1.&lt;widen&gt;" in page
+    assert "<widen>" not in page
+
+
+@pytest.mark.parametrize("groups", [1, 90])
+def test_an_unfinished_run_has_a_report_too(tmp_path, groups):
+    folder = make_run(tmp_path / "run", groups=groups, finished=False)
+    report = collect(folder)
+    assert [network["name"] for network in report["networks"]] == ["dense", "pruned"]
+    assert "not finished" in render(report)
+
+
+def test_report_json_holds_the_figures(tmp_path):
+    folder = make_run(tmp_path / "run")
+    page = write_report(folder)
+    report = json.loads((folder / "report.json").read_text())
+    assert page == folder / "report.html"
+    assert page.is_file()
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert [network["metrics"]["top1"] for network in report["networks"]] == list(METRICS.values())
+    assert report["networks"][2]["latency"]["torch"]["median_ms"] == 1.7
+    assert report["groups"][1] == {
+        "name": "blocks.1.<widen>",
+        "kind": "channel",
+        "size": 64,
+        "step": 1,
+        "least": 1,
+        "chosen": True,
+        "kept": 59,
+    }
+    assert not list(folder.glob(".*"))
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match=r"recipe\.yaml"):
+        collect(tmp_path)
+    folder = make_run(tmp_path / "run")
+    (folder / "stages" / "check.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"check\.json"):
+        collect(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(999, "999"), (999_600, "1 M"), (12_345_678, "12.3 M"), (4.1e9, "4.1 G"), (123_456, "123 k"), (1000, "1 k")],
+)
+def test_counts_have_three_figures(value, text):
+    assert cost(value) == text
+
+
+def test_sizes():
+    assert size(999_500) == "1 MB"
+    assert size(12_345) == "12.3 kB"
