@@ -28,7 +28,8 @@ class DataSettings:
         pad: largest shift in "light", in pixels.
         batch_size: images per batch over all processes.
         workers: processes that read files.
-        search_size: images of the "search" split, drawn from the training split in proportion to the classes, not augmented.
+        search_size: images of the "search" split, drawn from the training split in proportion to the classes, and not
+            augmented.
         val_share: share of the training data that becomes the validation split where there is none.
         limit: at most so many training images, drawn in proportion to the classes; None takes all.
         metric: the figure that counts: "top1" or "top5".

@@ -49,7 +49,8 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
         size = (pixels.channels, pixels.size, pixels.size)
         randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
         transform = make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std)
-        return v2.Compose([v2.Grayscale(pixels.channels) if pixels.channels == 1 else v2.RGB(), transform])
+        composed: Transform = v2.Compose([v2.Grayscale(1) if pixels.channels == 1 else v2.RGB(), transform])
+        return composed
     if augment != "light":
         raise UnknownName("augmentation", augment, ("none", "light", "timm"))
     if pixels.size <= SMALL:
