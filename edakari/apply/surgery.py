@@ -17,7 +17,7 @@ from edakari.core.layout import Mask, extent, kept
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Sizes
 from edakari.errors import ModelError, PlanError
-from edakari.graph import call, example_of, graph_of, meta_copy, stored_tensors
+from edakari.graph import call, example_of, graph_of, meta_copy, quick_meta, stored_tensors
 
 __all__ = ["apply", "checked_graph", "masks_of"]
 
@@ -136,7 +136,8 @@ def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
         module.register_forward_pre_hook(watch.enter(path))
         module.register_forward_hook(watch.leave(path))
     try:
-        call(shadow, example_of(graph.inputs))
+        with quick_meta():
+            call(shadow, example_of(graph.inputs))
     except ModelError as error:
         raise PlanError(
             f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. "

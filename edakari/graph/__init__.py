@@ -1,6 +1,17 @@
 """From a network to its graph: one forward pass in which every operator says how axes flow."""
 
+from edakari.graph.meta import quick_meta
 from edakari.graph.rules import rule
 from edakari.graph.trace import call, example_of, graph_of, meta_copy, spec_of_inputs, stored_tensors, trace
 
-__all__ = ["call", "example_of", "graph_of", "meta_copy", "rule", "spec_of_inputs", "stored_tensors", "trace"]
+__all__ = [
+    "call",
+    "example_of",
+    "graph_of",
+    "meta_copy",
+    "quick_meta",
+    "rule",
+    "spec_of_inputs",
+    "stored_tensors",
+    "trace",
+]

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from edakari.graph import axes
 from edakari.graph.axes import Expression
+from edakari.graph.meta import execute
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule"]
 
@@ -244,7 +245,7 @@ class FunctionMode(TorchFunctionMode):
             return func(*args, **kwargs)
         name, rule = known
         with self.flow.muted():
-            out = func(*args, **kwargs)
+            out = execute(name, func, args, kwargs)
         self.flow.handle(name, rule, Call(name, args, kwargs, out))
         return out
 
@@ -258,10 +259,10 @@ class DispatchMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        name = f"{func.namespace}.{func._opname}"
+        out = execute(name, func, args, kwargs)
         if self.flow.quiet:
             return out
-        name = f"{func.namespace}.{func._opname}"
         rule = self.flow.rules.get(name)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = self.flow.rules["pointwise"]
