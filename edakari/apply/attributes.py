@@ -107,23 +107,24 @@ def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
     return _guessed(module, widths)
 
 
-def _guessed(module: nn.Module, widths: Widths) -> dict[str, int | float]:
-    wanted = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, int) and not isinstance(value, bool) and value > 1 and not name.startswith("_")
-    }
-    found: dict[str, int] = {}
+def _guessed(module: nn.Module, widths: Widths) -> dict[str, Any]:
+    wanted = {name: value for name, value in vars(module).items() if _counts(value) and not name.startswith("_")}
+    found: dict[str, Any] = {}
     for child in ("", *(name for name, _ in module.named_children())) if wanted else ():
         after: dict[tuple[int, frozenset[Kind]], set[int]] = {}
         for part in widths.parts(child):
-            kinds = widths.kinds(part)
-            after.setdefault((int(extent(part, {})), kinds), set()).add(int(extent(part, widths.sizes)))
+            key = (int(extent(part, {})), widths.kinds(part))
+            after.setdefault(key, set()).add(int(extent(part, widths.sizes)))
         for name, value in wanted.items():
             if name not in found:
                 found.update(_match(name, value, after))
-    changed: dict[str, int | float] = {name: value for name, value in found.items() if value != wanted[name]}
-    return {**changed, **_scales(module, widths)}
+    return {**found, **_scales(module, widths)}
+
+
+def _counts(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(isinstance(item, int) for item in value) and any(item > 1 for item in value)
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
 def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
@@ -139,15 +140,24 @@ def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
     return {name: after[value] for name, value in scales.items() if value in after}
 
 
-def _match(name: str, value: int, after: Mapping[tuple[int, frozenset[Kind]], set[int]]) -> dict[str, int]:
+def _match(name: str, value: Any, after: Mapping[tuple[int, frozenset[Kind]], set[int]]) -> dict[str, Any]:
     role = next((kinds for names, kinds in ROLES if any(part in name for part in names)), None)
-    if role is not None:
-        options = after.get((value, role), set())
-    else:
-        options = {
-            now for (before, kinds), sizes in after.items() if before == value and "head" not in kinds for now in sizes
+
+    def now(count: int) -> set[int]:
+        if role is not None:
+            return after.get((count, role), set())
+        return {
+            size
+            for (before, kinds), sizes in after.items()
+            if before == count and "head" not in kinds
+            for size in sizes
         }
-    return {name: next(iter(options))} if len(options) == 1 else {}
+
+    if isinstance(value, tuple):
+        options = [now(item) if item > 1 else {item} for item in value]
+        return {name: tuple(next(iter(one)) for one in options)} if all(len(one) == 1 for one in options) else {}
+    options = [now(value)]
+    return {name: next(iter(options[0]))} if len(options[0]) == 1 else {}
 
 
 @attributes("_ConvNd")

@@ -273,6 +273,22 @@ def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     return (out if bias is None else out + bias.view(shape)), mean.flatten(1), rstd.flatten(1)
 
 
+def _batch_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, weight, bias, _, _, training, _, eps = args[:8]
+    over = [position for position in range(x.dim()) if position != 1]
+    gone = reads.gone(x, over)
+    if not training or not gone:
+        return func(*args, **kwargs)
+    # weights are standardised this way, and then the statistics run over input channels
+    count = math.prod(int(gone[p].sum()) if p in gone else x.shape[p] for p in over)
+    mean = reads.masked(x, over).sum(over, keepdim=True) / count
+    rstd = torch.rsqrt((_like(reads, x, x - mean, over) ** 2).sum(over, keepdim=True) / count + eps)
+    shape = [-1 if position == 1 else 1 for position in range(x.dim())]
+    out = (x - mean) * rstd
+    out = out if weight is None else out * weight.view(shape)
+    return (out if bias is None else out + bias.view(shape)), mean.flatten(), rstd.flatten()
+
+
 def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     direction, length = args[:2]
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
@@ -317,6 +333,7 @@ READS: dict[str, Read] = {
     "aten.native_layer_norm": _layer_norm,
     "aten._fused_rms_norm": _rms_norm,
     "aten.native_group_norm": _group_norm,
+    "aten.native_batch_norm": _batch_norm,
     "aten._weight_norm_interface": _weight_norm,
 }
 """Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""

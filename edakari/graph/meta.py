@@ -15,7 +15,7 @@ __all__ = ["execute", "quick_meta"]
 
 Shortcut = Callable[[Sequence[Any], Mapping[str, Any]], Any]
 
-UNARY = "relu gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu clone _softmax".split()
+UNARY = "relu gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu _softmax".split()
 BINARY = "add mul sub div".split()
 
 
@@ -31,6 +31,10 @@ def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Ma
 
 def _unary(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return torch.empty_like(args[0]) if args[0].is_floating_point() else None
+
+
+def _clone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return torch.empty_like(args[0], memory_format=kwargs.get("memory_format") or torch.preserve_format)
 
 
 def _in_place(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -74,6 +78,7 @@ SHORTCUTS: dict[str, Shortcut] = {
     **{f"aten.{name}": _unary for name in UNARY},
     **{f"aten.{name}_": _in_place for name in UNARY},
     **{f"aten.{name}": _binary for name in BINARY},
+    "aten.clone": _clone,
     "aten.native_batch_norm": _batch_norm,
     "aten.native_layer_norm": _layer_norm,
     "linear": _linear,
