@@ -173,7 +173,7 @@ def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:
 
 
 def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -> None:
-    small = apply(outcome.plan, network)
+    small = apply(outcome.plan, copy.deepcopy(network))
     shapes, found = _shapes(small), _shapes(outcome.model)
     _check(
         shapes == found, f"{where}: apply(plan, fresh) and the outcome's model differ in {_differing(shapes, found)}"
@@ -184,7 +184,7 @@ def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -
     images = torch.randn(2, *job.task.example().shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cut = small.double().eval()(images.double())
-        masked = simulate(outcome.plan, network).double().eval()(images.double())
+        masked = simulate(outcome.plan, copy.deepcopy(network)).double().eval()(images.double())
         error = float((cut - masked).abs().max() / masked.abs().max())
         _check(error < 1e-9, f"{where}: apply and simulate differ by {error:.1e} of the largest output")
         model = outcome.model.eval()

@@ -1,0 +1,130 @@
+"""The baselines: what every method promises, and their steps."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from edakari.apply import apply
+from edakari.core.method import method_named, registered
+from edakari.core.space import limited
+from edakari.cost import bind, dense
+from edakari.criteria import Magnitude
+from edakari.errors import EdakariError, InfeasibleBudget, UnknownName
+from edakari.graph import trace
+from edakari.methods import allocate
+from edakari.solve import Knapsack
+from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
+
+NAMES = ["magnitude", "bn_scale", "fpgm", "taylor", "random"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conformance(name: str) -> None:
+    check_method(method_named(name))
+
+
+def test_every_baseline_is_registered_and_names_its_paper() -> None:
+    assert set(NAMES) <= set(registered())
+    assert all(registered()[name].paper for name in NAMES)
+
+
+@pytest.mark.parametrize("allocator", ["uniform", "knapsack"])
+def test_other_allocators_meet_the_budget(allocator: str) -> None:
+    check_method(method_named("magnitude")(allocator=allocator))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("network", [toy_cnn, toy_vit])
+def test_steps_meet_the_budget_with_training_between_them(network: Any) -> None:
+    model = network()
+    seen: list[tuple[str, Mapping[str, float]]] = []
+    trained: list[int] = []
+    job = toy_job(model, "macs<=40%, params<=70%")
+
+    def fit(model: Any, objective: Any, schedule: Any, **rest: Any) -> None:
+        trained.append(schedule.epochs)
+        job.fit(model, objective, schedule, **rest)
+
+    job = dc.replace(job, groups=limited(job.groups, step=4))
+    watched = dc.replace(job, log=lambda stage, figures: seen.append((stage, figures)), fit=fit)
+    method = method_named("magnitude")(steps=3, recover_epochs=1)  # type: ignore[call-arg]
+    outcome = method.prune(watched)
+    whole = dense(job.graph)
+    assert trained == [1, 1]
+    assert [stage for stage, _ in seen] == ["step 1", "step 2", "step 3"]
+    for part, (_, figures) in enumerate(seen, start=1):
+        assert figures["macs"] <= whole["macs"] * 0.4 ** (part / 3) * (1 + 1e-9)
+    assert bind(job.budget, job.graph).excess(outcome.plan.sizes()) <= 0
+    assert all(
+        size % 4 == 0 or group.kind == "head"
+        for group in job.groups
+        for size in [outcome.plan.sizes().get(group.name, 4)]
+    )
+    shapes = {name: tensor.shape for name, tensor in apply(outcome.plan, network()).state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in outcome.model.state_dict().items()}
+
+
+def test_steps_without_training_give_the_network_of_the_joined_plan() -> None:
+    job = toy_job(toy_cnn(), "macs<=30%")
+    outcome = method_named("magnitude")(steps=3).prune(job)  # type: ignore[call-arg]
+    state = apply(outcome.plan, toy_cnn()).state_dict()
+    for name, tensor in outcome.model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_training_between_steps_helps_the_accuracy() -> None:
+    task, model = ToyTask(), toy_cnn()
+    job = toy_job(model, "macs<=50%")
+    cut = method_named("magnitude")(steps=3).prune(job).model  # type: ignore[call-arg]
+    job = toy_job(model, "macs<=50%")
+    trained = method_named("magnitude")(steps=3, recover_epochs=8).prune(job).model  # type: ignore[call-arg]
+    assert task.evaluate(trained)["accuracy"] > task.evaluate(cut)["accuracy"] + 0.2
+
+
+def test_groups_that_the_job_does_not_name_stay_whole() -> None:
+    job = toy_job(toy_cnn(), "macs<=80%")
+    job = dc.replace(job, groups=job.groups[1:3])
+    outcome = method_named("magnitude")(steps=2).prune(job)  # type: ignore[call-arg]
+    assert set(outcome.plan.sizes()) <= {group.name for group in job.groups}
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"), [({"steps": 0}, "steps=0"), ({"recover_epochs": -1}, "recover_epochs=-1")]
+)
+def test_settings_out_of_range_are_named(settings: dict[str, int], text: str) -> None:
+    with pytest.raises(EdakariError, match=text):
+        method_named("magnitude")(**settings).prune(toy_job(toy_cnn()))
+
+
+def test_an_unknown_allocator_names_the_nearest() -> None:
+    method = method_named("magnitude")(allocator="knapsak")  # type: ignore[call-arg]
+    with pytest.raises(UnknownName, match="did you mean 'knapsack'"):
+        method.prune(toy_job(toy_cnn()))
+
+
+def test_a_budget_below_reach_says_what_can_be_reached() -> None:
+    with pytest.raises(InfeasibleBudget) as caught:
+        method_named("magnitude")().prune(toy_job(toy_cnn(), "macs<=0.1%"))
+    assert caught.value.least["macs"] > 0
+
+
+def test_allocate_reads_shares_of_the_graph_and_text() -> None:
+    model, task = toy_cnn(), ToyTask()
+    graph = trace(model, task.example())
+    scores = Magnitude().score(model, graph)
+    plan = allocate(graph, scores, "macs<=50%, params<=60%", Knapsack())
+    costs = dense(trace(apply(plan, model), task.example()))
+    assert costs["macs"] <= 0.5 * dense(graph)["macs"]
+    assert costs["params"] <= 0.6 * dense(graph)["params"]
+    assert plan.fingerprint == graph.fingerprint
+    assert plan.inputs == graph.inputs
+
+
+def test_allocate_names_groups_without_scores() -> None:
+    graph = trace(toy_cnn(), ToyTask().example())
+    with pytest.raises(EdakariError, match=r"'stem\.0'"):
+        allocate(graph, {}, "macs<=50%")
