@@ -109,8 +109,8 @@ def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tu
         level: name and height of a line to compare with, or None.
     """
     heights = [value for _, value in values] + ([level[1]] if level else [])
-    last = max(epoch for epoch, _ in values)
-    frame = Frame((min(epoch for epoch, _ in values), max(last, 1.0)), _padded(heights, is_share(name)))
+    first, last = min(epoch for epoch, _ in values), max(epoch for epoch, _ in values)
+    frame = Frame((first, max(last, first + 1)), _padded(heights, is_share(name)))
     parts = [*_axes(frame, "epoch", name, whole=True)]
     if level:
         _, y = frame.at(frame.x[0], level[1])

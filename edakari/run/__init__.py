@@ -1,1 +1,19 @@
-"""Recipes, run folders and the pipeline."""
+"""A whole job: recipe in, run folder out."""
+
+from edakari.run.folder import RunFolder
+from edakari.run.pipeline import Result, prune, train_dense
+from edakari.run.recipe import read_recipe, recipe_from
+from edakari.run.settings import DistillSettings, LimitSettings, MeasureSettings, Recipe
+
+__all__ = [
+    "DistillSettings",
+    "LimitSettings",
+    "MeasureSettings",
+    "Recipe",
+    "Result",
+    "RunFolder",
+    "prune",
+    "read_recipe",
+    "recipe_from",
+    "train_dense",
+]

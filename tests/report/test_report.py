@@ -161,6 +161,16 @@ def test_an_unfinished_run_has_a_report_too(tmp_path, groups):
     assert "not finished" in render(report)
 
 
+@pytest.mark.parametrize("epochs", [0, 1, 60])
+def test_any_number_of_epochs_can_be_drawn(tmp_path, epochs):
+    folder = make_run(tmp_path / "run")
+    path = folder / "stages" / "finetune.json"
+    finetune = json.loads(path.read_text())
+    finetune["epochs"] = [{"epoch": i + 1.0, "lr": 0.01, "loss": 0.5, "val_top1": 0.9} for i in range(epochs)]
+    path.write_text(json.dumps(finetune))
+    assert ("training loss" in render(collect(folder))) == (epochs > 0)
+
+
 def test_report_json_holds_the_figures(tmp_path):
     folder = make_run(tmp_path / "run")
     page = write_report(folder)

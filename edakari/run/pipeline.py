@@ -1,0 +1,144 @@
+"""From a recipe to a finished run folder, stage by stage."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from edakari.core.files import replacing, write_json
+from edakari.core.plan import Plan
+from edakari.errors import EdakariError, RecipeError, RunFolderError
+from edakari.report import collect
+from edakari.run import processes
+from edakari.run.context import Notify, Run
+from edakari.run.environment import environment
+from edakari.run.folder import RunFolder, claim, clear
+from edakari.run.settings import Recipe
+from edakari.run.stages import STAGES
+from edakari.train import FitSettings, fit, task_objective
+
+__all__ = ["Result", "prune", "train_dense"]
+
+
+@dc.dataclass(frozen=True)
+class Result:
+    """What a run gives.
+
+    Args:
+        folder: the run folder.
+        plan: what was removed.
+        model: the finished network.
+        report: all figures, as in `report.json`.
+        fresh: whether this call did anything; False where the run was finished before.
+    """
+
+    folder: Path
+    plan: Plan
+    model: nn.Module
+    report: Mapping[str, Any]
+    fresh: bool
+
+
+def silent(stage: str, state: str, figures: Mapping[str, Any]) -> None:
+    """Says nothing."""
+
+
+def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify: Notify = silent) -> Result:
+    """Run a recipe, or go on with a run that was interrupted.
+
+    Args:
+        recipe: what to do.
+        folder: where results go; of a new run, or of an earlier run of the same recipe.
+        overwrite: whether to remove the results of an earlier run.
+        notify: told as stages go on.
+
+    Raises:
+        RunFolderError: the folder is of another recipe, or the disk is full.
+        EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
+    """
+    fresh = not (Path(folder) / "recipe.yaml").is_file() or overwrite
+    existed = Path(folder).is_dir()
+    run = Run(recipe, _claim(recipe, folder, overwrite), notify)
+    worked = False
+    try:
+        for name in STAGES:
+            if processes.agreed(run.folder.done(name), cpu=recipe.device == "cpu"):
+                notify(name, "kept", run.folder.read(name))
+                continue
+            worked = True
+            _stage(run, name)
+    except EdakariError:
+        if fresh and run.main and not run.folder.done("prune"):
+            clear(run.folder.path, remove=not existed)
+        raise
+    return Result(run.folder.path, run.plan, run.final(), collect(run.folder.path), worked)
+
+
+def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> Mapping[str, Any]:
+    """Train a dense network by the recipe's `train` section and write its weights.
+
+    An interrupted training goes on from the folder `<path>.work` beside the file.
+
+    Args:
+        recipe: its model's weights, where there are some, are the start.
+        path: of the .safetensors file.
+        overwrite: whether to replace an existing file.
+
+    Returns:
+        The metrics, and the figures of each epoch.
+
+    Raises:
+        RecipeError: the recipe has no `train` section.
+        RunFolderError: the file is there already.
+    """
+    path = Path(path)
+    if recipe.train is None:
+        raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
+    if path.exists() and not overwrite:
+        raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
+    run = Run(recipe, RunFolder(path.parent), silent)
+    model, work = run.dense, path.with_name(f"{path.name}.work")
+    history = fit(
+        model,
+        task_objective(run.task),
+        run.task.batches("train"),
+        recipe.train,
+        settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
+        evaluate=run.task.evaluate,
+    )
+    result = {"metrics": dict(run.task.evaluate(model)), "epochs": [dict(epoch) for epoch in history.epochs]}
+    if run.main:
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+        record = {**result, "recipe": dict(recipe.content), "environment": environment(recipe.seed)}
+        write_json(path.with_suffix(".json"), record)
+    return result
+
+
+def _claim(recipe: Recipe, folder: str | Path, overwrite: bool) -> RunFolder:
+    cpu = recipe.device == "cpu"
+    if not processes.is_main(cpu=cpu):
+        processes.wait(cpu=cpu)
+        return claim(folder, recipe.content)
+    claimed = claim(folder, recipe.content, overwrite=overwrite)
+    if not (claimed.path / "environment.json").is_file():
+        write_json(claimed.path / "environment.json", environment(recipe.seed))
+    processes.wait(cpu=cpu)
+    return claimed
+
+
+def _stage(run: Run, name: str) -> None:
+    run.notify(name, "start", {})
+    start = time.perf_counter()
+    result = {**STAGES[name](run), "seconds": round(time.perf_counter() - start, 3)}
+    if run.main:
+        run.folder.finish(name, result)
+    processes.wait(cpu=run.recipe.device == "cpu")
+    run.notify(name, "done", result)

@@ -1,0 +1,176 @@
+"""Recipes: a YAML file to a checked `Recipe`, with every problem named at its place."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from edakari.core.budget import Budget
+from edakari.core.method import Method, method_named, registered
+from edakari.core.protocols import Schedule
+from edakari.cost.runtimes import runtime_named
+from edakari.errors import EdakariError, RecipeError
+from edakari.models import ModelSpec
+from edakari.run.sections import Problem, check, plain, unknown_key
+from edakari.run.settings import DistillSettings, ExportFormat, LimitSettings, MeasureSettings, Recipe
+from edakari.run.yaml_file import override, read_yaml
+from edakari.tasks import DataSettings
+
+__all__ = ["read_recipe", "recipe_from"]
+
+importlib.import_module("edakari.methods")  # which makes the methods known
+
+
+@dc.dataclass(frozen=True)
+class _Top:
+    """What stands at the top of a recipe beside the sections."""
+
+    budget: str
+    export: tuple[ExportFormat, ...] = ()
+    seed: int = 0
+    device: Literal["auto", "cpu"] = "auto"
+
+
+SECTIONS = ("model", "data", "method", "limits", "finetune", "train", "measure")
+KEYS = ("model", "data", "method", "budget", "limits", "finetune", "train", "measure", "export", "seed", "device")
+
+
+def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe from its file.
+
+    Args:
+        path: of a YAML file; `docs/recipes.md` says what it may hold.
+        settings: values to replace, as texts `dotted.key=value`.
+
+    Raises:
+        RecipeError: lists every problem with its line, key and found value.
+    """
+    content, lines = read_yaml(path)
+    return recipe_from(override(content, settings), str(path), lines)
+
+
+def recipe_from(content: Mapping[str, Any], where: str = "recipe", lines: Mapping[str, int] | None = None) -> Recipe:
+    """A recipe from plain values.
+
+    Args:
+        content: as a recipe file holds it.
+        where: what to call it in errors.
+        lines: line of each dotted key, for errors.
+
+    Raises:
+        RecipeError: lists every problem with its key and found value.
+    """
+    checker = _Checker(content)
+    recipe = checker.recipe()
+    if recipe is None:
+        raise RecipeError(_message(checker.problems, where, lines or {}))
+    return recipe
+
+
+class _Checker:
+    """Goes through the sections and gathers what is wrong."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = {key: value for key, value in content.items() if value is not None or key not in SECTIONS}
+        self.problems = [Problem(str(key), unknown_key(str(key), list(KEYS))) for key in content if key not in KEYS]
+
+    def recipe(self) -> Recipe | None:
+        """The recipe, or None where there are problems."""
+        top = self._check(
+            _Top, {key: self.content[key] for key in KEYS if key in self.content and key not in SECTIONS}, ""
+        )
+        model = self._check(ModelSpec, self._named("model"), "model")
+        data = self._check(DataSettings, self.content.get("data", {}), "data")
+        limits = self._check(LimitSettings, self.content.get("limits", {}), "limits")
+        method = self._method()
+        finetune, distill = self._finetune()
+        train = self._optional(Schedule, "train")
+        measure = self._optional(MeasureSettings, "measure")
+        budget = self._budget(top.budget) if top else None
+        self._runtimes(measure)
+        if self.problems or not (top and model and data and limits and method and budget and distill):
+            return None
+        parts = {"data": data, "limits": limits, "train": train, "measure": measure}
+        written = {key: plain(value) if value else None for key, value in parts.items()}
+        content = {
+            "model": plain(model),
+            "method": {"name": method[0], **plain(method[1])},
+            "finetune": {**plain(finetune), "distill": plain(distill)} if finetune else None,
+            **written,
+            **plain(top),
+        }
+        return Recipe(
+            model=model,
+            data=data,
+            method=method,
+            budget=budget,
+            limits=limits,
+            finetune=finetune,
+            distill=distill,
+            train=train,
+            measure=measure,
+            export=top.export,
+            seed=top.seed,
+            device=top.device,
+            content={key: content[key] for key in KEYS},
+        )
+
+    def _check(self, cls: type[Any], content: Any, key: str) -> Any:
+        value, problems = check(cls, content, key)
+        self.problems.extend(problems)
+        return value
+
+    def _optional(self, cls: type[Any], key: str) -> Any:
+        return self._check(cls, self.content[key], key) if key in self.content else None
+
+    def _named(self, key: str) -> Any:
+        value = self.content.get(key, {})
+        return {"name": value} if isinstance(value, str) else value
+
+    def _method(self) -> tuple[str, Method] | None:
+        content = self._named("method")
+        if not isinstance(content, Mapping) or not isinstance(content.get("name"), str):
+            known = ", ".join(registered())
+            self.problems.append(Problem("method.name", f"must name a method ({known}), found {content!r}"))
+            return None
+        try:
+            cls = method_named(content["name"])
+        except EdakariError as error:
+            self.problems.append(Problem("method.name", str(error)))
+            return None
+        method = self._check(cls, {key: value for key, value in content.items() if key != "name"}, "method")
+        return (content["name"], method) if method is not None else None
+
+    def _finetune(self) -> tuple[Schedule | None, DistillSettings | None]:
+        content = self.content.get("finetune")
+        if not isinstance(content, Mapping):
+            return self._optional(Schedule, "finetune"), DistillSettings()
+        distill = self._check(DistillSettings, content.get("distill") or {}, "finetune.distill")
+        schedule = self._check(Schedule, {k: v for k, v in content.items() if k != "distill"}, "finetune")
+        return schedule, distill
+
+    def _budget(self, text: str) -> Budget | None:
+        try:
+            return Budget.parse(text)
+        except EdakariError as error:
+            self.problems.append(Problem("budget", str(error)))
+            return None
+
+    def _runtimes(self, measure: MeasureSettings | None) -> None:
+        for index, name in enumerate(measure.runtimes if measure else ()):
+            try:
+                runtime_named(name)
+            except EdakariError as error:
+                self.problems.append(Problem(f"measure.runtimes[{index}]", str(error)))
+
+
+def _message(problems: Sequence[Problem], where: str, lines: Mapping[str, int]) -> str:
+    def place(problem: Problem) -> str:
+        line = lines.get(problem.key.partition("[")[0])
+        return f"{where}:{line}: {problem.key}" if line else f"{where}: {problem.key}"
+
+    texts = [f"{place(problem)}: {problem.text}" for problem in problems]
+    return texts[0] if len(texts) == 1 else f"{where} has {len(texts)} problems:\n  " + "\n  ".join(texts)

@@ -1,0 +1,101 @@
+"""What a recipe asks for, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from edakari.core.budget import Budget
+from edakari.core.method import Method
+from edakari.core.protocols import Schedule
+from edakari.models import ModelSpec
+from edakari.tasks import DataSettings
+
+__all__ = ["DistillSettings", "ExportFormat", "LimitSettings", "MeasureSettings", "Recipe"]
+
+ExportFormat = Literal["onnx", "program"]
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class LimitSettings:
+    """Which groups may be sized, and to what.
+
+    Args:
+        step: widths become multiples of this.
+        least: smallest size of a group; below 1 it is a share of the group.
+        include: patterns of groups or modules that may be pruned, such as "layer*.conv1"; none is all.
+        exclude: patterns of groups or modules that stay whole.
+    """
+
+    step: int = 1
+    least: int | float = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """Distillation from the dense network while fine-tuning.
+
+    Args:
+        weight: share of the distillation term in the loss, the rest is the task's own; 0 is none.
+        temperature: that both networks' logits are divided by.
+    """
+
+    weight: float = 0.0
+    temperature: float = 4.0
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class MeasureSettings:
+    """How latency is measured.
+
+    Args:
+        runtimes: where: "torch", "onnxruntime".
+        batch: images per call.
+        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        warmup: rounds that are not timed.
+        repeats: rounds that are timed.
+    """
+
+    runtimes: tuple[str, ...] = ("torch", "onnxruntime")
+    batch: int = 1
+    threads: int = 1
+    warmup: int = 5
+    repeats: int = 50
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole job.
+
+    Args:
+        model: the trained network.
+        data: what it is trained and judged on.
+        method: how to prune, by the method's registered name and as the method itself.
+        budget: what the pruned network may cost.
+        limits: which groups may be sized, and to what.
+        finetune: of the pruned network; None is no fine-tuning.
+        distill: a part of the fine-tuning.
+        train: of a dense network by `edakari train`.
+        measure: of latency; None is no measurement.
+        export: formats to write.
+        seed: of everything random.
+        device: "auto" takes an accelerator where there is one.
+        content: all of this as plain values, as it is written beside the results.
+    """
+
+    model: ModelSpec
+    data: DataSettings
+    method: tuple[str, Method]
+    budget: Budget
+    limits: LimitSettings
+    finetune: Schedule | None
+    distill: DistillSettings
+    train: Schedule | None
+    measure: MeasureSettings | None
+    export: tuple[ExportFormat, ...]
+    seed: int
+    device: Literal["auto", "cpu"]
+    content: Mapping[str, Any]

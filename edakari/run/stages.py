@@ -1,0 +1,251 @@
+"""The stages of a run, in order; each gives its result as plain values."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.apply import apply, save, simulate
+from edakari.core.budget import Budget
+from edakari.core.files import disk_full
+from edakari.core.method import Job
+from edakari.core.protocols import Objective
+from edakari.cost import dense, uncounted
+from edakari.cost.measure import measure
+from edakari.cost.runtimes import runtime_named
+from edakari.errors import PlanError, RunFolderError
+from edakari.export import to_onnx, to_program
+from edakari.graph import trace
+from edakari.report import write_report
+from edakari.run.context import Run, costs_at, stored_bytes
+from edakari.train import distillation, fit, fitter, task_objective
+
+__all__ = ["STAGES"]
+
+Result = dict[str, Any]
+TOLERANCE = 1e-6
+"""Between the cut network and its masked twin in float64, as a share of the largest output."""
+
+
+def trace_stage(run: Run) -> Result:
+    """What can be pruned, what it costs, what was refused."""
+    limited = {group.name: group for group in run.groups}
+    groups = [
+        dc.asdict(limited.get(group.name, group)) | {"chosen": group.name in limited} for group in run.graph.groups
+    ]
+    return {
+        "costs": dict(run.dense_costs),
+        "bytes": stored_bytes(run.dense),
+        "groups": groups,
+        "refused": [dc.asdict(refusal) for refusal in run.graph.refused],
+        "uncounted": dict(uncounted(run.graph)),
+        "budget": str(run.recipe.budget),
+        "limits": {term.cost: term.limit for term in run.recipe.budget.absolute(run.dense_costs).terms},
+        "input": list(run.task.example().shape),
+    }
+
+
+def dense_stage(run: Run) -> Result:
+    """How good the dense network is."""
+    return {"metric": run.task.metric, "metrics": dict(run.task.evaluate(run.dense))}
+
+
+def prune_stage(run: Run) -> Result:
+    """The method: from the dense network to a plan and a pruned network."""
+    log: list[Result] = []
+
+    def note(stage: str, figures: Mapping[str, float]) -> None:
+        log.append({"stage": stage, **figures})
+        run.notify("prune", "log", {"stage": stage, **figures})
+
+    name, method = run.recipe.method
+    job = Job(
+        model=copy.deepcopy(run.dense),
+        graph=run.graph,
+        groups=run.groups,
+        task=run.task,
+        budget=run.recipe.budget.absolute(run.dense_costs),
+        fit=fitter(run.task, run.fitting("prune")),
+        seed=run.recipe.seed,
+        log=note,
+        folder=run.folder.work("prune"),
+    )
+    outcome = method.prune(job)
+    plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
+    run.outcome = dc.replace(outcome, plan=plan)
+    store(run, outcome.model, pruned=True)
+    return {
+        "method": name,
+        "paper": method.paper,
+        "plan": plan.digest(),
+        "sizes": dict(plan.sizes()),
+        "predicted": costs_at(run.graph, plan.sizes()),
+        "own_finetune": outcome.finetune is not None,
+        "log": log,
+    }
+
+
+def check_stage(run: Run) -> Result:
+    """That the cut network is what the plan says: equal to its masked twin, and within the budget."""
+    pruned = run.pruned()
+    _same_shapes(run, pruned)
+    difference = _difference(run)
+    if not difference <= TOLERANCE:
+        raise PlanError(
+            f"the cut network and its masked twin differ by {difference:.3g} of the largest output, where "
+            f"{TOLERANCE:g} is allowed; this is a fault in edakari or in a rule of yours. Exclude the module with "
+            "limits.exclude and report it."
+        )
+    costs = dict(dense(trace(pruned, run.task.example().to(run.device))))
+    _within(run.recipe.budget.absolute(run.dense_costs), costs, run.recipe.method[0])
+    return {
+        "difference": difference,
+        "costs": costs,
+        "bytes": stored_bytes(pruned),
+        "metrics": dict(run.task.evaluate(pruned)),
+    }
+
+
+def finetune_stage(run: Run) -> Result:
+    """Training of the pruned network; resumes inside of itself."""
+    model = run.pruned()
+    schedule, epochs = run.recipe.finetune, []
+    if schedule is not None and schedule.epochs > 0:
+        history = fit(
+            model,
+            _objective(run),
+            run.task.batches("train"),
+            schedule,
+            settings=run.fitting("finetune"),
+            evaluate=run.task.evaluate,
+        )
+        epochs = [dict(epoch) for epoch in history.epochs]
+    store(run, model, pruned=False)
+    return {"metrics": dict(run.task.evaluate(model)), "epochs": epochs}
+
+
+def measure_stage(run: Run) -> Result:
+    """Latency of the dense and of the finished network, in turns."""
+    settings = run.recipe.measure
+    if settings is None or not run.main:
+        return {"runtimes": {}}
+    example = run.task.example()
+    batch = torch.cat([example] * settings.batch)
+    models = {"dense": run.dense, "pruned": run.final()}
+    runtimes = {}
+    for name in settings.runtimes:
+        timings = measure(
+            models,
+            batch,
+            runtime_named(name),
+            threads=settings.threads,
+            warmup=settings.warmup,
+            repeats=settings.repeats,
+        )
+        device = "cpu" if name == "onnxruntime" else str(run.device)
+        runtimes[name] = {"device": device, **{network: dc.asdict(timing) for network, timing in timings.items()}}
+    return {"batch": settings.batch, "threads": settings.threads, "runtimes": runtimes}
+
+
+def export_stage(run: Run) -> Result:
+    """The dense and the finished network in other formats, outputs compared."""
+    if not run.main:
+        return {"files": []}
+    exporters = {"onnx": (to_onnx, "onnx"), "program": (to_program, "pt2")}
+    example, files = run.task.example(), []
+    for kind in run.recipe.export:
+        export, suffix = exporters[kind]
+        for name, model in (("dense", run.dense), ("pruned", run.final())):
+            found = export(copy.deepcopy(model).cpu(), example, run.folder.exported / f"{name}.{suffix}")
+            files.append(dc.asdict(found) | {"path": f"export/{name}.{suffix}", "network": name})
+    return {"files": files}
+
+
+def report_stage(run: Run) -> Result:
+    """The report, as JSON, as a page and as a picture."""
+    if run.main:
+        write_report(run.folder.path)
+    return {"page": "report.html"}
+
+
+STAGES: Mapping[str, Callable[[Run], Result]] = {
+    "trace": trace_stage,
+    "dense": dense_stage,
+    "prune": prune_stage,
+    "check": check_stage,
+    "finetune": finetune_stage,
+    "measure": measure_stage,
+    "export": export_stage,
+    "report": report_stage,
+}
+
+
+def store(run: Run, model: nn.Module, *, pruned: bool) -> None:
+    """Write a network of the run from the main process."""
+    plan = run.outcome.plan if pruned and run.outcome else run.plan
+    if not run.main:
+        return
+    path = run.folder.pruned if pruned else run.folder.path
+    try:
+        save(model, plan, path, overwrite=True)
+    except Exception as error:
+        if disk_full(error):
+            raise RunFolderError(f"{path}: the disk is full; free some space and run the same command again") from error
+        raise
+
+
+def _objective(run: Run) -> Objective:
+    if run.folder.read("prune")["own_finetune"]:
+        if run.outcome is None:
+            # An objective is code and cannot be stored; the method makes it again from what it cached.
+            before = run.folder.read("prune")["plan"]
+            prune_stage(run)
+            if run.outcome is None or run.outcome.plan.digest() != before:
+                raise RunFolderError(
+                    f"{run.folder.path}: method {run.recipe.method[0]!r} made another plan when run again; "
+                    "start anew with --overwrite"
+                )
+        if run.outcome.finetune is not None:
+            return run.outcome.finetune
+    distill = run.recipe.distill
+    if distill.weight > 0:
+        return distillation(run.task, copy.deepcopy(run.dense), distill.weight, distill.temperature)
+    return task_objective(run.task)
+
+
+def _same_shapes(run: Run, pruned: nn.Module) -> None:
+    expected = {name: tuple(value.shape) for name, value in apply(run.plan, run.dense).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in pruned.state_dict().items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise PlanError(
+                f"method {run.recipe.method[0]!r}: its plan gives {name} the shape {expected.get(name)}, "
+                f"its network has {found.get(name)}"
+            )
+
+
+def _difference(run: Run) -> float:
+    """Between the cut network and its masked twin on real inputs, in float64."""
+    example = run.task.example()
+    batch = next(iter(run.task.batches("val")))
+    images = batch[0] if isinstance(batch, (list, tuple)) else None
+    if not isinstance(images, torch.Tensor) or images.shape[1:] != example.shape[1:]:
+        images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(run.recipe.seed))
+    inputs = images[:8].double().cpu()
+    network = copy.deepcopy(run.dense).cpu().double().eval()
+    with torch.no_grad():
+        cut, masked = apply(run.plan, network).eval()(inputs), simulate(run.plan, network).eval()(inputs)
+    return float((cut - masked).abs().max() / masked.abs().max().clamp_min(1e-12))
+
+
+def _within(budget: Budget, costs: Mapping[str, float], method: str) -> None:
+    for term in budget.terms:
+        if costs[term.cost] > term.limit * (1 + 1e-9):
+            raise PlanError(
+                f"method {method!r} left {term.cost} at {costs[term.cost]:.6g}, above the budget of {term.limit:.6g}"
+            )

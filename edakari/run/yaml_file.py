@@ -1,0 +1,90 @@
+"""Reading a YAML file together with where each key stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edakari.errors import RecipeError
+
+__all__ = ["override", "read_yaml"]
+
+
+def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The content of a YAML file, and the line of each dotted key.
+
+    Raises:
+        RecipeError: there is no such file, it is not YAML, not a mapping, or has a key twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"recipe {path}: cannot be read: {reason}") from error
+    try:
+        content = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys such as 'model' and 'budget', but found {content!r}")
+    lines: dict[str, int] = {}
+    for key, line in _keys(node, ""):
+        if key in lines:
+            raise RecipeError(f"{path}:{line}: {key} stands here again, first in line {lines[key]}; keep one")
+        lines[key] = line
+    return content, lines
+
+
+def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The same content with values replaced.
+
+    Args:
+        content: nested mappings.
+        settings: texts `dotted.key=value`; the value is read as YAML.
+
+    Raises:
+        RecipeError: a text is not of that form, or the key leads through something that is not a mapping.
+    """
+    changed: dict[str, Any] = _copy(content)
+    for setting in settings:
+        key, sign, text = setting.partition("=")
+        parts = key.strip().split(".")
+        if not sign or not all(parts):
+            raise RecipeError(f"--set {setting!r}: write it as key=value, such as 'finetune.epochs=2'")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {setting!r}: the value is not YAML: {error}") from error
+        here: dict[str, Any] = changed
+        for depth, part in enumerate(parts[:-1], start=1):
+            below = here.get(part)
+            if isinstance(below, str) and ".".join(parts[:depth]) in ("model", "method"):
+                below = {"name": below}
+            elif below is None:
+                below = {}
+            if not isinstance(below, dict):
+                raise RecipeError(
+                    f"--set {setting!r}: {'.'.join(parts[:depth])} is {below!r}, which has no keys below it"
+                )
+            here[part] = below
+            here = below
+        here[parts[-1]] = value
+    return changed
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(below) for key, below in value.items()} if isinstance(value, Mapping) else value
+
+
+def _keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = f"{prefix}.{key.value}" if prefix else str(key.value)
+            yield path, key.start_mark.line + 1
+            yield from _keys(value, path)
