@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
@@ -130,6 +129,9 @@ def fashion_cnn(num_classes: int = 10) -> nn.Module:
 
 def fashion_vit(num_classes: int = 10) -> nn.Module:
     """The embedded vision transformer for Fashion-MNIST: 49 patches of 4x4, width 64, 6 blocks of 4 heads."""
+    # Here, for it takes seconds to import.
+    from timm.models.vision_transformer import VisionTransformer
+
     return VisionTransformer(
         img_size=28, patch_size=4, in_chans=1, num_classes=num_classes, embed_dim=64, depth=6, num_heads=4, mlp_ratio=4
     )

@@ -10,10 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from torch import nn
-from torchvision.models._api import get_model, list_models
 
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
 from edakari.models import embedded
@@ -63,7 +61,7 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     spec = ModelSpec(spec.name, {**spec.options, **options}, str(weights) if weights is not None else spec.weights)
-    source, _, name = spec.name.rpartition(":")
+    source, name = _parted(spec.name)
     hub = spec.weights == "pretrained"
     if source == "timm":
         model = _timm(name, spec, hub)
@@ -104,7 +102,7 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> torch.Tensor:
         float32 zeros [1, C, H, W], on the CPU.
     """
     name = spec if isinstance(spec, str) else spec.name
-    source, _, short = name.rpartition(":")
+    source, short = _parted(name)
     size: tuple[int, ...] = (3, 224, 224)
     if source == "edakari" and short in INPUTS:
         size = INPUTS[short]
@@ -120,6 +118,15 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> torch.Tensor:
     return torch.zeros(1, *size, device="cpu")
 
 
+def _parted(name: str) -> tuple[str, str]:
+    """Source and name of a network; names of hubs and paths of files may have colons of their own."""
+    head, _, rest = name.partition(":")
+    if head in SOURCES:
+        return head, rest
+    source, _, last = name.rpartition(":")
+    return source, last
+
+
 def _asked(spec: ModelSpec | str, size: tuple[int, ...]) -> tuple[int, ...]:
     options = {} if isinstance(spec, str) else spec.options
     side = options.get("img_size", size[-2:])
@@ -128,19 +135,24 @@ def _asked(spec: ModelSpec | str, size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _timm(name: str, spec: ModelSpec, pretrained: bool) -> Any:
+    # Here and below, for they take seconds to import.
+    import timm
+
     if not name.startswith("hf-hub") and not timm.is_model(name):
         raise UnknownName("timm network", name, _close(name, timm.list_models()))
     return _constructed(lambda **options: timm.create_model(name, pretrained=pretrained, **options), spec)
 
 
 def _torchvision(name: str, spec: ModelSpec, pretrained: bool) -> Any:
-    known = list_models()
+    from torchvision.models import _api as registry
+
+    known = registry.list_models()
     if name not in known:
         raise UnknownName("torchvision network", name, _close(name, known))
     random = {"init_weights": True} if name in ("googlenet", "inception_v3") and not pretrained else {}
 
     def make(**options: Any) -> Any:
-        return get_model(name, weights="DEFAULT" if pretrained else None, **{**random, **options})
+        return registry.get_model(name, weights="DEFAULT" if pretrained else None, **{**random, **options})
 
     return _constructed(make, spec)
 

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
@@ -108,6 +106,10 @@ class Classification:
         Returns:
             "top1", "loss", and "top5" where there are more than five classes.
         """
+        # Here, for it takes a second or two to import.
+        from torchmetrics import MeanMetric, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy
+
         device, classes = _device(model), len(self.classes)
         ranks = {"top1": 1, "top5": 5} if classes > 5 else {"top1": 1}
         accuracy = MetricCollection(

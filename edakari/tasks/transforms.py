@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.data.transforms_factory import create_transform
 from torchvision.transforms import v2 as torchvision_v2
 
 from edakari.errors import UnknownName
@@ -45,6 +44,9 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
     if augment == "none":
         return evaluation_transform(pixels)
     if augment == "timm":
+        # Here, for it takes seconds to import.
+        from timm.data.transforms_factory import create_transform
+
         make: Any = create_transform
         size = (pixels.channels, pixels.size, pixels.size)
         randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None

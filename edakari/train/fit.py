@@ -16,7 +16,6 @@ from accelerate.accelerator import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import operations
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
@@ -178,7 +177,7 @@ class _Loop:
         self.accelerator, self.chosen, self.objective = accelerator, chosen, objective
         self.schedule, self.hooks, self.settings = schedule, hooks, settings
         self.params = [*chosen.own, *chosen.other]
-        self.ema = ModelEmaV3(chosen.model, schedule.ema, use_warmup=True) if schedule.ema > 0 else None
+        self.ema = _average(chosen.model, schedule.ema) if schedule.ema > 0 else None
         self.many = accelerator.num_processes > 1
         self.model = accelerator.prepare_model(chosen.model) if self.many and chosen.own else chosen.model
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.params, schedule))
@@ -275,11 +274,20 @@ def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
         raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")
     if schedule.accumulate < 1 or schedule.epochs < 0 or schedule.lr < 0:
         raise RecipeError(f"schedule: epochs and lr cannot be negative and accumulate is at least 1, found {schedule}")
+    if settings.seed < 0:
+        raise RecipeError(f"seed cannot be negative, found {settings.seed}")
     return Accelerator(
         mixed_precision="no" if schedule.precision == "fp32" else schedule.precision,
         cpu=settings.device == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.unused_parameters)],
     )
+
+
+def _average(model: nn.Module, decay: float) -> Any:
+    # Here, for it takes seconds to import.
+    from timm.utils.model_ema import ModelEmaV3
+
+    return ModelEmaV3(model, decay, use_warmup=True)
 
 
 def _steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
@@ -315,7 +323,7 @@ def _figures(loop: _Loop, progress: Progress, epoch: int, evaluate: Evaluate | N
         )
     figures = {"epoch": epoch + 1.0, "lr": loop.optimizer.param_groups[0]["lr"], "loss": loss, **terms}
     if evaluate is not None:
-        figures |= {f"val_{name}": value for name, value in evaluate(_averaged(loop)).items()}
+        figures |= {f"val_{name}": float(value) for name, value in evaluate(_averaged(loop)).items()}
     return figures
 
 

@@ -21,13 +21,12 @@ NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Trained:
-    """The tensors that are trained.
+    """The tensors that are trained: `own` of the network, in its order, and `other` ones.
 
     Args:
         model: the network.
-        own: trained parameters of the network, in its order.
-        other: trained tensors that are not the network's.
-        frozen: batch normalisations that keep their statistics, as none of their parameters are trained.
+        params: what to train; None is every parameter that requires a gradient. `frozen` are then the batch
+            normalisations that keep their statistics, as none of their parameters are trained.
     """
 
     def __init__(self, model: nn.Module, params: Sequence[torch.Tensor] | None) -> None:
@@ -91,7 +90,6 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
     A resumed run then needs no random state of an earlier one, on any number of processes.
     """
-    # Also PyTorch's: it takes 64 bits, of which an avalanche of the three numbers fills 32.
     value = int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)

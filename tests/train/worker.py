@@ -1,0 +1,56 @@
+"""One process of a training; writes its weights, its losses and its evaluation."""
+
+import dataclasses as dc
+import sys
+from pathlib import Path
+
+import torch
+from problem import SCHEDULE, batches, network, objective
+from safetensors.torch import save_file
+from torch import nn
+
+from edakari.tasks import Classification, DataSettings
+from edakari.tasks.loaders import Pixels, processes
+from edakari.train import FitSettings, fit
+
+
+def main(folder, mode):
+    model, gate = network(norm=mode == "norm"), torch.ones(1, requires_grad=True)
+    data = batches()
+    data.pixels = dc.replace(data.pixels, pad=0, flip=False)
+    splits = dict.fromkeys(("train", "search", "val"), data.source)
+    task = Classification(DataSettings(batch_size=10), splits, Pixels(6, 1, (0.5,), (0.25,)))
+
+    def gated(network, batch):
+        terms = objective(network, batch)
+        return {**terms, "gate": (gate - batch[0].mean()).square().sum()}
+
+    settings = FitSettings(folder=Path(folder) / mode / str(processes()[1]), device="cpu")
+    schedule = dc.replace(SCHEDULE, precision="bf16" if mode == "norm" else "fp32")
+    params = [*model.parameters(), gate] if mode == "plain" else None
+    figures = {}
+    history = fit(
+        model,
+        gated if mode == "plain" else objective,
+        data,
+        schedule,
+        params=params,
+        settings=settings,
+        evaluate=lambda network: task.evaluate(network),
+    )
+    for number, epoch in enumerate(history.epochs):
+        # The gate's own term is not linear in the batch, so that its mean differs from the whole batch's.
+        figures |= {
+            f"{number}.{name}": torch.tensor(value) for name, value in epoch.items() if name not in ("gate", "loss")
+        }
+    assert "forward" not in model.__dict__
+    assert isinstance(model[0], nn.Conv2d)
+    rank, world = processes()
+    save_file({**model.state_dict(), **figures}, Path(folder) / f"{mode}-{world}-{rank}.safetensors")
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:]:
+        main(sys.argv[1], each)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
