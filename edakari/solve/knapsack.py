@@ -12,7 +12,7 @@ from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import InfeasibleBudget
 from edakari.solve.choices import solve_choices
-from edakari.solve.spend import fill, fits, largest, load_curves, loads, reachable
+from edakari.solve.spend import fill, fits, largest, load_curves, loads, reachable, used_up, worth_of
 from edakari.solve.threshold import Threshold
 
 __all__ = ["Knapsack"]
@@ -51,12 +51,12 @@ class Knapsack:
         reaches = [np.inf, 2.0, 1.4, 1.15]
         for _ in range(self.rounds):
             found = self._round(groups, values, limits, best, reaches[0])
-            before, best = best, max(best, found, key=lambda sizes: _worth(values, sizes))
-            if _worth(values, best) <= _worth(values, before) * (1 + GAIN):
+            before, best = best, max(best, found, key=lambda sizes: worth_of(values, sizes))
+            if worth_of(values, best) <= worth_of(values, before) * (1 + GAIN):
                 reaches.pop(0)
             if not reaches:
                 break
-        return best
+        return used_up(groups, values, limits, best)
 
     def _round(
         self, groups: Sequence[Group], values: Values, limits: Limits, start: Mapping[str, int], reach: float
@@ -81,7 +81,7 @@ class Knapsack:
             found = {g.name: int(legal[pick]) for g, legal, pick in zip(groups, choices, picks, strict=True)}
             over = loads(limits, found)
             inside = found if fits(limits, found) else _towards(groups, limits, start, found)
-            best = max(best, inside, key=lambda sizes: _worth(values, sizes))
+            best = max(best, inside, key=lambda sizes: worth_of(values, sizes))
             if inside is found and len(room) == 1:
                 break
             tight += max(float(weights @ (over - 1.0)), 0.0)
@@ -104,7 +104,3 @@ def _towards(
         return sizes
 
     return dict(largest(limits, sizes_at, BLEND - 1))
-
-
-def _worth(values: Values, sizes: Mapping[str, int]) -> float:
-    return float(sum(values[name][size] for name, size in sizes.items()))

@@ -13,7 +13,12 @@ from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
 
-__all__ = ["Array", "fill", "fits", "largest", "load_curves", "loads", "reachable"]
+__all__ = ["Array", "fill", "fits", "largest", "load_curves", "loads", "reachable", "used_up", "worth_of"]
+
+ENOUGH = 2e-4
+"""Share of a limit that is not worth looking for takers of."""
+CLOSE = 1e-2
+"""Share of a limit that allocators leave unused at most, where sizes allow."""
 
 Array = npt.NDArray[np.float64]
 
@@ -89,7 +94,7 @@ class _Offer:
 def fill(
     groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes, most: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Spend what is left of a budget, best value per true cost first, until no group can grow.
+    """Spend what is left of a budget, best value per true cost first, until no group can grow or next to none is left.
 
     Lazy greedy: a group's offer is reckoned again only when it comes out on top, because offers seldom improve.
     A group that has no room is never asked again: totals do not fall when others grow.
@@ -117,16 +122,49 @@ def fill(
         if step is None:
             offers.remove(top)
             continue
-        size, top.ratio = step
-        if top.ratio >= rival:
-            spent[top.group.name] = size
+        top.ratio = step.ratio
+        if step.ratio >= rival:
+            spent[top.group.name] = step.size
+            if step.load > 1.0 - ENOUGH:
+                break
     return spent
 
 
-def _step(
-    offer: _Offer, value: Array, limits: Limits, spent: Mapping[str, int], rival: float
-) -> tuple[int, float] | None:
-    """The best growth of a group: to which size, and its value per share of what is left."""
+def used_up(groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes) -> dict[str, int]:
+    """`fill`, and where much is left because no group's next size fits, one group gives way to others.
+
+    Returns:
+        Sizes within the limits; of those that leave little, if there are any, the ones of most value.
+    """
+    full = fill(groups, values, limits, sizes)
+    if limits.excess(full) > -CLOSE:
+        return full
+    found = []
+    for group in groups:
+        smaller = [size for size in legal_sizes(group) if size < full[group.name]][-1:]
+        for size in smaller:
+            others = [other for other in groups if other is not group]
+            other = fill(others, values, limits, {**full, group.name: size})
+            if limits.excess(other) > -CLOSE:
+                found.append(other)
+    return max(found, key=lambda sizes: worth_of(values, sizes), default=full)
+
+
+def worth_of(values: Values, sizes: Sizes) -> float:
+    """Sum of the values of sizes."""
+    return float(sum(values[name][size] for name, size in sizes.items()))
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Step:
+    """A group's growth: to which size, at which value per share of what is left, and the worst load then."""
+
+    size: int
+    ratio: float
+    load: float
+
+
+def _step(offer: _Offer, value: Array, limits: Limits, spent: Mapping[str, int], rival: float) -> _Step | None:
     now = spent[offer.group.name]
     larger = offer.legal[offer.legal > now]
     if not len(larger):
@@ -141,5 +179,5 @@ def _step(
     best = int(np.argmax(gain / price))
     # Beyond the best size, go on for as long as each further step alone beats every other group's offer.
     further = np.diff(gain[best:]) / np.maximum(np.diff(price[best:]), 1e-15) >= max(rival, 0.0)
-    stop = len(further) if further.all() else int(np.argmin(further))
-    return int(larger[best + stop]), float(gain[best] / price[best])
+    size = int(larger[best + (len(further) if further.all() else int(np.argmin(further)))])
+    return _Step(size, float(gain[best] / price[best]), float(curves[:, size].max()))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
-from edakari.solve.spend import fill, largest, reachable
+from edakari.solve.spend import largest, reachable, used_up
 
 __all__ = ["Threshold"]
 
@@ -38,7 +38,7 @@ class Threshold:
             counts = np.bincount(ranked[:rank], minlength=len(groups))
             return {group.name: int(table[count]) for group, table, count in zip(groups, nearest, counts, strict=True)}
 
-        return fill(groups, values, limits, largest(limits, sizes_at, len(ranked)))
+        return used_up(groups, values, limits, largest(limits, sizes_at, len(ranked)))
 
 
 def _nearest(group: Group) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
-from edakari.solve.spend import fill, largest, reachable
+from edakari.solve.spend import fill, largest, reachable, used_up
 
 __all__ = ["Uniform"]
 
@@ -41,4 +41,4 @@ class Uniform:
             name: int(rows[min(len(rows) - 1, int(np.searchsorted(rows, sizes[name])) + 1)])
             for name, rows in legal.items()
         }
-        return fill(groups, values, limits, fill(groups, values, limits, sizes, following))
+        return used_up(groups, values, limits, fill(groups, values, limits, sizes, following))
