@@ -77,8 +77,9 @@ class Progress:
         """Count a step."""
         self.step, self._count = self.step + 1, self._count + 1
         for name, term in terms.items():
-            # No .item() here: waiting for the device at every step would leave it idle.
-            self._sums[name] = self._sums[name].to(term.device) + term if name in self._sums else term.double()
+            # No .item() here: waiting for the device at every step would leave it idle. Apple's has no float64.
+            exact = term.to(torch.float32 if term.device.type == "mps" else torch.float64)
+            self._sums[name] = self._sums[name].to(term.device) + exact if name in self._sums else exact
 
     def means(self) -> dict[str, torch.Tensor]:
         """Mean of each loss term over the steps of this epoch so far."""
