@@ -104,7 +104,9 @@ def test_networks_without_embedded_weights_say_which_have_them():
 
 def test_a_users_own_factory(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from torch import nn\ndef small(width=3):\n    return nn.Linear(2, width)\ndef wrong():\n    return 4\n")
+    file.write_text(
+        "from torch import nn\ndef small(width=3):\n    return nn.Linear(2, width)\ndef wrong():\n    return 4\n"
+    )
     model = build(f"{file}:small", width=5)
     assert model.weight.shape == (5, 2)
     assert spec_of(model) == ModelSpec(f"{file}:small", {"width": 5})

@@ -62,7 +62,9 @@ def test_the_search_split_is_the_same_each_time_and_not_augmented(tmp_path):
     first = [images for images, _ in task_from_settings(settings).batches("search")]
     task = task_from_settings(settings)
     for _ in range(2):
-        assert all(torch.equal(a, b) for a, b in zip(first, [images for images, _ in task.batches("search")], strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(first, [images for images, _ in task.batches("search")], strict=True)
+        )
 
 
 def test_a_limit_draws_from_every_class(tmp_path):
@@ -72,7 +74,9 @@ def test_a_limit_draws_from_every_class(tmp_path):
 
 
 def test_normalisation_comes_from_the_training_images(tmp_path):
-    task = task_from_settings(DataSettings(train=(npz(tmp_path / "a.npz", 600),), val=npz(tmp_path / "v.npz"), augment="none"))
+    task = task_from_settings(
+        DataSettings(train=(npz(tmp_path / "a.npz", 600),), val=npz(tmp_path / "v.npz"), augment="none")
+    )
     images = torch.cat([images for images, _ in task.batches("train")])
     assert images.mean().abs() < 0.02
     assert abs(float(images.std()) - 1) < 0.02

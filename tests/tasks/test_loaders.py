@@ -104,7 +104,9 @@ def folder(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(5):
-            Image.fromarray(generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
+            Image.fromarray(generator.integers(0, 256, (10, 10, 3), dtype=np.uint8)).save(
+                tmp_path / name / f"{number}.png"
+            )
     return from_folder(tmp_path)
 
 
@@ -139,7 +141,9 @@ def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
 def test_an_unreadable_image_is_named_from_workers_too(tmp_path, workers):
     source = folder(tmp_path)
     source.paths[4].write_bytes(b"nothing")
-    batches = FileBatches(source, Order(10, 5), training_transform(Pixels(8, 3, (0.5,) * 3, (0.5,) * 3), "none"), workers)
+    batches = FileBatches(
+        source, Order(10, 5), training_transform(Pixels(8, 3, (0.5,) * 3, (0.5,) * 3), "none"), workers
+    )
     with pytest.raises(DataError, match=r"^image .*4\.png cannot be read") as caught:
         list(batches)
     assert "Traceback" not in str(caught.value)
