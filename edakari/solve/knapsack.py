@@ -12,7 +12,7 @@ from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import InfeasibleBudget
 from edakari.solve.choices import solve_choices
-from edakari.solve.spend import fill, fits, largest, load_curves, loads, reachable, used_up, worth_of
+from edakari.solve.spend import fits, largest, load_curves, loads, reachable, used_up, worth_of
 from edakari.solve.threshold import Threshold
 
 __all__ = ["Knapsack"]
@@ -87,7 +87,7 @@ class Knapsack:
             tight += max(float(weights @ (over - 1.0)), 0.0)
             heavier = weights * np.maximum(over, 1e-3) ** 4
             weights = heavier * (len(heavier) / heavier.sum())
-        return fill(groups, values, limits, best)
+        return best
 
 
 def _towards(

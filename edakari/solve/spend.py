@@ -15,7 +15,7 @@ from edakari.errors import EdakariError, InfeasibleBudget
 
 __all__ = ["Array", "fill", "fits", "largest", "load_curves", "loads", "reachable", "used_up", "worth_of"]
 
-ENOUGH = 2e-4
+ENOUGH = 5e-4
 """Share of a limit that is not worth looking for takers of."""
 CLOSE = 1e-2
 """Share of a limit that allocators leave unused at most, where sizes allow."""
