@@ -17,6 +17,7 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.layout import Layout, Product, axes, extent
 from edakari.core.space import Kind, Sizes
+from edakari.graph.ties import role_of
 
 __all__ = ["ATTRIBUTES", "Widths", "attributes", "mended"]
 
@@ -24,13 +25,6 @@ Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 
 ATTRIBUTES: dict[str, Mend] = {}
 """Class name (of the module or of a base class) to the function that gives its new attributes."""
-
-ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
-    (("attn_dim", "inner_dim", "dim_inner", "all_head_size", "attention_dim"), frozenset({"head", "head_dim"})),
-    (("head_dim", "dim_head", "head_size", "d_head", "key_dim"), frozenset({"head_dim"})),
-    (("heads", "nhead", "n_head"), frozenset({"head"})),
-)
-"""What attributes of such names count: the kinds of the groups that make up their extent."""
 
 
 def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
@@ -71,7 +65,7 @@ class Widths:
         """The layout of every dimension, and of every outer or inner part of one, of the parameters that lie directly
         in the module or in one of its children.
         """
-        start = self._full(child) + "." if self._full(child) else ""
+        start = "".join(f"{name}." for name in (self.path, child) if name)
         for name, dims in self.graph.layouts.items():
             if name.startswith(start) and "." not in name[len(start) :]:
                 for dim in dims:
@@ -80,9 +74,6 @@ class Widths:
     def kinds(self, layout: Layout) -> frozenset[Kind]:
         """The kinds of the groups in a layout."""
         return frozenset(self.graph[axis.group].kind for axis in axes(layout))
-
-    def _full(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
 
 
 def _parts(dim: Layout) -> Iterator[Layout]:
@@ -141,7 +132,7 @@ def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
 
 
 def _match(name: str, value: Any, after: Mapping[tuple[int, frozenset[Kind]], set[int]]) -> dict[str, Any]:
-    role = next((kinds for names, kinds in ROLES if any(part in name for part in names)), None)
+    role = role_of(name)
 
     def now(count: int) -> set[int]:
         if role is not None:

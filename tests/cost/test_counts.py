@@ -1,0 +1,95 @@
+"""Counted costs against two counters that others wrote, and the contract of a cost."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from fvcore.nn import FlopCountAnalysis
+from torch.utils.flop_counter import FlopCounterMode
+
+from edakari.apply import apply
+from edakari.core.budget import Budget
+from edakari.cost import activations, bind, dense, macs, params, uncounted
+from edakari.graph import trace
+from edakari.testing import random_plan
+
+NETWORKS = {
+    "resnet18": lambda: timm.create_model("resnet18"),
+    "mobilenetv2": lambda: torchvision.models.mobilenet_v2(),
+    "resnext50": lambda: timm.create_model("resnext50_32x4d"),
+    "densenet121": lambda: torchvision.models.densenet121(),
+    "vit_tiny": lambda: timm.create_model("vit_tiny_patch16_224"),
+    "swin_tiny": lambda: timm.create_model("swin_tiny_patch4_window7_224"),
+    "convnext_atto": lambda: timm.create_model("convnext_atto"),
+}
+X = torch.zeros(1, 3, 224, 224)
+
+
+def torch_macs(model: torch.nn.Module) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(X)
+    return counter.get_total_flops() // 2
+
+
+def fvcore_macs(model: torch.nn.Module) -> int:
+    analysis = FlopCountAnalysis(model, X).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counted = analysis.by_operator()
+    return int(sum(counted[name] for name in ("conv", "linear", "matmul", "addmm", "bmm", "einsum")))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_macs_and_params_equal_torchs_counter_dense_and_cut(name):
+    model = NETWORKS[name]().eval()
+    graph = trace(model, X)
+    plan = random_plan(graph, (0.3, 0.8), seed=1)
+    small = apply(plan, model)
+    for network, sizes in ((model, {}), (small, plan.sizes())):
+        assert macs(graph).total(sizes) == torch_macs(network)
+        assert params(graph).total(sizes) == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "densenet121", "convnext_atto"])
+def test_macs_equal_fvcores_counter(name):
+    model = NETWORKS[name]().eval()
+    assert macs(trace(model, X)).total({}) == fvcore_macs(model)
+
+
+def test_activations_are_what_the_counted_layers_write():
+    model = NETWORKS["resnet18"]().eval()
+    counted = activations(trace(model, X)).total({})
+    written = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(lambda module, args, output: written.append(output.numel()))
+    with torch.no_grad():
+        model(X)
+    assert counted == sum(written)
+
+
+@pytest.mark.parametrize("cost", [macs, params, activations])
+def test_a_curve_is_the_total_at_every_size(cost):
+    graph = trace(NETWORKS["vit_tiny"](), X)
+    count = cost(graph)
+    sizes = dict(random_plan(graph, (0.3, 0.9), seed=3).sizes())
+    for group in graph.groups[:6]:
+        curve = count.curve(group, sizes)
+        assert curve.shape == (group.size + 1,)
+        for size in {1, group.size // 2, group.size}:
+            assert curve[size] == count.total({**sizes, group.name: size})
+        assert (curve[1:] >= curve[:-1]).all()
+
+
+def test_what_is_not_counted_is_told():
+    told = uncounted(trace(NETWORKS["resnet18"](), X))
+    assert told["aten.native_batch_norm"] == 20
+    assert "aten.convolution" not in told
+    assert "aten.view" not in told
+
+
+def test_a_budget_binds_shares_to_the_dense_cost():
+    graph = trace(NETWORKS["resnet18"](), X)
+    limits = bind(Budget.parse("macs<=50%, params<=8M"), graph)
+    assert [(cost.name, limit) for cost, limit in limits.terms] == [("macs", dense(graph)["macs"] / 2), ("params", 8e6)]
+    assert limits.excess({}) == pytest.approx(1.0)

@@ -1,0 +1,136 @@
+"""Tracing: groups, names, reasons, costs of a forward pass that touches no data."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from edakari.errors import ModelError
+from edakari.graph import example_of, graph_of, spec_of_inputs, trace
+from edakari.graph.rules import RULES, rule
+
+
+def small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(216, 4)
+    )
+
+
+def test_groups_are_named_after_their_producers():
+    graph = trace(small(), torch.zeros(1, 3, 8, 8))
+    assert [(group.name, group.size) for group in graph.groups] == [("0", 8), ("3", 6)]
+    assert [(m.tensor, m.dim) for m in graph.members("3")] == [("3.weight", 0), ("3.bias", 0), ("5.weight", 1)]
+
+
+def test_what_cannot_be_pruned_says_why():
+    graph = trace(small(), torch.zeros(1, 3, 8, 8))
+    reasons = {refusal.where: refusal.reason for refusal in graph.refused}
+    assert reasons["5.weight[0]"] == "the network's output"
+    assert "aten.convolution in 0" in reasons["0.weight[1]"]
+
+
+def test_a_vit_has_heads_head_dimensions_widths_and_one_embedding():
+    graph = trace(timm.create_model("vit_tiny_patch16_224"), torch.zeros(1, 3, 224, 224))
+    kinds = [group.kind for group in graph.groups]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"embedding": 1, "head": 12, "head_dim": 12, "hidden": 12}
+    assert graph["blocks.0.attn.qkv:head"].size == 3
+    assert graph["patch_embed.proj"].size == 192
+
+
+def test_the_network_stays_as_it_was():
+    model = small().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace(model, torch.zeros(1, 3, 8, 8))
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(not vars(module).get("_forward_hooks") for module in model.modules())
+
+
+def test_the_fingerprint_knows_the_network_and_not_the_batch():
+    a = trace(small(), torch.zeros(1, 3, 8, 8)).fingerprint
+    assert trace(small(), torch.zeros(4, 3, 8, 8)).fingerprint == a
+    other = nn.Sequential(nn.Conv2d(3, 9, 3), *list(small())[1:3][:0], nn.Flatten(), nn.Linear(324, 4))
+    assert trace(other, torch.zeros(1, 3, 8, 8)).fingerprint != a
+
+
+def test_a_cut_network_keeps_its_group_names():
+    from edakari.apply import apply
+    from edakari.testing import random_plan
+
+    model, x = timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64)
+    graph = trace(model, x)
+    plan = random_plan(graph, 0.5)
+    again = trace(apply(plan, model), x)
+    assert [group.name for group in again.groups] == [group.name for group in graph.groups]
+    assert {group.name: group.size for group in again.groups} == dict(plan.sizes())
+
+
+def test_a_graph_is_found_again_for_the_same_module():
+    model, x = small(), torch.zeros(1, 3, 8, 8)
+    graph = trace(model, x)
+    assert graph_of(model, graph.inputs) is graph
+    model[0] = nn.Conv2d(3, 8, 3, bias=False)
+    assert graph_of(model, graph.inputs) is not graph
+
+
+def test_examples_survive_json():
+    example = {"x": torch.zeros(2, 3), "flags": (1, None, "a"), "more": [torch.zeros(1, dtype=torch.int64)]}
+    spec = spec_of_inputs(example)
+    assert spec_of_inputs(example_of(spec)) == spec
+    with pytest.raises(ModelError, match="object"):
+        spec_of_inputs(object())
+
+
+@pytest.mark.parametrize("example", [torch.zeros(1, 4, 8, 8), torch.zeros(3), torch.zeros(1, 3, 9, 9)])
+def test_an_example_of_the_wrong_shape_is_one_clear_error(example):
+    with pytest.raises(ModelError, match=r"forward pass of Sequential fails on an example of shape"):
+        trace(small(), example)
+
+
+def test_inputs_may_be_a_tuple_or_a_dict():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(4, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, x, y):
+            return {"y": self.out(torch.relu(self.a(x) + self.b(y)))}
+
+    left = trace(Two(), (torch.zeros(1, 4), torch.zeros(1, 5)))
+    right = trace(Two(), {"x": torch.zeros(1, 4), "y": torch.zeros(1, 5)})
+    assert [group.name for group in left.groups] == [group.name for group in right.groups] == ["a"]
+    assert left.fingerprint == right.fingerprint
+
+
+def test_a_rule_of_ones_own_frees_what_was_pinned():
+    class Polar(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.out(torch.polar(y, y).abs())
+
+    assert not trace(Polar(), torch.zeros(1, 4)).groups
+    try:
+        rule("aten.polar")(RULES["pointwise"])
+        assert [group.name for group in trace(Polar(), torch.zeros(1, 4)).groups] == ["a"]
+    finally:
+        del RULES["aten.polar"]
+
+
+def test_parameters_that_the_forward_pass_does_not_use_stay():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.spare, self.out = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.out(self.a(x))
+
+    graph = trace(Spare(), torch.zeros(1, 4))
+    assert [group.name for group in graph.groups] == ["a"]
+    assert any("spare.weight" in r.where and "not used" in r.reason for r in graph.refused)
