@@ -1,0 +1,149 @@
+"""What `apply` promises beside exactness: a new module, an ordinary one, and clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from edakari.apply import apply, attributes, simulate
+from edakari.apply.attributes import ATTRIBUTES
+from edakari.core.plan import DropBranch, KeepChannels, Plan
+from edakari.errors import PlanError
+from edakari.graph import trace
+from edakari.testing import random_plan
+
+X = torch.zeros(1, 3, 32, 32)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("resnet18", num_classes=10)
+
+
+def test_the_result_is_new_and_shares_nothing():
+    model = network().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = apply(random_plan(trace(model, X)), model)
+    with torch.no_grad():
+        for tensor in small.state_dict().values():
+            tensor.fill_(7)
+    assert small.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_plan_that_keeps_everything_changes_no_bit():
+    model = network().eval()
+    graph = trace(model, X)
+    whole = Plan(
+        tuple(KeepChannels(g.name, tuple(range(g.size))) for g in graph.groups), graph.fingerprint, graph.inputs
+    )
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(apply(whole, model)(x), expected)
+        assert torch.equal(simulate(whole, model)(x), expected)
+
+
+def test_plans_one_after_another_equal_the_joined_plan():
+    model = network().double().eval()
+    first = random_plan(trace(model, X.double()), 0.7, seed=1)
+    smaller = apply(first, model)
+    second = random_plan(trace(smaller, X.double()), 0.6, seed=2)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(apply(second, smaller)(x), apply(first.then(second), model)(x))
+
+
+def test_frozen_parameters_and_dtypes_stay_so():
+    model = network().bfloat16()
+    model.conv1.weight.requires_grad_(False)
+    small = apply(random_plan(trace(model, X.bfloat16())), model)
+    assert not small.conv1.weight.requires_grad
+    assert small.fc.weight.requires_grad
+    assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+
+
+def test_modules_say_their_new_widths():
+    model = network()
+    small = apply(random_plan(trace(model, X)), model)
+    assert (small.conv1.out_channels, small.bn1.num_features) == (32, 32)
+    assert small.fc.in_features == small.fc.weight.shape[1]
+
+
+def test_the_result_trains_compiles_and_runs_under_autocast():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=4, depth=2, img_size=32, patch_size=8).eval()
+    small = apply(random_plan(trace(model, X)), model)
+    x = torch.randn(2, 3, 32, 32)
+    small(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(small(x)).all()
+    compiled = torch.compile(small, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), small(x))
+
+
+def test_a_plan_for_another_network_is_refused():
+    plan = random_plan(trace(network(), X))
+    other = timm.create_model("resnet18", num_classes=11)
+    with pytest.raises(PlanError, match="another network"):
+        apply(plan, other)
+    with pytest.raises(PlanError, match="another network"):
+        simulate(plan, other)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (KeepChannels("nowhere", (0,)), "nowhere"),
+        (KeepChannels("conv1", (0, 64)), "coordinate 64"),
+        (DropBranch("layer1.0"), "DropBranch"),
+    ],
+)
+def test_edits_that_cannot_be_made_are_refused(edit, message):
+    model = network()
+    plan = dc.replace(random_plan(trace(model, X)), edits=(edit,))
+    with pytest.raises(PlanError, match=message):
+        apply(plan, model)
+
+
+class Stubborn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        y = self.first(x)
+        return self.second(y.reshape(x.shape[0], 12, *y.shape[2:]))
+
+
+def test_a_width_written_into_the_code_is_named_and_never_wrong():
+    model = Stubborn()
+    plan = random_plan(trace(model, X))
+    with pytest.raises(PlanError, match="holds a width that edakari does not know of"):
+        apply(plan, model)
+
+
+def test_attributes_of_ones_own_modules_can_be_mended():
+    class Stored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.both = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1), {"width": 12}
+
+        def forward(self, x):
+            y = self.first(x)
+            return self.second(y.reshape(x.shape[0], self.both["width"], *y.shape[2:]))
+
+    model = Stored()
+    plan = random_plan(trace(model, X))
+    with pytest.raises(PlanError):
+        apply(plan, model)
+    try:
+        attributes(Stored)(lambda module, widths: {"both": {"width": module.first.weight.shape[0]}})
+        assert apply(plan, model).both == {"width": 6}
+    finally:
+        del ATTRIBUTES["Stored"]
+    assert model.both == {"width": 12}
