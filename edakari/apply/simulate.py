@@ -29,7 +29,7 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
 
     Every operator that reads across a pruned axis sees zeros where positions are gone (or, where it computes
     statistics over them, only those that are kept), so biases do not leak. Weights are shared with `model` and stay as
-    they are; there is no gradient.
+    they are (moving or casting the twin moves or casts `model`); there is no gradient.
 
     Args:
         plan: made for this network.

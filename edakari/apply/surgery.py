@@ -17,7 +17,7 @@ from edakari.core.layout import Mask, extent, kept
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Sizes
 from edakari.errors import ModelError, PlanError
-from edakari.graph import call, example_of, graph_of, meta_copy, quick_meta, stored_tensors
+from edakari.graph import call, example_for, graph_of, meta_copy, quick_meta, stored_tensors
 
 __all__ = ["apply", "checked_graph", "masks_of"]
 
@@ -137,7 +137,7 @@ def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
         module.register_forward_hook(watch.leave(path))
     try:
         with quick_meta():
-            call(shadow, example_of(graph.inputs))
+            call(shadow, example_for(small, graph.inputs))
     except ModelError as error:
         raise PlanError(
             f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. "

@@ -2,7 +2,16 @@
 
 from edakari.graph.meta import quick_meta
 from edakari.graph.rules import rule
-from edakari.graph.trace import call, example_of, graph_of, meta_copy, spec_of_inputs, stored_tensors, trace
+from edakari.graph.trace import (
+    call,
+    example_for,
+    example_of,
+    graph_of,
+    meta_copy,
+    spec_of_inputs,
+    stored_tensors,
+    trace,
+)
 
 __all__ = [
     "call",

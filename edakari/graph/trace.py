@@ -18,7 +18,7 @@ from edakari.graph.groups import finish
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.ties import tie
 
-__all__ = ["call", "example_of", "graph_of", "meta_copy", "spec_of_inputs", "stored_tensors", "trace"]
+__all__ = ["call", "example_for", "example_of", "graph_of", "meta_copy", "spec_of_inputs", "stored_tensors", "trace"]
 
 _LOADED = (rules_compute, rules_elementwise, rules_shape)  # importing them fills the table
 
@@ -68,7 +68,17 @@ def graph_of(model: nn.Module, inputs: InputSpec) -> Graph:
             name: tuple(_dense(dim) for dim in dims) for name, dims in graph.layouts.items()
         }:
             return graph
-    return trace(model, example_of(inputs))
+    return trace(model, example_for(model, inputs))
+
+
+def example_for(model: nn.Module, inputs: InputSpec) -> Any:
+    """The described example on meta tensors, in the floating type that the network has now."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def fit(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return tree_map(fit, example_of(inputs))
 
 
 def _dense(dim: Any) -> int:

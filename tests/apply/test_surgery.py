@@ -67,6 +67,12 @@ def test_frozen_parameters_and_dtypes_stay_so():
     assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
 
 
+def test_a_plan_fits_the_network_in_another_precision():
+    model = network()
+    plan = random_plan(trace(model, X))
+    assert apply(plan, model.double())(X.double()).dtype == torch.float64
+
+
 def test_modules_say_their_new_widths():
     model = network()
     small = apply(random_plan(trace(model, X)), model)
