@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from edakari.core.files import replacing
 from edakari.report.charts import tradeoffs
 from edakari.report.figures import is_share, metric, title_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["draw"]
 
@@ -27,6 +25,10 @@ def draw(report: Mapping[str, Any], path: str | Path) -> Path:
         report: as `collect` gives it.
         path: of the PNG file.
     """
+    # most commands draw nothing, and matplotlib takes long to import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     charts = tradeoffs(report)[:2]
     groups = report["groups"]
     figure = Figure(figsize=(4.6 * (len(charts) + 1) + 1, 4.2), layout="constrained", dpi=150)
@@ -71,7 +73,7 @@ def _widths(ax: Axes, groups: list[Mapping[str, Any]]) -> None:
     ax.bar(positions, [100] * len(groups), color="#e2e8f0", width=0.8)
     ax.bar(positions, shares, color=TONES["finetuned"], width=0.8)
     ax.set_ylim(0, 100)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel(f"group, in order of the network ({len(groups)})")
     ax.set_ylabel("width kept, %")
     _plain(ax)

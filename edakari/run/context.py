@@ -108,14 +108,15 @@ class Run:
 def chosen_groups(graph: Graph, limits: LimitSettings) -> tuple[Group, ...]:
     """The groups that may be sized, with their legal sizes.
 
-    A pattern is met by a group's name, or by the dotted path of a module with a parameter in which the group appears.
+    A pattern is met by a group's name, or by the dotted path of a module that has the group in the first dimension of
+    a parameter, which is the width that the module gives out.
 
     Raises:
         RecipeError: a pattern is met by no group; says the nearest name.
     """
 
     def names(group: Group) -> set[str]:
-        return {group.name, *(member.tensor.rpartition(".")[0] for member in graph.members(group.name))}
+        return {group.name, *(m.tensor.rpartition(".")[0] for m in graph.members(group.name) if m.dim == 0)}
 
     by_group = {group.name: names(group) for group in graph.groups}
     for key in ("include", "exclude"):

@@ -24,8 +24,8 @@ class LimitSettings:
     Args:
         step: widths become multiples of this.
         least: smallest size of a group; below 1 it is a share of the group.
-        include: patterns of groups or modules that may be pruned, such as "layer*.conv1"; none is all.
-        exclude: patterns of groups or modules that stay whole.
+        include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
+        exclude: patterns of groups, or of modules whose width stays whole.
     """
 
     step: int = 1

@@ -20,12 +20,13 @@ from edakari.cost.measure import measure
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
-from edakari.graph import trace
+from edakari.graph import spec_of_inputs, trace
 from edakari.report import write_report
 from edakari.run.context import Run, costs_at, stored_bytes
+from edakari.run.settings import MeasureSettings
 from edakari.train import distillation, fit, fitter, task_objective
 
-__all__ = ["STAGES"]
+__all__ = ["STAGES", "time_networks"]
 
 Result = dict[str, Any]
 TOLERANCE = 1e-6
@@ -134,22 +135,32 @@ def measure_stage(run: Run) -> Result:
     settings = run.recipe.measure
     if settings is None or not run.main:
         return {"runtimes": {}}
-    example = run.task.example()
+    runtimes = time_networks(run.dense, run.final(), run.task.example(), settings)
+    return {"batch": settings.batch, "threads": settings.threads, "runtimes": runtimes}
+
+
+def time_networks(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, settings: MeasureSettings) -> Result:
+    """Latency of two networks in each runtime, as plain values.
+
+    Args:
+        dense: the network as it was.
+        pruned: the network as it is.
+        example: an input, [1, ...].
+        settings: where and how often.
+    """
     batch = torch.cat([example] * settings.batch)
-    models = {"dense": run.dense, "pruned": run.final()}
-    runtimes = {}
+    found = {}
     for name in settings.runtimes:
         timings = measure(
-            models,
+            {"dense": dense, "pruned": pruned},
             batch,
             runtime_named(name),
             threads=settings.threads,
             warmup=settings.warmup,
             repeats=settings.repeats,
         )
-        device = "cpu" if name == "onnxruntime" else str(run.device)
-        runtimes[name] = {"device": device, **{network: dc.asdict(timing) for network, timing in timings.items()}}
-    return {"batch": settings.batch, "threads": settings.threads, "runtimes": runtimes}
+        found[name] = {network: dc.asdict(timing) for network, timing in timings.items()}
+    return found
 
 
 def export_stage(run: Run) -> Result:
@@ -173,7 +184,7 @@ def report_stage(run: Run) -> Result:
     return {"page": "report.html"}
 
 
-STAGES: Mapping[str, Callable[[Run], Result]] = {
+STAGES: dict[str, Callable[[Run], Result]] = {
     "trace": trace_stage,
     "dense": dense_stage,
     "prune": prune_stage,
@@ -238,8 +249,9 @@ def _difference(run: Run) -> float:
         images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(run.recipe.seed))
     inputs = images[:8].double().cpu()
     network = copy.deepcopy(run.dense).cpu().double().eval()
+    plan = dc.replace(run.plan, inputs=spec_of_inputs(example.double()))
     with torch.no_grad():
-        cut, masked = apply(run.plan, network).eval()(inputs), simulate(run.plan, network).eval()(inputs)
+        cut, masked = apply(plan, network).eval()(inputs), simulate(plan, network).eval()(inputs)
     return float((cut - masked).abs().max() / masked.abs().max().clamp_min(1e-12))
 
 

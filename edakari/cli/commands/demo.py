@@ -1,0 +1,47 @@
+"""`edakari demo`: the main job on embedded data and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from edakari.cli.commands.prune import run_recipe
+from edakari.cli.console import guarded
+
+__all__ = ["demo"]
+
+
+def demo_recipe(model: str) -> dict[str, Any]:
+    """The recipe of the demo, as `recipes/fashion_*.yaml` hold it for longer runs."""
+    finetune: dict[str, dict[str, Any]] = {
+        "cnn": {"epochs": 3, "lr": 0.02},
+        "vit": {"epochs": 3, "lr": 0.001, "optimizer": "adamw", "weight_decay": 0.01},
+    }
+    return {
+        "model": {"name": f"edakari:fashion_{model}", "weights": "pretrained"},
+        "data": {"source": "embedded:fashion"},
+        "method": {"name": "magnitude"},
+        "budget": "macs<=50%",
+        "finetune": {**finetune[model], "distill": {"weight": 0.5, "temperature": 4.0}},
+        "measure": {"runtimes": ["torch", "onnxruntime"], "repeats": 100},
+        "export": ["onnx"],
+        "device": "cpu",
+    }
+
+
+@guarded
+def demo(
+    model: Annotated[Literal["cnn", "vit"], typer.Option(help="A CNN or a vision transformer.")] = "cnn",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; runs/demo-MODEL if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Prune an embedded network to half its MACs on embedded images, fine-tune it, and compare: a few minutes."""
+    from edakari.run import recipe_from
+
+    folder = output or Path("runs") / f"demo-{model}"
+    run_recipe(recipe_from(demo_recipe(model), "the demo's recipe"), folder, overwrite, as_json)

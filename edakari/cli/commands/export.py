@@ -1,0 +1,50 @@
+"""`edakari export`: a run's networks in other formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from edakari.cli.console import guarded, show
+
+__all__ = ["export"]
+
+
+@guarded
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made.")],
+    to: Annotated[Literal["onnx", "program"], typer.Option(help="onnx, or program for torch.export.")] = "onnx",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; RUN/export if not given.")] = None,
+    dense: Annotated[bool, typer.Option("--dense", help="Export the dense network too.")] = False,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch size open (onnx).")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a run's pruned network in another format, and check that its outputs are the same."""
+    from rich.markup import escape
+
+    from edakari.errors import ExportError
+    from edakari.export import to_onnx, to_program
+    from edakari.report.figures import size
+    from edakari.run.load import networks
+
+    folder = output or run / "export"
+    suffix = "onnx" if to == "onnx" else "pt2"
+    paths = {name: folder / f"{name}.{suffix}" for name in (("dense", "pruned") if dense else ("pruned",))}
+    for path in paths.values():
+        if path.exists() and not overwrite:
+            raise ExportError(f"{path} is there already; name another folder with --output, or give --overwrite")
+    if dynamic_batch and to != "onnx":
+        raise ExportError("--dynamic-batch goes with --to onnx only")
+    found = networks(run)
+    for name, path in paths.items():
+        model = found.dense if name == "dense" else found.pruned
+        if to == "onnx":
+            check = to_onnx(model, found.example, path, dynamic_batch=dynamic_batch)
+        else:
+            check = to_program(model, found.example, path)
+        show(
+            f"{escape(str(path))}: {size(check.bytes)}, outputs within {check.absolute:.1e} of the module's "
+            f"({check.relative:.1e} of the largest)"
+        )

@@ -1,0 +1,59 @@
+"""`edakari prune`: the main job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edakari.cli.console import guarded, note, print_json, show
+
+__all__ = ["prune", "run_recipe"]
+
+
+@guarded
+def prune(
+    recipe: Annotated[Path, typer.Argument(help="YAML file that says what to do.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME if not given.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as method.name=taylor.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Prune a trained network to a budget, as a recipe says; an interrupted run goes on where it stopped."""
+    from edakari.run import read_recipe
+
+    run_recipe(read_recipe(recipe, settings or ()), output or Path("runs") / recipe.stem, overwrite, as_json)
+
+
+def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> None:
+    """Run a recipe and print what came of it."""
+    from rich.markup import escape
+
+    from edakari.cli.tables import comparison, stage_line
+    from edakari.run import prune as run
+
+    def tell(stage: str, state: str, figures: Mapping[str, Any]) -> None:
+        if state == "start" and sys.stderr.isatty():
+            note(f"[dim]… {stage}[/]")
+        elif state == "done":
+            note(f"[green]✓[/] {stage:<9}{escape(stage_line(stage, figures))} [dim]{figures['seconds']:.1f} s[/]")
+        elif state == "kept":
+            note(f"[dim]✓ {stage:<9}{escape(stage_line(stage, figures))} (done before)[/]")
+        elif state == "log":
+            rest = ", ".join(f"{key} {value:.4g}" for key, value in figures.items() if key != "stage")
+            note(f"[dim]  {escape(str(figures['stage']))}: {rest}[/]")
+
+    result = run(recipe, folder, overwrite=overwrite, notify=tell)
+    if not result.fresh:
+        note(f"[yellow]{folder} was finished before; nothing was done.[/] --overwrite starts anew.")
+    if as_json:
+        print_json(result.report)
+        return
+    show("")
+    show(comparison(result.report))
+    show(f"\nReport: [bold]{escape(str((folder / 'report.html').resolve()))}[/]")

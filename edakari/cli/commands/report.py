@@ -1,0 +1,32 @@
+"""`edakari report`: the report of a run, anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edakari.cli.console import guarded, print_json, show
+
+__all__ = ["report"]
+
+
+@guarded
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made; it need not be finished.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and write nothing.")] = False,
+) -> None:
+    """Write report.html, report.json and report.png of a run from its results."""
+    from rich.markup import escape
+
+    from edakari.cli.tables import comparison
+    from edakari.report import collect, write_report
+
+    content = collect(run)
+    if as_json:
+        print_json(content)
+        return
+    page = write_report(run)
+    show(comparison(content))
+    show(f"\nReport: [bold]{escape(str(page.resolve()))}[/]")

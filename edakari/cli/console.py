@@ -1,0 +1,80 @@
+"""What the commands have in common: output, and errors as one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from edakari.errors import EdakariError
+
+__all__ = ["guarded", "note", "print_json", "show"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def show(renderable: Any) -> None:
+    """Print a result."""
+    if _main_process():
+        Console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
+
+
+def note(text: str) -> None:
+    """Tell the user what is going on, apart from the results."""
+    if _main_process():
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print a result as JSON."""
+    if _main_process():
+        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command end in one clear line where the input is wrong, the disk is full, or Ctrl-C was pressed.
+
+    Exit codes: 1 for errors, 130 after Ctrl-C; `--debug` before the command's name lets the error through.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            again = shlex.join(["edakari", *sys.argv[1:]])
+            note(f"[yellow]Interrupted.[/] To go on from here, give the same command again: {escape(again)}")
+            raise typer.Exit(130) from None
+        except (EdakariError, OSError) as error:
+            # Anything else of the operating system is a fault of ours, and shows where it lies.
+            if "--debug" in sys.argv or not (isinstance(error, EdakariError) or _full(error)):
+                raise
+            note(f"[bold red]Error:[/] [red]{escape(_text(error))}[/]")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: the disk is full; free some space and run the same command again"
+    return str(error)
+
+
+def _full(error: OSError) -> bool:
+    from edakari.core.files import disk_full
+
+    return disk_full(error)
+
+
+def _main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"

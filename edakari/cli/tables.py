@@ -1,0 +1,97 @@
+"""The tables that the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from edakari.report.figures import change, cost, latency, rows
+
+__all__ = ["comparison", "costs_line", "groups_table", "refused_table", "stage_line", "timings_table"]
+
+TONES = {"good": "green", "bad": "yellow", "": ""}
+
+
+def comparison(report: Mapping[str, Any]) -> Table:
+    """Dense, pruned and fine-tuned network side by side."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for network in report["networks"]:
+        table.add_column(network["name"], justify="right")
+    table.add_column("now", justify="right")
+    for row in rows(report):
+        texts = [text or "as fine-tuned" for text in row["texts"]]
+        table.add_row(row["name"], *texts, Text(row["change"], style=TONES[row["tone"]]))
+    return table
+
+
+def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """What can be pruned, and the share of each cost that every group is part of."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("group", overflow="fold")
+    table.add_column("kind")
+    for name in ("size", "in MACs", "in params"):
+        table.add_column(name, justify="right")
+    for group in groups:
+        table.add_row(
+            Text(group["name"]),
+            group["kind"],
+            str(group["size"]),
+            f"{group['macs_share'] * 100:.1f} %",
+            f"{group['params_share'] * 100:.1f} %",
+        )
+    return table
+
+
+def refused_table(refused: Sequence[Mapping[str, Any]]) -> Table:
+    """What cannot be pruned, and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("left alone", overflow="fold")
+    table.add_column("size", justify="right")
+    table.add_column("why", overflow="fold")
+    for entry in refused:
+        table.add_row(Text(entry["where"]), str(entry["size"]), Text(entry["reason"]))
+    return table
+
+
+def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Latency of the dense and the pruned network."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("runtime", "dense", "pruned", "now"):
+        table.add_column(name, justify="left" if name == "runtime" else "right")
+    for runtime, found in runtimes.items():
+        before, after = found["dense"]["median_ms"], found["pruned"]["median_ms"]
+        table.add_row(runtime, latency(found["dense"]), latency(found["pruned"]), f"{before / after:.2f} × as fast")
+    return table
+
+
+def costs_line(costs: Mapping[str, float]) -> str:
+    """All costs in one line."""
+    return ", ".join(f"{cost(value)} {name}" for name, value in costs.items())
+
+
+def stage_line(stage: str, result: Mapping[str, Any]) -> str:
+    """What a finished stage found, in one line."""
+    match stage:
+        case "trace":
+            return f"{len(result['groups'])} groups, {costs_line(result['costs'])}"
+        case "dense":
+            return f"{result['metric']} {result['metrics'][result['metric']]:.4f}"
+        case "prune":
+            return f"{result['method']}: {costs_line(result['predicted'])}"
+        case "check":
+            return f"equal to the masked network to {result['difference']:.0e}, {costs_line(result['costs'])}"
+        case "finetune":
+            main = next(iter(result["metrics"].items()))
+            return f"{len(result['epochs'])} epochs, {main[0]} {main[1]:.4f}"
+        case "measure":
+            return ", ".join(
+                f"{name} {change(found['dense']['median_ms'], found['pruned']['median_ms'])}"
+                for name, found in result["runtimes"].items()
+            )
+        case "export":
+            return ", ".join(file["path"] for file in result["files"])
+    return str(result.get("page", ""))

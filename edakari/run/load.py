@@ -1,0 +1,48 @@
+"""The networks of a finished run, ready to use."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edakari.apply import load, load_plan
+from edakari.errors import RunFolderError
+from edakari.graph import example_of
+from edakari.models import build
+from edakari.run.folder import RunFolder
+from edakari.run.recipe import recipe_from
+
+__all__ = ["Networks", "networks"]
+
+
+@dc.dataclass(frozen=True)
+class Networks:
+    """What a run started from and what it made, in evaluation mode on the CPU.
+
+    Args:
+        dense: the network as it was.
+        pruned: the finished network.
+        example: an input, [1, ...].
+    """
+
+    dense: nn.Module
+    pruned: nn.Module
+    example: torch.Tensor
+
+
+def networks(folder: str | Path) -> Networks:
+    """The networks of a run.
+
+    Raises:
+        RunFolderError: it is no run folder, or the run has not come to a finished network yet.
+    """
+    run = RunFolder(Path(folder))
+    recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
+    if not run.done("finetune"):
+        raise RunFolderError(f"{folder} holds no finished network yet; run its recipe to the end with `edakari prune`")
+    dense = build(recipe.model)
+    example = torch.zeros_like(example_of(load_plan(run.path).inputs), device="cpu")
+    return Networks(dense, load(run.path, dense), example)

@@ -1,0 +1,139 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import edakari.run.stages as stages_module
+from edakari.cli.main import app
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def recipe(content, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def run(recipe, tmp_path):
+    found = call("prune", str(recipe), "--output", str(tmp_path / "run"), "--set", "measure=null")
+    assert found.exit_code == 0, found.output
+    return tmp_path / "run"
+
+
+def test_help_is_quick_and_needs_no_torch():
+    code = "import sys, edakari.cli.main; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    found = call("--help")
+    assert found.exit_code == 0
+    for name in ("demo", "inspect", "prune", "measure", "export", "report", "methods", "train"):
+        assert name in found.output
+
+
+def test_a_run_on_the_command_line(run):
+    found = call("report", str(run))
+    assert found.exit_code == 0
+    assert "report.html" in found.stdout
+    assert "MACs" in found.stdout
+
+
+def test_a_finished_run_says_so(run, recipe):
+    found = call("prune", str(recipe), "--output", str(run), "--set", "measure=null", "--json")
+    assert found.exit_code == 0
+    assert "finished before" in found.stderr
+    assert json.loads(found.stdout)["finished"]
+
+
+def test_the_report_as_json_writes_nothing(run):
+    before = (run / "report.json").stat().st_mtime_ns
+    content = json.loads(call("report", str(run), "--json").stdout)
+    assert [network["name"] for network in content["networks"]] == ["dense", "pruned", "fine-tuned"]
+    assert (run / "report.json").stat().st_mtime_ns == before
+
+
+def test_measure(run):
+    found = call("measure", str(run), "--runtime", "torch", "--repeats", "3", "--batch", "2", "--json")
+    timings = json.loads(found.stdout)["runtimes"]["torch"]
+    assert set(timings) == {"dense", "pruned"}
+    assert timings["pruned"]["repeats"] == 3
+    assert "as fast" in call("measure", str(run), "--runtime", "torch", "--repeats", "2").stdout
+
+
+def test_export_refuses_to_overwrite(run, tmp_path):
+    target = tmp_path / "out"
+    assert call("export", str(run), "--to", "program", "--output", str(target)).exit_code == 0
+    found = call("export", str(run), "--to", "program", "--output", str(target))
+    assert found.exit_code == 1
+    assert "there already" in found.stderr
+    assert [path.name for path in target.iterdir()] == ["pruned.pt2"]
+
+
+def test_inspect_as_json():
+    found = json.loads(call("inspect", "edakari:fashion_cnn", "--json").stdout)
+    assert found["costs"]["macs"] > 1e6
+    assert found["input"] == [1, 1, 28, 28]
+    assert {"name", "kind", "size", "macs_share", "params_share"} <= set(found["groups"][0])
+    assert found["refused"]
+
+
+def test_inspect_as_a_table():
+    found = call("inspect", "edakari:resnet20", "--option", "num_classes=7", "--image-size", "48")
+    assert found.exit_code == 0, found.output
+    assert "1×3×48×48" in found.stdout
+    assert "Not counted in the MACs" in found.stdout
+
+
+def test_methods():
+    assert json.loads(call("methods", "--json").stdout)["methods"]["magnitude"]["settings"]["steps"] == 1
+    assert "taylor" in call("methods").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["inspect", "edakari:fashion_cn"], 1, "fashion_cnn"),
+        (["inspect", "timm:resnet50", "--option", "x"], 1, "key=value"),
+        (["prune", "none.yaml"], 1, "none.yaml"),
+        (["report", "nowhere"], 1, "no run folder"),
+        (["measure", "nowhere"], 1, "recipe.yaml"),
+        (["export", "nowhere"], 1, "recipe.yaml"),
+        (["demo", "--model", "rnn"], 2, "rnn"),
+        (["prnue"], 2, "prune"),
+    ],
+)
+def test_errors_are_one_clear_line(arguments, code, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = call(*arguments)
+    assert found.exit_code == code
+    assert text in found.stderr
+    assert "Traceback" not in found.output
+    if code == 1:
+        assert found.stderr.startswith("Error: ")
+        assert len(found.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_says_how_to_go_on(recipe, tmp_path, monkeypatch):
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(stages_module.STAGES, "dense", interrupted)
+    found = call("prune", str(recipe), "--output", str(tmp_path / "run"))
+    assert found.exit_code == 130
+    assert "same command again" in found.stderr
+    monkeypatch.undo()
+    found = call("prune", str(recipe), "--output", str(tmp_path / "run"))
+    assert found.exit_code == 0
+    assert "done before" in found.stderr
+
+
+def test_markup_in_names_is_shown_as_it_is(tmp_path):
+    found = call("report", str(tmp_path / "[red]x"))
+    assert "[red]x" in found.stderr

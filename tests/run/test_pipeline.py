@@ -1,0 +1,160 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import edakari.run.stages as stages_module
+from edakari.errors import EdakariError, InfeasibleBudget, RecipeError, RunFolderError
+from edakari.run import prune, recipe_from, train_dense
+from edakari.run.load import networks
+from edakari.run.stages import STAGES
+
+
+class Diary:
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str]] = []
+
+    def __call__(self, stage, state, figures) -> None:
+        self.entries.append((stage, state))
+
+    def stages(self, state: str) -> list[str]:
+        return [stage for stage, found in self.entries if found == state]
+
+
+def stop_at(monkeypatch, name: str) -> None:
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(stages_module.STAGES, name, interrupted)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_from_recipe_to_report(content, tmp_path):
+    diary, folder = Diary(), tmp_path / "run"
+    result = prune(recipe_from({**content, "export": ["onnx", "program"]}), folder, notify=diary)
+    assert diary.stages("done") == list(STAGES)
+    assert result.fresh
+    dense, pruned, tuned = result.report["networks"]
+    assert pruned["costs"]["macs"] <= 0.5 * dense["costs"]["macs"]
+    assert tuned["costs"] == pruned["costs"]
+    assert set(tuned["latency"]) == {"torch"}
+    assert sum(value.numel() for value in result.model.parameters()) == tuned["costs"]["params"]
+    assert {path.name for path in (folder / "export").iterdir()} == {
+        f"{n}.{s}" for n in ("dense", "pruned") for s in ("onnx", "pt2")
+    }
+    for name in (
+        "recipe.yaml",
+        "plan.json",
+        "weights.safetensors",
+        "environment.json",
+        "report.html",
+        "report.json",
+        "report.png",
+    ):
+        assert (folder / name).is_file(), name
+    assert not list(folder.rglob("*.part"))
+    assert len(result.report["epochs"]) == 2
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+    loaded = networks(folder)
+    assert torch.equal(loaded.pruned(loaded.example), result.model(loaded.example))
+
+
+def test_a_finished_run_does_nothing(content, tmp_path):
+    recipe, folder = recipe_from(content), tmp_path / "run"
+    prune(recipe, folder)
+    before, diary = files(folder), Diary()
+    result = prune(recipe, folder, notify=diary)
+    assert not result.fresh
+    assert diary.stages("kept") == list(STAGES)
+    assert diary.stages("start") == []
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("stage", ["dense", "finetune", "report"])
+def test_an_interrupted_run_goes_on_to_the_same_result(content, tmp_path, monkeypatch, stage):
+    recipe = recipe_from({**content, "measure": None})
+    whole = prune(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_at(patched, stage)
+        with pytest.raises(KeyboardInterrupt):
+            prune(recipe, tmp_path / "parts")
+    diary = Diary()
+    result = prune(recipe, tmp_path / "parts", notify=diary)
+    names = list(STAGES)
+    assert diary.stages("kept") == names[: names.index(stage)]
+    assert diary.stages("done") == names[names.index(stage) :]
+    assert result.plan.digest() == whole.plan.digest()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, result.model.state_dict()[name]), name
+    assert [network["metrics"] for network in result.report["networks"]] == [
+        network["metrics"] for network in whole.report["networks"]
+    ]
+
+
+def test_a_folder_of_another_recipe_is_left_alone(content, tmp_path):
+    folder = tmp_path / "run"
+    prune(recipe_from({**content, "finetune": None, "measure": None}), folder)
+    before = files(folder)
+    with pytest.raises(RunFolderError, match="budget is 'macs<=50%' there and 'macs<=60%' here"):
+        prune(recipe_from({**content, "finetune": None, "measure": None, "budget": "macs<=60%"}), folder)
+    assert files(folder) == before
+    result = prune(recipe_from({**content, "measure": None, "budget": "macs<=60%"}), folder, overwrite=True)
+    assert result.report["budget"] == "macs<=60%"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"budget": "macs<=0.001%"}, InfeasibleBudget, "macs"),
+        ({"data": {"source": "nowhere"}}, EdakariError, "nowhere"),
+        ({"model": {"name": "edakari:fashion_cnn", "weights": "none.safetensors"}}, EdakariError, "none.safetensors"),
+        ({"model": {"name": "edakari:resnet20"}}, EdakariError, "channel"),
+        ({"limits": {"exclude": ["layer9"]}}, RecipeError, "limits.exclude: 'layer9'"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(content, tmp_path, change, error, match):
+    with pytest.raises(error, match=match):
+        prune(recipe_from({**content, **change}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_excluded_groups_stay_whole(content, tmp_path):
+    recipe = recipe_from(
+        {**content, "budget": "macs<=70%", "limits": {"exclude": ["3*"]}, "finetune": None, "measure": None}
+    )
+    result = prune(recipe, tmp_path / "run")
+    assert [group["kept"] < group["size"] for group in result.report["groups"]] == [True, False]
+    assert result.report["networks"][-1]["name"] == "fine-tuned"
+
+
+def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(content, tmp_path, monkeypatch):
+    recipe, folder = recipe_from({**content, "finetune": None, "measure": None}), tmp_path / "run"
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "weights.safetensors")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages_module, "save", full)
+        with pytest.raises(RunFolderError, match="disk is full"):
+            prune(recipe, folder)
+    assert prune(recipe, folder).fresh
+
+
+def test_dense_training_writes_weights_that_a_recipe_can_start_from(content, tmp_path):
+    recipe = recipe_from({**content, "train": {"epochs": 2, "lr": 0.1}})
+    path = tmp_path / "tiny.safetensors"
+    result = train_dense(recipe, path)
+    assert len(result["epochs"]) == 2
+    again = recipe_from(
+        {**content, "model": {**content["model"], "weights": str(path)}, "finetune": None, "measure": None}
+    )
+    report = prune(again, tmp_path / "run").report
+    assert report["networks"][0]["metrics"] == result["metrics"]
+    with pytest.raises(RunFolderError, match="there already"):
+        train_dense(recipe, path)
+    with pytest.raises(RecipeError, match="no 'train' section"):
+        train_dense(recipe_from(content), tmp_path / "other.safetensors")
