@@ -1,8 +1,8 @@
 """edakari: prunes a trained vision network down to a budget that its user names.
 
-    graph = edakari.trace(model, example)
-    plan = edakari.allocate(graph, scores, edakari.Budget.parse("macs<=50%"))
-    small = edakari.apply(plan, model)
+graph = edakari.trace(model, example)
+plan = edakari.allocate(graph, scores, edakari.Budget.parse("macs<=50%"))
+small = edakari.surgery(plan, model)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edakari.apply import apply, load, save, simulate
+    from edakari.surgery import apply, load, save, simulate
     from edakari.core.budget import Budget
     from edakari.core.method import register
     from edakari.core.plan import Plan
@@ -41,13 +41,13 @@ _HOMES = {
     "Budget": "edakari.core.budget",
     "Plan": "edakari.core.plan",
     "allocate": "edakari.methods.allocate",
-    "apply": "edakari.apply",
+    "apply": "edakari.surgery",
     "build": "edakari.models",
-    "load": "edakari.apply",
+    "load": "edakari.surgery",
     "prune": "edakari.run",
     "register": "edakari.core.method",
-    "save": "edakari.apply",
-    "simulate": "edakari.apply",
+    "save": "edakari.surgery",
+    "simulate": "edakari.surgery",
     "trace": "edakari.graph",
 }
 

@@ -15,7 +15,7 @@ LEVELS = (
     {"errors"},
     {"core"},
     {"graph", "solve", "models"},
-    {"cost", "criteria", "apply", "train", "tasks"},
+    {"cost", "criteria", "surgery", "train", "tasks"},
     {"methods"},
     {"run", "export", "report", "testing"},
     {"cli"},

@@ -6,7 +6,7 @@ import dataclasses as dc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from edakari.apply import apply
+from edakari.surgery import apply
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edakari.apply import load, load_plan
+from edakari.surgery import load, load_plan
 from edakari.core.graph import Graph
 from edakari.core.method import Outcome
 from edakari.core.plan import Plan

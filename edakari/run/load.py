@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edakari.apply import load, load_plan
+from edakari.surgery import load, load_plan
 from edakari.errors import RunFolderError
 from edakari.graph import example_of
 from edakari.models import build

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edakari.apply import apply, save, simulate
+from edakari.surgery import apply, save, simulate
 from edakari.core.budget import Budget
 from edakari.core.files import disk_full
 from edakari.core.method import Job

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edakari.apply import apply, simulate
+from edakari.surgery import apply, simulate
 from edakari.core.budget import Limits
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Method, Outcome

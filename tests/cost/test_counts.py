@@ -9,7 +9,7 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch.utils.flop_counter import FlopCounterMode
 
-from edakari.apply import apply
+from edakari.surgery import apply
 from edakari.core.budget import Budget
 from edakari.cost import activations, bind, dense, macs, params, uncounted
 from edakari.graph import trace

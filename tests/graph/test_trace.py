@@ -56,7 +56,7 @@ def test_the_fingerprint_knows_the_network_and_not_the_batch():
 
 
 def test_a_cut_network_keeps_its_group_names():
-    from edakari.apply import apply
+    from edakari.surgery import apply
     from edakari.testing import random_plan
 
     model, x = timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from edakari.apply import apply
+from edakari.surgery import apply
 from edakari.core.method import method_named, registered
 from edakari.core.space import limited
 from edakari.cost import bind, dense

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edakari.apply import apply, simulate
+from edakari.surgery import apply, simulate
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Schedule
 from edakari.core.space import dense_sizes, legal_sizes, limited

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.apply.attributes import Widths
+from edakari.surgery.attributes import Widths
 from edakari.core.layout import Layout, Product, extent
 from edakari.errors import PlanError
 

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from edakari.apply.surgery import apply
+from edakari.surgery.apply import apply
 from edakari.core.files import replacing, write_json, write_text
 from edakari.core.plan import Plan
 from edakari.errors import PlanError, RunFolderError, WeightsError

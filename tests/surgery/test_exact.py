@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from edakari.apply import apply, simulate
+from edakari.surgery import apply, simulate
 from edakari.graph import trace
 from edakari.testing import random_plan
 

@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import nn
 
-from edakari.apply import apply, attributes, simulate
-from edakari.apply.attributes import ATTRIBUTES
+from edakari.surgery import apply, attributes, simulate
+from edakari.surgery.attributes import ATTRIBUTES
 from edakari.core.plan import DropBranch, KeepChannels, Plan
 from edakari.errors import PlanError
 from edakari.graph import trace
@@ -70,7 +70,7 @@ def test_frozen_parameters_and_dtypes_stay_so():
 def test_a_plan_fits_the_network_in_another_precision():
     model = network()
     plan = random_plan(trace(model, X))
-    assert apply(plan, model.double())(X.double()).dtype == torch.float64
+    assert apply(plan, model.double()).eval()(X.double()).dtype == torch.float64
 
 
 def test_modules_say_their_new_widths():

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edakari.apply import attention
-from edakari.apply.attributes import Widths, mended
+from edakari.surgery import attention
+from edakari.surgery.attributes import Widths, mended
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask, extent, kept
 from edakari.core.plan import KeepChannels, Plan
@@ -141,7 +141,7 @@ def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
     except ModelError as error:
         raise PlanError(
             f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. "
-            "Its code holds a width that edakari does not know of: tell it by @edakari.apply.attributes, or leave its "
+            "Its code holds a width that edakari does not know of: tell it by @edakari.surgery.attributes, or leave its "
             "groups out."
         ) from error
 
@@ -184,5 +184,5 @@ class _ShapeWatch:
             raise PlanError(
                 f"module {path or 'the network itself'!r} has {side} of shape {found} after the cut, where the plan "
                 f"says {wanted}. Its code, or that of what comes before it, holds a width that edakari does not know "
-                "of: tell it by @edakari.apply.attributes, or leave its groups out."
+                "of: tell it by @edakari.surgery.attributes, or leave its groups out."
             )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edakari.apply.surgery import checked_graph, masks_of
+from edakari.surgery.apply import checked_graph, masks_of
 from edakari.core import layout as layouts
 from edakari.core.graph import Graph
 from edakari.core.layout import Layout, Mask

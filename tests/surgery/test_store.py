@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edakari.apply import apply, load, load_plan, save
+from edakari.surgery import apply, load, load_plan, save
 from edakari.core.plan import Plan
 from edakari.errors import EdakariError, PlanError, RunFolderError, WeightsError
 from edakari.graph import trace
