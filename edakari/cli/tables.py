@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from edakari.report.figures import change, cost, latency, rows
+from edakari.report.figures import cost, latency, rows
 
 __all__ = ["comparison", "costs_line", "groups_table", "refused_table", "stage_line", "timings_table"]
 
@@ -18,13 +18,13 @@ TONES = {"good": "green", "bad": "yellow", "": ""}
 def comparison(report: Mapping[str, Any]) -> Table:
     """Dense, pruned and fine-tuned network side by side."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for network in report["networks"]:
-        table.add_column(network["name"], justify="right")
-    table.add_column("now", justify="right")
+        table.add_column(network["name"], justify="right", no_wrap=True)
+    table.add_column("now", justify="right", no_wrap=True)
     for row in rows(report):
         texts = [text or "as fine-tuned" for text in row["texts"]]
-        table.add_row(row["name"], *texts, Text(row["change"], style=TONES[row["tone"]]))
+        table.add_row(row["name"], *texts, Text(row["change"].removesuffix(" as fast"), style=TONES[row["tone"]]))
     return table
 
 
@@ -89,9 +89,9 @@ def stage_line(stage: str, result: Mapping[str, Any]) -> str:
             return f"{len(result['epochs'])} epochs, {main[0]} {main[1]:.4f}"
         case "measure":
             return ", ".join(
-                f"{name} {change(found['dense']['median_ms'], found['pruned']['median_ms'])}"
+                f"{found['dense']['median_ms'] / found['pruned']['median_ms']:.2f} × as fast in {name}"
                 for name, found in result["runtimes"].items()
             )
         case "export":
-            return ", ".join(file["path"] for file in result["files"])
+            return ", ".join(file["path"] for file in result["files"]) or "none asked for"
     return str(result.get("page", ""))

@@ -190,7 +190,7 @@ def _axes(frame: Frame, across: str, up: str, *, whole: bool = False) -> Iterabl
 
 def _ticks(low: float, high: float, *, scale: float = 1, whole: bool = False) -> list[float]:
     low, high = low * scale, high * scale
-    rough = (high - low) / 5
+    rough = (high - low) / 6.5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
     step = max(step, 1.0) if whole else step

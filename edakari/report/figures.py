@@ -42,7 +42,7 @@ def is_share(name: str) -> bool:
 
 def latency(timing: Mapping[str, float]) -> str:
     """A median with its spread."""
-    return f"{timing['median_ms']:.3g} ms ± {timing['spread'] / 2:.2g}"
+    return f"{timing['median_ms']:.3g} ± {timing['spread'] / 2:.1g} ms"
 
 
 def seconds(value: float) -> str:

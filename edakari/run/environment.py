@@ -26,7 +26,7 @@ def environment(seed: int) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "edakari": edakari.__version__,
         "commit": _commit(),
         "seed": seed,
@@ -39,6 +39,11 @@ def environment(seed: int) -> dict[str, Any]:
         else [],
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _command() -> str:
+    name = Path(sys.argv[0]).name
+    return f"{'python -m edakari' if name == '__main__.py' else name} {shlex.join(sys.argv[1:])}".strip()
 
 
 def _processor() -> str:

@@ -75,6 +75,10 @@ class RunFolder:
         """Write the result of a stage, which makes it finished."""
         write_json(self._file(stage), result)
 
+    def tidy(self) -> None:
+        """Remove what was only there to go on after an interruption."""
+        shutil.rmtree(self.path / "work", ignore_errors=True)
+
     def recipe(self) -> dict[str, Any]:
         """The recipe as run.
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edakari.surgery import load, load_plan
 from edakari.errors import RunFolderError
 from edakari.graph import example_of
 from edakari.models import build
 from edakari.run.folder import RunFolder
 from edakari.run.recipe import recipe_from
+from edakari.surgery import load, load_plan
 
 __all__ = ["Networks", "networks"]
 

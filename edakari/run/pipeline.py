@@ -16,7 +16,7 @@ from edakari.core.plan import Plan
 from edakari.errors import EdakariError, RecipeError, RunFolderError
 from edakari.report import collect
 from edakari.run import processes
-from edakari.run.context import Notify, Run
+from edakari.run.context import Notify, Run, weights_digest
 from edakari.run.environment import environment
 from edakari.run.folder import RunFolder, claim, clear
 from edakari.run.settings import Recipe
@@ -71,12 +71,16 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
             if processes.agreed(run.folder.done(name), cpu=recipe.device == "cpu"):
                 notify(name, "kept", run.folder.read(name))
                 continue
+            if not worked and name != "trace":
+                _same_weights(run)
             worked = True
             _stage(run, name)
     except EdakariError:
         if fresh and run.main and not run.folder.done("prune"):
             clear(run.folder.path, remove=not existed)
         raise
+    if run.main:
+        run.folder.tidy()
     return Result(run.folder.path, run.plan, run.final(), collect(run.folder.path), worked)
 
 
@@ -132,6 +136,15 @@ def _claim(recipe: Recipe, folder: str | Path, overwrite: bool) -> RunFolder:
         write_json(claimed.path / "environment.json", environment(recipe.seed))
     processes.wait(cpu=cpu)
     return claimed
+
+
+def _same_weights(run: Run) -> None:
+    """A run that goes on with other weights than it began with would report on neither."""
+    if run.folder.read("trace")["weights"] != weights_digest(run.dense):
+        raise RunFolderError(
+            f"{run.folder.path} was begun with other weights than {run.recipe.model.name} has now "
+            f"(model.weights: {run.recipe.model.weights}); put those back, name another folder, or give --overwrite"
+        )
 
 
 def _stage(run: Run, name: str) -> None:

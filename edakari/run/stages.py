@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from edakari.surgery import apply, save, simulate
 from edakari.core.budget import Budget
 from edakari.core.files import disk_full
 from edakari.core.method import Job
@@ -22,8 +21,9 @@ from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
 from edakari.graph import spec_of_inputs, trace
 from edakari.report import write_report
-from edakari.run.context import Run, costs_at, stored_bytes
+from edakari.run.context import Run, costs_at, stored_bytes, weights_digest
 from edakari.run.settings import MeasureSettings
+from edakari.surgery import apply, save, simulate
 from edakari.train import distillation, fit, fitter, task_objective
 
 __all__ = ["STAGES", "time_networks"]
@@ -40,6 +40,7 @@ def trace_stage(run: Run) -> Result:
         dc.asdict(limited.get(group.name, group)) | {"chosen": group.name in limited} for group in run.graph.groups
     ]
     return {
+        "weights": weights_digest(run.dense),
         "costs": dict(run.dense_costs),
         "bytes": stored_bytes(run.dense),
         "groups": groups,

@@ -95,6 +95,18 @@ def test_an_interrupted_run_goes_on_to_the_same_result(content, tmp_path, monkey
     ]
 
 
+def test_a_run_does_not_go_on_with_other_weights(content, tmp_path, monkeypatch):
+    recipe, folder = recipe_from({**content, "finetune": None, "measure": None}), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_at(patched, "check")
+        with pytest.raises(KeyboardInterrupt):
+            prune(recipe, folder)
+    nets = tmp_path / "nets.py"
+    nets.write_text(nets.read_text().replace("manual_seed(0)", "manual_seed(1)"))
+    with pytest.raises(RunFolderError, match="other weights"):
+        prune(recipe, folder)
+
+
 def test_a_folder_of_another_recipe_is_left_alone(content, tmp_path):
     folder = tmp_path / "run"
     prune(recipe_from({**content, "finetune": None, "measure": None}), folder)

@@ -24,6 +24,7 @@ def demo_recipe(model: str) -> dict[str, Any]:
         "data": {"source": "embedded:fashion"},
         "method": {"name": "magnitude"},
         "budget": "macs<=50%",
+        "limits": {"step": 8},
         "finetune": {**finetune[model], "distill": {"weight": 0.5, "temperature": 4.0}},
         "measure": {"runtimes": ["torch", "onnxruntime"], "repeats": 100},
         "export": ["onnx"],
