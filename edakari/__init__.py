@@ -2,7 +2,7 @@
 
 graph = edakari.trace(model, example)
 plan = edakari.allocate(graph, scores, edakari.Budget.parse("macs<=50%"))
-small = edakari.surgery(plan, model)
+small = edakari.apply(plan, model)
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """From a network to its graph: one forward pass in which every operator says how axes flow."""
 
+from edakari.graph.copying import copied
 from edakari.graph.meta import quick_meta
 from edakari.graph.rules import rule
 from edakari.graph.trace import (
@@ -15,6 +16,8 @@ from edakari.graph.trace import (
 
 __all__ = [
     "call",
+    "copied",
+    "example_for",
     "example_of",
     "graph_of",
     "meta_copy",

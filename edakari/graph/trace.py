@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from edakari.core.graph import Graph, InputSpec
 from edakari.errors import ModelError
 from edakari.graph import axes, rules_compute, rules_elementwise, rules_shape
+from edakari.graph.copying import copied
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
 from edakari.graph.rules import FUNCTIONS, RULES
@@ -94,13 +94,13 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """The network in evaluation mode on meta tensors; the original's data is not copied."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, torch.Tensor) and id(value) not in memo:
                 meta = value.detach().to("meta")
                 memo[id(value)] = nn.Parameter(meta, False) if isinstance(value, nn.Parameter) else meta
-    return copy.deepcopy(model, memo).eval()
+    return copied(model, memo).eval()
 
 
 def call(model: nn.Module, example: Any) -> Any:

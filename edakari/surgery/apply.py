@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from edakari.surgery import attention
-from edakari.surgery.attributes import Widths, mended
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask, extent, kept
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Sizes
 from edakari.errors import ModelError, PlanError
-from edakari.graph import call, example_for, graph_of, meta_copy, quick_meta, stored_tensors
+from edakari.graph import call, copied, example_for, graph_of, meta_copy, quick_meta, stored_tensors
+from edakari.surgery import attention
+from edakari.surgery.attributes import Widths, mended
 
 __all__ = ["apply", "checked_graph", "masks_of"]
 
@@ -38,7 +37,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """
     graph = checked_graph(plan, model)
     sizes = plan.sizes()
-    small = _rebuilt(model, _cut_tensors(model, graph, masks_of(plan, graph)))
+    small = copied(model, _cut_tensors(model, graph, masks_of(plan, graph)))
     _mend(small, graph, sizes)
     verify_shapes(small, graph, sizes)
     return small
@@ -99,11 +98,6 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
     return cut
 
 
-def _rebuilt(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
-    memo: dict[int, Any] = dict(tensors)
-    return copy.deepcopy(model, memo)
-
-
 def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
     touched = {
         name.rpartition(".")[0]
@@ -141,8 +135,8 @@ def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
     except ModelError as error:
         raise PlanError(
             f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. "
-            "Its code holds a width that edakari does not know of: tell it by @edakari.surgery.attributes, or leave its "
-            "groups out."
+            "Its code holds a width that edakari does not know of: tell it by @edakari.surgery.attributes, or leave "
+            "its groups out."
         ) from error
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.surgery.attributes import Widths
 from edakari.core.layout import Layout, Product, extent
 from edakari.errors import PlanError
+from edakari.surgery.attributes import Widths
 
 __all__ = ["SlimMultiheadAttention", "slim"]
 

@@ -11,7 +11,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edakari.surgery.apply import checked_graph, masks_of
 from edakari.core import layout as layouts
 from edakari.core.graph import Graph
 from edakari.core.layout import Layout, Mask
@@ -20,6 +19,7 @@ from edakari.graph import axes, stored_tensors
 from edakari.graph.axes import Axis, Expression
 from edakari.graph.flow import Call, Flow
 from edakari.graph.rules import FUNCTIONS, RULES
+from edakari.surgery.apply import checked_graph, masks_of
 
 __all__ = ["simulate"]
 

@@ -11,11 +11,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from edakari.surgery.apply import apply
 from edakari.core.files import replacing, write_json, write_text
 from edakari.core.plan import Plan
 from edakari.errors import PlanError, RunFolderError, WeightsError
 from edakari.models import ModelSpec, build, load_weights, read_weights, spec_of
+from edakari.surgery.apply import apply
 
 __all__ = ["load", "load_plan", "save"]
 

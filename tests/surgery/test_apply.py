@@ -9,11 +9,11 @@ import timm
 import torch
 from torch import nn
 
-from edakari.surgery import apply, attributes, simulate
-from edakari.surgery.attributes import ATTRIBUTES
 from edakari.core.plan import DropBranch, KeepChannels, Plan
 from edakari.errors import PlanError
 from edakari.graph import trace
+from edakari.surgery import apply, attributes, simulate
+from edakari.surgery.attributes import ATTRIBUTES
 from edakari.testing import random_plan
 
 X = torch.zeros(1, 3, 32, 32)

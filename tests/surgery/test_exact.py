@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from edakari.surgery import apply, simulate
 from edakari.graph import trace
+from edakari.surgery import apply, simulate
 from edakari.testing import random_plan
 
 TOLERANCE = 1e-9

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from edakari.surgery import apply, load, load_plan, save
 from edakari.core.plan import Plan
 from edakari.errors import EdakariError, PlanError, RunFolderError, WeightsError
 from edakari.graph import trace
 from edakari.models import build
+from edakari.surgery import apply, load, load_plan, save
 from edakari.testing import random_plan
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,53 @@
+"""Copies of a module's structure with other tensors in it, several times as fast as `copy.deepcopy`."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+__all__ = ["copied"]
+
+M = TypeVar("M", bound=nn.Module)
+
+PLAIN = (int, float, str, bool, bytes, type(None), torch.dtype, torch.device, type)
+
+
+def copied(model: M, tensors: dict[int, torch.Tensor]) -> M:
+    """A copy of a module that shares nothing with it that can change.
+
+    Args:
+        model: the module.
+        tensors: what takes the place of a tensor, by the tensor's id; other tensors are copied.
+    """
+    modules = list(model.modules())
+    memo: dict[int, Any] = dict(tensors)
+    if any(_copies_itself(type(module)) for module in modules):
+        return copy.deepcopy(model, memo)
+    # shells first, so that whatever refers to a module finds its copy
+    for module in modules:
+        memo[id(module)] = object.__new__(type(module))
+    for module in modules:
+        memo[id(module)].__dict__ = {name: _value(value, memo) for name, value in module.__dict__.items()}
+    result: M = memo[id(model)]
+    return result
+
+
+def _copies_itself(cls: type) -> bool:
+    return any(
+        getattr(cls, name, None) is not getattr(nn.Module, name, None)
+        for name in ("__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__")
+    )
+
+
+def _value(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, PLAIN):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, _value(item, memo)) for key, item in value.items())
+    return copy.deepcopy(value, memo)
