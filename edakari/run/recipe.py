@@ -118,8 +118,8 @@ class _Checker:
             content={key: content[key] for key in KEYS},
         )
 
-    def _check(self, cls: type[Any], content: Any, key: str) -> Any:
-        value, problems = check(cls, content, key)
+    def _check(self, cls: type[Any], content: Any, key: str, *also: str) -> Any:
+        value, problems = check(cls, content, key, also)
         self.problems.extend(problems)
         return value
 
@@ -141,7 +141,7 @@ class _Checker:
         except EdakariError as error:
             self.problems.append(Problem("method.name", str(error)))
             return None
-        method = self._check(cls, {key: value for key, value in content.items() if key != "name"}, "method")
+        method = self._check(cls, {key: value for key, value in content.items() if key != "name"}, "method", "name")
         return (content["name"], method) if method is not None else None
 
     def _finetune(self) -> tuple[Schedule | None, DistillSettings | None]:
@@ -149,7 +149,7 @@ class _Checker:
         if not isinstance(content, Mapping):
             return self._optional(Schedule, "finetune"), DistillSettings()
         distill = self._check(DistillSettings, content.get("distill") or {}, "finetune.distill")
-        schedule = self._check(Schedule, {k: v for k, v in content.items() if k != "distill"}, "finetune")
+        schedule = self._check(Schedule, {k: v for k, v in content.items() if k != "distill"}, "finetune", "distill")
         return schedule, distill
 
     def _budget(self, text: str) -> Budget | None:

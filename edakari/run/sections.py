@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -45,20 +45,24 @@ class Problem:
     text: str
 
 
-def check(cls: type[T], content: Any, key: str) -> tuple[T | None, list[Problem]]:
+def check(cls: type[T], content: Any, key: str, also: tuple[str, ...] = ()) -> tuple[T | None, list[Problem]]:
     """A dataclass from a mapping, or what is wrong with the mapping.
 
     Args:
         cls: a dataclass of plain values.
         content: mapping of its fields, as read from YAML.
         key: dotted path of the mapping in the recipe.
+        also: keys that may stand beside the fields, read elsewhere; for the list of known ones.
     """
     if not isinstance(content, Mapping):
         return None, [Problem(key, f"must be a mapping of keys ({', '.join(_names(cls))}), found {content!r}")]
     try:
         section = _section(cls).model_validate(dict(content))
     except pydantic.ValidationError as error:
-        found = {(problem.key, problem.text): problem for problem in (_problem(cls, e, key) for e in error.errors())}
+        found = {
+            (problem.key, problem.text): problem
+            for problem in (_problem([*also, *_names(cls)], e, key) for e in error.errors())
+        }
         return None, list(_shortest(found.values()))
     try:
         return cls(**{name: getattr(section, name) for name in _names(cls)}), []
@@ -98,11 +102,11 @@ def _names(cls: Any) -> list[str]:
     return [field.name for field in dc.fields(cls)]
 
 
-def _problem(cls: type[Any], error: Any, key: str) -> Problem:
+def _problem(known: list[str], error: Any, key: str) -> Problem:
     place = error["loc"]
     where = ".".join([key, str(place[0])]) if key else str(place[0])
     if error["type"] == "extra_forbidden":
-        return Problem(where, unknown_key(str(place[0]), _names(cls)))
+        return Problem(where, unknown_key(str(place[0]), known))
     if error["type"] == "missing":
         return Problem(where, "is missing")
     if len(place) > 1 and isinstance(place[1], int):
@@ -117,7 +121,7 @@ def unknown_key(name: str, known: list[str]) -> str:
     return "unknown key" + (f"; did you mean {hint!r}?" if hint else "") + f" Known here: {', '.join(known)}"
 
 
-def _shortest(problems: Any) -> list[Problem]:
+def _one_each(problems: Iterable[Problem]) -> list[Problem]:
     """One problem for each place: a value that fits no part of a union fails once for each."""
     first: dict[str, Problem] = {}
     for problem in problems:

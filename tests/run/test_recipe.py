@@ -43,6 +43,7 @@ def test_names_alone_will_do():
     [
         ({"fintune": {}}, ["my.yaml: fintune", "unknown key", "'finetune'"]),
         ({"finetune": {"epoch": 3}}, ["finetune.epoch", "unknown key", "'epochs'"]),
+        ({"finetune": {"distil": {}}}, ["finetune.distil", "'distill'"]),
         ({"finetune": {"epochs": "many"}}, ["finetune.epochs", "integer", "'many'"]),
         ({"finetune": {"epochs": -1}}, ["finetune.epochs", "greater than or equal to 0", "-1"]),
         ({"finetune": {"lr": 0}}, ["finetune.lr", "greater than 0"]),

@@ -16,7 +16,7 @@ __all__ = ["demo"]
 def demo_recipe(model: str) -> dict[str, Any]:
     """The recipe of the demo, as `recipes/fashion_*.yaml` hold it for longer runs."""
     finetune: dict[str, dict[str, Any]] = {
-        "cnn": {"epochs": 3, "lr": 0.02},
+        "cnn": {"epochs": 6, "lr": 0.02},
         "vit": {"epochs": 3, "lr": 0.001, "optimizer": "adamw", "weight_decay": 0.01},
     }
     return {
