@@ -59,11 +59,8 @@ def check(cls: type[T], content: Any, key: str, also: tuple[str, ...] = ()) -> t
     try:
         section = _section(cls).model_validate(dict(content))
     except pydantic.ValidationError as error:
-        found = {
-            (problem.key, problem.text): problem
-            for problem in (_problem([*also, *_names(cls)], e, key) for e in error.errors())
-        }
-        return None, list(_shortest(found.values()))
+        known = [*also, *_names(cls)]
+        return None, _one_each(_problem(known, entry, key) for entry in error.errors())
     try:
         return cls(**{name: getattr(section, name) for name in _names(cls)}), []
     except ValueError as error:
