@@ -123,7 +123,7 @@ class Flow:
     def unify(self, left: Expression, right: Expression) -> None:
         """State that two dimensions hold the same positions."""
         if left is not right:
-            axes.unify(left, right, self.reason + " ties it to what cannot be pruned")
+            axes.unify(left, right, self.reason + " joins it with an input, a constant or what else cannot be pruned")
 
     def pin(self, *dims: Expression, why: str = "") -> None:
         """Keep dimensions whole."""

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.graph import Graph, InputSpec
 from edakari.errors import ModelError
-from edakari.graph import axes, rules_compute, rules_elementwise, rules_shape
+from edakari.graph import axes, rules_compute, rules_elementwise, rules_shape, rules_spatial
 from edakari.graph.copying import copied
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
@@ -20,7 +20,7 @@ from edakari.graph.ties import tie
 
 __all__ = ["call", "example_for", "example_of", "graph_of", "meta_copy", "spec_of_inputs", "stored_tensors", "trace"]
 
-_LOADED = (rules_compute, rules_elementwise, rules_shape)  # importing them fills the table
+_LOADED = (rules_compute, rules_elementwise, rules_shape, rules_spatial)  # importing them fills the table
 
 _SEEN: weakref.WeakKeyDictionary[nn.Module, list[Graph]] = weakref.WeakKeyDictionary()
 

@@ -18,12 +18,12 @@ from edakari.graph.axes import (
     pin,
     pins,
     product,
-    regroup,
     resolve,
     size,
     split,
     unify,
 )
+from edakari.graph.reshape import regroup
 
 
 @st.composite
