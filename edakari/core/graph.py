@@ -81,6 +81,7 @@ class Graph:
         calls: the module calls of the traced forward pass, in order.
         refused: what cannot be sized, and why.
         inputs: the example that was traced.
+        device: where it ran: "meta", or "cpu" for a network that looks at values.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
         fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
     """
@@ -92,6 +93,7 @@ class Graph:
     calls: tuple[ModuleCall, ...]
     refused: tuple[Refusal, ...]
     inputs: InputSpec
+    device: str
     attributes: Mapping[tuple[str, str], Layout]
     fingerprint: str
 

@@ -188,7 +188,7 @@ class Flow:
         handles = []
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path)))
-            handles.append(module.register_forward_hook(self._leave, always_call=False))
+            handles.append(module.register_forward_hook(self._leave))
         try:
             with FunctionMode(self), DispatchMode(self):
                 yield

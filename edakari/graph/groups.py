@@ -20,7 +20,9 @@ __all__ = ["finish"]
 KINDS: tuple[Kind, ...] = ("head", "head_dim", "group")
 
 
-def finish(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str], inputs: InputSpec) -> Graph:
+def finish(
+    flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str], inputs: InputSpec, device: str
+) -> Graph:
     """Freeze a flow into a graph.
 
     Args:
@@ -28,6 +30,7 @@ def finish(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str], 
         stored: dimensions of every parameter and buffer by name, in the network's own order.
         parameters: the names among them that are parameters.
         inputs: the example that was traced.
+        device: where the forward pass ran.
     """
     for name, dims in stored.items():
         if name not in flow.read:
@@ -61,6 +64,7 @@ def finish(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str], 
         calls=calls,
         refused=tuple(_refusals(stored)),
         inputs=inputs,
+        device=device,
         attributes={key: freeze(dim) for key, dim in flow.notes.items()},
         fingerprint=fingerprint(frozen),
     )

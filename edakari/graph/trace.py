@@ -18,7 +18,7 @@ from edakari.graph.groups import finish
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.ties import tie
 
-__all__ = ["call", "example_for", "example_of", "graph_of", "meta_copy", "spec_of_inputs", "stored_tensors", "trace"]
+__all__ = ["call", "example_for", "example_of", "graph_of", "shadow_of", "spec_of_inputs", "stored_tensors", "trace"]
 
 _LOADED = (rules_compute, rules_elementwise, rules_shape, rules_spatial)  # importing them fills the table
 
@@ -28,7 +28,8 @@ _SEEN: weakref.WeakKeyDictionary[nn.Module, list[Graph]] = weakref.WeakKeyDictio
 def trace(model: nn.Module, example: Any) -> Graph:
     """The graph of a network: what can be pruned, what each operator costs, what was refused and why.
 
-    Runs the network once in evaluation mode on tensors without data; weights are neither read nor changed.
+    Runs the network once in evaluation mode on tensors without data; weights are neither read nor changed. A network
+    that looks at values (it calls `.item()`, say) runs on a copy on the CPU instead.
 
     Args:
         model: the network.
@@ -37,7 +38,18 @@ def trace(model: nn.Module, example: Any) -> Graph:
     Raises:
         ModelError: the forward pass fails on the example.
     """
-    shadow = meta_copy(model)
+    try:
+        graph = _traced(model, example, "meta")
+    except ModelError as error:
+        if not _needs_data(error):
+            raise
+        graph = _traced(model, example, "cpu")
+    _SEEN[model] = [graph, *(other for other in _SEEN.get(model, ()) if other.inputs != graph.inputs)]
+    return graph
+
+
+def _traced(model: nn.Module, example: Any, device: str) -> Graph:
+    shadow = shadow_of(model, device)
     stored = stored_tensors(shadow)
     dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
     flow = Flow(
@@ -47,12 +59,15 @@ def trace(model: nn.Module, example: Any) -> Graph:
         FUNCTIONS,
     )
     with flow.watching(shadow):
-        outputs = call(shadow, tree_map(_to_meta, example))
+        outputs = call(shadow, tree_map(lambda value: _moved(value, device), example))
     _pin_outputs(flow, outputs)
     tie(shadow, dims)
-    graph = finish(flow, dims, dict(shadow.named_parameters()), spec_of_inputs(example))
-    _SEEN.setdefault(model, []).append(graph)
-    return graph
+    return finish(flow, dims, dict(shadow.named_parameters()), spec_of_inputs(example), device)
+
+
+def _needs_data(error: ModelError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, NotImplementedError) or "meta" in str(cause)
 
 
 def graph_of(model: nn.Module, inputs: InputSpec) -> Graph:
@@ -71,14 +86,14 @@ def graph_of(model: nn.Module, inputs: InputSpec) -> Graph:
     return trace(model, example_for(model, inputs))
 
 
-def example_for(model: nn.Module, inputs: InputSpec) -> Any:
-    """The described example on meta tensors, in the floating type that the network has now."""
+def example_for(model: nn.Module, inputs: InputSpec, device: str = "meta") -> Any:
+    """The described example in the floating type that the network has now."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def fit(value: Any) -> Any:
         return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
-    return tree_map(fit, example_of(inputs))
+    return tree_map(fit, example_of(inputs, device))
 
 
 def _dense(dim: Any) -> int:
@@ -92,15 +107,15 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
-    """The network in evaluation mode on meta tensors; the original's data is not copied."""
-    memo: dict[int, torch.Tensor] = {}
+def shadow_of(model: nn.Module, device: str) -> nn.Module:
+    """A copy of a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
+    tensors: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(value, torch.Tensor) and id(value) not in memo:
-                meta = value.detach().to("meta")
-                memo[id(value)] = nn.Parameter(meta, False) if isinstance(value, nn.Parameter) else meta
-    return copied(model, memo).eval()
+            if isinstance(value, torch.Tensor) and id(value) not in tensors:
+                moved = value.detach().to(device, copy=True)
+                tensors[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
+    return copied(model, tensors).eval()
 
 
 def call(model: nn.Module, example: Any) -> Any:
@@ -168,8 +183,10 @@ def example_of(inputs: InputSpec, device: str = "meta") -> Any:
     raise ModelError(f"not the description of an example: {inputs!r}")
 
 
-def _to_meta(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, torch.Tensor) else value
+def _moved(value: Any, device: str) -> Any:
+    if isinstance(value, torch.Tensor) and value.device.type != device:
+        return torch.zeros_like(value, device=device) if value.device.type == "meta" else value.to(device)
+    return value
 
 
 def _pin_outputs(flow: Flow, outputs: Any) -> None:

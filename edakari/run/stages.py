@@ -19,7 +19,7 @@ from edakari.cost.measure import measure
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
-from edakari.graph import spec_of_inputs, trace
+from edakari.graph import trace
 from edakari.report import write_report
 from edakari.run.context import Run, costs_at, stored_bytes, weights_digest
 from edakari.run.settings import MeasureSettings
@@ -250,9 +250,8 @@ def _difference(run: Run) -> float:
         images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(run.recipe.seed))
     inputs = images[:8].double().cpu()
     network = copy.deepcopy(run.dense).cpu().double().eval()
-    plan = dc.replace(run.plan, inputs=spec_of_inputs(example.double()))
     with torch.no_grad():
-        cut, masked = apply(plan, network).eval()(inputs), simulate(plan, network).eval()(inputs)
+        cut, masked = apply(run.plan, network).eval()(inputs), simulate(run.plan, network).eval()(inputs)
     return float((cut - masked).abs().max() / masked.abs().max().clamp_min(1e-12))
 
 

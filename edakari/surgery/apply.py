@@ -14,7 +14,7 @@ from edakari.core.layout import Mask, extent, kept
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Sizes
 from edakari.errors import ModelError, PlanError
-from edakari.graph import call, copied, example_for, graph_of, meta_copy, quick_meta, stored_tensors
+from edakari.graph import call, copied, example_for, graph_of, quick_meta, shadow_of, stored_tensors
 from edakari.surgery import attention
 from edakari.surgery.attributes import Widths, mended
 
@@ -116,12 +116,12 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
 
 
 def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
-    """Run a cut network on tensors without data and compare what goes in and out of each module with the plan.
+    """Run a cut network on the traced example and compare what goes in and out of each module with the plan.
 
     Raises:
         PlanError: a module fails, or its tensors have other shapes than the plan says.
     """
-    shadow = meta_copy(small)
+    shadow = shadow_of(small, graph.device)
     expected: dict[str, list[Any]] = {}
     for entry in graph.calls:
         expected.setdefault(entry.module, []).append(entry)
@@ -131,7 +131,7 @@ def verify_shapes(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
         module.register_forward_hook(watch.leave(path))
     try:
         with quick_meta():
-            call(shadow, example_for(small, graph.inputs))
+            call(shadow, example_for(small, graph.inputs, graph.device))
     except ModelError as error:
         raise PlanError(
             f"the cut network fails in module {watch.running or 'the network itself'!r}: {error.__cause__ or error}. "

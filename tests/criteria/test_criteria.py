@@ -29,7 +29,7 @@ trees = st.lists(st.one_of(leaves, concats, products), min_size=1, max_size=3).m
 
 def hand_made(groups: tuple[Group, ...], layouts: dict[str, tuple[Layout, ...]]) -> Graph:
     names = tuple(name for name in layouts if "running" not in name)
-    return Graph(groups, layouts, names, (), (), (), None, {}, "f")
+    return Graph(groups, layouts, names, (), (), (), None, "meta", {}, "f")
 
 
 def pair() -> tuple[nn.Sequential, Graph]:

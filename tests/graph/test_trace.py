@@ -134,3 +134,27 @@ def test_parameters_that_the_forward_pass_does_not_use_stay():
     graph = trace(Spare(), torch.zeros(1, 4))
     assert [group.name for group in graph.groups] == ["a"]
     assert any("spare.weight" in r.where and "not used" in r.reason for r in graph.refused)
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        if y.sum().item() >= 0:
+            y = self.second(y)
+        return self.out(y + torch.arange(8.0)[None, :1])
+
+
+def test_a_network_that_looks_at_values_is_traced_on_the_cpu():
+    from edakari.surgery import apply
+    from edakari.testing import random_plan
+
+    model = LooksAtValues()
+    graph = trace(model, torch.zeros(1, 4))
+    assert graph.device == "cpu"
+    assert [group.name for group in graph.groups] == ["first", "second"]
+    assert apply(random_plan(graph), model)(torch.randn(3, 4)).shape == (3, 2)
+    assert trace(small(), torch.zeros(1, 3, 8, 8)).device == "meta"
