@@ -1,7 +1,6 @@
-"""Reads Fashion-MNIST from the official files (Debian package `dataset-fashion-mnist`).
+"""Cuts the embedded subset of Fashion-MNIST from the official files (Debian package `dataset-fashion-mnist`).
 
-python recipes/embedded/data.py subset [/usr/share/datasets/fashion-mnist]   # the subset that ships
-python recipes/embedded/data.py whole OUT [/usr/share/datasets/fashion-mnist]   # OUT/train.npz and OUT/test.npz
+Usage: python recipes/embedded/data.py [/usr/share/datasets/fashion-mnist]
 """
 
 from __future__ import annotations
@@ -43,8 +42,9 @@ def write(path: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
             archive.writestr(info, content.getvalue(), zipfile.ZIP_LZMA)
 
 
-def subset(folder: Path = SOURCE) -> None:
+def main() -> None:
     """The first 1,000 training and 200 test images of each class, in their official order."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCE
     for part, name, per_class in (("train", "train", 1000), ("t10k", "test", 200)):
         images, labels = read(folder, part)
         chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:per_class] for label in range(10)]))
@@ -52,13 +52,5 @@ def subset(folder: Path = SOURCE) -> None:
         write(TARGET / f"fashion_{name}.npz", arrays)
 
 
-def whole(out: Path, folder: Path = SOURCE) -> None:
-    """All images, as the recipes that made the embedded weights read them."""
-    for part, name in (("train", "train"), ("t10k", "test")):
-        images, labels = read(folder, part)
-        write(out / f"{name}.npz", {"images": images, "labels": labels, "class_names": np.array(CLASSES)})
-
-
 if __name__ == "__main__":
-    verb, *paths = sys.argv[1:]
-    {"subset": subset, "whole": whole}[verb](*(Path(path) for path in paths))
+    main()

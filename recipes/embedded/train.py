@@ -1,8 +1,9 @@
-"""Trains the embedded networks on all 60,000 training images of Fashion-MNIST; made the weights that ship.
+"""Trains the embedded networks on all 60,000 training images of Fashion-MNIST.
 
 Usage: python recipes/embedded/train.py fashion_cnn OUT.safetensors [/usr/share/datasets/fashion-mnist]
 
-The loop is written out here, so that the weights can be made again whatever becomes of `edakari.train`.
+The weights that ship were made with these settings, data and augmentation, by the draft of this file; this version of
+it has not been run to the end.
 """
 
 from __future__ import annotations
