@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edakari.surgery import apply, load, save, simulate
     from edakari.core.budget import Budget
     from edakari.core.method import register
     from edakari.core.plan import Plan
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from edakari.methods.allocate import allocate
     from edakari.models import build
     from edakari.run import prune
+    from edakari.surgery import apply, load, save, simulate
 
 __version__ = "0.1.0"
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import hypothesis
+import numpy as np
+import pytest
 import torch
 
 # a shared machine is at times slow, and a slow example is not a wrong one
@@ -12,3 +15,47 @@ hypothesis.settings.register_profile("edakari", deadline=None, derandomize=bool(
 hypothesis.settings.load_profile("edakari")
 
 torch.set_num_threads(1)
+
+FACTORY = """
+import torch
+from torch import nn
+
+
+def tiny(classes: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, classes),
+    )
+"""
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict:
+    """A recipe that runs in a second: a tiny network of a user's own on tiny arrays."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "nets.py").write_text(FACTORY)
+    for name, count in (("train", 48), ("val", 24)):
+        labels = np.arange(count) % 3
+        images = (rng.integers(0, 60, (count, 8, 8, 1)) + labels[:, None, None, None] * 60).astype(np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels.astype(np.int64))
+    return {
+        "model": {"name": f"{tmp_path}/nets.py:tiny"},
+        "data": {
+            "train": [str(tmp_path / "train.npz")],
+            "val": str(tmp_path / "val.npz"),
+            "batch_size": 16,
+            "augment": "none",
+        },
+        "method": {"name": "magnitude"},
+        "budget": "macs<=50%",
+        "finetune": {"epochs": 2, "lr": 0.05, "distill": {"weight": 0.5}},
+        "measure": {"runtimes": ["torch"], "repeats": 3, "warmup": 1},
+        "device": "cpu",
+    }

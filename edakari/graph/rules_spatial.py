@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from edakari.graph.axes import product, split
 from edakari.graph.flow import Call, Dims, Flow
 from edakari.graph.rules import rule
@@ -9,64 +11,30 @@ from edakari.graph.rules import rule
 __all__: list[str] = []
 
 
-@rule(
-    "aten.max_pool2d_with_indices",
-    "aten.max_pool2d",
-    "aten.avg_pool2d",
-    "aten._adaptive_avg_pool2d",
-    "aten.adaptive_avg_pool2d",
-    "aten.adaptive_max_pool2d",
-    "aten.upsample_nearest2d",
-    "aten.upsample_bilinear2d",
-    "aten.upsample_bicubic2d",
-    "aten._upsample_nearest_exact2d",
-    "aten._upsample_bilinear2d_aa",
-    "aten._upsample_bicubic2d_aa",
-    "aten.reflection_pad2d",
-    "aten.replication_pad2d",
-    "aten.grid_sampler_2d",
-)
-def spatial_2d(flow: Flow, call: Call) -> Dims | list[Dims]:
-    """Acts on the last two dimensions."""
-    return _spatial(flow, call, 2)
+SPATIAL = {
+    1: "avg_pool1d adaptive_avg_pool1d max_pool1d_with_indices upsample_nearest1d upsample_linear1d reflection_pad1d "
+    "replication_pad1d",
+    2: "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
+    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler_2d",
+    3: "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d "
+    "upsample_trilinear3d reflection_pad3d replication_pad3d",
+}
+"""Operators that act on the last one, two or three dimensions."""
 
 
-@rule(
-    "aten.max_pool3d_with_indices",
-    "aten.avg_pool3d",
-    "aten._adaptive_avg_pool3d",
-    "aten.adaptive_max_pool3d",
-    "aten.upsample_nearest3d",
-    "aten.upsample_trilinear3d",
-    "aten.reflection_pad3d",
-    "aten.replication_pad3d",
-)
-def spatial_3d(flow: Flow, call: Call) -> Dims | list[Dims]:
-    """Acts on the last three dimensions."""
-    return _spatial(flow, call, 3)
-
-
-@rule(
-    "aten.avg_pool1d",
-    "aten.adaptive_avg_pool1d",
-    "aten.max_pool1d_with_indices",
-    "aten.upsample_nearest1d",
-    "aten.upsample_linear1d",
-    "aten.reflection_pad1d",
-    "aten.replication_pad1d",
-)
-def spatial_1d(flow: Flow, call: Call) -> Dims | list[Dims]:
-    """Acts on the last dimension."""
-    return _spatial(flow, call, 1)
-
-
-def _spatial(flow: Flow, call: Call, count: int) -> Dims | list[Dims]:
+def spatial(count: int, flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Mixes positions in the last `count` dimensions and leaves the others alone."""
     dims = flow.dims(call.args[0])
     several = isinstance(call.out, tuple | list)
     first = call.out[0] if several else call.out
     flow.pin(*dims[-count:], why="positions in space are mixed")
     out: Dims = [*dims[:-count], *first.shape[-count:]]
     return [list(out) for _ in call.out] if several else out
+
+
+for _count, _names in SPATIAL.items():
+    rule(*(f"aten.{name}" for name in _names.split()))(functools.partial(spatial, _count))
 
 
 @rule("aten.pixel_shuffle")

@@ -6,7 +6,6 @@ import dataclasses as dc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from edakari.surgery import apply
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome
@@ -17,6 +16,7 @@ from edakari.cost import dense
 from edakari.errors import EdakariError
 from edakari.graph import trace
 from edakari.methods.allocate import AllocatorName, allocate, allocator_named
+from edakari.surgery import apply
 
 __all__ = ["Stepwise", "prune_by"]
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Budget
-from edakari.core.files import disk_full
 from edakari.core.method import Job
 from edakari.core.protocols import Objective
 from edakari.cost import dense, uncounted
@@ -202,13 +201,7 @@ def store(run: Run, model: nn.Module, *, pruned: bool) -> None:
     plan = run.outcome.plan if pruned and run.outcome else run.plan
     if not run.main:
         return
-    path = run.folder.pruned if pruned else run.folder.path
-    try:
-        save(model, plan, path, overwrite=True)
-    except Exception as error:
-        if disk_full(error):
-            raise RunFolderError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise
+    save(model, plan, run.folder.pruned if pruned else run.folder.path, overwrite=True)
 
 
 def _objective(run: Run) -> Objective:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from edakari.surgery import apply, simulate
 from edakari.core.budget import Limits
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Method, Outcome
@@ -23,6 +22,7 @@ from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.cost import bind, dense
 from edakari.errors import InfeasibleBudget
 from edakari.graph import trace
+from edakari.surgery import apply, simulate
 from edakari.testing.costs import ProductCost
 from edakari.testing.toys import ToyTask, toy_cnn, toy_job, toy_vit
 

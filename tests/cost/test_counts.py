@@ -9,10 +9,10 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch.utils.flop_counter import FlopCounterMode
 
-from edakari.surgery import apply
 from edakari.core.budget import Budget
 from edakari.cost import activations, bind, dense, macs, params, uncounted
 from edakari.graph import trace
+from edakari.surgery import apply
 from edakari.testing import random_plan
 
 NETWORKS = {

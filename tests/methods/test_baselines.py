@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from edakari.surgery import apply
 from edakari.core.method import method_named, registered
 from edakari.core.space import limited
 from edakari.cost import bind, dense
@@ -18,6 +17,7 @@ from edakari.errors import EdakariError, InfeasibleBudget, UnknownName
 from edakari.graph import trace
 from edakari.methods import allocate
 from edakari.solve import Knapsack
+from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
 
 NAMES = ["magnitude", "bn_scale", "fpgm", "taylor", "random"]

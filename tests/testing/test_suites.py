@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from edakari.surgery import apply, simulate
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Schedule
 from edakari.core.space import dense_sizes, legal_sizes, limited
@@ -18,6 +17,7 @@ from edakari.errors import PlanError
 from edakari.graph import trace
 from edakari.methods.baselines import MagnitudePruning
 from edakari.solve import Threshold
+from edakari.surgery import apply, simulate
 from edakari.testing import (
     ProductCost,
     ToyTask,
