@@ -219,7 +219,7 @@ def show(name: str, entry: dict[str, Any]) -> None:
         if "macs_share" in other and label != "edakari":
             ratio = own["cpu_s"]["total"] / other["cpu_s"]["total"]
             print(
-                f"  {label}: {other['cpu_s']['total']:.3f} s, MACs {other['macs_share']:.3f}; ours takes {ratio:.2f} of it"
+                f"  {label}: {other['cpu_s']['total']:.3f} s, MACs {other['macs_share']:.3f}; we take {ratio:.2f} of it"
             )
         elif label != "edakari":
             print(f"  {label}: {other}")
