@@ -70,7 +70,7 @@ def demo_section(report: Mapping[str, Any]) -> str:
             *lines,
             "",
             f"{environment['date'][:10]}, {environment['processor']}, {environment['cores']} cores, one thread per "
-            f"call; the whole run took {sum(report['seconds'].values()):.0f} s.",
+            f"call; the stages took {sum(report['seconds'].values()):.0f} s together.",
         ]
     )
 
