@@ -53,6 +53,23 @@ def _batch_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
 
 
+def _batch_norm_function(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return torch.empty_like(args[0])
+
+
+def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, weight, _, stride, padding, dilation, transposed, _, groups = args[:9]
+    if transposed or x.dtype != weight.dtype or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        return None
+    space = []
+    for place in range(x.dim() - 2):
+        step, pad, wide = (each[place % len(each)] for each in (stride, padding, dilation))
+        space.append((x.shape[place + 2] + 2 * pad - wide * (weight.shape[place + 2] - 1) - 1) // step + 1)
+    if min(space, default=1) < 1:
+        return None
+    return torch.empty((x.shape[0], weight.shape[0], *space), dtype=x.dtype, device="meta")
+
+
 def _layer_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, normalized = args[:2]
     statistics = x.new_empty([*x.shape[: x.dim() - len(normalized)], *([1] * len(normalized))])
@@ -81,18 +98,25 @@ SHORTCUTS: dict[str, Shortcut] = {
     "aten.clone": _clone,
     "aten.native_batch_norm": _batch_norm,
     "aten.native_layer_norm": _layer_norm,
+    "aten.convolution": _convolution,
+    "batch_norm": _batch_norm_function,
     "linear": _linear,
     "scaled_dot_product_attention": _attention,
 }
 
 
+WHOLE: dict[Callable[..., Any], str] = {
+    F.linear: "linear",
+    F.scaled_dot_product_attention: "scaled_dot_product_attention",
+    torch.batch_norm: "batch_norm",
+}
+"""Functions that have a shortcut of their own."""
+
+
 class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.linear:
-            return execute("linear", func, args, kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            return execute("scaled_dot_product_attention", func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+        name = WHOLE.get(func)
+        return func(*args, **(kwargs or {})) if name is None else execute(name, func, args, kwargs or {})
 
 
 class _Operators(TorchDispatchMode):

@@ -8,7 +8,7 @@ import torch
 
 from edakari.graph.axes import fresh, product, size
 from edakari.graph.flow import Call, Dims, Flow
-from edakari.graph.rules import rule
+from edakari.graph.rules import function_rule, rule
 
 __all__ = ["broadcast"]
 
@@ -112,13 +112,20 @@ def fill(flow: Flow, call: Call) -> Dims:
     "aten._batch_norm_no_update",
 )
 def batch_norm(flow: Flow, call: Call) -> list[Dims]:
-    """Channels meet scale, shift and statistics; nothing is mixed."""
+    """Channels meet scale, shift and statistics; with statistics of its own input, each channel mixes the rest."""
     x = flow.dims(call.args[0])
     channels = x[1]
     for tensor in call.args[1:5]:
         if isinstance(tensor, torch.Tensor):
             flow.unify(channels, flow.dims(tensor)[0])
     return [list(x), *([channels] if list(o.shape) == [size(channels)] else list(o.shape) for o in call.out[1:])]
+
+
+@function_rule("batch_norm", [torch.batch_norm])
+def batch_norm_function(flow: Flow, call: Call) -> Dims:
+    """The operator's first output."""
+    outputs: list[Dims] = batch_norm(flow, Call(call.name, call.args, call.kwargs, (call.out,)))
+    return outputs[0]
 
 
 @rule("aten.native_layer_norm", "aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm")

@@ -42,7 +42,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """A recipe from its file.
 
     Args:
-        path: of a YAML file; `docs/recipes.md` says what it may hold.
+        path: of a YAML file; `docs/recipe.md` says what it may hold.
         settings: values to replace, as texts `dotted.key=value`.
 
     Raises:

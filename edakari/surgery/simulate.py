@@ -289,6 +289,11 @@ def _batch_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     return (out if bias is None else out + bias.view(shape)), mean.flatten(), rstd.flatten()
 
 
+def _batch_norm_function(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    result = _batch_norm(reads, func, args, kwargs)
+    return result[0] if isinstance(result, tuple) else result
+
+
 def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     direction, length = args[:2]
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
@@ -334,6 +339,7 @@ READS: dict[str, Read] = {
     "aten._fused_rms_norm": _rms_norm,
     "aten.native_group_norm": _group_norm,
     "aten.native_batch_norm": _batch_norm,
+    "batch_norm": _batch_norm_function,
     "aten._weight_norm_interface": _weight_norm,
 }
 """Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""
