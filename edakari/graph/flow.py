@@ -92,7 +92,6 @@ class Flow:
         self.modules: list[str] = [""]
         self.calls: list[tuple[str, list[Dims], list[Dims]]] = []
         self.notes: dict[tuple[str, str], Expression] = {}
-        self.unruled: dict[str, str] = {}
         self.record = Record("", "")
         self.quiet = False
 
@@ -179,8 +178,6 @@ class Flow:
     def _refuse(self, call: Call, name: str) -> None:
         touched = [dim for tensor in call.tensors() for dim in self.dims(tensor)]
         self.pin(*touched, why="edakari has no rule for this operator" if name not in self.rules else "unusual use")
-        if name not in self.rules:
-            self.unruled.setdefault(name, self.modules[-1])
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
