@@ -148,6 +148,11 @@ class Flow:
 
     # what the modes use
 
+    def rule_of(self, name: str, operator: Any) -> Rule | None:
+        """The rule of an operator; whatever torch tags as acting position by position needs none of its own."""
+        rule = self.rules.get(name)
+        return self.rules["pointwise"] if rule is None and torch.Tag.pointwise in operator.tags else rule
+
     def handle(self, name: str, rule: Rule | None, call: Call) -> None:
         """Let a rule say what the outputs of a call are made of, and attach that to them."""
         self.record = record = Record(name, self.modules[-1])
@@ -260,8 +265,5 @@ class DispatchMode(TorchDispatchMode):
         out = execute(name, func, args, kwargs)
         if self.flow.quiet:
             return out
-        rule = self.flow.rules.get(name)
-        if rule is None and torch.Tag.pointwise in func.tags:
-            rule = self.flow.rules["pointwise"]
-        self.flow.handle(name, rule, Call(name, args, kwargs, out))
+        self.flow.handle(name, self.flow.rule_of(name, func), Call(name, args, kwargs, out))
         return out

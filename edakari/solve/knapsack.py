@@ -30,7 +30,7 @@ class Knapsack:
     were taken. From the solution of `Threshold` on, each round takes curves, solves, checks the true cost and
     tightens the capacity by the overrun; a round that finds nothing better shrinks the range of sizes around the best
     ones. On costs that do not couple groups the first round is exact (see `solve_choices`). Of several terms the
-    knapsack sees a weighted sum; weights grow where a limit is overrun. Never worth less than `Threshold`.
+    knapsack sees a weighted sum; weights grow where a limit is overrun.
 
     Args:
         resolution: cells of the cost grid, which counts only where exact states are too many.

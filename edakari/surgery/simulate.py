@@ -376,8 +376,5 @@ class _DispatchMode(TorchDispatchMode):
         name = f"{func.namespace}.{func._opname}"
         read = READS.get(name)
         out = func(*args, **kwargs) if read is None else read(self.reads, func, args, kwargs)
-        rule = flow.rules.get(name)
-        if rule is None and torch.Tag.pointwise in func.tags:
-            rule = flow.rules["pointwise"]
-        flow.handle(name, rule, Call(name, args, kwargs, out))
+        flow.handle(name, flow.rule_of(name, func), Call(name, args, kwargs, out))
         return out
