@@ -27,6 +27,8 @@ class Operator:
         macs: multiply-accumulates are the sum over these terms, each a constant times the extents of its layouts.
             Empty for an operator that does no multiply-accumulates or whose cost is not counted.
         weights: names of the parameters that it reads.
+        inputs: layout of each dimension of each tensor that it reads, weights included, in the order of its arguments.
+        settings: what else decides how long it takes, as plain values, such as a convolution's stride.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Operator:
     outputs: tuple[tuple[Layout, ...], ...]
     macs: tuple[tuple[int, tuple[Layout, ...]], ...] = ()
     weights: tuple[str, ...] = ()
+    inputs: tuple[tuple[Layout, ...], ...] = ()
+    settings: Mapping[str, Any] = dc.field(default_factory=dict)
 
 
 @dc.dataclass(frozen=True, slots=True)

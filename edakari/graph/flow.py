@@ -56,12 +56,14 @@ class Call:
 class Record:
     """What the flow notes of one call."""
 
-    __slots__ = ("macs", "module", "name", "outputs", "weights")
+    __slots__ = ("inputs", "macs", "module", "name", "outputs", "settings", "weights")
 
     def __init__(self, name: str, module: str) -> None:
         self.name = name
         self.module = module
+        self.inputs: list[Dims] = []
         self.outputs: list[Dims] = []
+        self.settings: dict[str, Any] = {}
         self.macs: list[Term] = []
         self.weights: list[str] = []
 
@@ -146,6 +148,10 @@ class Flow:
         """Note the extent of an attribute of the module that is running, such as a convolution's groups."""
         self.notes[self.record.module, attribute] = dim
 
+    def set(self, **settings: Any) -> None:
+        """Note what else decides how long the operator takes, as plain values."""
+        self.record.settings.update(settings)
+
     # what the modes use
 
     def rule_of(self, name: str, operator: Any) -> Rule | None:
@@ -157,9 +163,11 @@ class Flow:
         """Let a rule say what the outputs of a call are made of, and attach that to them."""
         self.record = record = Record(name, self.modules[-1])
         outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, torch.Tensor)]
-        inputs = {id(tensor) for tensor in call.tensors()}
+        tensors = call.tensors()
+        inputs = {id(tensor) for tensor in tensors}
         if not outputs:
             return
+        record.inputs = self._described(tensors)
         result = rule(self, call) if rule is not None else None
         dims: list[Dims] = [] if result is None else (result if _is_several(result) else [result])
         if not _fits(dims, outputs):

@@ -49,6 +49,8 @@ def finish(
             tuple(tuple(freeze(dim) for dim in dims) for dims in record.outputs),
             tuple((constant, tuple(freeze(dim) for dim in term)) for constant, term in record.macs),
             tuple(dict.fromkeys(record.weights)),
+            _frozen_shapes(freeze, record.inputs),
+            record.settings,
         )
         for record in flow.records
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
@@ -38,9 +39,21 @@ def convolution(flow: Flow, call: Call) -> Dims:
     flow.unify(x_dims[1], inward)
     if bias is not None:
         flow.unify(flow.dims(bias)[0], outward)
+    space = x.dim() - 2
+    names = ("stride", "padding", "dilation")
+    flow.set(**{name: _each(call.arg(place, name), space) for place, name in enumerate(names, start=3)})
+    flow.set(groups=groups, transposed=transposed, bias=bias is not None)
+    if transposed:
+        flow.set(output_padding=_each(call.arg(7, "output_padding", 0), space))
     positions = math.prod(x.shape[2:] if transposed else call.out.shape[2:])
     flow.count(x.shape[0] * positions * math.prod(weight.shape[2:]), *w_dims[:2])
     return [x_dims[0], outward, *call.out.shape[2:]]
+
+
+def _each(value: int | Sequence[int], space: int) -> tuple[int, ...]:
+    """A setting for each dimension in space, where one may have been given for all."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given * space if len(given) == 1 else given
 
 
 @function_rule("linear", [F.linear])
@@ -52,6 +65,7 @@ def linear(flow: Flow, call: Call) -> Dims:
     rows = w_dims[0] if weight.dim() == 2 else 1
     if bias is not None and bias.dim():
         flow.unify(flow.dims(bias)[0], rows)
+    flow.set(bias=bias is not None)
     flow.count(1, *x_dims[:-1], rows, w_dims[-1])
     return [*x_dims[:-1], rows] if weight.dim() == 2 else x_dims[:-1]
 

@@ -26,6 +26,11 @@ SPATIAL = {
 def spatial(count: int, flow: Flow, call: Call) -> Dims | list[Dims]:
     """Mixes positions in the last `count` dimensions and leaves the others alone."""
     dims = flow.dims(call.args[0])
+    if "pool" in call.name and "adaptive" not in call.name:
+        # an empty stride is the kernel's
+        kernel = call.arg(1, "kernel_size")
+        stride = call.arg(2, "stride") or kernel
+        flow.set(kernel=tuple(kernel), stride=tuple(stride), padding=tuple(call.arg(3, "padding", (0,) * count)))
     several = isinstance(call.out, tuple | list)
     first = call.out[0] if several else call.out
     flow.pin(*dims[-count:], why="positions in space are mixed")

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from edakari.core.layout import extent
 from edakari.errors import ModelError
 from edakari.graph import example_of, graph_of, spec_of_inputs, trace
 from edakari.graph.rules import RULES, rule
@@ -158,3 +159,21 @@ def test_a_network_that_looks_at_values_is_traced_on_the_cpu():
     assert [group.name for group in graph.groups] == ["first", "second"]
     assert apply(random_plan(graph), model)(torch.randn(3, 4)).shape == (3, 2)
     assert trace(small(), torch.zeros(1, 3, 8, 8)).device == "meta"
+
+
+def test_operators_say_what_goes_in_and_what_decides_their_time():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.ConvTranspose2d(8, 4, 2, stride=2, output_padding=1),
+    )
+    operators = {o.name + o.module: o for o in trace(net, torch.zeros(1, 3, 32, 32)).operators}
+    conv, pool, up = (operators[n] for n in ("aten.convolution0", "aten.max_pool2d_with_indices1", "aten.convolution2"))
+    assert conv.settings == {
+        "stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "transposed": False, "bias": False,
+    }  # fmt: skip
+    assert pool.settings == {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    assert up.settings["transposed"]
+    assert up.settings["output_padding"] == (1, 1)
+    assert [extent(dim, {"0": 5}) for dim in pool.inputs[0]] == [1, 5, 16, 16]
+    assert [extent(dim, {"0": 5}) for dim in up.inputs[1]] == [5, 4, 2, 2]
