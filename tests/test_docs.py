@@ -23,7 +23,7 @@ from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
 from edakari.run import DistillSettings, LimitSettings, MeasureSettings, read_recipe, recipe_from
 from edakari.run.recipe import KEYS
-from edakari.surgery.attributes import ATTRIBUTES
+from edakari.graph.attributes import ATTRIBUTES
 from edakari.tasks import DataSettings
 
 ROOT = Path(__file__).parents[1]

@@ -86,6 +86,7 @@ class Graph:
         refused: what cannot be sized, and why.
         inputs: the example that was traced.
         device: where it ran: "meta", or "cpu" for a network that looks at values.
+        device_reason: what did not run on meta, in torch's words; empty where all did.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
         fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
     """
@@ -100,6 +101,7 @@ class Graph:
     device: str
     attributes: Mapping[tuple[str, str], Layout]
     fingerprint: str
+    device_reason: str = ""
 
     def __getitem__(self, name: str) -> Group:
         return self._by_name[name]

@@ -1,24 +1,24 @@
 """From a network to its graph: one forward pass in which every operator says how axes flow."""
 
+from edakari.graph.attributes import attributes
 from edakari.graph.copying import copied
+from edakari.graph.cut import cut
+from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
 from edakari.graph.rules import rule
-from edakari.graph.trace import (
-    call,
-    example_for,
-    example_of,
-    graph_of,
-    shadow_of,
-    spec_of_inputs,
-    stored_tensors,
-    trace,
-)
+from edakari.graph.shadow import call, shadow_of, stored_tensors
+from edakari.graph.trace import graph_of, trace
+from edakari.graph.verify import Fault, fault_of
 
 __all__ = [
+    "Fault",
+    "attributes",
     "call",
     "copied",
+    "cut",
     "example_for",
     "example_of",
+    "fault_of",
     "graph_of",
     "quick_meta",
     "rule",

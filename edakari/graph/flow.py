@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.graph import axes
 from edakari.graph.axes import Expression
 from edakari.graph.meta import execute
+from edakari.graph.numbers import OPAQUE, Numbers
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule"]
 
@@ -96,6 +97,8 @@ class Flow:
         self.notes: dict[tuple[str, str], Expression] = {}
         self.record = Record("", "")
         self.quiet = False
+        self.numbers: Numbers | None = None
+        self.opaque: frozenset[str] = frozenset()
 
     # what rules use
 
@@ -179,6 +182,12 @@ class Flow:
         record.outputs = dims
         self.records.append(record)
 
+    def noticed(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
+        """The result of a torch function that has no rule of its own, where sizes remember what they count."""
+        if self.numbers is None or self.quiet or self.modules[-1] in self.opaque:
+            return out
+        return self.numbers.seen(function, args, kwargs, out)
+
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
         """Let operators run without looking at them."""
@@ -196,6 +205,8 @@ class Flow:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
         handles = []
+        self.numbers = Numbers(self.notes, self._described_one, self._same_number)
+        self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path)))
             handles.append(module.register_forward_hook(self._leave))
@@ -222,11 +233,13 @@ class Flow:
 
     def _described(self, tree: Any) -> list[Dims]:
         tensors = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
-        return [
-            self.stored.get(id(tensor)) or getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
-            for tensor in tensors
-            if isinstance(tensor, torch.Tensor)
-        ]
+        return [self._described_one(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor)]
+
+    def _described_one(self, tensor: torch.Tensor) -> Dims:
+        return self.stored.get(id(tensor)) or getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
+
+    def _same_number(self, left: Expression, right: Expression) -> None:
+        axes.unify(left, right, f"the code of {self.modules[-1] or 'the network'} takes one number for it and others")
 
 
 def _is_several(result: Any) -> bool:
@@ -252,7 +265,7 @@ class FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         known = self.flow.functions.get(func)
         if known is None:
-            return func(*args, **kwargs)
+            return self.flow.noticed(func, args, kwargs, func(*args, **kwargs))
         name, rule = known
         with self.flow.muted():
             out = execute(name, func, args, kwargs)

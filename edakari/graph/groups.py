@@ -21,7 +21,12 @@ KINDS: tuple[Kind, ...] = ("head", "head_dim", "group")
 
 
 def finish(
-    flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str], inputs: InputSpec, device: str
+    flow: Flow,
+    stored: Mapping[str, Dims],
+    parameters: Collection[str],
+    inputs: InputSpec,
+    device: str,
+    device_reason: str = "",
 ) -> Graph:
     """Freeze a flow into a graph.
 
@@ -31,6 +36,7 @@ def finish(
         parameters: the names among them that are parameters.
         inputs: the example that was traced.
         device: where the forward pass ran.
+        device_reason: why it did not run on meta, in the words of who refused.
     """
     for name, dims in stored.items():
         if name not in flow.read:
@@ -67,6 +73,7 @@ def finish(
         refused=tuple(_refusals(stored)),
         inputs=inputs,
         device=device,
+        device_reason=device_reason,
         attributes={key: freeze(dim) for key, dim in flow.notes.items()},
         fingerprint=fingerprint(frozen),
     )

@@ -10,15 +10,18 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.graph import Graph, InputSpec
+from edakari.core.layout import extent
 from edakari.errors import ModelError
 from edakari.graph import axes, rules_compute, rules_elementwise, rules_shape, rules_spatial
-from edakari.graph.copying import copied
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
+from edakari.graph.inputs import example_for, spec_of_inputs
+from edakari.graph.numbers import numbered
+from edakari.graph.rehearse import rehearsed
 from edakari.graph.rules import FUNCTIONS, RULES
-from edakari.graph.ties import tie
+from edakari.graph.shadow import call, shadow_of, stored_tensors
 
-__all__ = ["call", "example_for", "example_of", "graph_of", "shadow_of", "spec_of_inputs", "stored_tensors", "trace"]
+__all__ = ["graph_of", "trace"]
 
 _LOADED = (rules_compute, rules_elementwise, rules_shape, rules_spatial)  # importing them fills the table
 
@@ -43,13 +46,14 @@ def trace(model: nn.Module, example: Any) -> Graph:
     except ModelError as error:
         if not _needs_data(error):
             raise
-        graph = _traced(model, example, "cpu")
+        graph = _traced(model, example, "cpu", _first_line(error.__cause__))
     _SEEN[model] = [graph, *(other for other in _SEEN.get(model, ()) if other.inputs != graph.inputs)]
     return graph
 
 
-def _traced(model: nn.Module, example: Any, device: str) -> Graph:
+def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph:
     shadow = shadow_of(model, device)
+    numbered(shadow)
     stored = stored_tensors(shadow)
     dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
     flow = Flow(
@@ -61,8 +65,12 @@ def _traced(model: nn.Module, example: Any, device: str) -> Graph:
     with flow.watching(shadow):
         outputs = call(shadow, tree_map(lambda value: _moved(value, device), example))
     _pin_outputs(flow, outputs)
-    tie(shadow, dims)
-    return finish(flow, dims, dict(shadow.named_parameters()), spec_of_inputs(example), device)
+    parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
+    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why))
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _needs_data(error: ModelError) -> bool:
@@ -80,107 +88,10 @@ def graph_of(model: nn.Module, inputs: InputSpec) -> Graph:
     shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
     for graph in _SEEN.get(model, ()):
         if graph.inputs == inputs and shapes == {
-            name: tuple(_dense(dim) for dim in dims) for name, dims in graph.layouts.items()
+            name: tuple(extent(dim, {}) for dim in dims) for name, dims in graph.layouts.items()
         }:
             return graph
     return trace(model, example_for(model, inputs))
-
-
-def example_for(model: nn.Module, inputs: InputSpec, device: str = "meta") -> Any:
-    """The described example in the floating type that the network has now."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-    def fit(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-    return tree_map(fit, example_of(inputs, device))
-
-
-def _dense(dim: Any) -> int:
-    from edakari.core.layout import extent
-
-    return int(extent(dim, {}))
-
-
-def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer by its first name, parameters first; shared ones once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def shadow_of(model: nn.Module, device: str) -> nn.Module:
-    """A copy of a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
-    tensors: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(value, torch.Tensor) and id(value) not in tensors:
-                moved = value.detach().to(device, copy=True)
-                tensors[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
-    return copied(model, tensors).eval()
-
-
-def call(model: nn.Module, example: Any) -> Any:
-    """Run a network on an example.
-
-    Args:
-        model: the network.
-        example: a tensor, a tuple of positional arguments or a dict of keywords.
-
-    Raises:
-        ModelError: the forward pass fails.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel would hide the projections
-    try:
-        with torch.no_grad():
-            if isinstance(example, dict):
-                return model(**example)
-            return model(*example) if isinstance(example, tuple) else model(example)
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError, AttributeError, KeyError) as error:
-        shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
-        raise ModelError(
-            f"the forward pass of {type(model).__name__} fails on an example of shape "
-            f"{', '.join(map(str, shapes)) or repr(example)}: {type(error).__name__}: {error} "
-            "Check that the example is what the network takes, batch dimension included."
-        ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def spec_of_inputs(example: Any) -> InputSpec:
-    """An example as JSON: shapes and dtypes, no values.
-
-    Raises:
-        ModelError: the example holds what is neither a tensor nor plain data.
-    """
-    if isinstance(example, torch.Tensor):
-        return {"tensor": [list(example.shape), str(example.dtype).removeprefix("torch.")]}
-    if isinstance(example, tuple | list):
-        return {type(example).__name__: [spec_of_inputs(item) for item in example]}
-    if isinstance(example, dict):
-        return {"dict": {str(key): spec_of_inputs(value) for key, value in example.items()}}
-    if example is None or isinstance(example, bool | int | float | str):
-        return {"value": example}
-    raise ModelError(f"an example is made of tensors and plain values, but holds a {type(example).__name__}")
-
-
-def example_of(inputs: InputSpec, device: str = "meta") -> Any:
-    """The inverse of `spec_of_inputs`, with zeros on a device.
-
-    Raises:
-        ModelError: not such a description.
-    """
-    match inputs:
-        case {"tensor": [list(shape), str(dtype)]}:
-            return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
-        case {"tuple": list(items)}:
-            return tuple(example_of(item, device) for item in items)
-        case {"list": list(items)}:
-            return [example_of(item, device) for item in items]
-        case {"dict": dict(items)}:
-            return {key: example_of(value, device) for key, value in items.items()}
-        case {"value": value}:
-            return value
-    raise ModelError(f"not the description of an example: {inputs!r}")
 
 
 def _moved(value: Any, device: str) -> Any:

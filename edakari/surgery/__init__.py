@@ -1,8 +1,7 @@
 """From a plan to a smaller network, to its masked twin, and to a folder."""
 
 from edakari.surgery.apply import apply
-from edakari.surgery.attributes import attributes
 from edakari.surgery.simulate import simulate
 from edakari.surgery.store import load, load_plan, save
 
-__all__ = ["apply", "attributes", "load", "load_plan", "save", "simulate"]
+__all__ = ["apply", "load", "load_plan", "save", "simulate"]

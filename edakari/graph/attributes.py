@@ -1,25 +1,31 @@
 """Mending what modules remember of their widths: a table from module class to function, and a careful fallback.
 
 A module's forward code reads attributes such as `num_heads` or `groups`. After a cut they must say the new widths.
-The table knows the usual modules. For any other module, an integer attribute that equals the dense extent of just one
-thing that changed (of the kind that its name speaks of) takes the new extent; `apply` then runs the network on meta
-tensors, so that a wrong guess is found and reported, never used.
+The table knows torch's own modules. For any other, an integer that the trace saw to count a dimension follows it. One
+that was not seen in use and equals the dense extent of just one thing that changed (of the kind that its name speaks
+of) takes the new extent; `apply` then runs the network on meta tensors, so that a wrong guess is never used.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, Product, axes, extent
+from edakari.core.layout import Concat, Layout, Product, axes, extent
 from edakari.core.space import Kind, Sizes
-from edakari.graph.ties import role_of
 
 __all__ = ["ATTRIBUTES", "Widths", "attributes", "mended"]
+
+ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
+    (("attn_dim", "inner_dim", "dim_inner", "all_head_size", "attention_dim"), frozenset({"head", "head_dim"})),
+    (("head_dim", "dim_head", "head_size", "d_head", "key_dim"), frozenset({"head_dim"})),
+    (("heads", "nhead", "n_head"), frozenset({"head"})),
+)
+"""What attributes of such names count: the kinds of the groups that make up their extent."""
 
 Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 
@@ -81,7 +87,14 @@ def _parts(dim: Layout) -> Iterator[Layout]:
     if isinstance(dim, Product):
         for first in range(len(dim.parts)):
             for last in range(first + 1, len(dim.parts) + 1):
-                yield Product(dim.parts[first:last])
+                if last - first < len(dim.parts):
+                    yield Product(dim.parts[first:last])
+    if isinstance(dim, Product | Concat):
+        for part in dim.parts:
+            if isinstance(part, Product | Concat):
+                yield from _parts(part)
+            elif isinstance(dim, Concat):
+                yield part
 
 
 def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
@@ -95,11 +108,32 @@ def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
         mend = ATTRIBUTES.get(cls.__name__)
         if mend is not None:
             return mend(module, widths)
-    return _guessed(module, widths)
+    seen = {name for path, name in widths.graph.attributes if path == widths.path}
+    return {**_guessed(module, widths, {name.partition(".")[0] for name in seen}), **_observed(module, widths, seen)}
 
 
-def _guessed(module: nn.Module, widths: Widths) -> dict[str, Any]:
-    wanted = {name: value for name, value in vars(module).items() if _counts(value) and not name.startswith("_")}
+def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[str, Any]:
+    """What the trace saw to count a dimension."""
+    found: dict[str, Any] = {}
+    for full in seen:
+        name, _, place = full.partition(".")
+        value = found.get(name, vars(module).get(name))
+        if isinstance(value, tuple | list):
+            items = list(value)
+            items[int(place)] = widths.noted(full, items[int(place)])
+            found[name] = type(value)(items)
+        elif isinstance(value, int):
+            found[name] = widths.noted(full, value)
+    return found
+
+
+def _guessed(module: nn.Module, widths: Widths, seen: Collection[str]) -> dict[str, Any]:
+    """What nobody saw to count anything: a value that only one thing which changed has."""
+    wanted = {
+        name: value
+        for name, value in vars(module).items()
+        if name not in seen and _counts(value) and not name.startswith("_")
+    }
     found: dict[str, Any] = {}
     for child in ("", *(name for name, _ in module.named_children())) if wanted else ():
         after: dict[tuple[int, frozenset[Kind]], set[int]] = {}
@@ -110,6 +144,10 @@ def _guessed(module: nn.Module, widths: Widths) -> dict[str, Any]:
             if name not in found:
                 found.update(_match(name, value, after))
     return {**found, **_scales(module, widths)}
+
+
+def _role_of(attribute: str) -> frozenset[Kind] | None:
+    return next((kinds for names, kinds in ROLES if any(part in attribute for part in names)), None)
 
 
 def _counts(value: Any) -> bool:
@@ -132,7 +170,7 @@ def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
 
 
 def _match(name: str, value: Any, after: Mapping[tuple[int, frozenset[Kind]], set[int]]) -> dict[str, Any]:
-    role = role_of(name)
+    role = _role_of(name)
 
     def now(count: int) -> set[int]:
         if role is not None:

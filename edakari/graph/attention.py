@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 
 from edakari.core.layout import Layout, Product, extent
 from edakari.errors import PlanError
-from edakari.surgery.attributes import Widths
+from edakari.graph.attributes import Widths
 
 __all__ = ["SlimMultiheadAttention", "slim"]
 

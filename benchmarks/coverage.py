@@ -1,0 +1,221 @@
+"""Which networks trace, prune and stay exact: edakari over whole model libraries, beside its peers.
+
+    python benchmarks/coverage.py timm torchvision transformers own --output benchmarks/results/coverage.json
+    python benchmarks/coverage.py timm:resnet18 --peer torch-pruning
+
+A run goes on where an earlier one stopped; --again measures anew. Each network has a process of its own with a time
+limit. Ours is traced and cut by random plans that keep 30 to 60 % of every group, and compared in float64 with the
+masked dense network; `pages.py` makes docs/coverage.md of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from core import environment
+from networks import SUITES, built, suite
+from peers import PEERS
+from torch.utils._pytree import tree_leaves, tree_map
+
+KEEP = (0.3, 0.6)
+TOLERANCE = 1e-9
+
+
+def examined(name: str, plans: int) -> dict[str, Any]:
+    """What edakari does with a network."""
+    import edakari
+    from edakari.cost import COSTS, dense
+    from edakari.testing import enlivened, exactness, random_plan
+
+    with torch.device("meta"):
+        shadow, _ = built(name)
+    example = built(name)[1]
+    start = time.process_time()
+    graph = edakari.trace(shadow, example)
+    found: dict[str, Any] = {"trace_s": time.process_time() - start, "device": graph.device}
+    params, whole = COSTS["params"](graph), dense(graph)
+    nothing = {group.name: 0 for group in graph.groups}
+    found |= {
+        "parameters": whole["params"],
+        "groups": len(graph.groups),
+        "prunable": 1 - params.total(nothing) / whole["params"],
+        "refused": _reasons(graph),
+    }
+    model = enlivened(built(name)[0])
+    example = tree_map(_in_float64, example)
+    errors, seconds, shares = [], [], []
+    for seed in range(plans):
+        plan = random_plan(edakari.trace(model, example), keep=KEEP, seed=seed)
+        start = time.process_time()
+        small = edakari.apply(plan, model)
+        seconds.append(time.process_time() - start)
+        shares.append(COSTS["macs"](graph).total(plan.sizes()) / max(whole["macs"], 1))
+        errors.append(exactness(model, example, plan))
+        if seed == 0:
+            found |= {"backward": _trains(small, example), "reloads": _reloads(plan, model, small)}
+    return found | {"apply_s": statistics.median(seconds), "macs": statistics.mean(shares), "error": max(errors)}
+
+
+def _reasons(graph: Any) -> dict[str, int]:
+    """Positions that stay, by reason without its place."""
+    found: dict[str, int] = {}
+    for refusal in graph.refused:
+        reason = refusal.reason.split(" in ")[0]
+        found[reason] = found.get(reason, 0) + refusal.size
+    return dict(sorted(found.items(), key=lambda item: -item[1])[:5])
+
+
+def _in_float64(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    generator = torch.Generator().manual_seed(1)
+    if value.is_floating_point():
+        return torch.rand(value.shape, generator=generator, dtype=torch.float64)
+    return torch.randint(0, 50, value.shape, generator=generator)
+
+
+def _trains(small: torch.nn.Module, example: Any) -> bool:
+    from edakari.graph import call
+
+    for parameter in small.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    with torch.enable_grad():
+        outputs = _forward(small, example)
+        tensors = [x for x in tree_leaves(outputs) if isinstance(x, torch.Tensor) and x.requires_grad]
+        sum(x.double().square().mean() for x in tensors if x.numel()).backward()
+    _ = call
+    return all(p.grad is None or bool(p.grad.isfinite().all()) for p in small.parameters()) and bool(tensors)
+
+
+def _forward(model: torch.nn.Module, example: Any) -> Any:
+    if isinstance(example, dict):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
+def _reloads(plan: Any, model: torch.nn.Module, small: torch.nn.Module) -> bool:
+    import edakari
+
+    again = edakari.apply(plan, model)
+    again.load_state_dict(small.state_dict())
+    return all(torch.equal(a, b) for a, b in zip(again.parameters(), small.parameters(), strict=True))
+
+
+def _in_process(work: Callable[..., dict[str, Any]], name: str, limit: float, *options: Any) -> dict[str, Any]:
+    """The result of some work in a process of its own, or how it ended."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, work, name, options))
+    process.start()
+    theirs.close()
+    answer: dict[str, Any] = {"failed": f"no answer within {limit:.0f} s"}
+    try:
+        if ours.poll(limit):
+            answer = ours.recv()
+    except EOFError:
+        answer = {"failed": "the process died"}
+    process.kill()
+    process.join()
+    return answer
+
+
+def _answer(pipe: Any, work: Callable[..., dict[str, Any]], name: str, options: tuple[Any, ...]) -> None:
+    try:
+        pipe.send(work(name, *options))
+    except BaseException as error:
+        pipe.send({"failed": f"{type(error).__name__}: {error}"[:600], "trace": traceback.format_exc()[-2500:]})
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """One word on a network."""
+    if "failed" in found:
+        return "failed"
+    good = found["error"] < TOLERANCE and found["backward"] and found["reloads"]
+    return ("exact" if found["groups"] else "nothing to prune") if good else "WRONG"
+
+
+def line(name: str, entry: Mapping[str, Any]) -> str:
+    """One network's results in a line."""
+    found = entry["edakari"]
+    if "failed" in found:
+        return f"{name:45} failed   {found['failed'][:300]}"
+    peers = "".join(
+        f"  {peer} {'failed' if 'failed' in other else format(other['prunable'], '.1%')}"
+        for peer, other in entry.items()
+        if peer in PEERS
+    )
+    return (
+        f"{name:45} {verdict(found):8} {found['groups']:4} groups  {found['prunable']:6.1%} of the parameters  "
+        f"MACs {found['macs']:.2f}  trace {found['trace_s']:.2f} s  apply {found['apply_s']:.2f} s  "
+        f"error {found['error']:.0e}{'' if found['device'] == 'meta' else '  on ' + found['device']}{peers}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", help=f"suites ({', '.join(SUITES)}) or single networks, source:name")
+    parser.add_argument("--plans", type=int, default=2)
+    parser.add_argument("--peer", action="append", default=[], choices=list(PEERS))
+    parser.add_argument("--limit", type=float, default=300, help="seconds for a network")
+    parser.add_argument("--peer-limit", type=float, default=60)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--again", action="store_true", help="measure anew what the output already holds")
+    parser.add_argument("--verbose", action="store_true", help="print where failures come from")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {"networks": {}}
+    if arguments.output and arguments.output.exists():
+        results = json.loads(arguments.output.read_text())
+    results["environment"] = environment(["python", *sys.argv])
+    names = [full for name in arguments.names for full in (suite(name) if name in SUITES else [name])]
+
+    def visit(name: str) -> None:
+        entry = {} if arguments.again else dict(results["networks"].get(name, {}))
+        if "edakari" not in entry:
+            entry["edakari"] = _in_process(examined, name, arguments.limit, arguments.plans)
+        for peer in arguments.peer:
+            if peer not in entry:
+                entry[peer] = _in_process(PEERS[peer], name, arguments.peer_limit)
+        if arguments.verbose and "trace" in entry["edakari"]:
+            print(entry["edakari"]["trace"])
+        entry["edakari"].pop("trace", None)
+        results["networks"][name] = entry
+        print(line(name, entry), flush=True)
+        if arguments.output:
+            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(visit, names))
+    summary(results["networks"])
+
+
+def summary(networks: Mapping[str, Mapping[str, Any]]) -> None:
+    """How many of each source are exact, and the medians."""
+    for source in SUITES:
+        found = [entry["edakari"] for name, entry in networks.items() if name.startswith(source + ":")]
+        good = [each for each in found if verdict(each) in ("exact", "nothing to prune")]
+        if good:
+            seconds = statistics.median(each["trace_s"] + each["apply_s"] for each in good)
+            share = statistics.median(each["prunable"] for each in good)
+            print(
+                f"{source}: {len(good)} of {len(found)} exact, {share:.1%} of the parameters prunable (median), "
+                f"trace and apply {seconds:.2f} s (median)"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The networks of the coverage table: every torchvision network, one of every timm module, and what else users bring.
+
+A name is `source:network`. `built` gives the network and an input as small as it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448)
+BATCH = 2
+
+
+def suite(source: str) -> list[str]:
+    """The names of a source's networks."""
+    return [f"{source}:{name}" for name in SUITES[source]()]
+
+
+def built(name: str) -> tuple[nn.Module, Any]:
+    """A network of a name, on meta under `torch.device("meta")`, and its example input on the CPU."""
+    source, _, short = name.partition(":")
+    torch.manual_seed(0)
+    return BUILDERS[source](short)
+
+
+def smallest_of(module: str) -> str:
+    """The network of a timm module with the fewest parameters."""
+    sizes = {}
+    for name in timm.list_models(module=module):
+        with torch.device("meta"):
+            sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+    return min(sizes, key=sizes.__getitem__)
+
+
+def _timm_names() -> list[str]:
+    return [SMALLEST.get(module) or smallest_of(module) for module in timm.list_modules()]
+
+
+def _timm(name: str) -> tuple[nn.Module, Any]:
+    model = timm.create_model(name)
+    config = model.pretrained_cfg
+    channels, native, _ = config["input_size"]
+    if config.get("fixed_input_size") or config.get("min_input_size"):
+        smallest = config.get("min_input_size") or config["input_size"]
+        return model, torch.zeros(BATCH, *smallest)
+    with torch.device("meta"):
+        shadow = timm.create_model(name).eval()
+    return model, _smallest_input(shadow, channels, native)
+
+
+def _smallest_input(shadow: nn.Module, channels: int, native: int) -> torch.Tensor:
+    for side in (*(side for side in SIDES if side < native), native):
+        try:
+            with torch.no_grad():
+                shadow(torch.empty(BATCH, channels, side, side, device="meta"))
+        except (RuntimeError, AssertionError, ValueError, IndexError):
+            continue
+        return torch.zeros(BATCH, channels, side, side)
+    return torch.zeros(BATCH, channels, native, native)
+
+
+def _torchvision_names() -> list[str]:
+    return list(torchvision.models.list_models())
+
+
+def _torchvision(name: str) -> tuple[nn.Module, Any]:
+    builder = torchvision.models.get_model_builder(name)
+    kind = builder.__module__.split(".")[2]
+    options: dict[str, Any] = {"weights": None}
+    if kind in ("detection", "segmentation"):
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True
+    if kind == "quantization":
+        options.pop("weights")
+    model = builder(**options)
+    if kind == "detection":
+        return model, ([torch.rand(3, 128, 160)],)
+    if kind == "video":
+        frames = 16 if "mvit" in name or "s3d" in name else 8
+        side = 224 if "mvit" in name or "s3d" in name else 64
+        return model, torch.zeros(1, 3, frames, side, side)
+    if kind == "optical_flow":
+        return model, (torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))
+    side = 299 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit")) else 64
+    return model, torch.zeros(BATCH, 3, side, side)
+
+
+def _transformers_names() -> Iterator[str]:
+    yield from TRANSFORMERS
+
+
+def _transformers(name: str) -> tuple[nn.Module, Any]:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    config, options, example = TRANSFORMERS[name]
+    model = getattr(transformers, name)(getattr(transformers, config)(**options)).eval()
+    return model, example()
+
+
+def _images(side: int = 64) -> dict[str, Any]:
+    return {"pixel_values": torch.zeros(BATCH, 3, side, side)}
+
+
+def _words() -> dict[str, Any]:
+    return {"input_ids": torch.zeros(BATCH, 12, dtype=torch.long)}
+
+
+TEXT: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
+WIDE = {**TEXT, "intermediate_size": 96}
+IMAGE: dict[str, Any] = {k: v for k, v in WIDE.items() if k != "vocab_size"} | {"image_size": 64, "patch_size": 16}
+
+TRANSFORMERS: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]] = {
+    "ViTForImageClassification": ("ViTConfig", IMAGE, _images),
+    "DeiTForImageClassificationWithTeacher": ("DeiTConfig", IMAGE, _images),
+    "SwinForImageClassification": (
+        "SwinConfig",
+        {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+        _images,
+    ),
+    "SegformerForSemanticSegmentation": ("SegformerConfig", {"depths": [1, 1, 1, 1]}, _images),
+    "BeitForImageClassification": ("BeitConfig", {**IMAGE, "use_relative_position_bias": True}, _images),
+    "Dinov2ForImageClassification": ("Dinov2Config", IMAGE, _images),
+    "CLIPVisionModel": ("CLIPVisionConfig", IMAGE, _images),
+    "BertForSequenceClassification": ("BertConfig", WIDE, _words),
+    "GPT2LMHeadModel": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 99}, _words),
+    "LlamaForCausalLM": ("LlamaConfig", {**WIDE, "num_key_value_heads": 2}, _words),
+}
+"""Class, configuration class, its options, and the input."""
+
+SMALLEST: dict[str, str] = {
+    "beit": "beit_base_patch16_224",
+    "byoanet": "halonet_h1",
+    "byobnet": "mobileone_s0",
+    "cait": "cait_xxs24_224",
+    "coat": "coat_tiny",
+    "convit": "convit_tiny",
+    "convmixer": "convmixer_768_32",
+    "convnext": "test_convnext",
+    "cpubone": "cpubone_nano",
+    "crossvit": "crossvit_tiny_240",
+    "csatv2": "csatv2",
+    "cspnet": "cs3darknet_focus_s",
+    "cspnext": "cspnext_tiny",
+    "davit": "davit_tiny",
+    "deepseek_vit": "deepseek_vit_412m",
+    "deit": "deit_tiny_patch16_224",
+    "densenet": "densenet121",
+    "dla": "dla46x_c",
+    "dpn": "dpn48b",
+    "edgenext": "edgenext_xx_small",
+    "efficientformer": "efficientformer_l1",
+    "efficientformer_v2": "efficientformerv2_s0",
+    "efficientnet": "efficientnet_b0",
+    "efficientvim": "efficientvim_m1",
+    "efficientvit_mit": "efficientvit_b0",
+    "efficientvit_msra": "efficientvit_m0",
+    "eva": "eva02_tiny_patch14_224",
+    "fasternet": "fasternet_t0",
+    "fastvit": "fastvit_t8",
+    "focalnet": "focalnet_tiny_srf",
+    "gcvit": "gcvit_xxtiny",
+    "gemma4_vit": "gemma4_vit_167m",
+    "ghostnet": "ghostnet_050",
+    "hardcorenas": "hardcorenas_b",
+    "hgnet": "hgnetv2_b0",
+    "hiera": "hiera_tiny_224",
+    "hieradet_sam2": "sam2_hiera_tiny",
+    "hrnet": "hrnet_w18_small",
+    "iformer": "iformer_t",
+    "inception_next": "inception_next_atto",
+    "inception_resnet_v2": "inception_resnet_v2",
+    "inception_v3": "inception_v3",
+    "inception_v4": "inception_v4",
+    "lcnetv2": "lcnetv2_small",
+    "levit": "levit_128s",
+    "lowformer": "lowformer_b0",
+    "mambaout": "test_mambaout",
+    "maxxvit": "test_coatnet",
+    "metaformer": "poolformerv2_s12",
+    "mlp_mixer": "gmlp_ti16_224",
+    "mobilenetv3": "mobilenetv3_small_050",
+    "mobilenetv5": "mobilenetv5_base",
+    "mobilevit": "mobilevit_xxs",
+    "mvitv2": "mvitv2_tiny",
+    "naflexvit": "naflexvit_base_patch16_parfac_gap",
+    "nasnet": "nasnetalarge",
+    "nest": "nest_tiny",
+    "nextvit": "nextvit_small",
+    "nfnet": "test_nfnet",
+    "pit": "pit_ti_224",
+    "pnasnet": "pnasnet5large",
+    "pvt_v2": "pvt_v2_b0",
+    "qwen3_vit": "qwen3_vit_88m",
+    "rdnet": "rdnet_tiny",
+    "regnet": "regnetx_002",
+    "repghost": "repghostnet_050",
+    "repvit": "repvit_m1",
+    "res2net": "res2next50",
+    "resnest": "resnest14d",
+    "resnet": "resnet10t",
+    "resnetv2": "resnetv2_18",
+    "rexnet": "rexnet_100",
+    "selecsls": "selecsls42",
+    "senet": "legacy_seresnet18",
+    "sequencer": "sequencer2d_s",
+    "shvit": "shvit_s1",
+    "sknet": "skresnet18",
+    "starnet": "starnet_s050",
+    "swiftformer": "swiftformer_xs",
+    "swin_transformer": "swin_tiny_patch4_window7_224",
+    "swin_transformer_v2": "swinv2_tiny_window8_256",
+    "swin_transformer_v2_cr": "swinv2_cr_tiny_224",
+    "tiny_vit": "tiny_vit_5m_224",
+    "tnt": "tnt_s_legacy_patch16_224",
+    "tresnet": "tresnet_m",
+    "twins": "twins_svt_small",
+    "vgg": "vgg11",
+    "visformer": "visformer_tiny",
+    "vision_transformer": "test_vit",
+    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
+    "vision_transformer_relpos": "test_vit_relpos",
+    "vision_transformer_sam": "samvit_base_patch16_224",
+    "vitamin": "vitamin_small_224",
+    "volo": "volo_d1_224",
+    "vovnet": "ese_vovnet19b_slim_dw",
+    "xception": "legacy_xception",
+    "xception_aligned": "xception41p",
+    "xcit": "xcit_nano_12_p8_224",
+}
+"""The smallest network of each timm module; `smallest_of` finds one that is not listed."""
+
+SUITES: dict[str, Callable[[], Any]] = {
+    "timm": _timm_names,
+    "torchvision": _torchvision_names,
+    "transformers": _transformers_names,
+}
+BUILDERS: dict[str, Callable[[str], tuple[nn.Module, Any]]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+}

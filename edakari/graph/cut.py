@@ -1,0 +1,81 @@
+"""A network with some positions of its groups gone: smaller tensors, and modules that know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Layout, Mask, extent, kept
+from edakari.core.space import Sizes
+from edakari.graph import attention
+from edakari.graph.attributes import Widths, mended
+from edakari.graph.copying import copied
+from edakari.graph.shadow import stored_tensors
+
+__all__ = ["cut"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def cut(model: M, graph: Graph, masks: Mapping[str, Mask]) -> M:
+    """A copy of a network without the coordinates that are gone.
+
+    Args:
+        model: stays as it is.
+        graph: of it.
+        masks: for each group that is cut, which of its coordinates are kept, bool [size].
+    """
+    small = copied(model, _cut_tensors(model, graph, masks))
+    _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
+    return small
+
+
+def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> dict[int, torch.Tensor]:
+    indices: dict[Layout, torch.Tensor | None] = {}
+    smaller: dict[int, torch.Tensor] = {}
+    for name, tensor in stored_tensors(model).items():
+        small = tensor.detach()
+        chosen = [_index(layout, masks, indices) for layout in graph.layouts[name]]
+        if small.is_meta:
+            lengths = zip(chosen, small.shape, strict=True)
+            small = small.new_empty([len(index) if index is not None else length for index, length in lengths])
+        else:
+            for dim, index in enumerate(chosen):
+                if index is not None:
+                    small = small.index_select(dim, index.to(small.device))
+            if small.data_ptr() == tensor.data_ptr():
+                small = small.clone()
+        smaller[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
+    return smaller
+
+
+def _index(layout: Layout, masks: Mapping[str, Mask], known: dict[Layout, torch.Tensor | None]) -> torch.Tensor | None:
+    """Which positions are kept; None where all are."""
+    if layout not in known:
+        keep = kept(layout, masks)
+        known[layout] = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+    return known[layout]
+
+
+def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
+    touched = {
+        name.rpartition(".")[0]
+        for name, dims in graph.layouts.items()
+        if any(extent(d, sizes) != extent(d, {}) for d in dims)
+    }
+    noted = {path for path, _ in graph.attributes}
+    for path, module in list(small.named_modules()):
+        below = any(path == "" or owner == path or owner.startswith(path + ".") for owner in touched)
+        if not below and path not in noted:
+            continue
+        if isinstance(module, nn.MultiheadAttention) and path:
+            parent, _, child = path.rpartition(".")
+            setattr(small.get_submodule(parent), child, attention.slim(module, Widths(graph, path, sizes)))
+            continue
+        for name, value in mended(module, Widths(graph, path, sizes)).items():
+            setattr(module, name, value)

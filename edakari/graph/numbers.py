@@ -1,0 +1,364 @@
+"""Numbers that remember what they count.
+
+Code computes shapes with plain integers: `B, N, C = x.shape`, then `x.reshape(B, N, self.heads, C // self.heads)`.
+While a network is traced, sizes of prunable dimensions and integer attributes of its modules are `Number`s, which pass
+through arithmetic. Where one becomes the size of a dimension, what it counts and this dimension must stay equally
+long, and an attribute that was seen to count a dimension can follow it when the network is cut.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses as dc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+
+from edakari.graph import axes
+from edakari.graph.axes import Axis, Expression, Product
+
+__all__ = ["Number", "Numbers", "numbered"]
+
+KNOWN = "torch.nn.modules"
+"""Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN."""
+
+OPEN = (nn.Unflatten,)
+
+OPAQUE = (nn.MultiheadAttention,)
+"""Modules that are replaced by one of ours when they are cut, whatever their own code computes."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Extent:
+    """The size of a traced dimension."""
+
+    dim: Expression
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Attribute:
+    """An integer that a module remembers; one inside of a tuple is named `name.position`."""
+
+    module: str
+    name: str
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Computed:
+    """The result of a sum ("+"), difference ("-"), product ("*") or exact quotient ("/")."""
+
+    sign: str
+    left: int
+    right: int
+
+
+class Number(int):
+    """An integer with its source."""
+
+    source: Extent | Attribute | Computed
+
+    def __mul__(self, other: Any) -> Any:
+        return _computed(int.__mul__(self, other), "*", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _computed(int.__rmul__(self, other), "*", other, self)
+
+    def __add__(self, other: Any) -> Any:
+        return _computed(int.__add__(self, other), "+", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _computed(int.__radd__(self, other), "+", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return _computed(int.__sub__(self, other), "-", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _computed(int.__rsub__(self, other), "-", other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        result = int.__floordiv__(self, other)
+        exact = isinstance(other, int) and result is not NotImplemented and result * int(other) == int(self)
+        return _computed(result, "/", self, other) if exact else result
+
+
+def number(value: int, source: Extent | Attribute | Computed) -> Number:
+    """An integer with its source."""
+    made = Number(value)
+    made.source = source
+    return made
+
+
+def _computed(value: Any, sign: str, left: Any, right: Any) -> Any:
+    return value if value is NotImplemented or value < 2 else number(value, Computed(sign, left, right))
+
+
+class Numbers:
+    """What the numbers of one traced forward pass were seen to count.
+
+    Args:
+        notes: dimension that each (module, attribute) counts; filled.
+        dims_of: what the dimensions of a tensor are made of.
+        unify: states that two dimensions hold the same positions.
+    """
+
+    def __init__(
+        self,
+        notes: dict[tuple[str, str], Expression],
+        dims_of: Callable[[torch.Tensor], Sequence[Expression]],
+        unify: Callable[[Expression, Expression], None],
+    ) -> None:
+        self.notes = notes
+        self.dims_of = dims_of
+        self.unify = unify
+
+    def shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
+        """A tensor's shape with the sizes of what may be prunable as numbers."""
+        dims = self.dims_of(tensor)
+        if all(isinstance(dim, int) for dim in dims):
+            return shape
+        return torch.Size([_extent(dim, size) for dim, size in zip(dims, shape, strict=True)])
+
+    def seen(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
+        """What a torch function returns, with numbers for sizes; numbers among its arguments state what they count."""
+        if function == SHAPE:
+            return self.shape(args[0], out)
+        if function is torch.Tensor.size:
+            chosen = args[1] if len(args) > 1 else kwargs.get("dim")
+            shape = self.shape(args[0], args[0].shape)
+            return shape if chosen is None else shape[chosen]
+        self.used(function, args, kwargs, out)
+        return out
+
+    def used(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Look for numbers that a call of a torch function uses as sizes of its result."""
+        pair = SIZES.get(function)
+        if pair is None or not any(_has_number(value) for value in (*args, *kwargs.values())):
+            return
+        stated = list(pair(self, args, kwargs, out))
+        # plain ones first: what is computed from them is told by what they count
+        stated.sort(key=lambda each: isinstance(each[0].source, Computed))
+        for each, dim in stated:
+            self.state(each, dim)
+
+    def state(self, each: int, dim: Expression) -> None:
+        """A number is the size of a dimension."""
+        if not isinstance(each, Number) or int(each) != axes.size(dim):
+            return
+        known = self.meaning(each)
+        if known is not None:
+            if _terms(known) != _terms(dim):
+                self.unify(known, dim)
+        elif isinstance(each.source, Attribute):
+            self.notes[each.source.module, each.source.name] = dim
+        elif isinstance(each.source, Computed):
+            self._state_computed(each.source, dim)
+
+    def _state_computed(self, source: Computed, dim: Expression) -> None:
+        left, right = source.left, source.right
+        if source.sign == "*":
+            parts = axes.split(dim, int(left)) or (int(left), int(right))
+            self.state(left, parts[0])
+            self.state(right, parts[1])
+            if not isinstance(left, Number):
+                axes.settle(parts[0])
+        elif source.sign == "+":
+            pieces = axes.cut(dim, int(left)) or (int(left), int(right))
+            self.state(left, pieces[0])
+            self.state(right, pieces[1])
+        elif source.sign == "/":
+            self.state(left, axes.product([self.meaning(right) or int(right), dim]))
+        else:
+            self.state(left, axes.concat([self.meaning(right) or int(right), dim]))
+
+    def meaning(self, each: int) -> Expression | None:
+        """What a number was seen to count; None where that is not known yet."""
+        if not isinstance(each, Number):
+            return int(each)
+        source = each.source
+        if isinstance(source, Extent):
+            return axes.resolve(source.dim)
+        if isinstance(source, Attribute):
+            return self.notes.get((source.module, source.name))
+        left, right = self.meaning(source.left), self.meaning(source.right)
+        if left is None or right is None:
+            return None
+        if source.sign == "*":
+            return axes.product([left, right])
+        return axes.concat([left, right]) if source.sign == "+" else _rest(left, right, source.sign)
+
+
+def _extent(dim: Expression, size: int) -> int:
+    return size if isinstance(dim, int) or isinstance(axes.resolve(dim), int) else number(size, Extent(dim))
+
+
+def _rest(whole: Expression, part: Expression, sign: str) -> Expression | None:
+    """What of a product or concatenation is left without one of its ends; None where that is no end of it."""
+    whole = axes.resolve(whole)
+    join = axes.product if sign == "/" else axes.concat
+    parts = list(whole) if isinstance(whole, Product if sign == "/" else axes.Concat) else [whole]
+    for count in range(1, len(parts)):
+        for end, rest in ((parts[:count], parts[count:]), (parts[-count:], parts[:-count])):
+            if _terms(join(end)) == _terms(part):
+                return join(rest)
+    return None
+
+
+def _terms(expression: Expression) -> Mapping[tuple[int, ...], int]:
+    """The number of positions as a polynomial: for each product of axes, by their ids, its coefficient."""
+    expression = axes.resolve(expression)
+    if isinstance(expression, int):
+        return {(): expression}
+    if isinstance(expression, Axis):
+        return {(id(expression),): 1}
+    found: collections.Counter[tuple[int, ...]] = collections.Counter()
+    if isinstance(expression, Product):
+        found[()] = 1
+        for part in expression:
+            found = _multiplied(found, _terms(part))
+    else:
+        for part in expression:
+            found.update(_terms(part))
+    return found
+
+
+def _multiplied(
+    left: Mapping[tuple[int, ...], int], right: Mapping[tuple[int, ...], int]
+) -> collections.Counter[tuple[int, ...]]:
+    found: collections.Counter[tuple[int, ...]] = collections.Counter()
+    for a, many in left.items():
+        for b, times in right.items():
+            found[tuple(sorted((*a, *b)))] += many * times
+    return found
+
+
+def numbered(model: nn.Module) -> None:
+    """Make the integer attributes of a network's modules remember where they come from; changes the network."""
+    for path, module in model.named_modules():
+        if isinstance(module, OPAQUE) or (type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)):
+            continue
+        for name, value in list(vars(module).items()):
+            if not name.startswith("_") and name != "training":
+                vars(module)[name] = _numbered(value, path, name)
+
+
+def _numbered(value: Any, path: str, name: str) -> Any:
+    if type(value) is int and value > 1:
+        return number(value, Attribute(path, name))
+    if type(value) in (tuple, list, torch.Size) and any(type(item) is int and item > 1 for item in value):
+        return type(value)([_numbered(item, path, f"{name}.{place}") for place, item in enumerate(value)])
+    return value
+
+
+# which arguments of which functions are sizes of which dimensions
+
+SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+Stated = Iterator[tuple[Number, Expression]]
+Pairs = Callable[[Numbers, Sequence[Any], Mapping[str, Any], Any], Stated]
+
+SIZES: dict[Any, Pairs] = {}
+
+
+def _sizes(*functions: Any) -> Callable[[Pairs], Pairs]:
+    def add(pairs: Pairs) -> Pairs:
+        SIZES.update(dict.fromkeys(functions, pairs))
+        return pairs
+
+    return add
+
+
+def _has_number(value: Any) -> bool:
+    if isinstance(value, slice):
+        return isinstance(value.start, Number) or isinstance(value.stop, Number)
+    if isinstance(value, tuple | list):
+        return any(isinstance(item, Number) or _has_number(item) for item in value)
+    return isinstance(value, Number)
+
+
+def _paired(sizes: Iterable[Any], dims: Sequence[Expression]) -> Stated:
+    for size, dim in zip(sizes, dims, strict=False):
+        if isinstance(size, Number):
+            yield size, dim
+
+
+def _flat(args: Sequence[Any]) -> Sequence[Any]:
+    return args[0] if len(args) == 1 and isinstance(args[0], tuple | list) else args
+
+
+@_sizes(
+    torch.Tensor.view,
+    torch.Tensor.reshape,
+    torch.Tensor.expand,
+    torch.Tensor.broadcast_to,
+    torch.Tensor.new_zeros,
+    torch.Tensor.new_ones,
+    torch.Tensor.new_empty,
+    torch.reshape,
+    torch.broadcast_to,
+)
+def _after_the_tensor(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    sizes = _flat(args[1:]) or kwargs.get("shape") or kwargs.get("size") or ()
+    return _paired(sizes, numbers.dims_of(out))
+
+
+@_sizes(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
+def _of_a_new_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    return _paired(_flat(args) or kwargs.get("size", ()), numbers.dims_of(out))
+
+
+@_sizes(torch.full)
+def _of_a_full_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    return _paired(args[0] if args else kwargs["size"], numbers.dims_of(out))
+
+
+@_sizes(torch.Tensor.unflatten, torch.unflatten)
+def _of_an_unflattened_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    along = args[1] if len(args) > 1 else kwargs["dim"]
+    sizes = args[2] if len(args) > 2 else kwargs["sizes"]
+    start = along if along >= 0 else args[0].dim() + along
+    return _paired(sizes, numbers.dims_of(out)[start:])
+
+
+@_sizes(torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes)
+def _of_pieces(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    sizes = next(value for value in (*args[1:], *kwargs.values()) if _has_number(value))
+    along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    each = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
+    return _paired(each, [numbers.dims_of(piece)[along] for piece in out])
+
+
+@_sizes(torch.Tensor.narrow, torch.narrow)
+def _of_a_run(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    if len(args) > 3:
+        yield from _paired([args[3]], [numbers.dims_of(out)[args[1]]])
+
+
+@_sizes(torch.Tensor.__getitem__)
+def _of_slices(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    picks = args[1] if isinstance(args[1], tuple) else (args[1],)
+    if not all(isinstance(pick, slice | type(...)) or pick is None for pick in picks):
+        return
+    real = [pick for pick in picks if pick is not None]
+    missing = args[0].dim() - len([pick for pick in real if pick is not ...])
+    whole = list(numbers.dims_of(args[0]))
+    place = 0
+    for pick in real:
+        if pick is ...:
+            place += missing
+            continue
+        if pick.start is None and isinstance(pick.stop, Number):
+            pieces = axes.cut(whole[place], int(pick.stop)) if 0 < pick.stop < axes.size(whole[place]) else None
+            yield from _paired([pick.stop], [pieces[0] if pieces else whole[place]])
+        elif isinstance(pick.start, Number) and 0 < pick.start < axes.size(whole[place]):
+            pieces = axes.cut(whole[place], int(pick.start))
+            yield from _paired([pick.start], pieces[:1] if pieces else ())
+        place += 1
+
+
+@_sizes(F.layer_norm, torch.layer_norm, F.rms_norm)
+def _of_what_is_normalised(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+    return _paired(shape, numbers.dims_of(args[0])[-len(shape) :])

@@ -1,0 +1,68 @@
+"""Networks to run forward passes on without touching the user's: copies without data, or with data that is made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from edakari.errors import ModelError
+from edakari.graph.copying import copied
+
+__all__ = ["call", "shadow_of", "stored_tensors"]
+
+
+def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer by its first name, parameters first; shared ones once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def shadow_of(model: nn.Module, device: str) -> nn.Module:
+    """A copy of a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
+    tensors: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, torch.Tensor) and id(value) not in tensors:
+                moved = _with_data(value, device) if value.is_meta else value.detach().to(device, copy=True)
+                tensors[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
+    return copied(model, tensors).eval()
+
+
+def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
+    """A tensor in the form of one without data, with values under which most networks give sensible ones."""
+    if device == "meta" or not value.is_floating_point():
+        return torch.zeros_like(value, device=device)
+    if value.dim() < 2:
+        return torch.ones_like(value, device=device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.empty_like(value, device=device).normal_(0.0, value[0].numel() ** -0.5, generator=generator)
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """Run a network on an example.
+
+    Args:
+        model: the network.
+        example: a tensor, a tuple of positional arguments or a dict of keywords.
+
+    Raises:
+        ModelError: the forward pass fails.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel would hide the projections
+    try:
+        with torch.no_grad():
+            if isinstance(example, dict):
+                return model(**example)
+            return model(*example) if isinstance(example, tuple) else model(example)
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError, AttributeError, KeyError) as error:
+        shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
+        raise ModelError(
+            f"the forward pass of {type(model).__name__} fails on an example of shape "
+            f"{', '.join(map(str, shapes)) or repr(example)}: {type(error).__name__}: {error} "
+            "Check that the example is what the network takes, batch dimension included."
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,0 +1,133 @@
+"""Whether a cut network runs, with the shapes that the graph says; on tensors without data where that is possible."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from edakari.core.graph import Graph, ModuleCall
+from edakari.core.layout import Fixed, Layout, extent
+from edakari.core.space import Sizes
+from edakari.errors import ModelError
+from edakari.graph.inputs import example_for
+from edakari.graph.meta import quick_meta
+from edakari.graph.shadow import call, shadow_of
+
+__all__ = ["Fault", "fault_of"]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Fault:
+    """Where a cut network goes wrong.
+
+    Args:
+        module: dotted path of the module that fails, or whose tensors have other shapes than the graph says.
+        found: what happened, in words.
+    """
+
+    module: str
+    found: str
+
+
+class _Mismatch(Exception):
+    """Leaves the forward pass at once; its argument says what was found."""
+
+
+def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
+    """Run a cut network on the traced example and compare what goes in and out of each module with the graph.
+
+    Args:
+        small: the cut network; stays as it is.
+        graph: of the dense network.
+        sizes: of the groups that were cut.
+
+    Returns:
+        The first fault, or None where there is none.
+    """
+    shadow = small if _without_data(small) else shadow_of(small, graph.device)
+    watch = _Watch(graph, sizes)
+    handles = []
+    for path, module in shadow.named_modules():
+        handles.append(module.register_forward_pre_hook(watch.enter(path)))
+        handles.append(module.register_forward_hook(watch.leave(path)))
+    try:
+        with quick_meta():
+            call(shadow, example_for(small, graph.inputs, graph.device))
+    except _Mismatch as mismatch:
+        return Fault(watch.running, str(mismatch))
+    except ModelError as error:
+        lines = str(error.__cause__ or error).strip().splitlines()
+        return Fault(watch.running, lines[0] if lines else type(error.__cause__).__name__)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return None
+
+
+def _without_data(model: nn.Module) -> bool:
+    return all(tensor.is_meta for tensor in model.parameters()) and not model.training
+
+
+class _Watch:
+    """Compares the tensors of each module call; what depends on data has no lengths to compare."""
+
+    def __init__(self, graph: Graph, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.every_length = graph.device == "meta"
+        self.expected: dict[str, list[ModuleCall]] = {}
+        for entry in graph.calls:
+            self.expected.setdefault(entry.module, []).append(entry)
+        self.count: dict[str, int] = {}
+        self.stack: list[str] = []
+
+    @property
+    def running(self) -> str:
+        return self.stack[-1] if self.stack else ""
+
+    def enter(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            entry = self._entry(path)
+            if entry is not None:
+                self._compare(entry.inputs, args, f"{path or 'the network'} gets")
+            self.stack.append(path)
+
+        return hook
+
+    def leave(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            entry = self._entry(path)
+            if entry is not None:
+                self._compare(entry.outputs, output, f"{path or 'the network'} returns")
+            self.count[path] = self.count.get(path, 0) + 1
+            self.stack.pop()
+
+        return hook
+
+    def _entry(self, path: str) -> ModuleCall | None:
+        entries, count = self.expected.get(path, []), self.count.get(path, 0)
+        return entries[count] if count < len(entries) else None
+
+    def _compare(self, layouts: Sequence[Sequence[Layout]], tree: Any, what: str) -> None:
+        found = [leaf.shape for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+        fits = len(found) == len(layouts) if self.every_length else True
+        for shape, dims in zip(found, layouts, strict=False):
+            fits = fits and (len(shape) == len(dims) or not self.every_length) and self._fits(shape, dims)
+        if not fits:
+            wanted = [tuple(extent(dim, self.sizes) for dim in dims) for dims in layouts]
+            raise _Mismatch(f"{what} {_text(found)} where {_text(wanted)} was expected")
+
+    def _fits(self, shape: Sequence[int], dims: Sequence[Layout]) -> bool:
+        return all(
+            length == extent(dim, self.sizes)
+            for length, dim in zip(shape, dims, strict=False)
+            if self.every_length or not isinstance(dim, Fixed)
+        )
+
+
+def _text(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join("×".join(map(str, shape)) for shape in shapes) or "nothing"
