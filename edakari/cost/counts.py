@@ -6,18 +6,20 @@ import collections
 import dataclasses as dc
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, axes, extent
+from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, axes
 from edakari.core.space import Group, Sizes
 
 __all__ = ["Count", "activations", "macs", "params", "uncounted"]
 
 Term = tuple[int, tuple[Layout, ...]]
+
+Monomials = dict[tuple[str, ...], int]
+"""A polynomial: names of the groups that are multiplied, sorted and with repeats, to their coefficient."""
 
 FREE = frozenset(
     """
@@ -48,36 +50,48 @@ class Count:
 
     def total(self, sizes: Sizes) -> float:
         """Cost at these sizes."""
-        return float(_evaluate(self.terms, sizes))
+        compiled = self._compiled
+        return compiled.every.at(compiled.point(sizes))
 
     def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
         """Totals with this group at every size from 0 to the whole."""
-        moving = self._by_group.get(group.name, ())
-        rest = self.total(sizes) - float(_evaluate(moving, sizes))
-        every = np.arange(group.size + 1, dtype=np.float64)
-        return np.broadcast_to(rest + _evaluate(moving, {**sizes, group.name: every}), every.shape).astype(np.float64)
+        compiled = self._compiled
+        point = compiled.point({**sizes, group.name: 0})
+        curve = np.full(group.size + 1, compiled.every.at(point))
+        power = every = np.arange(group.size + 1, dtype=np.float64)
+        for factor in compiled.factors.get(group.name, ()):
+            curve += factor.at(point) * power
+            power = power * every
+        return curve
 
     @functools.cached_property
-    def _by_group(self) -> Mapping[str, tuple[Term, ...]]:
-        found: dict[str, list[Term]] = {}
-        for term in self.terms:
-            for name in {axis.group for layout in term[1] for axis in axes(layout)}:
-                found.setdefault(name, []).append(term)
-        return {name: tuple(terms) for name, terms in found.items()}
+    def _compiled(self) -> _Compiled:
+        return _compile(self.terms)
 
 
-def _evaluate(terms: tuple[Term, ...], sizes: Mapping[str, Any]) -> Any:
-    known: dict[int, Any] = {}
-    total: Any = 0.0
-    for constant, layouts in terms:
-        value: Any = float(constant)
-        for layout in layouts:
-            length = known.get(id(layout))
-            if length is None:
-                length = known[id(layout)] = extent(layout, sizes)
-            value = value * length
-        total = total + value
-    return total
+@dc.dataclass(frozen=True, slots=True)
+class _Polynomial:
+    """Coefficients, float64 [monomials], and places of the sizes that each is times, int64 [degree, monomials]."""
+
+    coefficients: npt.NDArray[np.float64]
+    places: npt.NDArray[np.int64]
+
+    def at(self, point: npt.NDArray[np.float64]) -> float:
+        # Every figure is a whole number, so that sums are exact in any order as long as they are below 2**53.
+        return float(self.coefficients @ point[self.places].prod(axis=0))
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A polynomial, and for each group what the first, second, … power of its size is multiplied by."""
+
+    whole: Mapping[str, int]
+    every: _Polynomial
+    factors: Mapping[str, tuple[_Polynomial, ...]]
+
+    def point(self, sizes: Sizes) -> npt.NDArray[np.float64]:
+        """The sizes as an array, and a one, for monomials of lower degree to be filled up with."""
+        return np.array([*(sizes.get(name, size) for name, size in self.whole.items()), 1], dtype=np.float64)
 
 
 def macs(graph: Graph) -> Count:
@@ -108,3 +122,69 @@ def uncounted(graph: Graph) -> dict[str, int]:
         if not operator.macs and operator.name.removeprefix("aten.") not in FREE
     )
     return dict(calls.most_common())
+
+
+def _compile(terms: tuple[Term, ...]) -> _Compiled:
+    whole = {axis.group: axis.size for _, layouts in terms for layout in layouts for axis in axes(layout)}
+    place = {name: index for index, name in enumerate(whole)}
+    monomials = _expanded(terms)
+    factors: dict[str, list[Monomials]] = {}
+    for names, coefficient in monomials.items():
+        for name in set(names):
+            powers = factors.setdefault(name, [])
+            powers += [{} for _ in range(names.count(name) - len(powers))]
+            powers[names.count(name) - 1][tuple(other for other in names if other != name)] = coefficient
+    return _Compiled(
+        whole,
+        _packed(monomials, place),
+        {name: tuple(_packed(power, place) for power in powers) for name, powers in factors.items()},
+    )
+
+
+def _expanded(terms: tuple[Term, ...]) -> Monomials:
+    """The sum of all terms, multiplied out."""
+    extents: dict[Layout, Monomials] = {}
+    total: Monomials = collections.Counter()
+    for constant, layouts in terms:
+        product: Monomials = {(): constant}
+        for layout in layouts:
+            if layout not in extents:
+                extents[layout] = _extent(layout)
+            product = _times(product, extents[layout])
+        for names, coefficient in product.items():
+            total[names] += coefficient
+    return total
+
+
+def _extent(layout: Layout) -> Monomials:
+    """The number of positions of a layout as a polynomial."""
+    match layout:
+        case Fixed(size):
+            return {(): size}
+        case Axis(group):
+            return {(group,): 1}
+        case Product(parts):
+            return functools.reduce(_times, map(_extent, parts), {(): 1})
+        case Concat(parts):
+            total: Monomials = collections.Counter()
+            for part in parts:
+                for names, coefficient in _extent(part).items():
+                    total[names] += coefficient
+            return total
+
+
+def _times(left: Monomials, right: Monomials) -> Monomials:
+    product: Monomials = collections.Counter()
+    for a, x in left.items():
+        for b, y in right.items():
+            product[tuple(sorted(a + b))] += x * y
+    return product
+
+
+def _packed(monomials: Monomials, place: Mapping[str, int]) -> _Polynomial:
+    degree = max(map(len, monomials), default=0)
+    places = [[*(place[name] for name in names), *[len(place)] * (degree - len(names))] for names in monomials]
+    return _Polynomial(
+        np.array(list(monomials.values()), dtype=np.float64),
+        np.array(places, dtype=np.int64).reshape(len(monomials), degree).T,
+    )

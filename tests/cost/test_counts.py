@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
 import torchvision
 from fvcore.nn import FlopCountAnalysis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edakari.core.budget import Budget
-from edakari.cost import activations, bind, dense, macs, params, uncounted
+from edakari.core.layout import Axis, Concat, Fixed, Product, extent
+from edakari.core.space import Group
+from edakari.cost import Count, activations, bind, dense, macs, params, uncounted
 from edakari.graph import trace
 from edakari.surgery import apply
 from edakari.testing import random_plan
@@ -81,6 +87,39 @@ def test_a_curve_is_the_total_at_every_size(cost):
         for size in {1, group.size // 2, group.size}:
             assert curve[size] == count.total({**sizes, group.name: size})
         assert (curve[1:] >= curve[:-1]).all()
+
+
+WHOLE = {"a": 3, "b": 5, "c": 2, "branch": 1}
+axis = st.sampled_from([Axis(name, size) for name, size in WHOLE.items()])
+layout = st.recursive(
+    st.one_of(axis, st.builds(Fixed, st.integers(1, 4))),
+    lambda part: st.tuples(part, part).flatmap(lambda parts: st.sampled_from([Product(parts), Concat(parts)])),
+    max_leaves=4,
+)
+term = st.tuples(st.integers(1, 9), st.lists(layout, max_size=3).map(tuple))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(term, max_size=4), st.fixed_dictionaries({}, optional={n: st.integers(0, s) for n, s in WHOLE.items()}))
+def test_a_count_is_the_sum_of_its_terms_at_any_sizes(terms, sizes):
+    count = Count("cost", "unit", tuple(terms))
+
+    def right(sizes):
+        return sum(factor * math.prod(extent(part, sizes) for part in layouts) for factor, layouts in terms)
+
+    assert count.total(sizes) == right(sizes)
+    for name, size in WHOLE.items():
+        every = [right({**sizes, name: k}) for k in range(size + 1)]
+        assert count.curve(Group(name, "channel", size), sizes).tolist() == every
+
+
+def test_a_dropped_branch_takes_its_terms_along():
+    branch, stream, inner = Axis("branch", 1), Axis("stream", 8), Axis("inner", 4)
+    count = Count("macs", "MAC", ((9, (stream, stream)), (1, (branch, stream, inner)), (1, (branch, inner, stream))))
+    assert count.total({}) == 9 * 64 + 64
+    assert count.total({"branch": 0}) == 9 * 64
+    assert count.curve(Group("branch", "branch", 1), {"inner": 2}).tolist() == [9 * 64, 9 * 64 + 32]
+    assert count.curve(Group("inner", "hidden", 4), {"branch": 0}).tolist() == [9 * 64] * 5
 
 
 def test_what_is_not_counted_is_told():
