@@ -13,10 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from edakari.errors import EdakariError
 
-__all__ = ["guarded", "note", "print_json", "show"]
+__all__ = ["guarded", "note", "print_json", "show", "width"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +26,13 @@ R = TypeVar("R")
 def show(renderable: Any) -> None:
     """Print a result."""
     if _main_process():
-        Console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str))
+        Console().print(renderable, highlight=False, soft_wrap=isinstance(renderable, str | Text))
+
+
+def width() -> int:
+    """Characters in a line: the terminal's, and enough for a table where the output goes elsewhere."""
+    console = Console()
+    return console.width if console.is_terminal else max(console.width, 100)
 
 
 def note(text: str) -> None:

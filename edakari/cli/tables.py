@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from edakari.report.figures import cost, latency, rows
 
-__all__ = ["comparison", "costs_line", "groups_table", "refused_table", "stage_line", "timings_table"]
+if TYPE_CHECKING:
+    from edakari.report.inspection import Inspection
+
+__all__ = ["comparison", "costs_line", "groups_table", "refused_table", "stage_line", "timings_table", "totals"]
 
 TONES = {"good": "green", "bad": "yellow", "": ""}
 
@@ -60,6 +64,45 @@ def refused_table(refused: Sequence[Mapping[str, Any]]) -> Table:
     for entry in refused:
         table.add_row(Text(entry["where"]), str(entry["size"]), Text(entry["reason"]))
     return table
+
+
+def totals(found: Inspection, width: int) -> Text:
+    """What can be pruned altogether, and what stays by reason.
+
+    Args:
+        found: of a network.
+        width: characters in a line.
+    """
+    params = found.costs["params"]
+    count = len(found.graph.groups)
+    hold = "group holds" if count == 1 else "groups hold"
+    share = _percent(found.prunable, params)
+    text = Text(f"{count} {hold} {cost(found.prunable)} of {cost(params)} parameters ({share}).")
+    if found.pinned:
+        text.append("\nLeft alone, and the share of the parameters that it is part of:", "bold")
+    for reason in found.pinned:
+        dims = f"{reason.dims} dimension{'' if reason.dims == 1 else 's'} of {_some(reason.tensors)}"
+        head = f"\n{_percent(reason.params_share, 1.0):>8}  "
+        text.append(head, "yellow").append(_hanging(f"{reason.reason}: {dims}", width, len(head) - 1))
+    if found.uncounted:
+        names = ", ".join(f"{name.removeprefix('aten.')} × {count}" for name, count in found.uncounted.items())
+        text.append("\nNot counted in the MACs: ", "bold").append(_hanging(names, width, 0))
+    return text
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{part / whole * 100:.1f} %" if whole else "–"
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _hanging(text: str, width: int, indent: int) -> str:
+    """Text in several lines, the first of which begins after the indent."""
+    lines: Iterable[str] = textwrap.wrap(text, max(width - indent, 30), break_long_words=False)
+    return f"\n{' ' * indent}".join(lines)
 
 
 def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Table:

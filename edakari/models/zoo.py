@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -91,7 +92,7 @@ def spec_of(model: nn.Module) -> ModelSpec | None:
     return found if isinstance(found, ModelSpec) else None
 
 
-def default_example(spec: ModelSpec | str, model: nn.Module) -> torch.Tensor:
+def default_example(spec: ModelSpec | str, model: nn.Module) -> Any:
     """An input of the size that a network was made for.
 
     Args:
@@ -99,10 +100,18 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> torch.Tensor:
         model: the network; timm's know their input size.
 
     Returns:
-        float32 zeros [1, C, H, W], on the CPU.
+        float32 zeros [1, C, H, W], on the CPU; for a network from a user's own file what the file's function
+        `example()` gives, where it has one: a tensor, a tuple of positional arguments or a dict of keywords.
+
+    Raises:
+        ModelError: `example()` fails, or gives something else.
     """
     name = spec if isinstance(spec, str) else spec.name
     source, short = _parted(name)
+    if source.endswith(".py"):
+        make = getattr(_executed(Path(source), short), "example", None)
+        if callable(make):
+            return _own_example(make, f"model {name!r}: example() in {source}")
     size: tuple[int, ...] = (3, 224, 224)
     if source == "edakari" and short in INPUTS:
         size = INPUTS[short]
@@ -196,6 +205,16 @@ def _embedded_weights(name: str) -> dict[str, torch.Tensor]:
 
 
 def _own(path: Path, function: str) -> Callable[..., Any]:
+    module = _executed(path, function)
+    make = getattr(module, function, None)
+    if not callable(make):
+        offered = [name for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
+        raise UnknownName(f"function in {path}", function, offered)
+    return cast(Callable[..., Any], make)
+
+
+def _executed(path: Path, function: str) -> ModuleType:
+    """A user's file as a module."""
     if not path.is_file():
         raise ModelError(f"model '{path}:{function}': there is no file {str(path)!r}")
     found = importlib.util.spec_from_file_location(f"edakari_user_{path.stem}", path)
@@ -208,8 +227,14 @@ def _own(path: Path, function: str) -> Callable[..., Any]:
         raise ModelError(
             f"model '{path}:{function}': running the file fails: {type(error).__name__}: {error}"
         ) from error
-    make = getattr(module, function, None)
-    if not callable(make):
-        offered = [name for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
-        raise UnknownName(f"function in {path}", function, offered)
-    return cast(Callable[..., Any], make)
+    return module
+
+
+def _own_example(make: Callable[[], Any], what: str) -> Any:
+    try:
+        example = make()
+    except Exception as error:
+        raise ModelError(f"{what} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(example, torch.Tensor | tuple | dict):
+        raise ModelError(f"{what} gave a {type(example).__name__}; give a tensor, a tuple of inputs or a dict of them")
+    return example

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
 from edakari.report import figures
 from edakari.report.charts import curve, scatter, tradeoffs
+from edakari.report.template import template
 
 __all__ = ["render"]
 
@@ -21,16 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
     Args:
         report: as `collect` gives it.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edakari.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"seconds": figures.seconds, "size": figures.size}
-    template = environment.get_template("page.html.j2")
-    return template.render(
+    return template("page.html.j2").render(
         report=report,
         rows=figures.rows(report),
         tiles=_tiles(report),

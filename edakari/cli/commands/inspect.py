@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edakari.cli.console import guarded, note, print_json, show
+from edakari.cli.console import guarded, note, print_json, show, width
+
+if TYPE_CHECKING:
+    from edakari.report.inspection import Inspection
 
 __all__ = ["inspect"]
 
 
 @guarded
-def inspect(
+def inspect(  # noqa: PLR0913 - one for each option
     model: Annotated[
         str, typer.Argument(help="timm:NAME, torchvision:NAME, edakari:NAME or path/to/file.py:function.")
     ],
@@ -21,31 +24,87 @@ def inspect(
         list[str] | None,
         typer.Option("--option", help="Keyword of its constructor: key=value, such as num_classes=10."),
     ] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Sizes of an input after the batch, such as 1,28,28; once for each input."),
+    ] = None,
     image_size: Annotated[int, typer.Option(min=0, help="Side of the input; 0 is the network's own.")] = 0,
-    everything: Annotated[bool, typer.Option("--all", help="List all that was left alone.")] = False,
+    depth: Annotated[int, typer.Option(min=0, help="Levels of modules to show; 0 is all.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="Leave nothing out, fold nothing.")] = False,
+    groups: Annotated[bool, typer.Option("--groups", help="List groups and what was left alone instead.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Draw the network into this HTML file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --html overwrite the file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what can be pruned in a network, what it costs, and what is left alone and why; needs no weights."""
-    found = inspected(model, option or [], image_size)
+    from edakari.cli.tree import TreeSettings
+
+    if page is not None:
+        _check_free(page, force)
+    found = _inspected(model, option or [], sizes or [], image_size)
     if as_json:
-        print_json(found)
-        return
-    from rich.markup import escape
+        from edakari.report.inspection import as_json as plain
 
-    from edakari.cli.tables import costs_line, groups_table, refused_table
+        print_json(plain(found))
+    elif groups:
+        _show_groups(found, everything)
+    else:
+        _show_tree(found, TreeSettings(depth, everything, width()))
+    if page is not None:
+        _write_page(found, page)
 
-    shape = "×".join(map(str, found["input"]))
-    show(f"[bold]{escape(found['model'])}[/] on input {shape}: {costs_line(found['costs'])}\n")
-    show(groups_table(found["groups"]))
-    refused = found["refused"] if everything else found["refused"][:10]
-    if refused:
-        show("")
-        show(refused_table(refused))
-    if len(refused) < len(found["refused"]):
-        note(f"[dim]… and {len(found['refused']) - len(refused)} more; --all lists them[/]")
-    if found["uncounted"]:
-        names = ", ".join(f"{name} × {count}" for name, count in found["uncounted"].items())
-        show(f"\nNot counted in the MACs: {escape(names)}")
+
+def _inspected(name: str, options: list[str], sizes: list[str], image_size: int) -> Inspection:
+    """A named network, built without taking memory."""
+    import torch
+
+    from edakari.errors import ModelError
+    from edakari.graph import trace
+    from edakari.models import ModelSpec, build
+    from edakari.report.inspection import inspection
+
+    spec = ModelSpec(name, _keywords(options))
+    with torch.device("meta"):
+        model = build(spec)
+    example = _example(spec, model, sizes, image_size)
+    try:
+        graph = trace(model, example)
+    except ModelError as error:
+        if error.__cause__ is None:
+            raise
+        from edakari.cli.own_error import explained
+
+        raise ModelError(explained(type(model).__name__, example, error.__cause__)) from error
+    return inspection(name, graph, model)
+
+
+def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
+    """What the network is given: the sizes that were asked for, else what it was made for."""
+    import torch
+
+    from edakari.errors import RecipeError
+    from edakari.models import default_example
+
+    if sizes and image_size:
+        raise RecipeError("--input and --image-size both say how large the input is: give one of them")
+    if sizes:
+        tensors = tuple(torch.zeros(1, *_shape(text)) for text in sizes)
+        return tensors[0] if len(tensors) == 1 else tensors
+    example = default_example(spec, model)
+    if not image_size:
+        return example
+    if not isinstance(example, torch.Tensor) or example.dim() != 4:
+        raise RecipeError("--image-size is for networks that take one image; give the sizes with --input instead")
+    return torch.zeros(*example.shape[:2], image_size, image_size)
+
+
+def _shape(text: str) -> list[int]:
+    from edakari.errors import RecipeError
+
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise RecipeError(f"--input {text!r}: write the sizes after the batch, such as 1,28,28 or 3,224,224")
+    return [int(part) for part in parts]
 
 
 def _keywords(options: list[str]) -> dict[str, Any]:
@@ -65,38 +124,55 @@ def _keywords(options: list[str]) -> dict[str, Any]:
     return found
 
 
-def inspected(name: str, options: list[str], image_size: int) -> dict[str, Any]:
-    """The graph of a named network as plain values, built without taking memory."""
-    import torch
+def _show_tree(found: Inspection, settings: Any) -> None:
+    from edakari.cli.tables import totals
+    from edakari.cli.tree import module_tree
 
-    from edakari.cost import COSTS, dense, uncounted
-    from edakari.graph import trace
-    from edakari.models import ModelSpec, build, default_example
+    _show_title(found)
+    show(module_tree(found, settings))
+    show("")
+    show(totals(found, settings.width))
 
-    spec = ModelSpec(name, _keywords(options))
-    with torch.device("meta"):
-        model = build(spec)
-    example = default_example(spec, model)
-    if image_size:
-        example = torch.zeros(*example.shape[:2], image_size, image_size)
-    graph = trace(model, example)
-    costs, whole = {key: make(graph) for key, make in COSTS.items()}, dense(graph)
 
-    def share(cost: str, group: str) -> float:
-        return 1.0 - float(costs[cost].total({group: 0})) / whole[cost] if whole[cost] else 0.0
+def _show_groups(found: Inspection, everything: bool) -> None:
+    from edakari.cli.tables import groups_table, refused_table
+    from edakari.report.inspection import as_json
 
-    return {
-        "model": name,
-        "input": list(example.shape),
-        "costs": whole,
-        "groups": [
-            {
-                **dc.asdict(group),
-                "macs_share": share("macs", group.name),
-                "params_share": share("params", group.name),
-            }
-            for group in graph.groups
-        ],
-        "refused": [dc.asdict(refusal) for refusal in graph.refused],
-        "uncounted": dict(uncounted(graph)),
-    }
+    content = as_json(found)
+    _show_title(found)
+    show(groups_table(content["groups"]))
+    refused = content["refused"] if everything else content["refused"][:10]
+    if refused:
+        show("")
+        show(refused_table(refused))
+    if len(refused) < len(content["refused"]):
+        note(f"[dim]… and {len(content['refused']) - len(refused)} more; --all lists them[/]")
+
+
+def _show_title(found: Inspection) -> None:
+    from rich.markup import escape
+
+    from edakari.cli.tables import costs_line
+    from edakari.report.inspection import input_text
+
+    show(f"[bold]{escape(found.name)}[/] on input {input_text(found.graph.inputs)}: {costs_line(found.costs)}")
+    if found.graph.device != "meta":
+        reason = getattr(found.graph, "device_reason", "")
+        why = f", as it could not run without values: {reason}" if reason else ""
+        show(f"[yellow]Traced on the {found.graph.device.upper()}[/]{escape(why)}")
+    show("")
+
+
+def _check_free(page: Path, force: bool) -> None:
+    from edakari.errors import ExportError
+
+    if page.exists() and not force:
+        raise ExportError(f"{page} is there already; --force overwrites it")
+
+
+def _write_page(found: Inspection, page: Path) -> None:
+    from edakari.core.files import write_text
+    from edakari.report.network_page import render_network
+
+    write_text(page, render_network(found))
+    note(f"\nPicture: {page.resolve()}")

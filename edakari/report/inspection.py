@@ -1,0 +1,152 @@
+"""All that `edakari inspect` shows of a network."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from edakari.core.graph import Graph, InputSpec
+from edakari.core.layout import Layout, to_json
+from edakari.cost import COSTS, dense, uncounted
+from edakari.report.pins import PinnedReason, pinned_by_reason
+from edakari.report.structure import ModuleNode, structure
+
+__all__ = ["Inspection", "as_json", "input_text", "inspection"]
+
+
+@dc.dataclass(frozen=True)
+class Inspection:
+    """What can be pruned in a network, what it costs, and what stays.
+
+    Args:
+        name: of the network.
+        graph: of the network.
+        tree: its modules.
+        costs: by name, for the traced example.
+        shares: for each group, its share of each cost: what would go if all of the group did, 0 to 1.
+        prunable: number of parameters that lie in some group.
+        pinned: what stays, by reason.
+        uncounted: operators whose multiply-accumulates are not counted, and their numbers of calls.
+    """
+
+    name: str
+    graph: Graph
+    tree: ModuleNode
+    costs: Mapping[str, float]
+    shares: Mapping[str, Mapping[str, float]]
+    prunable: int
+    pinned: tuple[PinnedReason, ...]
+    uncounted: Mapping[str, int]
+
+
+def inspection(name: str, graph: Graph, model: nn.Module) -> Inspection:
+    """Gather what there is to show.
+
+    Args:
+        name: of the network, for titles.
+        graph: of the network.
+        model: the network; its weights are not read.
+    """
+    counts, whole = {key: make(graph) for key, make in COSTS.items()}, dense(graph)
+    shares = {
+        group.name: {
+            key: 1.0 - float(count.total({group.name: 0})) / whole[key] if whole[key] else 0.0
+            for key, count in counts.items()
+        }
+        for group in graph.groups
+    }
+    rest = counts["params"].total({group.name: 0 for group in graph.groups})
+    return Inspection(
+        name,
+        graph,
+        structure(graph, model),
+        whole,
+        shares,
+        round(whole["params"] - rest),
+        pinned_by_reason(graph),
+        uncounted(graph),
+    )
+
+
+def as_json(found: Inspection) -> dict[str, Any]:
+    """The same as plain values."""
+    graph = found.graph
+    return {
+        "model": found.name,
+        "input": _shapes(graph.inputs),
+        "device": graph.device,
+        "device_reason": getattr(graph, "device_reason", ""),
+        "costs": dict(found.costs),
+        "groups": [
+            {
+                **dc.asdict(group),
+                "macs_share": found.shares[group.name]["macs"],
+                "params_share": found.shares[group.name]["params"],
+                "members": [{"tensor": member.tensor, "dim": member.dim} for member in graph.members(group.name)],
+            }
+            for group in graph.groups
+        ],
+        "branches": [
+            {"name": branch.name, "modules": list(branch.modules)} for branch in getattr(graph, "branches", ())
+        ],
+        "refused": [dc.asdict(refusal) for refusal in graph.refused],
+        "prunable_params": found.prunable,
+        "pinned": [dc.asdict(reason) for reason in found.pinned],
+        "uncounted": dict(found.uncounted),
+        "modules": _node(found.tree, found.costs),
+    }
+
+
+def input_text(inputs: InputSpec) -> str:
+    """The shapes of an example in words: 1×3×224×224."""
+    return _text(_shapes(inputs))
+
+
+def _text(shapes: Any) -> str:
+    match shapes:
+        case [int(), *_]:
+            return "×".join(map(str, shapes))
+        case list():
+            return ", ".join(map(_text, shapes))
+        case dict():
+            return ", ".join(f"{name} {_text(shape)}" for name, shape in shapes.items())
+    return str(shapes)
+
+
+def _shapes(inputs: Any) -> Any:
+    """Shape of the example, or of each of its tensors where there are several."""
+    match inputs:
+        case {"tensor": [shape, _]}:
+            return shape
+        case {"tuple": items} | {"list": items}:
+            return [_shapes(item) for item in items]
+        case {"dict": items}:
+            return {key: _shapes(item) for key, item in items.items()}
+        case {"value": value}:
+            return value
+    return inputs
+
+
+def _node(node: ModuleNode, costs: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "path": node.path,
+        "own": node.own,
+        "class": node.kind,
+        "detail": node.detail,
+        "reads": _layout(node.reads),
+        "writes": _layout(node.writes),
+        "macs": node.macs,
+        "macs_share": node.macs / costs["macs"] if costs["macs"] else 0.0,
+        "params": node.params,
+        "params_share": node.params / costs["params"] if costs["params"] else 0.0,
+        "pins": [dc.asdict(pin) for pin in node.pins],
+        "droppable": list(node.droppable),
+        "children": [_node(child, costs) for child in node.children],
+    }
+
+
+def _layout(layout: Layout | None) -> Any:
+    return None if layout is None else to_json(layout)

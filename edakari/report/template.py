@@ -1,0 +1,22 @@
+"""The templates of the pages that edakari writes."""
+
+from __future__ import annotations
+
+import jinja2
+
+from edakari.report import figures
+
+__all__ = ["template"]
+
+
+def template(name: str) -> jinja2.Template:
+    """A template by its file name; what is put into it is escaped, and a name that it lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("edakari.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"seconds": figures.seconds, "size": figures.size}
+    return environment.get_template(name)

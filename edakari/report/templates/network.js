@@ -1,0 +1,43 @@
+"use strict";
+// Shows where a group is while the pointer is on it; a click keeps it, Escape lets it go.
+const groups = JSON.parse(document.getElementById("groups").textContent);
+const panel = document.getElementById("panel");
+let kept = null, shown = null;
+
+function element(tag, text, parent) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  parent.append(made);
+  return made;
+}
+
+function show(number) {
+  if (number === shown) return;
+  shown = number;
+  document.querySelectorAll(".on").forEach((found) => found.classList.remove("on"));
+  document.body.classList.toggle("picking", number !== null);
+  panel.hidden = number === null;
+  if (number === null) return;
+  document.querySelectorAll(`[data-g="${number}"]`).forEach((found) => found.classList.add("on"));
+  const group = groups[number];
+  panel.replaceChildren();
+  element("b", group.name, panel);
+  const share = (part) => `${(part * 100).toFixed(1)} %`;
+  element("p", `${group.kind}, ${group.size} positions · ${share(group.macs)} of MACs, ${share(group.params)} of parameters`, panel);
+  const list = element("ul", "", panel);
+  group.members.forEach((member) => element("li", member, list));
+}
+
+const numberOf = (event) => {
+  const found = event.target.closest && event.target.closest("[data-g]");
+  return found ? Number(found.dataset.g) : null;
+};
+document.addEventListener("pointerover", (event) => show(numberOf(event) ?? kept));
+document.addEventListener("click", (event) => {
+  if (panel.contains(event.target) || event.target.closest("summary")) return;
+  kept = numberOf(event);
+  show(kept);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") show(kept = null);
+});
