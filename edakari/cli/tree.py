@@ -11,13 +11,15 @@ from rich.text import Text
 from edakari.core.layout import extent
 from edakari.report.inspection import Inspection
 from edakari.report.outline import condensed, group_names, name_in, pin_lines, runs
+from edakari.report.pins import Pin
 from edakari.report.structure import ModuleNode
 
 __all__ = ["TreeSettings", "module_tree"]
 
 GAP = "  "
 ARROW = " → "
-SHORTEST = 20
+SHORTEST = 12
+"""Of the groups' names; where not even that is left, the classes make room."""
 
 
 @dc.dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _lines(tree: ModuleNode, found: Inspection, settings: TreeSettings) -> Itera
             share("macs", node.macs, len(run)),
             share("params", node.params, len(run)),
             inner,
-            tuple(_notes(node)),
+            tuple(_notes(node, opened)),
         )
         for index, child in enumerate(children):
             end = index == len(children) - 1
@@ -114,10 +116,20 @@ def _groups(node: ModuleNode, parent: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sides)) if any(side != "–" for side in sides) else ()
 
 
-def _notes(node: ModuleNode) -> Iterator[str]:
+def _notes(node: ModuleNode, opened: bool) -> Iterator[str]:
     for names in node.droppable:
         yield f"can be dropped whole: {names}" if names else "can be dropped whole"
     yield from pin_lines(node)
+    if node.children and not opened:
+        inside = len({(pin.tensor, pin.dim) for pin in _pins(node)})
+        if inside:
+            yield f"inside: {inside} dimension{'' if inside == 1 else 's'} left alone"
+
+
+def _pins(node: ModuleNode) -> Iterator[Pin]:
+    yield from node.pins
+    for child in node.children:
+        yield from _pins(child)
 
 
 def _widths(lines: Sequence[_Line], total: int) -> tuple[int, ...]:
@@ -130,17 +142,19 @@ def _widths(lines: Sequence[_Line], total: int) -> tuple[int, ...]:
         [len(line.macs) for line in lines],
         [len(line.params) for line in lines],
     ]
-    widths = [max(column) for column in columns]
-    spare = total - sum(widths) - len(GAP) * (len(widths) - 1)
-    widths[3] = max(min(SHORTEST, widths[3]), widths[3] + min(spare, 0))
-    return tuple(widths)
+    name, kind, width, groups, macs, params = (max(column) for column in columns)
+    rest = total - name - width - macs - params - 4 * len(GAP)
+    if rest - kind - len(GAP) < min(SHORTEST, groups):
+        return name, 0, width, max(min(groups, rest), SHORTEST), macs, params
+    return name, kind, width, min(groups, rest - kind - len(GAP)), macs, params
 
 
 def _row(line: _Line, widths: Sequence[int], style: str = "") -> Text:
     name, kind, width, groups, macs, params = widths
     text = Text(style=style)
     text.append(line.guide, "dim").append(line.name.ljust(name - len(line.guide)) + GAP)
-    text.append(line.kind.ljust(kind) + GAP, "dim" if not style else "")
+    if kind:
+        text.append(line.kind.ljust(kind) + GAP, "dim" if not style else "")
     text.append(line.width.ljust(width) + GAP)
     text.append(_fitted(line.groups, groups).ljust(groups) + GAP, "cyan" if not style else "")
     return text.append(line.macs.rjust(macs) + GAP + line.params.rjust(params))

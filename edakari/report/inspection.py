@@ -78,7 +78,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "model": found.name,
         "input": _shapes(graph.inputs),
         "device": graph.device,
-        "device_reason": getattr(graph, "device_reason", ""),
+        "device_reason": graph.device_reason,
         "costs": dict(found.costs),
         "groups": [
             {

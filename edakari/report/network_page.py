@@ -26,7 +26,7 @@ def render_network(found: Inspection) -> str:
         name=found.name,
         input=input_text(found.graph.inputs),
         device=found.graph.device,
-        device_reason=getattr(found.graph, "device_reason", ""),
+        device_reason=found.graph.device_reason,
         tiles=_tiles(found),
         picture=draw_network(found),
         groups=groups,

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -71,6 +72,25 @@ def test_all_opens_what_depth_closes():
     assert len(top) < len(short) < len(whole)
     assert not any(" … " in line for line in whole)
     assert sum("ReLU" in line for line in whole) > 0 == sum("ReLU" in line for line in short)
+
+
+def test_a_closed_module_says_that_something_stays_inside():
+    top = call("edakari:fashion_vit", "--depth", "1").stdout
+    assert "left alone, the network's output" in top
+    assert "inside: " not in top
+    assert "inside: 2 dimensions left alone" in call("torchvision:vit_b_16", "--depth", "1", "--all").stdout
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_lines_fit_the_terminal(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in call("edakari:resnet20").stdout.splitlines()]
+    start = next(index for index, line in enumerate(lines) if line.startswith("module"))
+    tree = lines[start : lines.index("", start)]
+    assert max(map(len, tree)) <= width
+    assert any("Conv2d" in line for line in tree) == (width > 80)
 
 
 def test_the_flat_list_is_still_there():

@@ -157,17 +157,20 @@ def _show_title(found: Inspection) -> None:
 
     show(f"[bold]{escape(found.name)}[/] on input {input_text(found.graph.inputs)}: {costs_line(found.costs)}")
     if found.graph.device != "meta":
-        reason = getattr(found.graph, "device_reason", "")
-        why = f", as it could not run without values: {reason}" if reason else ""
-        show(f"[yellow]Traced on the {found.graph.device.upper()}[/]{escape(why)}")
+        show(
+            f"[yellow]Traced on the {found.graph.device.upper()}[/], as it could not run without values: "
+            f"{escape(found.graph.device_reason)}"
+        )
     show("")
 
 
 def _check_free(page: Path, force: bool) -> None:
     from edakari.errors import ExportError
 
+    if page.is_dir():
+        raise ExportError(f"--html {page} is a folder; name a file")
     if page.exists() and not force:
-        raise ExportError(f"{page} is there already; --force overwrites it")
+        raise ExportError(f"--html {page} is there already; --force overwrites it")
 
 
 def _write_page(found: Inspection, page: Path) -> None:
