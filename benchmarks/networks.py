@@ -43,15 +43,21 @@ def _timm_names() -> list[str]:
 
 
 def _timm(name: str) -> tuple[nn.Module, Any]:
-    model = timm.create_model(name)
+    model = _classifier(name)
     config = model.pretrained_cfg
     channels, native, _ = config["input_size"]
     if config.get("fixed_input_size") or config.get("min_input_size"):
         smallest = config.get("min_input_size") or config["input_size"]
         return model, torch.zeros(BATCH, *smallest)
     with torch.device("meta"):
-        shadow = timm.create_model(name).eval()
+        shadow = _classifier(name).eval()
     return model, _smallest_input(shadow, channels, native)
+
+
+def _classifier(name: str) -> nn.Module:
+    """A network that classifies, also where timm's own is a backbone without a head."""
+    model = timm.create_model(name)
+    return model if getattr(model, "num_classes", 1) else timm.create_model(name, num_classes=1000)
 
 
 def _smallest_input(shadow: nn.Module, channels: int, native: int) -> torch.Tensor:

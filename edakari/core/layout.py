@@ -94,7 +94,7 @@ def kept(layout: Layout, masks: Mapping[str, Mask]) -> Mask:
         case Product(parts):
             mask = np.ones(1, dtype=np.bool_)
             for part in parts:
-                mask = np.logical_and.outer(mask, kept(part, masks)).reshape(-1)
+                mask = np.logical_and.outer(mask, kept(part, masks)).ravel()
             return mask
         case Concat(parts):
             return np.concatenate([kept(part, masks) for part in parts])

@@ -2,13 +2,14 @@
 
 A module's forward code reads attributes such as `num_heads` or `groups`. After a cut they must say the new widths.
 The table knows torch's own modules. For any other, an integer that the trace saw to count a dimension follows it. One
-that was not seen in use and equals the dense extent of just one thing that changed (of the kind that its name speaks
-of) takes the new extent; `apply` then runs the network on meta tensors, so that a wrong guess is never used.
+that was not seen in use, has the name of a width and equals the dense extent of just one thing that changed takes the
+new extent; `apply` then runs the network on meta tensors, so that a wrong guess is never used.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
     (("heads", "nhead", "n_head"), frozenset({"head"})),
 )
 """What attributes of such names count: the kinds of the groups that make up their extent."""
+
+WIDTHS = re.compile("dim|channel|chs|feature|width|hidden|embed|planes|head")
+"""Names of attributes that count positions which may be pruned; a window's size or a depth never follows."""
 
 Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 
@@ -128,11 +132,11 @@ def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[st
 
 
 def _guessed(module: nn.Module, widths: Widths, seen: Collection[str]) -> dict[str, Any]:
-    """What nobody saw to count anything: a value that only one thing which changed has."""
+    """What nobody saw to count anything: a width by its name, with a value that only one thing which changed has."""
     wanted = {
         name: value
         for name, value in vars(module).items()
-        if name not in seen and _counts(value) and not name.startswith("_")
+        if name not in seen and _counts(value) and WIDTHS.search(name) and not name.startswith("_")
     }
     found: dict[str, Any] = {}
     for child in ("", *(name for name, _ in module.named_children())) if wanted else ():

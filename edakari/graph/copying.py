@@ -17,7 +17,7 @@ PLAIN = (int, float, str, bool, bytes, type(None), torch.dtype, torch.device, ty
 
 
 def copied(model: M, tensors: dict[int, torch.Tensor]) -> M:
-    """A copy of a module that shares nothing with it that can change.
+    """A copy of a module that shares nothing with it that can change; caches of tensors are left behind.
 
     Args:
         model: the module.
@@ -31,9 +31,16 @@ def copied(model: M, tensors: dict[int, torch.Tensor]) -> M:
     for module in modules:
         memo[id(module)] = object.__new__(type(module))
     for module in modules:
-        memo[id(module)].__dict__ = {name: _value(value, memo) for name, value in module.__dict__.items()}
+        memo[id(module)].__dict__ = {
+            name: type(value)() if _is_cache(name, value) else _value(value, memo)
+            for name, value in module.__dict__.items()
+        }
     result: M = memo[id(model)]
     return result
+
+
+def _is_cache(name: str, value: Any) -> bool:
+    return "cache" in name and isinstance(value, dict) and any(isinstance(x, torch.Tensor) for x in value.values())
 
 
 def _copies_itself(cls: type) -> bool:

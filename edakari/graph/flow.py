@@ -120,6 +120,10 @@ class Flow:
             return list(tensor.shape)
         return attached
 
+    def peek(self, tensor: torch.Tensor) -> Dims:
+        """What the dimensions of a tensor are made of, without noting that anybody read it."""
+        return self.stored.get(id(tensor)) or getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
+
     def is_stored(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the network."""
         return id(tensor) in self.stored
@@ -205,7 +209,7 @@ class Flow:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
         handles = []
-        self.numbers = Numbers(self.notes, self._described_one, self._same_number)
+        self.numbers = Numbers(self.notes, self.peek, self._same_number)
         self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path)))
@@ -233,10 +237,7 @@ class Flow:
 
     def _described(self, tree: Any) -> list[Dims]:
         tensors = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
-        return [self._described_one(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor)]
-
-    def _described_one(self, tensor: torch.Tensor) -> Dims:
-        return self.stored.get(id(tensor)) or getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
+        return [self.peek(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor)]
 
     def _same_number(self, left: Expression, right: Expression) -> None:
         axes.unify(left, right, f"the code of {self.modules[-1] or 'the network'} takes one number for it and others")

@@ -47,7 +47,18 @@ def convolution(flow: Flow, call: Call) -> Dims:
         flow.set(output_padding=_each(call.arg(7, "output_padding", 0), space))
     positions = math.prod(x.shape[2:] if transposed else call.out.shape[2:])
     flow.count(x.shape[0] * positions * math.prod(weight.shape[2:]), *w_dims[:2])
-    return [x_dims[0], outward, *call.out.shape[2:]]
+    return [x_dims[0], outward, *_space(flow, call, x_dims[2:])]
+
+
+def _space(flow: Flow, call: Call, before: Dims) -> Dims:
+    """Where kernels of one position pass over it, space goes on as it is."""
+    x, weight = call.args[:2]
+    still = call.out.shape[2:] == x.shape[2:]
+    after: Dims = []
+    for dim, kernel, length in zip(before, weight.shape[2:], call.out.shape[2:], strict=True):
+        flow.pin(*(() if still and kernel == 1 else (dim,)), why="positions in space are mixed")
+        after.append(dim if still and kernel == 1 else length)
+    return after
 
 
 def _each(value: int | Sequence[int], space: int) -> tuple[int, ...]:

@@ -83,7 +83,8 @@ def as_strided(flow: Flow, call: Call) -> Dims | None:
 @rule("aten.cat", "aten.concatenate")
 def cat(flow: Flow, call: Call) -> Dims:
     """Blocks side by side along one dimension; the others meet."""
-    parts = [flow.dims(tensor) for tensor in call.args[0] if tensor.numel() or tensor.dim() > 1]
+    # torch lets one-dimensional tensors without entries join anything
+    parts = [flow.dims(tensor) for tensor in call.args[0] if tensor.dim() == call.out.dim()]
     along = call.arg(1, "dim", 0) % len(parts[0])
     for part in parts[1:]:
         for position, (first, other) in enumerate(zip(parts[0], part, strict=True)):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,8 +19,10 @@ from edakari.core.plan import Plan
 from edakari.graph import axes, stored_tensors
 from edakari.graph.axes import Axis, Expression
 from edakari.graph.flow import Call, Flow
+from edakari.graph.numbers import SHAPE
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.surgery.apply import checked_graph, masks_of
+from edakari.surgery.counted import arithmetic, counted, with_counts
 
 __all__ = ["simulate"]
 
@@ -42,7 +45,7 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
         PlanError: the plan was made for another network.
     """
     graph = checked_graph(plan, model)
-    return Simulated(model, graph, masks_of(plan, graph))
+    return Simulated(with_counts(model, graph, plan.sizes()), graph, masks_of(plan, graph))
 
 
 class Simulated(nn.Module):
@@ -79,8 +82,7 @@ class Reads:
         }
         names = {id(tensor): name for name, tensor in stored.items()}
         self.flow = Flow(dims, names, RULES, FUNCTIONS)
-        self.graph = graph
-        self.scales: dict[float, float] = {}
+        self.in_attention = False
 
     def kept(self, dim: Expression) -> torch.Tensor | None:
         """Which positions of a dimension are kept, bool [positions]; None where all are."""
@@ -88,13 +90,16 @@ class Reads:
             return None
         return torch.from_numpy(layouts.kept(_layout(dim), self.masks))
 
-    def scaled_by_width(self, x: torch.Tensor) -> None:
-        """Note what attention's scale becomes with the head dimensions that a tensor has left."""
-        kinds = {self.graph[axis.group].kind for axis in axes.leaves(self.flow.dims(x)[-1])}
-        keep = self.gone(x, [-1]).get(x.dim() - 1)
-        if keep is not None and kinds == {"head_dim"}:
-            for power in (-0.5, -0.25, 0.5, 0.25):
-                self.scales[float(x.shape[-1] ** power)] = float(int(keep.sum()) ** power)
+    def shape(self, x: torch.Tensor) -> torch.Size:
+        """A tensor's shape, in which sizes also know what is kept."""
+        dims = self.flow.peek(x)
+        if all(isinstance(dim, int) for dim in dims):
+            return x.shape
+        return torch.Size([counted(size, self._left(dim, size)) for dim, size in zip(dims, x.shape, strict=True)])
+
+    def _left(self, dim: Expression, size: int) -> int:
+        keep = self.kept(dim)
+        return size if keep is None else int(keep.sum())
 
     def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
         """A tensor with the positions that are gone along some dimensions filled."""
@@ -144,24 +149,16 @@ def _last(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
 
 
-def _product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    reads.scaled_by_width(args[0])
-    return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
-
-
 def _scaled(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    # attention written by hand scales by the width of a head, which the pruned network has less of
+    # torch takes its own attention whole, so nobody sees that the factor comes from the width of a head
     x, factor = args[:2]
-    value = factor.item() if isinstance(factor, torch.Tensor) and factor.dim() == 0 else factor
-    if not isinstance(value, float) or not isinstance(x, torch.Tensor) or x.dim() == 0:
-        return func(*args, **kwargs)
-    reads.scaled_by_width(x)
-    close = [now for before, now in reads.scales.items() if math.isclose(before, value, rel_tol=1e-12)]
-    return func(x, close[0] if close else factor, *args[2:], **kwargs)
+    if reads.in_attention and isinstance(factor, float) and math.isclose(factor, x.shape[-1] ** -0.5, rel_tol=1e-12):
+        factor = float(reads.shape(x)[-1]) ** -0.5
+    return func(x, factor, *args[2:], **kwargs)
 
 
 def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return _product(reads, lambda left, *rest, **options: func(args[0], left, *rest, **options), args[1:], kwargs)
+    return _last(reads, lambda left, *rest, **options: func(args[0], left, *rest, **options), args[1:], kwargs)
 
 
 def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -307,10 +304,10 @@ READS: dict[str, Read] = {
     "aten._convolution": _input,
     "linear": _last,
     "aten.linear": _last,
-    "aten.mm": _product,
-    "aten.bmm": _product,
-    "aten.mv": _product,
-    "aten.dot": _product,
+    "aten.mm": _last,
+    "aten.bmm": _last,
+    "aten.mv": _last,
+    "aten.dot": _last,
     "aten.addmm": _added_product,
     "aten.addmv": _added_product,
     "aten.baddbmm": _added_product,
@@ -320,8 +317,6 @@ READS: dict[str, Read] = {
     "aten._scaled_dot_product_efficient_attention": _attention,
     "aten._scaled_dot_product_cudnn_attention": _attention,
     "aten.mul": _scaled,
-    "aten.mul_": _scaled,
-    "aten.div": _scaled,
     "aten._softmax": _softmax,
     "aten._safe_softmax": _softmax,
     "aten._log_softmax": _softmax,
@@ -355,12 +350,26 @@ class _FunctionMode(TorchFunctionMode):
         flow = self.reads.flow
         known = flow.functions.get(func)
         if known is None:
-            return func(*args, **kwargs)
+            return self._sized(func, args, kwargs)
         name, rule = known
         with flow.muted():
             out = READS[name](self.reads, func, args, kwargs)
         flow.handle(name, rule, Call(name, args, kwargs, out))
         return out
+
+    def _sized(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if func == SHAPE:
+            return self.reads.shape(args[0])
+        if func is torch.Tensor.size:
+            shape = self.reads.shape(args[0])
+            chosen = args[1] if len(args) > 1 else kwargs.get("dim")
+            return shape if chosen is None else shape[chosen]
+        args, kwargs = arithmetic(func, args, kwargs)
+        self.reads.in_attention = func is F.multi_head_attention_forward
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.reads.in_attention = False
 
 
 class _DispatchMode(TorchDispatchMode):
