@@ -12,8 +12,6 @@ from edakari.report.structure import ModuleNode
 
 __all__ = ["condensed", "group_names", "name_in", "pin_lines", "runs"]
 
-SIDES = {0: "out", 1: "in"}
-
 
 def condensed(node: ModuleNode) -> ModuleNode:
     """The tree without modules that have no cost and nothing that stays, and without needless levels.
@@ -79,7 +77,7 @@ def pin_lines(node: ModuleNode) -> list[str]:
     found: dict[tuple[str, str], dict[str, int]] = {}
     places: dict[tuple[str, str], dict[str, None]] = {}
     for pin in node.pins:
-        key = _side(pin), pin.reason
+        key = _side(pin, node.kind), pin.reason
         tensors = found.setdefault(key, {})
         tensors[pin.tensor] = tensors.get(pin.tensor, 0) + pin.size
         if pin.operator and pin.module not in (node.path, *node.joined):
@@ -93,10 +91,13 @@ def pin_lines(node: ModuleNode) -> list[str]:
     return lines
 
 
-def _side(pin: Pin) -> str:
+def _side(pin: Pin, kind: str) -> str:
     """Which side of its module a dimension of a parameter is."""
     last = pin.tensor.rpartition(".")[2]
-    return SIDES[pin.dim] if pin.dim in SIDES and last in ("weight", "bias") else f"{last}[{pin.dim}]"
+    if pin.dim > 1 or last not in ("weight", "bias"):
+        return f"{last}[{pin.dim}]"
+    turned = last == "weight" and kind.startswith("ConvTranspose")
+    return "out" if (pin.dim == 0) != turned else "in"
 
 
 def _joined(children: Iterable[ModuleNode]) -> list[ModuleNode]:

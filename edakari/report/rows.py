@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from edakari.core.graph import Graph, Member
+from edakari.core.graph import Graph
+from edakari.core.layout import Layout, axes
 from edakari.report.outline import condensed, name_in, runs
 from edakari.report.structure import ModuleNode, shortcuts
 
@@ -71,17 +72,19 @@ def network_rows(graph: Graph, tree: ModuleNode) -> tuple[Row, ...]:
         graph: of the network.
         tree: its modules.
     """
-    roles: dict[str, dict[str, Role]] = {}
+    dims: dict[str, dict[str, set[int]]] = {}
     for group in graph.groups:
         for member in graph.members(group.name):
-            found = roles.setdefault(member.tensor.rpartition(".")[0], {})
-            role = _role(graph, member)
-            if role != "carries" or group.name not in found:
-                found[group.name] = role
-    return tuple(
-        dc.replace(row, roles={name: role for path in _paths(row.node) for name, role in roles.get(path, {}).items()})
-        for row in _layers(condensed(tree), "", "")
-    )
+            path, _, last = member.tensor.rpartition(".")
+            found = dims.setdefault(path, {}).setdefault(group.name, set())
+            if "weight" in last and len(graph.layouts[member.tensor]) > 1:
+                found.add(member.dim)
+    rows = []
+    for row in _layers(condensed(tree), "", ""):
+        # norms first, for the layer that they joined says more
+        places = [place for path in (*row.node.joined, row.node.path) for place in dims.get(path, {}).items()]
+        rows.append(dc.replace(row, roles={name: _role(row.node, name, found) for name, found in places}))
+    return tuple(rows)
 
 
 def lanes(graph: Graph, rows: Sequence[Row]) -> tuple[Lane, ...]:
@@ -127,15 +130,20 @@ def _layers(node: ModuleNode, block: str, fold: str) -> Iterator[Row]:
             yield from _layers(child, child.path if is_block else block, fold or title)
 
 
-def _role(graph: Graph, member: Member) -> Role:
-    if len(graph.layouts[member.tensor]) < 2 or "weight" not in member.tensor.rpartition(".")[2]:
+def _role(node: ModuleNode, group: str, dims: Collection[int]) -> Role:
+    """What a layer does with a group that is along these dimensions of its weight matrix."""
+    if not dims:
         return "carries"
-    return "makes" if member.dim == 0 else "reads"
+    reads, writes = (layout is not None and _holds(layout, group) for layout in (node.reads, node.writes))
+    if reads and writes and len(dims) == 1:
+        return "carries"  # such as a depthwise convolution
+    if reads != writes:
+        return "makes" if writes else "reads"
+    return "makes" if 0 in dims else "reads"
 
 
-def _paths(node: ModuleNode) -> tuple[str, ...]:
-    """The modules whose parameters a layer has; norms come first, for the layer itself says more."""
-    return (*node.joined, node.path)
+def _holds(layout: Layout, group: str) -> bool:
+    return any(axis.group == group for axis in axes(layout))
 
 
 def _columns(spans: Sequence[tuple[int, int]]) -> list[int]:

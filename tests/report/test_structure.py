@@ -193,6 +193,28 @@ def test_residual_sums_are_told_from_the_graph(residual):
     assert second.beside == ()
 
 
+def test_layers_make_read_or_carry_a_group():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.ReLU(),
+        nn.BatchNorm2d(8),
+        nn.ConvTranspose2d(8, 6, 2),
+        nn.Conv2d(6, 2, 1),
+    )
+    graph, tree = traced(model, 3, 8, 8)
+    first, second = [group.name for group in graph.groups]
+    assert [dict(row.roles) for row in network_rows(graph, tree)] == [
+        {first: "makes"},
+        {first: "carries"},
+        {first: "reads", second: "makes"},
+        {second: "reads"},
+    ]
+    alone, _ = traced(nn.ConvTranspose2d(3, 6, 2), 3, 8, 8)
+    lines = pin_lines(structure(alone, nn.ConvTranspose2d(3, 6, 2)))
+    assert [line.split(" left")[0] for line in lines] == ["in: 3", "out: 6"]
+
+
 def test_both_sums_of_a_transformer_block_are_found():
     name = "edakari:fashion_vit"
     model = build(name)
