@@ -12,21 +12,25 @@ from edakari.errors import BudgetError, UnknownName
 
 __all__ = ["Budget", "Limits", "Term"]
 
-COSTS = ("macs", "params", "activations")
+COUNTED = ("macs", "params", "activations")
+MEASURED = ("latency",)
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+"""To the unit of latency, which is ms."""
 TERM = re.compile(r"\s*([A-Za-z_]+)\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Term:
-    """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit."""
+    """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit (latency: ms)."""
 
     cost: str
     limit: float
     relative: bool
 
     def __str__(self) -> str:
-        return f"{self.cost}<={self.limit * 100:g}%" if self.relative else f"{self.cost}<={self.limit:g}"
+        unit = "ms" if self.cost in MEASURED else ""
+        return f"{self.cost}<={self.limit * 100:g}%" if self.relative else f"{self.cost}<={self.limit:g}{unit}"
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read a budget such as `macs<=50%` or `macs<=2.1G, params<=8M`.
+        """Read a budget such as `macs<=50%`, `macs<=2.1G, params<=8M` or `latency<=12ms`.
 
         Raises:
             BudgetError: the text is not a budget; says which term is wrong.
@@ -59,7 +63,16 @@ class Budget:
 
         Args:
             dense: cost of the dense network, in each cost's unit, by cost name.
+
+        Raises:
+            BudgetError: the dense cost of a share is not among them.
         """
+        for term in self.terms:
+            if term.relative and term.cost not in dense:
+                raise BudgetError(
+                    f"the budget term {str(term)!r} is a share of the dense network's {term.cost}, which is not known "
+                    f"here (known: {', '.join(sorted(dense))}); give a figure instead of a share"
+                )
         return Budget(
             tuple(
                 Term(term.cost, term.limit * dense[term.cost], False) if term.relative else term for term in self.terms
@@ -89,14 +102,16 @@ def _term(text: str) -> Term:
     if not found:
         raise BudgetError(f"cannot read the budget term {text.strip()!r}; write it as 'macs<=50%' or 'params<=8M'")
     name, number, suffix = found.group(1).lower(), float(found.group(2)), found.group(3)
-    if name not in COSTS:
-        raise UnknownName("cost in the budget", name, COSTS)
+    if name not in COUNTED + MEASURED:
+        raise UnknownName("cost in the budget", name, COUNTED + MEASURED)
     if suffix == "%":
         if not 0 < number <= 100:
             raise BudgetError(f"budget term {text.strip()!r}: a share must lie above 0 % and at most at 100 %")
         return Term(name, number / 100, True)
-    if suffix.lower() not in SCALES:
-        raise BudgetError(f"budget term {text.strip()!r}: suffix {suffix!r} is not one of k, M, G, T, %")
+    scales, suffixes = (TIMES, "us, ms, s, %") if name in MEASURED else (SCALES, "k, M, G, T, %")
+    if suffix.lower() not in scales:
+        wrong = f"suffix {suffix!r} is not one of" if suffix else "a figure needs one of the suffixes"
+        raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}")
     if number <= 0:
         raise BudgetError(f"budget term {text.strip()!r}: a limit must lie above 0")
-    return Term(name, number * SCALES[suffix.lower()], False)
+    return Term(name, number * scales[suffix.lower()], False)

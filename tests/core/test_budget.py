@@ -18,6 +18,10 @@ from edakari.testing.costs import ProductCost
         ("activations<=1e6", [Term("activations", 1e6, False)]),
         ("params<=.5k", [Term("params", 500.0, False)]),
         ("macs<=100%", [Term("macs", 1.0, True)]),
+        ("latency<=12ms", [Term("latency", 12.0, False)]),
+        ("latency <= 0.8s, macs<=50%", [Term("latency", 800.0, False), Term("macs", 0.5, True)]),
+        ("latency<=250us", [Term("latency", 0.25, False)]),
+        ("latency<=60%", [Term("latency", 0.6, True)]),
     ],
 )
 def test_good_budgets(text: str, terms: list[Term]) -> None:
@@ -30,7 +34,7 @@ def test_good_budgets(text: str, terms: list[Term]) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "  ", "50%", "macs", "macs=50%", "macs<=", "macs<=0%", "macs<=101%", "macs<=0", "macs<=-1", "macs<=nan",
-     "macs<=2X", "macs<=1G,", "macs<=1G, macs<=2G", "macs>=5", None, 0.5],
+     "latency<=12", "latency<=12k", "latency<=0ms", "latency<=120%", "macs<=12ms", "macs<=2X", "macs<=1G,", "macs<=1G, macs<=2G", "macs>=5", None, 0.5],
 )  # fmt: skip
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(BudgetError):
@@ -45,6 +49,12 @@ def test_an_unknown_cost_names_the_nearest() -> None:
 def test_absolute_turns_shares_into_figures() -> None:
     budget = Budget.parse("macs<=25%, params<=8M").absolute({"macs": 400.0, "params": 1e9})
     assert budget.terms == (Term("macs", 100.0, False), Term("params", 8e6, False))
+
+
+def test_a_share_of_what_is_not_known_is_told() -> None:
+    with pytest.raises(BudgetError, match="share of the dense network's latency"):
+        Budget.parse("macs<=50%, latency<=60%").absolute({"macs": 400.0})
+    assert Budget.parse("latency<=12ms").absolute({}).terms == (Term("latency", 12.0, False),)
 
 
 def test_excess_is_the_worst_overrun() -> None:
