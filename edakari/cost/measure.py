@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch import nn
 
 from edakari.errors import EdakariError, MeasurementError
 
-__all__ = ["Runtime", "Timing", "measure", "time_callables"]
+if TYPE_CHECKING:
+    from edakari.cost.latency.layers import Layer
+
+__all__ = ["Clock", "RunSettings", "Runtime", "Timing", "measure", "require_steady", "time_callables"]
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -33,20 +36,69 @@ class Timing:
     repeats: int
 
 
+@dc.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a runtime runs a network; a part of the key of every table.
+
+    Args:
+        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        precision: type of weights and activations.
+        memory_format: order of the dimensions of images in memory, where the runtime leaves the choice.
+        device: where layers are timed; a whole network is timed where its weights are.
+        warmup: calls that are not timed.
+    """
+
+    threads: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    device: str = "cpu"
+    warmup: int = 3
+
+
+class Clock(Protocol):
+    """Times one layer, call after call."""
+
+    def run(self) -> None:
+        """Call the layer once."""
+
+    def times(self) -> list[float]:
+        """Time of each call, ms, in order; no call may follow."""
+
+
 class Runtime(Protocol):
-    """Something that runs a network."""
+    """Something that runs networks and their layers."""
 
     @property
     def name(self) -> str:
         """Name in recipes and tables."""
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, threads: int) -> Callable[[], None]:
+    @property
+    def kernels_only(self) -> bool:
+        """Whether its clocks time kernels alone, without what the runtime spends between them."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of what decides its times.
+
+        Raises:
+            MeasurementError: it is not installed; says how to install it.
+        """
+
+    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once and returns when its outputs are there.
 
         Args:
             model: to run, in evaluation mode.
             example: the inputs of every call, [batch, ...].
-            threads: CPU threads of one call; 0 leaves the runtime's own choice.
+            settings: how to run it.
+        """
+
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
+        """A clock for one layer at given widths, with weights of its own.
+
+        Args:
+            layer: what to time.
+            widths: one for each of the layer's axes.
+            settings: how to run it.
         """
 
 
@@ -83,8 +135,7 @@ def measure(
     example: torch.Tensor,
     runtime: Runtime,
     *,
-    threads: int = 0,
-    warmup: int = 5,
+    settings: RunSettings | None = None,
     repeats: int = 50,
 ) -> dict[str, Timing]:
     """Latency of networks on the same inputs in one runtime.
@@ -93,19 +144,19 @@ def measure(
         models: what to time, by name; left as found.
         example: inputs, [batch, ...].
         runtime: what runs them.
-        threads: CPU threads of one call; 0 leaves the runtime's own choice.
-        warmup: rounds that are not timed.
+        settings: how it runs them; None is `RunSettings()`.
         repeats: rounds that are timed.
 
     Raises:
         MeasurementError: a network does not run there; names the network and the runtime.
     """
+    settings = settings or RunSettings()
     before, training = torch.get_num_threads(), {name: model.training for name, model in models.items()}
     calls: dict[str, Callable[[], None]] = {}
     try:
         for name, model in models.items():
             try:
-                calls[name] = runtime.prepare(model, example, threads)
+                calls[name] = runtime.prepare(model, example, settings)
                 calls[name]()
             except EdakariError as error:
                 raise MeasurementError(f"cannot measure the {name} network in {runtime.name}: {error}") from error
@@ -114,11 +165,30 @@ def measure(
                     f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
                     f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
                 ) from error
-        return time_callables(calls, warmup, repeats)
+        return time_callables(calls, settings.warmup, repeats)
     finally:
         torch.set_num_threads(before)
         for name, model in models.items():
             model.train(training[name])
+
+
+def require_steady(timing: Timing, name: str, limit: float = 0.15) -> None:
+    """Refuse a timing that is too noisy to be compared with a budget.
+
+    Args:
+        timing: of the network.
+        name: what was timed, for the message.
+        limit: largest distance between the quartiles, as a share of the median.
+
+    Raises:
+        MeasurementError: the machine is too noisy; says the spread.
+    """
+    if timing.spread > limit * timing.median_ms:
+        raise MeasurementError(
+            f"{name} is too noisy to measure: {timing.median_ms:.3g} ms with {timing.spread:.2g} ms between the "
+            f"quartiles of {timing.repeats} calls, {timing.spread / timing.median_ms:.0%} where {limit:.0%} is "
+            "allowed. Stop what else runs on this machine and measure again, or ask for more repeats."
+        )
 
 
 def _timing(values: list[float]) -> Timing:

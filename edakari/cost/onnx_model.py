@@ -68,18 +68,22 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
     return Path(path)
 
 
-def open_onnx(path: str | Path, threads: int = 0) -> Any:
+def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None = None) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
-        path: of the ONNX file.
+        model: path of the ONNX file, or its content.
         threads: CPU threads of one call; 0 leaves ONNX Runtime's own choice.
+        profile: start of the path to which the session writes the time of each node; None is no profile.
     """
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    content = model if isinstance(model, bytes) else str(model)
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from edakari.core.budget import Budget
 from edakari.core.method import Job
 from edakari.core.protocols import Objective
 from edakari.cost import dense, uncounted
-from edakari.cost.measure import measure
+from edakari.cost.measure import RunSettings, measure
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
@@ -155,8 +155,7 @@ def time_networks(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, se
             {"dense": dense, "pruned": pruned},
             batch,
             runtime_named(name),
-            threads=settings.threads,
-            warmup=settings.warmup,
+            settings=RunSettings(threads=settings.threads, warmup=settings.warmup),
             repeats=settings.repeats,
         )
         found[name] = {network: dc.asdict(timing) for network, timing in timings.items()}

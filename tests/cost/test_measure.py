@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from edakari.cost.measure import Timing, measure, time_callables
-from edakari.cost.runtimes import RUNTIMES, runtime_named
+from edakari.cost.measure import RunSettings, Timing, measure, require_steady, time_callables
+from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError, UnknownName
+
+QUICK = ["onnxruntime", "torch"]
 
 
 def network() -> nn.Module:
@@ -35,11 +37,12 @@ def test_senseless_rounds_are_refused(warmup, repeats):
         time_callables({"x": lambda: None}, warmup, repeats)
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIMES))
+@pytest.mark.parametrize("name", QUICK)
 def test_a_runtime_times_both_networks_and_leaves_them(name):
     models = {"dense": network().train(), "pruned": network().eval()}
     before = torch.get_num_threads()
-    timings = measure(models, torch.zeros(2, 3, 16, 16), runtime_named(name), threads=1, warmup=1, repeats=3)
+    settings = RunSettings(threads=1, warmup=1)
+    timings = measure(models, torch.zeros(2, 3, 16, 16), runtime_named(name), settings=settings, repeats=3)
     assert set(timings) == {"dense", "pruned"}
     assert all(isinstance(timing, Timing) and timing.median_ms > 0 for timing in timings.values())
     assert models["dense"].training
@@ -53,14 +56,13 @@ def test_more_work_takes_longer():
         {"small": nn.Sequential(nn.Linear(512, 64), small), "large": large},
         torch.zeros(64, 512),
         runtime_named("torch"),
-        threads=1,
-        warmup=2,
+        settings=RunSettings(threads=1, warmup=2),
         repeats=9,
     )
     assert timings["large"].median_ms > timings["small"].median_ms
 
 
-@pytest.mark.parametrize("name", sorted(RUNTIMES))
+@pytest.mark.parametrize("name", QUICK)
 def test_a_network_that_does_not_run_is_named(name):
     with pytest.raises(MeasurementError, match=f"dense network .*{name}|dense network in {name}"):
         measure({"dense": network()}, torch.zeros(1, 5, 16, 16), runtime_named(name), repeats=1)
@@ -69,3 +71,9 @@ def test_a_network_that_does_not_run_is_named(name):
 def test_an_unknown_runtime_gets_the_nearest():
     with pytest.raises(UnknownName, match="onnxruntime"):
         runtime_named("onnx")
+
+
+def test_a_noisy_timing_is_refused_with_its_spread():
+    require_steady(Timing(10.0, 9.0, 1.0, 50), "the pruned network")
+    with pytest.raises(MeasurementError, match=r"the pruned network is too noisy .* 10 ms with 3 ms .* 30% where 15%"):
+        require_steady(Timing(10.0, 8.0, 3.0, 50), "the pruned network")

@@ -4,12 +4,16 @@ from collections.abc import Mapping
 
 from edakari.cost.measure import Runtime
 from edakari.cost.runtimes.onnx_runtime import OnnxRuntime
+from edakari.cost.runtimes.openvino import OpenVino
+from edakari.cost.runtimes.torch_compile import TorchCompile
 from edakari.cost.runtimes.torch_eager import TorchEager
 from edakari.errors import UnknownName
 
-__all__ = ["RUNTIMES", "OnnxRuntime", "TorchEager", "runtime_named"]
+__all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "TorchCompile", "TorchEager", "runtime_named"]
 
-RUNTIMES: Mapping[str, Runtime] = {runtime.name: runtime for runtime in (TorchEager(), OnnxRuntime())}
+RUNTIMES: Mapping[str, Runtime] = {
+    runtime.name: runtime for runtime in (TorchEager(), TorchCompile(), OnnxRuntime(), OpenVino())
+}
 
 
 def runtime_named(name: str) -> Runtime:

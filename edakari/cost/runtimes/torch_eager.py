@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses as dc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["TorchEager"]
+from edakari.cost.latency.layers import Layer
+from edakari.cost.latency.torch_layers import torch_layer
+from edakari.cost.measure import Clock, RunSettings
+
+__all__ = ["CallClock", "TorchEager", "caller", "cast"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dc.dataclass(frozen=True)
@@ -16,19 +25,68 @@ class TorchEager:
     """PyTorch in eager and inference mode, on the device of the network's weights."""
 
     name: str = "torch"
+    kernels_only: bool = False
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, threads: int) -> Callable[[], None]:
+    def versions(self) -> Mapping[str, str]:
+        """See `Runtime.versions`."""
+        return {"torch": torch.__version__}
+
+    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
-        weight = next(model.parameters(), example)
-        model, inputs = model.eval(), example.to(weight.device)
-        cuda = weight.device.type == "cuda"
+        device = next(model.parameters(), example).device
+        if settings.precision != "fp32" or settings.memory_format != "contiguous":
+            model = copy.deepcopy(model)
+        return caller(cast(model.eval(), settings), (cast(example.to(device), settings),), settings)
 
-        def call() -> None:
-            if threads and torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            with torch.inference_mode():
-                model(inputs)
-            if cuda:
-                torch.cuda.synchronize(weight.device)
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
+        """A clock for one layer, timed from outside as Python calls it; see `Runtime.clock`."""
+        model, inputs = torch_layer(layer, widths)
+        placed = tuple(cast(x.to(settings.device), settings) for x in inputs)
+        return CallClock(caller(cast(model.to(settings.device), settings), placed, settings))
 
-        return call
+
+def cast(value: Any, settings: RunSettings) -> Any:
+    """A network or tensor in the precision and memory format that is asked for."""
+    value = value.to(DTYPES[settings.precision])
+    if settings.memory_format == "channels_last" and (isinstance(value, nn.Module) or value.dim() == 4):
+        value = value.to(memory_format=torch.channels_last)
+    return value
+
+
+def caller(model: Callable[..., Any], inputs: tuple[torch.Tensor, ...], settings: RunSettings) -> Callable[[], None]:
+    """A callable that runs a network once and waits for its outputs.
+
+    Args:
+        model: to run.
+        inputs: of every call, where the network is.
+        settings: threads are set before the call where they differ.
+    """
+    cuda = inputs[0].device if inputs[0].device.type == "cuda" else None
+
+    def call() -> None:
+        if settings.threads and torch.get_num_threads() != settings.threads:
+            torch.set_num_threads(settings.threads)
+        with torch.inference_mode():
+            model(*inputs)
+        if cuda is not None:
+            torch.cuda.synchronize(cuda)
+
+    return call
+
+
+class CallClock:
+    """Times whole calls."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self.elapsed: list[float] = []
+
+    def run(self) -> None:
+        """See `Clock.run`."""
+        start = time.perf_counter_ns()
+        self.call()
+        self.elapsed.append((time.perf_counter_ns() - start) / 1e6)
+
+    def times(self) -> list[float]:
+        """See `Clock.times`."""
+        return self.elapsed

@@ -1,0 +1,281 @@
+"""What there is to time in a network: its distinct layers, and which widths each call of one has.
+
+A `Layer` is all that decides a time but the widths: what it does, in which form, on how many positions, and its tail,
+the position-wise operators that follow it at once (batch norm, activation, the addition of a shortcut). What a runtime
+makes of the tail, one kernel or several, is the runtime's affair: it is timed together. A network has few distinct
+layers; each call (`Use`) says which layouts of the graph its widths are.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edakari.core.graph import Graph, Operator
+from edakari.core.layout import Concat, Layout, Product, axes, extent
+
+__all__ = ["AXES", "Layer", "Use", "layers_of", "unknown_operators"]
+
+AXES: Mapping[str, tuple[str, ...]] = {
+    "convolution": ("in", "out"),
+    "grouped_convolution": ("groups", "per_group"),
+    "linear": ("in", "out"),
+    "matmul": ("batch", "columns"),
+    "attention": ("heads", "head_dims"),
+    "norm": ("channels",),
+    "pool": ("channels",),
+    "softmax": ("elements",),
+    "elementwise": ("elements",),
+    "chain": ("operators",),
+}
+"""Kind of layer to the names of its widths."""
+
+VIEWS = frozenset(
+    """view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand detach alias lift_fresh _to_copy t empty
+    empty_like zeros ones full arange new_zeros new_ones new_full zeros_like ones_like scalar_tensor native_dropout
+    dropout as_strided select slice linspace""".split()
+)
+"""Operators that take no time of their own, or next to none, in every runtime."""
+
+TAILS: Mapping[str, str] = {
+    **dict.fromkeys(("native_batch_norm", "batch_norm", "cudnn_batch_norm"), "batch_norm"),
+    **{name: name for name in "relu gelu silu sigmoid tanh hardswish hardsigmoid leaky_relu elu mish add".split()},
+    "hardtanh": "clip",
+    "clamp": "clip",
+    "relu6": "clip",
+}
+"""Operators that act position by position, and what they are called in a layer; in-place twins included."""
+
+ELEMENTWISE: Mapping[str, str] = {
+    **TAILS,
+    **{name: name for name in "mul sub div permute clone roll mean sum index gather".split()},
+    "transpose": "permute",
+    "contiguous": "clone",
+    "copy": "clone",
+    "cat": "concat",
+    "stack": "concat",
+    "split": "split",
+    "split_with_sizes": "split",
+    "unbind": "split",
+    "constant_pad_nd": "pad",
+    "avg_pool2d": "mean",
+    "_adaptive_avg_pool2d": "mean",
+    "adaptive_avg_pool2d": "mean",
+}
+"""Operators whose time goes with the number of values, and what they are called in a layer."""
+
+POOLS = {"max_pool2d_with_indices": "max", "max_pool2d": "max", "avg_pool2d": "average"}
+NORMS = {"native_layer_norm": "layer", "layer_norm": "layer", "rms_norm": "rms", "_fused_rms_norm": "rms"}
+ANCHORS = ("convolution", "grouped_convolution", "linear")
+"""Kinds that take what follows as their tail."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Layer:
+    """What is timed: all that decides how long it takes but its widths.
+
+    Args:
+        kind: a key of `AXES`.
+        settings: names and plain values, sorted by name.
+        tail: position-wise operators that follow at once.
+    """
+
+    kind: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    tail: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.settings)[name]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the widths."""
+        return AXES[self.kind]
+
+    @property
+    def key(self) -> str:
+        """The layer as one line of JSON; equal for equal layers only."""
+        return json.dumps([self.kind, dict(self.settings), self.tail], separators=(",", ":"))
+
+    def __str__(self) -> str:
+        parts = [f"{name} {'×'.join(map(str, value)) if isinstance(value, tuple) else value}"
+                 for name, value in self.settings if value not in (False, (1, 1), (0, 0))]  # fmt: skip
+        return " ".join([self.kind.replace("_", " "), ", ".join(parts), *(f"+ {name}" for name in self.tail)]).strip()
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Use:
+    """One call of a layer.
+
+    Args:
+        layer: what is called.
+        widths: a layout for each of the layer's axes.
+        module: dotted path of the module that calls it.
+        operators: how many operators of the graph it stands for.
+    """
+
+    layer: Layer
+    widths: tuple[Layout, ...]
+    module: str
+    operators: int = 1
+
+
+def layers_of(graph: Graph) -> tuple[Use, ...]:
+    """The timed calls of a network, in order.
+
+    An operator joins the tail of the layer just before it if it acts position by position on a tensor of the same
+    layout; every other operator that takes time is a layer of its own.
+    """
+    uses: list[Use] = []
+    last: tuple[Layout, ...] = ()
+    for operator in graph.operators:
+        name = _short(operator.name)
+        if name in VIEWS or not operator.outputs or _numel(operator.outputs[0]) == 0 or _only_weights(operator):
+            continue
+        outputs = operator.outputs[0]
+        if uses and name in TAILS and _joins(uses[-1], name, operator, last):
+            layer = dc.replace(uses[-1].layer, tail=(*uses[-1].layer.tail, TAILS[name]))
+            uses[-1] = dc.replace(uses[-1], layer=layer, operators=uses[-1].operators + 1)
+            continue
+        uses.append(_BUILDERS.get(name, _elementwise)(operator))
+        last = outputs
+    return tuple(uses)
+
+
+def unknown_operators(graph: Graph) -> tuple[str, ...]:
+    """Operators that are priced like a pass over their values, because nothing closer is known of them."""
+    known = {*VIEWS, *_BUILDERS, *ELEMENTWISE}
+    names = (operator.name for operator in graph.operators if not _only_weights(operator))
+    return tuple(dict.fromkeys(name for name in names if _short(name) not in known))
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("aten.").removesuffix("_")
+
+
+def _numel(dims: Sequence[Layout]) -> int:
+    return math.prod(int(extent(dim, {})) for dim in dims)
+
+
+def _only_weights(operator: Operator) -> bool:
+    return bool(operator.weights) and len(operator.weights) >= len(operator.inputs) and not operator.macs
+
+
+def _joins(use: Use, name: str, operator: Operator, last: tuple[Layout, ...]) -> bool:
+    if use.layer.kind not in ANCHORS or operator.outputs[0] != last:
+        return False
+    # a shortcut has the form of what it is added to
+    return name != "add" or (len(operator.inputs) == 2 and all(dims == last for dims in operator.inputs))
+
+
+def _layer(kind: str, **settings: Any) -> Layer:
+    return Layer(kind, tuple(sorted(settings.items())))
+
+
+def _shape(dims: Sequence[Layout]) -> tuple[int, ...]:
+    return tuple(int(extent(dim, {})) for dim in dims)
+
+
+def _convolution(operator: Operator) -> Use:
+    x, weight = operator.inputs[:2]
+    shape, given = _shape(weight), operator.settings
+    settings = {
+        "batch": _shape(x)[0],
+        "space": _shape(x[2:]),
+        "kernel": shape[2:],
+        **{name: given[name] for name in ("stride", "padding", "dilation", "transposed", "bias")},
+        "output_padding": given.get("output_padding", (0,) * (len(shape) - 2)),
+    }
+    groups = given["groups"]
+    if groups == 1:
+        outward = weight[1] if given["transposed"] else weight[0]
+        inward = weight[0] if given["transposed"] else weight[1]
+        return Use(_layer("convolution", **settings), (inward, outward), operator.module)
+    per_group = weight[0] if given["transposed"] else weight[1]
+    inward, outward = _shape(x)[1] // groups, _shape(operator.outputs[0])[1] // groups
+    if given["transposed"]:
+        per_group = Product(tuple(part for part in _parts(per_group) if int(extent(part, {})) != groups))
+    whole = _groups(x[1], groups)
+    ratio = (outward, inward)
+    return Use(_layer("grouped_convolution", **settings, ratio=ratio), (whole, per_group), operator.module)
+
+
+def _parts(layout: Layout) -> tuple[Layout, ...]:
+    return layout.parts if isinstance(layout, Product) else (layout,)
+
+
+def _groups(channels: Layout, groups: int) -> Layout:
+    """The outer parts of a channel dimension that make up the groups."""
+    found: list[Layout] = []
+    for part in _parts(channels):
+        if math.prod(int(extent(each, {})) for each in found) == groups:
+            break
+        found.append(part)
+    return Product(tuple(found)) if len(found) > 1 else found[0]
+
+
+def _linear(operator: Operator) -> Use:
+    x, weight = operator.inputs[:2]
+    outward: Layout = weight[0] if len(weight) == 2 else Product(())
+    layer = _layer("linear", rows=_shape(x[:-1]), bias=bool(operator.settings.get("bias", False)))
+    return Use(layer, (weight[-1], outward), operator.module)
+
+
+def _matmul(operator: Operator) -> Use:
+    """A product of two activations: batches of [rows, inner] times [inner, columns].
+
+    Of the four, at most two are taken to change: the batch (heads, mostly), and whichever of inner and columns can.
+    """
+    left, right = [dims for dims in operator.inputs if len(dims) >= 2][-2:]
+    batch = Product(tuple(left[:-2]))
+    rows, inner = _shape(left[-2:])
+    columns = _shape(right)[-1]
+    if any(True for _ in axes(left[-1])):
+        return Use(_layer("matmul", rows=rows, other=columns, moves="inner"), (batch, left[-1]), operator.module)
+    return Use(_layer("matmul", rows=rows, other=inner, moves="columns"), (batch, right[-1]), operator.module)
+
+
+def _attention(operator: Operator) -> Use:
+    q, k, v = operator.inputs[:3]
+    heads: Layout = Product(tuple(q[1:-2]))
+    layer = _layer("attention", batch=_shape(q)[0], rows=_shape(q)[-2], keys=_shape(k)[-2])
+    return Use(layer, (heads, Concat((q[-1], v[-1]))), operator.module)
+
+
+def _norm(operator: Operator) -> Use:
+    x = operator.inputs[0]
+    layer = _layer("norm", form=NORMS[_short(operator.name)], rows=_shape(x[:-1]))
+    return Use(layer, (x[-1],), operator.module)
+
+
+def _pool(operator: Operator) -> Use:
+    x, given = operator.inputs[0], operator.settings
+    settings = {name: given[name] for name in ("kernel", "stride", "padding")}
+    form = POOLS[_short(operator.name)]
+    return Use(_layer("pool", form=form, batch=_shape(x)[0], space=_shape(x[2:]), **settings), (x[1],), operator.module)
+
+
+def _softmax(operator: Operator) -> Use:
+    dims = operator.outputs[0]
+    return Use(_layer("softmax", last=_shape(dims)[-1]), (Product(dims),), operator.module)
+
+
+def _elementwise(operator: Operator) -> Use:
+    tensors = [operator.outputs[0], *operator.inputs]
+    largest = max(tensors, key=_numel)
+    what = ELEMENTWISE.get(_short(operator.name), "other")
+    return Use(_layer("elementwise", form=what), (Product(largest),), operator.module)
+
+
+_BUILDERS: Mapping[str, Callable[[Operator], Use]] = {
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    **dict.fromkeys(("linear", "addmm", "mm"), _linear),
+    **dict.fromkeys(("bmm", "baddbmm", "matmul"), _matmul),
+    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(NORMS, _norm),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(("_softmax", "softmax", "_log_softmax", "_safe_softmax"), _softmax),
+}

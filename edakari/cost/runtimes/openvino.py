@@ -1,0 +1,110 @@
+"""OpenVINO on the CPU, an optional extra; networks come to it as ONNX."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+import importlib
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.cost.latency.layers import Layer
+from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
+from edakari.cost.measure import Clock, RunSettings
+from edakari.cost.onnx_model import write_onnx
+from edakari.cost.runtimes.torch_eager import CallClock
+from edakari.errors import MeasurementError
+
+__all__ = ["OpenVino"]
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+@dc.dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO's CPU plugin, set for the latency of one call."""
+
+    name: str = "openvino"
+    kernels_only: bool = True
+
+    def versions(self) -> Mapping[str, str]:
+        """See `Runtime.versions`."""
+        _openvino()
+        return {name: importlib.metadata.version(name) for name in ("openvino", "onnx")}
+
+    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+        """A callable that runs the network once; see `Runtime.prepare`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_onnx(copy.deepcopy(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
+            request = _request(path.read_bytes(), settings)
+        inputs = [example.cpu().numpy()]
+
+        def call() -> None:
+            request.infer(inputs)
+
+        return call
+
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
+        """A clock for one layer, by the plugin's own profile; see `Runtime.clock`."""
+        built = onnx_layer(layer, widths)
+        if not built.model:
+            return CallClock(lambda: None)
+        if layer.kind == "chain":
+            request = _request(built.model, settings)
+            return CallClock(lambda: request.infer(built.feeds))
+        return _KernelClock(built, settings)
+
+
+class _KernelClock:
+    """Times the layer's kernels by the plugin's profile."""
+
+    def __init__(self, built: OnnxLayer, settings: RunSettings) -> None:
+        self.request = _request(built.model, settings, profile=True)
+        self.feeds = built.feeds
+        self.elapsed: list[float] = []
+
+    def run(self) -> None:
+        self.request.infer(self.feeds)
+        nodes = [
+            # the plugin's name for a conversion of layouts
+            (info.node_name, "Reorder" if info.node_type == "Reorder" else info.node_type, time)
+            for info in self.request.get_profiling_info()
+            if (time := info.real_time.total_seconds() * 1e3) > 0
+        ]
+        self.elapsed.append(timed_part(nodes))
+
+    def times(self) -> list[float]:
+        return self.elapsed
+
+
+def _openvino() -> Any:
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise MeasurementError(
+            'the runtime openvino is not installed; install it with: pip install "edakari[openvino]"'
+        ) from error
+
+
+def _request(model: bytes, settings: RunSettings, profile: bool = False) -> Any:
+    if (settings.memory_format, settings.device) != ("contiguous", "cpu"):
+        raise MeasurementError(
+            f"openvino runs networks here on the CPU, in a memory format of its own choice, but was asked for memory "
+            f"format {settings.memory_format!r} and device {settings.device!r}; leave these as they are"
+        )
+    runtime = _openvino()
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": PRECISIONS[settings.precision],
+        "PERF_COUNT": profile,
+    }
+    if settings.threads:
+        options["INFERENCE_NUM_THREADS"] = settings.threads
+    core = runtime.Core()
+    return core.compile_model(core.read_model(model, b""), "CPU", options).create_infer_request()

@@ -1,0 +1,53 @@
+"""PyTorch through torch.compile: a network becomes a few generated kernels.
+
+Each layer is compiled for its widths alone, which takes seconds, so that a table here is dear; a measurement's plan
+says how dear before it starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.cost.latency.layers import Layer
+from edakari.cost.latency.torch_layers import torch_layer
+from edakari.cost.measure import Clock, RunSettings
+from edakari.cost.runtimes.torch_eager import CallClock, caller, cast
+
+__all__ = ["TorchCompile"]
+
+
+@dc.dataclass(frozen=True)
+class TorchCompile:
+    """torch.compile with its default compiler, shapes fixed, on the device of the network's weights."""
+
+    name: str = "torch_compile"
+    kernels_only: bool = False
+
+    def versions(self) -> Mapping[str, str]:
+        """See `Runtime.versions`."""
+        return {"torch": torch.__version__}
+
+    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+        """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""
+        device = next(model.parameters(), example).device
+        return _compiled(copy.deepcopy(model).eval(), (example.to(device),), settings)
+
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
+        """A clock for one layer, compiled by itself; see `Runtime.clock`."""
+        model, inputs = torch_layer(layer, widths)
+        return CallClock(_compiled(model.to(settings.device), tuple(x.to(settings.device) for x in inputs), settings))
+
+
+def _compiled(model: nn.Module, inputs: tuple[torch.Tensor, ...], settings: RunSettings) -> Callable[[], None]:
+    # without this, torch gives up on compiling after a few layers that share their code
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(cast(model, settings), dynamic=False)
+    call = caller(compiled, tuple(cast(x, settings) for x in inputs), settings)
+    call()
+    return call

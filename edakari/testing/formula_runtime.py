@@ -1,0 +1,93 @@
+"""A runtime whose times are a known formula, so that tests know what is to be found; nothing is really timed."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import extent
+from edakari.core.space import Sizes
+from edakari.cost.latency import Layer, layers_of
+from edakari.cost.latency.table import Point
+from edakari.cost.measure import RunSettings
+
+__all__ = ["FormulaRuntime"]
+
+CALL, OPERATOR = 0.3, 0.002
+"""ms of a call, and of each operator, besides the layers."""
+PRODUCT = 2e-7
+"""ms of a multiply-accumulate."""
+
+
+@dc.dataclass
+class FormulaRuntime:
+    """Widths padded to multiples of 8; input widths of convolutions that 4 does not divide take half as long again.
+
+    Args:
+        noise: typical share by which a call takes longer.
+        outliers: share of the calls that take two to five times as long.
+        version: of the runtime.
+        opened: every point for which a clock was made, in order.
+    """
+
+    noise: float = 0.0
+    outliers: float = 0.0
+    version: str = "1.0"
+    opened: list[Point] = dc.field(default_factory=list)
+    rng: np.random.Generator = dc.field(default_factory=lambda: np.random.default_rng(0))
+    name: str = "formula"
+    kernels_only: bool = True
+
+    def versions(self) -> Mapping[str, str]:
+        """See `edakari.cost.measure.Runtime`."""
+        return {"formula": self.version}
+
+    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+        """A callable that does nothing; see `latency`."""
+        return lambda: None
+
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> _Clock:
+        """See `edakari.cost.measure.Runtime`."""
+        self.opened.append((layer, widths))
+        return _Clock(self, self.time(layer, widths))
+
+    def time(self, layer: Layer, widths: tuple[int, ...]) -> float:
+        """Time of a layer without noise, ms."""
+        if layer.kind == "chain":
+            return CALL + OPERATOR * widths[0]
+        if layer.kind not in ("convolution", "linear", "grouped_convolution"):
+            return 1e-6 * math.prod(widths)
+        padded = math.prod(-(-width // 8) * 8 for width in widths)
+        settings = dict(layer.settings)
+        space, kernel = settings.get("space", settings.get("rows", (1,))), settings.get("kernel", (1,))
+        work = padded * math.prod((*space, *kernel))
+        awkward = 1.5 if layer.kind == "convolution" and widths[0] > 4 and widths[0] % 4 else 1.0
+        return float(0.005 + awkward * PRODUCT * work)
+
+    def latency(self, graph: Graph, sizes: Sizes) -> float:
+        """Time of a whole network without noise, ms."""
+        uses = layers_of(graph)
+        times = (self.time(use.layer, tuple(int(extent(width, sizes)) for width in use.widths)) for use in uses)
+        return CALL + OPERATOR * len(uses) + sum(times)
+
+
+@dc.dataclass
+class _Clock:
+    runtime: FormulaRuntime
+    time: float
+    calls: int = 0
+
+    def run(self) -> None:
+        self.calls += 1
+
+    def times(self) -> list[float]:
+        rng = self.runtime.rng
+        noise = 1.0 + np.abs(rng.normal(0.0, self.runtime.noise, self.calls))
+        late = np.where(rng.random(self.calls) < self.runtime.outliers, rng.uniform(2.0, 5.0, self.calls), 1.0)
+        return list((self.time * noise * late).tolist())
