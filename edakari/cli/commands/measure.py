@@ -1,42 +1,130 @@
-"""`edakari measure`: latency of a run's networks."""
+"""`edakari measure`: latency of networks, and how well it can be predicted."""
 
 from __future__ import annotations
 
 import dataclasses as dc
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edakari.cli.console import guarded, print_json, show
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import nn
+
 __all__ = ["measure"]
 
 
 @guarded
-def measure(
-    run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made.")],
+def measure(  # noqa: PLR0913 - one for each option
+    network: Annotated[
+        str,
+        typer.Argument(help="Run folder that `edakari prune` made, or a network such as timm:resnet50."),
+    ],
     runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", help="torch or onnxruntime; may be given again. Both if not given.")
+        list[str] | None,
+        typer.Option(
+            "--runtime",
+            help="torch, torch_compile, onnxruntime or openvino; may be given again. "
+            "If not given torch and onnxruntime, or onnxruntime to calibrate.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the runtime's own choice.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Calls that are timed.")] = 50,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Fill the latency table, and compare its predictions with sub-networks."),
+    ] = False,
+    networks: Annotated[int, typer.Option(min=4, help="Random sub-networks to calibrate with.")] = 20,
+    step: Annotated[int, typer.Option(min=1, help="Widths that may be pruned to are multiples of this.")] = 8,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of latency tables; if not given EDAKARI_CACHE, or ~/.cache/edakari.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Time the dense and the pruned network of a run in turns, here and now; the run's report stays as it is."""
-    from edakari.cli.tables import timings_table
-    from edakari.cost.runtimes import RUNTIMES, runtime_named
-    from edakari.run.load import networks
-    from edakari.run.settings import MeasureSettings
-    from edakari.run.stages import time_networks
+    """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
+    from edakari.cost.runtimes import runtime_named
 
-    settings = MeasureSettings(runtimes=tuple(runtime or RUNTIMES), batch=batch, threads=threads, repeats=repeats)
-    for name in settings.runtimes:
-        runtime_named(name)
-    found = networks(run)
-    runtimes = time_networks(found.dense, found.pruned, found.example, settings)
+    chosen = [runtime_named(name) for name in runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"])]
+    found, example = _networks(network)
+    if not calibrate:
+        _time(network, found, example, (runtime, batch, threads, repeats), as_json)
+        return
+    import torch
+
+    from edakari.cli.calibration import Request, calibration, calibration_text
+    from edakari.cost.measure import RunSettings
+
+    request = Request(next(iter(found.values())), torch.cat([example] * batch), networks, step, repeats, cache)
+    results = {each.name: calibration(request, each, RunSettings(threads=threads)) for each in chosen}
     if as_json:
-        print_json({"run": str(run), **dc.asdict(settings), "runtimes": runtimes})
+        print_json({"network": network, "batch": batch, "threads": threads, "step": step, "runtimes": results})
     else:
-        show(timings_table(runtimes))
+        for name, result in results.items():
+            show(calibration_text(name, result))
+
+
+def _networks(name: str) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
+    """The networks of a run folder, dense first, or one network by its name; and an input."""
+    if ":" not in name or Path(name).is_dir():
+        from edakari.run.load import networks
+
+        run = networks(name)
+        return {"dense": run.dense, "pruned": run.pruned}, run.example
+    from edakari.errors import ModelError
+    from edakari.models import build, default_example
+
+    model = build(name)
+    example = default_example(name, model)
+    if not hasattr(example, "shape"):
+        raise ModelError(f"{name} takes {type(example).__name__} as its input, but only one tensor can be measured")
+    return {"network": model}, example
+
+
+def _time(
+    name: str,
+    found: Mapping[str, nn.Module],
+    example: torch.Tensor,
+    asked: tuple[list[str] | None, int, int, int],
+    as_json: bool,
+) -> None:
+    from edakari.cli.tables import timings_table
+    from edakari.run.settings import MeasureSettings
+
+    runtimes, batch, threads, repeats = asked
+    settings = MeasureSettings(batch=batch, threads=threads, repeats=repeats)
+    if runtimes:
+        settings = dc.replace(settings, runtimes=tuple(runtimes))
+    results = _timed(found, example, settings)
+    if as_json:
+        print_json({"run" if "pruned" in found else "network": name, **dc.asdict(settings), "runtimes": results})
+    elif "pruned" in found:
+        show(timings_table(results))
+    else:
+        from edakari.report.figures import latency
+
+        for runtime, timings in results.items():
+            show(f"{runtime}: {latency(timings['network'])}")
+
+
+def _timed(found: Mapping[str, nn.Module], example: torch.Tensor, settings: Any) -> dict[str, Any]:
+    import torch
+
+    from edakari.cost.measure import RunSettings, measure
+    from edakari.cost.runtimes import runtime_named
+
+    inputs, run = torch.cat([example] * settings.batch), RunSettings(threads=settings.threads, warmup=settings.warmup)
+    return {
+        name: {
+            network: dc.asdict(timing)
+            for network, timing in measure(
+                found, inputs, runtime_named(name), settings=run, repeats=settings.repeats
+            ).items()
+        }
+        for name in settings.runtimes
+    }
