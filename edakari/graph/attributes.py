@@ -33,8 +33,8 @@ WIDTHS = re.compile("dim|channel|chs|feature|width|hidden|embed|planes|head")
 
 Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 
-ATTRIBUTES: dict[str, Mend] = {}
-"""Class name (of the module or of a base class) to the function that gives its new attributes."""
+ATTRIBUTES: dict[type[nn.Module] | str, Mend] = {}
+"""Class of the module or of a base class, or its name, to the function that gives its new attributes."""
 
 
 def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
@@ -46,7 +46,7 @@ def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
 
     def add(mend: Mend) -> Mend:
         for cls in classes:
-            ATTRIBUTES[cls if isinstance(cls, str) else cls.__name__] = mend
+            ATTRIBUTES[cls] = mend
         return mend
 
     return add
@@ -109,7 +109,7 @@ def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
         widths: extents before and after.
     """
     for cls in type(module).__mro__:
-        mend = ATTRIBUTES.get(cls.__name__)
+        mend = ATTRIBUTES.get(cls) or ATTRIBUTES.get(cls.__name__)
         if mend is not None:
             return mend(module, widths)
     seen = {name for path, name in widths.graph.attributes if path == widths.path}
@@ -193,7 +193,7 @@ def _match(name: str, value: Any, after: Mapping[tuple[int, frozenset[Kind]], se
     return {name: next(iter(options[0]))} if len(options[0]) == 1 else {}
 
 
-@attributes("_ConvNd")
+@attributes(nn.modules.conv._ConvNd)
 def convolution(module: Any, widths: Widths) -> Mapping[str, Any]:
     """Channels and groups follow the weight; a transposed weight has its input channels first."""
     groups = widths.noted("groups", module.groups)
@@ -214,7 +214,7 @@ def embedding(module: Any, widths: Widths) -> Mapping[str, Any]:
     return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
 
 
-@attributes("_NormBase")
+@attributes(nn.modules.batchnorm._NormBase)
 def batch_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
     """The number of features follows any tensor there is."""
     for tensor in (module.weight, module.running_mean):
@@ -237,3 +237,28 @@ def group_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
     """Channels follow the scale, or what the trace saw; whole groups of channels may have gone."""
     channels = module.weight.shape[0] if module.affine else widths.noted("num_channels", module.num_channels)
     return {"num_channels": channels, "num_groups": widths.noted("num_groups", module.num_groups)}
+
+
+@attributes(nn.RNNBase)
+def recurrent(module: Any, widths: Widths) -> Mapping[str, Any]:
+    """Widths follow the first layer's weights; the module keeps a list of them beside its parameters."""
+    projected = module.proj_size > 0
+    return {
+        "input_size": module.weight_ih_l0.shape[1],
+        "hidden_size": module.weight_hr_l0.shape[1] if projected else module.weight_hh_l0.shape[1],
+        "proj_size": module.weight_hr_l0.shape[0] if projected else 0,
+        "_flat_weights": [getattr(module, name) for name in module._flat_weights_names],
+    }
+
+
+@attributes(nn.RNNCellBase)
+def recurrent_cell(module: Any, widths: Widths) -> Mapping[str, Any]:
+    """Widths follow the weights."""
+    return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
+
+
+@attributes(nn.Transformer)
+def transformer(module: Any, widths: Widths) -> Mapping[str, Any]:
+    """The width that inputs are checked against."""
+    norm = getattr(module.encoder, "norm", None)
+    return {"d_model": norm.weight.shape[0]} if norm is not None and norm.weight is not None else {}

@@ -128,6 +128,10 @@ class Flow:
         """Whether a tensor is a parameter or buffer of the network."""
         return id(tensor) in self.stored
 
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer, or made of nothing else."""
+        return self.is_stored(tensor) or getattr(tensor, "_edakari_weight", False)
+
     def unify(self, left: Expression, right: Expression) -> None:
         """State that two dimensions hold the same positions."""
         if left is not right:
@@ -180,9 +184,11 @@ class Flow:
         if not _fits(dims, outputs):
             self._refuse(call, name)
             dims = [list(output.shape) for output in outputs]
+        made_of_weights = bool(inputs) and all(map(self.is_weight, call.tensors()))
         for output, description in zip(outputs, dims, strict=True):
             if id(output) not in inputs or not self.is_stored(output):
                 output._edakari_dims = description  # type: ignore[attr-defined]
+                output._edakari_weight = made_of_weights  # type: ignore[attr-defined]
         record.outputs = dims
         self.records.append(record)
 

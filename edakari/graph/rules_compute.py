@@ -45,9 +45,10 @@ def convolution(flow: Flow, call: Call) -> Dims:
     flow.set(groups=groups, transposed=transposed, bias=bias is not None)
     if transposed:
         flow.set(output_padding=_each(call.arg(7, "output_padding", 0), space))
-    positions = math.prod(x.shape[2:] if transposed else call.out.shape[2:])
-    flow.count(x.shape[0] * positions * math.prod(weight.shape[2:]), *w_dims[:2])
-    return [x_dims[0], outward, *_space(flow, call, x_dims[2:])]
+    after = _space(flow, call, x_dims[2:])
+    passed = x_dims[2:] if transposed else after
+    flow.count(math.prod(weight.shape[2:]), x_dims[0], *passed, *w_dims[:2])
+    return [x_dims[0], outward, *after]
 
 
 def _space(flow: Flow, call: Call, before: Dims) -> Dims:
@@ -102,7 +103,7 @@ def matrix_product(flow: Flow, call: Call) -> Dims:
 
 
 def _mark_attention(flow: Flow, left: torch.Tensor, right: torch.Tensor, a: Dims, b: Dims) -> None:
-    if flow.is_stored(left) or flow.is_stored(right):
+    if flow.is_weight(left) or flow.is_weight(right):
         return
     flow.mark(a[0], "head")
     for dim in (a[-1], a[-2], b[-1]):

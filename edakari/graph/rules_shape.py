@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from edakari.graph.axes import Expression, concat, cut, product, resolve, size, split
+from edakari.graph.axes import Expression, concat, cut, fresh, product, resolve, size, split
 from edakari.graph.flow import Call, Dims, Flow
 from edakari.graph.reshape import regroup
 from edakari.graph.rules import rule
@@ -58,11 +58,11 @@ def squeeze(flow: Flow, call: Call) -> Dims:
 
 @rule("aten.expand")
 def expand(flow: Flow, call: Call) -> Dims:
-    """Dimensions of one position are repeated; the others go on."""
+    """Dimensions of one position are repeated, as often as what they meet is long; the others go on."""
     dims = flow.dims(call.args[0])
     shape = call.out.shape
     padded = [*([1] * (len(shape) - len(dims))), *dims]
-    return [dim if size(dim) == length else length for dim, length in zip(padded, shape, strict=True)]
+    return [dim if size(dim) == length else fresh(length) for dim, length in zip(padded, shape, strict=True)]
 
 
 @rule("aten.repeat", "aten.tile")

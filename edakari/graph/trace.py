@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from edakari.core.graph import Graph, InputSpec
 from edakari.core.layout import extent
 from edakari.errors import ModelError
-from edakari.graph import axes, rules_compute, rules_elementwise, rules_shape, rules_spatial
+from edakari.graph import axes, rules_compute, rules_elementwise, rules_recurrent, rules_shape, rules_spatial
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
 from edakari.graph.inputs import example_for, spec_of_inputs
@@ -23,7 +23,8 @@ from edakari.graph.shadow import call, shadow_of, stored_tensors
 
 __all__ = ["graph_of", "trace"]
 
-_LOADED = (rules_compute, rules_elementwise, rules_shape, rules_spatial)  # importing them fills the table
+# importing them fills the table
+_LOADED = (rules_compute, rules_elementwise, rules_recurrent, rules_shape, rules_spatial)
 
 _SEEN: weakref.WeakKeyDictionary[nn.Module, list[Graph]] = weakref.WeakKeyDictionary()
 

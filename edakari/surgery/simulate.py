@@ -21,6 +21,7 @@ from edakari.graph.axes import Axis, Expression
 from edakari.graph.flow import Call, Flow
 from edakari.graph.numbers import SHAPE
 from edakari.graph.rules import FUNCTIONS, RULES
+from edakari.graph.rules_recurrent import weights_at
 from edakari.surgery.apply import checked_graph, masks_of
 from edakari.surgery.counted import arithmetic, counted, with_counts
 
@@ -255,16 +256,16 @@ def _like(reads: Reads, x: torch.Tensor, other: torch.Tensor, positions: Sequenc
 
 def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, weight, bias, _, _, _, groups, eps = args[:8]
-    keep = reads.gone(x, [1]).get(1)
-    if keep is None:
+    over = list(range(1, x.dim()))
+    if not reads.gone(x, over):
         return func(*args, **kwargs)
-    keep = keep.to(x.device).view(1, groups, -1, 1)
-    x_NGCS = x.reshape(x.shape[0], groups, -1, math.prod(x.shape[2:]))
-    count = (keep.sum(2, keepdim=True) * x_NGCS.shape[-1]).clamp(min=1)
-    mean = x_NGCS.masked_fill(~keep, 0.0).sum((2, 3), keepdim=True) / count
-    centred = (x_NGCS - mean).masked_fill(~keep, 0.0)
-    rstd = torch.rsqrt((centred**2).sum((2, 3), keepdim=True) / count + eps)
-    out = (centred * rstd).reshape(x.shape)
+    present_NGS = _like(reads, x, torch.ones_like(x), over).view(x.shape[0], groups, -1)
+    count = present_NGS.sum(2, keepdim=True).clamp(min=1)
+    x_NGS = reads.masked(x, over).reshape(x.shape[0], groups, -1)
+    mean = x_NGS.sum(2, keepdim=True) / count
+    centred = (x_NGS - mean) * present_NGS
+    rstd = torch.rsqrt((centred**2).sum(2, keepdim=True) / count + eps)
+    out = (centred * rstd).view(x.shape)
     shape = [1, -1, *([1] * (x.dim() - 2))]
     out = out if weight is None else out * weight.view(shape)
     return (out if bias is None else out + bias.view(shape)), mean.flatten(1), rstd.flatten(1)
@@ -299,7 +300,15 @@ def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[s
     return direction * (length / norm), norm
 
 
+def _recurrent(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    # what a gone position of the state would pass on to the next step is masked where the weights read it
+    place = weights_at(args)
+    weights = [reads.masked(weight, [1]) if weight.dim() == 2 else weight for weight in args[place]]
+    return func(reads.masked(args[0], [-1]), *args[1:place], weights, *args[place + 1 :], **kwargs)
+
+
 READS: dict[str, Read] = {
+    "rnn": _recurrent,
     "aten.convolution": _input,
     "aten._convolution": _input,
     "linear": _last,
