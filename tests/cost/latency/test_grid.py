@@ -38,7 +38,7 @@ def test_a_finer_step_of_the_groups_asks_for_no_other_knots():
 
 def test_fixed_widths_and_smooth_ones_take_few_points():
     assert knots_of(CONV, "in", [3]) == (3,)
-    assert knots_of(Layer("attention"), "heads", range(1, 13)) == (1, 2, 3, 4, 6, 8, 12)
+    assert knots_of(Layer("attention"), "heads", range(1, 13)) == (1, 2, 4, 8, 12)
     depthwise = Layer("grouped_convolution", (("ratio", (1, 1)),))
     assert knots_of(depthwise, "groups", range(8, 65, 8)) == knots_of(CONV, "out", range(8, 65, 8))
 
