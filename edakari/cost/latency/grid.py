@@ -27,7 +27,7 @@ Knots = tuple[int, ...]
 """Widths along one axis at which a layer is timed, rising."""
 
 LANES = (16, 8)
-UNSTEPPED = ("heads", "batch", "elements", "operators")
+UNSTEPPED = ("heads", "batch", "per_group", "elements", "operators")
 """Widths over which time is smooth."""
 BLOCK = 16
 """Widths up to here are so few that they need no lanes."""

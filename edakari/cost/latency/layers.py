@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edakari.core.graph import Graph, Operator
-from edakari.core.layout import Concat, Layout, Product, axes, extent
+from edakari.core.layout import Concat, Fixed, Layout, Product, axes, extent
 
-__all__ = ["AXES", "Layer", "Use", "layers_of", "unknown_operators"]
+__all__ = ["AXES", "Layer", "Use", "layers_of", "unknown_operators", "widths_in_group"]
 
 AXES: Mapping[str, tuple[str, ...]] = {
     "convolution": ("in", "out"),
@@ -31,7 +31,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "elementwise": ("elements",),
     "chain": ("operators",),
 }
-"""Kind of layer to the names of its widths."""
+"""Kind of layer to the names of its widths. Two widths are one side by side where a kind would have three: those of a
+group's input and output, those of a head's keys and values."""
 
 VIEWS = frozenset(
     """view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand detach alias lift_fresh _to_copy t empty
@@ -145,6 +146,18 @@ def layers_of(graph: Graph) -> tuple[Use, ...]:
     return tuple(uses)
 
 
+def widths_in_group(layer: Layer, both: int) -> tuple[int, int]:
+    """Input and output width of one group of a grouped convolution.
+
+    Args:
+        layer: the convolution; its ratio is that of the two widths in the dense network.
+        both: their sum.
+    """
+    inward, outward = layer["ratio"]
+    first = min(max(1, round(both * inward / (inward + outward))), max(1, both - 1))
+    return first, max(1, both - first)
+
+
 def unknown_operators(graph: Graph) -> tuple[str, ...]:
     """Operators that are priced like a pass over their values, because nothing closer is known of them."""
     known = {*VIEWS, *_BUILDERS, *ELEMENTWISE}
@@ -194,27 +207,21 @@ def _convolution(operator: Operator) -> Use:
         outward = weight[1] if given["transposed"] else weight[0]
         inward = weight[0] if given["transposed"] else weight[1]
         return Use(_layer("convolution", **settings), (inward, outward), operator.module)
-    per_group = weight[0] if given["transposed"] else weight[1]
-    inward, outward = _shape(x)[1] // groups, _shape(operator.outputs[0])[1] // groups
-    if given["transposed"]:
-        per_group = Product(tuple(part for part in _parts(per_group) if int(extent(part, {})) != groups))
-    whole = _groups(x[1], groups)
-    ratio = (outward, inward)
-    return Use(_layer("grouped_convolution", **settings, ratio=ratio), (whole, per_group), operator.module)
+    out = operator.outputs[0]
+    ratio = _shape(x)[1] // groups, _shape(out)[1] // groups
+    whole, inward = _grouped(x[1], groups)
+    outward = _grouped(out[1], groups)[1]
+    layer = _layer("grouped_convolution", **settings, ratio=ratio)
+    return Use(layer, (whole, Concat((inward, outward))), operator.module)
 
 
-def _parts(layout: Layout) -> tuple[Layout, ...]:
-    return layout.parts if isinstance(layout, Product) else (layout,)
-
-
-def _groups(channels: Layout, groups: int) -> Layout:
-    """The outer parts of a channel dimension that make up the groups."""
-    found: list[Layout] = []
-    for part in _parts(channels):
-        if math.prod(int(extent(each, {})) for each in found) == groups:
-            break
-        found.append(part)
-    return Product(tuple(found)) if len(found) > 1 else found[0]
+def _grouped(channels: Layout, groups: int) -> tuple[Layout, Layout]:
+    """A channel dimension as groups and channels in a group."""
+    parts = channels.parts if isinstance(channels, Product) else (channels,)
+    for count in range(1, len(parts) + 1):
+        if math.prod(_shape(parts[:count])) == groups:
+            return Product(parts[:count]), Product(parts[count:])
+    return Fixed(groups), Fixed(_shape((channels,))[0] // groups)
 
 
 def _linear(operator: Operator) -> Use:

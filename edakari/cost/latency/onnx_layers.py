@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edakari.cost.latency.layers import Layer
+from edakari.cost.latency.layers import Layer, widths_in_group
 
 __all__ = ["CONSUMER", "PRODUCERS", "OnnxLayer", "onnx_layer", "timed_part"]
 
@@ -178,12 +178,8 @@ def _convolution(build: _Builder, layer: Layer, inward: int, outward: int, group
 
 
 def _grouped(build: _Builder, layer: Layer, groups: int, per_group: int) -> None:
-    outward, inward = layer["ratio"]
-    if layer["transposed"]:
-        widths = groups * max(1, round(per_group * inward / outward)), groups * per_group
-    else:
-        widths = groups * per_group, groups * max(1, round(per_group * outward / inward))
-    _convolution(build, layer, *widths, groups=groups)
+    inward, outward = widths_in_group(layer, per_group)
+    _convolution(build, layer, groups * inward, groups * outward, groups=groups)
 
 
 def output_space(layer: Layer) -> tuple[int, ...]:

@@ -137,7 +137,11 @@ def hardware(device: str = "cpu") -> dict[str, str]:
     Args:
         device: "cpu", or a CUDA device.
     """
-    found = {"processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    found = {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
     if torch.device(device).type == "cuda":
         found["accelerator"] = torch.cuda.get_device_name(device)
     return found

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.cost.latency.layers import Layer
+from edakari.cost.latency.layers import Layer, widths_in_group
 
 __all__ = ["torch_layer"]
 
@@ -105,12 +105,8 @@ def _convolution(layer: Layer, inward: int, outward: int, groups: int = 1) -> tu
 
 
 def _grouped(layer: Layer, groups: int, per_group: int) -> tuple[nn.Module, Inputs]:
-    outward, inward = layer["ratio"]
-    if layer["transposed"]:
-        widths = groups * max(1, round(per_group * inward / outward)), groups * per_group
-    else:
-        widths = groups * per_group, groups * max(1, round(per_group * outward / inward))
-    return _convolution(layer, *widths, groups=groups)
+    inward, outward = widths_in_group(layer, per_group)
+    return _convolution(layer, groups * inward, groups * outward, groups=groups)
 
 
 def _linear(layer: Layer, inward: int, outward: int) -> tuple[nn.Module, Inputs]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses as dc
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,9 +46,15 @@ class TorchCompile:
 
 
 def _compiled(model: nn.Module, inputs: tuple[torch.Tensor, ...], settings: RunSettings) -> Callable[[], None]:
-    # without this, torch gives up on compiling after a few layers that share their code
-    torch._dynamo.reset()
-    compiled: Any = torch.compile(cast(model, settings), dynamic=False)
+    network = cast(model, settings)
+
+    def forward(*values: torch.Tensor) -> Any:
+        return network(*values)
+
+    # torch compiles a piece of code eight times at most, so each network gets a copy of it
+    code = forward.__code__.replace()
+    copied = types.FunctionType(code, forward.__globals__, closure=forward.__closure__)
+    compiled: Any = torch.compile(copied, dynamic=False)
     call = caller(compiled, tuple(cast(x, settings) for x in inputs), settings)
     call()
     return call

@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from edakari.core.layout import extent
+from edakari.core.layout import axes, extent
 from edakari.cost.latency import layers_of, unknown_operators
 from edakari.graph import trace
 from edakari.testing import toy_cnn
@@ -47,14 +47,22 @@ def test_widths_follow_the_groups():
     graph = trace(nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 8, 1)),
                   torch.zeros(1, 3, 8, 8))  # fmt: skip
     uses = layers_of(graph)
-    assert [widths(use, {"0": 5}) for use in uses] == [(3, 5), (5, 1), (5, 8)]
+    assert [widths(use, {"0": 5}) for use in uses] == [(3, 5), (5, 2), (5, 8)]
 
 
 def test_groups_of_a_convolution_and_their_widths_are_axes():
     net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 64, 3, groups=8), nn.Conv2d(64, 4, 1))
     use = layers_of(trace(net, torch.zeros(1, 3, 8, 8)))[1]
-    assert use.layer["ratio"] == (8, 4)
-    assert widths(use) == (8, 4)
+    assert use.layer["ratio"] == (4, 8)
+    assert widths(use) == (8, 12)
+    names = {axis.group for width in use.widths for axis in axes(width)}
+    assert len(names) == 3
+    assert widths(use, dict.fromkeys(names, 2)) == (2, 4)
+
+
+def test_groups_that_nothing_may_remove():
+    use = layers_of(trace(nn.Sequential(nn.Conv2d(32, 32, 3, groups=8), nn.Flatten()), torch.zeros(1, 32, 8, 8)))[0]
+    assert widths(use) == (8, 8)
 
 
 def test_a_transformer():
