@@ -12,12 +12,15 @@ from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import InfeasibleBudget
 from edakari.solve.choices import solve_choices
-from edakari.solve.spend import fits, largest, load_curves, loads, reachable, used_up, worth_of
+from edakari.solve.descent import descend
+from edakari.solve.spend import fill, fits, largest, load_curves, loads, reachable, worth_of
 from edakari.solve.threshold import Threshold
 
 __all__ = ["Knapsack"]
 
 BLEND = 64
+REACHES = (1e9, 2.0, 1.4, 1.15)
+"""By which factor sizes may change in a round; the next one when a round gains little."""
 GAIN = 3e-4
 """Least relative gain of a round that is worth another one like it."""
 
@@ -27,18 +30,20 @@ class Knapsack:
     """The multiple-choice knapsack over legal sizes, on cost curves that are taken again wherever it moves to.
 
     The cost of a layer depends on two groups, so a knapsack over curves is right only near the sizes at which they
-    were taken. From the solution of `Threshold` on, each round takes curves, solves, checks the true cost and
-    tightens the capacity by the overrun; a round that finds nothing better shrinks the range of sizes around the best
-    ones. On costs that do not couple groups the first round is exact (see `solve_choices`). Of several terms the
-    knapsack sees a weighted sum; weights grow where a limit is overrun.
+    were taken. It starts from the better of two solutions: of `Threshold`, and of a descent in which every group takes
+    its best size at common prices. Each round then takes curves, solves (see `solve_choices`), checks the true cost and
+    tightens the capacities by the overrun; a round that finds little shrinks the range of sizes around the best ones.
+    On costs that do not couple groups the first round is exact, as far as `solve_choices` is.
 
     Args:
-        resolution: cells of the cost grid, which counts only where exact states are too many.
-        rounds: most times that curves are taken.
+        resolution: states that a stage of the knapsack passes on; fewer are quicker and less exact.
+        sweeps: passes over all groups in which the prices settle.
+        rounds: most times that curves are taken afterwards.
         tries: most solutions of one round.
     """
 
     resolution: int = 1024
+    sweeps: int = 24
     rounds: int = 8
     tries: int = 3
 
@@ -47,16 +52,16 @@ class Knapsack:
         dense = reachable(groups, values, limits)
         if dense is not None:
             return dense
-        best = dict(Threshold().allocate(groups, values, limits))
-        reaches = [np.inf, 2.0, 1.4, 1.15]
+        best = descend(groups, values, limits, self.sweeps)
+        best = max(best, dict(Threshold().allocate(groups, values, limits)), key=lambda sizes: worth_of(values, sizes))
+        reaches = list(REACHES)
         for _ in range(self.rounds):
-            found = self._round(groups, values, limits, best, reaches[0])
-            before, best = best, max(best, found, key=lambda sizes: worth_of(values, sizes))
+            before, best = best, self._round(groups, values, limits, best, reaches[0])
             if worth_of(values, best) <= worth_of(values, before) * (1 + GAIN):
                 reaches.pop(0)
             if not reaches:
                 break
-        return used_up(groups, values, limits, best)
+        return fill(groups, values, limits, best)
 
     def _round(
         self, groups: Sequence[Group], values: Values, limits: Limits, start: Mapping[str, int], reach: float
@@ -65,28 +70,23 @@ class Knapsack:
         choices, curves = [], []
         for group in groups:
             legal, now = np.array(legal_sizes(group)), start[group.name]
-            choices.append(legal[(legal * reach >= now) & (legal <= now * reach)])
+            choices.append(legal[np.abs(legal - now) <= max((reach - 1) * now, group.step)])
             curve = load_curves(limits, group, start)
             curves.append(curve[:, choices[-1]] - curve[:, now : now + 1])
         worths = [values[group.name][legal] for group, legal in zip(groups, choices, strict=True)]
         room = 1.0 - loads(limits, start)
-        weights, best, tight = np.ones(len(room)), dict(start), 0.0
+        best = dict(start)
         for _ in range(self.tries):
             try:
-                picks = solve_choices(
-                    [weights @ curve for curve in curves], worths, float(weights @ room) - tight, self.resolution
-                )
+                picks = solve_choices(curves, worths, room, self.resolution)
             except InfeasibleBudget:
                 break
             found = {g.name: int(legal[pick]) for g, legal, pick in zip(groups, choices, picks, strict=True)}
-            over = loads(limits, found)
             inside = found if fits(limits, found) else _towards(groups, limits, start, found)
             best = max(best, inside, key=lambda sizes: worth_of(values, sizes))
-            if inside is found and len(room) == 1:
+            if inside is found:
                 break
-            tight += max(float(weights @ (over - 1.0)), 0.0)
-            heavier = weights * np.maximum(over, 1e-3) ** 4
-            weights = heavier * (len(heavier) / heavier.sum())
+            room = room - np.maximum(loads(limits, found) - 1.0, 0.0)
         return best
 
 

@@ -1,0 +1,48 @@
+"""Sizes that are best at prices on the costs, while the prices settle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edakari.core.budget import Limits
+from edakari.core.protocols import Values
+from edakari.core.space import Group, dense_sizes, legal_sizes
+from edakari.solve.prices import Prices
+from edakari.solve.spend import fits, load_curves, loads, worth_of
+
+__all__ = ["descend"]
+
+
+def descend(groups: Sequence[Group], values: Values, limits: Limits, sweeps: int) -> dict[str, int]:
+    """Go down from the dense sizes: every group takes the size that is worth most at the prices, one after the other.
+
+    Each group sees the true sizes of all others, so that costs that couple groups are never guessed. The prices move
+    after every sweep, by ever smaller steps. Groups are asked from the network's end to its beginning, which in our
+    measurements (`benchmarks/solvers.py`) ended in better sizes than the other way round.
+
+    Args:
+        groups: what can be sized.
+        values: value of each size, by group.
+        limits: the budget; within reach.
+        sweeps: passes over all groups.
+
+    Returns:
+        Of the sizes after each sweep that are within the limits, those of most value.
+    """
+    legal = {group.name: np.array(legal_sizes(group)) for group in groups}
+    worths = {name: values[name][sizes] for name, sizes in legal.items()}
+    best = {name: int(sizes[0]) for name, sizes in legal.items()}
+    sizes = dense_sizes(groups)
+    span = loads(limits, sizes) - loads(limits, best)
+    prices = Prices.start(worth_of(values, sizes) - worth_of(values, best), span)
+    for _ in range(sweeps):
+        for group in reversed(groups):
+            curves = load_curves(limits, group, sizes)[:, legal[group.name]]
+            net = worths[group.name] - prices.now @ curves
+            sizes[group.name] = int(legal[group.name][net.argmax()])
+        if fits(limits, sizes):
+            best = max(best, dict(sizes), key=lambda sizes: worth_of(values, sizes))
+        prices = prices.after(loads(limits, sizes) > 1.0)
+    return best

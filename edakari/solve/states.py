@@ -1,0 +1,123 @@
+"""The dynamic programme over what the relaxation leaves to decide."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+
+import numpy as np
+
+from edakari.solve.relax import Array, Core, Indices
+
+__all__ = ["search"]
+
+STAGES = 64
+"""Stages up to which every one of them may pass on as many states as asked for."""
+FEWEST = 64
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _States:
+    """Ways to decide the classes so far, with the solution's choices in all others.
+
+    Args:
+        cost: above that of the solution, float64 [terms, states].
+        gain: value above that of the solution, float64 [states].
+        loss: against the best choices at the prices, of the classes so far, float64 [states].
+        parent: the state of the stage before, int64 [states].
+        pick: the choice of this stage's class, int64 [states].
+    """
+
+    cost: Array
+    gain: Array
+    loss: Array
+    parent: Indices
+    pick: Indices
+
+    def only(self, places: Indices) -> _States:
+        return _States(*(getattr(self, field.name)[..., places] for field in dc.fields(self)))
+
+
+def search(core: Core, resolution: int) -> Indices:
+    """The best choices that are found, as places in the caller's classes.
+
+    Classes whose second-best choice loses least come first, since they decide most. A state is itself a solution if it
+    fits, and the best of them tightens the bound for all that follow.
+
+    Args:
+        core: what is left to decide.
+        resolution: most states that a stage passes on.
+    """
+    classes = _open_classes(core)
+    states = max(FEWEST, min(resolution, resolution * STAGES // max(len(classes), 1)))
+    least = _least_to_come(core, classes)
+    gap = core.bound - float(core.items.value[core.chosen].sum()) + core.slack
+    start = np.zeros(1, dtype=np.int64)
+    front = _States(np.zeros((len(core.room), 1)), np.zeros(1), np.zeros(1), start, start)
+    trail: list[_States] = []
+    best, found = 0.0, None
+    for stage, choices in enumerate(classes):
+        front = _extended(core, front, choices)
+        left = core.room[:, None] - front.cost
+        hopeful = (front.loss <= gap - best) & (left >= least[:, stage + 1 : stage + 2]).all(axis=0)
+        front = _undominated(front.only(np.flatnonzero(hopeful)))
+        if not len(front.gain):
+            break
+        if len(front.gain) > states:
+            front = front.only(np.argpartition(front.loss, states)[:states])
+        whole = np.where((front.cost <= core.room[:, None]).all(axis=0), front.gain, -np.inf)
+        trail.append(front)
+        if whole.max() > best:
+            best, found = float(whole.max()), (stage, int(whole.argmax()))
+    return core.items.index[_traced(core.chosen, trail, found, core.items.owner)]
+
+
+def _open_classes(core: Core) -> list[Indices]:
+    """The choices of each class that has more than one, those of the smallest second-best loss first."""
+    edges = np.flatnonzero(np.diff(core.items.owner)) + 1
+    classes = [places for places in np.split(np.arange(len(core.loss)), edges) if len(places) > 1]
+    return sorted(classes, key=lambda places: float(np.partition(core.loss[places], 1)[1]))
+
+
+def _least_to_come(core: Core, classes: list[Indices]) -> Array:
+    """The least by which costs can change in the classes from each stage on, float64 [terms, stages + 1]."""
+    items, owner = core.items, core.items.owner
+    least = [np.zeros(len(core.room))]
+    for places in reversed(classes):
+        now = items.cost[:, core.chosen[owner[places[0]]]]
+        least.append(least[-1] + (items.cost[:, places].min(axis=1) - now))
+    return np.stack(least[::-1], axis=1)
+
+
+def _extended(core: Core, front: _States, choices: Indices) -> _States:
+    """Every state with every choice of one more class."""
+    now = core.chosen[core.items.owner[choices[0]]]
+    cost = core.items.cost[:, choices] - core.items.cost[:, now : now + 1]
+    gain = core.items.value[choices] - core.items.value[now]
+    return _States(
+        (front.cost[:, :, None] + cost[:, None]).reshape(len(cost), -1),
+        (front.gain[:, None] + gain).ravel(),
+        (front.loss[:, None] + core.loss[choices]).ravel(),
+        np.repeat(np.arange(len(front.gain)), len(choices)),
+        np.tile(choices, len(front.gain)),
+    )
+
+
+def _undominated(front: _States) -> _States:
+    """States that no other beats at no more cost; of several terms all of them, since that is seldom so."""
+    if len(front.cost) > 1:
+        return front
+    order = np.lexsort((-front.gain, front.cost[0]))
+    most = np.maximum.accumulate(front.gain[order])
+    return front.only(order[np.concatenate([[True], most[1:] > most[:-1]])[: len(order)]])
+
+
+def _traced(chosen: Indices, trail: list[_States], found: tuple[int, int] | None, owner: Indices) -> Indices:
+    """The solution with the choices that lead to a state, or as it is where none was found."""
+    chosen = chosen.copy()
+    if found is not None:
+        last, state = found
+        for front in reversed(trail[: last + 1]):
+            pick = front.pick[state]
+            chosen[owner[pick]] = pick
+            state = int(front.parent[state])
+    return chosen
