@@ -7,10 +7,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from edakari.core.layout import Layout, axes
+from edakari.core.layout import Axis, Layout, axes
 from edakari.core.space import Group
 
-__all__ = ["Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Refusal"]
+__all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Refusal"]
 
 InputSpec = Any
 """The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values."""
@@ -65,6 +65,32 @@ class Refusal:
 
 
 @dc.dataclass(frozen=True, slots=True)
+class Branch:
+    """A residual branch that can be dropped whole.
+
+    Args:
+        name: from the module that holds it, ending in ":branch".
+        modules: dotted paths of its modules, all but the last; they pass on what they get when it is dropped.
+        exit: of the module that returns zeros then.
+        returned: for each of these modules, the exit last, the length of the tuple that it returns; 0 for a tensor.
+        operators: places in `Graph.operators` of the calls that go.
+        parameters: names of those that go.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    exit: str
+    returned: tuple[int, ...]
+    operators: tuple[int, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def group(self) -> Group:
+        """The branch as something to be sized: 1 keeps it, 0 drops it."""
+        return Group(self.name, "branch", 1, least=0)
+
+
+@dc.dataclass(frozen=True, slots=True)
 class Member:
     """One parameter or buffer dimension in which a group appears."""
 
@@ -88,6 +114,7 @@ class Graph:
         device: where it ran: "meta", or "cpu" for a network that looks at values.
         device_reason: what did not run on meta, in torch's words; empty where all did.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
+        branches: residual branches that can be dropped whole, in order; methods that prune depth take their groups too.
         fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
     """
 
@@ -102,6 +129,7 @@ class Graph:
     attributes: Mapping[tuple[str, str], Layout]
     fingerprint: str
     device_reason: str = ""
+    branches: tuple[Branch, ...] = ()
 
     def __getitem__(self, name: str) -> Group:
         return self._by_name[name]
@@ -113,9 +141,27 @@ class Graph:
         """Where a group appears among the parameters and buffers, in order of the network's own listing."""
         return self._members.get(name, ())
 
+    def around(self, operator: int) -> tuple[Axis, ...]:
+        """The branches that an operator lies in, as layouts to multiply its cost by."""
+        return self._around[0].get(operator, ())
+
+    def around_parameter(self, name: str) -> tuple[Axis, ...]:
+        """The branches that a parameter goes with, as layouts to multiply its count by."""
+        return self._around[1].get(name, ())
+
+    @functools.cached_property
+    def _around(self) -> tuple[dict[int, tuple[Axis, ...]], dict[str, tuple[Axis, ...]]]:
+        operators: dict[int, tuple[Axis, ...]] = {}
+        parameters: dict[str, tuple[Axis, ...]] = {}
+        for branch in self.branches:
+            axis = (Axis(branch.name, 1),)
+            operators.update({place: operators.get(place, ()) + axis for place in branch.operators})
+            parameters.update({name: parameters.get(name, ()) + axis for name in branch.parameters})
+        return operators, parameters
+
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:
-        return {group.name: group for group in self.groups}
+        return {group.name: group for group in (*self.groups, *(branch.group for branch in self.branches))}
 
     @functools.cached_property
     def _members(self) -> dict[str, tuple[Member, ...]]:

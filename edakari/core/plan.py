@@ -36,9 +36,9 @@ class KeepTokens:
 
 @dc.dataclass(frozen=True, slots=True)
 class DropBranch:
-    """Remove a residual branch whole."""
+    """Remove a residual branch whole; named as in `Graph.branches`."""
 
-    module: str
+    branch: str
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -89,8 +89,9 @@ class Plan:
         return dc.replace(self, edits=edits, method=later.method or self.method)
 
     def sizes(self) -> Sizes:
-        """Size of each group that the plan cuts."""
-        return {edit.group: len(edit.indices) for edit in self.edits if isinstance(edit, KeepChannels)}
+        """Size of each group that the plan cuts; 0 for a branch that it drops."""
+        kept = {edit.group: len(edit.indices) for edit in self.edits if isinstance(edit, KeepChannels)}
+        return {**kept, **{edit.branch: 0 for edit in self.edits if isinstance(edit, DropBranch)}}
 
     def digest(self) -> str:
         """SHA-256 of the plan's JSON; equal plans have equal digests on every rank and machine."""

@@ -42,8 +42,12 @@ class Group:
 
 
 def legal_sizes(group: Group) -> tuple[int, ...]:
-    """The sizes that a group may take, rising: multiples of `step` that are at least `least`, and the whole."""
-    first = -(-max(group.least, 1) // group.step) * group.step
+    """The sizes that a group may take, rising: multiples of `step` that are at least `least`, and the whole.
+
+    Only a branch may go whole.
+    """
+    lowest = group.least if group.kind == "branch" else max(group.least, 1)
+    first = -(-lowest // group.step) * group.step
     return (*range(first, group.size, group.step), group.size)
 
 

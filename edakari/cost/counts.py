@@ -91,7 +91,7 @@ class _Compiled:
 
     def point(self, sizes: Sizes) -> npt.NDArray[np.float64]:
         """The sizes as an array, and a one, for monomials of lower degree to be filled up with."""
-        return np.array([*(sizes.get(name, size) for name, size in self.whole.items()), 1], dtype=np.float64)
+        return np.array([*map(sizes.get, self.whole.keys(), self.whole.values()), 1], dtype=np.float64)
 
 
 def macs(graph: Graph) -> Count:
@@ -99,19 +99,28 @@ def macs(graph: Graph) -> Count:
 
     One multiply-accumulate is one, where others count it as two operations. See `uncounted` for what is left out.
     """
-    return Count("macs", "MAC", tuple(term for operator in graph.operators for term in operator.macs))
+    terms = (
+        (constant, (*layouts, *graph.around(place)))
+        for place, operator in enumerate(graph.operators)
+        for constant, layouts in operator.macs
+    )
+    return Count("macs", "MAC", tuple(terms))
 
 
 def params(graph: Graph) -> Count:
     """Number of parameters; shared ones once, buffers not."""
-    return Count("params", "parameter", tuple((1, graph.layouts[name]) for name in graph.parameters))
+    terms = ((1, (*graph.layouts[name], *graph.around_parameter(name))) for name in graph.parameters)
+    return Count("params", "parameter", tuple(terms))
 
 
 def activations(graph: Graph) -> Count:
     """Values that convolutions, linear layers, matrix products and attention write, for the traced example."""
-    return Count(
-        "activations", "value", tuple((1, operator.outputs[0]) for operator in graph.operators if operator.macs)
+    terms = (
+        (1, (*operator.outputs[0], *graph.around(place)))
+        for place, operator in enumerate(graph.operators)
+        if operator.macs
     )
+    return Count("activations", "value", tuple(terms))
 
 
 def uncounted(graph: Graph) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from edakari.core.space import Sizes
 from edakari.graph import attention
 from edakari.graph.attributes import Widths, mended
 from edakari.graph.copying import copied
+from edakari.graph.dropped import without
 from edakari.graph.shadow import stored_tensors
 
 __all__ = ["cut"]
@@ -22,16 +23,21 @@ __all__ = ["cut"]
 M = TypeVar("M", bound=nn.Module)
 
 
-def cut(model: M, graph: Graph, masks: Mapping[str, Mask]) -> M:
-    """A copy of a network without the coordinates that are gone.
+def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[str] = ()) -> M:
+    """A copy of a network without the coordinates and branches that are gone.
 
     Args:
         model: stays as it is.
         graph: of it.
         masks: for each group that is cut, which of its coordinates are kept, bool [size].
+        dropped: names of the branches that go.
     """
     small = copied(model, _cut_tensors(model, graph, masks))
     _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
+    # outer branches come later in the forward pass, and take with them what was done to inner ones
+    for branch in graph.branches:
+        if branch.name in dropped:
+            without(small, branch)
     return small
 
 

@@ -17,7 +17,7 @@ from edakari.graph.axes import Expression
 from edakari.graph.meta import execute
 from edakari.graph.numbers import OPAQUE, Numbers
 
-__all__ = ["Call", "Dims", "Flow", "Record", "Rule"]
+__all__ = ["Call", "Dims", "Flow", "Record", "Rule", "Visit"]
 
 Dims = list[Expression]
 """What each dimension of a tensor is made of."""
@@ -57,7 +57,7 @@ class Call:
 class Record:
     """What the flow notes of one call."""
 
-    __slots__ = ("inputs", "macs", "module", "name", "outputs", "settings", "weights")
+    __slots__ = ("inputs", "macs", "module", "name", "outputs", "settings", "sources", "weights")
 
     def __init__(self, name: str, module: str) -> None:
         self.name = name
@@ -67,6 +67,27 @@ class Record:
         self.settings: dict[str, Any] = {}
         self.macs: list[Term] = []
         self.weights: list[str] = []
+        self.sources: tuple[int | None, ...] = ()
+        """For each different tensor that went in, the record that made it; None for an input of the network."""
+
+
+class Visit:
+    """One call of a module: what went in and came out, and the records between."""
+
+    __slots__ = ("end", "inputs", "outputs", "path", "returned", "start")
+
+    def __init__(self, path: str, inputs: list[Dims], start: int) -> None:
+        self.path = path
+        self.inputs = inputs
+        self.outputs: list[Dims] = []
+        self.returned = 0
+        """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
+        self.start = self.end = start
+
+    @property
+    def places(self) -> range:
+        """Of its records."""
+        return range(self.start, self.end)
 
 
 class Flow:
@@ -93,7 +114,9 @@ class Flow:
         self.records: list[Record] = []
         self.read: set[str] = set()
         self.modules: list[str] = [""]
-        self.calls: list[tuple[str, list[Dims], list[Dims]]] = []
+        self.calls: list[Visit] = []
+        self.returned: set[int] = set()
+        """The records that made the network's outputs."""
         self.notes: dict[tuple[str, str], Expression] = {}
         self.record = Record("", "")
         self.quiet = False
@@ -184,11 +207,14 @@ class Flow:
         if not _fits(dims, outputs):
             self._refuse(call, name)
             dims = [list(output.shape) for output in outputs]
-        made_of_weights = bool(inputs) and all(map(self.is_weight, call.tensors()))
+        made_of_weights = bool(inputs) and all(map(self.is_weight, tensors))
+        different = {id(tensor): tensor for tensor in tensors if not self.is_stored(tensor)}.values()
+        record.sources = tuple(getattr(tensor, "_edakari_made", None) for tensor in different)
         for output, description in zip(outputs, dims, strict=True):
             if id(output) not in inputs or not self.is_stored(output):
                 output._edakari_dims = description  # type: ignore[attr-defined]
                 output._edakari_weight = made_of_weights  # type: ignore[attr-defined]
+                output._edakari_made = len(self.records)  # type: ignore[attr-defined]
         record.outputs = dims
         self.records.append(record)
 
@@ -230,16 +256,15 @@ class Flow:
     def _enter(self, path: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
             self.modules.append(path)
-            self.calls.append((path, self._described(args), []))
+            self.calls.append(Visit(path, self._described(args), len(self.records)))
 
         return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         path = self.modules.pop()
-        for name, _, outputs in reversed(self.calls):
-            if name == path:
-                outputs.extend(self._described(output))
-                return
+        visit = next(each for each in reversed(self.calls) if each.path == path)
+        visit.outputs, visit.end = self._described(output), len(self.records)
+        visit.returned = len(output) if type(output) is tuple else 0 if isinstance(output, torch.Tensor) else -1
 
     def _described(self, tree: Any) -> list[Dims]:
         tensors = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 
 from edakari.core import layout as layouts
-from edakari.core.graph import Graph, InputSpec, ModuleCall, Operator, Refusal
+from edakari.core.graph import Branch, Graph, InputSpec, ModuleCall, Operator, Refusal
 from edakari.core.layout import Layout
 from edakari.core.space import Group, Kind
 from edakari.graph import axes
@@ -17,7 +17,7 @@ from edakari.graph.flow import Dims, Flow
 
 __all__ = ["finish"]
 
-KINDS: tuple[Kind, ...] = ("head", "head_dim", "group")
+KINDS: tuple[Kind, ...] = ("head", "head_dim", "group", "hidden")
 
 
 def finish(
@@ -26,7 +26,8 @@ def finish(
     parameters: Collection[str],
     inputs: InputSpec,
     device: str,
-    device_reason: str = "",
+    device_reason: str,
+    branches: tuple[Branch, ...],
 ) -> Graph:
     """Freeze a flow into a graph.
 
@@ -37,6 +38,7 @@ def finish(
         inputs: the example that was traced.
         device: where the forward pass ran.
         device_reason: why it did not run on meta, in the words of who refused.
+        branches: that can be dropped whole.
     """
     for name, dims in stored.items():
         if name not in flow.read:
@@ -61,8 +63,8 @@ def finish(
         for record in flow.records
     )
     calls = tuple(
-        ModuleCall(path, _frozen_shapes(freeze, before), _frozen_shapes(freeze, after))
-        for path, before, after in flow.calls
+        ModuleCall(visit.path, _frozen_shapes(freeze, visit.inputs), _frozen_shapes(freeze, visit.outputs))
+        for visit in flow.calls
     )
     return Graph(
         groups=tuple(named.values()),
@@ -76,6 +78,7 @@ def finish(
         device_reason=device_reason,
         attributes={key: freeze(dim) for key, dim in flow.notes.items()},
         fingerprint=fingerprint(frozen),
+        branches=branches,
     )
 
 

@@ -7,12 +7,13 @@ whole, in every module of that class.
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
-from edakari.core.graph import Graph
+from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout, Mask
 from edakari.core.layout import axes as axes_of
 from edakari.core.space import Group
@@ -40,7 +41,7 @@ def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[]
     for _ in range(ATTEMPTS):
         fault = _fault(shadow, graph, graph.groups)
         if fault is None:
-            return graph
+            return _with_branches_that_go(shadow, graph)
         culprits = _culprits(shadow, graph, fault)
         owner = type(shadow.get_submodule(fault.module)).__name__
         reason = f"{fault.module or 'the network'} ({owner}) fails without it: {fault.found}"
@@ -48,6 +49,19 @@ def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[]
             axes.pin(axis, reason)
         graph = finish()
     return graph
+
+
+def _with_branches_that_go(shadow: nn.Module, graph: Graph) -> Graph:
+    """Without the branches that do not go: each by itself, where they do not all go together."""
+
+    def go(branches: Sequence[Branch]) -> bool:
+        sizes = {branch.name: 0 for branch in branches}
+        return not branches or fault_of(cut(shadow, graph, {}, sizes), graph, sizes) is None
+
+    if go(graph.branches):
+        return graph
+    singly = tuple(branch for branch in graph.branches if go([branch]))
+    return dc.replace(graph, branches=singly if go(singly) else ())
 
 
 def _fault(shadow: nn.Module, graph: Graph, groups: Iterable[Group]) -> Fault | None:

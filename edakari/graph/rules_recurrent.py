@@ -21,14 +21,13 @@ def weights_at(args: Sequence[Any]) -> int:
 
 
 def layers_of(args: Sequence[Any]) -> Iterator[list[torch.Tensor]]:
-    """The weights of each layer and direction: from the input, from the state, their biases, the projection."""
+    """The weights of each layer and direction: from the input, from the state, both biases if any, the projection."""
     place = weights_at(args)
-    weights, biased, layers = args[place], args[place + 1], args[place + 2]
+    weights, layers = args[place], args[place + 2]
     directions = 2 if args[place + 5] else 1
     each = len(weights) // (layers * directions)
     for start in range(0, len(weights), each):
-        found = weights[start : start + each]
-        yield found if biased or each == 2 else [*found[:2], None, None, *found[2:]]
+        yield weights[start : start + each]
 
 
 @function_rule("rnn", [torch.rnn_tanh, torch.rnn_relu, torch.gru, torch.lstm])
@@ -41,7 +40,7 @@ def recurrent(flow: Flow, call: Call) -> list[Dims]:
     states = [flow.dims(state) for state in (given if isinstance(given, tuple) else (given,))]
     directions = 2 if args[place + 5] else 1
     layers = list(layers_of(args))
-    projected = len(layers[0]) > 4
+    projected = len(layers[0]) % 2 == 1
     hidden = fresh(int(layers[0][-1].shape[1] if projected else layers[0][1].shape[1]))
     shown = fresh(int(layers[0][1].shape[1])) if projected else hidden
     flow.mark(hidden, "hidden")
@@ -53,7 +52,7 @@ def recurrent(flow: Flow, call: Call) -> list[Dims]:
         flow.unify(state[-1], width)
     steps = math.prod(args[0].shape[:-1])
     for layer in layers:
-        for weight in (each for each in layer if each is not None and each.dim() == 2):
+        for weight in (each for each in layer if each.dim() == 2):
             flow.count(steps, *flow.dims(weight))
     return [x, *([*state[:-1], width] for state, width in zip(states, (shown, hidden), strict=False))]
 
@@ -61,12 +60,12 @@ def recurrent(flow: Flow, call: Call) -> list[Dims]:
 def _layer(
     flow: Flow, layer: Sequence[torch.Tensor], entering: Expression, hidden: Expression, shown: Expression
 ) -> None:
-    from_input, from_state, *rest = layer
-    gates = product([size(flow.dims(from_input)[0]) // size(hidden), hidden])
-    flow.unify(flow.dims(from_input)[1], entering)
-    flow.unify(flow.dims(from_state)[1], shown)
-    for tensor in (from_input, from_state, *(bias for bias in rest[:2] if bias is not None)):
+    projection = layer[-1] if len(layer) % 2 else None
+    gates = product([size(flow.dims(layer[0])[0]) // size(hidden), hidden])
+    flow.unify(flow.dims(layer[0])[1], entering)
+    flow.unify(flow.dims(layer[1])[1], shown)
+    for tensor in layer if projection is None else layer[:-1]:
         flow.unify(flow.dims(tensor)[0], gates)
-    for projection in rest[2:]:
+    if projection is not None:
         flow.unify(flow.dims(projection)[0], shown)
         flow.unify(flow.dims(projection)[1], hidden)

@@ -13,6 +13,7 @@ from edakari.core.graph import Graph, InputSpec
 from edakari.core.layout import extent
 from edakari.errors import ModelError
 from edakari.graph import axes, rules_compute, rules_elementwise, rules_recurrent, rules_shape, rules_spatial
+from edakari.graph.branches import branches_of
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
 from edakari.graph.inputs import example_for, spec_of_inputs
@@ -67,7 +68,8 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
         outputs = call(shadow, tree_map(lambda value: _moved(value, device), example))
     _pin_outputs(flow, outputs)
     parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
-    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why))
+    branches = branches_of(flow)
+    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why, branches))
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -104,6 +106,8 @@ def _moved(value: Any, device: str) -> Any:
 def _pin_outputs(flow: Flow, outputs: Any) -> None:
     for leaf in tree_leaves(outputs):
         if isinstance(leaf, torch.Tensor):
+            if getattr(leaf, "_edakari_made", None) is not None:
+                flow.returned.add(leaf._edakari_made)  # type: ignore[attr-defined]
             described: Dims = flow.dims(leaf)
             for dim in described:
                 axes.pin(dim, "the network's output")

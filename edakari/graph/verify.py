@@ -44,7 +44,7 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
     Args:
         small: the cut network; stays as it is.
         graph: of the dense network.
-        sizes: of the groups that were cut.
+        sizes: of the groups that were cut; branches at size 0 were dropped.
 
     Returns:
         The first fault, or None where there is none.
@@ -80,8 +80,18 @@ class _Watch:
         self.sizes = sizes
         self.every_length = graph.device == "meta"
         self.expected: dict[str, list[ModuleCall]] = {}
+        gone = tuple(
+            path
+            for branch in graph.branches
+            if sizes.get(branch.name, 1) == 0
+            for path in (*branch.modules, branch.exit)
+        )
+        # what stands beside the modules of a dropped branch gets what these pass on
+        homes = {path.rpartition(".")[0] for path in gone}
         for entry in graph.calls:
-            self.expected.setdefault(entry.module, []).append(entry)
+            inside = any(entry.module == path or entry.module.startswith(path + ".") for path in gone)
+            if not inside and (not entry.module or entry.module.rpartition(".")[0] not in homes):
+                self.expected.setdefault(entry.module, []).append(entry)
         self.count: dict[str, int] = {}
         self.stack: list[str] = []
 

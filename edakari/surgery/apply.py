@@ -7,11 +7,11 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask
-from edakari.core.plan import KeepChannels, Plan
-from edakari.errors import PlanError
+from edakari.core.plan import DropBranch, KeepChannels, Plan
+from edakari.errors import PlanError, nearest
 from edakari.graph import cut, fault_of, graph_of
 
-__all__ = ["apply", "checked_graph", "masks_of"]
+__all__ = ["apply", "branches_dropped", "checked_graph", "masks_of"]
 
 
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
@@ -29,7 +29,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         PlanError: the plan was made for another network, or the cut network does not run; says where.
     """
     graph = checked_graph(plan, model)
-    small = cut(model, graph, masks_of(plan, graph))
+    small = cut(model, graph, masks_of(plan, graph), branches_dropped(plan))
     fault = fault_of(small, graph, plan.sizes())
     if fault is not None:
         raise PlanError(
@@ -53,6 +53,9 @@ def checked_graph(plan: Plan, model: nn.Module) -> Graph:
             "that it had when the plan was made."
         )
     for edit in plan.edits:
+        if isinstance(edit, DropBranch):
+            _check_branch(edit, graph)
+            continue
         if not isinstance(edit, KeepChannels):
             raise PlanError(f"this edakari cannot carry out the edit {type(edit).__name__} of the plan: {edit}")
         if edit.group not in graph:
@@ -63,6 +66,19 @@ def checked_graph(plan: Plan, model: nn.Module) -> Graph:
                 f"{graph[edit.group].size}"
             )
     return graph
+
+
+def _check_branch(edit: DropBranch, graph: Graph) -> None:
+    known = [branch.name for branch in graph.branches]
+    if edit.branch not in known:
+        close = nearest(edit.branch, known)
+        hint = f"; did you mean {close!r}?" if close else f"; it has {len(known)} that can be dropped"
+        raise PlanError(f"the plan drops branch {edit.branch!r}, which the network does not have{hint}")
+
+
+def branches_dropped(plan: Plan) -> tuple[str, ...]:
+    """The branches that a plan drops."""
+    return tuple(edit.branch for edit in plan.edits if isinstance(edit, DropBranch))
 
 
 def masks_of(plan: Plan, graph: Graph) -> dict[str, Mask]:

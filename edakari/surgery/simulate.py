@@ -22,7 +22,7 @@ from edakari.graph.flow import Call, Flow
 from edakari.graph.numbers import SHAPE
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
-from edakari.surgery.apply import checked_graph, masks_of
+from edakari.surgery.apply import branches_dropped, checked_graph, masks_of
 from edakari.surgery.counted import arithmetic, counted, with_counts
 
 __all__ = ["simulate"]
@@ -46,7 +46,16 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
         PlanError: the plan was made for another network.
     """
     graph = checked_graph(plan, model)
-    return Simulated(with_counts(model, graph, plan.sizes()), graph, masks_of(plan, graph))
+    twin = with_counts(model, graph, plan.sizes())
+    dropped = branches_dropped(plan)
+    for branch in graph.branches:
+        if branch.name in dropped:
+            twin.get_submodule(branch.exit).register_forward_hook(_to_zeros)
+    return Simulated(twin, graph, masks_of(plan, graph))
+
+
+def _to_zeros(module: nn.Module, args: Any, output: Any) -> Any:
+    return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
 
 class Simulated(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edakari.core.graph import Graph
-from edakari.core.plan import KeepChannels, Plan
+from edakari.core.plan import DropBranch, Edit, KeepChannels, Plan
 from edakari.core.space import Group, legal_sizes
 from edakari.errors import PlanError
 
@@ -19,14 +19,16 @@ def random_plan(
     keep: float | tuple[float, float] = 0.5,
     seed: int = 0,
     groups: Sequence[Group] | None = None,
+    drop: float = 0.0,
 ) -> Plan:
-    """A plan that keeps random coordinates of each group.
+    """A plan that keeps random coordinates of each group, and may drop branches.
 
     Args:
         graph: of the network.
         keep: share of each group that is kept, or a range from which each group draws its own.
         seed: equal seeds give equal plans.
         groups: the groups to cut, with their legal sizes; None is all of the graph's.
+        drop: probability that a residual branch is dropped.
 
     Returns:
         One edit per group that does not stay whole; sizes are the nearest legal ones.
@@ -38,7 +40,7 @@ def random_plan(
     if not 0 < low <= high <= 1:
         raise PlanError(f"the share to keep must lie above 0 and at most at 1, but got {keep!r}")
     rng = np.random.default_rng(seed)
-    edits = []
+    edits: list[Edit] = []
     for group in graph.groups if groups is None else groups:
         wanted = group.size * rng.uniform(low, high)
         legal = np.array(legal_sizes(group))
@@ -46,4 +48,5 @@ def random_plan(
         order = rng.permutation(group.size)
         if size < group.size:
             edits.append(KeepChannels(group.name, tuple(np.sort(order[:size]).tolist())))
+    edits.extend(DropBranch(branch.name) for branch in graph.branches if rng.random() < drop)
     return Plan(tuple(edits), graph.fingerprint, graph.inputs, "random_plan")

@@ -59,7 +59,7 @@ def test_json_round_trip_of_every_kind_of_edit() -> None:
         KeepChannels("a", (0, 2)), KeepTokens("blocks.3", 98, "head"), DropBranch("b"), MaskWeights("w", "00ff")
     )
     assert Plan.from_json(whole.to_json()) == whole
-    assert whole.sizes() == {"a": 2}
+    assert whole.sizes() == {"a": 2, "b": 0}
 
 
 def test_digest_depends_on_content_only() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edakari.core.layout import axes
-from edakari.core.plan import DropBranch, KeepChannels, Plan
+from edakari.core.plan import DropBranch, KeepChannels, MaskWeights, Plan
 from edakari.errors import PlanError
 from edakari.graph import attributes, trace
 from edakari.graph.attributes import ATTRIBUTES
@@ -107,7 +107,8 @@ def test_a_plan_for_another_network_is_refused():
     [
         (KeepChannels("nowhere", (0,)), "nowhere"),
         (KeepChannels("conv1", (0, 64)), "coordinate 64"),
-        (DropBranch("layer1.0"), "DropBranch"),
+        (DropBranch("layer1.0"), "did you mean .layer1.0:branch"),
+        (MaskWeights("conv1.weight", ""), "MaskWeights"),
     ],
 )
 def test_edits_that_cannot_be_made_are_refused(edit, message):
@@ -152,7 +153,7 @@ def test_attributes_of_ones_own_modules_can_be_mended():
         plan = random_plan(trace(model, X))
         assert apply(plan, model).both == {"width": 6}
     finally:
-        del ATTRIBUTES["Stored"]
+        del ATTRIBUTES[Stored]
     assert model.both == {"width": 12}
 
 

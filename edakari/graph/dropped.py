@@ -1,0 +1,47 @@
+"""What stands in for the modules of a residual branch that was dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.graph import Branch
+
+__all__ = ["Passing", "Zeros", "without"]
+
+
+class Passing(nn.Module):
+    """Returns what it gets.
+
+    Args:
+        returned: length of the tuple that is returned, the tensor first and None after it; 0 returns the tensor alone.
+    """
+
+    def __init__(self, returned: int = 0) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The first input; others are left unread."""
+        return x if self.returned == 0 else (x, *[None] * (self.returned - 1))
+
+    def extra_repr(self) -> str:
+        """Part of the network's printed form."""
+        return "of a dropped branch"
+
+
+class Zeros(Passing):
+    """Returns zeros in the form of what it gets."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Zeros like the first input."""
+        return super().forward(torch.zeros_like(x))
+
+
+def without(model: nn.Module, branch: Branch) -> None:
+    """Replace the modules of a branch in a network; changes the network."""
+    for path, count in zip((*branch.modules, branch.exit), branch.returned, strict=True):
+        parent, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent), child, (Zeros if path == branch.exit else Passing)(count))
