@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from edakari.run.settings import MeasureSettings
+
 __all__ = ["measure"]
 
 
@@ -50,10 +52,14 @@ def measure(  # noqa: PLR0913 - one for each option
     """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
     from edakari.cost.runtimes import runtime_named
 
-    chosen = [runtime_named(name) for name in runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"])]
+    chosen = tuple(runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"]))
+    runtimes = [runtime_named(name) for name in chosen]
     found, example = _networks(network)
     if not calibrate:
-        _time(network, found, example, (runtime, batch, threads, repeats), as_json)
+        from edakari.run.settings import MeasureSettings
+
+        settings = MeasureSettings(runtimes=chosen, batch=batch, threads=threads, repeats=repeats)
+        _time(network, found, example, settings, as_json)
         return
     import torch
 
@@ -61,7 +67,7 @@ def measure(  # noqa: PLR0913 - one for each option
     from edakari.cost.measure import RunSettings
 
     request = Request(next(iter(found.values())), torch.cat([example] * batch), networks, step, repeats, cache)
-    results = {each.name: calibration(request, each, RunSettings(threads=threads)) for each in chosen}
+    results = {each.name: calibration(request, each, RunSettings(threads=threads)) for each in runtimes}
     if as_json:
         print_json({"network": network, "batch": batch, "threads": threads, "step": step, "runtimes": results})
     else:
@@ -87,44 +93,34 @@ def _networks(name: str) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
 
 
 def _time(
-    name: str,
-    found: Mapping[str, nn.Module],
-    example: torch.Tensor,
-    asked: tuple[list[str] | None, int, int, int],
-    as_json: bool,
+    name: str, found: Mapping[str, nn.Module], example: torch.Tensor, settings: MeasureSettings, as_json: bool
 ) -> None:
     from edakari.cli.tables import timings_table
-    from edakari.run.settings import MeasureSettings
+    from edakari.report.figures import latency
 
-    runtimes, batch, threads, repeats = asked
-    settings = MeasureSettings(batch=batch, threads=threads, repeats=repeats)
-    if runtimes:
-        settings = dc.replace(settings, runtimes=tuple(runtimes))
-    results = _timed(found, example, settings)
+    results = {runtime: _timed(found, example, runtime, settings) for runtime in settings.runtimes}
     if as_json:
         print_json({"run" if "pruned" in found else "network": name, **dc.asdict(settings), "runtimes": results})
     elif "pruned" in found:
         show(timings_table(results))
     else:
-        from edakari.report.figures import latency
-
         for runtime, timings in results.items():
             show(f"{runtime}: {latency(timings['network'])}")
 
 
-def _timed(found: Mapping[str, nn.Module], example: torch.Tensor, settings: Any) -> dict[str, Any]:
+def _timed(
+    found: Mapping[str, nn.Module], example: torch.Tensor, runtime: str, settings: MeasureSettings
+) -> dict[str, Any]:
     import torch
 
     from edakari.cost.measure import RunSettings, measure
     from edakari.cost.runtimes import runtime_named
 
-    inputs, run = torch.cat([example] * settings.batch), RunSettings(threads=settings.threads, warmup=settings.warmup)
-    return {
-        name: {
-            network: dc.asdict(timing)
-            for network, timing in measure(
-                found, inputs, runtime_named(name), settings=run, repeats=settings.repeats
-            ).items()
-        }
-        for name in settings.runtimes
-    }
+    timings = measure(
+        found,
+        torch.cat([example] * settings.batch),
+        runtime_named(runtime),
+        settings=RunSettings(threads=settings.threads, warmup=settings.warmup),
+        repeats=settings.repeats,
+    )
+    return {name: dc.asdict(timing) for name, timing in timings.items()}

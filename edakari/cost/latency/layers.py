@@ -9,7 +9,6 @@ layers; each call (`Use`) says which layouts of the graph its widths are.
 from __future__ import annotations
 
 import dataclasses as dc
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,7 +61,6 @@ ELEMENTWISE: Mapping[str, str] = {
     "split_with_sizes": "split",
     "unbind": "split",
     "constant_pad_nd": "pad",
-    "avg_pool2d": "mean",
     "_adaptive_avg_pool2d": "mean",
     "adaptive_avg_pool2d": "mean",
 }
@@ -96,11 +94,6 @@ class Layer:
         """Names of the widths."""
         return AXES[self.kind]
 
-    @property
-    def key(self) -> str:
-        """The layer as one line of JSON; equal for equal layers only."""
-        return json.dumps([self.kind, dict(self.settings), self.tail], separators=(",", ":"))
-
     def __str__(self) -> str:
         parts = [f"{name} {'×'.join(map(str, value)) if isinstance(value, tuple) else value}"
                  for name, value in self.settings if value not in (False, (1, 1), (0, 0))]  # fmt: skip
@@ -115,13 +108,11 @@ class Use:
         layer: what is called.
         widths: a layout for each of the layer's axes.
         module: dotted path of the module that calls it.
-        operators: how many operators of the graph it stands for.
     """
 
     layer: Layer
     widths: tuple[Layout, ...]
     module: str
-    operators: int = 1
 
 
 def layers_of(graph: Graph) -> tuple[Use, ...]:
@@ -139,7 +130,7 @@ def layers_of(graph: Graph) -> tuple[Use, ...]:
         outputs = operator.outputs[0]
         if uses and name in TAILS and _joins(uses[-1], name, operator, last):
             layer = dc.replace(uses[-1].layer, tail=(*uses[-1].layer.tail, TAILS[name]))
-            uses[-1] = dc.replace(uses[-1], layer=layer, operators=uses[-1].operators + 1)
+            uses[-1] = dc.replace(uses[-1], layer=layer)
             continue
         uses.append(_BUILDERS.get(name, _elementwise)(operator))
         last = outputs
