@@ -47,7 +47,7 @@ class Axis:
     """A node of the union-find.
 
     Args:
-        size: number of positions, at least 2.
+        size: number of positions; at least 2 where it is free.
         kinds: what operators learned of it, such as "head".
         group: name of the group that it is known to be; it never takes another axis' place.
     """
@@ -223,7 +223,7 @@ def cut(expression: Expression, at: int) -> tuple[Expression, Expression] | None
     if isinstance(expression, int):
         return at, total - at
     if isinstance(expression, Axis):
-        parts = (fresh(at), fresh(total - at))
+        parts = (_run(at), _run(total - at))
         _define(expression, Concat(parts))
         return parts
     if isinstance(expression, Concat):
@@ -234,6 +234,14 @@ def cut(expression: Expression, at: int) -> tuple[Expression, Expression] | None
     if halves is None:
         return None
     return product([halves[0], rest]), product([halves[1], rest])
+
+
+def _run(length: int) -> Axis:
+    """Some positions of an axis; where it is but one, taking it away would leave nothing."""
+    axis = Axis(length)
+    if length == 1:
+        axis.pinned = "a slice or split takes one position by itself"
+    return axis
 
 
 def _cut_concat(blocks: Concat, at: int) -> tuple[Expression, Expression] | None:

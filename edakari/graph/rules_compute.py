@@ -118,8 +118,10 @@ def _mark_attention(flow: Flow, left: torch.Tensor, right: torch.Tensor, a: Dims
 )
 def fused_attention(flow: Flow, call: Call) -> list[Dims]:
     """Attention as one kernel, which also returns what its backward pass needs."""
-    mask = call.arg(3, "attn_bias", call.kwargs.get("attn_mask"))
-    plain = Call(call.name, (*call.args[:3], mask if isinstance(mask, torch.Tensor) else None), {}, None)
+    mask = call.kwargs.get("attn_mask", call.arg(3, "attn_bias"))
+    causal = call.arg(4 if "flash" in call.name else 6, "is_causal", False)
+    given = {"attn_mask": mask if isinstance(mask, torch.Tensor) else None, "is_causal": causal}
+    plain = Call(call.name, call.args[:3], given, None)
     rest = [out for out in call.out[1:] if isinstance(out, torch.Tensor)]
     return [attention(flow, plain), *(list(out.shape) for out in rest)]
 
@@ -131,6 +133,8 @@ def attention(flow: Flow, call: Call) -> Dims:
     mask = call.arg(3, "attn_mask")
     flow.unify(q[-1], k[-1])
     flow.unify(k[-2], v[-2])
+    if call.arg(5, "is_causal", False):
+        flow.pin(q[-2], k[-2], why="which keys a query sees goes by number")
     for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True):
         flow.unify(b, c)
         repeat = size(a) // size(b)

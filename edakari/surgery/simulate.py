@@ -171,17 +171,25 @@ def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping
     return _last(reads, lambda left, *rest, **options: func(args[0], left, *rest, **options), args[1:], kwargs)
 
 
+ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
 def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    q = args[0] if args else kwargs["query"]
-    keep = reads.gone(q, [-1])
-    if not keep:
-        return func(*args, **kwargs)
-    kwargs = dict(kwargs)
-    if kwargs.get("scale") is None:
-        kwargs["scale"] = int(next(iter(keep.values())).sum()) ** -0.5
-    if args:
-        return func(reads.masked(q, [-1]), *args[1:], **kwargs)
-    return func(**{**kwargs, "query": reads.masked(q, [-1])})
+    whole = func is F.scaled_dot_product_attention
+    names = ATTENTION if whole else [argument.name for argument in func._schema.arguments]
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
+    query, key = named["query"], named["key"]
+    width, tokens = reads.gone(query, [-1]), reads.gone(key, [-2])
+    if width and named.get("scale") is None:
+        named["scale"] = int(next(iter(width.values())).sum()) ** -0.5
+    named["query"] = reads.masked(query, [-1])
+    for keep in tokens.values():
+        seen = keep.nonzero().view(-1).to(key.device)
+        named.update({name: named[name].index_select(-2, seen) for name in ("key", "value")})
+        for name in ("attn_mask", "attn_bias"):
+            if isinstance(named.get(name), torch.Tensor) and named[name].shape[-1] > 1:
+                named[name] = named[name].index_select(-1, seen)
+    return func(**named)
 
 
 def _softmax(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

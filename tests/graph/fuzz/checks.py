@@ -1,0 +1,75 @@
+"""What must hold for any network."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Fixed, Layout
+from edakari.core.plan import Plan
+from edakari.cost import COSTS
+from edakari.graph import trace
+from edakari.surgery import apply
+from edakari.testing import enlivened, exactness, random_plan
+from tests.graph.fuzz.networks import Program, build
+
+__all__ = ["check"]
+
+TOLERANCE = 1e-9
+SHARES = ((0.3, 0.7), (0.3, 0.7), (0.01, 1.0))
+
+
+def check(program: Program, seed: int = 0) -> Graph:
+    """Trace a network, cut it by random plans, and compare with what was promised.
+
+    Returns:
+        Its graph.
+
+    Raises:
+        AssertionError: a promise is broken; says which.
+    """
+    model = enlivened(build(program), seed)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, program.pixels, program.pixels, dtype=torch.float64, generator=generator)
+    graph = trace(model, images)
+    again = trace(build(program), torch.zeros(1, 3, program.pixels, program.pixels))
+    assert again.fingerprint == graph.fingerprint, "a second trace, of a smaller batch, has another fingerprint"
+    silent = [where for where in _whole(graph) if where not in {refusal.where for refusal in graph.refused}]
+    assert not silent, f"nobody says why these stay whole: {silent}"
+    for number, keep in enumerate(SHARES):
+        plan = random_plan(graph, keep, seed + number)
+        error = exactness(model, images, plan)
+        assert error < TOLERANCE, f"differs by {error:.2g} at {plan.sizes()}"
+        _check_gradients(apply(plan, model), images)
+    # einsum and others go other ways about dimensions of one position
+    plan = random_plan(graph, SHARES[0], seed, [dc.replace(group, least=min(2, group.size)) for group in graph.groups])
+    # torch takes its own attention apart where ours, which takes its place, goes whole: other tensors in between
+    apart = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+    _check_costs(graph, trace(apply(plan, model), images), plan, ("macs", "params") if apart else COSTS)
+    return graph
+
+
+def _whole(graph: Graph) -> Iterator[str]:
+    """Dimensions of which nothing can be cut; kernels never are, and a single position is nothing to cut."""
+    for name in graph.parameters:
+        for place, layout in enumerate(graph.layouts[name][:2]):
+            if _is_whole(layout):
+                yield f"{name}[{place}]"
+
+
+def _is_whole(layout: Layout) -> bool:
+    return isinstance(layout, Fixed) and layout.size > 1
+
+
+def _check_gradients(small: nn.Module, images: torch.Tensor) -> None:
+    sum(output.square().sum() for output in small(images)).backward()
+
+
+def _check_costs(dense: Graph, cut: Graph, plan: Plan, names: Iterable[str]) -> None:
+    for name in names:
+        said, found = COSTS[name](dense).total(plan.sizes()), COSTS[name](cut).total({})
+        assert said == found, f"{name}: the graph says {said}, the cut network has {found} at {plan.sizes()}"

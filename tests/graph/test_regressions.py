@@ -1,0 +1,126 @@
+"""What random networks found, each as the smallest network that showed it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+
+from edakari.core.graph import Graph
+from edakari.cost import macs
+from edakari.graph import trace
+from edakari.surgery import apply
+from edakari.testing import enlivened, exactness, random_plan
+
+IMAGES = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def cut_exactly(model: nn.Module) -> Graph:
+    """The graph of a network that random plans cut exactly."""
+    torch.manual_seed(0)
+    model = enlivened(model)
+    graph = trace(model, IMAGES)
+    for seed in range(4):
+        assert exactness(model, IMAGES, random_plan(graph, (0.3, 0.7), seed)) < 1e-9
+    return graph
+
+
+def sizes(graph: Graph) -> dict[str, int]:
+    return {group.name: group.size for group in graph.groups}
+
+
+class LayerNorm(nn.Module):
+    """A class of the user's own that is called as one of torch's and is made otherwise."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.data_format = nn.Parameter(torch.ones(width)), "channels_first"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(x, dim=1) * self.scale[:, None, None]
+
+
+def test_a_class_may_be_called_as_one_of_torch():
+    graph = cut_exactly(nn.Sequential(nn.Conv2d(3, 8, 1), LayerNorm(8), nn.Conv2d(8, 4, 1)))
+    assert sizes(graph) == {"0": 8}
+
+
+class NormOfTokens(nn.Module):
+    """A group norm whose channels are tokens: its space is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(3, 8), nn.GroupNorm(4, 16), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.embed(x.flatten(2).transpose(1, 2))))
+
+
+def test_what_a_group_norm_takes_for_space_may_be_cut():
+    assert sizes(cut_exactly(NormOfTokens())) == {"embed": 8}
+
+
+class ConvolutionOfTokens(nn.Module):
+    """A convolution of one position, over a space that is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Linear(3, 8), nn.Conv1d(16, 6, 1), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(self.embed(x.flatten(2).transpose(1, 2)))).mean(1)
+
+
+def test_what_a_convolution_takes_for_space_counts_among_its_macs():
+    model = enlivened(ConvolutionOfTokens())
+    graph = cut_exactly(model)
+    assert sizes(graph) == {"embed": 8, "mix": 6}
+    plan = random_plan(graph, 0.5)
+    assert macs(graph).total(plan.sizes()) == macs(trace(apply(plan, model), IMAGES)).total({})
+
+
+def test_what_is_expanded_is_cut_with_what_it_meets():
+    normalized = nn.Sequential(nn.Conv2d(3, 8, 1), Normalize(), nn.Conv2d(8, 4, 1))
+    assert sizes(cut_exactly(normalized)) == {"0": 8}
+
+
+class Normalize(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / x.norm(dim=1, keepdim=True).expand_as(x)
+
+
+class SlicedToOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 2, 1), nn.Conv2d(1, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x)[:, :1])
+
+
+def test_a_slice_of_one_position_says_why_it_stays():
+    graph = cut_exactly(SlicedToOne())
+    assert "one position by itself" in {refusal.where: refusal.reason for refusal in graph.refused}["conv.weight[0]"]
+
+
+class MixedTokens(nn.Module):
+    """Attention over tokens that a layer made: keys can go."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Linear(16, 9), nn.Linear(3, 4)
+        self.bias, self.causal = None if causal else nn.Parameter(torch.rand(9, 9)), causal
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.mix(x.flatten(2)).transpose(1, 2)
+        return self.head(F.scaled_dot_product_attention(x, x, x, self.bias, is_causal=self.causal)).mean(1)
+
+
+def test_keys_that_are_gone_are_not_attended_to():
+    assert sizes(cut_exactly(MixedTokens(causal=False))) == {"mix": 9}
+
+
+def test_a_causal_mask_keeps_tokens_whole():
+    graph = cut_exactly(MixedTokens(causal=True))
+    assert not graph.groups
+    assert any("sees goes by number" in refusal.reason for refusal in graph.refused)
