@@ -89,7 +89,7 @@ def _networks(name: str) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
     example = default_example(name, model)
     if not hasattr(example, "shape"):
         raise ModelError(f"{name} takes {type(example).__name__} as its input, but only one tensor can be measured")
-    return {"network": model}, example
+    return {"dense": model}, example
 
 
 def _time(
@@ -105,7 +105,7 @@ def _time(
         show(timings_table(results))
     else:
         for runtime, timings in results.items():
-            show(f"{runtime}: {latency(timings['network'])}")
+            show(f"{runtime}: {latency(timings['dense'])}")
 
 
 def _timed(
