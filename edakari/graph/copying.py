@@ -56,5 +56,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     if id(value) in memo:
         return memo[id(value)]
     if type(value) in (dict, OrderedDict):
-        return type(value)((key, _value(item, memo)) for key, item in value.items())
+        return type(value)((key, _value(item, memo)) for key, item in value.items()) if value else type(value)()
+    if type(value) in (set, frozenset, list, tuple) and all(isinstance(item, PLAIN) for item in value):
+        return type(value)(value)
     return copy.deepcopy(value, memo)

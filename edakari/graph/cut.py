@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -69,15 +69,12 @@ def _index(layout: Layout, masks: Mapping[str, Mask], known: dict[Layout, torch.
 
 
 def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
-    touched = {
-        name.rpartition(".")[0]
-        for name, dims in graph.layouts.items()
-        if any(extent(d, sizes) != extent(d, {}) for d in dims)
-    }
-    noted = {path for path, _ in graph.attributes}
+    touched = {path for path, _ in graph.attributes}
+    for name, dims in graph.layouts.items():
+        if any(extent(dim, sizes) != extent(dim, {}) for dim in dims):
+            touched.update(_owners(name))
     for path, module in list(small.named_modules()):
-        below = any(path == "" or owner == path or owner.startswith(path + ".") for owner in touched)
-        if not below and path not in noted:
+        if path not in touched:
             continue
         if isinstance(module, nn.MultiheadAttention) and path:
             parent, _, child = path.rpartition(".")
@@ -85,3 +82,10 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
             continue
         for name, value in mended(module, Widths(graph, path, sizes)).items():
             setattr(module, name, value)
+
+
+def _owners(name: str) -> Iterator[str]:
+    """The modules that a parameter lies in, from its own up to the network."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -58,6 +58,9 @@ def _with_branches_that_go(shadow: nn.Module, graph: Graph) -> Graph:
         sizes = {branch.name: 0 for branch in branches}
         return not branches or fault_of(cut(shadow, graph, {}, sizes), graph, sizes) is None
 
+    if not graph.branches:
+        return graph
+
     if go(graph.branches):
         return graph
     singly = tuple(branch for branch in graph.branches if go([branch]))

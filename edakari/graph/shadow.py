@@ -25,14 +25,17 @@ def shadow_of(model: nn.Module, device: str) -> nn.Module:
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, torch.Tensor) and id(value) not in tensors:
-                moved = _with_data(value, device) if value.is_meta else value.detach().to(device, copy=True)
+                without = value.is_meta or device == "meta"
+                moved = _with_data(value, device) if without else value.detach().to(device, copy=True)
                 tensors[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
     return copied(model, tensors).eval()
 
 
 def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
     """A tensor in the form of one without data, with values under which most networks give sensible ones."""
-    if device == "meta" or not value.is_floating_point():
+    if device == "meta":
+        return torch.empty(value.shape, dtype=value.dtype, device=device)
+    if not value.is_floating_point():
         return torch.zeros_like(value, device=device)
     if value.dim() < 2:
         return torch.ones_like(value, device=device)
