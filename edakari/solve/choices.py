@@ -22,9 +22,9 @@ def solve_choices(
     two cannot be in a better solution and go (Dyer, Kayal & Walker 1984; Pisinger 1995). What is left, seldom more
     than a few choices per class, is searched by a dynamic programme over undominated states.
 
-    With one capacity the result is a best one, unless a stage of the programme has more than `resolution` states;
-    then those that can lead furthest go on. With several capacities states seldom dominate each other, so that this
-    happens sooner. Capacities are never broken.
+    The result is a best one, unless a stage of the programme has more than `resolution` states; then those that can
+    lead furthest go on. Of several terms states seldom dominate each other, so that this happens sooner. Capacities
+    are never broken.
 
     Args:
         costs: cost of each choice, float [choices] by class; of several terms float [terms, choices].
@@ -37,7 +37,8 @@ def solve_choices(
 
     Raises:
         EdakariError: costs and values do not pair up, or are not finite.
-        InfeasibleBudget: no choices within the capacity; says what the cheapest ones cost.
+        InfeasibleBudget: no choices within the capacity, or of several terms, where a choice that is cheap in one may
+            be dear in another, none were found; says what the cheapest ones cost.
     """
     room = np.atleast_1d(np.asarray(capacity, dtype=np.float64))
     tables = [np.atleast_2d(np.asarray(cost, dtype=np.float64)) for cost in costs]
@@ -53,7 +54,8 @@ def solve_choices(
         found = relax(items, room - cheapest + tolerance)
     if found is None:
         raise InfeasibleBudget(
-            f"no choices cost at most {_figures(room)}; the cheapest of each class cost {_figures(cheapest)}", {}
+            f"no choices found within {_figures(room)}; the cheapest of each class cost {_figures(cheapest)}",
+            {},
         )
     return [int(place) for place in search(found, resolution)]
 

@@ -19,7 +19,7 @@ from edakari.solve.threshold import Threshold
 __all__ = ["Knapsack"]
 
 BLEND = 64
-REACHES = (1e9, 2.0, 1.4, 1.15)
+REACHES = (1e9, 1.4)
 """By which factor sizes may change in a round; the next one when a round gains little."""
 GAIN = 3e-4
 """Least relative gain of a round that is worth another one like it."""
@@ -43,7 +43,7 @@ class Knapsack:
     """
 
     resolution: int = 1024
-    sweeps: int = 24
+    sweeps: int = 12
     rounds: int = 8
     tries: int = 3
 
