@@ -13,6 +13,8 @@ import torch
 import torchvision
 from torch import nn
 
+from edakari.testing import AWKWARD
+
 SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448)
 BATCH = 2
 
@@ -141,6 +143,15 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]
 }
 """Class, configuration class, its options, and the input."""
 
+
+def _own_names() -> Iterator[str]:
+    yield from AWKWARD
+
+
+def _own(name: str) -> tuple[nn.Module, Any]:
+    return AWKWARD[name](), torch.zeros(BATCH, 3, 32, 32)
+
+
 SMALLEST: dict[str, str] = {
     "beit": "beit_base_patch16_224",
     "byoanet": "halonet_h1",
@@ -247,9 +258,11 @@ SUITES: dict[str, Callable[[], Any]] = {
     "timm": _timm_names,
     "torchvision": _torchvision_names,
     "transformers": _transformers_names,
+    "own": _own_names,
 }
 BUILDERS: dict[str, Callable[[str], tuple[nn.Module, Any]]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "transformers": _transformers,
+    "own": _own,
 }

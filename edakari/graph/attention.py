@@ -37,6 +37,7 @@ class SlimMultiheadAttention(nn.Module):
         self.out_proj = dense.out_proj
         self.out_proj.in_features = self.out_proj.weight.shape[1]
         self.out_proj.out_features = self.out_proj.weight.shape[0]
+        self._qkv_same_embed_dim = False  # keeps torch's transformer layers off a kernel that divides by heads
         self.train(dense.training)
 
     def forward(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +28,7 @@ def copied(model: M, tensors: dict[int, torch.Tensor]) -> M:
     modules = list(model.modules())
     memo: dict[int, Any] = dict(tensors)
     if any(_copies_itself(type(module)) for module in modules):
-        return copy.deepcopy(model, memo)
+        return _deeply(model, modules, memo)
     # shells first, so that whatever refers to a module finds its copy
     for module in modules:
         memo[id(module)] = object.__new__(type(module))
@@ -36,6 +38,16 @@ def copied(model: M, tensors: dict[int, torch.Tensor]) -> M:
             for name, value in module.__dict__.items()
         }
     result: M = memo[id(model)]
+    return result
+
+
+def _deeply(model: M, modules: Sequence[nn.Module], memo: dict[int, Any]) -> M:
+    """A copy by each module's own way, which leaves functions that modules keep as they are."""
+    result = copy.deepcopy(model, memo)
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, types.FunctionType) and name in vars(memo[id(module)]):
+                vars(memo[id(module)])[name] = _rebound(value, memo)
     return result
 
 
@@ -57,6 +69,29 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
         return memo[id(value)]
     if type(value) in (dict, OrderedDict):
         return type(value)((key, _value(item, memo)) for key, item in value.items()) if value else type(value)()
+    if isinstance(value, types.FunctionType):
+        return _rebound(value, memo)
     if type(value) in (set, frozenset, list, tuple) and all(isinstance(item, PLAIN) for item in value):
         return type(value)(value)
     return copy.deepcopy(value, memo)
+
+
+def _rebound(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
+    """A function that a module keeps, such as a lambda over `self`, for the copy of what it refers to."""
+    cells = function.__closure__ or ()
+    renewed = tuple(types.CellType(memo[id(cell.cell_contents)]) if _holds(cell, memo) else cell for cell in cells)
+    if renewed == cells:
+        return function
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, renewed
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _holds(cell: types.CellType, memo: dict[int, Any]) -> bool:
+    try:
+        held = cell.cell_contents
+    except ValueError:  # a name that was never given a value
+        return False
+    return isinstance(held, nn.Module | torch.Tensor) and id(held) in memo

@@ -71,6 +71,18 @@ class Record:
         """For each different tensor that went in, the record that made it; None for an input of the network."""
 
 
+class Made:
+    """What the flow notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
+
+    __slots__ = ("dims", "flow", "of_weights", "place")
+
+    def __init__(self, flow: Flow, dims: Dims, place: int, of_weights: bool) -> None:
+        self.flow = flow
+        self.dims = dims
+        self.place = place
+        self.of_weights = of_weights
+
+
 class Visit:
     """One call of a module: what went in and came out, and the records between."""
 
@@ -138,14 +150,18 @@ class Flow:
             self.read.add(name)
             self.record.weights.append(name)
             return known
-        attached: Dims | None = getattr(tensor, "_edakari_dims", None)
-        if attached is None or len(attached) != tensor.dim():
-            return list(tensor.shape)
-        return attached
+        made = self.made(tensor)
+        return list(tensor.shape) if made is None or len(made.dims) != tensor.dim() else made.dims
 
     def peek(self, tensor: torch.Tensor) -> Dims:
         """What the dimensions of a tensor are made of, without noting that anybody read it."""
-        return self.stored.get(id(tensor)) or getattr(tensor, "_edakari_dims", None) or list(tensor.shape)
+        made = self.made(tensor)
+        return self.stored.get(id(tensor)) or (list(tensor.shape) if made is None else made.dims)
+
+    def made(self, tensor: torch.Tensor) -> Made | None:
+        """What this flow noted of a tensor that an operator made; one that was kept from another pass is unknown."""
+        made: Made | None = getattr(tensor, "_edakari_made", None)
+        return made if made is not None and made.flow is self else None
 
     def is_stored(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the network."""
@@ -153,7 +169,8 @@ class Flow:
 
     def is_weight(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer, or made of nothing else."""
-        return self.is_stored(tensor) or getattr(tensor, "_edakari_weight", False)
+        made = self.made(tensor)
+        return self.is_stored(tensor) or (made is not None and made.of_weights)
 
     def unify(self, left: Expression, right: Expression) -> None:
         """State that two dimensions hold the same positions."""
@@ -207,14 +224,13 @@ class Flow:
         if not _fits(dims, outputs):
             self._refuse(call, name)
             dims = [list(output.shape) for output in outputs]
-        made_of_weights = bool(inputs) and all(map(self.is_weight, tensors))
+        of_weights = bool(inputs) and all(map(self.is_weight, tensors))
         different = {id(tensor): tensor for tensor in tensors if not self.is_stored(tensor)}.values()
-        record.sources = tuple(getattr(tensor, "_edakari_made", None) for tensor in different)
+        record.sources = tuple(made.place if made else None for made in map(self.made, different))
         for output, description in zip(outputs, dims, strict=True):
             if id(output) not in inputs or not self.is_stored(output):
-                output._edakari_dims = description  # type: ignore[attr-defined]
-                output._edakari_weight = made_of_weights  # type: ignore[attr-defined]
-                output._edakari_made = len(self.records)  # type: ignore[attr-defined]
+                made = Made(self, description, len(self.records), of_weights)
+                output._edakari_made = made  # type: ignore[attr-defined]
         record.outputs = dims
         self.records.append(record)
 

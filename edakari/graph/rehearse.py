@@ -48,18 +48,17 @@ def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[]
         for axis in _alike(shadow, graph, fault.module, culprits, stored):
             axes.pin(axis, reason)
         graph = finish()
-    return graph
+    for dims in stored.values():
+        for dim in dims:
+            axes.pin(dim, f"no way was found to cut it in {ATTEMPTS} attempts")
+    return finish()
 
 
 def _with_branches_that_go(shadow: nn.Module, graph: Graph) -> Graph:
     """Without the branches that do not go: each by itself, where they do not all go together."""
 
     def go(branches: Sequence[Branch]) -> bool:
-        sizes = {branch.name: 0 for branch in branches}
-        return not branches or fault_of(cut(shadow, graph, {}, sizes), graph, sizes) is None
-
-    if not graph.branches:
-        return graph
+        return not branches or _fault(shadow, graph, graph.groups, branches) is None
 
     if go(graph.branches):
         return graph
@@ -67,10 +66,11 @@ def _with_branches_that_go(shadow: nn.Module, graph: Graph) -> Graph:
     return dc.replace(graph, branches=singly if go(singly) else ())
 
 
-def _fault(shadow: nn.Module, graph: Graph, groups: Iterable[Group]) -> Fault | None:
+def _fault(shadow: nn.Module, graph: Graph, groups: Iterable[Group], branches: Sequence[Branch] = ()) -> Fault | None:
     masks = {group.name: _half(group, place) for place, group in enumerate(groups)}
-    small = cut(shadow, graph, masks)
-    return fault_of(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
+    dropped = {branch.name: 0 for branch in branches}
+    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
+    return fault_of(cut(shadow, graph, masks, dropped), graph, {**sizes, **dropped})
 
 
 def _half(group: Group, place: int) -> Mask:

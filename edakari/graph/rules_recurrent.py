@@ -44,6 +44,8 @@ def recurrent(flow: Flow, call: Call) -> list[Dims]:
     hidden = fresh(int(layers[0][-1].shape[1] if projected else layers[0][1].shape[1]))
     shown = fresh(int(layers[0][1].shape[1])) if projected else hidden
     flow.mark(hidden, "hidden")
+    if projected:
+        flow.pin(hidden, shown, why="torch knows a projection by its being narrower")
     for level in range(0, len(layers), directions):
         for layer in layers[level : level + directions]:
             _layer(flow, layer, x[-1], hidden, shown)

@@ -106,8 +106,9 @@ def _moved(value: Any, device: str) -> Any:
 def _pin_outputs(flow: Flow, outputs: Any) -> None:
     for leaf in tree_leaves(outputs):
         if isinstance(leaf, torch.Tensor):
-            if getattr(leaf, "_edakari_made", None) is not None:
-                flow.returned.add(leaf._edakari_made)  # type: ignore[attr-defined]
+            made = flow.made(leaf)
+            if made is not None:
+                flow.returned.add(made.place)
             described: Dims = flow.dims(leaf)
             for dim in described:
                 axes.pin(dim, "the network's output")

@@ -1,5 +1,6 @@
 """Conformance suites, toy networks and random plans, for the tests of edakari and of anyone who extends it."""
 
+from edakari.testing.awkward import AWKWARD
 from edakari.testing.costs import ProductCost
 from edakari.testing.exact import difference, enlivened, exactness
 from edakari.testing.plans import random_plan
@@ -7,6 +8,7 @@ from edakari.testing.suites import check_allocator, check_cost, check_criterion,
 from edakari.testing.toys import ToyTask, toy_cnn, toy_fit, toy_job, toy_vit
 
 __all__ = [
+    "AWKWARD",
     "ProductCost",
     "ToyTask",
     "check_allocator",

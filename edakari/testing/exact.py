@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edakari.core.plan import Plan
-from edakari.graph import call
+from edakari.graph import call, copied
 from edakari.surgery import apply, simulate
 
 __all__ = ["difference", "enlivened", "exactness"]
@@ -32,11 +31,13 @@ def exactness(model: nn.Module, example: Any, plan: Plan) -> float:
 def difference(found: Any, wanted: Any) -> float:
     """Worst difference between two outputs of one form, relative to the largest value of each wanted tensor.
 
-    Infinite where the forms differ.
+    Infinite where the forms differ, or where there is nothing but zeros to compare.
     """
     lefts, rights = ([leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)] for tree in (found, wanted))
     if [leaf.shape for leaf in lefts] != [leaf.shape for leaf in rights]:
         return math.inf
+    if not any(right.is_floating_point() and right.numel() and bool(right.any()) for right in rights):
+        return math.inf  # all zeros agree with whatever is wrong
     worst = 0.0
     for left, right in zip(lefts, rights, strict=True):
         if right.numel():
@@ -55,7 +56,7 @@ def enlivened(model: nn.Module, seed: int = 0) -> nn.Module:
         model: any network.
         seed: equal seeds give equal weights.
     """
-    lively = copy.deepcopy(model).double().eval()
+    lively = copied(model, {}).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in lively.parameters():
