@@ -12,11 +12,36 @@ from torch import nn
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
-from edakari.core.protocols import Fit, Objective, Task
+from edakari.core.protocols import Cost, Fit, Objective, Task
 from edakari.core.space import Group
 from edakari.errors import EdakariError, UnknownName
 
-__all__ = ["Job", "Method", "Outcome", "method_named", "register", "registered"]
+__all__ = ["Job", "Method", "Outcome", "Settle", "Solve", "method_named", "register", "registered", "solve_once"]
+
+Solve = Callable[[Sequence[Cost]], Plan]
+"""From measured costs of the job's network to a plan; cheap enough to be asked several times."""
+
+
+class Settle(Protocol):
+    """Solves an allocation again until the network that it leads to costs what was asked for, by measurement."""
+
+    def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
+        """The plan to take.
+
+        Args:
+            solve: gives the plan for some costs; is asked first with `costs`, then with corrected ones.
+            costs: measured costs of the job's network.
+            before: plan that leads from the job's network to the one that `solve` plans for; None is no cut yet.
+
+        Raises:
+            InfeasibleBudget: what corrected costs leave cannot be reached.
+            MeasurementError: the network could not be measured, or its cost stays above the budget.
+        """
+
+
+def solve_once(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
+    """Take the costs for granted; what a job does that cannot measure."""
+    return solve(costs)
 
 
 @dc.dataclass(frozen=True)
@@ -30,6 +55,11 @@ class Job:
         task: data, loss and metrics.
         budget: what the pruned network may cost, in figures (no shares).
         fit: the way to train.
+        costs: measured costs of the network that the budget may name, such as its latency; with them
+            `bind(job.budget, job.graph, job.costs)` and `allocate(..., costs=job.costs)` know every term. Counted costs
+            are not among them.
+        settle: `plan = job.settle(solve, job.costs)` makes the last allocation, where `solve(costs)` gives the plan for
+            costs; it solves again with corrected costs while the network misses the budget when it is measured.
         seed: of everything random.
         log: reports named figures of a stage, such as `log("step 1", {"macs": 2.1e9})`.
         folder: where the method may cache what is dear to compute; None is nowhere.
@@ -41,6 +71,8 @@ class Job:
     task: Task
     budget: Budget
     fit: Fit
+    costs: Sequence[Cost] = ()
+    settle: Settle = solve_once
     seed: int = 0
     log: Callable[[str, Mapping[str, float]], None] = lambda stage, figures: None
     folder: Path | None = None

@@ -31,7 +31,7 @@ def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
     Args:
         budget: shares are of this graph's dense cost.
         graph: of the network.
-        measured: costs that the graph alone does not tell, such as `latency_cost(graph, table)`.
+        measured: costs that the graph alone does not tell, such as `edakari.latency(model, example)`.
 
     Raises:
         BudgetError: the budget names a cost that is not counted and was not given.
@@ -41,7 +41,7 @@ def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
         if term.cost not in costs:
             raise BudgetError(
                 f"the budget term {str(term)!r} needs a measured cost, which was not given here; make one with "
-                "edakari.cost.latency.latency_cost from a latency table"
+                "edakari.latency(model, example) and give it as costs=[cost]"
             )
     absolute = budget.absolute({name: cost.total({}) for name, cost in costs.items()})
     return Limits(tuple((costs[term.cost], term.limit) for term in absolute.terms))

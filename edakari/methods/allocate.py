@@ -8,7 +8,7 @@ from typing import Literal
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
-from edakari.core.protocols import Allocator
+from edakari.core.protocols import Allocator, Cost
 from edakari.core.space import Group, Scores
 from edakari.cost import bind
 from edakari.errors import EdakariError, UnknownName
@@ -31,6 +31,7 @@ def allocate(
     budget: Budget | str,
     allocator: Allocator | None = None,
     groups: Sequence[Group] | None = None,
+    costs: Sequence[Cost] = (),
 ) -> Plan:
     """Keep the best coordinates of each group, as many as a budget allows.
 
@@ -40,12 +41,14 @@ def allocate(
         budget: what the pruned network may cost; shares are of this graph's own cost. A text is parsed.
         allocator: who spends the budget on groups; None is `Threshold()`.
         groups: the groups that may be cut, with their legal sizes; None is all of the graph's. Others stay whole.
+        costs: measured costs that the budget names, such as `edakari.latency(model, example)`.
 
     Returns:
         A plan within the budget; groups that stay whole have no edit.
 
     Raises:
         InfeasibleBudget: no legal sizes are within the budget.
+        BudgetError: the budget names a measured cost that is not among `costs`.
         EdakariError: a group to be cut has no scores, or not one per coordinate.
     """
     groups = graph.groups if groups is None else groups
@@ -55,7 +58,7 @@ def allocate(
             f"{len(missing)} of {len(groups)} groups have no scores, such as {missing[0]!r}; "
             "score them, or name the groups to cut in `groups`"
         )
-    limits = bind(Budget.parse(budget) if isinstance(budget, str) else budget, graph)
+    limits = bind(Budget.parse(budget) if isinstance(budget, str) else budget, graph, costs)
     scores = {group.name: scores[group.name] for group in groups}
     sizes = (allocator or Threshold()).allocate(groups, values_of(scores), limits)
     return Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs)

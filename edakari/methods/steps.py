@@ -8,11 +8,12 @@ from typing import Protocol
 
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Graph
-from edakari.core.method import Job, Outcome
+from edakari.core.method import Job, Outcome, Solve, solve_once
 from edakari.core.plan import Plan
-from edakari.core.protocols import Batch, Criterion, Schedule
-from edakari.core.space import Group
+from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
+from edakari.core.space import Group, Scores, Sizes
 from edakari.cost import dense
+from edakari.cost.shrunken import Shrunken
 from edakari.errors import EdakariError
 from edakari.graph import trace
 from edakari.methods.allocate import AllocatorName, allocate, allocator_named
@@ -45,7 +46,7 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
     """Prune by a criterion.
 
     With k steps, step i cuts to dense·(limit/dense)^(i/k), the same share at every step; the cut network is traced
-    and scored again, and the plans are joined.
+    and scored again, and the plans are joined. Where a cost is measured, the last step is what the measurement settles.
 
     Args:
         name: of the method, noted in the plan.
@@ -63,7 +64,7 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
             f"recover_epochs={settings.recover_epochs}"
         )
     allocator = allocator_named(settings.allocator)
-    whole = dense(job.graph)
+    whole = _costs(job.graph, job.costs, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
     for step in range(1, settings.steps + 1):
         if step > 1:
@@ -76,10 +77,11 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
             graph = trace(model, job.task.example())
         scores = criterion.score(model, graph, _Lazily(job), job.task)
         budget = _towards(job.budget, whole, step / settings.steps)
-        cut = allocate(graph, scores, budget, allocator, _carried(graph, job.groups))
+        settle = job.settle if step == settings.steps else solve_once
+        cut = settle(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name))
         model = apply(cut, model)
-        job.log(f"step {step}", dense(trace(model, job.task.example())))
+        job.log(f"step {step}", _costs(trace(model, job.task.example()), job.costs, plan.sizes()))
     return Outcome(plan, model)
 
 
@@ -91,6 +93,23 @@ class _Lazily:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.job.task.batches("search"))
+
+
+def _solver(
+    graph: Graph, scores: Scores, budget: Budget, allocator: Allocator, groups: Sequence[Group], start: Sizes
+) -> Solve:
+    """What allocates for a network that a plan to sizes `start` has led to, given costs of the network before it."""
+
+    def solve(costs: Sequence[Cost]) -> Plan:
+        left = [Shrunken(cost, start) for cost in costs]
+        return allocate(graph, scores, budget, allocator, _carried(graph, groups), left)
+
+    return solve
+
+
+def _costs(graph: Graph, measured: Sequence[Cost], sizes: Sizes) -> dict[str, float]:
+    """Counted costs of a network, and measured ones of the first network at sizes."""
+    return {**dense(graph), **{cost.name: cost.total(sizes) for cost in measured}}
 
 
 def _towards(budget: Budget, whole: Mapping[str, float], part: float) -> Budget:

@@ -56,6 +56,8 @@ def check_method(
         _check_network(outcome, network, job, where)
         again = method.prune(job_of(copy.deepcopy(network), "macs<=50%"))
         _check(again.plan == outcome.plan, f"{where}: the same job gave another plan the second time")
+        measured = job_of(copy.deepcopy(network), "latency<=60%")
+        _check_plan(method, method.prune(measured), measured, f"{where} with a measured cost")
         whole = method.prune(job_of(copy.deepcopy(network), "macs<=100%"))
         _check_same_state(apply(whole.plan, network), network, f"{where}: a budget of 100 % changed the network")
 
@@ -161,7 +163,7 @@ def check_cost(cost: Cost, groups: Sequence[Group], seed: int = 0) -> None:
 
 def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:
     plan = outcome.plan
-    limits = bind(job.budget, job.graph)
+    limits = bind(job.budget, job.graph, job.costs)
     _check(limits.excess(plan.sizes()) <= 0, f"{where}: the budget is overrun: {limits.describe(plan.sizes())}")
     _check(Plan.from_json(plan.to_json()) == plan, f"{where}: the plan is another one after a JSON round trip")
     _check(plan.fingerprint == job.graph.fingerprint, f"{where}: the plan's fingerprint is not the graph's")

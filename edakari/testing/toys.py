@@ -15,7 +15,7 @@ from torch.nn import functional
 from edakari.core.budget import Budget
 from edakari.core.method import Job
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, Split, StepState
-from edakari.cost import dense
+from edakari.cost import dense, macs
 from edakari.graph import trace
 
 __all__ = ["ToyTask", "toy_cnn", "toy_fit", "toy_job", "toy_vit"]
@@ -151,11 +151,14 @@ def toy_fit(
 
 
 def toy_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
-    """What a method gets, for a toy network and `ToyTask`."""
+    """What a method gets, for a toy network and `ToyTask`; a latency in the budget is the MACs under another name."""
     task = ToyTask()
     graph = trace(model, task.example())
-    limits = Budget.parse(budget).absolute(dense(graph))
-    return Job(copy.deepcopy(model), graph, graph.groups, task, limits, toy_fit, seed)
+    latency = macs(graph)
+    costs = (dc.replace(latency, name="latency", unit="ms"),) if "latency" in budget else ()
+    known = {**dense(graph), **{cost.name: cost.total({}) for cost in costs}}
+    limits = Budget.parse(budget).absolute(known)
+    return Job(copy.deepcopy(model), graph, graph.groups, task, limits, toy_fit, costs, seed=seed)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

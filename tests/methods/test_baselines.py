@@ -13,7 +13,7 @@ from edakari.core.method import method_named, registered
 from edakari.core.space import limited
 from edakari.cost import bind, dense
 from edakari.criteria import Magnitude
-from edakari.errors import EdakariError, InfeasibleBudget, UnknownName
+from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, UnknownName
 from edakari.graph import trace
 from edakari.methods import allocate
 from edakari.solve import Knapsack
@@ -128,3 +128,28 @@ def test_allocate_names_groups_without_scores() -> None:
     graph = trace(toy_cnn(), ToyTask().example())
     with pytest.raises(EdakariError, match=r"'stem\.0'"):
         allocate(graph, {}, "macs<=50%")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_step_is_solved_again_until_the_measurement_is_met(steps: int) -> None:
+    job, met = toy_job(toy_cnn(), "latency<=60%"), []
+    (cost,) = job.costs
+
+    def settle(solve: Any, costs: Any, before: Any) -> Any:
+        first = before.then(solve(costs)).sizes()
+        cut = solve([dc.replace(cost, terms=tuple((2 * factor, layouts) for factor, layouts in cost.terms))])
+        met.append((cost.total(first), cost.total(before.then(cut).sizes())))
+        return cut
+
+    outcome = method_named("magnitude")(steps=steps).prune(dc.replace(job, settle=settle))  # type: ignore[call-arg]
+    assert met == [(pytest.approx(job.budget.terms[0].limit, rel=0.02), cost.total(outcome.plan.sizes()))]
+    assert met[0][1] == pytest.approx(job.budget.terms[0].limit / 2, rel=0.02)
+    assert dense(trace(outcome.model, job.task.example()))["macs"] == met[0][1]
+
+
+def test_a_measured_cost_that_is_not_given_is_told() -> None:
+    job = toy_job(toy_cnn(), "latency<=60%")
+    scores = Magnitude().score(job.model, job.graph, (), None)
+    with pytest.raises(BudgetError, match=r"edakari\.latency"):
+        allocate(job.graph, scores, "macs<=50%, latency<=60%")
+    assert allocate(job.graph, scores, "latency<=60%", costs=job.costs).sizes()
