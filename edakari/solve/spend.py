@@ -131,7 +131,7 @@ def fill(
 
 
 def used_up(groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes) -> dict[str, int]:
-    """`fill`, and where much is left because no group's next size fits, one group gives way to others.
+    """`fill`, and where much is left because no group's next size fits, one group gives way to others, but never wholly.
 
     Returns:
         Sizes within the limits; of those that leave little, if there are any, the ones of most value.
@@ -141,7 +141,7 @@ def used_up(groups: Sequence[Group], values: Values, limits: Limits, sizes: Size
         return full
     found = []
     for group in groups:
-        smaller = [size for size in legal_sizes(group) if size < full[group.name]][-1:]
+        smaller = [size for size in legal_sizes(group) if 0 < size < full[group.name]][-1:]
         for size in smaller:
             others = [other for other in groups if other is not group]
             other = fill(others, values, limits, {**full, group.name: size})

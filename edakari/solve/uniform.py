@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,10 @@ CELLS = 1 << 16
 
 @dc.dataclass(frozen=True)
 class Uniform:
-    """One ratio for all groups, bisected by the network's true cost; the rest goes where it is worth most."""
+    """One ratio for all groups, bisected by the network's true cost; the rest goes where it is worth most.
+
+    A branch, of which there is no part to keep, stays as long as any ratio fits.
+    """
 
     def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
         """See `edakari.core.protocols.Allocator`."""
@@ -31,7 +35,9 @@ class Uniform:
         def sizes_at(cell: int) -> dict[str, int]:
             sizes = {}
             for group in groups:
-                rank = int(np.searchsorted(legal[group.name], group.size * cell / CELLS, side="right"))
+                part = group.size * cell / CELLS
+                wanted = math.ceil(part) if group.kind == "branch" else part
+                rank = int(np.searchsorted(legal[group.name], wanted, side="right"))
                 sizes[group.name] = int(legal[group.name][max(rank - 1, 0)])
             return sizes
 

@@ -74,6 +74,14 @@ def test_uniform_keeps_the_same_share_everywhere() -> None:
     assert [sizes[group.name] / group.size for group in groups] == pytest.approx([0.5] * 5, abs=0.02)
 
 
+def test_uniform_drops_branches_last() -> None:
+    groups = [Group("inner", "channel", 8), Group("branch", "branch", 1, least=0)]
+    cost = ProductCost(dense_sizes(groups), ((1.0, ("inner", "branch")), (0.5, ("inner",))))
+    values = {"inner": np.arange(9.0), "branch": np.array([0.0, 1.0])}
+    assert Uniform().allocate(groups, values, Limits(((cost, 4.0),)))["branch"] == 1
+    assert Uniform().allocate(groups, values, Limits(((cost, 1.0),)))["branch"] == 0
+
+
 def test_threshold_keeps_what_is_above_one_threshold() -> None:
     rng = np.random.default_rng(0)
     groups = [Group(f"g{i}", "channel", 200) for i in range(5)]
