@@ -5,7 +5,7 @@
 
 A run goes on where an earlier one stopped; --again measures anew. Each network has a process of its own with a time
 limit. Ours is traced and cut by random plans that keep 30 to 60 % of every group (every other one also drops
-branches), and compared in float64 with the masked dense network; `pages.py` makes docs/coverage.md of the results.
+branches), and compared in float64 with the masked dense network; tables.py makes docs/coverage.md of the results.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from typing import Any
 
 import torch
 from core import environment
+from coverage_page import summary, verdict
 from networks import SUITES, built, suite
 from peers import PEERS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-LARGEST = 1e8
+LARGEST = 6e7
 """Parameters of a network that is still compared by values; of a larger one, all shapes are checked."""
-
-GOOD = ("exact", "shapes", "nothing to prune")
 
 KEEP, DROP = (0.3, 0.6), 0.3
 HEADS = ("rpn.head", "head", "roi_heads.box_predictor", "roi_heads.mask_predictor", "roi_heads.keypoint_predictor")
@@ -226,32 +225,23 @@ def _answer(pipe: Any, work: Callable[..., dict[str, Any]], name: str, options: 
         pipe.send({"failed": f"{type(error).__name__}: {error}"[:600], "trace": traceback.format_exc()[-2500:]})
 
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """One word on a network."""
-    if "failed" in found:
-        return "failed"
-    if found["error"] is None:
-        return "shapes"
-    good = found["error"] < found["tolerance"] and found["backward"] is not False and found["reloads"]
-    return ("exact" if found["groups"] else "nothing to prune") if good else "WRONG"
-
-
 def line(name: str, entry: Mapping[str, Any]) -> str:
     """One network's results in a line."""
     found = entry["edakari"]
     if "failed" in found:
         return f"{name:45} failed   {found['failed'][:300]}"
-    peers = "".join(
-        f"  {peer} {'failed' if 'failed' in other else format(other['prunable'], '.1%')}"
-        for peer, other in entry.items()
-        if peer in PEERS
-    )
+    where = "" if found["device"] == "meta" else f"  on {found['device']}"
+    error = "" if found["error"] is None else f"  error {found['error']:.0e}"
+    peers = "".join(f"  {peer} {_share(other)}" for peer, other in entry.items() if peer in PEERS)
     return (
         f"{name:45} {verdict(found):8} {found['groups']:4} groups {found['branches']:3} branches  "
-        f"{found['prunable']:6.1%} of the parameters  "
-        f"MACs {found['macs']:.2f}  trace {found['trace_s']:.2f} s  apply {found['apply_s']:.2f} s  "
-        f"error {'-' if found['error'] is None else format(found['error'], '.0e')}{'' if found['device'] == 'meta' else '  on ' + found['device']}{peers}"
+        f"{found['prunable']:6.1%} of the parameters  MACs {found['macs']:.2f}  trace {found['trace_s']:.2f} s  "
+        f"apply {found['apply_s']:.2f} s{error}{where}{peers}"
     )
+
+
+def _share(other: Mapping[str, Any]) -> str:
+    return "failed" if "failed" in other else "runs" if other["prunable"] is None else f"{other['prunable']:.1%}"
 
 
 def main() -> None:
@@ -291,21 +281,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(visit, names))
-    summary(results["networks"])
-
-
-def summary(networks: Mapping[str, Mapping[str, Any]]) -> None:
-    """How many of each source are exact, and the medians."""
-    for source in SUITES:
-        found = [entry["edakari"] for name, entry in networks.items() if name.startswith(source + ":")]
-        good = [each for each in found if verdict(each) in GOOD]
-        if good:
-            seconds = statistics.median(each["trace_s"] + each["apply_s"] for each in good)
-            share = statistics.median(each["prunable"] for each in good)
-            print(
-                f"{source}: {len(good)} of {len(found)} exact, {share:.1%} of the parameters prunable (median), "
-                f"trace and apply {seconds:.2f} s (median)"
-            )
+    print(summary(results))
 
 
 if __name__ == "__main__":

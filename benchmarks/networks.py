@@ -83,6 +83,8 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
     options: dict[str, Any] = {"weights": None}
     if kind in ("detection", "segmentation"):
         options["weights_backbone"] = None
+    if kind == "detection" and not name.startswith("ssd"):
+        options |= {"min_size": 128, "max_size": 160}
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True
     if kind == "quantization":

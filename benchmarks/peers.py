@@ -89,7 +89,7 @@ def kirigami(name: str) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "graph_s": traced - start,
-        "prunable": float("nan"),
+        "prunable": None,
         "parameters": sum(p.numel() for p in model.parameters()) / before,
     }
 

@@ -1,9 +1,9 @@
-"""Writes the measured tables of README.md from benchmarks/results: between the marks of each, and nowhere else.
+"""Writes the measured tables of README.md (between the marks of each, and nowhere else) and docs/coverage.md.
 
     python benchmarks/tables.py
 
-`core.json` comes from benchmarks/core.py, `demo.json` is the report.json of `edakari demo`. A section whose results are
-not there stays as it is.
+`core.json` comes from benchmarks/core.py, `coverage.json` from benchmarks/coverage.py, `demo.json` is the report.json
+of `edakari demo`. A section whose results are not there stays as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import coverage_page
 
 from edakari.report.figures import rows
 
@@ -75,7 +77,11 @@ def demo_section(report: Mapping[str, Any]) -> str:
     )
 
 
-SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"core": core_section, "demo": demo_section}
+SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "core": core_section,
+    "coverage": coverage_page.summary,
+    "demo": demo_section,
+}
 
 
 def replaced(text: str, name: str, section: str) -> str:
@@ -98,6 +104,10 @@ def main() -> None:
         if path.is_file():
             text = replaced(text, name, section(json.loads(path.read_text(encoding="utf-8"))))
     arguments.readme.write_text(text, encoding="utf-8")
+    coverage = arguments.results / "coverage.json"
+    if coverage.is_file():
+        text = coverage_page.page(json.loads(coverage.read_text(encoding="utf-8")))
+        (arguments.readme.parent / "docs" / "coverage.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,7 @@ def test_tables_change_nothing_but_their_section(tmp_path: Path, monkeypatch: py
     (tmp_path / "core.json").write_text(json.dumps(results), encoding="utf-8")
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- core:begin -->\nold\n<!-- core:end -->\nafter\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(sys, "argv", ["tables", "--results", str(tmp_path), "--readme", str(readme)])
     tables = script(ROOT / "benchmarks" / "tables.py")
     tables.main()

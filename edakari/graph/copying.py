@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ __all__ = ["copied"]
 
 M = TypeVar("M", bound=nn.Module)
 
+EXACT = frozenset({int, float, str, bool, type(None)})
 PLAIN = (int, float, str, bool, bytes, type(None), torch.dtype, torch.device, type)
 
 
@@ -55,6 +57,7 @@ def _is_cache(name: str, value: Any) -> bool:
     return "cache" in name and isinstance(value, dict) and any(isinstance(x, torch.Tensor) for x in value.values())
 
 
+@functools.cache
 def _copies_itself(cls: type) -> bool:
     return any(
         getattr(cls, name, None) is not getattr(nn.Module, name, None)
@@ -63,7 +66,7 @@ def _copies_itself(cls: type) -> bool:
 
 
 def _value(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, PLAIN):
+    if type(value) in EXACT or isinstance(value, PLAIN):
         return value
     if id(value) in memo:
         return memo[id(value)]

@@ -16,6 +16,7 @@ __all__ = ["execute", "quick_meta"]
 Shortcut = Callable[[Sequence[Any], Mapping[str, Any]], Any]
 
 UNARY = "relu gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu _softmax".split()
+UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 BINARY = "add mul sub div".split()
 
 
@@ -29,8 +30,13 @@ def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Ma
     return func(*args, **kwargs)
 
 
+def _empty(x: torch.Tensor) -> torch.Tensor:
+    # `empty_like` takes a long way on meta, to keep an order in memory that nobody asks for here
+    return torch.empty(x.shape, dtype=x.dtype, device="meta")
+
+
 def _unary(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return torch.empty_like(args[0]) if args[0].is_floating_point() else None
+    return _empty(args[0]) if args[0].is_floating_point() else None
 
 
 def _clone(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -44,17 +50,17 @@ def _in_place(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def _binary(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, y = args[:2]
     if isinstance(y, torch.Tensor) and x.is_floating_point() and x.shape == y.shape and x.dtype == y.dtype:
-        return torch.empty_like(x)
+        return _empty(x)
     return None
 
 
 def _batch_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x = args[0]
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    return _empty(x), x.new_empty(0), x.new_empty(0)
 
 
 def _batch_norm_function(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return torch.empty_like(args[0])
+    return _empty(args[0])
 
 
 def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -68,6 +74,13 @@ def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if min(space, default=1) < 1:
         return None
     return torch.empty((x.shape[0], weight.shape[0], *space), dtype=x.dtype, device="meta")
+
+
+def _upsample(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    x, sizes = args[0], args[1] if len(args) > 1 else None
+    if not isinstance(sizes, list | tuple) or len(sizes) != x.dim() - 2:
+        return None
+    return torch.empty((*x.shape[:2], *sizes), dtype=x.dtype, device="meta")
 
 
 def _layer_norm(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -99,6 +112,7 @@ SHORTCUTS: dict[str, Shortcut] = {
     "aten.native_batch_norm": _batch_norm,
     "aten.native_layer_norm": _layer_norm,
     "aten.convolution": _convolution,
+    **{f"aten.upsample_{name}": _upsample for name in UPSAMPLED},
     "batch_norm": _batch_norm_function,
     "linear": _linear,
     "scaled_dot_product_attention": _attention,
