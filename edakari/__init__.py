@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edakari.methods.allocate import allocate
     from edakari.models import build
     from edakari.run import prune
+    from edakari.run.bench import latency
     from edakari.surgery import apply, load, save, simulate
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "allocate",
     "apply",
     "build",
+    "latency",
     "load",
     "prune",
     "register",
@@ -43,6 +45,7 @@ _HOMES = {
     "allocate": "edakari.methods.allocate",
     "apply": "edakari.surgery",
     "build": "edakari.models",
+    "latency": "edakari.run.bench",
     "load": "edakari.surgery",
     "prune": "edakari.run",
     "register": "edakari.core.method",

@@ -21,7 +21,7 @@ from edakari.core.method import registered
 from edakari.core.protocols import Schedule
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
-from edakari.run import DistillSettings, LimitSettings, MeasureSettings, read_recipe, recipe_from
+from edakari.run import DistillSettings, LatencySettings, LimitSettings, MeasureSettings, read_recipe, recipe_from
 from edakari.run.recipe import KEYS
 from edakari.graph.attributes import ATTRIBUTES
 from edakari.tasks import DataSettings
@@ -114,6 +114,7 @@ def keys_on_page() -> dict[str, dict[str, str]]:
 SECTIONS = {
     "model": [ModelSpec],
     "data": [DataSettings],
+    "latency": [LatencySettings],
     "limits": [LimitSettings],
     "finetune and train": [Schedule],
     "finetune.distill": [DistillSettings],

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from edakari.report.figures import cost, latency, rows
+from edakari.report.figures import cost, latency, predicted, rows, signed
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
 
-__all__ = ["comparison", "costs_line", "groups_table", "refused_table", "stage_line", "timings_table", "totals"]
+__all__ = [
+    "comparison",
+    "costs_line",
+    "groups_table",
+    "latency_line",
+    "refused_table",
+    "stage_line",
+    "timings_table",
+    "totals",
+]
 
 TONES = {"good": "green", "bad": "yellow", "": ""}
 
@@ -116,6 +125,15 @@ def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def latency_line(timed: Mapping[str, Any]) -> str:
+    """The budget's latency: asked for, dense, predicted, measured."""
+    return (
+        f"Latency of the budget, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
+        f"dense {latency(timed['dense'])}, predicted {predicted(timed)}, measured {latency(timed['measured'])} "
+        f"({signed(timed['off'])}), {len(timed['rounds'])} rounds"
+    )
+
+
 def costs_line(costs: Mapping[str, float]) -> str:
     """All costs in one line."""
     return ", ".join(f"{cost(value)} {name}" for name, value in costs.items())
@@ -126,6 +144,9 @@ def stage_line(stage: str, result: Mapping[str, Any]) -> str:
     match stage:
         case "trace":
             return f"{len(result['groups'])} groups, {costs_line(result['costs'])}"
+        case "latency":
+            dense = result.get("dense")
+            return f"{latency(dense)} dense in {result['runtime']}" if dense else ""
         case "dense":
             return f"{result['metric']} {result['metrics'][result['metric']]:.4f}"
         case "prune":

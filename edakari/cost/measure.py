@@ -16,7 +16,11 @@ from edakari.errors import EdakariError, MeasurementError
 if TYPE_CHECKING:
     from edakari.cost.latency.layers import Layer
 
-__all__ = ["Clock", "RunSettings", "Runtime", "Timing", "measure", "require_steady", "time_callables"]
+__all__ = ["WARMUP", "Clock", "RunSettings", "Runtime", "Timing", "measure", "require_steady", "time_callables"]
+
+
+WARMUP = 3
+"""Calls that are not timed, wherever nothing else is said; tables are told apart by it."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class RunSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: str = "cpu"
-    warmup: int = 3
+    warmup: int = WARMUP
 
 
 class Clock(Protocol):

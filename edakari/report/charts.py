@@ -65,7 +65,9 @@ def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         points = [
             _point(network, network["latency"].get(runtime, {}).get("median_ms", last), name) for network in networks
         ]
-        charts.append({"title": f"latency in {runtime}, ms", "points": points, "limit": None})
+        timed = report["latency"]
+        limit = timed["limit_ms"] if timed and timed["runtime"] == runtime else None
+        charts.append({"title": f"latency in {runtime}, ms", "points": points, "limit": limit})
     return charts
 
 

@@ -24,7 +24,8 @@ def collect(folder: str | Path) -> Content:
 
     Returns:
         The content of `report.json`; `networks` holds what is known of the dense, the pruned and the fine-tuned
-        network, each with `metrics`, `costs`, `bytes` and `latency` in ms by runtime.
+        network, each with `metrics`, `costs`, `bytes` and `latency` in ms by runtime. `latency` is None without a
+        latency in the budget.
 
     Raises:
         RunFolderError: it is no run folder, nothing has been measured in it yet, or a file is damaged.
@@ -44,11 +45,12 @@ def collect(folder: str | Path) -> Content:
         "method": recipe["method"]["name"],
         "paper": pruned.get("paper", ""),
         "budget": traced["budget"],
-        "limits": traced["limits"],
+        "limits": stages.get("latency", traced).get("limits", {}),
         "finished": "export" in stages,
         "metric": stages.get("dense", {}).get("metric"),
         "networks": _networks(stages),
         "measured": {key: stages.get("measure", {}).get(key) for key in ("batch", "threads")},
+        "latency": _latency(stages),
         "groups": _groups(traced["groups"], pruned.get("sizes")),
         "refused": traced["refused"],
         "uncounted": traced["uncounted"],
@@ -81,6 +83,31 @@ def _networks(stages: Mapping[str, Content]) -> list[Content]:
         for name, (costed, judged, timed) in known.items()
         if costed and (name != "fine-tuned" or judged)
     ]
+
+
+def _latency(stages: Mapping[str, Content]) -> Content | None:
+    """The latency of the budget: dense, predicted and measured, and the rounds in which it was met."""
+    planned, met = stages.get("latency", {}), stages.get("prune", {}).get("latency")
+    if "dense" not in planned:
+        return None
+    last = stages.get("measure", {}).get("latency")
+    rounds = met["rounds"] if met else []
+    # until the finished network has been timed, the network as it was cut says how long it takes
+    cut = next((each for each in rounds if each["off"] == met["off"]), None) if met else None
+    timed = last or (cut and {**cut["timing"], "off": cut["off"]})
+    return {
+        "runtime": planned["runtime"],
+        "batch": planned["batch"],
+        "settings": planned["settings"],
+        "limit_ms": planned["limits"]["latency"],
+        "fit": planned["fit"],
+        "dense": timed["dense"] if timed else planned["dense"],
+        "predicted_ms": met["predicted_ms"] if met else None,
+        "measured": timed["pruned"] if timed else None,
+        "off": timed["off"] if timed else None,
+        "finished": last is not None,
+        "rounds": rounds,
+    }
 
 
 def _groups(groups: list[Content], sizes: Mapping[str, int] | None) -> list[Content]:

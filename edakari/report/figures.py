@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["change", "cost", "is_share", "latency", "metric", "rows", "seconds", "size", "title_of"]
+__all__ = [
+    "change",
+    "cost",
+    "is_share",
+    "latency",
+    "metric",
+    "predicted",
+    "rounds",
+    "rows",
+    "seconds",
+    "signed",
+    "size",
+    "title_of",
+]
 
 COSTS = {"macs": "MACs", "params": "Parameters", "activations": "Activations"}
 SHARES = ("accuracy", "top1", "top5", "precision", "recall", "f1")
@@ -43,6 +56,34 @@ def is_share(name: str) -> bool:
 def latency(timing: Mapping[str, float]) -> str:
     """A median with its spread."""
     return f"{timing['median_ms']:.3g} ± {timing['spread'] / 2:.1g} ms"
+
+
+def predicted(budgeted: Mapping[str, Any]) -> str:
+    """What was predicted of the budget's latency, with the typical error of such predictions."""
+    value = budgeted["predicted_ms"]
+    if value is None:
+        return "–"
+    return f"{value:.3g} ± {value * budgeted['fit']['median_error']:.1g} ms"
+
+
+def signed(share: float) -> str:
+    """How far something lies above, or below, what it should be."""
+    return f"{share * 100:+.1f} %".replace("-", "−")
+
+
+def rounds(budgeted: Mapping[str, Any]) -> list[list[str]]:
+    """Rounds in which the budget's latency was met: number, correction, predicted, measured, dense, off."""
+    return [
+        [
+            str(number),
+            f"{each['factor']:.3f}",
+            f"{each['predicted_ms']:.3g} ms",
+            latency(each["timing"]["pruned"]),
+            latency(each["timing"]["dense"]),
+            signed(each["off"]),
+        ]
+        for number, each in enumerate(budgeted["rounds"], start=1)
+    ]
 
 
 def seconds(value: float) -> str:

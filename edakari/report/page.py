@@ -24,6 +24,7 @@ def render(report: Mapping[str, Any]) -> str:
     return template("page.html.j2").render(
         report=report,
         rows=figures.rows(report),
+        budgeted=_budgeted(report["latency"]),
         tiles=_tiles(report),
         headline=_headline(report),
         tradeoffs=_tradeoff_charts(report),
@@ -41,7 +42,12 @@ def _headline(report: Mapping[str, Any]) -> dict[str, str]:
     reached = [
         f"{figures.COSTS[cost]} at {figures.change(dense['costs'][cost], last['costs'][cost])}"
         for cost in report["limits"]
+        if cost in figures.COSTS
     ]
+    timed = report["latency"]
+    if timed and timed["measured"]:
+        share = figures.change(timed["dense"]["median_ms"], timed["measured"]["median_ms"])
+        reached.append(f"latency at {share} ({timed['measured']['median_ms']:.3g} ms in {timed['runtime']})")
     return {
         "title": f"{model}, {figures.change(dense['costs']['macs'], last['costs']['macs'])} of the MACs",
         "asked": report["budget"],
@@ -85,6 +91,25 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return tiles
+
+
+def _budgeted(timed: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The budget's latency in words."""
+    if timed is None:
+        return None
+    measured = timed["measured"]
+    return {
+        "runtime": timed["runtime"],
+        "batch": timed["batch"],
+        "threads": timed["settings"]["threads"],
+        "asked": f"{timed['limit_ms']:.3g} ms",
+        "dense": figures.latency(timed["dense"]),
+        "predicted": figures.predicted(timed),
+        "measured": figures.latency(measured) if measured else "–",
+        "off": figures.signed(timed["off"]) if measured else "",
+        "finished": timed["finished"],
+        "rounds": figures.rounds(timed),
+    }
 
 
 def _tradeoff_charts(report: Mapping[str, Any]) -> list[Markup]:

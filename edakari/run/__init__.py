@@ -3,10 +3,11 @@
 from edakari.run.folder import RunFolder
 from edakari.run.pipeline import Result, prune, train_dense
 from edakari.run.recipe import read_recipe, recipe_from
-from edakari.run.settings import DistillSettings, LimitSettings, MeasureSettings, Recipe
+from edakari.run.settings import DistillSettings, LatencySettings, LimitSettings, MeasureSettings, Recipe
 
 __all__ = [
     "DistillSettings",
+    "LatencySettings",
     "LimitSettings",
     "MeasureSettings",
     "Recipe",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.method import Outcome
 from edakari.core.plan import Plan
@@ -80,6 +81,13 @@ class Run:
     def dense_costs(self) -> Mapping[str, float]:
         """Costs of the dense network by name."""
         return dense(self.graph)
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        """The budget in figures; shares of a latency are of the dense network's as it was measured."""
+        timed = self.folder.read("latency").get("dense")
+        measured = {"latency": timed["median_ms"]} if timed else {}
+        return self.recipe.budget.absolute({**self.dense_costs, **measured})
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from accelerate.state import PartialState
 from accelerate.utils.operations import broadcast_object_list
 
-__all__ = ["agreed", "device", "is_main", "wait"]
+__all__ = ["agreed", "device", "from_main", "is_main", "wait"]
+
+T = TypeVar("T")
 
 
 def is_main(*, cpu: bool) -> bool:
@@ -32,10 +35,17 @@ def wait(*, cpu: bool) -> None:
 
 def agreed(answer: bool, *, cpu: bool) -> bool:
     """The main process's answer, on every process."""
-    answers = [answer]
-    if _state(cpu).num_processes > 1:
-        broadcast_object_list(answers)
-    return answers[0]
+    return from_main(lambda: answer, cpu=cpu)
+
+
+def from_main(make: Callable[[], T], *, cpu: bool) -> T:
+    """What the main process makes, on every process."""
+    if _state(cpu).num_processes == 1:
+        return make()
+    found: list[Any] = [make() if is_main(cpu=cpu) else None]
+    broadcast_object_list(found)
+    made: T = found[0]
+    return made
 
 
 def _state(cpu: bool) -> Any:

@@ -15,7 +15,7 @@ from edakari.cost.runtimes import runtime_named
 from edakari.errors import EdakariError, RecipeError
 from edakari.models import ModelSpec
 from edakari.run.sections import Problem, check, plain, unknown_key
-from edakari.run.settings import DistillSettings, ExportFormat, LimitSettings, MeasureSettings, Recipe
+from edakari.run.settings import DistillSettings, ExportFormat, LatencySettings, LimitSettings, MeasureSettings, Recipe
 from edakari.run.yaml_file import override, read_yaml
 from edakari.tasks import DataSettings
 
@@ -34,8 +34,13 @@ class _Top:
     device: Literal["auto", "cpu"] = "auto"
 
 
-SECTIONS = ("model", "data", "method", "limits", "finetune", "train", "measure")
-KEYS = ("model", "data", "method", "budget", "limits", "finetune", "train", "measure", "export", "seed", "device")
+SECTIONS = ("model", "data", "method", "latency", "limits", "finetune", "train", "measure")
+KEYS = (
+    *("model", "data", "method", "budget", "latency", "limits"),
+    *("finetune", "train", "measure", "export", "seed", "device"),
+)
+STEP = 8
+"""Widths that runtimes work in: the steps of limits where the budget has a latency and the recipe says nothing."""
 
 
 def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -84,16 +89,20 @@ class _Checker:
         )
         model = self._check(ModelSpec, self._named("model"), "model")
         data = self._check(DataSettings, self.content.get("data", {}), "data")
-        limits = self._check(LimitSettings, self.content.get("limits", {}), "limits")
         method = self._method()
         finetune, distill = self._finetune()
         train = self._optional(Schedule, "train")
         measure = self._optional(MeasureSettings, "measure")
         budget = self._budget(top.budget) if top else None
-        self._runtimes(measure)
-        if self.problems or not (top and model and data and limits and method and budget and distill):
+        timed = budget is not None and any(term.cost == "latency" for term in budget.terms)
+        latency = self._check(LatencySettings, self.content.get("latency", {}), "latency")
+        limits = self._limits(timed)
+        self._runtimes("measure.runtimes[{}]", measure.runtimes if measure else ())
+        self._runtimes("latency.runtime", (latency.runtime,) if latency else ())
+        if self.problems or not (top and model and latency and data and limits and method and budget and distill):
             return None
-        parts = {"data": data, "limits": limits, "train": train, "measure": measure}
+        latency = latency if timed else None
+        parts = {"data": data, "latency": latency, "limits": limits, "train": train, "measure": measure}
         written = {key: plain(value) if value else None for key, value in parts.items()}
         content = {
             "model": plain(model),
@@ -107,6 +116,7 @@ class _Checker:
             data=data,
             method=method,
             budget=budget,
+            latency=latency,
             limits=limits,
             finetune=finetune,
             distill=distill,
@@ -125,6 +135,13 @@ class _Checker:
 
     def _optional(self, cls: type[Any], key: str) -> Any:
         return self._check(cls, self.content[key], key) if key in self.content else None
+
+    def _limits(self, timed: bool) -> LimitSettings | None:
+        content = self.content.get("limits", {})
+        if timed and isinstance(content, Mapping):
+            content = {"step": STEP, **content}
+        found: LimitSettings | None = self._check(LimitSettings, content, "limits")
+        return found
 
     def _named(self, key: str) -> Any:
         value = self.content.get(key, {})
@@ -159,12 +176,12 @@ class _Checker:
             self.problems.append(Problem("budget", str(error)))
             return None
 
-    def _runtimes(self, measure: MeasureSettings | None) -> None:
-        for index, name in enumerate(measure.runtimes if measure else ()):
+    def _runtimes(self, key: str, names: Sequence[str]) -> None:
+        for index, name in enumerate(names):
             try:
                 runtime_named(name)
             except EdakariError as error:
-                self.problems.append(Problem(f"measure.runtimes[{index}]", str(error)))
+                self.problems.append(Problem(key.format(index), str(error)))
 
 
 def _message(problems: Sequence[Problem], where: str, lines: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
+from edakari.cost.latency.calibrate import FEWEST
 from edakari.errors import nearest
 
 __all__ = ["Problem", "check", "plain"]
@@ -33,6 +34,8 @@ RANGES: Mapping[str, Any] = {
     "batch": pydantic.Field(ge=1),
     "threads": pydantic.Field(ge=0),
     "repeats": pydantic.Field(ge=1),
+    "networks": pydantic.Field(ge=FEWEST),
+    "spread": pydantic.Field(gt=0),
 }
 """Which values make sense, by the name of the field."""
 

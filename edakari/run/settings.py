@@ -9,10 +9,11 @@ from typing import Any, Literal
 from edakari.core.budget import Budget
 from edakari.core.method import Method
 from edakari.core.protocols import Schedule
+from edakari.cost.measure import WARMUP
 from edakari.models import ModelSpec
 from edakari.tasks import DataSettings
 
-__all__ = ["DistillSettings", "ExportFormat", "LimitSettings", "MeasureSettings", "Recipe"]
+__all__ = ["DistillSettings", "ExportFormat", "LatencySettings", "LimitSettings", "MeasureSettings", "Recipe"]
 
 ExportFormat = Literal["onnx", "program"]
 
@@ -62,8 +63,39 @@ class MeasureSettings:
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
     batch: int = 1
     threads: int = 1
-    warmup: int = 5
+    warmup: int = WARMUP
     repeats: int = 50
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """Where the latency of the budget is to be met, and how it is measured.
+
+    Args:
+        runtime: "onnxruntime", "torch", "torch_compile" or "openvino".
+        batch: images per call.
+        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        precision: "fp32", "bf16" or "fp16", in the runtimes that leave the choice.
+        memory_format: "contiguous" or "channels_last", in the runtimes that leave the choice.
+        device: where networks are timed, "cpu" or "cuda".
+        warmup: calls that are not timed.
+        repeats: calls of a whole network that are timed.
+        networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so.
+        spread: largest distance between the quartiles that is accepted, as a share of the median.
+        cache: folder of latency tables; null is the usual one.
+    """
+
+    runtime: str = "onnxruntime"
+    batch: int = 1
+    threads: int = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    device: Literal["cpu", "cuda"] = "cpu"
+    warmup: int = WARMUP
+    repeats: int = 50
+    networks: int = 8
+    spread: float = 0.15
+    cache: str | None = None
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -75,6 +107,7 @@ class Recipe:
         data: what it is trained and judged on.
         method: how to prune, by the method's registered name and as the method itself.
         budget: what the pruned network may cost.
+        latency: where the budget's latency is to be met; None where it has none.
         limits: which groups may be sized, and to what.
         finetune: of the pruned network; None is no fine-tuning.
         distill: a part of the fine-tuning.
@@ -90,6 +123,7 @@ class Recipe:
     data: DataSettings
     method: tuple[str, Method]
     budget: Budget
+    latency: LatencySettings | None
     limits: LimitSettings
     finetune: Schedule | None
     distill: DistillSettings

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Budget
-from edakari.core.method import Job
+from edakari.core.method import Job, solve_once
 from edakari.core.protocols import Objective
 from edakari.cost import dense, uncounted
 from edakari.cost.measure import RunSettings, measure
@@ -20,7 +20,9 @@ from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
 from edakari.graph import trace
 from edakari.report import write_report
+from edakari.run import processes
 from edakari.run.context import Run, costs_at, stored_bytes, weights_digest
+from edakari.run.loop import Loop, finished_latency, measured_latency
 from edakari.run.settings import MeasureSettings
 from edakari.surgery import apply, save, simulate
 from edakari.train import distillation, fit, fitter, task_objective
@@ -46,9 +48,16 @@ def trace_stage(run: Run) -> Result:
         "refused": [dc.asdict(refusal) for refusal in run.graph.refused],
         "uncounted": dict(uncounted(run.graph)),
         "budget": str(run.recipe.budget),
-        "limits": {term.cost: term.limit for term in run.recipe.budget.absolute(run.dense_costs).terms},
         "input": list(run.task.example().shape),
     }
+
+
+def latency_stage(run: Run) -> Result:
+    """The budget in figures; where it has a latency, what a solver needs to know of this machine."""
+    timed = processes.from_main(lambda: measured_latency(run), cpu=run.recipe.device == "cpu")
+    share = {"latency": timed["dense"]["median_ms"]} if timed else {}
+    budget = run.recipe.budget.absolute({**run.dense_costs, **share})
+    return {"limits": {term.cost: term.limit for term in budget.terms}, **timed}
 
 
 def dense_stage(run: Run) -> Result:
@@ -65,19 +74,23 @@ def prune_stage(run: Run) -> Result:
         run.notify("prune", "log", {"stage": stage, **figures})
 
     name, method = run.recipe.method
+    loop = Loop.of(run, note) if run.recipe.latency else None
     job = Job(
         model=copy.deepcopy(run.dense),
         graph=run.graph,
         groups=run.groups,
         task=run.task,
-        budget=run.recipe.budget.absolute(run.dense_costs),
+        budget=run.budget,
         fit=fitter(run.task, run.fitting("prune")),
+        costs=loop.costs if loop else (),
+        settle=loop or solve_once,
         seed=run.recipe.seed,
         log=note,
         folder=run.folder.work("prune"),
     )
     outcome = method.prune(job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
+    latency = loop.met(plan) if loop else None
     run.outcome = dc.replace(outcome, plan=plan)
     store(run, outcome.model, pruned=True)
     return {
@@ -86,6 +99,7 @@ def prune_stage(run: Run) -> Result:
         "plan": plan.digest(),
         "sizes": dict(plan.sizes()),
         "predicted": costs_at(run.graph, plan.sizes()),
+        "latency": latency,
         "own_finetune": outcome.finetune is not None,
         "log": log,
     }
@@ -103,7 +117,7 @@ def check_stage(run: Run) -> Result:
             "limits.exclude and report it."
         )
     costs = dict(dense(trace(pruned, run.task.example().to(run.device))))
-    _within(run.recipe.budget.absolute(run.dense_costs), costs, run.recipe.method[0])
+    _within(run.budget, costs, run.recipe.method[0])
     return {
         "difference": difference,
         "costs": costs,
@@ -132,11 +146,14 @@ def finetune_stage(run: Run) -> Result:
 
 def measure_stage(run: Run) -> Result:
     """Latency of the dense and of the finished network, in turns."""
-    settings = run.recipe.measure
-    if settings is None or not run.main:
+    if not run.main:
         return {"runtimes": {}}
+    latency = finished_latency(run)
+    settings = run.recipe.measure
+    if settings is None:
+        return {"runtimes": {}, "latency": latency}
     runtimes = time_networks(run.dense, run.final(), run.task.example(), settings)
-    return {"batch": settings.batch, "threads": settings.threads, "runtimes": runtimes}
+    return {"batch": settings.batch, "threads": settings.threads, "runtimes": runtimes, "latency": latency}
 
 
 def time_networks(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, settings: MeasureSettings) -> Result:
@@ -185,6 +202,7 @@ def report_stage(run: Run) -> Result:
 
 STAGES: dict[str, Callable[[Run], Result]] = {
     "trace": trace_stage,
+    "latency": latency_stage,
     "dense": dense_stage,
     "prune": prune_stage,
     "check": check_stage,
@@ -248,8 +266,8 @@ def _difference(run: Run) -> float:
 
 
 def _within(budget: Budget, costs: Mapping[str, float], method: str) -> None:
-    for term in budget.terms:
-        if costs[term.cost] > term.limit * (1 + 1e-9):
+    for term in budget.terms:  # a latency has been measured by the loop
+        if term.cost in costs and costs[term.cost] > term.limit * (1 + 1e-9):
             raise PlanError(
                 f"method {method!r} left {term.cost} at {costs[term.cost]:.6g}, above the budget of {term.limit:.6g}"
             )

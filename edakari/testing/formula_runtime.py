@@ -16,6 +16,7 @@ from edakari.core.space import Sizes
 from edakari.cost.latency import Layer, layers_of
 from edakari.cost.latency.table import Point
 from edakari.cost.measure import RunSettings
+from edakari.graph import trace
 
 __all__ = ["FormulaRuntime"]
 
@@ -33,12 +34,18 @@ class FormulaRuntime:
         noise: typical share by which a call takes longer.
         outliers: share of the calls that take two to five times as long.
         version: of the runtime.
+        factor: by which a whole network's layers take longer than they do alone.
+        constant: ms that a whole network takes besides.
+        now_ns: time of its clock, which whole networks put forward and `perf_counter_ns` tells.
         opened: every point for which a clock was made, in order.
     """
 
     noise: float = 0.0
     outliers: float = 0.0
     version: str = "1.0"
+    factor: float = 1.0
+    constant: float = 0.0
+    now_ns: int = 0
     opened: list[Point] = dc.field(default_factory=list)
     rng: np.random.Generator = dc.field(default_factory=lambda: np.random.default_rng(0))
     name: str = "formula"
@@ -49,8 +56,17 @@ class FormulaRuntime:
         return {"formula": self.version}
 
     def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
-        """A callable that does nothing; see `latency`."""
-        return lambda: None
+        """A callable that puts the clock forward by the network's `latency`."""
+        time = self.latency(trace(model, example), {})
+
+        def call() -> None:
+            self.now_ns += round(self.noisy(time, 1)[0] * 1e6)
+
+        return call
+
+    def perf_counter_ns(self) -> int:
+        """The runtime's clock; a test puts the runtime in the place of `edakari.cost.measure.time`."""
+        return self.now_ns
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> _Clock:
         """See `edakari.cost.measure.Runtime`."""
@@ -74,7 +90,13 @@ class FormulaRuntime:
         """Time of a whole network without noise, ms."""
         uses = layers_of(graph)
         times = (self.time(use.layer, tuple(int(extent(width, sizes)) for width in use.widths)) for use in uses)
-        return CALL + OPERATOR * len(uses) + sum(times)
+        return self.constant + self.factor * (CALL + OPERATOR * len(uses) + sum(times))
+
+    def noisy(self, time: float, calls: int) -> list[float]:
+        """Times of calls that would take `time` each, ms."""
+        noise = 1.0 + np.abs(self.rng.normal(0.0, self.noise, calls))
+        late = np.where(self.rng.random(calls) < self.outliers, self.rng.uniform(2.0, 5.0, calls), 1.0)
+        return list((time * noise * late).tolist())
 
 
 @dc.dataclass
@@ -87,7 +109,4 @@ class _Clock:
         self.calls += 1
 
     def times(self) -> list[float]:
-        rng = self.runtime.rng
-        noise = 1.0 + np.abs(rng.normal(0.0, self.runtime.noise, self.calls))
-        late = np.where(rng.random(self.calls) < self.runtime.outliers, rng.uniform(2.0, 5.0, self.calls), 1.0)
-        return list((self.time * noise * late).tolist())
+        return self.runtime.noisy(self.time, self.calls)

@@ -13,7 +13,7 @@ from edakari.cli.console import guarded
 __all__ = ["demo"]
 
 
-def demo_recipe(model: str) -> dict[str, Any]:
+def demo_recipe(model: str, budget: str) -> dict[str, Any]:
     """The recipe of the demo, as `recipes/fashion_*.yaml` hold it for longer runs."""
     finetune: dict[str, dict[str, Any]] = {
         "cnn": {"epochs": 6, "lr": 0.02},
@@ -23,7 +23,7 @@ def demo_recipe(model: str) -> dict[str, Any]:
         "model": {"name": f"edakari:fashion_{model}", "weights": "pretrained"},
         "data": {"source": "embedded:fashion"},
         "method": {"name": "magnitude"},
-        "budget": "macs<=50%",
+        "budget": budget,
         "limits": {"step": 8},
         "finetune": {**finetune[model], "distill": {"weight": 0.5, "temperature": 4.0}},
         "measure": {"runtimes": ["torch", "onnxruntime"], "repeats": 100},
@@ -38,11 +38,12 @@ def demo(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder; runs/demo-MODEL if not given.")
     ] = None,
+    budget: Annotated[str, typer.Option(help="What the pruned network may cost, such as latency<=60%.")] = "macs<=50%",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Prune an embedded network to half its MACs on embedded images, fine-tune it, and compare: a few minutes."""
+    """Prune an embedded network on embedded images, fine-tune it, and compare: a few minutes."""
     from edakari.run import recipe_from
 
     folder = output or Path("runs") / f"demo-{model}"
-    run_recipe(recipe_from(demo_recipe(model), "the demo's recipe"), folder, overwrite, as_json)
+    run_recipe(recipe_from(demo_recipe(model, budget), "the demo's recipe"), folder, overwrite, as_json)

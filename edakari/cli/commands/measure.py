@@ -63,11 +63,16 @@ def measure(  # noqa: PLR0913 - one for each option
         return
     import torch
 
-    from edakari.cli.calibration import Request, calibration, calibration_text
+    from edakari.cli.calibration import calibration, calibration_text
     from edakari.cost.measure import RunSettings
+    from edakari.run.bench import Bench
 
-    request = Request(next(iter(found.values())), torch.cat([example] * batch), networks, step, repeats, cache)
-    results = {each.name: calibration(request, each, RunSettings(threads=threads)) for each in runtimes}
+    inputs = torch.cat([example] * batch)
+    model = next(iter(found.values()))
+    results = {}
+    for each in runtimes:
+        bench = Bench(each, RunSettings(threads=threads), inputs, repeats, cache=cache)
+        results[each.name] = calibration(model, bench, networks, step)
     if as_json:
         print_json({"network": network, "batch": batch, "threads": threads, "step": step, "runtimes": results})
     else:

@@ -34,10 +34,12 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
     """Run a recipe and print what came of it."""
     from rich.markup import escape
 
-    from edakari.cli.tables import comparison, stage_line
+    from edakari.cli.tables import comparison, latency_line, stage_line
     from edakari.run import prune as run
 
     def tell(stage: str, state: str, figures: Mapping[str, Any]) -> None:
+        if stage == "latency" and recipe.latency is None:
+            return
         if state == "start" and sys.stderr.isatty():
             note(f"[dim]… {stage}[/]")
         elif state == "done":
@@ -46,7 +48,7 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
             note(f"[dim]✓ {stage:<9}{escape(stage_line(stage, figures))} (done before)[/]")
         elif state == "log":
             rest = ", ".join(f"{key} {value:.4g}" for key, value in figures.items() if key != "stage")
-            note(f"[dim]  {escape(str(figures['stage']))}: {rest}[/]")
+            note(f"[dim]  {escape(str(figures['stage']))}{': ' if rest else ''}{rest}[/]")
 
     result = run(recipe, folder, overwrite=overwrite, notify=tell)
     if not result.fresh:
@@ -56,4 +58,6 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
         return
     show("")
     show(comparison(result.report))
+    if result.report["latency"]:
+        show(f"\n{latency_line(result.report['latency'])}")
     show(f"\nReport: [bold]{escape(str((folder / 'report.html').resolve()))}[/]")

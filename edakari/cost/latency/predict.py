@@ -197,7 +197,10 @@ class LatencyCost:
             sizes: of a network that was measured.
             measured_ms: its latency, ms.
         """
-        factor = measured_ms / self.total(sizes)
+        return self.scaled(measured_ms / self.total(sizes))
+
+    def scaled(self, factor: float) -> LatencyCost:
+        """The same cost times a factor."""
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
 
 

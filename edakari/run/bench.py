@@ -1,0 +1,242 @@
+"""Timing networks whole, and what takes that: the table filled, the predictions fitted to random sub-networks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.space import Group, Sizes, limited
+from edakari.cost.latency import (
+    LatencyCost,
+    Table,
+    extended,
+    fill,
+    fit_latency,
+    key_of,
+    latency_cost,
+    left_out,
+    network_key,
+    open_table,
+    plan_measurement,
+    random_sizes,
+    unknown_operators,
+    wanted,
+)
+from edakari.cost.measure import RunSettings, Runtime, Timing, measure, require_steady
+from edakari.cost.runtimes import runtime_named
+from edakari.errors import MeasurementError
+from edakari.graph import trace
+from edakari.surgery import apply
+
+__all__ = ["Bench", "Tell", "calibrated", "filled", "latency"]
+
+Tell = Callable[[str], None]
+"""Told in words what is going on."""
+
+STEP = 8
+"""Widths that runtimes work in."""
+TRIES = 3
+"""Most times that networks are timed anew where the machine is noisy."""
+OFTEN = 10.0
+"""Seconds between two words on how far it has come."""
+
+
+@dc.dataclass(frozen=True)
+class Bench:
+    """Where and how networks are timed.
+
+    Args:
+        runtime: in which.
+        settings: of the runtime.
+        example: inputs of every call, [batch, ...].
+        repeats: calls of each network that are timed.
+        spread: largest distance between the quartiles that is accepted, as a share of the median.
+        cache: folder of latency tables; None is the usual one.
+    """
+
+    runtime: Runtime
+    settings: RunSettings
+    example: torch.Tensor
+    repeats: int = 50
+    spread: float = 0.15
+    cache: Path | None = None
+
+    def table(self) -> Table:
+        """The table of this machine, runtime and settings.
+
+        Raises:
+            MeasurementError: the runtime is not installed, or the table cannot be trusted.
+        """
+        return open_table(key_of(self.runtime, self.settings), self.cache)
+
+    def timed(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
+        """Latency of networks in turns, steady or not."""
+        device = torch.device(self.settings.device)
+        placed = {name: _on(device, model) for name, model in models.items()}
+        return measure(placed, self.example.to(device), self.runtime, settings=self.settings, repeats=self.repeats)
+
+    def steady(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
+        """Latency of networks in turns; again where the machine was noisy.
+
+        Raises:
+            MeasurementError: it stays noisy, or a network does not run; says which, and the spread.
+        """
+        for left in reversed(range(TRIES)):
+            timings = self.timed(models)
+            try:
+                for name, timing in timings.items():
+                    require_steady(timing, f"the {name} network in {self.runtime.name}", self.spread)
+            except MeasurementError:
+                if not left:
+                    raise
+            else:
+                break
+        return timings
+
+
+def latency(
+    model: nn.Module,
+    example: torch.Tensor,
+    runtime: str = "onnxruntime",
+    *,
+    threads: int = 1,
+    groups: Sequence[Group] | None = None,
+    networks: int = 8,
+    cache: str | Path | None = None,
+    tell: Tell = lambda text: None,
+) -> LatencyCost:
+    """The latency of a network on this machine as a cost: measures what no run before has measured.
+
+    Args:
+        model: the network, on the CPU; left as found.
+        example: its inputs, [batch, ...].
+        runtime: which will serve it.
+        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        groups: those that will be sized, with their legal sizes; None is all, in multiples of 8.
+        networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so;
+            0 is none.
+        cache: folder of latency tables; None is the usual one.
+        tell: told in words how long it will take and how far it has come; `print` will do.
+
+    Raises:
+        MeasurementError: the runtime is not installed, or does not run the network, or a table cannot be trusted.
+    """
+    bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
+    bench.table()
+    graph = trace(model, example)
+    chosen = limited(graph.groups, step=STEP) if groups is None else groups
+    bench.timed({"dense": model})
+    table, _ = filled(graph, chosen, bench, tell)
+    if networks and network_key(graph) not in table.fits:
+        table, _ = calibrated(model, graph, chosen, bench, networks, tell)
+    return latency_cost(graph, table, chosen)
+
+
+def filled(graph: Graph, groups: Sequence[Group], bench: Bench, tell: Tell) -> tuple[Table, dict[str, Any]]:
+    """The table with all that a network asks for; says beforehand how long that takes.
+
+    Args:
+        graph: of the network.
+        groups: that may be sized, with their legal sizes.
+        bench: where.
+        tell: told how it goes.
+
+    Returns:
+        The table, and figures of the filling.
+    """
+    table, runtime = bench.table(), bench.runtime
+    plan = plan_measurement(wanted(graph, groups), table, runtime, bench.settings)
+    missing = len(plan.missing)
+    tell(
+        f"{runtime.name}: {plan.layers} distinct layers, {plan.points} points, {missing} of them not in the "
+        f"table yet: about {_duration(plan.seconds)}"
+    )
+    start = time.perf_counter()
+    progress = _Progress(f"of {missing} points", tell)
+    table = fill(table, plan.missing, runtime, bench.settings, progress=progress.more)
+    return table, {
+        "layers": plan.layers,
+        "points": plan.points,
+        "filled": missing,
+        "expected_s": plan.seconds,
+        "fill_s": time.perf_counter() - start,
+    }
+
+
+def calibrated(
+    model: nn.Module, graph: Graph, groups: Sequence[Group], bench: Bench, networks: int, tell: Tell
+) -> tuple[Table, dict[str, Any]]:
+    """The table with a fit of a network's predictions to random sub-networks that are timed whole.
+
+    Args:
+        model: the network, on the CPU.
+        graph: of it.
+        groups: that may be sized, with their legal sizes.
+        bench: where; its table has the layers.
+        networks: how many sub-networks.
+        tell: told how it goes.
+
+    Returns:
+        The table, and how far predictions were off, as plain values.
+    """
+    table = bench.table()
+    tell(f"{bench.runtime.name}: timing {networks} random sub-networks to fit the predictions")
+    sizes = random_sizes(groups, networks)
+    small = {str(place): apply(_any_of(graph, each), model) for place, each in enumerate(sizes)}
+    timings = list(bench.timed(small).values())
+    measured = [timing.median_ms for timing in timings]
+    cost = latency_cost(graph, dc.replace(table, fits={}), groups)
+    fit = fit_latency(cost, sizes, measured)
+    errors = np.abs(np.array([cost.predict(each) for each in sizes]) / measured - 1.0)
+    return extended(table, {}, {network_key(graph): fit}), {
+        "repeats": bench.repeats,
+        "fit": dc.asdict(fit),
+        "unfitted_median_error": float(np.median(errors)),
+        "spread": float(np.median([timing.spread / timing.median_ms for timing in timings])),
+        "unknown_operators": list(unknown_operators(graph)),
+        "networks": [
+            {"predicted_ms": predicted, "layers_ms": cost.predict(each), **dc.asdict(timing)}
+            for predicted, each, timing in zip(left_out(cost, sizes, measured).tolist(), sizes, timings, strict=True)
+        ],
+    }
+
+
+@dc.dataclass
+class _Progress:
+    """Says now and then how far it has come."""
+
+    what: str
+    tell: Tell
+    done: int = 0
+    told: float = dc.field(default_factory=time.monotonic)
+
+    def more(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self.told > OFTEN:
+            self.told = time.monotonic()
+            self.tell(f"{self.done} {self.what}")
+
+
+def _on(device: torch.device, model: nn.Module) -> nn.Module:
+    here = next(model.parameters(), torch.empty(0)).device
+    return model if here == device else copy.deepcopy(model).to(device)
+
+
+def _any_of(graph: Graph, sizes: Sizes) -> Plan:
+    """The first positions of each group: for the time it is all the same which."""
+    edits = [KeepChannels(name, tuple(range(size))) for name, size in sizes.items() if size < graph[name].size]
+    return Plan(tuple(edits), graph.fingerprint, graph.inputs, "calibration")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,173 @@
+"""The latency of a run: measured before anything is pruned, met while it is pruned, measured again in the end."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edakari.core.files import write_json
+from edakari.core.graph import Graph
+from edakari.core.method import Solve
+from edakari.core.plan import Plan
+from edakari.core.protocols import Cost
+from edakari.cost.latency import Fit, LatencyCost, latency_cost, network_key
+from edakari.cost.measure import RunSettings, Timing
+from edakari.cost.runtimes import runtime_named
+from edakari.graph import trace
+from edakari.run import processes
+from edakari.run.bench import Bench, calibrated, filled
+from edakari.run.context import Run
+from edakari.run.rounds import Aim, Pair, Round, plain, settled
+from edakari.run.settings import LatencySettings
+from edakari.surgery import apply
+
+__all__ = ["Loop", "finished_latency", "measured_latency"]
+
+Result = dict[str, Any]
+Log = Callable[[str, Mapping[str, float]], None]
+
+
+def measured_latency(run: Run) -> Result:
+    """The dense network's latency and a table from which any sizes can be predicted; nothing without a latency budget.
+
+    The dense network comes first, so that a runtime that is missing or does not run it ends the run at once.
+    """
+    settings = run.recipe.latency
+    if settings is None:
+        return {}
+
+    def tell(text: str) -> None:
+        run.notify("latency", "log", {"stage": text})
+
+    bench = _bench(run, settings)
+    key = bench.table().key
+    timing = bench.steady({"dense": run.dense})["dense"]
+    graph = _graph(run, bench)
+    table, filling = filled(graph, run.groups, bench, tell)
+    found = {**dc.asdict(key), "table": str(table.path), "batch": settings.batch, "dense": dc.asdict(timing), **filling}
+    fit = table.fits.get(network_key(graph))
+    if fit is not None and fit.networks >= settings.networks:
+        return {**found, "fit": dc.asdict(fit)}
+    return {**found, **calibrated(run.dense, graph, run.groups, bench, settings.networks, tell)[1]}
+
+
+def finished_latency(run: Run) -> Result | None:
+    """The finished network beside the dense one, in turns; None without a latency budget."""
+    settings = run.recipe.latency
+    if settings is None:
+        return None
+    pair = Pair(**_bench(run, settings).steady({"dense": run.dense, "pruned": run.final()}))
+    return {**dc.asdict(pair), "off": _aim(run).off(pair)}
+
+
+@dc.dataclass
+class Loop:
+    """Measures what a method's allocation leads to, and has it solved again; see `edakari.core.method.Settle`.
+
+    Args:
+        run: of which.
+        bench: where networks are timed.
+        cost: latency as predicted.
+        log: told of each round.
+        rounds: what was measured last.
+    """
+
+    run: Run
+    bench: Bench
+    cost: LatencyCost
+    log: Log
+    rounds: tuple[Round, ...] = ()
+
+    @classmethod
+    def of(cls, run: Run, log: Log) -> Loop:
+        """The loop of a run whose latency stage is finished."""
+        assert run.recipe.latency is not None
+        bench = _bench(run, run.recipe.latency)
+        graph = _graph(run, bench)
+        fits = {network_key(graph): Fit(**run.folder.read("latency")["fit"])}
+        return cls(run, bench, latency_cost(graph, dc.replace(bench.table(), fits=fits), run.groups), log)
+
+    @property
+    def costs(self) -> Sequence[Cost]:
+        """The measured costs."""
+        return (self.cost,)
+
+    def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
+        """See `edakari.core.method.Settle`."""
+        plan, self.rounds = settled(solve, costs, before, _aim(self.run), self._measured, self._tell)
+        return plan
+
+    def met(self, plan: Plan) -> Result:
+        """What became of the latency; a plan of a method that did not ask for rounds is measured now.
+
+        Raises:
+            MeasurementError: its network lies above the budget.
+        """
+        if not any(each.sizes == plan.sizes() for each in self.rounds):
+            self(lambda costs: plan, self.costs)
+        found = next(each for each in self.rounds if each.sizes == plan.sizes())
+        return {
+            "limit_ms": _aim(self.run).limit_ms,
+            "predicted_ms": self.cost.predict(plan.sizes()),
+            "off": found.off,
+            "rounds": [plain(each) for each in self.rounds],
+        }
+
+    def _tell(self, number: int, found: Round) -> None:
+        figures = {"predicted ms": found.predicted_ms, "measured ms": found.timing.pruned.median_ms}
+        self.log(f"round {number}", {**figures, "dense ms": found.timing.dense.median_ms, "off %": 100 * found.off})
+
+    def _measured(self, plan: Plan) -> Pair:
+        return processes.from_main(functools.partial(self._kept, plan), cpu=self.run.recipe.device == "cpu")
+
+    def _kept(self, plan: Plan) -> Pair:
+        """A network's timing, which is kept for a run that is interrupted."""
+        path, name = self.run.folder.work("latency") / "rounds.json", json.dumps(plan.sizes(), sort_keys=True)
+        known = _read(path)
+        if name not in known:
+            timed = self.bench.steady({"dense": self.run.dense, "pruned": apply(plan, self.run.dense)})
+            known[name] = {network: dc.asdict(timing) for network, timing in timed.items()}
+            write_json(path, known)
+        return Pair(**{network: Timing(**timing) for network, timing in known[name].items()})
+
+
+def _bench(run: Run, settings: LatencySettings) -> Bench:
+    return Bench(
+        runtime_named(settings.runtime),
+        RunSettings(
+            threads=settings.threads,
+            precision=settings.precision,
+            memory_format=settings.memory_format,
+            device=settings.device,
+            warmup=settings.warmup,
+        ),
+        torch.cat([run.task.example()] * settings.batch),
+        settings.repeats,
+        settings.spread,
+        Path(settings.cache) if settings.cache else None,
+    )
+
+
+def _graph(run: Run, bench: Bench) -> Graph:
+    """Graph of the dense network on the inputs that are timed: what layers work on depends on the batch."""
+    return run.graph if len(bench.example) == 1 else trace(run.dense, bench.example.to(run.device))
+
+
+def _aim(run: Run) -> Aim:
+    limit = next(term.limit for term in run.budget.terms if term.cost == "latency")
+    share = any(term.cost == "latency" and term.relative for term in run.recipe.budget.terms)
+    return Aim(limit, run.folder.read("latency")["dense"]["median_ms"] if share else None)
+
+
+def _read(path: Path) -> Result:
+    try:
+        found: Result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
