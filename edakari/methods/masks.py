@@ -1,0 +1,316 @@
+"""Masks on the parameters of a network in training: it computes as though it were cut, and nothing is cut yet.
+
+One mask per group, on its coordinates. It is applied where the group is read: to the input columns of weights, and to
+the statistics of layer norms. The parameters stay what they are: leaves of the same name, which the optimizer, the
+processes' gradient buckets and checkpoints know. Only while a module runs does a masked tensor stand in its place.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses as dc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from edakari.core.graph import Branch, Graph
+from edakari.core.layout import Layout
+from edakari.core.space import Group
+from edakari.criteria import coordinates
+from edakari.methods.reads import LayerNormRead, Structure, WeightRead, names_in, structure_of
+
+__all__ = ["Masks", "Mode", "maskable"]
+
+Mode = Literal["soft", "hard", "permanent"]
+"""What removed positions get: "soft" the gradient that they would have if they were there, "hard" none, "permanent"
+none and zeros for weights."""
+
+
+def maskable(graph: Graph, groups: Sequence[Group], structure: Structure | None = None) -> tuple[Group, ...]:
+    """Those of some groups that masks can stand for: weights read them, and nothing else mixes their positions.
+
+    Branches always can.
+    """
+    structure = structure or structure_of(graph)
+    read = {name for each in structure.reads for name in names_in(graph.layouts[each.weight][each.dim])}
+    branches = {branch.name for branch in graph.branches}
+    return tuple(g for g in groups if g.name in branches or (g.name in read and g.name not in structure.closed))
+
+
+class Masks:
+    """The masks of a network's groups, and what computes with them; run state.
+
+    Coordinates of all groups lie in one row, so that scores and masks are one tensor each: those of group g begin at
+    `offsets[g]`. Everything stays on the parameters' device; only `set` looks at values.
+
+    Args:
+        model: the network; its parameters are looked up by name, nothing of it is changed until `installed`.
+        graph: of the network.
+        groups: maskable groups and branches.
+        mode: what removed positions get.
+        scale_norms: multiply the batch normalisation behind a masked layer by the share of inputs that is kept.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, groups: Sequence[Group], mode: Mode = "soft", scale_norms: bool = False
+    ) -> None:
+        self.model, self.graph, self.groups, self.mode = model, graph, tuple(groups), mode
+        structure = structure_of(graph)
+        names = {group.name for group in groups}
+        self.offsets: dict[str, int] = {}
+        self.size = 0
+        for group in groups:
+            self.offsets[group.name], self.size = self.size, self.size + group.size
+        self.reads = tuple(r for r in structure.reads if names.intersection(names_in(graph.layouts[r.weight][r.dim])))
+        self.writes = tuple(w for w in structure.writes if names.intersection(names_in(graph.layouts[w.weight][w.dim])))
+        self.layer_norms = tuple(norm for norm in structure.layer_norms if names.intersection(names_in(norm.layout)))
+        self.branches = tuple(branch for branch in graph.branches if branch.name in names)
+        self.scaled = {r.norm: r for r in self.reads if r.norm} if scale_norms else {}
+        layouts = [graph.layouts[r.weight][d] for r in self.reads for d in (0, 1)]
+        layouts += [graph.layouts[w.weight][w.dim] for w in self.writes]
+        self._places = {
+            layout: self._coordinates(layout) for layout in {*layouts, *(n.layout for n in self.layer_norms)}
+        }
+        self.kept = torch.ones(self.size, dtype=torch.bool)
+        self._positions: dict[Layout, torch.Tensor] = {}
+        self._partial: frozenset[Layout] = frozenset()
+        self._dropped: frozenset[str] = frozenset()
+        self.set(self.kept)
+
+    def _coordinates(self, layout: Layout) -> dict[str, torch.Tensor]:
+        """For each masked group of a dimension, the place in the row of each position; the end where it has none."""
+        places = {}
+        for name in names_in(layout):
+            if name in self.offsets:
+                where = torch.from_numpy(coordinates(layout, name))
+                places[name] = torch.where(where < 0, self.size, where + self.offsets[name])
+        return places
+
+    def part(self, name: str) -> slice:
+        """Where a group's coordinates lie in the row."""
+        start = self.offsets[name]
+        size = next(group.size for group in self.groups if group.name == name)
+        return slice(start, start + size)
+
+    def set(self, kept: torch.Tensor) -> None:
+        """Put other masks in force.
+
+        Args:
+            kept: bool [coordinates] on the CPU.
+        """
+        self.kept = kept.clone()
+        row = torch.cat([kept, torch.ones(1, dtype=torch.bool)])
+        positions = {}
+        for layout, places in self._places.items():
+            mask = None
+            for place in places.values():
+                mask = row[place] if mask is None else mask & row[place]
+            if mask is not None:
+                positions[layout] = mask
+        self._partial = frozenset(layout for layout, mask in positions.items() if not bool(mask.all()))
+        self._positions = {layout: mask.float() for layout, mask in positions.items()}
+        self._shares = {layout: float(mask.double().mean()) for layout, mask in positions.items()}
+        self._dropped = frozenset(branch.name for branch in self.branches if not bool(kept[self.offsets[branch.name]]))
+        if self.mode == "permanent":
+            with torch.no_grad():
+                for read in self.reads:
+                    weight = self.model.get_parameter(read.weight)
+                    weight.mul_(self._along(read, weight))
+
+    def positions(self, layout: Layout, like: torch.Tensor) -> torch.Tensor | None:
+        """Which positions of a dimension are kept, one and zero as `like`; None where all are."""
+        if layout not in self._partial:
+            return None
+        mask = self._positions[layout]
+        if mask.device != like.device or mask.dtype != like.dtype:
+            mask = self._positions[layout] = mask.to(like)
+        return mask
+
+    def _along(self, read: WeightRead, weight: torch.Tensor) -> torch.Tensor | float:
+        """The mask of a weight, in a shape that broadcasts to it; 1 where nothing is gone."""
+        mask = self.positions(self.graph.layouts[read.weight][read.dim], weight)
+        return 1.0 if mask is None else mask.view([-1 if d == read.dim else 1 for d in range(weight.dim())])
+
+    def share(self, layout: Layout) -> float:
+        """Share of the positions of a dimension that is kept."""
+        return self._shares.get(layout, 1.0)
+
+    def scale(self, norm: str) -> float:
+        """What a batch normalisation is multiplied by: the share of inputs that the layer in front of it keeps."""
+        read = self.scaled[norm]
+        return self.share(self.graph.layouts[read.weight][read.dim])
+
+    def on_coordinates(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
+        """Add figures on the positions of a dimension to the coordinates that they belong to, in place.
+
+        Args:
+            row: float [coordinates + 1]; what belongs to no masked group is added to the last entry.
+            layout: of the dimension.
+            figures: float [positions].
+        """
+        for name, place in self._places[layout].items():
+            if place.device != row.device:
+                place = self._places[layout][name] = place.to(row.device)
+            row.index_add_(0, place, figures.to(row.dtype))
+
+    def pull(self, decay: float) -> None:
+        """Add `decay` times the weight to the gradient of what is masked, in place."""
+        if decay == 0:
+            return
+        for read in self.reads:
+            weight = self.model.get_parameter(read.weight)
+            along = self._along(read, weight)
+            if weight.grad is not None and not isinstance(along, float):
+                weight.grad.addcmul_(weight.detach(), 1 - along, value=decay)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Write what the masks do to parameters that a cut leaves into them: the scales of batch normalisations."""
+        for norm in self.scaled:
+            self.model.get_parameter(norm).mul_(self.scale(norm))
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """The network computes with the masks; ends as it was."""
+        handles: list[Any] = []
+        try:
+            for caller, stand_ins in self._stand_ins().items():
+                module = self.model.get_submodule(caller)
+                handles.append(module.register_forward_pre_hook(_before(stand_ins)))
+                handles.append(module.register_forward_hook(_after(stand_ins), always_call=True))
+            for norm in self.layer_norms:
+                handles.append(self.model.get_submodule(norm.module).register_forward_hook(_normalised(self, norm)))
+            for branch in self.branches:
+                handles.append(self.model.get_submodule(branch.exit).register_forward_hook(_gated(self, branch)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _stand_ins(self) -> dict[str, list[_StandIn]]:
+        found: dict[str, list[_StandIn]] = collections.defaultdict(list)
+        for read in self.reads:
+            found[read.caller].append(_StandIn.of(read.weight, read.caller, _masked(self, read)))
+        for norm, read in self.scaled.items():
+            found[read.norm_caller].append(_StandIn.of(norm, read.norm_caller, _rescaled(self, norm)))
+        return found
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _StandIn:
+    """What stands in for a parameter while a module runs: the module that holds it, from there on, and its name."""
+
+    holder: str
+    name: str
+    make: Callable[[torch.Tensor], torch.Tensor]
+
+    @classmethod
+    def of(cls, parameter: str, caller: str, make: Callable[[torch.Tensor], torch.Tensor]) -> _StandIn:
+        holder, _, name = parameter.rpartition(".")
+        return cls(holder.removeprefix(caller).removeprefix("."), name, make)
+
+
+# Hooks are closures and look parameters up below the module that they are called with: averaged copies of a network
+# share them and have parameters of their own.
+
+
+def _before(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any], None]:
+    def before(module: nn.Module, args: Any) -> None:
+        for each in stand_ins:
+            holder = module.get_submodule(each.holder) if each.holder else module
+            weight = holder._parameters[each.name]
+            if weight is not None:
+                made = each.make(weight)
+                if made is not weight:
+                    # an attribute of the instance is found before a parameter is looked for
+                    holder.__dict__[each.name] = made
+
+    return before
+
+
+def _after(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any, Any], None]:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        for each in stand_ins:
+            (module.get_submodule(each.holder) if each.holder else module).__dict__.pop(each.name, None)
+
+    return after
+
+
+def _masked(masks: Masks, read: WeightRead) -> Callable[[torch.Tensor], torch.Tensor]:
+    def make(weight: torch.Tensor) -> torch.Tensor:
+        along = masks._along(read, weight)
+        if isinstance(along, float):
+            return weight
+        made: torch.Tensor = _Straight.apply(weight, along) if masks.mode == "soft" else weight * along
+        return made
+
+    return make
+
+
+def _rescaled(masks: Masks, norm: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def make(weight: torch.Tensor) -> torch.Tensor:
+        scale = masks.scale(norm)
+        made: torch.Tensor = weight if scale == 1.0 else _Rescaled.apply(weight, scale)
+        return made
+
+    return make
+
+
+def _normalised(masks: Masks, norm: LayerNormRead) -> Callable[[Any, Any, Any], Any]:
+    def normalised(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        x = args[0].float() if args[0].dtype in (torch.float16, torch.bfloat16) else args[0]
+        mask = masks.positions(norm.layout, x)
+        if mask is None:
+            return output
+        shape = [-1, *[1] * (-norm.dim - 1)]
+        mask = mask.view(shape)
+        count = masks.share(norm.layout) * x.shape[norm.dim]
+        centred = x - (x * mask).sum(norm.dim, keepdim=True) / count
+        variance = (centred.square() * mask).sum(norm.dim, keepdim=True) / count
+        out = centred * torch.rsqrt(variance + module.eps) * module.weight.view(shape)
+        whole: torch.Tensor = out if module.bias is None else out + module.bias.view(shape)
+        return whole.to(output.dtype)
+
+    return normalised
+
+
+def _gated(masks: Masks, branch: Branch) -> Callable[[Any, Any, Any], Any]:
+    def gated(module: Any, args: Any, output: Any) -> Any:
+        if branch.name not in masks._dropped:
+            return output
+        first = output[0] if isinstance(output, tuple) else output
+        zeros: torch.Tensor = _Straight.apply(first, first.new_zeros(())) if masks.mode == "soft" else first * 0
+        return (zeros, *output[1:]) if isinstance(output, tuple) else zeros
+
+    return gated
+
+
+class _Straight(torch.autograd.Function):
+    """Masked forward; the gradient passes as though there were no mask (Bengio et al., 2013)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x * mask
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient, None
+
+
+class _Rescaled(torch.autograd.Function):
+    """Scaled forward; its gradient is divided by the scale: a step moves the scaled figure as it would itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.scale = scale
+        return x * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient / ctx.scale if ctx.scale > 0 else torch.zeros_like(gradient), None

@@ -1,0 +1,211 @@
+"""Masks on parameters: a masked network computes as the cut one, and its gradients are those that the mode promises."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import edakari
+from edakari.core.plan import DropBranch, KeepChannels, Plan
+from edakari.methods import reads
+from edakari.methods.masks import Masks, Mode, maskable
+from edakari.methods.reads import structure_of
+from edakari.surgery import apply
+from edakari.surgery.simulate import READS
+from edakari.testing import ToyTask, random_plan, toy_cnn, toy_vit
+from edakari.testing.exact import difference, enlivened
+
+
+class Flat(nn.Module):
+    """A flatten into a linear layer, and a concatenation in front of a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 5, 3, padding=1)
+        self.up = nn.ConvTranspose2d(11, 7, 2, stride=2)
+        self.norm = nn.BatchNorm2d(7)
+        self.down = nn.Conv2d(7, 4, 3, stride=8)
+        self.fc = nn.Linear(4 * 16, 9)
+        self.out = nn.Linear(9, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.left(x), self.right(x).relu()], 1)
+        x = self.down(self.norm(self.up(x)).relu()).relu()
+        logits: torch.Tensor = self.out(self.fc(x.flatten(1)).relu())
+        return logits
+
+
+class Attention(nn.Module):
+    """torch's own attention, which takes its layers apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 8, stride=8)
+        self.encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, dropout=0.0)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.encoder(self.embed(x).flatten(2).transpose(1, 2))
+        logits: torch.Tensor = self.out(tokens.mean(1))
+        return logits
+
+
+def masks_at(model: nn.Module, plan: Plan, mode: Mode = "soft", scale_norms: bool = False) -> Masks:
+    graph = edakari.trace(model, ToyTask().example().to(next(model.parameters())))
+    groups = maskable(graph, (*graph.groups, *(branch.group for branch in graph.branches)))
+    masks = Masks(model, graph, groups, mode, scale_norms)
+    kept = torch.ones(masks.size, dtype=torch.bool)
+    for edit in plan.edits:
+        part = masks.part(edit.group if isinstance(edit, KeepChannels) else edit.branch)  # type: ignore[union-attr]
+        kept[part] = False
+        if isinstance(edit, KeepChannels):
+            kept[part.start + torch.tensor(edit.indices)] = True
+    masks.set(kept)
+    return masks
+
+
+def plan_for(model: nn.Module, seed: int = 0, drop: float = 0.5) -> Plan:
+    graph = edakari.trace(model, ToyTask().example().to(next(model.parameters())))
+    return random_plan(graph, (0.3, 0.9), seed, maskable(graph, graph.groups), drop)
+
+
+def images(model: nn.Module) -> torch.Tensor:
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()))
+
+
+@pytest.mark.parametrize("network", [toy_cnn, toy_vit, Flat, Attention])
+@pytest.mark.parametrize("scale_norms", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_masked_equals_cut(network: Any, scale_norms: bool, training: bool) -> None:
+    torch.manual_seed(0)
+    model = enlivened(network()).train(training)
+    plan = plan_for(model)
+    assert len(plan.edits) >= 2
+    other = copy.deepcopy(model)
+    masks = masks_at(model, plan, scale_norms=scale_norms)
+    with masks.installed(), torch.no_grad():
+        masked = model(images(model))
+    masks_at(other, plan, scale_norms=scale_norms).fold()
+    with torch.no_grad():
+        cut = apply(plan, other)(images(model))
+        plain = other(images(model))
+    assert difference(masked, cut) < 1e-12
+    assert difference(masked, plain) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+def test_gradients_of_masked_columns(mode: Mode) -> None:
+    model = enlivened(toy_cnn()).train()
+    plan = Plan((KeepChannels("first.0", tuple(range(10))),), plan_for(model).fingerprint, plan_for(model).inputs)
+    plain = copy.deepcopy(model)
+    masks = masks_at(model, plan, mode)
+    with masks.installed():
+        model(images(model)).square().sum().backward()
+    with torch.no_grad():
+        plain.second[0].weight[:, 10:] = 0  # type: ignore[index, operator]
+    plain(images(model)).square().sum().backward()
+    found, wanted = (m.second[0].weight.grad for m in (model, plain))  # type: ignore[index, union-attr]
+    assert torch.equal(found[:, :10], wanted[:, :10])
+    if mode == "soft":
+        assert difference(found, wanted) < 1e-12
+        assert bool((found[:, 10:].abs().amax((0, 2, 3)) > 0).all())
+    else:
+        assert not bool(found[:, 10:].any())
+    for producer in (model.first[0].weight, model.first[1].weight, model.first[1].bias):  # type: ignore[index]
+        assert not bool(producer.grad[10:].any())  # type: ignore[index, union-attr]
+        assert bool(producer.grad[:10].any())  # type: ignore[index, union-attr]
+
+
+def test_a_dropped_branch_goes_on_getting_gradients_when_soft() -> None:
+    model = enlivened(toy_cnn()).train()
+    plan = Plan((DropBranch("first:branch"),), plan_for(model).fingerprint, plan_for(model).inputs)
+    for mode, alive in (("soft", True), ("hard", False)):
+        twin = copy.deepcopy(model)
+        with masks_at(twin, plan, mode).installed():  # type: ignore[arg-type]
+            twin(images(twin)).square().sum().backward()
+        assert bool(twin.second[1].weight.grad.any()) is alive  # type: ignore[index, union-attr]
+
+
+def scaled_norm(kept: int) -> tuple[nn.Module, Masks]:
+    torch.manual_seed(0)
+    model = enlivened(toy_cnn()).train()
+    plan = Plan((KeepChannels("first.0", tuple(range(kept))),), plan_for(model).fingerprint, plan_for(model).inputs)
+    return model, masks_at(model, plan, scale_norms=True)
+
+
+def test_a_scaled_norm_moves_as_though_the_scale_were_written_into_it() -> None:
+    model, masks = scaled_norm(12)  # of 24: the scale is 0.5
+    other = copy.deepcopy(model)
+    plain = masks_at(other, Plan((KeepChannels("first.0", tuple(range(12))),), *fingerprint(other)))
+    gamma, effective = model.second[1].weight, other.second[1].weight  # type: ignore[index]
+    with torch.no_grad():
+        effective.mul_(0.5)  # type: ignore[operator]
+    optimizers = [torch.optim.SGD([weight], lr=0.01, momentum=0.9) for weight in (gamma, effective)]  # type: ignore[list-item]
+    for step in range(5):
+        for network, hook, optimizer in ((model, masks, optimizers[0]), (other, plain, optimizers[1])):
+            optimizer.zero_grad()
+            with hook.installed():
+                network(images(network)).square().sum().backward()
+        if step == 0:
+            assert torch.allclose(gamma.grad, 2 * effective.grad, rtol=1e-10)  # type: ignore[union-attr, arg-type, operator]
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.allclose(0.5 * gamma, effective, rtol=1e-10)  # type: ignore[operator, arg-type]
+    buffers = [
+        optimizer.state[weight]["momentum_buffer"]
+        for optimizer, weight in zip(optimizers, (gamma, effective), strict=True)
+    ]
+    assert torch.allclose(buffers[0], 2 * buffers[1], rtol=1e-10)
+
+
+def fingerprint(model: nn.Module) -> tuple[str, Any]:
+    plan = plan_for(model)
+    return plan.fingerprint, plan.inputs
+
+
+def test_parameters_stay_what_they_are() -> None:
+    model = toy_cnn()
+    before = dict(model.named_parameters())
+    keys = list(model.state_dict())
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    with masks_at(model, plan_for(model), scale_norms=True).installed():
+        model(images(model)).sum().backward()
+        copy.deepcopy(model)(images(model))
+        assert all(parameter is before[name] for name, parameter in model.named_parameters())
+        assert list(model.state_dict()) == keys
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    assert hooks == sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    assert not any("weight" in module.__dict__ for module in model.modules())
+
+
+def test_a_module_that_fails_leaves_no_stand_in() -> None:
+    model = toy_cnn()
+    with masks_at(model, plan_for(model)).installed(), pytest.raises(RuntimeError):
+        model.second[0](torch.zeros(1, 3, 8, 8))  # type: ignore[index, operator]
+    assert not any("weight" in module.__dict__ for module in model.modules())
+
+
+def test_what_queries_and_keys_share_is_closed() -> None:
+    graph = edakari.trace(toy_vit(), ToyTask().example())
+    closed = structure_of(graph).closed
+    assert set(closed) == {group.name for group in graph.groups if group.kind == "head_dim"}
+    assert {group.kind for group in maskable(graph, graph.groups)} == {"embedding", "head", "hidden"}
+
+
+def test_every_operator_that_mixes_is_known() -> None:
+    layers = reads.CONVOLUTIONS | reads.LINEARS | reads.PRODUCTS | reads.BATCH_NORMS | {reads.LAYER_NORM}
+    known = layers | reads.OVER_LAST | reads.REDUCTIONS | reads.OVER_ALL | reads.POINTWISE
+    assert set(READS) <= known
+
+
+def test_pull_adds_decay_to_what_is_masked_only() -> None:
+    model, masks = scaled_norm(12)
+    weight = model.second[0].weight  # type: ignore[index]
+    weight.grad = torch.zeros_like(weight)  # type: ignore[arg-type]
+    masks.pull(0.5)
+    assert torch.equal(weight.grad[:, 12:], 0.5 * weight[:, 12:])  # type: ignore[index]
+    assert not bool(weight.grad[:, :12].any())  # type: ignore[index]
