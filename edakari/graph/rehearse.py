@@ -55,15 +55,23 @@ def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[]
 
 
 def _with_branches_that_go(shadow: nn.Module, graph: Graph) -> Graph:
-    """Without the branches that do not go: each by itself, where they do not all go together."""
+    """Without the branches that do not go: those in the modules that fail when all are dropped and all groups cut."""
+    branches = graph.branches
+    while branches:
+        fault = _fault(shadow, graph, graph.groups, branches)
+        if fault is None:
+            break
+        home = fault.module
+        blamed = [branch for branch in branches if _lies_in(branch, home)]
+        while home and not blamed:
+            home = home.rpartition(".")[0]
+            blamed = [branch for branch in branches if _lies_in(branch, home)]
+        branches = tuple(branch for branch in branches if branch not in blamed)
+    return dc.replace(graph, branches=branches)
 
-    def go(branches: Sequence[Branch]) -> bool:
-        return not branches or _fault(shadow, graph, graph.groups, branches) is None
 
-    if go(graph.branches):
-        return graph
-    singly = tuple(branch for branch in graph.branches if go([branch]))
-    return dc.replace(graph, branches=singly if go(singly) else ())
+def _lies_in(branch: Branch, module: str) -> bool:
+    return not module or any(f"{path}.".startswith(f"{module}.") for path in (*branch.modules, branch.exit))
 
 
 def _fault(shadow: nn.Module, graph: Graph, groups: Iterable[Group], branches: Sequence[Branch] = ()) -> Fault | None:
