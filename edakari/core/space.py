@@ -56,11 +56,14 @@ def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -
 
     Args:
         groups: groups to limit.
-        step: sizes of channels, widths and head dimensions become multiples of this; heads and groups keep step 1.
+        step: sizes of channels, widths and head dimensions become multiples of this; heads and groups keep step 1,
+            and branches stay as they are.
         least: smallest size; a float below 1 is a share of the group's size.
     """
 
     def limit(group: Group) -> Group:
+        if group.kind == "branch":
+            return group
         floor = least if isinstance(least, int) else -int(-group.size * least // 1)
         return dc.replace(
             group, step=step if group.kind in WIDTHS else 1, least=max(1, min(group.size, floor, group.size))

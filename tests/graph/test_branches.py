@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edakari.core.plan import DropBranch, Plan
+from edakari.core.space import legal_sizes, limited
 from edakari.cost import COSTS
 from edakari.graph import trace
 from edakari.surgery import apply, load, save
@@ -86,6 +87,8 @@ def test_a_network_without_a_branch_is_stored_and_comes_back(tmp_path):
     model = build_named("edakari:resnet20")
     graph = trace(model, torch.zeros(1, 3, 32, 32))
     plan = random_plan(graph, drop=0.6, seed=3)
+    assert [legal_sizes(branch.group) for branch in graph.branches] == [(0, 1)] * len(graph.branches)
+    assert limited([graph.branches[0].group], step=8, least=0.5) == (graph.branches[0].group,)
     assert any(isinstance(edit, DropBranch) for edit in plan.edits)
     small = apply(plan, model)
     save(small, plan, tmp_path / "small")
