@@ -1,0 +1,206 @@
+"""SMCP: soft masks, chosen again and again by a knapsack while the network trains.
+
+The story in five lines: (1) each channel group gets a mask, applied where the group is read, so that the producers go
+on computing what is masked and its readers go on getting gradients; (2) every few steps channels are scored by what
+the loss would lose, masked ones too; (3) a knapsack over true costs picks how many of each group stay, within a budget
+that tightens along a curve; what is masked may come back; (4) batch normalisations behind masked layers are scaled by
+the share of inputs that is left, and masked weights decay; (5) the masks are frozen and, in the end, cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from edakari.core.method import Job, Outcome, register
+from edakari.core.plan import DropBranch, KeepChannels
+from edakari.core.protocols import Schedule
+from edakari.errors import EdakariError
+from edakari.methods.masks import Masks, Mode, maskable
+from edakari.methods.prices import one_sided
+from edakari.methods.rewire import Average, Revival, Rewire, Weighing, train_and_cut
+
+__all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_share"]
+
+Curve = Literal["exp", "exp2", "linear"]
+STEEPNESS = 0.05
+"""Of the curve "exp", per epoch."""
+
+
+@register("smcp")
+@dc.dataclass(frozen=True, kw_only=True)
+class SoftMaskedPruning:
+    """Train with soft masks that a knapsack chooses again and again under a tightening budget, then cut.
+
+    Args:
+        epochs: of the training with masks, all phases together.
+        warmup_epochs: at its start, without masks.
+        ramp_epochs: after them, in which the budget tightens; then it stays.
+        freeze_epochs: at its end, in which masks stay as they are.
+        interval: optimizer steps from one choice of masks to the next; the paper's code has 80 at batch size 256.
+        curve: of the share of the cost that is removed.
+        masks: what masked weights get: "soft" the gradient that they would have if they were there, "hard" none,
+            "permanent" none, and they never come back.
+        average: how the figures of single steps become scores; see `edakari.methods.rewire.Weighing`.
+        revival: what counts for masked coordinates: "absolute" or "signed" figures.
+        incumbent_bonus: scores of what is not masked are multiplied by it.
+        masked_decay: decay of masked weights, beside `weight_decay`; shorter trainings need more.
+        norm_scale: "kept" multiplies batch normalisations behind masked layers by the share of inputs that is kept.
+        pricing: "coupled" costs, as they are, or "one_sided": those of each group with all others left as they are.
+        consumer_share: of a layer's one-sided price that the groups which it reads pay; the others pay the rest.
+        remove_branches: residual branches may be dropped whole.
+        lr: peak learning rate of the training.
+        momentum: of its SGD.
+        weight_decay: of all weights.
+        lr_warmup: share of the steps in which the learning rate rises.
+        precision: of the training: "fp32", "bf16" or "fp16".
+    """
+
+    paper: ClassVar[str] = "Humble et al., Soft Masking for Cost-Constrained Channel Pruning, ECCV 2022"
+    emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels, DropBranch})
+
+    epochs: int = 90
+    warmup_epochs: int = 10
+    ramp_epochs: int = 55
+    freeze_epochs: int = 25
+    interval: int = 80
+    curve: Curve = "exp"
+    masks: Mode = "soft"
+    # differs: the authors' code takes the batch at which masks are chosen alone, which is noisy in small batches
+    average: Average = "average"
+    revival: Revival = "absolute"
+    incumbent_bonus: float = 1.0
+    masked_decay: float = 2e-4
+    # differs: off in the authors' code unless asked for, but a part of the published method
+    norm_scale: Literal["kept", "none"] = "kept"
+    # differs: one-sided prices miss the budget by up to a tenth, since all groups move at once
+    pricing: Literal["coupled", "one_sided"] = "coupled"
+    consumer_share: float = 1.0
+    remove_branches: bool = False
+    # differs: 0.256 at batch size 256; a recipe's own batch size is 128
+    lr: float = 0.128
+    momentum: float = 0.875
+    weight_decay: float = 3.0517578125e-5
+    lr_warmup: float = 0.0889
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        self._check()
+        branches = [branch.group for branch in job.graph.branches] if self.remove_branches else []
+        groups = maskable(job.graph, (*job.groups, *branches))
+        hook = Rewire(
+            Masks(job.model, job.graph, groups, self.masks, scale_norms=self.norm_scale == "kept"),
+            job,
+            EpochRamp(self.epochs, self.warmup_epochs, self.ramp_epochs, self.freeze_epochs, self.interval, self.curve),
+            input_taylor,
+            Weighing(
+                average=self.average,
+                revival=self.revival,
+                incumbent_bonus=self.incumbent_bonus,
+                masked_decay=self.masked_decay,
+            ),
+            None if self.pricing == "coupled" else functools.partial(one_sided, job.graph, self.consumer_share),
+        )
+        schedule = Schedule(
+            epochs=self.epochs,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            warmup=self.lr_warmup,
+            precision=self.precision,
+        )
+        return train_and_cut("smcp", job, hook, schedule)
+
+    def _check(self) -> None:
+        phases = (self.warmup_epochs, self.ramp_epochs, self.freeze_epochs)
+        if min(phases) < 0 or sum(phases) > self.epochs or self.warmup_epochs + self.freeze_epochs >= self.epochs:
+            raise EdakariError(
+                f"method 'smcp': warmup_epochs={phases[0]}, ramp_epochs={phases[1]} and freeze_epochs={phases[2]} must "
+                f"fit into epochs={self.epochs} and leave some between the first and the last"
+            )
+        if self.interval < 1 or not 0 <= self.consumer_share <= 1 or self.masked_decay < 0:
+            raise EdakariError(
+                "method 'smcp' needs interval >= 1, consumer_share from 0 to 1 and masked_decay >= 0, but got "
+                f"interval={self.interval}, consumer_share={self.consumer_share}, masked_decay={self.masked_decay}"
+            )
+
+
+@dc.dataclass(frozen=True)
+class EpochRamp:
+    """Masks every `interval` steps, from a warm-up until they are frozen; one budget within an epoch."""
+
+    epochs: int
+    warmup: int
+    ramp: int
+    freeze: int
+    interval: int
+    curve: Curve = "exp"
+
+    def due(self, step: int, epoch: int) -> bool:
+        """See `edakari.methods.rewire.Timetable`."""
+        return self.warmup <= epoch < self.epochs - self.freeze and step % self.interval == 0
+
+    def over(self, step: int, epoch: int) -> bool:
+        """See `edakari.methods.rewire.Timetable`."""
+        return epoch >= self.epochs - self.freeze
+
+    def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
+        """See `edakari.methods.rewire.Timetable`."""
+        if final >= dense or epoch >= self.warmup + self.ramp:
+            return final
+        share = removed_share(self.curve, 1 - final / dense, epoch - self.warmup + 1, self.ramp + 1)
+        return dense * (1 - share)
+
+
+def removed_share(curve: Curve, final: float, place: int, end: int) -> float:
+    """Share of the cost that is removed at a place of the ramp.
+
+    Args:
+        curve: "exp" is steep at first, "exp2" removes the same share of what is left at every place, or "linear".
+        final: share that is removed in the end.
+        place: 0 is before the ramp, `end` is its end.
+        end: its length.
+    """
+    place = min(max(place, 0), end)
+    if curve == "exp":
+        return final * (1 - math.exp(-STEEPNESS * place)) / (1 - math.exp(-STEEPNESS * end))
+    if curve == "exp2":
+        return 1.0 - float((1 - final) ** (place / end))
+    return final * place / end
+
+
+def input_taylor(masks: Masks) -> torch.Tensor | None:
+    """Change of the loss, to first order, if the columns that read a coordinate were zero.
+
+    Weight times gradient, summed over the kernel, over the rows that are not masked, and over all that read the
+    coordinate; a branch's is that of the parameters of its last module.
+
+    Args:
+        masks: of the network, whose gradients are there.
+
+    Returns:
+        float [coordinates] on the device of the weights; None where no weight has a gradient.
+    """
+    row = torch.zeros(masks.size + 1, device=next(masks.model.parameters()).device)
+    counted = False
+    for read in masks.reads:
+        weight = masks.model.get_parameter(read.weight)
+        if weight.grad is None:
+            continue
+        counted = True
+        product_OI = (weight.detach() * weight.grad).movedim(read.dim, 1)
+        product_OI = product_OI.flatten(2).sum(2) if weight.dim() > 2 else product_OI
+        rows = masks.positions(masks.graph.layouts[read.weight][1 - read.dim], product_OI)
+        change = product_OI.sum(0) if rows is None else rows @ product_OI
+        masks.on_coordinates(row, masks.graph.layouts[read.weight][read.dim], -change)
+    for branch in masks.branches:
+        for parameter in masks.model.get_submodule(branch.exit).parameters():
+            if parameter.grad is not None:
+                row[masks.offsets[branch.name]] -= (parameter.detach() * parameter.grad).sum()
+                counted = True
+    return row[:-1] if counted else None

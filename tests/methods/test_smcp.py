@@ -1,0 +1,453 @@
+"""SMCP and HALP: what their papers say, on networks small enough to reckon by hand."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edakari
+from edakari.core.budget import Limits
+from edakari.core.method import Outcome, method_named
+from edakari.core.plan import DropBranch
+from edakari.core.protocols import Schedule, StepState
+from edakari.core.space import legal_sizes, limited
+from edakari.cost import bind, dense, macs
+from edakari.errors import EdakariError, InfeasibleBudget
+from edakari.graph import trace
+from edakari.methods.halp import HardMaskedPruning, StepRamp, norm_taylor
+from edakari.methods.masks import Masks, maskable
+from edakari.methods.prices import one_sided, prices_of
+from edakari.methods.rewire import Rewire, Weighing, values_at
+from edakari.methods.smcp import EpochRamp, SoftMaskedPruning, input_taylor, removed_share
+from edakari.solve import solve_choices
+from edakari.testing import ToyTask, check_method, random_plan, toy_cnn, toy_job, toy_vit
+from edakari.train import FitSettings, fitter
+
+SHORT: dict[str, Any] = {
+    "epochs": 8,
+    "warmup_epochs": 1,
+    "ramp_epochs": 4,
+    "freeze_epochs": 2,
+    "interval": 3,
+    "lr": 0.05,
+}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SoftMaskedPruning(**SHORT),
+        SoftMaskedPruning(**SHORT, remove_branches=True, masks="hard"),
+        HardMaskedPruning(epochs=6, milestones=4, milestone_interval=5, lr=0.05),
+    ],
+)
+def test_conformance(method: Any) -> None:
+    check_method(method)
+
+
+def test_both_are_registered() -> None:
+    assert method_named("smcp") is SoftMaskedPruning
+    assert method_named("halp") is HardMaskedPruning
+
+
+def test_knapsack_of_two_classes_by_hand() -> None:
+    costs = [np.array([1.0, 2, 3]), np.array([0.0, 2, 4])]
+    values = [np.array([5.0, 8, 10]), np.array([0.0, 7, 9])]
+    best = []
+    for budget in range(1, 8):
+        picks = solve_choices(costs, values, float(budget))
+        best.append(sum(value[pick] for value, pick in zip(values, picks, strict=True)))
+    assert best == [5, 8, 12, 15, 17, 17, 19]
+    with pytest.raises(InfeasibleBudget):
+        solve_choices(costs, values, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "wanted"),
+    [
+        ("exp", (0, 0.0363, 0.3153, 0.5871, 0.6977, 0.7)),
+        ("exp2", (0, 0.0213, 0.2106, 0.4865, 0.6935, 0.7)),
+        ("linear", (0, 0.0125, 0.1375, 0.3875, 0.6875, 0.7)),
+    ],
+)
+def test_schedules(curve: Any, wanted: tuple[float, ...]) -> None:
+    ramp = EpochRamp(90, 10, 55, 25, 80, curve)
+    found = [1 - ramp.limit(100.0, 30.0, 0, epoch) / 100 for epoch in (9, 10, 20, 40, 64, 65)]
+    assert found == pytest.approx(wanted, abs=5e-5)
+    assert [ramp.due(160, epoch) for epoch in (9, 10, 64, 65)] == [False, True, True, False]
+    assert not ramp.due(161, 20)
+    assert [ramp.over(0, epoch) for epoch in (64, 65)] == [False, True]
+    assert removed_share(curve, 0.7, 99, 56) == pytest.approx(0.7)
+
+
+def test_steps_of_halp_end_at_the_budget() -> None:
+    ramp = StepRamp(2, 40, start=10)
+    assert [ramp.limit(100.0, 25.0, step - 1, 0) for step in (50, 90)] == pytest.approx([50, 25])
+    assert [step for step in range(200) if ramp.due(step, 0)] == [50, 90]
+    assert [ramp.over(step, 0) for step in (89, 90)] == [False, True]
+
+
+class Revival(nn.Module):
+    """y = w1 x1 + w2 x2, and a branch of the same width, so that the two coordinates make a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(2, 2, bias=False)
+        self.read = nn.Linear(2, 1, bias=False)
+        with torch.no_grad():
+            self.make.weight.copy_(torch.eye(2))
+            self.read.weight.copy_(torch.tensor([[0.5, 0.1]]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.read(self.make(x))
+        return y
+
+
+@pytest.mark.parametrize(("mode", "updates", "swaps"), [("soft", 0, False), ("soft", 1, False), ("soft", 2, True)])
+def test_a_masked_weight_comes_back_by_hand(mode: Any, updates: int, swaps: bool) -> None:
+    scores = revival_scores(mode, updates)
+    assert scores == pytest.approx({0: (0.25, 0.1), 1: (0.2025, 0.2), 2: (0.164, 0.3)}[updates], abs=1e-3)
+    assert (scores[1] > scores[0]) is swaps
+
+
+def test_a_hard_masked_weight_never_comes_back_by_hand() -> None:
+    assert revival_scores("hard", 5)[1] == 0
+
+
+def revival_scores(mode: Any, updates: int) -> tuple[float, ...]:
+    """Scores after some steps on the expected loss: inputs whose covariance is the identity."""
+    model = Revival()
+    graph = trace(model, torch.zeros(1, 2))
+    masks = Masks(model, graph, graph.groups, mode)
+    masks.set(torch.tensor([True, False]))
+    x = torch.eye(2) * 2**0.5
+    for update in range(updates + 1):
+        model.zero_grad()
+        with masks.installed():
+            (0.5 * (model(x)[:, 0] - x[:, 1]).square().mean()).backward()
+        if update == 0 and mode == "soft":
+            assert model.read.weight.grad is not None
+            assert model.read.weight.grad[0].tolist() == pytest.approx([0.5, -1.0])
+        figures = input_taylor(masks)
+        assert figures is not None
+        with torch.no_grad():
+            model.read.weight -= 0.1 * model.read.weight.grad  # type: ignore[operator]
+    return tuple(figures.abs().tolist())
+
+
+def chain() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+
+
+@pytest.mark.parametrize(("share", "estimate"), [(1.0, 16), (0.5, 13), (0.0, 10)])
+def test_one_sided_prices_of_a_chain_by_hand(share: float, estimate: float) -> None:
+    graph = trace(chain(), torch.zeros(1, 3, 1, 1))
+    (group,) = graph.groups
+    fixed, curves = prices_of(graph, share, graph.groups, {group.name: 4})
+    assert fixed + curves[group.name][4] == macs(graph).total({}) == 20
+    assert fixed + curves[group.name][2] == estimate
+    assert macs(graph).total({group.name: 2}) == 10
+
+
+def test_costs_of_a_convolution_by_hand() -> None:
+    graph = trace(
+        nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 1, 1)), torch.zeros(1, 1, 5, 5)
+    )
+    first, second = (group.name for group in graph.groups)
+    cost = macs(graph)
+    ends = 25 * 4 + 25 * 8
+    assert cost.total({}) - ends == 7200
+    assert cost.total({first: 2, second: 6}) - 25 * 2 - 25 * 6 == 2700
+
+
+@pytest.mark.parametrize("name", ["timm:resnet50", "timm:mobilenetv2_100"])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_prices_add_up_to_the_true_cost_where_sizes_are(name: str, share: float) -> None:
+    with torch.device("meta"):
+        model = edakari.build(name)
+    graph = trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
+    sizes = {**{group.name: group.size for group in graph.groups}, **random_plan(graph, (0.3, 1.0)).sizes()}
+    for some in (graph.groups, graph.groups[3:]):
+        fixed, curves = prices_of(graph, share, some, sizes)
+        found = fixed + sum(curves[group.name][sizes[group.name]] for group in some)
+        assert found == pytest.approx(macs(graph).total(sizes), rel=1e-12)
+
+
+def test_groups_of_resnet_50() -> None:
+    with torch.device("meta"):
+        model = edakari.build("timm:resnet50")
+    graph = trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
+    assert round(macs(graph).total({}) / 1e9, 4) == 4.0892
+    # 36 and the stem's, which the authors keep by a list of names
+    assert len(maskable(graph, graph.groups)) == 37
+    with torch.device("meta"):
+        model = edakari.build("timm:mobilenetv1_100")
+    graph = trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
+    assert len(maskable(graph, graph.groups)) == 14
+
+
+class Coupled(nn.Module):
+    """Two layers that read the same channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.left, self.right = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 5, 1), nn.Conv2d(6, 5, 1)
+        self.out = nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.make(x)
+        y: torch.Tensor = self.out(torch.cat([self.left(hidden), self.right(hidden)], 1))
+        return y
+
+
+def coupled() -> tuple[Coupled, Masks]:
+    torch.manual_seed(0)
+    model = Coupled()
+    graph = trace(model, torch.zeros(1, 3, 4, 4))
+    masks = Masks(model, graph, maskable(graph, graph.groups))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return model, masks
+
+
+def test_opposite_importances_of_coupled_readers_cancel() -> None:
+    model, masks = coupled()
+    with torch.no_grad():
+        model.right.weight.copy_(model.left.weight)
+        model.right.weight.grad = -model.left.weight.grad  # type: ignore[operator]
+    figures = input_taylor(masks)
+    assert figures is not None
+    assert figures[masks.part("make")].abs().max() < 1e-6
+    assert figures[masks.part("left")].abs().min() > 1e-6
+
+
+def test_rows_that_are_masked_do_not_count() -> None:
+    model, masks = coupled()
+    kept = masks.kept.clone()
+    kept[masks.part("left").start + 2] = False
+    masks.set(kept)
+    figures = input_taylor(masks)
+    product = {name: (layer.weight * layer.weight.grad)[..., 0, 0] for name, layer in model.named_children()}  # type: ignore[operator, index]
+    product["left"][2] = 0
+    wanted = -(product["left"].sum(0) + product["right"].sum(0))
+    assert figures is not None
+    assert torch.allclose(figures[masks.part("make")], wanted)
+
+
+def test_importance_of_halp_sums_scales_and_shifts_of_all_producers() -> None:
+    model = toy_cnn()
+    graph = trace(model, ToyTask().example())
+    masks = Masks(model, graph, maskable(graph, graph.groups), "permanent")
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    norms = [model.stem[1], model.second[1]]  # type: ignore[index]
+    wanted = -sum(p * p.grad for norm in norms for p in (norm.weight, norm.bias))  # type: ignore[misc, union-attr, operator]
+    figures = norm_taylor(masks)
+    assert figures is not None
+    assert torch.allclose(figures[masks.part("stem.0")], wanted)  # type: ignore[arg-type]
+    del model.stem[1].weight.grad  # type: ignore[index, union-attr]
+    assert norm_taylor(masks) is None
+
+
+def rewired(weighing: Weighing | None = None, budget: str = "macs<=50%", interval: int = 2) -> tuple[nn.Module, Rewire]:
+    model = toy_cnn()
+    job = toy_job(model, budget)
+    masks = Masks(model, job.graph, maskable(job.graph, job.groups))
+    ramp = EpochRamp(100, 0, 1, 0, interval)
+    return model, Rewire(masks, job, ramp, input_taylor, weighing or Weighing())
+
+
+def step(model: nn.Module, hook: Rewire, state: StepState, poison: bool = False) -> None:
+    hook.before_step(state)
+    state.optimizer.zero_grad()
+    images, labels = next(iter(ToyTask().batches("train")))
+    with hook.masks.installed():
+        nn.functional.cross_entropy(model(images), labels).backward()
+    weight = model.get_parameter("second.0.weight")
+    before = weight.detach().clone()
+    if poison:
+        weight.grad[:] = torch.nan  # type: ignore[index]
+    state.optimizer.step()
+    with torch.no_grad():
+        weight.copy_(before)
+    hook.after_step(state)
+    state.step += 1
+
+
+def test_masks_that_fall_due_without_finite_gradients_wait() -> None:
+    model, hook = rewired(Weighing(average="latest"))
+    state = StepState(model, torch.optim.SGD(model.parameters(), lr=0.0), 0, 0)
+    seen = []
+    for poison in (False, True, True, False, False):
+        step(model, hook, state, poison)
+        seen.append(hook.rounds)
+    assert seen == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("average", ["average", "signed_average", "momentum", "latest"])
+def test_averages_agree_on_equal_steps(average: Any) -> None:
+    model, hook = rewired(Weighing(average=average))
+    model.eval()
+    state = StepState(model, torch.optim.SGD(model.parameters(), lr=0.0), 0, 0)
+    for _ in range(2):
+        step(model, hook, state)
+    images, labels = next(iter(ToyTask().batches("train")))
+    model, _ = rewired()
+    masks = Masks(model, hook.masks.graph, hook.masks.groups)
+    nn.functional.cross_entropy(model.eval()(images), labels).backward()
+    figures = input_taylor(masks)
+    assert figures is not None
+    share = 1 - 0.9**2 if average == "momentum" else 1.0
+    assert torch.allclose(hook._scores.float(), share * figures.abs(), rtol=1e-4)
+
+
+def test_signed_revival_counts_only_what_lowers_the_loss() -> None:
+    _, hook = rewired(Weighing(revival="signed"))
+    kept = hook.masks.kept.clone()
+    kept[:2] = False
+    hook.masks.set(kept)
+    figures = torch.tensor([1.0, -2.0, 3.0, -4.0, *[0.0] * (hook.masks.size - 4)])
+    assert hook._worth(figures)[:4].tolist() == [1, 0, 3, 4]
+
+
+def test_a_branch_is_worth_the_groups_inside_of_it() -> None:
+    graph = trace(toy_cnn(), ToyTask().example())
+    masks = Masks(toy_cnn(), graph, (*graph.groups, graph.branches[0].group))
+    values = values_at(masks, torch.ones(masks.size, dtype=torch.float64))
+    assert values["first:branch"].tolist() == [0, 1 + 24]
+    assert values["first.0"][-1] == 24
+
+
+def pruned(method: Any, budget: str = "macs<=50%", **changes: Any) -> tuple[Outcome, list[Mapping[str, float]]]:
+    seen: list[Mapping[str, float]] = []
+    job = toy_job(toy_cnn(), budget)
+    return method.prune(dc.replace(job, log=lambda stage, figures: seen.append(figures), **changes)), seen
+
+
+@pytest.mark.parametrize("pricing", ["coupled", "one_sided"])
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_the_budget_is_met_and_used(pricing: Any, share: float) -> None:
+    outcome, _ = pruned(SoftMaskedPruning(**SHORT, pricing=pricing), f"macs<={share:.0%}")
+    cost = (
+        dense(trace(outcome.model, ToyTask().example()))["macs"] / dense(trace(toy_cnn(), ToyTask().example()))["macs"]
+    )
+    assert 0.97 * share <= cost <= share
+
+
+def test_sizes_keep_to_their_steps() -> None:
+    job = toy_job(toy_cnn())
+    outcome, _ = pruned(SoftMaskedPruning(**SHORT), groups=limited(job.groups, step=4))
+    legal = {group.name: legal_sizes(group) for group in limited(job.groups, step=4)}
+    assert all(size in legal[name] for name, size in outcome.plan.sizes().items())
+
+
+def test_soft_masks_revive_and_permanent_ones_do_not() -> None:
+    revived = {}
+    for mode in ("soft", "permanent"):
+        _, seen = pruned(SoftMaskedPruning(**SHORT, masks=mode))  # type: ignore[arg-type]
+        revived[mode] = seen[-1]["revived"]
+    assert revived["soft"] > 0
+    assert revived["permanent"] == 0
+
+
+def test_a_branch_may_go_whole() -> None:
+    job = toy_job(toy_cnn(), "macs<=60%")
+    only = tuple(group for group in job.groups if group.name == "head")
+    method = SoftMaskedPruning(**SHORT, remove_branches=True)
+    outcome = method.prune(dc.replace(job, groups=only))
+    assert outcome.plan.edits == (DropBranch("first:branch"),)
+    assert bind(job.budget, job.graph).excess(outcome.plan.sizes()) <= 0
+
+
+def test_the_pruned_network_is_the_masked_one_in_the_end() -> None:
+    job, caught = toy_job(toy_cnn()), []
+
+    def fit(model: nn.Module, *args: Any, hooks: Any = (), **rest: Any) -> None:
+        job.fit(model, *args, hooks=hooks, **rest)
+        with torch.no_grad():
+            caught.append(model(images))
+
+    images = next(iter(ToyTask().batches("val")))[0]
+    outcome = SoftMaskedPruning(**SHORT).prune(dc.replace(job, fit=fit))
+    with torch.no_grad():
+        assert torch.allclose(outcome.model.eval()(images), caught[0], atol=1e-4)
+
+
+def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path) -> None:
+    method = SoftMaskedPruning(**SHORT)
+
+    class Stop(Exception):
+        pass
+
+    def run(folder: Path, last: int | None = None) -> Outcome:
+        job = toy_job(toy_cnn())
+        plain = fitter(ToyTask(), FitSettings(folder=folder, device="cpu", progress=False, checkpoint_steps=5))
+
+        def fit(model: nn.Module, objective: Any, schedule: Schedule, **rest: Any) -> None:
+            count = 0
+
+            def counted(network: nn.Module, batch: Any) -> Any:
+                nonlocal count
+                count += 1
+                if last is not None and count > last:
+                    raise Stop
+                return objective(network, batch)
+
+            plain(model, counted, schedule, **rest)
+
+        return method.prune(dc.replace(job, fit=fit))
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Stop):
+        run(tmp_path / "stopped", last=14)  # in the ramp, between two choices of masks
+    resumed = run(tmp_path / "stopped")
+    assert resumed.plan == whole.plan
+    state = whole.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in resumed.model.state_dict().items())
+    assert run(tmp_path / "whole").plan == whole.plan
+
+
+def test_mixed_precision_meets_the_budget() -> None:
+    fit = fitter(ToyTask(), FitSettings(device="cpu", progress=False))
+    for network in (toy_cnn, toy_vit):
+        job = dc.replace(toy_job(network()), fit=fit)
+        outcome = SoftMaskedPruning(**SHORT, precision="bf16").prune(job)
+        assert bind(job.budget, job.graph).excess(outcome.plan.sizes()) <= 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"epochs": 5, "warmup_epochs": 3, "ramp_epochs": 3, "freeze_epochs": 1}, "ramp_epochs=3"),
+        ({"interval": 0}, "interval=0"),
+        ({"consumer_share": 2.0}, "consumer_share=2"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings: Any, text: str) -> None:
+    with pytest.raises(EdakariError, match=text):
+        SoftMaskedPruning(**settings).prune(toy_job(toy_cnn()))
+
+
+def test_a_budget_out_of_reach_is_refused_before_training() -> None:
+    def fit(*args: Any, **rest: Any) -> None:
+        raise AssertionError("trained")
+
+    for method in (SoftMaskedPruning(), HardMaskedPruning()):
+        with pytest.raises(InfeasibleBudget):
+            method.prune(dc.replace(toy_job(toy_cnn(), "macs<=0.1%"), fit=fit))
+
+
+def test_one_sided_prices_refuse_other_budgets() -> None:
+    with pytest.raises(EdakariError, match="params"):
+        SoftMaskedPruning(**SHORT, pricing="one_sided").prune(toy_job(toy_cnn(), "params<=50%"))
+    graph = trace(chain(), torch.zeros(1, 3, 1, 1))
+    (group,) = graph.groups
+    least = one_sided(graph, 1.0, [group], {group.name: np.arange(5.0)}, Limits(((macs(graph), 1.0),)), {group.name: 4})
+    assert least == {group.name: 1}
