@@ -49,8 +49,8 @@ def examined(name: str, plans: int) -> dict[str, Any]:
     from edakari.testing import difference, random_plan
 
     with torch.device("meta"):
-        shadow, _ = built(name)
-    example = built(name)[1]
+        shadow, example = built(name)
+    example = tree_map(lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x, example)
     start = time.process_time()
     graph = edakari.trace(shadow, example)
     found: dict[str, Any] = {"trace_s": time.process_time() - start, "device": graph.device}

@@ -85,6 +85,8 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
         options["weights_backbone"] = None
     if kind == "detection" and not name.startswith("ssd"):
         options |= {"min_size": 128, "max_size": 160}
+    if "rcnn" in name:
+        options["rpn_post_nms_top_n_test"] = 20
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True
     if kind == "quantization":

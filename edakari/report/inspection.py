@@ -89,9 +89,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
             }
             for group in graph.groups
         ],
-        "branches": [
-            {"name": branch.name, "modules": list(branch.modules)} for branch in getattr(graph, "branches", ())
-        ],
+        "branches": [{"name": branch.name, "modules": [*branch.modules, branch.exit]} for branch in graph.branches],
         "refused": [dc.asdict(refusal) for refusal in graph.refused],
         "prunable_params": found.prunable,
         "pinned": [dc.asdict(reason) for reason in found.pinned],

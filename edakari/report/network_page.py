@@ -30,7 +30,7 @@ def render_network(found: Inspection) -> str:
         tiles=_tiles(found),
         picture=draw_network(found),
         groups=groups,
-        branches=getattr(found.graph, "branches", ()),
+        branches=found.graph.branches,
         pinned=found.pinned,
         uncounted=found.uncounted,
         details=[

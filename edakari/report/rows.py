@@ -100,7 +100,7 @@ def lanes(graph: Graph, rows: Sequence[Row]) -> tuple[Lane, ...]:
 
 def brackets(graph: Graph, rows: Sequence[Row]) -> tuple[Bracket, ...]:
     """The residual sums of a network."""
-    branches = [branch.modules for branch in getattr(graph, "branches", ())]
+    branches = [(*branch.modules, branch.exit) for branch in graph.branches]
     found = []
     for shortcut in shortcuts(graph):
         inside = [

@@ -242,8 +242,8 @@ def _detail(module: Any) -> str:
 def _branches(graph: Graph) -> dict[str, list[str]]:
     """For each block, which of its modules can be dropped together."""
     found: dict[str, list[str]] = {}
-    for branch in getattr(graph, "branches", ()):
-        parts = [module.split(".") for module in branch.modules]
+    for branch in graph.branches:
+        parts = [module.split(".") for module in (*branch.modules, branch.exit)]
         shared = parts[0] if len(parts) == 1 else _shared(parts)
         names = [".".join(part[len(shared) :]) for part in parts]
         found.setdefault(".".join(shared), []).append(", ".join(names))

@@ -131,7 +131,7 @@ def fill(
 
 
 def used_up(groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes) -> dict[str, int]:
-    """`fill`, and where much is left because no group's next size fits, one group gives way to others, but never wholly.
+    """`fill`, and where much is left because no group's next size fits, one gives way to others, but never wholly.
 
     Returns:
         Sizes within the limits; of those that leave little, if there are any, the ones of most value.

@@ -239,7 +239,9 @@ def test_a_lane_goes_from_the_first_to_the_last_layer_of_a_group_and_meets_no_ot
 
 def test_a_branch_that_can_be_dropped_is_marked_at_its_block(residual):
     graph, _ = residual
-    branch = SimpleNamespace(name="blocks.1:branch", modules=("blocks.1.conv1", "blocks.1.norm1", "blocks.1.conv2"))
+    branch = SimpleNamespace(
+        name="blocks.1:branch", modules=("blocks.1.conv1", "blocks.1.norm1"), exit="blocks.1.conv2"
+    )
     object.__setattr__(graph, "branches", (branch,))
     tree = structure(graph, Residual())
     assert at(tree, "blocks.1").droppable == ("conv1, norm1, conv2",)
