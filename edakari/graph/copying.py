@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import types
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def copied(model: M, tensors: dict[int, torch.Tensor]) -> M:
     """
     modules = list(model.modules())
     memo: dict[int, Any] = dict(tensors)
-    if any(_copies_itself(type(module)) for module in modules):
+    if any(map(_copies_itself, {type(module) for module in modules})):
         return _deeply(model, modules, memo)
     # shells first, so that whatever refers to a module finds its copy
     for module in modules:
@@ -57,8 +56,7 @@ def _is_cache(name: str, value: Any) -> bool:
     return "cache" in name and isinstance(value, dict) and any(isinstance(x, torch.Tensor) for x in value.values())
 
 
-@functools.cache
-def _copies_itself(cls: type) -> bool:
+def _copies_itself(cls: type[nn.Module]) -> bool:
     return any(
         getattr(cls, name, None) is not getattr(nn.Module, name, None)
         for name in ("__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__")
