@@ -14,7 +14,7 @@ from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import DropBranch, Edit, KeepChannels, Plan
 from edakari.core.protocols import Cost, Hook, Schedule, StepState, Values
-from edakari.core.space import Group, Sizes
+from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.cost import bind
 from edakari.errors import ModelError
 from edakari.methods.masks import Masks
@@ -245,17 +245,17 @@ class Rewire(Hook):
         """Masks within some limits by the scores as they are, bool [coordinates]."""
         masks, before = self.masks, self.masks.kept
         scores = torch.where(before, self._scores * self.weighing.incumbent_bonus, self._scores)
-        now = self.sizes()
         if masks.mode == "permanent":
             scores = torch.where(before, scores, 0.0)
-        sizes = dict(solver(masks.groups, values_at(masks, scores), limits, now))
+        # what is masked and worth nothing stays so, even where the budget would let it return
+        candidates = before | (scores > 0)
+        sizes = solver(masks.groups, values_at(masks, scores), limits, self.sizes())
         kept = torch.zeros_like(before)
         for group in masks.groups:
-            part, size = masks.part(group.name), sizes[group.name]
-            rank = scores[part]
-            if masks.mode == "permanent":
-                # what is gone stays gone
-                size, rank = min(size, now[group.name]), torch.where(before[part], rank, -1.0)
+            part = masks.part(group.name)
+            most = int(candidates[part].sum())
+            size = min(sizes[group.name], next(legal for legal in legal_sizes(group) if legal >= most))
+            rank = torch.where(candidates[part], scores[part], -1.0)
             order = torch.argsort(rank, descending=True, stable=True)
             kept[part.start + order[:size]] = True
         return kept
