@@ -9,7 +9,7 @@ from typing import Any
 GOOD = ("exact", "shapes", "nothing to prune")
 PEERS = ("torch-pruning", "torch-kirigami")
 TITLES = {
-    "torchvision": "torchvision, all",
+    "torchvision": "torchvision",
     "timm": "timm, one of every module",
     "transformers": "transformers",
     "own": "awkward ones of our own",

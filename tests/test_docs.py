@@ -19,11 +19,11 @@ import yaml
 from edakari.core import method as registry
 from edakari.core.method import registered
 from edakari.core.protocols import Schedule
+from edakari.graph.attributes import ATTRIBUTES
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
 from edakari.run import DistillSettings, LatencySettings, LimitSettings, MeasureSettings, read_recipe, recipe_from
 from edakari.run.recipe import KEYS
-from edakari.graph.attributes import ATTRIBUTES
 from edakari.tasks import DataSettings
 
 ROOT = Path(__file__).parents[1]
