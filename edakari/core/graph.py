@@ -42,11 +42,19 @@ class Operator:
 
 @dc.dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """One call of a module in the traced forward pass: the layouts of the tensors that went in and came out."""
+    """One call of a module in the traced forward pass, by the layouts of tensors.
+
+    Args:
+        module: dotted path ("" is the network itself).
+        inputs: what went in.
+        outputs: what came out.
+        formed: what the module's own code gave a form by numbers, in order: views, slices, constants.
+    """
 
     module: str
     inputs: tuple[tuple[Layout, ...], ...]
     outputs: tuple[tuple[Layout, ...], ...]
+    formed: tuple[tuple[Layout, ...], ...] = ()
 
 
 @dc.dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from edakari.core.graph import Graph
-from edakari.core.layout import Concat, Layout, Product, axes, extent
+from edakari.core.layout import Concat, Fixed, Layout, Product, axes, extent
 from edakari.core.space import Kind, Sizes
 
 __all__ = ["ATTRIBUTES", "Widths", "attributes", "mended"]
@@ -216,11 +216,13 @@ def embedding(module: Any, widths: Widths) -> Mapping[str, Any]:
 
 @attributes(nn.modules.batchnorm._NormBase)
 def batch_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """The number of features follows any tensor there is."""
+    """The number of features follows any tensor there is, or what the trace saw."""
     for tensor in (module.weight, module.running_mean):
         if tensor is not None:
             return {"num_features": tensor.shape[0]}
-    return {}
+    # an instance norm's channels are (image, channel) where they are normalised
+    seen = widths.graph.attributes.get((widths.path, "num_features"), Fixed(module.num_features))
+    return {"num_features": module.num_features * extent(seen, widths.sizes) // extent(seen, {})}
 
 
 @attributes(nn.LayerNorm, nn.RMSNorm)

@@ -189,10 +189,20 @@ def split(expression: Expression, outer: int) -> tuple[Expression, Expression] |
     if isinstance(expression, Product):
         return _split_product(expression, outer)
     if any(size(block) % inner for block in expression):
-        return None
+        return _split_rows(expression, outer, inner)
     parts = (Axis(outer), Axis(inner))
     unify(expression, Product(parts), "a reshape runs across the parts of a concatenation")
     return product(parts[:1]), product(parts[1:])
+
+
+def _split_rows(blocks: Concat, outer: int, inner: int) -> tuple[Expression, Expression] | None:
+    """A concatenation as rows of `inner` positions each, which then are all alike."""
+    rows = _blocks(blocks, [inner] * outer)
+    if rows is None:
+        return None
+    for row in rows[1:]:
+        unify(rows[0], row, "a reshape runs across the parts of a concatenation")
+    return outer, resolve(rows[0])
 
 
 def _split_product(parts: Product, outer: int) -> tuple[Expression, Expression] | None:

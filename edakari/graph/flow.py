@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.graph import axes
 from edakari.graph.axes import Expression
 from edakari.graph.meta import execute
-from edakari.graph.numbers import OPAQUE, Numbers
+from edakari.graph.numbers import FORMING, OPAQUE, Numbers
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule", "Visit"]
 
@@ -84,14 +84,15 @@ class Made:
 
 
 class Visit:
-    """One call of a module: what went in and came out, and the records between."""
+    """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
 
-    __slots__ = ("end", "inputs", "outputs", "path", "returned", "start")
+    __slots__ = ("end", "formed", "inputs", "outputs", "path", "returned", "start")
 
     def __init__(self, path: str, inputs: list[Dims], start: int) -> None:
         self.path = path
         self.inputs = inputs
         self.outputs: list[Dims] = []
+        self.formed: list[Dims] = []
         self.returned = 0
         """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
         self.start = self.end = start
@@ -127,6 +128,7 @@ class Flow:
         self.read: set[str] = set()
         self.modules: list[str] = [""]
         self.calls: list[Visit] = []
+        self.visits: list[Visit] = []
         self.returned: set[int] = set()
         """The records that made the network's outputs."""
         self.notes: dict[tuple[str, str], Expression] = {}
@@ -238,7 +240,15 @@ class Flow:
         """The result of a torch function that has no rule of its own, where sizes remember what they count."""
         if self.numbers is None or self.quiet or self.modules[-1] in self.opaque:
             return out
-        return self.numbers.seen(function, args, kwargs, out)
+        out = self.numbers.seen(function, args, kwargs, out)
+        if function in FORMING:
+            self.visits[-1].formed.extend(self._described(out))
+        return out
+
+    def sizes_by_literals(self) -> bool:
+        """Whether code gave a length that may be pruned by a number of which nobody knows what it counts."""
+        sized = self.numbers.literal if self.numbers else ()
+        return any(True for dim in sized for _ in axes.leaves(dim))
 
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
@@ -272,13 +282,14 @@ class Flow:
     def _enter(self, path: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
             self.modules.append(path)
-            self.calls.append(Visit(path, self._described(args), len(self.records)))
+            self.visits.append(Visit(path, self._described(args), len(self.records)))
+            self.calls.append(self.visits[-1])
 
         return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        path = self.modules.pop()
-        visit = next(each for each in reversed(self.calls) if each.path == path)
+        self.modules.pop()
+        visit = self.visits.pop()
         visit.outputs, visit.end = self._described(output), len(self.records)
         visit.returned = len(output) if type(output) is tuple else 0 if isinstance(output, torch.Tensor) else -1
 

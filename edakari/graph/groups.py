@@ -63,7 +63,12 @@ def finish(
         for record in flow.records
     )
     calls = tuple(
-        ModuleCall(visit.path, _frozen_shapes(freeze, visit.inputs), _frozen_shapes(freeze, visit.outputs))
+        ModuleCall(
+            visit.path,
+            _frozen_shapes(freeze, visit.inputs),
+            _frozen_shapes(freeze, visit.outputs),
+            _frozen_shapes(freeze, visit.formed),
+        )
         for visit in flow.calls
     )
     return Graph(

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 from edakari.graph import axes
 from edakari.graph.axes import Axis, Expression, Product
 
-__all__ = ["Number", "Numbers", "numbered"]
+__all__ = ["FORMING", "Number", "Numbers", "numbered"]
 
 KNOWN = "torch.nn.modules"
 """Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN."""
@@ -55,10 +55,13 @@ class Computed:
     right: int
 
 
+Source = Extent | Attribute | Computed
+
+
 class Number(int):
     """An integer with its source."""
 
-    source: Extent | Attribute | Computed
+    source: Source
 
     def __mul__(self, other: Any) -> Any:
         return _computed(int.__mul__(self, other), "*", self, other)
@@ -84,7 +87,7 @@ class Number(int):
         return _computed(result, "/", self, other) if exact else result
 
 
-def number(value: int, source: Extent | Attribute | Computed) -> Number:
+def number(value: int, source: Source) -> Number:
     """An integer with its source."""
     made = Number(value)
     made.source = source
@@ -113,6 +116,8 @@ class Numbers:
         self.notes = notes
         self.dims_of = dims_of
         self.unify = unify
+        self.literal: list[Expression] = []
+        """Dimensions that were sized by integers of which nobody knows what they count."""
 
     def shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
         """A tensor's shape with the sizes of what may be prunable as numbers."""
@@ -135,7 +140,7 @@ class Numbers:
     def used(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """Look for numbers that a call of a torch function uses as sizes of its result."""
         pair = SIZES.get(function)
-        if pair is None or not any(_has_number(value) for value in (*args, *kwargs.values())):
+        if pair is None:
             return
         stated = list(pair(self, args, kwargs, out))
         # plain ones first: what is computed from them is told by what they count
@@ -270,18 +275,12 @@ def _sizes(*functions: Any) -> Callable[[Pairs], Pairs]:
     return add
 
 
-def _has_number(value: Any) -> bool:
-    if isinstance(value, slice):
-        return isinstance(value.start, Number) or isinstance(value.stop, Number)
-    if isinstance(value, tuple | list):
-        return any(isinstance(item, Number) or _has_number(item) for item in value)
-    return isinstance(value, Number)
-
-
-def _paired(sizes: Iterable[Any], dims: Sequence[Expression]) -> Stated:
+def _paired(numbers: Numbers, sizes: Iterable[Any], dims: Sequence[Expression]) -> Stated:
     for size, dim in zip(sizes, dims, strict=False):
         if isinstance(size, Number):
             yield size, dim
+        elif isinstance(size, int) and size > 0 and not isinstance(dim, int):
+            numbers.literal.append(dim)
 
 
 def _flat(args: Sequence[Any]) -> Sequence[Any]:
@@ -301,17 +300,17 @@ def _flat(args: Sequence[Any]) -> Sequence[Any]:
 )
 def _after_the_tensor(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     sizes = _flat(args[1:]) or kwargs.get("shape") or kwargs.get("size") or ()
-    return _paired(sizes, numbers.dims_of(out))
+    return _paired(numbers, sizes, numbers.dims_of(out))
 
 
 @_sizes(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
 def _of_a_new_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    return _paired(_flat(args) or kwargs.get("size", ()), numbers.dims_of(out))
+    return _paired(numbers, _flat(args) or kwargs.get("size", ()), numbers.dims_of(out))
 
 
 @_sizes(torch.full)
 def _of_a_full_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    return _paired(args[0] if args else kwargs["size"], numbers.dims_of(out))
+    return _paired(numbers, args[0] if args else kwargs["size"], numbers.dims_of(out))
 
 
 @_sizes(torch.Tensor.unflatten, torch.unflatten)
@@ -319,21 +318,27 @@ def _of_an_unflattened_one(numbers: Numbers, args: Sequence[Any], kwargs: Mappin
     along = args[1] if len(args) > 1 else kwargs["dim"]
     sizes = args[2] if len(args) > 2 else kwargs["sizes"]
     start = along if along >= 0 else args[0].dim() + along
-    return _paired(sizes, numbers.dims_of(out)[start:])
+    return _paired(numbers, sizes, numbers.dims_of(out)[start:])
 
 
 @_sizes(torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes)
 def _of_pieces(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    sizes = next(value for value in (*args[1:], *kwargs.values()) if _has_number(value))
+    sizes = next(value for value in (*args[1:], *kwargs.values()) if isinstance(value, int | tuple | list))
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     each = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
-    return _paired(each, [numbers.dims_of(piece)[along] for piece in out])
+    return _paired(numbers, each, [numbers.dims_of(piece)[along] for piece in out])
 
 
 @_sizes(torch.Tensor.narrow, torch.narrow)
 def _of_a_run(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     if len(args) > 3:
-        yield from _paired([args[3]], [numbers.dims_of(out)[args[1]]])
+        yield from _paired(numbers, [args[3]], [numbers.dims_of(out)[args[1]]])
+
+
+@_sizes(torch.Tensor.tensor_split, torch.tensor_split)
+def _of_a_number_of_pieces(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    return _paired(numbers, [len(out)] * len(out), [numbers.dims_of(piece)[along] for piece in out])
 
 
 @_sizes(torch.Tensor.__getitem__)
@@ -349,16 +354,37 @@ def _of_slices(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any],
         if pick is ...:
             place += missing
             continue
-        if pick.start is None and isinstance(pick.stop, Number):
-            pieces = axes.cut(whole[place], int(pick.stop)) if 0 < pick.stop < axes.size(whole[place]) else None
-            yield from _paired([pick.stop], [pieces[0] if pieces else whole[place]])
-        elif isinstance(pick.start, Number) and 0 < pick.start < axes.size(whole[place]):
-            pieces = axes.cut(whole[place], int(pick.start))
-            yield from _paired([pick.start], pieces[:1] if pieces else ())
+        yield from _of_a_slice(numbers, pick, whole[place])
         place += 1
+
+
+def _of_a_slice(numbers: Numbers, pick: slice, whole: Expression) -> Stated:
+    if any(bound and not isinstance(bound, Number) for bound in (pick.start, pick.stop)):
+        numbers.literal.append(whole)
+    if not pick.start and isinstance(pick.stop, Number):
+        pieces = axes.cut(whole, int(pick.stop)) if 0 < pick.stop < axes.size(whole) else None
+        yield pick.stop, pieces[0] if pieces else whole
+    elif isinstance(pick.start, Number) and 0 < pick.start < axes.size(whole):
+        pieces = axes.cut(whole, int(pick.start))
+        if pieces:
+            yield pick.start, pieces[0]
 
 
 @_sizes(F.layer_norm, torch.layer_norm, F.rms_norm)
 def _of_what_is_normalised(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
-    return _paired(shape, numbers.dims_of(args[0])[-len(shape) :])
+    # a wrong number is an error here, so that a plain one needs no second look
+    return _paired(
+        numbers, (size if isinstance(size, Number) else -1 for size in shape), numbers.dims_of(args[0])[-len(shape) :]
+    )
+
+
+FORMING = frozenset(
+    {
+        *SIZES,
+        *(torch.Tensor.chunk, torch.chunk),
+        *(torch.Tensor.repeat, torch.Tensor.tile, torch.tile, F.pad),
+        *(torch.Tensor.repeat_interleave, torch.repeat_interleave),
+    }
+)
+"""Functions that give a tensor its form by numbers; a wrong number shows in what they return."""

@@ -29,17 +29,18 @@ SINGLY = 12
 """How many suspects are tried one by one; more are all kept whole."""
 
 
-def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[], Graph]) -> Graph:
+def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[], Graph], turns: int = 1) -> Graph:
     """A graph whose groups can really be cut.
 
     Args:
         shadow: the network that was traced, in evaluation mode; stays as it is.
         stored: dimensions of its parameters and buffers; what cannot be cut is pinned in them.
         finish: makes the graph of what `stored` says now.
+        turns: how often to cut, each time otherwise; more than one where a wrong number may fit by chance.
     """
     graph = finish()
     for _ in range(ATTEMPTS):
-        fault = _fault(shadow, graph, graph.groups)
+        fault = _first_fault(shadow, graph, turns)
         if fault is None:
             return _with_branches_that_go(shadow, graph)
         culprits = _culprits(shadow, graph, fault)
@@ -74,17 +75,27 @@ def _lies_in(branch: Branch, module: str) -> bool:
     return not module or any(f"{path}.".startswith(f"{module}.") for path in (*branch.modules, branch.exit))
 
 
-def _fault(shadow: nn.Module, graph: Graph, groups: Iterable[Group], branches: Sequence[Branch] = ()) -> Fault | None:
-    masks = {group.name: _half(group, place) for place, group in enumerate(groups)}
+def _fault(
+    shadow: nn.Module, graph: Graph, groups: Iterable[Group], branches: Sequence[Branch] = (), turn: int = 0
+) -> Fault | None:
+    masks = {group.name: _half(group, place, turn) for place, group in enumerate(groups)}
     dropped = {branch.name: 0 for branch in branches}
     sizes = {name: int(mask.sum()) for name, mask in masks.items()}
     return fault_of(cut(shadow, graph, masks, dropped), graph, {**sizes, **dropped})
 
 
-def _half(group: Group, place: int) -> Mask:
+def _first_fault(shadow: nn.Module, graph: Graph, turns: int) -> Fault | None:
+    parts = (graph.groups, graph.groups[::2], graph.groups[1::2])
+    faults = (_fault(shadow, graph, groups, turn=turn) for turn, groups in enumerate(parts[:turns]) if groups)
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _half(group: Group, place: int, turn: int) -> Mask:
     """About half of a group, with sizes that differ between groups so that no two widths agree by chance."""
     least = max(1, group.size // 3)
-    size = least + (place * 7 + 3) % max(1, group.size - least)
+    span = max(1, group.size - least)
+    beyond = (place * 7 + 3) % span
+    size = least + (span - 1 - beyond if turn % 2 else beyond)
     return np.arange(group.size) < min(size, group.size - 1)
 
 

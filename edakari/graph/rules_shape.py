@@ -118,6 +118,8 @@ def split_evenly(flow: Flow, call: Call) -> list[Dims]:
         if halves is not None:
             flow.pin(halves[0], why="split into pieces")
             return [_replaced(dims, along, product([halves[1]])) for _ in lengths]
+    if call.name != "aten.split_with_sizes" and len(set(lengths)) > 1:
+        flow.pin(dims[along], why="split into pieces of which the last is shorter")
     return [_replaced(dims, along, piece) for piece in _pieces(flow, dims[along], lengths)]
 
 

@@ -13,6 +13,12 @@ from edakari.graph.copying import copied
 
 __all__ = ["call", "shadow_of", "stored_tensors"]
 
+FAILURES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(NameError, RuntimeError, StopIteration, TypeError, ValueError),
+)
+"""What code raises that gets a size it was not made for."""
+
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by its first name, parameters first; shared ones once."""
@@ -60,7 +66,7 @@ def call(model: nn.Module, example: Any) -> Any:
             if isinstance(example, dict):
                 return model(**example)
             return model(*example) if isinstance(example, tuple) else model(example)
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError, AttributeError, KeyError) as error:
+    except FAILURES as error:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
         raise ModelError(
             f"the forward pass of {type(model).__name__} fails on an example of shape "

@@ -69,7 +69,8 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
     _pin_outputs(flow, outputs)
     parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
     branches = branches_of(flow)
-    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why, branches))
+    turns = 3 if flow.sizes_by_literals() else 1
+    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why, branches), turns)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from edakari.core.graph import Graph, ModuleCall
@@ -16,6 +17,7 @@ from edakari.core.space import Sizes
 from edakari.errors import ModelError
 from edakari.graph.inputs import example_for
 from edakari.graph.meta import quick_meta
+from edakari.graph.numbers import FORMING
 from edakari.graph.shadow import call, shadow_of
 
 __all__ = ["Fault", "fault_of"]
@@ -39,7 +41,7 @@ class _Mismatch(Exception):
 
 
 def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
-    """Run a cut network on the traced example and compare what goes in and out of each module with the graph.
+    """Run a cut network on the traced example and compare the tensors of each module with the graph.
 
     Args:
         small: the cut network; stays as it is.
@@ -55,9 +57,10 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
     for path, module in shadow.named_modules():
         handles.append(module.register_forward_pre_hook(watch.enter(path)))
         handles.append(module.register_forward_hook(watch.leave(path)))
+    example = example_for(small, graph.inputs, graph.device)
     try:
-        with quick_meta():
-            call(shadow, example_for(small, graph.inputs, graph.device))
+        with quick_meta(), _Forms(watch):
+            call(shadow, example)
     except _Mismatch as mismatch:
         return Fault(watch.running, str(mismatch))
     except ModelError as error:
@@ -71,6 +74,20 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
 
 def _without_data(model: nn.Module) -> bool:
     return all(tensor.is_meta for tensor in model.parameters()) and not model.training
+
+
+class _Forms(TorchFunctionMode):
+    """Shows what code gives a form by numbers."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in FORMING:
+            self.watch.formed(out)
+        return out
 
 
 class _Watch:
@@ -87,13 +104,14 @@ class _Watch:
             for path in (*branch.modules, branch.exit)
         )
         # what stands beside the modules of a dropped branch gets what these pass on
-        homes = {path.rpartition(".")[0] for path in gone}
+        self.homes = homes = {path.rpartition(".")[0] for path in gone}
         for entry in graph.calls:
             inside = any(entry.module == path or entry.module.startswith(path + ".") for path in gone)
             if not inside and (not entry.module or entry.module.rpartition(".")[0] not in homes):
                 self.expected.setdefault(entry.module, []).append(entry)
         self.count: dict[str, int] = {}
         self.stack: list[str] = []
+        self.places: list[int] = []
 
     @property
     def running(self) -> str:
@@ -105,6 +123,7 @@ class _Watch:
             if entry is not None:
                 self._compare(entry.inputs, args, f"{path or 'the network'} gets")
             self.stack.append(path)
+            self.places.append(0)
 
         return hook
 
@@ -115,8 +134,20 @@ class _Watch:
                 self._compare(entry.outputs, output, f"{path or 'the network'} returns")
             self.count[path] = self.count.get(path, 0) + 1
             self.stack.pop()
+            self.places.pop()
 
         return hook
+
+    def formed(self, out: Any) -> None:
+        """Compare what the running module's own code made with the next that it made in the trace."""
+        entry = self._entry(self.running)
+        if entry is None or not self.every_length or self.running in self.homes:
+            return
+        start = self.places[-1]
+        expected = entry.formed[start : start + len(tree_leaves(out))]
+        self.places[-1] += len(expected)
+        if expected:
+            self._compare(expected, out, f"the code of {self.running or 'the network'} makes")
 
     def _entry(self, path: str) -> ModuleCall | None:
         entries, count = self.expected.get(path, []), self.count.get(path, 0)

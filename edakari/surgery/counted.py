@@ -7,7 +7,8 @@ numbers, and so must the masked one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,60 +18,92 @@ from edakari.core.graph import Graph
 from edakari.core.space import Sizes
 from edakari.graph import copied
 from edakari.graph.attributes import Widths, mended
+from edakari.graph.numbers import Attribute, Extent, Number, Source
 
 __all__ = ["Counted", "arithmetic", "counted", "with_counts"]
 
 
-class Counted(int):
+class Counted(Number):
     """An integer of the dense network that also knows the cut network's."""
 
     kept: int
 
     def __mul__(self, other: Any) -> Any:
-        return _both(int.__mul__, self, other)
+        return _both("__mul__", self, other)
 
     def __rmul__(self, other: Any) -> Any:
-        return _both(int.__rmul__, self, other)
+        return _both("__rmul__", self, other)
 
     def __add__(self, other: Any) -> Any:
-        return _both(int.__add__, self, other)
+        return _both("__add__", self, other)
 
     def __radd__(self, other: Any) -> Any:
-        return _both(int.__radd__, self, other)
+        return _both("__radd__", self, other)
 
     def __sub__(self, other: Any) -> Any:
-        return _both(int.__sub__, self, other)
+        return _both("__sub__", self, other)
 
     def __rsub__(self, other: Any) -> Any:
-        return _both(int.__rsub__, self, other)
+        return _both("__rsub__", self, other)
 
     def __floordiv__(self, other: Any) -> Any:
-        return _both(int.__floordiv__, self, other)
+        return _both("__floordiv__", self, other)
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return _both(int.__rfloordiv__, self, other)
-
-    # floats are only ever computed with, so these are the cut network's
+        return _both("__rfloordiv__", self, other)
 
     def __float__(self) -> float:
         return float(self.kept)
 
     def __truediv__(self, other: Any) -> Any:
-        return self.kept / _kept(other) if isinstance(other, int | float) else NotImplemented
+        return _ratio(self.kept / _kept(other), int(self) / other) if isinstance(other, int | float) else NotImplemented
 
     def __rtruediv__(self, other: Any) -> Any:
-        return other / self.kept if isinstance(other, int | float) else NotImplemented
+        return _ratio(other / self.kept, other / int(self)) if isinstance(other, int | float) else NotImplemented
 
     def __pow__(self, other: Any, modulus: Any = None) -> Any:
-        return self.kept**other if isinstance(other, float) or other < 0 else _both(int.__pow__, self, other)
+        if isinstance(other, int) and other >= 0:
+            return _both("__pow__", self, other)
+        return _ratio(self.kept**other, int(self) ** other)
 
 
-def counted(dense: int, kept: int) -> int:
-    """An integer for a masked network; a plain one where nothing is gone."""
-    if dense == kept:
-        return int(dense)
+class Ratio(float):
+    """A float of the cut network, to be computed with; as an integer again, to be a size, it is the dense network's."""
+
+    dense: float
+
+    def __int__(self) -> int:
+        return int(self.dense)
+
+    __trunc__ = __int__
+
+    def __floor__(self) -> int:
+        return math.floor(self.dense)
+
+    def __ceil__(self) -> int:
+        return math.ceil(self.dense)
+
+
+def _ratio(kept: float, dense: float) -> Ratio:
+    made = Ratio(kept)
+    made.dense = dense
+    return made
+
+
+def counted(dense: int, kept: int, source: Source) -> int:
+    """An integer for a masked network; a plain one where nothing is gone.
+
+    Args:
+        dense: the dense network's.
+        kept: the cut network's.
+        source: as of other numbers.
+    """
+    return int(dense) if dense == kept else _counted(dense, kept, source)
+
+
+def _counted(dense: int, kept: int, source: Source) -> Counted:
     made = Counted(dense)
-    made.kept = kept
+    made.kept, made.source = kept, source
     return made
 
 
@@ -78,11 +111,12 @@ def _kept(value: Any) -> Any:
     return value.kept if isinstance(value, Counted) else value
 
 
-def _both(operation: Callable[[int, Any], Any], value: Counted, other: Any) -> Any:
-    dense = operation(value, other)
-    if dense is NotImplemented or isinstance(dense, float):
-        return dense if dense is NotImplemented else operation(value.kept, _kept(other))
-    return counted(dense, operation(value.kept, _kept(other)))
+def _both(operation: str, value: Counted, other: Any) -> Any:
+    dense = getattr(Number, operation)(value, other)
+    if dense is NotImplemented:
+        return dense
+    kept = getattr(int, operation)(value.kept, _kept(other))
+    return _counted(dense, kept, dense.source if isinstance(dense, Number) else Extent(int(dense)))
 
 
 ARITHMETIC = frozenset(
@@ -115,13 +149,14 @@ def with_counts(model: nn.Module, graph: Graph, sizes: Sizes) -> nn.Module:
         if isinstance(module, nn.MultiheadAttention):
             continue  # a cut one is replaced by a module of ours, which takes what it needs from its tensors
         for name, value in mended(module, Widths(graph, path, sizes)).items():
-            vars(module)[name] = _twofold(vars(module).get(name), value)
+            vars(module)[name] = _twofold(vars(module).get(name), value, path, name)
     return twin
 
 
-def _twofold(dense: Any, kept: Any) -> Any:
+def _twofold(dense: Any, kept: Any, path: str, name: str) -> Any:
     if isinstance(dense, int) and isinstance(kept, int):
-        return counted(dense, kept)
+        return counted(dense, kept, Attribute(path, name))
     if isinstance(dense, tuple | list) and isinstance(kept, tuple | list) and len(dense) == len(kept):
-        return type(dense)(_twofold(before, after) for before, after in zip(dense, kept, strict=True))
+        pairs = enumerate(zip(dense, kept, strict=True))
+        return type(dense)(_twofold(before, after, path, f"{name}.{place}") for place, (before, after) in pairs)
     return kept if isinstance(kept, float) else dense

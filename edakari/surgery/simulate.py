@@ -19,7 +19,7 @@ from edakari.core.plan import Plan
 from edakari.graph import axes, stored_tensors
 from edakari.graph.axes import Axis, Expression
 from edakari.graph.flow import Call, Flow
-from edakari.graph.numbers import SHAPE
+from edakari.graph.numbers import SHAPE, Extent, Numbers
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
 from edakari.surgery.apply import branches_dropped, checked_graph, masks_of
@@ -58,6 +58,15 @@ def _to_zeros(module: nn.Module, args: Any, output: Any) -> Any:
     return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
 
+CONSTANTS = frozenset(
+    {
+        *(torch.zeros, torch.ones, torch.full, torch.Tensor.new_zeros, torch.Tensor.new_ones),
+        *(torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to),
+    }
+)
+"""Functions whose result is the same everywhere, or along what they repeat."""
+
+
 class Simulated(nn.Module):
     """A network whose forward pass is masked."""
 
@@ -92,6 +101,8 @@ class Reads:
         }
         names = {id(tensor): name for name, tensor in stored.items()}
         self.flow = Flow(dims, names, RULES, FUNCTIONS)
+        notes = {key: _expression(layout, groups) for key, layout in graph.attributes.items()}
+        self.numbers = Numbers(notes, self.flow.peek, self.flow.unify)
         self.in_attention = False
 
     def kept(self, dim: Expression) -> torch.Tensor | None:
@@ -100,16 +111,21 @@ class Reads:
             return None
         return torch.from_numpy(layouts.kept(_layout(dim), self.masks))
 
+    def sized(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Note what of a constant would be gone whose sizes are numbers of the cut network."""
+        if function in CONSTANTS:
+            self.numbers.used(function, args, kwargs, out)
+
     def shape(self, x: torch.Tensor) -> torch.Size:
         """A tensor's shape, in which sizes also know what is kept."""
         dims = self.flow.peek(x)
         if all(isinstance(dim, int) for dim in dims):
             return x.shape
-        return torch.Size([counted(size, self._left(dim, size)) for dim, size in zip(dims, x.shape, strict=True)])
+        return torch.Size([self._length(dim, size) for dim, size in zip(dims, x.shape, strict=True)])
 
-    def _left(self, dim: Expression, size: int) -> int:
+    def _length(self, dim: Expression, size: int) -> int:
         keep = self.kept(dim)
-        return size if keep is None else int(keep.sum())
+        return size if keep is None else counted(size, int(keep.sum()), Extent(dim))
 
     def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
         """A tensor with the positions that are gone along some dimensions filled."""
@@ -393,9 +409,11 @@ class _FunctionMode(TorchFunctionMode):
         args, kwargs = arithmetic(func, args, kwargs)
         self.reads.in_attention = func is F.multi_head_attention_forward
         try:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
         finally:
             self.reads.in_attention = False
+        self.reads.sized(func, args, kwargs, out)
+        return out
 
 
 class _DispatchMode(TorchDispatchMode):

@@ -124,3 +124,110 @@ def test_a_causal_mask_keeps_tokens_whole():
     graph = cut_exactly(MixedTokens(causal=True))
     assert not graph.groups
     assert any("sees goes by number" in refusal.reason for refusal in graph.refused)
+
+
+class HalvesOfBranches(nn.Module):
+    """Branches side by side, seen as rows; what comes out is cut in two, so that each branch already is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, 12, 1), nn.Conv2d(3, 12, 3, 1, 1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = torch.cat((self.left(x), self.right(x)), 1)
+        y = both.view(x.shape[0], 2, -1, *x.shape[2:]).amax(1)
+        half = y.shape[1] // 2
+        return self.head(torch.cat((y[:, :half].tanh(), y[:, half:]), 1))
+
+
+def test_concatenations_are_seen_as_rows_when_they_are_masked():
+    assert sizes(cut_exactly(HalvesOfBranches())) == {"left": 6}
+
+
+class CastHeads(nn.Module):
+    """Code that turns a width into heads by a cast, after which nobody knows where the number came from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x.flatten(2).transpose(1, 2))
+        heads = x.view(*x.shape[:2], 2, int(x.shape[2] / 2)).transpose(1, 2)
+        return self.head(F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)).mean(1)
+
+
+def test_a_number_that_was_cast_keeps_whole_what_it_counts():
+    assert sizes(cut_exactly(CastHeads())) == {"embed": 6}
+
+
+class Swapped(nn.Module):
+    """Halves that change places: whatever their lengths, the whole is as long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        half = int(y.shape[1] / 2)
+        return self.head(torch.cat((y[:, half:], y[:, :half]), 1))
+
+
+def test_a_slice_at_a_number_that_was_cast_is_not_guessed():
+    assert sizes(cut_exactly(Swapped())) == {}
+
+
+class UnevenChunks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat(self.conv(x).chunk(2, 1)[::-1], 1))
+
+
+def test_chunks_of_unequal_length_stay_whole():
+    assert sizes(cut_exactly(UnevenChunks())) == {}
+
+
+class AsManyZeros(nn.Module):
+    """As many zeros as channels, among which statistics are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 1), nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        zeros = torch.zeros(y.shape[0], y.shape[1], *y.shape[2:], dtype=y.dtype, device=y.device)
+        return self.head(self.norm(torch.cat((y, zeros), 1).permute(0, 2, 3, 1))).mean((1, 2))
+
+
+def test_constants_are_as_long_as_the_number_that_made_them():
+    assert sizes(cut_exactly(AsManyZeros())) == {"conv": 8}
+
+
+class Reciprocal(nn.Module):
+    """Divides by what is nothing in a narrow network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.head(y * (8 // (y.shape[1] // 8)))
+
+
+def test_what_a_narrow_network_raises_keeps_it_whole():
+    graph = cut_exactly(Reciprocal())
+    assert sizes(graph) == {}
+    assert any("by zero" in refusal.reason for refusal in graph.refused)
+
+
+def test_an_instance_norm_without_scale_knows_its_width():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 4, 1))
+    cut_exactly(model)
+    graph = trace(model, IMAGES.float())
+    assert apply(random_plan(graph, 0.5), model)[1].num_features == 4

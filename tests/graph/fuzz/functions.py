@@ -208,11 +208,11 @@ def split(x: torch.Tensor, sizes: Sequence[int], how: str) -> torch.Tensor:
     lambda x: len(x) > 1 and x[1] > 1,
     count=lambda x: divisors(x[1])[1:] + [n for n in (2, 3) if n < x[1]],
     how=("gate", "first", "last", "swap"),
-    size=("literal", "shape", "chunk"),
+    size=("int", "shape", "chunk", "tensor_split"),
 )
 def chunk(x: torch.Tensor, count: int, how: str, size: str) -> torch.Tensor:
-    if size == "chunk":
-        pieces = x.chunk(count, 1)
+    if size in ("chunk", "tensor_split"):
+        pieces = getattr(x, size)(count, 1)
     else:
         length = (x.shape[1] if size == "shape" else int(x.shape[1])) // count
         pieces = x.split(max(1, length), 1)
@@ -238,9 +238,14 @@ def slice_channels(x: torch.Tensor, start: int, stop: int | None, step: int) -> 
     return found if found.shape[1] else x
 
 
-@function(lambda x: len(x) > 1 and x[1] % 2 == 0, how=("left", "right", "swap", "part"))
-def halves(x: torch.Tensor, how: str) -> torch.Tensor:
-    half = x.shape[1] // 2
+@function(
+    lambda x: len(x) > 1 and x[1] % 2 == 0,
+    how=("left", "right", "swap", "part"),
+    half=("whole numbers", "float", "literal"),
+    literal=lambda x: [x[1] // 2],
+)
+def halves(x: torch.Tensor, how: str, half: str, literal: int) -> torch.Tensor:
+    half = {"whole numbers": x.shape[1] // 2, "float": int(x.shape[1] / 2), "literal": literal}[half]
     match how:
         case "left":
             return x[:, :half]
@@ -285,10 +290,16 @@ def pad_channels(x: torch.Tensor, before: int, after: int, value: float) -> torc
     return F.pad(x, (*[0, 0] * (x.dim() - 2), before, after), value=value)
 
 
-@function(lambda x: len(x) > 1 and x[1] < 13, extra=(1, 4), how=("literal", "double"))
+@function(lambda x: len(x) > 1 and x[1] < 13, extra=(1, 4), how=("literal", "double", "new", "expand", "int"))
 def pad_by_zeros(x: torch.Tensor, extra: int, how: str) -> torch.Tensor:
-    count = extra if how == "literal" else x.shape[1]
-    zeros = torch.zeros(x.shape[0], count, *x.shape[2:], dtype=x.dtype, device=x.device)
+    count = {"literal": extra, "int": int(x.shape[1])}.get(how, x.shape[1])
+    match how:
+        case "new":
+            zeros = x.new_zeros((x.shape[0], count, *x.shape[2:]))
+        case "expand":
+            zeros = x[:, :1].mean(1, keepdim=True).expand(-1, count, *[-1] * (x.dim() - 2))
+        case _:
+            zeros = torch.zeros(x.shape[0], count, *x.shape[2:], dtype=x.dtype, device=x.device)
     return torch.cat((x, zeros), 1)
 
 
@@ -365,7 +376,7 @@ def flatten(x: torch.Tensor, start: int, how: str) -> torch.Tensor:
 @function(
     lambda x: 1 < len(x) < 5 and any(len(divisors(n)) > 2 for n in x[1:]),
     dim_and_groups=lambda x: [(d, g) for d in range(1, len(x)) for g in divisors(x[d])[1:-1]],
-    how=("unflatten", "shape", "literal", "minus one", "inner", "inner literal"),
+    how=("unflatten", "shape", "float", "int", "minus one", "inner", "inner shape"),
 )
 def unflatten(x: torch.Tensor, dim_and_groups: tuple[int, int], how: str) -> torch.Tensor:
     dim, groups = dim_and_groups
@@ -375,8 +386,10 @@ def unflatten(x: torch.Tensor, dim_and_groups: tuple[int, int], how: str) -> tor
             return x.unflatten(dim, (groups, -1))
         case "shape":
             return x.reshape(*before, groups, x.shape[dim] // groups, *after)
-        case "literal":
+        case "int":
             return x.reshape(*before, groups, int(x.shape[dim]) // groups, *after)
+        case "float":
+            return x.reshape(*before, groups, int(x.shape[dim] / groups), *after)
         case "minus one":
             return x.reshape(*before, -1, groups, *after)
         case "inner":
@@ -420,7 +433,7 @@ def unsqueeze(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 @function(lambda x: len(x) > 2 and 1 in x[1:])
 def squeeze(x: torch.Tensor) -> torch.Tensor:
-    return x.squeeze(next(place for place in range(1, x.dim()) if x.shape[place] == 1))
+    return x.squeeze(list(x.shape).index(1, 1))
 
 
 @function(lambda x: len(x) == 4 and min(x[2:]) > 2)
@@ -442,7 +455,7 @@ def adaptive_pool(x: torch.Tensor, name: str, size: int) -> torch.Tensor:
     return getattr(F, name)(x, size)
 
 
-@function(image, mode=("nearest", "bilinear", "bicubic"), size=("scale", "literal"))
+@function(image, mode=("nearest", "bilinear"), size=("scale", "literal"))
 def interpolate(x: torch.Tensor, mode: str, size: str) -> torch.Tensor:
     if size == "scale":
         return F.interpolate(x, scale_factor=2, mode=mode)
@@ -482,7 +495,7 @@ def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     sequence,
     lambda x, y: len(y) == 3 and x[2] == y[2],
     heads=lambda x: divisors(x[2]),
-    how=("shape", "unflatten", "literal"),
+    how=("shape", "unflatten", "int", "float"),
 )
 def attend(x: torch.Tensor, y: torch.Tensor, heads: int, how: str) -> torch.Tensor:
     def parts(z: torch.Tensor) -> torch.Tensor:
@@ -491,6 +504,8 @@ def attend(x: torch.Tensor, y: torch.Tensor, heads: int, how: str) -> torch.Tens
                 return z.reshape(z.shape[0], z.shape[1], heads, z.shape[2] // heads).transpose(1, 2)
             case "unflatten":
                 return z.unflatten(-1, (heads, -1)).transpose(1, 2)
+            case "float":
+                return z.view(*z.shape[:2], heads, int(z.size(2) / heads)).transpose(1, 2)
             case _:
                 return z.view(z.shape[0], z.shape[1], heads, int(z.shape[2]) // heads).transpose(1, 2)
 

@@ -73,6 +73,10 @@ class Program:
         written = [f"{each!r},  # {number}: {_shape(self, number)}" for number, each in enumerate(self.steps, start=1)]
         return f"program(\n{textwrap.indent(chr(10).join(written), '    ')}\n    pixels={self.pixels},\n)"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """How Hypothesis shows it."""
+        printer.text(repr(self))
+
 
 def program(*steps: Step, pixels: int = 6) -> Program:
     """A program as it is printed."""
