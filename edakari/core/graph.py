@@ -48,13 +48,13 @@ class ModuleCall:
         module: dotted path ("" is the network itself).
         inputs: what went in.
         outputs: what came out.
-        formed: what the module's own code gave a form by numbers, in order: views, slices, constants.
+        formed: what the module's own code gave a form by numbers (views, slices, constants), for each of its lines.
     """
 
     module: str
     inputs: tuple[tuple[Layout, ...], ...]
     outputs: tuple[tuple[Layout, ...], ...]
-    formed: tuple[tuple[Layout, ...], ...] = ()
+    formed: Mapping[str, tuple[tuple[Layout, ...], ...]] = dc.field(default_factory=dict)
 
 
 @dc.dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from edakari.graph import axes
 from edakari.graph.axes import Expression
+from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.meta import execute
-from edakari.graph.numbers import FORMING, OPAQUE, Numbers
+from edakari.graph.numbers import OPAQUE, Numbers
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule", "Visit"]
 
@@ -92,7 +93,8 @@ class Visit:
         self.path = path
         self.inputs = inputs
         self.outputs: list[Dims] = []
-        self.formed: list[Dims] = []
+        self.formed: dict[str, list[Dims]] = {}
+        """By the line of code."""
         self.returned = 0
         """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
         self.start = self.end = start
@@ -242,7 +244,7 @@ class Flow:
             return out
         out = self.numbers.seen(function, args, kwargs, out)
         if function in FORMING:
-            self.visits[-1].formed.extend(self._described(out))
+            self.visits[-1].formed.setdefault(line_of_code(), []).extend(self._described(out))
         return out
 
     def sizes_by_literals(self) -> bool:

@@ -67,7 +67,7 @@ def finish(
             visit.path,
             _frozen_shapes(freeze, visit.inputs),
             _frozen_shapes(freeze, visit.outputs),
-            _frozen_shapes(freeze, visit.formed),
+            {line: _frozen_shapes(freeze, tensors) for line, tensors in visit.formed.items()},
         )
         for visit in flow.calls
     )

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses as dc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.graph import axes
 from edakari.graph.axes import Axis, Expression, Product
 
-__all__ = ["FORMING", "Number", "Numbers", "numbered"]
+__all__ = ["Number", "Numbers", "numbered"]
 
 KNOWN = "torch.nn.modules"
 """Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN."""
@@ -257,134 +256,12 @@ def _numbered(value: Any, path: str, name: str) -> Any:
     return value
 
 
-# which arguments of which functions are sizes of which dimensions
-
 SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 Stated = Iterator[tuple[Number, Expression]]
+
 Pairs = Callable[[Numbers, Sequence[Any], Mapping[str, Any], Any], Stated]
+"""Which numbers among the arguments of a function are sizes, each with the dimension that is so long."""
 
 SIZES: dict[Any, Pairs] = {}
-
-
-def _sizes(*functions: Any) -> Callable[[Pairs], Pairs]:
-    def add(pairs: Pairs) -> Pairs:
-        SIZES.update(dict.fromkeys(functions, pairs))
-        return pairs
-
-    return add
-
-
-def _paired(numbers: Numbers, sizes: Iterable[Any], dims: Sequence[Expression]) -> Stated:
-    for size, dim in zip(sizes, dims, strict=False):
-        if isinstance(size, Number):
-            yield size, dim
-        elif isinstance(size, int) and size > 0 and not isinstance(dim, int):
-            numbers.literal.append(dim)
-
-
-def _flat(args: Sequence[Any]) -> Sequence[Any]:
-    return args[0] if len(args) == 1 and isinstance(args[0], tuple | list) else args
-
-
-@_sizes(
-    torch.Tensor.view,
-    torch.Tensor.reshape,
-    torch.Tensor.expand,
-    torch.Tensor.broadcast_to,
-    torch.Tensor.new_zeros,
-    torch.Tensor.new_ones,
-    torch.Tensor.new_empty,
-    torch.reshape,
-    torch.broadcast_to,
-)
-def _after_the_tensor(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    sizes = _flat(args[1:]) or kwargs.get("shape") or kwargs.get("size") or ()
-    return _paired(numbers, sizes, numbers.dims_of(out))
-
-
-@_sizes(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
-def _of_a_new_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    return _paired(numbers, _flat(args) or kwargs.get("size", ()), numbers.dims_of(out))
-
-
-@_sizes(torch.full)
-def _of_a_full_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    return _paired(numbers, args[0] if args else kwargs["size"], numbers.dims_of(out))
-
-
-@_sizes(torch.Tensor.unflatten, torch.unflatten)
-def _of_an_unflattened_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    along = args[1] if len(args) > 1 else kwargs["dim"]
-    sizes = args[2] if len(args) > 2 else kwargs["sizes"]
-    start = along if along >= 0 else args[0].dim() + along
-    return _paired(numbers, sizes, numbers.dims_of(out)[start:])
-
-
-@_sizes(torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes)
-def _of_pieces(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    sizes = next(value for value in (*args[1:], *kwargs.values()) if isinstance(value, int | tuple | list))
-    along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-    each = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
-    return _paired(numbers, each, [numbers.dims_of(piece)[along] for piece in out])
-
-
-@_sizes(torch.Tensor.narrow, torch.narrow)
-def _of_a_run(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    if len(args) > 3:
-        yield from _paired(numbers, [args[3]], [numbers.dims_of(out)[args[1]]])
-
-
-@_sizes(torch.Tensor.tensor_split, torch.tensor_split)
-def _of_a_number_of_pieces(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-    return _paired(numbers, [len(out)] * len(out), [numbers.dims_of(piece)[along] for piece in out])
-
-
-@_sizes(torch.Tensor.__getitem__)
-def _of_slices(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    picks = args[1] if isinstance(args[1], tuple) else (args[1],)
-    if not all(isinstance(pick, slice | type(...)) or pick is None for pick in picks):
-        return
-    real = [pick for pick in picks if pick is not None]
-    missing = args[0].dim() - len([pick for pick in real if pick is not ...])
-    whole = list(numbers.dims_of(args[0]))
-    place = 0
-    for pick in real:
-        if pick is ...:
-            place += missing
-            continue
-        yield from _of_a_slice(numbers, pick, whole[place])
-        place += 1
-
-
-def _of_a_slice(numbers: Numbers, pick: slice, whole: Expression) -> Stated:
-    if any(bound and not isinstance(bound, Number) for bound in (pick.start, pick.stop)):
-        numbers.literal.append(whole)
-    if not pick.start and isinstance(pick.stop, Number):
-        pieces = axes.cut(whole, int(pick.stop)) if 0 < pick.stop < axes.size(whole) else None
-        yield pick.stop, pieces[0] if pieces else whole
-    elif isinstance(pick.start, Number) and 0 < pick.start < axes.size(whole):
-        pieces = axes.cut(whole, int(pick.start))
-        if pieces:
-            yield pick.start, pieces[0]
-
-
-@_sizes(F.layer_norm, torch.layer_norm, F.rms_norm)
-def _of_what_is_normalised(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
-    # a wrong number is an error here, so that a plain one needs no second look
-    return _paired(
-        numbers, (size if isinstance(size, Number) else -1 for size in shape), numbers.dims_of(args[0])[-len(shape) :]
-    )
-
-
-FORMING = frozenset(
-    {
-        *SIZES,
-        *(torch.Tensor.chunk, torch.chunk),
-        *(torch.Tensor.repeat, torch.Tensor.tile, torch.tile, F.pad),
-        *(torch.Tensor.repeat_interleave, torch.repeat_interleave),
-    }
-)
-"""Functions that give a tensor its form by numbers; a wrong number shows in what they return."""
+"""Functions that take sizes; `graph/forms.py` fills it."""

@@ -15,9 +15,9 @@ from edakari.core.graph import Graph, ModuleCall
 from edakari.core.layout import Fixed, Layout, extent
 from edakari.core.space import Sizes
 from edakari.errors import ModelError
+from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.inputs import example_for
 from edakari.graph.meta import quick_meta
-from edakari.graph.numbers import FORMING
 from edakari.graph.shadow import call, shadow_of
 
 __all__ = ["Fault", "fault_of"]
@@ -111,7 +111,7 @@ class _Watch:
                 self.expected.setdefault(entry.module, []).append(entry)
         self.count: dict[str, int] = {}
         self.stack: list[str] = []
-        self.places: list[int] = []
+        self.places: list[dict[str, int]] = []
 
     @property
     def running(self) -> str:
@@ -123,7 +123,7 @@ class _Watch:
             if entry is not None:
                 self._compare(entry.inputs, args, f"{path or 'the network'} gets")
             self.stack.append(path)
-            self.places.append(0)
+            self.places.append({})
 
         return hook
 
@@ -139,15 +139,16 @@ class _Watch:
         return hook
 
     def formed(self, out: Any) -> None:
-        """Compare what the running module's own code made with the next that it made in the trace."""
+        """Compare what a line of the running module's code made with what it made in the trace."""
         entry = self._entry(self.running)
         if entry is None or not self.every_length or self.running in self.homes:
             return
-        start = self.places[-1]
-        expected = entry.formed[start : start + len(tree_leaves(out))]
-        self.places[-1] += len(expected)
+        line = line_of_code()
+        start = self.places[-1].get(line, 0)
+        self.places[-1][line] = end = start + len(tree_leaves(out))
+        expected = entry.formed.get(line, ())[start:end]
         if expected:
-            self._compare(expected, out, f"the code of {self.running or 'the network'} makes")
+            self._compare(expected, out, f"{line} makes")
 
     def _entry(self, path: str) -> ModuleCall | None:
         entries, count = self.expected.get(path, []), self.count.get(path, 0)

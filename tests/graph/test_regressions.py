@@ -231,3 +231,22 @@ def test_an_instance_norm_without_scale_knows_its_width():
     cut_exactly(model)
     graph = trace(model, IMAGES.float())
     assert apply(random_plan(graph, 0.5), model)[1].num_features == 4
+
+
+class Remembered(nn.Module):
+    """Makes its positions in the first pass and keeps them: later passes run through fewer lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head, self.positions = nn.Linear(3, 12), nn.Linear(12, 4), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x.flatten(2).transpose(1, 2))
+        if self.positions is None:
+            self.positions = torch.linspace(0, 1, 16, dtype=x.dtype, device=x.device).view(1, -1, 1).repeat(1, 1, 1)
+        x = (x + self.positions).unflatten(2, (2, -1)).softmax(-1).flatten(2)
+        return self.head(x).mean(1)
+
+
+def test_a_second_pass_through_other_lines_is_no_fault():
+    assert sizes(cut_exactly(Remembered())) == {"embed": 6}
