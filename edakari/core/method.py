@@ -63,6 +63,7 @@ class Job:
         seed: of everything random.
         log: reports named figures of a stage, such as `log("step 1", {"macs": 2.1e9})`.
         folder: where the method may cache what is dear to compute; None is nowhere.
+        keep: where the method may leave what explains its result; None is nowhere.
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class Job:
     seed: int = 0
     log: Callable[[str, Mapping[str, float]], None] = lambda stage, figures: None
     folder: Path | None = None
+    keep: Path | None = None
 
 
 @dc.dataclass(frozen=True)

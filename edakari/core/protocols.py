@@ -198,7 +198,7 @@ class Hook:
 
 
 class Fit(Protocol):
-    """Trains a network in place on the job's training data; the only way in which a method trains."""
+    """Trains a network in place, on the job's training data or other batches; the only way in which a method trains."""
 
     def __call__(
         self,
@@ -208,6 +208,7 @@ class Fit(Protocol):
         *,
         hooks: Sequence[Hook] = (),
         params: Sequence[torch.Tensor] | None = None,
+        batches: Iterable[Batch] | None = None,
     ) -> None:
         """Minimise the objective.
 
@@ -217,4 +218,5 @@ class Fit(Protocol):
             schedule: how long and how fast.
             hooks: called around every step.
             params: what to train; None is every parameter that requires a gradient.
+            batches: what to train on, with a length; one pass is one epoch. None is the training data.
         """

@@ -23,8 +23,10 @@ OWN = (
     "environment.json",
     STAGES,
     "pruned",
+    "kept",
     "work",
     "export",
+    "explain",
     "plan.json",
     "network.json",
     "weights.safetensors",
@@ -49,6 +51,11 @@ class RunFolder:
     def pruned(self) -> Path:
         """Where the network lies as pruned, before fine-tuning."""
         return self.path / "pruned"
+
+    @property
+    def kept(self) -> Path:
+        """Where the method leaves what explains its result."""
+        return self.path / "kept"
 
     @property
     def exported(self) -> Path:

@@ -87,6 +87,7 @@ def prune_stage(run: Run) -> Result:
         seed=run.recipe.seed,
         log=note,
         folder=run.folder.work("prune"),
+        keep=run.folder.kept,
     )
     outcome = method.prune(job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)

@@ -129,13 +129,14 @@ def toy_fit(
     *,
     hooks: Sequence[Hook] = (),
     params: Sequence[torch.Tensor] | None = None,
+    batches: Iterable[Batch] | None = None,
 ) -> None:
     """A plain loop over `ToyTask` in the shape of `edakari.core.protocols.Fit`, without devices or launchers."""
     params = [weight for weight in model.parameters() if weight.requires_grad] if params is None else list(params)
     state = StepState(model, torch.optim.SGD(params, lr=schedule.lr, momentum=schedule.momentum), 0, 0)
     model.train()
     for state.epoch in range(schedule.epochs):
-        for batch in ToyTask().batches("train"):
+        for batch in ToyTask().batches("train") if batches is None else batches:
             for hook in hooks:
                 hook.before_step(state)
             state.optimizer.zero_grad()

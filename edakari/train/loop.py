@@ -144,6 +144,7 @@ def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) 
         *,
         hooks: Sequence[Hook] = (),
         params: Sequence[torch.Tensor] | None = None,
+        batches: Iterable[Batch] | None = None,
     ) -> None:
         call = next(calls)
         folder = settings.folder / f"fit-{call}" if settings.folder else None
@@ -151,7 +152,7 @@ def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) 
         fit(
             model,
             objective,
-            task.batches("train"),
+            task.batches("train") if batches is None else batches,
             schedule,
             hooks=hooks,
             params=params,
