@@ -8,6 +8,7 @@ import typer
 
 from edakari import __version__
 from edakari.cli.commands.demo import demo
+from edakari.cli.commands.explain import explain
 from edakari.cli.commands.export import export
 from edakari.cli.commands.inspect import inspect
 from edakari.cli.commands.measure import measure
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for _command in (demo, inspect, prune, measure, export, report, methods, train):
     app.command()(_command)
+app.add_typer(explain, name="explain")
 
 
 def _version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from edakari.errors import RunFolderError
+from edakari.report.explanation import explanations
 
 __all__ = ["collect"]
 
@@ -58,6 +59,7 @@ def collect(folder: str | Path) -> Content:
         "log": pruned.get("log", []),
         "epochs": stages.get("finetune", {}).get("epochs", []),
         "export": stages.get("export", {}).get("files", []),
+        "explanations": explanations(folder),
         "seconds": {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage},
         "recipe": recipe,
         "environment": _read(environment) if environment.is_file() else {},

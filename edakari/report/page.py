@@ -15,14 +15,16 @@ from edakari.report.template import template
 __all__ = ["render"]
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
     """The page.
 
     Args:
         report: as `collect` gives it.
+        pictures: of the explanations, as URLs by file name.
     """
     return template("page.html.j2").render(
         report=report,
+        pictures=pictures,
         rows=figures.rows(report),
         budgeted=_budgeted(report["latency"]),
         tiles=_tiles(report),

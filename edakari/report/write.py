@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edakari.core.files import write_json, write_text
 from edakari.report.collect import collect
+from edakari.report.explanation import inlined
 from edakari.report.page import render
 from edakari.report.picture import draw
 
@@ -28,5 +29,5 @@ def write_report(folder: str | Path) -> Path:
     report = collect(folder)
     write_json(folder / "report.json", report)
     draw(report, folder / "report.png")
-    write_text(folder / "report.html", render(report))
+    write_text(folder / "report.html", render(report, inlined(folder, report["explanations"])))
     return folder / "report.html"
