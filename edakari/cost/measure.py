@@ -32,12 +32,15 @@ class Timing:
         minimum_ms: quickest repeat, ms.
         spread: distance between the quartiles, ms.
         repeats: calls that were timed.
+        ratio: median over the rounds of its time to that of the first callable in the same round, which a machine that
+            is busy now and then moves less than it moves the medians.
     """
 
     median_ms: float
     minimum_ms: float
     spread: float
     repeats: int
+    ratio: float = 1.0
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats
             stop = time.perf_counter_ns()
             if turn >= warmup:
                 elapsed[name].append((stop - start) / 1e6)
-    return {name: _timing(values) for name, values in elapsed.items()}
+    return {name: _timing(values, elapsed[names[0]]) for name, values in elapsed.items()}
 
 
 def measure(
@@ -195,6 +198,7 @@ def require_steady(timing: Timing, name: str, limit: float = 0.15) -> None:
         )
 
 
-def _timing(values: list[float]) -> Timing:
+def _timing(values: list[float], first: list[float]) -> Timing:
     low, median, high = np.percentile(values, (25, 50, 75))
-    return Timing(float(median), min(values), float(high - low), len(values))
+    ratio = np.median(np.divide(values, np.maximum(first, 1e-9)))
+    return Timing(float(median), min(values), float(high - low), len(values), float(ratio))

@@ -54,11 +54,11 @@ class Aim:
     def off(self, pair: Pair) -> float:
         """How far a network lies above the limit, as a share of it.
 
-        A share of the dense network's latency is taken of the one that was measured in turns with it, so that a machine
-        that has become slower or quicker does not count.
+        A share of the dense network's latency is taken call by call of the one that was measured in turns with it, so
+        that a machine that has become slower or quicker does not count.
         """
-        drift = 1.0 if self.dense_ms is None else self.dense_ms / pair.dense.median_ms
-        return pair.pruned.median_ms * drift / self.limit_ms - 1.0
+        measured = pair.pruned.median_ms if self.dense_ms is None else pair.pruned.ratio * self.dense_ms
+        return measured / self.limit_ms - 1.0
 
 
 @dc.dataclass(frozen=True, slots=True)

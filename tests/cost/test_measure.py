@@ -77,3 +77,22 @@ def test_a_noisy_timing_is_refused_with_its_spread():
     require_steady(Timing(10.0, 9.0, 1.0, 50), "the pruned network")
     with pytest.raises(MeasurementError, match=r"the pruned network is too noisy .* 10 ms with 3 ms .* 30% where 15%"):
         require_steady(Timing(10.0, 8.0, 3.0, 50), "the pruned network")
+
+
+def test_the_ratio_is_of_calls_in_the_same_round(monkeypatch):
+    now = [0]
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
+
+    def caller(milliseconds):
+        left = iter(milliseconds)
+
+        def call():
+            now[0] += next(left) * 1_000_000
+
+        return call
+
+    dense, pruned = caller([10, 10, 90, 90, 10]), caller([6, 54, 54, 54, 6])
+    timings = time_callables({"dense": dense, "pruned": pruned}, 0, 5)
+    assert timings["pruned"].ratio == pytest.approx(0.6)
+    assert timings["pruned"].median_ms > 5 * timings["dense"].median_ms
+    assert timings["dense"].ratio == 1.0
