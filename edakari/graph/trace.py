@@ -58,6 +58,19 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
     numbered(shadow)
     stored = stored_tensors(shadow)
     dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
+    moved = tree_map(lambda value: _moved(value, device), example)
+    flow = _flow(shadow, dims, moved)
+    parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
+    if not flow.read.issuperset(parameters):
+        _join_training(flow, shadow, dims, moved)
+    branches = branches_of(flow)
+    turns = 3 if flow.sizes_by_literals() else 1
+    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why, branches), turns)
+
+
+def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> Flow:
+    """One forward pass, followed."""
+    stored = stored_tensors(shadow)
     flow = Flow(
         {id(tensor): dims[name] for name, tensor in stored.items()},
         {id(tensor): name for name, tensor in stored.items()},
@@ -65,12 +78,27 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
         FUNCTIONS,
     )
     with flow.watching(shadow):
-        outputs = call(shadow, tree_map(lambda value: _moved(value, device), example))
+        outputs = call(shadow, example)
     _pin_outputs(flow, outputs)
-    parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
-    branches = branches_of(flow)
-    turns = 3 if flow.sizes_by_literals() else 1
-    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why, branches), turns)
+    return flow
+
+
+def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example: Any) -> None:
+    """Follow what runs in training alone too, such as auxiliary heads, so that a pruned network can still be trained.
+
+    Layers stay in evaluation mode, as batch statistics of an example would be none. What cannot run in training
+    without more than the example, such as a detector without targets, is left as it is.
+    """
+    for module in shadow.modules():
+        module.training = any(True for _ in module.children())
+    try:
+        training = _flow(shadow, dims, example)
+    except ModelError:
+        return
+    finally:
+        shadow.eval()
+    flow.read |= training.read
+    flow.notes = {**training.notes, **flow.notes}
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from edakari.core.layout import extent
+from edakari.core.plan import KeepChannels, Plan
 from edakari.errors import ModelError
 from edakari.graph import example_of, graph_of, spec_of_inputs, trace
 from edakari.graph.rules import RULES, rule
+from edakari.surgery import apply, simulate
 
 
 def small() -> nn.Module:
@@ -177,3 +179,46 @@ def test_operators_say_what_goes_in_and_what_decides_their_time():
     assert up.settings["output_padding"] == (1, 1)
     assert [extent(dim, {"0": 5}) for dim in pool.inputs[0]] == [1, 5, 16, 16]
     assert [extent(dim, {"0": 5}) for dim in up.inputs[1]] == [5, 4, 2, 2]
+
+
+class WithAuxiliaryHead(nn.Module):
+    """Has a head that runs in training alone, as Inception's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.top = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+        self.aux = nn.Sequential(nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.aux_top = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.body(x)
+        y = self.top(x.mean((2, 3)))
+        return (y, self.aux_top(self.aux(x))) if self.training else y
+
+
+def test_what_runs_in_training_alone_is_cut_along():
+    model = WithAuxiliaryHead()
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    assert {group.name: group.size for group in graph.groups} == {"body": 8, "aux.0": 6}
+    assert [(m.tensor, m.dim) for m in graph.members("body")][-1] == ("aux.0.weight", 1)
+    assert not any(operator.module.startswith("aux") for operator in graph.operators)
+    plan = Plan((KeepChannels("body", (0, 2, 5)), KeepChannels("aux.0", (1, 4))), graph.fingerprint, graph.inputs)
+    x = torch.randn(4, 3, 8, 8)
+    small, masked = apply(plan, model).train(), simulate(plan, model).train()
+    assert [tuple(y.shape) for y in small(x)] == [(4, 4), (4, 4)]
+    assert torch.allclose(small.eval()(x), masked.eval()(x), atol=1e-6)
+
+
+def test_training_code_that_needs_more_than_the_example_is_left_alone():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.top, self.unused = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.Linear(2, 2)
+
+        def forward(self, x, targets=None):
+            y = self.top(self.body(x))
+            return (y - targets["y"]).abs().sum() if self.training else y
+
+    graph = trace(Detector(), torch.zeros(1, 3, 8, 8))
+    assert [group.name for group in graph.groups] == ["body"]
+    assert "not used" in next(each.reason for each in graph.refused if each.where == "unused.weight[0]")
