@@ -2,8 +2,8 @@
 
     python benchmarks/cifar10.py DATA --work runs/cifar10 --output benchmarks/results/cifar10.json
 
-DATA is the folder of cifar10_train_a.npz, cifar10_train_b.npz and cifar10_test.npz (`images`, `labels`). One dense
-network is trained first, on all training images. Every arm then starts from it and sees the same number of images: a
+DATA is the folder of train.npz and test.npz (`images`, uint8 [N, 32, 32, 3], and `labels`). One dense network is
+trained first, on all training images. Every arm then starts from it and sees the same number of images: a
 method that trains while it prunes has its epochs taken from the fine-tuning. The network is judged once, at the end of
 its training, on images that nothing was chosen by. A run goes on where an earlier one stopped, arm by arm; several can
 share the work with --part 1/2 and --part 2/2. --time measures all finished networks in one go, on a quiet machine.
@@ -63,8 +63,7 @@ def trained(arguments: argparse.Namespace) -> Path:
 
 
 def data(folder: Path) -> list[str]:
-    files = [f"{folder}/cifar10_train_{part}.npz" for part in "ab"]
-    return [f"data.train=[{', '.join(files)}]", f"data.val={folder}/cifar10_test.npz"]
+    return [f"data.train=[{folder}/train.npz]", f"data.val={folder}/test.npz"]
 
 
 def sets(settings: list[str]) -> list[str]:
