@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ __all__ = [
     "Criterion",
     "Fit",
     "Hook",
+    "NumberedTask",
     "Objective",
     "Schedule",
     "Search",
@@ -136,6 +137,35 @@ class Task(Protocol):
         """Metrics over a split, with the network in evaluation mode; leaves its mode as found."""
 
 
+@runtime_checkable
+class NumberedTask(Task, Protocol):
+    """A task of classes whose examples have numbers, so that some can be chosen, and something kept for each."""
+
+    def labels(self, split: Split) -> npt.NDArray[np.int64]:
+        """Class of each example of a split, int64 [examples]."""
+
+    def drawn(
+        self, split: Split, parts: Sequence[npt.NDArray[np.int64]], *, augmented: bool = False
+    ) -> Iterable[Batch]:
+        """A batch (inputs, labels, numbers) for each array of numbers; every process gets all of it.
+
+        Args:
+            split: whose examples are numbered.
+            parts: numbers of the examples of each batch.
+            augmented: as in training, in the same way in every epoch.
+        """
+
+    def numbered(self, views: int = 1) -> Iterable[Batch]:
+        """The batches of "train", with numbers as their third entry.
+
+        Several views are several draws of the augmentation of the same examples, one view after another: inputs, labels
+        and numbers [views · examples].
+        """
+
+    def digest(self) -> str:
+        """SHA-256 of the training examples, their order, and how they become inputs."""
+
+
 @dc.dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long and how fast to train.
@@ -148,6 +178,9 @@ class Schedule:
         weight_decay: of weights with two or more dimensions; norms and biases have none.
         warmup: share of all steps in which the learning rate rises linearly.
         final_lr: learning rate at the end of the cosine, as a share of `lr`.
+        drops: places, as shares of all steps, at which the learning rate is multiplied by `drop`; with none, it falls
+            along a cosine.
+        drop: see `drops`.
         accumulate: batches per optimizer step.
         clip: largest gradient norm; 0 is none.
         ema: decay of the averaged weights that are handed back; 0 is none.
@@ -161,6 +194,8 @@ class Schedule:
     weight_decay: float = 5e-4
     warmup: float = 0.05
     final_lr: float = 0.0
+    drops: tuple[float, ...] = ()
+    drop: float = 0.2
     accumulate: int = 1
     clip: float = 0.0
     ema: float = 0.0

@@ -23,6 +23,7 @@ RANGES: Mapping[str, Any] = {
     "weight_decay": pydantic.Field(ge=0),
     "warmup": pydantic.Field(ge=0),
     "final_lr": pydantic.Field(ge=0),
+    "drop": pydantic.Field(gt=0, le=1),
     "accumulate": pydantic.Field(ge=1),
     "clip": pydantic.Field(ge=0),
     "ema": pydantic.Field(ge=0, lt=1),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from torch.nn import functional
 
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Pixels
-from edakari.tasks.settings import DataSettings
+from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Parts, Pixels
+from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source, embedded, from_folder, from_npz
-from edakari.tasks.transforms import evaluation_transform, training_transform
+from edakari.tasks.transforms import JITTER, training_transform
 
 __all__ = ["Classification", "task_from_settings"]
 
@@ -64,20 +65,57 @@ class Classification:
         Raises:
             UnknownName: there is no such split.
         """
+        training = split == "train"
+        return self._loaded(self._source(split), self._order(split), self.settings.augment if training else "none")
+
+    def labels(self, split: Split) -> Labels:
+        """Class of each image of a split, int64 [images].
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        return self._source(split).labels
+
+    def drawn(self, split: Split, parts: Sequence[Labels], *, augmented: bool = False) -> ArrayBatches | FileBatches:
+        """See `edakari.core.protocols.NumberedTask`."""
+        augment = self.settings.augment if augmented else "none"
+        return self._loaded(self._source(split), Parts(tuple(parts), self.settings.seed), augment, 1)
+
+    def numbered(self, views: int = 1) -> ArrayBatches | FileBatches:
+        """See `edakari.core.protocols.NumberedTask`."""
+        return self._loaded(self._source("train"), self._order("train"), self.settings.augment, views)
+
+    def digest(self) -> str:
+        """See `edakari.core.protocols.NumberedTask`; of files the names count, not what is in them."""
+        source, pixels = self._source("train"), self.pixels
+        digest = hashlib.sha256(repr((pixels.size, pixels.channels, pixels.mean, pixels.std, source.classes)).encode())
+        digest.update(source.labels.tobytes())
+        if isinstance(source, Arrays):
+            digest.update(source.images.tobytes())
+        else:
+            digest.update("\n".join("/".join(path.parts[-2:]) for path in source.paths).encode())
+        return digest.hexdigest()
+
+    def _source(self, split: Split) -> Source:
         if split not in self.splits:
             raise UnknownName("split", split, self.splits)
-        source, training = self.splits[split], split == "train"
-        order = Order(
-            len(source.labels), self.settings.batch_size, self.settings.seed, shuffle=training, shared=split == "search"
-        )
-        augment = self.settings.augment if training else "none"
+        return self.splits[split]
+
+    def _order(self, split: Split) -> Order:
+        count = len(self._source(split).labels)
+        size, seed = self.settings.batch_size, self.settings.seed
+        return Order(count, size, seed, shuffle=split == "train", shared=split == "search")
+
+    def _loaded(
+        self, source: Source, order: Order | Parts, augment: Augment, views: int = 0
+    ) -> ArrayBatches | FileBatches:
         if isinstance(source, Arrays) and augment != "timm":
-            light = augment == "light"
-            pad = self.settings.pad if light else 0
-            return ArrayBatches(source, order, dc.replace(self.pixels, pad=pad, flip=light))
-        pixels = dc.replace(self.pixels, pad=self.settings.pad)
-        transform = training_transform(pixels, augment) if training else evaluation_transform(pixels)
-        return FileBatches(source, order, transform, self.settings.workers)
+            moves = augment != "none"
+            jitter = JITTER if augment == "jitter" else 0.0
+            pixels = dc.replace(self.pixels, pad=self.settings.pad if moves else 0, flip=moves, jitter=jitter)
+            return ArrayBatches(source, order, pixels, views)
+        transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment)
+        return FileBatches(source, order, transform, self.settings.workers, views)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [N, classes], where the network is.
@@ -152,7 +190,11 @@ def task_from_settings(settings: DataSettings) -> Classification:
         val = train.take(held)
         train = train.take(np.setdiff1d(np.arange(len(train.labels)), held))
         notes = (*notes, f"validated on {len(val.labels)} images cut from the training data; there is no val split")
-    search = train.take(_drawn(train.labels, min(settings.search_size, len(train.labels)), settings.seed + 1))
+    chosen = _drawn(train.labels, min(settings.search_size, len(train.labels)), settings.seed + 1)
+    search = train.take(chosen)
+    if settings.hold_out:
+        train = _without(train, chosen)
+        notes = (*notes, f"{len(chosen)} training images are held out (data.hold_out)")
     splits: dict[Split, Source] = {"train": train, "search": search, "val": val}
     return Classification(settings, splits, _pixels(settings, train), notes)
 
@@ -235,6 +277,16 @@ def _statistics(settings: DataSettings, train: Source) -> tuple[tuple[float, ...
     if len(mean) != channels:
         return (float(mean.mean()),), (float(std.mean()),)
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def _without(train: Source, chosen: Labels) -> Source:
+    rest = train.take(np.setdiff1d(np.arange(len(train.labels)), chosen))
+    if len(np.unique(rest.labels)) < len(np.unique(train.labels)):
+        raise DataError(
+            f"data.hold_out takes {len(chosen)} of {len(train.labels)} training images and leaves some class without "
+            "any; lower data.search_size"
+        )
+    return rest
 
 
 def _drawn(labels: Labels, count: int, seed: int) -> Labels:

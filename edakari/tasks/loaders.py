@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from edakari.errors import DataError
 from edakari.tasks.sources import Arrays, Source
 
-__all__ = ["ArrayBatches", "FileBatches", "Order", "Pixels", "processes"]
+__all__ = ["ArrayBatches", "FileBatches", "Order", "Parts", "Pixels", "processes"]
 
 Images = torch.Tensor
-Labelled = tuple[torch.Tensor, torch.Tensor]
+Labelled = tuple[torch.Tensor, ...]
+"""Images and labels, and the images' numbers where they are asked for."""
 
 
 def processes() -> tuple[int, int]:
@@ -76,6 +77,26 @@ class Order:
 
 
 @dc.dataclass(frozen=True)
+class Parts:
+    """Batches that are given one by one, the same in every epoch and on every process.
+
+    Args:
+        parts: numbers of the images of each batch, int64.
+        seed: of the augmentation.
+    """
+
+    parts: tuple[npt.NDArray[np.int64], ...]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Indices of each batch from `first` on."""
+        yield from self.parts[first:]
+
+
+@dc.dataclass(frozen=True)
 class Pixels:
     """How bytes become the network's input, for whole batches at once.
 
@@ -86,6 +107,8 @@ class Pixels:
         std: of each channel.
         pad: each side is padded by so many pixels, then cut at a random place; 0 does not.
         flip: mirror half of the images.
+        jitter: brightness, contrast and saturation are multiplied by up to so much more or less than 1; where they are,
+            shifts show mirrored borders instead of black ones.
     """
 
     size: int
@@ -94,6 +117,12 @@ class Pixels:
     std: tuple[float, ...]
     pad: int = 0
     flip: bool = False
+    jitter: float = 0.0
+
+    @property
+    def augments(self) -> bool:
+        """Whether anything is drawn."""
+        return bool(self.pad or self.flip or self.jitter)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Images:
         """Normalised images, augmented where there is a generator.
@@ -117,11 +146,13 @@ class Pixels:
 
     def _augmented(self, pixels: Images, generator: torch.Generator) -> Images:
         count = len(pixels)
+        if self.jitter:
+            pixels = _coloured(pixels, 1 + self.jitter * (2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1))
         if self.flip:
             mirrored = torch.rand(count, generator=generator) < 0.5
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         if self.pad:
-            padded = functional.pad(pixels, (self.pad,) * 4)
+            padded = functional.pad(pixels, (self.pad,) * 4, mode="reflect" if self.jitter else "constant")
             tops, lefts = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator)
             steps = torch.arange(self.size)
             rows, columns = (tops[:, None] + steps)[:, :, None], (lefts[:, None] + steps)[:, None, :]
@@ -130,11 +161,37 @@ class Pixels:
         return pixels
 
 
-class ArrayBatches:
-    """Batches (float32 [N, C, H, W], int64 [N]) of images in memory, made with a few tensor operations each."""
+def _coloured(pixels: Images, factors: torch.Tensor) -> Images:
+    """Other brightness, contrast and saturation, as torchvision has them; factors are [3, N, 1, 1, 1]."""
+    brightness, contrast, saturation = factors
+    pixels = (pixels * brightness).clamp(0, 1)
+    pixels = (contrast * pixels + (1 - contrast) * _grey(pixels).mean((1, 2, 3), keepdim=True)).clamp(0, 1)
+    coloured: Images = (saturation * pixels + (1 - saturation) * _grey(pixels)).clamp(0, 1)
+    return coloured
 
-    def __init__(self, source: Arrays, order: Order, pixels: Pixels, epoch: int = 0, first: int = 0) -> None:
-        self.source, self.order, self.pixels, self.epoch, self.first = source, order, pixels, epoch, first
+
+def _grey(pixels: Images) -> Images:
+    """Luma [N, 1, H, W] (ITU-R BT.601)."""
+    if pixels.shape[1] == 1:
+        return pixels
+    luma = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
+    return (pixels * luma).sum(1, keepdim=True)
+
+
+class ArrayBatches:
+    """Batches (float32 [N, C, H, W], int64 [N]) of images in memory, made with a few tensor operations each.
+
+    Args:
+        source: the images.
+        order: which make up each batch.
+        pixels: how they become the network's input.
+        views: draws of the augmentation, one after another, the images' numbers as the third entry; 0 is one draw and
+            no numbers.
+    """
+
+    def __init__(self, source: Arrays, order: Order | Parts, pixels: Pixels, views: int = 0) -> None:
+        self.source, self.order, self.pixels, self.views = source, order, pixels, views
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return len(self.order) - self.first
@@ -145,16 +202,25 @@ class ArrayBatches:
 
     def skip(self, count: int) -> ArrayBatches:
         """The same epoch without its first batches."""
-        return ArrayBatches(self.source, self.order, self.pixels, self.epoch, self.first + count)
+        rest = ArrayBatches(self.source, self.order, self.pixels, self.views)
+        rest.epoch, rest.first = self.epoch, self.first + count
+        return rest
 
     def __iter__(self) -> Iterator[Labelled]:
         for number, indices in enumerate(self.order.batches(self.epoch, self.first), self.first):
             generator = None
-            if self.pixels.pad or self.pixels.flip:
+            if self.pixels.augments:
                 seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, processes()[0]))
                 generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-            images = torch.from_numpy(self.source.images[indices])
-            yield self.pixels(images, generator), torch.from_numpy(self.source.labels[indices])
+            images, labels = (
+                torch.from_numpy(self.source.images[indices]),
+                torch.from_numpy(self.source.labels[indices]),
+            )
+            if self.views:
+                drawn = torch.cat([self.pixels(images, generator) for _ in range(self.views)])
+                yield drawn, labels.repeat(self.views), torch.from_numpy(indices).repeat(self.views)
+            else:
+                yield self.pixels(images, generator), labels
 
 
 class FileBatches:
@@ -165,12 +231,19 @@ class FileBatches:
         order: which make up each batch.
         transform: from a PIL image to float32 [C, H, W].
         workers: number of processes that read.
+        views: see `ArrayBatches`.
     """
 
     def __init__(
-        self, source: Source, order: Order, transform: Callable[[Any], torch.Tensor], workers: int = 0
+        self,
+        source: Source,
+        order: Order | Parts,
+        transform: Callable[[Any], torch.Tensor],
+        workers: int = 0,
+        views: int = 0,
     ) -> None:
-        self.source, self.order, self.transform, self.workers = source, order, transform, workers
+        self.source, self.order, self.transform = source, order, transform
+        self.workers, self.views = workers, views
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
@@ -182,13 +255,13 @@ class FileBatches:
 
     def skip(self, count: int) -> FileBatches:
         """The same epoch without its first batches."""
-        rest = FileBatches(self.source, self.order, self.transform, self.workers)
+        rest = FileBatches(self.source, self.order, self.transform, self.workers, self.views)
         rest.epoch, rest.first = self.epoch, self.first + count
         return rest
 
     def __iter__(self) -> Iterator[Labelled]:
         loader: DataLoader[Labelled] = DataLoader(
-            _Transformed(self.source, self.transform, self.order.seed, self.epoch),
+            _Transformed(self.source, self.transform, (self.order.seed, self.epoch), max(1, self.views)),
             batch_sampler=[indices.tolist() for indices in self.order.batches(self.epoch, self.first)],
             num_workers=self.workers,
             worker_init_fn=_deaf,
@@ -197,22 +270,31 @@ class FileBatches:
             pin_memory=torch.cuda.is_available(),
         )
         try:
-            yield from loader
+            for images_NVCHW, labels, numbers in loader:
+                images = images_NVCHW.transpose(0, 1).flatten(0, 1)
+                if self.views:
+                    yield images, labels.repeat(self.views), numbers.repeat(self.views)
+                else:
+                    yield images, labels
         except DataError as error:
             # A worker's error arrives as its whole traceback.
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("edakari.errors.DataError: ")) from None
 
 
 class _Transformed(Dataset[Labelled]):
-    def __init__(self, source: Source, transform: Callable[[Any], torch.Tensor], seed: int, epoch: int) -> None:
-        self.source, self.transform, self.seed, self.epoch = source, transform, seed, epoch
+    def __init__(
+        self, source: Source, transform: Callable[[Any], torch.Tensor], seeds: tuple[int, int], views: int
+    ) -> None:
+        self.source, self.transform, self.seeds, self.views = source, transform, seeds, views
 
     def __len__(self) -> int:
         return len(self.source.labels)
 
     def __getitem__(self, index: int) -> Labelled:
-        with _seeded((self.seed, self.epoch, index)):
-            return self.transform(self.source.image(index)), torch.tensor(self.source.labels[index])
+        image = self.source.image(index)
+        with _seeded((*self.seeds, index)):
+            views_VCHW = torch.stack([self.transform(image) for _ in range(self.views)])
+        return views_VCHW, torch.tensor(self.source.labels[index]), torch.tensor(index)
 
 
 @contextlib.contextmanager

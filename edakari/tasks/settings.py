@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["Augment", "DataSettings"]
 
-Augment = Literal["none", "light", "timm"]
+Augment = Literal["none", "light", "jitter", "timm"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,15 @@ class DataSettings:
             folders, and is computed from the training images for .npz.
         std: as `mean`.
         augment: of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or random resized
-            crop and mirror; "timm": timm's `create_transform` for training, with RandAugment.
-        pad: largest shift in "light", in pixels.
+            crop and mirror; "jitter": "light" after changing brightness, contrast and saturation by up to a fifth;
+            "timm": timm's `create_transform` for training, with RandAugment.
+        pad: largest shift in "light" and "jitter", in pixels.
         batch_size: images per batch over all processes.
         workers: processes that read files.
         search_size: images of the "search" split, drawn from the training split in proportion to the classes, and not
             augmented.
+        hold_out: the images of the "search" split are taken out of the training split: nothing trains on them, and
+            `edakari train` with the same `data` has not either.
         val_share: share of the training data that becomes the validation split where there is none.
         limit: at most so many training images, drawn in proportion to the classes; None takes all.
         metric: the figure that counts: "top1" or "top5".
@@ -49,6 +52,7 @@ class DataSettings:
     batch_size: int = 128
     workers: int = 2
     search_size: int = 1024
+    hold_out: bool = False
     val_share: float = 0.1
     limit: int | None = None
     metric: str = "top1"

@@ -18,6 +18,7 @@ Transform = Callable[[Any], torch.Tensor]
 v2: Any = torchvision_v2
 CROP = 0.875
 SMALL = 64
+JITTER = 0.2
 
 
 def evaluation_transform(pixels: Pixels) -> Transform:
@@ -36,7 +37,7 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
 
     Args:
         pixels: size, normalisation, and the shift of small images.
-        augment: "none", "light" or "timm".
+        augment: "none", "light", "jitter" or "timm".
 
     Raises:
         UnknownName: there is no such augmentation.
@@ -53,14 +54,17 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
         transform = make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std)
         composed: Transform = v2.Compose([v2.Grayscale(1) if pixels.channels == 1 else v2.RGB(), transform])
         return composed
-    if augment != "light":
-        raise UnknownName("augmentation", augment, ("none", "light", "timm"))
+    if augment not in ("light", "jitter"):
+        raise UnknownName("augmentation", augment, ("none", "light", "jitter", "timm"))
+    colours = [v2.ColorJitter(JITTER, JITTER, JITTER)] if augment == "jitter" else []
     if pixels.size <= SMALL:
         resize = v2.Resize((pixels.size, pixels.size), antialias=True)
-        shift = v2.RandomCrop(pixels.size, padding=pixels.pad or None)
-        return _composed(pixels, resize, shift, v2.RandomHorizontalFlip())
+        shift = v2.RandomCrop(
+            pixels.size, padding=pixels.pad or None, padding_mode="reflect" if colours else "constant"
+        )
+        return _composed(pixels, resize, *colours, shift, v2.RandomHorizontalFlip())
     crop = v2.RandomResizedCrop(pixels.size, scale=(0.35, 1.0), antialias=True)
-    return _composed(pixels, crop, v2.RandomHorizontalFlip())
+    return _composed(pixels, crop, *colours, v2.RandomHorizontalFlip())
 
 
 def _composed(pixels: Pixels, *steps: Any) -> Transform:

@@ -37,16 +37,18 @@ def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine (Loshchilov & Hutter, 2017, without restarts).
+    """Linear warm-up, then half a cosine (Loshchilov & Hutter, 2017, without restarts), or steps down.
 
     Args:
-        schedule: peak, share of the warm-up, and end of the learning rate.
+        schedule: peak, share of the warm-up, and end of the learning rate, or the places where it drops.
         step: optimizer step, from 0.
         steps: of the whole training.
     """
     warm = round(schedule.warmup * steps)
     if step < warm:
         return schedule.lr * (step + 1) / (warm + 1)
+    if schedule.drops:
+        return schedule.lr * schedule.drop ** sum(step >= round(place * steps) for place in schedule.drops)
     done = (step - warm) / max(1, steps - warm)
     low = schedule.lr * schedule.final_lr
     return low + (schedule.lr - low) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))

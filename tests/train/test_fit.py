@@ -352,6 +352,12 @@ def test_warm_up_and_cosine():
     assert rates[100] == pytest.approx(0.01)
 
 
+def test_the_rate_drops_where_it_is_told_to():
+    schedule = Schedule(lr=0.01, warmup=0.0, drops=(0.3, 0.6, 0.8), drop=0.2)
+    rates = [learning_rate(schedule, step, 100) for step in (0, 29, 30, 59, 60, 80, 99)]
+    assert rates == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.00008, 0.00008])
+
+
 def test_a_method_gets_fit_bound_to_its_task_with_a_folder_for_each_call(tmp_path):
     class Toy:
         def batches(self, split):
