@@ -1,8 +1,9 @@
 """Masks on the parameters of a network in training: it computes as though it were cut, and nothing is cut yet.
 
 One mask per group, on its coordinates. It is applied where the group is read: to the input columns of weights, and to
-the statistics of layer norms. The parameters stay what they are: leaves of the same name, which the optimizer, the
-processes' gradient buckets and checkpoints know. Only while a module runs does a masked tensor stand in its place.
+the statistics of layer norms. Gates, which may have gradients, can take the masks' place. The parameters stay what they
+are: leaves of the same name, which the optimizer, the processes' gradient buckets and checkpoints know. Only while a
+module runs does a masked tensor stand in its place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses as dc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -70,25 +72,21 @@ class Masks:
         self.layer_norms = tuple(norm for norm in structure.layer_norms if names.intersection(names_in(norm.layout)))
         self.branches = tuple(branch for branch in graph.branches if branch.name in names)
         self.scaled = {r.norm: r for r in self.reads if r.norm} if scale_norms else {}
-        layouts = [graph.layouts[r.weight][d] for r in self.reads for d in (0, 1)]
-        layouts += [graph.layouts[w.weight][w.dim] for w in self.writes]
-        self._places = {
-            layout: self._coordinates(layout) for layout in {*layouts, *(n.layout for n in self.layer_norms)}
-        }
-        self.kept = torch.ones(self.size, dtype=torch.bool)
-        self._positions: dict[Layout, torch.Tensor] = {}
-        self._partial: frozenset[Layout] = frozenset()
+        self._places: dict[Layout, dict[str, torch.Tensor]] = {}
+        self._positions: dict[Layout, torch.Tensor | None] = {}
+        self._scales: dict[str, float] = {}
         self._dropped: frozenset[str] = frozenset()
-        self.set(self.kept)
+        self.set(torch.ones(self.size, dtype=torch.bool))
 
     def _coordinates(self, layout: Layout) -> dict[str, torch.Tensor]:
         """For each masked group of a dimension, the place in the row of each position; the end where it has none."""
-        places = {}
-        for name in names_in(layout):
-            if name in self.offsets:
-                where = torch.from_numpy(coordinates(layout, name))
-                places[name] = torch.where(where < 0, self.size, where + self.offsets[name])
-        return places
+        if layout not in self._places:
+            self._places[layout] = {}
+            for name in names_in(layout):
+                if name in self.offsets:
+                    where = torch.from_numpy(coordinates(layout, name))
+                    self._places[layout][name] = torch.where(where < 0, self.size, where + self.offsets[name])
+        return self._places[layout]
 
     def part(self, name: str) -> slice:
         """Where a group's coordinates lie in the row."""
@@ -103,17 +101,8 @@ class Masks:
             kept: bool [coordinates] on the CPU.
         """
         self.kept = kept.clone()
-        row = torch.cat([kept, torch.ones(1, dtype=torch.bool)])
-        positions = {}
-        for layout, places in self._places.items():
-            mask = None
-            for place in places.values():
-                mask = row[place] if mask is None else mask & row[place]
-            if mask is not None:
-                positions[layout] = mask
-        self._partial = frozenset(layout for layout, mask in positions.items() if not bool(mask.all()))
-        self._positions = {layout: mask.float() for layout, mask in positions.items()}
-        self._shares = {layout: float(mask.double().mean()) for layout, mask in positions.items()}
+        self._row = torch.cat([kept, torch.ones(1, dtype=torch.bool)])
+        self._positions, self._scales = {}, {}
         self._dropped = frozenset(branch.name for branch in self.branches if not bool(kept[self.offsets[branch.name]]))
         if self.mode == "permanent":
             with torch.no_grad():
@@ -121,28 +110,45 @@ class Masks:
                     weight = self.model.get_parameter(read.weight)
                     weight.mul_(self._along(read, weight))
 
+    def gate(self, gates: torch.Tensor) -> None:
+        """Put gates in force in place of masks: what a coordinate is read with is multiplied by its gate.
+
+        Args:
+            gates: float [coordinates], which may have a gradient; of groups that are no branches, in mode "hard".
+        """
+        self._row = torch.cat([gates, gates.new_ones(1)])
+        self._positions = {}
+
     def positions(self, layout: Layout, like: torch.Tensor) -> torch.Tensor | None:
-        """Which positions of a dimension are kept, one and zero as `like`; None where all are."""
-        if layout not in self._partial:
-            return None
+        """Which positions of a dimension are kept, one and zero as `like`, or their gates; None where all are kept."""
+        if layout not in self._positions:
+            self._positions[layout] = self._product(layout)
         mask = self._positions[layout]
-        if mask.device != like.device or mask.dtype != like.dtype:
+        if mask is not None and (mask.device != like.device or mask.dtype != like.dtype):
             mask = self._positions[layout] = mask.to(like)
         return mask
+
+    def _product(self, layout: Layout) -> torch.Tensor | None:
+        factors = [self._row[place] for place in self._coordinates(layout).values()]
+        if not factors:
+            return None
+        mask = math.prod(factors[1:], start=factors[0])
+        if mask.dtype is not torch.bool:
+            return mask
+        return None if bool(mask.all()) else mask.float()
 
     def _along(self, read: WeightRead, weight: torch.Tensor) -> torch.Tensor | float:
         """The mask of a weight, in a shape that broadcasts to it; 1 where nothing is gone."""
         mask = self.positions(self.graph.layouts[read.weight][read.dim], weight)
         return 1.0 if mask is None else mask.view([-1 if d == read.dim else 1 for d in range(weight.dim())])
 
-    def share(self, layout: Layout) -> float:
-        """Share of the positions of a dimension that is kept."""
-        return self._shares.get(layout, 1.0)
-
     def scale(self, norm: str) -> float:
         """What a batch normalisation is multiplied by: the share of inputs that the layer in front of it keeps."""
-        read = self.scaled[norm]
-        return self.share(self.graph.layouts[read.weight][read.dim])
+        if norm not in self._scales:
+            read = self.scaled[norm]
+            mask = self._product(self.graph.layouts[read.weight][read.dim])
+            self._scales[norm] = 1.0 if mask is None else float(mask.double().mean())
+        return self._scales[norm]
 
     def on_coordinates(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
         """Add figures on the positions of a dimension to the coordinates that they belong to, in place.
@@ -152,9 +158,10 @@ class Masks:
             layout: of the dimension.
             figures: float [positions].
         """
-        for name, place in self._places[layout].items():
+        places = self._coordinates(layout)
+        for name, place in places.items():
             if place.device != row.device:
-                place = self._places[layout][name] = place.to(row.device)
+                place = places[name] = place.to(row.device)
             row.index_add_(0, place, figures.to(row.dtype))
 
     def pull(self, decay: float) -> None:
@@ -268,7 +275,7 @@ def _normalised(masks: Masks, norm: LayerNormRead) -> Callable[[Any, Any, Any], 
             return output
         shape = [-1, *[1] * (-norm.dim - 1)]
         mask = mask.view(shape)
-        count = masks.share(norm.layout) * x.shape[norm.dim]
+        count = mask.sum()
         centred = x - (x * mask).sum(norm.dim, keepdim=True) / count
         variance = (centred.square() * mask).sum(norm.dim, keepdim=True) / count
         out = centred * torch.rsqrt(variance + module.eps) * module.weight.view(shape)

@@ -1,0 +1,59 @@
+"""A cost as a function that gradients pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from edakari.core.protocols import Cost
+from edakari.core.space import Group, legal_sizes
+
+__all__ = ["smooth_total"]
+
+
+def smooth_total(cost: Cost, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:
+    """A cost at sizes that have a gradient.
+
+    The cost's curve of each group is interpolated linearly between its legal sizes, the other groups as they are. At
+    legal sizes the value is exact; with respect to a group that multiplies the rest, as in multiply-accumulates, the
+    gradient is exact too.
+
+    Args:
+        cost: of a network.
+        groups: of the network; all others are whole.
+        sizes_G: float, one for each of the groups, not above its size.
+
+    Returns:
+        A scalar in the cost's unit, float32.
+    """
+    found: torch.Tensor = _Total.apply(sizes_G, cost, tuple(groups))
+    return found
+
+
+class _Total(torch.autograd.Function):
+    """The total at the nearest legal sizes, and from there along the slopes of the curves."""
+
+    @staticmethod
+    def forward(ctx: Any, sizes_G: torch.Tensor, cost: Cost, groups: tuple[Group, ...]) -> torch.Tensor:
+        asked = sizes_G.detach().cpu().double().numpy()
+        legal = [np.array(legal_sizes(group)) for group in groups]
+        places = [int(np.abs(choices - size).argmin()) for choices, size in zip(legal, asked, strict=True)]
+        near = {group.name: int(choices[at]) for group, choices, at in zip(groups, legal, places, strict=True)}
+        slopes = np.zeros(len(groups))
+        for place, (group, choices, at) in enumerate(zip(groups, legal, places, strict=True)):
+            low, high = (int(choices[max(at - 1, 0)]), int(choices[min(at + 1, len(choices) - 1)]))
+            if low < high:
+                ends = [cost.total({**near, group.name: size}) for size in (low, high)]
+                slopes[place] = (ends[1] - ends[0]) / (high - low)
+        ctx.slopes = slopes
+        rest = asked - np.array(list(near.values()), dtype=np.float64)
+        return sizes_G.new_tensor(cost.total(near) + float(slopes @ rest), dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradient * gradient.new_tensor(ctx.slopes), None, None
