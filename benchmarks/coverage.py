@@ -241,7 +241,7 @@ def line(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _share(other: Mapping[str, Any]) -> str:
-    return "failed" if "failed" in other else "runs" if other["prunable"] is None else f"{other['prunable']:.1%}"
+    return "failed" if "failed" in other else f"{other['prunable']:.1%}" if "prunable" in other else "captures"
 
 
 def main() -> None:
