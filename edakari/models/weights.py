@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from edakari.errors import WeightsError
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["load_weights", "read_weights", "weights_digest"]
 
 SHOWN = 4
 CONVERT = (
@@ -68,3 +69,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
             "Are the network's name and its number of classes those that the weights were trained with?"
         )
     model.load_state_dict(dict(weights))
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the names and values of the parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -6,7 +6,6 @@ import copy
 import dataclasses as dc
 import fnmatch
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ from edakari.surgery import load, load_plan
 from edakari.tasks import task_from_settings
 from edakari.train import FitSettings
 
-__all__ = ["Notify", "Run", "chosen_groups", "costs_at", "stored_bytes", "weights_digest"]
+__all__ = ["Notify", "Run", "chosen_groups", "costs_at", "stored_bytes"]
 
 Notify = Callable[[str, str, Mapping[str, Any]], None]
 """Told of a stage, what became of it ("start", "done", "kept", "log"), and its result or figures."""
@@ -158,12 +157,3 @@ def costs_at(graph: Graph, sizes: Mapping[str, int]) -> dict[str, float]:
 def stored_bytes(model: nn.Module) -> int:
     """Bytes that the parameters and buffers take when stored."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the names and values of the parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -14,9 +14,10 @@ from torch import nn
 from edakari.core.files import replacing, write_json
 from edakari.core.plan import Plan
 from edakari.errors import EdakariError, RecipeError, RunFolderError
+from edakari.models.weights import weights_digest
 from edakari.report import collect
 from edakari.run import processes
-from edakari.run.context import Notify, Run, weights_digest
+from edakari.run.context import Notify, Run
 from edakari.run.environment import environment
 from edakari.run.folder import RunFolder, claim, clear
 from edakari.run.settings import Recipe

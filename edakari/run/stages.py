@@ -19,9 +19,10 @@ from edakari.cost.runtimes import runtime_named
 from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
 from edakari.graph import trace
+from edakari.models.weights import weights_digest
 from edakari.report import write_report
 from edakari.run import processes
-from edakari.run.context import Run, costs_at, stored_bytes, weights_digest
+from edakari.run.context import Run, costs_at, stored_bytes
 from edakari.run.loop import Loop, finished_latency, measured_latency
 from edakari.run.settings import MeasureSettings
 from edakari.surgery import apply, save, simulate

@@ -1,0 +1,69 @@
+"""Keeping the weights of the best epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from edakari.core.protocols import Hook, StepState
+
+__all__ = ["KeepBest", "judging"]
+
+
+class KeepBest(Hook):
+    """Keeps the weights of the epoch whose figure is best; run state.
+
+    Args:
+        model: whose weights are kept: the trained network or a part of it.
+        figure: asked after each epoch, with the network in evaluation mode; larger is better.
+    """
+
+    def __init__(self, model: nn.Module, figure: Callable[[], float]) -> None:
+        self.model, self.figure = model, figure
+        self.best: float | None = None
+        self.epoch = 0
+        self.weights: Mapping[str, torch.Tensor] = {}
+
+    def end_epoch(self, state: StepState) -> None:
+        """See `Hook`."""
+        with judging(state.model):
+            found = self.figure()
+        if self.best is None or found > self.best:
+            self.best, self.epoch = found, state.epoch + 1
+            self.weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def restore(self) -> None:
+        """Put the best weights into the network, the same on all processes; nothing where no epoch has ended."""
+        if not self.weights:
+            return
+        self.model.load_state_dict(self.weights)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for value in self.model.state_dict().values():
+                dist.broadcast(value, 0)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """See `Hook`."""
+        return {"best": self.best, "epoch": self.epoch, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Hook`."""
+        self.best, self.epoch, self.weights = state["best"], int(state["epoch"]), state["weights"]
+
+
+@contextlib.contextmanager
+def judging(*models: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode without gradients; modes and random state are put back."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            for model in models:
+                model.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
