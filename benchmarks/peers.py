@@ -52,10 +52,20 @@ def _share(model: nn.Module, pruner: Any, ignored: list[nn.Module]) -> float:
     graph = pruner.DG
     for group in graph.get_all_groups(ignored_layers=ignored, root_module_types=pruner.root_module_types):
         for dependency, _ in group:
-            layer = dependency.target.module
-            for parameter in [layer] if isinstance(layer, nn.Parameter) else layer.parameters(recurse=False):
+            for parameter in _cut(dependency):
                 touched[id(parameter)] = parameter.numel()
     return sum(touched.values()) / sum(p.numel() for p in model.parameters())
+
+
+def _cut(dependency: Any) -> list[nn.Parameter]:
+    """What a step of a group makes smaller; fewer inputs leave a bias as it is."""
+    layer = dependency.target.module
+    if isinstance(layer, nn.Parameter):
+        return [layer]
+    inputs_only = "in_channels" in dependency.handler.__name__ and isinstance(
+        layer, nn.Linear | nn.modules.conv._ConvNd
+    )
+    return [layer.weight] if inputs_only else list(layer.parameters(recurse=False))
 
 
 def _last_linear(model: nn.Module) -> nn.Module | None:
