@@ -28,7 +28,9 @@ class Operator:
             Empty for an operator that does no multiply-accumulates or whose cost is not counted.
         weights: names of the parameters that it reads.
         inputs: layout of each dimension of each tensor that it reads, weights included, in the order of its arguments.
-        settings: what else decides how long it takes, as plain values, such as a convolution's stride.
+        settings: what else it was told, as plain values, such as a convolution's stride.
+        sources: for each different tensor among `inputs` that is no parameter or buffer, in order, the place in
+            `Graph.operators` of the call that made it; None for an input of the network.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Operator:
     weights: tuple[str, ...] = ()
     inputs: tuple[tuple[Layout, ...], ...] = ()
     settings: Mapping[str, Any] = dc.field(default_factory=dict)
+    sources: tuple[int | None, ...] = ()
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -49,12 +52,17 @@ class ModuleCall:
         inputs: what went in.
         outputs: what came out.
         formed: what the module's own code gave a form by numbers (views, slices, constants), for each of its lines.
+        read: for each tensor among `inputs`, the place in `Graph.operators` of the call that made it; None for an
+            input of the network.
+        made: the same of `outputs`.
     """
 
     module: str
     inputs: tuple[tuple[Layout, ...], ...]
     outputs: tuple[tuple[Layout, ...], ...]
     formed: Mapping[str, tuple[tuple[Layout, ...], ...]] = dc.field(default_factory=dict)
+    read: tuple[int | None, ...] = ()
+    made: tuple[int | None, ...] = ()
 
 
 @dc.dataclass(frozen=True, slots=True)

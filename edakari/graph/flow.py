@@ -87,12 +87,15 @@ class Made:
 class Visit:
     """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
 
-    __slots__ = ("end", "formed", "inputs", "outputs", "path", "returned", "start")
+    __slots__ = ("end", "formed", "inputs", "made", "outputs", "path", "read", "returned", "start")
 
-    def __init__(self, path: str, inputs: list[Dims], start: int) -> None:
+    def __init__(self, path: str, inputs: list[Dims], read: tuple[int | None, ...], start: int) -> None:
         self.path = path
         self.inputs = inputs
+        self.read = read
         self.outputs: list[Dims] = []
+        self.made: tuple[int | None, ...] = ()
+        """As `read`: the record that made each tensor that came out; None for an input of the network."""
         self.formed: dict[str, list[Dims]] = {}
         """By the line of code."""
         self.returned = 0
@@ -284,7 +287,7 @@ class Flow:
     def _enter(self, path: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
             self.modules.append(path)
-            self.visits.append(Visit(path, self._described(args), len(self.records)))
+            self.visits.append(Visit(path, self._described(args), self._places(args), len(self.records)))
             self.calls.append(self.visits[-1])
 
         return enter
@@ -292,15 +295,22 @@ class Flow:
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.modules.pop()
         visit = self.visits.pop()
-        visit.outputs, visit.end = self._described(output), len(self.records)
+        visit.outputs, visit.made, visit.end = self._described(output), self._places(output), len(self.records)
         visit.returned = len(output) if type(output) is tuple else 0 if isinstance(output, torch.Tensor) else -1
 
     def _described(self, tree: Any) -> list[Dims]:
-        tensors = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
-        return [self.peek(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor)]
+        return [self.peek(tensor) for tensor in _tensors(tree)]
+
+    def _places(self, tree: Any) -> tuple[int | None, ...]:
+        return tuple(made.place if made else None for made in map(self.made, _tensors(tree)))
 
     def _same_number(self, left: Expression, right: Expression) -> None:
         axes.unify(left, right, f"the code of {self.modules[-1] or 'the network'} takes one number for it and others")
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    leaves = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _is_several(result: Any) -> bool:

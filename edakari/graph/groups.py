@@ -59,6 +59,7 @@ def finish(
             tuple(dict.fromkeys(record.weights)),
             _frozen_shapes(freeze, record.inputs),
             record.settings,
+            record.sources,
         )
         for record in flow.records
     )
@@ -68,6 +69,8 @@ def finish(
             _frozen_shapes(freeze, visit.inputs),
             _frozen_shapes(freeze, visit.outputs),
             {line: _frozen_shapes(freeze, tensors) for line, tensors in visit.formed.items()},
+            visit.read,
+            visit.made,
         )
         for visit in flow.calls
     )

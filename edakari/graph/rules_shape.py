@@ -25,6 +25,7 @@ def view(flow: Flow, call: Call) -> Dims:
 def permute(flow: Flow, call: Call) -> Dims:
     """Dimensions in another order."""
     dims = flow.dims(call.args[0])
+    flow.set(order=tuple(position % len(dims) for position in call.args[1]))
     return [dims[position] for position in call.args[1]]
 
 
@@ -35,6 +36,9 @@ def transpose(flow: Flow, call: Call) -> Dims:
     if len(dims) < 2:
         return dims
     a, b = call.args[1:3] if len(call.args) > 2 else (0, 1)
+    order = list(range(len(dims)))
+    order[a], order[b] = order[b], order[a]
+    flow.set(order=tuple(order))
     dims[a], dims[b] = dims[b], dims[a]
     return dims
 
@@ -158,11 +162,13 @@ def slice_(flow: Flow, call: Call) -> Dims:
     dims = flow.dims(call.args[0])
     along = call.arg(1, "dim", 0) % len(dims)
     length, total = call.out.shape[along], size(dims[along])
+    first = call.arg(2, "start", 0) or 0
+    start = max(0, min(total, first + total if first < 0 else first))
+    step = call.arg(4, "step", 1) if call.name == "aten.slice" else 1
+    flow.set(along=along, start=start, step=step)
     if isinstance(dims[along], int) or length == total:
         return _replaced(dims, along, dims[along] if length == total else length)
-    start = call.arg(2, "start", 0) or 0
-    start = max(0, min(total, start + total if start < 0 else start))
-    if call.name == "aten.slice" and call.arg(4, "step", 1) != 1:
+    if step != 1:
         flow.pin(dims[along], why="every n-th position is taken")
         return _replaced(dims, along, length)
     return _replaced(dims, along, _pieces(flow, dims[along], [start, length, total - start - length])[1])
@@ -234,6 +240,7 @@ def constant_pad(flow: Flow, call: Call) -> Dims:
     """New positions before and after; they stay."""
     dims = list(flow.dims(call.args[0]))
     widths = call.args[1]
+    flow.set(widths=tuple(widths))
     for step in range(len(widths) // 2):
         place = len(dims) - 1 - step
         before, after = widths[2 * step], widths[2 * step + 1]

@@ -30,7 +30,9 @@ def spatial(count: int, flow: Flow, call: Call) -> Dims | list[Dims]:
         # an empty stride is the kernel's
         kernel = call.arg(1, "kernel_size")
         stride = call.arg(2, "stride") or kernel
+        dilation = tuple(call.arg(4, "dilation", (1,) * count)) if "max" in call.name else (1,) * count
         flow.set(kernel=tuple(kernel), stride=tuple(stride), padding=tuple(call.arg(3, "padding", (0,) * count)))
+        flow.set(dilation=dilation)
     several = isinstance(call.out, tuple | list)
     first = call.out[0] if several else call.out
     flow.pin(*dims[-count:], why="positions in space are mixed")

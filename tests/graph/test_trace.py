@@ -174,7 +174,7 @@ def test_operators_say_what_goes_in_and_what_decides_their_time():
     assert conv.settings == {
         "stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "transposed": False, "bias": False,
     }  # fmt: skip
-    assert pool.settings == {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    assert pool.settings == {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1), "dilation": (1, 1)}
     assert up.settings["transposed"]
     assert up.settings["output_padding"] == (1, 1)
     assert [extent(dim, {"0": 5}) for dim in pool.inputs[0]] == [1, 5, 16, 16]

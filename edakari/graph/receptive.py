@@ -1,0 +1,272 @@
+"""Receptive fields: which pixels of the input each position of a tensor depends on, from the graph alone.
+
+Along an axis in space, position u of a tensor sees the input pixels `start + jump·u` to `start + jump·u + size - 1`. A
+window of k positions with stride s, padding p and dilation d turns these into `start - p·jump`, `jump·s` and
+`size + d·(k - 1)·jump`. Where branches merge, the union is taken; they must agree in the jump.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+
+import torch
+
+from edakari.core.graph import Graph, Operator
+from edakari.core.layout import Layout, extent
+
+__all__ = ["Box", "Field", "box", "receptive_fields"]
+
+Box = tuple[int, int, int, int]
+"""First row, first column, last row, last column, all included."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Field:
+    """What the positions along one axis see, in input pixels.
+
+    Args:
+        size: pixels that one position sees.
+        jump: from what one position sees to what the next one sees.
+        start: first pixel that position 0 sees; below 0 in the padding.
+    """
+
+    size: Fraction = Fraction(1)
+    jump: Fraction = Fraction(1)
+    start: Fraction = Fraction(0)
+
+    def window(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> Field:
+        """What a window over these positions sees."""
+        return Field(
+            self.size + dilation * (kernel - 1) * self.jump, self.jump * stride, self.start - padding * self.jump
+        )
+
+    def spread(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> Field:
+        """What the positions see that a transposed window over these writes."""
+        reach = Fraction(dilation * (kernel - 1), stride)
+        start = self.start + self.jump * (Fraction(padding, stride) - reach)
+        return Field(self.size + reach * self.jump, self.jump / stride, start)
+
+    def resized(self, scale: Fraction, taps: int) -> Field:
+        """What the positions see of these at a finer or coarser raster, each read from `taps` neighbours at most."""
+        middle = Fraction(1, 2) / scale - Fraction(1, 2)
+        reach = Fraction(taps, 2)
+        return Field(self.size + 2 * reach * self.jump, self.jump / scale, self.start + (middle - reach) * self.jump)
+
+    def joined(self, other: Field) -> Field | None:
+        """Both together; None where they do not agree in the jump."""
+        if self.jump != other.jump:
+            return None
+        start = min(self.start, other.start)
+        return Field(max(self.start + self.size, other.start + other.size) - start, self.jump, start)
+
+    def pixels(self, position: int, length: int) -> tuple[int, int]:
+        """First and last pixel that a position sees in an image of some length."""
+        first = math.ceil(self.start + self.jump * position)
+        last = math.floor(self.start + self.jump * position + self.size - 1)
+        return max(first, 0), min(last, length - 1)
+
+
+Seen = Mapping[int, Field]
+"""Along which dimensions a tensor lies in space, and what its positions see; empty where all positions are alike."""
+
+State = Seen | None
+"""None where a position may see anything."""
+
+
+def receptive_fields(graph: Graph) -> dict[int, Seen]:
+    """The receptive fields of what operators make.
+
+    What is the same at every position (the gate of a squeeze-and-excitation block, the statistics of a norm) says
+    nothing of a place, and does not count.
+
+    Args:
+        graph: of a network on images, [N, C, H, W].
+
+    Returns:
+        By place in `Graph.operators`, a `Field` for each dimension of the operator's first output that lies in space.
+        Operators whose positions may see anything are left out.
+    """
+    states: dict[int, State] = {}
+    shapes: dict[int, tuple[int, ...]] = {}
+    for place, operator in enumerate(graph.operators):
+        shapes[place] = _shape(operator.outputs[0])
+        operands = [_operand(source, operator, states, shapes) for source in operator.sources]
+        states[place] = _seen(operator, shapes[place], operands)
+    return {place: state for place, state in states.items() if state}
+
+
+def box(seen: Seen, position: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The pixels that a position sees, cut off at the image's border.
+
+    Args:
+        seen: of the tensor, along two dimensions.
+        position: row and column.
+        size: height and width of the image.
+    """
+    rows, columns = (seen[dim] for dim in sorted(seen))
+    (top, bottom), (left, right) = rows.pixels(position[0], size[0]), columns.pixels(position[1], size[1])
+    return top, left, bottom, right
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Operand:
+    state: State
+    shape: tuple[int, ...]
+
+
+def _operand(
+    source: int | None, operator: Operator, states: Mapping[int, State], shapes: Mapping[int, tuple[int, ...]]
+) -> _Operand:
+    if source is not None:
+        return _Operand(states[source], shapes[source])
+    shape = _shape(operator.inputs[0])
+    # the network's input; one that is no image has no pixels
+    return _Operand({2: Field(), 3: Field()} if len(shape) == 4 else None, shape)
+
+
+def _seen(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    rule = RULES.get(operator.name, _local if _is_local(operator.name) else None)
+    if not any(operand.state is None or operand.state for operand in operands):
+        return {}
+    return rule(operator, shape, operands) if rule else None
+
+
+def _local(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    """Every position is made of those at the same place."""
+    found: dict[int, Field] = {}
+    for operand in operands:
+        placed = _aligned(operand, shape)
+        if placed is None:
+            return None
+        for dim, field in placed.items():
+            merged = found[dim].joined(field) if dim in found else field
+            if merged is None:
+                return None
+            found[dim] = merged
+    return found
+
+
+def _aligned(operand: _Operand, shape: tuple[int, ...]) -> State:
+    """What an operand is along the dimensions of the result: those that keep their length, counted from an end."""
+    if operand.state is None:
+        return {} if math.prod(operand.shape[2:]) == 1 < math.prod(shape[2:]) else None
+    found = {}
+    for dim, field in operand.state.items():
+        length = operand.shape[dim]
+        behind = dim - len(operand.shape)
+        if behind >= -len(shape) and operand.shape[behind:] == shape[behind:]:
+            found[len(shape) + behind] = field
+        elif operand.shape[: dim + 1] == shape[: dim + 1]:
+            found[dim] = field
+        elif behind >= -len(shape) and length == 1:
+            continue
+        else:
+            return None
+    return found
+
+
+def _windowed(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    given = operator.settings
+    kernel = given.get("kernel") or _shape(operator.inputs[1])[2:]
+    state = operands[0].state
+    if state is None or not set(state) <= {2, 3} or len(shape) != 4 or len(kernel) != 2:
+        return None
+    found = {}
+    for dim, field in state.items():
+        stride, padding, dilation = (_each(given[name], dim - 2) for name in ("stride", "padding", "dilation"))
+        move = field.spread if given.get("transposed") else field.window
+        found[dim] = move(kernel[dim - 2], stride, padding, dilation)
+    return found
+
+
+def _permuted(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    state = operands[0].state
+    order: Sequence[int] = operator.settings.get("order", range(len(shape)))
+    return None if state is None else {order.index(dim): field for dim, field in state.items()}
+
+
+def _sliced(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    state, given = operands[0].state, operator.settings
+    if state is None or given["along"] not in state:
+        return state
+    moved = state[given["along"]].window(1, given["step"], -given["start"])
+    return {**state, given["along"]: moved}
+
+
+def _padded(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    state, widths = operands[0].state, operator.settings["widths"]
+    if state is None:
+        return None
+    before = {len(shape) - 1 - place: width for place, width in enumerate(widths[::2])}
+    return {dim: field.window(1, 1, before.get(dim, 0)) for dim, field in state.items()}
+
+
+def _upsampled(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    state, old = operands[0].state, operands[0].shape
+    taps = next(count for name, count in TAPS.items() if name in operator.name)
+    if state is None:
+        return None
+    return {dim: field.resized(Fraction(shape[dim], old[dim]), taps) for dim, field in state.items()}
+
+
+def _linear(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    """The last dimension is mixed, the others stay."""
+    state = operands[0].state
+    return None if state is None or len(operands[0].shape) - 1 in state else state
+
+
+def _still(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
+    """Pooling to the size that it finds."""
+    same = operands[0].shape == shape
+    return operands[0].state if same else None
+
+
+Rule = Callable[[Operator, tuple[int, ...], Sequence[_Operand]], State]
+
+TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("aten.convolution", "aten._convolution"), _windowed),
+    **dict.fromkeys(("aten.max_pool2d_with_indices", "aten.max_pool2d", "aten.avg_pool2d"), _windowed),
+    **dict.fromkeys(("aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool2d", "aten.adaptive_max_pool2d"), _still),
+    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.t"), _permuted),
+    **dict.fromkeys(("aten.slice", "aten.narrow"), _sliced),
+    "aten.constant_pad_nd": _padded,
+    **dict.fromkeys(("linear", "aten.linear"), _linear),
+    **{f"aten.upsample_{name}2d": _upsampled for name in TAPS},
+    "aten._upsample_nearest_exact2d": _upsampled,
+}
+
+LOCAL = frozenset(
+    """
+    batch_norm aten.native_batch_norm aten.native_layer_norm aten.native_group_norm aten.cat aten.stack aten.clone
+    aten.copy_ aten.detach aten.alias aten.contiguous aten._to_copy aten.native_dropout aten.dropout aten.dropout_
+    aten.view aten._unsafe_view aten.reshape aten._reshape_alias aten.unsqueeze aten.squeeze aten.expand aten.split
+    aten.split_with_sizes aten.chunk aten.unbind aten.select aten.channel_shuffle aten.native_channel_shuffle
+    aten.mean aten.amax aten.sum aten._prelu_kernel aten.prelu aten.hardswish aten.hardswish_ aten.gelu_ aten.mish_
+    aten.clamp aten.masked_fill
+    """.split()
+)
+"""Operators that move nothing along the dimensions whose length they keep, beside those that torch calls pointwise."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_local(name: str) -> bool:
+    if name in LOCAL:
+        return True
+    packet = getattr(torch.ops.aten, name.removeprefix("aten."), None) if name.startswith("aten.") else None
+    overloads: Iterable[str] = packet.overloads() if packet is not None else ()
+    return any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in overloads)
+
+
+def _shape(layouts: Sequence[Layout]) -> tuple[int, ...]:
+    return tuple(int(extent(layout, {})) for layout in layouts)
+
+
+def _each(value: int | Sequence[int], place: int) -> int:
+    given = (value,) if isinstance(value, int) else tuple(value)
+    return given[0] if len(given) == 1 else given[place]
