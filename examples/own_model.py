@@ -32,3 +32,8 @@ class TwoPaths(nn.Module):
 def make(width: int = 16, num_classes: int = 10, in_chans: int = 1) -> nn.Module:
     """The network with random weights."""
     return TwoPaths(width, num_classes, in_chans)
+
+
+def example() -> torch.Tensor:
+    """The input that `edakari inspect examples/own_model.py:make` takes."""
+    return torch.zeros(1, 1, 28, 28)
