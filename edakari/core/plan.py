@@ -27,11 +27,24 @@ class KeepChannels:
 
 @dc.dataclass(frozen=True, slots=True)
 class KeepTokens:
-    """Pass on `count` tokens at a block, chosen by a selector."""
+    """Pass on `count` patch tokens at a block, chosen by a selector.
+
+    Args:
+        block: dotted path of the block in front of which the selector stands.
+        count: patches that go on; class tokens and packages are not counted.
+        selector: its name.
+        settings: of the selector and its package, as pairs sorted by name.
+    """
 
     block: str
     count: int
     selector: str
+    settings: tuple[tuple[str, bool | int | float | str], ...] = ()
+
+    @property
+    def group(self) -> str:
+        """Name of the group whose size is the count."""
+        return f"{self.block}:tokens"
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -78,8 +91,12 @@ class Plan:
         `apply(a.then(b), model)` equals `apply(b, apply(a, model))`.
 
         Raises:
-            PlanError: the later plan keeps a coordinate that this one has already removed.
+            PlanError: the later plan keeps a coordinate that this one has already removed, or both prune tokens.
         """
+        if any(isinstance(edit, KeepTokens) for edit in self.edits) and any(
+            isinstance(edit, KeepTokens) and edit not in self.edits for edit in later.edits
+        ):
+            raise PlanError("both plans prune tokens; make one plan with all selectors for the network as it was")
         channels = {edit.group: edit.indices for edit in self.edits if isinstance(edit, KeepChannels)}
         for edit in later.edits:
             if isinstance(edit, KeepChannels):
@@ -89,9 +106,14 @@ class Plan:
         return dc.replace(self, edits=edits, method=later.method or self.method)
 
     def sizes(self) -> Sizes:
-        """Size of each group that the plan cuts; 0 for a branch that it drops."""
+        """Size of each group that the plan cuts; 0 for a dropped branch; patches kept at a block."""
         kept = {edit.group: len(edit.indices) for edit in self.edits if isinstance(edit, KeepChannels)}
-        return {**kept, **{edit.branch: 0 for edit in self.edits if isinstance(edit, DropBranch)}}
+        tokens = {edit.group: edit.count for edit in self.edits if isinstance(edit, KeepTokens)}
+        return {**kept, **{edit.branch: 0 for edit in self.edits if isinstance(edit, DropBranch)}, **tokens}
+
+    def tokens(self) -> tuple[KeepTokens, ...]:
+        """The edits that prune tokens."""
+        return tuple(edit for edit in self.edits if isinstance(edit, KeepTokens))
 
     def digest(self) -> str:
         """SHA-256 of the plan's JSON; equal plans have equal digests on every rank and machine."""
@@ -153,8 +175,12 @@ def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int,
 
 
 def _edit(entry: dict[str, Any]) -> Edit:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != "kind"}
+    fields = {key: _tuples(value) for key, value in entry.items() if key != "kind"}
     edit: Edit = KINDS[entry["kind"]](**fields)
     if isinstance(edit, KeepChannels):
         return keep(edit.indices, edit.group, max(edit.indices, default=0) + 1)
     return edit
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -7,9 +7,10 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask
-from edakari.core.plan import DropBranch, KeepChannels, Plan
-from edakari.errors import PlanError, nearest
-from edakari.graph import cut, fault_of, graph_of
+from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, Plan
+from edakari.errors import ModelError, PlanError, nearest
+from edakari.graph import call, cut, example_for, fault_of, graph_of, shadow_of
+from edakari.surgery.tokens import attach
 
 __all__ = ["apply", "branches_dropped", "checked_graph", "masks_of"]
 
@@ -36,6 +37,16 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code holds "
             "a width that edakari does not know of: tell it by @edakari.graph.attributes, or leave its groups out."
         )
+    return _with_selectors(small, plan) if plan.tokens() else small
+
+
+def _with_selectors(small: nn.Module, plan: Plan) -> nn.Module:
+    """A cut network with the plan's selectors, which has run once on tensors without data."""
+    attach(small, plan.tokens(), example_for(small, plan.inputs))
+    try:
+        call(shadow_of(small, "meta"), example_for(small, plan.inputs))
+    except ModelError as error:
+        raise PlanError(f"the network does not run with fewer tokens: {error.__cause__ or error}") from error
     return small
 
 
@@ -56,6 +67,8 @@ def checked_graph(plan: Plan, model: nn.Module) -> Graph:
         if isinstance(edit, DropBranch):
             _check_branch(edit, graph)
             continue
+        if isinstance(edit, KeepTokens):
+            continue  # attach checks it against the network's blocks
         if not isinstance(edit, KeepChannels):
             raise PlanError(f"this edakari cannot carry out the edit {type(edit).__name__} of the plan: {edit}")
         if edit.group not in graph:

@@ -22,8 +22,9 @@ from edakari.graph.flow import Call, Flow
 from edakari.graph.numbers import SHAPE, Extent, Numbers
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
-from edakari.surgery.apply import branches_dropped, checked_graph, masks_of
+from edakari.surgery.apply import apply, branches_dropped, checked_graph, masks_of
 from edakari.surgery.counted import arithmetic, counted, with_counts
+from edakari.surgery.tokens import Adaptive
 
 __all__ = ["simulate"]
 
@@ -35,6 +36,9 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
     statistics over them, only those that are kept), so biases do not leak. Weights are shared with `model` and stay as
     they are (moving or casting the twin moves or casts `model`); there is no gradient.
 
+    Where the plan prunes tokens, these are masked, and channels are cut: the masks of both would have to know of each
+    other. The part of the plan that cuts channels can be simulated by itself.
+
     Args:
         plan: made for this network.
         model: the dense network.
@@ -45,6 +49,8 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
     Raises:
         PlanError: the plan was made for another network.
     """
+    if plan.tokens():
+        return Adaptive(apply(plan, model))
     graph = checked_graph(plan, model)
     twin = with_counts(model, graph, plan.sizes())
     dropped = branches_dropped(plan)

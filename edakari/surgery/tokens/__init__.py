@@ -1,0 +1,31 @@
+"""Token pruning: selectors in front of the blocks of vision transformers."""
+
+from edakari.surgery.tokens.adaptive import Adaptive
+from edakari.surgery.tokens.attach import attach, detach, gates, selections
+from edakari.surgery.tokens.layout import TokenBlock, TokenLayout, token_layout
+from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
+from edakari.surgery.tokens.rows import restore
+from edakari.surgery.tokens.selection import Selection, SelectionSettings, sampled
+from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState
+
+__all__ = [
+    "Adaptive",
+    "Decision",
+    "PackageMode",
+    "PackageNorm",
+    "Rule",
+    "Selection",
+    "SelectionSettings",
+    "Strategy",
+    "TokenBlock",
+    "TokenLayout",
+    "TokenState",
+    "attach",
+    "detach",
+    "gates",
+    "package",
+    "restore",
+    "sampled",
+    "selections",
+    "token_layout",
+]

@@ -1,0 +1,65 @@
+"""A network with selectors that masks tokens, or removes each image's own number, instead of a fixed one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from edakari.surgery.tokens.attention import TokenPooling
+from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState, running
+
+__all__ = ["Adaptive"]
+
+FLOOR = 1e-6
+"""What masked keys count in training; the authors' epsilon."""
+
+
+class Adaptive(nn.Module):
+    """Runs a network whose blocks have gates.
+
+    In training tokens are masked and decisions are drawn; in evaluation tokens go as asked for.
+
+    Args:
+        model: with selectors attached; called as before.
+        strategy: of evaluation.
+        rule: of evaluation: as many tokens as the plan says, or those above each selector's threshold.
+        caps: most patches of an image behind the selector of a block, under "padded"; the fullest image otherwise.
+        edges: numbers of patches that images are filled up to under "bucketed", rising; at most 4 are of use.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strategy: Strategy = "mask",
+        rule: Rule = "count",
+        *,
+        caps: Mapping[str, int] | None = None,
+        edges: tuple[int, ...] = (),
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.strategy, self.rule, self.temperature = strategy, rule, temperature
+        self.caps, self.edges = dict(caps or {}), edges
+        self.training = model.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's outputs."""
+        return self.decided(*args, **kwargs)[0]
+
+    def decided(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Decision, ...]]:
+        """The network's outputs, and what each selector decided."""
+        state = TokenState(
+            strategy="mask" if self.training else self.strategy,
+            rule="sample" if self.training else self.rule,
+            bias_floor=FLOOR if self.training else 0.0,
+            caps=self.caps,
+            edges=self.edges,
+            temperature=self.temperature,
+            record=True,
+        )
+        with running(state), TokenPooling(state):
+            out = self.model(*args, **kwargs)
+        return out, tuple(state.decisions)

@@ -1,0 +1,124 @@
+"""What stands around a block of a network whose tokens are pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.errors import PlanError
+from edakari.surgery.tokens.attention import TokenAttention
+from edakari.surgery.tokens.rows import side_by_side
+from edakari.surgery.tokens.state import Chain, TokenState
+
+__all__ = ["GATE", "TokenGate"]
+
+GATE = "token_gate"
+"""Name under which a block holds its gate."""
+
+
+class TokenGate(nn.Module):
+    """Stands in for a block's forward: first its selector, if it has one, then the block among the tokens left.
+
+    The block stays where it is, with its class and its parameters' names; its gate is one more child. `remove` gives
+    the block back bit by bit.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        dense: int,
+        step: nn.Module | None,
+        chain: Chain,
+        *,
+        first: bool,
+        last: bool,
+        watches: bool,
+    ) -> None:
+        """Put a gate around a block.
+
+        Args:
+            block: of the network, changed in place.
+            dense: tokens before any is pruned, prefix included.
+            step: selector or merger; None where nothing is removed.
+            chain: shared by the network's gates.
+            first: of the network's gates.
+            last: of the network's blocks.
+            watches: its attention is looked at or biased even where nothing is masked.
+        """
+        super().__init__()
+        if GATE in block._modules or "forward" in vars(block):
+            raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
+        self.step, self.chain = step, chain
+        self.dense, self.first, self.last, self.watches = dense, first, last, watches
+        vars(self)["block"] = block  # not a child: the block holds the gate
+        block.add_module(GATE, self)
+        vars(block)["forward"] = self.run
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's outputs for the tokens that are left."""
+        state = self.chain.start() if self.first else self.chain.now()
+        if self.step is not None:
+            args, kwargs = _with_tokens(self.step, state, args, kwargs)
+        kwargs = {name: self._rotations(value, state) if name == "rope" else value for name, value in kwargs.items()}
+        out = self._block(state, args, kwargs)
+        if self.last:
+            self.chain.finish()
+            return _spread(out, state)
+        return out
+
+    def _block(self, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        block = vars(self)["block"]
+        forward = type(block).forward
+        if not self.watches and state.strategy == "topk":
+            return forward(block, *args, **kwargs)
+        state.inside = True
+        try:
+            with TokenAttention(state, self.dense):
+                return forward(block, *args, **kwargs)
+        finally:
+            state.inside = False
+
+    def remove(self) -> None:
+        """Give the block back as it was."""
+        block = vars(self)["block"]
+        del vars(block)["forward"], block._modules[GATE]
+
+    def _rotations(self, table: Any, state: TokenState) -> Any:
+        """The rows of a rotary table, [patches, sines and cosines], for the tokens that are there."""
+        place = state.place
+        patches = self.dense - state.prefix
+        if place is None or not isinstance(table, torch.Tensor) or table.dim() != 2 or table.shape[0] != patches:
+            return table
+        # packages stand for no place: they are not rotated
+        still = torch.cat([torch.zeros_like(table[:1, ::2]), torch.ones_like(table[:1, 1::2])], -1)
+        row = place[:, state.prefix :] - state.prefix
+        row = torch.where(row < 0, torch.full_like(row, patches), row)
+        return torch.cat([table, still])[row][:, None]
+
+
+def _with_tokens(
+    step: nn.Module, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A block's arguments with other tokens; they are its first tensor."""
+    if args:
+        return (step(args[0], state), *args[1:]), dict(kwargs)
+    name = next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
+    return (), {**kwargs, name: step(kwargs[name], state)}
+
+
+def _spread(out: Any, state: TokenState) -> Any:
+    """The last block's tokens with every image by itself again."""
+    if state.lengths is None:
+        return out
+    lengths, packages = state.lengths, state.packages
+    assert state.alive is not None
+    assert state.place is not None
+    state.alive = side_by_side(state.alive, lengths, packages)
+    state.place = side_by_side(state.place, lengths, packages, -1)
+    state.lengths = None
+    if isinstance(out, tuple):
+        return (side_by_side(out[0], lengths, packages), *out[1:])
+    return side_by_side(out, lengths, packages)

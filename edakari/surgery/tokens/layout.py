@@ -1,0 +1,192 @@
+"""Where the tokens of a vision transformer are: its blocks, its prefix and its grid, found by running it once."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from edakari.errors import ModelError
+from edakari.graph import call, shadow_of
+
+__all__ = ["TokenBlock", "TokenLayout", "token_layout"]
+
+ATTENTIONS = (F.scaled_dot_product_attention, torch.softmax, torch.Tensor.softmax, F.softmax)
+"""What every attention ends in."""
+
+_SEEN: weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, TokenLayout]]] = weakref.WeakKeyDictionary()
+
+
+@dc.dataclass(frozen=True, slots=True)
+class TokenBlock:
+    """One transformer block.
+
+    Args:
+        name: dotted path.
+        heads: of its attention.
+    """
+
+    name: str
+    heads: int
+
+
+@dc.dataclass(frozen=True, slots=True)
+class TokenLayout:
+    """How a network keeps its tokens: [prefix | patches], the same in front of each block.
+
+    Args:
+        blocks: in the order of execution.
+        prefix: tokens at the front that stand for no patch: class, distillation, registers.
+        grid: rows and columns of patches.
+        width: channels of a token.
+    """
+
+    blocks: tuple[TokenBlock, ...]
+    prefix: int
+    grid: tuple[int, int]
+    width: int
+
+    @property
+    def patches(self) -> int:
+        """Tokens that may be pruned."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Dotted paths of the blocks."""
+        return tuple(block.name for block in self.blocks)
+
+
+def token_layout(model: nn.Module, example: Any) -> TokenLayout:
+    """The blocks of a network and the form of its tokens; nothing is looked up by class or name.
+
+    Blocks are the children of one container that each take and give tensors of the same form [batch, tokens, channels]
+    and hold an attention over all tokens; patches are the positions of the last convolution in front of them.
+
+    Args:
+        model: the network, as it came: without selectors.
+        example: an input as the network takes it.
+
+    Raises:
+        ModelError: the network has no such tokens, or the attention of a block cannot be masked; names the block.
+    """
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
+    for known, layout in _SEEN.get(model, ()):
+        if known == shapes:
+            return layout
+    shadow = shadow_of(model, "meta")
+    watch = _Watch()
+    for path, module in shadow.named_modules():
+        module.register_forward_pre_hook(watch.entering(path), with_kwargs=True)
+        module.register_forward_hook(watch.leaving(path, isinstance(module, nn.modules.conv._ConvNd)))
+    meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
+    with watch:
+        call(shadow, meta)
+    layout = _layout(watch, shadow, type(model).__name__)
+    _SEEN.setdefault(model, []).append((shapes, layout))
+    return layout
+
+
+@dc.dataclass
+class _Call:
+    """One call of a module: forms of the first tensors in and out, and of the attentions in it."""
+
+    path: str
+    order: int
+    entering: tuple[int, ...]
+    leaving: tuple[int, ...] = ()
+    convolution: bool = False
+    attentions: list[tuple[int, ...]] = dc.field(default_factory=list)
+
+
+class _Watch(TorchFunctionMode):
+    """Notes the calls of modules, and for each the queries of attentions that run in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.open: list[_Call] = []
+
+    def entering(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            entry = _Call(path, len(self.calls), _first((args, kwargs)))
+            self.calls.append(entry)
+            self.open.append(entry)
+
+        return hook
+
+    def leaving(self, path: str, convolution: bool) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            entry = self.open.pop()
+            entry.leaving, entry.convolution = _first(output), convolution
+
+        return hook
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            self._attends((args[0].shape[1], args[4], args[0].shape[0]))
+        if func in ATTENTIONS and args[0].dim() >= 3:
+            self._attends(tuple(args[0].shape[:-1]))
+        return func(*args, **kwargs)
+
+    def _attends(self, shape: tuple[int, ...]) -> None:
+        for entry in self.open:
+            entry.attentions.append(shape)
+
+
+def _first(tree: Any) -> tuple[int, ...]:
+    return next((tuple(leaf.shape) for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)), ())
+
+
+def _layout(watch: _Watch, model: nn.Module, kind: str) -> TokenLayout:
+    calls = max(_chains(watch, model), key=len, default=[])
+    if len(calls) < 2:
+        raise ModelError(
+            f"{kind} has no tokens to prune: no container in it holds blocks that take and give tensors of one form "
+            "[batch, tokens, channels]; token pruning is for vision transformers"
+        )
+    _, tokens, width = calls[0].entering
+    for entry in calls:
+        if not any(shape[-1] == tokens for shape in entry.attentions):
+            raise ModelError(
+                f"the attention of block {entry.path!r} of {kind} cannot be wrapped: none of its "
+                f"{len(entry.attentions)} softmaxes and scaled dot products runs over its {tokens} tokens"
+            )
+    patches = [
+        entry.leaving[-2:]
+        for entry in watch.calls
+        if entry.convolution and entry.order < calls[0].order and len(entry.leaving) == 4
+    ]
+    grids = [grid for grid in patches if grid[0] * grid[1] <= tokens]
+    if not grids:
+        raise ModelError(f"{kind} has {tokens} tokens, but no convolution in front of its blocks tells their grid")
+    grid = (int(grids[-1][0]), int(grids[-1][1]))
+    blocks = tuple(TokenBlock(entry.path, _heads(entry, tokens)) for entry in calls)
+    return TokenLayout(blocks, tokens - grid[0] * grid[1], grid, width)
+
+
+def _chains(watch: _Watch, model: nn.Module) -> Iterator[list[_Call]]:
+    """For each container, the calls of its children that take and give tokens of one form."""
+    by_path: dict[str, list[_Call]] = {}
+    for entry in watch.calls:
+        by_path.setdefault(entry.path, []).append(entry)
+    for path, module in model.named_modules():
+        if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            continue
+        children = [by_path.get(f"{path}.{name}" if path else name, []) for name, _ in module.named_children()]
+        found = [calls[0] for calls in children if len(calls) == 1]
+        alike = [entry for entry in found if len(entry.entering) == 3 and entry.entering == entry.leaving]
+        if alike and len(alike) == len(children) and len({entry.entering for entry in alike}) == 1:
+            yield sorted(alike, key=lambda entry: entry.order)
+
+
+def _heads(entry: _Call, tokens: int) -> int:
+    return next(shape[1] if len(shape) >= 3 else 1 for shape in entry.attentions if shape[-1] == tokens)

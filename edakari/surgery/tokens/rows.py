@@ -1,0 +1,82 @@
+"""Tokens in the forms that strategies need: picked, moved to the front, in one row, and back on their grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["in_one_row", "pick", "restore", "side_by_side"]
+
+
+def pick(x_BNC: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
+    """Rows of each image, [B, K, ...].
+
+    One lookup over all images: gathers with an index for each channel are several times as slow in runtimes.
+
+    Args:
+        x_BNC: [B, N, ...].
+        index_BK: places in N.
+    """
+    batch, count = x_BNC.shape[:2]
+    if batch == 1:
+        return x_BNC.index_select(1, index_BK.flatten())
+    first = torch.arange(batch, device=index_BK.device)[:, None] * count
+    rows = x_BNC.flatten(0, 1).index_select(0, (index_BK + first).flatten())
+    return rows.view(batch, index_BK.shape[1], *x_BNC.shape[2:])
+
+
+def in_one_row(x_BNC: torch.Tensor, counts: Sequence[int], prefix: int, packages: int) -> torch.Tensor:
+    """The tokens of all images behind each other, [1, sum, ...].
+
+    Args:
+        x_BNC: [B, prefix + patches + packages, ...].
+        counts: patches of each image that count, the first ones.
+        prefix: tokens at the front of each.
+        packages: tokens at the end of each.
+    """
+    end = x_BNC.shape[1] - packages
+    rows = [
+        torch.cat([image[: prefix + count], image[end:]]) for image, count in zip(x_BNC.unbind(0), counts, strict=True)
+    ]
+    return torch.cat(rows)[None]
+
+
+def side_by_side(
+    x_1TC: torch.Tensor, lengths: Sequence[int], packages: int, fill: float = 0.0, dim: int = 1
+) -> torch.Tensor:
+    """The inverse of `in_one_row`: every image as long as the longest, with filling between patches and packages.
+
+    Args:
+        x_1TC: all tokens along `dim`.
+        lengths: tokens of each image.
+        packages: tokens at the end of each.
+        fill: value in between.
+        dim: along which tokens lie.
+    """
+    longest = max(lengths)
+    images = []
+    for image in torch.split(x_1TC, list(lengths), dim=dim):
+        count = image.shape[dim]
+        shape = list(image.shape)
+        shape[dim] = longest - count
+        front, back = image.narrow(dim, 0, count - packages), image.narrow(dim, count - packages, packages)
+        images.append(torch.cat([front, image.new_full(shape, fill), back], dim=dim))
+    return torch.cat(images)
+
+
+def restore(x_BNC: torch.Tensor, place_BN: torch.Tensor, patches: int, fill: float = 0.0) -> torch.Tensor:
+    """Tokens back in their places on the grid, for what needs a value at every patch.
+
+    Args:
+        x_BNC: tokens of patches that are left.
+        place_BN: the patch of each, from 0; negative ones (packages) are left out.
+        patches: of the dense network.
+        fill: value of patches that are gone.
+
+    Returns:
+        [B, patches, C].
+    """
+    grid = x_BNC.new_full((x_BNC.shape[0], patches + 1, x_BNC.shape[2]), fill)
+    place = torch.where(place_BN < 0, torch.full_like(place_BN, patches), place_BN)
+    return grid.scatter(1, place[..., None].expand_as(x_BNC), x_BNC)[:, :patches]

@@ -1,0 +1,242 @@
+"""One selector at work: score, decide, pack, remove."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+
+import torch
+from torch import nn
+
+from edakari.errors import PlanError
+from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
+from edakari.surgery.tokens.rows import in_one_row, pick, side_by_side
+from edakari.surgery.tokens.selectors import Candidates, Verdict
+from edakari.surgery.tokens.state import Decision, TokenState
+
+__all__ = ["Selection", "SelectionSettings", "sampled"]
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionSettings:
+    """Where a selector stands and what it leaves.
+
+    Args:
+        block: dotted path of the block behind it.
+        prefix: tokens that are never pruned.
+        patches: of the dense network.
+        entering: patches that come in where every selector before kept its count.
+        count: patches that go on.
+        package: what becomes of the pruned.
+        package_norm: see `edakari.surgery.tokens.package`.
+    """
+
+    block: str
+    prefix: int
+    patches: int
+    entering: int
+    count: int
+    package: PackageMode = "merge"
+    package_norm: PackageNorm = "mean"
+
+
+class Selection(nn.Module):
+    """A selector, what it keeps, and the package token; state of a pass is in its `TokenState`."""
+
+    def __init__(self, selector: nn.Module, settings: SelectionSettings) -> None:
+        super().__init__()
+        self.selector, self.settings = selector, settings
+        # of a kept token's probability, where the number of tokens is each image's own
+        self.register_buffer("threshold", torch.tensor(0.5))
+
+    def forward(self, x_BMC: torch.Tensor, state: TokenState) -> torch.Tensor:
+        """Tokens that the block gets, in the form that the pass's strategy has."""
+        settings = self.settings
+        x_BMC, alive_BM = self._rectangular(x_BMC, state)
+        end = x_BMC.shape[1] - state.packages
+        self._check(end - settings.prefix, state)
+        if state.strategy == "topk" and settings.count >= end - settings.prefix:
+            return x_BMC
+        alive_BN = alive_BM[:, settings.prefix : end]
+        place_BN = state.place
+        assert place_BN is not None
+        seen = Candidates(
+            x_BMC[:, settings.prefix :],
+            alive_BM[:, settings.prefix :],
+            end - settings.prefix,
+            place_BN[:, settings.prefix : end] - settings.prefix,
+            settings.prefix,
+            state.attended,
+        )
+        verdict: Verdict = self.selector(seen)
+        kept_BN, index_BK = self._decided(verdict.score, alive_BN, state)
+        weight_BN = verdict.weight * (alive_BN - kept_BN)
+        packs_BPC, weight_B = self._packed(x_BMC, weight_BN, state)
+        if state.record:
+            self._record(kept_BN, verdict, packs_BPC, seen, alive_BN, state)
+        return self._removed(x_BMC, kept_BN, index_BK, packs_BPC, weight_B, alive_BM, state)
+
+    def _check(self, patches: int, state: TokenState) -> None:
+        expected = self.settings.patches if state.strategy == "mask" else self.settings.entering
+        if state.strategy in ("mask", "topk") and patches != expected:
+            raise PlanError(
+                f"the selector at {self.settings.block!r} was made for {expected} patches, but {patches} came: tokens "
+                "are pruned for one size of images; make the plan again for this size"
+            )
+
+    def _rectangular(self, x_BMC: torch.Tensor, state: TokenState) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images side by side again where they lay in one row, and which tokens are there."""
+        if state.lengths is not None:
+            lengths, packages = state.lengths, state.packages
+            x_BMC = side_by_side(x_BMC, lengths, packages)
+            assert state.alive is not None
+            assert state.place is not None
+            state.alive = side_by_side(state.alive, lengths, packages)
+            state.place = side_by_side(state.place, lengths, packages, -1)
+            if state.attended is not None:
+                q, k = (side_by_side(each, lengths, packages, dim=2) for each in state.attended)
+                state.attended = (q, k)
+            state.lengths = None
+        if state.place is None:
+            state.prefix = self.settings.prefix
+            state.place = torch.arange(x_BMC.shape[1], device=x_BMC.device).expand(x_BMC.shape[0], -1)
+        alive = state.alive
+        return x_BMC, torch.ones_like(x_BMC[..., 0]) if alive is None else alive
+
+    def _decided(
+        self, score_BN: torch.Tensor, alive_BN: torch.Tensor, state: TokenState
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """1 for each patch that goes on, and under "topk" their places, rising."""
+        masked = score_BN.masked_fill(alive_BN == 0, -torch.inf) if state.alive is not None else score_BN
+        if state.rule == "sample":
+            return sampled(score_BN, state.temperature) * alive_BN, None
+        if state.rule == "threshold" and state.strategy != "topk":
+            kept = (torch.sigmoid(score_BN) >= self.get_buffer("threshold")).to(alive_BN.dtype) * alive_BN
+            return self._capped(kept, masked, state), None
+        index_BK = masked.topk(min(self.settings.count, masked.shape[1]), dim=1).indices.sort(dim=1).values
+        kept = torch.zeros_like(alive_BN).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive_BN.dtype))
+        return kept * alive_BN, index_BK
+
+    def _capped(self, kept_BN: torch.Tensor, score_BN: torch.Tensor, state: TokenState) -> torch.Tensor:
+        """At most the largest number of tokens that fits; never none at all where nothing else would be left."""
+        if not self.settings.prefix and self.settings.package == "none":
+            best = torch.zeros_like(kept_BN).scatter(1, score_BN.argmax(1, keepdim=True), 1.0)
+            kept_BN = torch.maximum(kept_BN, best)
+        cap = state.caps.get(self.settings.block)
+        if cap is None or cap >= kept_BN.shape[1]:
+            return kept_BN
+        best = torch.zeros_like(kept_BN).scatter(1, score_BN.topk(cap, dim=1).indices, 1.0)
+        return kept_BN * best
+
+    def _packed(
+        self, x_BMC: torch.Tensor, weight_BN: torch.Tensor, state: TokenState
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """All package tokens behind this selector, [B, P, C], and the weight that the last stands for."""
+        mode, count = self.settings.package, x_BMC.shape[1]
+        packs_BPC = x_BMC[:, count - state.packages :]
+        if mode == "none":
+            return packs_BPC, None
+        before = (packs_BPC[:, -1], state.weight) if state.packages and state.weight is not None else None
+        patches_BNC = x_BMC[:, self.settings.prefix : count - state.packages]
+        made_BC, weight_B = package(patches_BNC, weight_BN, mode, self.settings.package_norm, before)
+        rest = packs_BPC if mode == "append" else packs_BPC[:, :0]
+        return torch.cat([rest, made_BC[:, None]], 1), weight_B
+
+    def _removed(
+        self,
+        x_BMC: torch.Tensor,
+        kept_BN: torch.Tensor,
+        index_BK: torch.Tensor | None,
+        packs_BPC: torch.Tensor,
+        weight_B: torch.Tensor | None,
+        alive_BM: torch.Tensor,
+        state: TokenState,
+    ) -> torch.Tensor:
+        prefix, end = self.settings.prefix, x_BMC.shape[1] - state.packages
+        place_BM = state.place
+        assert place_BM is not None
+        if state.strategy == "topk":
+            assert index_BK is not None
+        else:
+            index_BK = self._order(kept_BN, state)
+        patches_BNC = x_BMC[:, prefix:end]
+        place_BN, alive_BN = place_BM[:, prefix:end], kept_BN
+        if index_BK is not None:
+            patches_BNC, place_BN = pick(patches_BNC, index_BK), place_BN.gather(1, index_BK)
+            alive_BN = alive_BN.gather(1, index_BK)
+        x_BMC = torch.cat([x_BMC[:, :prefix], patches_BNC, packs_BPC], 1)
+        none = torch.full_like(place_BM[:, :1], -1).expand(-1, packs_BPC.shape[1])
+        state.place = torch.cat([place_BM[:, :prefix], place_BN, none], 1)
+        if state.strategy != "topk":
+            there = alive_BM[:, end : end + packs_BPC.shape[1]]
+            if weight_B is not None:
+                there = torch.cat([alive_BM[:, end:], (weight_B > 0)[:, None].to(alive_BM.dtype)], 1)
+                there = there[:, there.shape[1] - packs_BPC.shape[1] :]
+            state.alive = torch.cat([alive_BM[:, :prefix], alive_BN, there], 1)
+        state.packages, state.weight = packs_BPC.shape[1], weight_B
+        return self._in_row(x_BMC, kept_BN, state) if state.strategy in ("packed", "bucketed") else x_BMC
+
+    def _order(self, kept_BN: torch.Tensor, state: TokenState) -> torch.Tensor | None:
+        """Kept patches first, in their order, as many as the fullest image has; None where all stay in the tensor."""
+        if state.strategy == "mask":
+            return None
+        cap = state.caps.get(self.settings.block) if state.strategy == "padded" else None
+        longest = int(kept_BN.sum(1).max()) if cap is None else min(cap, kept_BN.shape[1])
+        return torch.argsort(1 - kept_BN.detach(), dim=1, stable=True)[:, :longest]
+
+    def _in_row(self, x_BMC: torch.Tensor, kept_BN: torch.Tensor, state: TokenState) -> torch.Tensor:
+        counts = [int(count) for count in kept_BN.sum(1).tolist()]
+        packages, prefix = state.packages, self.settings.prefix
+        present = x_BMC.shape[1] - prefix - packages
+        if state.strategy == "bucketed":
+            counts = [next((edge for edge in state.edges if edge >= count), count) for count in counts]
+            missing = max(counts) - present
+            if missing > 0:
+                x_BMC = _widened(x_BMC, missing, packages, 0.0)
+                assert state.alive is not None
+                assert state.place is not None
+                state.alive = _widened(state.alive, missing, packages, 0.0)
+                state.place = _widened(state.place, missing, packages, -1)
+        assert state.alive is not None
+        assert state.place is not None
+        state.alive = in_one_row(state.alive, counts, prefix, packages)
+        state.place = in_one_row(state.place, counts, prefix, packages)
+        state.lengths = [prefix + count + packages for count in counts]
+        return in_one_row(x_BMC, counts, prefix, packages)
+
+    def _record(
+        self,
+        kept_BN: torch.Tensor,
+        verdict: Verdict,
+        packs_BPC: torch.Tensor,
+        seen: Candidates,
+        alive_BN: torch.Tensor,
+        state: TokenState,
+    ) -> None:
+        blank = kept_BN.new_zeros(kept_BN.shape[0], self.settings.patches + 1)
+        place = torch.where(seen.place < 0, torch.full_like(seen.place, self.settings.patches), seen.place)
+        kept = blank.scatter(1, place, kept_BN)[:, :-1]
+        score = verdict.score.masked_fill(alive_BN == 0, -torch.inf)
+        score = torch.full_like(blank, -torch.inf, dtype=score.dtype).scatter(1, place, score)[:, :-1]
+        made = packs_BPC[:, -1] if packs_BPC.shape[1] else None
+        state.decisions.append(Decision(self.settings.block, kept, score, made))
+
+
+def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Decisions drawn by logits, 1 or 0, with the gradient of the softened ones (straight-through Gumbel-softmax).
+
+    The difference of two Gumbel variables is a logistic one, so one draw for each token does.
+
+    Args:
+        score_BN: logit to stay.
+        temperature: of the softened decision.
+    """
+    uniform = torch.rand_like(score_BN).clamp(1e-7, 1 - 1e-7)
+    soft = torch.sigmoid((score_BN + torch.logit(uniform)) / temperature)
+    return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+
+
+def _widened(x_BMC: torch.Tensor, missing: int, packages: int, fill: float) -> torch.Tensor:
+    end = x_BMC.shape[1] - packages
+    shape = list(x_BMC.shape)
+    shape[1] = missing
+    return torch.cat([x_BMC[:, :end], x_BMC.new_full(shape, fill), x_BMC[:, end:]], 1)

@@ -1,0 +1,33 @@
+"""Selectors: what judges tokens, one to a file."""
+
+from edakari.surgery.tokens.selectors.base import (
+    Candidates,
+    Selector,
+    Site,
+    Verdict,
+    build_selector,
+    needs_attention,
+    selector,
+)
+from edakari.surgery.tokens.selectors.class_attention import AttentionSelector
+from edakari.surgery.tokens.selectors.merging import bipartite, merge_tokens
+from edakari.surgery.tokens.selectors.multi_head import MultiHeadSelector, merged
+from edakari.surgery.tokens.selectors.random_drop import RandomSelector
+from edakari.surgery.tokens.selectors.single_head import SingleHeadSelector
+
+__all__ = [
+    "AttentionSelector",
+    "Candidates",
+    "MultiHeadSelector",
+    "RandomSelector",
+    "Selector",
+    "SingleHeadSelector",
+    "Site",
+    "Verdict",
+    "bipartite",
+    "build_selector",
+    "merge_tokens",
+    "merged",
+    "needs_attention",
+    "selector",
+]

@@ -1,0 +1,118 @@
+"""What a selector is: it looks at tokens and gives each a score and a weight."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from edakari.errors import PlanError, UnknownName
+
+__all__ = ["Candidates", "Selector", "Site", "Verdict", "build_selector", "needs_attention", "selector"]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Candidates:
+    """Tokens in front of a selector: patches, then packages of earlier selectors; no prefix.
+
+    Args:
+        x: their features, [B, N, C].
+        alive: 1 where a token is there, 0 where it was pruned and only kept in the tensor, float [B, N].
+        patches: how many are patches.
+        place: for each patch, its place in the grid, long [B, patches].
+        prefix: tokens in front of them, as the network has them.
+        attended: query and key of the last attention, [batch, heads, prefix + N, channels]; None where none was seen.
+    """
+
+    x: torch.Tensor
+    alive: torch.Tensor
+    patches: int
+    place: torch.Tensor
+    prefix: int
+    attended: tuple[torch.Tensor, torch.Tensor] | None
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a selector thinks of each patch.
+
+    Args:
+        score: logit to stay, [B, patches].
+        weight: weight in the package if it goes, [B, patches].
+    """
+
+    score: torch.Tensor
+    weight: torch.Tensor
+
+
+class Selector(Protocol):
+    """A module that judges tokens; equal inputs give equal verdicts, and no image depends on another."""
+
+    def __call__(self, seen: Candidates) -> Verdict:
+        """Judge tokens."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Site:
+    """Where a selector is to stand.
+
+    Args:
+        width: channels of a token.
+        heads: of the block behind it.
+        patches: of the dense network.
+        place: of its block, counted from 0.
+    """
+
+    width: int
+    heads: int
+    patches: int
+    place: int
+
+
+S = TypeVar("S", bound=Callable[..., nn.Module])
+_KNOWN: dict[str, tuple[Callable[..., nn.Module], bool]] = {}
+
+
+def selector(name: str, *, attention: bool = False) -> Callable[[S], S]:
+    """Class decorator that makes a selector known to plans.
+
+    Args:
+        name: in `KeepTokens.selector`.
+        attention: whether it looks at the attention of the block before it.
+    """
+
+    def add(cls: S) -> S:
+        _KNOWN[name] = (cls, attention)
+        return cls
+
+    return add
+
+
+def needs_attention(name: str) -> bool:
+    """Whether a selector looks at the attention of the block before it.
+
+    Raises:
+        UnknownName: there is no such selector.
+    """
+    if name not in _KNOWN:
+        raise UnknownName("selector of tokens", name, _KNOWN)
+    return _KNOWN[name][1]
+
+
+def build_selector(name: str, site: Site, settings: dict[str, Any]) -> nn.Module:
+    """A selector with its first weights, the same every time.
+
+    Raises:
+        UnknownName: there is no such selector.
+        PlanError: it does not take these settings.
+    """
+    needs_attention(name)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(site.place)
+            return _KNOWN[name][0](site, **settings)
+    except TypeError as error:
+        raise PlanError(f"selector {name!r} does not take the settings {settings}: {error}") from None

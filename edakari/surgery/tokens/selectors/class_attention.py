@@ -1,0 +1,48 @@
+"""EViT's measure: how much the class token looks at each token."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edakari.errors import PlanError
+from edakari.surgery.tokens.selectors.base import Candidates, Site, Verdict, selector
+
+__all__ = ["AttentionSelector"]
+
+
+@selector("evit", attention=True)
+class AttentionSelector(nn.Module):
+    """Scores by the attention of the class token in the block before, mean over heads (Liang et al., 2022, eq. 3).
+
+    Networks without a class token: the mean over all tokens' attention. differs: tokens go between two blocks, and not
+    between the attention and the MLP of one, so that no block's code has to be rewritten.
+
+    Args:
+        site: where it stands.
+    """
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        if site.place == 0:
+            raise PlanError("the selector 'evit' looks at the attention of the block before it; block 0 has none")
+
+    def forward(self, seen: Candidates) -> Verdict:
+        """See `Selector`."""
+        if seen.attended is None:
+            raise PlanError("the selector 'evit' has seen no attention in the block before it")
+        q_BHND, k_BHND = seen.attended
+        q_BHMD = q_BHND[:, :, :1] if seen.prefix else q_BHND
+        logits = (q_BHMD @ k_BHND.transpose(-1, -2)) * q_BHND.shape[-1] ** -0.5
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        gone = torch.cat([torch.ones_like(seen.alive[:, :1]).expand(-1, seen.prefix), seen.alive], 1) == 0
+        attention_BHMN = logits.masked_fill(gone[:, None, None], -torch.inf).softmax(-1)
+        if seen.prefix:
+            attention_BN = attention_BHMN.mean((1, 2))
+        else:
+            asking = seen.alive.to(logits.dtype)
+            attention_BN = torch.einsum("bhmn,bm->bn", attention_BHMN, asking / asking.sum(1, keepdim=True))
+            attention_BN = attention_BN / logits.shape[1]
+        attention_BN = attention_BN[:, seen.prefix : seen.prefix + seen.patches]
+        # a logit, so that all selectors' scores are read alike
+        return Verdict(torch.logit(attention_BN, eps=torch.finfo(attention_BN.dtype).tiny), attention_BN)

@@ -1,0 +1,134 @@
+"""SPViT's selector: every head looks at every token through its own channels, and a branch weighs the heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.errors import PlanError
+from edakari.surgery.tokens.selectors.base import Candidates, Site, Verdict, selector
+
+__all__ = ["MultiHeadSelector", "merged"]
+
+Merge = Literal["geo", "arith"]
+STD = 0.02
+"""Of the first weights."""
+
+
+@selector("spvit")
+class MultiHeadSelector(nn.Module):
+    """The token selector of SPViT (Kong et al., 2022, section 3.2; the authors' code where it differs).
+
+    Args:
+        site: where it stands; the width is a multiple of the heads.
+        head_branch: weigh the heads by their importance; else all count alike.
+        share_head_mlp: one set of weights for all heads, as in the authors' code.
+        merge: of the heads' verdicts: "geo" is the mean of their log-probabilities, as in the authors' code, "arith"
+            of their probabilities, as in the paper.
+        features: of the local and the global part together: "code" is channels of a head, half each; "paper" uses the
+            same half for both.
+        bias: of the last layer towards keeping.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        head_branch: bool = True,
+        share_head_mlp: bool = True,
+        merge: Merge = "geo",
+        features: Literal["code", "paper"] = "code",
+        bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if site.width % site.heads:
+            raise PlanError(
+                f"the selector looks at tokens head by head, but {site.width} channels are no multiple of "
+                f"{site.heads} heads; prune the embedding in multiples of the heads (limits.step)"
+            )
+        self.heads, self.merge, self.features = site.heads, merge, features
+        per_head = site.width // site.heads
+        half, quarter, own = max(1, per_head // 2), max(1, per_head // 4), 1 if share_head_mlp else site.heads
+        self.local = half
+        self.norm = nn.LayerNorm(per_head)
+        self.enter = _HeadLinear(own, per_head, 2 * half if features == "code" else half)
+        self.first = _HeadLinear(own, 2 * half, half)
+        self.second = _HeadLinear(own, half, quarter)
+        self.last = _HeadLinear(own, quarter, 2)
+        hidden = max(1, site.heads // 2)
+        self.squeeze = nn.Linear(site.heads, hidden) if head_branch else None
+        self.excite = nn.Linear(hidden, site.heads) if head_branch else None
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, _HeadLinear)):
+                nn.init.trunc_normal_(module.weight, std=STD)
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.last.bias[..., 0] += bias / 2
+            self.last.bias[..., 1] -= bias / 2
+
+    def forward(self, seen: Candidates) -> Verdict:
+        """See `Selector`."""
+        logits_BNH2, importance_BNH = self.judged(seen.x, seen.alive)
+        score, weight = merged(logits_BNH2, importance_BNH, self.merge)
+        return Verdict(score[:, : seen.patches], weight[:, : seen.patches])
+
+    def judged(self, x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each head's logits to keep and to prune, [B, N, H, 2], and how much it counts, [B, N, H]."""
+        x_BNHD = x_BNC.reshape(*x_BNC.shape[:2], self.heads, -1)
+        u_BNHD = functional.gelu(self.enter(self.norm(x_BNHD)))
+        local, shared = u_BNHD[..., : self.local], u_BNHD[..., -self.local :]
+        alive_BN11 = alive_BN.to(torch.promote_types(alive_BN.dtype, torch.float32))[:, :, None, None]
+        count = alive_BN11.sum(1, keepdim=True).clamp_min(1.0)
+        whole = ((shared * alive_BN11).sum(1, keepdim=True) / count).to(local.dtype).expand_as(local)
+        hidden = functional.gelu(self.first(torch.cat([local, whole], -1)))
+        logits = self.last(functional.gelu(self.second(hidden)))
+        return logits, self._importance(x_BNHD)
+
+    def _importance(self, x_BNHD: torch.Tensor) -> torch.Tensor:
+        mean_BNH = x_BNHD.mean(-1)
+        if self.squeeze is None or self.excite is None:
+            return torch.ones_like(mean_BNH)
+        importance: torch.Tensor = torch.sigmoid(self.excite(functional.gelu(self.squeeze(mean_BNH))))
+        return importance
+
+
+def merged(
+    logits_BNH2: torch.Tensor, importance_BNH: torch.Tensor, merge: Merge = "geo"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One verdict from those of the heads.
+
+    Args:
+        logits_BNH2: of each head, to keep and to prune.
+        importance_BNH: weight of each head, above 0.
+        merge: how the decision is merged; the package weight is the weighted mean of the probabilities in any case.
+
+    Returns:
+        The logit to keep, and the package weight in (0, 1), both [B, N], at least in float32.
+    """
+    logits = logits_BNH2.to(torch.promote_types(logits_BNH2.dtype, torch.float32))
+    share = importance_BNH.to(logits.dtype)
+    share = share / share.sum(-1, keepdim=True)
+    odds_BNH = logits[..., 0] - logits[..., 1]
+    weight_BN = (share * torch.sigmoid(odds_BNH)).sum(-1)
+    if merge == "geo":
+        return (share * odds_BNH).sum(-1), weight_BN
+    return torch.logit(weight_BN, eps=torch.finfo(weight_BN.dtype).tiny), weight_BN
+
+
+class _HeadLinear(nn.Module):
+    """A linear layer on [..., heads, channels], with weights of its own for each head or one set for all."""
+
+    def __init__(self, heads: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(heads, outputs))
+
+    def forward(self, x_BNHD: torch.Tensor) -> torch.Tensor:
+        """Features [B, N, H, outputs]."""
+        if len(self.weight) == 1:
+            return functional.linear(x_BNHD, self.weight[0], self.bias[0])
+        out: torch.Tensor = torch.einsum("bnhd,hod->bnho", x_BNHD, self.weight) + self.bias
+        return out

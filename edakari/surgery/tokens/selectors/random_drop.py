@@ -1,0 +1,33 @@
+"""Tokens are dropped by chance: the baseline under all others."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edakari.surgery.tokens.selectors.base import Candidates, Site, Verdict, selector
+
+__all__ = ["RandomSelector"]
+
+
+@selector("random")
+class RandomSelector(nn.Module):
+    """Keeps the same random places in every image in evaluation, others in each in training.
+
+    Args:
+        site: where it stands.
+        seed: of the places.
+    """
+
+    def __init__(self, site: Site, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1000 * seed + site.place)
+        order = torch.randperm(site.patches, generator=generator).float() / site.patches - 0.5
+        self.register_buffer("score", order)
+
+    def forward(self, seen: Candidates) -> Verdict:
+        """See `Selector`."""
+        score: torch.Tensor = self.get_buffer("score")[seen.place]
+        if self.training:
+            score = torch.rand_like(score) - 0.5
+        return Verdict(score, torch.ones_like(score))

@@ -1,0 +1,119 @@
+"""What one forward pass knows of its tokens, and how a wrapper asks for another way of running."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+import threading
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
+
+__all__ = ["Chain", "Decision", "Rule", "Strategy", "TokenState", "running"]
+
+Strategy = Literal["topk", "mask", "padded", "packed", "bucketed"]
+"""Tokens are removed to a fixed number, masked, or removed to a number of each image's own, in three forms."""
+
+Rule = Literal["count", "threshold", "sample"]
+"""Which tokens stay: as many as the plan says, those above a threshold, or drawn by their scores (in training)."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Decision:
+    """What one selector decided for a batch.
+
+    Args:
+        block: dotted path of the block in front of which it stands.
+        kept: for each patch of the network, 1 where it goes on, float [B, N]; with a gradient where it was sampled.
+        score: its score, a logit to stay, [B, N]; -inf where it was gone before.
+        package: the package token that it made, [B, C]; None where it makes none.
+    """
+
+    block: str
+    kept: torch.Tensor
+    score: torch.Tensor
+    package: torch.Tensor | None = None
+
+
+@dc.dataclass
+class TokenState:
+    """State of one forward pass: made anew by the first selector, or by the wrapper that asks for a strategy.
+
+    Args:
+        strategy: how tokens go.
+        rule: which go.
+        bias_floor: what masked keys get in place of 0, so that its logarithm has a gradient; 0 in evaluation.
+        alive: for each token now there, 1 or 0, float [B, N]; None where all are.
+        place: for each token now there, its place among the dense network's, -1 for packages, [B, N]; None where
+            unchanged.
+        prefix: tokens at the front that are never pruned.
+        packages: tokens at the end that stand for pruned ones.
+        weight: total weight that the last package stands for, [B].
+        size: patches that each token stands for, where tokens were merged, [B, N].
+        lengths: tokens of each image, where they lie behind each other in one row.
+        edges: most tokens of an image under "bucketed", rising.
+        attended: query and key of the last attention, [batch, heads, tokens, channels].
+        inside: whether a block is running.
+        caps: most patches of an image behind the selector of a block, under "padded".
+        temperature: of sampled decisions.
+        record: whether decisions are noted.
+        decisions: of each selector that ran.
+    """
+
+    strategy: Strategy = "topk"
+    rule: Rule = "count"
+    bias_floor: float = 0.0
+    alive: torch.Tensor | None = None
+    place: torch.Tensor | None = None
+    prefix: int = 0
+    packages: int = 0
+    weight: torch.Tensor | None = None
+    size: torch.Tensor | None = None
+    lengths: list[int] | None = None
+    edges: tuple[int, ...] = ()
+    attended: tuple[torch.Tensor, torch.Tensor] | None = None
+    inside: bool = False
+    caps: Mapping[str, int] = dc.field(default_factory=dict)
+    temperature: float = 1.0
+    record: bool = False
+    decisions: list[Decision] = dc.field(default_factory=list)
+
+
+_ASKED: ContextVar[TokenState | None] = ContextVar("edakari_tokens", default=None)
+
+
+class Chain:
+    """What the gates of one network share: the state of the forward pass that is running, in each thread."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, TokenState] = {}
+
+    def start(self) -> TokenState:
+        """The state for a forward pass that comes to its first gate."""
+        state = self.states[_thread()] = _ASKED.get() or TokenState()
+        return state
+
+    def now(self) -> TokenState:
+        """The state of the forward pass that is running."""
+        state = self.states.get(_thread())
+        return self.start() if state is None else state
+
+    def finish(self) -> None:
+        """Forget the state of a forward pass that has left the last gate."""
+        self.states.pop(_thread(), None)
+
+
+@contextlib.contextmanager
+def running(state: TokenState) -> Iterator[TokenState]:
+    """Forward passes in the block use this state; one pass to a state."""
+    before = _ASKED.set(state)
+    try:
+        yield state
+    finally:
+        _ASKED.reset(before)
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
