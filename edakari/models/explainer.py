@@ -29,6 +29,7 @@ class Explainer(nn.Module):
 
     def __init__(self, sizes: Sequence[Size], classes: int, frame: Frame, family: Family = "rbf") -> None:
         super().__init__()
+        self.frame, self.family = frame, family
         self.labels = nn.Embedding(classes, sizes[-1][0])
         pairs = zip(sizes[::-1], sizes[-2::-1], strict=False)
         self.ups = nn.ModuleList(_Up(coarse[0], fine[0]) for coarse, fine in pairs)

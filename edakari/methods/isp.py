@@ -1,0 +1,371 @@
+"""ISP: channels are closed as long as the network goes on looking where it looked.
+
+The story in four lines: (1) a predictor learns to classify partly masked images as the network does whole ones; (2) an
+explainer, the decoder of a U-Net over the frozen network, learns to say in three numbers (centre and width of a radial
+mask) where the network looks, judged by the predictor; (3) gates on channel groups are learnt, while all weights stay,
+by the class loss, the distance between the explanations with and without gates, and a penalty on the cost; (4) one
+threshold over the gates' logits is moved until the true cost meets the budget, and the closed channels are cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.budget import Limits
+from edakari.core.method import Job, Outcome, register
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
+from edakari.core.space import Group
+from edakari.cost import bind
+from edakari.cost.smooth import smooth_total
+from edakari.errors import EdakariError
+from edakari.graph.taps import Tap, find_taps
+from edakari.methods.allocate import AllocatorName, allocate, allocator_named
+from edakari.methods.explaining import (
+    Explained,
+    ExplainerSettings,
+    LabelSource,
+    PredictorSettings,
+    Saliency,
+    checked,
+    fit_explainer,
+    fit_predictor,
+    labelled,
+    unchanged,
+)
+from edakari.methods.gates import Draw, FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart, drawn
+from edakari.methods.masks import Masks, maskable
+from edakari.methods.reads import names_in, structure_of
+from edakari.methods.saved_saliency import load_saliency, save_saliency
+from edakari.models.saliency import Family
+from edakari.surgery import apply
+from edakari.train import learning_rate
+from edakari.train.best import judging
+
+__all__ = ["Gated", "InterpretationSteeredPruning", "Pairs", "cost_penalty", "inner_groups"]
+
+TRUSTED = 0.8
+"""Agreement below which an explainer says little."""
+SLACK = 1.2
+"""How much farther than needed logits should be able to go."""
+REPORTS = 10
+"""How often the training of the gates is reported."""
+
+
+@register("isp")
+@dc.dataclass(frozen=True, kw_only=True)
+class InterpretationSteeredPruning:
+    """Learn which channels can be closed without changing what the network says and where it looks, then cut them.
+
+    Args:
+        predictor_epochs: of the predictor's training, on the training data.
+        predictor_lr: its peak learning rate.
+        predictor_start: "pretrained" begins with the network's own weights, "scratch" with random ones.
+        mask_widths: least and largest width of its random masks, as shares of the image's side.
+        mask_temperature: of the pixels drawn from them.
+        explainer_epochs: of the explainer's training, on the training data.
+        explainer_lr: its peak learning rate.
+        explainer_weight_decay: of predictor and explainer.
+        area: weight of the masks' area in it; larger shows less of the image.
+        area_power: of the pixels in the area.
+        roughness: weight of the masks' roughness.
+        selector: "rbf", radial masks of three numbers, or "realx", masks that are free at every pixel.
+        taps: modules whose feature maps are explained, finest first; empty finds the last one of each resolution.
+        explainer: folder `kept` of an earlier run on the same weights, whose explainer is taken; null trains one.
+        labels: whose explanations: "data", of the images' own labels, or "predicted", of what the network says.
+        gate_epochs: of the gates' training, on the search split.
+        gate_lr: its peak learning rate; the sum over all steps is how far a logit can go.
+        gates: "free", a logit per channel, or "hyper", logits from a recurrent network.
+        gate_start: what is learnt begins at zero ("zeros") or by chance ("normal").
+        gate_offset: added to the logits, so that gates start open.
+        gate_temperature: of the gates' draws.
+        gate_mode: what features are multiplied by: gates of 0 and 1 ("hard") or in between ("soft").
+        interpretation: weight of the distance between explanations.
+        cost_weight: weight of the logarithm of the overrun.
+        streams: residual streams may be pruned too; the paper leaves them whole.
+        allocator: who turns logits into sizes within the budget; "threshold" moves one threshold over all.
+    """
+
+    paper: ClassVar[str] = (
+        "Ganjdanesh et al., Interpretations Steered Network Pruning via Amortized Inferred Saliency Maps, ECCV 2022"
+    )
+    emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
+
+    # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights are near
+    predictor_epochs: int = 20
+    predictor_lr: float = 1e-3
+    predictor_start: Literal["pretrained", "scratch"] = "pretrained"
+    mask_widths: tuple[float, float] = (0.16, 0.34)
+    mask_temperature: float = 0.1
+    explainer_epochs: int = 10
+    explainer_lr: float = 1e-3
+    explainer_weight_decay: float = 1e-4
+    area: float = 0.2
+    area_power: float = 0.3
+    roughness: float = 1e-3
+    selector: Family = "rbf"
+    taps: tuple[str, ...] = ()
+    explainer: str | None = None
+    labels: LabelSource = "data"
+    gate_epochs: int = 200
+    # differs: a constant 1e-3 over 4000 steps; the rate falls here, so that the cost comes to rest
+    gate_lr: float = 0.02
+    gates: Literal["free", "hyper"] = "free"
+    gate_start: LogitStart = "zeros"
+    gate_offset: float = 3.0
+    gate_temperature: float = 0.4
+    gate_mode: GateMode = "hard"
+    interpretation: float = 10.0
+    cost_weight: float = 2.0
+    streams: bool = False
+    allocator: AllocatorName = "threshold"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        self._check()
+        limits = bind(job.budget, job.graph, job.costs)
+        if limits.excess({}) <= 0:
+            return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "isp"), job.model)
+        groups = maskable(job.graph, job.groups if self.streams else inner_groups(job))
+        allocator = allocator_named(self.allocator)
+
+        def solved(scores: Mapping[str, torch.Tensor], costs: Sequence[Cost]) -> Plan:
+            found = allocate(job.graph, scores, job.budget, allocator, groups, costs)
+            return dc.replace(found, method="isp")
+
+        # a budget out of reach is told before anything is trained
+        solved({group.name: torch.ones(group.size) for group in groups}, job.costs)
+        with judging(job.model), torch.enable_grad():
+            saliency = self._saliency(job)
+            logits = self._gates(job, groups, limits, saliency)
+        # logits may be negative, and values must not; the order is what counts
+        ranks = torch.sigmoid(logits.double())
+        parts = torch.split(ranks, [group.size for group in groups])
+        scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
+        plan = job.settle(lambda costs: solved(scores, costs), job.costs)
+        return Outcome(plan, apply(plan, job.model))
+
+    def _check(self) -> None:
+        least, most = self.mask_widths
+        if not 0 < least <= most:
+            raise EdakariError(f"method 'isp': mask_widths must rise and lie above 0, but got {self.mask_widths}")
+        for name in ("mask_temperature", "gate_temperature", "predictor_lr", "explainer_lr", "gate_lr"):
+            if getattr(self, name) <= 0:
+                raise EdakariError(f"method 'isp': {name} must be above 0, but got {getattr(self, name)}")
+        for name in ("predictor_epochs", "explainer_epochs", "gate_epochs"):
+            if getattr(self, name) < 1:
+                raise EdakariError(f"method 'isp': {name} must be at least 1, but got {getattr(self, name)}")
+        for name in ("area", "roughness", "interpretation", "cost_weight", "explainer_weight_decay"):
+            if getattr(self, name) < 0:
+                raise EdakariError(f"method 'isp': {name} cannot be negative, but got {getattr(self, name)}")
+
+    def _saliency(self, job: Job) -> Saliency:
+        """What explains the job's network: stages 1 and 2, or those of an earlier run."""
+        shape = checked(job.task, job.model, self.labels)
+        taps = find_taps(job.model, job.graph, self.taps)
+        if self.explainer is not None:
+            found = load_saliency(self.explainer, job.model, job.graph)
+        else:
+            predictor = fit_predictor(job, shape[0], self._predictor())
+            found = fit_explainer(job, predictor, taps, shape, self._explainer())
+        if found.agreement < TRUSTED:
+            job.log("the explainer agrees too seldom to steer by", {"agreement": found.agreement, "wanted": TRUSTED})
+        if job.keep is not None:
+            save_saliency(found, job.keep, job.model)
+        return found
+
+    def _predictor(self) -> PredictorSettings:
+        return PredictorSettings(
+            schedule=_adam(self.predictor_epochs, self.predictor_lr, self.explainer_weight_decay),
+            start=self.predictor_start,
+            family=self.selector,
+            widths=self.mask_widths,
+            temperature=self.mask_temperature,
+        )
+
+    def _explainer(self) -> ExplainerSettings:
+        return ExplainerSettings(
+            schedule=_adam(self.explainer_epochs, self.explainer_lr, self.explainer_weight_decay),
+            family=self.selector,
+            area=self.area,
+            power=self.area_power,
+            roughness=self.roughness,
+            temperature=1.0,
+            labels=self.labels,
+        )
+
+    def _gates(self, job: Job, groups: Sequence[Group], limits: Limits, saliency: Saliency) -> torch.Tensor:
+        """The logits of gates that were trained with all else frozen (stage 3), float [coordinates] on the CPU."""
+        logits: nn.Module
+        if self.gates == "free":
+            logits = FreeLogits(groups, self.gate_offset, self.gate_start, job.seed)
+        else:
+            logits = HyperLogits(groups, self.gate_offset, job.seed)
+        model = Gated(job, groups, saliency, logits.to(next(job.model.parameters()).device), self)
+        pairs = Pairs.of(job, saliency, self.labels)
+        schedule = _adam(self.gate_epochs, self.gate_lr, 0.0)
+        self._warn_of_travel(job, schedule, len(pairs) * schedule.epochs)
+
+        def objective(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
+            images, labels, aim = batch
+            said, raw, gates = network(images, labels)
+            steady = functional.mse_loss(saliency.explainer.normalised(raw), saliency.explainer.normalised(aim))
+            sizes = torch.stack([part.sum() for part in torch.split(gates, [group.size for group in groups])])
+            return {
+                **job.task.loss(said, (images, labels)),
+                "interpretation": self.interpretation * steady,
+                "cost": self.cost_weight * cost_penalty(limits, groups, sizes),
+            }
+
+        hooks = [Gumbel(model.masks.size, job.seed, model.take), _Report(job, model, limits, self.gate_epochs)]
+        with unchanged("training the gates", job.model, saliency.explainer), model.masks.installed():
+            job.fit(model, objective, schedule, hooks=hooks, params=list(logits.parameters()), batches=pairs)
+        found: torch.Tensor = model.logits().detach().cpu()
+        return found
+
+    def _warn_of_travel(self, job: Job, schedule: Schedule, steps: int) -> None:
+        travel = sum(learning_rate(schedule, step, steps) for step in range(steps))
+        needed = SLACK * (self.gate_offset + 0.37)
+        if self.gates == "free" and travel < needed:
+            job.log("gates cannot close: raise gate_lr or gate_epochs", {"travel": travel, "needed": needed})
+
+
+class Gated(nn.Module):
+    """The explained network with gates in force, of which only the logits are trained.
+
+    Args:
+        job: whose network it is.
+        groups: that are gated.
+        saliency: what explains the network.
+        logits: gives the logits of all gates.
+        settings: temperature and mode of the gates.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        groups: Sequence[Group],
+        saliency: Saliency,
+        logits: nn.Module,
+        settings: InterpretationSteeredPruning,
+    ) -> None:
+        super().__init__()
+        self.masks = Masks(job.model, job.graph, groups, "hard")
+        self.explained = Explained(job.model, saliency.taps, saliency.explainer, self._gated)
+        self.logits, self.settings = logits, settings
+        self.sizes = [group.size for group in groups]
+        self.noise = torch.zeros(self.masks.size)
+
+    def train(self, mode: bool = True) -> Gated:
+        """All parts stay in evaluation mode."""
+        nn.Module.train(self, False)
+        return self
+
+    def take(self, noise: torch.Tensor) -> None:
+        """Draw gates with this Gumbel noise from now on."""
+        self.noise = noise
+
+    def draw(self) -> Draw:
+        """The gates of this step."""
+        return drawn(self.logits(), self.noise, self.settings.gate_temperature, self.sizes)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits and explanations of the gated network, and the gates of 0 and 1 that make its cost.
+
+        differs: the authors draw the gates that are counted apart from those that the features are multiplied by.
+        """
+        draw = self.draw()
+        self.masks.gate(draw.hard if self.settings.gate_mode == "hard" else draw.soft)
+        said, raw = self.explained(images, labels)
+        return said, raw, draw.hard
+
+    def _gated(self, tap: Tap, features: torch.Tensor) -> torch.Tensor:
+        gates = self.masks.positions(tap.layout, features)
+        return features if gates is None else features * gates[:, None, None]
+
+
+@dc.dataclass(frozen=True)
+class Pairs:
+    """The search split's images with labels and the explanations of the network without gates.
+
+    Args:
+        batches: of images, in the same order every time.
+        aims: of each batch its labels and explanations, on the CPU.
+    """
+
+    batches: Iterable[Batch]
+    aims: Sequence[tuple[torch.Tensor, torch.Tensor]]
+
+    @classmethod
+    def of(cls, job: Job, saliency: Saliency, labels: LabelSource) -> Pairs:
+        """The pairs of a job's search split."""
+        batches, aims = job.task.batches("search"), []
+        model = Explained(job.model, saliency.taps, saliency.explainer)
+        device = next(job.model.parameters()).device
+        with judging(model):
+            for batch in batches:
+                images, given = labelled(batch, labels)
+                said, raw = model(images.to(device), None if given is None else given.to(device))
+                aims.append(((said.argmax(1) if given is None else given).cpu(), raw.cpu()))
+        return cls(batches, aims)
+
+    def __len__(self) -> int:
+        return len(self.aims)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        for batch, (labels, aim) in zip(self.batches, self.aims, strict=True):
+            yield batch[0], labels, aim
+
+
+def cost_penalty(limits: Limits, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:
+    """Logarithm of how many times over its limit each cost is, 0 within it; the sum over all terms of the budget.
+
+    differs: all layers of the network count, where the authors' code leaves out the second one of every pair.
+    """
+    over = [smooth_total(cost, groups, sizes_G) / limit for cost, limit in limits.terms]
+    return torch.stack(over).clamp(min=1.0).log().sum()
+
+
+def inner_groups(job: Job) -> tuple[Group, ...]:
+    """The job's groups that a single layer writes: all but residual streams."""
+    writers = [
+        name
+        for write in structure_of(job.graph).writes
+        for name in names_in(job.graph.layouts[write.weight][write.dim])
+    ]
+    return tuple(group for group in job.groups if writers.count(group.name) == 1)
+
+
+class _Report(Hook):
+    """Tells how the training of the gates goes on, and where it does not; run state."""
+
+    def __init__(self, job: Job, model: Gated, limits: Limits, epochs: int) -> None:
+        self.job, self.model, self.limits, self.epochs = job, model, limits, epochs
+
+    def end_epoch(self, state: StepState) -> None:
+        """See `Hook`."""
+        epoch = state.epoch + 1
+        if epoch % max(1, self.epochs // REPORTS) and epoch != self.epochs:
+            return
+        with torch.no_grad():
+            opened = drawn(self.model.logits(), self._median(), 1.0, self.model.sizes).hard.cpu()
+        parts = torch.split(opened, self.model.sizes)
+        sizes = {group.name: int(part.sum()) for group, part in zip(self.model.masks.groups, parts, strict=True)}
+        costs = {cost.name: cost.total(sizes) for cost, _ in self.limits.terms}
+        self.job.log(f"gates, epoch {epoch}", {"open": float(opened.mean()), **costs})
+        if epoch == self.epochs // 2 and float(opened.mean()) == 1.0:
+            self.job.log("no gate is closed half way: raise gate_lr, gate_epochs or cost_weight", {})
+
+    def _median(self) -> torch.Tensor:
+        """Noise with which a gate is open where it is so more often than not."""
+        return -torch.log(torch.log(torch.full((self.model.masks.size,), 2.0)))
+
+
+def _adam(epochs: int, lr: float, weight_decay: float) -> Schedule:
+    return Schedule(epochs=epochs, lr=lr, optimizer="adamw", weight_decay=weight_decay, warmup=0.0)

@@ -1,0 +1,93 @@
+"""What explains a network, on disk: explainer and predictor as safetensors, the rest as JSON."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from edakari.core.files import replacing, write_json
+from edakari.core.graph import Graph
+from edakari.errors import RunFolderError
+from edakari.graph.taps import find_taps
+from edakari.methods.explaining import Saliency, frozen
+from edakari.models.explainer import Explainer
+from edakari.models.saliency import Frame
+from edakari.models.weights import load_weights, read_weights, weights_digest
+
+__all__ = ["load_saliency", "save_saliency"]
+
+VERSION = 1
+CONTENT, EXPLAINER, PREDICTOR = "saliency.json", "explainer.safetensors", "predictor.safetensors"
+
+
+def save_saliency(saliency: Saliency, folder: str | Path, model: nn.Module) -> None:
+    """Write what explains a network into a folder.
+
+    Args:
+        saliency: of the network.
+        folder: made where there is none.
+        model: the network, whose weights it is tied to.
+    """
+    folder, explainer = Path(folder), saliency.explainer
+    for name, module in ((EXPLAINER, explainer), (PREDICTOR, saliency.predictor)):
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+        with replacing(folder / name) as temporary:
+            save_file(tensors, temporary)
+    content = {
+        "version": VERSION,
+        "weights": weights_digest(model),
+        "taps": [tap.module for tap in saliency.taps],
+        "classes": explainer.labels.num_embeddings,
+        "image": [explainer.frame.height, explainer.frame.width],
+        "family": explainer.family,
+        "agreement": saliency.agreement,
+    }
+    write_json(folder / CONTENT, content)
+
+
+def load_saliency(folder: str | Path, model: nn.Module, graph: Graph) -> Saliency:
+    """Read what explains a network.
+
+    Args:
+        folder: that `save_saliency` wrote.
+        model: the network, with the weights that it was explained with.
+        graph: of the network.
+
+    Returns:
+        Everything where the network is.
+
+    Raises:
+        RunFolderError: the folder holds none, or that of another network or other weights.
+        WeightsError: weights are damaged or do not fit.
+    """
+    folder = Path(folder)
+    content = _content(folder / CONTENT)
+    if content["weights"] != weights_digest(model):
+        raise RunFolderError(f"{folder} explains a network of other weights than these; train its explainer anew")
+    taps = find_taps(model, graph, content["taps"])
+    sizes = [(tap.channels, tap.height, tap.width) for tap in taps]
+    explainer = Explainer(sizes, content["classes"], Frame(*content["image"]), content["family"])
+    load_weights(explainer, read_weights(folder / EXPLAINER), repr(str(folder / EXPLAINER)))
+    predictor = copy.deepcopy(model)
+    load_weights(predictor, read_weights(folder / PREDICTOR), repr(str(folder / PREDICTOR)))
+    device = next(model.parameters(), torch.empty(0)).device
+    return Saliency(taps, frozen(explainer.to(device)), frozen(predictor), float(content["agreement"]))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RunFolderError(f"{path} is not there; name the folder `kept` of a run whose method was 'isp'")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = content["version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    if version != VERSION:
+        raise RunFolderError(f"{path} has version {version!r}; this edakari reads version {VERSION}")
+    return content
