@@ -30,7 +30,6 @@ LATENCY = ("latency.runtime=onnxruntime", "latency.repeats=200", "latency.spread
 
 SMCP = {
     "warmup_epochs": 0,
-    "ramp_epochs": 1,
     "interval": 8,
     "masked_decay": 0.002,
     "momentum": 0.9,
@@ -38,11 +37,11 @@ SMCP = {
     "lr_warmup": 0.05,
     "precision": "bf16",
 }
-"""Masks are chosen in the first epoch; the others fine-tune what is left, inside of the one training."""
+RAMP, FREEZE = 0.2, 0.6
+"""Shares of the training in which the budget tightens, and in which the masks stay: its fine-tuning is within it."""
 
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{name: (name, {}) for name in ("magnitude", "bn_scale", "fpgm", "taylor")},
-    "taylor, knapsack": ("taylor", {"allocator": "knapsack"}),
     "smcp": ("smcp", SMCP),
 }
 """Method and settings, by the arm's name."""
@@ -91,9 +90,10 @@ def common(dense: Path, seed: int, arguments: argparse.Namespace) -> list[str]:
 def own_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """One of our methods by the command line."""
     method, options = ARMS[arm]
-    own = arguments.epochs if "ramp_epochs" in options else 0
+    own = arguments.epochs if method == "smcp" else 0
     if own:
-        options = {**options, "epochs": own, "freeze_epochs": own - 1, "lr": arguments.lr}
+        phases = {"epochs": own, "ramp_epochs": RAMP * own, "freeze_epochs": FREEZE * own}
+        options = {**options, **phases, "lr": arguments.lr}
     folder = arguments.work / f"{arm}_{budget}_{seed}".replace(" ", "")
     settings = common(dense, seed, arguments)
     settings += [f"method.name={method}", *(f"method.{key}={value}" for key, value in options.items())]
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=[*ARMS, *PEERS], choices=[*ARMS, *PEERS])
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3, help="of training after the dense network, in every arm")
+    parser.add_argument("--epochs", type=int, default=1, help="of training after the dense network, in every arm")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--limit", type=int, help="training images of every arm; the dense network has all")
     parser.add_argument("--dense-epochs", type=int, default=12)

@@ -23,6 +23,7 @@ from edakari.errors import EdakariError
 from edakari.methods.masks import Masks, Mode, maskable
 from edakari.methods.prices import one_sided
 from edakari.methods.rewire import Average, Revival, Rewire, Weighing, train_and_cut
+from edakari.train.loop import steps_per_epoch
 
 __all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_share"]
 
@@ -38,7 +39,7 @@ class SoftMaskedPruning:
 
     Args:
         epochs: of the training with masks, all phases together.
-        warmup_epochs: at its start, without masks.
+        warmup_epochs: at its start, without masks; this and the next two may be parts of an epoch.
         ramp_epochs: after them, in which the budget tightens; then it stays.
         freeze_epochs: at its end, in which masks stay as they are.
         interval: optimizer steps from one choice of masks to the next; the paper's code has 80 at batch size 256.
@@ -64,9 +65,9 @@ class SoftMaskedPruning:
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels, DropBranch})
 
     epochs: int = 90
-    warmup_epochs: int = 10
-    ramp_epochs: int = 55
-    freeze_epochs: int = 25
+    warmup_epochs: float = 10
+    ramp_epochs: float = 55
+    freeze_epochs: float = 25
     interval: int = 80
     curve: Curve = "exp"
     masks: Mode = "soft"
@@ -93,10 +94,18 @@ class SoftMaskedPruning:
         self._check()
         branches = [branch.group for branch in job.graph.branches] if self.remove_branches else []
         groups = maskable(job.graph, (*job.groups, *branches))
+        schedule = Schedule(
+            epochs=self.epochs,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            warmup=self.lr_warmup,
+            precision=self.precision,
+        )
         hook = Rewire(
             Masks(job.model, job.graph, groups, self.masks, scale_norms=self.norm_scale == "kept"),
             job,
-            EpochRamp(self.epochs, self.warmup_epochs, self.ramp_epochs, self.freeze_epochs, self.interval, self.curve),
+            self._ramp(steps_per_epoch(job.task.batches("train"), schedule)),
             input_taylor,
             Weighing(
                 average=self.average,
@@ -106,15 +115,11 @@ class SoftMaskedPruning:
             ),
             None if self.pricing == "coupled" else functools.partial(one_sided, job.graph, self.consumer_share),
         )
-        schedule = Schedule(
-            epochs=self.epochs,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            warmup=self.lr_warmup,
-            precision=self.precision,
-        )
         return train_and_cut("smcp", job, hook, schedule)
+
+    def _ramp(self, per_epoch: int) -> EpochRamp:
+        phases = (self.warmup_epochs, self.ramp_epochs, self.freeze_epochs)
+        return EpochRamp(self.epochs, *phases, self.interval, self.curve, per_epoch)
 
     def _check(self) -> None:
         phases = (self.warmup_epochs, self.ramp_epochs, self.freeze_epochs)
@@ -132,32 +137,47 @@ class SoftMaskedPruning:
 
 @dc.dataclass(frozen=True)
 class EpochRamp:
-    """Masks every `interval` steps, from a warm-up until they are frozen; one budget within an epoch."""
+    """Masks every `interval` steps, from a warm-up until they are frozen; one budget within an epoch.
+
+    Args:
+        epochs: of the training.
+        warmup: epochs before masks are chosen.
+        ramp: epochs until the budget is what it is in the end.
+        freeze: last epochs, in which the masks stay.
+        interval: optimizer steps from one choice to the next.
+        curve: see `removed_share`.
+        per_epoch: optimizer steps of an epoch, for phases that begin within one.
+    """
 
     epochs: int
-    warmup: int
-    ramp: int
-    freeze: int
+    warmup: float
+    ramp: float
+    freeze: float
     interval: int
     curve: Curve = "exp"
+    per_epoch: int = 1
 
     def due(self, step: int, epoch: int) -> bool:
         """See `edakari.methods.rewire.Timetable`."""
-        return self.warmup <= epoch < self.epochs - self.freeze and step % self.interval == 0
+        return self.warmup <= self._place(step - 1, epoch) < self.epochs - self.freeze and step % self.interval == 0
 
     def over(self, step: int, epoch: int) -> bool:
         """See `edakari.methods.rewire.Timetable`."""
-        return epoch >= self.epochs - self.freeze
+        return self._place(step, epoch) >= self.epochs - self.freeze
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
         """See `edakari.methods.rewire.Timetable`."""
-        if final >= dense or epoch >= self.warmup + self.ramp:
+        if final >= dense or self._place(step, epoch) >= self.warmup + self.ramp:
             return final
-        share = removed_share(self.curve, 1 - final / dense, epoch - self.warmup + 1, self.ramp + 1)
+        share = removed_share(self.curve, 1 - final / dense, epoch - math.floor(self.warmup) + 1, self.ramp + 1)
         return dense * (1 - share)
 
+    def _place(self, step: int, epoch: int) -> float:
+        """Epochs until a step, counted from 0."""
+        return epoch + step % self.per_epoch / self.per_epoch
 
-def removed_share(curve: Curve, final: float, place: int, end: int) -> float:
+
+def removed_share(curve: Curve, final: float, place: float, end: float) -> float:
     """Share of the cost that is removed at a place of the ramp.
 
     Args:

@@ -25,7 +25,7 @@ from edakari.train.progress import progress_bar
 from edakari.train.resume import FitFolder, History, Progress, identity_of
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
 
-__all__ = ["Evaluate", "FitSettings", "fit", "fitter"]
+__all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 # accelerate has no types.
@@ -94,7 +94,7 @@ def fit(
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
     """
     accelerator = _accelerator(schedule, settings)
-    per_epoch = _steps_per_epoch(batches, schedule)
+    per_epoch = steps_per_epoch(batches, schedule)
     with (
         random_state_kept(),
         trained(model, params, accelerator.device) as chosen,
@@ -291,7 +291,12 @@ def _average(model: nn.Module, decay: float) -> Any:
     return ModelEmaV3(model, decay, use_warmup=True)
 
 
-def _steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
+def steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
+    """Optimizer steps that `fit` takes in an epoch.
+
+    Raises:
+        DataError: the batches have no length, or there are none.
+    """
     try:
         count = len(batches)  # type: ignore[arg-type]
     except TypeError:

@@ -87,6 +87,15 @@ def test_schedules(curve: Any, wanted: tuple[float, ...]) -> None:
     assert removed_share(curve, 0.7, 99, 56) == pytest.approx(0.7)
 
 
+def test_phases_may_be_parts_of_an_epoch() -> None:
+    ramp = EpochRamp(1, 0.1, 0.25, 0.5, 10, "exp", per_epoch=100)
+    assert [step for step in range(1, 101) if ramp.due(step, 0)] == [20, 30, 40, 50]
+    assert [ramp.over(step, 0) for step in (49, 50)] == [False, True]
+    early, late = (ramp.limit(100.0, 30.0, step, 0) for step in (34, 35))
+    assert 30 < early < 100
+    assert late == 30
+
+
 def test_steps_of_halp_end_at_the_budget() -> None:
     ramp = StepRamp(2, 40, start=10)
     assert [ramp.limit(100.0, 25.0, step - 1, 0) for step in (50, 90)] == pytest.approx([50, 25])
