@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py
 
-`core.json` comes from benchmarks/core.py, `coverage.json` from benchmarks/coverage.py, `demo.json` is the report.json
-of `edakari demo`. A section whose results are not there stays as it is.
+`core.json` comes from benchmarks/core.py, and so on; `demo.json` is the report.json of `edakari demo`. A section whose
+results are not there stays as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import accuracy_page
 import coverage_page
+import latency_page
 
 from edakari.report.figures import rows
 
@@ -78,9 +80,12 @@ def demo_section(report: Mapping[str, Any]) -> str:
 
 
 SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "budgets": latency_page.budgets,
+    "cifar10": accuracy_page.accuracy,
     "core": core_section,
     "coverage": coverage_page.summary,
     "demo": demo_section,
+    "latency": latency_page.calibration,
 }
 
 

@@ -1,0 +1,34 @@
+"""The accuracy table of README.md as text; see cifar10.py."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def accuracy(results: Mapping[str, Any]) -> str:
+    """Top-1 accuracy of each method at each budget: mean and standard deviation over the seeds."""
+    rows = list(results["arms"].values())
+    budgets = list(dict.fromkeys(row["budget"] for row in sorted(rows, key=lambda row: row["budget"], reverse=True)))
+    lines = [f"| method | {' | '.join(budgets)} |", "|---" * (len(budgets) + 1) + "|"]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        cells = [_cell([row for row in rows if (row["arm"], row["budget"]) == (arm, budget)]) for budget in budgets]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    environment, settings = results["environment"], results["settings"]
+    versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
+    how = (
+        f"Dense network: {rows[0]['dense_top1']:.2%}. Mean ± standard deviation of {settings['seeds']} seeds, in "
+        f"brackets the shares of multiply-accumulates and of the latency that are left. {environment['date']}, "
+        f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
+    )
+    return "\n".join([*lines, "", how])
+
+
+def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "–"
+    tops = [100 * row["top1"] for row in rows]
+    spread = f" ± {statistics.stdev(tops):.2f}" if len(tops) > 1 else ""
+    shares = [statistics.mean(row[cost] for row in rows) for cost in ("macs", "latency")]
+    return f"{statistics.mean(tops):.2f} %{spread} ({shares[0]:.0%}, {shares[1]:.0%})"

@@ -1,0 +1,42 @@
+"""The latency tables of README.md as text; see latency.py and budgets.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def calibration(results: Mapping[str, Any]) -> str:
+    """How far predictions from the tables of layers are off, by network and runtime."""
+    lines = [
+        "| network | runtime | predictions off, median | worst | rank correlation | points timed for the table |",
+        "|---|---|---|---|---|---|",
+    ]
+    for network, by_runtime in results["networks"].items():
+        for runtime, found in by_runtime.items():
+            fit = found["fit"]
+            lines.append(
+                f"| {network} | {runtime} | {fit['median_error']:.1%} | {fit['worst_error']:.1%} | "
+                f"{fit['rank_correlation']:.3f} | {found['filled']:,} in {found['fill_s']:.0f} s |"
+            )
+    environment = results["environment"]
+    how = f"{environment['date']}, {environment['cores']} cores, one thread, batch 1, Python {environment['python']}."
+    return "\n".join([*lines, "", f"{how} `{environment['command']}`."])
+
+
+def budgets(results: Mapping[str, Any]) -> str:
+    """What was asked for and what code of its own measured, by network and budget."""
+    lines = [
+        "| network | asked for | measured share of the dense time | off | networks measured on the way | whole run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in results["runs"].items():
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {name.rpartition(' to ')[0]} | {row['share']:.0%} | {row['ratio']:.1%} (quartiles {low:.1%}, "
+            f"{high:.1%}) | {row['off']:+.1%} | {row['networks_measured']} | {row['seconds']:.0f} s |"
+        )
+    environment = results["environment"]
+    versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
+    how = f"{environment['date']}, {environment['processor']}, one thread, Python {environment['python']}, {versions}."
+    return "\n".join([*lines, "", f"{how} `{environment['command']}`."])
