@@ -32,13 +32,14 @@ from edakari.cost.latency import (
     unknown_operators,
     wanted,
 )
+from edakari.cost.latency.measure_table import Wanted
 from edakari.cost.measure import RunSettings, Runtime, Timing, measure, require_steady
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError
 from edakari.graph import trace
 from edakari.surgery import apply
 
-__all__ = ["Bench", "Tell", "calibrated", "filled", "latency"]
+__all__ = ["Bench", "Tell", "calibrated", "filled", "filled_uses", "latency"]
 
 Tell = Callable[[str], None]
 """Told in words what is going on."""
@@ -154,8 +155,13 @@ def filled(graph: Graph, groups: Sequence[Group], bench: Bench, tell: Tell) -> t
     Returns:
         The table, and figures of the filling.
     """
+    return filled_uses(wanted(graph, groups), bench, tell)
+
+
+def filled_uses(uses: Sequence[Wanted], bench: Bench, tell: Tell) -> tuple[Table, dict[str, Any]]:
+    """The table with some layer calls; see `filled`."""
     table, runtime = bench.table(), bench.runtime
-    plan = plan_measurement(wanted(graph, groups), table, runtime, bench.settings)
+    plan = plan_measurement(uses, table, runtime, bench.settings)
     missing = len(plan.missing)
     tell(
         f"{runtime.name}: {plan.layers} distinct layers, {plan.points} points, {missing} of them not in the "

@@ -15,7 +15,7 @@ from torch import nn
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.method import Outcome
-from edakari.core.plan import Plan
+from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Task
 from edakari.core.space import Group, limited
 from edakari.cost import COSTS, dense
@@ -87,6 +87,11 @@ class Run:
         timed = self.folder.read("latency").get("dense")
         measured = {"latency": timed["median_ms"]} if timed else {}
         return self.recipe.budget.absolute({**self.dense_costs, **measured})
+
+    @functools.cached_property
+    def prunes_tokens(self) -> bool:
+        """Whether the method's sizes are numbers of tokens."""
+        return KeepTokens in self.recipe.method[1].emits
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -19,12 +19,14 @@ from edakari.core.protocols import Cost
 from edakari.cost.latency import Fit, LatencyCost, latency_cost, network_key
 from edakari.cost.measure import RunSettings, Timing
 from edakari.cost.runtimes import runtime_named
+from edakari.cost.tokens import TokenCost
 from edakari.graph import trace
 from edakari.run import processes
 from edakari.run.bench import Bench, calibrated, filled
 from edakari.run.context import Run
 from edakari.run.rounds import Aim, Pair, Round, plain, settled
 from edakari.run.settings import LatencySettings
+from edakari.run.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
 from edakari.surgery import apply
 
 __all__ = ["Loop", "finished_latency", "measured_latency"]
@@ -49,8 +51,13 @@ def measured_latency(run: Run) -> Result:
     key = bench.table().key
     timing = bench.steady({"dense": run.dense})["dense"]
     graph = _graph(run, bench)
-    table, filling = filled(graph, run.groups, bench, tell)
+    graphs = token_graphs(run.dense, graph) if run.prunes_tokens else None
+    table, filling = token_filled(graphs, bench, tell) if graphs else filled(graph, run.groups, bench, tell)
     found = {**dc.asdict(key), "table": str(table.path), "batch": settings.batch, "dense": dc.asdict(timing), **filling}
+    if graphs:
+        fit = table.fits.get(token_key(graph))
+        known = {"fit": dc.asdict(fit)} if fit else token_calibrated(run.dense, graphs, bench, tell)[1]
+        return {**found, **known}
     fit = table.fits.get(network_key(graph))
     if fit is not None and fit.networks >= settings.networks:
         return {**found, "fit": dc.asdict(fit)}
@@ -80,7 +87,7 @@ class Loop:
 
     run: Run
     bench: Bench
-    cost: LatencyCost
+    cost: LatencyCost | TokenCost
     log: Log
     rounds: tuple[Round, ...] = ()
 
@@ -90,8 +97,13 @@ class Loop:
         assert run.recipe.latency is not None
         bench = _bench(run, run.recipe.latency)
         graph, found = _graph(run, bench), run.folder.read("latency")
-        table = dc.replace(bench.table(), fits={network_key(graph): Fit(**found["fit"])})
-        cost = latency_cost(graph, table, run.groups)
+        key = token_key(graph) if run.prunes_tokens else network_key(graph)
+        table = dc.replace(bench.table(), fits={key: Fit(**found["fit"])})
+        cost: LatencyCost | TokenCost
+        if run.prunes_tokens:
+            cost = token_cost(run.dense, token_graphs(run.dense, graph), table)
+        else:
+            cost = latency_cost(graph, table, run.groups)
         # the machine may have been slower or quicker when the table was filled than when the dense network was timed
         return cls(run, bench, cost.corrected({}, found["dense"]["median_ms"]), log)
 

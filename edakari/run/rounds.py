@@ -19,6 +19,7 @@ from edakari.core.protocols import Cost
 from edakari.core.space import Sizes
 from edakari.cost.latency import LatencyCost
 from edakari.cost.measure import Timing
+from edakari.cost.tokens import TokenCost
 from edakari.errors import MeasurementError
 
 __all__ = ["MISS", "Aim", "Pair", "Round", "plain", "settled"]
@@ -92,7 +93,7 @@ def settled(
 
     Args:
         solve: see `edakari.core.method.Settle`.
-        costs: one of them is a `LatencyCost`.
+        costs: one of them is a `LatencyCost` or the `TokenCost` of a latency.
         before: see `edakari.core.method.Settle`.
         aim: the latency.
         measure: times the network of a plan for the dense network, beside it.
@@ -104,7 +105,7 @@ def settled(
     Raises:
         MeasurementError: every network lies above the limit.
     """
-    latency = next(cost for cost in costs if isinstance(cost, LatencyCost))
+    latency = next(cost for cost in costs if isinstance(cost, LatencyCost | TokenCost))
     rounds: list[Round] = []
     plans: list[Plan] = []
     slow, quick, factor = 0.0, math.inf, 1.0

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Budget
-from edakari.core.method import Job, solve_once
-from edakari.core.protocols import Objective
+from edakari.core.graph import Graph
+from edakari.core.method import Job, Outcome, solve_once
 from edakari.cost import dense, uncounted
 from edakari.cost.measure import RunSettings, measure
 from edakari.cost.runtimes import runtime_named
@@ -25,8 +25,9 @@ from edakari.run import processes
 from edakari.run.context import Run, costs_at, stored_bytes
 from edakari.run.loop import Loop, finished_latency, measured_latency
 from edakari.run.settings import MeasureSettings
+from edakari.run.teaching import training
 from edakari.surgery import apply, save, simulate
-from edakari.train import distillation, fit, fitter, task_objective
+from edakari.train import fit, fitter
 
 __all__ = ["STAGES", "time_networks"]
 
@@ -100,9 +101,10 @@ def prune_stage(run: Run) -> Result:
         "paper": method.paper,
         "plan": plan.digest(),
         "sizes": dict(plan.sizes()),
-        "predicted": costs_at(run.graph, plan.sizes()),
+        "predicted": dict(dense(_traced(run, outcome.model))) if plan.tokens() else costs_at(run.graph, plan.sizes()),
         "latency": latency,
         "own_finetune": outcome.finetune is not None,
+        "own_teachers": outcome.teachers is not None,
         "log": log,
     }
 
@@ -118,7 +120,7 @@ def check_stage(run: Run) -> Result:
             f"{TOLERANCE:g} is allowed; this is a fault in edakari or in a rule of yours. Exclude the module with "
             "limits.exclude and report it."
         )
-    costs = dict(dense(trace(pruned, run.task.example().to(run.device))))
+    costs = dict(dense(_traced(run, pruned)))
     _within(run.budget, costs, run.recipe.method[0])
     return {
         "difference": difference,
@@ -133,10 +135,11 @@ def finetune_stage(run: Run) -> Result:
     model = run.pruned()
     schedule, epochs = run.recipe.finetune, []
     if schedule is not None and schedule.epochs > 0:
+        objective, batches = training(run, lambda: _outcome(run))
         history = fit(
             model,
-            _objective(run),
-            run.task.batches("train"),
+            objective,
+            batches,
             schedule,
             settings=run.fitting("finetune"),
             evaluate=run.task.evaluate,
@@ -223,23 +226,21 @@ def store(run: Run, model: nn.Module, *, pruned: bool) -> None:
     save(model, plan, run.folder.pruned if pruned else run.folder.path, overwrite=True)
 
 
-def _objective(run: Run) -> Objective:
-    if run.folder.read("prune")["own_finetune"]:
-        if run.outcome is None:
-            # An objective is code and cannot be stored; the method makes it again from what it cached.
-            before = run.folder.read("prune")["plan"]
-            prune_stage(run)
-            if run.outcome is None or run.outcome.plan.digest() != before:
-                raise RunFolderError(
-                    f"{run.folder.path}: method {run.recipe.method[0]!r} made another plan when run again; "
-                    "start anew with --overwrite"
-                )
-        if run.outcome.finetune is not None:
-            return run.outcome.finetune
-    distill = run.recipe.distill
-    if distill.weight > 0:
-        return distillation(run.task, copy.deepcopy(run.dense), distill.weight, distill.temperature)
-    return task_objective(run.task)
+def _outcome(run: Run) -> Outcome:
+    """What the method gave; a process that goes on with a run has it made again from what the method cached."""
+    if run.outcome is None:
+        before = run.folder.read("prune")["plan"]
+        prune_stage(run)
+        if run.outcome is None or run.outcome.plan.digest() != before:
+            raise RunFolderError(
+                f"{run.folder.path}: method {run.recipe.method[0]!r} made another plan when run again; "
+                "start anew with --overwrite"
+            )
+    return run.outcome
+
+
+def _traced(run: Run, model: nn.Module) -> Graph:
+    return trace(model, run.task.example().to(run.device))
 
 
 def _same_shapes(run: Run, pruned: nn.Module) -> None:

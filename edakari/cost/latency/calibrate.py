@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edakari.core.space import Group, Sizes, legal_sizes
-from edakari.cost.latency.predict import LatencyCost
 from edakari.cost.latency.table import Fit
 from edakari.errors import MeasurementError
 
 __all__ = ["FEWEST", "correction", "fit_latency", "left_out", "random_sizes"]
 
 Floats = npt.NDArray[np.float64]
+
+
+class Predicted(Protocol):
+    """A latency that is a constant and a scale times what layers take."""
+
+    @property
+    def constant(self) -> float:
+        """Time of every call, ms."""
+
+    @property
+    def scale(self) -> float:
+        """Factor of the layers' times."""
+
+    def predict(self, sizes: Sizes) -> float:
+        """Latency at some sizes, ms."""
+
 
 FEWEST = 4
 """Fewest sub-networks from which constant and scale can be told, and one left out."""
@@ -46,7 +62,7 @@ def random_sizes(
     return found
 
 
-def fit_latency(cost: LatencyCost, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Fit:
+def fit_latency(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Fit:
     """Constant and scale of a network's latency, and how well they predict networks that were left out of the fit.
 
     Args:
@@ -69,7 +85,7 @@ def fit_latency(cost: LatencyCost, sizes: Sequence[Sizes], measured_ms: Sequence
     )
 
 
-def left_out(cost: LatencyCost, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Floats:
+def left_out(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Floats:
     """Each sub-network's latency as predicted by a fit to all the others, ms; arguments as of `fit_latency`."""
     layers = np.array([(cost.predict(each) - cost.constant) / cost.scale for each in sizes])
     return _left_out(layers, np.array(measured_ms))

@@ -43,14 +43,11 @@ class Adaptive(nn.Module):
         self.model = model
         self.strategy, self.rule, self.temperature = strategy, rule, temperature
         self.caps, self.edges = dict(caps or {}), edges
+        self.decisions: tuple[Decision, ...] = ()
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's outputs."""
-        return self.decided(*args, **kwargs)[0]
-
-    def decided(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Decision, ...]]:
-        """The network's outputs, and what each selector decided."""
+        """The network's outputs; what each selector decided is in `decisions` until the next pass."""
         state = TokenState(
             strategy="mask" if self.training else self.strategy,
             rule="sample" if self.training else self.rule,
@@ -62,4 +59,5 @@ class Adaptive(nn.Module):
         )
         with running(state), TokenPooling(state):
             out = self.model(*args, **kwargs)
-        return out, tuple(state.decisions)
+        self.decisions = tuple(state.decisions)
+        return out

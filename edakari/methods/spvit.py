@@ -1,0 +1,113 @@
+"""SPViT: learned selectors drop tokens of a vision transformer, and what they drop leaves a package behind.
+
+The story in five lines: (1) numbers of tokens are chosen so that the network meets its latency, from a table of how
+long each block takes at each number; (2) a small selector in front of some blocks looks at every token head by head and
+decides whether it goes on; (3) pruned tokens are averaged, by their scores, into one package token; (4) selectors are
+trained with masks, by decisions that are drawn, towards the numbers of (1), and the dense network teaches; (5) in the
+end as many tokens as planned go on in every image, or those above a threshold.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from typing import Any, ClassVar, Literal
+
+from edakari.core.method import Job, Outcome, register
+from edakari.core.plan import KeepTokens
+from edakari.cost.tokens import Packages
+from edakari.errors import EdakariError
+from edakari.methods.token_counts import TokenDesign, quarters
+from edakari.methods.token_method import TokenTraining, depth_of, prune_tokens_by
+from edakari.methods.token_training import TokenLoss
+from edakari.surgery.tokens import PackageMode, PackageNorm
+
+__all__ = ["SoftTokenPruning"]
+
+
+@register("spvit")
+@dc.dataclass(frozen=True, kw_only=True)
+class SoftTokenPruning:
+    """Prune tokens by learned selectors, and keep a package of what is pruned.
+
+    Args:
+        blocks: places of the blocks in front of which selectors stand, from 0; empty is after each quarter.
+        keep: shares of all patches behind each selector; empty is the mildest within the budget, the same share of what
+            comes at each.
+        package: what becomes of pruned tokens: "merge" keeps one package of all, "add" and "append" are the authors'
+            recipes with one and with several, "none" drops them.
+        package_norm: "mean", or "sum" as in the authors' recipe with several.
+        merge: of the heads' verdicts, "geo" as in the authors' code or "arith" as in the paper.
+        head_branch: weigh heads by their importance.
+        share_head_mlp: one set of selector weights for all heads.
+        imitation_epochs: in which selectors learn what attention would keep, without labels.
+        epochs: of selectors alone, the network frozen.
+        joint_epochs: of selectors and network.
+        lr: peak learning rate of selectors alone.
+        joint_lr: of selectors and network together.
+        weight_decay: of both.
+        ratio_weight: of the squared distance from the ratios to be kept.
+        logit_weight: of the divergence from the dense network's outputs.
+        token_weight: of the distance from its tokens.
+        dual_rate: step of the multipliers that hold the ratios; 0 leaves the penalty alone, as the authors do.
+        batches: most batches of the search split that thresholds are set by.
+        precision: of the training: "fp32", "bf16" or "fp16".
+    """
+
+    paper: ClassVar[str] = (
+        "Kong et al., SPViT: Enabling Faster Vision Transformers via Latency-aware Soft Token Pruning, ECCV 2022"
+    )
+    emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepTokens})
+
+    blocks: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+    package: PackageMode = "merge"
+    package_norm: PackageNorm = "mean"
+    merge: Literal["geo", "arith"] = "geo"
+    head_branch: bool = True
+    share_head_mlp: bool = True
+    imitation_epochs: int = 1
+    epochs: int = 5
+    joint_epochs: int = 25
+    lr: float = 5e-4
+    # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
+    joint_lr: float = 5e-5
+    weight_decay: float = 0.05
+    ratio_weight: float = 2.0
+    logit_weight: float = 0.5
+    token_weight: float = 0.5
+    dual_rate: float = 0.05
+    batches: int = 16
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        counts = (self.imitation_epochs, self.epochs, self.joint_epochs, self.batches)
+        weights = (self.ratio_weight, self.logit_weight, self.token_weight, self.dual_rate)
+        if min(counts) < 0 or min(weights) < 0:
+            raise EdakariError(f"method 'spvit': epochs, batches and weights cannot be negative, found {self}")
+        packages: Packages = "none" if self.package == "none" else "each" if self.package == "append" else "one"
+        design = TokenDesign(
+            selector="spvit",
+            blocks=self.blocks or quarters(depth_of(job)),
+            settings={
+                "package": self.package,
+                "package_norm": self.package_norm,
+                "merge": self.merge,
+                "head_branch": self.head_branch,
+                "share_head_mlp": self.share_head_mlp,
+            },
+            packages=packages,
+        )
+        training = TokenTraining(
+            imitation_epochs=self.imitation_epochs,
+            selector_epochs=self.epochs,
+            joint_epochs=self.joint_epochs,
+            lr=self.lr,
+            joint_lr=self.joint_lr,
+            weight_decay=self.weight_decay,
+            precision=self.precision,
+            loss=TokenLoss(ratio=self.ratio_weight, logits=self.logit_weight, tokens=self.token_weight),
+            dual_rate=self.dual_rate,
+            batches=self.batches,
+        )
+        return prune_tokens_by("spvit", job, design, self.keep, training)

@@ -1,0 +1,151 @@
+"""The baselines of token pruning: by chance, by a learned score, by the class token's attention, and by merging."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from typing import Any, ClassVar, Literal
+
+from edakari.core.method import Job, Outcome, register
+from edakari.core.plan import KeepTokens
+from edakari.methods.token_counts import TokenDesign, linear, quarters
+from edakari.methods.token_method import TokenTraining, depth_of, prune_tokens_by
+from edakari.methods.token_training import TokenLoss
+
+__all__ = ["AttentionTokens", "MergedTokens", "PredictedTokens", "RandomTokens"]
+
+TOKENS = frozenset({KeepTokens})
+
+
+@register("random_tokens")
+@dc.dataclass(frozen=True, kw_only=True)
+class RandomTokens:
+    """Drop tokens by chance.
+
+    Args:
+        blocks: places of the blocks in front of which tokens go, from 0; empty is after each quarter.
+        keep: shares of all patches left at each; empty is the mildest within the budget.
+        package: "none", or "merge" for a package of the dropped.
+    """
+
+    paper: ClassVar[str] = "none; the baseline under all others"
+    emits: ClassVar[frozenset[type[Any]]] = TOKENS
+
+    blocks: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+    package: Literal["none", "merge"] = "none"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        design = TokenDesign(
+            selector="random",
+            blocks=self.blocks or quarters(depth_of(job)),
+            settings={"package": self.package, "seed": job.seed},
+            packages="none" if self.package == "none" else "one",
+        )
+        return prune_tokens_by("random_tokens", job, design, self.keep)
+
+
+@register("dynamicvit")
+@dc.dataclass(frozen=True, kw_only=True)
+class PredictedTokens:
+    """Keep the tokens that a learned predictor scores highest; the same number in every image.
+
+    Args:
+        blocks: places of the blocks in front of which predictors stand, from 0; empty is after each quarter.
+        keep: shares of all patches left at each; empty is the mildest within the budget.
+        imitation_epochs: in which predictors learn what attention would keep, without labels; the paper has none.
+        epochs: of predictors alone.
+        joint_epochs: of predictors and network.
+        lr: peak learning rate of predictors alone.
+        joint_lr: of predictors and network together.
+        precision: of the training: "fp32", "bf16" or "fp16".
+    """
+
+    paper: ClassVar[str] = (
+        "Rao et al., DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification, NeurIPS 2021"
+    )
+    emits: ClassVar[frozenset[type[Any]]] = TOKENS
+
+    blocks: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+    imitation_epochs: int = 0
+    epochs: int = 5
+    joint_epochs: int = 25
+    lr: float = 5e-4
+    joint_lr: float = 5e-5
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        design = TokenDesign(selector="dynamicvit", blocks=self.blocks or quarters(depth_of(job)), packages="none")
+        training = TokenTraining(
+            imitation_epochs=self.imitation_epochs,
+            selector_epochs=self.epochs,
+            joint_epochs=self.joint_epochs,
+            lr=self.lr,
+            joint_lr=self.joint_lr,
+            weight_decay=0.05,
+            precision=self.precision,
+            loss=TokenLoss(ratio=2.0, logits=0.5, tokens=0.5),
+            dual_rate=0.0,
+            batches=16,
+        )
+        return prune_tokens_by("dynamicvit", job, design, self.keep, training)
+
+
+@register("evit")
+@dc.dataclass(frozen=True, kw_only=True)
+class AttentionTokens:
+    """Keep the tokens that the class token looks at most; needs no training.
+
+    Args:
+        blocks: places of the blocks in front of which tokens go, from 1; empty is after each quarter.
+        keep: shares of all patches left at each; empty is the mildest within the budget.
+        package: what becomes of the others: "append" and "sum" of weights is the paper's fused token, "merge" one mean.
+        package_norm: "sum" or "mean".
+    """
+
+    paper: ClassVar[str] = "Liang et al., Expediting Vision Transformers via Token Reorganizations, ICLR 2022"
+    emits: ClassVar[frozenset[type[Any]]] = TOKENS
+
+    blocks: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+    package: Literal["none", "merge", "append"] = "append"
+    package_norm: Literal["mean", "sum"] = "sum"
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        design = TokenDesign(
+            selector="evit",
+            blocks=self.blocks or quarters(depth_of(job)),
+            settings={"package": self.package, "package_norm": self.package_norm},
+            packages="none" if self.package == "none" else "each" if self.package == "append" else "one",
+        )
+        return prune_tokens_by("evit", job, design, self.keep)
+
+
+@register("tome")
+@dc.dataclass(frozen=True, kw_only=True)
+class MergedTokens:
+    """Merge tokens that are alike, some at every block; needs no training.
+
+    Args:
+        blocks: places of the blocks in front of which tokens are merged, from 1; empty is all.
+        keep: shares of all patches left at each; empty is the mildest within the budget, as many merged at each.
+    """
+
+    paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"
+    emits: ClassVar[frozenset[type[Any]]] = TOKENS
+
+    blocks: tuple[int, ...] = ()
+    keep: tuple[float, ...] = ()
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        design = TokenDesign(
+            selector="tome",
+            blocks=self.blocks or tuple(range(1, depth_of(job))),
+            packages="none",
+            schedule=linear,
+        )
+        return prune_tokens_by("tome", job, design, self.keep)

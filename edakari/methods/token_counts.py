@@ -1,0 +1,247 @@
+"""How many tokens each selector keeps: schedules, what they cost, and the mildest one within a budget."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.budget import Budget, Limits
+from edakari.core.graph import Graph
+from edakari.core.method import Job
+from edakari.core.plan import KeepTokens, Plan
+from edakari.core.protocols import Cost
+from edakari.cost.counts import macs
+from edakari.cost.tokens import Packages, TokenCost, block_macs, quadratic, tokens_at
+from edakari.errors import BudgetError, InfeasibleBudget, PlanError
+from edakari.graph import example_for, shadow_of, trace
+from edakari.surgery.tokens import TokenLayout, attach, token_layout
+from edakari.surgery.tokens.gate import GATE
+
+__all__ = [
+    "Counts",
+    "Schedule",
+    "TokenDesign",
+    "checked_keep",
+    "geometric",
+    "linear",
+    "mildest",
+    "planned",
+    "quarters",
+    "token_graph",
+    "token_macs",
+]
+
+Counts = tuple[int, ...]
+"""Patches behind each selector, not rising."""
+
+Schedule = Callable[[float, int, int], Counts]
+"""From strength in [0, 1), patches and the number of selectors to counts."""
+
+STEPS = 400
+"""Strengths that are tried between none and all."""
+SPARE = 8
+"""Rounds in which a schedule is made harder because its network costs more than its blocks."""
+
+
+def geometric(strength: float, patches: int, selectors: int) -> Counts:
+    """Each selector keeps the same share of what comes: (1 - strength)^s of all patches behind the s-th."""
+    return tuple(int(patches * (1 - strength) ** (place + 1) + 1e-9) for place in range(selectors))
+
+
+def linear(strength: float, patches: int, selectors: int) -> Counts:
+    """Each takes away as many as the others, at most half of what comes; all together `strength` of all patches."""
+    counts, left = [], patches
+    for place in range(selectors):
+        wanted = patches - round(strength * patches * (place + 1) / selectors)
+        left = max(wanted, left - left // 2)
+        counts.append(left)
+    return tuple(counts)
+
+
+def quarters(depth: int) -> tuple[int, ...]:
+    """Blocks of the authors' selectors: after each quarter of the network, [3, 6, 9] of 12."""
+    return tuple(dict.fromkeys(max(1, depth * quarter // 4) for quarter in (1, 2, 3)))
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class TokenDesign:
+    """Which selectors stand where.
+
+    Args:
+        selector: its name.
+        blocks: places of the blocks in front of which they stand, rising.
+        settings: of the selectors, by name.
+        packages: that they make.
+        schedule: of their counts.
+    """
+
+    selector: str
+    blocks: tuple[int, ...]
+    settings: Mapping[str, bool | int | float | str] = dc.field(default_factory=dict)
+    packages: Packages = "one"
+    schedule: Schedule = geometric
+
+    def edits(self, layout: TokenLayout, counts: Counts) -> tuple[KeepTokens, ...]:
+        """The edits that keep these counts; selectors that would keep all are left out."""
+        settings = tuple(sorted(self.settings.items()))
+        before, found = layout.patches, []
+        for place, count in zip(self.blocks, counts, strict=True):
+            if count < before:
+                found.append(KeepTokens(layout.names[place], count, self.selector, settings))
+            before = min(before, count)
+        return tuple(found)
+
+    def check(self, layout: TokenLayout) -> None:
+        """Raise what is wrong with the places.
+
+        Raises:
+            PlanError: there are none, they do not rise, or the network has fewer blocks.
+        """
+        depth = len(layout.blocks)
+        right = list(self.blocks) == sorted(set(self.blocks))
+        if not self.blocks or not right or self.blocks[0] < 0 or self.blocks[-1] >= depth:
+            raise PlanError(f"selectors stand in front of blocks 0 to {depth - 1}, rising, but got {self.blocks}")
+
+
+def checked_keep(keep: Sequence[float], design: TokenDesign, layout: TokenLayout) -> Counts:
+    """Counts from shares of the patches that the user names.
+
+    Raises:
+        PlanError: there is not one for each selector, they rise, or one lies outside of 0 to 1.
+    """
+    if len(keep) != len(design.blocks):
+        raise PlanError(f"keep has {len(keep)} ratios for {len(design.blocks)} selectors; give one for each")
+    if any(not 0 < ratio <= 1 for ratio in keep) or list(keep) != sorted(keep, reverse=True):
+        raise PlanError(f"keep ratios lie above 0 and up to 1 and never rise from selector to selector, found {keep}")
+    return tuple(int(layout.patches * ratio + 1e-9) for ratio in keep)
+
+
+def mildest(limits: Limits, schedule: Callable[[float], Counts], names: Sequence[str], steps: int = STEPS) -> Counts:
+    """The counts of the least strength that is within limits; every strength is looked up by itself.
+
+    Args:
+        limits: costs and what they may reach.
+        schedule: counts by strength.
+        names: of the blocks of the selectors.
+        steps: strengths that are tried.
+
+    Raises:
+        InfeasibleBudget: none is; says what the hardest reaches.
+    """
+    least: dict[str, float] = {}
+    for counts in _distinct(schedule, steps):
+        sizes = {tokens_at(name): count for name, count in zip(names, counts, strict=True)}
+        if limits.excess(sizes) <= 0:
+            return counts
+        for cost, _ in limits.terms:
+            least[cost.name] = min(least.get(cost.name, math.inf), cost.total(sizes))
+    reached = ", ".join(f"{cost.name} {least[cost.name]:.6g} {cost.unit}" for cost, _ in limits.terms)
+    asked = ", ".join(f"{cost.name} {limit:.6g} {cost.unit}" for cost, limit in limits.terms)
+    raise InfeasibleBudget(
+        f"no number of tokens is within the budget of {asked}: the fewest tokens at these blocks reach {reached}. "
+        "Prune earlier blocks, prune channels too, or ask for less.",
+        least,
+    )
+
+
+def _distinct(schedule: Callable[[float], Counts], steps: int) -> Iterator[Counts]:
+    seen = None
+    for step in range(steps):
+        counts = schedule(step / steps)
+        if counts != seen and min(counts) >= 1:
+            seen = counts
+            yield counts
+
+
+def planned(job: Job, design: TokenDesign, costs: Sequence[Cost], keep: Sequence[float] = ()) -> Plan:
+    """The plan of a design within a job's budget.
+
+    Args:
+        job: the network and its budget.
+        design: the selectors.
+        costs: measured costs; multiply-accumulates are counted, unless they are among them.
+        keep: shares of the patches that the user named; then they are only checked against the budget.
+
+    Raises:
+        InfeasibleBudget: the budget cannot be met.
+        BudgetError: it names a cost that does not depend on tokens.
+    """
+    example = example_for(job.model, job.graph.inputs)
+    layout = token_layout(job.model, example)
+    design.check(layout)
+    names = [layout.names[place] for place in design.blocks]
+    known = {cost.name: cost for cost in costs}
+    if any(term.cost == "macs" for term in job.budget.terms) and "macs" not in known:
+        known["macs"] = token_macs(job.model, job.graph, design.packages)
+    limits = _limits(job.budget, known)
+
+    def schedule(strength: float) -> Counts:
+        return design.schedule(strength, layout.patches, len(design.blocks))
+
+    fixed = checked_keep(keep, design, layout) if keep else None
+    counted = next((limit for cost, limit in limits.terms if cost.name == "macs"), None)
+    for _ in range(SPARE):
+        counts = mildest(limits, (lambda strength: fixed) if fixed else schedule, names)
+        plan = Plan(design.edits(layout, counts), job.graph.fingerprint, job.graph.inputs)
+        if counted is None or not plan.edits:
+            return plan
+        found = _exact_macs(job.model, plan)
+        if found <= counted:
+            return plan
+        # the selectors' own work counts too
+        estimated = known["macs"].total(plan.sizes())
+        limits = _limits(job.budget, known, {"macs": counted - (found - estimated)})
+    raise InfeasibleBudget(f"with its selectors the network stays at {found:.6g} MACs", {"macs": found})
+
+
+def _limits(budget: Budget, known: Mapping[str, Cost], lower: Mapping[str, float] | None = None) -> Limits:
+    for term in budget.terms:
+        if term.cost not in known:
+            raise BudgetError(
+                f"the budget term {str(term)!r} does not depend on the number of tokens; token pruning meets budgets "
+                f"of macs and latency (known here: {', '.join(sorted(known)) or 'none'})"
+            )
+    return Limits(tuple((known[term.cost], (lower or {}).get(term.cost, term.limit)) for term in budget.terms))
+
+
+def _exact_macs(model: nn.Module, plan: Plan) -> float:
+    small = shadow_of(model, "meta")
+    attach(small, plan.tokens(), example_for(small, plan.inputs))
+    return macs(trace(small, example_for(small, plan.inputs))).total({})
+
+
+def token_graph(model: nn.Module, example: Any, count: int) -> Graph:
+    """The graph of a network whose blocks all get some number of patches; the first ones, for it is all the same.
+
+    Args:
+        model: the network, without selectors.
+        example: an input.
+        count: patches.
+    """
+    small = shadow_of(model, "meta")
+    layout = token_layout(model, example)
+    meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
+    if count < layout.patches:
+        attach(small, (KeepTokens(layout.names[0], count, "random"),), meta)
+    return trace(small, meta)
+
+
+def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> TokenCost:
+    """Multiply-accumulates of a network by the patches that its blocks get, without the selectors' own.
+
+    Args:
+        model: the network.
+        graph: of it.
+        packages: that selectors make.
+    """
+    example = example_for(model, graph.inputs)
+    layout = token_layout(model, example)
+    counts = [layout.patches - back for back in range(3)]
+    found = [block_macs(token_graph(model, example, count), layout.names, GATE) for count in counts]
+    table = quadratic([each[0] for each in found], layout.patches, layout.patches + len(layout.blocks))
+    return TokenCost("macs", "MAC", layout.names, layout.patches, packages, table, found[0][2])

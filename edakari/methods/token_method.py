@@ -1,0 +1,145 @@
+"""What all methods that prune tokens do alike: place selectors, meet the budget, train, and hand over."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+
+from edakari.core.method import Job, Outcome
+from edakari.core.plan import KeepTokens, Plan
+from edakari.core.protocols import Batch, Cost, Schedule
+from edakari.graph import example_for
+from edakari.methods.token_counts import TokenDesign, planned
+from edakari.methods.token_training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
+from edakari.surgery import apply
+from edakari.surgery.tokens import Adaptive, TokenLayout, attach, selections, token_layout
+
+__all__ = ["TokenTraining", "depth_of", "prune_tokens_by"]
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class TokenTraining:
+    """How selectors and network are trained.
+
+    Args:
+        imitation_epochs: in which selectors learn, without labels, what attention would keep.
+        selector_epochs: of selectors alone, with all losses.
+        joint_epochs: of selectors and network.
+        lr: peak learning rate of selectors alone.
+        joint_lr: of selectors and network together.
+        weight_decay: of both.
+        precision: "fp32", "bf16" or "fp16".
+        loss: weights of the terms.
+        dual_rate: step of the multipliers that hold the constraint; 0 leaves the penalty alone.
+        batches: most batches of the search split that thresholds are set by.
+    """
+
+    imitation_epochs: int
+    selector_epochs: int
+    joint_epochs: int
+    lr: float
+    joint_lr: float
+    weight_decay: float
+    precision: Literal["fp32", "bf16", "fp16"]
+    loss: TokenLoss
+    dual_rate: float
+    batches: int
+
+
+def depth_of(job: Job) -> int:
+    """Blocks of a job's network."""
+    return len(token_layout(job.model, example_for(job.model, job.graph.inputs)).blocks)
+
+
+def prune_tokens_by(
+    name: str, job: Job, design: TokenDesign, keep: Sequence[float] = (), training: TokenTraining | None = None
+) -> Outcome:
+    """From a design to an outcome: counts within the budget, selectors, training, thresholds.
+
+    Args:
+        name: of the method, noted in the plan.
+        job: network, budget and data.
+        design: which selectors stand where.
+        keep: shares of patches that the user named; searched where empty.
+        training: of selectors that learn; None for those that do not.
+    """
+
+    def solve(costs: Sequence[Cost]) -> Plan:
+        return dc.replace(planned(job, design, costs, keep), method=name)
+
+    plan = job.settle(solve, job.costs)
+    edits = {edit.block: edit.count for edit in plan.tokens()}
+    job.log("tokens", {f"{block} keeps": float(count) for block, count in edits.items()})
+    if not edits or training is None:
+        return Outcome(plan, apply(plan, job.model))
+    model = trained(job, plan, training)
+    return Outcome(plan, model)
+
+
+def trained(job: Job, plan: Plan, training: TokenTraining) -> torch.nn.Module:
+    """A network with the selectors of a plan, trained by the masks of its own decisions.
+
+    Args:
+        job: network and data.
+        plan: of the tokens.
+        training: how.
+    """
+    example = example_for(job.model, job.graph.inputs)
+    layout = token_layout(job.model, example)
+    teacher = copy.deepcopy(job.model).eval().requires_grad_(False)
+    model = attach(job.model, plan.tokens(), example)
+    targets = [edit.count / layout.patches for edit in plan.tokens()]
+    dual = DualAscent(targets, training.dual_rate) if training.dual_rate > 0 else None
+    trainer = TokenTrainer(job, Adaptive(model), teacher, layout, targets, training.loss, dual)
+    selectors = trainer.selector_parameters()
+    schedule = Schedule(
+        lr=training.lr,
+        optimizer="adamw",
+        weight_decay=training.weight_decay,
+        precision=training.precision,
+    )
+    hooks = [dual] if dual else []
+    if training.imitation_epochs and layout.names[0] not in {edit.block for edit in plan.tokens()}:
+        objective = imitation(trainer, attention_scores(trainer, plan, layout))
+        job.fit(trainer.student, objective, dc.replace(schedule, epochs=training.imitation_epochs), params=selectors)
+    if training.selector_epochs:
+        one = dc.replace(schedule, epochs=training.selector_epochs)
+        job.fit(trainer.student, trainer.objective, one, hooks=hooks, params=selectors)
+    if training.joint_epochs:
+        both = dc.replace(schedule, epochs=training.joint_epochs, lr=training.joint_lr)
+        job.fit(trainer.student, trainer.objective, both, hooks=hooks)
+    batches = [batch for batch, _ in zip(job.task.batches("search"), range(training.batches), strict=False)]
+    caps = calibrate(model, job.task.outputs, batches)
+    job.log("thresholds", {block: float(each.get_buffer("threshold")) for block, each in selections(model).items()})
+    job.log("fullest images", {block: float(cap) for block, cap in caps.items()})
+    return model.eval()
+
+
+def attention_scores(
+    trainer: TokenTrainer, plan: Plan, layout: TokenLayout
+) -> Callable[[Batch], Sequence[torch.Tensor]]:
+    """For a batch, how much the dense network's class token looks at each patch from each selector's block on.
+
+    Args:
+        trainer: has the dense network.
+        plan: of the tokens.
+        layout: of the network.
+    """
+    settings = (("package", "none"),)
+    watched = [KeepTokens(name, layout.patches, "evit", settings) for name in layout.names[1:]]
+    example = example_for(trainer.teacher, plan.inputs)
+    observer = Adaptive(attach(copy.deepcopy(trainer.teacher), watched, example)).eval()
+    places = [layout.names.index(edit.block) - 1 for edit in plan.tokens()]
+
+    @torch.no_grad()
+    def scores(batch: Batch) -> Sequence[torch.Tensor]:
+        observer.to(next(trainer.student.parameters()).device)
+        trainer.job.task.outputs(observer, batch)
+        seen = [torch.sigmoid(decision.score) for decision in observer.decisions]
+        return [torch.stack(seen[place:]).mean(0) for place in places]
+
+    return scores

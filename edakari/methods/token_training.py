@@ -1,0 +1,232 @@
+"""Training of token selectors: losses, the constraint on how many tokens stay, and thresholds that meet it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.method import Job
+from edakari.core.protocols import Batch, Hook, Objective, StepState
+from edakari.surgery.tokens import Adaptive, Decision, TokenLayout, gates, selections
+
+__all__ = ["DualAscent", "TokenLoss", "TokenTrainer", "calibrate", "imitation", "kept_ratios", "ratio_loss"]
+
+BOUND = 5.0
+"""Of a multiplier."""
+
+
+def kept_ratios(decisions: Sequence[Decision]) -> torch.Tensor:
+    """Share of all patches of a batch that each selector keeps, [selectors]: one mean over all images, so that images
+    may keep different numbers.
+    """
+    return torch.stack([decision.kept.mean() for decision in decisions])
+
+
+def ratio_loss(kept_S: torch.Tensor, target_S: torch.Tensor) -> torch.Tensor:
+    """Mean square of what is kept less what is to be kept (the authors' code; the meaning of the paper's
+    latency-sparsity loss, where the targets come from the table of latencies).
+    """
+    return ((kept_S - target_S) ** 2).mean()
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLoss:
+    """Weights of the terms; the authors' code has these.
+
+    Args:
+        ratio: of the squared distance from the ratios to be kept.
+        logits: of the divergence from the dense network's outputs.
+        tokens: of the distance from its tokens, over those that are left.
+    """
+
+    ratio: float = 2.0
+    logits: float = 0.5
+    tokens: float = 0.5
+
+
+class DualAscent(Hook):
+    """Multipliers that rise while too many tokens stay and fall while too few do; so the constraint is met.
+
+    differs: the authors have a penalty alone, and their logs miss the targets by 7 to 9 points.
+    """
+
+    def __init__(self, targets: Sequence[float], rate: float) -> None:
+        self.targets, self.rate = torch.tensor(targets), rate
+        self.multipliers = torch.zeros(len(targets))
+        self.kept = self.targets.clone()
+
+    def term(self, kept_S: torch.Tensor) -> torch.Tensor:
+        """What a step adds to the loss."""
+        self.kept = kept_S.detach()
+        over = kept_S - self.targets.to(kept_S)
+        return (self.multipliers.to(kept_S) * over).sum()
+
+    def after_step(self, state: StepState) -> None:
+        """See `Hook`."""
+        kept = self.kept.clone()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(kept)
+            kept /= dist.get_world_size()
+        step = self.rate * (kept.cpu().float() - self.targets)
+        self.multipliers = (self.multipliers + step).clamp(-BOUND, BOUND)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """See `Hook`."""
+        return {"multipliers": self.multipliers.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Hook`."""
+        self.multipliers = torch.tensor(state["multipliers"])
+
+
+@dc.dataclass
+class TokenTrainer:
+    """A network with selectors in training.
+
+    Args:
+        job: of the method.
+        student: masks tokens, by decisions that are drawn.
+        teacher: the dense network; frozen.
+        layout: of the tokens.
+        targets: share of all patches to be kept by each selector.
+        loss: weights of the terms.
+        dual: multipliers of the constraint; None leaves the penalty alone.
+    """
+
+    job: Job
+    student: Adaptive
+    teacher: nn.Module
+    layout: TokenLayout
+    targets: Sequence[float]
+    loss: TokenLoss
+    dual: DualAscent | None = None
+
+    def selector_parameters(self) -> list[nn.Parameter]:
+        """What is trained while the network is frozen."""
+        return [parameter for gate in gates(self.student.model) for parameter in gate.parameters()]
+
+    def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Task, ratio, logits and tokens (the authors' code, losses.py; weights in `TokenLoss`)."""
+        task = self.job.task
+        with _tokens_of(self.student.model, self.layout) as mine:
+            outputs = task.outputs(model, batch)
+        decisions = self.student.decisions
+        with torch.no_grad(), _tokens_of(self.teacher.to(outputs.device).eval(), self.layout) as theirs:
+            aims = task.outputs(self.teacher, batch)
+        kept_S = kept_ratios(decisions)
+        terms = dict(task.loss(outputs, batch))
+        terms["ratio"] = self.loss.ratio * ratio_loss(kept_S, torch.tensor(self.targets).to(kept_S))
+        if self.dual is not None:
+            terms["constraint"] = self.dual.term(kept_S)
+        if isinstance(outputs, torch.Tensor) and isinstance(aims, torch.Tensor):
+            student, aim = (functional.log_softmax(each.float(), dim=-1) for each in (outputs, aims))
+            terms["logits"] = self.loss.logits * functional.kl_div(student, aim, log_target=True, reduction="batchmean")
+        terms["tokens"] = self.loss.tokens * token_distance(mine[0], theirs[0], decisions[-1].kept)
+        return terms
+
+
+def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of the patches that are left, each token normalised; packages are left out.
+
+    differs: the authors compare behind the final layer norm; tokens are normalised without its weights here, since not
+    every network has one.
+
+    Args:
+        mine_BNC: patches of the network in training.
+        theirs_BNC: of the dense one.
+        kept_BN: 1 where a patch is left behind the last selector.
+    """
+    kept_BN = kept_BN.detach()
+    width = mine_BNC.shape[-1:]
+    mine, theirs = (functional.layer_norm(each.float(), width) for each in (mine_BNC, theirs_BNC))
+    each_BN = ((mine - theirs) ** 2).mean(-1)
+    return (each_BN * kept_BN).sum() / kept_BN.sum().clamp_min(1.0)
+
+
+@contextlib.contextmanager
+def _tokens_of(model: nn.Module, layout: TokenLayout) -> Iterator[list[torch.Tensor]]:
+    """Patches behind the last block in the forward pass that runs in the block."""
+    found: list[torch.Tensor] = []
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        tokens = output[0] if isinstance(output, tuple) else output
+        found.append(tokens[:, layout.prefix : layout.prefix + layout.patches])
+
+    handle = model.get_submodule(layout.names[-1]).register_forward_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch.Tensor]]) -> Objective:
+    """Selectors learn to keep what a teacher's scores rank highest, without labels; the network stays as it is.
+
+    differs: the authors' selectors begin with random weights; these begin with what attention says of tokens.
+
+    Args:
+        trainer: of the network.
+        scores_of: for a batch, scores of all patches for each selector, [B, N] each.
+    """
+
+    def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        aims = scores_of(batch)
+        trainer.job.task.outputs(model, batch)
+        total = torch.zeros(())
+        for decision, aim, share in zip(trainer.student.decisions, aims, trainer.targets, strict=True):
+            keep = _highest(aim.to(decision.score), share)
+            alive = torch.isfinite(decision.score)
+            each = functional.binary_cross_entropy_with_logits(
+                torch.where(alive, decision.score, torch.zeros_like(decision.score)), keep, reduction="none"
+            )
+            total = total.to(each) + (each * alive).sum() / alive.sum().clamp_min(1)
+        return {"imitation": total}
+
+    return objective
+
+
+def _highest(score_BN: torch.Tensor, share: float) -> torch.Tensor:
+    count = max(1, int(share * score_BN.shape[1]))
+    places = score_BN.topk(count, dim=1).indices
+    return torch.zeros_like(score_BN).scatter(1, places, 1.0)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batches: Sequence[Batch]) -> dict[str, int]:
+    """Set the threshold of each selector so that it keeps on average what the plan says, one after the other.
+
+    Args:
+        model: a network with selectors; their thresholds are set in place.
+        outputs: runs a network on a batch.
+        batches: to calibrate on.
+
+    Returns:
+        Patches that 95 % of images keep at most behind each selector, rounded up to 8, by block.
+    """
+    training = model.training
+    caps = {}
+    for place, (block, selection) in enumerate(selections(model.eval()).items()):
+        runner = Adaptive(model, "mask", "threshold").eval()
+        found = [_decision(runner, outputs, batch, place) for batch in batches]
+        score = torch.cat([decision.score[torch.isfinite(decision.score)].flatten() for decision in found])
+        images = sum(len(decision.kept) for decision in found)
+        wanted = min(selection.settings.count * images, len(score))
+        ranked = torch.sigmoid(score.sort(descending=True).values)
+        threshold = ranked[wanted - 1] if wanted else torch.ones_like(ranked[0]) * 2
+        selection.get_buffer("threshold").copy_(threshold)
+        counts = torch.cat([_decision(runner, outputs, batch, place).kept.sum(1) for batch in batches])
+        caps[block] = -(-int(torch.quantile(counts.float(), 0.95)) // 8) * 8
+    model.train(training)
+    return caps
+
+
+def _decision(runner: Adaptive, outputs: Callable[[nn.Module, Batch], Any], batch: Batch, place: int) -> Decision:
+    outputs(runner, batch)
+    return runner.decisions[place]

@@ -1,0 +1,115 @@
+"""The latency of a network by its numbers of tokens: each block from a table, fitted to networks timed whole."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.plan import Plan
+from edakari.cost.latency import Table, extended, fit_latency, latency_cost, network_key, wanted
+from edakari.cost.latency.calibrate import FEWEST
+from edakari.cost.tokens import TokenCost, block_latencies, interpolated
+from edakari.graph import example_for, trace
+from edakari.methods.token_counts import TokenDesign, geometric, quarters, token_graph
+from edakari.run.bench import Bench, Tell, filled_uses
+from edakari.surgery import apply
+from edakari.surgery.tokens import token_layout
+from edakari.surgery.tokens.gate import GATE
+
+__all__ = ["token_calibrated", "token_cost", "token_filled", "token_graphs", "token_key"]
+
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Of all patches, at which blocks are timed."""
+STRENGTHS = (0.05, 0.15, 0.3, 0.5)
+"""Of the schedules that are timed whole; as many as a fit needs."""
+
+
+def token_graphs(model: nn.Module, graph: Graph) -> dict[int, Graph]:
+    """Graphs of a network at the numbers of patches that are timed.
+
+    Args:
+        model: the network.
+        graph: of it, on the inputs that are timed.
+    """
+    example = example_for(model, graph.inputs)
+    patches = token_layout(model, example).patches
+    counts = dict.fromkeys(max(1, round(share * patches)) for share in SHARES)
+    return {count: graph if count == patches else token_graph(model, example, count) for count in counts}
+
+
+def token_filled(graphs: Mapping[int, Graph], bench: Bench, tell: Tell) -> tuple[Table, dict[str, Any]]:
+    """The table with every block at every number of patches; see `edakari.run.bench.filled`."""
+    return filled_uses([use for graph in graphs.values() for use in wanted(graph, ())], bench, tell)
+
+
+def token_key(graph: Graph) -> str:
+    """What the calibration of a network's tokens is filed under."""
+    return f"tokens {network_key(graph)}"
+
+
+def token_cost(model: nn.Module, graphs: Mapping[int, Graph], table: Table) -> TokenCost:
+    """The predicted latency by numbers of tokens, with the network's calibration if the table has one.
+
+    Args:
+        model: the network.
+        graphs: as `token_graphs` gives them.
+        table: has their layers.
+
+    Raises:
+        MeasurementError: layers are missing in the table.
+    """
+    most = max(graphs)
+    layout = token_layout(model, example_for(model, graphs[most].inputs))
+    parts = {count: block_latencies(graph, table, layout.names, GATE) for count, graph in graphs.items()}
+    times = interpolated({count: part[0] for count, part in parts.items()}, most + len(layout.blocks))
+    constant = latency_cost(graphs[most], dc.replace(table, fits={}), ()).constant
+    cost = TokenCost("latency", "ms", layout.names, most, "one", times, parts[most][2], constant=constant)
+    fit = table.fits.get(token_key(graphs[most]))
+    return cost if fit is None else dc.replace(cost, constant=fit.constant_ms, scale=fit.scale)
+
+
+def token_calibrated(
+    model: nn.Module, graphs: Mapping[int, Graph], bench: Bench, tell: Tell
+) -> tuple[Table, dict[str, Any]]:
+    """The table with a fit of the predictions to networks with fewer tokens that are timed whole.
+
+    Args:
+        model: the network, on the CPU.
+        graphs: as `token_graphs` gives them.
+        bench: where; its table has their layers.
+        tell: told how it goes.
+
+    Returns:
+        The table, and how far predictions were off, as plain values.
+    """
+    table, dense = bench.table(), graphs[max(graphs)]
+    tell(f"{bench.runtime.name}: timing {FEWEST} networks with fewer tokens to fit the predictions")
+    graph = trace(model, example_for(model, dense.inputs))
+    layout = token_layout(model, example_for(model, dense.inputs))
+    design = TokenDesign(selector="random", blocks=quarters(len(layout.blocks)), settings={"package": "merge"})
+    plans = [
+        Plan(
+            design.edits(layout, geometric(strength, layout.patches, len(design.blocks))),
+            graph.fingerprint,
+            graph.inputs,
+        )
+        for strength in STRENGTHS
+    ]
+    timings = list(bench.timed({str(place): apply(plan, model) for place, plan in enumerate(plans)}).values())
+    measured, sizes = [timing.median_ms for timing in timings], [plan.sizes() for plan in plans]
+    cost = token_cost(model, graphs, dc.replace(table, fits={}))
+    fit = fit_latency(cost, sizes, measured)
+    errors = np.abs(np.array([cost.predict(each) for each in sizes]) / measured - 1.0)
+    return extended(table, {}, {token_key(dense): fit}), {
+        "repeats": bench.repeats,
+        "fit": dc.asdict(fit),
+        "unfitted_median_error": float(np.median(errors)),
+        "networks": [
+            {"layers_ms": cost.predict(each), **dc.asdict(timing)} for each, timing in zip(sizes, timings, strict=True)
+        ],
+    }
