@@ -17,13 +17,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.graph import Graph
+from edakari.core.layout import kept as kept_positions
 from edakari.core.method import Job
+from edakari.core.plan import Plan
 from edakari.core.protocols import Batch, Schedule, Task
 from edakari.errors import DataError, ModelError
 from edakari.graph.taps import Tap, Tapped
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
 from edakari.models.weights import weights_digest
+from edakari.surgery.apply import masks_of
 from edakari.train.best import KeepBest, judging
 
 __all__ = [
@@ -42,10 +46,12 @@ __all__ = [
     "labelled",
     "roughness",
     "unchanged",
+    "widened",
 ]
 
 M = TypeVar("M", bound=nn.Module)
 LabelSource = Literal["data", "predicted"]
+_Terms = Mapping[str, torch.Tensor]
 EDGE = 0.3
 """Weight of the image's border in the roughness of a mask."""
 
@@ -241,18 +247,26 @@ def fit_explainer(
         explainer = Explainer(sizes, classes, frame, settings.family).to(next(job.model.parameters()).device)
     model = Explained(job.model, taps, explainer)
 
-    def objective(network: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+    def judged(network: nn.Module, batch: Batch, sample: Callable[[torch.Tensor], torch.Tensor]) -> _Terms:
         images, labels = labelled(batch, settings.labels)
         logits, raw = network(images, labels)
-        sample = relaxed_sample(explainer.mask(raw), settings.temperature)
-        said = predictor.to(images.device)(images * sample)
+        shown = sample(explainer.mask(raw))
+        said = predictor.to(images.device)(images * shown)
         return {
             "divergence": divergence(logits.detach(), said),
-            "area": settings.area * area(sample, settings.power),
-            "roughness": settings.roughness * roughness(sample),
+            "area": settings.area * area(shown, settings.power),
+            "roughness": settings.roughness * roughness(shown),
         }
 
-    best = KeepBest(explainer, lambda: agreement(job.task, model, predictor, settings.labels))
+    def objective(network: nn.Module, batch: Batch) -> _Terms:
+        return judged(network, batch, lambda mask: relaxed_sample(mask, settings.temperature))
+
+    def figure() -> float:
+        # differs: the authors keep what agrees most, which are masks that show the whole image
+        found = [judged(model, _moved(batch, model), lambda mask: mask) for batch in job.task.batches("search")]
+        return -float(torch.stack([torch.stack(list(terms.values())).sum() for terms in found]).mean())
+
+    best = KeepBest(explainer, figure)
     with unchanged("fitting the explainer", job.model, predictor):
         job.fit(model, objective, settings.schedule, hooks=[best], params=list(explainer.parameters()))
     best.restore()
@@ -260,6 +274,19 @@ def fit_explainer(
         found = agreement(job.task, model, predictor, settings.labels)
     job.log("explainer", {"agreement": found, "best epoch": best.epoch})
     return Saliency(tuple(taps), frozen(explainer), predictor, found)
+
+
+def widened(plan: Plan, graph: Graph) -> Callable[[Tap, torch.Tensor], torch.Tensor]:
+    """Puts zeros where a plan has removed channels of a feature map, so that an explainer can read a cut network."""
+    masks = masks_of(plan, graph)
+
+    def whole(tap: Tap, features: torch.Tensor) -> torch.Tensor:
+        kept = torch.from_numpy(kept_positions(tap.layout, masks)).to(features.device)
+        full = features.new_zeros(len(features), len(kept), *features.shape[2:])
+        full[:, kept] = features
+        return full
+
+    return whole
 
 
 def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelSource) -> float:

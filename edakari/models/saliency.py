@@ -137,6 +137,17 @@ class FreeHead(nn.Module):
             return found
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
+    def centre_and_width(self, raw_N2HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centre [N, 2] and width [N] of the radial mask with the same mean and spread, in pixels."""
+        mask_NHW = self.mask(raw_N2HW)[:, 0]
+        share_NHW = mask_NHW / mask_NHW.sum((1, 2), keepdim=True)
+        places = [torch.arange(size, device=share_NHW.device) for size in share_NHW.shape[1:]]
+        profiles = [share_NHW.sum(2), share_NHW.sum(1)]
+        means = [(profile * place).sum(1) for profile, place in zip(profiles, places, strict=True)]
+        squares = [(profile * place.square()).sum(1) for profile, place in zip(profiles, places, strict=True)]
+        variance_N = sum(square - mean.square() for square, mean in zip(squares, means, strict=True)) / 2
+        return torch.stack(means, 1), torch.as_tensor(variance_N).sqrt()
+
     def mask(self, raw_N2HW: torch.Tensor) -> torch.Tensor:
         """Masks, float32 [N, 1, height, width]."""
         strength_N2HW = raw_N2HW.abs()

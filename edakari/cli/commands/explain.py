@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from edakari.cli.commands.explain_isp import isp
 from edakari.cli.commands.explain_rfc import rfc
 
 __all__ = ["explain"]
 
 explain = typer.Typer(help="Draw why something was pruned, into a run's folder and its report.", no_args_is_help=True)
+explain.command()(isp)
 explain.command()(rfc)
