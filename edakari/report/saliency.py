@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,16 +120,7 @@ def draw_saliency(view: SaliencyView, folder: str | Path, columns: int = 10) -> 
     return Explanation(
         name="isp",
         title="Where the network looks",
-        text=(
-            "An explainer gives each image a mask: centre and width of where a network looks for the image's class. It "
-            "was trained on the dense network and stays as it is; what changes is the network under it. Over "
-            f"{len(view.images)} validation images the masks of dense and pruned network overlap by "
-            f"{found['overlap_median']:.0%} (median), and their centres lie {found['shift_median_px']:.1f} pixels "
-            f"apart ({found['shift_median_px'] / side:.0%} of the image's side). A second network, which sees only what "
-            f"a mask shows ({found['shown_dense']:.0%} of the image), gives the same class as the dense network does in "
-            f"{found['agreement_dense']:.1%} of the cases, and with the pruned network's masks as the pruned network "
-            f"does in {found['agreement_pruned']:.1%}."
-        ),
+        text=_text(found, len(view.images), side),
         pictures=(
             Picture(
                 file="isp-images.png",
@@ -144,6 +135,20 @@ def draw_saliency(view: SaliencyView, folder: str | Path, columns: int = 10) -> 
                 "change lies on the line.",
             ),
         ),
+    )
+
+
+def _text(found: Mapping[str, float], images: int, side: float) -> str:
+    shift = found["shift_median_px"]
+    return (
+        "An explainer gives each image a mask: centre and width of where a network looks for the image's class. It was "
+        "trained on the dense network and stays as it is; what changes is the network under it. "
+        f"Over {images} validation images the masks of the dense and the pruned network overlap by "
+        f"{found['overlap_median']:.0%} (median), and their centres lie {shift:.1f} pixels apart "
+        f"({shift / side:.0%} of the image's side). A second network sees only what a mask shows, "
+        f"{found['shown_dense']:.0%} of the image: with the dense network's masks it names the dense network's class "
+        f"in {found['agreement_dense']:.1%} of the cases, with the pruned network's masks the pruned network's in "
+        f"{found['agreement_pruned']:.1%}."
     )
 
 
