@@ -15,10 +15,10 @@ def accuracy(results: Mapping[str, Any]) -> str:
     for arm in dict.fromkeys(row["arm"] for row in rows):
         cells = [_cell([row for row in rows if (row["arm"], row["budget"]) == (arm, budget)]) for budget in budgets]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
-    environment, settings = results["environment"], results["settings"]
+    environment, seeds = results["environment"], len({row["seed"] for row in rows})
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     how = (
-        f"Dense network: {rows[0]['dense_top1']:.2%}. Mean ± standard deviation of {settings['seeds']} seeds, in "
+        f"Dense network: {rows[0]['dense_top1']:.2%}. Mean ± standard deviation of {seeds} seeds, in "
         f"brackets the shares of multiply-accumulates and of the latency that are left. {environment['date']}, "
         f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
     )

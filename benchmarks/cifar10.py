@@ -5,14 +5,15 @@
 DATA is the folder of train.npz and test.npz (`images`, uint8 [N, 32, 32, 3], and `labels`). One dense network is
 trained first, on all training images. Every arm then starts from it and sees the same number of images: a
 method that trains while it prunes has its epochs taken from the fine-tuning. The network is judged once, at the end of
-its training, on images that nothing was chosen by. A run goes on where an earlier one stopped, arm by arm; several can
-share the work with --part 1/2 and --part 2/2. --time measures all finished networks in one go, on a quiet machine.
+its training, on images that nothing was chosen by. A run goes on where an earlier one stopped, arm by arm. --time then
+measures the latency of all finished networks in one go, on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import subprocess
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from core import environment
+
+from edakari.core.files import replacing
 
 RECIPE = "recipes/cifar10_resnet20.yaml"
 LATENCY = ("latency.runtime=onnxruntime", "latency.repeats=200", "latency.spread=1.0")
@@ -49,13 +52,15 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 PEERS = ("torch-pruning group norm", "torch-pruning taylor")
 BUDGETS = ("macs<=50%", "macs<=30%", "latency<=60%")
 ROUND_TO = 8
+SETTINGS = ("epochs", "lr", "limit", "dense_epochs")
+"""What an arm's result depends on beside the code."""
 
 
 def trained(arguments: argparse.Namespace) -> Path:
     """The dense network."""
-    path: Path = arguments.work / "dense.safetensors"
+    path: Path = arguments.dense or arguments.work / "dense.safetensors"
+    arguments.work.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        arguments.work.mkdir(parents=True, exist_ok=True)
         settings = [*data(arguments.data), "model.weights=null", f"train.epochs={arguments.dense_epochs}"]
         command_line("train", RECIPE, "--output", path, *sets(settings))
     return path
@@ -210,7 +215,7 @@ def shrunk(arm: str, model: Any, task: Any, share: Callable[[Any], float]) -> An
     return small
 
 
-def add_times(results: dict[str, Any], dense: Path, repeats: int) -> None:
+def add_times(arms: Mapping[str, dict[str, Any]], work: Path, repeats: int) -> None:
     """The exported files of all arms beside the dense one, in turns with it, in plain ONNX Runtime."""
     import numpy as np
     import onnxruntime
@@ -222,13 +227,15 @@ def add_times(results: dict[str, Any], dense: Path, repeats: int) -> None:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype("float32")
-    whole = session(dense)
-    for row in results.values():
+    dense = session(next(work.glob("magnitude_*/export/dense.onnx")))
+    for row in arms.values():
+        if not Path(row["onnx"]).is_file():
+            continue
         pruned, ratios = session(row["onnx"]), []
         name = pruned.get_inputs()[0].name
         for _ in range(repeats):
             times = []
-            for each in (whole, pruned):
+            for each in (dense, pruned):
                 start = time.perf_counter()
                 each.run(None, {name: image})
                 times.append(time.perf_counter() - start)
@@ -258,6 +265,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/cifar10"), help="folder of the runs")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--dense", type=Path, help="weights of the dense network; trained where there are none")
     parser.add_argument("--arms", nargs="+", default=[*ARMS, *PEERS], choices=[*ARMS, *PEERS])
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -265,35 +273,32 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--limit", type=int, help="training images of every arm; the dense network has all")
     parser.add_argument("--dense-epochs", type=int, default=12)
-    parser.add_argument("--part", default="1/1", help="K/N: every N-th arm, beginning with the K-th")
     parser.add_argument("--time", action="store_true", help="only measure the latency of what is there")
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
     dense = trained(arguments)
-    part, parts = map(int, arguments.part.split("/"))
-    work = [(s, b, a) for s in range(arguments.seeds) for b in arguments.budgets for a in arguments.arms]
-    for number, (seed, budget, arm) in enumerate(() if arguments.time else work):
-        path = arguments.work / f"{arm}_{budget}_{seed}.json".replace(" ", "")
-        if number % parts == part - 1 and not path.is_file():
-            row = (own_arm if arm in ARMS else peer_arm)(arm, budget, seed, dense, arguments)
-            path.write_text(json.dumps({"arm": arm, "budget": budget, "seed": seed, **row}, indent=2) + "\n")
-            print(f"{budget} {arm}, seed {seed}: {row['top1']:.2%} in {row['seconds']:.0f} s", flush=True)
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(arguments.work.glob("*_*_?.json"))}
+    settings = {key: getattr(arguments, key) for key in SETTINGS}
+    results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"arms": {}}
+    if results.get("settings", settings) != settings:
+        raise SystemExit(f"{arguments.output} holds arms of other settings: {results['settings']}")
+    arms: dict[str, Any] = results["arms"]
+
+    def keep() -> None:
+        content = {"environment": environment(["python", *sys.argv]), "settings": settings, "arms": arms}
+        with replacing(arguments.output) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
     if arguments.time:
-        reference = next(iter(arguments.work.glob("magnitude_*/export/dense.onnx")))
-        add_times(results, reference, 2000)
-        content = {
-            "environment": environment(["python", *sys.argv]),
-            "settings": settings_of(arguments),
-            "arms": results,
-        }
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
-    print(table(results))
-
-
-def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the result depends on beside the code."""
-    return {key: getattr(arguments, key) for key in ("seeds", "epochs", "lr", "limit", "dense_epochs")}
+        add_times(arms, arguments.work, 2000)
+        keep()
+    else:
+        for seed, budget, arm in itertools.product(range(arguments.seeds), arguments.budgets, arguments.arms):
+            key = f"{arm}, {budget}, seed {seed}"
+            if key not in arms:
+                row = (own_arm if arm in ARMS else peer_arm)(arm, budget, seed, dense, arguments)
+                arms[key] = {"arm": arm, "budget": budget, "seed": seed, **row}
+                keep()
+                print(f"{key}: {row['top1']:.2%} in {row['seconds']:.0f} s", flush=True)
+    print(table(arms))
 
 
 if __name__ == "__main__":
