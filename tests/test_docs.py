@@ -24,6 +24,7 @@ from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
 from edakari.run import DistillSettings, LatencySettings, LimitSettings, MeasureSettings, read_recipe, recipe_from
 from edakari.run.recipe import KEYS
+from edakari.run.settings import BankSettings, TeachSettings
 from edakari.tasks import DataSettings
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +117,8 @@ SECTIONS = {
     "data": [DataSettings],
     "latency": [LatencySettings],
     "limits": [LimitSettings],
-    "finetune and train": [Schedule],
+    "finetune and train": [Schedule, TeachSettings],
+    "finetune.bank": [BankSettings],
     "finetune.distill": [DistillSettings],
     "measure": [MeasureSettings],
     "method": list(registered().values()),

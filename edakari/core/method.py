@@ -88,11 +88,14 @@ class Outcome:
         plan: for the network as it was in the job; `apply(plan, fresh)` has the keys and shapes of `model`.
         model: the pruned network, with the weights to go on from.
         finetune: objective of the fine-tuning; None is the task's own.
+        teachers: gives so many networks that the method went through, the best one first, to teach the pruned one by
+            what they gave; None where it went through none.
     """
 
     plan: Plan
     model: nn.Module
     finetune: Objective | None = None
+    teachers: Callable[[int], Sequence[nn.Module]] | None = None
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import collections
 import contextlib
 import dataclasses as dc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -55,12 +55,23 @@ class Masks:
         groups: maskable groups and branches.
         mode: what removed positions get.
         scale_norms: multiply the batch normalisation behind a masked layer by the share of inputs that is kept.
+        lengthened: weights, with the modules that use them, that are multiplied so that what is kept of their rows and
+            columns has the Frobenius norm of the whole.
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, groups: Sequence[Group], mode: Mode = "soft", scale_norms: bool = False
+        self,
+        model: nn.Module,
+        graph: Graph,
+        groups: Sequence[Group],
+        mode: Mode = "soft",
+        scale_norms: bool = False,
+        lengthened: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.graph, self.groups, self.mode = model, graph, tuple(groups), mode
+        self.lengthened = dict(lengthened or {})
+        self._energies = {name: _energies(model.get_parameter(name)) for name in self.lengthened}
+        self._lengths: dict[str, float] = {}
         structure = structure_of(graph)
         names = {group.name for group in groups}
         self.offsets: dict[str, int] = {}
@@ -102,7 +113,7 @@ class Masks:
         """
         self.kept = kept.clone()
         self._row = torch.cat([kept, torch.ones(1, dtype=torch.bool)])
-        self._positions, self._scales = {}, {}
+        self._positions, self._scales, self._lengths = {}, {}, {}
         self._dropped = frozenset(branch.name for branch in self.branches if not bool(kept[self.offsets[branch.name]]))
         if self.mode == "permanent":
             with torch.no_grad():
@@ -150,6 +161,28 @@ class Masks:
             self._scales[norm] = 1.0 if mask is None else float(mask.double().mean())
         return self._scales[norm]
 
+    def length(self, weight: str) -> float:
+        """What a lengthened weight is multiplied by."""
+        if weight not in self._lengths:
+            left_OI = self._energies[weight]
+            for dim in (0, 1):
+                mask = self._product(self.graph.layouts[weight][dim])
+                left_OI = left_OI if mask is None else left_OI.index_select(dim, mask.nonzero().view(-1))
+            whole, left = float(self._energies[weight].sum()), float(left_OI.sum())
+            self._lengths[weight] = (whole / left) ** 0.5 if 0 < left < whole else 1.0
+        return self._lengths[weight]
+
+    def touched(self, group: str) -> frozenset[str]:
+        """The modules that compute otherwise when the mask of a group changes."""
+        layouts = self.graph.layouts
+        found = {read.caller for read in self.reads if group in names_in(layouts[read.weight][read.dim])}
+        found |= {
+            read.norm_caller for read in self.scaled.values() if group in names_in(layouts[read.weight][read.dim])
+        }
+        found |= {caller for name, caller in self.lengthened.items() if group in names_in(*layouts[name][:2])}
+        found |= {norm.module for norm in self.layer_norms if group in names_in(norm.layout)}
+        return frozenset(found | {branch.exit for branch in self.branches if branch.name == group})
+
     def on_coordinates(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
         """Add figures on the positions of a dimension to the coordinates that they belong to, in place.
 
@@ -176,9 +209,11 @@ class Masks:
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Write what the masks do to parameters that a cut leaves into them: the scales of batch normalisations."""
+        """Write what the masks do to parameters that a cut leaves into them: the scales of norms, and lengths."""
         for norm in self.scaled:
             self.model.get_parameter(norm).mul_(self.scale(norm))
+        for weight in self.lengthened:
+            self.model.get_parameter(weight).mul_(self.length(weight))
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -202,6 +237,10 @@ class Masks:
         found: dict[str, list[_StandIn]] = collections.defaultdict(list)
         for read in self.reads:
             found[read.caller].append(_StandIn.of(read.weight, read.caller, _masked(self, read)))
+        read_here = {read.weight for read in self.reads}
+        for weight, caller in self.lengthened.items():
+            if weight not in read_here:
+                found[caller].append(_StandIn.of(weight, caller, _longer(self, weight)))
         for norm, read in self.scaled.items():
             found[read.norm_caller].append(_StandIn.of(norm, read.norm_caller, _rescaled(self, norm)))
         return found
@@ -251,11 +290,26 @@ def _masked(masks: Masks, read: WeightRead) -> Callable[[torch.Tensor], torch.Te
     def make(weight: torch.Tensor) -> torch.Tensor:
         along = masks._along(read, weight)
         if isinstance(along, float):
-            return weight
+            return longer(weight)
         made: torch.Tensor = _Straight.apply(weight, along) if masks.mode == "soft" else weight * along
-        return made
+        return longer(made)
+
+    longer = _longer(masks, read.weight)
+    return make
+
+
+def _longer(masks: Masks, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def make(weight: torch.Tensor) -> torch.Tensor:
+        length = masks.length(name) if name in masks.lengthened else 1.0
+        return weight if length == 1.0 else weight * length
 
     return make
+
+
+def _energies(weight: torch.Tensor) -> torch.Tensor:
+    """Squares of a weight, summed over its kernel, float64 [rows, columns] on the CPU."""
+    squares = weight.detach().double().square().cpu()
+    return squares.flatten(2).sum(2) if squares.dim() > 2 else squares
 
 
 def _rescaled(masks: Masks, norm: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
 
-__all__ = ["LayerNormRead", "Structure", "WeightRead", "WeightWrite", "names_in", "structure_of"]
+__all__ = ["Layer", "LayerNormRead", "Structure", "WeightRead", "WeightWrite", "layers_of", "names_in", "structure_of"]
 
 CONVOLUTIONS = frozenset({"aten.convolution", "aten._convolution"})
 LINEARS = frozenset({"linear", "aten.linear"})
@@ -57,6 +57,23 @@ class WeightRead:
     caller: str
     norm: str = ""
     norm_caller: str = ""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution or linear layer.
+
+    Args:
+        weight: name of the parameter.
+        caller: module that uses it.
+        normed: a batch normalisation is right behind it.
+        last: what it writes belongs to no group, such as logits.
+    """
+
+    weight: str
+    caller: str
+    normed: bool
+    last: bool
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -126,6 +143,18 @@ def structure_of(graph: Graph) -> Structure:
                 closed.setdefault(name, f"{operator.name} in {operator.module or 'the network'}")
     closed.update(_read_in_two_ways(graph, tuple(reads)))
     return Structure(tuple(reads), tuple(writes), tuple(layer_norms), closed)
+
+
+def layers_of(graph: Graph) -> tuple[Layer, ...]:
+    """The convolutions and linear layers of a network, in order of use, each weight once."""
+    found: dict[str, Layer] = {}
+    for place, operator in enumerate(graph.operators):
+        layer = _layer(graph, place)
+        if layer is not None:
+            weight, dim, caller = layer
+            whole = operator.settings.get("groups", 1) == 1 and not names_in(graph.layouts[weight][1 - dim])
+            found.setdefault(weight, Layer(weight, caller, _norm_behind(graph, place) is not None, whole))
+    return tuple(found.values())
 
 
 def names_in(*layouts: Layout) -> tuple[str, ...]:

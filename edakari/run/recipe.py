@@ -15,7 +15,16 @@ from edakari.cost.runtimes import runtime_named
 from edakari.errors import EdakariError, RecipeError
 from edakari.models import ModelSpec
 from edakari.run.sections import Problem, check, plain, unknown_key
-from edakari.run.settings import DistillSettings, ExportFormat, LatencySettings, LimitSettings, MeasureSettings, Recipe
+from edakari.run.settings import (
+    BankSettings,
+    DistillSettings,
+    ExportFormat,
+    LatencySettings,
+    LimitSettings,
+    MeasureSettings,
+    Recipe,
+    TeachSettings,
+)
 from edakari.run.yaml_file import override, read_yaml
 from edakari.tasks import DataSettings
 
@@ -90,7 +99,7 @@ class _Checker:
         model = self._check(ModelSpec, self._named("model"), "model")
         data = self._check(DataSettings, self.content.get("data", {}), "data")
         method = self._method()
-        finetune, distill = self._finetune()
+        finetune, distill, teach, bank = self._finetune()
         train = self._optional(Schedule, "train")
         measure = self._optional(MeasureSettings, "measure")
         budget = self._budget(top.budget) if top else None
@@ -99,7 +108,9 @@ class _Checker:
         limits = self._limits(timed)
         self._runtimes("measure.runtimes[{}]", measure.runtimes if measure else ())
         self._runtimes("latency.runtime", (latency.runtime,) if latency else ())
-        if self.problems or not (top and model and latency and data and limits and method and budget and distill):
+        if self.problems or not (top and model and latency and data and limits and method and budget):
+            return None
+        if not (distill and teach and bank):
             return None
         latency = latency if timed else None
         parts = {"data": data, "latency": latency, "limits": limits, "train": train, "measure": measure}
@@ -107,7 +118,9 @@ class _Checker:
         content = {
             "model": plain(model),
             "method": {"name": method[0], **plain(method[1])},
-            "finetune": {**plain(finetune), "distill": plain(distill)} if finetune else None,
+            "finetune": {**plain(finetune), **plain(teach), "distill": plain(distill), "bank": plain(bank)}
+            if finetune
+            else None,
             **written,
             **plain(top),
         }
@@ -120,6 +133,8 @@ class _Checker:
             limits=limits,
             finetune=finetune,
             distill=distill,
+            teach=teach,
+            bank=bank,
             train=train,
             measure=measure,
             export=top.export,
@@ -161,13 +176,21 @@ class _Checker:
         method = self._check(cls, {key: value for key, value in content.items() if key != "name"}, "method", "name")
         return (content["name"], method) if method is not None else None
 
-    def _finetune(self) -> tuple[Schedule | None, DistillSettings | None]:
+    def _finetune(
+        self,
+    ) -> tuple[Schedule | None, DistillSettings | None, TeachSettings | None, BankSettings | None]:
         content = self.content.get("finetune")
         if not isinstance(content, Mapping):
-            return self._optional(Schedule, "finetune"), DistillSettings()
+            return self._optional(Schedule, "finetune"), DistillSettings(), TeachSettings(), BankSettings()
         distill = self._check(DistillSettings, content.get("distill") or {}, "finetune.distill")
-        schedule = self._check(Schedule, {k: v for k, v in content.items() if k != "distill"}, "finetune", "distill")
-        return schedule, distill
+        bank = self._check(BankSettings, content.get("bank") or {}, "finetune.bank")
+        own = [field.name for field in dc.fields(TeachSettings)]
+        teach = self._check(TeachSettings, {k: content[k] for k in own if k in content}, "finetune")
+        rest = {key: value for key, value in content.items() if key not in ("distill", "bank", *own)}
+        schedule = self._check(Schedule, rest, "finetune", "distill", "bank", *own)
+        if teach and distill and teach.teacher == "dense" and distill.weight == 0:
+            self.problems.append(Problem("finetune.distill.weight", "must be above 0 where the dense network teaches"))
+        return schedule, distill, teach, bank
 
     def _budget(self, text: str) -> Budget | None:
         try:

@@ -13,7 +13,16 @@ from edakari.cost.measure import WARMUP
 from edakari.models import ModelSpec
 from edakari.tasks import DataSettings
 
-__all__ = ["DistillSettings", "ExportFormat", "LatencySettings", "LimitSettings", "MeasureSettings", "Recipe"]
+__all__ = [
+    "BankSettings",
+    "DistillSettings",
+    "ExportFormat",
+    "LatencySettings",
+    "LimitSettings",
+    "MeasureSettings",
+    "Recipe",
+    "TeachSettings",
+]
 
 ExportFormat = Literal["onnx", "program"]
 
@@ -46,6 +55,40 @@ class DistillSettings:
 
     weight: float = 0.0
     temperature: float = 4.0
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class TeachSettings:
+    """What the pruned network sees while it is fine-tuned, and who teaches it.
+
+    Args:
+        views: draws of the augmentation of each image in a batch.
+        teacher: "dense" is the dense network, as `distill` says; "bank" a memory bank of what some networks gave. null
+            is "dense" where `distill` has a weight, and nobody where it has none.
+    """
+
+    views: int = 1
+    teacher: Literal["dense", "bank"] | None = None
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class BankSettings:
+    """The memory bank: the outputs of networks between the dense and the pruned one, written once.
+
+    Args:
+        teachers: number of networks: of those that the method went through, or on the straight way to its plan.
+        temperature: that logits are divided by; null is 4, and 10 from 1000 classes on.
+        gate: a teacher counts if it is nearer to the best one than the student is ("distance"), or if its loss is not
+            above the student's ("loss").
+        share: factor of the divergence from the teachers beside the task's loss.
+        folder: where the bank is kept; null is the run folder, until the run is finished.
+    """
+
+    teachers: int = 5
+    temperature: float | None = None
+    gate: Literal["distance", "loss"] = "distance"
+    share: float = 1.0
+    folder: str | None = None
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -111,6 +154,8 @@ class Recipe:
         limits: which groups may be sized, and to what.
         finetune: of the pruned network; None is no fine-tuning.
         distill: a part of the fine-tuning.
+        teach: views of the fine-tuning, and who teaches in it.
+        bank: the memory bank, where it does.
         train: of a dense network by `edakari train`.
         measure: of latency; None is no measurement.
         export: formats to write.
@@ -127,6 +172,8 @@ class Recipe:
     limits: LimitSettings
     finetune: Schedule | None
     distill: DistillSettings
+    teach: TeachSettings
+    bank: BankSettings
     train: Schedule | None
     measure: MeasureSettings | None
     export: tuple[ExportFormat, ...]

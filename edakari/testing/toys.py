@@ -7,6 +7,8 @@ import dataclasses as dc
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -101,6 +103,33 @@ class ToyTask:
         """See `edakari.core.protocols.Task`; the same batches in every epoch."""
         images, labels = _images(self.images, self.seed, split)
         return list(zip(torch.split(images, self.batch), torch.split(labels, self.batch), strict=True))
+
+    def labels(self, split: Split) -> npt.NDArray[np.int64]:
+        """See `edakari.core.protocols.NumberedTask`."""
+        labels: npt.NDArray[np.int64] = _images(self.images, self.seed, split)[1].numpy()
+        return labels
+
+    def drawn(
+        self, split: Split, parts: Sequence[npt.NDArray[np.int64]], *, augmented: bool = False
+    ) -> Iterable[Batch]:
+        """See `edakari.core.protocols.NumberedTask`; the augmentation mirrors."""
+        images, labels = _images(self.images, self.seed, split)
+        images = images.flip(3) if augmented else images
+        numbers = [torch.from_numpy(part) for part in parts]
+        return [(images[each], labels[each], each) for each in numbers]
+
+    def numbered(self, views: int = 1) -> Iterable[Batch]:
+        """See `edakari.core.protocols.NumberedTask`; the second view is a mirror image of the first."""
+        images, labels = _images(self.images, self.seed, "train")
+        drawn = [images if view % 2 == 0 else images.flip(3) for view in range(views)]
+        return [
+            (torch.cat([view[each] for view in drawn]), labels[each].repeat(views), each.repeat(views))
+            for each in torch.split(torch.arange(self.images), self.batch)
+        ]
+
+    def digest(self) -> str:
+        """See `edakari.core.protocols.NumberedTask`."""
+        return f"toy {self.images} {self.seed}"
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """See `edakari.core.protocols.Task`."""

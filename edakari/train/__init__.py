@@ -1,8 +1,27 @@
 """The training loop and what goes into it."""
 
+from edakari.train.bank import Bank, BankTeaching, bank_in
 from edakari.train.loop import Evaluate, FitSettings, fit, fitter
 from edakari.train.losses import distillation, task_objective
 from edakari.train.optim import learning_rate
+from edakari.train.progress import progress_bar
 from edakari.train.resume import History
+from edakari.train.statistics import batch_statistics, has_norms, recalibrate_
 
-__all__ = ["Evaluate", "FitSettings", "History", "distillation", "fit", "fitter", "learning_rate", "task_objective"]
+__all__ = [
+    "Bank",
+    "BankTeaching",
+    "Evaluate",
+    "FitSettings",
+    "History",
+    "bank_in",
+    "batch_statistics",
+    "distillation",
+    "fit",
+    "fitter",
+    "has_norms",
+    "learning_rate",
+    "progress_bar",
+    "recalibrate_",
+    "task_objective",
+]

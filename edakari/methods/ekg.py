@@ -1,0 +1,230 @@
+"""EKG: a greedy search whose reward is the knowledge of the networks it has passed through.
+
+The story in five lines: (1) one short pass of training on a few images; (2) the outputs of the network on other
+training images are the first knowledge; (3) at each step channels are scored by what label loss and distance to the
+knowledge would lose, every group offers its next cut, and the cut that loses least is taken; (4) the outputs of the
+network that it leads to join the knowledge, which is their running mean; (5) within the budget the network is cut. Some
+of the networks on the way may teach it afterwards, through a memory bank of their outputs.
+
+Weights stay as they are during the search: candidates are masks.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from edakari.core.method import Job, Outcome, register
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.protocols import Cost, NumberedTask, Schedule, Split
+from edakari.cost import bind
+from edakari.errors import DataError, EdakariError
+from edakari.methods.ensemble import EnsembleSearch, SearchSettings, Stop
+from edakari.methods.masks import Masks, maskable
+from edakari.methods.reads import Layer, layers_of
+from edakari.solve.spend import reachable
+from edakari.surgery import apply
+from edakari.train import has_norms, recalibrate_, task_objective
+
+__all__ = ["EnsembleKnowledgePruning", "balanced_parts", "chosen_teachers"]
+
+Numbers = npt.NDArray[np.int64]
+KNOWN_BY_HEART = 0.01
+"""Loss on the search images below which their labels say next to nothing."""
+
+
+@register("ekg")
+@dc.dataclass(frozen=True, kw_only=True)
+class EnsembleKnowledgePruning:
+    """Search greedily for the network that keeps most of the knowledge of those before it.
+
+    Args:
+        cut: share of a group that one step removes; groups that several layers write lose as much less.
+        knowledge: "ensemble" is the mean output of the networks so far, "single" the first one's, "none" leaves labels.
+        candidates: "otsu" looks at groups whose next channels matter least, "all" at every group.
+        warmup_images: training images of each class that one epoch is trained on before the search.
+        warmup_lr: learning rate of that epoch.
+        search_images: other training images of each class that networks are compared on.
+        search_batch: most of them that are in one batch.
+        search_data: "training" images as they are, "augmented" ones, or the "held_out" ones of `data.hold_out`.
+        statistics: of batch normalisations during the search: those of each "batch", or the "running" ones.
+        lengths: weights whose norm stays as it was when parts of them are gone: those in front of batch "norms" and the
+            last ones, "all", or "none".
+        teachers: "poster" spreads them between the first and the last network, "interim" over those in between.
+        reuse_mb: memory for outputs of layers that candidates have in common, in MB.
+    """
+
+    paper: ClassVar[str] = (
+        "Lee and Song, Ensemble Knowledge Guided Sub-network Search and Fine-tuning for Filter Pruning, ECCV 2022"
+    )
+    emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
+
+    cut: float = 0.2
+    knowledge: Literal["ensemble", "single", "none"] = "ensemble"
+    candidates: Literal["otsu", "all"] = "otsu"
+    warmup_images: int = 256
+    warmup_lr: float = 0.001
+    search_images: int = 32
+    search_batch: int = 256
+    search_data: Literal["training", "augmented", "held_out"] = "training"
+    statistics: Literal["batch", "running"] = "batch"
+    lengths: Literal["norms", "all", "none"] = "norms"
+    teachers: Literal["poster", "interim"] = "poster"
+    reuse_mb: int = 1024
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        self._check()
+        groups = maskable(job.graph, job.groups)
+        limits = bind(job.budget, job.graph, job.costs)
+        nothing = {group.name: np.zeros(group.size + 1) for group in groups}
+        if limits.excess({}) <= 0 or reachable(groups, nothing, limits) is not None:
+            return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "ekg"), job.model)
+        warmup, found, split = self._data(job)
+        if not isinstance(job.task, NumberedTask):
+            raise DataError(_UNNUMBERED.format(type(job.task).__name__))
+        lessons = job.task.drawn("train", warmup)
+        # differs: weights of two or more dimensions decay, norms and biases do not
+        schedule = Schedule(epochs=1, lr=self.warmup_lr, warmup=0.0, final_lr=1.0)
+        job.fit(job.model, task_objective(job.task), schedule, batches=lessons)
+        lengthened = self._lengthened(job)
+        settings = SearchSettings(
+            cut=self.cut,
+            knowledge=self.knowledge,
+            filtered=self.candidates == "otsu",
+            batch_statistics=self.statistics == "batch",
+            reuse_bytes=self.reuse_mb << 20,
+        )
+        batches = list(job.task.drawn(split, found, augmented=self.search_data == "augmented"))
+        search = EnsembleSearch(
+            job, Masks(job.model, job.graph, groups, "hard", lengthened=lengthened), settings, batches
+        )
+        self._remark(job, search, split)
+        ways: dict[str, tuple[Stop, ...]] = {}
+
+        def solve(costs: Sequence[Cost]) -> Plan:
+            way = search.run(bind(job.budget, job.graph, costs))
+            plan = search.plan(way[-1])
+            ways[plan.digest()] = way
+            return plan
+
+        plan = job.settle(solve, job.costs)
+        way = ways[plan.digest()]
+
+        def network(stop: Stop) -> nn.Module:
+            twin = copy.deepcopy(job.model)
+            masks = Masks(twin, job.graph, groups, "hard", lengthened=lengthened)
+            masks.set(stop.kept)
+            masks.fold()
+            return apply(search.plan(stop), twin)
+
+        def teachers(count: int) -> list[nn.Module]:
+            losses = [stop.loss for stop in way]
+            return [network(way[place]) for place in chosen_teachers(losses, count, self.teachers)]
+
+        model = network(way[-1])
+        recalibrate_(model, job.task, lessons)
+        return Outcome(dc.replace(plan, method="ekg"), model, teachers=teachers)
+
+    def _check(self) -> None:
+        if not 0 < self.cut <= 1 or min(self.warmup_images, self.search_images, self.search_batch) < 1:
+            raise EdakariError(
+                "method 'ekg' needs cut above 0 and at most 1, and warmup_images, search_images and search_batch of at "
+                f"least 1, but got cut={self.cut}, warmup_images={self.warmup_images}, "
+                f"search_images={self.search_images}, search_batch={self.search_batch}"
+            )
+
+    def _data(self, job: Job) -> tuple[list[Numbers], list[Numbers], Split]:
+        """Batches of the warm-up and of the search, and the split that the latter are of."""
+        task = job.task
+        if not isinstance(task, NumberedTask):
+            raise DataError(_UNNUMBERED.format(type(task).__name__))
+        first, last, seed = self.warmup_images, self.search_images, job.seed
+        if self.search_data != "held_out":
+            return *balanced_parts(task.labels("train"), first, last, self.search_batch, seed), "train"
+        warmup, _ = balanced_parts(task.labels("train"), first, 0, self.search_batch, seed)
+        _, found = balanced_parts(task.labels("search"), 0, last, self.search_batch, seed)
+        return warmup, found, "search"
+
+    def _lengthened(self, job: Job) -> dict[str, str]:
+        def wanted(layer: Layer) -> bool:
+            return self.lengths == "all" or (self.lengths == "norms" and (layer.normed or layer.last))
+
+        return {layer.weight: layer.caller for layer in layers_of(job.graph) if wanted(layer)}
+
+    def _remark(self, job: Job, search: EnsembleSearch, split: Split) -> None:
+        left = [group.name for group in job.groups if group.name not in search.masks.offsets]
+        if left:
+            job.log(f"{len(left)} groups stay whole, since no mask can stand for a cut there, such as {left[0]}", {})
+        if self.statistics == "batch" and not has_norms(job.model):
+            job.log("no batch normalisation: statistics of the batch do not apply", {})
+        if search.start.loss < KNOWN_BY_HEART and split == "train":
+            remark = "the network knows the search images by heart; augmented or held-out ones (search_data) say more"
+            job.log(remark, {"loss": search.start.loss})
+
+
+_UNNUMBERED = "method 'ekg' needs a task of classes whose examples have numbers (labels, drawn, numbered), not a {}"
+
+
+def balanced_parts(
+    labels: Numbers, first: int, last: int, batch: int, seed: int
+) -> tuple[list[Numbers], list[Numbers]]:
+    """Numbers of the first and of the last examples of each class, each shuffled and in batches of equal length.
+
+    Args:
+        labels: class of each example, int64 [examples].
+        first: examples of each class in the first set.
+        last: in the second one; the sets are disjoint.
+        batch: most examples in a batch. Batches of unequal lengths would have statistics of unequal noise.
+        seed: of the shuffling.
+
+    Raises:
+        DataError: a class has too few examples.
+    """
+    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(places, key=len)
+    if len(fewest) < first + last:
+        raise DataError(
+            f"method 'ekg': class {labels[fewest[0]]} has {len(fewest)} images, but warmup_images={first} and "
+            f"search_images={last} of each class are asked for here; lower them or give more images"
+        )
+    rng = np.random.default_rng(seed)
+
+    def batches(chosen: list[Numbers]) -> list[Numbers]:
+        mixed: Numbers = rng.permutation(np.concatenate(chosen))
+        return list(np.array_split(mixed, max(1, -(-len(mixed) // batch))))
+
+    return batches([own[:first] for own in places]), batches([own[len(own) - last :] for own in places])
+
+
+def chosen_teachers(losses: Sequence[float], count: int, rule: Literal["poster", "interim"] = "poster") -> list[int]:
+    """Networks that lie evenly by loss on the way, the one of least loss first.
+
+    Args:
+        losses: of the first network, of those on the way, and of the final one.
+        count: most teachers; each is chosen once, and the final network never.
+        rule: "poster": for k of 1 to K, the nearest to (K - k)/K of the final loss and k/K of the first; "interim": to
+            K even places from the least loss on the way up.
+
+    Returns:
+        Their places.
+    """
+    free = list(range(len(losses) - 1))
+    count = min(count, len(free))
+    if rule == "poster":
+        aims = [((count - k) * losses[-1] + k * losses[0]) / count for k in range(1, count + 1)]
+    else:
+        low, high = min(losses[:-1]), max(losses[:-1])
+        aims = [low + k * (high - low) / count for k in range(count)]
+    found = []
+    for aim in aims:
+        nearest = min(free, key=lambda place: (abs(losses[place] - aim), place))
+        free.remove(nearest)
+        found.append(nearest)
+    return sorted(found, key=lambda place: (losses[place], place))

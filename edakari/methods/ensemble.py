@@ -1,0 +1,292 @@
+"""A greedy search by masks whose reward is the distance to labels and to the mean output of the networks so far.
+
+Shapes: N search images, C logits of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.budget import Limits
+from edakari.core.method import Job
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.protocols import Batch
+from edakari.core.ranks import my_rank, own_share, summed
+from edakari.core.space import Sizes
+from edakari.methods.masks import Masks
+from edakari.methods.reads import names_in
+from edakari.methods.reuse import Reuse
+from edakari.methods.sites import SiteTaylor
+from edakari.models.weights import weights_digest
+from edakari.solve.greedy import Accepted, Candidate, GreedyDescent
+from edakari.solve.otsu import otsu
+from edakari.train import batch_statistics, progress_bar
+from edakari.train.checkpoint import Checkpoint, read, write
+
+__all__ = ["EnsembleSearch", "Knowledge", "SearchSettings", "Stop", "distance"]
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How the search goes.
+
+    Args:
+        cut: share of a group that one step removes, divided by the number of layers that write it.
+        knowledge: "ensemble" is the mean output so far, "single" the first network's, "none" leaves the labels.
+        filtered: only groups whose next coordinates matter least are looked at, by Otsu's threshold.
+        batch_statistics: batch normalisations take the statistics of each batch.
+        reuse_bytes: memory for outputs that candidates have in common.
+    """
+
+    cut: float = 0.2
+    knowledge: Literal["ensemble", "single", "none"] = "ensemble"
+    filtered: bool = True
+    batch_statistics: bool = True
+    reuse_bytes: int = 1 << 30
+
+
+@dc.dataclass(frozen=True)
+class Stop:
+    """A network on the way.
+
+    Args:
+        kept: which coordinates it has, bool [coordinates].
+        loss: the task's, on the search images.
+        step: that led to it; None for the first network.
+    """
+
+    kept: torch.Tensor
+    loss: float
+    step: Accepted | None = None
+
+
+@dc.dataclass(frozen=True)
+class Knowledge:
+    """Mean output of some networks: logits float64 [N, C], so that what is the same every time stays the same."""
+
+    mean: torch.Tensor
+    count: int = 1
+
+    def then(self, logits_NC: torch.Tensor) -> Knowledge:
+        """Joined by another network's output."""
+        return Knowledge((self.count * self.mean + logits_NC.double()) / (self.count + 1), self.count + 1)
+
+
+def distance(logits_NC: torch.Tensor, aims_NC: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy to the softmax of other logits, summed over images (temperature 1)."""
+    aims_NC = functional.softmax(aims_NC, dim=1).to(logits_NC)
+    return -(aims_NC * functional.log_softmax(logits_NC, dim=1)).sum()
+
+
+class EnsembleSearch:
+    """The search: score, look at candidates, accept; run state.
+
+    Batches and candidates are shared out over the processes, which all come to the same trail. Every accepted step is
+    written to the job's folder, and a search that was stopped goes on from there.
+
+    Args:
+        job: whose network is searched; its weights stay as they are.
+        masks: of its groups, in mode "hard".
+        settings: how.
+        batches: search images with labels; their composition is fixed, since statistics of batches depend on it.
+    """
+
+    def __init__(self, job: Job, masks: Masks, settings: SearchSettings, batches: Sequence[Batch]) -> None:
+        self.job, self.masks, self.settings, self.batches = job, masks, settings, batches
+        self.counts = [len(batch[1]) for batch in batches]
+        self.taylor = SiteTaylor(masks)
+        self.reuse = Reuse(masks.model, settings.reuse_bytes)
+        self.stops: list[Stop] = []
+        self.looks = 0
+        writers = [names_in(job.graph.layouts[write.weight][write.dim]) for write in masks.writes]
+        layers = {group.name: max(1, sum(group.name in names for names in writers)) for group in masks.groups}
+        # each step removes at least one coordinate
+        self.descent = GreedyDescent({g.name: max(1 / g.size, settings.cut / layers[g.name]) for g in masks.groups})
+        with self._working():
+            logits_NC = self._outputs(torch.ones(masks.size, dtype=torch.bool))
+        self.first = Knowledge(logits_NC.double())
+        self.start = Stop(torch.ones(masks.size, dtype=torch.bool), self._label_loss(logits_NC))
+        self.knowledge = self.first
+        self._position = 0
+        self._looked: tuple[Stop, torch.Tensor] | None = None
+        self._identity = self._identified()
+        self._restore()
+
+    def run(self, limits: Limits) -> tuple[Stop, ...]:
+        """Search down to some limits; what an earlier search had come to in the same way is taken over.
+
+        Returns:
+            The networks from the first to the final one.
+        """
+        dense, self._position, self._looked = max(limits.excess({}), 1e-12), 0, None
+        known = [stop.step for stop in self.stops if stop.step is not None]
+        with self._working(), progress_bar("search", 100, my_rank()[0] == 0) as bar:
+            for sizes, step in self.descent.search(self.masks.groups, limits, self._look, known):
+                if self._looked is not None:
+                    stop, logits_NC = self._looked
+                    self.stops.append(dc.replace(stop, step=step))
+                    self.knowledge, self._looked = self.knowledge.then(logits_NC), None
+                    self._save()
+                self._position += 1
+                self._tell(limits, sizes, self.stops[self._position - 1])
+                left = max(0.0, limits.excess(sizes))
+                text = f"{limits.describe(sizes)}, reward {step.value:.4g}, {step.group} to {step.size}"
+                bar(round(100 * (1 - left / dense)), text)
+        self.reuse.forget()
+        return (self.start, *self.stops[: self._position])
+
+    def plan(self, stop: Stop) -> Plan:
+        """What leads to a network on the way; groups that are whole have no edit."""
+        edits = []
+        for group in self.masks.groups:
+            part = stop.kept[self.masks.part(group.name)]
+            if not bool(part.all()):
+                edits.append(KeepChannels(group.name, tuple(part.nonzero().view(-1).tolist())))
+        return Plan(tuple(edits), self.job.graph.fingerprint, self.job.graph.inputs)
+
+    def _look(self, sizes: Sizes, candidates: Sequence[Candidate]) -> tuple[int, float]:
+        """The candidate of highest reward, by its place, and the reward."""
+        self._forget_after(self._position)
+        self.looks += 1
+        before = self.stops[-1].kept if self.stops else self.start.kept
+        self.reuse.forget()
+        scores = self._scores(before)
+        kept = [self._cut(before, scores, candidate) for candidate in candidates]
+        chosen = list(range(len(candidates)))
+        if self.settings.filtered:
+            keys = [float(scores[before & ~each].sum()) for each in kept]
+            threshold = otsu(keys)
+            chosen = [place for place in chosen if keys[place] <= threshold]
+        losses, logits = self._compare([(candidates[place].group, kept[place]) for place in chosen])
+        rewards = -losses.sum(1)
+        names = [candidates[place].group for place in chosen]
+        best = max(range(len(chosen)), key=lambda index: (float(rewards[index]), names[index]))
+        self._looked = Stop(kept[chosen[best]], float(losses[best, 0])), self._joined(logits, best)
+        return chosen[best], float(rewards[best])
+
+    def _scores(self, kept: torch.Tensor) -> torch.Tensor:
+        """What the objective would lose, to first order, without each coordinate: float64 [coordinates].
+
+        The outputs of modules are recorded on the way.
+        """
+        self.masks.set(kept)
+        row_BK = torch.zeros(len(self.batches), self.masks.size, dtype=torch.float64)
+        for place in own_share(len(self.batches)):
+            images, labels, *rest = self.batches[place]
+            batch = (images.clone().requires_grad_(), labels, *rest)
+
+            def loss(batch: Batch = batch, place: int = place) -> torch.Tensor:
+                with torch.enable_grad(), self.reuse.recording(place):
+                    return self._terms(self.job.task.outputs(self.masks.model, batch), place).sum()
+
+            row_BK[place] = self.taylor.score(loss)
+        return summed(row_BK).sum(0) / sum(self.counts)
+
+    def _cut(self, before: torch.Tensor, scores: torch.Tensor, candidate: Candidate) -> torch.Tensor:
+        """Masks in which a group keeps its best coordinates; what is gone never comes back."""
+        part = self.masks.part(candidate.group)
+        rank = torch.where(before[part], scores[part], -1.0)
+        best = torch.argsort(rank, descending=True, stable=True)[: candidate.size]
+        kept = before.clone()
+        kept[part] = False
+        kept[part.start + best] = True
+        return kept
+
+    def _compare(self, candidates: Sequence[tuple[str, torch.Tensor]]) -> tuple[torch.Tensor, dict[Any, torch.Tensor]]:
+        """Mean task loss and distance of each candidate, float64 [candidates, 2], and the logits found here."""
+        table_KBT = torch.zeros(len(candidates), len(self.batches), 2, dtype=torch.float64)
+        jobs = [(batch, place) for batch in range(len(self.batches)) for place in range(len(candidates))]
+        logits = {}
+        for batch, place in (jobs[job] for job in own_share(len(jobs))):
+            group, kept = candidates[place]
+            self.masks.set(kept)
+            with self.reuse.handing_out(batch, self.masks.touched(group)):
+                outputs = self.job.task.outputs(self.masks.model, self.batches[batch]).float()
+            table_KBT[place, batch] = self._terms(outputs, batch).double().cpu()
+            logits[place, batch] = outputs.cpu()
+        return summed(table_KBT).sum(1) / sum(self.counts), logits
+
+    def _joined(self, logits: dict[Any, torch.Tensor], best: int) -> torch.Tensor:
+        """The logits of one candidate from all processes, [N, C]."""
+        parts = torch.split(torch.zeros_like(self.first.mean, dtype=torch.float32), self.counts)
+        for batch, part in enumerate(parts):
+            if (best, batch) in logits:
+                part.copy_(logits[best, batch])
+        return summed(torch.cat(parts))
+
+    def _terms(self, outputs: torch.Tensor, batch: int) -> torch.Tensor:
+        """Task loss and distance to the knowledge, summed over the images of a batch: [2]."""
+        images = self.batches[batch]
+        label = torch.stack(list(self.job.task.loss(outputs, images).values())).sum() * self.counts[batch]
+        if self.settings.knowledge == "none":
+            return torch.stack([label, torch.zeros_like(label)])
+        knowledge = self.knowledge if self.settings.knowledge == "ensemble" else self.first
+        aims = torch.split(knowledge.mean, self.counts)[batch].to(outputs.device)
+        return torch.stack([label, distance(outputs.float(), aims)])
+
+    def _outputs(self, kept: torch.Tensor) -> torch.Tensor:
+        """Logits under some masks, float32 [N, C] on the CPU, made by every process for itself."""
+        self.masks.set(kept)
+        found = [self.job.task.outputs(self.masks.model, batch).float().cpu() for batch in self.batches]
+        return torch.cat(found)
+
+    def _label_loss(self, logits_NC: torch.Tensor) -> float:
+        parts = zip(torch.split(logits_NC, self.counts), self.batches, self.counts, strict=True)
+        return sum(float(sum(self.job.task.loss(z, batch).values())) * n for z, batch, n in parts) / sum(self.counts)
+
+    def _forget_after(self, position: int) -> None:
+        """Drop the steps after a place; the knowledge there is the mean output of the networks up to it."""
+        if len(self.stops) == position:
+            return
+        self.stops = self.stops[:position]
+        self.knowledge = self.first
+        for stop in self.stops:
+            self.knowledge = self.knowledge.then(self._outputs(stop.kept))
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        model: nn.Module = self.masks.model
+        with torch.no_grad(), batch_statistics(model, self.settings.batch_statistics), self.masks.installed():
+            yield
+
+    def _tell(self, limits: Limits, sizes: Sizes, stop: Stop) -> None:
+        assert stop.step is not None
+        costs = {cost.name: cost.total(sizes) for cost, _ in limits.terms}
+        figures = {"width": stop.step.size, "reward": stop.step.value, "loss": stop.loss}
+        self.job.log(f"step {self._position}: {stop.step.group}", {**figures, **costs})
+
+    def _identified(self) -> dict[str, Any]:
+        settings = {key: value for key, value in dc.asdict(self.settings).items() if key != "reuse_bytes"}
+        numbers = [int(number) for batch in self.batches for number in batch[2].tolist()]
+        groups = [[group.name, group.size, group.step, group.least] for group in self.masks.groups]
+        weights = weights_digest(self.masks.model)
+        return {"settings": settings, "images": numbers, "groups": groups, "weights": weights}
+
+    def _save(self) -> None:
+        if self.job.folder is None or my_rank()[0] != 0:
+            return
+        steps = [dc.asdict(stop.step) for stop in self.stops if stop.step is not None]
+        state = {
+            "steps": steps,
+            "losses": [stop.loss for stop in self.stops],
+            "kept": torch.stack([stop.kept for stop in self.stops]),
+            "mean": self.knowledge.mean,
+        }
+        write(self.job.folder / "search.safetensors", Checkpoint(self._identity, len(steps), False, state))
+
+    def _restore(self) -> None:
+        found = read(self.job.folder / "search.safetensors", self._identity) if self.job.folder else None
+        if found is None:
+            return
+        for step, loss, kept in zip(found.state["steps"], found.state["losses"], found.state["kept"], strict=True):
+            candidates = tuple(Candidate(**candidate) for candidate in step["candidates"])
+            accepted = Accepted(step["group"], step["size"], step["value"], candidates)
+            self.stops.append(Stop(kept, loss, accepted))
+        self.knowledge = Knowledge(found.state["mean"], len(self.stops) + 1)

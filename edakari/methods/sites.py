@@ -1,0 +1,142 @@
+"""What the loss would lose, to first order, if a coordinate were gated at the places where its group is read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.layout import Layout
+from edakari.criteria import coordinates
+from edakari.methods.masks import Masks
+from edakari.methods.reads import WeightRead, names_in
+
+__all__ = ["SiteTaylor"]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Site:
+    """A dimension of a module's input along which groups lie: for each, the place in the row of each position."""
+
+    dim: int
+    places: dict[str, torch.Tensor]
+
+
+class SiteTaylor:
+    """A multiplier of one on every coordinate of every tensor that reads its group: |dL/da|, summed over the tensors.
+
+    The gradient is summed over images and positions first, so the figures of one batch are not those of its images. A
+    tensor that several layers read is gated once, and what else uses it, such as a sum behind a branch, counts. Where a
+    layer's input is not a module's, its weight stands in: there the multiplier lies on that layer's input alone.
+
+    Args:
+        masks: of the network; while they are installed, what is masked has figures of exactly zero.
+    """
+
+    def __init__(self, masks: Masks) -> None:
+        self.masks = masks
+        self.sites: dict[str, tuple[_Site, ...]] = {}
+        self.unseen: tuple[WeightRead, ...] = ()
+        calls = {call.module: call for call in reversed(masks.graph.calls)}
+        for read in masks.reads:
+            holder = read.weight.rpartition(".")[0]
+            dims = calls[holder].inputs[0] if holder in calls and calls[holder].inputs else ()
+            sites = tuple(
+                _Site(dim - len(dims), places) for dim, layout in enumerate(dims) if (places := self._places(layout))
+            )
+            read_here = names_in(masks.graph.layouts[read.weight][read.dim])
+            if holder == read.caller and sites and {n for site in sites for n in site.places} >= self._ours(read_here):
+                self.sites[holder] = sites
+            else:
+                self.unseen = (*self.unseen, read)
+
+    def score(self, loss: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Figures of one batch.
+
+        Args:
+            loss: makes a forward pass whose input asks for a gradient, and gives the loss.
+
+        Returns:
+            float64 [coordinates] on the CPU, at least 0.
+        """
+        row = torch.zeros(self.masks.size + 1, dtype=torch.float64)
+        weights = [self.masks.model.get_parameter(read.weight) for read in self.unseen]
+        with self._watched(row), _asking(self.masks.model, weights):
+            gradients = torch.autograd.grad(loss(), weights, allow_unused=True) if weights else _backward(loss())
+            for read, weight, gradient in zip(self.unseen, weights, gradients, strict=True):
+                if gradient is not None:
+                    along = (weight.detach() * gradient).movedim(read.dim, 0).flatten(1).sum(1)
+                    self._add(row, self._places(self.masks.graph.layouts[read.weight][read.dim]), along)
+        return row[:-1]
+
+    def _ours(self, names: tuple[str, ...]) -> set[str]:
+        return {name for name in names if name in self.masks.offsets}
+
+    def _places(self, layout: Layout) -> dict[str, torch.Tensor]:
+        places = {}
+        for name in names_in(layout):
+            if name in self.masks.offsets:
+                where = torch.from_numpy(coordinates(layout, name))
+                places[name] = torch.where(where < 0, self.masks.size, where + self.masks.offsets[name])
+        return places
+
+    def _add(self, row: torch.Tensor, places: dict[str, torch.Tensor], figures: torch.Tensor) -> None:
+        """Add the absolute figures of the coordinates of one site, in place."""
+        for place in places.values():
+            site = torch.zeros_like(row).index_add_(0, place, figures.double().cpu())
+            row += site.abs()
+
+    @contextlib.contextmanager
+    def _watched(self, row: torch.Tensor) -> Iterator[None]:
+        seen: list[torch.Tensor] = []
+        handles = [
+            self.masks.model.get_submodule(name).register_forward_pre_hook(self._watch(row, sites, seen))
+            for name, sites in self.sites.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _watch(
+        self, row: torch.Tensor, sites: tuple[_Site, ...], seen: list[torch.Tensor]
+    ) -> Callable[[nn.Module, Any], None]:
+        def watch(module: nn.Module, args: Any) -> None:
+            x = args[0]
+            if not x.requires_grad or any(x is other for other in seen):
+                return
+            seen.append(x)
+
+            def gated(gradient: torch.Tensor) -> None:
+                change = x.detach() * gradient
+                for site in sites:
+                    along = change.movedim(site.dim, 0).flatten(1).sum(1)
+                    self._add(row, site.places, along)
+
+            x.register_hook(gated)
+
+        return watch
+
+
+def _backward(loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    loss.backward()  # type: ignore[no-untyped-call]
+    return ()
+
+
+@contextlib.contextmanager
+def _asking(model: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Only some weights ask for gradients, so that those of the others need not be computed."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = {id(weight) for weight in weights}
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(id(parameter) in chosen)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

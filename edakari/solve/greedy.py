@@ -1,0 +1,140 @@
+"""Greedy descent: one group is cut at each step, the one that a look at all candidates prefers."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from edakari.core.budget import Limits
+from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
+from edakari.errors import EdakariError, InfeasibleBudget
+from edakari.solve.spend import Array, fits, load_curves
+
+__all__ = ["Accepted", "Candidate", "GreedyDescent", "Look", "kept_count"]
+
+ROUNDING = 1e-9
+"""What a share of a size may lie above a whole number by rounding alone."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A group and the size that it may be cut to next.
+
+    Args:
+        group: name.
+        size: new size.
+        last: whether the limits are met then; the size is the largest for which they are.
+    """
+
+    group: str
+    size: int
+    last: bool
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Accepted:
+    """One step of a descent.
+
+    Args:
+        group: that was cut.
+        size: its new size.
+        value: what the look gave for it.
+        candidates: that were looked at; with the same ones, and the same steps before, the step would be the same.
+    """
+
+    group: str
+    size: int
+    value: float
+    candidates: tuple[Candidate, ...]
+
+
+Look = Callable[[Sizes, Sequence[Candidate]], tuple[int, float]]
+"""Which of some candidates is best from given sizes on, by its place, and its value."""
+
+
+@dc.dataclass(frozen=True)
+class GreedyDescent:
+    """Cuts groups by steps until the limits are met, and never below them by more than one size of the last group.
+
+    Args:
+        steps: share of each group that one step removes.
+    """
+
+    steps: Mapping[str, float]
+
+    def search(
+        self, groups: Sequence[Group], limits: Limits, look: Look, known: Sequence[Accepted] = ()
+    ) -> Iterator[tuple[Sizes, Accepted]]:
+        """The accepted steps in order, each with the sizes after it; the last ones are within the limits.
+
+        Args:
+            groups: what may be cut.
+            limits: the budget.
+            look: asked once for each step that is not known.
+            known: steps of an earlier descent; they are taken again as far as these limits leave them the same.
+
+        Raises:
+            InfeasibleBudget: the limits cannot be met.
+        """
+        sizes = dense_sizes(groups)
+        replay = list(known)
+        while not fits(limits, sizes):
+            candidates = tuple(found for group in groups if (found := self.next(group, limits, sizes)) is not None)
+            if not candidates:
+                raise _out_of_reach(groups, limits, sizes)
+            step = replay.pop(0) if replay else None
+            if step is None or step.candidates != candidates:
+                replay = []
+                place, value = look(sizes, candidates)
+                step = Accepted(candidates[place].group, candidates[place].size, value, candidates)
+            sizes = {**sizes, step.group: step.size}
+            yield sizes, step
+
+    def next(self, group: Group, limits: Limits, sizes: Sizes) -> Candidate | None:
+        """What a group may be cut to next; None where no smaller size lowers a cost that is above its limit."""
+        now = sizes[group.name]
+        below = [size for size in legal_sizes(group) if size < now][::-1]
+        if not below:
+            return None
+        overrun = _overrun(load_curves(limits, group, sizes))
+        target = next_target(group.size, self.steps[group.name], now)
+        first = max((place for place, size in enumerate(below) if size >= target), default=0)
+        for size in below[first:]:
+            if overrun[size] == 0.0:
+                return Candidate(group.name, next(size for size in below if overrun[size] == 0.0), True)
+            if overrun[size] < overrun[now]:
+                return Candidate(group.name, size, False)
+        return None
+
+
+def kept_count(size: int, rate: float) -> int:
+    """Coordinates of a group that a share of them is: rounded up, and at least one."""
+    return max(1, math.ceil(size * rate - ROUNDING))
+
+
+def next_target(size: int, step: float, now: int) -> int:
+    """The largest count below `now` of a group that is cut by equal shares."""
+    if step <= 0:
+        raise EdakariError(f"a step must be above 0, but got {step}")
+    place = 1
+    while (count := kept_count(size, max(0.0, 1.0 - place * step))) >= now and count > 1:
+        place += 1
+    return count
+
+
+def _overrun(curves: Array) -> Array:
+    """Sum of what costs lie above their limits, in shares of these, for loads [terms, sizes]."""
+    over: Array = np.maximum(curves - 1.0, 0.0).sum(axis=0)
+    return over
+
+
+def _out_of_reach(groups: Sequence[Group], limits: Limits, sizes: Sizes) -> InfeasibleBudget:
+    least = {cost.name: float(cost.total(sizes)) for cost, _ in limits.terms}
+    return InfeasibleBudget(
+        f"the budget cannot be reached: no cut of the {len(groups)} groups lowers the cost further, at "
+        f"{limits.describe(sizes)}. Raise the budget, or allow smaller sizes.",
+        least,
+    )

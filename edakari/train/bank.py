@@ -1,0 +1,234 @@
+"""A memory bank: what some teachers gave for every training example, written once and read at each step.
+
+Shapes: N training examples, K teachers, C logits; B examples of a batch, V views of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.files import replacing, write_json
+from edakari.core.protocols import Batch, NumberedTask
+from edakari.core.ranks import my_rank, own_share, summed
+from edakari.errors import DataError, RunFolderError
+from edakari.train.progress import progress_bar
+from edakari.train.scope import random_state_kept
+from edakari.train.statistics import batch_statistics
+
+__all__ = ["Bank", "BankTeaching", "bank_in", "divergence"]
+
+Gate = Literal["distance", "loss"]
+LOGITS, IDENTITY = "logits.npy", "bank.json"
+BATCH = 256
+MANY_CLASSES = 1000
+"""From so many classes on the default temperature is 10, below it is 4."""
+
+
+@dc.dataclass(frozen=True)
+class Bank:
+    """Logits of teachers, the best teacher first.
+
+    Args:
+        logits: float16 [N, K, C], mapped from the disk; rows are in the order of the training examples.
+    """
+
+    logits: npt.NDArray[np.float16]
+
+    def rows(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Logits for some examples, float32 [B, K, C] where the numbers are."""
+        found = torch.from_numpy(self.logits[numbers.cpu().numpy()].astype(np.float32))
+        return found.to(numbers.device, non_blocking=True)
+
+
+def bank_in(
+    folder: Path, task: NumberedTask, identity: Mapping[str, Any], teachers: Callable[[], Sequence[nn.Module]]
+) -> Bank:
+    """The bank in a folder, made where there is none; a bank that was not finished is made again.
+
+    Args:
+        folder: on a disk that all processes see.
+        task: whose training examples the teachers judge, not augmented.
+        identity: what the bank is made of, as JSON; a digest of the examples joins it.
+        teachers: gives them; asked where the bank is to be made. Batch normalisations take the statistics of batches.
+
+    Raises:
+        RunFolderError: the folder holds another bank, or a damaged one; says what differs.
+    """
+    whole = json.loads(json.dumps({**identity, "examples": task.digest(), "count": len(task.labels("train"))}))
+    if not _known(folder, whole):
+        _make(folder, task, teachers())
+        if my_rank()[0] == 0:
+            write_json(folder / IDENTITY, whole)
+    if my_rank()[1] > 1:
+        torch.distributed.barrier()
+    try:
+        logits = np.load(folder / LOGITS, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
+    if logits.ndim != 3 or logits.dtype != np.float16 or len(logits) != whole["count"]:
+        raise _damaged(folder, f"it holds {logits.dtype} {list(logits.shape)}")
+    return Bank(logits)
+
+
+def divergence(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T KL(teacher || student) of softened logits [..., C], [...]; the factor is T, not its square."""
+    aim = functional.log_softmax(teacher.float() / temperature, dim=-1)
+    found = functional.log_softmax(student.float() / temperature, dim=-1)
+    return temperature * (aim.exp() * (aim - found)).sum(-1)
+
+
+class BankTeaching:
+    """Fine-tuning with a bank as an objective: the task's loss, and the divergence from the mean of some teachers.
+
+    In each batch a teacher counts if it is nearer to the best teacher than the student is ("distance"), or if its loss
+    is not above the student's ("loss", the printed rule of the paper); the best one always counts. Batches are those of
+    `NumberedTask.numbered`; the figures that decide are summed over processes.
+
+    Lee and Song, "Ensemble Knowledge Guided Sub-network Search and Fine-tuning for Filter Pruning", ECCV 2022.
+
+    Args:
+        task: gives outputs, logits [V·B, C], and the loss.
+        bank: of its training examples.
+        temperature: None is 4, and 10 from 1000 classes on.
+        gate: which teachers count.
+        weight: of the divergence.
+    """
+
+    def __init__(
+        self,
+        task: NumberedTask,
+        bank: Bank,
+        temperature: float | None = None,
+        gate: Gate = "distance",
+        weight: float = 1.0,
+    ) -> None:
+        self.task, self.bank, self.gate, self.weight = task, bank, gate, weight
+        self.temperature = temperature or (10.0 if bank.logits.shape[2] >= MANY_CLASSES else 4.0)
+        self.steps, self._used = 0, torch.zeros(())
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """See `edakari.core.protocols.Objective`."""
+        if len(batch) < 3:
+            raise DataError("the memory bank needs batches with the examples' numbers; train on task.numbered()")
+        outputs = self.task.outputs(model, batch)
+        numbers = batch[2].view(-1)
+        count = int((numbers == numbers[0]).sum())
+        student_VBC = outputs.unflatten(0, (count, -1))
+        rows_BKC = self.bank.rows(numbers[: student_VBC.shape[1]]).to(outputs.device)
+        aims_BC = self._mixed(student_VBC.detach().float(), rows_BKC, batch[1].view(count, -1)[0].to(outputs.device))
+        terms = self.task.loss(outputs, batch)
+        taught = divergence(aims_BC, student_VBC, self.temperature).mean()
+        return {**terms, "bank": self.weight * taught}
+
+    @property
+    def used(self) -> float:
+        """Mean number of teachers that have counted, over the steps so far."""
+        return float(self._used) / max(1, self.steps)
+
+    @torch.no_grad()
+    def _mixed(self, student_VBC: torch.Tensor, rows_BKC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """Mean logits of the teachers that count, [B, C]."""
+        if self.gate == "distance":
+            best_BC = rows_BKC[:, 0]
+            own = divergence(best_BC, student_VBC.mean(0), self.temperature).sum()
+            theirs_K = divergence(best_BC[:, None], rows_BKC, self.temperature).sum(0)
+        else:
+            views, classes = len(student_VBC), student_VBC.shape[-1]
+            own = (
+                functional.cross_entropy(student_VBC.reshape(-1, classes), labels_B.repeat(views), reduction="sum")
+                / views
+            )
+            every = rows_BKC.movedim(1, 2)
+            theirs_K = functional.cross_entropy(
+                every, labels_B[:, None].expand(-1, every.shape[2]), reduction="none"
+            ).sum(0)
+        figures = summed(torch.cat([own.view(1), theirs_K]))
+        counts_K = figures[1:] < figures[0] if self.gate == "distance" else figures[1:] <= figures[0]
+        # without any teacher the aim would be uniform
+        counts_K[0] = True
+        self.steps, self._used = self.steps + 1, self._used.to(counts_K.device) + counts_K.sum()
+        return rows_BKC[:, counts_K].mean(1)
+
+
+def _known(folder: Path, identity: Mapping[str, Any]) -> bool:
+    path = folder / IDENTITY
+    if not path.is_file():
+        return False
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
+    differing = [key for key in {**found, **identity} if found.get(key) != identity.get(key)]
+    if differing:
+        key = differing[0]
+        raise RunFolderError(
+            f"memory bank {folder} is another one: {key} is {found.get(key)!r} there and {identity.get(key)!r} here. "
+            "Name another folder (finetune.bank.folder), or delete it to have it made again"
+        )
+    return True
+
+
+def _damaged(folder: Path, found: str) -> RunFolderError:
+    return RunFolderError(f"memory bank {folder} cannot be read ({found}); delete it to have it made again")
+
+
+def _make(folder: Path, task: NumberedTask, teachers: Sequence[nn.Module]) -> None:
+    """Write the logits, whole or not at all; processes share the batches out and the first one writes."""
+    count = len(task.labels("train"))
+    # in a fixed random order: where a folder is sorted by class, statistics of batches in its order would be of a class
+    order = np.random.default_rng(0).permutation(count)
+    parts = np.array_split(order, -(-count // BATCH))
+    main, share = my_rank()[0] == 0, own_share(len(parts))
+    own = iter(task.drawn("train", [parts[place] for place in share]))
+    rounds = -(-len(parts) // my_rank()[1])
+    written = replacing(folder / LOGITS) if main else contextlib.nullcontext(None)
+    with written as path, random_state_kept(), progress_bar("bank", rounds, main) as bar:
+        file = None
+        for step in range(rounds):
+            numbers, logits = _gathered(_judged(teachers, task, next(own)) if step < len(share) else None)
+            if path is not None:
+                file = _mapped(path, (count, *logits.shape[1:])) if file is None else file
+                file[numbers] = logits
+            bar(step + 1, f"{len(teachers)} teachers")
+        if file is not None:
+            file.flush()
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Any:
+    """A new file of float16 that is mapped to memory."""
+    formats: Any = np.lib.format
+    return formats.open_memmap(path, "w+", np.float16, shape)
+
+
+def _judged(teachers: Sequence[nn.Module], task: NumberedTask, batch: Batch) -> tuple[Any, Any]:
+    """Numbers of a batch, and the teachers' logits, float16 [B, K, C]."""
+    found = []
+    with torch.no_grad():
+        for teacher in teachers:
+            with batch_statistics(teacher):
+                found.append(task.outputs(teacher, batch).float().cpu())
+    # logits beyond float16 are as good as its largest ones
+    limit = float(np.finfo(np.float16).max)
+    return batch[2].numpy(), torch.stack(found, 1).clamp(-limit, limit).half().numpy()
+
+
+def _gathered(own: tuple[Any, Any] | None) -> tuple[Any, Any]:
+    """What all processes have found in a round."""
+    if my_rank()[1] == 1:
+        assert own is not None
+        return own
+    found: list[Any] = [None] * my_rank()[1]
+    torch.distributed.all_gather_object(found, own)
+    parts = [part for part in found if part is not None]
+    return np.concatenate([numbers for numbers, _ in parts]), np.concatenate([logits for _, logits in parts])
