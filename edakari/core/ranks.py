@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-__all__ = ["my_rank", "own_share", "summed"]
+__all__ = ["from_first", "my_rank", "own_share", "reduced", "summed"]
 
 
 def my_rank() -> tuple[int, int]:
@@ -29,8 +29,33 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     Args:
         tensor: of the same shape and kind on each of them.
     """
+    return reduced(tensor)
+
+
+def reduced(tensor: torch.Tensor, how: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> torch.Tensor:
+    """A tensor reduced entry by entry over all processes; the tensor itself where there is one process.
+
+    Args:
+        tensor: of the same shape and kind on each of them.
+        how: sum, smallest or largest.
+    """
     if my_rank()[1] == 1:
         return tensor
     total = tensor.cuda() if dist.get_backend() == "nccl" else tensor.clone()
-    dist.all_reduce(total)
+    dist.all_reduce(total, how)
     return total.to(tensor.device)
+
+
+def from_first(text: str) -> str:
+    """The first process's text, on every process."""
+    rank, world = my_rank()
+    if world == 1:
+        return text
+    content, device = text.encode(), "cuda" if dist.get_backend() == "nccl" else "cpu"
+    size = torch.tensor([len(content)], device=device)
+    dist.broadcast(size, 0)
+    data = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if rank == 0:
+        data[:] = torch.tensor(list(content), dtype=torch.uint8)
+    dist.broadcast(data, 0)
+    return bytes(data.tolist()).decode()
