@@ -117,12 +117,13 @@ class InterpretationSteeredPruning:
     # differs: a constant 1e-3 over 4000 steps; the rate falls here, so that the cost comes to rest
     gate_lr: float = 0.02
     gates: Literal["free", "hyper"] = "free"
-    gate_start: LogitStart = "zeros"
+    gate_start: LogitStart = "normal"
     gate_offset: float = 3.0
     gate_temperature: float = 0.4
     gate_mode: GateMode = "hard"
-    interpretation: float = 10.0
-    cost_weight: float = 2.0
+    # differs: 10 and 1; explanations are compared in shares of the image here, in pixels there
+    interpretation: float = 1.0
+    cost_weight: float = 5.0
     streams: bool = False
     allocator: AllocatorName = "threshold"
 
@@ -141,9 +142,8 @@ class InterpretationSteeredPruning:
 
         # a budget out of reach is told before anything is trained
         solved({group.name: torch.ones(group.size) for group in groups}, job.costs)
-        with judging(job.model), torch.enable_grad():
-            saliency = self._saliency(job)
-            logits = self._gates(job, groups, limits, saliency)
+        job.model.eval()
+        logits = self._gates(job, groups, limits, self._saliency(job))
         # logits may be negative, and values must not; the order is what counts
         ranks = torch.sigmoid(logits.double())
         parts = torch.split(ranks, [group.size for group in groups])
@@ -168,10 +168,10 @@ class InterpretationSteeredPruning:
     def _saliency(self, job: Job) -> Saliency:
         """What explains the job's network: stages 1 and 2, or those of an earlier run."""
         shape = checked(job.task, job.model, self.labels)
-        taps = find_taps(job.model, job.graph, self.taps)
         if self.explainer is not None:
             found = load_saliency(self.explainer, job.model, job.graph)
         else:
+            taps = find_taps(job.model, job.graph, self.taps)
             predictor = fit_predictor(job, shape[0], self._predictor())
             found = fit_explainer(job, predictor, taps, shape, self._explainer())
         if found.agreement < TRUSTED:

@@ -35,6 +35,7 @@ class Looks:
         masks: [N, H, W], in 0 to 1.
         said: class that the network gives each image, [N].
         masked: class that the predictor gives each masked image, [N].
+        astray: class that the predictor gives each image under the mask of another one, [N].
     """
 
     centres: Floats
@@ -42,11 +43,17 @@ class Looks:
     masks: Floats
     said: Integers
     masked: Integers
+    astray: Integers
 
     @property
     def agreement(self) -> float:
         """Share of images that are given the same class when only what the mask shows is seen."""
         return float((self.said == self.masked).mean())
+
+    @property
+    def chance(self) -> float:
+        """The same share where each image is seen through the mask of another image: what a mask has to beat."""
+        return float((self.said == self.astray).mean())
 
     @property
     def shown(self) -> float:
@@ -93,6 +100,8 @@ def shares(view: SaliencyView) -> dict[str, float]:
         "images": float(len(view.images)),
         "agreement_dense": view.dense.agreement,
         "agreement_pruned": view.pruned.agreement,
+        "chance_dense": view.dense.chance,
+        "chance_pruned": view.pruned.chance,
         "same_class": same,
         "overlap_median": float(np.median(view.overlaps)),
         "shift_median_px": float(np.median(view.shifts)),
@@ -147,8 +156,9 @@ def _text(found: Mapping[str, float], images: int, side: float) -> str:
         f"{found['overlap_median']:.0%} (median), and their centres lie {shift:.1f} pixels apart "
         f"({shift / side:.0%} of the image's side). A second network sees only what a mask shows, "
         f"{found['shown_dense']:.0%} of the image: with the dense network's masks it names the dense network's class "
-        f"in {found['agreement_dense']:.1%} of the cases, with the pruned network's masks the pruned network's in "
-        f"{found['agreement_pruned']:.1%}."
+        f"in {found['agreement_dense']:.1%} of the cases ({found['chance_dense']:.1%} with the masks of other images), "
+        f"with the pruned network's masks the pruned network's in {found['agreement_pruned']:.1%} "
+        f"({found['chance_pruned']:.1%})."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,24 +18,27 @@ from edakari.report.saliency import Looks, SaliencyView
 from edakari.run.folder import RunFolder
 from edakari.run.load import networks
 from edakari.run.recipe import recipe_from
-from edakari.surgery import load_plan
+from edakari.surgery import load, load_plan
 from edakari.tasks import task_from_settings
 
 __all__ = ["saliency_view"]
 
 
-def saliency_view(folder: str | Path, most: int = 2048) -> SaliencyView:
-    """Where the dense and the finished network of a run of ISP look in validation images.
+def saliency_view(
+    folder: str | Path, most: int = 2048, stage: Literal["pruned", "finished"] = "finished"
+) -> SaliencyView:
+    """Where the dense and the pruned network of a run of ISP look in validation images.
 
     Args:
         folder: of the run.
         most: images.
+        stage: the network as it is in the end, or as it was pruned, before fine-tuning.
 
     Raises:
         RunFolderError: it is no finished run, or its method left no explainer.
     """
     run = RunFolder(Path(folder))
-    found = networks(folder)
+    final = networks(folder).pruned
     if not run.kept.is_dir():
         method = run.recipe().get("method", {}).get("name")
         raise RunFolderError(
@@ -44,6 +48,7 @@ def saliency_view(folder: str | Path, most: int = 2048) -> SaliencyView:
     recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
     task, dense = task_from_settings(recipe.data), build(recipe.model)
     graph, plan = trace(dense, task.example()), load_plan(run.path)
+    cut = load(run.pruned, build(recipe.model)) if stage == "pruned" else final
     saliency = load_saliency(run.kept, dense, graph)
     batches, count = [], 0
     for images, labels in task.batches("val"):
@@ -56,7 +61,7 @@ def saliency_view(folder: str | Path, most: int = 2048) -> SaliencyView:
     said = _said(dense, inputs) if own is None else own
     models = (
         Explained(dense, saliency.taps, saliency.explainer),
-        Explained(found.pruned, saliency.taps, saliency.explainer, widened(plan, graph)),
+        Explained(cut, saliency.taps, saliency.explainer, widened(plan, graph)),
     )
     looks = [_looks(model, saliency, inputs, said) for model in models]
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (task.pixels.mean, task.pixels.std))
@@ -79,7 +84,7 @@ def _looks(model: Explained, saliency: Saliency, inputs: list[torch.Tensor], lab
         said, raw = model(images, asked)
         centres, widths = saliency.explainer.head.centre_and_width(raw)
         masks = saliency.explainer.mask(raw)
-        masked = saliency.predictor(images * masks).argmax(1)
-        found = (centres.double(), widths.double(), masks[:, 0].double(), said.argmax(1), masked)
+        seen = [saliency.predictor(images * each).argmax(1) for each in (masks, masks.roll(1, 0))]
+        found = (centres.double(), widths.double(), masks[:, 0].double(), said.argmax(1), *seen)
         parts.append(tuple(each.cpu().numpy() for each in found))
     return Looks(*(np.concatenate(each) for each in zip(*parts, strict=True)))

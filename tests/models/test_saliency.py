@@ -1,0 +1,126 @@
+"""Saliency masks: the closed form and its gradient, the map from free numbers, samples, and the explainer's forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edakari.models.explainer import Explainer
+from edakari.models.saliency import Frame, FreeHead, RadialHead, random_masks, relaxed_sample
+
+CIFAR, IMAGENET = Frame(32, 32), Frame(224, 224)
+
+
+def radial(frame: Frame, row: float, column: float, width: float) -> torch.Tensor:
+    return frame.radial(torch.tensor([[row, column]]), torch.tensor([width]))[0, 0]
+
+
+def test_mask_has_the_closed_form() -> None:
+    mask = radial(CIFAR, 16, 16, 5)
+    assert float(mask[16, 16]) == 1.0
+    assert float(mask[16, 21]) == pytest.approx(0.60653, abs=1e-5)
+    assert 5 * math.sqrt(2 * math.log(2)) == pytest.approx(5.887, abs=1e-3)
+    assert bool(((mask >= 0) & (mask <= 1)).all())
+    assert bool((mask[16, 16:].diff() < 0).all())
+    assert bool((mask.diag()[16:].diff() < 0).all())
+    assert torch.equal(mask[16, 17:], mask[16, 1:16].flip(0))
+
+
+@given(st.lists(st.tuples(st.floats(2, 30), st.floats(2, 30), st.floats(1, 30)), min_size=1, max_size=4))
+def test_a_batch_of_masks_is_a_loop_over_pixels(places: list[tuple[float, float, float]]) -> None:
+    frame = Frame(32, 24)
+    masks = frame.radial(torch.tensor([place[:2] for place in places]), torch.tensor([place[2] for place in places]))
+    for mask, (row, column, width) in zip(masks, places, strict=True):
+        for u, w in ((0, 0), (5, 23), (31, 7)):
+            wanted = math.exp(-((u - row) ** 2 + (w - column) ** 2) / (2 * width**2))
+            assert float(mask[0, u, w]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_area_grows_with_the_width() -> None:
+    """The exact gradient; one through a density divided by its detached maximum has the other sign."""
+    width = torch.tensor([10.0], requires_grad=True)
+    centre = torch.tensor([[16.0, 16.0]])
+    CIFAR.radial(centre, width).mean().backward()
+    assert width.grad is not None
+    assert float(width.grad) == pytest.approx(0.0585, abs=1e-4)
+    higher, lower = (float(CIFAR.radial(centre, torch.tensor([10 + step])).mean()) for step in (0.05, -0.05))
+    assert float(width.grad) == pytest.approx((higher - lower) / 0.1, rel=1e-3)
+    released = torch.tensor([10.0], requires_grad=True)
+    density = CIFAR.radial(centre, released) / (2 * math.pi * released**2)
+    (density / density.detach().max()).mean().backward()
+    assert released.grad is not None
+    assert float(released.grad) == pytest.approx(-0.0388, abs=1e-4)
+
+
+@pytest.mark.parametrize(("frame", "low", "high"), [(CIFAR, 2, 30), (IMAGENET, 4, 220)])
+def test_centres_stay_inside(frame: Frame, low: float, high: float) -> None:
+    head = RadialHead(2, (4, 4), frame)
+    centre, width = head.centre_and_width(torch.tensor([[0.0, 0.0, 10.0], [1e4, -1e4, 10.0], [-1e4, 1e4, -100.0]]))
+    assert centre.tolist() == [[frame.height / 2] * 2, [high, low], [low, high]]
+    assert float(width[0]) == pytest.approx(10.0000458, abs=1e-4)
+    assert float(width[2]) > 0
+
+
+def test_centre_at_20_by_hand() -> None:
+    centre, _ = RadialHead(1, (2, 2), CIFAR).centre_and_width(torch.tensor([[20.0, 0.0, 5.0]]))
+    assert float(centre[0, 0]) == pytest.approx(28.479, abs=1e-3)
+
+
+def test_a_head_begins_with_a_third_of_the_side() -> None:
+    head = RadialHead(3, (4, 4), CIFAR)
+    _, width = head.centre_and_width(head(torch.zeros(2, 3, 4, 4)))
+    assert width.tolist() == pytest.approx([0.31 * 32] * 2, rel=1e-5)
+
+
+def test_a_free_mask_has_the_centre_and_width_of_the_radial_one_that_it_is() -> None:
+    mask = radial(CIFAR, 14, 18, 3)
+    centre, width = FreeHead(1, CIFAR).centre_and_width(torch.stack([mask, 1 - mask])[None])
+    assert centre[0].tolist() == pytest.approx([14, 18], abs=1e-3)
+    assert float(width) == pytest.approx(3, abs=1e-2)
+
+
+def test_random_masks_are_of_their_family() -> None:
+    torch.manual_seed(0)
+    masks = random_masks(64, CIFAR, (0.16, 0.34), "rbf", torch.zeros(1))
+    assert masks.shape == (64, 1, 32, 32)
+    assert float(masks.amax((2, 3)).min()) > 0.97
+    widths = (masks.sum((1, 2, 3)) / (2 * math.pi)).sqrt()
+    assert 2 < float(widths.min()) < float(widths.max()) < 0.36 * 32
+    assert bool((random_masks(2, CIFAR, (0.1, 0.2), "realx", torch.zeros(1)) == 0.5).all())
+
+
+def test_samples_follow_their_probabilities_and_pass_gradients() -> None:
+    torch.manual_seed(0)
+    p = torch.full((20000,), 0.3, requires_grad=True)
+    sample = relaxed_sample(p, 0.1)
+    assert float((sample > 0.5).float().mean()) == pytest.approx(0.3, abs=0.015)
+    assert float(((sample < 0.1) | (sample > 0.9)).float().mean()) > 0.75
+    sample.sum().backward()
+    assert p.grad is not None
+    assert float(p.grad.mean()) > 0
+    assert bool(relaxed_sample(torch.tensor([0.0, 1.0]), 1.0).isfinite().all())
+
+
+@pytest.mark.parametrize("family", ["rbf", "realx"])
+@pytest.mark.parametrize("sizes", [[(4, 9, 7), (6, 5, 4), (8, 3, 2)], [(5, 40, 40)], [(3, 8, 8), (3, 8, 8)]])
+def test_explainers_read_maps_of_any_sizes(family: str, sizes: list[tuple[int, int, int]]) -> None:
+    frame = Frame(27, 21)
+    explainer = Explainer(sizes, 3, frame, family).eval()  # type: ignore[arg-type]
+    raw = explainer([torch.randn(2, *size) for size in sizes], torch.tensor([0, 2]))
+    assert raw.shape == ((2, 3) if family == "rbf" else (2, 2, 27, 21))
+    mask = explainer.mask(raw)
+    assert mask.shape == (2, 1, 27, 21)
+    assert bool(((mask >= 0) & (mask <= 1)).all())
+    assert explainer.normalised(raw).shape == raw.shape if family == "rbf" else mask.shape
+
+
+def test_explanations_depend_on_the_label() -> None:
+    torch.manual_seed(0)
+    explainer = Explainer([(4, 8, 8), (6, 4, 4)], 3, Frame(16, 16)).eval()
+    maps = [torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)]
+    first, second = (explainer(maps, torch.tensor([label])) for label in (0, 1))
+    assert not torch.equal(first, second)
