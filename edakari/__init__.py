@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edakari.models import build
     from edakari.run import prune
     from edakari.run.bench import latency
+    from edakari.run.token_call import prune_tokens
     from edakari.surgery import apply, load, save, simulate
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "latency",
     "load",
     "prune",
+    "prune_tokens",
     "register",
     "save",
     "simulate",
@@ -48,6 +50,7 @@ _HOMES = {
     "latency": "edakari.run.bench",
     "load": "edakari.surgery",
     "prune": "edakari.run",
+    "prune_tokens": "edakari.run.token_call",
     "register": "edakari.core.method",
     "save": "edakari.surgery",
     "simulate": "edakari.surgery",

@@ -17,7 +17,8 @@ from edakari.core.plan import KeepTokens
 from edakari.cost.tokens import Packages
 from edakari.errors import EdakariError
 from edakari.methods.token_counts import TokenDesign, quarters
-from edakari.methods.token_method import TokenTraining, depth_of, prune_tokens_by
+from edakari.methods.token_method import TokenTraining, depth_of, progressive_design, prune_tokens_by
+from edakari.methods.token_progressive import Progress
 from edakari.methods.token_training import TokenLoss
 from edakari.surgery.tokens import PackageMode, PackageNorm
 
@@ -30,6 +31,8 @@ class SoftTokenPruning:
     """Prune tokens by learned selectors, and keep a package of what is pruned.
 
     Args:
+        schedule: "geometric" has the same share of what comes at each selector; "progressive" walks from the last block
+            to the first, prunes each as far as accuracy allows, and merges neighbours into phases.
         blocks: places of the blocks in front of which selectors stand, from 0; empty is after each quarter.
         keep: shares of all patches behind each selector; empty is the mildest within the budget, the same share of what
             comes at each.
@@ -40,16 +43,20 @@ class SoftTokenPruning:
         head_branch: weigh heads by their importance.
         share_head_mlp: one set of selector weights for all heads.
         imitation_epochs: in which selectors learn what attention would keep, without labels.
-        epochs: of selectors alone, the network frozen.
+        selector_epochs: of selectors alone, the network frozen.
         joint_epochs: of selectors and network.
-        lr: peak learning rate of selectors alone.
+        selector_lr: peak learning rate of selectors alone.
         joint_lr: of selectors and network together.
-        weight_decay: of both.
+        selector_decay: weight decay of both.
         ratio_weight: of the squared distance from the ratios to be kept.
         logit_weight: of the divergence from the dense network's outputs.
         token_weight: of the distance from its tokens.
         dual_rate: step of the multipliers that hold the ratios; 0 leaves the penalty alone, as the authors do.
         batches: most batches of the search split that thresholds are set by.
+        grid: step of the ratios that the progressive schedule tries.
+        accuracy_drop: of the metric on the search split that it may lose.
+        epochs_per_step: of training for each ratio that it tries.
+        phase_tolerance: neighbouring blocks whose ratios differ by less become one phase of it.
         precision: of the training: "fp32", "bf16" or "fp16".
     """
 
@@ -58,6 +65,7 @@ class SoftTokenPruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepTokens})
 
+    schedule: Literal["geometric", "progressive"] = "geometric"
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
     package: PackageMode = "merge"
@@ -65,23 +73,27 @@ class SoftTokenPruning:
     merge: Literal["geo", "arith"] = "geo"
     head_branch: bool = True
     share_head_mlp: bool = True
-    imitation_epochs: int = 1
-    epochs: int = 5
+    imitation_epochs: int = 0
+    selector_epochs: int = 5
     joint_epochs: int = 25
-    lr: float = 5e-4
+    selector_lr: float = 5e-4
     # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
     joint_lr: float = 5e-5
-    weight_decay: float = 0.05
+    selector_decay: float = 0.05
     ratio_weight: float = 2.0
     logit_weight: float = 0.5
     token_weight: float = 0.5
     dual_rate: float = 0.05
     batches: int = 16
+    grid: float = 0.1
+    accuracy_drop: float = 0.01
+    epochs_per_step: int = 1
+    phase_tolerance: float = 0.085
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        counts = (self.imitation_epochs, self.epochs, self.joint_epochs, self.batches)
+        counts = (self.imitation_epochs, self.selector_epochs, self.joint_epochs, self.batches)
         weights = (self.ratio_weight, self.logit_weight, self.token_weight, self.dual_rate)
         if min(counts) < 0 or min(weights) < 0:
             raise EdakariError(f"method 'spvit': epochs, batches and weights cannot be negative, found {self}")
@@ -100,14 +112,22 @@ class SoftTokenPruning:
         )
         training = TokenTraining(
             imitation_epochs=self.imitation_epochs,
-            selector_epochs=self.epochs,
+            selector_epochs=self.selector_epochs,
             joint_epochs=self.joint_epochs,
-            lr=self.lr,
+            lr=self.selector_lr,
             joint_lr=self.joint_lr,
-            weight_decay=self.weight_decay,
+            weight_decay=self.selector_decay,
             precision=self.precision,
             loss=TokenLoss(ratio=self.ratio_weight, logits=self.logit_weight, tokens=self.token_weight),
             dual_rate=self.dual_rate,
             batches=self.batches,
         )
+        if self.schedule == "progressive" and not self.keep:
+            steps = Progress(
+                grid=self.grid,
+                accuracy_drop=self.accuracy_drop,
+                epochs_per_step=self.epochs_per_step,
+                phase_tolerance=self.phase_tolerance,
+            )
+            design = progressive_design(job, design, training, steps)
         return prune_tokens_by("spvit", job, design, self.keep, training)

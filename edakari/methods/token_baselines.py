@@ -24,7 +24,7 @@ class RandomTokens:
     Args:
         blocks: places of the blocks in front of which tokens go, from 0; empty is after each quarter.
         keep: shares of all patches left at each; empty is the mildest within the budget.
-        package: "none", or "merge" for a package of the dropped.
+        packed: whether the dropped leave a package.
     """
 
     paper: ClassVar[str] = "none; the baseline under all others"
@@ -32,15 +32,15 @@ class RandomTokens:
 
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
-    package: Literal["none", "merge"] = "none"
+    packed: bool = False
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         design = TokenDesign(
             selector="random",
             blocks=self.blocks or quarters(depth_of(job)),
-            settings={"package": self.package, "seed": job.seed},
-            packages="none" if self.package == "none" else "one",
+            settings={"package": "merge" if self.packed else "none", "seed": job.seed},
+            packages="one" if self.packed else "none",
         )
         return prune_tokens_by("random_tokens", job, design, self.keep)
 
@@ -54,9 +54,9 @@ class PredictedTokens:
         blocks: places of the blocks in front of which predictors stand, from 0; empty is after each quarter.
         keep: shares of all patches left at each; empty is the mildest within the budget.
         imitation_epochs: in which predictors learn what attention would keep, without labels; the paper has none.
-        epochs: of predictors alone.
+        selector_epochs: of predictors alone.
         joint_epochs: of predictors and network.
-        lr: peak learning rate of predictors alone.
+        selector_lr: peak learning rate of predictors alone.
         joint_lr: of predictors and network together.
         precision: of the training: "fp32", "bf16" or "fp16".
     """
@@ -69,9 +69,9 @@ class PredictedTokens:
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
     imitation_epochs: int = 0
-    epochs: int = 5
+    selector_epochs: int = 5
     joint_epochs: int = 25
-    lr: float = 5e-4
+    selector_lr: float = 5e-4
     joint_lr: float = 5e-5
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -80,9 +80,9 @@ class PredictedTokens:
         design = TokenDesign(selector="dynamicvit", blocks=self.blocks or quarters(depth_of(job)), packages="none")
         training = TokenTraining(
             imitation_epochs=self.imitation_epochs,
-            selector_epochs=self.epochs,
+            selector_epochs=self.selector_epochs,
             joint_epochs=self.joint_epochs,
-            lr=self.lr,
+            lr=self.selector_lr,
             joint_lr=self.joint_lr,
             weight_decay=0.05,
             precision=self.precision,
@@ -101,8 +101,7 @@ class AttentionTokens:
     Args:
         blocks: places of the blocks in front of which tokens go, from 1; empty is after each quarter.
         keep: shares of all patches left at each; empty is the mildest within the budget.
-        package: what becomes of the others: "append" and "sum" of weights is the paper's fused token, "merge" one mean.
-        package_norm: "sum" or "mean".
+        fused: whether the others leave the paper's fused token, one at each place.
     """
 
     paper: ClassVar[str] = "Liang et al., Expediting Vision Transformers via Token Reorganizations, ICLR 2022"
@@ -110,16 +109,15 @@ class AttentionTokens:
 
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
-    package: Literal["none", "merge", "append"] = "append"
-    package_norm: Literal["mean", "sum"] = "sum"
+    fused: bool = True
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         design = TokenDesign(
             selector="evit",
             blocks=self.blocks or quarters(depth_of(job)),
-            settings={"package": self.package, "package_norm": self.package_norm},
-            packages="none" if self.package == "none" else "each" if self.package == "append" else "one",
+            settings={"package": "append" if self.fused else "none", "package_norm": "sum"},
+            packages="each" if self.fused else "none",
         )
         return prune_tokens_by("evit", job, design, self.keep)
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from edakari.core.budget import Budget, Limits
 from edakari.core.graph import Graph
-from edakari.core.method import Job
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Cost
 from edakari.cost.counts import macs
@@ -28,11 +27,13 @@ __all__ = [
     "TokenDesign",
     "checked_keep",
     "geometric",
+    "known_costs",
     "linear",
     "mildest",
     "planned",
     "quarters",
     "token_graph",
+    "token_limits",
     "token_macs",
 ]
 
@@ -54,11 +55,11 @@ def geometric(strength: float, patches: int, selectors: int) -> Counts:
 
 
 def linear(strength: float, patches: int, selectors: int) -> Counts:
-    """Each takes away as many as the others, at most half of what comes; all together `strength` of all patches."""
+    """Each takes away as many as the others, `strength` of half of all patches, and at most half of what comes."""
     counts, left = [], patches
     for place in range(selectors):
-        wanted = patches - round(strength * patches * (place + 1) / selectors)
-        left = max(wanted, left - left // 2)
+        wanted = patches - round(strength * patches / 2 * (place + 1))
+        left = max(1, wanted, left - left // 2)
         counts.append(left)
     return tuple(counts)
 
@@ -158,11 +159,20 @@ def _distinct(schedule: Callable[[float], Counts], steps: int) -> Iterator[Count
             yield counts
 
 
-def planned(job: Job, design: TokenDesign, costs: Sequence[Cost], keep: Sequence[float] = ()) -> Plan:
-    """The plan of a design within a job's budget.
+def planned(
+    model: nn.Module,
+    graph: Graph,
+    budget: Budget,
+    design: TokenDesign,
+    costs: Sequence[Cost],
+    keep: Sequence[float] = (),
+) -> Plan:
+    """The plan of a design within a budget.
 
     Args:
-        job: the network and its budget.
+        model: the network.
+        graph: of it.
+        budget: in figures.
         design: the selectors.
         costs: measured costs; multiply-accumulates are counted, unless they are among them.
         keep: shares of the patches that the user named; then they are only checked against the budget.
@@ -171,14 +181,12 @@ def planned(job: Job, design: TokenDesign, costs: Sequence[Cost], keep: Sequence
         InfeasibleBudget: the budget cannot be met.
         BudgetError: it names a cost that does not depend on tokens.
     """
-    example = example_for(job.model, job.graph.inputs)
-    layout = token_layout(job.model, example)
+    example = example_for(model, graph.inputs)
+    layout = token_layout(model, example)
     design.check(layout)
     names = [layout.names[place] for place in design.blocks]
-    known = {cost.name: cost for cost in costs}
-    if any(term.cost == "macs" for term in job.budget.terms) and "macs" not in known:
-        known["macs"] = token_macs(job.model, job.graph, design.packages)
-    limits = _limits(job.budget, known)
+    known = known_costs(model, graph, budget, costs, design.packages)
+    limits = _limits(budget, known)
 
     def schedule(strength: float) -> Counts:
         return design.schedule(strength, layout.patches, len(design.blocks))
@@ -187,16 +195,35 @@ def planned(job: Job, design: TokenDesign, costs: Sequence[Cost], keep: Sequence
     counted = next((limit for cost, limit in limits.terms if cost.name == "macs"), None)
     for _ in range(SPARE):
         counts = mildest(limits, (lambda strength: fixed) if fixed else schedule, names)
-        plan = Plan(design.edits(layout, counts), job.graph.fingerprint, job.graph.inputs)
+        plan = Plan(design.edits(layout, counts), graph.fingerprint, graph.inputs)
         if counted is None or not plan.edits:
             return plan
-        found = _exact_macs(job.model, plan)
+        found = _exact_macs(model, plan)
         if found <= counted:
             return plan
         # the selectors' own work counts too
         estimated = known["macs"].total(plan.sizes())
-        limits = _limits(job.budget, known, {"macs": counted - (found - estimated)})
+        limits = _limits(budget, known, {"macs": counted - (found - estimated)})
     raise InfeasibleBudget(f"with its selectors the network stays at {found:.6g} MACs", {"macs": found})
+
+
+def known_costs(
+    model: nn.Module, graph: Graph, budget: Budget, costs: Sequence[Cost], packages: Packages
+) -> dict[str, Cost]:
+    """Costs by name: those that were measured, and multiply-accumulates where the budget names them."""
+    known = {cost.name: cost for cost in costs}
+    if any(term.cost == "macs" for term in budget.terms) and "macs" not in known:
+        known["macs"] = token_macs(model, graph, packages)
+    return known
+
+
+def token_limits(model: nn.Module, graph: Graph, budget: Budget, costs: Sequence[Cost], packages: Packages) -> Limits:
+    """A budget bound to costs by numbers of tokens.
+
+    Raises:
+        BudgetError: it names a cost that does not depend on tokens.
+    """
+    return _limits(budget, known_costs(model, graph, budget, costs, packages))
 
 
 def _limits(budget: Budget, known: Mapping[str, Cost], lower: Mapping[str, float] | None = None) -> Limits:

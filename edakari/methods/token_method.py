@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses as dc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
+from torch import nn
 
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Schedule
 from edakari.graph import example_for
-from edakari.methods.token_counts import TokenDesign, planned
+from edakari.methods.token_counts import TokenDesign, planned, token_limits
+from edakari.methods.token_progressive import Progress, phases, profile, progressive
 from edakari.methods.token_training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
 from edakari.surgery import apply
 from edakari.surgery.tokens import Adaptive, TokenLayout, attach, selections, token_layout
 
-__all__ = ["TokenTraining", "depth_of", "prune_tokens_by"]
+__all__ = ["TokenTraining", "depth_of", "progressive_design", "prune_tokens_by"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def prune_tokens_by(
     """
 
     def solve(costs: Sequence[Cost]) -> Plan:
-        return dc.replace(planned(job, design, costs, keep), method=name)
+        return dc.replace(planned(job.model, job.graph, job.budget, design, costs, keep), method=name)
 
     plan = job.settle(solve, job.costs)
     edits = {edit.block: edit.count for edit in plan.tokens()}
@@ -80,7 +82,38 @@ def prune_tokens_by(
     return Outcome(plan, model)
 
 
-def trained(job: Job, plan: Plan, training: TokenTraining) -> torch.nn.Module:
+def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, steps: Progress) -> TokenDesign:
+    """The design with blocks and proportions from the progressive schedule.
+
+    Args:
+        job: network, budget and data.
+        design: selectors and their settings.
+        training: how selectors are trained.
+        steps: how the schedule goes.
+
+    Raises:
+        InfeasibleBudget: accuracy allows no ratios within the budget.
+    """
+    layout = token_layout(job.model, example_for(job.model, job.graph.inputs))
+    limits = token_limits(job.model, job.graph, job.budget, job.costs, design.packages)
+    short = dc.replace(training, imitation_epochs=0, selector_epochs=0, joint_epochs=steps.epochs_per_step)
+
+    def train(model: nn.Module, counts: Mapping[int, int]) -> nn.Module:
+        places = tuple(sorted(counts))
+        kept = tuple(counts[place] for place in places)
+        edits = dc.replace(design, blocks=places).edits(layout, kept)
+        plan = Plan(edits, job.graph.fingerprint, job.graph.inputs)
+        return trained(dc.replace(job, model=model), plan, short)
+
+    counts = progressive(job, layout.names, layout.patches, limits, train, steps)
+    ratios = [count / layout.patches for count in counts]
+    places = phases(ratios, steps.phase_tolerance)
+    if not places:
+        return dc.replace(design, blocks=(len(ratios) - 1,))
+    return dc.replace(design, blocks=places, schedule=profile([ratios[place] for place in places]))
+
+
+def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
     """A network with the selectors of a plan, trained by the masks of its own decisions.
 
     Args:

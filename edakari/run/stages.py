@@ -21,11 +21,14 @@ from edakari.export import to_onnx, to_program
 from edakari.graph import trace
 from edakari.models.weights import weights_digest
 from edakari.report import write_report
+from edakari.report.explanation import keep as keep_explanation
+from edakari.report.tokens import draw_tokens
 from edakari.run import processes
 from edakari.run.context import Run, costs_at, stored_bytes
 from edakari.run.loop import Loop, finished_latency, measured_latency
 from edakari.run.settings import MeasureSettings
 from edakari.run.teaching import training
+from edakari.run.token_view import token_view
 from edakari.surgery import apply, save, simulate
 from edakari.train import fit, fitter
 
@@ -201,6 +204,9 @@ def export_stage(run: Run) -> Result:
 def report_stage(run: Run) -> Result:
     """The report, as JSON, as a page and as a picture."""
     if run.main:
+        if run.plan.tokens():
+            view = token_view(run.dense, run.final(), run.plan, run.task)
+            keep_explanation(draw_tokens(view, run.folder.path), run.folder.path)
         write_report(run.folder.path)
     return {"page": "report.html"}
 

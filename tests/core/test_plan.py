@@ -56,7 +56,10 @@ def test_then_keeps_other_edits_once() -> None:
 
 def test_json_round_trip_of_every_kind_of_edit() -> None:
     whole = plan(
-        KeepChannels("a", (0, 2)), KeepTokens("blocks.3", 98, "head", (("package", "sum"),)), DropBranch("b"), MaskWeights("w", "00ff")
+        KeepChannels("a", (0, 2)),
+        KeepTokens("blocks.3", 98, "head", (("package", "sum"),)),
+        DropBranch("b"),
+        MaskWeights("w", "00ff"),
     )
     assert Plan.from_json(whole.to_json()) == whole
     assert whole.sizes() == {"a": 2, "b": 0, "blocks.3:tokens": 98}

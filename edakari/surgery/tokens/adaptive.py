@@ -42,7 +42,7 @@ class Adaptive(nn.Module):
         super().__init__()
         self.model = model
         self.strategy, self.rule, self.temperature = strategy, rule, temperature
-        self.caps, self.edges = dict(caps or {}), edges
+        self.caps, self.edges, self.floor = dict(caps or {}), edges, 0.0
         self.decisions: tuple[Decision, ...] = ()
         self.training = model.training
 
@@ -51,7 +51,7 @@ class Adaptive(nn.Module):
         state = TokenState(
             strategy="mask" if self.training else self.strategy,
             rule="sample" if self.training else self.rule,
-            bias_floor=FLOOR if self.training else 0.0,
+            bias_floor=FLOOR if self.training else self.floor,
             caps=self.caps,
             edges=self.edges,
             temperature=self.temperature,

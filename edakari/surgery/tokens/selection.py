@@ -232,7 +232,8 @@ def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """
     uniform = torch.rand_like(score_BN).clamp(1e-7, 1 - 1e-7)
     soft = torch.sigmoid((score_BN + torch.logit(uniform)) / temperature)
-    return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+    # in this order the sum is exactly 0 or 1
+    return soft + ((soft > 0.5).to(soft.dtype) - soft).detach()
 
 
 def _widened(x_BMC: torch.Tensor, missing: int, packages: int, fill: float) -> torch.Tensor:

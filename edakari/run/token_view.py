@@ -1,0 +1,63 @@
+"""What a run's selectors decide on its validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edakari.core.plan import Plan
+from edakari.core.protocols import Batch, Task
+from edakari.graph import example_for
+from edakari.report.tokens import TokenView
+from edakari.surgery.tokens import Adaptive, token_layout
+
+__all__ = ["token_view"]
+
+LEARNED = ("spvit", "dynamicvit")
+"""Selectors whose thresholds mean something."""
+
+
+@torch.no_grad()
+def token_view(dense: nn.Module, pruned: nn.Module, plan: Plan, task: Task, *, images: int = 512) -> TokenView:
+    """What selectors decide on the first validation images.
+
+    Args:
+        dense: the network as it was.
+        pruned: the finished network.
+        plan: that it was pruned by.
+        task: gives the images.
+        images: how many are counted; six are drawn.
+    """
+    batches: list[Batch] = []
+    for batch in task.batches("val"):
+        batches.append(batch)
+        if sum(len(each[0]) for each in batches) >= images:
+            break
+    kept = _decided(Adaptive(pruned.eval()).eval(), task, batches[:1])
+    counts: dict[str, npt.NDArray[np.int64]] = {}
+    if all(edit.selector in LEARNED for edit in plan.tokens()):
+        free = _decided(Adaptive(pruned, "mask", "threshold").eval(), task, batches)
+        counts = {block: each.sum(1).astype(np.int64) for block, each in free.items()}
+    drawn = batches[0][0][:6].float().cpu()
+    low, high = drawn.amin((1, 2, 3), keepdim=True), drawn.amax((1, 2, 3), keepdim=True)
+    grid = token_layout(dense, example_for(dense, plan.inputs)).grid
+    return TokenView(
+        ((drawn - low) / (high - low).clamp_min(1e-6)).permute(0, 2, 3, 1).numpy(),
+        {block: each[:6].reshape(-1, *grid) for block, each in kept.items()},
+        counts,
+        {edit.block: edit.count for edit in plan.tokens()},
+    )
+
+
+def _decided(runner: Adaptive, task: Task, batches: Sequence[Batch]) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each block with a selector, which patches go on, bool [images, patches]."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for batch in batches:
+        task.outputs(runner, batch)
+        for decision in runner.decisions:
+            found.setdefault(decision.block, []).append(decision.kept.cpu() > 0.5)
+    return {block: torch.cat(each).numpy() for block, each in found.items()}

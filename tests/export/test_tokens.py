@@ -1,0 +1,62 @@
+"""Networks with selectors as ONNX with static shapes, as one compiled graph, and in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+import edakari
+from edakari.core.plan import KeepTokens
+from edakari.export import to_onnx, to_program
+from tests.surgery.tokens.networks import images, logits, plan, tiny
+
+DYNAMIC = {"NonZero", "Loop", "If", "Compress", "Unique", "SequenceAt"}
+
+
+def pruned(selector: str) -> torch.nn.Module:
+    edits = tuple(KeepTokens(f"blocks.{place}", count, selector) for place, count in ((1, 20), (2, 11)))
+    model = tiny(depth=3).float()
+    graph = edakari.trace(model, images(1).float())
+    return edakari.apply(plan(*edits, fingerprint=graph.fingerprint), model)
+
+
+@pytest.mark.parametrize("selector", ["spvit", "evit", "tome"])
+def test_onnx_has_static_shapes(selector: str, tmp_path: Path) -> None:
+    found = to_onnx(pruned(selector), images(2).float(), tmp_path / "net.onnx")
+    assert found.absolute <= 1e-4
+    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "net.onnx"))
+    assert not DYNAMIC & {node.op_type for node in model.graph.node}
+    for value in (*model.graph.value_info, *model.graph.output):
+        assert all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim), value.name
+
+
+def test_a_program_and_one_compiled_graph(tmp_path: Path) -> None:
+    model, x = pruned("spvit"), images(2).float()
+    assert to_program(model, x, tmp_path / "net.pt2").absolute <= 1e-5
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=count)
+    for _ in range(3):
+        torch.testing.assert_close(logits(compiled, x), logits(model, x))
+    assert len(graphs) == 1
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    dense = edakari.build("edakari:fashion_vit", weights="pretrained")
+    x = torch.rand(2, 1, 28, 28)
+    graph = edakari.trace(dense, x[:1])
+    edits = (KeepTokens("blocks.2", 30, "spvit", (("merge", "arith"), ("package", "append"))),)
+    made = edakari.Plan(edits, graph.fingerprint, graph.inputs)
+    small = edakari.apply(made, dense)
+    for parameter in small.blocks[2].token_gate.parameters():
+        torch.nn.init.normal_(parameter)
+    edakari.save(small, made, tmp_path / "net")
+    again = edakari.load(tmp_path / "net")
+    assert torch.equal(logits(again, x), logits(small, x))

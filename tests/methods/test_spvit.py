@@ -1,0 +1,308 @@
+"""SPViT: its losses by hand, gradients that reach what they should, ratios that are met, and runs from end to end."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses as dc
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional
+
+import edakari
+from edakari.core.method import Job
+from edakari.core.plan import KeepTokens
+from edakari.core.protocols import StepState
+from edakari.core.space import Group
+from edakari.cost import dense
+from edakari.cost.tokens import tokens_at
+from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
+from edakari.methods.spvit import SoftTokenPruning
+from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
+from edakari.methods.token_counts import token_macs
+from edakari.methods.token_progressive import phases, profile
+from edakari.methods.token_training import (
+    DualAscent,
+    TokenLoss,
+    TokenTrainer,
+    calibrate,
+    kept_ratios,
+    ratio_loss,
+    token_distance,
+)
+from edakari.surgery.tokens import Adaptive, Decision, attach, selections, token_layout
+from edakari.testing import check_method
+from edakari.testing.toys import ToyTask, toy_job
+
+
+def toy_token_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
+    """What a method that prunes tokens gets; a latency in the budget is the MACs of the blocks under another name."""
+    job = toy_job(model, budget, seed)
+    cost = token_macs(job.model, job.graph)
+    groups = tuple(Group(tokens_at(block), "token", cost.patches) for block in cost.blocks)
+    return dc.replace(job, groups=groups, costs=(cost, dc.replace(cost, name="latency", unit="ms")))
+
+
+SHORT: dict[str, Any] = {"imitation_epochs": 1, "selector_epochs": 1, "joint_epochs": 1}
+
+
+def network(seed: int = 0, depth: int = 6) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return VisionTransformer(
+            img_size=16, patch_size=4, embed_dim=32, depth=depth, num_heads=4, num_classes=4
+        ).eval()
+
+
+def trainer(counts: tuple[int, int] = (10, 6), **loss: float) -> TokenTrainer:
+    model, task = network(), ToyTask()
+    edits = [KeepTokens(block, count, "spvit") for block, count in zip(("blocks.1", "blocks.3"), counts, strict=True)]
+    job, layout = toy_job(model), token_layout(model, task.example())
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    student = Adaptive(attach(model, edits, task.example())).train()
+    weights = TokenLoss(**{"ratio": 2.0, "logits": 0.5, "tokens": 0.5, **loss})
+    return TokenTrainer(job, student, teacher, layout, [count / 16 for count in counts], weights)
+
+
+def test_ratio_loss_by_hand() -> None:
+    kept, target = torch.tensor([0.70, 0.45, 0.20]), torch.tensor([0.617, 0.369, 0.137])
+    assert float(ratio_loss(kept, target)) * 3 == pytest.approx(0.017419, abs=1e-6)
+    assert 2 * float(ratio_loss(kept, target)) == pytest.approx(0.0116127, abs=1e-6)
+
+
+def test_ratios_are_of_the_batch_and_not_of_each_image() -> None:
+    kept = torch.zeros(2, 10)
+    kept[0], kept[1, :4] = 1.0, 1.0
+    ratios = kept_ratios([Decision("blocks.0", kept, kept)])
+    assert float(ratio_loss(ratios, torch.tensor([0.7]))) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_token_distance_counts_what_is_left() -> None:
+    theirs = torch.randn(2, 5, 8)
+    mine, kept = theirs.clone(), torch.ones(2, 5)
+    mine[:, 3:] += torch.randn(2, 2, 8)
+    kept[:, 3:] = 0
+    assert float(token_distance(mine, theirs, kept)) == 0.0
+    assert float(token_distance(mine, theirs, torch.ones(2, 5))) > 0.0
+    assert float(token_distance(mine, theirs, torch.zeros(2, 5))) == 0.0
+
+
+@pytest.mark.parametrize("terms", [("cross_entropy", "ratio", "logits", "tokens"), ("ratio",)])
+def test_gradients_reach_every_parameter_of_every_selector(terms: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    each = trainer()
+    batch = next(iter(ToyTask().batches("train")))
+    losses = each.objective(each.student, batch)
+    assert set(losses) == {"cross_entropy", "ratio", "logits", "tokens"}
+    torch.stack([losses[name] for name in terms]).sum().backward()
+    for selection in selections(each.student.model).values():
+        for name, parameter in selection.selector.named_parameters():
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
+            assert float(parameter.grad.abs().max()) > 0, name
+    assert all(parameter.grad is None for parameter in each.teacher.parameters())
+
+
+def test_a_boolean_mask_would_have_no_gradient() -> None:
+    """Guards against masks that give the right outputs and teach the selectors nothing."""
+    for additive in (False, True):
+        kept = torch.ones(1, 6, requires_grad=True)
+        q = k = v = torch.randn(1, 1, 6, 4)
+        mask = torch.log(kept + 1e-6)[:, None, None] if additive else (kept > 0.5)[:, None, None].expand(1, 1, 6, 6)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).pow(2).sum()
+        assert out.requires_grad is additive
+
+
+def test_what_is_gone_never_returns() -> None:
+    each = trainer()
+    for _ in range(20):
+        each.student(torch.randn(4, 3, 16, 16))
+        first, second = each.student.decisions
+        assert bool((second.kept <= first.kept).all())
+
+
+def test_evaluation_repeats_bit_by_bit() -> None:
+    each = trainer()
+    each.student.eval()
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(each.student(x), each.student(x))
+
+
+def test_multipliers_rise_while_too_many_stay() -> None:
+    dual = DualAscent([0.5, 0.25], rate=0.05)
+    state = StepState(nn.Linear(1, 1), torch.optim.SGD([nn.Parameter(torch.zeros(1))]), 0, 0)
+    assert float(dual.term(torch.tensor([0.7, 0.2]))) == 0.0
+    dual.after_step(state)
+    torch.testing.assert_close(dual.multipliers, torch.tensor([0.01, -0.0025]))
+    assert float(dual.term(torch.tensor([0.7, 0.2]))) == pytest.approx(0.01 * 0.2 + 0.0025 * 0.05)
+    again = DualAscent([0.5, 0.25], rate=0.05)
+    again.load_state_dict(dual.state_dict())
+    assert torch.equal(again.multipliers, dual.multipliers)
+    for _ in range(10_000):
+        dual.after_step(state)
+    assert dual.multipliers.tolist() == [5.0, -5.0]
+
+
+def test_thresholds_keep_what_was_planned_on_average() -> None:
+    model, task = network(), ToyTask()
+    edits = [KeepTokens("blocks.1", 9, "spvit"), KeepTokens("blocks.3", 5, "spvit")]
+    attach(model, edits, task.example())
+    for selection in selections(model).values():
+        for parameter in selection.selector.parameters():
+            parameter.data = parameter.data * 20
+    caps = calibrate(model, task.outputs, list(task.batches("search")))
+    runner = Adaptive(model, "padded", "threshold").eval()
+    found = []
+    for batch in task.batches("search"):
+        task.outputs(runner, batch)
+        found.append(kept_ratios(runner.decisions))
+    torch.testing.assert_close(torch.stack(found).mean(0), torch.tensor([9 / 16, 5 / 16]), atol=0.02, rtol=0)
+    assert all(cap % 8 == 0 for cap in caps.values())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SoftTokenPruning(**SHORT),
+        PredictedTokens(**SHORT),
+        RandomTokens(),
+        AttentionTokens(),
+        MergedTokens(),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_methods_keep_their_promises(method: Any) -> None:
+    check_method(method, [network()], toy_token_job)
+
+
+def test_training_moves_selectors_and_keeps_the_constraint() -> None:
+    job = toy_token_job(network(), "macs<=70%")
+    outcome = SoftTokenPruning(selector_epochs=6, joint_epochs=0, selector_lr=0.05).prune(job)
+    fresh = edakari.apply(outcome.plan, network())
+    moved = [
+        not torch.equal(value, fresh.state_dict()[name])
+        for name, value in outcome.model.state_dict().items()
+        if "selector" in name
+    ]
+    assert sum(moved) > len(moved) / 2
+    rest = {name: value for name, value in outcome.model.state_dict().items() if "token_gate" not in name}
+    assert all(torch.equal(value, network().state_dict()[name]) for name, value in rest.items())
+
+
+def test_progressive_schedule_walks_from_the_back_and_merges_phases(tmp_path: Path) -> None:
+    job = dc.replace(toy_token_job(network(), "macs<=70%"), keep=tmp_path)
+    method = SoftTokenPruning(
+        schedule="progressive", grid=0.25, accuracy_drop=1.0, selector_epochs=0, joint_epochs=1, joint_lr=0.01
+    )
+    outcome = method.prune(job)
+    trail = json.loads((tmp_path / "progressive.json").read_text())
+    walked = list(dict.fromkeys(step["block"] for step in trail))
+    assert walked == [f"blocks.{place}" for place in range(5, 5 - len(walked), -1)]
+    for step in trail:
+        ratios = [step["ratios"][block] for block in sorted(step["ratios"])]
+        assert ratios == sorted(ratios, reverse=True)
+    assert dense(edakari.trace(outcome.model, job.task.example()))["macs"] <= job.budget.terms[0].limit
+    strict = dc.replace(method, accuracy_drop=-1.0)
+    with pytest.raises(InfeasibleBudget, match="allow a larger drop"):
+        strict.prune(toy_token_job(network(), "macs<=70%"))
+
+
+def test_phases_and_profiles() -> None:
+    assert phases([1.0, 0.95, 0.9, 0.85, 0.5, 0.45], 0.085) == (2, 4)
+    assert phases([1.0, 1.0], 0.085) == ()
+    schedule = profile([0.8, 0.5])
+    assert schedule(0.0, 100, 2) == (100, 100)
+    assert schedule(0.5, 100, 2) == (80, 50)
+
+
+def test_wrong_settings_are_told() -> None:
+    job = toy_token_job(network())
+    with pytest.raises(PlanError, match="never rise"):
+        AttentionTokens(blocks=(1, 3), keep=(0.5, 0.7)).prune(job)
+    with pytest.raises(PlanError, match="1 ratios for 2 selectors"):
+        AttentionTokens(blocks=(1, 3), keep=(0.5,)).prune(job)
+    with pytest.raises(PlanError, match="blocks 0 to 5"):
+        AttentionTokens(blocks=(1, 6)).prune(job)
+    with pytest.raises(EdakariError, match="cannot be negative"):
+        SoftTokenPruning(selector_epochs=-1).prune(job)
+    with pytest.raises(InfeasibleBudget, match="fewest tokens"):
+        AttentionTokens(blocks=(5,)).prune(job)
+    with pytest.raises(BudgetError, match="does not depend on the number of tokens"):
+        AttentionTokens().prune(toy_token_job(network(), "params<=50%"))
+
+
+def glyphs(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """6 x 6 patches of noise; some carry the pattern of the image's class. Images, labels, which patches."""
+    patterns = functional.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(5)), dim=1) * 3
+    labels = torch.randint(0, 6, (count,), generator=generator)
+    number = torch.randint(2, 9, (count,), generator=generator)
+    order = torch.rand(count, 36, generator=generator).argsort(1)
+    carries = (order < number[:, None]).float()
+    noise = torch.randn(count, 36, 16, generator=generator)
+    x = torch.where(carries[..., None] > 0, patterns[labels][:, None] + 0.7 * noise, noise)
+    images = x.view(count, 6, 6, 4, 4).permute(0, 1, 3, 2, 4).reshape(count, 1, 24, 24)
+    return images, labels, carries
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_behaviour_on_images_whose_class_is_in_few_patches(seed: int) -> None:
+    """Specification, test 11: with selectors at block 0 the choice of tokens matters."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model: nn.Module = VisionTransformer(
+        img_size=24, patch_size=4, in_chans=1, num_classes=6, embed_dim=32, depth=4, num_heads=4
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(350):
+        x, y, _ = glyphs(64, generator)
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    test = glyphs(1024, torch.Generator().manual_seed(99))
+
+    def accuracy(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((network.eval()(test[0]).argmax(1) == test[1]).float().mean())
+
+    whole = accuracy(model)
+    counts, example = (9, 5), torch.zeros(1, 1, 24, 24)
+
+    def random_drop(kind: str) -> float:
+        edits = [
+            KeepTokens(f"blocks.{b}", n, "random", (("package", kind),)) for b, n in zip((0, 2), counts, strict=True)
+        ]
+        return accuracy(attach(copy.deepcopy(model), edits, example))
+
+    bare, packed = random_drop("none"), random_drop("merge")
+    student = Adaptive(
+        attach(model, [KeepTokens(f"blocks.{b}", n, "spvit") for b, n in zip((0, 2), counts, strict=True)], example)
+    ).train()
+    targets = [count / 36 for count in counts]
+    dual = DualAscent(targets, 0.05)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
+    for step in range(500):
+        x, y, _ = glyphs(64, generator)
+        loss = functional.cross_entropy(student(x), y)
+        kept = kept_ratios(student.decisions)
+        (loss + 2 * ratio_loss(kept, torch.tensor(targets)) + dual.term(kept)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        dual.after_step(StepState(student, optimizer, step, 0))
+    runner = Adaptive(model, "mask", "count").eval()
+    assert accuracy(runner) >= whole - 0.04
+    recall = float((runner.decisions[0].kept * test[2]).sum() / test[2].sum())
+    assert recall >= 2 * 9 / 36
+    assert accuracy(runner) - bare >= 0.10
+    assert packed - bare >= 0.05
+    calibrate(model, lambda network, batch: network(batch), list(glyphs(1024, generator)[0].split(256)))
+    adaptive = Adaptive(model, "mask", "threshold").eval()
+    accuracy(adaptive)
+    kept_B = adaptive.decisions[0].kept.sum(1)
+    assert float(kept_B.mean()) / 36 == pytest.approx(targets[0], abs=0.02)
+    assert float(torch.corrcoef(torch.stack([kept_B, test[2].sum(1)]))[0, 1]) > 0

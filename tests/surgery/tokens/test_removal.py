@@ -1,0 +1,304 @@
+"""Masked tokens, removed tokens and tokens taken out by hand give the same outputs; nothing else changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import edakari
+from edakari.core.plan import KeepTokens, Plan
+from edakari.errors import ModelError, PlanError
+from edakari.surgery.tokens import Adaptive, attach, detach, package, restore, selections, token_layout
+from edakari.surgery.tokens.selectors import Candidates
+from tests.surgery.tokens.networks import FAMILIES, enlivened, images, logits, plan, tiny
+
+MODES = ["merge", "add", "append", "none"]
+STRATEGIES = ["mask", "padded", "packed", "bucketed"]
+EDGES = (8, 16, 24, 36)
+
+
+def attached(mode: str = "merge", selector: str = "spvit", counts: tuple[int, int] = (20, 11), **options: Any) -> Any:
+    model = tiny(**options)
+    settings = (("package", mode),)
+    edits = [
+        KeepTokens(block, count, selector, settings)
+        for block, count in zip(("blocks.2", "blocks.4"), counts, strict=True)
+    ]
+    return attach(model, edits, images(1))
+
+
+def spread(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    """Selectors that keep another number of tokens in every image: thresholds in the middle of their scores."""
+    for place, selection in enumerate(selections(model).values()):
+        with torch.no_grad():
+            for name, parameter in selection.selector.named_parameters():
+                generator = torch.Generator().manual_seed(len(name) + place)
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+            selection.get_buffer("threshold").zero_()
+    runner = Adaptive(model, "mask", "threshold").eval()
+    for place, selection in enumerate(selections(model).values()):
+        logits(runner, x)
+        score = torch.sigmoid(runner.decisions[place].score)
+        selection.get_buffer("threshold").copy_(score[score > 0].median() * 0.9999999)
+    return model
+
+
+def by_hand(model: Any, image: torch.Tensor, mode: str) -> tuple[torch.Tensor, list[int]]:
+    """One image, tokens taken out in plain Python: patches, then packages, in lists."""
+    chosen = selections(model)
+    detached = {name: selection.selector for name, selection in chosen.items()}
+    tokens = model._pos_embed(model.patch_embed(image[None]))[0]
+    head, patches, packs, weight, counts = tokens[:1], tokens[1:], tokens[:0], 0.0, []
+    for place, block in enumerate(model.blocks):
+        if (selector := detached.get(f"blocks.{place}")) is not None:
+            x = torch.cat([patches, packs])[None]
+            seen = Candidates(x, torch.ones(1, x.shape[1]).double(), len(patches), torch.zeros(1, 0), 1, None)
+            verdict = selector(seen)
+            keep = torch.sigmoid(verdict.score[0]) >= chosen[f"blocks.{place}"].get_buffer("threshold")
+            gone, q = patches[~keep], verdict.weight[0][~keep]
+            patches = patches[keep]
+            counts.append(int(keep.sum()))
+            if mode != "none" and len(gone):
+                mean = (q[:, None] * gone).sum(0) / q.sum()
+                if mode == "append":
+                    packs = torch.cat([packs, mean[None]])
+                elif mode == "add":
+                    packs = (packs[0] if len(packs) else 0) + mean[None].reshape(1, -1)
+                else:
+                    old = packs[0] * weight if len(packs) else 0.0
+                    weight = weight + float(q.sum())
+                    packs = ((mean * q.sum() + old) / weight)[None]
+        x = type(block).forward(block, torch.cat([head, patches, packs])[None])[0]
+        head, patches, packs = x[:1], x[1 : len(x) - len(packs)], x[len(x) - len(packs) :]
+    return model.forward_head(model.norm(torch.cat([head, patches, packs])[None]))[0], counts
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_masked_equals_removed_by_hand(mode: str) -> None:
+    model, x = spread(attached(mode), images(6)), images(6)
+    with torch.no_grad():
+        wanted, counts = zip(*(by_hand(model, image, mode) for image in x), strict=True)
+    assert len({tuple(count) for count in counts}) > 2
+    for strategy in STRATEGIES:
+        runner = Adaptive(model, strategy, "threshold", edges=EDGES).eval()
+        found = logits(runner, x)
+        assert [d.kept.sum(1).long().tolist() for d in runner.decisions] == [list(c) for c in zip(*counts, strict=True)]
+        torch.testing.assert_close(found, torch.stack(wanted), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("selector", ["spvit", "evit", "dynamicvit", "random", "tome"])
+def test_a_fixed_number_removed_equals_masked(selector: str) -> None:
+    model, x = attached("none" if selector == "tome" else "merge", selector), images()
+    removed = logits(model, x)
+    torch.testing.assert_close(logits(Adaptive(model).eval(), x), removed, atol=1e-12, rtol=0)
+    assert not torch.allclose(removed, logits(detach(model), x), atol=1e-3)
+
+
+def test_epsilon_of_training_leaks_little() -> None:
+    model, x = spread(attached(), images()), images()
+    runner = Adaptive(model, "mask", "threshold").eval()
+    exact = logits(runner, x)
+    runner.floor = 1e-6
+    leaky = logits(runner, x)
+    assert 0 < float((leaky - exact).abs().max()) <= 5e-6
+
+
+@pytest.mark.parametrize("strategy", ["topk", *STRATEGIES])
+def test_batch_invariance(strategy: str) -> None:
+    model, x = spread(attached(), images(8)).float(), images(8).float()
+    runner = Adaptive(model, strategy, "count" if strategy == "topk" else "threshold", edges=EDGES).eval()
+    together = logits(runner, x)
+    order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
+    assert torch.allclose(logits(runner, x[order]), together[order], atol=1e-5)
+    for place in range(len(x)):
+        assert torch.allclose(logits(runner, x[place : place + 1])[0], together[place], atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_keep_all_is_the_dense_network(strategy: str) -> None:
+    model, x = attached(counts=(36, 36)), images()
+    for selection in selections(model).values():
+        selection.get_buffer("threshold").zero_()
+    found = logits(Adaptive(model, strategy, "threshold", edges=(36,)).eval(), x)
+    removed = logits(model, x)
+    dense = logits(detach(model), x)
+    assert torch.equal(removed, dense)
+    assert torch.allclose(found, dense, atol=1e-6)
+    assert torch.equal(found.argmax(1), dense.argmax(1))
+
+
+def test_prune_all_leaves_class_token_and_package() -> None:
+    model, seen = attached(), []
+    model.blocks[5].attn.register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
+    for selection in selections(model).values():
+        selection.get_buffer("threshold").fill_(2.0)
+    found = logits(Adaptive(model, "padded", "threshold").eval(), images())
+    assert seen == [2]
+    assert bool(found.isfinite().all())
+
+
+def test_padded_to_a_cap_keeps_the_best_and_packs_the_rest() -> None:
+    model, x = spread(attached(), images()), images()
+    free = Adaptive(model, "padded", "threshold").eval()
+    logits(free, x)
+    before = [decision.kept.sum(1) for decision in free.decisions]
+    capped = Adaptive(model, "padded", "threshold", caps={"blocks.2": 8}).eval()
+    logits(capped, x)
+    assert torch.equal(capped.decisions[0].kept.sum(1), before[0].clamp(max=8))
+    alone = torch.cat([logits(capped, image[None]) for image in x])
+    torch.testing.assert_close(logits(capped, x), alone, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name: str) -> None:
+    make, size, prefix = FAMILIES[name]
+    model, x = enlivened(make()), images(3, size, 3)
+    layout = token_layout(model, x[:1])
+    assert (layout.prefix, layout.grid, len(layout.blocks)) == (prefix, (4, 4), 4)
+    dense, state = logits(model, x), {key: value.clone() for key, value in model.state_dict().items()}
+    for selector in ("spvit", "evit", "tome"):
+        edits = [KeepTokens(layout.names[place], count, selector) for place, count in ((1, 9), (3, 6))]
+        removed = logits(attach(model, edits, x[:1]), x)
+        masked = logits(Adaptive(model).eval(), x)
+        torch.testing.assert_close(masked, removed, atol=1e-12, rtol=0)
+        assert float((removed - dense).abs().max() / dense.abs().max()) > 1e-3
+        if selector == "spvit":
+            spread(model, x)
+            wanted = logits(Adaptive(model, "mask", "threshold").eval(), x)
+            for strategy in STRATEGIES[1:]:
+                found = logits(Adaptive(model, strategy, "threshold", edges=(4, 8, 16)).eval(), x)
+                torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+        detach(model)
+        assert torch.equal(logits(model, x), dense)
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+        assert list(model.state_dict()) == list(state)
+
+
+def test_the_prefix_survives_any_selector() -> None:
+    model = enlivened(FAMILIES["dinov2 with registers"][0]())
+    x, seen = images(2, 56, 3), []
+    attach(model, [KeepTokens("blocks.1", 3, "random")], x[:1])
+    model.blocks[1].norm1.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    selection = selections(model)["blocks.1"]
+    tokens = model._pos_embed(model.patch_embed(x))
+    before = model.blocks[0](tokens)[:, :5]
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        selection.selector.score.copy_(torch.randn(16, generator=generator))
+        logits(model, x)
+        assert torch.equal(seen[-1][:, :5], before)
+
+
+def test_an_oblong_image_keeps_its_grid() -> None:
+    model = enlivened(timm.create_model("vit_tiny_patch16_224", img_size=(32, 64), depth=2, num_classes=5))
+    x = torch.randn(1, 3, 32, 64).double()
+    assert token_layout(model, x).grid == (2, 4)
+
+
+def test_channels_and_tokens_in_one_plan() -> None:
+    model = tiny(depth=4)
+    graph = edakari.trace(model, images(1))
+    hidden = next(group for group in graph.groups if group.size == 64)
+    channels = edakari.core.plan.KeepChannels(hidden.name, tuple(range(0, 64, 2)))
+    tokens = KeepTokens("blocks.1", 17, "evit", (("package", "merge"),))
+    whole = Plan((channels, tokens), graph.fingerprint, graph.inputs)
+    assert Plan.from_json(whole.to_json()) == whole
+    assert whole.sizes() == {hidden.name: 32, "blocks.1:tokens": 17}
+    small, x = edakari.apply(whole, model), images()
+    found = logits(small, x)
+    assert torch.allclose(logits(edakari.simulate(whole, model).eval(), x), found, atol=1e-12)
+    one = Plan((channels,), graph.fingerprint, graph.inputs)
+    first = edakari.apply(one, model)
+    later = Plan((tokens,), edakari.trace(first, images(1)).fingerprint, graph.inputs)
+    assert torch.equal(logits(edakari.apply(later, first), x), found)
+    assert torch.equal(logits(edakari.apply(one.then(later), model), x), found)
+
+
+def test_tokens_twice_are_refused() -> None:
+    one = plan(KeepTokens("blocks.1", 17, "evit"))
+    with pytest.raises(PlanError, match="both plans prune tokens"):
+        one.then(plan(KeepTokens("blocks.2", 9, "evit")))
+    assert one.then(one).edits == one.edits
+    model = attach(tiny(), one.edits, images(1))
+    with pytest.raises(ModelError, match="holds token selectors already"):
+        attach(model, one.edits, images(1))
+
+
+@pytest.mark.parametrize(
+    ("edits", "text"),
+    [
+        ([KeepTokens("blocks.9", 5, "spvit")], "'blocks.9'.*mean 'blocks"),
+        ([KeepTokens("blocks.1", 37, "spvit")], "keeps 37.*36 come"),
+        ([KeepTokens("blocks.1", 9, "spvit"), KeepTokens("blocks.2", 10, "spvit")], "keeps 10.*9 come"),
+        ([KeepTokens("blocks.1", 9, "spvit"), KeepTokens("blocks.1", 8, "spvit")], "twice"),
+        ([KeepTokens("blocks.0", 9, "evit")], "block 0 has none"),
+        ([KeepTokens("blocks.1", 9, "tome")], "can leave 18 of 36"),
+        ([KeepTokens("blocks.1", 9, "random", (("colour", "red"),))], "colour"),
+    ],
+)
+def test_wrong_edits_are_told(edits: list[KeepTokens], text: str) -> None:
+    with pytest.raises(PlanError, match=text):
+        attach(tiny(), edits, images(1))
+
+
+def test_an_unknown_selector_is_told() -> None:
+    with pytest.raises(edakari.errors.UnknownName, match="spvit"):
+        attach(tiny(), [KeepTokens("blocks.1", 9, "spvitt")], images(1))
+
+
+def test_a_network_without_tokens_is_told() -> None:
+    with pytest.raises(ModelError, match="has no tokens to prune"):
+        token_layout(timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64))
+
+
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 4, 4)
+        self.blocks = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.blocks(self.stem(x).flatten(2).transpose(1, 2))
+        return tokens.mean(1)
+
+
+def test_an_attention_that_cannot_be_wrapped_is_named() -> None:
+    with pytest.raises(ModelError, match=r"'blocks\.0'.*cannot be wrapped"):
+        token_layout(Mixer(), torch.zeros(1, 1, 16, 16))
+
+
+def test_another_image_size_is_told() -> None:
+    model = attach(tiny(dynamic_img_size=True), [KeepTokens("blocks.2", 20, "spvit")], images(1))
+    with pytest.raises(PlanError, match="made for 36 patches, but 16 came"):
+        model(images(1, 16))
+
+
+def test_restore_puts_tokens_back() -> None:
+    x = torch.arange(6.0).view(1, 3, 2)
+    back = restore(x, torch.tensor([[3, 0, -1]]), 4, fill=9.0)
+    assert back.tolist() == [[[2, 3], [9, 9], [9, 9], [0, 1]]]
+
+
+def test_package_by_hand() -> None:
+    x = torch.tensor([[[1, 0], [0, 1], [2, 2], [4, 0]]]).double()
+    q, keep = torch.tensor([[0.9, 0.25, 0.8, 0.5]]).double(), torch.tensor([[1, 0, 1, 0]]).double()
+    first, weight = package(x, q * (1 - keep), "merge")
+    torch.testing.assert_close(first, torch.tensor([[8 / 3, 1 / 3]]).double())
+    assert weight.tolist() == [0.75]
+    summed, _ = package(x, q * (1 - keep), "append", "sum")
+    torch.testing.assert_close(summed, torch.tensor([[2.0, 0.25]]).double())
+    later = torch.tensor([[0, 0, 0.8, 0]]).double()
+    merged, both = package(x, later, "merge", before=(first, weight))
+    torch.testing.assert_close(merged, torch.tensor([[3.6, 1.85]]).double() / 1.55)
+    torch.testing.assert_close(both, torch.tensor([1.55]).double())
+    added, _ = package(x, later, "add", before=(first, weight))
+    torch.testing.assert_close(added, torch.tensor([[14 / 3, 7 / 3]]).double())
+    appended, _ = package(x, later, "append", before=(first, weight))
+    assert appended.tolist() == [[2.0, 2.0]]
+    nothing, none = package(x, torch.zeros(1, 4).double(), "merge")
+    assert nothing.tolist() == [[0.0, 0.0]]
+    assert none.tolist() == [0.0]
