@@ -13,7 +13,7 @@ from edakari.core.layout import Layout
 from edakari.core.space import Group, Kind
 from edakari.graph import axes
 from edakari.graph.axes import Axis, Expression
-from edakari.graph.flow import Dims, Flow
+from edakari.graph.flow import Dims, Flow, Record, Visit
 
 __all__ = ["finish"]
 
@@ -40,46 +40,16 @@ def finish(
         device_reason: why it did not run on meta, in the words of who refused.
         branches: that can be dropped whole.
     """
-    for name, dims in stored.items():
-        if name not in flow.read:
-            for dim in dims:
-                axes.pin(dim, "not used in the forward pass that was traced")
-    for axis, members in _owners(stored).items():
-        if all(position == 1 for name, position, _ in members if name in parameters):
-            axes.pin(axis, "its values are constants, not made by weights")
+    _pin_unmade(flow, stored, parameters)
     named = _named(stored)
     freeze = _Freezer({axis: group.name for axis, group in named.items()})
     frozen = {name: tuple(freeze(dim) for dim in dims) for name, dims in stored.items()}
-    operators = tuple(
-        Operator(
-            record.name,
-            record.module,
-            tuple(tuple(freeze(dim) for dim in dims) for dims in record.outputs),
-            tuple((constant, tuple(freeze(dim) for dim in term)) for constant, term in record.macs),
-            tuple(dict.fromkeys(record.weights)),
-            _frozen_shapes(freeze, record.inputs),
-            record.settings,
-            record.sources,
-        )
-        for record in flow.records
-    )
-    calls = tuple(
-        ModuleCall(
-            visit.path,
-            _frozen_shapes(freeze, visit.inputs),
-            _frozen_shapes(freeze, visit.outputs),
-            {line: _frozen_shapes(freeze, tensors) for line, tensors in visit.formed.items()},
-            visit.read,
-            visit.made,
-        )
-        for visit in flow.calls
-    )
     return Graph(
         groups=tuple(named.values()),
         layouts=frozen,
         parameters=tuple(name for name in stored if name in parameters),
-        operators=operators,
-        calls=calls,
+        operators=tuple(_operator(freeze, record) for record in flow.records),
+        calls=tuple(_call(freeze, visit) for visit in flow.calls),
         refused=tuple(_refusals(stored)),
         inputs=inputs,
         device=device,
@@ -94,6 +64,41 @@ def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
     """SHA-256 over the names and layouts of all parameters and buffers."""
     content = {name: [layouts.to_json(dim) for dim in dims] for name, dims in sorted(frozen.items())}
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def _pin_unmade(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str]) -> None:
+    """Keep whole what the forward pass did not use, and what no weight makes."""
+    for name, dims in stored.items():
+        if name not in flow.read:
+            for dim in dims:
+                axes.pin(dim, "not used in the forward pass that was traced")
+    for axis, members in _owners(stored).items():
+        if all(position == 1 for name, position, _ in members if name in parameters):
+            axes.pin(axis, "its values are constants, not made by weights")
+
+
+def _operator(freeze: _Freezer, record: Record) -> Operator:
+    return Operator(
+        record.name,
+        record.module,
+        _frozen_shapes(freeze, record.outputs),
+        tuple((constant, tuple(freeze(dim) for dim in term)) for constant, term in record.macs),
+        tuple(dict.fromkeys(record.weights)),
+        _frozen_shapes(freeze, record.inputs),
+        record.settings,
+        record.sources,
+    )
+
+
+def _call(freeze: _Freezer, visit: Visit) -> ModuleCall:
+    return ModuleCall(
+        visit.path,
+        _frozen_shapes(freeze, visit.inputs),
+        _frozen_shapes(freeze, visit.outputs),
+        {line: _frozen_shapes(freeze, tensors) for line, tensors in visit.formed.items()},
+        visit.read,
+        visit.made,
+    )
 
 
 def _frozen_shapes(freeze: _Freezer, tensors: Iterable[Dims]) -> tuple[tuple[Layout, ...], ...]:

@@ -34,7 +34,7 @@ __all__ = [
     "values_at",
 ]
 
-Average = Literal["average", "signed_average", "momentum", "latest"]
+Average = Literal["average", "signed_average", "squares", "momentum", "latest"]
 Revival = Literal["absolute", "signed"]
 Importance = Callable[[Masks], torch.Tensor | None]
 """Change of the loss, to first order, if each coordinate were gone: float [coordinates]; None without gradients."""
@@ -42,6 +42,7 @@ Importance = Callable[[Masks], torch.Tensor | None]
 Solver = Callable[[Sequence[Group], Values, Limits, Sizes], Sizes]
 """Sizes from groups, values, limits and the sizes as they are."""
 
+MEANS = ("average", "signed_average", "squares")
 MOMENTUM = 0.9
 
 
@@ -64,7 +65,8 @@ class Weighing:
 
     Args:
         average: "average" of the absolute figures since masks were last chosen, "signed_average" of the figures
-            themselves, "momentum" weighs later steps more, "latest" takes one step.
+            themselves, "squares" of them (Molchanov et al., CVPR 2019, equation 8), "momentum" weighs later steps more,
+            "latest" takes one step.
         revival: what counts for a masked coordinate: "absolute" figures, or "signed": only those by which its return
             would lower the loss.
         incumbent_bonus: scores of what is not masked are multiplied by it.
@@ -205,10 +207,11 @@ class Rewire(Hook):
             return
         average = self.weighing.average
         figures = figures if average == "signed_average" else self._worth(figures)
+        figures = figures.square() if average == "squares" else figures
         finite = figures.isfinite().all()
         figures = torch.where(finite, figures, 0.0)
         total, self._count = self._sum.to(figures), self._count.to(figures) + finite
-        if average in ("average", "signed_average"):
+        if average in MEANS:
             self._sum = total + figures
         elif average == "momentum":
             self._sum = torch.where(finite, MOMENTUM * total + (1 - MOMENTUM) * figures, total)
@@ -228,7 +231,7 @@ class Rewire(Hook):
         if not bool(count > 0):
             return False
         average = self.weighing.average
-        figures = figures / count if average in ("average", "signed_average") else figures
+        figures = figures / count if average in MEANS else figures
         self._scores = self._worth(figures) if average == "signed_average" else figures
         self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
         return True

@@ -300,7 +300,7 @@ def test_masks_that_fall_due_without_finite_gradients_wait() -> None:
     assert seen == [0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("average", ["average", "signed_average", "momentum", "latest"])
+@pytest.mark.parametrize("average", ["average", "signed_average", "squares", "momentum", "latest"])
 def test_averages_agree_on_equal_steps(average: Any) -> None:
     model, hook = rewired(Weighing(average=average))
     model.eval()
@@ -314,7 +314,8 @@ def test_averages_agree_on_equal_steps(average: Any) -> None:
     figures = input_taylor(masks)
     assert figures is not None
     share = 1 - 0.9**2 if average == "momentum" else 1.0
-    assert torch.allclose(hook._scores.float(), share * figures.abs(), rtol=1e-4)
+    wanted = figures.square() if average == "squares" else share * figures.abs()
+    assert torch.allclose(hook._scores.float(), wanted, rtol=1e-4)
 
 
 def test_signed_revival_counts_only_what_lowers_the_loss() -> None:
