@@ -141,6 +141,10 @@ class Task(Protocol):
 class NumberedTask(Task, Protocol):
     """A task of classes whose examples have numbers, so that some can be chosen, and something kept for each."""
 
+    @property
+    def held_out(self) -> bool:
+        """Whether the examples of "search" are none of "train"."""
+
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
         """Class of each example of a split, int64 [examples]."""
 

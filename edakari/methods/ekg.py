@@ -22,7 +22,7 @@ from torch import nn
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Cost, NumberedTask, Schedule, Split
+from edakari.core.protocols import Cost, NumberedTask, Schedule, Split, Task
 from edakari.cost import bind
 from edakari.errors import DataError, EdakariError
 from edakari.methods.ensemble import EnsembleSearch, SearchSettings, Stop
@@ -81,31 +81,24 @@ class EnsembleKnowledgePruning:
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         self._check()
-        groups = maskable(job.graph, job.groups)
-        limits = bind(job.budget, job.graph, job.costs)
+        groups, limits = maskable(job.graph, job.groups), bind(job.budget, job.graph, job.costs)
         nothing = {group.name: np.zeros(group.size + 1) for group in groups}
         if limits.excess({}) <= 0 or reachable(groups, nothing, limits) is not None:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "ekg"), job.model)
-        warmup, found, split = self._data(job)
-        if not isinstance(job.task, NumberedTask):
-            raise DataError(_UNNUMBERED.format(type(job.task).__name__))
-        lessons = job.task.drawn("train", warmup)
+        task = _numbered(job.task)
+        split: Split = "search" if self.search_data == "held_out" else "train"
+        warmup, found = self._data(task, job.seed)
+        lessons = task.drawn("train", warmup)
         # differs: weights of two or more dimensions decay, norms and biases do not
         schedule = Schedule(epochs=1, lr=self.warmup_lr, warmup=0.0, final_lr=1.0)
-        job.fit(job.model, task_objective(job.task), schedule, batches=lessons)
-        lengthened = self._lengthened(job)
-        settings = SearchSettings(
-            cut=self.cut,
-            knowledge=self.knowledge,
-            filtered=self.candidates == "otsu",
-            batch_statistics=self.statistics == "batch",
-            reuse_bytes=self.reuse_mb << 20,
-        )
-        batches = list(job.task.drawn(split, found, augmented=self.search_data == "augmented"))
-        search = EnsembleSearch(
-            job, Masks(job.model, job.graph, groups, "hard", lengthened=lengthened), settings, batches
-        )
-        self._remark(job, search, split)
+        job.fit(job.model, task_objective(task), schedule, batches=lessons)
+
+        def masks_on(model: nn.Module) -> Masks:
+            return Masks(model, job.graph, groups, "hard", lengthened=self._lengthened(job))
+
+        batches = list(task.drawn(split, found, augmented=self.search_data == "augmented"))
+        search = EnsembleSearch(job, masks_on(job.model), self._settings(), batches)
+        self._remark(job, search)
         ways: dict[str, tuple[Stop, ...]] = {}
 
         def solve(costs: Sequence[Cost]) -> Plan:
@@ -114,23 +107,32 @@ class EnsembleKnowledgePruning:
             ways[plan.digest()] = way
             return plan
 
-        plan = job.settle(solve, job.costs)
-        way = ways[plan.digest()]
-
         def network(stop: Stop) -> nn.Module:
             twin = copy.deepcopy(job.model)
-            masks = Masks(twin, job.graph, groups, "hard", lengthened=lengthened)
+            masks = masks_on(twin)
             masks.set(stop.kept)
             masks.fold()
             return apply(search.plan(stop), twin)
+
+        plan = job.settle(solve, job.costs)
+        way = ways[plan.digest()]
 
         def teachers(count: int) -> list[nn.Module]:
             losses = [stop.loss for stop in way]
             return [network(way[place]) for place in chosen_teachers(losses, count, self.teachers)]
 
         model = network(way[-1])
-        recalibrate_(model, job.task, lessons)
+        recalibrate_(model, task, lessons)
         return Outcome(dc.replace(plan, method="ekg"), model, teachers=teachers)
+
+    def _settings(self) -> SearchSettings:
+        return SearchSettings(
+            cut=self.cut,
+            knowledge=self.knowledge,
+            filtered=self.candidates == "otsu",
+            batch_statistics=self.statistics == "batch",
+            reuse_bytes=self.reuse_mb << 20,
+        )
 
     def _check(self) -> None:
         if not 0 < self.cut <= 1 or min(self.warmup_images, self.search_images, self.search_batch) < 1:
@@ -140,17 +142,16 @@ class EnsembleKnowledgePruning:
                 f"search_images={self.search_images}, search_batch={self.search_batch}"
             )
 
-    def _data(self, job: Job) -> tuple[list[Numbers], list[Numbers], Split]:
-        """Batches of the warm-up and of the search, and the split that the latter are of."""
-        task = job.task
-        if not isinstance(task, NumberedTask):
-            raise DataError(_UNNUMBERED.format(type(task).__name__))
-        first, last, seed = self.warmup_images, self.search_images, job.seed
+    def _data(self, task: NumberedTask, seed: int) -> tuple[list[Numbers], list[Numbers]]:
+        """Numbers of the images of the warm-up and of the search, in batches."""
+        first, last, batch = self.warmup_images, self.search_images, self.search_batch
         if self.search_data != "held_out":
-            return *balanced_parts(task.labels("train"), first, last, self.search_batch, seed), "train"
-        warmup, _ = balanced_parts(task.labels("train"), first, 0, self.search_batch, seed)
-        _, found = balanced_parts(task.labels("search"), 0, last, self.search_batch, seed)
-        return warmup, found, "search"
+            return balanced_parts(task.labels("train"), first, last, batch, seed)
+        if not task.held_out:
+            raise DataError("method 'ekg': search_data=held_out needs data.hold_out: true, which keeps images apart")
+        warmup, _ = balanced_parts(task.labels("train"), first, 0, batch, seed)
+        _, found = balanced_parts(task.labels("search"), 0, last, batch, seed)
+        return warmup, found
 
     def _lengthened(self, job: Job) -> dict[str, str]:
         def wanted(layer: Layer) -> bool:
@@ -158,18 +159,24 @@ class EnsembleKnowledgePruning:
 
         return {layer.weight: layer.caller for layer in layers_of(job.graph) if wanted(layer)}
 
-    def _remark(self, job: Job, search: EnsembleSearch, split: Split) -> None:
+    def _remark(self, job: Job, search: EnsembleSearch) -> None:
         left = [group.name for group in job.groups if group.name not in search.masks.offsets]
         if left:
             job.log(f"{len(left)} groups stay whole, since no mask can stand for a cut there, such as {left[0]}", {})
         if self.statistics == "batch" and not has_norms(job.model):
             job.log("no batch normalisation: statistics of the batch do not apply", {})
-        if search.start.loss < KNOWN_BY_HEART and split == "train":
+        if search.start.loss < KNOWN_BY_HEART and self.search_data == "training":
             remark = "the network knows the search images by heart; augmented or held-out ones (search_data) say more"
             job.log(remark, {"loss": search.start.loss})
 
 
-_UNNUMBERED = "method 'ekg' needs a task of classes whose examples have numbers (labels, drawn, numbered), not a {}"
+def _numbered(task: Task) -> NumberedTask:
+    if not isinstance(task, NumberedTask):
+        raise DataError(
+            "method 'ekg' needs a task of classes whose examples have numbers (labels, drawn, numbered), not a "
+            f"{type(task).__name__}"
+        )
+    return task
 
 
 def balanced_parts(

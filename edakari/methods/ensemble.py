@@ -109,8 +109,8 @@ class EnsembleSearch:
         layers = {group.name: max(1, sum(group.name in names for names in writers)) for group in masks.groups}
         # each step removes at least one coordinate
         self.descent = GreedyDescent({g.name: max(1 / g.size, settings.cut / layers[g.name]) for g in masks.groups})
-        with self._working():
-            logits_NC = self._outputs(torch.ones(masks.size, dtype=torch.bool))
+        with self.working():
+            logits_NC = self.outputs(torch.ones(masks.size, dtype=torch.bool))
         self.first = Knowledge(logits_NC.double())
         self.start = Stop(torch.ones(masks.size, dtype=torch.bool), self._label_loss(logits_NC))
         self.knowledge = self.first
@@ -127,7 +127,7 @@ class EnsembleSearch:
         """
         dense, self._position, self._looked = max(limits.excess({}), 1e-12), 0, None
         known = [stop.step for stop in self.stops if stop.step is not None]
-        with self._working(), progress_bar("search", 100, my_rank()[0] == 0) as bar:
+        with self.working(), progress_bar("search", 100, my_rank()[0] == 0) as bar:
             for sizes, step in self.descent.search(self.masks.groups, limits, self._look, known):
                 if self._looked is not None:
                     stop, logits_NC = self._looked
@@ -157,8 +157,8 @@ class EnsembleSearch:
         self.looks += 1
         before = self.stops[-1].kept if self.stops else self.start.kept
         self.reuse.forget()
-        scores = self._scores(before)
-        kept = [self._cut(before, scores, candidate) for candidate in candidates]
+        scores = self.scores(before)
+        kept = [self.narrowed(before, scores, candidate) for candidate in candidates]
         chosen = list(range(len(candidates)))
         if self.settings.filtered:
             keys = [float(scores[before & ~each].sum()) for each in kept]
@@ -171,7 +171,7 @@ class EnsembleSearch:
         self._looked = Stop(kept[chosen[best]], float(losses[best, 0])), self._joined(logits, best)
         return chosen[best], float(rewards[best])
 
-    def _scores(self, kept: torch.Tensor) -> torch.Tensor:
+    def scores(self, kept: torch.Tensor) -> torch.Tensor:
         """What the objective would lose, to first order, without each coordinate: float64 [coordinates].
 
         The outputs of modules are recorded on the way.
@@ -184,12 +184,12 @@ class EnsembleSearch:
 
             def loss(batch: Batch = batch, place: int = place) -> torch.Tensor:
                 with torch.enable_grad(), self.reuse.recording(place):
-                    return self._terms(self.job.task.outputs(self.masks.model, batch), place).sum()
+                    return self.terms(self.job.task.outputs(self.masks.model, batch), place).sum()
 
             row_BK[place] = self.taylor.score(loss)
         return summed(row_BK).sum(0) / sum(self.counts)
 
-    def _cut(self, before: torch.Tensor, scores: torch.Tensor, candidate: Candidate) -> torch.Tensor:
+    def narrowed(self, before: torch.Tensor, scores: torch.Tensor, candidate: Candidate) -> torch.Tensor:
         """Masks in which a group keeps its best coordinates; what is gone never comes back."""
         part = self.masks.part(candidate.group)
         rank = torch.where(before[part], scores[part], -1.0)
@@ -209,7 +209,7 @@ class EnsembleSearch:
             self.masks.set(kept)
             with self.reuse.handing_out(batch, self.masks.touched(group)):
                 outputs = self.job.task.outputs(self.masks.model, self.batches[batch]).float()
-            table_KBT[place, batch] = self._terms(outputs, batch).double().cpu()
+            table_KBT[place, batch] = self.terms(outputs, batch).double().cpu()
             logits[place, batch] = outputs.cpu()
         return summed(table_KBT).sum(1) / sum(self.counts), logits
 
@@ -221,7 +221,7 @@ class EnsembleSearch:
                 part.copy_(logits[best, batch])
         return summed(torch.cat(parts))
 
-    def _terms(self, outputs: torch.Tensor, batch: int) -> torch.Tensor:
+    def terms(self, outputs: torch.Tensor, batch: int) -> torch.Tensor:
         """Task loss and distance to the knowledge, summed over the images of a batch: [2]."""
         images = self.batches[batch]
         label = torch.stack(list(self.job.task.loss(outputs, images).values())).sum() * self.counts[batch]
@@ -231,7 +231,7 @@ class EnsembleSearch:
         aims = torch.split(knowledge.mean, self.counts)[batch].to(outputs.device)
         return torch.stack([label, distance(outputs.float(), aims)])
 
-    def _outputs(self, kept: torch.Tensor) -> torch.Tensor:
+    def outputs(self, kept: torch.Tensor) -> torch.Tensor:
         """Logits under some masks, float32 [N, C] on the CPU, made by every process for itself."""
         self.masks.set(kept)
         found = [self.job.task.outputs(self.masks.model, batch).float().cpu() for batch in self.batches]
@@ -248,10 +248,11 @@ class EnsembleSearch:
         self.stops = self.stops[:position]
         self.knowledge = self.first
         for stop in self.stops:
-            self.knowledge = self.knowledge.then(self._outputs(stop.kept))
+            self.knowledge = self.knowledge.then(self.outputs(stop.kept))
 
     @contextlib.contextmanager
-    def _working(self) -> Iterator[None]:
+    def working(self) -> Iterator[None]:
+        """The network computes with its masks, and batch normalisations as the settings say; ends as it was."""
         model: nn.Module = self.masks.model
         with torch.no_grad(), batch_statistics(model, self.settings.batch_statistics), self.masks.installed():
             yield

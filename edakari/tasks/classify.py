@@ -52,6 +52,11 @@ class Classification:
         """Name of each class, in order of the labels."""
         return self.splits["train"].classes
 
+    @property
+    def held_out(self) -> bool:
+        """Whether the images of "search" are none of "train"."""
+        return self.settings.hold_out
+
     def example(self) -> torch.Tensor:
         """float32 zeros [1, channels, size, size]."""
         return torch.zeros(1, self.pixels.channels, self.pixels.size, self.pixels.size)
