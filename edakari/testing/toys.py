@@ -104,6 +104,11 @@ class ToyTask:
         images, labels = _images(self.images, self.seed, split)
         return list(zip(torch.split(images, self.batch), torch.split(labels, self.batch), strict=True))
 
+    @property
+    def held_out(self) -> bool:
+        """See `edakari.core.protocols.NumberedTask`; every split is drawn by itself."""
+        return True
+
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
         """See `edakari.core.protocols.NumberedTask`."""
         labels: npt.NDArray[np.int64] = _images(self.images, self.seed, split)[1].numpy()
@@ -164,18 +169,20 @@ def toy_fit(
     params = [weight for weight in model.parameters() if weight.requires_grad] if params is None else list(params)
     state = StepState(model, torch.optim.SGD(params, lr=schedule.lr, momentum=schedule.momentum), 0, 0)
     model.train()
-    for state.epoch in range(schedule.epochs):
-        for batch in ToyTask().batches("train") if batches is None else batches:
+    with torch.random.fork_rng(devices=[]):
+        for state.epoch in range(schedule.epochs):
+            for batch in ToyTask().batches("train") if batches is None else batches:
+                torch.manual_seed(state.step)  # as `fit` has it, so that the same job ends the same
+                for hook in hooks:
+                    hook.before_step(state)
+                state.optimizer.zero_grad()
+                torch.stack(list(objective(model, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+                state.optimizer.step()
+                for hook in hooks:
+                    hook.after_step(state)
+                state.step += 1
             for hook in hooks:
-                hook.before_step(state)
-            state.optimizer.zero_grad()
-            torch.stack(list(objective(model, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
-            state.optimizer.step()
-            for hook in hooks:
-                hook.after_step(state)
-            state.step += 1
-        for hook in hooks:
-            hook.end_epoch(state)
+                hook.end_epoch(state)
     state.optimizer.zero_grad()
     model.eval()
 
