@@ -10,7 +10,8 @@ from torch import nn
 from edakari.core.plan import KeepTokens
 from edakari.errors import ModelError, PlanError, nearest
 from edakari.surgery.tokens.gate import GATE, TokenGate
-from edakari.surgery.tokens.layout import TokenLayout, token_layout
+from edakari.surgery.tokens.grid import GridGate, attach_grid
+from edakari.surgery.tokens.layout import TokenLayout, grid_stages, token_layout
 from edakari.surgery.tokens.merger import Merger
 from edakari.surgery.tokens.selection import Selection, SelectionSettings
 from edakari.surgery.tokens.selectors import Site, build_selector, needs_attention
@@ -39,6 +40,9 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Mo
     """
     if any(True for _ in gates(model)):
         raise ModelError(f"this {type(model).__name__} holds token selectors already; take them off with detach first")
+    stages = grid_stages(model, example)
+    if stages:
+        return attach_grid(model, edits, stages)
     layout = token_layout(model, example)
     by_block = _checked(edits, layout)
     names = layout.names
@@ -78,16 +82,20 @@ def detach(model: nn.Module) -> nn.Module:
     return model
 
 
-def gates(model: nn.Module) -> Iterator[TokenGate]:
+def gates(model: nn.Module) -> Iterator[TokenGate | GridGate]:
     """The gates of a network, in the order of its modules."""
     for path, module in model.named_modules():
-        if isinstance(module, TokenGate) and path.rpartition(".")[2] == GATE:
+        if isinstance(module, TokenGate | GridGate) and path.rpartition(".")[2] == GATE:
             yield module
 
 
 def selections(model: nn.Module) -> dict[str, Selection]:
     """The selectors of a network by the block that they stand in front of."""
-    return {gate.step.settings.block: gate.step for gate in gates(model) if isinstance(gate.step, Selection)}
+    return {
+        gate.step.settings.block: gate.step
+        for gate in gates(model)
+        if isinstance(gate, TokenGate) and isinstance(gate.step, Selection)
+    }
 
 
 def _attention(selector: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.errors import ModelError
 from edakari.graph import call, shadow_of
 
-__all__ = ["TokenBlock", "TokenLayout", "token_layout"]
+__all__ = ["GridBlock", "GridStage", "TokenBlock", "TokenLayout", "grid_stages", "token_layout"]
 
 ATTENTIONS = (F.scaled_dot_product_attention, torch.softmax, torch.Tensor.softmax, F.softmax)
 """What every attention ends in."""
@@ -64,6 +65,52 @@ class TokenLayout:
         return tuple(block.name for block in self.blocks)
 
 
+@dc.dataclass(frozen=True, slots=True)
+class GridBlock:
+    """One block of a stage.
+
+    Args:
+        name: dotted path.
+        mlp: dotted path of its position-wise part.
+        heads: of its attention.
+    """
+
+    name: str
+    mlp: str
+    heads: int
+
+
+@dc.dataclass(frozen=True, slots=True)
+class GridStage:
+    """Blocks on one grid, in a network that has several.
+
+    Args:
+        blocks: in order.
+        prefix: tokens at the front that stand for no position.
+        patches: positions of the grid.
+        width: channels of a position.
+    """
+
+    blocks: tuple[GridBlock, ...]
+    prefix: int
+    patches: int
+    width: int
+
+
+def grid_stages(model: nn.Module, example: Any) -> tuple[GridStage, ...]:
+    """The stages of a network that puts tokens back on a grid between them; none where it has one stage.
+
+    Args:
+        model: the network, without selectors.
+        example: an input as the network takes it.
+    """
+    watch, shadow = _watched(model, example)
+    chains = [chain for chain in _chains(watch, shadow, (3, 4)) if all(entry.attentions for entry in chain)]
+    if len({chain[0].entering for chain in chains}) < 2:
+        return ()
+    return tuple(_stage(chain, watch, shadow) for chain in sorted(chains, key=lambda chain: chain[0].order))
+
+
 def token_layout(model: nn.Module, example: Any) -> TokenLayout:
     """The blocks of a network and the form of its tokens; nothing is looked up by class or name.
 
@@ -81,17 +128,22 @@ def token_layout(model: nn.Module, example: Any) -> TokenLayout:
     for known, layout in _SEEN.get(model, ()):
         if known == shapes:
             return layout
-    shadow = shadow_of(model, "meta")
-    watch = _Watch()
+    watch, shadow = _watched(model, example)
+    layout = _layout(watch, shadow, type(model).__name__)
+    _SEEN.setdefault(model, []).append((shapes, layout))
+    return layout
+
+
+def _watched(model: nn.Module, example: Any) -> tuple[_Watch, nn.Module]:
+    """The calls of one forward pass on tensors without data, and the network that made them."""
+    shadow, watch = shadow_of(model, "meta"), _Watch()
     for path, module in shadow.named_modules():
         module.register_forward_pre_hook(watch.entering(path), with_kwargs=True)
         module.register_forward_hook(watch.leaving(path, isinstance(module, nn.modules.conv._ConvNd)))
     meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
     with watch:
         call(shadow, meta)
-    layout = _layout(watch, shadow, type(model).__name__)
-    _SEEN.setdefault(model, []).append((shapes, layout))
-    return layout
+    return watch, shadow
 
 
 @dc.dataclass
@@ -147,7 +199,13 @@ def _first(tree: Any) -> tuple[int, ...]:
 
 
 def _layout(watch: _Watch, model: nn.Module, kind: str) -> TokenLayout:
-    calls = max(_chains(watch, model), key=len, default=[])
+    chains = list(_chains(watch, model))
+    if len({chain[0].entering[1] for chain in chains if len(chain) > 1 and chain[0].attentions}) > 1:
+        raise ModelError(
+            f"{kind} puts its tokens on a grid between stages, so that they cannot be removed; plans of KeepTokens let "
+            "positions skip the MLPs of a stage (docs/tokens.md), but methods do not search for such plans yet"
+        )
+    calls = max(chains, key=len, default=[])
     if len(calls) < 2:
         raise ModelError(
             f"{kind} has no tokens to prune: no container in it holds blocks that take and give tensors of one form "
@@ -173,7 +231,35 @@ def _layout(watch: _Watch, model: nn.Module, kind: str) -> TokenLayout:
     return TokenLayout(blocks, tokens - grid[0] * grid[1], grid, width)
 
 
-def _chains(watch: _Watch, model: nn.Module) -> Iterator[list[_Call]]:
+def _stage(chain: list[_Call], watch: _Watch, model: nn.Module) -> GridStage:
+    shape = chain[0].entering
+    prefix = 0
+    if len(shape) == 3:
+        grids = [entry.leaving[-2:] for entry in watch.calls if entry.convolution and entry.order < chain[0].order]
+        areas = [grid[0] * grid[1] for grid in grids if len(grid) == 2 and grid[0] * grid[1] <= shape[1]]
+        prefix = shape[1] - areas[-1] if areas else 0
+    patches = math.prod(shape[1:-1]) - prefix
+    blocks = tuple(GridBlock(entry.path, _mlp(entry, watch, model), _any_heads(entry)) for entry in chain)
+    return GridStage(blocks, prefix, patches, shape[-1])
+
+
+def _mlp(block: _Call, watch: _Watch, model: nn.Module) -> str:
+    """The child of a block that works position by position and has most weights."""
+    found = {
+        entry.path: sum(parameter.numel() for parameter in model.get_submodule(entry.path).parameters())
+        for entry in watch.calls
+        if entry.path.rpartition(".")[0] == block.path and not entry.attentions and entry.entering == entry.leaving
+    }
+    if not found:
+        raise ModelError(f"no part of block {block.path!r} works position by position; none of its work can be skipped")
+    return max(found, key=lambda path: found[path])
+
+
+def _any_heads(block: _Call) -> int:
+    return max(shape[1] if len(shape) >= 3 else 1 for shape in block.attentions)
+
+
+def _chains(watch: _Watch, model: nn.Module, dims: tuple[int, ...] = (3,)) -> Iterator[list[_Call]]:
     """For each container, the calls of its children that take and give tokens of one form."""
     by_path: dict[str, list[_Call]] = {}
     for entry in watch.calls:
@@ -183,7 +269,7 @@ def _chains(watch: _Watch, model: nn.Module) -> Iterator[list[_Call]]:
             continue
         children = [by_path.get(f"{path}.{name}" if path else name, []) for name, _ in module.named_children()]
         found = [calls[0] for calls in children if len(calls) == 1]
-        alike = [entry for entry in found if len(entry.entering) == 3 and entry.entering == entry.leaving]
+        alike = [entry for entry in found if len(entry.entering) in dims and entry.entering == entry.leaving]
         if alike and len(alike) == len(children) and len({entry.entering for entry in alike}) == 1:
             yield sorted(alike, key=lambda entry: entry.order)
 

@@ -1,0 +1,167 @@
+"""Networks that put tokens back on a grid between stages (Swin, PiT): pruned positions stay, and skip the MLPs.
+
+A selector in front of a block of a stage decides for that block and all behind it in the stage; the next stage begins
+with all positions again. Attention keeps its windows and its shape, so only the MLPs' work is saved: the trace of the
+network counts what that is.
+
+differs: pruned positions stay keys of their windows, and there is no package; nothing is known of the authors' Swin.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.plan import KeepTokens
+from edakari.errors import PlanError, nearest
+from edakari.surgery.tokens.layout import GridStage
+from edakari.surgery.tokens.rows import pick
+from edakari.surgery.tokens.selection import sampled
+from edakari.surgery.tokens.selectors import Candidates, Site, Verdict, build_selector, needs_attention
+from edakari.surgery.tokens.state import Chain, Decision, TokenState
+
+__all__ = ["GridGate", "attach_grid"]
+
+GRID_GATE = "token_gate"
+
+
+@dc.dataclass
+class _Kept:
+    """What a stage decided: places that go on, [B, K], and 1 or 0 for every place, [B, N]."""
+
+    index: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+
+class GridGate(nn.Module):
+    """Stands around a block of a stage and its MLP: the block's input is judged, and the MLP works on what is kept."""
+
+    def __init__(
+        self,
+        block: nn.Module,
+        mlp: nn.Module,
+        kept: _Kept,
+        chain: Chain,
+        selector: nn.Module | None,
+        edit: KeepTokens | None,
+        stage: GridStage,
+        *,
+        last: bool,
+    ) -> None:
+        super().__init__()
+        if GRID_GATE in block._modules or "forward" in vars(block) or "forward" in vars(mlp):
+            raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
+        self.selector, self.edit, self.stage, self.kept, self.chain = selector, edit, stage, kept, chain
+        self.last = last
+        vars(self)["block"], vars(self)["mlp"] = block, mlp  # not children: the block holds the gate
+        block.add_module(GRID_GATE, self)
+        vars(block)["forward"] = self.run
+        vars(mlp)["forward"] = self.feed
+
+    def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The block's outputs; in front of a selector positions are judged first."""
+        if self.selector is not None:
+            self._decide(x)
+        out = type(vars(self)["block"]).forward(vars(self)["block"], x, *args, **kwargs)
+        if self.last:
+            self.kept.index = self.kept.mask = None
+        return out
+
+    def feed(self, x: torch.Tensor) -> torch.Tensor:
+        """The MLP's outputs; zeros, which a residual sum passes over, where positions are pruned."""
+        mlp = vars(self)["mlp"]
+        shape, prefix = x.shape, self.stage.prefix
+        x_BNC = x.reshape(shape[0], -1, shape[-1])
+        if self.kept.index is None:
+            assert self.kept.mask is not None
+            out = type(mlp).forward(mlp, x_BNC)
+            head = torch.ones_like(self.kept.mask[:, :1]).expand(-1, prefix)
+            return (out * torch.cat([head, self.kept.mask], 1)[..., None].to(out.dtype)).view(shape)
+        index_BK = self.kept.index
+        chosen = torch.cat([x_BNC[:, :prefix], pick(x_BNC[:, prefix:], index_BK)], 1)
+        out_BMC = type(mlp).forward(mlp, chosen)
+        # every place looks up its row; pruned ones find a row of zeros at the end
+        count = index_BK.shape[1]
+        rows = torch.full_like(x_BNC[:, prefix:, 0], count, dtype=torch.long)
+        rows = rows.scatter(1, index_BK, torch.arange(count, device=x.device).expand_as(index_BK))
+        padded = torch.cat([out_BMC[:, prefix:], torch.zeros_like(out_BMC[:, :1])], 1)
+        return torch.cat([out_BMC[:, :prefix], pick(padded, rows)], 1).view(shape)
+
+    def remove(self) -> None:
+        """Give the block back as it was."""
+        block = vars(self)["block"]
+        del vars(block)["forward"], vars(vars(self)["mlp"])["forward"], block._modules[GRID_GATE]
+
+    def _decide(self, x: torch.Tensor) -> None:
+        assert self.edit is not None
+        assert self.selector is not None
+        state: TokenState = self.chain.start()
+        x_BNC = x.reshape(x.shape[0], -1, x.shape[-1])[:, self.stage.prefix :]
+        patches = x_BNC.shape[1]
+        if patches != self.stage.patches:
+            raise PlanError(
+                f"the selector at {self.edit.block!r} was made for {self.stage.patches} positions, but {patches} came: "
+                "tokens are pruned for one size of images; make the plan again for this size"
+            )
+        place_BN = torch.arange(patches, device=x.device).expand(len(x_BNC), -1)
+        alive = torch.ones_like(x_BNC[..., 0])
+        verdict: Verdict = self.selector(Candidates(x_BNC, alive, patches, place_BN, self.stage.prefix, None))
+        index_BK = verdict.score.topk(self.edit.count, dim=1).indices.sort(dim=1).values
+        mask = torch.zeros_like(alive).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive.dtype))
+        if state.rule == "sample":
+            mask = sampled(verdict.score, state.temperature)
+        self.kept.mask = mask
+        self.kept.index = index_BK if state.strategy == "topk" else None
+        if state.record:
+            state.decisions.append(Decision(self.edit.block, mask, verdict.score))
+        self.chain.finish()
+
+
+def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[GridStage]) -> nn.Module:
+    """Put selectors into the stages of a network, in place; see `edakari.surgery.tokens.attach`.
+
+    Raises:
+        PlanError: an edit names no block, keeps more positions than there are, or its selector needs attention.
+    """
+    names = [block.name for stage in stages for block in stage.blocks]
+    chain, like = Chain(), next(model.parameters())
+    for edit in edits:
+        if edit.block not in names:
+            close = nearest(edit.block, names)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise PlanError(f"the plan prunes tokens at block {edit.block!r}, which the network does not have{hint}")
+        if edit.selector == "tome" or needs_attention(edit.selector):
+            raise PlanError(f"selector {edit.selector!r} looks at an attention over all tokens; stages have windows")
+    for stage in stages:
+        chosen = [edit for edit in edits if edit.block in [block.name for block in stage.blocks]]
+        if len(chosen) > 1:
+            raise PlanError(f"a stage has one selector, but the plan has {len(chosen)} from {chosen[0].block!r} on")
+        if not chosen:
+            continue
+        edit, kept = chosen[0], _Kept()
+        if not 0 < edit.count <= stage.patches:
+            raise PlanError(f"the plan keeps {edit.count} of {stage.patches} positions at block {edit.block!r}")
+        first = [block.name for block in stage.blocks].index(edit.block)
+        for place, block in enumerate(stage.blocks[first:]):
+            selector = None
+            if place == 0:
+                site = Site(stage.width, block.heads, stage.patches, first)
+                options = {name: value for name, value in edit.settings if not name.startswith("package")}
+                selector = build_selector(edit.selector, site, options).to(like.device, like.dtype)
+            owner = model.get_submodule(block.name)
+            gate = GridGate(
+                owner,
+                model.get_submodule(block.mlp),
+                kept,
+                chain,
+                selector,
+                edit if place == 0 else None,
+                stage,
+                last=block is stage.blocks[-1],
+            )
+            gate.train(owner.training)
+    return model
