@@ -32,6 +32,8 @@ RANGES: Mapping[str, Any] = {
     "least": pydantic.Field(gt=0),
     "weight": pydantic.Field(ge=0, le=1),
     "temperature": pydantic.Field(gt=0),
+    "tolerance": pydantic.Field(gt=0),
+    "top": pydantic.Field(gt=0),
     "views": pydantic.Field(ge=1),
     "teachers": pydantic.Field(ge=1),
     "share": pydantic.Field(gt=0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,10 +15,38 @@ __all__ = ["rfc"]
 @guarded
 def rfc(
     run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made, by any method.")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", help="Layer to draw, or a pattern such as blocks.3.*; may be given again."),
+    ] = None,
+    filters: Annotated[int, typer.Option(min=2, help="Filters of each layer, best and worst.")] = 8,
+    crops: Annotated[int, typer.Option(min=1, max=20, help="Images of each filter.")] = 8,
+    images: Annotated[int, typer.Option(min=2, help="Training images that are looked at, at most.")] = 12800,
+    top: Annotated[float, typer.Option(min=0.0, help="Strongest images that count; a share below 1.")] = 0.05,
+    labels: Annotated[
+        Literal["data", "predicted"], typer.Option(help="Classes of the data, or those that the network gives.")
+    ] = "data",
 ) -> None:
-    """Draw filters from most to least discriminative, with the images that excite them and their classes."""
+    """Draw filters from most to least discriminative: the images that excite them, and the classes of these."""
     from rich.markup import escape
 
     from edakari.report import write_report
+    from edakari.report.explanation import FOLDER, keep
+    from edakari.report.filters import draw_filters
+    from edakari.run.filters import Choice, filter_views
 
-    show(f"Report: [bold]{escape(str(write_report(run).resolve()))}[/]")
+    choice = Choice(
+        layers=tuple(layer or ()),
+        filters=filters,
+        crops=crops,
+        images=images,
+        top=int(top) if top >= 1 else top,
+        labels=labels,
+    )
+    explanation = draw_filters(filter_views(run, choice), run)
+    keep(explanation, run)
+    page = write_report(run)
+    show(explanation.text)
+    for picture in explanation.pictures:
+        show(f"{picture.title}: [bold]{escape(str((run / FOLDER / picture.file).resolve()))}[/]")
+    show(f"Report: [bold]{escape(str(page.resolve()))}[/]")

@@ -1,0 +1,158 @@
+"""What scoring filters by feature discrimination costs, against plain inference over the same images.
+
+    python benchmarks/rfc_overhead.py --output benchmarks/results/rfc_overhead.json
+    python benchmarks/rfc_overhead.py --images 256 --batch 32 --top 64      # a short run
+
+Time: each batch is run plainly and with scoring, in turns, the first one changing; CPU time of one thread. What comes
+after the last batch, the histograms and scores, counts as scoring. Memory: the largest resident size of a process that
+runs the same batches plainly, and of one that scores, `--repeats` of each in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import edakari
+from edakari.criteria import FeatureDiscrimination, Listening
+from edakari.criteria.responses import hear
+
+CLASSES = 1000
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def batches(arguments: argparse.Namespace) -> Iterator[Batch]:
+    for first in range(0, arguments.images, arguments.batch):
+        count = min(arguments.batch, arguments.images - first)
+        generator = torch.Generator().manual_seed(first)
+        images = torch.randn(count, 3, arguments.size, arguments.size, generator=generator)
+        yield images, torch.randint(0, CLASSES, (count,), generator=generator)
+
+
+def criterion(arguments: argparse.Namespace) -> FeatureDiscrimination:
+    return FeatureDiscrimination(listening=Listening(images=arguments.images, top=arguments.top))
+
+
+def plain(model: nn.Module, batch: Batch) -> float:
+    start = time.process_time()
+    with torch.no_grad():
+        model(batch[0])
+    return time.process_time() - start
+
+
+def timed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each batch both ways; what scoring takes is the time from one batch that it asks for to the next."""
+    model = edakari.build(arguments.model)
+    other = copy.deepcopy(model)
+    graph = edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
+    how = criterion(arguments)
+    every = -(-arguments.images // arguments.batch)
+    without: list[float] = []
+    scoring: list[float] = []
+    begun = 0.0
+    plain(other, next(batches(arguments)))
+
+    def in_turns() -> Iterator[Batch]:
+        nonlocal begun
+        for turn, batch in enumerate(batches(arguments)):
+            # every other batch is run plainly behind its scoring, but the last, after which nothing is asked for
+            first = turn % 2 == 0 or turn == every - 1
+            if first:
+                without.append(plain(other, batch))
+            begun = time.process_time()
+            yield batch
+            scoring.append(time.process_time() - begun)
+            if not first:
+                without.append(plain(other, batch))
+
+    heard = hear(model, graph, in_turns(), None, how.listening)
+    scoring.append(time.process_time() - begun)
+    start = time.process_time()
+    how.scores(model, graph, heard)
+    last = time.process_time() - start
+    ratios = sorted(each / alone for each, alone in zip(scoring, without, strict=True))
+    return {
+        "filters": sum(graph[group].size for _, group in heard.strongest),
+        "plain_s": sum(without),
+        "scoring_s": sum(scoring) + last,
+        "ratio": (sum(scoring) + last) / sum(without),
+        "ratio_median": ratios[len(ratios) // 2],
+        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+        "scores_s": last,
+        "pairs": len(ratios),
+    }
+
+
+def resident(arguments: argparse.Namespace) -> float:
+    """Largest resident size of this process, MB, after running plainly or with scoring."""
+    model = edakari.build(arguments.model)
+    if arguments.child == "scoring":
+        graph = edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
+        criterion(arguments).score(model, graph, batches(arguments), None)
+    else:
+        edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
+        for batch in batches(arguments):
+            plain(model, batch)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, list[float]] = {"plain": [], "scoring": []}
+    # the ranking is full once `top` images have come; more of them take no more memory
+    images = min(arguments.images, max(2 * arguments.top, 4 * arguments.batch))
+    for _ in range(arguments.repeats):
+        for child in found:
+            command = [sys.executable, __file__, "--child", child, "--images", str(images), "--top", str(arguments.top)]
+            command += ["--batch", str(arguments.batch), "--size", str(arguments.size), "--model", arguments.model]
+            found[child].append(float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+    extra = [scoring - alone for scoring, alone in zip(found["scoring"], found["plain"], strict=True)]
+    return {"images": images, "resident_mb": found, "above_mb": sorted(extra)[len(extra) // 2]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="torchvision:resnet50")
+    parser.add_argument("--images", type=int, default=12800)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--top", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each kind, for the memory")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--child", choices=("plain", "scoring"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.child:
+        print(resident(arguments))
+        return
+    result = {
+        "environment": {
+            "command": " ".join(["python", *sys.argv]),
+            "date": time.strftime("%Y-%m-%d"),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": 1,
+        },
+        "settings": {key: getattr(arguments, key) for key in ("model", "images", "batch", "size", "top")},
+        "time": timed(arguments),
+        "memory": memory(arguments),
+    }
+    print(json.dumps(result, indent=2))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

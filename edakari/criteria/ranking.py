@@ -1,0 +1,181 @@
+"""The strongest responses of each filter, kept while images stream by."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+
+import torch
+import torch.distributed as dist
+
+from edakari.core.ranks import my_rank, reduced
+from edakari.errors import ModelError
+
+__all__ = ["Ranking", "Strongest"]
+
+BLOCK = 128
+"""Images that wait until they are merged; merging costs as much for one as for many."""
+
+ROWS = 512
+"""Filters that are merged at a time; bounds the memory that merging takes beside the ranking itself."""
+
+IDS = 0xFFFFFFFF
+EMPTY = torch.iinfo(torch.int64).min
+
+
+@dc.dataclass(frozen=True)
+class Strongest:
+    """What is known of some filters when all images have been seen.
+
+    Args:
+        responses: the largest ones, falling, float32 [filters, top].
+        ids: images that they come from, int64 [filters, top].
+        labels: of the places that they come from, int64 [filters, top]; None where images have labels as wholes.
+        mean: over all images, float64 [filters].
+        dead: filters that respond alike to all images, bool [filters].
+    """
+
+    responses: torch.Tensor
+    ids: torch.Tensor
+    labels: torch.Tensor | None
+    mean: torch.Tensor
+    dead: torch.Tensor
+
+
+class Ranking:
+    """The largest responses of some filters and the images that they come from; run state.
+
+    A response and the number of its image are one integer: the response's bits, in an order that integers have too,
+    above the number's, turned round. So a larger response wins, and of equal ones the image that came first; merging is
+    exact, whatever the batches and the ranks. 8 bytes an entry, and no image is named twice.
+
+    Args:
+        filters: how many.
+        top: responses that are kept for each.
+        device: where.
+        placed: whether labels come with the responses.
+    """
+
+    def __init__(self, filters: int, top: int, device: torch.device, placed: bool = False) -> None:
+        self.filters, self.top = filters, top
+        self.keys = torch.full((filters, 0), EMPTY, dtype=torch.int64, device=device)
+        self.labels = torch.zeros((filters, 0), dtype=torch.int32, device=device) if placed else None
+        self.waiting = torch.zeros((filters, BLOCK), device=device)
+        self.waiting_ids = torch.zeros(BLOCK, dtype=torch.int64, device=device)
+        self.waiting_labels = torch.zeros((filters, BLOCK), dtype=torch.int32, device=device) if placed else None
+        self.count = 0
+        self.seen = 0
+        self.sums = torch.zeros(filters, dtype=torch.float64, device=device)
+        self.least = torch.full((filters,), torch.inf, device=device)
+
+    def add(self, responses_NF: torch.Tensor, first: int, labels_NF: torch.Tensor | None = None) -> None:
+        """Take the responses to some images.
+
+        Args:
+            responses_NF: float32 [images, filters].
+            first: number of the first image; the others follow.
+            labels_NF: of the places that they come from, [images, filters].
+        """
+        self.sums += responses_NF.sum(0, dtype=torch.float64)
+        self.least = torch.minimum(self.least, responses_NF.amin(0))
+        self.seen += len(responses_NF)
+        done = 0
+        while done < len(responses_NF):
+            some = slice(done, done + min(BLOCK - self.count, len(responses_NF) - done))
+            size = some.stop - some.start
+            room = slice(self.count, self.count + size)
+            self.waiting[:, room] = responses_NF[some].T
+            self.waiting_ids[room] = torch.arange(first + some.start, first + some.stop)
+            if self.waiting_labels is not None and labels_NF is not None:
+                self.waiting_labels[:, room] = labels_NF[some].T.int()
+            self.count, done = self.count + size, some.stop
+            if self.count == BLOCK:
+                self._merge()
+
+    def _merge(self) -> None:
+        if not self.count:
+            return
+        if not bool(self.waiting[:, : self.count].isfinite().all()):
+            raise ModelError("a filter's response is not finite; are there NaN or infinite weights or pixels?")
+        turned = IDS - self.waiting_ids[: self.count]
+        new = [
+            (_ordered(rows[:, : self.count]) << 32) | turned
+            for rows in torch.split(self.waiting, ROWS)
+        ]  # fmt: skip
+        labels = None if self.waiting_labels is None else self.waiting_labels[:, : self.count]
+        self._keep_best(new, labels)
+        self.count = 0
+
+    def _keep_best(self, new: list[torch.Tensor], labels: torch.Tensor | None) -> None:
+        """Merge keys, split by rows, and their labels into the ranking."""
+        width = min(self.top, self.keys.shape[1] + new[0].shape[1])
+        keys = torch.empty((self.filters, width), dtype=torch.int64, device=self.keys.device)
+        kept = None if self.labels is None else self.labels.new_empty((self.filters, width))
+        for place, rows in enumerate(new):
+            own = slice(place * ROWS, place * ROWS + len(rows))
+            best = torch.cat([self.keys[own], rows], 1).topk(width, dim=1, sorted=False)
+            keys[own] = best.values
+            if kept is not None and labels is not None and self.labels is not None:
+                kept[own] = torch.cat([self.labels[own], labels[own]], 1).gather(1, best.indices)
+        self.keys, self.labels = keys, kept
+
+    def gather(self) -> None:
+        """Merge the rankings of all processes; every one of them has the same afterwards."""
+        self._merge()
+        if my_rank()[1] == 1:
+            return
+        numbers = reduced(torch.cat([self.sums, self.sums.new_tensor([self.seen])]))
+        self.least = reduced(self.least, dist.ReduceOp.MIN)
+        self.sums, self.seen = numbers[:-1], int(numbers[-1])
+        widths = _gathered(self.keys.new_tensor([self.keys.shape[1]]))
+        most = int(max(widths))
+        all_keys = _gathered(_padded(self.keys, most, EMPTY))
+        all_labels = None if self.labels is None else _gathered(_padded(self.labels, most, 0))
+        self.keys = self.keys[:, :0]
+        self.labels = None if self.labels is None else self.labels[:, :0]
+        merged = torch.cat(all_keys, 1)
+        total = int(sum(int(width) for width in widths))
+        self._keep_best(list(torch.split(merged, ROWS)), None if all_labels is None else torch.cat(all_labels, 1))
+        # what was padded is smaller than any response, and is dropped where there are fewer than `top`
+        if total < self.keys.shape[1]:
+            order = self.keys.argsort(1, descending=True)[:, :total]
+            self.keys = self.keys.gather(1, order)
+            self.labels = None if self.labels is None else self.labels.gather(1, order)
+
+    def strongest(self, top: int) -> Strongest:
+        """What has been found, on the CPU; `gather` comes first.
+
+        Args:
+            top: responses of each filter that are wanted, at most as many as are kept.
+        """
+        best = self.keys.topk(min(top, self.keys.shape[1]), dim=1)
+        responses = _response(best.values >> 32)
+        labels = None if self.labels is None else self.labels.gather(1, best.indices).long().cpu()
+        return Strongest(
+            responses.cpu(),
+            (IDS - (best.values & IDS)).cpu(),
+            labels,
+            (self.sums / max(self.seen, 1)).cpu(),
+            (responses[:, 0] <= self.least).cpu(),
+        )
+
+
+def _ordered(responses: torch.Tensor) -> torch.Tensor:
+    """Integers in the order of some numbers: int64 within 32 bits, of float32."""
+    bits = (responses + 0.0).view(torch.int32)  # turns -0 into 0
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+
+
+def _response(ordered: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_ordered`."""
+    bits = ordered.int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
+
+
+def _padded(tensor: torch.Tensor, width: int, value: int) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=value).contiguous()
+
+
+def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
+    found = [torch.empty_like(tensor) for _ in range(my_rank()[1])]
+    dist.all_gather(found, tensor)
+    return found

@@ -1,0 +1,270 @@
+"""How strongly each filter responds to each image: reduced where it is made, so that no activation is kept."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Axis, extent
+from edakari.core.protocols import Batch, Task
+from edakari.core.ranks import my_rank
+from edakari.criteria.labels import Labels, LabelSource, at_positions, classes_of, labels_of
+from edakari.criteria.ranking import Ranking, Strongest
+from edakari.criteria.reduce import coordinates
+from edakari.criteria.watching import watching
+from edakari.errors import DataError, EdakariError, ModelError
+from edakari.graph.outlets import Outlet, outlets_of
+
+__all__ = ["Heard", "Listening", "Reduce", "Response", "called", "hear", "respond", "until"]
+
+Reduce = Literal["l2", "max"]
+"""From a filter's map to one number: its L2 norm, or its largest entry."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Response:
+    """One batch's responses of the filters of a group at an outlet.
+
+    Args:
+        values: float32 [images, filters].
+        positions: of the largest entry, row times width plus column, int64 [images, filters]; where asked for.
+        size: height and width of the map; 1 and its length for what has one dimension in space.
+    """
+
+    values: torch.Tensor
+    positions: torch.Tensor | None
+    size: tuple[int, int]
+
+    def labels(self, labels_NYX: torch.Tensor) -> torch.Tensor | None:
+        """The labels at the positions, int64 [images, filters], of labels at every pixel."""
+        return None if self.positions is None else at_positions(labels_NYX, self.positions, self.size)
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Listening:
+    """How responses are gathered.
+
+    Args:
+        reduce: from a map to a response.
+        images: that are looked at, at most (whole batches), over all processes.
+        top: strongest responses that count for each filter; a share of the images below 1.
+        labels: where labels come from.
+
+    Raises:
+        EdakariError: a number is out of range.
+    """
+
+    reduce: Reduce = "l2"
+    images: int = 12800
+    top: int | float = 0.05
+    labels: LabelSource = "data"
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or not (self.top >= 1 if isinstance(self.top, int) else 0 < self.top < 1):
+            raise EdakariError(
+                "images must be at least 1, and top a number of images or a share above 0 and below 1, but got "
+                f"images={self.images}, top={self.top!r}"
+            )
+
+    @property
+    def most(self) -> int:
+        """Responses of each filter that have to be kept."""
+        return self.top if isinstance(self.top, int) else max(1, round(self.top * self.images))
+
+    def count(self, images: int) -> int:
+        """Responses of each filter that count, of so many images.
+
+        Raises:
+            DataError: there are fewer images.
+        """
+        if isinstance(self.top, int) and self.top > images:
+            raise DataError(
+                f"the strongest {self.top} responses of each filter are asked for, but there are {images} images; "
+                "lower method.top, or raise data.search_size and method.images"
+            )
+        return self.top if isinstance(self.top, int) else max(1, round(self.top * images))
+
+
+@dc.dataclass(frozen=True)
+class Heard:
+    """The strongest responses of all filters.
+
+    Args:
+        strongest: for each outlet and group, in order of the network.
+        labels: of the images, int64 [images], or [images, classes] of mass; -1 where places have labels of their own.
+        images: how many were seen.
+        classes: how many there are.
+        top: responses that count for each filter.
+    """
+
+    strongest: Mapping[tuple[Outlet, str], Strongest]
+    labels: torch.Tensor
+    images: int
+    classes: int
+    top: int
+
+
+def hear(
+    model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None, how: Listening = Listening()
+) -> Heard:
+    """Run a network once over images, and keep the strongest responses of each filter with their images' numbers.
+
+    Responses are those in evaluation mode. Each process looks at its share of the batches, and all hear the same.
+
+    Args:
+        model: the network; it is left as found.
+        graph: its graph.
+        batches: of images and labels, the same on all processes.
+        task: how the network is called; None calls it with the images.
+        how: see `Listening`.
+
+    Raises:
+        DataError: there are no images, too few of them, no labels, or labels that do not fit the network.
+        ModelError: a response is not finite, or a tensor has another batch size than the images.
+    """
+    outlets, (rank, world) = outlets_of(graph), my_rank()
+    rankings: dict[tuple[Outlet, str], Ranking] = {}
+    labels: Labels | None = None
+    placed, seen = False, 0
+    pending: dict[tuple[Outlet, str], Response] = {}
+
+    def take(outlet: Outlet, x: torch.Tensor) -> None:
+        for group in outlet.dims():
+            pending[outlet, group] = respond(outlet, group, x, size, how.reduce, placed)
+
+    with watching(model, outlets, take):
+        for turn, batch in enumerate(until(batches, how.images)):
+            if not rankings:
+                placed = _at_places(graph, batch, how)
+                rankings = _rankings(model, graph, outlets, how.most, placed)
+            size = len(batch[0])
+            if turn % world == rank:
+                outputs = called(model, batch, task)
+                own = labels_of(batch, outputs, how.labels)
+                labels = labels or Labels(classes_of(outputs))
+                for key, response in pending.items():
+                    rankings[key].add(response.values, seen, response.labels(own) if placed else None)
+                pending.clear()
+                if not placed:
+                    labels.add(own, seen)
+            seen += size
+    if labels is None:
+        raise DataError("there are fewer batches of scoring images than processes; is the training data empty?")
+    return _heard(rankings, labels, seen, how)
+
+
+def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:
+    """A network's outputs for a batch."""
+    if task is not None:
+        return task.outputs(model, batch)
+    return model(batch[0].to(next(model.parameters()).device))
+
+
+def respond(outlet: Outlet, group: str, x: torch.Tensor, images: int, reduce: Reduce, placed: bool) -> Response:
+    """Reduce the maps at an outlet to responses.
+
+    Args:
+        outlet: where.
+        group: whose filters.
+        x: the tensor.
+        images: in the batch.
+        reduce: how.
+        placed: whether the position of the largest entry is wanted.
+
+    Raises:
+        ModelError: the tensor does not have that many images along its first dimension.
+    """
+    x, dim, several = _by_filter(outlet, group, x, images)
+    others = [each for each in range(1, x.dim()) if each != dim]
+    if reduce == "l2":
+        norm = torch.linalg.vector_norm(x, dim=others, dtype=torch.float32) if others else x.abs().float()
+        return Response(norm, None, (1, 1))
+    space = [x.shape[each] for each in others if not (several and each == dim + 1)]
+    maps_NFS = x.movedim([dim, dim + 1], [1, 2]) if several else x.movedim(dim, 1)
+    maps_NFS = maps_NFS.reshape(images, x.shape[dim], -1)
+    if not placed:
+        return Response(maps_NFS.amax(2).float(), None, (1, 1))
+    largest, positions = maps_NFS.max(2)
+    height, width = space[-2:] if len(space) > 1 else (1, math.prod(space))
+    return Response(largest.float(), positions % (height * width), (height, width))
+
+
+def _by_filter(outlet: Outlet, group: str, x: torch.Tensor, images: int) -> tuple[torch.Tensor, int, bool]:
+    """The tensor with images first, the dimension of filters, and whether the next one holds a filter's positions."""
+    layouts, dim = outlet.layouts, outlet.dims()[group]
+    per_image = int(extent(layouts[0], {}))
+    if x.dim() != len(layouts) or x.shape[0] != per_image * images:
+        raise ModelError(
+            f"module {outlet.module!r} passes on a tensor of shape {list(x.shape)} for {images} images, where "
+            f"{per_image * images} along the first dimension are expected; leave its groups out (limits.exclude)"
+        )
+    layout = layouts[dim]
+    if per_image > 1:
+        x, dim = x.reshape(images, per_image, *x.shape[1:]), dim + 1
+    if isinstance(layout, Axis):
+        return x, dim, False
+    where = torch.from_numpy(coordinates(layout, group))
+    order = where.argsort(stable=True)[int((where < 0).sum()) :].to(x.device)
+    filters = int(where.max()) + 1
+    x = x.index_select(dim, order)
+    return x.reshape(*x.shape[:dim], filters, -1, *x.shape[dim + 1 :]), dim, True
+
+
+def until(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
+    """Batches until so many images have come.
+
+    Raises:
+        DataError: there are none.
+    """
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += len(batch[0])
+        if seen >= images:
+            return
+    if not seen:
+        raise DataError("there are no scoring images; is the training data empty?")
+
+
+def _at_places(graph: Graph, batch: Batch, how: Listening) -> bool:
+    """Whether labels belong to places instead of images.
+
+    Raises:
+        DataError: they do, and responses come from no place.
+    """
+    if how.labels == "predicted":
+        outputs = graph.calls[0].outputs
+        placed = bool(outputs) and len(outputs[0]) == 4
+    else:
+        labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+        placed = isinstance(labels, torch.Tensor) and labels.ndim == 3
+    if placed and how.reduce != "max":
+        raise DataError(
+            "labels at every pixel are counted at the place of the largest response, but method.reduce is "
+            f"{how.reduce!r}; set method.reduce to 'max'"
+        )
+    return placed
+
+
+def _rankings(
+    model: nn.Module, graph: Graph, outlets: Sequence[Outlet], most: int, placed: bool
+) -> dict[tuple[Outlet, str], Ranking]:
+    device = next(model.parameters()).device
+    return {
+        (each, group): Ranking(graph[group].size, most, device, placed) for each in outlets for group in each.dims()
+    }
+
+
+def _heard(rankings: Mapping[tuple[Outlet, str], Ranking], labels: Labels, images: int, how: Listening) -> Heard:
+    top = how.count(images)
+    strongest = {}
+    for key, ranking in rankings.items():
+        ranking.gather()
+        strongest[key] = ranking.strongest(top)
+    return Heard(strongest, labels.table(images), images, labels.classes, top)

@@ -1,0 +1,68 @@
+"""Looking at tensors where they are made, while a network runs."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from edakari.graph.outlets import Outlet
+
+__all__ = ["watching"]
+
+
+@contextlib.contextmanager
+def watching(
+    model: nn.Module, outlets: Sequence[Outlet], take: Callable[[Outlet, torch.Tensor], None]
+) -> Iterator[None]:
+    """Inside, forward passes hand over the tensors at outlets, right where they are made; there are no gradients.
+
+    Args:
+        model: in evaluation mode inside; modes, hooks and random state are put back.
+        outlets: where.
+        take: told of each outlet and its tensor, which it must not keep.
+    """
+    wanted: dict[str, list[Outlet]] = collections.defaultdict(list)
+    for outlet in outlets:
+        wanted[outlet.module].append(outlet)
+    counts: collections.Counter[str] = collections.Counter()
+
+    def tell(module: str, side: str, call: int, tree: Any) -> None:
+        for outlet in wanted[module]:
+            if outlet.side == side and outlet.call == call:
+                leaves = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+                take(outlet, leaves[outlet.index])
+
+    def entering(path: str) -> Callable[[nn.Module, Any], None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            tell(path, "inputs", counts[path], args)
+            counts[path] += 1
+
+        return enter
+
+    def leaving(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            tell(path, "outputs", counts[path] - 1, output)
+
+        return leave
+
+    modes = [(module, module.training) for module in model.modules()]
+    handles = [model.register_forward_pre_hook(lambda module, args: counts.clear())]
+    devices = sorted({each.device.index for each in model.parameters() if each.device.type == "cuda"})
+    try:
+        for path in wanted:
+            handles.append(model.get_submodule(path).register_forward_pre_hook(entering(path)))
+            handles.append(model.get_submodule(path).register_forward_hook(leaving(path)))
+        with torch.random.fork_rng(devices), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,382 @@
+"""Cutting by trial: those groups give way that hardly change what a network says to the very same images."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import nn
+
+from edakari.core.budget import Limits
+from edakari.core.files import write_json
+from edakari.core.graph import Graph
+from edakari.core.method import Job, Outcome
+from edakari.core.plan import Plan
+from edakari.core.protocols import Cost, Criterion, Schedule
+from edakari.core.ranks import from_first, my_rank
+from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
+from edakari.cost import bind
+from edakari.criteria.labels import LabelSource
+from edakari.errors import EdakariError, InfeasibleBudget, ModelError, RunFolderError
+from edakari.graph import trace
+from edakari.graph.outlets import sums_into
+from edakari.methods.paired import Answers, Change, answers_of, change_between
+from edakari.solve import keep_best
+from edakari.solve.landing import landed
+from edakari.solve.spend import reachable
+from edakari.surgery import apply
+
+__all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy", "step_down"]
+
+Soft = Literal["cosine", "off"]
+FILE = "rounds.json"
+"""In the job's folder: the rounds so far."""
+
+
+class TrialSettings(Protocol):
+    """What a method says of its trials."""
+
+    @property
+    def images(self) -> int:
+        """Images that trials are judged on, at most, unless `trial_images` says otherwise."""
+
+    @property
+    def trial_images(self) -> int | None:
+        """Images that trials are judged on, at most."""
+
+    @property
+    def labels(self) -> LabelSource:
+        """Where labels come from."""
+
+    @property
+    def tolerance(self) -> float:
+        """Redundancy below which a group gives way."""
+
+    @property
+    def accuracy_weight(self) -> float:
+        """Of the accuracy's drop in the redundancy; the rest is of the distribution's change."""
+
+    @property
+    def residual_weight(self) -> float:
+        """What a drop of the accuracy counts with in residual streams."""
+
+    @property
+    def soft(self) -> Soft:
+        """Whether distributions over classes are compared."""
+
+    @property
+    def residual_step(self) -> float:
+        """Share of a residual stream's width that a cut takes at first, divided by its number of blocks."""
+
+    @property
+    def inner_step(self) -> float:
+        """Share of any other group's width."""
+
+    @property
+    def residual_share(self) -> float:
+        """Of the saving that residual streams make before the others begin."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether the groups of a round are tried together too."""
+
+    @property
+    def stalled(self) -> Literal["relax", "stop"]:
+        """What comes where no group can lose even one coordinate."""
+
+    @property
+    def recover_epochs(self) -> int:
+        """Epochs of training after each cut but the last."""
+
+    @property
+    def recover_lr(self) -> float:
+        """Peak learning rate of that training."""
+
+
+def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, job: Job) -> Outcome:
+    """Cut in rounds, first residual streams, then the other groups, then all, until the budget is met.
+
+    In each round every group is cut alone, to a smaller width, by the scores of the network as it is. Those groups are
+    cut together whose redundancy is below the tolerance; where there is none, the steps are halved. The last round is
+    shortened so that it ends just within the budget. What was cut is kept in the job's folder, so that an interrupted
+    pruning goes on after its last round.
+
+    Args:
+        name: of the method, noted in the plan.
+        criterion: scores the groups.
+        settings: of the trials.
+        job: network, budget and data.
+
+    Raises:
+        EdakariError: a setting is out of range.
+        InfeasibleBudget: the budget lies below what the groups can reach, or no group gives way.
+    """
+    _check(name, settings)
+    return Trials(name, criterion, settings, job).run()
+
+
+def _check(name: str, settings: TrialSettings) -> None:
+    shares = ("accuracy_weight", "residual_weight", "residual_step", "inner_step", "residual_share")
+    for key in shares:
+        value = getattr(settings, key)
+        if not 0 <= value <= 1 or (key.endswith("step") and value == 0):
+            raise EdakariError(f"method {name!r} needs {key} from 0 to 1 (a step above 0), but got {value}")
+    trial_images = settings.images if settings.trial_images is None else settings.trial_images
+    if settings.tolerance <= 0 or settings.recover_epochs < 0 or min(settings.images, trial_images) < 1:
+        raise EdakariError(
+            f"method {name!r} needs tolerance > 0, recover_epochs >= 0, images and trial_images >= 1, but got "
+            f"tolerance={settings.tolerance}, recover_epochs={settings.recover_epochs}, images={settings.images}, "
+            f"trial_images={settings.trial_images}"
+        )
+
+
+def redundancy(change: Change, accuracy_weight: float, kappa: float = 1.0, soft: Soft = "cosine") -> float:
+    """What a trial's change amounts to; a group with little of it is redundant.
+
+    Args:
+        change: from the network to its trial.
+        accuracy_weight: beta.
+        kappa: that a drop of the accuracy counts with.
+        soft: whether the distribution counts.
+    """
+    shift = change.dissimilarity if soft == "cosine" else 0.0
+    return (1.0 - accuracy_weight) * shift + accuracy_weight * kappa * change.accuracy_drop
+
+
+def step_down(group: Group, width: int, step: float, blocks: int = 0) -> int | None:
+    """The width to try.
+
+    Args:
+        group: with its legal sizes.
+        width: as it is.
+        step: share of the width to take.
+        blocks: that write into a residual stream; 0 is no stream.
+
+    Returns:
+        The legal width next to what the step leads to; None where nothing smaller is legal.
+    """
+    wanted = int(width - (width * step / blocks + 1)) if blocks else int(width - width * step)
+    smaller = [size for size in legal_sizes(group) if size < width]
+    return min(smaller, key=lambda size: (abs(size - wanted), -size), default=None)
+
+
+@dc.dataclass(frozen=True)
+class _Phase:
+    """Which groups give way, from which step, down to which limits."""
+
+    groups: tuple[Group, ...]
+    step: float
+    limits: Limits
+
+
+class Trials:
+    """The rounds of one pruning; run state.
+
+    Args:
+        name: of the method.
+        criterion: scores the groups of the network as it is.
+        settings: of the trials.
+        job: network, budget and data.
+    """
+
+    def __init__(self, name: str, criterion: Criterion, settings: TrialSettings, job: Job) -> None:
+        self.name, self.criterion, self.settings, self.job = name, criterion, settings, job
+        self.model: nn.Module = job.model
+        self.graph: Graph = job.graph
+        self.plan = Plan((), job.graph.fingerprint, job.graph.inputs, name)
+        self.sizes = dense_sizes(job.groups)
+        self.limits = bind(job.budget, job.graph, job.costs)
+        self.blocks = sums_into(job.graph)
+        self.tolerance = settings.tolerance
+        self.rounds: list[dict[str, Any]] = []
+        self.met = False
+        self._scores: Scores | None = None
+        self._reference: Answers | None = None
+        self._changes: dict[tuple[tuple[str, int], ...], Change] = {}
+
+    def run(self) -> Outcome:
+        """Prune until the budget is met."""
+        values = {group.name: np.zeros(group.size + 1) for group in self.job.groups}
+        if reachable(self.job.groups, values, self.limits) is None:
+            phases = self._phases()
+            first, step = self._resume()
+            for number, phase in enumerate(phases[first:], start=first):
+                self._phase(number, phase, step or phase.step, last=number == len(phases) - 1)
+                step = None
+        return Outcome(self.plan, self.model)
+
+    def _phases(self) -> list[_Phase]:
+        groups, settings = tuple(self.job.groups), self.settings
+        streams = tuple(group for group in groups if group.name in self.blocks)
+        inner = tuple(group for group in groups if group.name not in self.blocks)
+        dense = [(cost, cost.total({}), limit) for cost, limit in self.limits.terms]
+        first = Limits(
+            tuple((cost, max(limit, whole - settings.residual_share * (whole - limit))) for cost, whole, limit in dense)
+        )
+        return [
+            *([_Phase(streams, settings.residual_step, first)] if streams else []),
+            *([_Phase(inner, settings.inner_step, self.limits)] if inner else []),
+            _Phase(groups, max(settings.inner_step, settings.residual_step), self.limits),
+        ]
+
+    def _phase(self, number: int, phase: _Phase, step: float, last: bool) -> None:
+        while not self.met and phase.limits.excess(self.sizes) > 0:
+            tried = self._tried(phase, step)
+            redundant = {name: self._redundancy({name: size}) for name, size in tried.items()}
+            passing = {name: size for name, size in tried.items() if redundant[name] < self.tolerance}
+            if passing:
+                passing = self._jointly(passing, redundant)
+                figures = {"phase": float(number), "step": step, "redundancy": max(map(redundant.__getitem__, passing))}
+                self._cut(passing, figures)
+            elif tried != self._tried(phase, 0.0):
+                step /= 2
+            elif not last:
+                return
+            else:
+                self._stalled()
+                step = phase.step
+
+    def _tried(self, phase: _Phase, step: float) -> dict[str, int]:
+        """What each group would be cut to; by the smallest legal steps where the step is 0."""
+        found = {}
+        for group in phase.groups:
+            width = step_down(group, self.sizes[group.name], step, self.blocks.get(group.name, 0) if step else 0)
+            if width is not None:
+                found[group.name] = width
+        return found
+
+    def _stalled(self) -> None:
+        if self.settings.stalled == "stop":
+            raise InfeasibleBudget(
+                f"method {self.name!r}: no group can be cut within tolerance={self.tolerance:g}, with "
+                f"{self.limits.describe(self.sizes)}. Raise method.tolerance or the budget, or set method.stalled to "
+                "'relax'.",
+                self._costs(),
+            )
+        # differs: the authors' code would go on for ever
+        self.tolerance *= 2
+
+    def _redundancy(self, sizes: Sizes) -> float:
+        """Of what would be cut; trials are remembered as long as the network stays."""
+        change = self._change(sizes)
+        kappa = self.settings.residual_weight if all(name in self.blocks for name in sizes) else 1.0
+        found = redundancy(change, self.settings.accuracy_weight, kappa, self.settings.soft)
+        if not math.isfinite(found):
+            raise ModelError(f"cut to {dict(sizes)}, the network gives outputs that are not finite; leave these out")
+        return found
+
+    def _change(self, sizes: Sizes) -> Change:
+        key = tuple(sorted(sizes.items()))
+        if key not in self._changes:
+            trial = apply(self._cut_to(sizes), self.model)
+            if self._reference is None:
+                self._reference = self._answers(self.model)
+            self._changes[key] = change_between(self._reference, self._answers(trial))
+        return self._changes[key]
+
+    def _answers(self, model: nn.Module) -> Answers:
+        images = self.settings.trial_images or self.settings.images
+        return answers_of(model, self.job.task.batches("search"), self.job.task, images, self.settings.labels)
+
+    def _cut_to(self, sizes: Sizes) -> Plan:
+        return Plan(keep_best(self._scored(), sizes), self.graph.fingerprint, self.graph.inputs, self.name)
+
+    def _scored(self) -> Scores:
+        if self._scores is None:
+            task = self.job.task
+            self._scores = self.criterion.score(self.model, self.graph, task.batches("search"), task)
+        return self._scores
+
+    def _jointly(self, passing: Mapping[str, int], redundant: Mapping[str, float]) -> dict[str, int]:
+        """Those of the groups that may go together: all, or where that is tried too, the best half, or its half."""
+        order = sorted(passing, key=lambda name: (redundant[name], name))
+        while self.settings.joint and len(order) > 1:
+            if self._redundancy({name: passing[name] for name in order}) < self.tolerance:
+                break
+            order = order[: (len(order) + 1) // 2]
+        return {name: passing[name] for name in order}
+
+    def _cut(self, sizes: Mapping[str, int], figures: Mapping[str, float]) -> None:
+        """Cut groups, and train a little unless that was the last cut."""
+        disagreement = max(self._change({name: size}).disagreement for name, size in sizes.items())
+        proposed = {**self.sizes, **sizes}
+        plan = self._cut_to(sizes)
+        if self.limits.excess(proposed) <= 0:
+
+            def solve(costs: Sequence[Cost]) -> Plan:
+                limits = bind(self.job.budget, self.job.graph, costs)
+                return self._cut_to(landed(self.job.groups, self.sizes, proposed, self._scored(), limits))
+
+            plan, self.met = self.job.settle(solve, self.job.costs, self.plan), True
+        entry = {"plan": plan.to_json(), "tolerance": self.tolerance, "met": self.met}
+        entry["figures"] = {"groups": float(len(plan.edits)), "disagreement": disagreement, **figures}
+        if self.job.folder is not None and my_rank()[0] == 0:
+            write_json(self.job.folder / FILE, {"digest": self._digest(), "rounds": [*self.rounds, entry]})
+        self._carry_out(entry)
+
+    def _carry_out(self, entry: dict[str, Any]) -> None:
+        plan = Plan.from_json(entry["plan"])
+        self.model, self.plan = apply(plan, self.model), self.plan.then(plan)
+        self.sizes.update(self.plan.sizes())
+        self.tolerance, self.met = entry["tolerance"], entry["met"]
+        self.rounds.append(entry)
+        figures = {**self._costs(), "tolerance": self.tolerance, **entry["figures"]}
+        self.job.log(f"round {len(self.rounds)}", figures)
+        if self.settings.recover_epochs and not self.met:
+            task = self.job.task
+            self.job.fit(
+                self.model,
+                lambda network, batch: task.loss(task.outputs(network, batch), batch),
+                Schedule(epochs=self.settings.recover_epochs, lr=self.settings.recover_lr),
+            )
+        self.graph = trace(self.model, self.job.task.example())
+        self._forget()
+
+    def _resume(self) -> tuple[int, float | None]:
+        """Carry out the rounds of a pruning that was interrupted, whose trainings are loaded; phase and step to go on.
+
+        Raises:
+            RunFolderError: the file of rounds is damaged, or of another pruning.
+        """
+        for entry in _read(self.job.folder, self._digest()):
+            self._carry_out(entry)
+        if not self.rounds:
+            return 0, None
+        figures = self.rounds[-1]["figures"]
+        return int(figures["phase"]), float(figures["step"])
+
+    def _digest(self) -> str:
+        """What rounds depend on, beside the data."""
+        said = f"{self.settings!r} {self.criterion!r} {self.job.budget} {self.job.groups!r} {self.job.seed}"
+        return hashlib.sha256(f"{said} {self.job.graph.fingerprint}".encode()).hexdigest()
+
+    def _costs(self) -> dict[str, float]:
+        return {cost.name: float(cost.total(self.sizes)) for cost, _ in self.limits.terms}
+
+    def _forget(self) -> None:
+        """The network has changed."""
+        self._scores, self._reference, self._changes = None, None, {}
+
+
+def _read(folder: Path | None, digest: str) -> list[dict[str, Any]]:
+    """The rounds in a folder, as the first process finds them."""
+    path = folder / FILE if folder is not None else None
+    text = path.read_text(encoding="utf-8") if path is not None and path.is_file() and my_rank()[0] == 0 else ""
+    text = from_first(text)
+    if not text:
+        return []
+    try:
+        content = json.loads(text)
+        rounds: list[dict[str, Any]] = content["rounds"]
+        known = content["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error!r}; remove it to prune anew") from error
+    if known != digest:
+        raise RunFolderError(f"{path} is of a pruning with other settings; remove it, or give --overwrite")
+    return rounds

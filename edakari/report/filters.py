@@ -1,0 +1,256 @@
+"""What the filters of a network tell apart, as pictures: the images that excite them most, and the classes of these."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edakari.core.files import replacing
+from edakari.report.explanation import FOLDER, Explanation, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FilterView", "FilterViews", "LayerView", "draw_filters"]
+
+Floats = npt.NDArray[np.float64]
+KEPT, REMOVED, SOFT, INK = "#0f766e", "#d97706", "#94a3b8", "#16202c"
+BARS = 20
+"""Classes that are drawn one by one; of more, only the commonest of each filter."""
+
+
+@dc.dataclass(frozen=True, eq=False)
+class FilterView:
+    """One filter.
+
+    Args:
+        index: its number in the group.
+        entropy: of the classes of its strongest images, bits.
+        kept: whether the plan keeps it.
+        crops: what it sees at its strongest responses, strongest first, each [height, width, channels] in 0 to 1; NaN
+            where its receptive field leaves the image.
+        labels: class of each of these, -1 where there is none.
+        shares: of each class among all its strongest images, [classes].
+    """
+
+    index: int
+    entropy: float
+    kept: bool
+    crops: tuple[Floats, ...]
+    labels: tuple[int, ...]
+    shares: Floats
+
+
+@dc.dataclass(frozen=True, eq=False)
+class LayerView:
+    """One layer.
+
+    Args:
+        name: dotted path of its module.
+        field: height and width of the receptive field, pixels; None where it may see the whole image.
+        entropies: of all filters, bits, [filters].
+        kept: which of them the plan keeps, [filters].
+        shared: whether other layers' filters go together with these.
+        filters: those to draw, most discriminative first.
+    """
+
+    name: str
+    field: tuple[int, int] | None
+    entropies: Floats
+    kept: npt.NDArray[np.bool_]
+    shared: bool
+    filters: tuple[FilterView, ...]
+
+
+@dc.dataclass(frozen=True, eq=False)
+class FilterViews:
+    """The dense network of a run.
+
+    Args:
+        layers: all that write groups, in order; those without filters are in the overview only.
+        classes: names.
+        images: how many were looked at.
+        top: how many of them count for each filter.
+        method: that made the plan.
+    """
+
+    layers: tuple[LayerView, ...]
+    classes: Sequence[str]
+    images: int
+    top: int
+    method: str
+
+    @property
+    def most(self) -> float:
+        """The largest entropy there can be, bits."""
+        return float(np.log2(max(2, min(len(self.classes), self.top))))
+
+
+def draw_filters(views: FilterViews, folder: str | Path) -> Explanation:
+    """Write the pictures into a run's folder.
+
+    Args:
+        views: of its dense network.
+        folder: the run folder.
+
+    Returns:
+        The explanation that names them.
+    """
+    path = Path(folder) / FOLDER
+    _draw_overview(views, path / "rfc-layers.png")
+    pictures = [
+        Picture(
+            file="rfc-layers.png",
+            title="All filters of all layers",
+            note="Each dot is a filter; up is flat over classes, down is for few classes. Orange ones are removed.",
+        )
+    ]
+    for layer in views.layers:
+        if layer.filters:
+            file = f"rfc-{re.sub(r'[^A-Za-z0-9]+', '-', layer.name)}.png"
+            _draw_layer(layer, views, path / file)
+            pictures.append(Picture(file=file, title=layer.name, note=_layer_note(layer)))
+    return Explanation(name="rfc", title="What filters tell apart", text=_text(views), pictures=tuple(pictures))
+
+
+def _text(views: FilterViews) -> str:
+    kept = np.concatenate([layer.entropies[layer.kept] for layer in views.layers])
+    gone = np.concatenate([layer.entropies[~layer.kept] for layer in views.layers])
+    text = (
+        f"For each filter of the dense network, the {views.top} of {views.images} training images that excite it most, "
+        "and the classes of these. The fewer classes, the lower the entropy, and the better the filter tells classes "
+        f"apart: 0 bits is a single class, {views.most:.2f} bits all classes alike. "
+    )
+    if not len(gone):
+        return text + "The plan removes no filter of these layers."
+    return text + (
+        f"The plan of method {views.method!r} removes {len(gone)} of {len(gone) + len(kept)}: their mean entropy is "
+        f"{gone.mean():.2f} bits, that of the others {kept.mean():.2f} bits."
+    )
+
+
+def _layer_note(layer: LayerView) -> str:
+    seen = (
+        f"Each crop is the {layer.field[0]} × {layer.field[1]} pixels that the filter sees where it responds most"
+        if layer.field
+        else "Each filter sees the whole image"
+    )
+    return f"{seen}. {int((~layer.kept).sum())} of {len(layer.kept)} filters are removed." + (
+        " They go with those of other layers, by the mean over all that write the same sum." if layer.shared else ""
+    )
+
+
+def _draw_overview(views: FilterViews, path: Path) -> None:
+    layers = views.layers
+    figure = _figure((min(max(7.0, 0.42 * len(layers) + 1.5), 24.0), 4.4))
+    ax = figure.subplots()
+    rng = np.random.default_rng(0)
+    size = 14.0 if sum(len(layer.kept) for layer in layers) < 4000 else 5.0
+    for place, layer in enumerate(layers):
+        across = place + rng.uniform(-0.3, 0.3, len(layer.kept))
+        for chosen, tone in ((layer.kept, KEPT), (~layer.kept, REMOVED)):
+            ax.scatter(across[chosen], layer.entropies[chosen], s=size, color=tone, alpha=0.65, linewidths=0)
+        for chosen, tone in ((layer.kept, KEPT), (~layer.kept, REMOVED)):
+            if chosen.any():
+                mean = layer.entropies[chosen].mean()
+                ax.plot([place - 0.4, place + 0.4], [mean, mean], color=tone, linewidth=2.2)
+    ax.axhline(views.most, color=SOFT, linestyle="--", linewidth=1)
+    ax.annotate("all classes alike", (len(layers) - 0.5, views.most), ha="right", va="bottom", fontsize=8, color=SOFT)
+    for tone, text in ((KEPT, "kept"), (REMOVED, "removed")):
+        ax.scatter([], [], s=30, color=tone, label=text)
+    ax.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+    ax.set_xticks(range(len(layers)), [_short(layer.name) for layer in layers], rotation=60, ha="right", fontsize=8)
+    ax.set_xlim(-0.7, len(layers) - 0.3)
+    ax.set_ylim(-0.05 * views.most, 1.1 * views.most)
+    ax.set_ylabel("entropy, bits (low = discriminative)")
+    _save(figure, path)
+
+
+def _draw_layer(layer: LayerView, views: FilterViews, path: Path) -> None:
+    most = max(len(each.crops) for each in layer.filters)
+    figure = _figure((1.05 * most + 4.3, 1.12 * len(layer.filters) + 0.9))
+    grid = figure.subplots(
+        len(layer.filters),
+        most + 2,
+        squeeze=False,
+        width_ratios=[1.15, *([1.0] * most), 2.6],
+        gridspec_kw={"wspace": 0.06},
+    )
+    for row, each in zip(grid, layer.filters, strict=True):
+        _label(row[0], each)
+        for ax, place in zip(row[1:-1], range(most), strict=True):
+            ax.set_axis_off()
+            if place < len(each.crops):
+                _show(ax, each.crops[place])
+        _histogram(row[-1], each, views, last=each is layer.filters[-1])
+    half = (len(layer.filters) + 1) // 2
+    for place, text in ((0, "most discriminative: strongest responses →"), (half, "least discriminative")):
+        if place < len(layer.filters):
+            grid[place][1].set_title(text, fontsize=9, loc="left", color=SOFT)
+    grid[0][-1].set_title(f"classes of the strongest {views.top}", fontsize=9, color=SOFT)
+    _save(figure, path)
+
+
+def _label(ax: Axes, each: FilterView) -> None:
+    ax.set_axis_off()
+    tone = KEPT if each.kept else REMOVED
+    ax.text(0.95, 0.72, f"filter {each.index}", ha="right", va="center", fontsize=9, fontweight="bold", color=INK)
+    ax.text(0.95, 0.47, f"{each.entropy:.2f} bits", ha="right", va="center", fontsize=9, color=INK)
+    ax.text(0.95, 0.22, "kept" if each.kept else "removed", ha="right", va="center", fontsize=9, color=tone)
+
+
+def _show(ax: Axes, crop: Floats) -> None:
+    pixels = crop if crop.shape[2] == 3 else np.repeat(crop[:, :, :1], 3, axis=2)
+    # beyond the border of the image
+    ax.imshow(np.where(np.isnan(pixels), 0.93, pixels), interpolation="nearest", vmin=0, vmax=1)
+
+
+def _histogram(ax: Axes, each: FilterView, views: FilterViews, *, last: bool) -> None:
+    few = len(each.shares) <= BARS
+    order = np.arange(len(each.shares)) if few else np.argsort(-each.shares, kind="stable")[: BARS // 2]
+    values = each.shares[order] * 100
+    tones = [KEPT if each.kept else REMOVED] * len(order)
+    ax.bar(range(len(order)), values, color=tones, width=0.8)
+    ax.axhline(100 / len(each.shares), color=SOFT, linestyle=":", linewidth=1)
+    ax.set_ylim(0, 100)
+    ax.set_yticks([0, 50, 100], ["", "50 %", "100 %"], fontsize=7, color=SOFT)
+    ax.yaxis.tick_right()
+    ax.spines[["top", "left", "right"]].set_visible(False)
+    names = [_word(views.classes[place]) for place in order]
+    shown = names if last or not few else []
+    ax.set_xticks(range(len(order)), shown or [""] * len(order), rotation=60, ha="right", fontsize=7)
+    best = int(np.argmax(values))
+    if few and values[best] > 15:
+        ax.annotate(
+            names[best], (best, values[best]), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7.5
+        )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else "…" + name[-21:]
+
+
+def _word(name: str) -> str:
+    return name.split(",")[0].split("/")[0][:14]
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    # most commands draw nothing, and matplotlib takes long to import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": "edakari"})

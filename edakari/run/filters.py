@@ -1,0 +1,233 @@
+"""What the filters of a run's dense network tell apart, and which of them its plan keeps."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Axis, extent
+from edakari.core.plan import KeepChannels, Plan
+from edakari.criteria import FeatureDiscrimination, Listening
+from edakari.criteria.discrimination import Discriminated
+from edakari.criteria.labels import LabelSource
+from edakari.criteria.responses import Response, called, hear, respond, until
+from edakari.criteria.watching import watching
+from edakari.errors import DataError, RunFolderError, UnknownName
+from edakari.graph import trace
+from edakari.graph.outlets import Outlet
+from edakari.graph.receptive import Seen, box, receptive_fields
+from edakari.models import build
+from edakari.report.filters import FilterView, FilterViews, LayerView
+from edakari.run.folder import RunFolder
+from edakari.run.recipe import recipe_from
+from edakari.surgery import load_plan
+from edakari.tasks import Classification, task_from_settings
+
+__all__ = ["Choice", "filter_views"]
+
+Floats = npt.NDArray[np.float64]
+Spot = tuple[Outlet, int, int]
+"""An outlet, a filter, and the number of an image."""
+
+LAYERS = 4
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What to look at.
+
+    Args:
+        layers: patterns of modules to draw; none is four layers from the first to the last.
+        filters: how many of a layer, half of them the most discriminative ones, half the least.
+        crops: images of each filter.
+        images: of the training data, at most.
+        top: strongest images of each filter that count; a share of them below 1.
+        labels: those of the data, or the network's own predictions.
+    """
+
+    layers: tuple[str, ...] = ()
+    filters: int = 8
+    crops: int = 8
+    images: int = 12800
+    top: int | float = 0.05
+    labels: LabelSource = "data"
+
+
+def filter_views(folder: str | Path, choice: Choice = Choice()) -> FilterViews:
+    """Look at the filters of the dense network of a run, by any method, as far as its plan is made.
+
+    Args:
+        folder: of the run.
+        choice: what to look at.
+
+    Raises:
+        RunFolderError: it is no run folder, or nothing is pruned in it yet.
+        UnknownName: no layer meets a pattern.
+        DataError: there are too few images, or no labels.
+    """
+    run = RunFolder(Path(folder))
+    recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
+    if not run.done("prune"):
+        raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
+    task, plan = task_from_settings(recipe.data), load_plan(run.pruned)
+    model = build(recipe.model)
+    graph = trace(model, task.example())
+    criterion = FeatureDiscrimination(
+        listening=Listening(images=choice.images, top=choice.top, labels=choice.labels), normalize="none"
+    )
+    heard = hear(model, graph, task.batches("search"), task, criterion.listening)
+    found = {outlet: each for (outlet, group), each in criterion.discriminate(heard).items() if _plain(outlet, group)}
+    kept = _kept(graph, plan)
+    chosen = {outlet: _ends(found[outlet], choice.filters) for outlet in _chosen(tuple(found), choice.layers)}
+    fields = receptive_fields(graph)
+    spots = {
+        (outlet, index, int(image))
+        for outlet, indices in chosen.items()
+        for index in indices
+        for image in found[outlet].strongest.ids[index, : choice.crops]
+    }
+    crops = _crops(model, task, spots, fields, choice.images)
+    layers = tuple(
+        LayerView(
+            _name(outlet),
+            _extent(fields.get(outlet.place), task.example()),
+            each.rfc_entropy.numpy(),
+            kept[_group(outlet)],
+            sum(_group(other) == _group(outlet) for other in found) > 1,
+            tuple(
+                _filter(outlet, index, each, kept[_group(outlet)], crops, heard.labels, choice.crops)
+                for index in chosen.get(outlet, ())
+            ),
+        )
+        for outlet, each in found.items()
+    )
+    return FilterViews(layers, task.classes, heard.images, heard.top, plan.method)
+
+
+def _group(outlet: Outlet) -> str:
+    return next(iter(outlet.dims()))
+
+
+def _plain(outlet: Outlet, group: str) -> bool:
+    """Whether an outlet's filters are the coordinates of one group, one by one."""
+    return isinstance(outlet.layouts[outlet.dims()[group]], Axis)
+
+
+def _name(outlet: Outlet) -> str:
+    return outlet.weight.rpartition(".")[0] or outlet.weight
+
+
+def _kept(graph: Graph, plan: Plan) -> dict[str, npt.NDArray[np.bool_]]:
+    masks = {group.name: np.ones(group.size, dtype=np.bool_) for group in graph.groups}
+    for edit in plan.edits:
+        if isinstance(edit, KeepChannels):
+            masks[edit.group] = np.isin(np.arange(len(masks[edit.group])), edit.indices)
+    return masks
+
+
+def _chosen(outlets: Sequence[Outlet], patterns: Sequence[str]) -> list[Outlet]:
+    if not outlets:
+        raise DataError("the network has no layer whose filters can be looked at one by one")
+    if not patterns:
+        places = np.linspace(0, len(outlets) - 1, min(LAYERS, len(outlets))).round().astype(int)
+        return [outlets[place] for place in dict.fromkeys(places.tolist())]
+    names = [_name(outlet) for outlet in outlets]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UnknownName("layer", pattern, names)
+    return [
+        outlet for outlet, name in zip(outlets, names, strict=True) if any(fnmatch.fnmatch(name, p) for p in patterns)
+    ]
+
+
+def _ends(each: Discriminated, count: int) -> list[int]:
+    """The filters of lowest and those of highest entropy, in this order."""
+    order: list[int] = np.argsort(each.rfc_entropy.numpy(), kind="stable").tolist()
+    if len(order) <= count:
+        return order
+    return [*order[: (count + 1) // 2], *order[len(order) - count // 2 :]]
+
+
+def _crops(
+    model: nn.Module, task: Classification, spots: Iterable[Spot], fields: Mapping[int, Seen], images: int
+) -> dict[Spot, Floats]:
+    """What filters see in images where they respond most, by running these images once more."""
+    by_image: dict[int, list[Spot]] = {}
+    for spot in spots:
+        by_image.setdefault(spot[2], []).append(spot)
+    outlets = tuple({spot[0]: None for wanted in by_image.values() for spot in wanted})
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (task.pixels.mean, task.pixels.std))
+    responses: dict[Outlet, Response] = {}
+    found: dict[Spot, Floats] = {}
+    first = 0
+
+    def take(outlet: Outlet, x: torch.Tensor) -> None:
+        count = len(x) // int(extent(outlet.layouts[0], {}))
+        responses[outlet] = respond(outlet, _group(outlet), x, count, "max", True)
+
+    with watching(model, outlets, take):
+        for batch in until(task.batches("search"), images):
+            wanted = [image for image in range(first, first + len(batch[0])) if image in by_image]
+            if wanted:
+                some = torch.stack([batch[0][image - first] for image in wanted])
+                called(model, (some,), None)
+                for row, image in enumerate(wanted):
+                    pixels = (some[row].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
+                    for spot in by_image[image]:
+                        found[spot] = _cropped(pixels, responses[spot[0]], row, spot[1], fields.get(spot[0].place))
+            first += len(batch[0])
+    return found
+
+
+def _cropped(pixels: Floats, response: Response, row: int, index: int, seen: Seen | None) -> Floats:
+    size = pixels.shape[0], pixels.shape[1]
+    if seen is None or len(seen) != 2 or response.positions is None:
+        return pixels
+    position = int(response.positions[row, index])
+    place = position // response.size[1], position % response.size[1]
+    top, left, bottom, right = box(seen, place, size)
+    rows, columns = (seen[dim] for dim in sorted(seen))
+    height, width = int(rows.size), int(columns.size)
+    if height >= size[0] and width >= size[1]:
+        return pixels
+    start = int(rows.start + rows.jump * place[0]), int(columns.start + columns.jump * place[1])
+    crop = np.full((height, width, pixels.shape[2]), np.nan)
+    crop[top - start[0] : bottom + 1 - start[0], left - start[1] : right + 1 - start[1]] = pixels[
+        top : bottom + 1, left : right + 1
+    ]
+    return crop
+
+
+def _extent(seen: Seen | None, example: torch.Tensor) -> tuple[int, int] | None:
+    if seen is None or len(seen) != 2:
+        return None
+    height, width = (int(seen[dim].size) for dim in sorted(seen))
+    return None if height >= example.shape[2] and width >= example.shape[3] else (height, width)
+
+
+def _filter(
+    outlet: Outlet,
+    index: int,
+    each: Discriminated,
+    kept: npt.NDArray[np.bool_],
+    crops: Mapping[Spot, Floats],
+    labels: torch.Tensor,
+    count: int,
+) -> FilterView:
+    images: list[int] = each.strongest.ids[index, :count].tolist()
+    return FilterView(
+        index,
+        float(each.rfc_entropy[index]),
+        bool(kept[index]),
+        tuple(crops[outlet, index, image] for image in images),
+        tuple(int(labels[image]) for image in images),
+        each.shares[index].numpy(),
+    )
