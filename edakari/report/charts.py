@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from edakari.report.figures import is_share, metric, title_of
 
-__all__ = ["Point", "curve", "scatter", "tradeoffs"]
+__all__ = ["Point", "curve", "scatter", "stations", "tradeoffs"]
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 46
@@ -129,6 +129,27 @@ def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tu
                 f"<title>epoch {epoch:g}: {metric(name, value)}</title></circle>"
             )
     return _drawing(parts, f"{title_of(name)} over the epochs")
+
+
+def stations(points: Sequence[Point], across: str, up: str, *, joined: bool) -> Markup:
+    """Small dots with their names as hints: a way where they are joined in order, else marks on a plane.
+
+    Args:
+        points: what is shown.
+        across: title of the x axis.
+        up: title of the y axis.
+        joined: whether a line goes through them.
+    """
+    xs, ys = [point.x for point in points], [point.y for point in points]
+    frame = Frame(_padded(xs, share=False), _padded(ys, share=False))
+    parts = [*_axes(frame, across, up)]
+    places = [frame.at(point.x, point.y) for point in points]
+    if joined:
+        parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    for point, (x, y) in zip(points, places, strict=True):
+        dot = f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
+        parts.append(f"{dot}<title>{escape(point.name)}</title></circle>")
+    return _drawing(parts, f"{up} against {across}")
 
 
 def _point(network: Mapping[str, Any], x: float, name: str) -> Point:

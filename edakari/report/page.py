@@ -11,6 +11,7 @@ from markupsafe import Markup
 from edakari.report import figures
 from edakari.report.charts import curve, scatter, tradeoffs
 from edakari.report.template import template
+from edakari.report.trail import trail
 
 __all__ = ["render"]
 
@@ -31,6 +32,8 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         headline=_headline(report),
         tradeoffs=_tradeoff_charts(report),
         curves=_curves(report),
+        search=trail(report),
+        logged=list(dict.fromkeys(key for entry in report["log"] for key in entry)),
         recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
         pruned_groups=[group for group in report["groups"] if group["kept"] < group["size"]],
     )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import edakari
 from edakari.core.plan import DropBranch, KeepChannels, Plan
+from edakari.graph import trace
 from edakari.methods import reads
 from edakari.methods.masks import Masks, Mode, maskable
-from edakari.methods.reads import structure_of
+from edakari.methods.reads import layers_of, structure_of
 from edakari.surgery import apply
 from edakari.surgery.simulate import READS
 from edakari.testing import ToyTask, random_plan, toy_cnn, toy_vit
 from edakari.testing.exact import difference, enlivened
+from edakari.train import batch_statistics
 
 
 class Flat(nn.Module):
@@ -209,3 +212,61 @@ def test_pull_adds_decay_to_what_is_masked_only() -> None:
     masks.pull(0.5)
     assert torch.equal(weight.grad[:, 12:], 0.5 * weight[:, 12:])  # type: ignore[index]
     assert not bool(weight.grad[:, :12].any())  # type: ignore[index]
+
+
+class Biased(nn.Module):
+    """Convolutions with biases and without norms, and one with both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, 4] of images [N, 3, H, W]."""
+        y: torch.Tensor = self.head(self.norm(self.two(self.one(x).relu())).relu().mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("which", ["none", "all", "normed"])
+@pytest.mark.parametrize("make", [toy_cnn, Biased])
+def test_mask_and_cut_agree_under_statistics_of_the_batch(make: Any, which: str) -> None:
+    model = make().double().eval()
+    x = torch.randn(6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    graph = trace(model, x[:1])
+    layers = [layer for layer in layers_of(graph) if which == "all" or (which == "normed" and layer.normed)]
+    lengthened = {layer.weight: layer.caller for layer in layers}
+    rng = np.random.default_rng(1)
+    for group in graph.groups:
+        twin = copy.deepcopy(model)
+        masks = Masks(twin, graph, graph.groups, "hard", lengthened=lengthened)
+        kept = torch.ones(masks.size, dtype=torch.bool)
+        part = masks.part(group.name)
+        kept[part] = torch.from_numpy(rng.permutation(group.size) < max(1, group.size // 2))
+        for module in twin.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.constant_(module.bias, 5.0)
+        masks.set(kept)
+        with torch.no_grad(), batch_statistics(twin), masks.installed():
+            masked = twin(x)
+        masks.fold()
+        plan = Plan(
+            (KeepChannels(group.name, tuple(kept[part].nonzero().view(-1).tolist())),), graph.fingerprint, graph.inputs
+        )
+        small = apply(plan, twin)
+        with torch.no_grad(), batch_statistics(small):
+            torch.testing.assert_close(small(x), masked, atol=1e-10, rtol=1e-10)
+
+
+def test_a_lengthened_weight_has_the_norm_of_the_whole() -> None:
+    model = Biased()
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    masks = Masks(model, graph, graph.groups, "hard", lengthened={"two.weight": "two"})
+    kept = torch.ones(masks.size, dtype=torch.bool)
+    kept[:3], kept[-4:] = False, False
+    masks.set(kept)
+    weight = model.two.weight.detach()
+    left = weight[kept[masks.part("two")]][:, kept[masks.part("one")]]
+    assert masks.length("two.weight") * float(left.norm()) == pytest.approx(float(weight.norm()))
+    assert masks.touched("one") == {"two"}
+    assert masks.touched("two") == {"two", "head"}

@@ -1,3 +1,4 @@
+import html
 import html.parser
 import json
 import re
@@ -9,6 +10,7 @@ import yaml
 from edakari.errors import RunFolderError
 from edakari.report import collect, render, write_report
 from edakari.report.figures import cost, size
+from edakari.report.trail import trail
 
 METRICS = {"dense": 0.931, "check": 0.412, "finetune": 0.9244}
 
@@ -212,3 +214,31 @@ def test_counts_have_three_figures(value, text):
 def test_sizes():
     assert size(999_500) == "1 MB"
     assert size(12_345) == "12.3 kB"
+
+
+def test_the_way_of_a_search_is_drawn_and_remarks_stand_in_its_table(tmp_path):
+    folder = make_run(tmp_path / "run")
+    path = folder / "stages" / "prune.json"
+    pruned = json.loads(path.read_text())
+    names = [group["name"] for group in json.loads((folder / "stages" / "trace.json").read_text())["groups"]]
+    earlier = [{"stage": f"step 1: {names[0]}", "width": 9, "reward": -9.0, "macs": 5.0}]
+    steps = [
+        {
+            "stage": f"step {number}: {names[number % 3]}",
+            "width": 8,
+            "reward": -0.1 * number,
+            "macs": 1e9 - 1e7 * number,
+        }
+        for number in range(1, 6)
+    ]
+    path.write_text(json.dumps({**pruned, "log": [{"stage": "a remark"}, *earlier, *steps]}))
+    report = collect(folder)
+    charts = trail(report)
+    assert len(charts) == 2
+    assert [chart.count("<circle") for chart in charts] == [5, 5]
+    assert html.escape(f"step 3: {names[0]} to 8, reward -0.3") in charts[0]
+    page = render(report)
+    assert "<h2>Search</h2>" in page
+    assert "a remark" in page
+    assert "<th>reward</th>" in page
+    assert trail({**report, "log": [{"stage": "epoch 1", "macs": 3.0}]}) == []

@@ -125,7 +125,7 @@ def test_held_out_images_have_to_be_held_out(ekg, tmp_path):
         prune(recipe, tmp_path / "run")
 
 
-@pytest.mark.parametrize("network", [18, 34, 50])
+@pytest.mark.parametrize("network", [18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50))])
 def test_imagenet_recipes_run_on_a_folder_of_images(tmp_path, network):
     rng, image = np.random.default_rng(0), pytest.importorskip("PIL.Image")
     for split in ("train", "val"):
