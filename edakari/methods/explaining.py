@@ -210,9 +210,10 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
         return images * relaxed_sample(masks, settings.temperature)
 
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        images, _ = labelled(batch, "predicted")
         with torch.no_grad():
-            aim = dense.to(batch[0].device).eval()(batch[0])
-        return {"divergence": divergence(aim, model(masked(batch[0])))}
+            aim = dense.to(images.device).eval()(images)
+        return {"divergence": divergence(aim, model(masked(images)))}
 
     def figure() -> float:
         torch.manual_seed(job.seed)  # every epoch is judged by the same masks

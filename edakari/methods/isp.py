@@ -24,7 +24,7 @@ from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
 from edakari.core.space import Group
 from edakari.cost import bind
 from edakari.cost.smooth import smooth_total
-from edakari.errors import EdakariError
+from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.graph.taps import Tap, find_taps
 from edakari.methods.allocate import AllocatorName, allocate, allocator_named
 from edakari.methods.explaining import (
@@ -140,8 +140,11 @@ class InterpretationSteeredPruning:
             found = allocate(job.graph, scores, job.budget, allocator, groups, costs)
             return dc.replace(found, method="isp")
 
-        # a budget out of reach is told before anything is trained
-        solved({group.name: torch.ones(group.size) for group in groups}, job.costs)
+        try:  # a budget out of reach is told before anything is trained
+            solved({group.name: torch.ones(group.size) for group in groups}, job.costs)
+        except InfeasibleBudget as error:
+            hint = "" if self.streams else " ISP leaves residual streams whole; method.streams: true gates them too."
+            raise InfeasibleBudget(f"{error}{hint}", error.least) from None
         job.model.eval()
         logits = self._gates(job, groups, limits, self._saliency(job))
         # logits may be negative, and values must not; the order is what counts
@@ -170,6 +173,11 @@ class InterpretationSteeredPruning:
         shape = checked(job.task, job.model, self.labels)
         if self.explainer is not None:
             found = load_saliency(self.explainer, job.model, job.graph)
+            if found.explainer.family != self.selector:
+                raise EdakariError(
+                    f"method 'isp': the explainer in {self.explainer} is of selector {found.explainer.family!r}, not "
+                    f"{self.selector!r}; name another folder, or set method.selector"
+                )
         else:
             taps = find_taps(job.model, job.graph, self.taps)
             predictor = fit_predictor(job, shape[0], self._predictor())
@@ -320,7 +328,7 @@ class Pairs:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         for batch, (labels, aim) in zip(self.batches, self.aims, strict=True):
-            yield batch[0], labels, aim
+            yield labelled(batch, "predicted")[0], labels, aim
 
 
 def cost_penalty(limits: Limits, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:

@@ -59,8 +59,10 @@ class KeepBest(Hook):
 def judging(*models: nn.Module) -> Iterator[None]:
     """Networks in evaluation mode without gradients; modes and random state are put back."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    found = {parameter.device for model in models for parameter in model.parameters()}
+    devices = sorted(device.index or 0 for device in found if device.type == "cuda")
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(devices):
             for model in models:
                 model.eval()
             yield
