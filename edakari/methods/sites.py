@@ -66,10 +66,11 @@ class SiteTaylor:
         row = torch.zeros(self.masks.size + 1, dtype=torch.float64)
         weights = [self.masks.model.get_parameter(read.weight) for read in self.unseen]
         with self._watched(row), _asking(self.masks.model, weights):
-            gradients = torch.autograd.grad(loss(), weights, allow_unused=True) if weights else _backward(loss())
-            for read, weight, gradient in zip(self.unseen, weights, gradients, strict=True):
-                if gradient is not None:
-                    along = (weight.detach() * gradient).movedim(read.dim, 0).flatten(1).sum(1)
+            # a gradient asked for by name would pass by the tensors that are watched
+            torch.autograd.backward(loss())
+            for read, weight in zip(self.unseen, weights, strict=True):
+                if weight.grad is not None:
+                    along = (weight.detach() * weight.grad).movedim(read.dim, 0).flatten(1).sum(1)
                     self._add(row, self._places(self.masks.graph.layouts[read.weight][read.dim]), along)
         return row[:-1]
 
@@ -123,20 +124,17 @@ class SiteTaylor:
         return watch
 
 
-def _backward(loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    loss.backward()  # type: ignore[no-untyped-call]
-    return ()
-
-
 @contextlib.contextmanager
 def _asking(model: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
-    """Only some weights ask for gradients, so that those of the others need not be computed."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    """Only some weights ask for gradients, which are none at first; all is as it was afterwards."""
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     chosen = {id(weight) for weight in weights}
     try:
-        for parameter, _ in flags:
+        for parameter, _, _ in before:
+            parameter.grad = None
             parameter.requires_grad_(id(parameter) in chosen)
         yield
     finally:
-        for parameter, flag in flags:
+        for parameter, flag, gradient in before:
             parameter.requires_grad_(flag)
+            parameter.grad = gradient

@@ -90,6 +90,20 @@ def test_the_absolute_value_is_of_the_batch() -> None:
     assert found == pytest.approx([0.462117, 0.924234], abs=1e-6)
 
 
+class Unseen(Identity):
+    """The same, and its last weight is read by the network itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [N, 2] of maps [N, 2, 1, 1]."""
+        return functional.linear(self.make(x).mean((2, 3)), self.read.weight)
+
+
+def test_a_weight_stands_in_where_no_module_is_seen_to_read() -> None:
+    x, label = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), torch.tensor([0])
+    found = site_scores(Unseen(), x, lambda z: functional.cross_entropy(z, label))
+    assert found == pytest.approx([0.731059, 1.462117], abs=1e-6)
+
+
 class Coupled(nn.Module):
     """Two tensors of one group: x and x + 0, read by two layers of opposite weights."""
 
@@ -169,6 +183,13 @@ def test_the_way_cuts_one_group_at_a_time_down_to_the_budget() -> None:
     sizes, last = search.plan(way[-1]).sizes(), way[-1].step.group
     assert limits.excess(sizes) <= 0
     assert limits.excess({**sizes, last: sizes[last] + 1}) > 0
+
+
+@pytest.mark.parametrize("budget", ["macs<=60%, params<=55%", "latency<=55%, params<=90%"])
+def test_several_budgets_are_all_met(budget: str) -> None:
+    job = toy_job(toy_cnn(), budget)
+    plan = SMALL.prune(job).plan
+    assert bind(job.budget, job.graph, job.costs).excess(plan.sizes()) <= 0
 
 
 def test_the_reward_is_that_of_the_cut_network() -> None:
