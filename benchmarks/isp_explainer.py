@@ -3,11 +3,12 @@ r"""How often a network that sees only where it looks names the same class, befo
     python benchmarks/isp_explainer.py DATA --weights resnet20.safetensors \
         --output benchmarks/results/isp_explainer.json
 
-DATA is a folder with `cifar10_train_a.npz`, `cifar10_train_b.npz` and `cifar10_test.npz`. One run of the recipe for
-each seed; a run that was killed goes on where it was. Masks are those of the true class, judged on the test images by
-the predictor, which has seen training images only: with masks of the dense network against the dense network's classes,
-with masks of the pruned network (before and after fine-tuning) against the pruned network's. Beside each stands what
-comes of it when every image is seen through the mask of another image, which is what an explainer has to beat.
+DATA is a folder with CIFAR-10 as `train.npz` and `test.npz`: `images`, uint8 [N, 32, 32, 3], and `labels`. One run of
+the recipe for each seed; a run that was killed goes on where it was. Masks are those of the true class, judged on the
+test images by the predictor, which has seen training images only: with masks of the dense network against the dense
+network's classes, with masks of the pruned network (before and after fine-tuning) against the pruned network's. Beside
+each stands what comes of it when every image is seen through the mask of another image, which is what an explainer has
+to beat.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "cifar10_resnet20_isp.yaml"
 
 
 def settings(arguments: argparse.Namespace, seed: int) -> list[str]:
-    train = ", ".join(str(arguments.data / f"cifar10_train_{part}.npz") for part in "ab")
-    fixed = [f"data.train=[{train}]", f"data.val={arguments.data / 'cifar10_test.npz'}", f"seed={seed}"]
+    files = [f"data.train=[{arguments.data / 'train.npz'}]", f"data.val={arguments.data / 'test.npz'}"]
+    fixed = [*files, f"seed={seed}"]
     fixed += [f"model.weights={arguments.weights}", "measure=null", "export=[]"]
     return [*fixed, *arguments.set]
 
@@ -66,7 +67,7 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 .npz files")
+    parser.add_argument("data", type=Path, help="folder of train.npz and test.npz")
     parser.add_argument("--weights", type=Path, required=True, help="of the dense network")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -381,6 +381,19 @@ def test_unlabelled_images_are_explained_as_the_network_names_them() -> None:
     assert aims.shape == (16, 3)
 
 
+@dc.dataclass(frozen=True)
+class Blind(ToyTask):
+    """A task whose validation split nobody may see."""
+
+    def batches(self, split: Any) -> Any:
+        assert split != "val"
+        return super().batches(split)
+
+
+def test_validation_data_are_never_looked_at() -> None:
+    InterpretationSteeredPruning(**SHORT).prune(dc.replace(toy_job(toy_cnn()), task=Blind()))
+
+
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
