@@ -35,6 +35,9 @@ from edakari.surgery import apply
 __all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy", "step_down"]
 
 Soft = Literal["cosine", "off"]
+SMALLEST = 1e-9
+"""A step that takes as little as any step does."""
+
 FILE = "rounds.json"
 """In the job's folder: the rounds so far."""
 
@@ -234,7 +237,7 @@ class Trials:
                 passing = self._jointly(passing, redundant)
                 figures = {"phase": float(number), "step": step, "redundancy": max(map(redundant.__getitem__, passing))}
                 self._cut(passing, figures)
-            elif tried != self._tried(phase, 0.0):
+            elif tried != self._tried(phase, SMALLEST):
                 step /= 2
             elif not last:
                 return
@@ -243,10 +246,10 @@ class Trials:
                 step = phase.step
 
     def _tried(self, phase: _Phase, step: float) -> dict[str, int]:
-        """What each group would be cut to; by the smallest legal steps where the step is 0."""
+        """What each group would be cut to."""
         found = {}
         for group in phase.groups:
-            width = step_down(group, self.sizes[group.name], step, self.blocks.get(group.name, 0) if step else 0)
+            width = step_down(group, self.sizes[group.name], step, self.blocks.get(group.name, 0))
             if width is not None:
                 found[group.name] = width
         return found

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["FilterView", "FilterViews", "LayerView", "draw_filters"]
 
 Floats = npt.NDArray[np.float64]
-KEPT, REMOVED, SOFT, INK = "#0f766e", "#d97706", "#94a3b8", "#16202c"
+KEPT, REMOVED, SOFT, INK, FRAME = "#0f766e", "#d97706", "#94a3b8", "#16202c", "#e11d48"
 BARS = 20
 """Classes that are drawn one by one; of more, only the commonest of each filter."""
 
@@ -34,8 +34,8 @@ class FilterView:
         index: its number in the group.
         entropy: of the classes of its strongest images, bits.
         kept: whether the plan keeps it.
-        crops: what it sees at its strongest responses, strongest first, each [height, width, channels] in 0 to 1; NaN
-            where its receptive field leaves the image.
+        crops: what it sees at its strongest responses, strongest first, each [height, width, channels] in 0 to 1, with
+            the layer's margin around it; NaN beyond the border of the image.
         labels: class of each of these, -1 where there is none.
         shares: of each class among all its strongest images, [classes].
     """
@@ -55,6 +55,7 @@ class LayerView:
     Args:
         name: dotted path of its module.
         field: height and width of the receptive field, pixels; None where it may see the whole image.
+        margin: pixels around the receptive field that crops show too.
         entropies: of all filters, bits, [filters].
         kept: which of them the plan keeps, [filters].
         shared: whether other layers' filters go together with these.
@@ -63,6 +64,7 @@ class LayerView:
 
     name: str
     field: tuple[int, int] | None
+    margin: int
     entropies: Floats
     kept: npt.NDArray[np.bool_]
     shared: bool
@@ -138,7 +140,8 @@ def _text(views: FilterViews) -> str:
 
 def _layer_note(layer: LayerView) -> str:
     seen = (
-        f"Each crop is the {layer.field[0]} × {layer.field[1]} pixels that the filter sees where it responds most"
+        f"Each {'frame' if layer.margin else 'crop'} is the {layer.field[0]} × {layer.field[1]} pixels that the filter "
+        "sees where it responds most"
         if layer.field
         else "Each filter sees the whole image"
     )
@@ -188,7 +191,7 @@ def _draw_layer(layer: LayerView, views: FilterViews, path: Path) -> None:
         for ax, place in zip(row[1:-1], range(most), strict=True):
             ax.set_axis_off()
             if place < len(each.crops):
-                _show(ax, each.crops[place])
+                _show(ax, each.crops[place], layer.margin)
         _histogram(row[-1], each, views, last=each is layer.filters[-1])
     half = (len(layer.filters) + 1) // 2
     for place, text in ((0, "most discriminative: strongest responses →"), (half, "least discriminative")):
@@ -206,10 +209,16 @@ def _label(ax: Axes, each: FilterView) -> None:
     ax.text(0.95, 0.22, "kept" if each.kept else "removed", ha="right", va="center", fontsize=9, color=tone)
 
 
-def _show(ax: Axes, crop: Floats) -> None:
+def _show(ax: Axes, crop: Floats, margin: int) -> None:
+    from matplotlib.patches import Rectangle
+
     pixels = crop if crop.shape[2] == 3 else np.repeat(crop[:, :, :1], 3, axis=2)
     # beyond the border of the image
     ax.imshow(np.where(np.isnan(pixels), 0.93, pixels), interpolation="nearest", vmin=0, vmax=1)
+    height, width = crop.shape[0] - 2 * margin, crop.shape[1] - 2 * margin
+    tone, width_px = (FRAME, 2.0) if margin else (SOFT, 0.6)
+    corner = (margin - 0.5, margin - 0.5)
+    ax.add_patch(Rectangle(corner, width, height, fill=False, clip_on=False, edgecolor=tone, linewidth=width_px))
 
 
 def _histogram(ax: Axes, each: FilterView, views: FilterViews, *, last: bool) -> None:
@@ -219,7 +228,7 @@ def _histogram(ax: Axes, each: FilterView, views: FilterViews, *, last: bool) ->
     tones = [KEPT if each.kept else REMOVED] * len(order)
     ax.bar(range(len(order)), values, color=tones, width=0.8)
     ax.axhline(100 / len(each.shares), color=SOFT, linestyle=":", linewidth=1)
-    ax.set_ylim(0, 100)
+    ax.set_ylim(0, 120)
     ax.set_yticks([0, 50, 100], ["", "50 %", "100 %"], fontsize=7, color=SOFT)
     ax.yaxis.tick_right()
     ax.spines[["top", "left", "right"]].set_visible(False)

@@ -23,7 +23,7 @@ from edakari.criteria.watching import watching
 from edakari.errors import DataError, RunFolderError, UnknownName
 from edakari.graph import trace
 from edakari.graph.outlets import Outlet
-from edakari.graph.receptive import Seen, box, receptive_fields
+from edakari.graph.receptive import Seen, receptive_fields
 from edakari.models import build
 from edakari.report.filters import FilterView, FilterViews, LayerView
 from edakari.run.folder import RunFolder
@@ -38,6 +38,8 @@ Spot = tuple[Outlet, int, int]
 """An outlet, a filter, and the number of an image."""
 
 LAYERS = 4
+LEGIBLE = 13
+"""Pixels that a crop should have at least, so that one can see what it is of."""
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def filter_views(folder: str | Path, choice: Choice = Choice()) -> FilterViews:
     layers = tuple(
         LayerView(
             _name(outlet),
-            _extent(fields.get(outlet.place), task.example()),
+            *_extent(fields.get(outlet.place), task.example()),
             each.rfc_entropy.numpy(),
             kept[_group(outlet)],
             sum(_group(other) == _group(outlet) for other in found) > 1,
@@ -193,24 +195,27 @@ def _cropped(pixels: Floats, response: Response, row: int, index: int, seen: See
         return pixels
     position = int(response.positions[row, index])
     place = position // response.size[1], position % response.size[1]
-    top, left, bottom, right = box(seen, place, size)
     rows, columns = (seen[dim] for dim in sorted(seen))
     height, width = int(rows.size), int(columns.size)
     if height >= size[0] and width >= size[1]:
         return pixels
-    start = int(rows.start + rows.jump * place[0]), int(columns.start + columns.jump * place[1])
-    crop = np.full((height, width, pixels.shape[2]), np.nan)
-    crop[top - start[0] : bottom + 1 - start[0], left - start[1] : right + 1 - start[1]] = pixels[
-        top : bottom + 1, left : right + 1
-    ]
-    return crop
+    margin = max(0, (LEGIBLE - min(height, width)) // 2)
+    first = int(rows.start + rows.jump * place[0]) - margin, int(columns.start + columns.jump * place[1]) - margin
+    # enough around the image for any crop
+    around = max(height, width) + margin + max(size)
+    framed = np.pad(pixels, ((around, around), (around, around), (0, 0)), constant_values=np.nan)
+    top, left = first[0] + around, first[1] + around
+    return framed[top : top + height + 2 * margin, left : left + width + 2 * margin]
 
 
-def _extent(seen: Seen | None, example: torch.Tensor) -> tuple[int, int] | None:
+def _extent(seen: Seen | None, example: torch.Tensor) -> tuple[tuple[int, int] | None, int]:
+    """Height and width of a receptive field, None where it is the whole image, and the margin around it."""
     if seen is None or len(seen) != 2:
-        return None
+        return None, 0
     height, width = (int(seen[dim].size) for dim in sorted(seen))
-    return None if height >= example.shape[2] and width >= example.shape[3] else (height, width)
+    if height >= example.shape[2] and width >= example.shape[3]:
+        return None, 0
+    return (height, width), max(0, (LEGIBLE - min(height, width)) // 2)
 
 
 def _filter(

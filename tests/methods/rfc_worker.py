@@ -1,6 +1,7 @@
-"""One process of a pruning by DLRFC; writes its plan and its weights."""
+"""One process of a pruning by DLRFC; writes scores, its plans and its weights."""
 
 import dataclasses as dc
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from edakari.criteria import FeatureDiscrimination, Listening
 from edakari.methods.rfc import DistinguishingLayerPruning
 from edakari.testing import ToyTask, toy_cnn, toy_job
 from edakari.train import FitSettings, fitter
@@ -17,26 +19,34 @@ RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE",
 
 @dc.dataclass(frozen=True)
 class Shared(ToyTask):
-    """Batches of training are shared among processes; the others are given to all of them."""
+    """Batches of training are shared among processes; the others, three of them, are given to all."""
+
+    batch: int = 24
 
     def batches(self, split):
         whole = super().batches(split)
         return [(images[RANK::WORLD], labels[RANK::WORLD]) for images, labels in whole] if split == "train" else whole
 
 
-def main(folder, name, epochs):
-    task = Shared(batch=24)
-    fit = fitter(task, FitSettings(device="cpu", progress=False))
-    if WORLD > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    job = dc.replace(toy_job(toy_cnn()), task=task, fit=fit, folder=folder / name)
-    outcome = DistinguishingLayerPruning(top=0.25, recover_epochs=epochs, recover_lr=0.01).prune(job)
-    save_file(outcome.model.state_dict(), folder / f"{name}-{WORLD}-{RANK}.safetensors")
-    (folder / f"{name}-{WORLD}-{RANK}.json").write_text(outcome.plan.to_json())
+def scored():
+    job, task = toy_job(toy_cnn()), Shared()
+    criterion = FeatureDiscrimination(listening=Listening(top=11))
+    found = criterion.score(job.model, job.graph, task.batches("search"), task)
+    return {name: score.tolist() for name, score in found.items()}
+
+
+def pruned(folder, epochs):
+    fit = fitter(Shared(), FitSettings(device="cpu", progress=False))
+    job = dc.replace(toy_job(toy_cnn()), task=Shared(), fit=fit, folder=folder)
+    return DistinguishingLayerPruning(top=0.25, recover_epochs=epochs, recover_lr=0.01).prune(job)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "cut", 0)
-    main(Path(sys.argv[1]), "trained", 1)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    path = Path(sys.argv[1])
+    torch.distributed.init_process_group("gloo")
+    (path / f"scores-{RANK}.json").write_text(json.dumps(scored()))
+    (path / f"cut-{RANK}.json").write_text(pruned(path / "cut", 0).plan.to_json())
+    outcome = pruned(path / "trained", 1)
+    (path / f"trained-{RANK}.json").write_text(outcome.plan.to_json())
+    save_file(outcome.model.state_dict(), path / f"trained-{RANK}.safetensors")
+    torch.distributed.destroy_process_group()

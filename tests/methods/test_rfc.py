@@ -180,15 +180,15 @@ class Cut(Exception):
 
 
 def test_an_interrupted_pruning_goes_on_after_its_last_round(tmp_path: Path) -> None:
-    method = dc.replace(QUICK, recover_epochs=1, recover_lr=0.01)
+    method = dc.replace(QUICK, recover_epochs=1, recover_lr=0.01, inner_step=0.2)
     whole = method.prune(toy_job(toy_cnn(), "macs<=25%"))
     fits: list[int] = []
 
-    def job(least: int) -> Job:
+    def job(most: int) -> Job:
         made = toy_job(toy_cnn(), "macs<=25%")
 
         def fit(model: nn.Module, *rest: Any, **options: Any) -> None:
-            if least and len(fits) + 1 > least:
+            if most and len(fits) == most:
                 raise Cut
             fits.append(1)
             made.fit(model, *rest, **options)

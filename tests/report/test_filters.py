@@ -66,22 +66,25 @@ def test_a_view_holds_the_ends_of_the_ranking_and_what_the_plan_keeps(run: Path)
     first, second = views.layers
     assert first.field == (3, 3)
     assert second.field == (5, 5)
-    assert first.filters[0].crops[0].shape == (3, 3, 1)
+    # what is too small to be made out is shown with what lies around it
+    assert first.filters[0].crops[0].shape == (13, 13, 1)
     assert any(not layer.kept.all() for layer in views.layers)
 
 
 def test_a_crop_is_what_the_filter_sees_where_it_responds_most() -> None:
-    pixels = np.arange(36, dtype=np.float64).reshape(6, 6, 1) / 36
-    seen = {2: Field(3, 2, -1), 3: Field(3, 2, -1)}
+    pixels = np.arange(900, dtype=np.float64).reshape(30, 30, 1) / 900
+    seen = {2: Field(15, 2, -1), 3: Field(15, 2, -1)}
     response = Response(torch.ones(1, 2), torch.tensor([[4, 0]]), (3, 3))
     middle = _cropped(pixels, response, 0, 0, seen)
-    np.testing.assert_array_equal(middle, pixels[1:4, 1:4])
+    np.testing.assert_array_equal(middle, pixels[1:16, 1:16])
     corner = _cropped(pixels, response, 0, 1, seen)
-    assert corner.shape == (3, 3, 1)
+    assert corner.shape == (15, 15, 1)
     assert np.isnan(corner[0]).all()
     assert np.isnan(corner[:, 0]).all()
-    np.testing.assert_array_equal(corner[1:, 1:], pixels[:2, :2])
-    whole = _cropped(pixels, response, 0, 1, {2: Field(9, 2, -4), 3: Field(9, 2, -4)})
+    np.testing.assert_array_equal(corner[1:, 1:], pixels[:14, :14])
+    small = _cropped(pixels, response, 0, 0, {2: Field(3, 8, -1), 3: Field(3, 8, -1)})
+    np.testing.assert_array_equal(small, pixels[2:15, 2:15])
+    whole = _cropped(pixels, response, 0, 1, {2: Field(31, 2, -4), 3: Field(31, 2, -4)})
     assert whole is pixels
     assert _cropped(pixels, response, 0, 1, None) is pixels
 
