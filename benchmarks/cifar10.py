@@ -43,7 +43,7 @@ SMCP = {
     "lr_warmup": 0.05,
     "precision": "bf16",
 }
-"""Chosen on a tenth of the training images, of seven: each choice of masks costs more in a training as short as this."""
+"""Of seven, chosen on a tenth of the training images: in a training this short each choice of masks costs much."""
 RAMP, FREEZE = 0.1, 0.8
 """Shares of the training in which the budget tightens, and in which the masks stay: its fine-tuning is within it."""
 
