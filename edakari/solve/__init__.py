@@ -1,10 +1,22 @@
-"""Allocators: from values and a budget to the size of each group."""
+"""Allocators: from values and a budget to the size of each group; and a search that goes down step by step."""
 
 from edakari.solve.choices import solve_choices
+from edakari.solve.greedy import GreedyDescent
 from edakari.solve.knapsack import Knapsack
+from edakari.solve.otsu import otsu
 from edakari.solve.spend import fill
 from edakari.solve.threshold import Threshold
 from edakari.solve.uniform import Uniform
 from edakari.solve.values import keep_best, values_of
 
-__all__ = ["Knapsack", "Threshold", "Uniform", "fill", "keep_best", "solve_choices", "values_of"]
+__all__ = [
+    "GreedyDescent",
+    "Knapsack",
+    "Threshold",
+    "Uniform",
+    "fill",
+    "keep_best",
+    "otsu",
+    "solve_choices",
+    "values_of",
+]
