@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -105,7 +104,9 @@ def resident(arguments: argparse.Namespace) -> float:
         edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
         for batch in batches(arguments):
             plain(model, batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # what getrusage tells begins with the largest size of the process that started this one
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
