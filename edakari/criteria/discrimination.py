@@ -85,24 +85,26 @@ class FeatureDiscrimination:
 
     def scores(self, model: nn.Module, graph: Graph, heard: Heard) -> Scores:
         """The scores from responses that were gathered before."""
-        found = self.discriminate(heard)
-        members: dict[str, list[Discriminated]] = {}
-        for (_, group), each in found.items():
-            members.setdefault(group, []).append(each)
+        prior = _prior(heard) if self.balanced else None
+        importance: dict[str, list[Array]] = {}
+        margins: dict[str, list[Array]] = {}
+        for (_, group), strongest in heard.strongest.items():
+            each = discriminate(strongest, heard, self.histogram, self.measure, prior)
+            importance.setdefault(group, []).append(each.importance.numpy())
+            margins.setdefault(group, []).append(each.margin.numpy())
         sizes = Magnitude(p=2).score(model, graph)
 
         def parts(group: str, size: int) -> list[Array]:
-            return [each.importance.numpy() for each in members.get(group, ())]
+            return importance.get(group, [])
 
         raw = group_scores(graph, parts, "none")
         scores = {}
         for name, score in raw.items():
-            if name in members:
-                margins = np.mean([each.margin.numpy() for each in members[name]], axis=0)
-                score = broken_ties(score, margins, sizes[name].numpy())
+            if name in importance:
+                score = broken_ties(score, np.mean(margins[name], axis=0), sizes[name].numpy())
             scores[name] = score
-        typical = float(np.mean([float(scores[name].mean()) for name in members])) if members else 1.0
-        scores |= {name: sizes[name] * typical for name in scores if name not in members}
+        typical = float(np.mean([float(scores[name].mean()) for name in importance])) if importance else 1.0
+        scores |= {name: sizes[name] * typical for name in scores if name not in importance}
         return normalized(scores, self.normalize)
 
     def discriminate(self, heard: Heard) -> Mapping[tuple[Outlet, str], Discriminated]:

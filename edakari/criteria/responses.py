@@ -261,10 +261,24 @@ def _rankings(
     }
 
 
+class _Decoded(Mapping[tuple[Outlet, str], Strongest]):
+    """Rankings in plain form, each made when it is asked for: all of them together are larger than the rankings."""
+
+    def __init__(self, rankings: Mapping[tuple[Outlet, str], Ranking], top: int) -> None:
+        self.rankings, self.top = rankings, top
+
+    def __getitem__(self, key: tuple[Outlet, str]) -> Strongest:
+        return self.rankings[key].strongest(self.top)
+
+    def __iter__(self) -> Iterator[tuple[Outlet, str]]:
+        return iter(self.rankings)
+
+    def __len__(self) -> int:
+        return len(self.rankings)
+
+
 def _heard(rankings: Mapping[tuple[Outlet, str], Ranking], labels: Labels, images: int, how: Listening) -> Heard:
     top = how.count(images)
-    strongest = {}
-    for key, ranking in rankings.items():
+    for ranking in rankings.values():
         ranking.gather()
-        strongest[key] = ranking.strongest(top)
-    return Heard(strongest, labels.table(images), images, labels.classes, top)
+    return Heard(_Decoded(rankings, top), labels.table(images), images, labels.classes, top)

@@ -196,8 +196,9 @@ def _draw_layer(layer: LayerView, views: FilterViews, path: Path) -> None:
     half = (len(layer.filters) + 1) // 2
     for place, text in ((0, "most discriminative: strongest responses →"), (half, "least discriminative")):
         if place < len(layer.filters):
-            # it is wider than its column, which must not make room for it
-            grid[place][1].set_title(text, fontsize=9, loc="left", color=SOFT).set_in_layout(False)
+            # a title would make its column as wide as itself
+            ax = grid[place][1]
+            ax.text(0, 1.04, text, transform=ax.transAxes, fontsize=9, color=SOFT, va="bottom").set_in_layout(False)
     grid[0][-1].set_title(f"classes of the strongest {views.top}", fontsize=9, color=SOFT)
     _save(figure, path)
 
