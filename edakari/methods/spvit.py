@@ -52,6 +52,8 @@ class SoftTokenPruning:
         logit_weight: of the divergence from the dense network's outputs.
         token_weight: of the distance from its tokens.
         dual_rate: step of the multipliers that hold the ratios; 0 leaves the penalty alone, as the authors do.
+        joint_rule: while both are trained tokens go on as "sample" draws them, as the authors do, or as many as planned
+            ("count"), as the exported network will run.
         batches: most batches of the search split that thresholds are set by.
         grid: step of the ratios that the progressive schedule tries.
         accuracy_drop: of the metric on the search split that it may lose.
@@ -84,6 +86,7 @@ class SoftTokenPruning:
     logit_weight: float = 0.5
     token_weight: float = 0.5
     dual_rate: float = 0.05
+    joint_rule: Literal["sample", "count"] = "sample"
     batches: int = 16
     grid: float = 0.1
     accuracy_drop: float = 0.01
@@ -121,6 +124,7 @@ class SoftTokenPruning:
             loss=TokenLoss(ratio=self.ratio_weight, logits=self.logit_weight, tokens=self.token_weight),
             dual_rate=self.dual_rate,
             batches=self.batches,
+            joint_rule=self.joint_rule,
         )
         if self.schedule == "progressive" and not self.keep:
             steps = Progress(

@@ -18,7 +18,7 @@ from edakari.methods.token_counts import TokenDesign, planned, token_limits
 from edakari.methods.token_progressive import Progress, phases, profile, progressive
 from edakari.methods.token_training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
 from edakari.surgery import apply
-from edakari.surgery.tokens import Adaptive, TokenLayout, attach, selections, token_layout
+from edakari.surgery.tokens import Adaptive, Rule, TokenLayout, attach, selections, token_layout
 
 __all__ = ["TokenTraining", "depth_of", "progressive_design", "prune_tokens_by"]
 
@@ -38,6 +38,7 @@ class TokenTraining:
         loss: weights of the terms.
         dual_rate: step of the multipliers that hold the constraint; 0 leaves the penalty alone.
         batches: most batches of the search split that thresholds are set by.
+        joint_rule: which tokens go on while both are trained.
     """
 
     imitation_epochs: int
@@ -50,6 +51,7 @@ class TokenTraining:
     loss: TokenLoss
     dual_rate: float
     batches: int
+    joint_rule: Rule = "sample"
 
 
 def depth_of(job: Job) -> int:
@@ -144,6 +146,9 @@ def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
         job.fit(trainer.student, trainer.objective, one, hooks=hooks, params=selectors)
     if training.joint_epochs:
         both = dc.replace(schedule, epochs=training.joint_epochs, lr=training.joint_lr)
+        trainer.student.training_rule = training.joint_rule
+        if training.joint_rule == "count":  # the constraint holds by itself
+            trainer.dual, hooks = None, []
         job.fit(trainer.student, trainer.objective, both, hooks=hooks)
     batches = [batch for batch, _ in zip(job.task.batches("search"), range(training.batches), strict=False)]
     caps = calibrate(model, job.task.outputs, batches)

@@ -35,7 +35,7 @@ from edakari.methods.token_training import (
     ratio_loss,
     token_distance,
 )
-from edakari.surgery.tokens import Adaptive, Decision, attach, selections, token_layout
+from edakari.surgery.tokens import Adaptive, Decision, attach, detach, selections, token_layout
 from edakari.testing import check_method
 from edakari.testing.toys import ToyTask, toy_job
 
@@ -273,13 +273,6 @@ def test_behaviour_on_images_whose_class_is_in_few_patches(seed: int) -> None:
     whole = accuracy(model)
     counts, example = (9, 5), torch.zeros(1, 1, 24, 24)
 
-    def random_drop(kind: str) -> float:
-        edits = [
-            KeepTokens(f"blocks.{b}", n, "random", (("package", kind),)) for b, n in zip((0, 2), counts, strict=True)
-        ]
-        return accuracy(attach(copy.deepcopy(model), edits, example))
-
-    bare, packed = random_drop("none"), random_drop("merge")
     student = Adaptive(
         attach(model, [KeepTokens(f"blocks.{b}", n, "spvit") for b, n in zip((0, 2), counts, strict=True)], example)
     ).train()
@@ -294,6 +287,14 @@ def test_behaviour_on_images_whose_class_is_in_few_patches(seed: int) -> None:
         optimizer.step()
         optimizer.zero_grad()
         dual.after_step(StepState(student, optimizer, step, 0))
+
+    def random_drop(kind: str) -> float:
+        edits = [
+            KeepTokens(f"blocks.{b}", n, "random", (("package", kind),)) for b, n in zip((0, 2), counts, strict=True)
+        ]
+        return accuracy(attach(detach(copy.deepcopy(model)), edits, example))
+
+    bare, packed = random_drop("none"), random_drop("merge")
     runner = Adaptive(model, "mask", "count").eval()
     assert accuracy(runner) >= whole - 0.04
     recall = float((runner.decisions[0].kept * test[2]).sum() / test[2].sum())

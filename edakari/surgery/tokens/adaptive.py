@@ -19,13 +19,15 @@ FLOOR = 1e-6
 class Adaptive(nn.Module):
     """Runs a network whose blocks have gates.
 
-    In training tokens are masked and decisions are drawn; in evaluation tokens go as asked for.
+    In training tokens are masked, and decisions have a gradient; in evaluation tokens go as asked for.
 
     Args:
         model: with selectors attached; called as before.
         strategy: of evaluation.
         rule: of evaluation: as many tokens as the plan says, or those above each selector's threshold.
         caps: most patches of an image behind the selector of a block, under "padded"; the fullest image otherwise.
+        temperature: of decisions that are drawn.
+        training_rule: which tokens go on in training: drawn by their scores, or as many as the plan says.
         edges: numbers of patches that images are filled up to under "bucketed", rising; at most 4 are of use.
     """
 
@@ -38,10 +40,12 @@ class Adaptive(nn.Module):
         caps: Mapping[str, int] | None = None,
         edges: tuple[int, ...] = (),
         temperature: float = 1.0,
+        training_rule: Rule = "sample",
     ) -> None:
         super().__init__()
         self.model = model
         self.strategy, self.rule, self.temperature = strategy, rule, temperature
+        self.training_rule = training_rule
         self.caps, self.edges, self.floor = dict(caps or {}), edges, 0.0
         self.decisions: tuple[Decision, ...] = ()
         self.training = model.training
@@ -50,7 +54,7 @@ class Adaptive(nn.Module):
         """The network's outputs; what each selector decided is in `decisions` until the next pass."""
         state = TokenState(
             strategy="mask" if self.training else self.strategy,
-            rule="sample" if self.training else self.rule,
+            rule=self.training_rule if self.training else self.rule,
             bias_floor=FLOOR if self.training else self.floor,
             caps=self.caps,
             edges=self.edges,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -13,14 +13,18 @@ from edakari.surgery.tokens.gate import GATE, TokenGate
 from edakari.surgery.tokens.grid import GridGate, attach_grid
 from edakari.surgery.tokens.layout import TokenLayout, grid_stages, token_layout
 from edakari.surgery.tokens.merger import Merger
+from edakari.surgery.tokens.package import PackageMode, PackageNorm
 from edakari.surgery.tokens.selection import Selection, SelectionSettings
 from edakari.surgery.tokens.selectors import Site, build_selector, needs_attention
 from edakari.surgery.tokens.state import Chain
 
 __all__ = ["attach", "detach", "gates", "selections"]
 
-PACKAGE_SETTINGS = ("package", "package_norm")
+PACKAGES: tuple[PackageMode, ...] = ("none", "merge", "add", "append")
+NORMS: tuple[PackageNorm, ...] = ("mean", "sum")
 MERGER = "tome"
+
+V = TypeVar("V")
 
 
 def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Module:
@@ -123,15 +127,16 @@ def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, Keep
 
 def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int) -> nn.Module:
     options = dict(edit.settings)
-    chosen = {name: options.pop(name) for name in PACKAGE_SETTINGS if name in options}
-    default = {"package": "none"} if edit.selector in ("random", "dynamicvit") else {}
+    mode = options.pop("package", "none" if edit.selector in ("random", "dynamicvit") else "merge")
+    norm = options.pop("package_norm", "mean")
     settings = SelectionSettings(
         block=edit.block,
         prefix=layout.prefix,
         patches=layout.patches,
         entering=entering,
         count=edit.count,
-        **{**default, **chosen},  # type: ignore[arg-type]
+        package=_chosen(mode, PACKAGES, edit),
+        package_norm=_chosen(norm, NORMS, edit),
     )
     if edit.selector == MERGER:
         if place == 0:
@@ -139,6 +144,13 @@ def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int) -> n
         return Merger(settings)
     site = Site(layout.width, layout.blocks[place].heads, layout.patches, place)
     return Selection(build_selector(edit.selector, site, options), settings)
+
+
+def _chosen(value: object, known: tuple[V, ...], edit: KeepTokens) -> V:
+    for each in known:
+        if value == each:
+            return each
+    raise PlanError(f"the plan's edit at block {edit.block!r} has the setting {value!r} where one of {known} is known")
 
 
 def _position_biased(model: nn.Module, example: Any, layout: TokenLayout) -> bool:

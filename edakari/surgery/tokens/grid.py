@@ -78,7 +78,7 @@ class GridGate(nn.Module):
         x_BNC = x.reshape(shape[0], -1, shape[-1])
         if self.kept.index is None:
             assert self.kept.mask is not None
-            out = type(mlp).forward(mlp, x_BNC)
+            out: torch.Tensor = type(mlp).forward(mlp, x_BNC)
             head = torch.ones_like(self.kept.mask[:, :1]).expand(-1, prefix)
             return (out * torch.cat([head, self.kept.mask], 1)[..., None].to(out.dtype)).view(shape)
         index_BK = self.kept.index

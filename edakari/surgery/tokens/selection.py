@@ -112,8 +112,11 @@ class Selection(nn.Module):
         if state.rule == "threshold" and state.strategy != "topk":
             kept = (torch.sigmoid(score_BN) >= self.get_buffer("threshold")).to(alive_BN.dtype) * alive_BN
             return self._capped(kept, masked, state), None
-        index_BK = masked.topk(min(self.settings.count, masked.shape[1]), dim=1).indices.sort(dim=1).values
+        best = masked.topk(min(self.settings.count, masked.shape[1]), dim=1)
+        index_BK = best.indices.sort(dim=1).values
         kept = torch.zeros_like(alive_BN).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive_BN.dtype))
+        if state.strategy == "mask" and score_BN.requires_grad and self.settings.count:
+            kept = _straight_through(kept, score_BN, best.values[:, -1:])
         return kept * alive_BN, index_BK
 
     def _capped(self, kept_BN: torch.Tensor, score_BN: torch.Tensor, state: TokenState) -> torch.Tensor:
@@ -234,6 +237,12 @@ def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     soft = torch.sigmoid((score_BN + torch.logit(uniform)) / temperature)
     # in this order the sum is exactly 0 or 1
     return soft + ((soft > 0.5).to(soft.dtype) - soft).detach()
+
+
+def _straight_through(kept_BN: torch.Tensor, score_BN: torch.Tensor, edge_B1: torch.Tensor) -> torch.Tensor:
+    """Decisions by rank with the gradient of softened ones, whose middle is the last score that is kept."""
+    soft = torch.sigmoid(score_BN - edge_B1.detach())
+    return soft + (kept_BN.to(soft.dtype) - soft).detach()
 
 
 def _widened(x_BMC: torch.Tensor, missing: int, packages: int, fill: float) -> torch.Tensor:

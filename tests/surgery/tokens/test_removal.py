@@ -141,6 +141,17 @@ def test_prune_all_leaves_class_token_and_package() -> None:
     assert bool(found.isfinite().all())
 
 
+def test_fixed_numbers_in_training_have_a_gradient() -> None:
+    model, x = attached(), images()
+    runner = Adaptive(model, training_rule="count").train()
+    found = runner(x)
+    assert [decision.kept.sum(1).tolist() for decision in runner.decisions] == [[20.0] * 5, [11.0] * 5]
+    found.pow(2).sum().backward()
+    for selection in selections(model).values():
+        assert all(float(parameter.grad.abs().max()) > 0 for parameter in selection.selector.parameters())
+    detach(model)
+
+
 def test_padded_to_a_cap_keeps_the_best_and_packs_the_rest() -> None:
     model, x = spread(attached(), images()), images()
     free = Adaptive(model, "padded", "threshold").eval()
@@ -238,6 +249,7 @@ def test_tokens_twice_are_refused() -> None:
         ([KeepTokens("blocks.0", 9, "evit")], "block 0 has none"),
         ([KeepTokens("blocks.1", 9, "tome")], "can leave 18 of 36"),
         ([KeepTokens("blocks.1", 9, "random", (("colour", "red"),))], "colour"),
+        ([KeepTokens("blocks.1", 9, "spvit", (("package", "big"),))], "'big'.*merge"),
     ],
 )
 def test_wrong_edits_are_told(edits: list[KeepTokens], text: str) -> None:
