@@ -48,8 +48,7 @@ def examined(name: str, plans: int) -> dict[str, Any]:
     from edakari.cost import COSTS, dense
     from edakari.testing import difference, random_plan
 
-    with torch.device("meta"):
-        shadow, example = built(name)
+    shadow, example = _without_data(name)
     example = tree_map(lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x, example)
     start = time.process_time()
     graph = edakari.trace(shadow, example)
@@ -81,6 +80,16 @@ def examined(name: str, plans: int) -> dict[str, Any]:
         if seed == 0:
             found |= {"backward": _trains(small, example), "reloads": _reloads(plan, model, small)}
     return found | {"apply_s": statistics.median(seconds), "macs": statistics.mean(shares), "error": max(errors)}
+
+
+def _without_data(name: str) -> tuple[torch.nn.Module, Any]:
+    """The network on meta tensors, and its example."""
+    try:
+        with torch.device("meta"):
+            return built(name)
+    except NotImplementedError:  # its constructor looks at values, as torchvision's RegNet does
+        model, example = built(name)
+        return model.to("meta"), example
 
 
 def _shapes_only(shadow: torch.nn.Module, graph: Any, whole: Mapping[str, float]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
         return model, torch.zeros(1, 3, frames, side, side)
     if kind == "optical_flow":
         return model, (torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))
-    side = 299 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit")) else 64
+    side = 299 if "inception_v3" in name else 224 if name.startswith(("vit", "maxvit")) else 64
     return model, torch.zeros(BATCH, 3, side, side)
 
 
