@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import timm
 import torch
 import torchvision
@@ -56,7 +57,7 @@ def _timm(name: str, size: int = 64, **options: Any) -> Callable[[], nn.Module]:
 
 def _hf(kind: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        import transformers
+        transformers = pytest.importorskip("transformers")
 
         config = getattr(transformers, f"{kind}Config")(
             hidden_size=32,
