@@ -18,7 +18,7 @@ def accuracy(results: Mapping[str, Any]) -> str:
     environment, seeds = results["environment"], len({row["seed"] for row in rows})
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     how = (
-        f"Dense network: {rows[0]['dense_top1']:.2%}. Mean ± standard deviation of {seeds} seeds, in "
+        f"Dense network: {rows[0]['dense_top1']:.2%}. Mean ± standard deviation over the seeds ({seeds}), in "
         f"brackets the shares of multiply-accumulates and of the latency that are left. {environment['date']}, "
         f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
     )
