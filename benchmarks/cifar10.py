@@ -5,21 +5,24 @@
 DATA is the folder of train.npz and test.npz (`images`, uint8 [N, 32, 32, 3], and `labels`). One dense network is
 trained first, on all training images. Every arm then starts from it and sees the same number of images: a
 method that trains while it prunes has its epochs taken from the fine-tuning. The network is judged once, at the end of
-its training, on images that nothing was chosen by. A run goes on where an earlier one stopped, arm by arm. --time then
-measures the latency of all finished networks in one go, on a quiet machine.
+its training, on images that nothing was chosen by. A run goes on where an earlier one stopped, arm by arm; several may
+run side by side with other arms or seeds. --time then measures the latency of all finished networks in one go, on a
+quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import fcntl
 import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,6 @@ SMCP = {
     "momentum": 0.9,
     "weight_decay": 0.0005,
     "lr_warmup": 0.05,
-    "precision": "bf16",
 }
 """Of seven, chosen on a tenth of the training images: in a training this short each choice of masks costs much."""
 RAMP, FREEZE = 0.1, 0.8
@@ -56,7 +58,7 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 PEERS = ("torch-pruning group norm", "torch-pruning taylor")
 BUDGETS = ("macs<=50%", "macs<=30%", "latency<=60%")
 ROUND_TO = 8
-SETTINGS = ("epochs", "lr", "limit", "dense_epochs")
+SETTINGS = ("epochs", "lr", "limit", "batch", "dense_epochs")
 """What an arm's result depends on beside the code."""
 
 
@@ -88,11 +90,14 @@ def common(dense: Path, seed: int, arguments: argparse.Namespace) -> list[str]:
     return [
         *data(arguments.data),
         *limit,
+        f"data.batch_size={arguments.batch}",
+        "data.memory_format=channels_last",
         f"model.weights={dense}",
         f"seed={seed}",
         f"data.seed={seed}",
         "measure=null",
         "finetune.distill=null",
+        "finetune.precision=fp32",
     ]
 
 
@@ -264,6 +269,23 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def kept(path: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arms that are there, for one process at a time; what changes is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = json.loads(path.read_text()) if path.is_file() else {"settings": settings, "arms": {}}
+        if results["settings"] != settings:
+            raise SystemExit(f"{path} holds arms of other settings: {results['settings']}")
+        arms = copy.deepcopy(results["arms"])
+        yield arms
+        if arms != results["arms"]:
+            with replacing(path) as temporary:
+                content = {"environment": environment(["python", *sys.argv]), "settings": settings, "arms": arms}
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -272,37 +294,30 @@ def main() -> None:
     parser.add_argument("--dense", type=Path, help="weights of the dense network; trained where there are none")
     parser.add_argument("--arms", nargs="+", default=[*ARMS, *PEERS], choices=[*ARMS, *PEERS])
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=1, help="of training after the dense network, in every arm")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--limit", type=int, help="training images of every arm; the dense network has all")
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dense-epochs", type=int, default=12)
     parser.add_argument("--time", action="store_true", help="only measure the latency of what is there")
     arguments = parser.parse_args()
     dense = trained(arguments)
     settings = {key: getattr(arguments, key) for key in SETTINGS}
-    results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"arms": {}}
-    if results.get("settings", settings) != settings:
-        raise SystemExit(f"{arguments.output} holds arms of other settings: {results['settings']}")
-    arms: dict[str, Any] = results["arms"]
-
-    def keep() -> None:
-        content = {"environment": environment(["python", *sys.argv]), "settings": settings, "arms": arms}
-        with replacing(arguments.output) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-
     if arguments.time:
-        add_times(arms, arguments.work, 2000)
-        keep()
-    else:
-        for seed, budget, arm in itertools.product(range(arguments.seeds), arguments.budgets, arguments.arms):
-            key = f"{arm}, {budget}, seed {seed}"
-            if key not in arms:
-                row = (own_arm if arm in ARMS else peer_arm)(arm, budget, seed, dense, arguments)
+        with kept(arguments.output, settings) as arms:
+            add_times(arms, arguments.work, 2000)
+    for seed, budget, arm in itertools.product(arguments.seeds, arguments.budgets, arguments.arms):
+        key = f"{arm}, {budget}, seed {seed}"
+        with kept(arguments.output, settings) as arms:
+            there = key in arms
+        if not there and not arguments.time:
+            row = (own_arm if arm in ARMS else peer_arm)(arm, budget, seed, dense, arguments)
+            with kept(arguments.output, settings) as arms:
                 arms[key] = {"arm": arm, "budget": budget, "seed": seed, **row}
-                keep()
-                print(f"{key}: {row['top1']:.2%} in {row['seconds']:.0f} s", flush=True)
-    print(table(arms))
+            print(f"{key}: {row['top1']:.2%} in {row['seconds']:.0f} s", flush=True)
+    with kept(arguments.output, settings) as arms:
+        print(table(arms))
 
 
 if __name__ == "__main__":

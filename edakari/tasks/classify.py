@@ -22,6 +22,7 @@ from edakari.tasks.transforms import JITTER, training_transform
 __all__ = ["Classification", "task_from_settings"]
 
 METRICS = ("top1", "top5")
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FASHION = ((0.2860,), (0.3530,))
 
@@ -128,7 +129,8 @@ class Classification:
         Raises:
             DataError: the network has another number of outputs than there are classes.
         """
-        logits: torch.Tensor = model(batch[0].to(_device(model), non_blocking=True))
+        form = MEMORY_FORMATS[self.settings.memory_format]
+        logits: torch.Tensor = model(batch[0].to(_device(model), non_blocking=True, memory_format=form))
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
             found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise DataError(

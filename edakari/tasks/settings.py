@@ -29,6 +29,8 @@ class DataSettings:
         pad: largest shift in "light" and "jitter", in pixels.
         batch_size: images per batch over all processes.
         workers: processes that read files.
+        memory_format: of images when they enter the network; convolutions may be faster with "channels_last", a network
+            that calls `view` on feature maps needs "contiguous".
         search_size: images of the "search" split, drawn from the training split in proportion to the classes, and not
             augmented.
         hold_out: the images of the "search" split are taken out of the training split: nothing trains on them, and
@@ -51,6 +53,7 @@ class DataSettings:
     pad: int = 4
     batch_size: int = 128
     workers: int = 2
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     search_size: int = 1024
     hold_out: bool = False
     val_share: float = 0.1

@@ -46,6 +46,23 @@ def test_top1_top5_and_loss_by_hand(tmp_path):
     assert task.metric == "top1"
 
 
+def test_images_enter_the_network_in_the_memory_format_that_is_asked_for(tmp_path):
+    path, seen = npz(tmp_path / "a.npz"), []
+
+    class Looks(nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images.flatten(1)[:, :6]
+
+    for memory_format in ("contiguous", "channels_last"):
+        task = task_from_settings(DataSettings(train=(path,), memory_format=memory_format, batch_size=8))
+        task.outputs(Looks(), next(iter(task.batches("val"))))
+    assert seen[0].is_contiguous()
+    assert not seen[1].is_contiguous()
+    assert seen[1].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*seen)
+
+
 def test_a_missing_validation_split_is_cut_from_training_and_said(tmp_path):
     task = task_from_settings(DataSettings(source=npz(tmp_path / "a.npz"), val_share=0.2, search_size=12))
     train, val, search = (task.splits[name].images for name in ("train", "val", "search"))
