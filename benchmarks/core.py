@@ -152,6 +152,7 @@ def measure(build: Callable[[], nn.Module], run: Callable[[nn.Module], Any], rep
 
 def environment(command: list[str]) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "torch-pruning", "torch-kirigami")
+    installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     return {
         "command": " ".join(command),
         "date": time.strftime("%Y-%m-%d"),
@@ -159,7 +160,7 @@ def environment(command: list[str]) -> dict[str, Any]:
         "processor": processor(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: installed[name] for name in packages if name in installed},
         "seed": 0,
     }
 
