@@ -46,14 +46,37 @@ SMCP = {
     "lr_warmup": 0.05,
 }
 """Of seven, chosen on a tenth of the training images: in a training this short each choice of masks costs much."""
+RFC = {"data.search_size": 5000}
+DLRFC = {
+    "data.search_size": 2560,
+    "images": 2560,
+    "trial_images": 512,
+    "tolerance": 4.0,
+    "recover_epochs": 0,
+}
+"""Without training between the rounds, which a short schedule has no room for; of few images, larger drops show."""
+ISP = {
+    "data.search_size": 1280,
+    "predictor_epochs": 1,
+    "explainer_epochs": 1,
+    "explain_share": 0.25,
+    "mask_widths": [0.156, 0.344],
+    "gate_epochs": 10,
+    "gate_lr": 0.1,
+}
+"""Predictor, explainer and gates are trained beside it, each with fewer images than the fine-tuning has; the network's
+own weights stay as they are meanwhile."""
 RAMP, FREEZE = 0.1, 0.8
 """Shares of the training in which the budget tightens, and in which the masks stay: its fine-tuning is within it."""
 
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{name: (name, {}) for name in ("magnitude", "bn_scale", "fpgm", "taylor")},
     "smcp": ("smcp", SMCP),
+    "rfc": ("rfc", RFC),
+    "dlrfc": ("dlrfc", DLRFC),
+    "isp": ("isp", ISP),
 }
-"""Method and settings, by the arm's name."""
+"""Method and its settings, or with a dot in their names any of the recipe's, by the arm's name."""
 
 PEERS = ("torch-pruning group norm", "torch-pruning taylor")
 BUDGETS = ("macs<=50%", "macs<=30%", "latency<=60%")
@@ -110,7 +133,8 @@ def own_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.N
         options = {**options, **phases, "lr": arguments.lr}
     folder = arguments.work / f"{arm}_{budget}_{seed}".replace(" ", "")
     settings = common(dense, seed, arguments)
-    settings += [f"method.name={method}", *(f"method.{key}={value}" for key, value in options.items())]
+    keys = {key if "." in key else f"method.{key}": value for key, value in options.items()}
+    settings += [f"method.name={method}", *(f"{key}={value}" for key, value in keys.items())]
     settings += [f"budget={budget}", f"finetune.epochs={arguments.epochs - own}", f"finetune.lr={arguments.lr}"]
     settings += LATENCY if "latency" in budget else ()
     start = time.perf_counter()

@@ -29,6 +29,7 @@ from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
 from edakari.models.weights import weights_digest
 from edakari.surgery.apply import masks_of
 from edakari.train.best import KeepBest, judging
+from edakari.train.part import PartOfEach
 
 __all__ = [
     "Explained",
@@ -66,6 +67,7 @@ class PredictorSettings:
         family: of the random masks.
         widths: least and largest width of radial masks, as shares of the image's side.
         temperature: of the samples.
+        share: of the training data, what an epoch passes over.
     """
 
     schedule: Schedule
@@ -73,6 +75,7 @@ class PredictorSettings:
     family: Family
     widths: tuple[float, float]
     temperature: float
+    share: float = 1.0
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class ExplainerSettings:
         roughness: weight of the masks' roughness.
         temperature: of the samples.
         labels: "data", or "predicted": what the network itself says.
+        share: of the training data, what an epoch passes over.
     """
 
     schedule: Schedule
@@ -96,6 +100,7 @@ class ExplainerSettings:
     roughness: float
     temperature: float
     labels: LabelSource
+    share: float = 1.0
 
 
 class Explained(nn.Module):
@@ -222,7 +227,8 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
 
     best = KeepBest(predictor, figure)
     with unchanged("fitting the predictor", dense):
-        job.fit(predictor, objective, settings.schedule, hooks=[best])
+        some = PartOfEach(job.task.batches("train"), settings.share)
+        job.fit(predictor, objective, settings.schedule, hooks=[best], batches=some)
     best.restore()
     if best.best is not None:
         job.log("predictor", {"divergence": -best.best, "best epoch": best.epoch})
@@ -269,7 +275,8 @@ def fit_explainer(
 
     best = KeepBest(explainer, figure)
     with unchanged("fitting the explainer", job.model, predictor):
-        job.fit(model, objective, settings.schedule, hooks=[best], params=list(explainer.parameters()))
+        some, params = PartOfEach(job.task.batches("train"), settings.share), list(explainer.parameters())
+        job.fit(model, objective, settings.schedule, hooks=[best], params=params, batches=some)
     best.restore()
     with judging(model):
         found = agreement(job.task, model, predictor, settings.labels)

@@ -76,6 +76,7 @@ class InterpretationSteeredPruning:
         area_power: of the pixels in the area.
         roughness: weight of the masks' roughness.
         selector: "rbf", radial masks of three numbers, or "realx", masks that are free at every pixel.
+        explain_share: of the training data, what an epoch of predictor and explainer passes over.
         taps: modules whose feature maps are explained, finest first; empty finds the last one of each resolution.
         explainer: folder `kept` of an earlier run on the same weights, whose explainer is taken; null trains one.
         labels: whose explanations: "data", of the images' own labels, or "predicted", of what the network says.
@@ -110,6 +111,7 @@ class InterpretationSteeredPruning:
     area_power: float = 0.3
     roughness: float = 1e-3
     selector: Family = "rbf"
+    explain_share: float = 1.0
     taps: tuple[str, ...] = ()
     explainer: str | None = None
     labels: LabelSource = "data"
@@ -164,6 +166,10 @@ class InterpretationSteeredPruning:
         for name in ("predictor_epochs", "explainer_epochs", "gate_epochs"):
             if getattr(self, name) < 1:
                 raise EdakariError(f"method 'isp': {name} must be at least 1, but got {getattr(self, name)}")
+        if not 0 < self.explain_share <= 1:
+            raise EdakariError(
+                f"method 'isp': explain_share must lie above 0 and up to 1, but got {self.explain_share}"
+            )
         for name in ("area", "roughness", "interpretation", "cost_weight", "explainer_weight_decay"):
             if getattr(self, name) < 0:
                 raise EdakariError(f"method 'isp': {name} cannot be negative, but got {getattr(self, name)}")
@@ -195,6 +201,7 @@ class InterpretationSteeredPruning:
             family=self.selector,
             widths=self.mask_widths,
             temperature=self.mask_temperature,
+            share=self.explain_share,
         )
 
     def _explainer(self) -> ExplainerSettings:
@@ -206,6 +213,7 @@ class InterpretationSteeredPruning:
             roughness=self.roughness,
             temperature=1.0,
             labels=self.labels,
+            share=self.explain_share,
         )
 
     def _gates(self, job: Job, groups: Sequence[Group], limits: Limits, saliency: Saliency) -> torch.Tensor:
