@@ -6,9 +6,11 @@ import dataclasses as dc
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["Group", "Kind", "Scores", "Sizes", "dense_sizes", "legal_sizes", "limited"]
+__all__ = ["Group", "Kind", "Scores", "Sizes", "dense_sizes", "legal_choices", "legal_sizes", "limited"]
 
 Kind = Literal["channel", "head", "head_dim", "embedding", "hidden", "group", "token", "branch"]
 
@@ -46,9 +48,19 @@ def legal_sizes(group: Group) -> tuple[int, ...]:
 
     Only a branch may go whole.
     """
+    return (*_partial_sizes(group), group.size)
+
+
+def legal_choices(group: Group) -> npt.NDArray[np.int64]:
+    """`legal_sizes` as an array, int64 [choices], without the detour over thousands of Python integers."""
+    sizes = _partial_sizes(group)
+    return np.append(np.arange(sizes.start, sizes.stop, sizes.step), group.size)
+
+
+def _partial_sizes(group: Group) -> range:
     lowest = group.least if group.kind == "branch" else max(group.least, 1)
     first = -(-lowest // group.step) * group.step
-    return (*range(first, group.size, group.step), group.size)
+    return range(first, group.size, group.step)
 
 
 def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -> tuple[Group, ...]:

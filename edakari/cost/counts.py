@@ -64,9 +64,48 @@ class Count:
             power = power * every
         return curve
 
+    def walk(self, sizes: Sizes) -> _CountWalk:
+        """See `edakari.core.walk.Walkable`."""
+        return _CountWalk(self._compiled, sizes)
+
     @functools.cached_property
     def _compiled(self) -> _Compiled:
         return _compile(self.terms)
+
+
+class _CountWalk:
+    """A polynomial at a point; a step costs only the monomials that hold the group which moves.
+
+    Every figure is a whole number, so that the total stays exact however many steps are added up, below 2**53.
+    """
+
+    def __init__(self, compiled: _Compiled, sizes: Sizes) -> None:
+        self.compiled = compiled
+        self.at = compiled.point(sizes)
+        self.total = compiled.every.at(self.at)
+
+    def along(self, group: Group, choices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """See `edakari.core.walk.Walk`."""
+        place = self.compiled.place.get(group.name)
+        if place is None:
+            return np.full(len(choices), self.total)
+        now, every = self.at[place], choices.astype(np.float64)
+        # Horner's scheme, from the highest power down
+        here, along = 0.0, np.zeros(len(choices))
+        for factor in reversed(self.compiled.factors.get(group.name, ())):
+            slope = factor.at(self.at)
+            here, along = (here + slope) * now, (along + slope) * every
+        return along + (self.total - here)
+
+    def move(self, name: str, size: int) -> None:
+        """See `edakari.core.walk.Walk`."""
+        place = self.compiled.place.get(name)
+        if place is None:
+            return
+        now, then = self.at[place], float(size)
+        for power, factor in enumerate(self.compiled.factors.get(name, ()), start=1):
+            self.total += factor.at(self.at) * (then**power - now**power)
+        self.at[place] = then
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -78,7 +117,11 @@ class _Polynomial:
 
     def at(self, point: npt.NDArray[np.float64]) -> float:
         # Every figure is a whole number, so that sums are exact in any order as long as they are below 2**53.
-        return float(self.coefficients @ point[self.places].prod(axis=0))
+        # The factors are multiplied row by row, since `prod` along an axis costs more than all else here.
+        product = self.coefficients
+        for row in self.places:
+            product = product * point[row]
+        return float(product.sum())
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -86,6 +129,7 @@ class _Compiled:
     """A polynomial, and for each group what the first, second, … power of its size is multiplied by."""
 
     whole: Mapping[str, int]
+    place: Mapping[str, int]
     every: _Polynomial
     factors: Mapping[str, tuple[_Polynomial, ...]]
 
@@ -145,6 +189,7 @@ def _compile(terms: tuple[Term, ...]) -> _Compiled:
             powers[names.count(name) - 1][tuple(other for other in names if other != name)] = coefficient
     return _Compiled(
         whole,
+        place,
         _packed(monomials, place),
         {name: tuple(_packed(power, place) for power in powers) for name, powers in factors.items()},
     )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from edakari.core.protocols import Cost
 from edakari.core.space import Group, Sizes
+from edakari.core.walk import Walk, walk
 
 __all__ = ["Shrunken"]
 
@@ -44,3 +45,7 @@ class Shrunken:
     def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
         """See `edakari.core.protocols.Cost`."""
         return self.cost.curve(group, {**self.start, **sizes})
+
+    def walk(self, sizes: Sizes) -> Walk:
+        """See `edakari.core.walk.Walkable`."""
+        return walk(self.cost, {**self.start, **sizes})

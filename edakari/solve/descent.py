@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
-from edakari.core.space import Group, dense_sizes, legal_sizes
+from edakari.core.space import Group, dense_sizes, legal_choices
 from edakari.solve.prices import Prices
-from edakari.solve.spend import fits, load_curves, loads, worth_of
+from edakari.solve.spend import Ledger, fits, loads, worth_of
 
 __all__ = ["descend"]
 
@@ -31,17 +29,20 @@ def descend(groups: Sequence[Group], values: Values, limits: Limits, sweeps: int
     Returns:
         Of the sizes after each sweep that are within the limits, those of most value.
     """
-    legal = {group.name: np.array(legal_sizes(group)) for group in groups}
+    legal = {group.name: legal_choices(group) for group in groups}
     worths = {name: values[name][sizes] for name, sizes in legal.items()}
     best = {name: int(sizes[0]) for name, sizes in legal.items()}
     sizes = dense_sizes(groups)
-    span = loads(limits, sizes) - loads(limits, best)
+    ledger = Ledger(limits, sizes)
+    span = ledger.loads() - loads(limits, best)
     prices = Prices.start(worth_of(values, sizes) - worth_of(values, best), span)
     for _ in range(sweeps):
         for group in reversed(groups):
-            curves = load_curves(limits, group, sizes)[:, legal[group.name]]
-            net = worths[group.name] - prices.now @ curves
-            sizes[group.name] = int(legal[group.name][net.argmax()])
+            net = worths[group.name] - prices.now @ ledger.along(group, legal[group.name])
+            size = int(legal[group.name][net.argmax()])
+            if size != sizes[group.name]:
+                sizes[group.name] = size
+                ledger.move(group.name, size)
         if fits(limits, sizes):
             best = max(best, dict(sizes), key=lambda sizes: worth_of(values, sizes))
         prices = prices.after(loads(limits, sizes) > 1.0)

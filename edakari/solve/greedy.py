@@ -11,7 +11,7 @@ import numpy as np
 from edakari.core.budget import Limits
 from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
-from edakari.solve.spend import Array, fits, load_curves
+from edakari.solve.spend import Array, fits
 
 __all__ = ["Accepted", "Candidate", "GreedyDescent", "Look", "kept_count"]
 
@@ -99,7 +99,7 @@ class GreedyDescent:
         below = [size for size in legal_sizes(group) if size < now][::-1]
         if not below:
             return None
-        overrun = _overrun(load_curves(limits, group, sizes))
+        overrun = _overrun(limits, group, sizes)
         target = next_target(group.size, self.steps[group.name], now)
         first = max((place for place, size in enumerate(below) if size >= target), default=0)
         for size in below[first:]:
@@ -125,9 +125,10 @@ def next_target(size: int, step: float, now: int) -> int:
     return count
 
 
-def _overrun(curves: Array) -> Array:
-    """Sum of what costs lie above their limits, in shares of these, for loads [terms, sizes]."""
-    over: Array = np.maximum(curves - 1.0, 0.0).sum(axis=0)
+def _overrun(limits: Limits, group: Group, sizes: Sizes) -> Array:
+    """Sum of what costs lie above their limits, in shares of these, with one group at every size [size + 1]."""
+    loads = np.stack([cost.curve(group, sizes) / limit for cost, limit in limits.terms])
+    over: Array = np.maximum(loads - 1.0, 0.0).sum(axis=0)
     return over
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
-from edakari.core.space import Group, Sizes, legal_sizes
+from edakari.core.space import Group, Sizes, legal_choices
 from edakari.errors import InfeasibleBudget
 from edakari.solve.choices import solve_choices
 from edakari.solve.descent import descend
-from edakari.solve.spend import fill, fits, largest, load_curves, loads, reachable, worth_of
+from edakari.solve.spend import Ledger, fill, fits, largest, loads, reachable, worth_of
 from edakari.solve.threshold import Threshold
 
 __all__ = ["Knapsack"]
@@ -67,12 +67,12 @@ class Knapsack:
         self, groups: Sequence[Group], values: Values, limits: Limits, start: Mapping[str, int], reach: float
     ) -> dict[str, int]:
         """The best sizes within the limits that knapsacks over the curves at `start` lead to."""
-        choices, curves = [], []
+        choices, curves, ledger = [], [], Ledger(limits, start)
         for group in groups:
-            legal, now = np.array(legal_sizes(group)), start[group.name]
+            legal, now = legal_choices(group), start[group.name]
             choices.append(legal[np.abs(legal - now) <= max((reach - 1) * now, group.step)])
-            curve = load_curves(limits, group, start)
-            curves.append(curve[:, choices[-1]] - curve[:, now : now + 1])
+            curve = ledger.along(group, choices[-1])
+            curves.append(curve - curve[:, [np.searchsorted(choices[-1], now)]])
         worths = [values[group.name][legal] for group, legal in zip(groups, choices, strict=True)]
         room = 1.0 - loads(limits, start)
         best = dict(start)
@@ -94,7 +94,7 @@ def _towards(
     groups: Sequence[Group], limits: Limits, start: Mapping[str, int], goal: Mapping[str, int]
 ) -> dict[str, int]:
     """Sizes within the limits on the way from sizes that are to sizes that are not."""
-    legal = {group.name: np.array(legal_sizes(group)) for group in groups}
+    legal = {group.name: legal_choices(group) for group in groups}
 
     def sizes_at(part: int) -> dict[str, int]:
         sizes = {}

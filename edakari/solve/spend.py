@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,10 +11,11 @@ import numpy.typing as npt
 
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
-from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
+from edakari.core.space import Group, Sizes, dense_sizes, legal_choices, legal_sizes
+from edakari.core.walk import Ints, walk
 from edakari.errors import EdakariError, InfeasibleBudget
 
-__all__ = ["Array", "fill", "fits", "largest", "load_curves", "loads", "reachable", "used_up", "worth_of"]
+__all__ = ["Array", "Ledger", "fill", "fits", "largest", "loads", "reachable", "used_up", "worth_of"]
 
 ENOUGH = 5e-4
 """Share of a limit that is not worth looking for takers of."""
@@ -28,9 +30,27 @@ def loads(limits: Limits, sizes: Sizes) -> Array:
     return np.array([cost.total(sizes) / limit for cost, limit in limits.terms])
 
 
-def load_curves(limits: Limits, group: Group, sizes: Sizes) -> Array:
-    """Loads with one group at every size, the others as given, float64 [terms, size + 1]."""
-    return np.stack([cost.curve(group, sizes) / limit for cost, limit in limits.terms])
+class Ledger:
+    """What sizes that change group by group take of each limit."""
+
+    def __init__(self, limits: Limits, sizes: Sizes) -> None:
+        self.walks = [(walk(cost, sizes), limit) for cost, limit in limits.terms]
+
+    def loads(self) -> Array:
+        """Each term's cost as a share of its limit, float64 [terms]."""
+        return np.array([each.total / limit for each, limit in self.walks])
+
+    def along(self, group: Group, choices: Ints) -> Array:
+        """Loads with one group at each of some sizes, the others as they are, float64 [terms, choices]."""
+        found = np.empty((len(self.walks), len(choices)))
+        for row, (each, limit) in zip(found, self.walks, strict=True):
+            np.divide(each.along(group, choices), limit, out=row)
+        return found
+
+    def move(self, name: str, size: int) -> None:
+        """Give a group another size."""
+        for each, _ in self.walks:
+            each.move(name, size)
 
 
 def fits(limits: Limits, sizes: Sizes) -> bool:
@@ -84,11 +104,10 @@ def largest(limits: Limits, sizes_at: Callable[[int], Sizes], count: int) -> Siz
 
 @dc.dataclass(slots=True)
 class _Offer:
-    """What a group could still take, and its value per share of what is left when last reckoned."""
+    """What a group could still take."""
 
     group: Group
-    legal: npt.NDArray[np.int64]
-    ratio: float = np.inf
+    legal: Ints
 
 
 def fill(
@@ -109,22 +128,25 @@ def fill(
     Returns:
         Sizes at least as large, within the limits.
     """
-    spent = dict(sizes)
+    spent, ledger = dict(sizes), Ledger(limits, sizes)
     most = most or {}
     offers = []
     for group in groups:
-        legal = np.array(legal_sizes(group))
+        legal = legal_choices(group)
         offers.append(_Offer(group, legal[legal <= most.get(group.name, group.size)]))
-    while offers:
-        top = max(offers, key=lambda offer: offer.ratio)
-        rival = max((offer.ratio for offer in offers if offer is not top), default=-np.inf)
-        step = _step(top, values[top.group.name], limits, spent, rival)
+    # by value per share of what is left when last reckoned; of equals the earlier group
+    queue = [(-np.inf, place) for place in range(len(offers))]
+    while queue:
+        _, place = heapq.heappop(queue)
+        rival = -queue[0][0] if queue else -np.inf
+        name = offers[place].group.name
+        step = _step(offers[place], values[name], ledger, spent[name], rival)
         if step is None:
-            offers.remove(top)
             continue
-        top.ratio = step.ratio
+        heapq.heappush(queue, (-step.ratio, place))
         if step.ratio >= rival:
-            spent[top.group.name] = step.size
+            spent[name] = step.size
+            ledger.move(name, step.size)
             if step.load > 1.0 - ENOUGH:
                 break
     return spent
@@ -164,20 +186,20 @@ class _Step:
     load: float
 
 
-def _step(offer: _Offer, value: Array, limits: Limits, spent: Mapping[str, int], rival: float) -> _Step | None:
-    now = spent[offer.group.name]
-    larger = offer.legal[offer.legal > now]
+def _step(offer: _Offer, value: Array, ledger: Ledger, now: int, rival: float) -> _Step | None:
+    larger = offer.legal[np.searchsorted(offer.legal, now, side="right") :]
     if not len(larger):
         return None
-    curves = load_curves(limits, offer.group, spent)
-    larger = larger[: int((curves[:, larger] <= 1.0).all(axis=0).sum())]
+    curves = ledger.along(offer.group, larger)
+    larger = larger[: int((curves <= 1.0).all(axis=0).sum())]
     if not len(larger):
         return None
-    left = np.maximum(1.0 - curves[:, now : now + 1], 1e-12)
-    price = np.maximum(((curves[:, larger] - curves[:, now : now + 1]) / left).max(axis=0), 1e-15)
+    curves, here = curves[:, : len(larger)], ledger.loads()[:, None]
+    left = np.maximum(1.0 - here, 1e-12)
+    price = np.maximum(((curves - here) / left).max(axis=0), 1e-15)
     gain = value[larger] - value[now]
     best = int(np.argmax(gain / price))
     # Beyond the best size, go on for as long as each further step alone beats every other group's offer.
     further = np.diff(gain[best:]) / np.maximum(np.diff(price[best:]), 1e-15) >= max(rival, 0.0)
-    size = int(larger[best + (len(further) if further.all() else int(np.argmin(further)))])
-    return _Step(size, float(gain[best] / price[best]), float(curves[:, size].max()))
+    chosen = best + (len(further) if further.all() else int(np.argmin(further)))
+    return _Step(int(larger[chosen]), float(gain[best] / price[best]), float(curves[:, chosen].max()))

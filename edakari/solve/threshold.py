@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
-from edakari.core.space import Group, Sizes, legal_sizes
+from edakari.core.space import Group, Sizes, legal_choices
 from edakari.solve.spend import largest, reachable, used_up
 
 __all__ = ["Threshold"]
@@ -43,6 +43,6 @@ class Threshold:
 
 def _nearest(group: Group) -> npt.NDArray[np.int64]:
     """The legal size nearest to every count, int64 [size + 1]; the smaller one where two are as near."""
-    legal = np.array(legal_sizes(group))
+    legal = legal_choices(group)
     between = (legal[1:] + legal[:-1]) / 2
     return legal[np.searchsorted(between, np.arange(group.size + 1), side="left")]

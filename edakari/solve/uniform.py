@@ -10,7 +10,7 @@ import numpy as np
 
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
-from edakari.core.space import Group, Sizes, legal_sizes
+from edakari.core.space import Group, Sizes, legal_choices
 from edakari.solve.spend import fill, largest, reachable, used_up
 
 __all__ = ["Uniform"]
@@ -30,7 +30,7 @@ class Uniform:
         dense = reachable(groups, values, limits)
         if dense is not None:
             return dense
-        legal = {group.name: np.array(legal_sizes(group)) for group in groups}
+        legal = {group.name: legal_choices(group) for group in groups}
 
         def sizes_at(cell: int) -> dict[str, int]:
             sizes = {}

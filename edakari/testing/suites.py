@@ -19,6 +19,7 @@ from edakari.core.method import Job, Method, Outcome
 from edakari.core.plan import Plan
 from edakari.core.protocols import Allocator, Cost, Criterion, Values
 from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
+from edakari.core.walk import walk
 from edakari.cost import bind, dense
 from edakari.errors import InfeasibleBudget
 from edakari.graph import trace
@@ -159,6 +160,22 @@ def check_cost(cost: Cost, groups: Sequence[Group], seed: int = 0) -> None:
         _check(bool((np.diff(curve[1:]) >= -1e-9 * dense_total).all()), f"{where}: it falls as the group grows")
         for size in {1, group.size, int(rng.integers(1, group.size + 1))}:
             _check_close(float(curve[size]), cost.total({**sizes, group.name: size}), f"{where}, entry {size}")
+    _check_walk(cost, groups, rng)
+
+
+def _check_walk(cost: Cost, groups: Sequence[Group], rng: np.random.Generator) -> None:
+    """A walk has to say at every step what the cost says of the same sizes."""
+    sizes = {group.name: int(rng.integers(1, group.size + 1)) for group in groups[1:]}
+    steps = walk(cost, sizes)
+    for place in rng.permutation(np.tile(np.arange(len(groups)), 2)):
+        group = groups[place]
+        where = f"{cost.name}, walk to another size of {group.name!r}"
+        choices = np.unique(rng.integers(1, group.size + 1, 3))
+        for choice, found in zip(choices.tolist(), steps.along(group, choices).tolist(), strict=True):
+            _check_close(found, cost.total({**sizes, group.name: choice}), f"{where}, size {choice}")
+        sizes[group.name] = int(rng.choice(choices))
+        steps.move(group.name, sizes[group.name])
+        _check_close(steps.total, cost.total(sizes), f"{where}, total")
 
 
 def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:

@@ -12,7 +12,9 @@ import torch
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Schedule
 from edakari.core.space import dense_sizes, legal_sizes, limited
+from edakari.core.walk import walk
 from edakari.cost import activations, macs, params
+from edakari.cost.shrunken import Shrunken
 from edakari.errors import PlanError
 from edakari.graph import trace
 from edakari.methods.baselines import MagnitudePruning
@@ -73,6 +75,31 @@ def test_a_wrong_cost_is_found(bend: dict[str, Any], text: str) -> None:
     graph = trace(toy_cnn(), ToyTask().example())
     with pytest.raises(AssertionError, match=text):
         check_cost(Bent(macs(graph), **bend), graph.groups)
+
+
+class Straying:
+    """A walk that forgets every move."""
+
+    def __init__(self, inner: Any, sizes: Any) -> None:
+        self.total = inner.total(sizes)
+        self.along = walk(inner, sizes).along
+
+    def move(self, name: str, size: int) -> None:
+        pass
+
+
+def test_a_walk_that_strays_is_found() -> None:
+    graph = trace(toy_cnn(), ToyTask().example())
+    cost = Bent(macs(graph))
+    object.__setattr__(cost, "walk", lambda sizes: Straying(cost.inner, sizes))
+    with pytest.raises(AssertionError, match="walk to another size of"):
+        check_cost(cost, graph.groups)
+
+
+def test_a_walk_of_what_is_left_of_a_network_conforms() -> None:
+    graph = trace(toy_cnn(), ToyTask().example())
+    first, *others = graph.groups
+    check_cost(Shrunken(macs(graph), {first.name: first.size - 1}), others)
 
 
 class Greedy:

@@ -174,16 +174,11 @@ class LatencyCost:
 
     def curve(self, group: Group, sizes: Sizes) -> Floats:
         """Totals with this group at every size from 0 to the whole."""
-        every = np.arange(group.size + 1, dtype=np.int64)
-        moving = [part for part in self.parts if _moves(part, group.name)]
-        rest = self.total(sizes) - self.scale * sum(
-            part.calls * part.surface.least(_widths(part, sizes)) for part in moving
-        )
-        curve = np.full(every.shape, rest)
-        for part in moving:
-            widths = [extent(layout, {**sizes, group.name: every}) for layout in part.widths]
-            curve += self.scale * part.calls * part.surface.at_least(*widths)
-        return curve
+        return self.walk(sizes).along(group, np.arange(group.size + 1, dtype=np.int64))
+
+    def walk(self, sizes: Sizes) -> _LatencyWalk:
+        """See `edakari.core.walk.Walkable`."""
+        return _LatencyWalk(self, sizes)
 
     def predict(self, sizes: Sizes) -> float:
         """Latency that a network of these very sizes is expected to have, ms."""
@@ -202,6 +197,41 @@ class LatencyCost:
     def scaled(self, factor: float) -> LatencyCost:
         """The same cost times a factor."""
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
+
+
+class _LatencyWalk:
+    """A latency at sizes that change group by group; only the layers that a group reaches are looked up again."""
+
+    def __init__(self, cost: LatencyCost, sizes: Sizes) -> None:
+        self.cost = cost
+        self.sizes = dict(sizes)
+        self.times = [part.calls * part.surface.least(_widths(part, sizes)) for part in cost.parts]
+        self.moving: dict[str, list[int]] = {}
+        for place, part in enumerate(cost.parts):
+            for name in {axis.group for layout in part.widths for axis in axes(layout)}:
+                self.moving.setdefault(name, []).append(place)
+
+    @property
+    def total(self) -> float:
+        """See `edakari.core.walk.Walk`."""
+        return self.cost.constant + self.cost.scale * sum(self.times)
+
+    def along(self, group: Group, choices: Ints) -> Floats:
+        """See `edakari.core.walk.Walk`."""
+        moving = self.moving.get(group.name, ())
+        along = np.full(len(choices), self.total - self.cost.scale * sum(self.times[place] for place in moving))
+        for place in moving:
+            part = self.cost.parts[place]
+            widths = [extent(layout, {**self.sizes, group.name: choices}) for layout in part.widths]
+            along += self.cost.scale * part.calls * part.surface.at_least(*widths)
+        return along
+
+    def move(self, name: str, size: int) -> None:
+        """See `edakari.core.walk.Walk`."""
+        self.sizes[name] = size
+        for place in self.moving.get(name, ()):
+            part = self.cost.parts[place]
+            self.times[place] = part.calls * part.surface.least(_widths(part, self.sizes))
 
 
 def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = None) -> LatencyCost:
@@ -255,7 +285,3 @@ def _overhead(table: Table, operators: int) -> float:
 
 def _widths(part: Part, sizes: Sizes) -> tuple[int, ...]:
     return tuple(int(extent(layout, sizes)) for layout in part.widths)
-
-
-def _moves(part: Part, group: str) -> bool:
-    return any(axis.group == group for layout in part.widths for axis in axes(layout))
