@@ -1,6 +1,10 @@
 """The allocator Knapsack and its separable solver against HiGHS and OR-Tools CP-SAT.
 
     OMP_NUM_THREADS=1 python benchmarks/solvers.py --output benchmarks/results/solvers.json
+    OMP_NUM_THREADS=1 python benchmarks/solvers.py resnet50 synthetic --output benchmarks/results/solvers.json
+
+The second form runs some networks only and leaves the others' results in the file, if they are from the same processor
+and the same versions; else it refuses.
 
 Networks are real, scores are random: in every group log-normal with a level and a spread of its own.
 
@@ -67,6 +71,7 @@ MOST_COUPLED = 3000
 """Most sizes of all groups together with which CP-SAT is given a coupled instance."""
 SMALL = (("fashion_cnn", 8), ("resnet20", 8), ("resnet20", 4))
 SYNTHETIC = 500
+ALL = (*NETWORKS, "synthetic")
 SEED = 0
 REPEATS = 3
 
@@ -277,28 +282,45 @@ def show(name: str, entry: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=[], metavar="NETWORK", help=f"{', '.join(ALL)}; all by default")
     parser.add_argument("--limit", type=float, default=10.0, help="seconds of HiGHS and CP-SAT on one instance")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if unknown := set(arguments.networks) - set(ALL):
+        parser.error(f"unknown networks {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    results: dict[str, Any] = {"environment": environment(["python", *sys.argv], arguments.limit)}
-    results |= {"separable": {}, "coupled": {}}
-    for instance in instances():
+    results = begun(arguments.output, environment(["python", *sys.argv], arguments.limit), bool(arguments.networks))
+    for instance in instances(arguments.networks or ALL):
         entry = results["separable"][instance.name] = compare_separable(separable(instance), arguments.limit)
         show(f"separable {instance.name}", entry)
         entry = results["coupled"][instance.name] = compare_coupled(instance, arguments.limit)
         show(f"coupled {instance.name}", entry)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+        if arguments.output:
+            arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def instances() -> Iterator[Instance]:
+def begun(path: Path | None, now: dict[str, Any], some: bool) -> dict[str, Any]:
+    """The results to add to: where only some networks are run, those in the file."""
+    results: dict[str, Any] = {"environment": now, "separable": {}, "coupled": {}}
+    if path is None or not path.exists() or not some:
+        return results
+    found = json.loads(path.read_text())
+    before = found["environment"]
+    differing = [key for key in now if key not in ("command", "date") and before.get(key) != now[key]]
+    if differing:
+        sys.exit(f"{path} is from another {', '.join(differing)}: run all networks, or write to another file")
+    return {**found, "environment": {**now, "command": f"{before['command']}; {now['command']}"}}
+
+
+def instances(names: Sequence[str]) -> Iterator[Instance]:
     for network, step in (*SMALL, *((network, step) for network in LARGE for step in (8, 1))):
         for budget in BUDGETS if step > 1 else BUDGETS[::2]:
-            yield network_instance(network, step, budget)
+            if network in names:
+                yield network_instance(network, step, budget)
     for budget in BUDGETS[::2]:
-        yield synthetic_instance(budget)
+        if "synthetic" in names:
+            yield synthetic_instance(budget)
 
 
 if __name__ == "__main__":

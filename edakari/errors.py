@@ -9,6 +9,7 @@ __all__ = [
     "BudgetError",
     "DataError",
     "EdakariError",
+    "EdakariWarning",
     "ExportError",
     "InfeasibleBudget",
     "MeasurementError",
@@ -24,6 +25,10 @@ __all__ = [
 
 class EdakariError(Exception):
     """Root of every error that edakari raises on purpose."""
+
+
+class EdakariWarning(UserWarning):
+    """What a user should know, though the job goes on; the command line prints it as a note."""
 
 
 class ModelError(EdakariError):

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from edakari.errors import EdakariError
+from edakari.errors import EdakariError, EdakariWarning
 
 __all__ = ["guarded", "note", "print_json", "show", "width"]
 
@@ -55,6 +56,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        shown = warnings.showwarning
+        warnings.showwarning = functools.partial(_warned, shown)
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -67,8 +70,18 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             note(f"[bold red]Error:[/] [red]{escape(_text(error))}[/]")
             raise typer.Exit(1) from None
+        finally:
+            warnings.showwarning = shown
 
     return run
+
+
+def _warned(others: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Show our own warnings as a note, without the line of code that they come from."""
+    if issubclass(category, EdakariWarning):
+        note(f"[yellow]Note:[/] {escape(str(message))}")
+    else:
+        others(message, category, *rest)
 
 
 def _text(error: Exception) -> str:

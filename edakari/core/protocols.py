@@ -26,6 +26,7 @@ __all__ = [
     "Hook",
     "NumberedTask",
     "Objective",
+    "Precision",
     "Schedule",
     "Search",
     "Split",
@@ -38,6 +39,9 @@ Batch = Any
 """Whatever a task's loader yields: tensors in tuples, lists and dicts."""
 
 Split = Literal["train", "search", "val"]
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Of a training; "auto" is bf16 where the device computes it, else fp32."""
 
 Objective = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 """Named loss terms of one batch, each a scalar tensor; `fit` minimises their sum."""
@@ -188,7 +192,7 @@ class Schedule:
         accumulate: batches per optimizer step.
         clip: largest gradient norm; 0 is none.
         ema: decay of the averaged weights that are handed back; 0 is none.
-        precision: "fp32", "bf16" or "fp16" autocast.
+        precision: "fp32", "bf16" or "fp16" autocast; "auto" is "bf16" where the device computes it, else "fp32".
     """
 
     epochs: int = 1
@@ -203,7 +207,7 @@ class Schedule:
     accumulate: int = 1
     clip: float = 0.0
     ema: float = 0.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
 
 
 @dc.dataclass

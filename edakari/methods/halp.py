@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
-from edakari.core.protocols import Schedule
+from edakari.core.protocols import Precision, Schedule
 from edakari.errors import EdakariError
 from edakari.methods.masks import Masks, maskable
 from edakari.methods.reads import names_in
@@ -32,7 +32,7 @@ class HardMaskedPruning:
         momentum: of its SGD.
         weight_decay: of all weights.
         lr_warmup: share of the steps in which the learning rate rises.
-        precision: of the training: "fp32", "bf16" or "fp16".
+        precision: of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = "Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022"
@@ -47,7 +47,7 @@ class HardMaskedPruning:
     momentum: float = 0.875
     weight_decay: float = 3.0517578125e-5
     lr_warmup: float = 0.0889
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

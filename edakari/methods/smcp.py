@@ -18,7 +18,7 @@ import torch
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import DropBranch, KeepChannels
-from edakari.core.protocols import Schedule
+from edakari.core.protocols import Precision, Schedule
 from edakari.errors import EdakariError
 from edakari.methods.masks import Masks, Mode, maskable
 from edakari.methods.prices import one_sided
@@ -58,7 +58,7 @@ class SoftMaskedPruning:
         momentum: of its SGD.
         weight_decay: of all weights.
         lr_warmup: share of the steps in which the learning rate rises.
-        precision: of the training: "fp32", "bf16" or "fp16".
+        precision: of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = "Humble et al., Soft Masking for Cost-Constrained Channel Pruning, ECCV 2022"
@@ -87,7 +87,7 @@ class SoftMaskedPruning:
     momentum: float = 0.875
     weight_decay: float = 3.0517578125e-5
     lr_warmup: float = 0.0889
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
+from edakari.core.protocols import Precision
 from edakari.cost.tokens import Packages
 from edakari.errors import EdakariError
 from edakari.methods.token_counts import TokenDesign, quarters
@@ -59,7 +60,7 @@ class SoftTokenPruning:
         accuracy_drop: of the metric on the search split that it may lose.
         epochs_per_step: of training for each ratio that it tries.
         phase_tolerance: neighbouring blocks whose ratios differ by less become one phase of it.
-        precision: of the training: "fp32", "bf16" or "fp16".
+        precision: of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = (
@@ -92,7 +93,7 @@ class SoftTokenPruning:
     accuracy_drop: float = 0.01
     epochs_per_step: int = 1
     phase_tolerance: float = 0.085
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

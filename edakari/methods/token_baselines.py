@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
+from edakari.core.protocols import Precision
 from edakari.methods.token_counts import TokenDesign, linear, quarters
 from edakari.methods.token_method import TokenTraining, depth_of, prune_tokens_by
 from edakari.methods.token_training import TokenLoss
@@ -58,7 +59,7 @@ class PredictedTokens:
         joint_epochs: of predictors and network.
         selector_lr: peak learning rate of predictors alone.
         joint_lr: of predictors and network together.
-        precision: of the training: "fp32", "bf16" or "fp16".
+        precision: of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = (
@@ -73,7 +74,7 @@ class PredictedTokens:
     joint_epochs: int = 25
     selector_lr: float = 5e-4
     joint_lr: float = 5e-5
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

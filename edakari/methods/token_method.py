@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
-from edakari.core.protocols import Batch, Cost, Schedule
+from edakari.core.protocols import Batch, Cost, Precision, Schedule
 from edakari.graph import example_for
 from edakari.methods.token_counts import TokenDesign, planned, token_limits
 from edakari.methods.token_progressive import Progress, phases, profile, progressive
@@ -34,7 +33,7 @@ class TokenTraining:
         lr: peak learning rate of selectors alone.
         joint_lr: of selectors and network together.
         weight_decay: of both.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "auto", "fp32", "bf16" or "fp16".
         loss: weights of the terms.
         dual_rate: step of the multipliers that hold the constraint; 0 leaves the penalty alone.
         batches: most batches of the search split that thresholds are set by.
@@ -47,7 +46,7 @@ class TokenTraining:
     lr: float
     joint_lr: float
     weight_decay: float
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Precision
     loss: TokenLoss
     dual_rate: float
     batches: int

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from edakari.core.files import replacing
 from edakari.errors import RunFolderError
 
-__all__ = ["Checkpoint", "pack", "read", "unpack", "write"]
+__all__ = ["Checkpoint", "identity_in", "pack", "read", "unpack", "write"]
 
 FORMAT = "edakari.fit/1"
 
@@ -79,6 +79,16 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
             "Name another folder, or delete the checkpoint to train from the start"
         )
     return found
+
+
+def identity_in(path: Path) -> Mapping[str, Any]:
+    """What the training of a checkpoint is; empty where there is none that can be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            found = json.loads(file.metadata()["content"])["identity"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.accelerator import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import operations
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import nn
@@ -21,8 +21,9 @@ from torch import nn
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
 from edakari.errors import DataError, ModelError, RecipeError
 from edakari.train.optim import learning_rate, make_optimizer, set_learning_rate
+from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
-from edakari.train.resume import FitFolder, History, Progress, identity_of
+from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
 
 __all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
@@ -93,6 +94,8 @@ def fit(
         RunFolderError: the folder is of another training, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
     """
+    checkpoint = checkpoint_in(settings.folder) if settings.folder else None
+    schedule = with_precision(schedule, _device(settings), checkpoint)
     accelerator = _accelerator(schedule, settings)
     per_epoch = steps_per_epoch(batches, schedule)
     with (
@@ -268,9 +271,17 @@ class _Loop:
             self.chosen.model.__dict__.pop("forward", None)
 
 
+def _device(settings: FitSettings) -> torch.device:
+    """Where accelerate will train."""
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # PartialState's constructor has no annotations
+    make: Any = PartialState
+    device: torch.device = make(cpu=settings.device == "cpu").device
+    return device
+
+
 def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
     """An accelerator of this training's own; accelerate keeps the settings of the first one otherwise."""
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if schedule.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")
     if schedule.accumulate < 1 or schedule.epochs < 0 or schedule.lr < 0:

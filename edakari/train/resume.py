@@ -15,7 +15,7 @@ from edakari.core.protocols import Hook, Schedule
 from edakari.train.checkpoint import Checkpoint, read, write
 from edakari.train.scope import Trained
 
-__all__ = ["FitFolder", "History", "Progress", "identity_of"]
+__all__ = ["FitFolder", "History", "Progress", "checkpoint_in", "identity_of"]
 
 
 @dc.dataclass(frozen=True)
@@ -95,6 +95,11 @@ class Progress:
         return History(tuple(self.epochs), self.step, self.seconds)
 
 
+def checkpoint_in(folder: Path) -> Path:
+    """A training's checkpoint, from its folder."""
+    return folder / "checkpoint.safetensors"
+
+
 class FitFolder:
     """A training's folder; with no path it keeps nothing.
 
@@ -121,7 +126,7 @@ class FitFolder:
         Raises:
             RunFolderError: it is damaged or of another training.
         """
-        return None if self.path is None else read(self.path / "checkpoint.safetensors", self.identity)
+        return None if self.path is None else read(checkpoint_in(self.path), self.identity)
 
     def write(self, progress: Progress, chosen: Trained, hooks: Sequence[Hook], parts: Mapping[str, Any]) -> None:
         """Write the checkpoint and the history.
@@ -138,7 +143,7 @@ class FitFolder:
             "progress": progress.state(),
             **parts,
         }
-        write(self.path / "checkpoint.safetensors", Checkpoint(self.identity, progress.step, progress.done, state))
+        write(checkpoint_in(self.path), Checkpoint(self.identity, progress.step, progress.done, state))
         history = progress.history()
         content = {"epochs": history.epochs, "steps": history.steps, "seconds": history.seconds, "done": progress.done}
         write_json(self.path / "history.json", content)

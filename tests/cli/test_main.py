@@ -3,11 +3,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 import edakari.run.stages as stages_module
 from edakari.cli.main import app
+from edakari.train.precision import _warn_of_emulation
 
 
 def call(*arguments: str):
@@ -42,6 +44,19 @@ def test_a_run_on_the_command_line(run):
     assert found.exit_code == 0
     assert "report.html" in found.stdout
     assert "MACs" in found.stdout
+
+
+def test_what_a_user_should_know_is_a_note(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    _warn_of_emulation.cache_clear()
+    found = call(
+        *("prune", str(recipe), "--output", str(tmp_path / "run"), "--set", "measure=null"),
+        *("--set", "finetune.precision=bf16"),
+    )
+    assert found.exit_code == 0, found.output
+    (note,) = [line for line in found.stderr.splitlines() if "bf16" in line]
+    assert note.startswith("Note: precision 'bf16' on this processor, which has no instructions for it")
+    assert "EdakariWarning" not in found.stderr
 
 
 def test_a_finished_run_says_so(run, recipe):
