@@ -42,7 +42,7 @@ def with_precision(schedule: Schedule, device: torch.device, checkpoint: Path | 
 def computes_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bf16 by instructions of its own; others emulate it, at a multiple of fp32's time."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and _processor_computes_bf16()
 
 
