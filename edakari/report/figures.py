@@ -21,8 +21,14 @@ __all__ = [
 ]
 
 COSTS = {"macs": "MACs", "params": "Parameters", "activations": "Activations"}
-SHARES = ("accuracy", "top1", "top5", "precision", "recall", "f1")
-TITLES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+SHARES = ("accuracy", "top1", "top5", "precision", "recall", "f1", "map", "miou", "pixel_accuracy")
+TITLES = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "map": "mean average precision",
+    "miou": "mean IoU",
+    "pixel_accuracy": "accuracy of pixels",
+}
 
 
 def cost(value: float) -> str:

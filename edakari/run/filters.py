@@ -18,7 +18,7 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.criteria import FeatureDiscrimination, Listening
 from edakari.criteria.discrimination import Discriminated
 from edakari.criteria.labels import LabelSource
-from edakari.criteria.responses import Response, called, hear, respond, until
+from edakari.criteria.responses import Reduce, Response, called, hear, respond, until
 from edakari.criteria.watching import watching
 from edakari.errors import DataError, RunFolderError, UnknownName
 from edakari.graph import trace
@@ -29,7 +29,7 @@ from edakari.report.filters import FilterView, FilterViews, LayerView
 from edakari.run.folder import RunFolder
 from edakari.run.recipe import recipe_from
 from edakari.surgery import load_plan
-from edakari.tasks import Classification, task_from_settings
+from edakari.tasks import ImageTask, Segmentation, task_from_settings
 
 __all__ = ["Choice", "filter_views"]
 
@@ -82,8 +82,11 @@ def filter_views(folder: str | Path, choice: Choice = Choice()) -> FilterViews:
     task, plan = task_from_settings(recipe.data), load_plan(run.pruned)
     model = build(recipe.model)
     graph = trace(model, task.example())
+    # labels at every pixel are those of the place that excites a filter most
+    reduce: Reduce = "max" if isinstance(task, Segmentation) else "l2"
     criterion = FeatureDiscrimination(
-        listening=Listening(images=choice.images, top=choice.top, labels=choice.labels), normalize="none"
+        listening=Listening(reduce=reduce, images=choice.images, top=choice.top, labels=choice.labels),
+        normalize="none",
     )
     heard = hear(model, graph, task.batches("search"), task, criterion.listening)
     found = {outlet: each for (outlet, group), each in criterion.discriminate(heard).items() if _plain(outlet, group)}
@@ -159,7 +162,7 @@ def _ends(each: Discriminated, count: int) -> list[int]:
 
 
 def _crops(
-    model: nn.Module, task: Classification, spots: Iterable[Spot], fields: Mapping[int, Seen], images: int
+    model: nn.Module, task: ImageTask, spots: Iterable[Spot], fields: Mapping[int, Seen], images: int
 ) -> dict[Spot, Floats]:
     """What filters see in images where they respond most, by running these images once more."""
     by_image: dict[int, list[Spot]] = {}
@@ -233,6 +236,14 @@ def _filter(
         float(each.rfc_entropy[index]),
         bool(kept[index]),
         tuple(crops[outlet, index, image] for image in images),
-        tuple(int(labels[image]) for image in images),
+        tuple(_class(each, index, place, labels) for place in range(len(images))),
         each.shares[index].numpy(),
     )
+
+
+def _class(each: Discriminated, index: int, place: int, labels: torch.Tensor) -> int:
+    """Class of an image that excites a filter: of several the one that most of the filter's images show."""
+    if each.strongest.labels is not None:
+        return int(each.strongest.labels[index, place])
+    shown = labels[each.strongest.ids[index, place]]
+    return int(shown) if shown.ndim == 0 else int(torch.where(shown > 0, each.shares[index], -1.0).argmax())

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
@@ -270,8 +271,12 @@ def _difference(run: Run) -> float:
     inputs = images[:8].double().cpu()
     network = copy.deepcopy(run.dense).cpu().double().eval()
     with torch.no_grad():
-        cut, masked = apply(run.plan, network).eval()(inputs), simulate(run.plan, network).eval()(inputs)
-    return float((cut - masked).abs().max() / masked.abs().max().clamp_min(1e-12))
+        found = [tree_leaves(made(run.plan, network).eval()(inputs)) for made in (apply, simulate)]
+    worst = 0.0
+    for cut, masked in zip(*found, strict=True):
+        if isinstance(masked, torch.Tensor) and masked.numel():
+            worst = max(worst, float((cut - masked).abs().max() / masked.abs().max().clamp_min(1e-12)))
+    return worst
 
 
 def _within(budget: Budget, costs: Mapping[str, float], method: str) -> None:

@@ -1,7 +1,19 @@
 """Data, losses and metrics of one task each."""
 
-from edakari.tasks.classify import Classification, task_from_settings
+from edakari.tasks.chosen import ImageTask, task_from_settings
+from edakari.tasks.classify import Classification
+from edakari.tasks.segment import Segmentation
 from edakari.tasks.settings import Augment, DataSettings
+from edakari.tasks.several import MultiLabel
 from edakari.tasks.sources import EMBEDDED
 
-__all__ = ["EMBEDDED", "Augment", "Classification", "DataSettings", "task_from_settings"]
+__all__ = [
+    "EMBEDDED",
+    "Augment",
+    "Classification",
+    "DataSettings",
+    "ImageTask",
+    "MultiLabel",
+    "Segmentation",
+    "task_from_settings",
+]

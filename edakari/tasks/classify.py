@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -17,14 +16,21 @@ from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Parts, Pixels
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source, embedded, from_folder, from_npz
-from edakari.tasks.transforms import JITTER, training_transform
+from edakari.tasks.splits import (
+    augmenting,
+    device_of,
+    divided,
+    evaluating,
+    images_for,
+    named_metric,
+    order_of,
+    pixels_of,
+)
+from edakari.tasks.transforms import training_transform
 
-__all__ = ["Classification", "task_from_settings"]
+__all__ = ["Classification", "classification"]
 
 METRICS = ("top1", "top5")
-MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-FASHION = ((0.2860,), (0.3530,))
 
 
 @dc.dataclass(frozen=True, eq=False)
@@ -46,7 +52,7 @@ class Classification:
     @property
     def metric(self) -> str:
         """Name of the main figure; larger is better."""
-        return self.settings.metric
+        return self.settings.metric or METRICS[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,18 +114,13 @@ class Classification:
         return self.splits[split]
 
     def _order(self, split: Split) -> Order:
-        count = len(self._source(split).labels)
-        size, seed = self.settings.batch_size, self.settings.seed
-        return Order(count, size, seed, shuffle=split == "train", shared=split == "search")
+        return order_of(self.settings, self._source(split), split)
 
     def _loaded(
         self, source: Source, order: Order | Parts, augment: Augment, views: int = 0
     ) -> ArrayBatches | FileBatches:
         if isinstance(source, Arrays) and augment != "timm":
-            moves = augment != "none"
-            jitter = JITTER if augment == "jitter" else 0.0
-            pixels = dc.replace(self.pixels, pad=self.settings.pad if moves else 0, flip=moves, jitter=jitter)
-            return ArrayBatches(source, order, pixels, views)
+            return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views)
         transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment)
         return FileBatches(source, order, transform, self.settings.workers, views)
 
@@ -129,8 +130,7 @@ class Classification:
         Raises:
             DataError: the network has another number of outputs than there are classes.
         """
-        form = MEMORY_FORMATS[self.settings.memory_format]
-        logits: torch.Tensor = model(batch[0].to(_device(model), non_blocking=True, memory_format=form))
+        logits: torch.Tensor = model(images_for(model, batch, self.settings))
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
             found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise DataError(
@@ -155,72 +155,34 @@ class Classification:
         from torchmetrics import MeanMetric, MetricCollection
         from torchmetrics.classification import MulticlassAccuracy
 
-        device, classes = _device(model), len(self.classes)
+        device, classes = device_of(model), len(self.classes)
         ranks = {"top1": 1, "top5": 5} if classes > 5 else {"top1": 1}
         accuracy = MetricCollection(
             {name: MulticlassAccuracy(classes, top_k=top, average="micro") for name, top in ranks.items()}
         ).to(device)
         loss = MeanMetric().to(device)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with torch.no_grad():
-                for batch in self.batches(split):
-                    logits, labels = self.outputs(model, batch).float(), batch[1].to(device)
-                    accuracy.update(logits, labels)
-                    loss.update(functional.cross_entropy(logits, labels, reduction="none"))
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluating(model):
+            for batch in self.batches(split):
+                logits, labels = self.outputs(model, batch).float(), batch[1].to(device)
+                accuracy.update(logits, labels)
+                loss.update(functional.cross_entropy(logits, labels, reduction="none"))
         figures = {name: float(value) for name, value in accuracy.compute().items()}
         return {**figures, "loss": float(loss.compute())}
 
 
-def task_from_settings(settings: DataSettings) -> Classification:
-    """The task that settings describe; reads arrays whole, and of folders the names.
+def classification(settings: DataSettings) -> Classification:
+    """The task of one class for each image; reads arrays whole, and of folders the names.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.
         UnknownName: the metric or the embedded data set is not known.
     """
-    if settings.metric not in METRICS:
-        raise UnknownName("metric", settings.metric, METRICS)
-    _check(settings)
+    metric = named_metric(settings, METRICS)
     train, val, notes = _sources(settings)
-    if settings.metric == "top5" and len(train.classes) <= 5:
+    if metric == "top5" and len(train.classes) <= 5:
         raise DataError(f"data.metric is 'top5', but there are {len(train.classes)} classes; use 'top1'")
-    if settings.limit is not None and settings.limit < len(train.labels):
-        train = train.take(_drawn(train.labels, settings.limit, settings.seed))
-        notes = (*notes, f"trained on {len(train.labels)} images only (data.limit)")
-    if val is None:
-        held = _drawn(train.labels, max(1, round(len(train.labels) * settings.val_share)), settings.seed)
-        val = train.take(held)
-        train = train.take(np.setdiff1d(np.arange(len(train.labels)), held))
-        notes = (*notes, f"validated on {len(val.labels)} images cut from the training data; there is no val split")
-    chosen = _drawn(train.labels, min(settings.search_size, len(train.labels)), settings.seed + 1)
-    search = train.take(chosen)
-    if settings.hold_out:
-        train = _without(train, chosen)
-        notes = (*notes, f"{len(chosen)} training images are held out (data.hold_out)")
-    splits: dict[Split, Source] = {"train": train, "search": search, "val": val}
-    return Classification(settings, splits, _pixels(settings, train), notes)
-
-
-def _check(settings: DataSettings) -> None:
-    for name, value, least in (
-        ("batch_size", settings.batch_size, 1),
-        ("search_size", settings.search_size, 1),
-        ("workers", settings.workers, 0),
-        ("pad", settings.pad, 0),
-        ("image_size", settings.image_size or 1, 1),
-        ("limit", settings.limit if settings.limit is not None else 2, 2),
-    ):
-        if value < least:
-            raise DataError(f"data.{name} must be at least {least}, found {value}")
-    if not 0.0 < settings.val_share < 1.0:
-        raise DataError(f"data.val_share must lie between 0 and 1, found {settings.val_share}")
-    if settings.channels not in (None, 1, 3):
-        raise DataError(f"data.channels must be 1 or 3, found {settings.channels}")
+    splits, notes = divided(settings, train, val, notes)
+    return Classification(settings, splits, pixels_of(settings, splits["train"]), notes)
 
 
 def _sources(settings: DataSettings) -> tuple[Source, Source | None, tuple[str, ...]]:
@@ -247,66 +209,3 @@ def _read(paths: tuple[str, ...], like: Source | None) -> Source:
     if len(paths) > 1:
         raise DataError(f"data.train names {list(paths)}; give .npz files only, or a single image folder")
     return from_folder(paths[0], classes)
-
-
-def _pixels(settings: DataSettings, train: Source) -> Pixels:
-    channels = settings.channels or train.channels
-    if isinstance(train, Arrays):
-        height, width = train.images.shape[1:3]
-        if settings.image_size is None and height != width:
-            raise DataError(f"the images are {height}x{width}; name data.image_size to make them square")
-        size = settings.image_size or int(height)
-    else:
-        size = settings.image_size or 224
-    mean, std = settings.mean, settings.std
-    if mean is None or std is None:
-        own_mean, own_std = _statistics(settings, train)
-        mean, std = mean or own_mean, std or own_std
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
-            raise DataError(f"data.{name} has {len(values)} values, but the input has {channels} channels")
-    if min(std) <= 0:
-        raise DataError(f"data.std must be above 0, found {list(std)}; are all images the same?")
-    repeat = (channels // len(mean), channels // len(std))
-    return Pixels(size, channels, tuple(mean) * repeat[0], tuple(std) * repeat[1])
-
-
-def _statistics(settings: DataSettings, train: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the channels."""
-    channels = settings.channels or train.channels
-    if settings.source == "embedded:fashion" and not settings.train:
-        return FASHION
-    if not isinstance(train, Arrays):
-        return IMAGENET if channels == 3 else ((0.449,), (0.226,))
-    # From a part: the third digit does not matter, the memory of a float copy does.
-    some = train.images[:: max(1, len(train.images) // 5000)].astype(np.float64) / 255.0
-    mean, std = some.mean((0, 1, 2)), some.std((0, 1, 2))
-    if len(mean) != channels:
-        return (float(mean.mean()),), (float(std.mean()),)
-    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
-
-
-def _without(train: Source, chosen: Labels) -> Source:
-    rest = train.take(np.setdiff1d(np.arange(len(train.labels)), chosen))
-    if len(np.unique(rest.labels)) < len(np.unique(train.labels)):
-        raise DataError(
-            f"data.hold_out takes {len(chosen)} of {len(train.labels)} training images and leaves some class without "
-            "any; lower data.search_size"
-        )
-    return rest
-
-
-def _drawn(labels: Labels, count: int, seed: int) -> Labels:
-    """Sorted indices of so many images, drawn from each class in proportion to its size."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    shuffled = labels[order]
-    turn = np.empty(len(labels), np.float64)
-    for label in np.unique(labels):
-        size = int((labels == label).sum())
-        turn[shuffled == label] = (np.arange(size) + 0.5) / size
-    return np.sort(order[np.argsort(turn, kind="stable")[:count]])
-
-
-def _device(model: nn.Module) -> torch.device:
-    first = next(model.parameters(), None)
-    return first.device if first is not None else torch.device("cpu")

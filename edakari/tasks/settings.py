@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses as dc
 from typing import Literal
 
-__all__ = ["Augment", "DataSettings"]
+__all__ = ["Augment", "DataSettings", "TaskName"]
 
 Augment = Literal["none", "light", "jitter", "timm"]
+TaskName = Literal["classification", "multilabel", "segmentation"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,8 @@ class DataSettings:
     """Where images come from and how they become batches.
 
     Args:
+        task: what images show. "classification": one class each; "multilabel": any number of classes each;
+            "segmentation": a class at every pixel.
         source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), or an .npz file.
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part cut from the training data (`val_share`).
@@ -37,11 +40,14 @@ class DataSettings:
             `edakari train` with the same `data` has not either.
         val_share: share of the training data that becomes the validation split where there is none.
         limit: at most so many training images, drawn in proportion to the classes; None takes all.
-        metric: the figure that counts: "top1" or "top5".
-        label_smoothing: of the loss (Szegedy et al., 2016, section 7).
+        metric: the figure that counts: "top1" or "top5" in classification; "map", mean average precision, of several
+            classes; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
+        label_smoothing: of the loss (Szegedy et al., 2016, section 7); classification only.
+        ignore_index: label of pixels that do not count; segmentation only.
         seed: of every draw.
     """
 
+    task: TaskName = "classification"
     source: str = "embedded:fashion"
     train: tuple[str, ...] = ()
     val: str | None = None
@@ -58,6 +64,7 @@ class DataSettings:
     hold_out: bool = False
     val_share: float = 0.1
     limit: int | None = None
-    metric: str = "top1"
+    metric: str | None = None
     label_smoothing: float = 0.0
+    ignore_index: int = 255
     seed: int = 0

@@ -6,6 +6,7 @@ import dataclasses as dc
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from edakari.errors import DataError, UnknownName
 
-__all__ = ["EMBEDDED", "Arrays", "Files", "Labels", "Source", "embedded", "from_folder", "from_npz"]
+__all__ = ["EMBEDDED", "Arrays", "Files", "Labels", "Source", "embedded", "from_folder", "from_npz", "read_parts"]
 
 Labels = npt.NDArray[np.int64]
 EMBEDDED = {"fashion": "Fashion-MNIST: 10,000 training and 2,000 test images of 28x28 in grey, 10 classes"}
@@ -27,7 +28,7 @@ class Arrays:
 
     Args:
         images: uint8 [N, H, W, C].
-        labels: int64 [N].
+        labels: int64 [N]; of several classes an image, 0 and 1 [N, classes]; of pixels [N, H, W].
         classes: name of each class.
     """
 
@@ -140,13 +141,12 @@ def from_npz(paths: Sequence[str | Path], classes: Sequence[str] | None = None) 
     Raises:
         DataError: a file is missing, damaged, empty or of another form, its labels have no class, or all have one.
     """
-    parts = [_read_npz(Path(path)) for path in paths]
-    shapes = {images.shape[1:] for images, _, _ in parts}
     where = ", ".join(str(path) for path in paths)
-    if len(shapes) > 1:
-        raise DataError(f"{where}: the files' images differ in size: {sorted(shapes)}")
+    parts = read_parts(paths)
+    labels = np.concatenate(
+        [_classes_in(Path(path), len(part[0]), part[1]) for path, part in zip(paths, parts, strict=True)]
+    )
     images = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
-    labels = np.concatenate([part[1] for part in parts])
     names = tuple(classes or parts[0][2] or (str(number) for number in range(int(labels.max()) + 1)))
     if labels.min() < 0 or labels.max() >= len(names):
         raise DataError(
@@ -156,6 +156,22 @@ def from_npz(paths: Sequence[str | Path], classes: Sequence[str] | None = None) 
     if len(np.unique(labels)) < 2:
         raise DataError(f"{where}: all {len(labels)} labels are {labels[0]}; there is only one class to tell apart")
     return Arrays(images, labels, names)
+
+
+def read_parts(
+    paths: Sequence[str | Path],
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]]:
+    """What `from_npz` finds in each of some files, whose images are of one size.
+
+    Raises:
+        DataError: see `from_npz`, or the images differ in size.
+    """
+    parts = [_read_npz(Path(path)) for path in paths]
+    shapes = {images.shape[1:] for images, _, _ in parts}
+    if len(shapes) > 1:
+        where = ", ".join(str(path) for path in paths)
+        raise DataError(f"{where}: the files' images differ in size: {sorted(shapes)}")
+    return parts
 
 
 def embedded(name: str, split: str) -> Arrays:
@@ -169,7 +185,12 @@ def embedded(name: str, split: str) -> Arrays:
     return from_npz([FOLDER / f"{name}_{split}.npz"])
 
 
-def _read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], Labels, tuple[str, ...]]:
+def _read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]:
+    """Images, uint8 [N, H, W, C], labels as they are, and names of classes where there are some, of an .npz file.
+
+    Raises:
+        DataError: the file is missing, damaged or empty, or its images are of another form.
+    """
     if not path.is_file():
         raise DataError(f"data file {str(path)!r}: there is no such file")
     try:
@@ -187,11 +208,17 @@ def _read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], Labels, tuple[str, ...
         raise DataError(
             f"{path}: `images` must be uint8 [N, H, W, C] with C of 1 or 3, found {images.dtype} {list(images.shape)}"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{path}: `labels` must be integers [{len(images)}], one for each image, found {labels.dtype} "
-            f"{list(labels.shape)}"
-        )
     if not len(images):
         raise DataError(f"{path}: it has no images")
-    return images, labels.astype(np.int64), names
+    return images, labels, names
+
+
+def _classes_in(path: Path, images: int, labels: npt.NDArray[Any]) -> Labels:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (images,):
+        hint = {2: "; for several classes an image set data.task to multilabel"}.get(labels.ndim, "")
+        hint = "; for a label at every pixel set data.task to segmentation" if labels.ndim == 3 else hint
+        raise DataError(
+            f"{path}: `labels` must be integers [{images}], one for each image, found {labels.dtype} "
+            f"{list(labels.shape)}{hint}"
+        )
+    return labels.astype(np.int64)

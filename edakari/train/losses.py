@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -10,7 +11,15 @@ from torch.nn import functional
 
 from edakari.core.protocols import Batch, Objective, Task
 
-__all__ = ["distillation", "task_objective"]
+__all__ = ["ComparingTask", "distillation", "task_objective"]
+
+
+@runtime_checkable
+class ComparingTask(Protocol):
+    """A task whose outputs are not one distribution over classes for each image."""
+
+    def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
+        """How far outputs are from a teacher's, both softened, mean over images."""
 
 
 def task_objective(task: Task) -> Objective:
@@ -29,7 +38,7 @@ def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperatur
     square keeps the size of its gradient as T changes.
 
     Args:
-        task: gives the outputs, logits [N, classes], and the loss.
+        task: gives the outputs, logits [N, classes], and the loss; a `ComparingTask` says itself how outputs differ.
         teacher: the network to follow; it is put in evaluation mode and moves to where the student is.
         weight: share of the distillation; the task's terms have the rest.
         temperature: T.
@@ -45,9 +54,12 @@ def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperatur
         teacher.to(outputs.device).eval()
         with torch.no_grad():
             aims = task.outputs(teacher, batch)
-        student = functional.log_softmax(outputs.float() / temperature, dim=-1)
-        aim = functional.log_softmax(aims.float() / temperature, dim=-1)
-        divergence = functional.kl_div(student, aim, log_target=True, reduction="batchmean") * temperature**2
+        if isinstance(task, ComparingTask):
+            divergence = task.divergence(outputs, aims, temperature) * temperature**2
+        else:
+            student = functional.log_softmax(outputs.float() / temperature, dim=-1)
+            aim = functional.log_softmax(aims.float() / temperature, dim=-1)
+            divergence = functional.kl_div(student, aim, log_target=True, reduction="batchmean") * temperature**2
         terms = {name: (1.0 - weight) * term for name, term in task.loss(outputs, batch).items()}
         return {**terms, "distillation": weight * divergence}
 

@@ -1,0 +1,34 @@
+"""The task that a recipe asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from edakari.errors import DataError, UnknownName
+from edakari.tasks.classify import Classification, classification
+from edakari.tasks.segment import Segmentation, segmentation
+from edakari.tasks.settings import DataSettings
+from edakari.tasks.several import MultiLabel, multilabel
+
+__all__ = ["TASKS", "ImageTask", "task_from_settings"]
+
+ImageTask = Classification | MultiLabel | Segmentation
+TASKS: Mapping[str, Callable[[DataSettings], ImageTask]] = {
+    "classification": classification,
+    "multilabel": multilabel,
+    "segmentation": segmentation,
+}
+
+
+def task_from_settings(settings: DataSettings) -> ImageTask:
+    """The task that settings describe; reads arrays and label maps whole, and of other folders the names.
+
+    Raises:
+        DataError: the data is missing, empty, unreadable or of the wrong form.
+        UnknownName: the task, the metric or the embedded data set is not known.
+    """
+    if settings.task not in TASKS:
+        raise UnknownName("task", settings.task, TASKS)
+    if settings.task != "classification" and not settings.train and settings.source.startswith("embedded:"):
+        raise DataError(f"data.task {settings.task} needs data.source or data.train; {settings.source!r} has classes")
+    return TASKS[settings.task](settings)

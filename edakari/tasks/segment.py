@@ -1,0 +1,163 @@
+"""Images with a class at every pixel."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.protocols import Batch, Split
+from edakari.errors import DataError, UnknownName
+from edakari.tasks.loaders import Pixels
+from edakari.tasks.maps import MapBatches, read_maps
+from edakari.tasks.settings import DataSettings
+from edakari.tasks.sources import Arrays
+from edakari.tasks.splits import (
+    augmenting,
+    device_of,
+    divided,
+    evaluating,
+    images_for,
+    named_metric,
+    order_of,
+    pixels_of,
+)
+
+__all__ = ["Segmentation", "segmentation"]
+
+METRICS = ("miou", "pixel_accuracy")
+
+
+@dc.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Which class each pixel shows: cross-entropy, mean intersection over union, accuracy of pixels.
+
+    Args:
+        settings: see `DataSettings`.
+        splits: the images of each split, with labels [N, H, W].
+        pixels: how they become the network's input, without augmentation.
+        notes: what a reader of the figures should know about the data, in words.
+    """
+
+    settings: DataSettings
+    splits: Mapping[Split, Arrays]
+    pixels: Pixels
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the main figure; larger is better."""
+        return self.settings.metric or METRICS[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each class, in order of the labels."""
+        return self.splits["train"].classes
+
+    def example(self) -> torch.Tensor:
+        """float32 zeros [1, channels, size, size]."""
+        return torch.zeros(1, self.pixels.channels, self.pixels.size, self.pixels.size)
+
+    def batches(self, split: Split) -> MapBatches:
+        """Batches (images float32 [N, C, H, W], labels int64 [N, H, W]) of a split; of training both move alike.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        if split not in self.splits:
+            raise UnknownName("split", split, self.splits)
+        source = self.splits[split]
+        augment = self.settings.augment if split == "train" else "none"
+        order = order_of(self.settings, source, split)
+        return MapBatches(source, order, augmenting(self.pixels, self.settings, augment), self.settings.ignore_index)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits [N, classes, H, W] at the images' size, where the network is.
+
+        The network may give them smaller (they are brought to size bilinearly), and may give a mapping with them as
+        `out`, as torchvision's networks do; what else is in it is left alone.
+
+        Raises:
+            DataError: the network has another number of classes than the data, or gives no maps.
+        """
+        logits: Any = model(images_for(model, batch, self.settings))
+        if isinstance(logits, Mapping) and "out" in logits:
+            logits = logits["out"]
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 4 or logits.shape[1] != len(self.classes):
+            given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise DataError(
+                f"the network gives {given} for a batch, but the data has {len(self.classes)} classes at every pixel, "
+                f"which are logits [N, {len(self.classes)}, height, width]"
+            )
+        found: torch.Tensor = logits
+        size = tuple(batch[0].shape[-2:])
+        if tuple(found.shape[-2:]) != size:
+            found = functional.interpolate(found, size, mode="bilinear", align_corners=False)
+        return found
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """The term "cross_entropy", mean over the pixels that count; 0 where none does."""
+        each, counts = self._entropy(outputs, batch)
+        return {"cross_entropy": each.sum() / counts.sum().clamp(min=1)}
+
+    def _entropy(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of each pixel, 0 where it does not count, and where it does."""
+        labels = batch[1].to(outputs.device, non_blocking=True)
+        ignored = self.settings.ignore_index
+        each = functional.cross_entropy(outputs.float(), labels, ignore_index=ignored, reduction="none")
+        return each, labels != ignored
+
+    def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Divergence of classes from a teacher's, mean over all pixels."""
+        own = functional.log_softmax(outputs.float() / temperature, 1)
+        aim = functional.log_softmax(aims.float() / temperature, 1)
+        mean: torch.Tensor = functional.kl_div(own, aim, log_target=True, reduction="none").sum(1).mean()
+        return mean
+
+    def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
+        """Shares, and the cross-entropy of pixels, over all processes.
+
+        Returns:
+            "miou", mean over those classes that appear in labels or answers, counted over all images together;
+            "pixel_accuracy", and "loss".
+        """
+        # Here, for it takes a second or two to import.
+        from torchmetrics import MeanMetric, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+        device, classes, ignored = device_of(model), len(self.classes), self.settings.ignore_index
+        figures = MetricCollection(
+            {
+                "miou": MulticlassJaccardIndex(classes, ignore_index=ignored),
+                "pixel_accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignored),
+            }
+        ).to(device)
+        loss = MeanMetric().to(device)
+        with evaluating(model):
+            for batch in self.batches(split):
+                outputs = self.outputs(model, batch)
+                figures.update(outputs.argmax(1), batch[1].to(device))
+                each, counts = self._entropy(outputs, batch)
+                loss.update(each, counts.float())
+        found = {name: float(value) for name, value in figures.compute().items()}
+        return {**found, "loss": float(loss.compute())}
+
+
+def segmentation(settings: DataSettings) -> Segmentation:
+    """The task of a class at every pixel, from .npz files or folders; see `edakari.tasks.maps.read_maps`.
+
+    Raises:
+        DataError: the data is missing, empty, unreadable or of the wrong form.
+        UnknownName: the metric is not known.
+    """
+    named_metric(settings, METRICS)
+    if settings.augment == "timm":
+        raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')
+    train, val = read_maps(settings)
+    splits, notes = divided(settings, train, val)
+    arrays = {split: source for split, source in splits.items() if isinstance(source, Arrays)}
+    return Segmentation(settings, arrays, pixels_of(settings, splits["train"]), notes)

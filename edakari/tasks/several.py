@@ -1,0 +1,164 @@
+"""Images that show any number of classes each."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from edakari.core.protocols import Batch, Split
+from edakari.errors import DataError, UnknownName
+from edakari.tasks.loaders import ArrayBatches, Pixels
+from edakari.tasks.settings import DataSettings
+from edakari.tasks.sources import Arrays, Labels, read_parts
+from edakari.tasks.splits import (
+    augmenting,
+    device_of,
+    divided,
+    evaluating,
+    images_for,
+    named_metric,
+    order_of,
+    pixels_of,
+)
+
+__all__ = ["MultiLabel", "multilabel"]
+
+METRICS = ("map",)
+
+
+@dc.dataclass(frozen=True, eq=False)
+class MultiLabel:
+    """Which classes an image shows, each on its own: binary cross-entropy and mean average precision.
+
+    Args:
+        settings: see `DataSettings`.
+        splits: the images of each split, with labels of 0 and 1 [N, classes].
+        pixels: how they become the network's input, without augmentation.
+        notes: what a reader of the figures should know about the data, in words.
+    """
+
+    settings: DataSettings
+    splits: Mapping[Split, Arrays]
+    pixels: Pixels
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the main figure; larger is better."""
+        return self.settings.metric or METRICS[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each class, in order of the labels' columns."""
+        return self.splits["train"].classes
+
+    def example(self) -> torch.Tensor:
+        """float32 zeros [1, channels, size, size]."""
+        return torch.zeros(1, self.pixels.channels, self.pixels.size, self.pixels.size)
+
+    def batches(self, split: Split) -> ArrayBatches:
+        """Batches (images float32 [N, C, H, W], labels of 0 and 1, int64 [N, classes]) of a split.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        if split not in self.splits:
+            raise UnknownName("split", split, self.splits)
+        source = self.splits[split]
+        augment = self.settings.augment if split == "train" else "none"
+        order = order_of(self.settings, source, split)
+        return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment))
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits [N, classes], where the network is.
+
+        Raises:
+            DataError: the network has another number of outputs than there are classes.
+        """
+        logits: torch.Tensor = model(images_for(model, batch, self.settings))
+        if not isinstance(logits, torch.Tensor) or logits.shape[1:] != (len(self.classes),):
+            found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise DataError(
+                f"the network gives {found} for a batch, but the data has {len(self.classes)} classes; build it with "
+                f"num_classes={len(self.classes)}"
+            )
+        return logits
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """The term "binary_cross_entropy", mean over images and classes."""
+        labels = batch[1].to(outputs.device, non_blocking=True).float()
+        return {"binary_cross_entropy": functional.binary_cross_entropy_with_logits(outputs.float(), labels)}
+
+    def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Divergence from a teacher's, of each class being there or not: sum over classes, mean over images."""
+        own, aim = outputs.float() / temperature, aims.float() / temperature
+        there, gone = aim.sigmoid(), (-aim).sigmoid()
+        near = there * (functional.logsigmoid(aim) - functional.logsigmoid(own))
+        far = gone * (functional.logsigmoid(-aim) - functional.logsigmoid(-own))
+        return (near + far).sum(1).mean()
+
+    def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
+        """Mean average precision as a share, and the cross-entropy, over all processes.
+
+        Returns:
+            "map", mean over those classes that appear, and "loss".
+        """
+        # Here, for it takes a second or two to import.
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import MultilabelAveragePrecision
+
+        device = device_of(model)
+        precision = MultilabelAveragePrecision(len(self.classes), average="none").to(device)
+        loss = MeanMetric().to(device)
+        with evaluating(model):
+            for batch in self.batches(split):
+                logits, labels = self.outputs(model, batch).float(), batch[1].to(device)
+                # float64 still tells confident answers apart; torchmetrics would take logits for shares in some batches
+                precision.update(logits.double().sigmoid(), labels)
+                loss.update(functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none"))
+        return {"map": float(precision.compute().nanmean()), "loss": float(loss.compute())}
+
+
+def multilabel(settings: DataSettings) -> MultiLabel:
+    """The task of several classes for each image, from .npz files of `images` and `labels` [N, classes].
+
+    Raises:
+        DataError: the data is missing, empty, unreadable or of the wrong form.
+        UnknownName: the metric is not known.
+    """
+    named_metric(settings, METRICS)
+    if settings.augment == "timm":
+        raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')
+    train, val = settings.train or (settings.source,), settings.val
+    if not all(path.endswith(".npz") for path in (*train, val or "x.npz")):
+        raise DataError(f"data.task multilabel reads .npz files in data.train and data.val, found {[*train, val]}")
+    found = _read(train, None)
+    splits, notes = divided(settings, found, _read((val,), found) if val else None)
+    arrays = {split: source for split, source in splits.items() if isinstance(source, Arrays)}
+    return MultiLabel(settings, arrays, pixels_of(settings, splits["train"]), notes)
+
+
+def _read(paths: tuple[str, ...], like: Arrays | None) -> Arrays:
+    parts, where = read_parts(paths), ", ".join(str(Path(path)) for path in paths)
+    for images, labels, _ in parts:
+        if labels.ndim != 2 or len(labels) != len(images) or not np.isin(labels, (0, 1)).all():
+            raise DataError(
+                f"{where}: data.task is multilabel, and `labels` must be 0 or 1 [{len(images)}, classes], found "
+                f"{labels.dtype} {list(labels.shape)}"
+            )
+    widths = sorted({part[1].shape[1] for part in parts} | ({len(like.classes)} if like else set()))
+    if len(widths) > 1 or widths[0] < 2:
+        raise DataError(f"{where}: labels of {widths} classes; two or more are needed, the same in all files")
+    shown: Labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
+    if like is None and (shown == shown[:1]).all():
+        raise DataError(f"{where}: all {len(shown)} images show the same classes; there is nothing to tell apart")
+    names = like.classes if like else (parts[0][2] or tuple(str(number) for number in range(widths[0])))
+    if len(names) != widths[0]:
+        raise DataError(f"{where}: there are {len(names)} class_names for {widths[0]} classes")
+    return Arrays(np.concatenate([part[0] for part in parts]), shown, names)

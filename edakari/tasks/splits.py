@@ -1,0 +1,198 @@
+"""Training, search and validation data from what was read, the same way for every task on images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from edakari.core.protocols import Batch, Split
+from edakari.errors import DataError, UnknownName
+from edakari.tasks.loaders import Order, Pixels
+from edakari.tasks.settings import Augment, DataSettings
+from edakari.tasks.sources import Arrays, Labels, Source
+from edakari.tasks.transforms import JITTER
+
+__all__ = [
+    "augmenting",
+    "device_of",
+    "divided",
+    "evaluating",
+    "images_for",
+    "named_metric",
+    "order_of",
+    "pixels_of",
+]
+
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FASHION = ((0.2860,), (0.3530,))
+
+
+def named_metric(settings: DataSettings, known: Sequence[str]) -> str:
+    """The figure that counts, the first of those that a task knows where none is named.
+
+    Raises:
+        UnknownName: it is none of them.
+        DataError: a number in the settings is out of range.
+    """
+    _check(settings)
+    metric = settings.metric or known[0]
+    if metric not in known:
+        raise UnknownName("metric", metric, known)
+    return metric
+
+
+def divided(
+    settings: DataSettings, train: Source, val: Source | None, notes: tuple[str, ...] = ()
+) -> tuple[dict[Split, Source], tuple[str, ...]]:
+    """The data of each split, and what a reader of figures should know about them.
+
+    Args:
+        settings: say how much goes where.
+        train: what was read.
+        val: as read; None takes a part of the training data.
+        notes: so far.
+
+    Raises:
+        DataError: what is held out leaves a class without images.
+    """
+    if settings.limit is not None and settings.limit < len(train.labels):
+        train = train.take(_drawn(train.labels, settings.limit, settings.seed))
+        notes = (*notes, f"trained on {len(train.labels)} images only (data.limit)")
+    if val is None:
+        held = _drawn(train.labels, max(1, round(len(train.labels) * settings.val_share)), settings.seed)
+        val = train.take(held)
+        train = train.take(np.setdiff1d(np.arange(len(train.labels)), held))
+        notes = (*notes, f"validated on {len(val.labels)} images cut from the training data; there is no val split")
+    chosen = _drawn(train.labels, min(settings.search_size, len(train.labels)), settings.seed + 1)
+    search = train.take(chosen)
+    if settings.hold_out:
+        train = _without(train, chosen)
+        notes = (*notes, f"{len(chosen)} training images are held out (data.hold_out)")
+    return {"train": train, "search": search, "val": val}, notes
+
+
+def pixels_of(settings: DataSettings, train: Source) -> Pixels:
+    """How the bytes of images become the network's input.
+
+    Raises:
+        DataError: images are not square, or mean and deviation do not fit them.
+    """
+    channels = settings.channels or train.channels
+    if isinstance(train, Arrays):
+        height, width = train.images.shape[1:3]
+        if settings.image_size is None and height != width:
+            raise DataError(f"the images are {height}x{width}; name data.image_size to make them square")
+        size = settings.image_size or int(height)
+    else:
+        size = settings.image_size or 224
+    mean, std = settings.mean, settings.std
+    if mean is None or std is None:
+        own_mean, own_std = _statistics(settings, train)
+        mean, std = mean or own_mean, std or own_std
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise DataError(f"data.{name} has {len(values)} values, but the input has {channels} channels")
+    if min(std) <= 0:
+        raise DataError(f"data.std must be above 0, found {list(std)}; are all images the same?")
+    repeat = (channels // len(mean), channels // len(std))
+    return Pixels(size, channels, tuple(mean) * repeat[0], tuple(std) * repeat[1])
+
+
+def order_of(settings: DataSettings, source: Source, split: Split) -> Order:
+    """Which images make up the batches of a split."""
+    count, size = len(source.labels), settings.batch_size
+    return Order(count, size, settings.seed, shuffle=split == "train", shared=split == "search")
+
+
+def augmenting(pixels: Pixels, settings: DataSettings, augment: Augment) -> Pixels:
+    """The same with what is drawn in training."""
+    moves = augment != "none"
+    jitter = JITTER if augment == "jitter" else 0.0
+    return dc.replace(pixels, pad=settings.pad if moves else 0, flip=moves, jitter=jitter)
+
+
+def images_for(model: nn.Module, batch: Batch, settings: DataSettings) -> torch.Tensor:
+    """A batch's images where the network is, in the memory format that is asked for."""
+    form = MEMORY_FORMATS[settings.memory_format]
+    images: torch.Tensor = batch[0].to(device_of(model), non_blocking=True, memory_format=form)
+    return images
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode without gradients; its modes are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network is."""
+    first = next(model.parameters(), None)
+    return first.device if first is not None else torch.device("cpu")
+
+
+def _check(settings: DataSettings) -> None:
+    for name, value, least in (
+        ("batch_size", settings.batch_size, 1),
+        ("search_size", settings.search_size, 1),
+        ("workers", settings.workers, 0),
+        ("pad", settings.pad, 0),
+        ("image_size", settings.image_size or 1, 1),
+        ("limit", settings.limit if settings.limit is not None else 2, 2),
+    ):
+        if value < least:
+            raise DataError(f"data.{name} must be at least {least}, found {value}")
+    if not 0.0 < settings.val_share < 1.0:
+        raise DataError(f"data.val_share must lie between 0 and 1, found {settings.val_share}")
+    if settings.channels not in (None, 1, 3):
+        raise DataError(f"data.channels must be 1 or 3, found {settings.channels}")
+
+
+def _statistics(settings: DataSettings, train: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the channels."""
+    channels = settings.channels or train.channels
+    if settings.source == "embedded:fashion" and not settings.train:
+        return FASHION
+    if not isinstance(train, Arrays):
+        return IMAGENET if channels == 3 else ((0.449,), (0.226,))
+    # From a part: the third digit does not matter, the memory of a float copy does.
+    some = train.images[:: max(1, len(train.images) // 5000)].astype(np.float64) / 255.0
+    mean, std = some.mean((0, 1, 2)), some.std((0, 1, 2))
+    if len(mean) != channels:
+        return (float(mean.mean()),), (float(std.mean()),)
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def _without(train: Source, chosen: Labels) -> Source:
+    rest = train.take(np.setdiff1d(np.arange(len(train.labels)), chosen))
+    if train.labels.ndim == 1 and len(np.unique(rest.labels)) < len(np.unique(train.labels)):
+        raise DataError(
+            f"data.hold_out takes {len(chosen)} of {len(train.labels)} training images and leaves some class without "
+            "any; lower data.search_size"
+        )
+    return rest
+
+
+def _drawn(labels: Labels, count: int, seed: int) -> Labels:
+    """Sorted indices of so many images, drawn from each class in proportion to its size where images have one."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    if labels.ndim > 1:
+        return np.sort(order[:count])
+    shuffled = labels[order]
+    turn = np.empty(len(labels), np.float64)
+    for label in np.unique(labels):
+        size = int((labels == label).sum())
+        turn[shuffled == label] = (np.arange(size) + 0.5) / size
+    return np.sort(order[np.argsort(turn, kind="stable")[:count]])
