@@ -112,9 +112,10 @@ class SiteTaylor:
             if not x.requires_grad or any(x is other for other in seen):
                 return
             seen.append(x)
+            values = x.detach()  # a hook that held x itself would keep the whole pass alive
 
             def gated(gradient: torch.Tensor) -> None:
-                change = x.detach() * gradient
+                change = values * gradient
                 for site in sites:
                     along = change.movedim(site.dim, 0).flatten(1).sum(1)
                     self._add(row, site.places, along)
