@@ -37,6 +37,10 @@ __all__ = ["EnsembleKnowledgePruning", "balanced_parts", "chosen_teachers"]
 Numbers = npt.NDArray[np.int64]
 KNOWN_BY_HEART = 0.01
 """Loss on the search images below which their labels say next to nothing."""
+WITHOUT_NORMS = (
+    "statistics of the batch (statistics), taking them anew after the cut, and the norm of weights in front of them "
+    "(lengths) do not apply; the last weights keep their norm"
+)
 
 
 @register("ekg")
@@ -149,6 +153,12 @@ class EnsembleKnowledgePruning:
             return balanced_parts(task.labels("train"), first, last, batch, seed)
         if not task.held_out:
             raise DataError("method 'ekg': search_data=held_out needs data.hold_out: true, which keeps images apart")
+        missing = np.setdiff1d(task.labels("train"), task.labels("search"))
+        if len(missing):
+            raise DataError(
+                f"method 'ekg': {len(missing)} classes, such as {missing[0]}, have no image in the search set; raise "
+                "data.search_size to at least search_images times the number of classes"
+            )
         warmup, _ = balanced_parts(task.labels("train"), first, 0, batch, seed)
         _, found = balanced_parts(task.labels("search"), 0, last, batch, seed)
         return warmup, found
@@ -163,8 +173,8 @@ class EnsembleKnowledgePruning:
         left = [group.name for group in job.groups if group.name not in search.masks.offsets]
         if left:
             job.log(f"{len(left)} groups stay whole, since no mask can stand for a cut there, such as {left[0]}", {})
-        if self.statistics == "batch" and not has_norms(job.model):
-            job.log("no batch normalisation: statistics of the batch do not apply", {})
+        if not has_norms(job.model):
+            job.log(f"no batch normalisation: {WITHOUT_NORMS}", {})
         if search.start.loss < KNOWN_BY_HEART and self.search_data == "training":
             remark = "the network knows the search images by heart; augmented or held-out ones (search_data) say more"
             job.log(remark, {"loss": search.start.loss})

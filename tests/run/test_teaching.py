@@ -10,7 +10,7 @@ import torch
 
 import edakari.run.stages as stages_module
 from edakari.core.method import Job
-from edakari.errors import EdakariError, RecipeError, RunFolderError
+from edakari.errors import DataError, EdakariError, RecipeError, RunFolderError
 from edakari.methods.ensemble import EnsembleSearch
 from edakari.run import prune, read_recipe, recipe_from
 from edakari.run.context import Run
@@ -19,6 +19,14 @@ from edakari.run.teaching import networks_between
 
 EKG = {"name": "ekg", "warmup_images": 8, "search_images": 8}
 BANK = {"epochs": 2, "lr": 0.05, "views": 2, "teacher": "bank", "bank": {"teachers": 3}}
+PLAIN = """
+from torch import nn
+
+
+def plain():
+    layers = [nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+"""
 
 
 @pytest.fixture
@@ -123,6 +131,20 @@ def test_held_out_images_have_to_be_held_out(ekg, tmp_path):
     recipe = recipe_from({**ekg, "method": {**EKG, "search_data": "held_out"}})
     with pytest.raises(EdakariError, match="hold_out: true"):
         prune(recipe, tmp_path / "run")
+
+
+def test_a_search_set_smaller_than_the_classes_is_refused(ekg, tmp_path):
+    data = {**ekg["data"], "hold_out": True, "search_size": 2}
+    recipe = recipe_from({**ekg, "data": data, "method": {**EKG, "search_images": 1, "search_data": "held_out"}})
+    with pytest.raises(DataError, match="have no image in the search set; raise data.search_size"):
+        prune(recipe, tmp_path / "run")
+
+
+def test_the_report_says_what_does_not_apply_without_batch_normalisation(ekg, tmp_path):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    model = {"name": f"{tmp_path / 'plain.py'}:plain"}
+    prune(recipe_from({**ekg, "model": model, "finetune": None}), tmp_path / "run")
+    assert "no batch normalisation: statistics of the batch" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("network", [18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50))])
