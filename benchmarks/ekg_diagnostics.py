@@ -9,7 +9,12 @@ group is drawn near the found one, with the channels that scored best for the de
 search images before any training: minus label loss and distance to the search's knowledge (the reward), the label loss
 alone, and the condition number |smallest| / |largest| of the Hessian's eigenvalues. Then all are fine-tuned alike; the
 correlations are those with the loss on the validation images after that. `--search-data` instead compares searches on
-images as they are, augmented, and held out.
+images as they are, augmented, and held out; it says most with a dense network that knows its training images by heart
+and has not seen those that are held out:
+
+    edakari train recipes/fashion_cnn_ekg.yaml --output dense.safetensors --set model.weights=null \
+        --set data.hold_out=true --set data.augment=none --set train.epochs=15 --set train.lr=0.1
+    python benchmarks/ekg_diagnostics.py --search-data --set model.weights=dense.safetensors
 """
 
 from __future__ import annotations
@@ -160,6 +165,20 @@ def foretold(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"networks": rows, "correlations": correlations(rows)}
 
 
+def start_loss(job: Job, method: EnsembleKnowledgePruning) -> float:
+    """Label loss of the network before it is cut, on images like those of its search."""
+    split = "search" if method.search_data == "held_out" else "train"
+    labels = job.task.labels(split)
+    _, found = balanced_parts(labels, 0, method.search_images, method.search_batch, job.seed)
+    losses, counts = [], []
+    with torch.no_grad(), batch_statistics(job.model):
+        for batch in job.task.drawn(split, found, augmented=method.search_data == "augmented"):
+            terms = job.task.loss(job.task.outputs(job.model, batch), batch)
+            losses.append(float(sum(terms.values())))
+            counts.append(len(batch[1]))
+    return float(np.average(losses, weights=counts))
+
+
 def search_data(arguments: argparse.Namespace) -> dict[str, Any]:
     """Accuracy after fine-tuning when the search sees images as they are, augmented or held out, over seeds.
 
@@ -170,14 +189,23 @@ def search_data(arguments: argparse.Namespace) -> dict[str, Any]:
         for seed in range(arguments.seeds):
             recipe = read_recipe(arguments.recipe, [*arguments.settings, "data.hold_out=true", f"seed={seed}"])
             job = job_of(recipe)
-            outcome = dc.replace(recipe.method[1], search_data=kind).prune(job)
+            said: list[str] = []
+            job = dc.replace(job, log=lambda stage, figures, said=said: said.append(stage))
+            method = dc.replace(recipe.method[1], search_data=kind)
+            outcome = method.prune(job)
             before = job.task.evaluate(outcome.model)
             model = copy.deepcopy(outcome.model)
             schedule = Schedule(epochs=arguments.epochs, lr=arguments.lr)
             settings = FitSettings(device="cpu", seed=seed)
             fit(model, task_objective(job.task), job.task.batches("train"), schedule, settings=settings)
             after = job.task.evaluate(model)
-            row = {"before": before[job.task.metric], "after": after[job.task.metric], "loss_after": after["loss"]}
+            row = {
+                "start": start_loss(job, method),
+                "warned": any("by heart" in remark for remark in said),
+                "before": before[job.task.metric],
+                "after": after[job.task.metric],
+                "loss_after": after["loss"],
+            }
             found.setdefault(kind, []).append(row)
             print(kind, seed, row, flush=True)
     return found

@@ -1,4 +1,5 @@
-"""Writes the measured tables of README.md (between the marks of each, and nowhere else) and docs/coverage.md.
+"""Writes the measured tables of README.md and docs/ekg.md (between the marks of each, and nowhere else) and
+docs/coverage.md.
 
     python benchmarks/tables.py
 
@@ -16,6 +17,7 @@ from typing import Any
 
 import accuracy_page
 import coverage_page
+import ekg_page
 import latency_page
 
 from edakari.report.figures import rows
@@ -85,7 +87,13 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "core": core_section,
     "coverage": coverage_page.summary,
     "demo": demo_section,
+    "ekg_ablation": ekg_page.ablation,
     "latency": latency_page.calibration,
+}
+
+EKG_SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "ekg_diagnostics": ekg_page.foretelling,
+    "ekg_ranks": ekg_page.ranks,
 }
 
 
@@ -98,21 +106,26 @@ def replaced(text: str, name: str, section: str) -> str:
     return f"{head}{begin}\n{section}\n{end}{rest.partition(end)[2]}"
 
 
+def write(page: Path, sections: Mapping[Path, tuple[str, Callable[[Mapping[str, Any]], str]]]) -> None:
+    """Write the sections whose results are there into a page."""
+    for path, (name, section) in sections.items():
+        if path.is_file():
+            content = section(json.loads(path.read_text(encoding="utf-8")))
+            page.write_text(replaced(page.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     arguments = parser.parse_args()
-    text = arguments.readme.read_text(encoding="utf-8")
-    for name, section in SECTIONS.items():
-        path = arguments.results / f"{name}.json"
-        if path.is_file():
-            text = replaced(text, name, section(json.loads(path.read_text(encoding="utf-8"))))
-    arguments.readme.write_text(text, encoding="utf-8")
+    docs = arguments.readme.parent / "docs"
+    for page, sections in ((arguments.readme, SECTIONS), (docs / "ekg.md", EKG_SECTIONS)):
+        write(page, {arguments.results / f"{name}.json": (name, section) for name, section in sections.items()})
     coverage = arguments.results / "coverage.json"
     if coverage.is_file():
         text = coverage_page.page(json.loads(coverage.read_text(encoding="utf-8")))
-        (arguments.readme.parent / "docs" / "coverage.md").write_text(text, encoding="utf-8")
+        (docs / "coverage.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
