@@ -10,19 +10,26 @@ from typing import Any
 def accuracy(results: Mapping[str, Any]) -> str:
     """Top-1 accuracy of each method at each budget: mean and standard deviation over the seeds."""
     rows = list(results["arms"].values())
-    budgets = list(dict.fromkeys(row["budget"] for row in sorted(rows, key=lambda row: row["budget"], reverse=True)))
+    budgets = sorted({row["budget"] for row in rows}, key=lambda budget: ("latency" in budget, -_percent(budget)))
     lines = [f"| method | {' | '.join(budgets)} |", "|---" * (len(budgets) + 1) + "|"]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         cells = [_cell([row for row in rows if (row["arm"], row["budget"]) == (arm, budget)]) for budget in budgets]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
-    environment, seeds = results["environment"], len({row["seed"] for row in rows})
+    environment, settings = results["environment"], results["settings"]
+    seeds = len({row["seed"] for row in rows})
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     how = (
-        f"Dense network: {rows[0]['dense_top1']:.2%}. Mean ± standard deviation over the seeds ({seeds}), in "
-        f"brackets the shares of multiply-accumulates and of the latency that are left. {environment['date']}, "
+        f"Dense network: {rows[0]['dense_top1']:.2%}. Every arm: {settings['epochs']} epoch of "
+        f"{settings['limit'] or 'all'} images in batches of {settings['batch']}. Mean ± standard deviation over the "
+        f"seeds ({seeds}), in brackets the shares of multiply-accumulates and of the latency that are left. "
+        f"{environment['date']}, "
         f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
     )
     return "\n".join([*lines, "", how])
+
+
+def _percent(budget: str) -> float:
+    return float(budget.partition("<=")[2].rstrip("%"))
 
 
 def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -30,5 +37,6 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
         return "–"
     tops = [100 * row["top1"] for row in rows]
     spread = f" ± {statistics.stdev(tops):.2f}" if len(tops) > 1 else ""
-    shares = [statistics.mean(row[cost] for row in rows) for cost in ("macs", "latency")]
-    return f"{statistics.mean(tops):.2f} %{spread} ({shares[0]:.0%}, {shares[1]:.0%})"
+    known = [[row[cost] for row in rows if cost in row] for cost in ("macs", "latency")]
+    shares = ", ".join(f"{statistics.mean(values):.0%}" for values in known if values)
+    return f"{statistics.mean(tops):.2f} %{spread} ({shares})"
