@@ -2,6 +2,7 @@ r"""How often a network that sees only where it looks names the same class, befo
 
     python benchmarks/isp_explainer.py DATA --weights resnet20.safetensors \
         --output benchmarks/results/isp_explainer.json
+    python benchmarks/isp_explainer.py --runs runs/cifar10/isp_macs*50*_? --output ...    # of finished runs
 
 DATA is a folder with CIFAR-10 as `train.npz` and `test.npz`: `images`, uint8 [N, 32, 32, 3], and `labels`. One run of
 the recipe for each seed; a run that was killed goes on where it was. Masks are those of the true class, judged on the
@@ -26,6 +27,7 @@ import torch
 
 from edakari.report.saliency import shares
 from edakari.run import prune, read_recipe
+from edakari.run.folder import RunFolder
 from edakari.run.saliency import saliency_view
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "cifar10_resnet20_isp.yaml"
@@ -42,13 +44,28 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     folder = arguments.work / f"seed{seed}"
     start = time.perf_counter()
     result = prune(read_recipe(arguments.recipe, settings(arguments, seed)), folder)
-    entry: dict[str, Any] = {"seed": seed, "seconds": time.perf_counter() - start, "resumed": not result.fresh}
-    networks = {network["name"]: network for network in result.report["networks"]}
-    dense, last = networks["dense"], result.report["networks"][-1]
+    entry = {"seed": seed, "seconds": time.perf_counter() - start, "resumed": not result.fresh}
+    return {**entry, **judged(folder, arguments.images)}
+
+
+def finished(folder: Path, images: int) -> dict[str, Any]:
+    """A run that was made before, with the settings that it had."""
+    content = RunFolder(folder).recipe()
+    method = {key: value for key, value in content["method"].items() if key != "name"}
+    trained = {"limit": content["data"]["limit"], "epochs": content["finetune"]["epochs"]}
+    return {"seed": content["seed"], "method": method, **trained, **judged(folder, images)}
+
+
+def judged(folder: Path, images: int) -> dict[str, Any]:
+    """Figures of a finished run."""
+    report = json.loads((folder / "report.json").read_text())
+    networks = {network["name"]: network for network in report["networks"]}
+    dense, last = networks["dense"], report["networks"][-1]
+    entry: dict[str, Any] = {}
     entry["top1"] = {name: network["metrics"]["top1"] for name, network in networks.items()}
     entry["macs_share"] = last["costs"]["macs"] / dense["costs"]["macs"]
     for stage in ("pruned", "finished"):
-        entry[stage] = shares(saliency_view(folder, arguments.images, stage))
+        entry[stage] = shares(saliency_view(folder, images, stage))
     return entry
 
 
@@ -67,23 +84,26 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of train.npz and test.npz")
-    parser.add_argument("--weights", type=Path, required=True, help="of the dense network")
+    parser.add_argument("data", type=Path, nargs="?", help="folder of train.npz and test.npz")
+    parser.add_argument("--weights", type=Path, help="of the dense network")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of finished runs, in place of new ones")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=10000, help="test images that are looked at")
     parser.add_argument("--work", type=Path, default=Path("runs/isp_explainer"), help="where runs go on from")
     parser.add_argument("--set", action="append", default=[], help="key=value in the recipe; may be given again")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if not arguments.runs and not (arguments.data and arguments.weights):
+        parser.error("give DATA and --weights, or --runs")
     results: dict[str, Any] = {"environment": environment(), "runs": []}
-    for seed in arguments.seeds:
-        entry = run(arguments, seed)
+    for each in arguments.runs or arguments.seeds:
+        entry = finished(each, arguments.images) if arguments.runs else run(arguments, each)
         results["runs"].append(entry)
         before, after = entry["pruned"], entry["finished"]
         print(
-            f"seed {seed}: agreement {before['agreement_dense']:.1%} dense ({before['chance_dense']:.1%} by chance), "
-            f"{before['agreement_pruned']:.1%} pruned, {after['agreement_pruned']:.1%} fine-tuned; overlap "
+            f"seed {entry['seed']}: agreement {before['agreement_dense']:.1%} dense ({before['chance_dense']:.1%} by "
+            f"chance), {before['agreement_pruned']:.1%} pruned, {after['agreement_pruned']:.1%} fine-tuned; overlap "
             f"{before['overlap_median']:.1%}, {after['overlap_median']:.1%}; top-1 {entry['top1']}",
             flush=True,
         )

@@ -3,15 +3,20 @@
     python benchmarks/rfc_overhead.py --output benchmarks/results/rfc_overhead.json
     python benchmarks/rfc_overhead.py --images 256 --batch 32 --top 64      # a short run
 
+    python benchmarks/rfc_overhead.py --pairs 6      # a part of the 12,800 images
+
 Time: each batch is run plainly and with scoring, in turns, the first one changing; CPU time of one thread. What comes
-after the last batch, the histograms and scores, counts as scoring. Memory: the largest resident size of a process that
-runs the same batches plainly, and of one that scores, `--repeats` of each in turns.
+after the last batch, the histograms and scores, counts as scoring. With --pairs only so many batches are run, behind
+small images that fill the rankings: merging costs what it does in the long run. Histograms and scores are those of full
+rankings, and are added to the time that all images would take. Memory: the largest resident size of a process that runs
+the same batches plainly, and of one that scores, `--repeats` of each in turns, until the rankings are full.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import subprocess
@@ -29,15 +34,27 @@ from edakari.criteria import FeatureDiscrimination, Listening
 from edakari.criteria.responses import hear
 
 CLASSES = 1000
+SMALL = 32
+"""Side of the images that fill rankings."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def batches(arguments: argparse.Namespace) -> Iterator[Batch]:
-    for first in range(0, arguments.images, arguments.batch):
-        count = min(arguments.batch, arguments.images - first)
-        generator = torch.Generator().manual_seed(first)
-        images = torch.randn(count, 3, arguments.size, arguments.size, generator=generator)
-        yield images, torch.randint(0, CLASSES, (count,), generator=generator)
+    images = arguments.pairs * arguments.batch if arguments.pairs else arguments.images
+    return random_batches(images, arguments.batch, arguments.size)
+
+
+def filling(arguments: argparse.Namespace) -> Iterator[Batch]:
+    """Small images, so many that rankings are full; none where all images are run."""
+    return random_batches(arguments.top if arguments.pairs else 0, arguments.batch, SMALL, seed=1 << 20)
+
+
+def random_batches(images: int, batch: int, size: int, seed: int = 0) -> Iterator[Batch]:
+    for first in range(0, images, batch):
+        count = min(batch, images - first)
+        generator = torch.Generator().manual_seed(seed + first)
+        pixels = torch.randn(count, 3, size, size, generator=generator)
+        yield pixels, torch.randint(0, CLASSES, (count,), generator=generator)
 
 
 def criterion(arguments: argparse.Namespace) -> FeatureDiscrimination:
@@ -57,7 +74,7 @@ def timed(arguments: argparse.Namespace) -> dict[str, Any]:
     other = copy.deepcopy(model)
     graph = edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
     how = criterion(arguments)
-    every = -(-arguments.images // arguments.batch)
+    every = arguments.pairs or -(-arguments.images // arguments.batch)
     without: list[float] = []
     scoring: list[float] = []
     begun = 0.0
@@ -65,6 +82,7 @@ def timed(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def in_turns() -> Iterator[Batch]:
         nonlocal begun
+        yield from filling(arguments)
         for turn, batch in enumerate(batches(arguments)):
             # every other batch is run plainly behind its scoring, but the last, after which nothing is asked for
             first = turn % 2 == 0 or turn == every - 1
@@ -77,16 +95,21 @@ def timed(arguments: argparse.Namespace) -> dict[str, Any]:
                 without.append(plain(other, batch))
 
     heard = hear(model, graph, in_turns(), None, how.listening)
-    scoring.append(time.process_time() - begun)
+    if len(scoring) < every:  # behind the last of all images nothing is asked for
+        scoring.append(time.process_time() - begun)
     start = time.process_time()
     how.scores(model, graph, heard)
     last = time.process_time() - start
     ratios = sorted(each / alone for each, alone in zip(scoring, without, strict=True))
+    seen = arguments.pairs * arguments.batch if arguments.pairs else arguments.images
+    more = arguments.images / seen
     return {
         "filters": sum(graph[group].size for _, group in heard.strongest),
+        "images": seen,
         "plain_s": sum(without),
-        "scoring_s": sum(scoring) + last,
-        "ratio": (sum(scoring) + last) / sum(without),
+        "batches_s": sum(scoring),
+        "ratio_batches": sum(scoring) / sum(without),
+        "ratio": (more * sum(scoring) + last) / (more * sum(without)),
         "ratio_median": ratios[len(ratios) // 2],
         "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
         "scores_s": last,
@@ -99,10 +122,10 @@ def resident(arguments: argparse.Namespace) -> float:
     model = edakari.build(arguments.model)
     if arguments.child == "scoring":
         graph = edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
-        criterion(arguments).score(model, graph, batches(arguments), None)
+        criterion(arguments).score(model, graph, itertools.chain(filling(arguments), batches(arguments)), None)
     else:
         edakari.trace(model, torch.zeros(1, 3, arguments.size, arguments.size))
-        for batch in batches(arguments):
+        for batch in itertools.chain(filling(arguments), batches(arguments)):
             plain(model, batch)
     # what getrusage tells begins with the largest size of the process that started this one
     status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -112,14 +135,17 @@ def resident(arguments: argparse.Namespace) -> float:
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, list[float]] = {"plain": [], "scoring": []}
     # the ranking is full once `top` images have come; more of them take no more memory
-    images = min(arguments.images, max(2 * arguments.top, 4 * arguments.batch))
+    pairs = min(arguments.pairs, 1)
+    images = arguments.images if pairs else min(arguments.images, arguments.top + 2 * arguments.batch)
     for _ in range(arguments.repeats):
         for child in found:
-            command = [sys.executable, __file__, "--child", child, "--images", str(images), "--top", str(arguments.top)]
-            command += ["--batch", str(arguments.batch), "--size", str(arguments.size), "--model", arguments.model]
+            given = {"images": images, "pairs": pairs}
+            given |= {key: getattr(arguments, key) for key in ("top", "batch", "size", "model")}
+            command = [sys.executable, __file__, "--child", child]
+            command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
             found[child].append(float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
     extra = [scoring - alone for scoring, alone in zip(found["scoring"], found["plain"], strict=True)]
-    return {"images": images, "resident_mb": found, "above_mb": sorted(extra)[len(extra) // 2]}
+    return {"pairs": pairs, "resident_mb": found, "above_mb": sorted(extra)[len(extra) // 2]}
 
 
 def main() -> None:
@@ -129,6 +155,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--top", type=int, default=640)
+    parser.add_argument("--pairs", type=int, default=0, help="batches that are run; 0 is all")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each kind, for the memory")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--child", choices=("plain", "scoring"), help=argparse.SUPPRESS)
@@ -146,7 +173,7 @@ def main() -> None:
             "torch": torch.__version__,
             "threads": 1,
         },
-        "settings": {key: getattr(arguments, key) for key in ("model", "images", "batch", "size", "top")},
+        "settings": {key: getattr(arguments, key) for key in ("model", "images", "batch", "size", "top", "pairs")},
         "time": timed(arguments),
         "memory": memory(arguments),
     }
