@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--top", type=int, default=640)
     parser.add_argument("--pairs", type=int, default=0, help="batches that are run; 0 is all")
+    parser.add_argument("--only", choices=("time", "memory"), help="this part; the output keeps the other as it is")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each kind, for the memory")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--child", choices=("plain", "scoring"), help=argparse.SUPPRESS)
@@ -164,19 +165,20 @@ def main() -> None:
     if arguments.child:
         print(resident(arguments))
         return
-    result = {
-        "environment": {
-            "command": " ".join(["python", *sys.argv]),
-            "date": time.strftime("%Y-%m-%d"),
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "threads": 1,
-        },
-        "settings": {key: getattr(arguments, key) for key in ("model", "images", "batch", "size", "top", "pairs")},
-        "time": timed(arguments),
-        "memory": memory(arguments),
+    known = arguments.output and arguments.output.is_file()
+    result = json.loads(arguments.output.read_text()) if known and arguments.only else {}
+    environment = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": 1,
     }
+    settings = {key: getattr(arguments, key) for key in ("model", "images", "batch", "size", "top")}
+    for name, part in (("time", timed), ("memory", memory)):
+        if arguments.only in (None, name):
+            result[name] = {"environment": environment, "settings": settings, **part(arguments)}
     print(json.dumps(result, indent=2))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")

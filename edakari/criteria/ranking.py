@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -57,8 +58,10 @@ class Ranking:
 
     def __init__(self, filters: int, top: int, device: torch.device, placed: bool = False) -> None:
         self.filters, self.top = filters, top
-        self.keys = torch.full((filters, 0), EMPTY, dtype=torch.int64, device=device)
-        self.labels = torch.zeros((filters, 0), dtype=torch.int32, device=device) if placed else None
+        # one place for good: a new one at every merge would leave holes in the memory
+        self.width = 0
+        self.store = torch.empty((filters, top), dtype=torch.int64, device=device)
+        self.label_store = torch.empty((filters, top), dtype=torch.int32, device=device) if placed else None
         self.waiting = torch.zeros((filters, BLOCK), device=device)
         self.waiting_ids = torch.zeros(BLOCK, dtype=torch.int64, device=device)
         self.waiting_labels = torch.zeros((filters, BLOCK), dtype=torch.int32, device=device) if placed else None
@@ -97,26 +100,32 @@ class Ranking:
         if not bool(self.waiting[:, : self.count].isfinite().all()):
             raise ModelError("a filter's response is not finite; are there NaN or infinite weights or pixels?")
         turned = IDS - self.waiting_ids[: self.count]
-        new = [
-            (_ordered(rows[:, : self.count]) << 32) | turned
-            for rows in torch.split(self.waiting, ROWS)
-        ]  # fmt: skip
+        new = ((_ordered(rows[:, : self.count]) << 32) | turned for rows in torch.split(self.waiting, ROWS))
         labels = None if self.waiting_labels is None else self.waiting_labels[:, : self.count]
-        self._keep_best(new, labels)
+        self._keep_best(new, self.count, labels)
         self.count = 0
 
-    def _keep_best(self, new: list[torch.Tensor], labels: torch.Tensor | None) -> None:
-        """Merge keys, split by rows, and their labels into the ranking."""
-        width = min(self.top, self.keys.shape[1] + new[0].shape[1])
-        keys = torch.empty((self.filters, width), dtype=torch.int64, device=self.keys.device)
-        kept = None if self.labels is None else self.labels.new_empty((self.filters, width))
+    @property
+    def keys(self) -> torch.Tensor:
+        """What is kept, in no order, int64 [filters, width]."""
+        return self.store[:, : self.width]
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Labels of what is kept, int32 [filters, width]."""
+        return None if self.label_store is None else self.label_store[:, : self.width]
+
+    def _keep_best(self, new: Iterable[torch.Tensor], count: int, labels: torch.Tensor | None) -> None:
+        """Merge so many keys for each filter, split by rows, and their labels into the ranking."""
+        width = min(self.top, self.width + count)
         for place, rows in enumerate(new):
             own = slice(place * ROWS, place * ROWS + len(rows))
             best = torch.cat([self.keys[own], rows], 1).topk(width, dim=1, sorted=False)
-            keys[own] = best.values
-            if kept is not None and labels is not None and self.labels is not None:
-                kept[own] = torch.cat([self.labels[own], labels[own]], 1).gather(1, best.indices)
-        self.keys, self.labels = keys, kept
+            self.store[own, :width] = best.values
+            if self.label_store is not None and self.labels is not None and labels is not None:
+                both = torch.cat([self.labels[own], labels[own]], 1)
+                self.label_store[own, :width] = both.gather(1, best.indices)
+        self.width = width
 
     def gather(self) -> None:
         """Merge the rankings of all processes; every one of them has the same afterwards."""
@@ -130,16 +139,18 @@ class Ranking:
         most = int(max(widths))
         all_keys = _gathered(_padded(self.keys, most, EMPTY))
         all_labels = None if self.labels is None else _gathered(_padded(self.labels, most, 0))
-        self.keys = self.keys[:, :0]
-        self.labels = None if self.labels is None else self.labels[:, :0]
+        total, self.width = int(sum(int(width) for width in widths)), 0
         merged = torch.cat(all_keys, 1)
-        total = int(sum(int(width) for width in widths))
-        self._keep_best(list(torch.split(merged, ROWS)), None if all_labels is None else torch.cat(all_labels, 1))
+        self._keep_best(
+            torch.split(merged, ROWS), merged.shape[1], None if all_labels is None else torch.cat(all_labels, 1)
+        )
         # what was padded is smaller than any response, and is dropped where there are fewer than `top`
-        if total < self.keys.shape[1]:
+        if total < self.width:
             order = self.keys.argsort(1, descending=True)[:, :total]
-            self.keys = self.keys.gather(1, order)
-            self.labels = None if self.labels is None else self.labels.gather(1, order)
+            self.store[:, :total] = self.keys.gather(1, order)
+            if self.label_store is not None and self.labels is not None:
+                self.label_store[:, :total] = self.labels.gather(1, order)
+            self.width = total
 
     def strongest(self, top: int) -> Strongest:
         """What has been found, on the CPU; `gather` comes first.

@@ -118,7 +118,7 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         known = values[0] is not None and values[-1] is not None and len(values) > 1
         table.append(
             {
-                "name": title_of(name).capitalize(),
+                "name": title_of(name)[:1].upper() + title_of(name)[1:],
                 "texts": texts,
                 **(_metric_change(name, values[0], values[-1]) if known else NONE),
             }

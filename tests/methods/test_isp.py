@@ -370,6 +370,12 @@ def test_other_data_is_told(form: str, wanted: str) -> None:
         InterpretationSteeredPruning(**SHORT).prune(dc.replace(toy_job(toy_cnn()), task=Odd(form=form)))
 
 
+def test_a_network_without_feature_maps_cannot_be_explained() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 12), nn.ReLU(), nn.Linear(12, 4))
+    with pytest.raises(ModelError, match="no module that gives feature maps"):
+        InterpretationSteeredPruning(**SHORT).prune(toy_job(model))
+
+
 def test_unlabelled_images_are_explained_as_the_network_names_them() -> None:
     task = Odd(form="unlabelled")
     job, saliency, gated = parts(toy_cnn())
