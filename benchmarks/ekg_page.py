@@ -34,8 +34,9 @@ def ranks(results: Mapping[str, Any]) -> str:
     times = ", ".join(f"{world} process{'es' if world != '1' else ''}: {each:.1f} s" for world, each in medians.items())
     last = results["times_as_fast"][list(medians)[-1]]
     same = "the same trail and plan in all" if results["same"] else "not the same trail in all"
+    count = len(next(iter(results["seconds"].values())))
     return (
-        f"{times} (medians of {len(next(iter(results['seconds'].values())))}), {last:.2f} times as fast; {same}, "
+        f"{times} ({f'medians of {count}' if count > 1 else 'one run each'}), {last:.2f} times as fast; {same}, "
         f"{results['steps']} steps. {_how(results['environment'])}"
     )
 
