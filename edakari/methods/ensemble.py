@@ -30,7 +30,7 @@ from edakari.solve.otsu import otsu
 from edakari.train import batch_statistics, progress_bar
 from edakari.train.checkpoint import Checkpoint, read, write
 
-__all__ = ["EnsembleSearch", "Knowledge", "SearchSettings", "Stop", "distance"]
+__all__ = ["EnsembleSearch", "Knowledge", "SearchSettings", "Stop", "distance", "group_steps"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,14 @@ def distance(logits_NC: torch.Tensor, aims_NC: torch.Tensor) -> torch.Tensor:
     return -(aims_NC * functional.log_softmax(logits_NC, dim=1)).sum()
 
 
+def group_steps(masks: Masks, cut: float) -> dict[str, float]:
+    """Share of each group that one step removes: `cut` over the number of layers that write it, or one coordinate."""
+    layouts = masks.graph.layouts
+    writers = [names_in(layouts[write.weight][write.dim]) for write in masks.writes]
+    layers = {group.name: max(1, sum(group.name in names for names in writers)) for group in masks.groups}
+    return {group.name: max(1 / group.size, cut / layers[group.name]) for group in masks.groups}
+
+
 class EnsembleSearch:
     """The search: score, look at candidates, accept; run state.
 
@@ -105,10 +113,7 @@ class EnsembleSearch:
         self.reuse = Reuse(masks.model, settings.reuse_bytes)
         self.stops: list[Stop] = []
         self.looks = 0
-        writers = [names_in(job.graph.layouts[write.weight][write.dim]) for write in masks.writes]
-        layers = {group.name: max(1, sum(group.name in names for names in writers)) for group in masks.groups}
-        # each step removes at least one coordinate
-        self.descent = GreedyDescent({g.name: max(1 / g.size, settings.cut / layers[g.name]) for g in masks.groups})
+        self.descent = GreedyDescent(group_steps(masks, settings.cut))
         with self.working():
             logits_NC = self.outputs(torch.ones(masks.size, dtype=torch.bool))
         self.first = Knowledge(logits_NC.double())

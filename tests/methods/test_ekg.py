@@ -21,9 +21,10 @@ from edakari.cost import bind, dense
 from edakari.errors import DataError, EdakariError, InfeasibleBudget
 from edakari.graph import trace
 from edakari.methods.ekg import EnsembleKnowledgePruning, balanced_parts, chosen_teachers
-from edakari.methods.ensemble import EnsembleSearch, Knowledge, SearchSettings, distance
+from edakari.methods.ensemble import EnsembleSearch, Knowledge, SearchSettings, distance, group_steps
 from edakari.methods.masks import Masks
 from edakari.methods.sites import SiteTaylor
+from edakari.models import ModelSpec, build
 from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job
 from edakari.train import batch_statistics
@@ -164,6 +165,23 @@ def test_steps_are_divided_by_the_layers_that_write_a_group() -> None:
     search, _ = searched()
     assert search.descent.steps["stem.0"] == pytest.approx(0.1)
     assert search.descent.steps["first.0"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "coupled"),
+    [
+        ("edakari:resnet56", 30, {16: 0.0625, 32: 0.03125, 64: 0.02}),
+        ("timm:resnet50", 37, {256: 0.05, 512: 0.04, 1024: 0.2 / 7, 2048: 0.05}),
+    ],
+)
+def test_steps_of_the_networks_of_the_paper(name: str, count: int, coupled: dict[int, float]) -> None:
+    model = build(ModelSpec(name=name)).eval()
+    graph = trace(model, torch.zeros(1, 3, 32, 32))
+    steps = group_steps(Masks(model, graph, graph.groups, "hard"), 0.2)
+    assert len(steps) == count
+    sizes = {group.name: group.size for group in graph.groups}
+    assert sum(step < 0.2 for step in steps.values()) == len(coupled)
+    assert {sizes[name]: step for name, step in steps.items() if step < 0.2} == pytest.approx(coupled)
 
 
 def test_the_way_cuts_one_group_at_a_time_down_to_the_budget() -> None:
