@@ -20,6 +20,8 @@ ROWS = 512
 """Filters that are merged at a time; bounds the memory that merging takes beside the ranking itself."""
 
 IDS = 0xFFFFFFFF
+SHORT = 1 << 16
+"""Images whose numbers 16 bits can hold."""
 EMPTY = torch.iinfo(torch.int64).min
 
 
@@ -47,7 +49,8 @@ class Ranking:
 
     A response and the number of its image are one integer: the response's bits, in an order that integers have too,
     above the number's, turned round. So a larger response wins, and of equal ones the image that came first; merging is
-    exact, whatever the batches and the ranks. 8 bytes an entry, and no image is named twice.
+    exact, whatever the batches and the ranks. Kept apart they take 6 bytes an entry, 8 where there are more than 65,536
+    images. No image is named twice.
 
     Args:
         filters: how many.
@@ -60,7 +63,8 @@ class Ranking:
         self.filters, self.top = filters, top
         # one place for good: a new one at every merge would leave holes in the memory
         self.width = 0
-        self.store = torch.empty((filters, top), dtype=torch.int64, device=device)
+        self.values = torch.empty((filters, top), dtype=torch.int32, device=device)
+        self.ids = torch.empty((filters, top), dtype=torch.int16, device=device)
         self.label_store = torch.empty((filters, top), dtype=torch.int32, device=device) if placed else None
         self.waiting = torch.zeros((filters, BLOCK), device=device)
         self.waiting_ids = torch.zeros(BLOCK, dtype=torch.int64, device=device)
@@ -78,6 +82,8 @@ class Ranking:
             first: number of the first image; the others follow.
             labels_NF: of the places that they come from, [images, filters].
         """
+        if first + len(responses_NF) > SHORT:
+            self._widen()
         self.sums += responses_NF.sum(0, dtype=torch.float64)
         self.least = torch.minimum(self.least, responses_NF.amin(0))
         self.seen += len(responses_NF)
@@ -108,7 +114,24 @@ class Ranking:
     @property
     def keys(self) -> torch.Tensor:
         """What is kept, in no order, int64 [filters, width]."""
-        return self.store[:, : self.width]
+        return self._packed(slice(None))
+
+    def _packed(self, rows: slice) -> torch.Tensor:
+        ids = self.ids[rows, : self.width].long() + self._first()
+        return (self.values[rows, : self.width].long() << 32) | (IDS - ids)
+
+    def _put(self, rows: slice, keys: torch.Tensor) -> None:
+        kept = slice(keys.shape[1])
+        self.values[rows, kept] = (keys >> 32).int()
+        self.ids[rows, kept] = (IDS - (keys & IDS) - self._first()).to(self.ids.dtype)
+
+    def _first(self) -> int:
+        """The number that 0 stands for: 16 bits with a sign hold half of the numbers below 0."""
+        return SHORT // 2 if self.ids.dtype == torch.int16 else 0
+
+    def _widen(self) -> None:
+        if self.ids.dtype == torch.int16:
+            self.ids = self.ids.int() + SHORT // 2
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -120,8 +143,8 @@ class Ranking:
         width = min(self.top, self.width + count)
         for place, rows in enumerate(new):
             own = slice(place * ROWS, place * ROWS + len(rows))
-            best = torch.cat([self.keys[own], rows], 1).topk(width, dim=1, sorted=False)
-            self.store[own, :width] = best.values
+            best = torch.cat([self._packed(own), rows], 1).topk(width, dim=1, sorted=False)
+            self._put(own, best.values)
             if self.label_store is not None and self.labels is not None and labels is not None:
                 both = torch.cat([self.labels[own], labels[own]], 1)
                 self.label_store[own, :width] = both.gather(1, best.indices)
@@ -135,9 +158,12 @@ class Ranking:
         numbers = reduced(torch.cat([self.sums, self.sums.new_tensor([self.seen])]))
         self.least = reduced(self.least, dist.ReduceOp.MIN)
         self.sums, self.seen = numbers[:-1], int(numbers[-1])
-        widths = _gathered(self.keys.new_tensor([self.keys.shape[1]]))
+        if self.seen > SHORT:
+            self._widen()
+        own = self.keys
+        widths = _gathered(own.new_tensor([self.width]))
         most = int(max(widths))
-        all_keys = _gathered(_padded(self.keys, most, EMPTY))
+        all_keys = _gathered(_padded(own, most, EMPTY))
         all_labels = None if self.labels is None else _gathered(_padded(self.labels, most, 0))
         total, self.width = int(sum(int(width) for width in widths)), 0
         merged = torch.cat(all_keys, 1)
@@ -147,7 +173,7 @@ class Ranking:
         # what was padded is smaller than any response, and is dropped where there are fewer than `top`
         if total < self.width:
             order = self.keys.argsort(1, descending=True)[:, :total]
-            self.store[:, :total] = self.keys.gather(1, order)
+            self._put(slice(None), self.keys.gather(1, order))
             if self.label_store is not None and self.labels is not None:
                 self.label_store[:, :total] = self.labels.gather(1, order)
             self.width = total
@@ -158,7 +184,7 @@ class Ranking:
         Args:
             top: responses of each filter that are wanted, at most as many as are kept.
         """
-        best = self.keys.topk(min(top, self.keys.shape[1]), dim=1)
+        best = self.keys.topk(min(top, self.width), dim=1)
         responses = _response(best.values >> 32)
         labels = None if self.labels is None else self.labels.gather(1, best.indices).long().cpu()
         return Strongest(

@@ -56,11 +56,27 @@ def test_more_images_and_filters_than_are_merged_at_a_time() -> None:
     assert torch.equal(strongest.labels, labels_NF.T.gather(1, ids))
 
 
-def test_an_entry_takes_eight_bytes() -> None:
+def test_an_entry_takes_six_bytes_and_eight_where_there_are_many_images() -> None:
     found = Ranking(1000, 640, torch.device("cpu"))
-    found.add(torch.rand(700, 1000), 0)
+    for first in range(0, 1300, 100):
+        found.add(torch.rand(100, 1000), first)
+    assert found.keys.shape == (1000, 640)
+    assert found.values.nbytes + found.ids.nbytes == 1000 * 640 * 6
+    found.add(torch.rand(100, 1000), ranking.SHORT)
+    assert found.values.nbytes + found.ids.nbytes == 1000 * 640 * 8
+
+
+def test_numbers_of_more_images_than_16_bits_hold() -> None:
+    count, step = 2 * ranking.SHORT + 300, 1000
+    responses_NF = torch.rand(count, 2, generator=torch.Generator().manual_seed(0)).mul(500).round()
+    found = Ranking(2, 900, torch.device("cpu"))
+    for first in range(0, count, step):
+        found.add(responses_NF[first : first + step], first)
     found.gather()
-    assert found.keys.numel() * found.keys.element_size() == 1000 * 640 * 8
+    values, ids = expected(responses_NF, 900)
+    assert torch.equal(found.strongest(900).responses, values)
+    assert torch.equal(found.strongest(900).ids, ids)
+    assert int(ids.max()) > ranking.SHORT
 
 
 def test_what_is_not_finite_is_an_error() -> None:
