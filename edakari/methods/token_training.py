@@ -218,8 +218,8 @@ def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batc
         score = torch.cat([decision.score[torch.isfinite(decision.score)].flatten() for decision in found])
         images = sum(len(decision.kept) for decision in found)
         wanted = min(selection.settings.count * images, len(score))
-        ranked = torch.sigmoid(score.sort(descending=True).values)
-        threshold = ranked[wanted - 1] if wanted else torch.ones_like(ranked[0]) * 2
+        ranked = score.sort(descending=True).values
+        threshold = ranked[wanted - 1] if wanted else ranked[0] + 1
         selection.get_buffer("threshold").copy_(threshold)
         counts = torch.cat([_decision(runner, outputs, batch, place).kept.sum(1) for batch in batches])
         caps[block] = -(-int(torch.quantile(counts.float(), 0.95)) // 8) * 8

@@ -45,8 +45,8 @@ class Selection(nn.Module):
     def __init__(self, selector: nn.Module, settings: SelectionSettings) -> None:
         super().__init__()
         self.selector, self.settings = selector, settings
-        # of a kept token's probability, where the number of tokens is each image's own
-        self.register_buffer("threshold", torch.tensor(0.5))
+        # of a kept token's logit, where the number of tokens is each image's own; probabilities saturate
+        self.register_buffer("threshold", torch.tensor(0.0))
 
     def forward(self, x_BMC: torch.Tensor, state: TokenState) -> torch.Tensor:
         """Tokens that the block gets, in the form that the pass's strategy has."""
@@ -110,7 +110,7 @@ class Selection(nn.Module):
         if state.rule == "sample":
             return sampled(score_BN, state.temperature) * alive_BN, None
         if state.rule == "threshold" and state.strategy != "topk":
-            kept = (torch.sigmoid(score_BN) >= self.get_buffer("threshold")).to(alive_BN.dtype) * alive_BN
+            kept = (score_BN >= self.get_buffer("threshold")).to(alive_BN.dtype) * alive_BN
             return self._capped(kept, masked, state), None
         best = masked.topk(min(self.settings.count, masked.shape[1]), dim=1)
         index_BK = best.indices.sort(dim=1).values

@@ -42,8 +42,8 @@ def spread(model: nn.Module, x: torch.Tensor) -> nn.Module:
     runner = Adaptive(model, "mask", "threshold").eval()
     for place, selection in enumerate(selections(model).values()):
         logits(runner, x)
-        score = torch.sigmoid(runner.decisions[place].score)
-        selection.get_buffer("threshold").copy_(score[score > 0].median() * 0.9999999)
+        score = runner.decisions[place].score
+        selection.get_buffer("threshold").copy_(score[score.isfinite()].median() - 1e-7)
     return model
 
 
@@ -58,7 +58,7 @@ def by_hand(model: Any, image: torch.Tensor, mode: str) -> tuple[torch.Tensor, l
             x = torch.cat([patches, packs])[None]
             seen = Candidates(x, torch.ones(1, x.shape[1]).double(), len(patches), torch.zeros(1, 0), 1, None)
             verdict = selector(seen)
-            keep = torch.sigmoid(verdict.score[0]) >= chosen[f"blocks.{place}"].get_buffer("threshold")
+            keep = verdict.score[0] >= chosen[f"blocks.{place}"].get_buffer("threshold")
             gone, q = patches[~keep], verdict.weight[0][~keep]
             patches = patches[keep]
             counts.append(int(keep.sum()))
@@ -122,7 +122,7 @@ def test_batch_invariance(strategy: str) -> None:
 def test_keep_all_is_the_dense_network(strategy: str) -> None:
     model, x = attached(counts=(36, 36)), images()
     for selection in selections(model).values():
-        selection.get_buffer("threshold").zero_()
+        selection.get_buffer("threshold").fill_(-torch.inf)
     found = logits(Adaptive(model, strategy, "threshold", edges=(36,)).eval(), x)
     removed = logits(model, x)
     dense = logits(detach(model), x)
@@ -135,7 +135,7 @@ def test_prune_all_leaves_class_token_and_package() -> None:
     model, seen = attached(), []
     model.blocks[5].attn.register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
     for selection in selections(model).values():
-        selection.get_buffer("threshold").fill_(2.0)
+        selection.get_buffer("threshold").fill_(torch.inf)
     found = logits(Adaptive(model, "padded", "threshold").eval(), images())
     assert seen == [2]
     assert bool(found.isfinite().all())
