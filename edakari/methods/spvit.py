@@ -40,6 +40,8 @@ class SoftTokenPruning:
         package: what becomes of pruned tokens: "merge" keeps one package of all, "add" and "append" are the authors'
             recipes with one and with several, "none" drops them.
         package_norm: "mean", or "sum" as in the authors' recipe with several.
+        proportional: attention reads a package like as many tokens as it stands for.
+        start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, "random" the authors'.
         merge: of the heads' verdicts, "geo" as in the authors' code or "arith" as in the paper.
         head_branch: weigh heads by their importance.
         share_head_mlp: one set of selector weights for all heads.
@@ -71,8 +73,12 @@ class SoftTokenPruning:
     schedule: Literal["geometric", "progressive"] = "geometric"
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
-    package: PackageMode = "merge"
+    # differs: the authors' one package with a mean, or three with sums; what is behind many is kept better by several
+    package: PackageMode = "append"
     package_norm: PackageNorm = "mean"
+    # differs: the authors' packages count as one token, so that what was pruned is heard far less than before
+    proportional: bool = True
+    start: Literal["unlike", "random"] = "unlike"
     merge: Literal["geo", "arith"] = "geo"
     head_branch: bool = True
     share_head_mlp: bool = True
@@ -87,7 +93,8 @@ class SoftTokenPruning:
     logit_weight: float = 0.5
     token_weight: float = 0.5
     dual_rate: float = 0.05
-    joint_rule: Literal["sample", "count"] = "sample"
+    # differs: the authors draw; until scores are far from 0 what is drawn differs from what is kept afterwards
+    joint_rule: Literal["sample", "count"] = "count"
     batches: int = 16
     grid: float = 0.1
     accuracy_drop: float = 0.01
@@ -108,6 +115,8 @@ class SoftTokenPruning:
             settings={
                 "package": self.package,
                 "package_norm": self.package_norm,
+                "proportional": self.proportional,
+                "start": self.start,
                 "merge": self.merge,
                 "head_branch": self.head_branch,
                 "share_head_mlp": self.share_head_mlp,

@@ -17,7 +17,8 @@ DYNAMIC = {"NonZero", "Loop", "If", "Compress", "Unique", "SequenceAt"}
 
 
 def pruned(selector: str) -> torch.nn.Module:
-    edits = tuple(KeepTokens(f"blocks.{place}", count, selector) for place, count in ((1, 20), (2, 11)))
+    settings = (("package", "append"), ("proportional", True)) if selector == "spvit" else ()
+    edits = tuple(KeepTokens(f"blocks.{place}", count, selector, settings) for place, count in ((1, 20), (2, 11)))
     model = tiny(depth=3).float()
     graph = edakari.trace(model, images(1).float())
     return edakari.apply(plan(*edits, fingerprint=graph.fingerprint), model)

@@ -137,6 +137,7 @@ def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int) -> n
         count=edit.count,
         package=_chosen(mode, PACKAGES, edit),
         package_norm=_chosen(norm, NORMS, edit),
+        proportional=_chosen(options.pop("proportional", False), (False, True), edit),
     )
     if edit.selector == MERGER:
         if place == 0:

@@ -101,7 +101,7 @@ class TokenAttention(TorchFunctionMode):
         lengths = self.state.lengths
         assert lengths is not None
         parts = {name: torch.split(named[name], lengths, dim=-2) for name in ("query", "key", "value")}
-        alive = self.state.alive
+        alive, size = self.state.alive, self.state.size
         found: list[torch.Tensor | None] = [None] * len(lengths)
         for length in sorted(set(lengths)):
             same = [place for place, each in enumerate(lengths) if each == length]
@@ -110,6 +110,10 @@ class TokenAttention(TorchFunctionMode):
             if alive is not None:
                 row = torch.split(alive, lengths, dim=-1)
                 mask = key_bias(torch.cat([row[place] for place in same]), 0.0).to(stacked["query"].dtype)
+            if size is not None:
+                row = torch.split(size, lengths, dim=-1)
+                large = torch.log(torch.cat([row[place] for place in same]))[:, None, None].to(stacked["query"].dtype)
+                mask = large if mask is None else mask + large
             if named["attn_mask"] is not None:
                 own = torch.cat([_square(named["attn_mask"], place, lengths) for place in same])
                 mask = own if mask is None else own + mask

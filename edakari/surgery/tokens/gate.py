@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["GATE", "TokenGate"]
 
 GATE = "token_gate"
 """Name under which a block holds its gate."""
+MASK = "attn_mask"
+"""What timm's blocks call that which they add to the logits of attention."""
 
 
 class TokenGate(nn.Module):
@@ -53,6 +56,7 @@ class TokenGate(nn.Module):
             raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
         self.step, self.chain = step, chain
         self.dense, self.first, self.last, self.watches = dense, first, last, watches
+        self.takes_mask = MASK in inspect.signature(type(block).forward).parameters
         vars(self)["block"] = block  # not a child: the block holds the gate
         block.add_module(GATE, self)
         vars(block)["forward"] = self.run
@@ -73,7 +77,11 @@ class TokenGate(nn.Module):
         block = vars(self)["block"]
         forward = type(block).forward
         if not self.watches and state.strategy == "topk":
-            return forward(block, *args, **kwargs)
+            if state.size is None:
+                return forward(block, *args, **kwargs)
+            if self.takes_mask and len(args) == 1 and kwargs.get(MASK) is None:  # what compilers can follow
+                bias = torch.log(state.size)[:, None, None, :].to(args[0].dtype)
+                return forward(block, *args, **{**kwargs, MASK: bias})
         state.inside = True
         try:
             with TokenAttention(state, self.dense):
@@ -118,6 +126,8 @@ def _spread(out: Any, state: TokenState) -> Any:
     assert state.place is not None
     state.alive = side_by_side(state.alive, lengths, packages)
     state.place = side_by_side(state.place, lengths, packages, -1)
+    if state.size is not None:
+        state.size = side_by_side(state.size, lengths, packages, 1.0)
     state.lengths = None
     if isinstance(out, tuple):
         return (side_by_side(out[0], lengths, packages), *out[1:])

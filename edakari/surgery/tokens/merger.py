@@ -37,12 +37,12 @@ class Merger(nn.Module):
             raise PlanError(f"tokens are merged to a fixed number; there is no strategy {state.strategy!r} for that")
         if state.attended is None:
             raise PlanError(f"the merging at {settings.block!r} has seen no attention in the block before it")
-        prefix, batch = settings.prefix, x_BMC.shape[0]
+        prefix, batch, state.merged = settings.prefix, x_BMC.shape[0], True
         place_BM = state.place
         if place_BM is None:
             state.prefix = prefix
             place_BM = torch.arange(x_BMC.shape[1], device=x_BMC.device).expand(batch, -1)
-        size_BM = torch.ones_like(x_BMC[..., 0]) if state.size is None else state.size
+        size_BM = torch.ones_like(x_BMC[..., 0]) if state.size is None else state.size.expand(batch, -1)
         alive_BM = torch.ones_like(size_BM) if state.alive is None else state.alive
         left_BN = self._left(alive_BM, state)
         metric_BND = pick(state.attended[1].mean(1), left_BN)

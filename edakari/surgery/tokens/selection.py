@@ -28,6 +28,7 @@ class SelectionSettings:
         count: patches that go on.
         package: what becomes of the pruned.
         package_norm: see `edakari.surgery.tokens.package`.
+        proportional: the package is read like as many tokens as it stands for (proportional attention, from ToMe).
     """
 
     block: str
@@ -37,6 +38,7 @@ class SelectionSettings:
     count: int
     package: PackageMode = "merge"
     package_norm: PackageNorm = "mean"
+    proportional: bool = False
 
 
 class Selection(nn.Module):
@@ -69,11 +71,15 @@ class Selection(nn.Module):
         )
         verdict: Verdict = self.selector(seen)
         kept_BN, index_BK = self._decided(verdict.score, alive_BN, state)
-        weight_BN = verdict.weight * (alive_BN - kept_BN)
-        packs_BPC, weight_B = self._packed(x_BMC, weight_BN, state)
+        gone_BN = alive_BN - kept_BN
+        packs_BPC, weight_B = self._packed(x_BMC, verdict.weight * gone_BN, state)
+        size_BP = self._sizes(x_BMC, gone_BN.detach(), state)
         if state.record:
             self._record(kept_BN, verdict, packs_BPC, seen, alive_BN, state)
-        return self._removed(x_BMC, kept_BN, index_BK, packs_BPC, weight_B, alive_BM, state)
+        x_BMC, index_BK = self._removed(x_BMC, kept_BN, index_BK, packs_BPC, weight_B, alive_BM, state)
+        if size_BP is not None:
+            self._resized(x_BMC, index_BK, size_BP, state)
+        return self._in_row(x_BMC, kept_BN, state) if state.strategy in ("packed", "bucketed") else x_BMC
 
     def _check(self, patches: int, state: TokenState) -> None:
         expected = self.settings.patches if state.strategy == "mask" else self.settings.entering
@@ -92,6 +98,8 @@ class Selection(nn.Module):
             assert state.place is not None
             state.alive = side_by_side(state.alive, lengths, packages)
             state.place = side_by_side(state.place, lengths, packages, -1)
+            if state.size is not None:
+                state.size = side_by_side(state.size, lengths, packages, 1.0)
             if state.attended is not None:
                 q, k = (side_by_side(each, lengths, packages, dim=2) for each in state.attended)
                 state.attended = (q, k)
@@ -153,7 +161,8 @@ class Selection(nn.Module):
         weight_B: torch.Tensor | None,
         alive_BM: torch.Tensor,
         state: TokenState,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens that go on, in one tensor, and the places of their patches; None where all stay in it."""
         prefix, end = self.settings.prefix, x_BMC.shape[1] - state.packages
         place_BM = state.place
         assert place_BM is not None
@@ -176,7 +185,38 @@ class Selection(nn.Module):
                 there = there[:, there.shape[1] - packs_BPC.shape[1] :]
             state.alive = torch.cat([alive_BM[:, :prefix], alive_BN, there], 1)
         state.packages, state.weight = packs_BPC.shape[1], weight_B
-        return self._in_row(x_BMC, kept_BN, state) if state.strategy in ("packed", "bucketed") else x_BMC
+        return x_BMC, index_BK
+
+    def _sizes(self, x_BMC: torch.Tensor, gone_BN: torch.Tensor, state: TokenState) -> torch.Tensor | None:
+        """Patches that each package behind this selector stands for, [B or 1, P]; None where nobody asks."""
+        settings, prefix, old = self.settings, self.settings.prefix, state.packages
+        if state.size is None and not settings.proportional:
+            return None
+        end = x_BMC.shape[1] - old
+        rows = 1 if state.strategy == "topk" and not state.merged else x_BMC.shape[0]
+        before_BP = x_BMC.new_ones(rows, old) if state.size is None else state.size[:, end:]
+        if settings.package == "none":
+            return before_BP
+        if state.strategy == "topk" and not state.merged:  # the same in every image: a constant of the graph
+            now_B1 = x_BMC.new_full((1, 1), float(end - prefix - settings.count))
+        else:
+            now_B1 = (gone_BN if state.size is None else gone_BN * state.size[:, prefix:end]).sum(1, keepdim=True)
+        if settings.package == "append":
+            return torch.cat([before_BP, now_B1], 1)
+        return now_B1 + before_BP[:, -1:] if old else now_B1
+
+    def _resized(
+        self, x_BMC: torch.Tensor, index_BK: torch.Tensor | None, size_BP: torch.Tensor, state: TokenState
+    ) -> None:
+        """Note what each token now stands for; packages that stand for nothing are not there."""
+        prefix, patches = self.settings.prefix, x_BMC.shape[1] - self.settings.prefix - state.packages
+        size = state.size
+        if size is None or (state.strategy == "topk" and not state.merged):
+            size_BM = x_BMC.new_ones(size_BP.shape[0], prefix + patches)
+        else:
+            size_BN = size[:, prefix : prefix + patches] if index_BK is None else size[:, prefix:].gather(1, index_BK)
+            size_BM = torch.cat([size[:, :prefix], size_BN], 1)
+        state.size = torch.cat([size_BM, size_BP.clamp_min(1.0)], 1)
 
     def _order(self, kept_BN: torch.Tensor, state: TokenState) -> torch.Tensor | None:
         """Kept patches first, in their order, as many as the fullest image has; None where all stay in the tensor."""
@@ -199,10 +239,12 @@ class Selection(nn.Module):
                 assert state.place is not None
                 state.alive = _widened(state.alive, missing, packages, 0.0)
                 state.place = _widened(state.place, missing, packages, -1)
+                state.size = None if state.size is None else _widened(state.size, missing, packages, 1.0)
         assert state.alive is not None
         assert state.place is not None
         state.alive = in_one_row(state.alive, counts, prefix, packages)
         state.place = in_one_row(state.place, counts, prefix, packages)
+        state.size = None if state.size is None else in_one_row(state.size, counts, prefix, packages)
         state.lengths = [prefix + count + packages for count in counts]
         return in_one_row(x_BMC, counts, prefix, packages)
 

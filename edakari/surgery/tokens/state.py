@@ -51,7 +51,8 @@ class TokenState:
         prefix: tokens at the front that are never pruned.
         packages: tokens at the end that stand for pruned ones.
         weight: total weight that the last package stands for, [B].
-        size: patches that each token stands for, where tokens were merged, [B, N].
+        size: patches that each token stands for, where that counts in attention, [B or 1, N].
+        merged: whether patches were merged, so that sizes are each image's own.
         lengths: tokens of each image, where they lie behind each other in one row.
         edges: most tokens of an image under "bucketed", rising.
         attended: query and key of the last attention, [batch, heads, tokens, channels].
@@ -71,6 +72,7 @@ class TokenState:
     packages: int = 0
     weight: torch.Tensor | None = None
     size: torch.Tensor | None = None
+    merged: bool = False
     lengths: list[int] | None = None
     edges: tuple[int, ...] = ()
     attended: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -16,14 +16,21 @@ from edakari.surgery.tokens import Adaptive, attach, detach, package, restore, s
 from edakari.surgery.tokens.selectors import Candidates
 from tests.surgery.tokens.networks import FAMILIES, enlivened, images, logits, plan, tiny
 
+Settings = tuple[tuple[str, bool | int | float | str], ...]
 MODES = ["merge", "add", "append", "none"]
 STRATEGIES = ["mask", "padded", "packed", "bucketed"]
 EDGES = (8, 16, 24, 36)
 
 
-def attached(mode: str = "merge", selector: str = "spvit", counts: tuple[int, int] = (20, 11), **options: Any) -> Any:
+def attached(
+    mode: str = "merge",
+    selector: str = "spvit",
+    counts: tuple[int, int] = (20, 11),
+    settings: Settings = (),
+    **options: Any,
+) -> Any:
     model = tiny(**options)
-    settings = (("package", mode),)
+    settings = (("package", mode), *settings)
     edits = [
         KeepTokens(block, count, selector, settings)
         for block, count in zip(("blocks.2", "blocks.4"), counts, strict=True)
@@ -47,12 +54,16 @@ def spread(model: nn.Module, x: torch.Tensor) -> nn.Module:
     return model
 
 
-def by_hand(model: Any, image: torch.Tensor, mode: str) -> tuple[torch.Tensor, list[int]]:
-    """One image, tokens taken out in plain Python: patches, then packages, in lists."""
+def by_hand(model: Any, image: torch.Tensor, mode: str, proportional: bool) -> tuple[torch.Tensor, list[int]]:
+    """One image, tokens taken out in plain Python: patches, then packages, in lists.
+
+    A package that counts as many tokens is there so many times.
+    """
     chosen = selections(model)
     detached = {name: selection.selector for name, selection in chosen.items()}
     tokens = model._pos_embed(model.patch_embed(image[None]))[0]
     head, patches, packs, weight, counts = tokens[:1], tokens[1:], tokens[:0], 0.0, []
+    times: list[int] = []
     for place, block in enumerate(model.blocks):
         if (selector := detached.get(f"blocks.{place}")) is not None:
             x = torch.cat([patches, packs])[None]
@@ -64,6 +75,7 @@ def by_hand(model: Any, image: torch.Tensor, mode: str) -> tuple[torch.Tensor, l
             counts.append(int(keep.sum()))
             if mode != "none" and len(gone):
                 mean = (q[:, None] * gone).sum(0) / q.sum()
+                times = [*times, len(gone)] if mode == "append" else [sum(times) + len(gone)]
                 if mode == "append":
                     packs = torch.cat([packs, mean[None]])
                 elif mode == "add":
@@ -72,16 +84,21 @@ def by_hand(model: Any, image: torch.Tensor, mode: str) -> tuple[torch.Tensor, l
                     old = packs[0] * weight if len(packs) else 0.0
                     weight = weight + float(q.sum())
                     packs = ((mean * q.sum() + old) / weight)[None]
-        x = type(block).forward(block, torch.cat([head, patches, packs])[None])[0]
-        head, patches, packs = x[:1], x[1 : len(x) - len(packs)], x[len(x) - len(packs) :]
+        copies = torch.tensor(times if proportional and len(packs) else [1] * len(packs), dtype=torch.long)
+        x = torch.cat([head, patches, packs.repeat_interleave(copies, 0)])
+        x = type(block).forward(block, x[None])[0]
+        firsts = 1 + len(patches) + copies.cumsum(0) - copies
+        head, patches, packs = x[:1], x[1 : 1 + len(patches)], x[firsts]
     return model.forward_head(model.norm(torch.cat([head, patches, packs])[None]))[0], counts
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_masked_equals_removed_by_hand(mode: str) -> None:
-    model, x = spread(attached(mode), images(6)), images(6)
+@pytest.mark.parametrize("start", ["random", "unlike"])
+@pytest.mark.parametrize(("mode", "proportional"), [*((mode, False) for mode in MODES), ("merge", True), ("append", True)])
+def test_masked_equals_removed_by_hand(mode: str, proportional: bool, start: str) -> None:
+    settings = (("proportional", proportional), ("start", start))
+    model, x = spread(attached(mode, settings=settings), images(6)), images(6)
     with torch.no_grad():
-        wanted, counts = zip(*(by_hand(model, image, mode) for image in x), strict=True)
+        wanted, counts = zip(*(by_hand(model, image, mode, proportional) for image in x), strict=True)
     assert len({tuple(count) for count in counts}) > 2
     for strategy in STRATEGIES:
         runner = Adaptive(model, strategy, "threshold", edges=EDGES).eval()
@@ -90,12 +107,21 @@ def test_masked_equals_removed_by_hand(mode: str) -> None:
         torch.testing.assert_close(found, torch.stack(wanted), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("proportional", [False, True])
 @pytest.mark.parametrize("selector", ["spvit", "evit", "dynamicvit", "random", "tome"])
-def test_a_fixed_number_removed_equals_masked(selector: str) -> None:
-    model, x = attached("none" if selector == "tome" else "merge", selector), images()
+def test_a_fixed_number_removed_equals_masked(selector: str, proportional: bool) -> None:
+    settings = (("proportional", proportional),) if selector != "tome" else ()
+    model, x = attached("none" if selector == "tome" else "merge", selector, settings=settings), images()
     removed = logits(model, x)
     torch.testing.assert_close(logits(Adaptive(model).eval(), x), removed, atol=1e-12, rtol=0)
     assert not torch.allclose(removed, logits(detach(model), x), atol=1e-3)
+
+
+def test_packages_after_merging_stand_for_all_that_was_merged() -> None:
+    edits = [KeepTokens("blocks.2", 20, "tome"), KeepTokens("blocks.4", 11, "spvit", (("package", "merge"),))]
+    model, x = attach(tiny(), edits, images(1)), images()
+    removed = logits(model, x)
+    torch.testing.assert_close(logits(Adaptive(model).eval(), x), removed, atol=1e-12, rtol=0)
 
 
 def test_epsilon_of_training_leaks_little() -> None:
@@ -172,7 +198,9 @@ def test_families(name: str) -> None:
     assert (layout.prefix, layout.grid, len(layout.blocks)) == (prefix, (4, 4), 4)
     dense, state = logits(model, x), {key: value.clone() for key, value in model.state_dict().items()}
     for selector in ("spvit", "evit", "tome"):
-        edits = [KeepTokens(layout.names[place], count, selector) for place, count in ((1, 9), (3, 6))]
+        # only packages can count as several tokens; they stay one for merged and for EViT's
+        settings: Settings = (("proportional", True),) if selector == "spvit" else ()
+        edits = [KeepTokens(layout.names[place], count, selector, settings) for place, count in ((1, 9), (3, 6))]
         removed = logits(attach(model, edits, x[:1]), x)
         masked = logits(Adaptive(model).eval(), x)
         torch.testing.assert_close(masked, removed, atol=1e-12, rtol=0)

@@ -11,9 +11,12 @@ from torch.nn import functional
 from edakari.errors import PlanError
 from edakari.surgery.tokens.selectors.base import Candidates, Site, Verdict, selector
 
-__all__ = ["MultiHeadSelector", "merged"]
+__all__ = ["MultiHeadSelector", "merged", "unlikeness"]
 
 Merge = Literal["geo", "arith"]
+Start = Literal["unlike", "random"]
+UNLIKE = 4.0
+"""What unlikeness counts at first; it is learned."""
 
 
 @selector("spvit")
@@ -29,6 +32,8 @@ class MultiHeadSelector(nn.Module):
         features: of the local and the global part together: "code" is channels of a head, half each; "paper" uses the
             same half for both.
         bias: of the last layer towards keeping.
+        start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, so that what is packed is
+            much alike and its mean says most of it; "random" is the authors'.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class MultiHeadSelector(nn.Module):
         merge: Merge = "geo",
         features: Literal["code", "paper"] = "code",
         bias: float = 0.0,
+        start: Start = "unlike",
     ) -> None:
         super().__init__()
         if site.width % site.heads:
@@ -65,6 +71,10 @@ class MultiHeadSelector(nn.Module):
                 # before scores depend on tokens
                 nn.init.trunc_normal_(module.weight, std=module.weight.shape[-1] ** -0.5)
                 nn.init.zeros_(module.bias)
+        # differs: the authors' selectors begin with random scores, which need long trainings to become better than chance
+        self.unlike = nn.Parameter(torch.tensor(UNLIKE)) if start == "unlike" else None
+        if start == "unlike":
+            nn.init.trunc_normal_(self.last.weight, std=0.02)
         with torch.no_grad():
             self.last.bias[..., 0] += bias / 2
             self.last.bias[..., 1] -= bias / 2
@@ -73,7 +83,10 @@ class MultiHeadSelector(nn.Module):
         """See `Selector`."""
         logits_BNH2, importance_BNH = self.judged(seen.x, seen.alive)
         score, weight = merged(logits_BNH2, importance_BNH, self.merge)
-        return Verdict(score[:, : seen.patches], weight[:, : seen.patches])
+        score = score[:, : seen.patches]
+        if self.unlike is not None:
+            score = score + self.unlike * unlikeness(seen.x[:, : seen.patches], seen.alive[:, : seen.patches])
+        return Verdict(score, weight[:, : seen.patches])
 
     def judged(self, x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Each head's logits to keep and to prune, [B, N, H, 2], and how much it counts, [B, N, H]."""
@@ -116,6 +129,22 @@ def merged(
     if merge == "geo":
         return (share * odds_BNH).sum(-1), weight_BN
     return torch.logit(weight_BN, eps=torch.finfo(weight_BN.dtype).tiny), weight_BN
+
+
+def unlikeness(x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> torch.Tensor:
+    """How much less like the mean of all tokens each is than tokens are on average, by the cosine, [B, N].
+
+    Args:
+        x_BNC: tokens.
+        alive_BN: 1 where a token is there.
+    """
+    x_BNC = x_BNC.to(torch.promote_types(x_BNC.dtype, torch.float32))
+    unit_BNC = functional.normalize(x_BNC, dim=-1)
+    share_BN = alive_BN.to(x_BNC.dtype)
+    share_BN = share_BN / share_BN.sum(1, keepdim=True).clamp_min(1.0)
+    mean_BC = functional.normalize((share_BN[..., None] * unit_BNC).sum(1), dim=-1)
+    alike_BN = (unit_BNC * mean_BC[:, None]).sum(-1)
+    return (share_BN * alike_BN).sum(1, keepdim=True) - alike_BN
 
 
 class _HeadLinear(nn.Module):
