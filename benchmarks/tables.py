@@ -19,6 +19,7 @@ import accuracy_page
 import coverage_page
 import ekg_page
 import latency_page
+import tokens_page
 
 from edakari.report.figures import rows
 
@@ -89,6 +90,8 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "demo": demo_section,
     "ekg_ablation": ekg_page.ablation,
     "latency": latency_page.calibration,
+    "tokens": tokens_page.speed,
+    "tokens_accuracy": tokens_page.accuracy,
 }
 
 EKG_SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

@@ -13,13 +13,13 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from core import processor
 from torch import nn
 
 import edakari
@@ -28,8 +28,9 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.cost.measure import RunSettings, measure
 from edakari.cost.runtimes import runtime_named
-from edakari.methods.token_counts import geometric, quarters
-from edakari.surgery.tokens import token_layout
+from edakari.methods.spvit import SoftTokenPruning
+from edakari.methods.token_baselines import AttentionTokens
+from edakari.surgery.tokens import token_sites
 
 RATIOS = (0.7, 0.5)
 MERGED = 13
@@ -37,18 +38,14 @@ MERGED = 13
 
 def arms(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[KeepTokens, ...]]:
     """Edits of each arm."""
-    layout = token_layout(model, example)
-    places = quarters(len(layout.blocks))
+    sites = token_sites(model, example)
+    designs = {"spvit": SoftTokenPruning().design(sites), "evit": AttentionTokens().design(sites)}
     found = {}
     for ratio in RATIOS:
-        counts = geometric(1 - ratio, layout.patches, len(places))
-        for selector in ("spvit", "evit"):
-            found[f"{selector}, ratio {ratio}"] = tuple(
-                KeepTokens(layout.names[place], count, selector, (("package", "merge"),))
-                for place, count in zip(places, counts, strict=True)
-            )
+        for name, design in designs.items():
+            found[f"{name}, ratio {ratio}"] = design.edits(sites, design.counts(1 - ratio, sites))
     found[f"tome, r={MERGED}"] = tuple(
-        KeepTokens(name, layout.patches - MERGED * place, "tome") for place, name in enumerate(layout.names) if place
+        KeepTokens(name, sites.patches[0] - MERGED * place, "tome") for place, name in enumerate(sites.names) if place
     )
     return found
 
@@ -100,7 +97,7 @@ def main() -> None:
         "environment": {
             "command": " ".join(["python", *sys.argv]),
             "date": time.strftime("%Y-%m-%d"),
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "load_before": os.getloadavg(),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "onnxruntime")},

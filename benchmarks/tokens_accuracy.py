@@ -1,181 +1,208 @@
 """Accuracy of token pruning at equal measured latency, before and after equal fine-tuning.
 
-    python benchmarks/tokens_accuracy.py --output benchmarks/results/tokens_accuracy.json
-    python benchmarks/tokens_accuracy.py --data train_a.npz train_b.npz --val test.npz --image-size 32 --work work …
+    python benchmarks/tokens_accuracy.py plan --output benchmarks/results/tokens_accuracy.json   # a quiet machine
+    python benchmarks/tokens_accuracy.py train --output benchmarks/results/tokens_accuracy.json
+    python benchmarks/tokens_accuracy.py time --output benchmarks/results/tokens_accuracy.json   # a quiet machine
 
-Without --data it runs on the embedded ViT and the embedded Fashion-MNIST; with it on a ViT of patches of 4 x 4 that is
-trained first, once for each seed. Arms: SPViT, DynamicViT-like, EViT, ToMe, random; each at 70 % and 50 % of the dense
-network's latency in ONNX Runtime (batch 1, one thread, met by measurement). Training-free figures are of the network
-cut at once (for SPViT and DynamicViT two epochs train the selectors alone, the network stays as it is);
-fine-tuned ones of equally many epochs for every arm. Each arm is a run folder of its own under --work: a killed
-benchmark goes on.
+The embedded ViT on the embedded Fashion-MNIST: SPViT, DynamicViT-like, EViT, ToMe and random dropping, each at 70 % and
+50 % of the dense network's latency in ONNX Runtime (batch 1, one thread). `plan` finds the numbers of tokens, by
+measurement. `train` judges the networks cut at once ("free"; DynamicViT's predictors are trained alone before, for they
+know nothing otherwise) and after as many epochs on the same images for every arm ("tuned"), all with the dense network
+as the teacher. Validation images are looked at once for each row, and nothing was chosen by them. `time` measures all
+networks again, in turns. Every step goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses as dc
+import importlib.metadata
 import json
-import os
-import statistics
+import platform
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from core import processor
+from torch import nn
+
+import edakari
+from edakari.core.budget import Budget
 from edakari.core.files import write_json
-from edakari.run import prune, recipe_from
-from edakari.run.pipeline import train_dense
+from edakari.core.method import Job, registered
+from edakari.core.plan import Plan
+from edakari.core.protocols import Schedule
+from edakari.cost import dense
+from edakari.cost.measure import RunSettings
+from edakari.cost.runtimes import runtime_named
+from edakari.models import build
+from edakari.run.bench import Bench
+from edakari.run.token_call import planned_within
+from edakari.surgery import apply
+from edakari.surgery.tokens import token_sites
+from edakari.tasks import DataSettings, task_from_settings
+from edakari.tasks.classify import Classification
+from edakari.train import FitSettings, distillation, fit, fitter
 
-ARMS: dict[str, dict[str, Any]] = {
-    "spvit": {"name": "spvit"},
-    "dynamicvit": {"name": "dynamicvit"},
-    "evit": {"name": "evit"},
-    "tome": {"name": "tome"},
-    "random": {"name": "random_tokens"},
+ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "SPViT": ("spvit", {"blocks": (1, 2, 3, 4), "selector_epochs": 0}),
+    "DynamicViT-like": ("dynamicvit", {"selector_epochs": 1}),
+    "EViT": ("evit", {}),
+    "ToMe": ("tome", {}),
+    "random": ("random_tokens", {}),
 }
-LEARNED = ("spvit", "dynamicvit")
-VIT = """
-from timm.models.vision_transformer import VisionTransformer
+LEARNED = ("SPViT", "DynamicViT-like")
+CHANCE = ("DynamicViT-like", "random")
+"""Arms whose networks depend on the seed even without training."""
+SETTINGS = ("epochs", "lr", "limit")
+"""What a result depends on beside the code."""
 
 
-def vit(num_classes: int = 10):
-    return VisionTransformer(
-        img_size=32, patch_size=4, num_classes=num_classes, embed_dim=192, depth=9, num_heads=3, mlp_ratio=2
-    )
-"""
+def method(arm: str, **more: Any) -> Any:
+    """The pruning method of an arm."""
+    name, settings = ARMS[arm]
+    return registered()[name](**{**settings, **more})
 
 
-def recipe(arm: str, share: float, seed: int, tuned: bool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The recipe of one arm: selectors of the learned ones are trained inside of the method, all others afterwards."""
-    epochs = arguments.epochs if tuned else 0
-    method = dict(ARMS[arm])
-    finetune: dict[str, Any] | None = None
-    if arguments.blocks and arm != "tome":
-        method["blocks"] = arguments.blocks
+def planned(arm: str, share: float, model: nn.Module, bench: Bench) -> dict[str, Any]:
+    """Numbers of tokens at which an arm takes this share of the dense time."""
+    design = method(arm).design(token_sites(model, bench.example))
+    plan = planned_within(model, Budget.parse(f"latency<={share:.0%}"), design, bench, lambda text: None)
+    return {"blocks": [edit.block for edit in plan.tokens()], "counts": [edit.count for edit in plan.tokens()]}
+
+
+def job(model: nn.Module, task: Classification, seed: int) -> Job:
+    """What a method gets; the numbers of tokens are fixed, so the budget allows all."""
+    graph = edakari.trace(model, task.example())
+    budget = Budget.parse("macs<=100%").absolute(dense(graph))
+    settings = FitSettings(seed=seed)
+    return Job(copy.deepcopy(model), graph, (), task, budget, fitter(task, settings), seed=seed)
+
+
+def pruned(arm: str, counts: list[int], tuned: bool, given: Job, arguments: argparse.Namespace) -> nn.Module:
+    """The network of an arm, trained for as many epochs as all others."""
+    patches = token_sites(given.model, given.task.example()).patches[0]
+    more: dict[str, Any] = {"keep": tuple(count / patches for count in counts)}
+    left = arguments.epochs if tuned else 0
     if arm in LEARNED:
-        head = min(1, epochs)
-        method |= {"selector_epochs": head if tuned else 2, "joint_epochs": epochs - head}
-        method |= {"selector_lr": arguments.selector_lr, "joint_lr": arguments.lr}
-    elif epochs:
-        finetune = {
-            "epochs": epochs,
-            "lr": arguments.lr,
-            "optimizer": "adamw",
-            "weight_decay": 0.05,
-            "distill": {"weight": 0.5, "temperature": 1.0},
-        }
-    return {
-        "model": model(arguments, seed),
-        "data": data(arguments),
-        "method": method,
-        "budget": f"latency<={share:.0%}",
-        "latency": {"repeats": arguments.repeats, "spread": arguments.spread},
-        "finetune": finetune,
-        "seed": seed,
-        "device": arguments.device,
-    }
+        # SPViT's masks are dear: one epoch with them, the rest with tokens removed
+        alone = method(arm).selector_epochs
+        joint = min(left, 1) if arm == "SPViT" else max(0, left - alone)
+        more |= {"joint_epochs": joint, "joint_lr": arguments.lr, "selector_lr": arguments.selector_lr}
+        left -= min(left, joint + (alone if tuned else 0))
+    teacher = copy.deepcopy(given.model)
+    model = method(arm, **more).prune(given).model
+    if left:
+        schedule = Schedule(epochs=left, lr=arguments.lr, optimizer="adamw", weight_decay=0.05)
+        objective = distillation(given.task, teacher, 0.5, 1.0)
+        fit(model, objective, given.task.batches("train"), schedule, settings=FitSettings(seed=given.seed))
+    return model
 
 
-def model(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    if not arguments.data:
-        return {"name": "edakari:fashion_vit", "weights": "pretrained"}
-    return {"name": f"{arguments.work / 'vit.py'}:vit", "weights": str(arguments.work / f"dense-{seed}.safetensors")}
-
-
-def data(arguments: argparse.Namespace) -> dict[str, Any]:
-    if not arguments.data:
-        return {"source": "embedded:fashion"}
-    return {"train": list(map(str, arguments.data)), "val": str(arguments.val), "batch_size": 128}
-
-
-def trained(seed: int, arguments: argparse.Namespace) -> None:
-    """The dense network of a seed, unless it is there."""
-    path = arguments.work / f"dense-{seed}.safetensors"
-    if not arguments.data or path.exists():
-        return
-    (arguments.work / "vit.py").write_text(VIT)
-    content = {
-        "model": {"name": f"{arguments.work / 'vit.py'}:vit"},
-        "data": data(arguments),
-        "method": "tome",
-        "budget": "macs<=100%",
-        "train": {"epochs": arguments.dense_epochs, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.05},
-        "seed": seed,
-        "device": arguments.device,
-    }
-    train_dense(recipe_from(content), path)
-
-
-def ran(arm: str, share: float, seed: int, tuned: bool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Figures of one run, from its folder where it is finished."""
-    name = f"{arm}-{share:g}-{seed}-{'tuned' if tuned else 'free'}"
+def ran(arm: str, share: float, seed: int, tuned: bool, results: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row."""
+    task = task_from_settings(DataSettings(limit=arguments.limit, seed=seed, pad=2))
+    torch.manual_seed(seed)
     start = time.perf_counter()
-    report = prune(recipe_from(recipe(arm, share, seed, tuned, arguments)), arguments.work / name).report
-    dense, last = report["networks"][0], report["networks"][-1]
-    timed = report["latency"]
+    given = job(build("edakari:fashion_vit", weights="pretrained"), task, seed)
+    model = pruned(arm, results["plans"][f"{arm} {share:g}"]["counts"], tuned, given, arguments)
     return {
-        "accuracy": last["metrics"][report["metric"]],
-        "dense_accuracy": dense["metrics"][report["metric"]],
-        "latency_share": timed["measured"]["median_ms"] / timed["dense"]["median_ms"],
-        "macs_share": last["costs"]["macs"] / dense["costs"]["macs"],
+        "arm": arm,
+        "share": share,
+        "seed": seed,
+        "tuned": tuned,
+        "top1": task.evaluate(model)["top1"],
+        "macs": dense(edakari.trace(model, task.example()))["macs"] / given.budget.terms[0].limit,
         "seconds": time.perf_counter() - start,
     }
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> list[str]:
-    groups: dict[str, list[float]] = {}
-    for name, row in rows.items():
-        arm, share, _, kind = name.rsplit("-", 3)
-        groups.setdefault(f"{kind} {share} {arm}", []).append(row["accuracy"])
-    return [
-        f"{name}: {statistics.mean(values):.4f} over {len(values)} seeds" for name, values in sorted(groups.items())
-    ]
+def train(results: Any, arguments: argparse.Namespace) -> None:
+    """All rows that are missing, seed by seed."""
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    if results.setdefault("settings", settings) != settings:
+        raise SystemExit(f"{arguments.output} was made with {results['settings']}, not with {settings}")
+    if "dense_top1" not in results:
+        model = build("edakari:fashion_vit", weights="pretrained")
+        results["dense_top1"] = task_from_settings(DataSettings()).evaluate(model)["top1"]
+    rows = results.setdefault("rows", {})
+    for seed in arguments.seeds:
+        for tuned in (False, True):
+            for share in arguments.shares:
+                for arm in arguments.arms:
+                    name = f"{arm} {share:g} {seed} {'tuned' if tuned else 'free'}"
+                    if name in rows or (not tuned and seed and arm not in CHANCE):
+                        continue
+                    rows[name] = ran(arm, share, seed, tuned, results, arguments)
+                    print(f"{name}: {rows[name]['top1']:.4f}, {rows[name]['seconds']:.0f} s", flush=True)
+                    write_json(arguments.output, results)
+
+
+def plan(results: Any, model: nn.Module, bench: Bench, arguments: argparse.Namespace) -> None:
+    """Numbers of tokens that are missing."""
+    for share in arguments.shares:
+        for arm in arguments.arms:
+            if f"{arm} {share:g}" not in results["plans"]:
+                results["plans"][f"{arm} {share:g}"] = found = planned(arm, share, model, bench)
+                print(arm, share, found["counts"], flush=True)
+                write_json(arguments.output, results)
+
+
+def timed(results: Any, model: nn.Module, bench: Bench) -> None:
+    """All networks and the dense one in turns; their times do not depend on their weights."""
+    graph, sites, networks = edakari.trace(model, bench.example), token_sites(model, bench.example), {}
+    for name, found in results["plans"].items():
+        design = method(name.rpartition(" ")[0]).design(sites)
+        design = dc.replace(design, blocks=tuple(map(sites.names.index, found["blocks"])))
+        edits = design.edits(sites, tuple(found["counts"]))
+        networks[name] = apply(Plan(edits, graph.fingerprint, graph.inputs), model).eval()
+    timings = bench.timed({"dense": model, **networks})
+    results["dense"] = dc.asdict(timings["dense"])
+    for name in networks:
+        timing = timings[name]
+        results["plans"][name] |= {"latency": timing.ratio, "median_ms": timing.median_ms, "spread": timing.spread}
+        print(f"{name}: {timing.ratio:.1%} of {timings['dense'].median_ms:.3g} ms")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="npz files of the training images")
-    parser.add_argument("--val", type=Path, help="npz file of the validation images")
-    parser.add_argument("--work", type=Path, default=Path("runs/tokens_accuracy"))
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("step", choices=("plan", "train", "time"))
+    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--kinds", nargs="+", default=["free", "tuned"], choices=["free", "tuned"])
-    parser.add_argument("--blocks", type=int, nargs="*", default=[], help="of the selectors; empty: after each quarter")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--dense-epochs", type=int, default=60)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=None, help="of the training images; all of them otherwise")
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--selector-lr", type=float, default=5e-3)
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--spread", type=float, default=0.15, help="largest accepted, as a share of the median")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument(
+        "--spread", type=float, default=0.5, help="largest accepted in `plan`, as a share of the median"
+    )
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {
-        "environment": {
-            "command": " ".join(["python", *sys.argv]),
-            "date": time.strftime("%Y-%m-%d"),
-            "cores": os.cpu_count(),
-        },
-        "rows": {},
+    torch.set_num_threads(1)
+    results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"plans": {}}
+    results.setdefault("environment", {})[arguments.step] = " ".join(["python", *sys.argv])
+    results["environment"] |= {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "onnxruntime")},
     }
-    if arguments.output and arguments.output.is_file():
-        results["rows"] = json.loads(arguments.output.read_text())["rows"]
-    for seed in arguments.seeds:
-        trained(seed, arguments)
-        for share in arguments.shares:
-            for arm in arguments.arms:
-                for kind in arguments.kinds:
-                    name = f"{arm}-{share:g}-{seed}-{kind}"
-                    if name in results["rows"]:
-                        continue
-                    results["rows"][name] = row = ran(arm, share, seed, kind == "tuned", arguments)
-                    print(f"{name}: {row['accuracy']:.4f} of {row['dense_accuracy']:.4f}, "
-                          f"{row['latency_share']:.0%} of the time", flush=True)  # fmt: skip
-                    if arguments.output:
-                        write_json(arguments.output, results)
-    print("\n".join(summary(results["rows"])))
+    if arguments.step == "train":
+        train(results, arguments)
+        return
+    model, example = build("edakari:fashion_vit", weights="pretrained"), torch.zeros(1, 1, 28, 28)
+    bench = Bench(runtime_named("onnxruntime"), RunSettings(threads=1), example, arguments.repeats, arguments.spread)
+    if arguments.step == "plan":
+        plan(results, model, bench, arguments)
+    else:
+        timed(results, model, bench)
+    write_json(arguments.output, results)
 
 
 if __name__ == "__main__":

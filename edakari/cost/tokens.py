@@ -40,9 +40,10 @@ class TokenCost:
         name: in a budget.
         unit: of the total.
         blocks: dotted paths, in order.
-        patches: of the dense network.
+        patches: of the dense network; in networks with stages, of the largest.
         packages: that selectors make.
         table: cost of each block at each number of patches and packages, float [blocks, patches + 1 + more].
+        stages: blocks with which a stage begins, and its patches: all of them are there again.
         rest: cost of what is no block.
         selector: cost of a selector for each token that it looks at.
         constant: of every network.
@@ -59,11 +60,14 @@ class TokenCost:
     selector: float = 0.0
     constant: float = 0.0
     scale: float = 1.0
+    stages: Mapping[str, int] = dc.field(default_factory=dict)
 
     def total(self, sizes: Sizes) -> float:
         """Cost at these numbers of patches."""
         patches, packages, total = self.patches, 0, self.rest
         for block, costs in zip(self.blocks, self.table, strict=True):
+            if block in self.stages:
+                patches, packages = self.stages[block], 0
             kept = sizes.get(tokens_at(block), patches)
             if kept < patches:
                 total += self.selector * (patches + packages)
@@ -127,12 +131,12 @@ def block_latencies(graph: Graph, table: Table, blocks: Sequence[str], own: str)
     return _by_block(times, blocks, own)
 
 
-def quadratic(last: Sequence[Floats], place: int, most: int) -> Floats:
+def quadratic(last: Sequence[Floats], place: int | Sequence[int], most: int) -> Floats:
     """A quadratic through three successive points, at every place; exact for whole numbers.
 
     Args:
         last: values at `place`, one before, and two before, float [blocks] each.
-        place: of the first.
+        place: of the first; one for all, or for each block its own.
         most: largest place asked for.
 
     Returns:
@@ -140,7 +144,7 @@ def quadratic(last: Sequence[Floats], place: int, most: int) -> Floats:
     """
     first, second, third = last
     step, bend = second - first, third - 2 * second + first
-    back = place - np.arange(most + 1, dtype=np.float64)
+    back = np.asarray(place, np.float64)[..., None] - np.arange(most + 1, dtype=np.float64)
     return first[..., None] + back * step[..., None] + back * (back - 1) / 2 * bend[..., None]
 
 

@@ -17,11 +17,11 @@ from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
 from edakari.cost.tokens import Packages
 from edakari.errors import EdakariError
-from edakari.methods.token_counts import TokenDesign, quarters
-from edakari.methods.token_method import TokenTraining, depth_of, progressive_design, prune_tokens_by
+from edakari.methods.token_counts import TokenDesign
+from edakari.methods.token_method import TokenTraining, progressive_design, prune_tokens_by, sites_of
 from edakari.methods.token_progressive import Progress
 from edakari.methods.token_training import TokenLoss
-from edakari.surgery.tokens import PackageMode, PackageNorm
+from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
 
 __all__ = ["SoftTokenPruning"]
 
@@ -102,27 +102,30 @@ class SoftTokenPruning:
     phase_tolerance: float = 0.085
     precision: Precision = "fp32"
 
+    def design(self, sites: TokenSites) -> TokenDesign:
+        """Which selectors stand where; positions that are skipped leave no package."""
+        packed = {"package": self.package, "package_norm": self.package_norm, "proportional": self.proportional}
+        packages: Packages = "each" if self.package == "append" else "one"
+        return TokenDesign(
+            selector="spvit",
+            blocks=self.blocks or sites.quarters(),
+            settings={
+                **({} if sites.staged else packed),
+                "start": self.start,
+                "merge": self.merge,
+                "head_branch": self.head_branch,
+                "share_head_mlp": self.share_head_mlp,
+            },
+            packages="none" if self.package == "none" or sites.staged else packages,
+        )
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         counts = (self.imitation_epochs, self.selector_epochs, self.joint_epochs, self.batches)
         weights = (self.ratio_weight, self.logit_weight, self.token_weight, self.dual_rate)
         if min(counts) < 0 or min(weights) < 0:
             raise EdakariError(f"method 'spvit': epochs, batches and weights cannot be negative, found {self}")
-        packages: Packages = "none" if self.package == "none" else "each" if self.package == "append" else "one"
-        design = TokenDesign(
-            selector="spvit",
-            blocks=self.blocks or quarters(depth_of(job)),
-            settings={
-                "package": self.package,
-                "package_norm": self.package_norm,
-                "proportional": self.proportional,
-                "start": self.start,
-                "merge": self.merge,
-                "head_branch": self.head_branch,
-                "share_head_mlp": self.share_head_mlp,
-            },
-            packages=packages,
-        )
+        design = self.design(sites_of(job))
         training = TokenTraining(
             imitation_epochs=self.imitation_epochs,
             selector_epochs=self.selector_epochs,

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
-from edakari.methods.token_counts import TokenDesign, linear, quarters
-from edakari.methods.token_method import TokenTraining, depth_of, prune_tokens_by
+from edakari.methods.token_counts import TokenDesign, linear
+from edakari.methods.token_method import TokenTraining, prune_tokens_by, sites_of
 from edakari.methods.token_training import TokenLoss
+from edakari.surgery.tokens import TokenSites
 
 __all__ = ["AttentionTokens", "MergedTokens", "PredictedTokens", "RandomTokens"]
 
@@ -35,15 +36,18 @@ class RandomTokens:
     keep: tuple[float, ...] = ()
     packed: bool = False
 
+    def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
+        """Which selectors stand where."""
+        return TokenDesign(
+            selector="random",
+            blocks=self.blocks or sites.quarters(),
+            settings={"package": "merge" if self.packed else "none", "seed": seed},
+            packages="one" if self.packed and not sites.staged else "none",
+        )
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        design = TokenDesign(
-            selector="random",
-            blocks=self.blocks or quarters(depth_of(job)),
-            settings={"package": "merge" if self.packed else "none", "seed": job.seed},
-            packages="one" if self.packed else "none",
-        )
-        return prune_tokens_by("random_tokens", job, design, self.keep)
+        return prune_tokens_by("random_tokens", job, self.design(sites_of(job), job.seed), self.keep)
 
 
 @register("dynamicvit")
@@ -76,9 +80,13 @@ class PredictedTokens:
     joint_lr: float = 5e-5
     precision: Precision = "fp32"
 
+    def design(self, sites: TokenSites) -> TokenDesign:
+        """Which selectors stand where."""
+        return TokenDesign(selector="dynamicvit", blocks=self.blocks or sites.quarters(), packages="none")
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        design = TokenDesign(selector="dynamicvit", blocks=self.blocks or quarters(depth_of(job)), packages="none")
+        design = self.design(sites_of(job))
         training = TokenTraining(
             imitation_epochs=self.imitation_epochs,
             selector_epochs=self.selector_epochs,
@@ -112,15 +120,18 @@ class AttentionTokens:
     keep: tuple[float, ...] = ()
     fused: bool = True
 
-    def prune(self, job: Job) -> Outcome:
-        """See `edakari.core.method.Method`."""
-        design = TokenDesign(
+    def design(self, sites: TokenSites) -> TokenDesign:
+        """Which selectors stand where."""
+        return TokenDesign(
             selector="evit",
-            blocks=self.blocks or quarters(depth_of(job)),
+            blocks=self.blocks or sites.quarters(),
             settings={"package": "append" if self.fused else "none", "package_norm": "sum"},
             packages="each" if self.fused else "none",
         )
-        return prune_tokens_by("evit", job, design, self.keep)
+
+    def prune(self, job: Job) -> Outcome:
+        """See `edakari.core.method.Method`."""
+        return prune_tokens_by("evit", job, self.design(sites_of(job)), self.keep)
 
 
 @register("tome")
@@ -139,12 +150,11 @@ class MergedTokens:
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
 
+    def design(self, sites: TokenSites) -> TokenDesign:
+        """Which selectors stand where."""
+        blocks = self.blocks or tuple(range(1, len(sites.blocks)))
+        return TokenDesign(selector="tome", blocks=blocks, packages="none", schedule=linear)
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        design = TokenDesign(
-            selector="tome",
-            blocks=self.blocks or tuple(range(1, depth_of(job))),
-            packages="none",
-            schedule=linear,
-        )
-        return prune_tokens_by("tome", job, design, self.keep)
+        return prune_tokens_by("tome", job, self.design(sites_of(job)), self.keep)

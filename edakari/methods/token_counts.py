@@ -18,7 +18,7 @@ from edakari.cost.counts import macs
 from edakari.cost.tokens import Packages, TokenCost, block_macs, quadratic, tokens_at
 from edakari.errors import BudgetError, InfeasibleBudget, PlanError
 from edakari.graph import example_for, shadow_of, trace
-from edakari.surgery.tokens import TokenLayout, attach, token_layout
+from edakari.surgery.tokens import TokenSites, attach, token_sites
 from edakari.surgery.tokens.gate import GATE
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "linear",
     "mildest",
     "planned",
-    "quarters",
+    "stages_of",
     "token_graph",
     "token_limits",
     "token_macs",
@@ -64,11 +64,6 @@ def linear(strength: float, patches: int, selectors: int) -> Counts:
     return tuple(counts)
 
 
-def quarters(depth: int) -> tuple[int, ...]:
-    """Blocks of the authors' selectors: after each quarter of the network, [3, 6, 9] of 12."""
-    return tuple(dict.fromkeys(max(1, depth * quarter // 4) for quarter in (1, 2, 3)))
-
-
 @dc.dataclass(frozen=True, kw_only=True)
 class TokenDesign:
     """Which selectors stand where.
@@ -87,39 +82,53 @@ class TokenDesign:
     packages: Packages = "one"
     schedule: Schedule = geometric
 
-    def edits(self, layout: TokenLayout, counts: Counts) -> tuple[KeepTokens, ...]:
+    def edits(self, sites: TokenSites, counts: Counts) -> tuple[KeepTokens, ...]:
         """The edits that keep these counts; selectors that would keep all are left out."""
         settings = tuple(sorted(self.settings.items()))
-        before, found = layout.patches, []
+        before, found = dict(enumerate(sites.firsts().values())), []
         for place, count in zip(self.blocks, counts, strict=True):
-            if count < before:
-                found.append(KeepTokens(layout.names[place], count, self.selector, settings))
-            before = min(before, count)
+            site = sites.blocks[place]
+            if count < before[site.stage]:
+                found.append(KeepTokens(site.name, count, self.selector, settings))
+            before[site.stage] = min(before[site.stage], count)
         return tuple(found)
 
-    def check(self, layout: TokenLayout) -> None:
+    def counts(self, strength: float, sites: TokenSites) -> Counts:
+        """Patches behind each selector; in networks with stages the same share of each stage's."""
+        if sites.staged:
+            return tuple(int(sites.patches[place] * (1 - strength) + 1e-9) for place in self.blocks)
+        return self.schedule(strength, sites.patches[0], len(self.blocks))
+
+    def check(self, sites: TokenSites) -> None:
         """Raise what is wrong with the places.
 
         Raises:
             PlanError: there are none, they do not rise, or the network has fewer blocks.
         """
-        depth = len(layout.blocks)
+        depth = len(sites.blocks)
         right = list(self.blocks) == sorted(set(self.blocks))
         if not self.blocks or not right or self.blocks[0] < 0 or self.blocks[-1] >= depth:
             raise PlanError(f"selectors stand in front of blocks 0 to {depth - 1}, rising, but got {self.blocks}")
+        stages = [sites.blocks[place].stage for place in self.blocks]
+        if sites.staged and len(set(stages)) < len(stages):
+            raise PlanError(
+                f"a stage has one selector, but blocks {self.blocks} have several in one; the stages begin with blocks "
+                f"{[sites.names.index(name) for name in sites.firsts()]}"
+            )
 
 
-def checked_keep(keep: Sequence[float], design: TokenDesign, layout: TokenLayout) -> Counts:
-    """Counts from shares of the patches that the user names.
+def checked_keep(keep: Sequence[float], design: TokenDesign, sites: TokenSites) -> Counts:
+    """Counts from shares of the patches that the user names; in networks with stages, of each stage's.
 
     Raises:
-        PlanError: there is not one for each selector, they rise, or one lies outside of 0 to 1.
+        PlanError: there is not one for each selector, they rise within one stage, or one lies outside of 0 to 1.
     """
     if len(keep) != len(design.blocks):
         raise PlanError(f"keep has {len(keep)} ratios for {len(design.blocks)} selectors; give one for each")
-    if any(not 0 < ratio <= 1 for ratio in keep) or list(keep) != sorted(keep, reverse=True):
+    rising = not sites.staged and list(keep) != sorted(keep, reverse=True)
+    if any(not 0 < ratio <= 1 for ratio in keep) or rising:
         raise PlanError(f"keep ratios lie above 0 and up to 1 and never rise from selector to selector, found {keep}")
-    return tuple(int(layout.patches * ratio + 1e-9) for ratio in keep)
+    return tuple(int(sites.patches[place] * ratio + 1e-9) for place, ratio in zip(design.blocks, keep, strict=True))
 
 
 def mildest(limits: Limits, schedule: Callable[[float], Counts], names: Sequence[str], steps: int = STEPS) -> Counts:
@@ -181,21 +190,20 @@ def planned(
         InfeasibleBudget: the budget cannot be met.
         BudgetError: it names a cost that does not depend on tokens.
     """
-    example = example_for(model, graph.inputs)
-    layout = token_layout(model, example)
-    design.check(layout)
-    names = [layout.names[place] for place in design.blocks]
+    sites = token_sites(model, example_for(model, graph.inputs))
+    design.check(sites)
+    names = [sites.names[place] for place in design.blocks]
     known = known_costs(model, graph, budget, costs, design.packages)
     limits = _limits(budget, known)
 
     def schedule(strength: float) -> Counts:
-        return design.schedule(strength, layout.patches, len(design.blocks))
+        return design.counts(strength, sites)
 
-    fixed = checked_keep(keep, design, layout) if keep else None
+    fixed = checked_keep(keep, design, sites) if keep else None
     counted = next((limit for cost, limit in limits.terms if cost.name == "macs"), None)
     for _ in range(SPARE):
         counts = mildest(limits, (lambda strength: fixed) if fixed else schedule, names)
-        plan = Plan(design.edits(layout, counts), graph.fingerprint, graph.inputs)
+        plan = Plan(design.edits(sites, counts), graph.fingerprint, graph.inputs)
         if counted is None or not plan.edits:
             return plan
         found = _exact_macs(model, plan)
@@ -242,20 +250,19 @@ def _exact_macs(model: nn.Module, plan: Plan) -> float:
     return macs(trace(small, example_for(small, plan.inputs))).total({})
 
 
-def token_graph(model: nn.Module, example: Any, count: int) -> Graph:
-    """The graph of a network whose blocks all get some number of patches; the first ones, for it is all the same.
+def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int]) -> Graph:
+    """The graph of a network whose blocks all get some number of patches; any ones, for it is all the same.
 
     Args:
         model: the network, without selectors.
         example: an input.
-        count: patches.
+        counts: patches from the first block of each stage on, by its name.
     """
     small = shadow_of(model, "meta")
-    layout = token_layout(model, example)
+    whole = token_sites(model, example).firsts()
     meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
-    if count < layout.patches:
-        attach(small, (KeepTokens(layout.names[0], count, "random"),), meta)
-    return trace(small, meta)
+    edits = [KeepTokens(name, count, "random") for name, count in counts.items() if count < whole[name]]
+    return trace(attach(small, edits, meta) if edits else small, meta)
 
 
 def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> TokenCost:
@@ -267,8 +274,18 @@ def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> To
         packages: that selectors make.
     """
     example = example_for(model, graph.inputs)
-    layout = token_layout(model, example)
-    counts = [layout.patches - back for back in range(3)]
-    found = [block_macs(token_graph(model, example, count), layout.names, GATE) for count in counts]
-    table = quadratic([each[0] for each in found], layout.patches, layout.patches + len(layout.blocks))
-    return TokenCost("macs", "MAC", layout.names, layout.patches, packages, table, found[0][2])
+    sites = token_sites(model, example)
+    steps = [{name: max(1, count - back) for name, count in sites.firsts().items()} for back in range(3)]
+    found = [block_macs(token_graph(model, example, counts), sites.names, GATE)[::2] for counts in steps]
+    most = max(sites.patches)
+    if sites.staged:  # a straight line through two numbers, for a stage may have no more
+        near, far = (each[0] for each in found[:2])
+        table = quadratic([near, far, 2 * far - near], sites.patches, most)
+    else:
+        table = quadratic([each[0] for each in found], most, most + len(sites.blocks))
+    return TokenCost("macs", "MAC", sites.names, most, packages, table, found[0][1], stages=stages_of(sites))
+
+
+def stages_of(sites: TokenSites) -> Mapping[str, int]:
+    """What a cost has to know of stages: nothing where there is one."""
+    return sites.firsts() if sites.staged else {}

@@ -12,14 +12,24 @@ from torch import nn
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
+from edakari.errors import ModelError
 from edakari.graph import example_for
 from edakari.methods.token_counts import TokenDesign, planned, token_limits
 from edakari.methods.token_progressive import Progress, phases, profile, progressive
 from edakari.methods.token_training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
 from edakari.surgery import apply
-from edakari.surgery.tokens import Adaptive, Rule, TokenLayout, attach, selections, token_layout
+from edakari.surgery.tokens import (
+    Adaptive,
+    Rule,
+    TokenLayout,
+    TokenSites,
+    attach,
+    selections,
+    token_layout,
+    token_sites,
+)
 
-__all__ = ["TokenTraining", "depth_of", "progressive_design", "prune_tokens_by"]
+__all__ = ["TokenTraining", "progressive_design", "prune_tokens_by", "sites_of"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -53,9 +63,9 @@ class TokenTraining:
     joint_rule: Rule = "sample"
 
 
-def depth_of(job: Job) -> int:
+def sites_of(job: Job) -> TokenSites:
     """Blocks of a job's network."""
-    return len(token_layout(job.model, example_for(job.model, job.graph.inputs)).blocks)
+    return token_sites(job.model, example_for(job.model, job.graph.inputs))
 
 
 def prune_tokens_by(
@@ -95,19 +105,24 @@ def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, s
     Raises:
         InfeasibleBudget: accuracy allows no ratios within the budget.
     """
-    layout = token_layout(job.model, example_for(job.model, job.graph.inputs))
+    sites = sites_of(job)
+    if sites.staged:
+        raise ModelError(
+            f"the progressive schedule walks through one stage of tokens, but this {type(job.model).__name__} has "
+            f"{len(sites.firsts())}; use schedule: geometric"
+        )
     limits = token_limits(job.model, job.graph, job.budget, job.costs, design.packages)
     short = dc.replace(training, imitation_epochs=0, selector_epochs=0, joint_epochs=steps.epochs_per_step)
 
     def train(model: nn.Module, counts: Mapping[int, int]) -> nn.Module:
         places = tuple(sorted(counts))
         kept = tuple(counts[place] for place in places)
-        edits = dc.replace(design, blocks=places).edits(layout, kept)
+        edits = dc.replace(design, blocks=places).edits(sites, kept)
         plan = Plan(edits, job.graph.fingerprint, job.graph.inputs)
         return trained(dc.replace(job, model=model), plan, short)
 
-    counts = progressive(job, layout.names, layout.patches, limits, train, steps)
-    ratios = [count / layout.patches for count in counts]
+    counts = progressive(job, sites.names, sites.patches[0], limits, train, steps)
+    ratios = [count / sites.patches[0] for count in counts]
     places = phases(ratios, steps.phase_tolerance)
     if not places:
         return dc.replace(design, blocks=(len(ratios) - 1,))
@@ -123,12 +138,13 @@ def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
         training: how.
     """
     example = example_for(job.model, job.graph.inputs)
-    layout = token_layout(job.model, example)
+    sites = sites_of(job)
     teacher = copy.deepcopy(job.model).eval().requires_grad_(False)
     model = attach(job.model, plan.tokens(), example)
-    targets = [edit.count / layout.patches for edit in plan.tokens()]
+    whole = dict(zip(sites.names, sites.patches, strict=True))
+    targets = [edit.count / whole[edit.block] for edit in plan.tokens()]
     dual = DualAscent(targets, training.dual_rate) if training.dual_rate > 0 else None
-    trainer = TokenTrainer(job, Adaptive(model), teacher, layout, targets, training.loss, dual)
+    trainer = TokenTrainer(job, Adaptive(model), teacher, sites.blocks[-1], targets, training.loss, dual)
     selectors = trainer.selector_parameters()
     schedule = Schedule(
         lr=training.lr,
@@ -137,8 +153,9 @@ def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
         precision=training.precision,
     )
     hooks = [dual] if dual else []
-    if training.imitation_epochs and layout.names[0] not in {edit.block for edit in plan.tokens()}:
-        objective = imitation(trainer, attention_scores(trainer, plan, layout))
+    attended = not sites.staged and sites.names[0] not in {edit.block for edit in plan.tokens()}
+    if training.imitation_epochs and attended:
+        objective = imitation(trainer, attention_scores(trainer, plan, token_layout(teacher, example)))
         job.fit(trainer.student, objective, dc.replace(schedule, epochs=training.imitation_epochs), params=selectors)
     if training.selector_epochs:
         one = dc.replace(schedule, epochs=training.selector_epochs)

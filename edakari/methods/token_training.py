@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edakari.core.method import Job
 from edakari.core.protocols import Batch, Hook, Objective, StepState
-from edakari.surgery.tokens import Adaptive, Decision, TokenLayout, gates, selections
+from edakari.surgery.tokens import Adaptive, Decision, TokenSite, gates, selections
 
 __all__ = ["DualAscent", "TokenLoss", "TokenTrainer", "calibrate", "imitation", "kept_ratios", "ratio_loss"]
 
@@ -94,7 +94,7 @@ class TokenTrainer:
         job: of the method.
         student: masks tokens, by decisions that are drawn.
         teacher: the dense network; frozen.
-        layout: of the tokens.
+        last: block behind which tokens are compared.
         targets: share of all patches to be kept by each selector.
         loss: weights of the terms.
         dual: multipliers of the constraint; None leaves the penalty alone.
@@ -103,7 +103,7 @@ class TokenTrainer:
     job: Job
     student: Adaptive
     teacher: nn.Module
-    layout: TokenLayout
+    last: TokenSite
     targets: Sequence[float]
     loss: TokenLoss
     dual: DualAscent | None = None
@@ -115,10 +115,10 @@ class TokenTrainer:
     def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Task, ratio, logits and tokens (the authors' code, losses.py; weights in `TokenLoss`)."""
         task = self.job.task
-        with _tokens_of(self.student.model, self.layout) as mine:
+        with _tokens_of(self.student.model, self.last) as mine:
             outputs = task.outputs(model, batch)
         decisions = self.student.decisions
-        with torch.no_grad(), _tokens_of(self.teacher.to(outputs.device).eval(), self.layout) as theirs:
+        with torch.no_grad(), _tokens_of(self.teacher.to(outputs.device).eval(), self.last) as theirs:
             aims = task.outputs(self.teacher, batch)
         kept_S = kept_ratios(decisions)
         terms = dict(task.loss(outputs, batch))
@@ -128,8 +128,13 @@ class TokenTrainer:
         if isinstance(outputs, torch.Tensor) and isinstance(aims, torch.Tensor):
             student, aim = (functional.log_softmax(each.float(), dim=-1) for each in (outputs, aims))
             terms["logits"] = self.loss.logits * functional.kl_div(student, aim, log_target=True, reduction="batchmean")
-        terms["tokens"] = self.loss.tokens * token_distance(mine[0], theirs[0], decisions[-1].kept)
+        terms["tokens"] = self.loss.tokens * token_distance(mine[0], theirs[0], self._left(mine[0], decisions[-1]))
         return terms
+
+    def _left(self, tokens_BNC: torch.Tensor, decision: Decision) -> torch.Tensor:
+        """Which patches are left behind the last block: all where its stage has no selector."""
+        stage = decision.block.rpartition(".")[0] == self.last.name.rpartition(".")[0]
+        return decision.kept if stage else torch.ones_like(tokens_BNC[..., 0])
 
 
 def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
@@ -151,15 +156,16 @@ def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: to
 
 
 @contextlib.contextmanager
-def _tokens_of(model: nn.Module, layout: TokenLayout) -> Iterator[list[torch.Tensor]]:
+def _tokens_of(model: nn.Module, last: TokenSite) -> Iterator[list[torch.Tensor]]:
     """Patches behind the last block in the forward pass that runs in the block."""
     found: list[torch.Tensor] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         tokens = output[0] if isinstance(output, tuple) else output
-        found.append(tokens[:, layout.prefix : layout.prefix + layout.patches])
+        tokens_BNC = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+        found.append(tokens_BNC[:, last.prefix : last.prefix + last.patches])
 
-    handle = model.get_submodule(layout.names[-1]).register_forward_hook(note)
+    handle = model.get_submodule(last.name).register_forward_hook(note)
     try:
         yield found
     finally:

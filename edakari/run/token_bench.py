@@ -15,10 +15,10 @@ from edakari.cost.latency import Table, extended, fit_latency, latency_cost, net
 from edakari.cost.latency.calibrate import FEWEST
 from edakari.cost.tokens import TokenCost, block_latencies, interpolated
 from edakari.graph import example_for, trace
-from edakari.methods.token_counts import TokenDesign, geometric, quarters, token_graph
+from edakari.methods.token_counts import TokenDesign, stages_of, token_graph
 from edakari.run.bench import Bench, Tell, filled_uses
 from edakari.surgery import apply
-from edakari.surgery.tokens import token_layout
+from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.gate import GATE
 
 __all__ = ["token_calibrated", "token_cost", "token_filled", "token_graphs", "token_key"]
@@ -29,20 +29,29 @@ STRENGTHS = (0.05, 0.15, 0.3, 0.5)
 """Of the schedules that are timed whole; as many as a fit needs."""
 
 
-def token_graphs(model: nn.Module, graph: Graph) -> dict[int, Graph]:
-    """Graphs of a network at the numbers of patches that are timed.
+def token_graphs(model: nn.Module, graph: Graph) -> dict[float, Graph]:
+    """Graphs of a network at the shares of its patches that are timed; 1 is the network as it is.
 
     Args:
         model: the network.
         graph: of it, on the inputs that are timed.
     """
     example = example_for(model, graph.inputs)
-    patches = token_layout(model, example).patches
-    counts = dict.fromkeys(max(1, round(share * patches)) for share in SHARES)
-    return {count: graph if count == patches else token_graph(model, example, count) for count in counts}
+    whole, known = token_sites(model, example).firsts(), set()
+    found = {1.0: graph}
+    for share in SHARES:
+        counts = {name: _count(share, patches) for name, patches in whole.items()}
+        if counts != whole and tuple(counts.values()) not in known:
+            found[share] = token_graph(model, example, counts)
+        known.add(tuple(counts.values()))
+    return found
 
 
-def token_filled(graphs: Mapping[int, Graph], bench: Bench, tell: Tell) -> tuple[Table, dict[str, Any]]:
+def _count(share: float, patches: int) -> int:
+    return max(1, round(share * patches))
+
+
+def token_filled(graphs: Mapping[float, Graph], bench: Bench, tell: Tell) -> tuple[Table, dict[str, Any]]:
     """The table with every block at every number of patches; see `edakari.run.bench.filled`."""
     return filled_uses([use for graph in graphs.values() for use in wanted(graph, ())], bench, tell)
 
@@ -52,7 +61,7 @@ def token_key(graph: Graph) -> str:
     return f"tokens {network_key(graph)}"
 
 
-def token_cost(model: nn.Module, graphs: Mapping[int, Graph], table: Table) -> TokenCost:
+def token_cost(model: nn.Module, graphs: Mapping[float, Graph], table: Table) -> TokenCost:
     """The predicted latency by numbers of tokens, with the network's calibration if the table has one.
 
     Args:
@@ -63,18 +72,29 @@ def token_cost(model: nn.Module, graphs: Mapping[int, Graph], table: Table) -> T
     Raises:
         MeasurementError: layers are missing in the table.
     """
-    most = max(graphs)
-    layout = token_layout(model, example_for(model, graphs[most].inputs))
-    parts = {count: block_latencies(graph, table, layout.names, GATE) for count, graph in graphs.items()}
-    times = interpolated({count: part[0] for count, part in parts.items()}, most + len(layout.blocks))
-    constant = latency_cost(graphs[most], dc.replace(table, fits={}), ()).constant
-    cost = TokenCost("latency", "ms", layout.names, most, "one", times, parts[most][2], constant=constant)
-    fit = table.fits.get(token_key(graphs[most]))
+    sites = token_sites(model, example_for(model, graphs[1.0].inputs))
+    parts = {share: block_latencies(graph, table, sites.names, GATE) for share, graph in graphs.items()}
+    most = max(sites.patches)
+    times = np.stack(
+        [
+            interpolated(
+                {_count(share, patches): part[0][[place]] for share, part in parts.items()}, most + len(sites.blocks)
+            )[0]
+            for place, patches in enumerate(sites.patches)
+        ]
+    )
+    constant = latency_cost(graphs[1.0], dc.replace(table, fits={}), ()).constant
+    cost = TokenCost(
+        *("latency", "ms", sites.names, most, "none" if sites.staged else "one", times, parts[1.0][2]),
+        constant=constant,
+        stages=stages_of(sites),
+    )
+    fit = table.fits.get(token_key(graphs[1.0]))
     return cost if fit is None else dc.replace(cost, constant=fit.constant_ms, scale=fit.scale)
 
 
 def token_calibrated(
-    model: nn.Module, graphs: Mapping[int, Graph], bench: Bench, tell: Tell
+    model: nn.Module, graphs: Mapping[float, Graph], bench: Bench, tell: Tell
 ) -> tuple[Table, dict[str, Any]]:
     """The table with a fit of the predictions to networks with fewer tokens that are timed whole.
 
@@ -87,17 +107,13 @@ def token_calibrated(
     Returns:
         The table, and how far predictions were off, as plain values.
     """
-    table, dense = bench.table(), graphs[max(graphs)]
+    table, dense = bench.table(), graphs[1.0]
     tell(f"{bench.runtime.name}: timing {FEWEST} networks with fewer tokens to fit the predictions")
     graph = trace(model, example_for(model, dense.inputs))
-    layout = token_layout(model, example_for(model, dense.inputs))
-    design = TokenDesign(selector="random", blocks=quarters(len(layout.blocks)), settings={"package": "merge"})
+    sites = token_sites(model, example_for(model, dense.inputs))
+    design = TokenDesign(selector="random", blocks=sites.quarters(), settings={"package": "merge"})
     plans = [
-        Plan(
-            design.edits(layout, geometric(strength, layout.patches, len(design.blocks))),
-            graph.fingerprint,
-            graph.inputs,
-        )
+        Plan(design.edits(sites, design.counts(strength, sites)), graph.fingerprint, graph.inputs)
         for strength in STRENGTHS
     ]
     timings = list(bench.timed({str(place): apply(plan, model) for place, plan in enumerate(plans)}).values())

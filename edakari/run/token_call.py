@@ -18,14 +18,18 @@ from edakari.cost.runtimes import runtime_named
 from edakari.cost.tokens import TokenCost
 from edakari.errors import ModelError
 from edakari.graph import trace
-from edakari.methods.token_counts import TokenDesign, linear, planned, quarters
+from edakari.methods.spvit import SoftTokenPruning
+from edakari.methods.token_baselines import AttentionTokens, MergedTokens, RandomTokens
+from edakari.methods.token_counts import TokenDesign, planned
 from edakari.run.bench import Bench, Tell
 from edakari.run.rounds import Aim, Pair, Round, settled
 from edakari.run.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
 from edakari.surgery import apply
-from edakari.surgery.tokens import token_layout
+from edakari.surgery.tokens import token_sites
 
-__all__ = ["prune_tokens"]
+__all__ = ["planned_within", "prune_tokens"]
+
+METHODS = {"tome": MergedTokens, "spvit": SoftTokenPruning, "evit": AttentionTokens, "random": RandomTokens}
 
 
 def prune_tokens(
@@ -33,7 +37,7 @@ def prune_tokens(
     example: torch.Tensor,
     budget: Budget | str,
     *,
-    by: Literal["tome", "evit", "random"] = "tome",
+    by: Literal["tome", "spvit", "evit", "random"] = "tome",
     blocks: Sequence[int] = (),
     runtime: str = "onnxruntime",
     threads: int = 1,
@@ -45,8 +49,8 @@ def prune_tokens(
         model: the network, on the CPU; stays as it is.
         example: its input, [batch, ...]; tokens are pruned for this size of images, and timed at this batch.
         budget: such as "macs<=60%" or "latency<=12ms"; a latency is measured here, and met by measurement.
-        by: "tome" merges tokens that are alike, "evit" keeps those that the class token looks at and packs the others,
-            "random" drops by chance.
+        by: "tome" merges tokens that are alike, "spvit" keeps those least like the mean of all and packs the others,
+            "evit" keeps those that the class token looks at and packs the others, "random" drops by chance.
         blocks: places of the blocks in front of which tokens go; empty is the method's own choice.
         runtime: in which a latency is to be met.
         threads: CPU threads of one call.
@@ -62,15 +66,28 @@ def prune_tokens(
     """
     if not isinstance(example, torch.Tensor):
         raise ModelError(f"tokens are pruned for one tensor as input, but the example is a {type(example).__name__}")
-    graph = trace(model, example)
-    depth = len(token_layout(model, example).blocks)
-    if by == "tome":
-        places = tuple(blocks) or tuple(range(1, depth))
-        design = TokenDesign(selector=by, blocks=places, packages="none", schedule=linear)
-    else:
-        design = TokenDesign(selector=by, blocks=tuple(blocks) or quarters(depth), settings={"package": "merge"})
+    design = METHODS[by](blocks=tuple(blocks)).design(token_sites(model, example))
     asked = Budget.parse(budget) if isinstance(budget, str) else budget
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example)
+    plan = planned_within(model, asked, design, bench, tell)
+    return apply(plan, model).eval(), plan
+
+
+def planned_within(model: nn.Module, asked: Budget, design: TokenDesign, bench: Bench, tell: Tell) -> Plan:
+    """The plan of a design within a budget; a latency in it is measured, and met by measurement.
+
+    Args:
+        model: the network, on the CPU.
+        asked: in figures or shares.
+        design: which selectors stand where.
+        bench: where a latency is measured; tokens are pruned for its example.
+        tell: told in words how it goes.
+
+    Raises:
+        InfeasibleBudget: the budget cannot be met by fewer tokens.
+        MeasurementError: the latency could not be measured or met.
+    """
+    graph = trace(model, bench.example)
     timed = any(term.cost == "latency" for term in asked.terms)
     costs: Sequence[Cost] = (_latency(model, graph, bench, tell),) if timed else ()
     absolute = asked.absolute({**dense(graph), **{cost.name: cost.total({}) for cost in costs}})
@@ -84,13 +101,12 @@ def prune_tokens(
     def told(number: int, found: Round) -> None:
         tell(f"round {number}: {found.timing.pruned.median_ms:.3g} ms beside {found.timing.dense.median_ms:.3g} ms")
 
-    if timed:
-        limit = next(term.limit for term in absolute.terms if term.cost == "latency")
-        share = any(term.cost == "latency" and term.relative for term in asked.terms)
-        plan, _ = settled(solve, costs, None, Aim(limit, costs[0].total({}) if share else None), measured, told)
-    else:
-        plan = solve(costs)
-    return apply(plan, model).eval(), plan
+    if not timed:
+        return solve(costs)
+    limit = next(term.limit for term in absolute.terms if term.cost == "latency")
+    share = any(term.cost == "latency" and term.relative for term in asked.terms)
+    plan, _ = settled(solve, costs, None, Aim(limit, costs[0].total({}) if share else None), measured, told)
+    return plan
 
 
 def _latency(model: nn.Module, graph: Graph, bench: Bench, tell: Tell) -> TokenCost:

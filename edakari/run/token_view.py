@@ -13,7 +13,7 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Batch, Task
 from edakari.graph import example_for
 from edakari.report.tokens import TokenView
-from edakari.surgery.tokens import Adaptive, token_layout
+from edakari.surgery.tokens import Adaptive, token_sites
 
 __all__ = ["token_view"]
 
@@ -39,15 +39,16 @@ def token_view(dense: nn.Module, pruned: nn.Module, plan: Plan, task: Task, *, i
             break
     kept = _decided(Adaptive(pruned.eval()).eval(), task, batches[:1])
     counts: dict[str, npt.NDArray[np.int64]] = {}
-    if all(edit.selector in LEARNED for edit in plan.tokens()):
+    sites = token_sites(dense, example_for(dense, plan.inputs))
+    if not sites.staged and all(edit.selector in LEARNED for edit in plan.tokens()):
         free = _decided(Adaptive(pruned, "mask", "threshold").eval(), task, batches)
         counts = {block: each.sum(1).astype(np.int64) for block, each in free.items()}
     drawn = batches[0][0][:6].float().cpu()
     low, high = drawn.amin((1, 2, 3), keepdim=True), drawn.amax((1, 2, 3), keepdim=True)
-    grid = token_layout(dense, example_for(dense, plan.inputs)).grid
+    grids = {site.name: site.grid for site in sites.blocks}
     return TokenView(
         ((drawn - low) / (high - low).clamp_min(1e-6)).permute(0, 2, 3, 1).numpy(),
-        {block: each[:6].reshape(-1, *grid) for block, each in kept.items()},
+        {block: each[:6].reshape(-1, *grids[block]) for block, each in kept.items()},
         counts,
         {edit.block: edit.count for edit in plan.tokens()},
     )

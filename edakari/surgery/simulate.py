@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edakari.core import layout as layouts
 from edakari.core.graph import Graph
 from edakari.core.layout import Layout, Mask
-from edakari.core.plan import Plan
-from edakari.graph import axes, stored_tensors
+from edakari.core.plan import KeepTokens, Plan
+from edakari.graph import axes, example_for, stored_tensors
 from edakari.graph.axes import Axis, Expression
 from edakari.graph.flow import Call, Flow
 from edakari.graph.numbers import SHAPE, Extent, Numbers
@@ -24,7 +25,8 @@ from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
 from edakari.surgery.apply import apply, branches_dropped, checked_graph, masks_of
 from edakari.surgery.counted import arithmetic, counted, with_counts
-from edakari.surgery.tokens import Adaptive
+from edakari.surgery.replay import BothMasked
+from edakari.surgery.tokens import Adaptive, attach, selections
 
 __all__ = ["simulate"]
 
@@ -36,8 +38,9 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
     statistics over them, only those that are kept), so biases do not leak. Weights are shared with `model` and stay as
     they are (moving or casting the twin moves or casts `model`); there is no gradient.
 
-    Where the plan prunes tokens, these are masked, and channels are cut: the masks of both would have to know of each
-    other. The part of the plan that cuts channels can be simulated by itself.
+    Where the plan prunes tokens, these are masked too; which, is asked of the cut network (see `BothMasked`). Where
+    tokens are merged, or positions of stages skipped, channels are cut, and only the part that cuts channels can be
+    simulated by itself.
 
     Args:
         plan: made for this network.
@@ -49,8 +52,19 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
     Raises:
         PlanError: the plan was made for another network.
     """
-    if plan.tokens():
-        return Adaptive(apply(plan, model))
+    if not plan.tokens():
+        return _masked(plan, model)
+    cut = Adaptive(apply(plan, model))
+    channels = dc.replace(plan, edits=tuple(edit for edit in plan.edits if not isinstance(edit, KeepTokens)))
+    if not channels.edits or len(selections(cut)) < len(plan.tokens()):
+        return cut
+    masked = _masked(channels, model)
+    masked.attach(plan)
+    return BothMasked(cut, Adaptive(masked))
+
+
+def _masked(plan: Plan, model: nn.Module) -> Simulated:
+    """The dense network with channels masked."""
     graph = checked_graph(plan, model)
     twin = with_counts(model, graph, plan.sizes())
     dropped = branches_dropped(plan)
@@ -81,12 +95,33 @@ class Simulated(nn.Module):
         self.model = model
         self.graph = graph
         self.masks = masks
+        self.flow: Flow | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The pruned network's outputs."""
         reads = Reads(self.graph, self.masks, stored_tensors(self.model))
+        self.flow = reads.flow
         with torch.no_grad(), _FunctionMode(reads), _DispatchMode(reads):
             return self.model(*args, **kwargs)
+
+    def attach(self, plan: Plan) -> None:
+        """Put a plan's selectors in; they work channel by channel, so what comes out is made of what goes in."""
+        attach(self.model, plan.tokens(), example_for(self.model, plan.inputs))
+        for selection in selections(self.model).values():
+            selection.register_forward_pre_hook(self._before)
+            selection.register_forward_hook(self._behind)
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        assert self.flow is not None
+        self.flow.quiet = True
+
+    def _behind(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        flow = self.flow
+        assert flow is not None
+        flow.quiet = False
+        images, _, channels = flow.peek(args[0])
+        made = [images, output.shape[1], channels]
+        flow.handle("selection", lambda flow, call: made, Call("selection", args[:1], {}, output))
 
 
 class Reads:
@@ -104,6 +139,7 @@ class Reads:
         dims = {
             id(tensor): [_expression(layout, groups) for layout in graph.layouts[name]]
             for name, tensor in stored.items()
+            if name in graph.layouts  # selectors of tokens are not
         }
         names = {id(tensor): name for name, tensor in stored.items()}
         self.flow = Flow(dims, names, RULES, FUNCTIONS)

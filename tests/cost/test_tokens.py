@@ -12,7 +12,8 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.cost.tokens import TokenCost, block_macs, interpolated, tokens_at
 from edakari.errors import InfeasibleBudget
-from edakari.methods.token_counts import geometric, linear, mildest, quarters, token_macs
+from edakari.methods.token_counts import geometric, linear, mildest, token_macs
+from edakari.surgery.tokens import TokenSite, TokenSites
 from edakari.surgery.tokens.gate import GATE
 
 BLOCKS = tuple(f"blocks.{place}" for place in range(12))
@@ -106,4 +107,8 @@ def test_schedules() -> None:
     assert geometric(0.3, 196, 3) == (137, 96, 67)
     assert linear(13 / 98, 196, 11) == tuple(196 - 13 * place for place in range(1, 12))
     assert linear(0.99, 16, 2) == (8, 4)
+
+    def quarters(depth: int) -> tuple[int, ...]:
+        return TokenSites(tuple(TokenSite(f"blocks.{place}", 0, 1, (4, 4)) for place in range(depth))).quarters()
+
     assert [quarters(depth) for depth in (12, 16, 20, 2)] == [(3, 6, 9), (4, 8, 12), (5, 10, 15), (1,)]

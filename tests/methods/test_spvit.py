@@ -35,7 +35,7 @@ from edakari.methods.token_training import (
     ratio_loss,
     token_distance,
 )
-from edakari.surgery.tokens import Adaptive, Decision, attach, detach, selections, token_layout
+from edakari.surgery.tokens import Adaptive, Decision, attach, detach, selections, token_sites
 from edakari.testing import check_method
 from edakari.testing.toys import ToyTask, toy_job
 
@@ -62,11 +62,11 @@ def network(seed: int = 0, depth: int = 6) -> nn.Module:
 def trainer(counts: tuple[int, int] = (10, 6), **loss: float) -> TokenTrainer:
     model, task = network(), ToyTask()
     edits = [KeepTokens(block, count, "spvit") for block, count in zip(("blocks.1", "blocks.3"), counts, strict=True)]
-    job, layout = toy_job(model), token_layout(model, task.example())
+    job, last = toy_job(model), token_sites(model, task.example()).blocks[-1]
     teacher = copy.deepcopy(model).requires_grad_(False)
     student = Adaptive(attach(model, edits, task.example())).train()
     weights = TokenLoss(**{"ratio": 2.0, "logits": 0.5, "tokens": 0.5, **loss})
-    return TokenTrainer(job, student, teacher, layout, [count / 16 for count in counts], weights)
+    return TokenTrainer(job, student, teacher, last, [count / 16 for count in counts], weights)
 
 
 def test_ratio_loss_by_hand() -> None:

@@ -6,6 +6,7 @@ from edakari.surgery.tokens.layout import TokenBlock, TokenLayout, token_layout
 from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
 from edakari.surgery.tokens.rows import restore
 from edakari.surgery.tokens.selection import Selection, SelectionSettings, sampled
+from edakari.surgery.tokens.sites import TokenSite, TokenSites, token_sites
 from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Strategy",
     "TokenBlock",
     "TokenLayout",
+    "TokenSite",
+    "TokenSites",
     "TokenState",
     "attach",
     "detach",
@@ -28,4 +31,5 @@ __all__ = [
     "sampled",
     "selections",
     "token_layout",
+    "token_sites",
 ]

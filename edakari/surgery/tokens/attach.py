@@ -74,6 +74,7 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Mo
             first=place == start,
             last=place == len(names) - 1,
             watches=place in watched or (moved and (merging or biased)),
+            drops=layout.dense and place == len(names) - 1,
         )
         gate.train(block.training)
     return model

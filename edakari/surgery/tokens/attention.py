@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torch.overrides import TorchFunctionMode
 
+from edakari.surgery.tokens.layout import over_tokens
 from edakari.surgery.tokens.state import TokenState
 
 __all__ = ["TokenAttention", "TokenPooling", "key_bias"]
@@ -151,7 +152,7 @@ class TokenAttention(TorchFunctionMode):
 
 
 class TokenPooling(TorchFunctionMode):
-    """Behind the blocks, means over tokens and attention pooling leave out those that are masked."""
+    """Behind the blocks, means and maxima over tokens and attention pooling leave out those that are masked."""
 
     def __init__(self, state: TokenState) -> None:
         super().__init__()
@@ -161,6 +162,8 @@ class TokenPooling(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in MEAN and args and args[0].dim() == 3:
             return self._mean(func, args, kwargs)
+        if not self.state.inside and over_tokens(func, args, kwargs):
+            return func(self._living(args[0]), *args[1:], **kwargs)
         if func is F.scaled_dot_product_attention and not self.state.inside:
             kwargs = {**dict(zip(NAMES, args, strict=False)), **kwargs}
             args, kwargs = (), {**kwargs, "attn_mask": self._masked(kwargs)}
@@ -175,6 +178,15 @@ class TokenPooling(TorchFunctionMode):
         alive = torch.cat([torch.ones_like(alive[:, : count - alive.shape[1]]), alive], 1)
         bias = key_bias(alive, self.state.bias_floor).to(named["query"].dtype)
         return bias if mask is None else mask + bias
+
+    def _living(self, x: torch.Tensor) -> torch.Tensor:
+        """What is said of tokens that are masked is below all else."""
+        alive = self.state.alive
+        if alive is not None and x.shape[1] == alive.shape[1] - self.state.prefix:
+            alive = alive[:, self.state.prefix :]
+        if alive is None or x.shape[1] != alive.shape[1]:
+            return x
+        return x.masked_fill(alive[..., None] == 0, -torch.inf)
 
     def _mean(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
         x, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else None)

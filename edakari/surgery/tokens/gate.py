@@ -39,6 +39,7 @@ class TokenGate(nn.Module):
         first: bool,
         last: bool,
         watches: bool,
+        drops: bool = False,
     ) -> None:
         """Put a gate around a block.
 
@@ -50,12 +51,14 @@ class TokenGate(nn.Module):
             first: of the network's gates.
             last: of the network's blocks.
             watches: its attention is looked at or biased even where nothing is masked.
+            drops: packages end with it, for what follows reads each token as a patch.
         """
         super().__init__()
         if GATE in block._modules or "forward" in vars(block):
             raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
         self.step, self.chain = step, chain
         self.dense, self.first, self.last, self.watches = dense, first, last, watches
+        self.drops = drops
         self.takes_mask = MASK in inspect.signature(type(block).forward).parameters
         vars(self)["block"] = block  # not a child: the block holds the gate
         block.add_module(GATE, self)
@@ -70,7 +73,8 @@ class TokenGate(nn.Module):
         out = self._block(state, args, kwargs)
         if self.last:
             self.chain.finish()
-            return _spread(out, state)
+            out = _spread(out, state)
+            return _unpacked(out, state) if self.drops and state.packages else out
         return out
 
     def _block(self, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -115,6 +119,15 @@ def _with_tokens(
         return (step(args[0], state), *args[1:]), dict(kwargs)
     name = next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
     return (), {**kwargs, name: step(kwargs[name], state)}
+
+
+def _unpacked(out: Any, state: TokenState) -> Any:
+    """The last block's tokens without packages."""
+    tokens = out[0] if isinstance(out, tuple) else out
+    end = tokens.shape[1] - state.packages
+    state.alive = None if state.alive is None else state.alive[:, :end]
+    state.place = None if state.place is None else state.place[:, :end]
+    return (tokens[:, :end], *out[1:]) if isinstance(out, tuple) else tokens[:, :end]
 
 
 def _spread(out: Any, state: TokenState) -> Any:

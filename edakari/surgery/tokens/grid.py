@@ -20,13 +20,15 @@ from edakari.core.plan import KeepTokens
 from edakari.errors import PlanError, nearest
 from edakari.surgery.tokens.layout import GridStage
 from edakari.surgery.tokens.rows import pick
-from edakari.surgery.tokens.selection import sampled
+from edakari.surgery.tokens.selection import sampled, straight_through
 from edakari.surgery.tokens.selectors import Candidates, Site, Verdict, build_selector, needs_attention
 from edakari.surgery.tokens.state import Chain, Decision, TokenState
 
 __all__ = ["GridGate", "attach_grid"]
 
 GRID_GATE = "token_gate"
+PACKED = ("package", "package_norm", "proportional")
+"""Settings of packages, which there are none of here."""
 
 
 @dc.dataclass
@@ -112,6 +114,9 @@ class GridGate(nn.Module):
         verdict: Verdict = self.selector(Candidates(x_BNC, alive, patches, place_BN, self.stage.prefix, None))
         index_BK = verdict.score.topk(self.edit.count, dim=1).indices.sort(dim=1).values
         mask = torch.zeros_like(alive).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive.dtype))
+        if state.rule == "count" and state.strategy == "mask" and verdict.score.requires_grad:
+            edge_B1 = verdict.score.gather(1, index_BK).amin(1, keepdim=True)
+            mask = straight_through(mask, verdict.score, edge_B1)
         if state.rule == "sample":
             mask = sampled(verdict.score, state.temperature)
         self.kept.mask = mask
@@ -150,7 +155,7 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
             selector = None
             if place == 0:
                 site = Site(stage.width, block.heads, stage.patches, first)
-                options = {name: value for name, value in edit.settings if not name.startswith("package")}
+                options = {name: value for name, value in edit.settings if name not in PACKED}
                 selector = build_selector(edit.selector, site, options).to(like.device, like.dtype)
             owner = model.get_submodule(block.name)
             gate = GridGate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from torch.utils._pytree import tree_leaves
 from edakari.errors import ModelError
 from edakari.graph import call, shadow_of
 
-__all__ = ["GridBlock", "GridStage", "TokenBlock", "TokenLayout", "grid_stages", "token_layout"]
+__all__ = ["GridBlock", "GridStage", "TokenBlock", "TokenLayout", "grid_stages", "over_tokens", "token_layout"]
 
 ATTENTIONS = (F.scaled_dot_product_attention, torch.softmax, torch.Tensor.softmax, F.softmax)
 """What every attention ends in."""
+LARGEST = (torch.max, torch.Tensor.max, torch.amax, torch.Tensor.amax)
+"""By which a head takes the largest over all tokens."""
 
 _SEEN: weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, TokenLayout]]] = weakref.WeakKeyDictionary()
 
@@ -47,12 +49,14 @@ class TokenLayout:
         prefix: tokens at the front that stand for no patch: class, distillation, registers.
         grid: rows and columns of patches.
         width: channels of a token.
+        dense: whether the largest of what is said of each patch goes into the output, as in LV-ViT.
     """
 
     blocks: tuple[TokenBlock, ...]
     prefix: int
     grid: tuple[int, int]
     width: int
+    dense: bool = False
 
     @property
     def patches(self) -> int:
@@ -87,14 +91,19 @@ class GridStage:
     Args:
         blocks: in order.
         prefix: tokens at the front that stand for no position.
-        patches: positions of the grid.
+        grid: rows and columns of positions.
         width: channels of a position.
     """
 
     blocks: tuple[GridBlock, ...]
     prefix: int
-    patches: int
+    grid: tuple[int, int]
     width: int
+
+    @property
+    def patches(self) -> int:
+        """Positions of the grid."""
+        return self.grid[0] * self.grid[1]
 
 
 def grid_stages(model: nn.Module, example: Any) -> tuple[GridStage, ...]:
@@ -165,6 +174,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.calls: list[_Call] = []
         self.open: list[_Call] = []
+        self.largest: list[tuple[int, ...]] = []
 
     def entering(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -187,11 +197,20 @@ class _Watch(TorchFunctionMode):
             self._attends((args[0].shape[1], args[4], args[0].shape[0]))
         if func in ATTENTIONS and args[0].dim() >= 3:
             self._attends(tuple(args[0].shape[:-1]))
+        if over_tokens(func, args, kwargs):
+            self.largest.append(tuple(args[0].shape))
         return func(*args, **kwargs)
 
     def _attends(self, shape: tuple[int, ...]) -> None:
         for entry in self.open:
             entry.attentions.append(shape)
+
+
+def over_tokens(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call takes the largest over the second dimension of a tensor [batch, tokens, channels]."""
+    if func not in LARGEST or not args or not isinstance(args[0], torch.Tensor) or args[0].dim() != 3:
+        return False
+    return kwargs.get("dim", args[1] if len(args) > 1 else None) in (1, -2, (1,), [1])
 
 
 def _first(tree: Any) -> tuple[int, ...]:
@@ -202,8 +221,8 @@ def _layout(watch: _Watch, model: nn.Module, kind: str) -> TokenLayout:
     chains = list(_chains(watch, model))
     if len({chain[0].entering[1] for chain in chains if len(chain) > 1 and chain[0].attentions}) > 1:
         raise ModelError(
-            f"{kind} puts its tokens on a grid between stages, so that they cannot be removed; plans of KeepTokens let "
-            "positions skip the MLPs of a stage (docs/tokens.md), but methods do not search for such plans yet"
+            f"{kind} puts its tokens on a grid between stages, so that they cannot be removed; 'spvit', 'dynamicvit' "
+            "and 'random_tokens' let positions skip the MLPs of a stage instead (docs/tokens.md)"
         )
     calls = max(chains, key=len, default=[])
     if len(calls) < 2:
@@ -218,29 +237,30 @@ def _layout(watch: _Watch, model: nn.Module, kind: str) -> TokenLayout:
                 f"the attention of block {entry.path!r} of {kind} cannot be wrapped: none of its "
                 f"{len(entry.attentions)} softmaxes and scaled dot products runs over its {tokens} tokens"
             )
-    patches = [
+    found = [
         entry.leaving[-2:]
         for entry in watch.calls
         if entry.convolution and entry.order < calls[0].order and len(entry.leaving) == 4
     ]
-    grids = [grid for grid in patches if grid[0] * grid[1] <= tokens]
+    grids = [grid for grid in found if grid[0] * grid[1] <= tokens]
     if not grids:
         raise ModelError(f"{kind} has {tokens} tokens, but no convolution in front of its blocks tells their grid")
     grid = (int(grids[-1][0]), int(grids[-1][1]))
     blocks = tuple(TokenBlock(entry.path, _heads(entry, tokens)) for entry in calls)
-    return TokenLayout(blocks, tokens - grid[0] * grid[1], grid, width)
+    patches = math.prod(grid)
+    largest = any(shape[1] in (tokens, patches) for shape in watch.largest)
+    return TokenLayout(blocks, tokens - patches, grid, width, largest)
 
 
 def _stage(chain: list[_Call], watch: _Watch, model: nn.Module) -> GridStage:
     shape = chain[0].entering
-    prefix = 0
-    if len(shape) == 3:
-        grids = [entry.leaving[-2:] for entry in watch.calls if entry.convolution and entry.order < chain[0].order]
-        areas = [grid[0] * grid[1] for grid in grids if len(grid) == 2 and grid[0] * grid[1] <= shape[1]]
-        prefix = shape[1] - areas[-1] if areas else 0
-    patches = math.prod(shape[1:-1]) - prefix
     blocks = tuple(GridBlock(entry.path, _mlp(entry, watch, model), _any_heads(entry)) for entry in chain)
-    return GridStage(blocks, prefix, patches, shape[-1])
+    if len(shape) == 4:
+        return GridStage(blocks, 0, (shape[1], shape[2]), shape[-1])
+    found = [entry.leaving[-2:] for entry in watch.calls if entry.convolution and entry.order < chain[0].order]
+    grids = [(each[0], each[1]) for each in found if len(each) == 2 and each[0] * each[1] <= shape[1]]
+    grid = grids[-1] if grids else (1, shape[1])
+    return GridStage(blocks, shape[1] - math.prod(grid), grid, shape[-1])
 
 
 def _mlp(block: _Call, watch: _Watch, model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from edakari.surgery.tokens.rows import in_one_row, pick, side_by_side
 from edakari.surgery.tokens.selectors import Candidates, Verdict
 from edakari.surgery.tokens.state import Decision, TokenState
 
-__all__ = ["Selection", "SelectionSettings", "sampled"]
+__all__ = ["Selection", "SelectionSettings", "sampled", "straight_through"]
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ class Selection(nn.Module):
         index_BK = best.indices.sort(dim=1).values
         kept = torch.zeros_like(alive_BN).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive_BN.dtype))
         if state.strategy == "mask" and score_BN.requires_grad and self.settings.count:
-            kept = _straight_through(kept, score_BN, best.values[:, -1:])
+            kept = straight_through(kept, score_BN, best.values[:, -1:])
         return kept * alive_BN, index_BK
 
     def _capped(self, kept_BN: torch.Tensor, score_BN: torch.Tensor, state: TokenState) -> torch.Tensor:
@@ -263,7 +263,8 @@ class Selection(nn.Module):
         score = verdict.score.masked_fill(alive_BN == 0, -torch.inf)
         score = torch.full_like(blank, -torch.inf, dtype=score.dtype).scatter(1, place, score)[:, :-1]
         made = packs_BPC[:, -1] if packs_BPC.shape[1] else None
-        state.decisions.append(Decision(self.settings.block, kept, score, made))
+        weight = torch.zeros_like(blank, dtype=verdict.weight.dtype).scatter(1, place, verdict.weight)[:, :-1]
+        state.decisions.append(Decision(self.settings.block, kept, score, made, weight))
 
 
 def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -281,7 +282,7 @@ def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     return soft + ((soft > 0.5).to(soft.dtype) - soft).detach()
 
 
-def _straight_through(kept_BN: torch.Tensor, score_BN: torch.Tensor, edge_B1: torch.Tensor) -> torch.Tensor:
+def straight_through(kept_BN: torch.Tensor, score_BN: torch.Tensor, edge_B1: torch.Tensor) -> torch.Tensor:
     """Decisions by rank with the gradient of softened ones, whose middle is the last score that is kept."""
     soft = torch.sigmoid(score_BN - edge_B1.detach())
     return soft + (kept_BN.to(soft.dtype) - soft).detach()

@@ -29,12 +29,14 @@ class Decision:
         kept: for each patch of the network, 1 where it goes on, float [B, N]; with a gradient where it was sampled.
         score: its score, a logit to stay, [B, N]; -inf where it was gone before.
         package: the package token that it made, [B, C]; None where it makes none.
+        weight: weight of each patch in the package if it goes, [B, N]; None where none is made.
     """
 
     block: str
     kept: torch.Tensor
     score: torch.Tensor
     package: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
 
 
 @dc.dataclass

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import nn
 
 from edakari.core.plan import KeepTokens, Plan
@@ -30,6 +30,41 @@ def tiny(depth: int = 6, width: int = 16, **options: Any) -> nn.Module:
             **options,
         )
     )
+
+
+class ScaledBlock(nn.Module):
+    """A block of LV-ViT's: both residual branches count half."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, num_heads=heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x)) / 2
+        out: torch.Tensor = x + self.mlp(self.norm2(x)) / 2
+        return out
+
+
+class LabelledViT(nn.Module):
+    """LV-ViT's form: the class token's logits, and half the largest of those of all patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv2d(1, 16, 4, 4)
+        self.cls_token, self.pos_embed = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(torch.zeros(1, 37, 16))
+        self.blocks = nn.ModuleList(ScaledBlock(16, 4) for _ in range(4))
+        self.norm, self.head, self.aux_head = nn.LayerNorm(16), nn.Linear(16, 5), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        logits: torch.Tensor = self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).max(1)[0]
+        return logits
 
 
 def enlivened(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import edakari
-from edakari.core.plan import KeepTokens, Plan
+from edakari.core.plan import KeepChannels, KeepTokens, Plan
 from edakari.errors import ModelError, PlanError
+from edakari.surgery.replay import BothMasked
 from edakari.surgery.tokens import Adaptive, attach, detach, package, restore, selections, token_layout
 from edakari.surgery.tokens.selectors import Candidates
-from tests.surgery.tokens.networks import FAMILIES, enlivened, images, logits, plan, tiny
+from tests.surgery.tokens.networks import FAMILIES, LabelledViT, enlivened, images, logits, plan, tiny
 
 Settings = tuple[tuple[str, bool | int | float | str], ...]
 MODES = ["merge", "add", "append", "none"]
@@ -93,7 +94,9 @@ def by_hand(model: Any, image: torch.Tensor, mode: str, proportional: bool) -> t
 
 
 @pytest.mark.parametrize("start", ["random", "unlike"])
-@pytest.mark.parametrize(("mode", "proportional"), [*((mode, False) for mode in MODES), ("merge", True), ("append", True)])
+@pytest.mark.parametrize(
+    ("mode", "proportional"), [*((mode, False) for mode in MODES), ("merge", True), ("append", True)]
+)
 def test_masked_equals_removed_by_hand(mode: str, proportional: bool, start: str) -> None:
     settings = (("proportional", proportional), ("start", start))
     model, x = spread(attached(mode, settings=settings), images(6)), images(6)
@@ -122,6 +125,31 @@ def test_packages_after_merging_stand_for_all_that_was_merged() -> None:
     model, x = attach(tiny(), edits, images(1)), images()
     removed = logits(model, x)
     torch.testing.assert_close(logits(Adaptive(model).eval(), x), removed, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["append", "merge", "none"])
+def test_a_dense_head_hears_living_patches_alone(mode: str) -> None:
+    """LV-ViT: neither packages nor masked patches come into the largest of the patches' logits."""
+    model, x, seen = enlivened(LabelledViT()), images(), []
+    dense = logits(model, x)
+    edits = [KeepTokens(f"blocks.{place}", n, "spvit", (("package", mode),)) for place, n in ((1, 20), (3, 11))]
+    attach(model, edits, images(1))
+    model.blocks[3].norm2.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    removed = logits(model, x)
+    packages = {"append": 2, "merge": 1, "none": 0}[mode]
+    assert seen[-1].shape[1] == 1 + 11 + packages
+    with torch.no_grad():
+        last = seen[-1] + model.blocks[3].mlp(model.blocks[3].norm2(seen[-1])) / 2
+        tokens = model.norm(last[:, :12])
+        wanted = model.head(tokens[:, 0]) + 0.5 * model.aux_head(tokens[:, 1:]).amax(1)
+    torch.testing.assert_close(removed, wanted, atol=1e-12, rtol=0)
+    torch.testing.assert_close(logits(Adaptive(model).eval(), x), removed, atol=1e-12, rtol=0)
+    spread(model, x)
+    free = logits(Adaptive(model, "mask", "threshold").eval(), x)
+    for strategy in STRATEGIES[1:]:
+        found = logits(Adaptive(model, strategy, "threshold", edges=EDGES).eval(), x)
+        torch.testing.assert_close(found, free, atol=1e-12, rtol=0)
+    assert torch.equal(logits(detach(model), x), dense)
 
 
 def test_epsilon_of_training_leaks_little() -> None:
@@ -242,7 +270,7 @@ def test_channels_and_tokens_in_one_plan() -> None:
     model = tiny(depth=4)
     graph = edakari.trace(model, images(1))
     hidden = next(group for group in graph.groups if group.size == 64)
-    channels = edakari.core.plan.KeepChannels(hidden.name, tuple(range(0, 64, 2)))
+    channels = KeepChannels(hidden.name, tuple(range(0, 64, 2)))
     tokens = KeepTokens("blocks.1", 17, "evit", (("package", "merge"),))
     whole = Plan((channels, tokens), graph.fingerprint, graph.inputs)
     assert Plan.from_json(whole.to_json()) == whole
@@ -255,6 +283,27 @@ def test_channels_and_tokens_in_one_plan() -> None:
     later = Plan((tokens,), edakari.trace(first, images(1)).fingerprint, graph.inputs)
     assert torch.equal(logits(edakari.apply(later, first), x), found)
     assert torch.equal(logits(edakari.apply(one.then(later), model), x), found)
+
+
+@pytest.mark.parametrize("settings", [(), (("package", "append"), ("proportional", True))])
+@pytest.mark.parametrize("selector", ["spvit", "evit"])
+def test_channels_of_every_kind_and_tokens_are_masked_together(selector: str, settings: Settings) -> None:
+    """Embedding, heads, hidden channels and tokens: nothing is cut in the twin, and nothing of it leaks."""
+    model, x = tiny(depth=4), images()
+    graph = edakari.trace(model, images(1))
+    channels = tuple(
+        KeepChannels(group.name, tuple(range(0, group.size, 2)))
+        for group in graph.groups
+        if group.kind in ("embedding", "hidden", "head") and group.size % 2 == 0
+    )
+    assert {graph[edit.group].kind for edit in channels} >= {"embedding", "hidden"}
+    whole = Plan((*channels, *(KeepTokens(f"blocks.{b}", n, selector, settings) for b, n in ((1, 20), (3, 11)))),
+                 graph.fingerprint, graph.inputs)  # fmt: skip
+    twin = edakari.simulate(whole, model).eval()
+    assert isinstance(twin, BothMasked)
+    shapes = {value.shape for value in twin.masked.state_dict().values()}
+    assert {value.shape for value in model.state_dict().values()} <= shapes
+    torch.testing.assert_close(logits(twin, x), logits(edakari.apply(whole, model), x), atol=1e-12, rtol=0)
 
 
 def test_tokens_twice_are_refused() -> None:

@@ -71,7 +71,7 @@ class MultiHeadSelector(nn.Module):
                 # before scores depend on tokens
                 nn.init.trunc_normal_(module.weight, std=module.weight.shape[-1] ** -0.5)
                 nn.init.zeros_(module.bias)
-        # differs: the authors' selectors begin with random scores, which need long trainings to become better than chance
+        # differs: the authors begin with random scores; those need long trainings to become better than chance
         self.unlike = nn.Parameter(torch.tensor(UNLIKE)) if start == "unlike" else None
         if start == "unlike":
             nn.init.trunc_normal_(self.last.weight, std=0.02)

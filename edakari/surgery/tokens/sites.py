@@ -1,0 +1,115 @@
+"""Where selectors may stand, alike for networks with one form of tokens and for those with stages."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from edakari.surgery.tokens.layout import GridStage, TokenLayout, grid_stages, token_layout
+
+__all__ = ["TokenSite", "TokenSites", "token_sites"]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class TokenSite:
+    """A block in front of which a selector may stand.
+
+    Args:
+        name: dotted path.
+        stage: that it is in, from 0.
+        prefix: tokens at the front that stand for no patch.
+        grid: rows and columns of the patches that come in the dense network.
+    """
+
+    name: str
+    stage: int
+    prefix: int
+    grid: tuple[int, int]
+
+    @property
+    def patches(self) -> int:
+        """Tokens that may be pruned."""
+        return self.grid[0] * self.grid[1]
+
+
+@dc.dataclass(frozen=True)
+class TokenSites:
+    """All blocks of a network, in order. A stage begins with all of its patches, whatever was pruned before.
+
+    Args:
+        blocks: in the order of execution.
+    """
+
+    blocks: tuple[TokenSite, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Dotted paths of the blocks."""
+        return tuple(block.name for block in self.blocks)
+
+    @property
+    def staged(self) -> bool:
+        """Whether there are several stages: then positions are skipped, and not removed."""
+        return self.blocks[-1].stage > 0
+
+    @property
+    def patches(self) -> tuple[int, ...]:
+        """Patches of each block in the dense network."""
+        return tuple(block.patches for block in self.blocks)
+
+    def firsts(self) -> dict[str, int]:
+        """The first block of each stage, and its patches."""
+        found: dict[int, TokenSite] = {}
+        for block in self.blocks:
+            found.setdefault(block.stage, block)
+        return {block.name: block.patches for block in found.values()}
+
+    def quarters(self) -> tuple[int, ...]:
+        """Places of the authors' selectors: after each quarter, [3, 6, 9] of 12; in the middle of each stage."""
+        depth = len(self.blocks)
+        if not self.staged:
+            return tuple(dict.fromkeys(max(1, depth * quarter // 4) for quarter in (1, 2, 3)))
+        stages = [[p for p, block in enumerate(self.blocks) if block.stage == s] for s in range(depth)]
+        return tuple(places[len(places) // 2] for places in stages if len(places) > 1)
+
+
+_SEEN: weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, TokenSites]]] = weakref.WeakKeyDictionary()
+
+
+def token_sites(model: nn.Module, example: Any) -> TokenSites:
+    """The blocks of a network, which has one stage or several; see `token_layout` and `grid_stages`.
+
+    Args:
+        model: the network, without selectors.
+        example: an input as the network takes it.
+
+    Raises:
+        ModelError: the network has no tokens, or the attention of a block cannot be masked; names the block.
+    """
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
+    for known, sites in _SEEN.get(model, ()):
+        if known == shapes:
+            return sites
+    stages = grid_stages(model, example)
+    found = _staged(stages) if stages else _plain(token_layout(model, example))
+    _SEEN.setdefault(model, []).append((shapes, found))
+    return found
+
+
+def _plain(layout: TokenLayout) -> TokenSites:
+    return TokenSites(tuple(TokenSite(name, 0, layout.prefix, layout.grid) for name in layout.names))
+
+
+def _staged(stages: tuple[GridStage, ...]) -> TokenSites:
+    return TokenSites(
+        tuple(
+            TokenSite(block.name, number, stage.prefix, stage.grid)
+            for number, stage in enumerate(stages)
+            for block in stage.blocks
+        )
+    )

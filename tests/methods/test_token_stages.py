@@ -1,0 +1,94 @@
+"""Methods that prune tokens on networks with stages: counts are searched, and cost what is counted afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.models.pit import PoolingVisionTransformer
+from timm.models.swin_transformer import SwinTransformer
+from torch import nn
+
+import edakari
+from edakari.core.plan import KeepTokens, Plan
+from edakari.cost import macs, runtimes
+from edakari.cost.tokens import tokens_at
+from edakari.errors import ModelError, PlanError
+from edakari.methods.spvit import SoftTokenPruning
+from edakari.methods.token_baselines import AttentionTokens, PredictedTokens, RandomTokens
+from edakari.methods.token_counts import token_macs
+from edakari.surgery.tokens import token_sites
+from edakari.testing.formula_runtime import FormulaRuntime
+from edakari.testing.toys import toy_job
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+
+
+def swin() -> nn.Module:
+    torch.manual_seed(0)
+    return SwinTransformer(
+        img_size=16, patch_size=2, window_size=4, embed_dim=16, depths=(2, 4), num_heads=(2, 4), num_classes=4
+    ).eval()
+
+
+def pit() -> nn.Module:
+    torch.manual_seed(0)
+    return PoolingVisionTransformer(
+        *(16, 4, 2, "overlap"), base_dims=[8, 8], depth=[2, 3], heads=[2, 4], mlp_ratio=4, num_classes=4
+    ).eval()
+
+
+@pytest.mark.parametrize(("make", "budget"), [(swin, "macs<=88%"), (pit, "macs<=88%")])
+@pytest.mark.parametrize(
+    "method", [SoftTokenPruning(selector_epochs=1, joint_epochs=1), PredictedTokens(selector_epochs=1, joint_epochs=0),
+               RandomTokens()], ids=lambda method: type(method).__name__
+)  # fmt: skip
+def test_counts_are_searched(make: Callable[[], nn.Module], budget: str, method: Any) -> None:
+    model = make()
+    job = toy_job(model, budget)
+    outcome = method.prune(job)
+    sites = token_sites(make(), EXAMPLE)
+    whole = dict(zip(sites.names, sites.patches, strict=True))
+    edits = outcome.plan.tokens()
+    assert [edit.block for edit in edits] == [sites.names[place] for place in sites.quarters()]
+    shares = [edit.count / whole[edit.block] for edit in edits]
+    assert max(shares) - min(shares) < 0.1
+    limit = job.budget.terms[0].limit
+    assert 0.95 * limit <= macs(edakari.trace(outcome.model, EXAMPLE)).total({}) <= limit
+    assert edakari.apply(outcome.plan, make()).state_dict().keys() == outcome.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("make", [swin, pit])
+def test_costs_are_what_is_counted(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    graph, sites = edakari.trace(model, EXAMPLE), token_sites(model, EXAMPLE)
+    cost = token_macs(model, graph, "none")
+    assert cost.total({}) == macs(graph).total({})
+    edits = tuple(KeepTokens(sites.names[place], 5, "random") for place in sites.quarters())
+    small = edakari.apply(Plan(edits, graph.fingerprint, graph.inputs), model)
+    found = macs(edakari.trace(small, EXAMPLE)).total({})
+    assert cost.total({tokens_at(edit.block): edit.count for edit in edits}) == found < macs(graph).total({})
+
+
+def test_a_latency_is_met(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runtime = FormulaRuntime(factor=1.3, constant=0.4)
+    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
+    monkeypatch.setattr("edakari.cost.measure.time", runtime)
+    monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path))
+    model = swin()
+    small, plan = edakari.prune_tokens(model, EXAMPLE, "latency<=97%", by="spvit", blocks=(0, 2), runtime="formula")
+    assert len(plan.tokens()) == 2
+    before, after = (runtime.latency(edakari.trace(network, EXAMPLE), {}) for network in (model, small))
+    assert after / before <= 0.97 * 1.02
+
+
+def test_what_stages_cannot_do_is_told() -> None:
+    with pytest.raises(PlanError, match=r"one selector, but blocks .* begin with blocks \[0, 2\]"):
+        RandomTokens(blocks=(2, 3)).prune(toy_job(swin(), "macs<=90%"))
+    with pytest.raises(PlanError, match="stages have windows"):
+        AttentionTokens().prune(toy_job(swin(), "macs<=90%"))
+    with pytest.raises(ModelError, match="schedule: geometric"):
+        SoftTokenPruning(schedule="progressive").prune(toy_job(swin(), "macs<=90%"))
