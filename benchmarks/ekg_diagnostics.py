@@ -39,8 +39,8 @@ from edakari.core.protocols import Schedule
 from edakari.cost import bind
 from edakari.graph import trace
 from edakari.methods.ekg import EnsembleKnowledgePruning, balanced_parts
-from edakari.methods.ensemble import EnsembleSearch, SearchSettings, Stop
-from edakari.methods.masks import Masks, maskable
+from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, Stop
+from edakari.methods.masking.masks import Masks, maskable
 from edakari.models import build
 from edakari.run import read_recipe
 from edakari.solve import fill

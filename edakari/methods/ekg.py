@@ -25,9 +25,9 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Cost, NumberedTask, Schedule, Split, Task
 from edakari.cost import bind
 from edakari.errors import DataError, EdakariError
-from edakari.methods.ensemble import EnsembleSearch, SearchSettings, Stop
-from edakari.methods.masks import Masks, maskable
-from edakari.methods.reads import Layer, layers_of
+from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, Stop
+from edakari.methods.masking.masks import Masks, maskable
+from edakari.methods.masking.reads import Layer, layers_of
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
 from edakari.train import has_norms, recalibrate_, task_objective

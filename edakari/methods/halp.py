@@ -11,9 +11,9 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
 from edakari.core.protocols import Precision, Schedule
 from edakari.errors import EdakariError
-from edakari.methods.masks import Masks, maskable
-from edakari.methods.reads import names_in
-from edakari.methods.rewire import Rewire, train_and_cut
+from edakari.methods.masking.masks import Masks, maskable
+from edakari.methods.masking.reads import names_in
+from edakari.methods.masking.rewire import Rewire, train_and_cut
 
 __all__ = ["HardMaskedPruning", "StepRamp", "norm_taylor"]
 
@@ -84,15 +84,15 @@ class StepRamp:
     start: int = 0
 
     def due(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.rewire.Timetable`."""
+        """See `edakari.methods.masking.rewire.Timetable`."""
         return 0 < step - self.start <= self.count * self.interval and (step - self.start) % self.interval == 0
 
     def over(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.rewire.Timetable`."""
+        """See `edakari.methods.masking.rewire.Timetable`."""
         return step >= self.start + self.count * self.interval
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """See `edakari.methods.rewire.Timetable`; `step` is the one after which masks are chosen, from 0."""
+        """See `edakari.methods.masking.rewire.Timetable`; `step` is the one after which masks are chosen, from 0."""
         if final >= dense:
             return final
         place = min((step + 1 - self.start) // self.interval, self.count)

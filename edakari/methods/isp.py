@@ -27,7 +27,10 @@ from edakari.cost.smooth import smooth_total
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.graph.taps import Tap, find_taps
 from edakari.methods.allocate import AllocatorName, allocate, allocator_named
-from edakari.methods.explaining import (
+from edakari.methods.masking.gates import Draw, FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart, drawn
+from edakari.methods.masking.masks import Masks, maskable
+from edakari.methods.masking.reads import names_in, structure_of
+from edakari.methods.saliency.explaining import (
     Explained,
     ExplainerSettings,
     LabelSource,
@@ -39,10 +42,7 @@ from edakari.methods.explaining import (
     labelled,
     unchanged,
 )
-from edakari.methods.gates import Draw, FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart, drawn
-from edakari.methods.masks import Masks, maskable
-from edakari.methods.reads import names_in, structure_of
-from edakari.methods.saved_saliency import load_saliency, save_saliency
+from edakari.methods.saliency.saved import load_saliency, save_saliency
 from edakari.models.saliency import Family
 from edakari.surgery import apply
 from edakari.train import learning_rate

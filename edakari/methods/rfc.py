@@ -19,8 +19,8 @@ from edakari.criteria.discrimination import Histogram, Measure
 from edakari.criteria.labels import LabelSource
 from edakari.criteria.responses import Reduce
 from edakari.methods.allocate import AllocatorName
+from edakari.methods.redundancy.trials import prune_by_trials
 from edakari.methods.steps import prune_by
-from edakari.methods.trials import prune_by_trials
 
 __all__ = ["DistinguishingLayerPruning", "FeatureDiscriminationPruning"]
 

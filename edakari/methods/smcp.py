@@ -20,9 +20,9 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Precision, Schedule
 from edakari.errors import EdakariError
-from edakari.methods.masks import Masks, Mode, maskable
-from edakari.methods.prices import one_sided
-from edakari.methods.rewire import Average, Revival, Rewire, Weighing, train_and_cut
+from edakari.methods.masking.masks import Masks, Mode, maskable
+from edakari.methods.masking.prices import one_sided
+from edakari.methods.masking.rewire import Average, Revival, Rewire, Weighing, train_and_cut
 from edakari.train.loop import steps_per_epoch
 
 __all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_share"]
@@ -46,7 +46,7 @@ class SoftMaskedPruning:
         curve: of the share of the cost that is removed.
         masks: what masked weights get: "soft" the gradient that they would have if they were there, "hard" none,
             "permanent" none, and they never come back.
-        average: how the figures of single steps become scores; see `edakari.methods.rewire.Weighing`.
+        average: how the figures of single steps become scores; see `edakari.methods.masking.rewire.Weighing`.
         revival: what counts for masked coordinates: "absolute" or "signed" figures.
         incumbent_bonus: scores of what is not masked are multiplied by it.
         masked_decay: decay of masked weights, beside `weight_decay`; shorter trainings need more.
@@ -158,15 +158,15 @@ class EpochRamp:
     per_epoch: int = 1
 
     def due(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.rewire.Timetable`."""
+        """See `edakari.methods.masking.rewire.Timetable`."""
         return self.warmup <= self._place(step - 1, epoch) < self.epochs - self.freeze and step % self.interval == 0
 
     def over(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.rewire.Timetable`."""
+        """See `edakari.methods.masking.rewire.Timetable`."""
         return self._place(step, epoch) >= self.epochs - self.freeze
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """See `edakari.methods.rewire.Timetable`."""
+        """See `edakari.methods.masking.rewire.Timetable`."""
         if final >= dense or self._place(step, epoch) >= self.warmup + self.ramp:
             return final
         share = removed_share(self.curve, 1 - final / dense, epoch - math.floor(self.warmup) + 1, self.ramp + 1)

@@ -17,10 +17,10 @@ from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
 from edakari.cost.tokens import Packages
 from edakari.errors import EdakariError
-from edakari.methods.token_counts import TokenDesign
-from edakari.methods.token_method import TokenTraining, progressive_design, prune_tokens_by, sites_of
-from edakari.methods.token_progressive import Progress
-from edakari.methods.token_training import TokenLoss
+from edakari.methods.tokens.counts import TokenDesign
+from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
+from edakari.methods.tokens.progressive import Progress
+from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
 
 __all__ = ["SoftTokenPruning"]

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
-from edakari.methods.token_counts import TokenDesign, linear
-from edakari.methods.token_method import TokenTraining, prune_tokens_by, sites_of
-from edakari.methods.token_training import TokenLoss
+from edakari.methods.tokens.counts import TokenDesign, linear
+from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_of
+from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import TokenSites
 
 __all__ = ["AttentionTokens", "MergedTokens", "PredictedTokens", "RandomTokens"]

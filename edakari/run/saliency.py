@@ -11,8 +11,8 @@ from torch import nn
 
 from edakari.errors import RunFolderError
 from edakari.graph import trace
-from edakari.methods.explaining import Explained, Saliency, widened
-from edakari.methods.saved_saliency import load_saliency
+from edakari.methods.saliency.explaining import Explained, Saliency, widened
+from edakari.methods.saliency.saved import load_saliency
 from edakari.models import build
 from edakari.report.saliency import Looks, SaliencyView
 from edakari.run.folder import RunFolder

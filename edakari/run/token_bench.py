@@ -15,7 +15,7 @@ from edakari.cost.latency import Table, extended, fit_latency, latency_cost, net
 from edakari.cost.latency.calibrate import FEWEST
 from edakari.cost.tokens import TokenCost, block_latencies, interpolated
 from edakari.graph import example_for, trace
-from edakari.methods.token_counts import TokenDesign, stages_of, token_graph
+from edakari.methods.tokens.counts import TokenDesign, stages_of, token_graph
 from edakari.run.bench import Bench, Tell, filled_uses
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites

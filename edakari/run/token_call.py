@@ -20,7 +20,7 @@ from edakari.errors import ModelError
 from edakari.graph import trace
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, RandomTokens
-from edakari.methods.token_counts import TokenDesign, planned
+from edakari.methods.tokens.counts import TokenDesign, planned
 from edakari.run.bench import Bench, Tell
 from edakari.run.rounds import Aim, Pair, Round, settled
 from edakari.run.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key

@@ -12,7 +12,7 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.cost.tokens import TokenCost, block_macs, interpolated, tokens_at
 from edakari.errors import InfeasibleBudget
-from edakari.methods.token_counts import geometric, linear, mildest, token_macs
+from edakari.methods.tokens.counts import geometric, linear, mildest, token_macs
 from edakari.surgery.tokens import TokenSite, TokenSites
 from edakari.surgery.tokens.gate import GATE
 

@@ -21,9 +21,9 @@ from edakari.cost import bind, dense
 from edakari.errors import DataError, EdakariError, InfeasibleBudget
 from edakari.graph import trace
 from edakari.methods.ekg import EnsembleKnowledgePruning, balanced_parts, chosen_teachers
-from edakari.methods.ensemble import EnsembleSearch, Knowledge, SearchSettings, distance, group_steps
-from edakari.methods.masks import Masks
-from edakari.methods.sites import SiteTaylor
+from edakari.methods.knowledge.ensemble import EnsembleSearch, Knowledge, SearchSettings, distance, group_steps
+from edakari.methods.knowledge.sites import SiteTaylor
+from edakari.methods.masking.masks import Masks
 from edakari.models import ModelSpec, build
 from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job

@@ -19,11 +19,20 @@ from edakari.core.protocols import Schedule
 from edakari.cost import bind, dense, macs
 from edakari.errors import DataError, EdakariError, InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph.taps import find_taps
-from edakari.methods.explaining import Explained, Saliency, area, checked, divergence, roughness, unchanged, widened
-from edakari.methods.gates import FreeLogits, HyperLogits, drawn, gumbel
 from edakari.methods.isp import Gated, InterpretationSteeredPruning, Pairs, cost_penalty, inner_groups
-from edakari.methods.masks import maskable
-from edakari.methods.saved_saliency import load_saliency, save_saliency
+from edakari.methods.masking.gates import FreeLogits, HyperLogits, drawn, gumbel
+from edakari.methods.masking.masks import maskable
+from edakari.methods.saliency.explaining import (
+    Explained,
+    Saliency,
+    area,
+    checked,
+    divergence,
+    roughness,
+    unchanged,
+    widened,
+)
+from edakari.methods.saliency.saved import load_saliency, save_saliency
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Frame
 from edakari.models.weights import weights_digest

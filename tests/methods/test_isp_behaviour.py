@@ -20,14 +20,14 @@ from edakari.core.method import Job
 from edakari.core.protocols import Schedule
 from edakari.cost import dense
 from edakari.graph.taps import find_taps
-from edakari.methods.explaining import (
+from edakari.methods.isp import Gated, InterpretationSteeredPruning
+from edakari.methods.saliency.explaining import (
     Explained,
     ExplainerSettings,
     PredictorSettings,
     fit_explainer,
     fit_predictor,
 )
-from edakari.methods.isp import Gated, InterpretationSteeredPruning
 from edakari.models.saliency import Frame
 from edakari.train import FitSettings, fitter
 

@@ -16,10 +16,10 @@ from edakari.core.method import Job
 from edakari.core.space import Group
 from edakari.cost import bind
 from edakari.errors import DataError, EdakariError, InfeasibleBudget, RunFolderError
-from edakari.methods import trials as trials_module
-from edakari.methods.paired import Answers, Change, answers_of, change_between
+from edakari.methods.redundancy import trials as trials_module
+from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
+from edakari.methods.redundancy.trials import redundancy, step_down
 from edakari.methods.rfc import DistinguishingLayerPruning, FeatureDiscriminationPruning
-from edakari.methods.trials import redundancy, step_down
 from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
 

@@ -22,9 +22,9 @@ from edakari.cost import bind, dense, macs
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.graph import trace
 from edakari.methods.halp import HardMaskedPruning, StepRamp, norm_taylor
-from edakari.methods.masks import Masks, maskable
-from edakari.methods.prices import one_sided, prices_of
-from edakari.methods.rewire import Rewire, Weighing, values_at
+from edakari.methods.masking.masks import Masks, maskable
+from edakari.methods.masking.prices import one_sided, prices_of
+from edakari.methods.masking.rewire import Rewire, Weighing, values_at
 from edakari.methods.smcp import EpochRamp, SoftMaskedPruning, input_taylor, removed_share
 from edakari.solve import solve_choices
 from edakari.testing import ToyTask, check_method, random_plan, toy_cnn, toy_job, toy_vit

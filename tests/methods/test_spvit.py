@@ -24,9 +24,9 @@ from edakari.cost.tokens import tokens_at
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
-from edakari.methods.token_counts import token_macs
-from edakari.methods.token_progressive import phases, profile
-from edakari.methods.token_training import (
+from edakari.methods.tokens.counts import token_macs
+from edakari.methods.tokens.progressive import phases, profile
+from edakari.methods.tokens.training import (
     DualAscent,
     TokenLoss,
     TokenTrainer,

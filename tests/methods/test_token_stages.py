@@ -19,7 +19,7 @@ from edakari.cost.tokens import tokens_at
 from edakari.errors import ModelError, PlanError
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, PredictedTokens, RandomTokens
-from edakari.methods.token_counts import token_macs
+from edakari.methods.tokens.counts import token_macs
 from edakari.surgery.tokens import token_sites
 from edakari.testing.formula_runtime import FormulaRuntime
 from edakari.testing.toys import toy_job

@@ -11,7 +11,7 @@ import torch
 import edakari.run.stages as stages_module
 from edakari.core.method import Job
 from edakari.errors import DataError, EdakariError, RecipeError, RunFolderError
-from edakari.methods.ensemble import EnsembleSearch
+from edakari.methods.knowledge.ensemble import EnsembleSearch
 from edakari.run import prune, read_recipe, recipe_from
 from edakari.run.context import Run
 from edakari.run.folder import RunFolder

@@ -14,9 +14,9 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
 from edakari.errors import ModelError
 from edakari.graph import example_for
-from edakari.methods.token_counts import TokenDesign, planned, token_limits
-from edakari.methods.token_progressive import Progress, phases, profile, progressive
-from edakari.methods.token_training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
+from edakari.methods.tokens.counts import TokenDesign, planned, token_limits
+from edakari.methods.tokens.progressive import Progress, phases, profile, progressive
+from edakari.methods.tokens.training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
 from edakari.surgery import apply
 from edakari.surgery.tokens import (
     Adaptive,

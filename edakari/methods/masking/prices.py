@@ -17,7 +17,7 @@ from edakari.core.layout import Layout, extent
 from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
-from edakari.methods.reads import names_in
+from edakari.methods.masking.reads import names_in
 from edakari.solve import solve_choices
 from edakari.solve.spend import Array
 

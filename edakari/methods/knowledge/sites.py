@@ -12,8 +12,8 @@ from torch import nn
 
 from edakari.core.layout import Layout
 from edakari.criteria import coordinates
-from edakari.methods.masks import Masks
-from edakari.methods.reads import WeightRead, names_in
+from edakari.methods.masking.masks import Masks
+from edakari.methods.masking.reads import WeightRead, names_in
 
 __all__ = ["SiteTaylor"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edakari.methods.reuse import Reuse
+from edakari.methods.knowledge.reuse import Reuse
 
 
 class Counting(nn.Linear):

@@ -26,7 +26,7 @@ from edakari.criteria.labels import LabelSource
 from edakari.errors import EdakariError, InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph import trace
 from edakari.graph.outlets import sums_into
-from edakari.methods.paired import Answers, Change, answers_of, change_between
+from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
 from edakari.solve import keep_best
 from edakari.solve.landing import landed
 from edakari.solve.spend import reachable

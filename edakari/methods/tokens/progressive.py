@@ -17,7 +17,7 @@ from edakari.core.files import write_json
 from edakari.core.method import Job
 from edakari.cost.tokens import tokens_at
 from edakari.errors import InfeasibleBudget
-from edakari.methods.token_counts import Counts, Schedule
+from edakari.methods.tokens.counts import Counts, Schedule
 
 __all__ = ["Progress", "phases", "profile", "progressive"]
 

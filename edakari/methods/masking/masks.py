@@ -23,7 +23,7 @@ from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout
 from edakari.core.space import Group
 from edakari.criteria import coordinates
-from edakari.methods.reads import LayerNormRead, Structure, WeightRead, names_in, structure_of
+from edakari.methods.masking.reads import LayerNormRead, Structure, WeightRead, names_in, structure_of
 
 __all__ = ["Masks", "Mode", "maskable"]
 

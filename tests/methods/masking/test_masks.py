@@ -13,9 +13,9 @@ from torch import nn
 import edakari
 from edakari.core.plan import DropBranch, KeepChannels, Plan
 from edakari.graph import trace
-from edakari.methods import reads
-from edakari.methods.masks import Masks, Mode, maskable
-from edakari.methods.reads import layers_of, structure_of
+from edakari.methods.masking import reads
+from edakari.methods.masking.masks import Masks, Mode, maskable
+from edakari.methods.masking.reads import layers_of, structure_of
 from edakari.surgery import apply
 from edakari.surgery.simulate import READS
 from edakari.testing import ToyTask, random_plan, toy_cnn, toy_vit

@@ -17,7 +17,7 @@ from edakari.core.protocols import Cost, Hook, Schedule, StepState, Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.cost import bind
 from edakari.errors import ModelError
-from edakari.methods.masks import Masks
+from edakari.methods.masking.masks import Masks
 from edakari.solve import Knapsack, values_of
 from edakari.solve.spend import reachable
 from edakari.surgery import apply

@@ -15,7 +15,7 @@ from edakari.core.files import replacing, write_json
 from edakari.core.graph import Graph
 from edakari.errors import RunFolderError
 from edakari.graph.taps import find_taps
-from edakari.methods.explaining import Saliency, frozen
+from edakari.methods.saliency.explaining import Saliency, frozen
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Frame
 from edakari.models.weights import load_weights, read_weights, weights_digest

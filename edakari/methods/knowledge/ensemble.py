@@ -20,10 +20,10 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch
 from edakari.core.ranks import my_rank, own_share, summed
 from edakari.core.space import Sizes
-from edakari.methods.masks import Masks
-from edakari.methods.reads import names_in
-from edakari.methods.reuse import Reuse
-from edakari.methods.sites import SiteTaylor
+from edakari.methods.knowledge.reuse import Reuse
+from edakari.methods.knowledge.sites import SiteTaylor
+from edakari.methods.masking.masks import Masks
+from edakari.methods.masking.reads import names_in
 from edakari.models.weights import weights_digest
 from edakari.solve.greedy import Accepted, Candidate, GreedyDescent
 from edakari.solve.otsu import otsu

@@ -1,0 +1,1 @@
+"""The ensemble that EKG searches with, and what its candidates share."""

@@ -1,0 +1,1 @@
+"""Groups judged by trial, for DLRFC."""

@@ -1,0 +1,1 @@
+"""Explaining where a network looks, for ISP."""

@@ -1,0 +1,1 @@
+"""Counts, training and schedules of token selectors."""
