@@ -331,7 +331,7 @@ def main() -> None:
     settings = {key: getattr(arguments, key) for key in SETTINGS}
     if arguments.time:
         with kept(arguments.output, settings) as arms:
-            add_times(arms, arguments.work, 2000)
+            add_times(arms, arguments.work, 500)
     for seed, budget, arm in itertools.product(arguments.seeds, arguments.budgets, arguments.arms):
         key = f"{arm}, {budget}, seed {seed}"
         with kept(arguments.output, settings) as arms:
