@@ -100,17 +100,27 @@ def _half(group: Group, place: int, turn: int) -> Mask:
 
 
 def _culprits(shadow: nn.Module, graph: Graph, fault: Fault) -> list[Group]:
-    """The groups that a module fails without, each by itself; all that touch it where none does so by itself."""
+    """The groups that a module fails without.
+
+    Those that it fails without each by itself; else those of which one more, kept whole, would have been enough; else
+    all that touch it.
+    """
     suspects = _suspects(graph, fault.module) or list(graph.groups)
     if len(suspects) > SINGLY:
         return suspects
-    found = [group for group in suspects if _fails_alike(shadow, graph, group, fault)]
-    return found or suspects
+    alone = [group for group in suspects if _fails_alike(shadow, graph, [group], fault)]
+    if alone:
+        return alone
+    rest = ([other for other in graph.groups if other is not group] for group in suspects)
+    enough = [
+        group for group, others in zip(suspects, rest, strict=True) if not _fails_alike(shadow, graph, others, fault)
+    ]
+    return enough or suspects
 
 
-def _fails_alike(shadow: nn.Module, graph: Graph, group: Group, fault: Fault) -> bool:
-    alone = _fault(shadow, graph, [group])
-    return alone is not None and alone.module == fault.module
+def _fails_alike(shadow: nn.Module, graph: Graph, groups: Sequence[Group], fault: Fault) -> bool:
+    found = _fault(shadow, graph, groups)
+    return found is not None and found.module == fault.module
 
 
 def _suspects(graph: Graph, module: str) -> list[Group]:

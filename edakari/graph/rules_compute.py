@@ -82,7 +82,9 @@ def linear(flow: Flow, call: Call) -> Dims:
     return [*x_dims[:-1], rows] if weight.dim() == 2 else x_dims[:-1]
 
 
-@rule("aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv", "aten.addmv", "aten.dot", "aten.linear")
+@rule(
+    "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv", "aten.addmv", "aten.dot", "aten.vdot", "aten.linear"
+)
 def matrix_product(flow: Flow, call: Call) -> Dims:
     """The inner dimensions meet; batches meet; the outer ones go on."""
     if call.name == "aten.linear":

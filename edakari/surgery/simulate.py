@@ -392,6 +392,7 @@ READS: dict[str, Read] = {
     "aten.bmm": _last,
     "aten.mv": _last,
     "aten.dot": _last,
+    "aten.vdot": _last,
     "aten.addmm": _added_product,
     "aten.addmv": _added_product,
     "aten.baddbmm": _added_product,

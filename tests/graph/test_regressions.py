@@ -250,3 +250,8 @@ class Remembered(nn.Module):
 
 def test_a_second_pass_through_other_lines_is_no_fault():
     assert sizes(cut_exactly(Remembered())) == {"embed": 6}
+
+
+def test_spectral_norm_is_taken_of_what_is_left():
+    layer = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 1))
+    assert sizes(cut_exactly(nn.Sequential(layer, nn.Conv2d(8, 4, 1)))) == {"0.parametrizations.weight": 8}

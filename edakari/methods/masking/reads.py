@@ -24,7 +24,8 @@ BATCH_NORMS = frozenset({"aten.native_batch_norm", "batch_norm"})
 LAYER_NORM = "aten.native_layer_norm"
 OVER_LAST = frozenset(
     """
-    aten.bmm aten.baddbmm aten.mv aten.addmv aten.dot aten._softmax aten._safe_softmax aten._log_softmax aten.softmax
+    aten.bmm aten.baddbmm aten.mv aten.addmv aten.dot aten.vdot
+    aten._softmax aten._safe_softmax aten._log_softmax aten.softmax
     aten.log_softmax aten._fused_rms_norm scaled_dot_product_attention aten._scaled_dot_product_flash_attention_for_cpu
     aten._scaled_dot_product_flash_attention aten._scaled_dot_product_efficient_attention
     aten._scaled_dot_product_cudnn_attention
