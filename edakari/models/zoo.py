@@ -158,7 +158,10 @@ def _torchvision(name: str, spec: ModelSpec, pretrained: bool) -> Any:
     known = registry.list_models()
     if name not in known:
         raise UnknownName("torchvision network", name, _close(name, known))
-    random = {"init_weights": True} if name in ("googlenet", "inception_v3") and not pretrained else {}
+    random: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") and not pretrained else {}
+    if "weights_backbone" in inspect.signature(registry.get_model_builder(name)).parameters and not pretrained:
+        # else detectors and segmenters fetch the weights of their backbones, which nobody asked for
+        random["weights_backbone"] = None
 
     def make(**options: Any) -> Any:
         return registry.get_model(name, weights="DEFAULT" if pretrained else None, **{**random, **options})

@@ -119,3 +119,12 @@ def test_a_users_own_factory(tmp_path):
     file.write_text("import nowhere_at_all\n")
     with pytest.raises(ModelError, match="nowhere_at_all"):
         build(f"{file}:small")
+
+
+def test_a_detector_with_random_weights_fetches_none_for_its_backbone(monkeypatch):
+    def fetched(*_, **__):
+        raise AssertionError("weights were asked for")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
+    model = build("torchvision:ssdlite320_mobilenet_v3_large")
+    assert any(name.startswith("backbone") for name, _ in model.named_parameters())
