@@ -44,7 +44,7 @@ SMCP = {
     "lr_warmup": 0.05,
 }
 """Masks are chosen once. On a quarter of these images, at 30 % of the multiply-accumulates, that gave 76.1 % after one
-pass where three or four choices gave 64 to 72 %: what has just been cut judges badly of what it needs."""
+pass where two to four choices gave 64 to 72 %, other settings differing too; see results/smcp_short.json."""
 RFC = {"data.search_size": 5000}
 DLRFC = {
     "data.search_size": 2560,
