@@ -2,9 +2,10 @@
 
     python benchmarks/budgets.py --output benchmarks/results/budgets.json
 
-For each network and budget one `edakari prune` with random weights and no fine-tuning, then the dense and the pruned
-ONNX file in turns in plain ONNX Runtime, in a new process. Run it on a quiet machine. A run goes on where an earlier
-one stopped.
+For each network the dense one is exported and timed in plain ONNX Runtime, and the budgets are shares of that, written
+in milliseconds. For each budget one `edakari prune` with random weights and no fine-tuning, then the dense and the
+pruned ONNX file in turns in a new process, in windows that lie apart, because how fast a machine is drifts. Run it on a
+quiet machine. A run goes on where an earlier one stopped.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ BUDGETS = (0.8, 0.6, 0.4)
 COMMAND = ["python", *sys.argv]
 
 
-def pruned(name: str, share: float, folder: Path) -> dict[str, Any]:
+def pruned(name: str, limit_ms: float, folder: Path) -> dict[str, Any]:
     """One run of the command line; what it says of the latency."""
     recipe, *overrides = RECIPES[name]
-    settings = [f"budget=latency<={share:.0%}", *overrides]
+    settings = [f"budget=latency<={limit_ms}ms", *overrides]
     command = [sys.executable, "-m", "edakari", "prune", recipe, "--output", str(folder)]
     command += [part for setting in settings for part in ("--set", setting)]
     start = time.perf_counter()
@@ -47,16 +48,35 @@ def pruned(name: str, share: float, folder: Path) -> dict[str, Any]:
     return {
         "command": " ".join(["python", *command[1:]]),
         "seconds": time.perf_counter() - start,
-        "limit_ms": latency["limit_ms"],
+        "own_dense_ms": latency["dense"]["median_ms"],
         "networks_measured": len(latency["rounds"]),
         "own_off": latency["off"],
     }
 
 
-def timed(folder: Path, repeats: int) -> dict[str, Any]:
-    """The exported files in turns, in a process that knows nothing of edakari."""
+def exported_dense(name: str, path: Path) -> Path:
+    """The dense network as an ONNX file."""
+    import torch
+    import yaml
+
+    import edakari
+
+    recipe, *overrides = RECIPES[name]
+    content = yaml.safe_load(Path(recipe).read_text())
+    changed = {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in overrides)}
+    options = changed.get("model.options", content["model"].get("options", {}))
+    model = edakari.build(changed.get("model.name", content["model"]["name"]), options=options).eval()
+    side = changed.get("data.image_size", content["data"]["image_size"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(model, (torch.zeros(1, 3, side, side),), str(path), dynamo=True, verbose=False)
+    return path
+
+
+def timed(files: Mapping[str, Path], windows: int, repeats: int) -> dict[str, Any]:
+    """Exported files in turns, in a process that knows nothing of edakari."""
+    named = [f"{name}={path}" for name, path in files.items()]
     done = subprocess.run(
-        [sys.executable, __file__, "--time", str(folder / "export"), "--repeats", str(repeats)],
+        [sys.executable, __file__, "--windows", str(windows), "--repeats", str(repeats), "--time", *named],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -65,28 +85,48 @@ def timed(folder: Path, repeats: int) -> dict[str, Any]:
     return found
 
 
-def time_files(folder: Path, repeats: int) -> dict[str, Any]:
+def time_files(files: Mapping[str, str], windows: int, repeats: int) -> dict[str, Any]:
+    """Median latency of each file; of the last one also as a share of the first."""
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     sessions = {
-        name: onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
-        for name in ("dense", "pruned")
+        name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for name, path in files.items()
     }
-    entry = sessions["dense"].get_inputs()[0]
-    image = np.random.default_rng(0).standard_normal(entry.shape).astype("float32")
+    shape = next(iter(sessions.values())).get_inputs()[0].shape
+    image = np.random.default_rng(0).standard_normal(shape).astype("float32")
     calls: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(repeats):
+    for call in range(windows * repeats):
+        if call % repeats == 0:
+            time.sleep(1.0)
         for name, session in sessions.items():
             start = time.perf_counter()
-            session.run(None, {entry.name: image})
+            session.run(None, {session.get_inputs()[0].name: image})
             calls[name].append(1e3 * (time.perf_counter() - start))
-    ratios = [p / d for p, d in zip(calls["pruned"], calls["dense"], strict=True)]
+    first, last = next(iter(calls.values())), list(calls.values())[-1]
+    ratios = [after / before for before, after in zip(first, last, strict=True)]
     return {f"{name}_ms": statistics.median(all_) for name, all_ in calls.items()} | {
         "ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios)[::2],
+    }
+
+
+def measured(name: str, share: float, dense_ms: float, work: Path, windows: int, repeats: int) -> dict[str, Any]:
+    """One budget: the run, the files timed, and how far off they are, as shares of the limit."""
+    limit_ms = round(share * dense_ms, 4)
+    folder = work / f"{name.split(',')[0].replace(':', '_')}_{share:.0%}"
+    row = pruned(name, limit_ms, folder)
+    row |= timed({each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}, windows, repeats)
+    return row | {
+        "share": share,
+        "limit_ms": limit_ms,
+        "asked_dense_ms": dense_ms,
+        "off_ms": row["pruned_ms"] / limit_ms - 1,
+        "off": row["ratio"] * dense_ms / limit_ms - 1,
+        "drift": row["dense_ms"] / dense_ms - 1,
     }
 
 
@@ -94,26 +134,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/budgets"), help="folder of the runs")
-    parser.add_argument("--repeats", type=int, default=1000, help="calls of each file")
-    parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--windows", type=int, default=15, help="windows in which files are timed, a second apart")
+    parser.add_argument("--repeats", type=int, default=100, help="calls of each file in a window")
+    parser.add_argument("--time", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.time:
-        print(json.dumps(time_files(arguments.time, arguments.repeats)))
+        files = dict(each.split("=", 1) for each in arguments.time)
+        print(json.dumps(time_files(files, arguments.windows, arguments.repeats)))
         return
     found = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.is_file() else {}
     rows: dict[str, Any] = found.get("runs", {})
     for name in RECIPES:
+        if all(f"{name} to {share:.0%}" in rows for share in BUDGETS):
+            continue
+        dense = exported_dense(name, arguments.work / f"{name.split(',')[0].replace(':', '_')}.onnx")
+        dense_ms = timed({"dense": dense}, arguments.windows, arguments.repeats)["dense_ms"]
         for share in BUDGETS:
             key = f"{name} to {share:.0%}"
             if key in rows:
                 continue
-            folder = arguments.work / f"{name.split(',')[0].replace(':', '_')}_{share:.0%}"
-            row = pruned(name, share, folder) | timed(folder, arguments.repeats)
-            offs = {"off": row["ratio"] / share - 1, "off_ms": row["pruned_ms"] / row["limit_ms"] - 1}
-            rows[key] = row | {"share": share, **offs}
+            row = measured(name, share, dense_ms, arguments.work, arguments.windows, arguments.repeats)
+            rows[key] = row
             print(
-                f"{key}: {row['ratio']:.4f} of the dense time ({offs['off']:+.1%} from the share), "
-                f"{row['pruned_ms']:.4g} ms ({offs['off_ms']:+.1%} from {row['limit_ms']:.4g} ms)",
+                f"{key}, {row['limit_ms']:.4g} ms: {row['pruned_ms']:.4g} ms ({row['off_ms']:+.1%}), {row['off']:+.1%} "
+                f"at the speed of before; the dense network {row['drift']:+.1%}",
                 flush=True,
             )
             if arguments.output:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -30,7 +30,7 @@ class Timing:
     Args:
         median_ms: median over the repeats, ms.
         minimum_ms: quickest repeat, ms.
-        spread: distance between the quartiles, ms.
+        spread: distance between the quartiles of one window, ms; the median over the windows.
         repeats: calls that were timed.
         ratio: median over the rounds of its time to that of the first callable in the same round, which a machine that
             is busy now and then moves less than it moves the medians.
@@ -109,21 +109,35 @@ class Runtime(Protocol):
         """
 
 
-def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int) -> dict[str, Timing]:
+def time_callables(
+    calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int, windows: int = 1, pause: float = 0.0
+) -> dict[str, Timing]:
     """Time callables in turns, so that a busy machine slows all of them alike.
 
     Args:
         calls: what to time, by name.
         warmup: rounds that are not timed.
-        repeats: rounds that are timed; in each, every callable runs once, and the first changes.
+        repeats: rounds of a window that are timed; in each, every callable runs once, and the first changes.
+        windows: how often all of it is done, since a machine's speed drifts.
+        pause: seconds between two windows.
 
     Raises:
-        MeasurementError: `repeats` is below 1 or `warmup` below 0.
+        MeasurementError: `repeats` or `windows` is below 1, or `warmup` or `pause` below 0.
     """
-    if repeats < 1 or warmup < 0:
+    if repeats < 1 or windows < 1 or warmup < 0 or pause < 0:
         raise MeasurementError(
-            f"cannot time {repeats} repeats after {warmup} warm-up rounds; ask for at least 1 and at least 0"
+            f"cannot time {repeats} repeats after {warmup} warm-up rounds in {windows} windows {pause:g} s apart; ask "
+            "for at least 1 repeat and window, and at least 0 of the others"
         )
+    found = []
+    for window in range(windows):
+        time.sleep(pause if window else 0.0)
+        found.append(_window(calls, warmup, repeats))
+    first = next(iter(calls), "")
+    return {name: _timing([each[name] for each in found], [each[first] for each in found]) for name in calls}
+
+
+def _window(calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int) -> dict[str, list[float]]:
     names = list(calls)
     elapsed: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + repeats):
@@ -134,7 +148,7 @@ def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats
             stop = time.perf_counter_ns()
             if turn >= warmup:
                 elapsed[name].append((stop - start) / 1e6)
-    return {name: _timing(values, elapsed[names[0]]) for name, values in elapsed.items()}
+    return elapsed
 
 
 def measure(
@@ -144,6 +158,8 @@ def measure(
     *,
     settings: RunSettings | None = None,
     repeats: int = 50,
+    windows: int = 1,
+    pause: float = 0.0,
 ) -> dict[str, Timing]:
     """Latency of networks on the same inputs in one runtime.
 
@@ -152,7 +168,9 @@ def measure(
         example: inputs, [batch, ...].
         runtime: what runs them.
         settings: how it runs them; None is `RunSettings()`.
-        repeats: rounds that are timed.
+        repeats: rounds of a window that are timed.
+        windows: see `time_callables`.
+        pause: see `time_callables`.
 
     Raises:
         MeasurementError: a network does not run there; names the network and the runtime.
@@ -172,7 +190,7 @@ def measure(
                     f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
                     f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
                 ) from error
-        return time_callables(calls, settings.warmup, repeats)
+        return time_callables(calls, settings.warmup, repeats, windows, pause)
     finally:
         torch.set_num_threads(before)
         for name, model in models.items():
@@ -198,7 +216,9 @@ def require_steady(timing: Timing, name: str, limit: float = 0.15) -> None:
         )
 
 
-def _timing(values: list[float], first: list[float]) -> Timing:
-    low, median, high = np.percentile(values, (25, 50, 75))
-    ratio = np.median(np.divide(values, np.maximum(first, 1e-9)))
-    return Timing(float(median), min(values), float(high - low), len(values), float(ratio))
+def _timing(windows: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
+    times_WR = np.array(windows)
+    low_W, high_W = np.percentile(times_WR, (25, 75), axis=1)
+    ratio = np.median(times_WR / np.maximum(np.array(first), 1e-9))
+    spread = np.median(high_W - low_W)
+    return Timing(float(np.median(times_WR)), float(times_WR.min()), float(spread), times_WR.size, float(ratio))

@@ -103,13 +103,20 @@ def _latency(stages: Mapping[str, Content]) -> Content | None:
         "settings": planned["settings"],
         "limit_ms": planned["limits"]["latency"],
         "fit": planned["fit"],
-        "dense": timed["dense"] if timed else planned["dense"],
+        "dense": planned["dense"],
         "predicted_ms": met["predicted_ms"] if met else None,
-        "measured": timed["pruned"] if timed else None,
+        "measured": _at_the_speed_of(planned["dense"], timed) if timed else None,
         "off": timed["off"] if timed else None,
         "finished": last is not None,
         "rounds": rounds,
     }
+
+
+def _at_the_speed_of(dense: Content, timed: Content) -> Content:
+    """The pruned network as it was timed in turns with the dense one, at the speed of when that was timed first."""
+    pruned = timed["pruned"]
+    median = pruned["ratio"] * dense["median_ms"]
+    return {**pruned, "median_ms": median, "spread": pruned["spread"] * median / pruned["median_ms"]}
 
 
 def _groups(groups: list[Content], sizes: Mapping[str, int] | None) -> list[Content]:

@@ -39,7 +39,7 @@ from edakari.errors import MeasurementError
 from edakari.graph import trace
 from edakari.surgery import apply
 
-__all__ = ["Bench", "Tell", "calibrated", "filled", "filled_uses", "latency"]
+__all__ = ["Bench", "Tell", "calibrated", "filled", "filled_uses", "latency", "pooled"]
 
 Tell = Callable[[str], None]
 """Told in words what is going on."""
@@ -60,7 +60,9 @@ class Bench:
         runtime: in which.
         settings: of the runtime.
         example: inputs of every call, [batch, ...].
-        repeats: calls of each network that are timed.
+        repeats: calls of each network that are timed, in each window.
+        windows: how often they are, where the speed of the machine must not count.
+        pause: seconds between two windows.
         spread: largest distance between the quartiles that is accepted, as a share of the median.
         cache: folder of latency tables; None is the usual one.
     """
@@ -71,6 +73,8 @@ class Bench:
     repeats: int = 50
     spread: float = 0.15
     cache: Path | None = None
+    windows: int = 5
+    pause: float = 1.0
 
     def table(self) -> Table:
         """The table of this machine, runtime and settings.
@@ -80,20 +84,27 @@ class Bench:
         """
         return open_table(key_of(self.runtime, self.settings), self.cache)
 
-    def timed(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
+    def timed(self, models: Mapping[str, nn.Module], windows: int = 1) -> dict[str, Timing]:
         """Latency of networks in turns, steady or not."""
         device = torch.device(self.settings.device)
-        placed = {name: _on(device, model) for name, model in models.items()}
-        return measure(placed, self.example.to(device), self.runtime, settings=self.settings, repeats=self.repeats)
+        return measure(
+            {name: _on(device, model) for name, model in models.items()},
+            self.example.to(device),
+            self.runtime,
+            settings=self.settings,
+            repeats=self.repeats,
+            windows=windows,
+            pause=self.pause,
+        )
 
     def steady(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
-        """Latency of networks in turns; again where the machine was noisy.
+        """Latency of networks in turns, in several windows; again where the machine was noisy.
 
         Raises:
             MeasurementError: it stays noisy, or a network does not run; says which, and the spread.
         """
         for left in reversed(range(TRIES)):
-            timings = self.timed(models)
+            timings = self.timed(models, self.windows)
             try:
                 for name, timing in timings.items():
                     require_steady(timing, f"the {name} network in {self.runtime.name}", self.spread)
@@ -103,6 +114,16 @@ class Bench:
             else:
                 break
         return timings
+
+
+def pooled(before: Timing, after: Timing) -> Timing:
+    """A network's latency from two measurements at two times."""
+    return Timing(
+        (before.median_ms + after.median_ms) / 2,
+        min(before.minimum_ms, after.minimum_ms),
+        max(before.spread, after.spread),
+        before.repeats + after.repeats,
+    )
 
 
 def latency(

@@ -22,7 +22,7 @@ from edakari.cost.runtimes import runtime_named
 from edakari.cost.tokens import TokenCost
 from edakari.graph import trace
 from edakari.run import processes
-from edakari.run.bench import Bench, calibrated, filled
+from edakari.run.bench import Bench, calibrated, filled, pooled
 from edakari.run.context import Run
 from edakari.run.rounds import Aim, Pair, Round, plain, settled
 from edakari.run.settings import LatencySettings
@@ -49,19 +49,21 @@ def measured_latency(run: Run) -> Result:
 
     bench = _bench(run, settings)
     key = bench.table().key
-    timing = bench.steady({"dense": run.dense})["dense"]
+    before = bench.steady({"dense": run.dense})["dense"]
     graph = _graph(run, bench)
     graphs = token_graphs(run.dense, graph) if run.prunes_tokens else None
     table, filling = token_filled(graphs, bench, tell) if graphs else filled(graph, run.groups, bench, tell)
-    found = {**dc.asdict(key), "table": str(table.path), "batch": settings.batch, "dense": dc.asdict(timing), **filling}
-    if graphs:
-        fit = table.fits.get(token_key(graph))
-        known = {"fit": dc.asdict(fit)} if fit else token_calibrated(run.dense, graphs, bench, tell)[1]
-        return {**found, **known}
-    fit = table.fits.get(network_key(graph))
-    if fit is not None and fit.networks >= settings.networks:
-        return {**found, "fit": dc.asdict(fit)}
-    return {**found, **calibrated(run.dense, graph, run.groups, bench, settings.networks, tell)[1]}
+    fit = table.fits.get(token_key(graph) if graphs else network_key(graph))
+    if fit is not None and (graphs or fit.networks >= settings.networks):
+        fitted: Result = {"fit": dc.asdict(fit)}
+    elif graphs:
+        fitted = token_calibrated(run.dense, graphs, bench, tell)[1]
+    else:
+        fitted = calibrated(run.dense, graph, run.groups, bench, settings.networks, tell)[1]
+    # before and after the minutes that the table took: how fast a machine is drifts
+    dense = pooled(before, bench.steady({"dense": run.dense})["dense"])
+    found = {**dc.asdict(key), "table": str(table.path), "batch": settings.batch, "dense": dc.asdict(dense)}
+    return {**found, **filling, **fitted}
 
 
 def finished_latency(run: Run) -> Result | None:
@@ -165,6 +167,8 @@ def _bench(run: Run, settings: LatencySettings) -> Bench:
         settings.repeats,
         settings.spread,
         Path(settings.cache) if settings.cache else None,
+        settings.windows,
+        settings.pause,
     )
 
 
@@ -175,8 +179,7 @@ def _graph(run: Run, bench: Bench) -> Graph:
 
 def _aim(run: Run) -> Aim:
     limit = next(term.limit for term in run.budget.terms if term.cost == "latency")
-    share = any(term.cost == "latency" and term.relative for term in run.recipe.budget.terms)
-    return Aim(limit, run.folder.read("latency")["dense"]["median_ms"] if share else None)
+    return Aim(limit, run.folder.read("latency")["dense"]["median_ms"])
 
 
 def _read(path: Path) -> Result:

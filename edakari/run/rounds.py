@@ -46,20 +46,19 @@ class Aim:
 
     Args:
         limit_ms: what the budget allows.
-        dense_ms: of the dense network, where the budget is a share of it; None where it is in milliseconds.
+        dense_ms: of the dense network, as it was measured before anything was pruned.
     """
 
     limit_ms: float
-    dense_ms: float | None = None
+    dense_ms: float
 
     def off(self, pair: Pair) -> float:
         """How far a network lies above the limit, as a share of it.
 
-        A share of the dense network's latency is taken call by call of the one that was measured in turns with it, so
-        that a machine that has become slower or quicker does not count.
+        It is compared, call by call, with the dense one that was measured in turns with it, so that a machine that has
+        become slower or quicker since the dense network was measured does not count.
         """
-        measured = pair.pruned.median_ms if self.dense_ms is None else pair.pruned.ratio * self.dense_ms
-        return measured / self.limit_ms - 1.0
+        return pair.pruned.ratio * self.dense_ms / self.limit_ms - 1.0
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -143,10 +142,10 @@ def plain(found: Round) -> dict[str, Any]:
 def _missed(rounds: Sequence[Round], aim: Aim) -> MeasurementError:
     nearest = min(rounds, key=lambda each: each.off)
     pruned = nearest.timing.pruned
-    share = "" if aim.dense_ms is None else f" beside {nearest.timing.dense.median_ms:.3g} ms dense"
     lower = aim.limit_ms / (1.0 + nearest.off)
     return MeasurementError(
-        f"the pruned network takes {pruned.median_ms:.3g} ms{share} (± {pruned.spread / 2:.1g} ms), {nearest.off:.1%} "
+        f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms) beside "
+        f"{nearest.timing.dense.median_ms:.3g} ms dense, {nearest.off:.1%} "
         f"above the budget of {aim.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Stop what else runs "
         f"on this machine and run again, or ask for some {lower:.3g} ms instead."
     )

@@ -122,7 +122,9 @@ class LatencySettings:
         memory_format: "contiguous" or "channels_last", in the runtimes that leave the choice.
         device: where networks are timed, "cpu" or "cuda".
         warmup: calls that are not timed.
-        repeats: calls of a whole network that are timed.
+        repeats: calls of a whole network that are timed, in each window.
+        windows: how often they are, since a machine's speed drifts.
+        pause: seconds between two windows.
         networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so.
         spread: largest distance between the quartiles that is accepted, as a share of the median.
         cache: folder of latency tables; null is the usual one.
@@ -136,6 +138,8 @@ class LatencySettings:
     device: Literal["cpu", "cuda"] = "cpu"
     warmup: int = WARMUP
     repeats: int = 50
+    windows: int = 5
+    pause: float = 1.0
     networks: int = 8
     spread: float = 0.15
     cache: str | None = None

@@ -104,8 +104,7 @@ def planned_within(model: nn.Module, asked: Budget, design: TokenDesign, bench: 
     if not timed:
         return solve(costs)
     limit = next(term.limit for term in absolute.terms if term.cost == "latency")
-    share = any(term.cost == "latency" and term.relative for term in asked.terms)
-    plan, _ = settled(solve, costs, None, Aim(limit, costs[0].total({}) if share else None), measured, told)
+    plan, _ = settled(solve, costs, None, Aim(limit, costs[0].total({})), measured, told)
     return plan
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from edakari.cost.measure import RunSettings, Timing, measure, require_steady, time_callables
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError, UnknownName
+from edakari.testing.formula_runtime import FormulaRuntime
 
 QUICK = ["onnxruntime", "torch"]
 
@@ -29,6 +30,18 @@ def test_the_median_is_of_the_timed_rounds_only():
     timing = time_callables({"x": lambda: time.sleep(next(rounds))}, warmup=1, repeats=3)["x"]
     assert 2.0 <= timing.minimum_ms <= timing.median_ms < 40
     assert timing.spread >= 0
+
+
+def test_windows_lie_apart_and_count_alike(monkeypatch):
+    clock = FormulaRuntime()
+    monkeypatch.setattr("edakari.cost.measure.time", clock)
+    takes = iter([9, 1, 1, 1, 9, 2, 2, 2, 9, 3, 3, 3])
+
+    def call() -> None:
+        clock.now_ns += 1_000_000 * next(takes)
+
+    timing = time_callables({"x": call}, warmup=1, repeats=3, windows=3, pause=1.0)["x"]
+    assert timing == Timing(median_ms=2.0, minimum_ms=1.0, spread=0.0, repeats=9)
 
 
 @pytest.mark.parametrize(("warmup", "repeats"), [(0, 0), (-1, 1)])
