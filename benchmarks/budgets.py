@@ -4,8 +4,8 @@
 
 For each network the dense one is exported and timed in plain ONNX Runtime, and the budgets are shares of that, written
 in milliseconds. For each budget one `edakari prune` with random weights and no fine-tuning, then the dense and the
-pruned ONNX file in turns in a new process, in windows that lie apart, because how fast a machine is drifts. Run it on a
-quiet machine. A run goes on where an earlier one stopped.
+pruned ONNX file in turns in a new process, because how fast a machine is drifts. Run it on a quiet machine. A run goes
+on where an earlier one stopped.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ def exported_dense(name: str, path: Path) -> Path:
     content = yaml.safe_load(Path(recipe).read_text())
     changed = {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in overrides)}
     options = changed.get("model.options", content["model"].get("options", {}))
-    model = edakari.build(changed.get("model.name", content["model"]["name"]), options=options).eval()
+    model = edakari.build(changed.get("model.name", content["model"]["name"]), **options).eval()
     side = changed.get("data.image_size", content["data"]["image_size"])
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(model, (torch.zeros(1, 3, side, side),), str(path), dynamo=True, verbose=False)
     return path
 
 
-def timed(files: Mapping[str, Path], windows: int, repeats: int) -> dict[str, Any]:
+def timed(files: Mapping[str, Path], seconds: float) -> dict[str, Any]:
     """Exported files in turns, in a process that knows nothing of edakari."""
     named = [f"{name}={path}" for name, path in files.items()]
     done = subprocess.run(
-        [sys.executable, __file__, "--windows", str(windows), "--repeats", str(repeats), "--time", *named],
+        [sys.executable, __file__, "--seconds", str(seconds), "--time", *named],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -85,41 +85,42 @@ def timed(files: Mapping[str, Path], windows: int, repeats: int) -> dict[str, An
     return found
 
 
-def time_files(files: Mapping[str, str], windows: int, repeats: int) -> dict[str, Any]:
-    """Median latency of each file; of the last one also as a share of the first."""
+def time_files(files: Mapping[str, str], seconds: float) -> dict[str, Any]:
+    """Median latency of each file, called for a tenth of a second in turns; of the last as a share of the first."""
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions = {
-        name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for name, path in files.items()
-    }
-    shape = next(iter(sessions.values())).get_inputs()[0].shape
-    image = np.random.default_rng(0).standard_normal(shape).astype("float32")
-    calls: dict[str, list[float]] = {name: [] for name in sessions}
-    for call in range(windows * repeats):
-        if call % repeats == 0:
-            time.sleep(1.0)
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(None, {session.get_inputs()[0].name: image})
-            calls[name].append(1e3 * (time.perf_counter() - start))
-    first, last = next(iter(calls.values())), list(calls.values())[-1]
-    ratios = [after / before for before, after in zip(first, last, strict=True)]
-    return {f"{name}_ms": statistics.median(all_) for name, all_ in calls.items()} | {
+    sessions = [
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in files.values()
+    ]
+    image = np.random.default_rng(0).standard_normal(sessions[0].get_inputs()[0].shape).astype("float32")
+    turns: list[list[list[float]]] = [[] for _ in sessions]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for session, found in zip(sessions, turns, strict=True):
+            name = session.get_inputs()[0].name
+            calls: list[float] = []
+            while sum(calls) < 120.0:
+                start = time.perf_counter()
+                session.run(None, {name: image})
+                calls.append(1e3 * (time.perf_counter() - start))
+            found.append(calls[len(calls) // 5 :])  # the first of them warm the caches
+    medians = [[statistics.median(turn) for turn in found] for found in turns]
+    ratios = [last / first for first, last in zip(medians[0], medians[-1], strict=True)]
+    return {f"{name}_ms": statistics.median(found) for name, found in zip(files, medians, strict=True)} | {
         "ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios)[::2],
     }
 
 
-def measured(name: str, share: float, dense_ms: float, work: Path, windows: int, repeats: int) -> dict[str, Any]:
+def measured(name: str, share: float, dense_ms: float, work: Path, seconds: float) -> dict[str, Any]:
     """One budget: the run, the files timed, and how far off they are, as shares of the limit."""
     limit_ms = round(share * dense_ms, 4)
     folder = work / f"{name.split(',')[0].replace(':', '_')}_{share:.0%}"
     row = pruned(name, limit_ms, folder)
-    row |= timed({each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}, windows, repeats)
+    row |= timed({each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}, seconds)
     return row | {
         "share": share,
         "limit_ms": limit_ms,
@@ -134,13 +135,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/budgets"), help="folder of the runs")
-    parser.add_argument("--windows", type=int, default=15, help="windows in which files are timed, a second apart")
-    parser.add_argument("--repeats", type=int, default=100, help="calls of each file in a window")
+    parser.add_argument("--seconds", type=float, default=15.0, help="how long files are timed")
     parser.add_argument("--time", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.time:
         files = dict(each.split("=", 1) for each in arguments.time)
-        print(json.dumps(time_files(files, arguments.windows, arguments.repeats)))
+        print(json.dumps(time_files(files, arguments.seconds)))
         return
     found = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.is_file() else {}
     rows: dict[str, Any] = found.get("runs", {})
@@ -148,12 +148,12 @@ def main() -> None:
         if all(f"{name} to {share:.0%}" in rows for share in BUDGETS):
             continue
         dense = exported_dense(name, arguments.work / f"{name.split(',')[0].replace(':', '_')}.onnx")
-        dense_ms = timed({"dense": dense}, arguments.windows, arguments.repeats)["dense_ms"]
+        dense_ms = timed({"dense": dense}, arguments.seconds)["dense_ms"]
         for share in BUDGETS:
             key = f"{name} to {share:.0%}"
             if key in rows:
                 continue
-            row = measured(name, share, dense_ms, arguments.work, arguments.windows, arguments.repeats)
+            row = measured(name, share, dense_ms, arguments.work, arguments.seconds)
             rows[key] = row
             print(
                 f"{key}, {row['limit_ms']:.4g} ms: {row['pruned_ms']:.4g} ms ({row['off_ms']:+.1%}), {row['off']:+.1%} "

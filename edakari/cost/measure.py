@@ -21,6 +21,13 @@ __all__ = ["WARMUP", "Clock", "RunSettings", "Runtime", "Timing", "measure", "re
 
 WARMUP = 3
 """Calls that are not timed, wherever nothing else is said; tables are told apart by it."""
+TURNS = 10
+"""Turns that each callable has at most."""
+CALLS = 5
+"""Timed calls that a turn has at least."""
+WARM_MS, TURN_MS = 20.0, 50.0
+"""How long at least a turn goes on before calls are timed, and while they are: a processor that was given something
+else to do takes milliseconds to come to its speed, and caches to be filled."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -30,10 +37,10 @@ class Timing:
     Args:
         median_ms: median over the repeats, ms.
         minimum_ms: quickest repeat, ms.
-        spread: distance between the quartiles of one window, ms; the median over the windows.
+        spread: distance between the quartiles of one turn, ms; the median over the turns.
         repeats: calls that were timed.
-        ratio: median over the rounds of its time to that of the first callable in the same round, which a machine that
-            is busy now and then moves less than it moves the medians.
+        ratio: median over the turns of its median to that of the first callable's turn next to it, which a machine
+            whose speed drifts moves less than it moves the medians.
     """
 
     median_ms: float
@@ -109,45 +116,43 @@ class Runtime(Protocol):
         """
 
 
-def time_callables(
-    calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int, windows: int = 1, pause: float = 0.0
-) -> dict[str, Timing]:
+def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int) -> dict[str, Timing]:
     """Time callables in turns, so that a busy machine slows all of them alike.
+
+    The turns are long: called alternately, networks would drive each other out of the caches, which slows large ones
+    and small ones differently, and none is served like that.
 
     Args:
         calls: what to time, by name.
-        warmup: rounds that are not timed.
-        repeats: rounds of a window that are timed; in each, every callable runs once, and the first changes.
-        windows: how often all of it is done, since a machine's speed drifts.
-        pause: seconds between two windows.
+        warmup: calls at the beginning of each turn that are not timed, at least.
+        repeats: calls of each that are timed, at least, shared out among up to ten turns; in every round of turns
+            another callable is first.
 
     Raises:
-        MeasurementError: `repeats` or `windows` is below 1, or `warmup` or `pause` below 0.
+        MeasurementError: `repeats` is below 1 or `warmup` below 0.
     """
-    if repeats < 1 or windows < 1 or warmup < 0 or pause < 0:
+    if repeats < 1 or warmup < 0:
         raise MeasurementError(
-            f"cannot time {repeats} repeats after {warmup} warm-up rounds in {windows} windows {pause:g} s apart; ask "
-            "for at least 1 repeat and window, and at least 0 of the others"
+            f"cannot time {repeats} repeats after {warmup} warm-up calls; ask for at least 1 and at least 0"
         )
-    found = []
-    for window in range(windows):
-        time.sleep(pause if window else 0.0)
-        found.append(_window(calls, warmup, repeats))
-    first = next(iter(calls), "")
-    return {name: _timing([each[name] for each in found], [each[first] for each in found]) for name in calls}
-
-
-def _window(calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int) -> dict[str, list[float]]:
     names = list(calls)
-    elapsed: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(warmup + repeats):
-        first = turn % max(len(names), 1)
+    turns: dict[str, list[list[float]]] = {name: [] for name in names}
+    rounds = max(1, min(TURNS, repeats // CALLS))
+    for number in range(rounds):
+        first = number % max(len(names), 1)
         for name in (*names[first:], *names[:first]):
-            start = time.perf_counter_ns()
-            calls[name]()
-            stop = time.perf_counter_ns()
-            if turn >= warmup:
-                elapsed[name].append((stop - start) / 1e6)
+            _turn(calls[name], warmup, WARM_MS)
+            turns[name].append(_turn(calls[name], -(-(repeats - number) // rounds), TURN_MS))
+    return {name: _timing(turns[name], turns[names[0]]) for name in names}
+
+
+def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:
+    """Times of so many calls, and of more until so much time has passed, ms."""
+    elapsed: list[float] = []
+    while len(elapsed) < least or (least and sum(elapsed) < least_ms):
+        start = time.perf_counter_ns()
+        call()
+        elapsed.append((time.perf_counter_ns() - start) / 1e6)
     return elapsed
 
 
@@ -158,8 +163,6 @@ def measure(
     *,
     settings: RunSettings | None = None,
     repeats: int = 50,
-    windows: int = 1,
-    pause: float = 0.0,
 ) -> dict[str, Timing]:
     """Latency of networks on the same inputs in one runtime.
 
@@ -168,9 +171,7 @@ def measure(
         example: inputs, [batch, ...].
         runtime: what runs them.
         settings: how it runs them; None is `RunSettings()`.
-        repeats: rounds of a window that are timed.
-        windows: see `time_callables`.
-        pause: see `time_callables`.
+        repeats: calls of each network that are timed, at least.
 
     Raises:
         MeasurementError: a network does not run there; names the network and the runtime.
@@ -190,7 +191,7 @@ def measure(
                     f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
                     f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
                 ) from error
-        return time_callables(calls, settings.warmup, repeats, windows, pause)
+        return time_callables(calls, settings.warmup, repeats)
     finally:
         torch.set_num_threads(before)
         for name, model in models.items():
@@ -216,9 +217,10 @@ def require_steady(timing: Timing, name: str, limit: float = 0.15) -> None:
         )
 
 
-def _timing(windows: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
-    times_WR = np.array(windows)
-    low_W, high_W = np.percentile(times_WR, (25, 75), axis=1)
-    ratio = np.median(times_WR / np.maximum(np.array(first), 1e-9))
-    spread = np.median(high_W - low_W)
-    return Timing(float(np.median(times_WR)), float(times_WR.min()), float(spread), times_WR.size, float(ratio))
+def _timing(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
+    times = np.concatenate(turns)
+    spreads = [np.subtract(*np.percentile(turn, (75, 25))) for turn in turns]
+    ratios = [np.median(turn) / max(float(np.median(other)), 1e-9) for turn, other in zip(turns, first, strict=True)]
+    return Timing(
+        float(np.median(times)), float(times.min()), float(np.median(spreads)), len(times), float(np.median(ratios))
+    )

@@ -130,6 +130,17 @@ def _of_what_is_normalised(numbers: Numbers, args: Sequence[Any], kwargs: Mappin
     )
 
 
+@_sizes(F.group_norm, torch.group_norm)
+def _of_groups(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    groups = args[1] if len(args) > 1 else kwargs["num_groups"]
+    group = (axes.split(numbers.dims_of(out)[1], int(groups)) or (1,))[0]
+    if isinstance(groups, Number):
+        yield groups, group
+    else:
+        # fewer groups of more channels each may fit by chance
+        axes.pin(group, "group_norm: the number of groups is written into the call")
+
+
 FORMING = frozenset(
     {
         *SIZES,

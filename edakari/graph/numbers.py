@@ -24,7 +24,7 @@ __all__ = ["Number", "Numbers", "numbered"]
 KNOWN = "torch.nn.modules"
 """Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN."""
 
-OPEN = (nn.Unflatten,)
+OPEN = (nn.Unflatten, nn.GroupNorm)
 
 OPAQUE = (nn.MultiheadAttention,)
 """Modules that are replaced by one of ours when they are cut, whatever their own code computes."""

@@ -60,9 +60,7 @@ class Bench:
         runtime: in which.
         settings: of the runtime.
         example: inputs of every call, [batch, ...].
-        repeats: calls of each network that are timed, in each window.
-        windows: how often they are, where the speed of the machine must not count.
-        pause: seconds between two windows.
+        repeats: calls of each network that are timed, at least.
         spread: largest distance between the quartiles that is accepted, as a share of the median.
         cache: folder of latency tables; None is the usual one.
     """
@@ -73,8 +71,6 @@ class Bench:
     repeats: int = 50
     spread: float = 0.15
     cache: Path | None = None
-    windows: int = 5
-    pause: float = 1.0
 
     def table(self) -> Table:
         """The table of this machine, runtime and settings.
@@ -84,27 +80,20 @@ class Bench:
         """
         return open_table(key_of(self.runtime, self.settings), self.cache)
 
-    def timed(self, models: Mapping[str, nn.Module], windows: int = 1) -> dict[str, Timing]:
+    def timed(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
         """Latency of networks in turns, steady or not."""
         device = torch.device(self.settings.device)
-        return measure(
-            {name: _on(device, model) for name, model in models.items()},
-            self.example.to(device),
-            self.runtime,
-            settings=self.settings,
-            repeats=self.repeats,
-            windows=windows,
-            pause=self.pause,
-        )
+        placed = {name: _on(device, model) for name, model in models.items()}
+        return measure(placed, self.example.to(device), self.runtime, settings=self.settings, repeats=self.repeats)
 
     def steady(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
-        """Latency of networks in turns, in several windows; again where the machine was noisy.
+        """Latency of networks in turns; again where the machine was noisy.
 
         Raises:
             MeasurementError: it stays noisy, or a network does not run; says which, and the spread.
         """
         for left in reversed(range(TRIES)):
-            timings = self.timed(models, self.windows)
+            timings = self.timed(models)
             try:
                 for name, timing in timings.items():
                     require_steady(timing, f"the {name} network in {self.runtime.name}", self.spread)

@@ -167,8 +167,6 @@ def _bench(run: Run, settings: LatencySettings) -> Bench:
         settings.repeats,
         settings.spread,
         Path(settings.cache) if settings.cache else None,
-        settings.windows,
-        settings.pause,
     )
 
 

@@ -55,7 +55,7 @@ class Aim:
     def off(self, pair: Pair) -> float:
         """How far a network lies above the limit, as a share of it.
 
-        It is compared, call by call, with the dense one that was measured in turns with it, so that a machine that has
+        It is compared, turn by turn, with the dense one that was measured in turns with it, so that a machine that has
         become slower or quicker since the dense network was measured does not count.
         """
         return pair.pruned.ratio * self.dense_ms / self.limit_ms - 1.0

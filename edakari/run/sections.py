@@ -40,8 +40,6 @@ RANGES: Mapping[str, Any] = {
     "batch": pydantic.Field(ge=1),
     "threads": pydantic.Field(ge=0),
     "repeats": pydantic.Field(ge=1),
-    "windows": pydantic.Field(ge=1),
-    "pause": pydantic.Field(ge=0),
     "networks": pydantic.Field(ge=FEWEST),
     "spread": pydantic.Field(gt=0),
 }

@@ -99,8 +99,8 @@ class MeasureSettings:
         runtimes: where: "torch", "onnxruntime".
         batch: images per call.
         threads: CPU threads of one call; 0 leaves the runtime's own choice.
-        warmup: rounds that are not timed.
-        repeats: rounds that are timed.
+        warmup: calls at the beginning of a network's turn that are not timed, at least.
+        repeats: calls that are timed, at least, in up to ten turns.
     """
 
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
@@ -122,9 +122,7 @@ class LatencySettings:
         memory_format: "contiguous" or "channels_last", in the runtimes that leave the choice.
         device: where networks are timed, "cpu" or "cuda".
         warmup: calls that are not timed.
-        repeats: calls of a whole network that are timed, in each window.
-        windows: how often they are, since a machine's speed drifts.
-        pause: seconds between two windows.
+        repeats: calls of a whole network that are timed, at least, in up to ten turns.
         networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so.
         spread: largest distance between the quartiles that is accepted, as a share of the median.
         cache: folder of latency tables; null is the usual one.
@@ -137,9 +135,7 @@ class LatencySettings:
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: Literal["cpu", "cuda"] = "cpu"
     warmup: int = WARMUP
-    repeats: int = 50
-    windows: int = 5
-    pause: float = 1.0
+    repeats: int = 100
     networks: int = 8
     spread: float = 0.15
     cache: str | None = None

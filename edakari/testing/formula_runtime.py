@@ -68,9 +68,6 @@ class FormulaRuntime:
         """The runtime's clock; a test puts the runtime in the place of `edakari.cost.measure.time`."""
         return self.now_ns
 
-    def sleep(self, seconds: float) -> None:
-        """A pause takes no time."""
-
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> _Clock:
         """See `edakari.cost.measure.Runtime`."""
         self.opened.append((layer, widths))

@@ -1,4 +1,5 @@
-import time
+import itertools
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -18,30 +19,37 @@ def network() -> nn.Module:
     )
 
 
-def test_calls_are_interleaved_and_the_first_changes():
-    order: list[str] = []
-    timings = time_callables({name: (lambda name=name: order.append(name)) for name in "ab"}, warmup=1, repeats=3)
-    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]
-    assert {timing.repeats for timing in timings.values()} == {3}
-
-
-def test_the_median_is_of_the_timed_rounds_only():
-    rounds = iter([0.05, 0.002, 0.002, 0.002])
-    timing = time_callables({"x": lambda: time.sleep(next(rounds))}, warmup=1, repeats=3)["x"]
-    assert 2.0 <= timing.minimum_ms <= timing.median_ms < 40
-    assert timing.spread >= 0
-
-
-def test_windows_lie_apart_and_count_alike(monkeypatch):
-    clock = FormulaRuntime()
+def clocked(monkeypatch, takes: Iterable[float]) -> Callable[[], None]:
+    """A call that takes these times, ms, one after the other, by a clock that stands still otherwise."""
+    clock, left = FormulaRuntime(), iter(takes)
     monkeypatch.setattr("edakari.cost.measure.time", clock)
-    takes = iter([9, 1, 1, 1, 9, 2, 2, 2, 9, 3, 3, 3])
 
     def call() -> None:
-        clock.now_ns += 1_000_000 * next(takes)
+        clock.now_ns += round(1e6 * next(left))
 
-    timing = time_callables({"x": call}, warmup=1, repeats=3, windows=3, pause=1.0)["x"]
-    assert timing == Timing(median_ms=2.0, minimum_ms=1.0, spread=0.0, repeats=9)
+    return call
+
+
+def test_networks_take_long_turns_and_the_first_changes(monkeypatch):
+    order: list[str] = []
+    slow = clocked(monkeypatch, itertools.repeat(60))
+    calls = {name: (lambda name=name: (order.append(name), slow())) for name in "ab"}
+    timings = time_callables(calls, warmup=1, repeats=11)
+    assert "".join(order) == 7 * "a" + 7 * "b" + 6 * "b" + 6 * "a"
+    assert {timing.repeats for timing in timings.values()} == {11}
+
+
+def test_quick_calls_are_timed_more_often_than_asked_for(monkeypatch):
+    call = clocked(monkeypatch, [9, 9, 9, *range(10), 20])
+    timing = time_callables({"x": call}, warmup=1, repeats=5)["x"]
+    assert timing == Timing(median_ms=5.0, minimum_ms=0.0, spread=5.0, repeats=11)
+
+
+def test_drift_is_not_in_the_ratio(monkeypatch):
+    """The machine is half as fast in the second of three rounds; x takes twice the time of the first all along."""
+    call = clocked(monkeypatch, [time for time in (100, 200, 400, 200, 100, 200) for _ in range(5)])
+    timings = time_callables({"first": call, "x": call}, warmup=0, repeats=15)
+    assert (timings["x"].ratio, timings["x"].median_ms) == (2.0, 200.0)
 
 
 @pytest.mark.parametrize(("warmup", "repeats"), [(0, 0), (-1, 1)])
@@ -90,22 +98,3 @@ def test_a_noisy_timing_is_refused_with_its_spread():
     require_steady(Timing(10.0, 9.0, 1.0, 50), "the pruned network")
     with pytest.raises(MeasurementError, match=r"the pruned network is too noisy .* 10 ms with 3 ms .* 30% where 15%"):
         require_steady(Timing(10.0, 8.0, 3.0, 50), "the pruned network")
-
-
-def test_the_ratio_is_of_calls_in_the_same_round(monkeypatch):
-    now = [0]
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: now[0])
-
-    def caller(milliseconds):
-        left = iter(milliseconds)
-
-        def call():
-            now[0] += next(left) * 1_000_000
-
-        return call
-
-    dense, pruned = caller([10, 10, 90, 90, 10]), caller([6, 54, 54, 54, 6])
-    timings = time_callables({"dense": dense, "pruned": pruned}, 0, 5)
-    assert timings["pruned"].ratio == pytest.approx(0.6)
-    assert timings["pruned"].median_ms > 5 * timings["dense"].median_ms
-    assert timings["dense"].ratio == 1.0

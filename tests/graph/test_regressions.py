@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.core.graph import Graph
+from edakari.core.plan import KeepChannels, Plan
 from edakari.cost import macs
 from edakari.graph import trace
 from edakari.surgery import apply
@@ -255,3 +256,36 @@ def test_a_second_pass_through_other_lines_is_no_fault():
 def test_spectral_norm_is_taken_of_what_is_left():
     layer = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 1))
     assert sizes(cut_exactly(nn.Sequential(layer, nn.Conv2d(8, 4, 1)))) == {"0.parametrizations.weight": 8}
+
+
+class LiteralGroups(nn.Module):
+    """A group norm in the code, whose number of groups half of the channels would fit by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv2d(3, 48, 1), nn.Conv2d(48, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.group_norm(self.up(x), 4))
+
+
+class RememberedGroups(LiteralGroups):
+    """The same, with the number in an attribute that goes by another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.group_norm(self.up(x), num_groups=self.parts))
+
+
+def test_groups_of_a_norm_that_are_written_into_the_code_stay():
+    assert sizes(cut_exactly(LiteralGroups())) == {"up": 12}
+
+
+def test_groups_of_a_norm_follow_an_attribute_of_any_name():
+    graph = cut_exactly(RememberedGroups())
+    assert sizes(graph) == {"up:group": 4, "up:channel": 12}
+    plan = Plan((KeepChannels("up:group", (1, 3)),), graph.fingerprint, graph.inputs, "test")
+    assert apply(plan, RememberedGroups().double()).parts == 2
