@@ -27,14 +27,14 @@ def calibration(results: Mapping[str, Any]) -> str:
 def budgets(results: Mapping[str, Any]) -> str:
     """What was asked for and what code of its own measured, by network and budget."""
     lines = [
-        "| network | asked for | measured share of the dense time | off | networks measured on the way | whole run |",
-        "|---|---|---|---|---|---|",
+        "| network | asked for | measured | off | dense network meanwhile | off beside it | rounds | whole run |",
+        "|---" * 8 + "|",
     ]
     for name, row in results["runs"].items():
-        low, high = row["ratio_quartiles"]
         lines.append(
-            f"| {name.rpartition(' to ')[0]} | {row['share']:.0%} | {row['ratio']:.1%} (quartiles {low:.1%}, "
-            f"{high:.1%}) | {row['off']:+.1%} | {row['networks_measured']} | {row['seconds']:.0f} s |"
+            f"| {name.rpartition(' to ')[0]} | {row['limit_ms']:.4f} ms ({row['share']:.0%}) "
+            f"| {row['pruned_ms']:.4f} ms | {row['off_ms']:+.1%} | {row['drift']:+.1%} | {row['off']:+.1%} "
+            f"| {row['networks_measured']} | {row['seconds']:.0f} s |"
         )
     environment = results["environment"]
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())

@@ -94,7 +94,7 @@ class UnknownName(EdakariError):
         hint = nearest(name, known)
         super().__init__(
             f"unknown {what} {name!r}"
-            + (f"; did you mean {hint!r}?" if hint else "")
+            + (f"; did you mean {hint!r}?" if hint else ".")
             + f" Known: {', '.join(known) or 'none'}."
         )
 

@@ -124,7 +124,7 @@ def _problem(known: list[str], error: Any, key: str) -> Problem:
 def unknown_key(name: str, known: list[str]) -> str:
     """What to say of a key that there is not."""
     hint = nearest(name, known)
-    return "unknown key" + (f"; did you mean {hint!r}?" if hint else "") + f" Known here: {', '.join(known)}"
+    return "unknown key" + (f"; did you mean {hint!r}?" if hint else ".") + f" Known here: {', '.join(known)}"
 
 
 def _one_each(problems: Iterable[Problem]) -> list[Problem]:
