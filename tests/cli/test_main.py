@@ -77,7 +77,7 @@ def test_measure(run):
     found = call("measure", str(run), "--runtime", "torch", "--repeats", "3", "--batch", "2", "--json")
     timings = json.loads(found.stdout)["runtimes"]["torch"]
     assert set(timings) == {"dense", "pruned"}
-    assert timings["pruned"]["repeats"] == 3
+    assert timings["pruned"]["repeats"] >= 3
     assert "as fast" in call("measure", str(run), "--runtime", "torch", "--repeats", "2").stdout
 
 

@@ -37,7 +37,7 @@ def measure(  # noqa: PLR0913 - one for each option
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the runtime's own choice.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Calls that are timed.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, help="Calls that are timed, at least.")] = 50,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Fill the latency table, and compare its predictions with sub-networks."),
