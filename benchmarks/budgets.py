@@ -57,18 +57,16 @@ def pruned(name: str, limit_ms: float, folder: Path) -> dict[str, Any]:
 def exported_dense(name: str, path: Path) -> Path:
     """The dense network as an ONNX file."""
     import torch
-    import yaml
 
-    import edakari
+    from edakari.models import build
+    from edakari.run import read_recipe
+    from edakari.tasks import task_from_settings
 
-    recipe, *overrides = RECIPES[name]
-    content = yaml.safe_load(Path(recipe).read_text())
-    changed = {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in overrides)}
-    options = changed.get("model.options", content["model"].get("options", {}))
-    model = edakari.build(changed.get("model.name", content["model"]["name"]), **options).eval()
-    side = changed.get("data.image_size", content["data"]["image_size"])
+    file, *overrides = RECIPES[name]
+    recipe = read_recipe(file, overrides)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(model, (torch.zeros(1, 3, side, side),), str(path), dynamo=True, verbose=False)
+    example = task_from_settings(recipe.data).example()
+    torch.onnx.export(build(recipe.model).eval(), (example,), str(path), dynamo=True, verbose=False)
     return path
 
 
