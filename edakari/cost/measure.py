@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -22,7 +23,9 @@ __all__ = ["WARMUP", "Clock", "RunSettings", "Runtime", "Timing", "measure", "re
 WARMUP = 3
 """Calls that are not timed, wherever nothing else is said; tables are told apart by it."""
 TURNS = 10
-"""Turns that each callable has at most."""
+"""Turns that each callable has at most, where their scatter is of no concern."""
+MOST_TURNS = 60
+"""Turns that each callable has at most, where they scatter by more than is asked for."""
 CALLS = 5
 """Timed calls that a turn has at least."""
 WARM_MS, TURN_MS = 20.0, 50.0
@@ -41,6 +44,8 @@ class Timing:
         repeats: calls that were timed.
         ratio: median over the turns of its median to that of the first callable's turn next to it, which a machine
             whose speed drifts moves less than it moves the medians.
+        uncertainty: standard error of `ratio` as a share of it, from its quartiles over the turns; of `median_ms` for
+            the first callable.
     """
 
     median_ms: float
@@ -48,6 +53,7 @@ class Timing:
     spread: float
     repeats: int
     ratio: float = 1.0
+    uncertainty: float = 0.0
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,9 @@ class Runtime(Protocol):
         """
 
 
-def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int) -> dict[str, Timing]:
+def time_callables(
+    calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int, tolerance: float = math.inf
+) -> dict[str, Timing]:
     """Time callables in turns, so that a busy machine slows all of them alike.
 
     The turns are long: called alternately, networks would drive each other out of the caches, which slows large ones
@@ -125,8 +133,10 @@ def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats
     Args:
         calls: what to time, by name.
         warmup: calls at the beginning of each turn that are not timed, at least.
-        repeats: calls of each that are timed, at least, shared out among up to ten turns; in every round of turns
+        repeats: calls of each that are timed, at least, shared out among up to `TURNS` turns; in every round of turns
             another callable is first.
+        tolerance: uncertainty of every ratio, or of the median of one that is timed alone, up to which turns go on
+            beyond `TURNS`; never for more than `MOST_TURNS`, nor where fewer than `TURNS` are asked for.
 
     Raises:
         MeasurementError: `repeats` is below 1 or `warmup` below 0.
@@ -138,12 +148,19 @@ def time_callables(calls: Mapping[str, Callable[[], None]], warmup: int, repeats
     names = list(calls)
     turns: dict[str, list[list[float]]] = {name: [] for name in names}
     rounds = max(1, min(TURNS, repeats // CALLS))
-    for number in range(rounds):
-        first = number % max(len(names), 1)
+    most = rounds if rounds < TURNS else MOST_TURNS
+    timings: dict[str, Timing] = {}
+    for number in range(most if names else 0):
+        first, least = number % len(names), -(-(repeats - number % rounds) // rounds)
         for name in (*names[first:], *names[:first]):
             _turn(calls[name], warmup, WARM_MS)
-            turns[name].append(_turn(calls[name], -(-(repeats - number) // rounds), TURN_MS))
-    return {name: _timing(turns[name], turns[names[0]]) for name in names}
+            turns[name].append(_turn(calls[name], least, TURN_MS))
+        if number + 1 < rounds:
+            continue
+        timings = {name: _timing(turns[name], turns[names[0]]) for name in names}
+        if max(timings[name].uncertainty for name in names[1:] or names) <= tolerance:
+            break
+    return timings
 
 
 def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:
@@ -163,6 +180,7 @@ def measure(
     *,
     settings: RunSettings | None = None,
     repeats: int = 50,
+    tolerance: float = math.inf,
 ) -> dict[str, Timing]:
     """Latency of networks on the same inputs in one runtime.
 
@@ -172,6 +190,7 @@ def measure(
         runtime: what runs them.
         settings: how it runs them; None is `RunSettings()`.
         repeats: calls of each network that are timed, at least.
+        tolerance: see `time_callables`.
 
     Raises:
         MeasurementError: a network does not run there; names the network and the runtime.
@@ -191,7 +210,7 @@ def measure(
                     f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
                     f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
                 ) from error
-        return time_callables(calls, settings.warmup, repeats)
+        return time_callables(calls, settings.warmup, repeats, tolerance)
     finally:
         torch.set_num_threads(before)
         for name, model in models.items():
@@ -218,9 +237,24 @@ def require_steady(timing: Timing, name: str, limit: float = 0.15) -> None:
 
 
 def _timing(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
-    times = np.concatenate(turns)
+    times, medians = np.concatenate(turns), np.array([np.median(turn) for turn in turns])
     spreads = [np.subtract(*np.percentile(turn, (75, 25))) for turn in turns]
-    ratios = [np.median(turn) / max(float(np.median(other)), 1e-9) for turn, other in zip(turns, first, strict=True)]
+    ratios = medians / np.maximum([np.median(turn) for turn in first], 1e-9)
     return Timing(
-        float(np.median(times)), float(times.min()), float(np.median(spreads)), len(times), float(np.median(ratios))
+        float(np.median(times)),
+        float(times.min()),
+        float(np.median(spreads)),
+        len(times),
+        float(np.median(ratios)),
+        _uncertainty(medians if turns is first else ratios),
     )
+
+
+def _uncertainty(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Standard error of a median, as a share of it.
+
+    It is sqrt(pi / 2) standard deviations over the root of the count, and a normal distribution's quartiles lie 1.349
+    standard deviations apart; they hold where some turns are outliers.
+    """
+    deviation = float(np.subtract(*np.percentile(values, (75, 25)))) / 1.349
+    return math.sqrt(math.pi / 2 / len(values)) * deviation / max(float(np.median(values)), 1e-9)

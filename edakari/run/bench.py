@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses as dc
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ STEP = 8
 """Widths that runtimes work in."""
 TRIES = 3
 """Most times that networks are timed anew where the machine is noisy."""
+SURE = 0.004
+"""Uncertainty of a timing, as a share, up to which networks are timed further where it decides."""
 OFTEN = 10.0
 """Seconds between two words on how far it has come."""
 
@@ -80,20 +83,21 @@ class Bench:
         """
         return open_table(key_of(self.runtime, self.settings), self.cache)
 
-    def timed(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
-        """Latency of networks in turns, steady or not."""
+    def timed(self, models: Mapping[str, nn.Module], tolerance: float = math.inf) -> dict[str, Timing]:
+        """Latency of networks in turns, steady or not; see `edakari.cost.measure.time_callables`."""
         device = torch.device(self.settings.device)
         placed = {name: _on(device, model) for name, model in models.items()}
-        return measure(placed, self.example.to(device), self.runtime, settings=self.settings, repeats=self.repeats)
+        example = self.example.to(device)
+        return measure(placed, example, self.runtime, settings=self.settings, repeats=self.repeats, tolerance=tolerance)
 
     def steady(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
-        """Latency of networks in turns; again where the machine was noisy.
+        """Latency of networks in turns, until it is known within `SURE`; again where the machine was noisy.
 
         Raises:
             MeasurementError: it stays noisy, or a network does not run; says which, and the spread.
         """
         for left in reversed(range(TRIES)):
-            timings = self.timed(models)
+            timings = self.timed(models, SURE)
             try:
                 for name, timing in timings.items():
                     require_steady(timing, f"the {name} network in {self.runtime.name}", self.spread)
@@ -112,6 +116,7 @@ def pooled(before: Timing, after: Timing) -> Timing:
         min(before.minimum_ms, after.minimum_ms),
         max(before.spread, after.spread),
         before.repeats + after.repeats,
+        uncertainty=max(before.uncertainty, after.uncertainty),
     )
 
 

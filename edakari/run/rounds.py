@@ -24,8 +24,10 @@ from edakari.errors import MeasurementError
 
 __all__ = ["MISS", "Aim", "Pair", "Round", "plain", "settled"]
 
-MISS = 0.02
+NEAR = 0.01
 """Distance from the limit, as a share of it, from which on the allocation is solved again."""
+MISS = 0.02
+"""How far above the limit, as a share of it, a network may lie."""
 ROUNDS = 5
 """Most networks that are measured."""
 SOLUTIONS = 12
@@ -120,7 +122,7 @@ def settled(
             rounds.append(found)
             plans.append(plan)
             tell(len(rounds), found)
-        if abs(found.off) <= MISS or len(rounds) == ROUNDS:
+        if abs(found.off) <= NEAR or len(rounds) == ROUNDS:
             break
         slow, quick = (max(slow, factor), quick) if found.off > 0 else (slow, min(quick, factor))
         right = aim.limit_ms * (1.0 + found.off) / latency.total(found.sizes)
@@ -131,7 +133,7 @@ def settled(
     allowed = [place for place, each in enumerate(rounds) if each.off <= MISS]
     if not allowed:
         raise _missed(rounds, aim)
-    return plans[max(allowed, key=lambda place: rounds[place].off)], tuple(rounds)
+    return plans[min(allowed, key=lambda place: abs(rounds[place].off))], tuple(rounds)
 
 
 def plain(found: Round) -> dict[str, Any]:

@@ -1,11 +1,21 @@
 import itertools
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from edakari.cost.measure import RunSettings, Timing, measure, require_steady, time_callables
+from edakari.cost.measure import (
+    CALLS,
+    MOST_TURNS,
+    TURNS,
+    RunSettings,
+    Timing,
+    measure,
+    require_steady,
+    time_callables,
+)
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError, UnknownName
 from edakari.testing.formula_runtime import FormulaRuntime
@@ -50,6 +60,32 @@ def test_drift_is_not_in_the_ratio(monkeypatch):
     call = clocked(monkeypatch, [time for time in (100, 200, 400, 200, 100, 200) for _ in range(5)])
     timings = time_callables({"first": call, "x": call}, warmup=0, repeats=15)
     assert (timings["x"].ratio, timings["x"].median_ms) == (2.0, 200.0)
+
+
+@pytest.mark.parametrize(("scatter", "rounds"), [(0, TURNS), (6, 31), (60, MOST_TURNS)])
+def test_scattering_ratios_are_timed_until_they_are_known(monkeypatch, scatter, rounds):
+    """x takes 200 ms plus or minus `scatter`, turn by turn, beside 100 ms of the first."""
+    calls = [time for turn in range(MOST_TURNS) for time in _round(turn, 200 + (-1) ** turn * scatter)]
+    call = clocked(monkeypatch, calls)
+    found = time_callables({"first": call, "x": call}, warmup=0, repeats=TURNS * CALLS, tolerance=0.01)["x"]
+    assert found.repeats == CALLS * rounds
+    assert (found.uncertainty <= 0.01) == (rounds < MOST_TURNS)
+
+
+def _round(number: int, time: int) -> list[int]:
+    first, x = CALLS * [100], CALLS * [time]
+    return x + first if number % 2 else first + x
+
+
+def test_the_uncertainty_is_the_standard_error_of_a_median(monkeypatch):
+    """Of 40 normal turns a network's median is off by what is told, on the whole."""
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(50):
+        call = clocked(monkeypatch, np.repeat(generator.normal(100, 4, 10), CALLS).tolist())
+        found.append(time_callables({"x": call}, warmup=0, repeats=TURNS * CALLS)["x"])
+    true = np.std([timing.median_ms for timing in found]) / 100
+    assert np.mean([timing.uncertainty for timing in found]) == pytest.approx(true, rel=0.25)
 
 
 @pytest.mark.parametrize(("warmup", "repeats"), [(0, 0), (-1, 1)])
