@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
-from torch import nn
-from torch.nn import functional
 
 from edakari.core.plan import KeepChannels, Plan
 from edakari.criteria import FeatureDiscrimination, Listening
 from edakari.graph import trace
+from edakari.models import build
 from edakari.surgery import apply
 from edakari.tasks import DataSettings, task_from_settings
 
 
-class Three(nn.Sequential):
-    """Three stages, a few thousand weights."""
+def test_in_the_middle_discriminative_filters_are_worth_more_than_the_others() -> None:
+    """The half of a group with the lower entropy beats the other one, in every group but the first and the last.
 
-    def __init__(self) -> None:
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((1, 16), (16, 24), (24, 32)):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-
-
-def trained(seed: int) -> tuple[nn.Module, float]:
-    torch.manual_seed(seed)
-    task = task_from_settings(DataSettings(search_size=2000, limit=6000, seed=seed, augment="none"))
-    model = Three()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    batches = task.batches("train")
-    for epoch in range(3):
-        batches.set_epoch(epoch)
-        for images, labels in batches:
-            optimizer.zero_grad()
-            functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-    model.eval()
+    The network is trained to the end: in one of a few epochs such halves differ by chance more than by entropy.
+    """
+    task = task_from_settings(DataSettings(search_size=2000, limit=6000, augment="none"))
+    model = build("edakari:fashion_cnn", weights="pretrained").eval()
     graph = trace(model, task.example())
-    criterion = FeatureDiscrimination(listening=Listening(top=0.05))
-    score = criterion.score(model, graph, task.batches("search"), task)["3"]
-    order = score.argsort(descending=True).tolist()
+    scores = FeatureDiscrimination(listening=Listening(top=0.05)).score(model, graph, task.batches("search"), task)
 
-    def accuracy(kept: list[int]) -> float:
-        plan = Plan((KeepChannels("3", tuple(sorted(kept))),), graph.fingerprint, graph.inputs)
+    def accuracy(group: str, kept: list[int]) -> float:
+        plan = Plan((KeepChannels(group, tuple(sorted(kept))),), graph.fingerprint, graph.inputs)
         return float(task.evaluate(apply(plan, model))["top1"])
 
-    return model, accuracy(order[:12]) - accuracy(order[12:])
-
-
-@pytest.mark.slow
-def test_in_the_middle_discriminative_filters_are_worth_more_than_the_others() -> None:
-    differences = [trained(seed)[1] for seed in range(5)]
-    assert np.mean(differences) > 0, differences
+    better = {}
+    for name in [each.name for each in graph.groups][1:-1]:
+        order, half = scores[name].argsort(descending=True).tolist(), len(scores[name]) // 2
+        better[name] = accuracy(name, order[:half]) - accuracy(name, order[half:])
+    assert len(better) >= 5
+    assert min(better.values()) > 0, better
+    assert np.mean(list(better.values())) > 0.1, better
