@@ -90,6 +90,9 @@ class RadialHead(nn.Module):
         self.grid = (min(size[0], MOST_GRID), min(size[1], MOST_GRID))
         # a convolution whose kernel covers the whole map
         self.linear = nn.Linear(channels * self.grid[0] * self.grid[1], 3)
+        # differs: an Adam step moves each of the many weights by the whole rate; unscaled, the first ones would throw
+        # the centre into a corner and the width to its bound, where no gradient leads back
+        self.scale = self.linear.in_features**-0.5
         with torch.no_grad():
             self.linear.bias[2] = torch.tensor(FIRST_WIDTH * frame.side).expm1().log()
 
@@ -98,7 +101,7 @@ class RadialHead(nn.Module):
         pooled = features_NCHW
         if tuple(features_NCHW.shape[2:]) != self.grid:
             pooled = functional.adaptive_avg_pool2d(features_NCHW, self.grid)
-        found: torch.Tensor = self.linear(pooled.flatten(1))
+        found: torch.Tensor = self.linear(pooled.flatten(1) * self.scale)
         return found.float()
 
     def centre_and_width(self, raw_N3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -76,6 +76,20 @@ def test_a_head_begins_with_a_third_of_the_side() -> None:
     assert width.tolist() == pytest.approx([0.31 * 32] * 2, rel=1e-5)
 
 
+def test_a_step_of_training_moves_a_mask_by_little_on_large_maps() -> None:
+    """As it is trained, by AdamW at 0.001; the centre once flew into a corner, where the gradient is gone."""
+    torch.manual_seed(0)
+    head, features = RadialHead(16, (32, 32), CIFAR), torch.rand(8, 16, 32, 32)
+    optimizer = torch.optim.AdamW(head.parameters(), 1e-3)
+    before, _ = head.centre_and_width(head(features))
+    for _ in range(3):
+        optimizer.zero_grad()
+        head.centre_and_width(head(features))[0].sum().backward()
+        optimizer.step()
+    after, _ = head.centre_and_width(head(features))
+    assert 0.01 < float((after - before).detach().abs().max()) < 1.0
+
+
 def test_a_free_mask_has_the_centre_and_width_of_the_radial_one_that_it_is() -> None:
     mask = radial(CIFAR, 14, 18, 3)
     centre, width = FreeHead(1, CIFAR).centre_and_width(torch.stack([mask, 1 - mask])[None])

@@ -22,7 +22,7 @@ from edakari.models.weights import load_weights, read_weights, weights_digest
 
 __all__ = ["load_saliency", "save_saliency"]
 
-VERSION = 1
+VERSION = 2
 CONTENT, EXPLAINER, PREDICTOR = "saliency.json", "explainer.safetensors", "predictor.safetensors"
 
 
