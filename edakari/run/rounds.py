@@ -20,7 +20,7 @@ from edakari.core.space import Sizes
 from edakari.cost.latency import LatencyCost
 from edakari.cost.measure import Timing
 from edakari.cost.tokens import TokenCost
-from edakari.errors import MeasurementError
+from edakari.errors import InfeasibleBudget, MeasurementError
 
 __all__ = ["MISS", "Aim", "Pair", "Round", "plain", "settled"]
 
@@ -105,13 +105,19 @@ def settled(
 
     Raises:
         MeasurementError: every network lies above the limit.
+        InfeasibleBudget: no allocation meets the limit, by the predictions, and no network that was measured does.
     """
     latency = next(cost for cost in costs if isinstance(cost, LatencyCost | TokenCost))
     rounds: list[Round] = []
     plans: list[Plan] = []
     slow, quick, factor = 0.0, math.inf, 1.0
     for _ in range(SOLUTIONS):
-        plan = solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
+        try:
+            plan = solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
+        except InfeasibleBudget:
+            if any(each.off <= MISS for each in rounds):
+                break  # nearer than what there is cannot be had
+            raise
         whole = before.then(plan) if before else plan
         found = next((each for each in rounds if each.sizes == whole.sizes()), None)
         known = found is not None
