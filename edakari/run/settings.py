@@ -122,7 +122,7 @@ class LatencySettings:
         memory_format: "contiguous" or "channels_last", in the runtimes that leave the choice.
         device: where networks are timed, "cpu" or "cuda".
         warmup: calls that are not timed.
-        repeats: calls of a whole network that are timed, at least, in up to ten turns.
+        repeats: calls of a whole network that are timed, at least; more until the time is known within 0.4 %.
         networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so.
         spread: largest distance between the quartiles that is accepted, as a share of the median.
         cache: folder of latency tables; null is the usual one.

@@ -78,7 +78,7 @@ def _round(number: int, time: int) -> list[int]:
 
 
 def test_the_uncertainty_is_the_standard_error_of_a_median(monkeypatch):
-    """Of 40 normal turns a network's median is off by what is told, on the whole."""
+    """Of ten normal turns a network's median is off by what is told, on the whole."""
     generator = np.random.default_rng(0)
     found = []
     for _ in range(50):
