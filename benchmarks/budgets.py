@@ -4,8 +4,9 @@
 
 For each network the dense one is exported and timed in plain ONNX Runtime, and the budgets are shares of that, written
 in milliseconds. For each budget one `edakari prune` with random weights and no fine-tuning, then the dense and the
-pruned ONNX file in turns in a new process, because how fast a machine is drifts. Run it on a quiet machine. A run goes
-on where an earlier one stopped.
+pruned ONNX file in turns in a new process, because how fast a machine is drifts. While the dense file is then not as
+fast as when the budgets were written, within 2 %, both are timed again, a few times; the pruned file has no say in it.
+Run it on a quiet machine. A run goes on where an earlier one stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
         "data.image_size=96",
     ),
 }
-BUDGETS = (0.8, 0.6, 0.4)
+BUDGETS = (0.8, 0.65, 0.5)
+SAME_SPEED, TRIES = 0.02, 5
 COMMAND = ["python", *sys.argv]
 
 
@@ -118,8 +120,13 @@ def measured(name: str, share: float, dense_ms: float, work: Path, seconds: floa
     limit_ms = round(share * dense_ms, 4)
     folder = work / f"{name.split(',')[0].replace(':', '_')}_{share:.0%}"
     row = pruned(name, limit_ms, folder)
-    row |= timed({each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}, seconds)
+    files = {each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}
+    tries = [timed(files, seconds)]
+    while abs(tries[-1]["dense_ms"] / dense_ms - 1) > SAME_SPEED and len(tries) < TRIES:
+        tries.append(timed(files, seconds))
+    row |= min(tries, key=lambda found: abs(found["dense_ms"] / dense_ms - 1))
     return row | {
+        "tries": tries,
         "share": share,
         "limit_ms": limit_ms,
         "asked_dense_ms": dense_ms,
@@ -146,7 +153,7 @@ def main() -> None:
         if all(f"{name} to {share:.0%}" in rows for share in BUDGETS):
             continue
         dense = exported_dense(name, arguments.work / f"{name.split(',')[0].replace(':', '_')}.onnx")
-        dense_ms = timed({"dense": dense}, arguments.seconds)["dense_ms"]
+        dense_ms = timed({"dense": dense}, 3 * arguments.seconds)["dense_ms"]
         for share in BUDGETS:
             key = f"{name} to {share:.0%}"
             if key in rows:

@@ -103,20 +103,23 @@ def _latency(stages: Mapping[str, Content]) -> Content | None:
         "settings": planned["settings"],
         "limit_ms": planned["limits"]["latency"],
         "fit": planned["fit"],
-        "dense": planned["dense"],
+        "dense": _dense_beside(planned, timed) if timed else planned["dense"],
         "predicted_ms": met["predicted_ms"] if met else None,
-        "measured": _at_the_speed_of(planned["dense"], timed) if timed else None,
+        "measured": _at(planned["limits"]["latency"] * (1 + timed["off"]), timed["pruned"]) if timed else None,
         "off": timed["off"] if timed else None,
         "finished": last is not None,
         "rounds": rounds,
     }
 
 
-def _at_the_speed_of(dense: Content, timed: Content) -> Content:
-    """The pruned network as it was timed in turns with the dense one, at the speed of when that was timed first."""
-    pruned = timed["pruned"]
-    median = pruned["ratio"] * dense["median_ms"]
-    return {**pruned, "median_ms": median, "spread": pruned["spread"] * median / pruned["median_ms"]}
+def _dense_beside(planned: Content, timed: Content) -> Content:
+    """The dense network at the machine's speed by all that was measured of it in the run."""
+    return _at(planned["limits"]["latency"] * (1 + timed["off"]) / timed["pruned"]["ratio"], planned["dense"])
+
+
+def _at(median: float, timing: Content) -> Content:
+    """A timing at another speed of the machine, at which its median is this."""
+    return {**timing, "median_ms": median, "spread": timing["spread"] * median / timing["median_ms"]}
 
 
 def _groups(groups: list[Content], sizes: Mapping[str, int] | None) -> list[Content]:

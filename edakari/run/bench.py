@@ -40,7 +40,7 @@ from edakari.errors import MeasurementError
 from edakari.graph import trace
 from edakari.surgery import apply
 
-__all__ = ["Bench", "Tell", "calibrated", "filled", "filled_uses", "latency", "pooled"]
+__all__ = ["TRIES", "Bench", "Tell", "calibrated", "filled", "filled_uses", "latency"]
 
 Tell = Callable[[str], None]
 """Told in words what is going on."""
@@ -107,17 +107,6 @@ class Bench:
             else:
                 break
         return timings
-
-
-def pooled(before: Timing, after: Timing) -> Timing:
-    """A network's latency from two measurements at two times."""
-    return Timing(
-        (before.median_ms + after.median_ms) / 2,
-        min(before.minimum_ms, after.minimum_ms),
-        max(before.spread, after.spread),
-        before.repeats + after.repeats,
-        uncertainty=max(before.uncertainty, after.uncertainty),
-    )
 
 
 def latency(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +23,14 @@ from edakari.cost.measure import Timing
 from edakari.cost.tokens import TokenCost
 from edakari.errors import InfeasibleBudget, MeasurementError
 
-__all__ = ["MISS", "Aim", "Pair", "Round", "plain", "settled"]
+__all__ = ["MISS", "Aim", "Pair", "Round", "disturbed", "plain", "settled"]
 
 NEAR = 0.01
 """Distance from the limit, as a share of it, from which on the allocation is solved again."""
 MISS = 0.02
 """How far above the limit, as a share of it, a network may lie."""
+DISTURBED = 0.1
+"""How much slower than the quickest a timing of the dense network is, as a share, if something else ran meanwhile."""
 ROUNDS = 5
 """Most networks that are measured."""
 SOLUTIONS = 12
@@ -48,19 +51,35 @@ class Aim:
 
     Args:
         limit_ms: what the budget allows.
-        dense_ms: of the dense network, as it was measured before anything was pruned.
+        dense_ms: latency of the dense network, each time that it was measured.
+        share: the limit is a share of what was measured first, whatever is measured later.
     """
 
     limit_ms: float
-    dense_ms: float
+    dense_ms: tuple[float, ...]
+    share: bool
+
+    def seen(self, pair: Pair) -> Aim:
+        """The aim when the dense network was measured once more, which tells more of how fast the machine is."""
+        return self if self.share else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
+
+    @property
+    def speed_ms(self) -> float:
+        """Latency of the dense network when nothing else slows the machine: the median without disturbed timings."""
+        return statistics.median(each for each in self.dense_ms if not disturbed(each, min(self.dense_ms)))
 
     def off(self, pair: Pair) -> float:
         """How far a network lies above the limit, as a share of it.
 
-        It is compared, turn by turn, with the dense one that was measured in turns with it, so that a machine that has
-        become slower or quicker since the dense network was measured does not count.
+        It is compared, turn by turn, with the dense one that was measured in turns with it, so that a machine that was
+        slower or quicker in that minute does not count.
         """
-        return pair.pruned.ratio * self.dense_ms / self.limit_ms - 1.0
+        return pair.pruned.ratio * self.speed_ms / self.limit_ms - 1.0
+
+
+def disturbed(dense_ms: float, quickest_ms: float) -> bool:
+    """Whether something else ran on the machine while the dense network was timed."""
+    return dense_ms > (1.0 + DISTURBED) * quickest_ms
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -108,38 +127,75 @@ def settled(
         InfeasibleBudget: no allocation meets the limit, by the predictions, and no network that was measured does.
     """
     latency = next(cost for cost in costs if isinstance(cost, LatencyCost | TokenCost))
-    rounds: list[Round] = []
-    plans: list[Plan] = []
-    slow, quick, factor = 0.0, math.inf, 1.0
+    trials, factor = _Trials(aim), 1.0
     for _ in range(SOLUTIONS):
         try:
             plan = solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
         except InfeasibleBudget:
-            if any(each.off <= MISS for each in rounds):
-                break  # nearer than what there is cannot be had
-            raise
+            if trials.best() is None:
+                raise
+            break  # nearer than what there is cannot be had
         whole = before.then(plan) if before else plan
-        found = next((each for each in rounds if each.sizes == whole.sizes()), None)
-        known = found is not None
-        if found is None:
-            timing = measure(whole)
-            predicted = factor * latency.total(whole.sizes())
-            found = Round(factor, predicted, timing, aim.off(timing), whole.sizes())
-            rounds.append(found)
-            plans.append(plan)
-            tell(len(rounds), found)
-        if abs(found.off) <= NEAR or len(rounds) == ROUNDS:
+        place = trials.place(whole.sizes())
+        if place is None:
+            place = trials.add(plan, factor, factor * latency.total(whole.sizes()), measure(whole), whole.sizes())
+            tell(len(trials.rounds), trials.rounds[place])
+        if abs(trials.rounds[place].off) <= NEAR or len(trials.rounds) == ROUNDS:
             break
-        slow, quick = (max(slow, factor), quick) if found.off > 0 else (slow, min(quick, factor))
-        right = aim.limit_ms * (1.0 + found.off) / latency.total(found.sizes)
+        following = trials.next_factor(factor, place, latency)
+        if following is None:
+            break  # what is cut does not depend on the latency any more
+        factor = following
+    best = trials.best()
+    if best is None:
+        raise _missed(trials.rounds, trials.aim)
+    return trials.plans[best], tuple(trials.rounds)
+
+
+@dc.dataclass
+class _Trials:
+    """Networks that were measured, and what was asked to come to them.
+
+    Args:
+        aim: the latency, with all that is known of the dense network.
+        rounds: one for each network.
+        plans: of each round, as they were solved.
+        asked: each factor that was solved with, and the round that it led to.
+    """
+
+    aim: Aim
+    rounds: list[Round] = dc.field(default_factory=list)
+    plans: list[Plan] = dc.field(default_factory=list)
+    asked: list[tuple[float, int]] = dc.field(default_factory=list)
+
+    def place(self, sizes: Sizes) -> int | None:
+        """The round of a network that is known."""
+        return next((place for place, each in enumerate(self.rounds) if each.sizes == sizes), None)
+
+    def add(self, plan: Plan, factor: float, predicted_ms: float, timing: Pair, sizes: Sizes) -> int:
+        """Take in a new network; what is known now of the dense network counts for all."""
+        self.aim = self.aim.seen(timing)
+        self.plans.append(plan)
+        self.rounds.append(Round(factor, predicted_ms, timing, 0.0, sizes))
+        self.rounds = [dc.replace(each, off=self.aim.off(each.timing)) for each in self.rounds]
+        return len(self.rounds) - 1
+
+    def best(self) -> int | None:
+        """The round nearest to the limit of those that are not too slow."""
+        allowed = [place for place, each in enumerate(self.rounds) if each.off <= MISS]
+        return min(allowed, key=lambda place: abs(self.rounds[place].off), default=None)
+
+    def next_factor(self, factor: float, place: int, latency: LatencyCost | TokenCost) -> float | None:
+        """The factor to solve with after one that led to a round; None where it makes no difference."""
+        known = any(place == other for _, other in self.asked)
+        self.asked.append((factor, place))
+        slow = max((each for each, other in self.asked if self.rounds[other].off > 0), default=0.0)
+        quick = min((each for each, other in self.asked if self.rounds[other].off <= 0), default=math.inf)
         bracketed = 0.0 < slow < quick < math.inf
         if known and not bracketed:
-            break  # what is cut does not depend on the latency any more
-        factor = math.sqrt(slow * quick) if bracketed and (known or not slow < right < quick) else right
-    allowed = [place for place, each in enumerate(rounds) if each.off <= MISS]
-    if not allowed:
-        raise _missed(rounds, aim)
-    return plans[min(allowed, key=lambda place: abs(rounds[place].off))], tuple(rounds)
+            return None
+        right = self.aim.limit_ms * (1.0 + self.rounds[place].off) / latency.total(self.rounds[place].sizes)
+        return math.sqrt(slow * quick) if bracketed and (known or not slow < right < quick) else right
 
 
 def plain(found: Round) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def planned_within(model: nn.Module, asked: Budget, design: TokenDesign, bench: 
     if not timed:
         return solve(costs)
     limit = next(term.limit for term in absolute.terms if term.cost == "latency")
-    plan, _ = settled(solve, costs, None, Aim(limit, costs[0].total({})), measured, told)
+    share = next(term.relative for term in asked.terms if term.cost == "latency")
+    aim = Aim(limit, (costs[0].total({}),), share)
+    plan, _ = settled(solve, costs, None, aim, measured, told)
     return plan
 
 

@@ -1,0 +1,44 @@
+"""How fast a machine is taken to be, and timings that something else disturbed."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from edakari.cost.measure import Timing
+from edakari.run.loop import undisturbed
+from edakari.run.rounds import Aim, Pair
+
+
+def pair(dense_ms: float, ratio: float = 0.5) -> Pair:
+    return Pair(Timing(dense_ms, dense_ms, 0.0, 10), Timing(ratio * dense_ms, ratio * dense_ms, 0.0, 10, ratio))
+
+
+@dc.dataclass
+class Busy:
+    """A bench whose machine is slowed down for a while."""
+
+    pairs: Iterator[Pair]
+
+    def steady(self, models: Mapping[str, object]) -> dict[str, Timing]:
+        found = next(self.pairs)
+        return {"dense": found.dense, "pruned": found.pruned}
+
+
+def test_disturbed_timings_of_the_dense_network_do_not_count() -> None:
+    aim = Aim(1.0, (2.1,), share=False).seen(pair(3.0)).seen(pair(2.0))
+    assert aim.speed_ms == pytest.approx(2.05)
+    assert aim.off(pair(7.0, 0.6)) == pytest.approx(0.6 * 2.05 - 1)
+
+
+def test_a_share_is_of_what_was_measured_first() -> None:
+    aim = Aim(1.0, (2.0,), share=True).seen(pair(1.0))
+    assert aim.off(pair(7.0, 0.6)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("timings", "taken"), [((2.1, 2.0), 2.1), ((3.0, 2.0, 1.9), 2.0), ((4.0, 3.0, 3.5, 2.0), 3.0)])
+def test_disturbed_pairs_are_timed_again_up_to_three_times(timings: tuple[float, ...], taken: float) -> None:
+    found = undisturbed(Busy(map(pair, timings)), {}, 2.0)  # type: ignore[arg-type]
+    assert found.dense.median_ms == taken
