@@ -29,7 +29,7 @@ NEAR = 0.01
 """Distance from the limit, as a share of it, from which on the allocation is solved again."""
 MISS = 0.02
 """How far above the limit, as a share of it, a network may lie."""
-DISTURBED = 0.1
+DISTURBED = 0.03
 """How much slower than the quickest a timing of the dense network is, as a share, if something else ran meanwhile."""
 ROUNDS = 5
 """Most networks that are measured."""
