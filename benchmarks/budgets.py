@@ -4,8 +4,10 @@
 
 For each network the dense one is exported and timed in plain ONNX Runtime, and the budgets are shares of that, written
 in milliseconds. For each budget one `edakari prune` with random weights and no fine-tuning, then the dense and the
-pruned ONNX file in turns in a new process, because how fast a machine is drifts. While the dense file is then not as
-fast as when the budgets were written, within 2 %, both are timed again, a few times; the pruned file has no say in it.
+pruned ONNX file in turns in a new process, because how fast a machine is drifts. While the dense network is not as fast
+as when the budgets were written, within 3 % in the run and 2 % in the timing afterwards, either is done again, a few
+times; the pruned network has no say in it, and `runs` and `tries` hold what was left out. A row for which the machine
+never was is not kept: call again.
 Run it on a quiet machine. A run goes on where an earlier one stopped.
 """
 
@@ -34,6 +36,7 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     ),
 }
 BUDGETS = (0.8, 0.65, 0.5)
+RUN_SPEED, RUNS = 0.03, 3
 SAME_SPEED, TRIES = 0.02, 5
 COMMAND = ["python", *sys.argv]
 
@@ -42,7 +45,7 @@ def pruned(name: str, limit_ms: float, folder: Path) -> dict[str, Any]:
     """One run of the command line; what it says of the latency."""
     recipe, *overrides = RECIPES[name]
     settings = [f"budget=latency<={limit_ms}ms", *overrides]
-    command = [sys.executable, "-m", "edakari", "prune", recipe, "--output", str(folder)]
+    command = [sys.executable, "-m", "edakari", "prune", recipe, "--output", str(folder), "--overwrite"]
     command += [part for setting in settings for part in ("--set", setting)]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -119,13 +122,17 @@ def measured(name: str, share: float, dense_ms: float, work: Path, seconds: floa
     """One budget: the run, the files timed, and how far off they are, as shares of the limit."""
     limit_ms = round(share * dense_ms, 4)
     folder = work / f"{name.split(',')[0].replace(':', '_')}_{share:.0%}"
-    row = pruned(name, limit_ms, folder)
+    runs = [pruned(name, limit_ms, folder)]
+    while abs(runs[-1]["own_dense_ms"] / dense_ms - 1) > RUN_SPEED and len(runs) < RUNS:
+        runs.append(pruned(name, limit_ms, folder))
+    row = dict(runs[-1])
     files = {each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}
     tries = [timed(files, seconds)]
     while abs(tries[-1]["dense_ms"] / dense_ms - 1) > SAME_SPEED and len(tries) < TRIES:
         tries.append(timed(files, seconds))
     row |= min(tries, key=lambda found: abs(found["dense_ms"] / dense_ms - 1))
     return row | {
+        "runs": runs,
         "tries": tries,
         "share": share,
         "limit_ms": limit_ms,
@@ -159,6 +166,9 @@ def main() -> None:
             if key in rows:
                 continue
             row = measured(name, share, dense_ms, arguments.work, arguments.seconds)
+            if abs(row["drift"]) > SAME_SPEED or abs(row["own_dense_ms"] / dense_ms - 1) > RUN_SPEED:
+                print(f"{key}: the machine was never as fast as when the budget was written; not kept", flush=True)
+                continue
             rows[key] = row
             print(
                 f"{key}, {row['limit_ms']:.4g} ms: {row['pruned_ms']:.4g} ms ({row['off_ms']:+.1%}), {row['off']:+.1%} "
