@@ -189,11 +189,12 @@ def time_networks(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, se
 
 
 def export_stage(run: Run) -> Result:
-    """The dense and the finished network in other formats, outputs compared."""
+    """The dense and the finished network in other formats, for the batch whose latency is met; outputs compared."""
     if not run.main:
         return {"files": []}
     exporters = {"onnx": (to_onnx, "onnx"), "program": (to_program, "pt2")}
-    example, files = run.task.example(), []
+    batch = run.recipe.latency.batch if run.recipe.latency else 1
+    example, files = torch.cat([run.task.example()] * batch), []
     for kind in run.recipe.export:
         export, suffix = exporters[kind]
         for name, model in (("dense", run.dense), ("pruned", run.final())):

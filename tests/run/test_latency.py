@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -305,3 +306,10 @@ def test_the_fit_of_a_run_before_is_kept(fake, recipe, tmp_path):
     (path,) = (tmp_path / "cache" / "latency").iterdir()
     assert json.loads(path.read_text())["fits"][network_key(graph)] == found["fit"]
     assert Path(found["table"]) == path
+
+
+def test_the_exported_network_takes_the_batch_whose_latency_was_met(fake, recipe, tmp_path):
+    latency = {"runtime": "formula", "repeats": 5, "networks": 4, "batch": 3}
+    prune(recipe(latency=latency, export=["onnx"]), tmp_path / "run")
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "pruned.onnx")
+    assert session.get_inputs()[0].shape == [3, 1, 8, 8]
