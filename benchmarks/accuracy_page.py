@@ -25,7 +25,9 @@ def accuracy(results: Mapping[str, Any]) -> str:
         f"{environment['date']}, "
         f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
     )
-    return "\n".join([*lines, "", how])
+    later = {row["arm"]: row["environment"] for row in rows if "environment" in row}
+    remarks = [f"{arm} anew on {found['processor']}, latency not timed." for arm, found in later.items()]
+    return "\n".join([*lines, "", " ".join([how, *remarks])])
 
 
 def _percent(budget: str) -> float:

@@ -55,8 +55,11 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "EViT": ("evit", {}),
     "ToMe": ("tome", {}),
     "random": ("random_tokens", {}),
+    "SPViT, choice for nothing": ("spvit", {"selector_epochs": 0}),
 }
-LEARNED = ("SPViT", "DynamicViT-like")
+FOR_NOTHING = "SPViT, choice for nothing"
+"""As many tokens as random dropping keeps in this time: SPViT as it would be if its selectors took none."""
+LEARNED = ("SPViT", "DynamicViT-like", FOR_NOTHING)
 CHANCE = ("DynamicViT-like", "random")
 """Arms whose networks depend on the seed even without training."""
 SETTINGS = ("epochs", "lr", "limit")
@@ -92,7 +95,7 @@ def pruned(arm: str, counts: list[int], tuned: bool, given: Job, arguments: argp
     if arm in LEARNED:
         # SPViT's masks are dear: one epoch with them, the rest with tokens removed
         alone = method(arm).selector_epochs
-        joint = min(left, 1) if arm == "SPViT" else max(0, left - alone)
+        joint = min(left, 1) if arm != "DynamicViT-like" else max(0, left - alone)
         more |= {"joint_epochs": joint, "joint_lr": arguments.lr, "selector_lr": arguments.selector_lr}
         left -= min(left, joint + (alone if tuned else 0))
     teacher = copy.deepcopy(given.model)
@@ -148,7 +151,8 @@ def plan(results: Any, model: nn.Module, bench: Bench, arguments: argparse.Names
     for share in arguments.shares:
         for arm in arguments.arms:
             if f"{arm} {share:g}" not in results["plans"]:
-                results["plans"][f"{arm} {share:g}"] = found = planned(arm, share, model, bench)
+                other = dict(results["plans"][f"random {share:g}"]) if arm == FOR_NOTHING else None
+                found = results["plans"][f"{arm} {share:g}"] = other or planned(arm, share, model, bench)
                 print(arm, share, found["counts"], flush=True)
                 write_json(arguments.output, results)
 

@@ -253,7 +253,11 @@ def glyphs(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_behaviour_on_images_whose_class_is_in_few_patches(seed: int) -> None:
-    """Specification, test 11: with selectors at block 0 the choice of tokens matters."""
+    """Specification, test 11: with selectors at block 0 the choice of tokens matters.
+
+    Packages are the method's own; scores start by chance, since nothing is alike here. Decisions are drawn first, and
+    go by the numbers of tokens in the end, as the network will run.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model: nn.Module = VisionTransformer(
@@ -274,28 +278,35 @@ def test_behaviour_on_images_whose_class_is_in_few_patches(seed: int) -> None:
     whole = accuracy(model)
     counts, example = (9, 5), torch.zeros(1, 1, 24, 24)
 
-    student = Adaptive(
-        attach(model, [KeepTokens(f"blocks.{b}", n, "spvit") for b, n in zip((0, 2), counts, strict=True)], example)
-    ).train()
-    targets = [count / 36 for count in counts]
+    def edits(selector: str, **settings: Any) -> list[KeepTokens]:
+        blocks = zip((0, 2), counts, strict=True)
+        return [KeepTokens(f"blocks.{block}", count, selector, tuple(settings.items())) for block, count in blocks]
+
+    packages = {"package": "append", "proportional": True}
+    student = Adaptive(attach(model, edits("spvit", start="random", **packages), example)).train()
+    model, targets = student.model, [count / 36 for count in counts]
     dual = DualAscent(targets, 0.05)
     optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
     for step in range(500):
+        student.training_rule = "sample" if step < 300 else "count"
         x, y, _ = glyphs(64, generator)
         loss = functional.cross_entropy(student(x), y)
-        kept = kept_ratios(student.decisions)
-        (loss + 2 * ratio_loss(kept, torch.tensor(targets)) + dual.term(kept)).backward()
+        if student.training_rule == "sample":
+            kept = kept_ratios(student.decisions)
+            loss = loss + 2 * ratio_loss(kept, torch.tensor(targets)) + dual.term(kept)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        dual.after_step(StepState(student, optimizer, step, 0))
+        falling.step()
+        if student.training_rule == "sample":
+            dual.after_step(StepState(student, optimizer, step, 0))
 
-    def random_drop(kind: str) -> float:
-        edits = [
-            KeepTokens(f"blocks.{b}", n, "random", (("package", kind),)) for b, n in zip((0, 2), counts, strict=True)
-        ]
-        return accuracy(attach(detach(copy.deepcopy(model)), edits, example))
+    def random_drop(**settings: Any) -> float:
+        dropping = attach(detach(copy.deepcopy(model)), edits("random", **settings), example)
+        return sum(accuracy(dropping) for _ in range(3)) / 3
 
-    bare, packed = random_drop("none"), random_drop("merge")
+    bare, packed = random_drop(package="none"), random_drop(**packages)
     runner = Adaptive(model, "mask", "count").eval()
     assert accuracy(runner) >= whole - 0.04
     recall = float((runner.decisions[0].kept * test[2]).sum() / test[2].sum())
