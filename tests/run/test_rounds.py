@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from edakari.cost.measure import Timing
+from edakari.errors import MeasurementError
 from edakari.run.loop import undisturbed
 from edakari.run.rounds import Aim, Pair
 
@@ -23,7 +24,9 @@ class Busy:
     pairs: Iterator[Pair]
 
     def steady(self, models: Mapping[str, object]) -> dict[str, Timing]:
-        found = next(self.pairs)
+        found = next(self.pairs, None)
+        if found is None:
+            raise MeasurementError("too noisy")
         return {"dense": found.dense, "pruned": found.pruned}
 
 
@@ -44,3 +47,9 @@ def test_a_share_is_of_what_was_measured_first() -> None:
 def test_disturbed_pairs_are_timed_again_up_to_three_times(timings: tuple[float, ...], taken: float) -> None:
     found = undisturbed(Busy(map(pair, timings)), {}, 2.0)  # type: ignore[arg-type]
     assert found.dense.median_ms == taken
+
+
+def test_a_machine_that_becomes_too_noisy_leaves_what_was_timed() -> None:
+    assert undisturbed(Busy(iter([pair(3.0)])), {}, 2.0).dense.median_ms == 3.0  # type: ignore[arg-type]
+    with pytest.raises(MeasurementError, match="too noisy"):
+        undisturbed(Busy(iter([])), {}, 2.0)  # type: ignore[arg-type]
