@@ -7,8 +7,7 @@ in milliseconds. For each budget one `edakari prune` with random weights and no 
 pruned ONNX file in turns in a new process, because how fast a machine is drifts. While the dense network is not as fast
 as when the budgets were written, within 3 % in the run and 2 % in the timing afterwards, either is done again, a few
 times; the pruned network has no say in it, and `runs` and `tries` hold what was left out. A row for which the machine
-never was is not kept: call again.
-Run it on a quiet machine. A run goes on where an earlier one stopped.
+never was is not kept: call again. Run it on a quiet machine. A run goes on where an earlier one stopped.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ The embedded ViT on the embedded Fashion-MNIST: SPViT, DynamicViT-like, EViT, To
 little that choosing tokens costs what it saves. `plan` finds the numbers of tokens, by measurement. `train` judges the
 networks cut at once ("free"; DynamicViT's predictors are trained alone before, for they know nothing otherwise) and
 after as many epochs on the same images for every arm ("tuned"), all with the dense network as the teacher. Validation
-images are looked at once for each row, and nothing was chosen by them. `time` measures all networks again, in turns.
+images are looked at once for each row, and nothing was chosen by them. One more arm is SPViT with the numbers of tokens
+of random dropping: what it would be if its selectors took no time. `time` measures all networks again, in turns.
 Every step goes on where it stopped.
 """
 
@@ -58,7 +59,6 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "SPViT, choice for nothing": ("spvit", {"selector_epochs": 0}),
 }
 FOR_NOTHING = "SPViT, choice for nothing"
-"""As many tokens as random dropping keeps in this time: SPViT as it would be if its selectors took none."""
 LEARNED = ("SPViT", "DynamicViT-like", FOR_NOTHING)
 CHANCE = ("DynamicViT-like", "random")
 """Arms whose networks depend on the seed even without training."""

@@ -37,8 +37,9 @@ def accuracy(results: Mapping[str, Any]) -> str:
     images = f"{settings['limit'] or 'all'} training images"
     how = (
         f"Dense network: {results['dense_top1']:.2%}. Trained for {settings['epochs']} epochs of {images}, every arm "
-        f"alike; seeds: {len({row['seed'] for row in rows})}. In brackets the shares of multiply-accumulates and of "
-        f"the measured time. {_where(results['environment'])} `{results['environment']['train']}`."
+        f"alike; seeds: {len({row['seed'] for row in rows})}. In brackets the share of multiply-accumulates that is "
+        f"left, and of the time where it was measured again. {_where(results['environment'])} "
+        f"`{results['environment']['train']}`."
     )
     return "\n".join([*lines, "", how])
 
