@@ -58,6 +58,10 @@ class Budget:
                 raise BudgetError(f"budget {text!r} limits {name!r} twice; keep one")
         return cls(terms)
 
+    def term(self, cost: str) -> Term | None:
+        """What it says of a cost."""
+        return next((term for term in self.terms if term.cost == cost), None)
+
     def absolute(self, dense: Mapping[str, float]) -> Budget:
         """The same budget with every share turned into a figure.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from edakari.core.files import write_json
 from edakari.core.graph import Graph
@@ -21,17 +20,16 @@ from edakari.cost.latency import Fit, LatencyCost, latency_cost, network_key
 from edakari.cost.measure import RunSettings, Timing
 from edakari.cost.runtimes import runtime_named
 from edakari.cost.tokens import TokenCost
-from edakari.errors import MeasurementError
 from edakari.graph import trace
 from edakari.run import processes
-from edakari.run.bench import TRIES, Bench, calibrated, filled
+from edakari.run.bench import Bench, calibrated, filled
 from edakari.run.context import Run
-from edakari.run.rounds import Aim, Pair, Round, disturbed, plain, settled
+from edakari.run.rounds import Aim, Pair, Round, plain, settled, undisturbed
 from edakari.run.settings import LatencySettings
 from edakari.run.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
 from edakari.surgery import apply
 
-__all__ = ["Loop", "finished_latency", "measured_latency", "undisturbed"]
+__all__ = ["Loop", "finished_latency", "measured_latency"]
 
 Result = dict[str, Any]
 Log = Callable[[str, Mapping[str, float]], None]
@@ -76,7 +74,7 @@ def finished_latency(run: Run) -> Result | None:
         return None
     rounds = [_pair(each["timing"]) for each in run.folder.read("prune")["latency"]["rounds"]]
     quickest = min(each.dense.median_ms for each in rounds)
-    pair = undisturbed(_bench(run, settings), {"dense": run.dense, "pruned": run.final()}, quickest)
+    pair = undisturbed(_bench(run, settings), run.dense, run.final(), quickest)
     aim = functools.reduce(Aim.seen, [*rounds, pair], _aim(run))
     return {**dc.asdict(pair), "off": aim.off(pair)}
 
@@ -155,28 +153,10 @@ class Loop:
         if name not in known:
             seen = [self.run.folder.read("latency"), *known.values()]
             quickest = min(each["dense"]["median_ms"] for each in seen)
-            pair = undisturbed(self.bench, {"dense": self.run.dense, "pruned": apply(plan, self.run.dense)}, quickest)
+            pair = undisturbed(self.bench, self.run.dense, apply(plan, self.run.dense), quickest)
             known[name] = dc.asdict(pair)
             write_json(path, known)
         return _pair(known[name])
-
-
-def undisturbed(bench: Bench, networks: Mapping[str, nn.Module], quickest_ms: float) -> Pair:
-    """The dense and the pruned network in turns, a few times if need be: what slows both changes their ratio too.
-
-    Raises:
-        MeasurementError: the machine is too noisy from the first.
-    """
-    best = Pair(**bench.steady(networks))
-    for _ in range(TRIES - 1):
-        if not disturbed(best.dense.median_ms, quickest_ms):
-            break
-        try:
-            again = Pair(**bench.steady(networks))
-        except MeasurementError:  # it got worse
-            break
-        best = min(best, again, key=lambda pair: pair.dense.median_ms)
-    return best
 
 
 def _bench(run: Run, settings: LatencySettings) -> Bench:
@@ -202,9 +182,7 @@ def _graph(run: Run, bench: Bench) -> Graph:
 
 
 def _aim(run: Run) -> Aim:
-    limit = next(term.limit for term in run.budget.terms if term.cost == "latency")
-    share = next(term.relative for term in run.recipe.budget.terms if term.cost == "latency")
-    return Aim(limit, (run.folder.read("latency")["dense"]["median_ms"],), share)
+    return Aim.of(run.recipe.budget, run.folder.read("latency")["dense"]["median_ms"])
 
 
 def _pair(content: Mapping[str, Any]) -> Pair:

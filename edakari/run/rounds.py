@@ -14,6 +14,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import nn
+
+from edakari.core.budget import Budget
 from edakari.core.method import Solve
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
@@ -22,8 +25,9 @@ from edakari.cost.latency import LatencyCost
 from edakari.cost.measure import Timing
 from edakari.cost.tokens import TokenCost
 from edakari.errors import InfeasibleBudget, MeasurementError
+from edakari.run.bench import TRIES, Bench
 
-__all__ = ["MISS", "Aim", "Pair", "Round", "disturbed", "plain", "settled"]
+__all__ = ["MISS", "Aim", "Pair", "Round", "disturbed", "plain", "settled", "undisturbed"]
 
 NEAR = 0.01
 """Distance from the limit, as a share of it, from which on the allocation is solved again."""
@@ -59,6 +63,13 @@ class Aim:
     dense_ms: tuple[float, ...]
     share: bool
 
+    @classmethod
+    def of(cls, asked: Budget, dense_ms: float) -> Aim:
+        """The aim of a budget with a latency, when the dense network was timed for the first time."""
+        term = asked.term("latency")
+        assert term is not None
+        return cls(term.limit * (dense_ms if term.relative else 1.0), (dense_ms,), term.relative)
+
     def seen(self, pair: Pair) -> Aim:
         """The aim when the dense network was measured once more, which tells more of how fast the machine is."""
         return self if self.share else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
@@ -80,6 +91,31 @@ class Aim:
 def disturbed(dense_ms: float, quickest_ms: float) -> bool:
     """Whether something else ran on the machine while the dense network was timed."""
     return dense_ms > (1.0 + DISTURBED) * quickest_ms
+
+
+def undisturbed(bench: Bench, dense: nn.Module, pruned: nn.Module, quickest_ms: float) -> Pair:
+    """Both networks in turns, a few times if need be: what slows both changes their ratio too.
+
+    Args:
+        bench: where.
+        dense: network.
+        pruned: network.
+        quickest_ms: least that the dense network was seen to take.
+
+    Raises:
+        MeasurementError: the machine is too noisy from the first.
+    """
+    networks = {"dense": dense, "pruned": pruned}
+    best = Pair(**bench.steady(networks))
+    for _ in range(TRIES - 1):
+        if not disturbed(best.dense.median_ms, quickest_ms):
+            break
+        try:
+            again = Pair(**bench.steady(networks))
+        except MeasurementError:  # it got worse
+            break
+        best = min(best, again, key=lambda pair: pair.dense.median_ms)
+    return best
 
 
 @dc.dataclass(frozen=True, slots=True)

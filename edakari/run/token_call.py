@@ -22,7 +22,7 @@ from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, RandomTokens
 from edakari.methods.tokens.counts import TokenDesign, planned
 from edakari.run.bench import Bench, Tell
-from edakari.run.rounds import Aim, Pair, Round, settled
+from edakari.run.rounds import Aim, Pair, Round, settled, undisturbed
 from edakari.run.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
@@ -96,16 +96,14 @@ def planned_within(model: nn.Module, asked: Budget, design: TokenDesign, bench: 
         return planned(model, graph, absolute, design, given)
 
     def measured(plan: Plan) -> Pair:
-        return Pair(**bench.steady({"dense": model, "pruned": apply(plan, model)}))
+        return undisturbed(bench, model, apply(plan, model), aim.speed_ms)
 
     def told(number: int, found: Round) -> None:
         tell(f"round {number}: {found.timing.pruned.median_ms:.3g} ms beside {found.timing.dense.median_ms:.3g} ms")
 
     if not timed:
         return solve(costs)
-    limit = next(term.limit for term in absolute.terms if term.cost == "latency")
-    share = next(term.relative for term in asked.terms if term.cost == "latency")
-    aim = Aim(limit, (costs[0].total({}),), share)
+    aim = Aim.of(asked, costs[0].total({}))
     plan, _ = settled(solve, costs, None, aim, measured, told)
     return plan
 

@@ -6,11 +6,13 @@ import dataclasses as dc
 from collections.abc import Iterator, Mapping
 
 import pytest
+from torch import nn
 
 from edakari.cost.measure import Timing
 from edakari.errors import MeasurementError
-from edakari.run.loop import undisturbed
-from edakari.run.rounds import Aim, Pair
+from edakari.run.rounds import Aim, Pair, undisturbed
+
+NETWORK = nn.Identity()
 
 
 def pair(dense_ms: float, ratio: float = 0.5) -> Pair:
@@ -45,11 +47,11 @@ def test_a_share_is_of_what_was_measured_first() -> None:
     ("timings", "taken"), [((2.05, 2.0), 2.05), ((2.1, 2.04, 1.9), 2.04), ((4.0, 3.0, 3.5, 2.0), 3.0)]
 )
 def test_disturbed_pairs_are_timed_again_up_to_three_times(timings: tuple[float, ...], taken: float) -> None:
-    found = undisturbed(Busy(map(pair, timings)), {}, 2.0)  # type: ignore[arg-type]
+    found = undisturbed(Busy(map(pair, timings)), NETWORK, NETWORK, 2.0)  # type: ignore[arg-type]
     assert found.dense.median_ms == taken
 
 
 def test_a_machine_that_becomes_too_noisy_leaves_what_was_timed() -> None:
-    assert undisturbed(Busy(iter([pair(3.0)])), {}, 2.0).dense.median_ms == 3.0  # type: ignore[arg-type]
+    assert undisturbed(Busy(iter([pair(3.0)])), NETWORK, NETWORK, 2.0).dense.median_ms == 3.0  # type: ignore[arg-type]
     with pytest.raises(MeasurementError, match="too noisy"):
-        undisturbed(Busy(iter([])), {}, 2.0)  # type: ignore[arg-type]
+        undisturbed(Busy(iter([])), NETWORK, NETWORK, 2.0)  # type: ignore[arg-type]

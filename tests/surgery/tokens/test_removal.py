@@ -51,7 +51,9 @@ def spread(model: nn.Module, x: torch.Tensor) -> nn.Module:
     for place, selection in enumerate(selections(model).values()):
         logits(runner, x)
         score = runner.decisions[place].score
-        selection.get_buffer("threshold").copy_(score[score.isfinite()].median() - 1e-7)
+        score = score[score.isfinite()].sort().values
+        # between two scores: on one of them, rounding would decide
+        selection.get_buffer("threshold").copy_(score[len(score) // 2 - 1 : len(score) // 2 + 1].mean())
     return model
 
 

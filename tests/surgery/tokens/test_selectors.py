@@ -33,31 +33,30 @@ def lively(selector: MultiHeadSelector) -> MultiHeadSelector:
     return selector.double()
 
 
-def logits_of(probabilities: list[float]) -> torch.Tensor:
-    keep = torch.tensor(probabilities).double()
-    return torch.stack([keep.log(), (1 - keep).log()], -1)[None, None]
+def odds_of(probabilities: list[float]) -> torch.Tensor:
+    return torch.logit(torch.tensor(probabilities).double())[None, None]
 
 
 def test_verdicts_of_heads_by_hand() -> None:
-    logits, importance = logits_of([0.9, 0.2]), torch.tensor([[[0.75, 0.25]]]).double()
-    score, weight = merged(logits, importance, "geo")
+    odds, importance = odds_of([0.9, 0.2]), torch.tensor([[[0.75, 0.25]]]).double()
+    score, weight = merged(odds, importance, "geo")
     assert float(weight) == pytest.approx(0.725)
     assert float(score) == pytest.approx(-0.48138 + 1.78272, abs=1e-5)
     assert float(torch.sigmoid(score)) == pytest.approx(0.78606, abs=1e-5)
-    score, weight = merged(logits, importance, "arith")
+    score, weight = merged(odds, importance, "arith")
     assert float(torch.sigmoid(score)) == pytest.approx(0.725)
-    again, _ = merged(logits, 3.7 * importance, "geo")
-    torch.testing.assert_close(again, merged(logits, importance, "geo")[0])
+    again, _ = merged(odds, 3.7 * importance, "geo")
+    torch.testing.assert_close(again, merged(odds, importance, "geo")[0])
 
 
 def test_the_two_ways_to_merge_can_disagree() -> None:
-    logits, importance = logits_of([0.9, 0.9, 0.001]), torch.ones(1, 1, 3).double()
-    assert float(torch.sigmoid(merged(logits, importance, "arith")[0])) == pytest.approx(0.6003, abs=1e-4)
-    assert float(torch.sigmoid(merged(logits, importance, "geo")[0])) == pytest.approx(0.3021, abs=1e-4)
+    odds, importance = odds_of([0.9, 0.9, 0.001]), torch.ones(1, 1, 3).double()
+    assert float(torch.sigmoid(merged(odds, importance, "arith")[0])) == pytest.approx(0.6003, abs=1e-4)
+    assert float(torch.sigmoid(merged(odds, importance, "geo")[0])) == pytest.approx(0.3021, abs=1e-4)
 
 
 def test_one_head_speaks_for_itself() -> None:
-    score, weight = merged(logits_of([0.8]), torch.full((1, 1, 1), 0.3).double())
+    score, weight = merged(odds_of([0.8]), torch.full((1, 1, 1), 0.3).double())
     assert float(weight) == pytest.approx(0.8)
     assert float(torch.sigmoid(score)) == pytest.approx(0.8)
 

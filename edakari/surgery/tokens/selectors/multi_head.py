@@ -17,6 +17,8 @@ Merge = Literal["geo", "arith"]
 Start = Literal["unlike", "random"]
 UNLIKE = 4.0
 """What unlikeness counts at first; it is learned."""
+SHORT = 1e-12
+"""Least length of a token that is divided by."""
 
 
 @selector("spvit")
@@ -81,24 +83,22 @@ class MultiHeadSelector(nn.Module):
 
     def forward(self, seen: Candidates) -> Verdict:
         """See `Selector`."""
-        logits_BNH2, importance_BNH = self.judged(seen.x, seen.alive)
-        score, weight = merged(logits_BNH2, importance_BNH, self.merge)
+        odds_BNH, importance_BNH = self.judged(seen.x, seen.alive)
+        score, weight = merged(odds_BNH, importance_BNH, self.merge)
         score = score[:, : seen.patches]
         if self.unlike is not None:
             score = score + self.unlike * unlikeness(seen.x[:, : seen.patches], seen.alive[:, : seen.patches])
         return Verdict(score, weight[:, : seen.patches])
 
     def judged(self, x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each head's logits to keep and to prune, [B, N, H, 2], and how much it counts, [B, N, H]."""
+        """Each head's logit to keep, and how much it counts, both [B, N, H]."""
         x_BNHD = x_BNC.reshape(*x_BNC.shape[:2], self.heads, -1)
         u_BNHD = functional.gelu(self.enter(self.norm(x_BNHD)))
         local, shared = u_BNHD[..., : self.local], u_BNHD[..., -self.local :]
-        alive_BN11 = alive_BN.to(torch.promote_types(alive_BN.dtype, torch.float32))[:, :, None, None]
-        count = alive_BN11.sum(1, keepdim=True).clamp_min(1.0)
-        whole = ((shared * alive_BN11).sum(1, keepdim=True) / count).to(local.dtype).expand_as(local)
-        hidden = functional.gelu(self.first(torch.cat([local, whole], -1)))
-        logits = self.last(functional.gelu(self.second(hidden)))
-        return logits, self._importance(x_BNHD)
+        whole_B1HD = _mean(shared.flatten(2), _shares(alive_BN)).to(local.dtype).reshape(-1, 1, *local.shape[2:])
+        hidden = functional.gelu(self.first.of_parts(local, whole_B1HD))
+        odds_BNH1 = self.last.difference(functional.gelu(self.second(hidden)))
+        return odds_BNH1.squeeze(-1), self._importance(x_BNHD)
 
     def _importance(self, x_BNHD: torch.Tensor) -> torch.Tensor:
         mean_BNH = x_BNHD.mean(-1)
@@ -109,25 +109,24 @@ class MultiHeadSelector(nn.Module):
 
 
 def merged(
-    logits_BNH2: torch.Tensor, importance_BNH: torch.Tensor, merge: Merge = "geo"
+    odds_BNH: torch.Tensor, importance_BNH: torch.Tensor, merge: Merge = "geo"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One verdict from those of the heads.
 
     Args:
-        logits_BNH2: of each head, to keep and to prune.
+        odds_BNH: logit of each head to keep.
         importance_BNH: weight of each head, above 0.
         merge: how the decision is merged; the package weight is the weighted mean of the probabilities in any case.
 
     Returns:
         The logit to keep, and the package weight in (0, 1), both [B, N], at least in float32.
     """
-    logits = logits_BNH2.to(torch.promote_types(logits_BNH2.dtype, torch.float32))
-    share = importance_BNH.to(logits.dtype)
-    share = share / share.sum(-1, keepdim=True)
-    odds_BNH = logits[..., 0] - logits[..., 1]
-    weight_BN = (share * torch.sigmoid(odds_BNH)).sum(-1)
+    odds = odds_BNH.to(torch.promote_types(odds_BNH.dtype, torch.float32))
+    importance = importance_BNH.to(odds.dtype)
+    total_BN = importance.sum(-1)
+    weight_BN = (importance * torch.sigmoid(odds)).sum(-1) / total_BN
     if merge == "geo":
-        return (share * odds_BNH).sum(-1), weight_BN
+        return (importance * odds).sum(-1) / total_BN, weight_BN
     return torch.logit(weight_BN, eps=torch.finfo(weight_BN.dtype).tiny), weight_BN
 
 
@@ -139,12 +138,24 @@ def unlikeness(x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> torch.Tensor:
         alive_BN: 1 where a token is there.
     """
     x_BNC = x_BNC.to(torch.promote_types(x_BNC.dtype, torch.float32))
-    unit_BNC = functional.normalize(x_BNC, dim=-1)
-    share_BN = alive_BN.to(x_BNC.dtype)
-    share_BN = share_BN / share_BN.sum(1, keepdim=True).clamp_min(1.0)
-    mean_BC = functional.normalize((share_BN[..., None] * unit_BNC).sum(1), dim=-1)
-    alike_BN = (unit_BNC * mean_BC[:, None]).sum(-1)
+    length_BN = x_BNC.norm(dim=-1).clamp_min(SHORT)
+    share_BN = _shares(alive_BN).to(x_BNC.dtype)
+    # lengths are divided out of sums, not out of tokens: in exported networks that is several times as quick
+    mean_BC = functional.normalize(_mean(x_BNC, share_BN / length_BN), dim=-1)
+    alike_BN: torch.Tensor = (x_BNC @ mean_BC[..., None]).squeeze(-1) / length_BN
     return (share_BN * alike_BN).sum(1, keepdim=True) - alike_BN
+
+
+def _shares(alive_BN: torch.Tensor) -> torch.Tensor:
+    """Weights of a mean over the tokens that are there, at least in float32."""
+    alive = alive_BN.to(torch.promote_types(alive_BN.dtype, torch.float32))
+    return alive / alive.sum(1, keepdim=True).clamp_min(1.0)
+
+
+def _mean(x_BNC: torch.Tensor, share_BN: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of tokens, [B, C]."""
+    mean_B1C: torch.Tensor = share_BN[:, None] @ x_BNC.to(share_BN.dtype)
+    return mean_B1C[:, 0]
 
 
 class _HeadLinear(nn.Module):
@@ -159,5 +170,23 @@ class _HeadLinear(nn.Module):
         """Features [B, N, H, outputs]."""
         if len(self.weight) == 1:
             return functional.linear(x_BNHD, self.weight[0], self.bias[0])
-        out: torch.Tensor = torch.einsum("bnhd,hod->bnho", x_BNHD, self.weight) + self.bias
-        return out
+        return _by_head(x_BNHD, self.weight) + self.bias
+
+    def of_parts(self, own_BNHD: torch.Tensor, shared_B1HD: torch.Tensor) -> torch.Tensor:
+        """The same on both side by side, where what tokens share is worked out once."""
+        width = own_BNHD.shape[-1]
+        shared = _by_head(shared_B1HD, self.weight[..., width:]) + self.bias
+        return _by_head(own_BNHD, self.weight[..., :width]) + shared
+
+    def difference(self, x_BNHD: torch.Tensor) -> torch.Tensor:
+        """The first of two outputs less the second, [B, N, H, 1]."""
+        keep, prune = self.weight.chunk(2, 1)
+        bias_keep, bias_prune = self.bias.chunk(2, 1)
+        return _by_head(x_BNHD, keep - prune) + (bias_keep - bias_prune)
+
+
+def _by_head(x_BNHD: torch.Tensor, weight_HOD: torch.Tensor) -> torch.Tensor:
+    if len(weight_HOD) == 1:
+        return functional.linear(x_BNHD, weight_HOD[0])
+    out: torch.Tensor = torch.einsum("bnhd,hod->bnho", x_BNHD, weight_HOD)
+    return out
