@@ -27,6 +27,7 @@ from core import environment
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "edakari:resnet20, 32 pixels": ("recipes/latency_resnet20.yaml",),
     "timm:mobilenetv2_100, 128 pixels": ("recipes/latency_mobilenetv2.yaml",),
+    "timm:regnetx_002, 128 pixels": ("recipes/latency_mobilenetv2.yaml", "model.name=timm:regnetx_002"),
     "timm:deit_tiny_patch16_224, 96 pixels": (
         "recipes/latency_mobilenetv2.yaml",
         "model.name=timm:deit_tiny_patch16_224",
