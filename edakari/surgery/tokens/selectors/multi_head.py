@@ -140,7 +140,7 @@ def unlikeness(x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> torch.Tensor:
     x_BNC = x_BNC.to(torch.promote_types(x_BNC.dtype, torch.float32))
     length_BN = x_BNC.norm(dim=-1).clamp_min(SHORT)
     share_BN = _shares(alive_BN).to(x_BNC.dtype)
-    # lengths are divided out of sums, not out of tokens: in exported networks that is several times as quick
+    # lengths are divided out of sums, not out of tokens: fewer passes over all that tokens hold
     mean_BC = functional.normalize(_mean(x_BNC, share_BN / length_BN), dim=-1)
     alike_BN: torch.Tensor = (x_BNC @ mean_BC[..., None]).squeeze(-1) / length_BN
     return (share_BN * alike_BN).sum(1, keepdim=True) - alike_BN
