@@ -76,13 +76,13 @@ def test_a_recipe_from_end_to_end(
 def test_one_call_meets_a_latency(by: str, fake: FormulaRuntime) -> None:
     model, told = deep(), []
     small, plan = edakari.prune_tokens(
-        model, torch.zeros(1, 3, 16, 16), "latency<=90%", by=by, runtime="formula", tell=told.append
+        model, torch.zeros(1, 3, 16, 16), "latency<=92%", by=by, runtime="formula", tell=told.append
     )
     assert plan.tokens()
     assert any("round 1" in text for text in told)
     graphs = [edakari.trace(network, torch.zeros(1, 3, 16, 16)) for network in (model, small)]
     before, after = (fake.latency(graph, {}) for graph in graphs)
-    assert after / before <= 0.9 * 1.05
+    assert after / before <= 0.92 * 1.02
 
 
 def test_one_call_meets_macs_and_leaves_the_network() -> None:

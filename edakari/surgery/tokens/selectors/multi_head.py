@@ -97,8 +97,8 @@ class MultiHeadSelector(nn.Module):
         local, shared = u_BNHD[..., : self.local], u_BNHD[..., -self.local :]
         whole_B1HD = _mean(shared.flatten(2), _shares(alive_BN)).to(local.dtype).reshape(-1, 1, *local.shape[2:])
         hidden = functional.gelu(self.first.of_parts(local, whole_B1HD))
-        odds_BNH1 = self.last.difference(functional.gelu(self.second(hidden)))
-        return odds_BNH1.squeeze(-1), self._importance(x_BNHD)
+        logits_BNH2 = self.last(functional.gelu(self.second(hidden)))
+        return logits_BNH2[..., 0] - logits_BNH2[..., 1], self._importance(x_BNHD)
 
     def _importance(self, x_BNHD: torch.Tensor) -> torch.Tensor:
         mean_BNH = x_BNHD.mean(-1)
@@ -177,12 +177,6 @@ class _HeadLinear(nn.Module):
         width = own_BNHD.shape[-1]
         shared = _by_head(shared_B1HD, self.weight[..., width:]) + self.bias
         return _by_head(own_BNHD, self.weight[..., :width]) + shared
-
-    def difference(self, x_BNHD: torch.Tensor) -> torch.Tensor:
-        """The first of two outputs less the second, [B, N, H, 1]."""
-        keep, prune = self.weight.chunk(2, 1)
-        bias_keep, bias_prune = self.bias.chunk(2, 1)
-        return _by_head(x_BNHD, keep - prune) + (bias_keep - bias_prune)
 
 
 def _by_head(x_BNHD: torch.Tensor, weight_HOD: torch.Tensor) -> torch.Tensor:
