@@ -35,6 +35,8 @@ MISS = 0.02
 """How far above the limit, as a share of it, a network may lie."""
 DISTURBED = 0.03
 """How much slower than the quickest a timing of the dense network is, as a share, if something else ran meanwhile."""
+NEAREST = 0.005
+"""Difference of two factors, as a share, that is worth solving again for."""
 ROUNDS = 5
 """Most networks that are measured."""
 SOLUTIONS = 12
@@ -164,13 +166,20 @@ def settled(
     """
     latency = next(cost for cost in costs if isinstance(cost, LatencyCost | TokenCost))
     trials, factor = _Trials(aim), 1.0
+    beyond: InfeasibleBudget | None = None
+
+    def solved(factor: float) -> Plan:
+        return solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
+
     for _ in range(SOLUTIONS):
         try:
-            plan = solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
-        except InfeasibleBudget:
-            if trials.best() is None:
-                raise
-            break  # nearer than what there is cannot be had
+            plan = solved(factor)
+        except InfeasibleBudget as error:
+            edge = _edge(solved, trials.asked[-1][0], factor) if trials.asked and trials.best() is None else None
+            if edge is None:
+                beyond = error
+                break  # nearer than what there is cannot be had
+            plan, factor = edge
         whole = before.then(plan) if before else plan
         place = trials.place(whole.sizes())
         if place is None:
@@ -184,7 +193,7 @@ def settled(
         factor = following
     best = trials.best()
     if best is None:
-        raise _missed(trials.rounds, trials.aim)
+        raise beyond or _missed(trials.rounds, trials.aim)
     return trials.plans[best], tuple(trials.rounds)
 
 
@@ -232,6 +241,23 @@ class _Trials:
             return None
         right = self.aim.limit_ms * (1.0 + self.rounds[place].off) / latency.total(self.rounds[place].sizes)
         return math.sqrt(slow * quick) if bracketed and (known or not slow < right < quick) else right
+
+
+def _edge(solved: Callable[[float], Plan], possible: float, impossible: float) -> tuple[Plan, float] | None:
+    """The plan of about the largest factor that can be solved with, and the factor; None where there is no larger one.
+
+    What does not depend on sizes, such as selectors of tokens, is multiplied too, so that a factor can call a network
+    impossible that meets the limit.
+    """
+    found = None
+    while impossible > (1.0 + NEAREST) * possible:
+        between = math.sqrt(possible * impossible)
+        try:
+            found = solved(between), between
+            possible = between
+        except InfeasibleBudget:
+            impossible = between
+    return found
 
 
 def plain(found: Round) -> dict[str, Any]:
