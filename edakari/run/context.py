@@ -63,8 +63,10 @@ class Run:
 
     @functools.cached_property
     def dense(self) -> nn.Module:
-        """The trained network as it came, in evaluation mode."""
-        return build(self.recipe.model).to(self.device)
+        """The trained network as it came, in evaluation mode; random weights are the same whenever a run goes on."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return build(self.recipe.model).to(self.device)
 
     @functools.cached_property
     def task(self) -> Task:

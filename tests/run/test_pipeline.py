@@ -95,6 +95,17 @@ def test_an_interrupted_run_goes_on_to_the_same_result(content, tmp_path, monkey
     ]
 
 
+def test_a_run_of_random_weights_goes_on(content, tmp_path, monkeypatch):
+    nets = tmp_path / "nets.py"
+    nets.write_text(nets.read_text().replace("torch.manual_seed(0)", "pass"))
+    recipe = recipe_from({**content, "finetune": None, "measure": None})
+    with monkeypatch.context() as patched:
+        stop_at(patched, "check")
+        with pytest.raises(KeyboardInterrupt):
+            prune(recipe, tmp_path / "run")
+    prune(recipe, tmp_path / "run")
+
+
 def test_a_run_does_not_go_on_with_other_weights(content, tmp_path, monkeypatch):
     recipe, folder = recipe_from({**content, "finetune": None, "measure": None}), tmp_path / "run"
     with monkeypatch.context() as patched:
