@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses as dc
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ from edakari.methods.tokens.training import (
     kept_ratios,
     ratio_loss,
     token_distance,
+    token_divergence,
 )
 from edakari.surgery.tokens import Adaptive, Decision, attach, detach, selections, token_sites
 from edakari.testing import check_method
 from edakari.testing.toys import ToyTask, toy_job
+from tests.surgery.tokens.networks import LabelledViT, enlivened
 
 
 def toy_token_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
@@ -59,8 +62,8 @@ def network(seed: int = 0, depth: int = 6) -> nn.Module:
         ).eval()
 
 
-def trainer(counts: tuple[int, int] = (10, 6), **loss: float) -> TokenTrainer:
-    model, task = network(), ToyTask()
+def trainer(counts: tuple[int, int] = (10, 6), model: nn.Module | None = None, **loss: float) -> TokenTrainer:
+    model, task = model or network(), ToyTask()
     edits = [KeepTokens(block, count, "spvit") for block, count in zip(("blocks.1", "blocks.3"), counts, strict=True)]
     job, last = toy_job(model), token_sites(model, task.example()).blocks[-1]
     teacher = copy.deepcopy(model).requires_grad_(False)
@@ -90,6 +93,35 @@ def test_token_distance_counts_what_is_left() -> None:
     assert float(token_distance(mine, theirs, kept)) == 0.0
     assert float(token_distance(mine, theirs, torch.ones(2, 5))) > 0.0
     assert float(token_distance(mine, theirs, torch.zeros(2, 5))) == 0.0
+
+
+def test_token_divergence_by_hand() -> None:
+    theirs, mine = torch.zeros(1, 3, 2), torch.tensor([[[0.0, 0.0], [math.log(3.0), 0.0], [-math.inf, -math.inf]]])
+    kept = torch.tensor([[1.0, 1.0, 0.0]])
+    # halves against three quarters and one: (log 2/3 + log 2) / 2, over two patches
+    wanted = 0.5 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2.0))
+    assert float(token_divergence(mine, theirs, kept)) == pytest.approx(wanted, rel=1e-6)
+    assert float(token_divergence(mine, theirs, torch.zeros(1, 3))) == 0.0
+
+
+def test_dense_heads_are_taught_patch_by_patch() -> None:
+    """LV-ViT: the token loss compares what is said of each patch that is left, where others compare tokens."""
+    model = enlivened(LabelledViT(16, 3, 4)).float()
+    each = trainer(model=model)
+    said: list[torch.Tensor] = []
+    for network in (each.student.model, each.teacher):
+        network.get_submodule("aux_head").register_forward_hook(lambda module, args, output: said.append(output))
+    loss = each.objective(each.student, next(iter(ToyTask().batches("train"))))["tokens"]
+    kept = each.student.decisions[-1].kept.detach() > 0
+    mine, theirs = (logits[kept].log_softmax(-1) for logits in said)
+    assert 0 < int(kept.sum()) < kept.numel()
+    wanted = 0.5 * (theirs.exp() * (theirs - mine)).sum(-1).mean()
+    torch.testing.assert_close(loss, wanted)
+    loss.backward()
+    for selection in selections(each.student.model).values():
+        grads = [parameter.grad for parameter in selection.selector.parameters()]
+        assert all(grad is not None and bool(grad.isfinite().all()) for grad in grads)
+        assert any(float(grad.abs().max()) > 0 for grad in grads if grad is not None)
 
 
 @pytest.mark.parametrize("terms", [("cross_entropy", "ratio", "logits", "tokens"), ("ratio",)])

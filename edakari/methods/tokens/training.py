@@ -14,9 +14,19 @@ from torch.nn import functional
 
 from edakari.core.method import Job
 from edakari.core.protocols import Batch, Hook, Objective, StepState
-from edakari.surgery.tokens import Adaptive, Decision, TokenSite, gates, selections
+from edakari.surgery.tokens import Adaptive, Decision, DenseHead, TokenSite, gates, selections
 
-__all__ = ["DualAscent", "TokenLoss", "TokenTrainer", "calibrate", "imitation", "kept_ratios", "ratio_loss"]
+__all__ = [
+    "DualAscent",
+    "TokenLoss",
+    "TokenTrainer",
+    "calibrate",
+    "imitation",
+    "kept_ratios",
+    "ratio_loss",
+    "token_distance",
+    "token_divergence",
+]
 
 BOUND = 5.0
 """Of a multiplier."""
@@ -43,7 +53,8 @@ class TokenLoss:
     Args:
         ratio: of the squared distance from the ratios to be kept.
         logits: of the divergence from the dense network's outputs.
-        tokens: of the distance from its tokens, over those that are left.
+        tokens: of the distance from its tokens, over those that are left; of what is said of them where a head says
+            something of every patch.
     """
 
     ratio: float = 2.0
@@ -115,10 +126,10 @@ class TokenTrainer:
     def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Task, ratio, logits and tokens (the authors' code, losses.py; weights in `TokenLoss`)."""
         task = self.job.task
-        with _tokens_of(self.student.model, self.last) as mine:
+        with _patches_of(self.student.model, self.last) as mine:
             outputs = task.outputs(model, batch)
         decisions = self.student.decisions
-        with torch.no_grad(), _tokens_of(self.teacher.to(outputs.device).eval(), self.last) as theirs:
+        with torch.no_grad(), _patches_of(self.teacher.to(outputs.device).eval(), self.last) as theirs:
             aims = task.outputs(self.teacher, batch)
         kept_S = kept_ratios(decisions)
         terms = dict(task.loss(outputs, batch))
@@ -128,7 +139,11 @@ class TokenTrainer:
         if isinstance(outputs, torch.Tensor) and isinstance(aims, torch.Tensor):
             student, aim = (functional.log_softmax(each.float(), dim=-1) for each in (outputs, aims))
             terms["logits"] = self.loss.logits * functional.kl_div(student, aim, log_target=True, reduction="batchmean")
-        terms["tokens"] = self.loss.tokens * token_distance(mine[0], theirs[0], self._left(mine[0], decisions[-1]))
+        left_BN = self._left(mine.tokens, decisions[-1])
+        if mine.logits is not None and theirs.logits is not None:
+            terms["tokens"] = self.loss.tokens * token_divergence(mine.logits, theirs.logits, left_BN)
+        else:
+            terms["tokens"] = self.loss.tokens * token_distance(mine.tokens, theirs.tokens, left_BN)
         return terms
 
     def _left(self, tokens_BNC: torch.Tensor, decision: Decision) -> torch.Tensor:
@@ -155,21 +170,51 @@ def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: to
     return (each_BN * kept_BN).sum() / kept_BN.sum().clamp_min(1.0)
 
 
+def token_divergence(mine_BNK: torch.Tensor, theirs_BNK: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
+    """Mean divergence of what is said of each patch that is left, for heads that say something of every patch (the
+    authors' loss for LV-ViT).
+
+    Args:
+        mine_BNK: logits of the network in training; of masked patches they may be -inf.
+        theirs_BNK: of the dense one.
+        kept_BN: 1 where a patch is left behind the last selector.
+    """
+    gone_BN1 = kept_BN.detach()[..., None] == 0
+    mine, aim = (
+        functional.log_softmax(each.float().masked_fill(gone_BN1, 0.0), dim=-1) for each in (mine_BNK, theirs_BNK)
+    )
+    each_BN = functional.kl_div(mine, aim, log_target=True, reduction="none").sum(-1)
+    return (each_BN * ~gone_BN1[..., 0]).sum() / (~gone_BN1).sum().clamp_min(1)
+
+
+@dc.dataclass
+class _Patches:
+    """What a forward pass made of each patch: its token behind the last block, and its logits where a head has some."""
+
+    tokens: torch.Tensor = dc.field(default_factory=lambda: torch.empty(0))
+    logits: torch.Tensor | None = None
+
+
 @contextlib.contextmanager
-def _tokens_of(model: nn.Module, last: TokenSite) -> Iterator[list[torch.Tensor]]:
-    """Patches behind the last block in the forward pass that runs in the block."""
-    found: list[torch.Tensor] = []
+def _patches_of(model: nn.Module, last: TokenSite) -> Iterator[_Patches]:
+    """What the forward pass that runs in the block makes of each patch."""
+    found, said = _Patches(), DenseHead()
+    end = last.prefix + last.patches
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         tokens = output[0] if isinstance(output, tuple) else output
-        tokens_BNC = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
-        found.append(tokens_BNC[:, last.prefix : last.prefix + last.patches])
+        found.tokens = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])[:, last.prefix : end]
+        said.logits.clear()
 
     handle = model.get_submodule(last.name).register_forward_hook(note)
     try:
-        yield found
+        with said:
+            yield found
     finally:
         handle.remove()
+    for logits_BNK in said.logits:
+        if logits_BNK.shape[1] in (last.patches, end):
+            found.logits = logits_BNK[:, -last.patches :]
 
 
 def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch.Tensor]]) -> Objective:

@@ -2,6 +2,7 @@
 
 from edakari.surgery.tokens.adaptive import Adaptive
 from edakari.surgery.tokens.attach import attach, detach, gates, selections
+from edakari.surgery.tokens.attention import DenseHead
 from edakari.surgery.tokens.layout import TokenBlock, TokenLayout, token_layout
 from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
 from edakari.surgery.tokens.rows import restore
@@ -12,6 +13,7 @@ from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState
 __all__ = [
     "Adaptive",
     "Decision",
+    "DenseHead",
     "PackageMode",
     "PackageNorm",
     "Rule",

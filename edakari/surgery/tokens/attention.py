@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from edakari.surgery.tokens.layout import over_tokens
 from edakari.surgery.tokens.state import TokenState
 
-__all__ = ["TokenAttention", "TokenPooling", "key_bias"]
+__all__ = ["DenseHead", "TokenAttention", "TokenPooling", "key_bias"]
 
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax)
 MEAN = (torch.mean, torch.Tensor.mean)
@@ -199,6 +199,20 @@ class TokenPooling(TorchFunctionMode):
         weight = (alive / alive.sum(1, keepdim=True).clamp_min(1.0)).to(x.dtype)
         mean = torch.einsum("bn,bnc->bc", weight, torch.where(alive[..., None] > 0, x, torch.zeros_like(x)))
         return mean[:, None] if kwargs.get("keepdim") else mean
+
+
+class DenseHead(TorchFunctionMode):
+    """Notes what a head says of every patch, [B, N, classes], where it then takes the largest over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits: list[torch.Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if over_tokens(func, args, kwargs):
+            self.logits.append(args[0])
+        return func(*args, **kwargs)
 
 
 def _square(mask: torch.Tensor, place: int, lengths: Sequence[int]) -> torch.Tensor:

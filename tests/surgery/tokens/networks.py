@@ -50,12 +50,13 @@ class ScaledBlock(nn.Module):
 class LabelledViT(nn.Module):
     """LV-ViT's form: the class token's logits, and half the largest of those of all patches."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 24, channels: int = 1, classes: int = 5) -> None:
         super().__init__()
-        self.patch_embed = nn.Conv2d(1, 16, 4, 4)
-        self.cls_token, self.pos_embed = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(torch.zeros(1, 37, 16))
+        self.patch_embed = nn.Conv2d(channels, 16, 4, 4)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 16))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (size // 4) ** 2, 16))
         self.blocks = nn.ModuleList(ScaledBlock(16, 4) for _ in range(4))
-        self.norm, self.head, self.aux_head = nn.LayerNorm(16), nn.Linear(16, 5), nn.Linear(16, 5)
+        self.norm, self.head, self.aux_head = nn.LayerNorm(16), nn.Linear(16, classes), nn.Linear(16, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.patch_embed(x).flatten(2).transpose(1, 2)
