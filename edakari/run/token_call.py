@@ -16,7 +16,7 @@ from edakari.cost import dense
 from edakari.cost.measure import RunSettings
 from edakari.cost.runtimes import runtime_named
 from edakari.cost.tokens import TokenCost
-from edakari.errors import ModelError
+from edakari.errors import ModelError, UnknownName
 from edakari.graph import trace
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, RandomTokens
@@ -60,12 +60,15 @@ def prune_tokens(
         The pruned network in evaluation mode, and its plan, for `edakari.save`.
 
     Raises:
+        UnknownName: `by` is none of these; methods that must learn first, such as "dynamicvit", run by a recipe.
         ModelError: the network has no tokens, or its attention cannot be wrapped.
         InfeasibleBudget: the budget cannot be met by fewer tokens.
         MeasurementError: the latency could not be measured or met.
     """
     if not isinstance(example, torch.Tensor):
         raise ModelError(f"tokens are pruned for one tensor as input, but the example is a {type(example).__name__}")
+    if by not in METHODS:
+        raise UnknownName("way to prune tokens without training", by, METHODS)
     design = METHODS[by](blocks=tuple(blocks)).design(token_sites(model, example))
     asked = Budget.parse(budget) if isinstance(budget, str) else budget
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example)

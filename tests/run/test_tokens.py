@@ -9,7 +9,7 @@ import torch
 
 import edakari
 from edakari.cost import dense, runtimes
-from edakari.errors import InfeasibleBudget, ModelError
+from edakari.errors import InfeasibleBudget, ModelError, UnknownName
 from edakari.run import prune, recipe_from
 from edakari.testing import toy_cnn, toy_vit
 from edakari.testing.formula_runtime import FormulaRuntime
@@ -98,6 +98,8 @@ def test_one_call_meets_macs_and_leaves_the_network() -> None:
 def test_one_call_says_what_it_cannot_do(fake: FormulaRuntime) -> None:
     with pytest.raises(ModelError, match="has no tokens"):
         edakari.prune_tokens(toy_cnn(), torch.zeros(1, 3, 16, 16), "macs<=50%")
+    with pytest.raises(UnknownName, match=r"'dynamicvit'.*spvit"):
+        edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "macs<=50%", by="dynamicvit")  # type: ignore[arg-type]
     least = r"latency [\d.]+ ms: the fewest tokens at these blocks reach latency [\d.]+ ms"
     with pytest.raises(InfeasibleBudget, match=least):
         edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "latency<=1%", runtime="formula")
