@@ -163,11 +163,9 @@ def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: to
         theirs_BNC: of the dense one.
         kept_BN: 1 where a patch is left behind the last selector.
     """
-    kept_BN = kept_BN.detach()
     width = mine_BNC.shape[-1:]
     mine, theirs = (functional.layer_norm(each.float(), width) for each in (mine_BNC, theirs_BNC))
-    each_BN = ((mine - theirs) ** 2).mean(-1)
-    return (each_BN * kept_BN).sum() / kept_BN.sum().clamp_min(1.0)
+    return _mean_of_left(((mine - theirs) ** 2).mean(-1), kept_BN)
 
 
 def token_divergence(mine_BNK: torch.Tensor, theirs_BNK: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
@@ -183,8 +181,12 @@ def token_divergence(mine_BNK: torch.Tensor, theirs_BNK: torch.Tensor, kept_BN: 
     mine, aim = (
         functional.log_softmax(each.float().masked_fill(gone_BN1, 0.0), dim=-1) for each in (mine_BNK, theirs_BNK)
     )
-    each_BN = functional.kl_div(mine, aim, log_target=True, reduction="none").sum(-1)
-    return (each_BN * ~gone_BN1[..., 0]).sum() / (~gone_BN1).sum().clamp_min(1)
+    return _mean_of_left(functional.kl_div(mine, aim, log_target=True, reduction="none").sum(-1), kept_BN)
+
+
+def _mean_of_left(each_BN: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
+    kept_BN = kept_BN.detach()
+    return (each_BN * kept_BN).sum() / kept_BN.sum().clamp_min(1.0)
 
 
 @dc.dataclass
