@@ -53,14 +53,15 @@ from edakari.train import FitSettings, distillation, fit, fitter
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "SPViT": ("spvit", {"selector_epochs": 0}),
     "SPViT, two selectors": ("spvit", {"selector_epochs": 0, "blocks": (1, 3)}),
-    "DynamicViT-like": ("dynamicvit", {"selector_epochs": 1}),
+    "DynamicViT-like": ("dynamicvit", {"selector_epochs": 1, "start": "random"}),
+    "DynamicViT-like, SPViT's start": ("dynamicvit", {"selector_epochs": 0}),
     "EViT": ("evit", {}),
     "ToMe": ("tome", {}),
     "random": ("random_tokens", {}),
     "SPViT, choice for nothing": ("spvit", {"selector_epochs": 0}),
 }
 FOR_NOTHING = "SPViT, choice for nothing"
-LEARNED = ("SPViT", "SPViT, two selectors", "DynamicViT-like", FOR_NOTHING)
+LEARNED = ("SPViT", "SPViT, two selectors", "DynamicViT-like", "DynamicViT-like, SPViT's start", FOR_NOTHING)
 CHANCE = ("DynamicViT-like", "random")
 """Arms whose networks depend on the seed even without training."""
 SETTINGS = ("epochs", "lr", "limit")

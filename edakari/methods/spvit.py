@@ -22,6 +22,7 @@ from edakari.methods.tokens.method import TokenTraining, progressive_design, pru
 from edakari.methods.tokens.progressive import Progress
 from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
+from edakari.surgery.tokens.selectors import Start
 
 __all__ = ["SoftTokenPruning"]
 
@@ -78,7 +79,7 @@ class SoftTokenPruning:
     package_norm: PackageNorm = "mean"
     # differs: the authors' packages count as one token, so that what was pruned is heard far less than before
     proportional: bool = True
-    start: Literal["unlike", "random"] = "unlike"
+    start: Start = "unlike"
     merge: Literal["geo", "arith"] = "geo"
     head_branch: bool = True
     share_head_mlp: bool = True

@@ -12,6 +12,7 @@ from edakari.methods.tokens.counts import TokenDesign, linear
 from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_of
 from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import TokenSites
+from edakari.surgery.tokens.selectors import Start
 
 __all__ = ["AttentionTokens", "MergedTokens", "PredictedTokens", "RandomTokens"]
 
@@ -58,6 +59,7 @@ class PredictedTokens:
     Args:
         blocks: places of the blocks in front of which predictors stand, from 0; empty is after each quarter.
         keep: shares of all patches left at each; empty is the mildest within the budget.
+        start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, "random" the authors'.
         imitation_epochs: in which predictors learn what attention would keep, without labels; the paper has none.
         selector_epochs: of predictors alone.
         joint_epochs: of predictors and network.
@@ -73,6 +75,8 @@ class PredictedTokens:
 
     blocks: tuple[int, ...] = ()
     keep: tuple[float, ...] = ()
+    # differs: the authors begin with random scores, which are of no use without training; this is where `spvit` begins
+    start: Start = "unlike"
     imitation_epochs: int = 0
     selector_epochs: int = 5
     joint_epochs: int = 25
@@ -82,7 +86,12 @@ class PredictedTokens:
 
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""
-        return TokenDesign(selector="dynamicvit", blocks=self.blocks or sites.quarters(), packages="none")
+        return TokenDesign(
+            selector="dynamicvit",
+            blocks=self.blocks or sites.quarters(),
+            settings={"start": self.start},
+            packages="none",
+        )
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

@@ -19,7 +19,7 @@ from edakari.cost.tokens import TokenCost
 from edakari.errors import ModelError, UnknownName
 from edakari.graph import trace
 from edakari.methods.spvit import SoftTokenPruning
-from edakari.methods.token_baselines import AttentionTokens, MergedTokens, RandomTokens
+from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
 from edakari.methods.tokens.counts import TokenDesign, planned
 from edakari.run.bench import Bench, Tell
 from edakari.run.rounds import Aim, Pair, Round, settled, undisturbed
@@ -29,7 +29,13 @@ from edakari.surgery.tokens import token_sites
 
 __all__ = ["planned_within", "prune_tokens"]
 
-METHODS = {"tome": MergedTokens, "spvit": SoftTokenPruning, "evit": AttentionTokens, "random": RandomTokens}
+METHODS = {
+    "tome": MergedTokens,
+    "spvit": SoftTokenPruning,
+    "dynamicvit": PredictedTokens,
+    "evit": AttentionTokens,
+    "random": RandomTokens,
+}
 
 
 def prune_tokens(
@@ -37,7 +43,7 @@ def prune_tokens(
     example: torch.Tensor,
     budget: Budget | str,
     *,
-    by: Literal["tome", "spvit", "evit", "random"] = "tome",
+    by: Literal["tome", "spvit", "dynamicvit", "evit", "random"] = "tome",
     blocks: Sequence[int] = (),
     runtime: str = "onnxruntime",
     threads: int = 1,
@@ -50,7 +56,8 @@ def prune_tokens(
         example: its input, [batch, ...]; tokens are pruned for this size of images, and timed at this batch.
         budget: such as "macs<=60%" or "latency<=12ms"; a latency is measured here, and met by measurement.
         by: "tome" merges tokens that are alike, "spvit" keeps those least like the mean of all and packs the others,
-            "evit" keeps those that the class token looks at and packs the others, "random" drops by chance.
+            "dynamicvit" keeps the same and drops the others, "evit" keeps those that the class token looks at and packs
+            the others, "random" drops by chance.
         blocks: places of the blocks in front of which tokens go; empty is the method's own choice.
         runtime: in which a latency is to be met.
         threads: CPU threads of one call.
@@ -60,7 +67,7 @@ def prune_tokens(
         The pruned network in evaluation mode, and its plan, for `edakari.save`.
 
     Raises:
-        UnknownName: `by` is none of these; methods that must learn first, such as "dynamicvit", run by a recipe.
+        UnknownName: `by` is none of these.
         ModelError: the network has no tokens, or its attention cannot be wrapped.
         InfeasibleBudget: the budget cannot be met by fewer tokens.
         MeasurementError: the latency could not be measured or met.

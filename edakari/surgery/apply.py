@@ -54,9 +54,17 @@ def checked_graph(plan: Plan, model: nn.Module) -> Graph:
     """The graph of a network, if the plan was made for it.
 
     Raises:
-        PlanError: it was made for another one, or edits what the network does not have.
+        PlanError: it was made for another one, or for other inputs, or edits what the network does not have.
     """
-    graph = graph_of(model, plan.inputs)
+    try:
+        graph = graph_of(model, plan.inputs)
+    except ModelError as error:
+        cause = error.__cause__ or error
+        raise PlanError(
+            f"the plan was made for inputs like {plan.inputs}, on which this {type(model).__name__} does not run: "
+            f"{type(cause).__name__}: {cause} Build the network with the options that it had when the plan was made; "
+            "for another size of images make the plan again."
+        ) from error
     if graph.fingerprint != plan.fingerprint:
         raise PlanError(
             f"the plan was made for another network than this {type(model).__name__}: its fingerprint is "

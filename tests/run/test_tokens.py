@@ -72,7 +72,7 @@ def test_a_recipe_from_end_to_end(
     assert torch.equal(again(x), result.model.eval()(x))
 
 
-@pytest.mark.parametrize("by", ["tome", "evit", "spvit"])
+@pytest.mark.parametrize("by", ["tome", "evit", "dynamicvit", "spvit"])
 def test_one_call_meets_a_latency(by: str, fake: FormulaRuntime) -> None:
     """The fewest tokens of SPViT reach 92.5 %; predictions corrected by the first round call that impossible."""
     model, told = deep(), []
@@ -98,8 +98,8 @@ def test_one_call_meets_macs_and_leaves_the_network() -> None:
 def test_one_call_says_what_it_cannot_do(fake: FormulaRuntime) -> None:
     with pytest.raises(ModelError, match="has no tokens"):
         edakari.prune_tokens(toy_cnn(), torch.zeros(1, 3, 16, 16), "macs<=50%")
-    with pytest.raises(UnknownName, match=r"'dynamicvit'.*spvit"):
-        edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "macs<=50%", by="dynamicvit")  # type: ignore[arg-type]
+    with pytest.raises(UnknownName, match=r"'dynamic'.*dynamicvit"):
+        edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "macs<=50%", by="dynamic")  # type: ignore[arg-type]
     least = r"latency [\d.]+ ms: the fewest tokens at these blocks reach latency [\d.]+ ms"
     with pytest.raises(InfeasibleBudget, match=least):
         edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "latency<=1%", runtime="formula")

@@ -102,6 +102,14 @@ def test_a_plan_for_another_network_is_refused():
         simulate(plan, other)
 
 
+def test_a_plan_for_another_size_of_images_is_refused():
+    small = {"depth": 2, "num_classes": 3}
+    plan = random_plan(trace(timm.create_model("vit_tiny_patch16_224", img_size=32, **small), X))
+    other = timm.create_model("vit_tiny_patch16_224", img_size=64, **small)
+    with pytest.raises(PlanError, match=r"32, 32.*VisionTransformer.*height \(32\).*make the plan again"):
+        apply(plan, other)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -136,3 +136,20 @@ def test_merging_by_hand() -> None:
     merged_tokens, size = merge_tokens(x, torch.tensor([[1.0, 3.0, 1.0, 1.0]]), source, into)
     torch.testing.assert_close(merged_tokens[0, 1], torch.tensor([1.0, 0.075]))
     assert size[0, 1] == 4.0
+
+
+@pytest.mark.parametrize("name", ["spvit", "dynamicvit"])
+def test_untrained_scores_rank_by_unlikeness(name: str) -> None:
+    x = torch.randn(64, 8, 12, generator=torch.Generator().manual_seed(0)).double()
+    unit = functional.normalize(x, dim=-1)
+    unlike = -(unit * functional.normalize(unit.mean(1, keepdim=True), dim=-1)).sum(-1)
+    found = build_selector(name, SITE, {"start": "unlike"}).double()(seen(x)).score
+    drawn = build_selector(name, SITE, {"start": "random"}).double()(seen(x)).score
+    as_unlike, as_drawn = (rank_correlation(score, unlike) for score in (found, drawn))
+    assert as_unlike > 0.99
+    assert abs(as_drawn) < 0.5
+
+
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    ranks = torch.stack([a.argsort(1).argsort(1), b.argsort(1).argsort(1)]).double() - (a.shape[1] - 1) / 2
+    return float((ranks[0] * ranks[1]).sum() / ranks[0].square().sum())

@@ -14,6 +14,7 @@ from edakari.surgery.tokens.selectors.merging import bipartite, merge_tokens
 from edakari.surgery.tokens.selectors.multi_head import MultiHeadSelector, merged
 from edakari.surgery.tokens.selectors.random_drop import RandomSelector
 from edakari.surgery.tokens.selectors.single_head import SingleHeadSelector
+from edakari.surgery.tokens.selectors.unlike import Start
 
 __all__ = [
     "AttentionSelector",
@@ -23,6 +24,7 @@ __all__ = [
     "Selector",
     "SingleHeadSelector",
     "Site",
+    "Start",
     "Verdict",
     "bipartite",
     "build_selector",

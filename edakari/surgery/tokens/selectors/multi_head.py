@@ -10,15 +10,11 @@ from torch.nn import functional
 
 from edakari.errors import PlanError
 from edakari.surgery.tokens.selectors.base import Candidates, Site, Verdict, selector
+from edakari.surgery.tokens.selectors.unlike import UNLIKE, Start, shares, unlikeness, weighted_mean
 
-__all__ = ["MultiHeadSelector", "merged", "unlikeness"]
+__all__ = ["MultiHeadSelector", "merged"]
 
 Merge = Literal["geo", "arith"]
-Start = Literal["unlike", "random"]
-UNLIKE = 4.0
-"""What unlikeness counts at first; it is learned."""
-SHORT = 1e-12
-"""Least length of a token that is divided by."""
 
 
 @selector("spvit")
@@ -95,7 +91,7 @@ class MultiHeadSelector(nn.Module):
         x_BNHD = x_BNC.reshape(*x_BNC.shape[:2], self.heads, -1)
         u_BNHD = functional.gelu(self.enter(self.norm(x_BNHD)))
         local, shared = u_BNHD[..., : self.local], u_BNHD[..., -self.local :]
-        whole_B1HD = _mean(shared.flatten(2), _shares(alive_BN)).to(local.dtype).reshape(-1, 1, *local.shape[2:])
+        whole_B1HD = weighted_mean(shared.flatten(2), shares(alive_BN)).to(local.dtype).reshape(-1, 1, *local.shape[2:])
         hidden = functional.gelu(self.first.of_parts(local, whole_B1HD))
         logits_BNH2 = self.last(functional.gelu(self.second(hidden)))
         return logits_BNH2[..., 0] - logits_BNH2[..., 1], self._importance(x_BNHD)
@@ -128,34 +124,6 @@ def merged(
     if merge == "geo":
         return (importance * odds).sum(-1) / total_BN, weight_BN
     return torch.logit(weight_BN, eps=torch.finfo(weight_BN.dtype).tiny), weight_BN
-
-
-def unlikeness(x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> torch.Tensor:
-    """How much less like the mean of all tokens each is than tokens are on average, by the cosine, [B, N].
-
-    Args:
-        x_BNC: tokens.
-        alive_BN: 1 where a token is there.
-    """
-    x_BNC = x_BNC.to(torch.promote_types(x_BNC.dtype, torch.float32))
-    length_BN = x_BNC.norm(dim=-1).clamp_min(SHORT)
-    share_BN = _shares(alive_BN).to(x_BNC.dtype)
-    # lengths are divided out of sums, not out of tokens: fewer passes over all that tokens hold
-    mean_BC = functional.normalize(_mean(x_BNC, share_BN / length_BN), dim=-1)
-    alike_BN: torch.Tensor = (x_BNC @ mean_BC[..., None]).squeeze(-1) / length_BN
-    return (share_BN * alike_BN).sum(1, keepdim=True) - alike_BN
-
-
-def _shares(alive_BN: torch.Tensor) -> torch.Tensor:
-    """Weights of a mean over the tokens that are there, at least in float32."""
-    alive = alive_BN.to(torch.promote_types(alive_BN.dtype, torch.float32))
-    return alive / alive.sum(1, keepdim=True).clamp_min(1.0)
-
-
-def _mean(x_BNC: torch.Tensor, share_BN: torch.Tensor) -> torch.Tensor:
-    """Weighted sum of tokens, [B, C]."""
-    mean_B1C: torch.Tensor = share_BN[:, None] @ x_BNC.to(share_BN.dtype)
-    return mean_B1C[:, 0]
 
 
 class _HeadLinear(nn.Module):

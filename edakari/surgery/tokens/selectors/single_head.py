@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.surgery.tokens.selectors.base import Candidates, Site, Verdict, selector
+from edakari.surgery.tokens.selectors.unlike import UNLIKE, Start, shares, unlikeness, weighted_mean
 
 __all__ = ["SingleHeadSelector"]
 
@@ -17,28 +18,35 @@ class SingleHeadSelector(nn.Module):
 
     Args:
         site: where it stands.
+        start: what scores begin as: "random" is the authors', "unlike" how unlike the mean of all tokens a token is.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, start: Start = "random") -> None:
         super().__init__()
         width = site.width - site.width % 2
         self.norm = nn.LayerNorm(site.width)
         self.enter = nn.Linear(site.width, width)
+        last = nn.Linear(max(1, width // 4), 2)
         self.leave = nn.Sequential(
             nn.Linear(width, max(1, width // 2)),
             nn.GELU(),
             nn.Linear(max(1, width // 2), max(1, width // 4)),
             nn.GELU(),
-            nn.Linear(max(1, width // 4), 2),
+            last,
         )
+        self.unlike = nn.Parameter(torch.tensor(UNLIKE)) if start == "unlike" else None
+        if start == "unlike":
+            nn.init.trunc_normal_(last.weight, std=0.02)
+            nn.init.zeros_(last.bias)
 
     def forward(self, seen: Candidates) -> Verdict:
         """See `Selector`."""
         u_BNC = functional.gelu(self.enter(self.norm(seen.x)))
         local, shared = u_BNC.chunk(2, -1)
-        alive = seen.alive[..., None].to(u_BNC.dtype)
-        whole = ((shared * alive).sum(1, keepdim=True) / alive.sum(1, keepdim=True).clamp_min(1.0)).expand_as(local)
+        whole = weighted_mean(shared, shares(seen.alive)).to(local.dtype)[:, None].expand_as(local)
         logits = self.leave(torch.cat([local, whole], -1))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         score = (logits[..., 0] - logits[..., 1])[:, : seen.patches]
+        if self.unlike is not None:
+            score = score + self.unlike * unlikeness(seen.x[:, : seen.patches], seen.alive[:, : seen.patches])
         return Verdict(score, torch.sigmoid(score))
