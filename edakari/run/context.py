@@ -21,9 +21,9 @@ from edakari.core.space import Group, limited
 from edakari.cost import COSTS, dense
 from edakari.errors import RecipeError, nearest
 from edakari.graph import trace
-from edakari.models import build
 from edakari.run import processes
 from edakari.run.folder import RunFolder
+from edakari.run.load import dense_network
 from edakari.run.settings import LimitSettings, Recipe
 from edakari.surgery import load, load_plan
 from edakari.tasks import task_from_settings
@@ -63,10 +63,8 @@ class Run:
 
     @functools.cached_property
     def dense(self) -> nn.Module:
-        """The trained network as it came, in evaluation mode; random weights are the same whenever a run goes on."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
-            return build(self.recipe.model).to(self.device)
+        """The trained network as it came, in evaluation mode."""
+        return dense_network(self.recipe).to(self.device)
 
     @functools.cached_property
     def task(self) -> Task:

@@ -24,9 +24,9 @@ from edakari.errors import DataError, RunFolderError, UnknownName
 from edakari.graph import trace
 from edakari.graph.outlets import Outlet
 from edakari.graph.receptive import Seen, receptive_fields
-from edakari.models import build
 from edakari.report.filters import FilterView, FilterViews, LayerView
 from edakari.run.folder import RunFolder
+from edakari.run.load import dense_network
 from edakari.run.recipe import recipe_from
 from edakari.surgery import load_plan
 from edakari.tasks import ImageTask, Segmentation, task_from_settings
@@ -80,7 +80,7 @@ def filter_views(folder: str | Path, choice: Choice = Choice()) -> FilterViews:
     if not run.done("prune"):
         raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
     task, plan = task_from_settings(recipe.data), load_plan(run.pruned)
-    model = build(recipe.model)
+    model = dense_network(recipe)
     graph = trace(model, task.example())
     # labels at every pixel are those of the place that excites a filter most
     reduce: Reduce = "max" if isinstance(task, Segmentation) else "l2"

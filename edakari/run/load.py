@@ -13,9 +13,10 @@ from edakari.graph import example_of
 from edakari.models import build
 from edakari.run.folder import RunFolder
 from edakari.run.recipe import recipe_from
+from edakari.run.settings import Recipe
 from edakari.surgery import load, load_plan
 
-__all__ = ["Networks", "networks"]
+__all__ = ["Networks", "dense_network", "networks"]
 
 
 @dc.dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Networks:
     example: torch.Tensor
 
 
+def dense_network(recipe: Recipe) -> nn.Module:
+    """The network that a recipe starts from, on the CPU in evaluation mode; random weights come from its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return build(recipe.model)
+
+
 def networks(folder: str | Path) -> Networks:
     """The networks of a run.
 
@@ -43,6 +51,6 @@ def networks(folder: str | Path) -> Networks:
     recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
     if not run.done("finetune"):
         raise RunFolderError(f"{folder} holds no finished network yet; run its recipe to the end with `edakari prune`")
-    dense = build(recipe.model)
+    dense = dense_network(recipe)
     example = torch.zeros_like(example_of(load_plan(run.path).inputs), device="cpu")
     return Networks(dense, load(run.path, dense), example)

@@ -13,10 +13,9 @@ from edakari.errors import RunFolderError
 from edakari.graph import trace
 from edakari.methods.saliency.explaining import Explained, Saliency, widened
 from edakari.methods.saliency.saved import load_saliency
-from edakari.models import build
 from edakari.report.saliency import Looks, SaliencyView
 from edakari.run.folder import RunFolder
-from edakari.run.load import networks
+from edakari.run.load import dense_network, networks
 from edakari.run.recipe import recipe_from
 from edakari.surgery import load, load_plan
 from edakari.tasks import task_from_settings
@@ -46,9 +45,9 @@ def saliency_view(
             + ("; its budget left nothing to prune" if method == "isp" else "")
         )
     recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
-    task, dense = task_from_settings(recipe.data), build(recipe.model)
+    task, dense = task_from_settings(recipe.data), dense_network(recipe)
     graph, plan = trace(dense, task.example()), load_plan(run.path)
-    cut = load(run.pruned, build(recipe.model)) if stage == "pruned" else final
+    cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
     saliency = load_saliency(run.kept, dense, graph)
     batches, count = [], 0
     for images, labels in task.batches("val"):

@@ -9,6 +9,7 @@ from edakari.errors import EdakariError, InfeasibleBudget, RecipeError, RunFolde
 from edakari.run import prune, recipe_from, train_dense
 from edakari.run.load import networks
 from edakari.run.stages import STAGES
+from edakari.surgery import apply
 
 
 class Diary:
@@ -103,7 +104,10 @@ def test_a_run_of_random_weights_goes_on(content, tmp_path, monkeypatch):
         stop_at(patched, "check")
         with pytest.raises(KeyboardInterrupt):
             prune(recipe, tmp_path / "run")
-    prune(recipe, tmp_path / "run")
+    result = prune(recipe, tmp_path / "run")
+    dense = networks(tmp_path / "run").dense  # what was not fine-tuned is cut from it as it is
+    for name, value in apply(result.plan, dense).state_dict().items():
+        assert torch.equal(value, result.model.state_dict()[name]), name
 
 
 def test_a_run_does_not_go_on_with_other_weights(content, tmp_path, monkeypatch):
