@@ -40,7 +40,8 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
     traced = torch.cat([example, example])[:2] if dynamic_batch and example.shape[0] == 1 else example
     training = model.training
     try:
-        with _quiet():
+        # with gradients the exporter can pick another attention kernel in its second pass, whose strides do not fit
+        with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model.eval(),
                 (traced,),
@@ -58,9 +59,10 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
     except Exception as error:
         if disk_full(error):
             raise
-        cause = str(error).strip().splitlines() or ["no message"]
+        cause = _root(error)
+        said = str(cause).strip().splitlines() or ["no message"]
         raise ExportError(
-            f"{type(model).__name__} cannot be exported to ONNX: {type(error).__name__}: {cause[0]}. "
+            f"{type(model).__name__} cannot be exported to ONNX: {type(cause).__name__}: {said[0]}. "
             "Replace the operator that the exporter names, or export with another batch setting."
         ) from error
     finally:
@@ -84,6 +86,13 @@ def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None 
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     content = model if isinstance(model, bytes) else str(model)
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was raised from in the first place; the exporter's own words say only in which pass it stopped."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import timm
 import torch
 
 import edakari
@@ -32,6 +33,18 @@ def test_onnx_has_static_shapes(selector: str, tmp_path: Path) -> None:
     assert not DYNAMIC & {node.op_type for node in model.graph.node}
     for value in (*model.graph.value_info, *model.graph.output):
         assert all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim), value.name
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize("by", ["spvit", "tome"])
+def test_positions_that_follow_the_tokens_are_exported(name: str, by: str, tmp_path: Path) -> None:
+    """Relative biases and rotary tables are gathered with the tokens."""
+    small = {"img_size": 56 if "patch14" in name else 64, "depth": 3, "embed_dim": 48, "num_heads": 4}
+    model = timm.create_model(name, num_classes=3, **small).eval()
+    x = torch.randn(1, 3, small["img_size"], small["img_size"])
+    fewer, _ = edakari.prune_tokens(model, x, "macs<=80%", by=by)
+    assert to_onnx(fewer, x, tmp_path / "net.onnx").absolute <= 1e-4
+    assert not DYNAMIC & {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
 
 def test_a_program_and_one_compiled_graph(tmp_path: Path) -> None:
