@@ -18,7 +18,7 @@ from edakari.cost import macs, runtimes
 from edakari.cost.tokens import tokens_at
 from edakari.errors import InfeasibleBudget, ModelError, PlanError
 from edakari.methods.spvit import SoftTokenPruning
-from edakari.methods.token_baselines import AttentionTokens, PredictedTokens, RandomTokens
+from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
 from edakari.methods.tokens.counts import token_macs
 from edakari.surgery.tokens import token_sites
 from edakari.testing.formula_runtime import FormulaRuntime
@@ -87,7 +87,8 @@ def test_a_latency_that_no_count_reaches_is_told_with_the_least(
 def test_what_stages_cannot_do_is_told() -> None:
     with pytest.raises(PlanError, match=r"one selector, but blocks .* begin with blocks \[0, 2\]"):
         RandomTokens(blocks=(2, 3)).prune(toy_job(swin(), "macs<=90%"))
-    with pytest.raises(PlanError, match="stages have windows"):
-        AttentionTokens().prune(toy_job(swin(), "macs<=90%"))
+    for method in (AttentionTokens(), MergedTokens()):
+        with pytest.raises(PlanError, match=r"attention over all tokens.*take spvit"):
+            method.prune(toy_job(swin(), "macs<=90%"))
     with pytest.raises(ModelError, match="schedule: geometric"):
         SoftTokenPruning(schedule="progressive").prune(toy_job(swin(), "macs<=90%"))

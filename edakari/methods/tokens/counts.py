@@ -20,6 +20,7 @@ from edakari.errors import BudgetError, InfeasibleBudget, PlanError
 from edakari.graph import example_for, shadow_of, trace
 from edakari.surgery.tokens import TokenSites, attach, token_sites
 from edakari.surgery.tokens.gate import GATE
+from edakari.surgery.tokens.selectors import needs_attention
 
 __all__ = [
     "Counts",
@@ -103,12 +104,18 @@ class TokenDesign:
         """Raise what is wrong with the places.
 
         Raises:
-            PlanError: there are none, they do not rise, or the network has fewer blocks.
+            PlanError: there are none, they do not rise, the network has fewer blocks, or its stages do not suit the
+            selector.
         """
         depth = len(sites.blocks)
         right = list(self.blocks) == sorted(set(self.blocks))
         if not self.blocks or not right or self.blocks[0] < 0 or self.blocks[-1] >= depth:
             raise PlanError(f"selectors stand in front of blocks 0 to {depth - 1}, rising, but got {self.blocks}")
+        if sites.staged and needs_attention(self.selector):
+            raise PlanError(
+                f"{self.selector!r} looks at an attention over all tokens, but this network puts tokens back on a grid "
+                "between stages; take spvit, dynamicvit or random_tokens"
+            )
         stages = [sites.blocks[place].stage for place in self.blocks]
         if sites.staged and len(set(stages)) < len(stages):
             raise PlanError(

@@ -15,14 +15,13 @@ from edakari.surgery.tokens.layout import TokenLayout, grid_stages, token_layout
 from edakari.surgery.tokens.merger import Merger
 from edakari.surgery.tokens.package import PackageMode, PackageNorm
 from edakari.surgery.tokens.selection import Selection, SelectionSettings
-from edakari.surgery.tokens.selectors import Site, build_selector, needs_attention
+from edakari.surgery.tokens.selectors import MERGER, Site, build_selector, needs_attention
 from edakari.surgery.tokens.state import Chain
 
 __all__ = ["attach", "detach", "gates", "selections"]
 
 PACKAGES: tuple[PackageMode, ...] = ("none", "merge", "add", "append")
 NORMS: tuple[PackageNorm, ...] = ("mean", "sum")
-MERGER = "tome"
 
 V = TypeVar("V")
 
@@ -51,7 +50,7 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Mo
     by_block = _checked(edits, layout)
     names = layout.names
     places = [names.index(block) for block in by_block]
-    watched = [place - 1 for place in places if _attention(by_block[names[place]].selector) and place]
+    watched = [place - 1 for place in places if needs_attention(by_block[names[place]].selector) and place]
     biased = _position_biased(model, example, layout)
     merging = any(edit.selector == MERGER for edit in edits)
     start = min((*places, *watched))
@@ -101,10 +100,6 @@ def selections(model: nn.Module) -> dict[str, Selection]:
         for gate in gates(model)
         if isinstance(gate, TokenGate) and isinstance(gate.step, Selection)
     }
-
-
-def _attention(selector: str) -> bool:
-    return selector == MERGER or needs_attention(selector)
 
 
 def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, KeepTokens]:

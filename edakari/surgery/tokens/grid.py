@@ -139,7 +139,7 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
             close = nearest(edit.block, names)
             hint = f"; did you mean {close!r}?" if close else ""
             raise PlanError(f"the plan prunes tokens at block {edit.block!r}, which the network does not have{hint}")
-        if edit.selector == "tome" or needs_attention(edit.selector):
+        if needs_attention(edit.selector):
             raise PlanError(f"selector {edit.selector!r} looks at an attention over all tokens; stages have windows")
     for stage in stages:
         chosen = [edit for edit in edits if edit.block in [block.name for block in stage.blocks]]

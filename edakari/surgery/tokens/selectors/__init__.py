@@ -1,6 +1,7 @@
 """Selectors: what judges tokens, one to a file."""
 
 from edakari.surgery.tokens.selectors.base import (
+    MERGER,
     Candidates,
     Selector,
     Site,
@@ -17,6 +18,7 @@ from edakari.surgery.tokens.selectors.single_head import SingleHeadSelector
 from edakari.surgery.tokens.selectors.unlike import Start
 
 __all__ = [
+    "MERGER",
     "AttentionSelector",
     "Candidates",
     "MultiHeadSelector",

@@ -11,7 +11,10 @@ from torch import nn
 
 from edakari.errors import PlanError, UnknownName
 
-__all__ = ["Candidates", "Selector", "Site", "Verdict", "build_selector", "needs_attention", "selector"]
+__all__ = ["MERGER", "Candidates", "Selector", "Site", "Verdict", "build_selector", "needs_attention", "selector"]
+
+MERGER = "tome"
+"""In `KeepTokens.selector`: tokens are merged, not selected."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -92,14 +95,12 @@ def selector(name: str, *, attention: bool = False) -> Callable[[S], S]:
 
 
 def needs_attention(name: str) -> bool:
-    """Whether a selector looks at the attention of the block before it.
+    """Whether a selector, or the merger, looks at the attention of the block before it.
 
     Raises:
         UnknownName: there is no such selector.
     """
-    if name not in _KNOWN:
-        raise UnknownName("selector of tokens", name, _KNOWN)
-    return _KNOWN[name][1]
+    return name == MERGER or _known(name)[1]
 
 
 def build_selector(name: str, site: Site, settings: dict[str, Any]) -> nn.Module:
@@ -109,10 +110,16 @@ def build_selector(name: str, site: Site, settings: dict[str, Any]) -> nn.Module
         UnknownName: there is no such selector.
         PlanError: it does not take these settings.
     """
-    needs_attention(name)
+    make, _ = _known(name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(site.place)
-            return _KNOWN[name][0](site, **settings)
+            return make(site, **settings)
     except TypeError as error:
         raise PlanError(f"selector {name!r} does not take the settings {settings}: {error}") from None
+
+
+def _known(name: str) -> tuple[Callable[..., nn.Module], bool]:
+    if name not in _KNOWN:
+        raise UnknownName("selector of tokens", name, _KNOWN)
+    return _KNOWN[name]
