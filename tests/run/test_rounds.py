@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 from torch import nn
 
+from edakari.core.plan import Plan
 from edakari.cost.measure import Timing
-from edakari.errors import MeasurementError
-from edakari.run.rounds import Aim, Pair, undisturbed
+from edakari.errors import InfeasibleBudget, MeasurementError
+from edakari.run.rounds import NEAREST, Aim, Pair, _edge, undisturbed
 
 NETWORK = nn.Identity()
 
@@ -55,3 +56,17 @@ def test_a_machine_that_becomes_too_noisy_leaves_what_was_timed() -> None:
     assert undisturbed(Busy(iter([pair(3.0)])), NETWORK, NETWORK, 2.0).dense.median_ms == 3.0  # type: ignore[arg-type]
     with pytest.raises(MeasurementError, match="too noisy"):
         undisturbed(Busy(iter([])), NETWORK, NETWORK, 2.0)  # type: ignore[arg-type]
+
+
+def test_the_edge_of_what_is_possible_is_found() -> None:
+    def solved(factor: float) -> Plan:
+        if factor > 1.37:
+            raise InfeasibleBudget("too small", {})
+        return Plan((), "", {"value": factor})
+
+    found = _edge(solved, 1.0, 2.0)
+    assert found is not None
+    plan, factor = found
+    assert plan.inputs == {"value": factor}
+    assert 1.37 / (1 + NEAREST) <= factor <= 1.37
+    assert _edge(solved, 1.369, 1.371) is None
