@@ -47,6 +47,24 @@ def test_positions_that_follow_the_tokens_are_exported(name: str, by: str, tmp_p
     assert not DYNAMIC & {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
 
+@pytest.mark.parametrize("kind", ["ViT", "Beit"])
+@pytest.mark.parametrize("by", ["spvit", "evit", "tome", "random"])
+def test_masks_that_transformers_makes_for_exports_follow_the_tokens(kind: str, by: str, tmp_path: Path) -> None:
+    """Under export its networks hand every block a mask over all pairs of tokens."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(**small, image_size=32, patch_size=8)
+    config.use_relative_position_bias = kind == "Beit"
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    x = torch.randn(1, 3, 32, 32)
+    fewer, _ = edakari.prune_tokens(model, x, "macs<=80%", by=by)
+    assert to_onnx(fewer, x, tmp_path / "net.onnx").absolute <= 1e-4
+
+
 def test_a_program_and_one_compiled_graph(tmp_path: Path) -> None:
     model, x = pruned("spvit"), images(2).float()
     assert to_program(model, x, tmp_path / "net.pt2").absolute <= 1e-5

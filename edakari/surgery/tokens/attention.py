@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from edakari.surgery.tokens.layout import over_tokens
 from edakari.surgery.tokens.state import TokenState
 
-__all__ = ["DenseHead", "TokenAttention", "TokenPooling", "key_bias"]
+__all__ = ["DenseHead", "TokenAttention", "TokenPooling", "additive", "key_bias"]
 
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax)
 MEAN = (torch.mean, torch.Tensor.mean)
@@ -59,14 +59,13 @@ class TokenAttention(TorchFunctionMode):
         named = {**dict(zip(NAMES, args, strict=False)), **kwargs}
         q, k, mask = named["query"], named["key"], named.get("attn_mask")
         self.state.attended = (q, k)
-        mask = None if mask is None else self._placed(mask, k.shape[-2])
+        mask = None if mask is None else _placed(mask, self.state.place, self.dense)
         if self.state.lengths is not None and sum(self.state.lengths) == k.shape[-2]:
             out: torch.Tensor = self._apart(func, {**named, "attn_mask": mask})
             return out
         bias = self._bias(k)
         if bias is not None:
-            mask = bias if mask is None else mask + bias.to(mask.dtype)
-            mask = mask.to(q.dtype)
+            mask = (bias if mask is None else additive(mask, bias) + bias).to(q.dtype)
         product: torch.Tensor = func(**{**named, "attn_mask": mask})
         return product
 
@@ -85,7 +84,8 @@ class TokenAttention(TorchFunctionMode):
             mask = bias if mask is None else mask + bias
         if mask is not None:
             mask = mask.to(query_NBC.dtype).expand(batch, heads, count, count).flatten(0, 1)
-            kwargs = {**kwargs, "attn_mask": mask if kwargs.get("attn_mask") is None else mask + kwargs["attn_mask"]}
+            given = kwargs.get("attn_mask")
+            kwargs = {**kwargs, "attn_mask": mask if given is None else mask + additive(given, mask)}
         return func(*args, **kwargs)
 
     def _note_projections(self, args: Sequence[Any]) -> None:
@@ -117,7 +117,7 @@ class TokenAttention(TorchFunctionMode):
                 mask = large if mask is None else mask + large
             if named["attn_mask"] is not None:
                 own = torch.cat([_square(named["attn_mask"], place, lengths) for place in same])
-                mask = own if mask is None else own + mask
+                mask = own if mask is None else additive(own, mask) + mask
             outs = func(**{**named, **stacked, "attn_mask": mask})
             for place, out in zip(same, torch.split(outs, 1), strict=True):
                 found[place] = out
@@ -137,18 +137,25 @@ class TokenAttention(TorchFunctionMode):
         bias = self._bias(logits.transpose(-1, -2))
         return logits if bias is None else logits + bias.to(logits.dtype)
 
-    def _placed(self, mask: torch.Tensor, count: int) -> torch.Tensor:
-        """The part of a mask over the dense network's tokens that belongs to the tokens that are there."""
-        place = self.state.place
-        if place is None or mask.shape[-1] != self.dense or mask.shape[-2] != self.dense:
-            return mask
-        there = (place >= 0).to(mask.dtype)
-        safe = place.clamp_min(0)
-        rows = mask.expand(len(place), -1, -1, -1).gather(
-            -2, safe[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
-        )
-        both = rows.gather(-1, safe[:, None, None, :].expand(-1, mask.shape[1], count, -1))
-        return both * there[:, None, :, None] * there[:, None, None, :]
+
+def _placed(mask: torch.Tensor, place_BN: torch.Tensor | None, dense: int) -> torch.Tensor:
+    """The part of a mask over the dense network's tokens that belongs to the tokens that are there.
+
+    Args:
+        mask: for each pair of tokens whether the one reads the other (bool) or what is added to its logit, [batch or 1,
+            heads or 1, dense, dense]; others are given back as they are.
+        place_BN: of each token in the dense network, -1 for packages, which everything reads; None is all in place.
+        dense: tokens before the first selector.
+    """
+    if place_BN is None or mask.dim() != 4 or mask.shape[-2:] != (dense, dense):
+        return mask
+    there_BN, safe_BN = place_BN >= 0, place_BN.clamp_min(0)
+    rows_BHNM = mask.expand(len(place_BN), -1, -1, -1).gather(
+        -2, safe_BN[:, None, :, None].expand(-1, mask.shape[1], -1, dense)
+    )
+    both = rows_BHNM.gather(-1, safe_BN[:, None, None, :].expand(-1, mask.shape[1], place_BN.shape[1], -1))
+    there = there_BN[:, None, :, None] & there_BN[:, None, None, :]
+    return both.masked_fill(~there, mask.dtype is torch.bool)
 
 
 class TokenPooling(TorchFunctionMode):
@@ -177,7 +184,7 @@ class TokenPooling(TorchFunctionMode):
         # a class token may have joined in front
         alive = torch.cat([torch.ones_like(alive[:, : count - alive.shape[1]]), alive], 1)
         bias = key_bias(alive, self.state.bias_floor).to(named["query"].dtype)
-        return bias if mask is None else mask + bias
+        return bias if mask is None else additive(mask, bias) + bias
 
     def _living(self, x: torch.Tensor) -> torch.Tensor:
         """What is said of tokens that are masked is below all else."""
@@ -213,6 +220,13 @@ class DenseHead(TorchFunctionMode):
         if over_tokens(func, args, kwargs):
             self.logits.append(args[0])
         return func(*args, **kwargs)
+
+
+def additive(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A mask as what is added to logits, in the floating type of another one."""
+    if mask.dtype is not torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, -torch.inf)
 
 
 def _square(mask: torch.Tensor, place: int, lengths: Sequence[int]) -> torch.Tensor:
