@@ -145,7 +145,7 @@ def within(job: Job, share: str) -> torch.Tensor:
         if edit.group in masks.offsets:
             part = masks.part(edit.group)
             kept[part] = False
-            kept[part.start + torch.tensor(edit.keep, dtype=torch.long)] = True
+            kept[part.start + torch.tensor(edit.indices, dtype=torch.long)] = True
     return kept
 
 
