@@ -70,10 +70,8 @@ class TokenGate(nn.Module):
         if self.step is not None:
             args, kwargs = _with_tokens(self.step, state, args, kwargs)
         kwargs = {name: self._rotations(value, state) if name == "rope" else value for name, value in kwargs.items()}
-        if self._given_pairs(args, kwargs):
-            like = next(vars(self)["block"].parameters())
-            args = (*args[:1], *(self._pairs(value, like) for value in args[1:]))
-            kwargs = {name: self._pairs(value, like) for name, value in kwargs.items()}
+        args = tuple(self._as_logits(value) for value in args)
+        kwargs = {name: self._as_logits(value) for name, value in kwargs.items()}
         out = self._block(state, args, kwargs)
         if self.last:
             self.chain.finish()
@@ -84,7 +82,8 @@ class TokenGate(nn.Module):
     def _block(self, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         block = vars(self)["block"]
         forward = type(block).forward
-        if not self.watches and state.strategy == "topk" and not self._given_pairs(args, kwargs):
+        paired = any(self._is_pairs(value) for value in (*args, *kwargs.values()))
+        if not self.watches and not paired and state.strategy == "topk":
             if state.size is None:
                 return forward(block, *args, **kwargs)
             if self.takes_mask and len(args) == 1 and kwargs.get(MASK) is None:  # what compilers can follow
@@ -102,16 +101,14 @@ class TokenGate(nn.Module):
         block = vars(self)["block"]
         del vars(block)["forward"], block._modules[GATE]
 
-    def _given_pairs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the block is given a mask over pairs of tokens, as networks of transformers do when exported."""
-        return any(self._is_pairs(each) for each in (*args[1:], *kwargs.values()))
-
     def _is_pairs(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.shape[-2:] == (self.dense, self.dense)
+        """Whether it is a mask over pairs of tokens, which networks of transformers give to blocks when exported."""
+        return isinstance(value, torch.Tensor) and value.dim() == 4 and value.shape[-2:] == (self.dense, self.dense)
 
-    def _pairs(self, value: Any, like: torch.Tensor) -> Any:
+    def _as_logits(self, value: Any) -> Any:
         # BEiT of transformers adds its bias to a mask of truths, which makes each true pair one larger
-        return additive(value, like) if self._is_pairs(value) and value.dtype is torch.bool else value
+        truths = self._is_pairs(value) and value.dtype is torch.bool
+        return additive(value, next(vars(self)["block"].parameters())) if truths else value
 
     def _rotations(self, table: Any, state: TokenState) -> Any:
         """The rows of a rotary table, [patches, sines and cosines], for the tokens that are there."""
