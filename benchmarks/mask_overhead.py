@@ -2,11 +2,11 @@
 
     python benchmarks/mask_overhead.py --output benchmarks/results/mask_overhead.json
 
-Turns of a few steps of one `fit` without masks and one with them, the first one changing. Masks are soft, norms are
-scaled, and importance is gathered at every step. The first step of each is left out; the last one with masks also
-chooses them anew, which in training happens once in --interval steps and is added as so much of a step. Wall time on
-all threads that are given; loading images is not in it. Masks cost as much for one image as for many, so small batches
-show them at their dearest.
+Of two copies of a network, one takes a plain step of SGD before every step that `fit` takes with the other one, whose
+masks are soft, whose norms are scaled, and whose importance is gathered at every step: what slows the machine for
+seconds slows both. The first pair is left out; the last step with masks also chooses them anew, which in training
+happens once in --interval steps and is added as so much of a step. Wall time on all threads that are given; loading
+images is not in it. Masks cost as much for one image as for many, so small batches show them at their dearest.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from edakari.tasks import DataSettings, task_from_settings
 from edakari.train import FitSettings, fit
 
 CLASSES = 1000
+RATES = {"lr": 1e-6, "momentum": 0.875, "weight_decay": 3e-5}
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -61,26 +62,40 @@ class LastStep:
         return final
 
 
-class Clock(Hook):
-    """Seconds of every step; run state.
+class Plain(Hook):
+    """Steps of another network, one before each of the one that `fit` trains, and the seconds of each; run state."""
 
-    Args:
-        first: the hook that is called before all others; None is this one.
-    """
-
-    def __init__(self, first: Clock | None = None) -> None:
-        self.first = first or self
-        self.begun = 0.0
-        self.seconds: list[float] = []
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self.model, self.batch, self.seconds = model.train(), batch, list[float]()
+        self.optimizer = torch.optim.SGD(model.parameters(), **RATES)
 
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
-        if self.first is self:
-            self.begun = time.perf_counter()
+        begun = time.perf_counter()
+        loss(self.model, self.batch)["cross_entropy"].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.seconds.append(time.perf_counter() - begun)
+
+
+class Clock(Hook):
+    """Seconds of every step from where this hook is called to where `last` is; run state."""
+
+    def __init__(self) -> None:
+        self.begun, self.seconds, self.last = 0.0, list[float](), _Stop(self)
+
+    def before_step(self, state: StepState) -> None:
+        """See `Hook`."""
+        self.begun = time.perf_counter()
+
+
+class _Stop(Hook):
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
 
     def after_step(self, state: StepState) -> None:
         """See `Hook`."""
-        self.seconds.append(time.perf_counter() - self.first.begun)
+        self.clock.seconds.append(time.perf_counter() - self.clock.begun)
 
 
 class Images:
@@ -107,26 +122,6 @@ def loss(network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     return {"cross_entropy": nn.functional.cross_entropy(network(batch[0]), batch[1])}
 
 
-def plain(model: nn.Module, images: Images, schedule: Schedule) -> list[float]:
-    """Seconds of each step without masks."""
-    clock = Clock()
-    fit(model, loss, images, schedule, hooks=[clock], settings=FitSettings(device="cpu", progress=False))
-    return clock.seconds
-
-
-def masked(job: Job, kept: torch.Tensor, images: Images, schedule: Schedule) -> list[float]:
-    """Seconds of each step with masks; the last one chooses them too."""
-    masks = Masks(job.model, job.graph, maskable(job.graph, job.groups), "soft", scale_norms=True)
-    masks.set(kept)
-    hook = Rewire(masks, job, LastStep(len(images)), input_taylor)
-    first = Clock()
-    last = Clock(first)
-    settings = FitSettings(device="cpu", progress=False)
-    with masks.installed():
-        fit(job.model, loss, images, schedule, hooks=[first, hook, last], settings=settings)
-    return last.seconds
-
-
 def job_of(model: nn.Module, size: int, share: str) -> Job:
     """Network and budget."""
     graph = edakari.trace(model, torch.zeros(1, 3, size, size))
@@ -150,38 +145,38 @@ def within(job: Job, share: str) -> torch.Tensor:
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All turns of one network."""
+    """All steps of one network."""
     job = job_of(edakari.build(arguments.model), arguments.size, arguments.share)
-    other = copy.deepcopy(job.model)
-    kept = within(job, arguments.share)
     images = Images(arguments.steps, arguments.batch, arguments.size)
-    schedule = Schedule(epochs=1, lr=1e-6, momentum=0.875, weight_decay=3e-5)
-    without: list[float] = []
-    under: list[float] = []
-    choosing: list[float] = []
-    ratios: list[float] = []
-    for turn in range(arguments.turns):
-        order = (plain, masked) if turn % 2 == 0 else (masked, plain)
-        seen = {
-            way: plain(other, images, schedule) if way is plain else masked(job, kept, images, schedule)
-            for way in order
-        }
-        without += seen[plain][1:]
-        under += seen[masked][1:-1]
-        choosing.append(seen[masked][-1])
-        ratios.append(statistics.median(seen[masked][1:-1]) / statistics.median(seen[plain][1:]))
-        print(f"turn {turn + 1}: {ratios[-1]:.3f} times {statistics.median(seen[plain][1:]):.2f} s", flush=True)
-    plain_s, masked_s = statistics.median(without), statistics.median(under)
-    choice_s = statistics.median(choosing) - masked_s
+    plain, clock = Plain(copy.deepcopy(job.model), images.batch), Clock()
+    masks = Masks(job.model, job.graph, maskable(job.graph, job.groups), "soft", scale_norms=True)
+    masks.set(within(job, arguments.share))
+    hook = Rewire(masks, job, LastStep(arguments.steps), input_taylor)
+    share = 1 - float(masks.kept.double().mean())
+    settings = FitSettings(device="cpu", progress=True)
+    with masks.installed():
+        fit(
+            job.model,
+            loss,
+            images,
+            Schedule(epochs=1, **RATES),
+            hooks=[plain, clock, hook, clock.last],
+            settings=settings,
+        )
+    pairs = list(zip(plain.seconds[1:-1], clock.seconds[1:-1], strict=True))
+    ratios = [masked / bare for bare, masked in pairs]
+    plain_s, masked_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    choice_s = clock.seconds[-1] - masked_s
+    middle = statistics.quantiles(ratios, n=4)
     return {
-        "masked_coordinates": 1 - float(kept.double().mean()),
+        "masked_coordinates": share,
+        "pairs": len(pairs),
         "plain_step_s": plain_s,
         "masked_step_s": masked_s,
         "choice_s": choice_s,
-        "ratio_of_turns": ratios,
-        "ratio_steps": statistics.median(ratios),
-        "ratio": statistics.median(ratios) + choice_s / arguments.interval / plain_s,
-        "steps": [len(without), len(under)],
+        "ratio_quartiles": [middle[0], middle[2]],
+        "ratio_steps": middle[1],
+        "ratio": middle[1] + choice_s / arguments.interval / plain_s,
     }
 
 
@@ -190,8 +185,7 @@ def main() -> None:
     parser.add_argument("--model", default="torchvision:resnet50")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=5, help="of a turn, at least 3")
-    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=30, help="of each network, at least 4")
     parser.add_argument("--share", default="50%")
     parser.add_argument("--interval", type=int, default=80, help="steps from one choice of masks to the next")
     parser.add_argument("--threads", type=int, default=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -17,7 +17,17 @@ from edakari.errors import EdakariError, MeasurementError
 if TYPE_CHECKING:
     from edakari.cost.latency.layers import Layer
 
-__all__ = ["WARMUP", "Clock", "RunSettings", "Runtime", "Timing", "measure", "require_steady", "time_callables"]
+__all__ = [
+    "WARMUP",
+    "Clock",
+    "RunSettings",
+    "Runtime",
+    "Timing",
+    "expected_seconds",
+    "measure",
+    "require_steady",
+    "time_callables",
+]
 
 
 WARMUP = 3
@@ -147,7 +157,7 @@ def time_callables(
         )
     names = list(calls)
     turns: dict[str, list[list[float]]] = {name: [] for name in names}
-    rounds = max(1, min(TURNS, repeats // CALLS))
+    rounds = _rounds(repeats)
     most = rounds if rounds < TURNS else MOST_TURNS
     timings: dict[str, Timing] = {}
     for number in range(most if names else 0):
@@ -161,6 +171,23 @@ def time_callables(
         if max(timings[name].uncertainty for name in names[1:] or names) <= tolerance:
             break
     return timings
+
+
+def expected_seconds(latencies_ms: Iterable[float], warmup: int, repeats: int) -> float:
+    """How long `time_callables` takes where scatter is of no concern, s.
+
+    Args:
+        latencies_ms: of one call of each callable, ms.
+        warmup: see `time_callables`.
+        repeats: see `time_callables`.
+    """
+    rounds = _rounds(repeats)
+    turns_ms = (max(warmup * each, WARM_MS) + max(repeats / rounds * each, TURN_MS) for each in latencies_ms)
+    return rounds * sum(turns_ms) / 1e3
+
+
+def _rounds(repeats: int) -> int:
+    return max(1, min(TURNS, repeats // CALLS))
 
 
 def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:

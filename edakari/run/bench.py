@@ -6,7 +6,7 @@ import copy
 import dataclasses as dc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from edakari.cost.latency import (
     wanted,
 )
 from edakari.cost.latency.measure_table import Wanted
-from edakari.cost.measure import RunSettings, Runtime, Timing, measure, require_steady
+from edakari.cost.measure import RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError
 from edakari.graph import trace
@@ -89,6 +89,10 @@ class Bench:
         placed = {name: _on(device, model) for name, model in models.items()}
         example = self.example.to(device)
         return measure(placed, example, self.runtime, settings=self.settings, repeats=self.repeats, tolerance=tolerance)
+
+    def expected(self, latencies_ms: Iterable[float]) -> str:
+        """In words, how long networks of about these latencies take to be timed, once the runtime has loaded them."""
+        return f"about {_duration(expected_seconds(latencies_ms, self.settings.warmup, self.repeats))}"
 
     def steady(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
         """Latency of networks in turns, until it is known within `SURE`; again where the machine was noisy.
@@ -200,12 +204,15 @@ def calibrated(
         The table, and how far predictions were off, as plain values.
     """
     table = bench.table()
-    tell(f"{bench.runtime.name}: timing {networks} random sub-networks to fit the predictions")
     sizes = random_sizes(groups, networks)
+    cost = latency_cost(graph, dc.replace(table, fits={}), groups)
+    tell(
+        f"{bench.runtime.name}: timing {networks} random sub-networks to fit the predictions: "
+        + bench.expected(map(cost.predict, sizes))
+    )
     small = {str(place): apply(_any_of(graph, each), model) for place, each in enumerate(sizes)}
     timings = list(bench.timed(small).values())
     measured = [timing.median_ms for timing in timings]
-    cost = latency_cost(graph, dc.replace(table, fits={}), groups)
     fit = fit_latency(cost, sizes, measured)
     errors = np.abs(np.array([cost.predict(each) for each in sizes]) / measured - 1.0)
     return extended(table, {}, {network_key(graph): fit}), {

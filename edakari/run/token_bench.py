@@ -108,7 +108,6 @@ def token_calibrated(
         The table, and how far predictions were off, as plain values.
     """
     table, dense = bench.table(), graphs[1.0]
-    tell(f"{bench.runtime.name}: timing {FEWEST} networks with fewer tokens to fit the predictions")
     graph = trace(model, example_for(model, dense.inputs))
     sites = token_sites(model, example_for(model, dense.inputs))
     design = TokenDesign(selector="random", blocks=sites.quarters(), settings={"package": "merge"})
@@ -116,9 +115,14 @@ def token_calibrated(
         Plan(design.edits(sites, design.counts(strength, sites)), graph.fingerprint, graph.inputs)
         for strength in STRENGTHS
     ]
-    timings = list(bench.timed({str(place): apply(plan, model) for place, plan in enumerate(plans)}).values())
-    measured, sizes = [timing.median_ms for timing in timings], [plan.sizes() for plan in plans]
+    sizes = [plan.sizes() for plan in plans]
     cost = token_cost(model, graphs, dc.replace(table, fits={}))
+    tell(
+        f"{bench.runtime.name}: timing {FEWEST} networks with fewer tokens to fit the predictions: "
+        + bench.expected(map(cost.predict, sizes))
+    )
+    timings = list(bench.timed({str(place): apply(plan, model) for place, plan in enumerate(plans)}).values())
+    measured = [timing.median_ms for timing in timings]
     fit = fit_latency(cost, sizes, measured)
     errors = np.abs(np.array([cost.predict(each) for each in sizes]) / measured - 1.0)
     return extended(table, {}, {token_key(dense): fit}), {

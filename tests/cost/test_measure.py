@@ -12,6 +12,7 @@ from edakari.cost.measure import (
     TURNS,
     RunSettings,
     Timing,
+    expected_seconds,
     measure,
     require_steady,
     time_callables,
@@ -53,6 +54,17 @@ def test_quick_calls_are_timed_more_often_than_asked_for(monkeypatch):
     call = clocked(monkeypatch, [9, 9, 9, *range(10), 20])
     timing = time_callables({"x": call}, warmup=1, repeats=5)["x"]
     assert timing == Timing(median_ms=5.0, minimum_ms=0.0, spread=5.0, repeats=11)
+
+
+@pytest.mark.parametrize("takes_ms", [5, 25])
+@pytest.mark.parametrize("repeats", [1, 20, 100])
+def test_how_long_timing_takes_is_known_beforehand(monkeypatch, takes_ms, repeats):
+    called: list[str] = []
+    slow = clocked(monkeypatch, itertools.repeat(takes_ms))
+    calls = {name: (lambda name=name: (called.append(name), slow())) for name in "ab"}
+    time_callables(calls, warmup=3, repeats=repeats)
+    expected_s = expected_seconds([takes_ms, takes_ms], warmup=3, repeats=repeats)
+    assert expected_s == pytest.approx(len(called) * takes_ms / 1e3)
 
 
 def test_drift_is_not_in_the_ratio(monkeypatch):
