@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,18 +12,15 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edakari.core import layout as layouts
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, Mask
+from edakari.core.layout import Mask
 from edakari.core.plan import KeepTokens, Plan
-from edakari.graph import axes, example_for, stored_tensors
-from edakari.graph.axes import Axis, Expression
+from edakari.graph import example_for, stored_tensors
 from edakari.graph.flow import Call, Flow
-from edakari.graph.numbers import SHAPE, Extent, Numbers
-from edakari.graph.rules import FUNCTIONS, RULES
-from edakari.graph.rules_recurrent import weights_at
+from edakari.graph.numbers import SHAPE
 from edakari.surgery.apply import apply, branches_dropped, checked_graph, masks_of
-from edakari.surgery.counted import arithmetic, counted, with_counts
+from edakari.surgery.counted import arithmetic, with_counts
+from edakari.surgery.masked_reads import READS, Reads
 from edakari.surgery.replay import BothMasked
 from edakari.surgery.tokens import Adaptive, attach, selections
 
@@ -78,15 +74,6 @@ def _to_zeros(module: nn.Module, args: Any, output: Any) -> Any:
     return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
 
 
-CONSTANTS = frozenset(
-    {
-        *(torch.zeros, torch.ones, torch.full, torch.Tensor.new_zeros, torch.Tensor.new_ones),
-        *(torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to),
-    }
-)
-"""Functions whose result is the same everywhere, or along what they repeat."""
-
-
 class Simulated(nn.Module):
     """A network whose forward pass is masked."""
 
@@ -122,307 +109,6 @@ class Simulated(nn.Module):
         images, _, channels = flow.peek(args[0])
         made = [images, output.shape[1], channels]
         flow.handle("selection", lambda flow, call: made, Call("selection", args[:1], {}, output))
-
-
-class Reads:
-    """State of one masked forward pass: what every tensor's dimensions are made of, and what of them is gone.
-
-    Args:
-        graph: of the dense network.
-        masks: which coordinates of each cut group are kept.
-        stored: the network's parameters and buffers by name.
-    """
-
-    def __init__(self, graph: Graph, masks: Mapping[str, Mask], stored: Mapping[str, torch.Tensor]) -> None:
-        self.masks = masks
-        groups = {group.name: Axis(group.size, group=group.name) for group in graph.groups}
-        dims = {
-            id(tensor): [_expression(layout, groups) for layout in graph.layouts[name]]
-            for name, tensor in stored.items()
-            if name in graph.layouts  # selectors of tokens are not
-        }
-        names = {id(tensor): name for name, tensor in stored.items()}
-        self.flow = Flow(dims, names, RULES, FUNCTIONS)
-        notes = {key: _expression(layout, groups) for key, layout in graph.attributes.items()}
-        self.numbers = Numbers(notes, self.flow.peek, self.flow.unify)
-        self.in_attention = False
-
-    def kept(self, dim: Expression) -> torch.Tensor | None:
-        """Which positions of a dimension are kept, bool [positions]; None where all are."""
-        if not any(axis.group in self.masks for axis in axes.leaves(dim)):
-            return None
-        return torch.from_numpy(layouts.kept(_layout(dim), self.masks))
-
-    def sized(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Note what of a constant would be gone whose sizes are numbers of the cut network."""
-        if function in CONSTANTS:
-            self.numbers.used(function, args, kwargs, out)
-
-    def shape(self, x: torch.Tensor) -> torch.Size:
-        """A tensor's shape, in which sizes also know what is kept."""
-        dims = self.flow.peek(x)
-        if all(isinstance(dim, int) for dim in dims):
-            return x.shape
-        return torch.Size([self._length(dim, size) for dim, size in zip(dims, x.shape, strict=True)])
-
-    def _length(self, dim: Expression, size: int) -> int:
-        keep = self.kept(dim)
-        return size if keep is None else counted(size, int(keep.sum()), Extent(dim))
-
-    def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
-        """A tensor with the positions that are gone along some dimensions filled."""
-        for position, keep in self.gone(x, positions).items():
-            shape = [1] * x.dim()
-            shape[position] = -1
-            x = x.masked_fill(~keep.to(x.device).view(shape), fill)
-        return x
-
-    def gone(self, x: torch.Tensor, positions: Sequence[int]) -> dict[int, torch.Tensor]:
-        """For those of the dimensions along which positions are gone, which are kept."""
-        dims = self.flow.dims(x)
-        found = {position % x.dim(): self.kept(dims[position]) for position in positions}
-        return {position: keep for position, keep in found.items() if keep is not None}
-
-
-def _expression(layout: Layout, groups: Mapping[str, Axis]) -> Expression:
-    match layout:
-        case layouts.Fixed(size):
-            return size
-        case layouts.Axis(group):
-            return groups[group]
-        case layouts.Product(parts):
-            return axes.Product(_expression(part, groups) for part in parts)
-        case layouts.Concat(parts):
-            return axes.Concat(_expression(part, groups) for part in parts)
-
-
-def _layout(dim: Expression) -> Layout:
-    dim = axes.resolve(dim)
-    if isinstance(dim, int):
-        return layouts.Fixed(dim)
-    if isinstance(dim, Axis):
-        return layouts.Axis(dim.group, dim.size)
-    parts = tuple(_layout(part) for part in dim)
-    return layouts.Product(parts) if isinstance(dim, axes.Product) else layouts.Concat(parts)
-
-
-Read = Callable[[Reads, Any, Sequence[Any], Mapping[str, Any]], Any]
-
-
-def _input(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], [1]), *args[1:], **kwargs)
-
-
-def _last(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
-
-
-def _scaled(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    # torch takes its own attention whole, so nobody sees that the factor comes from the width of a head
-    x, factor = args[:2]
-    if reads.in_attention and isinstance(factor, float) and math.isclose(factor, x.shape[-1] ** -0.5, rel_tol=1e-12):
-        factor = float(reads.shape(x)[-1]) ** -0.5
-    return func(x, factor, *args[2:], **kwargs)
-
-
-def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return _last(reads, lambda left, *rest, **options: func(args[0], left, *rest, **options), args[1:], kwargs)
-
-
-ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-
-
-def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    whole = func is F.scaled_dot_product_attention
-    names = ATTENTION if whole else [argument.name for argument in func._schema.arguments]
-    named = {**dict(zip(names, args, strict=False)), **kwargs}
-    query, key = named["query"], named["key"]
-    width, tokens = reads.gone(query, [-1]), reads.gone(key, [-2])
-    if width and named.get("scale") is None:
-        named["scale"] = int(next(iter(width.values())).sum()) ** -0.5
-    named["query"] = reads.masked(query, [-1])
-    for keep in tokens.values():
-        seen = keep.nonzero().view(-1).to(key.device)
-        named.update({name: named[name].index_select(-2, seen) for name in ("key", "value")})
-        for name in ("attn_mask", "attn_bias"):
-            if isinstance(named.get(name), torch.Tensor) and named[name].shape[-1] > 1:
-                named[name] = named[name].index_select(-1, seen)
-    return func(**named)
-
-
-def _softmax(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], [args[1]], -torch.inf), *args[1:], **kwargs)
-
-
-def _over(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, count: int) -> list[int]:
-    chosen = args[place] if len(args) > place else kwargs.get("dim")
-    if chosen is None or (isinstance(chosen, Sequence) and not chosen):
-        return list(range(count))
-    return [chosen] if isinstance(chosen, int) else list(chosen)
-
-
-def _sum(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], _over(args, kwargs, 1, args[0].dim())), *args[1:], **kwargs)
-
-
-def _vector_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], _over(args, kwargs, 2, args[0].dim())), *args[1:], **kwargs)
-
-
-def _mean(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    over = _over(args, kwargs, 1, args[0].dim())
-    share = math.prod(float(keep.double().mean()) for keep in reads.gone(args[0], over).values())
-    return func(reads.masked(args[0], over), *args[1:], **kwargs) / share
-
-
-def _extreme(fill: float) -> Read:
-    def read(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return func(reads.masked(args[0], _over(args, kwargs, 1, args[0].dim()), fill), *args[1:], **kwargs)
-
-    return read
-
-
-def _variance(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    over = _over(args, kwargs, 1, args[0].dim())
-    gone = reads.gone(args[0], over)
-    if not gone:
-        return func(*args, **kwargs)
-    x = args[0]
-    for position, keep in gone.items():
-        x = x.index_select(position, keep.nonzero().view(-1).to(x.device))
-    return func(x, *args[1:], **kwargs)
-
-
-def _layer_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    x, shape = args[0], args[1]
-    over = list(range(x.dim() - len(shape), x.dim()))
-    gone = reads.gone(x, over)
-    if not gone:
-        return func(*args, **kwargs)
-    count = math.prod(int(gone[p].sum()) if p in gone else x.shape[p] for p in over)
-    mean = reads.masked(x, over).sum(over, keepdim=True) / count
-    centred = _like(reads, x, x - mean, over)
-    rstd = torch.rsqrt((centred**2).sum(over, keepdim=True) / count + args[4])
-    out = centred * rstd
-    out = out if args[2] is None else out * args[2]
-    return (out if args[3] is None else out + args[3]), mean, rstd
-
-
-def _rms_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    x, shape, weight, eps = args[:4]
-    over = list(range(x.dim() - len(shape), x.dim()))
-    gone = reads.gone(x, over)
-    if not gone:
-        return func(*args, **kwargs)
-    count = math.prod(int(gone[p].sum()) if p in gone else x.shape[p] for p in over)
-    eps = torch.finfo(x.dtype).eps if eps is None else eps
-    rstd = torch.rsqrt((reads.masked(x, over) ** 2).sum(over, keepdim=True) / count + eps)
-    return (x * rstd if weight is None else x * rstd * weight), rstd
-
-
-def _like(reads: Reads, x: torch.Tensor, other: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
-    """Another tensor of the same form, masked as the first one would be."""
-    for position, keep in reads.gone(x, positions).items():
-        shape = [1] * x.dim()
-        shape[position] = -1
-        other = other.masked_fill(~keep.to(x.device).view(shape), 0.0)
-    return other
-
-
-def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    x, weight, bias, _, _, _, groups, eps = args[:8]
-    over = list(range(1, x.dim()))
-    if not reads.gone(x, over):
-        return func(*args, **kwargs)
-    present_NGS = _like(reads, x, torch.ones_like(x), over).view(x.shape[0], groups, -1)
-    count = present_NGS.sum(2, keepdim=True).clamp(min=1)
-    x_NGS = reads.masked(x, over).reshape(x.shape[0], groups, -1)
-    mean = x_NGS.sum(2, keepdim=True) / count
-    centred = (x_NGS - mean) * present_NGS
-    rstd = torch.rsqrt((centred**2).sum(2, keepdim=True) / count + eps)
-    out = (centred * rstd).view(x.shape)
-    shape = [1, -1, *([1] * (x.dim() - 2))]
-    out = out if weight is None else out * weight.view(shape)
-    return (out if bias is None else out + bias.view(shape)), mean.flatten(1), rstd.flatten(1)
-
-
-def _batch_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    x, weight, bias, _, _, training, _, eps = args[:8]
-    over = [position for position in range(x.dim()) if position != 1]
-    gone = reads.gone(x, over)
-    if not training or not gone:
-        return func(*args, **kwargs)
-    # weights are standardised this way, and then the statistics run over input channels
-    count = math.prod(int(gone[p].sum()) if p in gone else x.shape[p] for p in over)
-    mean = reads.masked(x, over).sum(over, keepdim=True) / count
-    rstd = torch.rsqrt((_like(reads, x, x - mean, over) ** 2).sum(over, keepdim=True) / count + eps)
-    shape = [-1 if position == 1 else 1 for position in range(x.dim())]
-    out = (x - mean) * rstd
-    out = out if weight is None else out * weight.view(shape)
-    return (out if bias is None else out + bias.view(shape)), mean.flatten(), rstd.flatten()
-
-
-def _batch_norm_function(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    result = _batch_norm(reads, func, args, kwargs)
-    return result[0] if isinstance(result, tuple) else result
-
-
-def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    direction, length = args[:2]
-    along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-    over = [position for position in range(direction.dim()) if position != along]
-    norm = torch.linalg.vector_norm(reads.masked(direction, over), dim=over, keepdim=True)
-    return direction * (length / norm), norm
-
-
-def _recurrent(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    # what a gone position of the state would pass on to the next step is masked where the weights read it
-    place = weights_at(args)
-    weights = [reads.masked(weight, [1]) if weight.dim() == 2 else weight for weight in args[place]]
-    return func(reads.masked(args[0], [-1]), *args[1:place], weights, *args[place + 1 :], **kwargs)
-
-
-READS: dict[str, Read] = {
-    "rnn": _recurrent,
-    "aten.convolution": _input,
-    "aten._convolution": _input,
-    "linear": _last,
-    "aten.linear": _last,
-    "aten.mm": _last,
-    "aten.bmm": _last,
-    "aten.mv": _last,
-    "aten.dot": _last,
-    "aten.vdot": _last,
-    "aten.addmm": _added_product,
-    "aten.addmv": _added_product,
-    "aten.baddbmm": _added_product,
-    "scaled_dot_product_attention": _attention,
-    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten._scaled_dot_product_flash_attention": _attention,
-    "aten._scaled_dot_product_efficient_attention": _attention,
-    "aten._scaled_dot_product_cudnn_attention": _attention,
-    "aten.mul": _scaled,
-    "aten._softmax": _softmax,
-    "aten._safe_softmax": _softmax,
-    "aten._log_softmax": _softmax,
-    "aten.softmax": _softmax,
-    "aten.log_softmax": _softmax,
-    "aten.sum": _sum,
-    "aten.mean": _mean,
-    "aten.amax": _extreme(-math.inf),
-    "aten.amin": _extreme(math.inf),
-    "aten.var": _variance,
-    "aten.std": _variance,
-    "aten.var_mean": _variance,
-    "aten.linalg_vector_norm": _vector_norm,
-    "aten.native_layer_norm": _layer_norm,
-    "aten._fused_rms_norm": _rms_norm,
-    "aten.native_group_norm": _group_norm,
-    "aten.native_batch_norm": _batch_norm,
-    "batch_norm": _batch_norm_function,
-    "aten._weight_norm_interface": _weight_norm,
-}
-"""Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""
 
 
 class _FunctionMode(TorchFunctionMode):

@@ -17,7 +17,7 @@ from edakari.methods.masking import reads
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.reads import layers_of, structure_of
 from edakari.surgery import apply
-from edakari.surgery.simulate import READS
+from edakari.surgery.masked_reads import READS
 from edakari.testing import ToyTask, random_plan, toy_cnn, toy_vit
 from edakari.testing.exact import difference, enlivened
 from edakari.train import batch_statistics
