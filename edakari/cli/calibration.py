@@ -11,6 +11,7 @@ from torch import nn
 from edakari.cli.console import note
 from edakari.core.space import limited
 from edakari.cost.latency import Fit
+from edakari.cost.measure import STEADY
 from edakari.graph import trace
 from edakari.run.bench import Bench, calibrated, filled
 
@@ -18,8 +19,6 @@ __all__ = ["calibration", "calibration_text"]
 
 LEAST = 0.25
 """Smallest share of a group that is measured and drawn."""
-NOISY = 0.15
-"""Typical distance between the quartiles, as a share of the median, from which on figures are not to be trusted."""
 
 
 def calibration(model: nn.Module, bench: Bench, networks: int, step: int) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def calibration_text(name: str, result: Mapping[str, Any]) -> str:
         f"  latency = {fit.constant_ms:.3g} ms + {fit.scale:.3f} × the sum of its layers",
         f"  table: {result['table']}",
     ]
-    if spread > NOISY:
+    if spread > STEADY:
         lines.append(
             f"  [yellow]The machine is noisy:[/] calls of one network differ by {spread:.0%} (between the quartiles). "
             "Calibrate again when it is quiet."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from edakari.report.figures import cost, latency, predicted, rows, signed
+from edakari.report.figures import cost, latency, noisy, predicted, rows, signed
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
@@ -120,9 +120,12 @@ def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in ("runtime", "dense", "pruned", "now"):
         table.add_column(name, justify="left" if name == "runtime" else "right")
     for runtime, found in runtimes.items():
-        before, after = found["dense"]["median_ms"], found["pruned"]["median_ms"]
-        table.add_row(runtime, latency(found["dense"]), latency(found["pruned"]), f"{before / after:.2f} × as fast")
+        table.add_row(runtime, latency(found["dense"]), latency(found["pruned"]), _times_as_fast(found))
     return table
+
+
+def _times_as_fast(found: Mapping[str, Mapping[str, float]]) -> str:
+    return f"{found['dense']['median_ms'] / found['pruned']['median_ms']:.2f} × as fast"
 
 
 def latency_line(timed: Mapping[str, Any]) -> str:
@@ -158,7 +161,7 @@ def stage_line(stage: str, result: Mapping[str, Any]) -> str:
             return f"{len(result['epochs'])} epochs, {main[0]} {main[1]:.4f}"
         case "measure":
             return ", ".join(
-                f"{found['dense']['median_ms'] / found['pruned']['median_ms']:.2f} × as fast in {name}"
+                f"{_times_as_fast(found)} in {name}{noisy(*found.values())}"
                 for name, found in result["runtimes"].items()
             )
         case "export":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edakari.cost.latency.layers import Layer
 
 __all__ = [
+    "STEADY",
     "WARMUP",
     "Clock",
     "RunSettings",
@@ -32,6 +33,8 @@ __all__ = [
 
 WARMUP = 3
 """Calls that are not timed, wherever nothing else is said; tables are told apart by it."""
+STEADY = 0.15
+"""Distance between the quartiles, as a share of the median, up to which figures are trusted unless said."""
 TURNS = 10
 """Turns that each callable has at most, where their scatter is of no concern."""
 MOST_TURNS = 60
@@ -244,7 +247,7 @@ def measure(
             model.train(training[name])
 
 
-def require_steady(timing: Timing, name: str, limit: float = 0.15) -> None:
+def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:
     """Refuse a timing that is too noisy to be compared with a budget.
 
     Args:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edakari.cost.measure import STEADY
+
 __all__ = [
     "change",
     "cost",
     "is_share",
     "latency",
     "metric",
+    "noisy",
     "predicted",
     "rounds",
     "rows",
@@ -60,8 +63,13 @@ def is_share(name: str) -> bool:
 
 
 def latency(timing: Mapping[str, float]) -> str:
-    """A median with its spread."""
-    return f"{timing['median_ms']:.3g} ± {timing['spread'] / 2:.1g} ms"
+    """A median with its spread, and a word where that is too wide to trust it."""
+    return f"{timing['median_ms']:.3g} ± {timing['spread'] / 2:.1g} ms{noisy(timing)}"
+
+
+def noisy(*timings: Mapping[str, float]) -> str:
+    """A word to add where the spread of a timing is too wide to trust it, else nothing."""
+    return " (noisy)" if any(timing["spread"] > STEADY * timing["median_ms"] for timing in timings) else ""
 
 
 def predicted(budgeted: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from edakari.cost.latency import (
     wanted,
 )
 from edakari.cost.latency.measure_table import Wanted
-from edakari.cost.measure import RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
+from edakari.cost.measure import STEADY, RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError
 from edakari.graph import trace
@@ -72,7 +72,7 @@ class Bench:
     settings: RunSettings
     example: torch.Tensor
     repeats: int = 50
-    spread: float = 0.15
+    spread: float = STEADY
     cache: Path | None = None
 
     def table(self) -> Table:
@@ -94,14 +94,14 @@ class Bench:
         """In words, how long networks of about these latencies take to be timed, once the runtime has loaded them."""
         return f"about {_duration(expected_seconds(latencies_ms, self.settings.warmup, self.repeats))}"
 
-    def steady(self, models: Mapping[str, nn.Module]) -> dict[str, Timing]:
-        """Latency of networks in turns, until it is known within `SURE`; again where the machine was noisy.
+    def steady(self, models: Mapping[str, nn.Module], tolerance: float = SURE) -> dict[str, Timing]:
+        """Latency of networks in turns, until it is known within a tolerance; again where the machine was noisy.
 
         Raises:
             MeasurementError: it stays noisy, or a network does not run; says which, and the spread.
         """
         for left in reversed(range(TRIES)):
-            timings = self.timed(models, SURE)
+            timings = self.timed(models, tolerance)
             try:
                 for name, timing in timings.items():
                     require_steady(timing, f"the {name} network in {self.runtime.name}", self.spread)

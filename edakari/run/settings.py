@@ -9,7 +9,7 @@ from typing import Any, Literal
 from edakari.core.budget import Budget
 from edakari.core.method import Method
 from edakari.core.protocols import Schedule
-from edakari.cost.measure import WARMUP
+from edakari.cost.measure import STEADY, WARMUP
 from edakari.models import ModelSpec
 from edakari.tasks import DataSettings
 
@@ -137,7 +137,7 @@ class LatencySettings:
     warmup: int = WARMUP
     repeats: int = 100
     networks: int = 8
-    spread: float = 0.15
+    spread: float = STEADY
     cache: str | None = None
 
 

@@ -74,11 +74,13 @@ def test_the_report_as_json_writes_nothing(run):
 
 
 def test_measure(run):
-    found = call("measure", str(run), "--runtime", "torch", "--repeats", "3", "--batch", "2", "--json")
+    found = call(
+        "measure", str(run), "--runtime", "torch", "--repeats", "3", "--batch", "2", "--spread", "100", "--json"
+    )
     timings = json.loads(found.stdout)["runtimes"]["torch"]
     assert set(timings) == {"dense", "pruned"}
     assert timings["pruned"]["repeats"] >= 3
-    assert "as fast" in call("measure", str(run), "--runtime", "torch", "--repeats", "2").stdout
+    assert "as fast" in call("measure", str(run), "--runtime", "torch", "--repeats", "2", "--spread", "100").stdout
 
 
 def test_export_refuses_to_overwrite(run, tmp_path):

@@ -29,11 +29,12 @@ def fake(monkeypatch, tmp_path):
 
 
 def test_a_network_by_its_name():
-    found = call("edakari:fashion_cnn", "--runtime", "torch", "--repeats", "2", "--batch", "3", "--json")
+    quick = ("edakari:fashion_cnn", "--runtime", "torch", "--repeats", "2", "--spread", "100")
+    found = call(*quick, "--batch", "3", "--json")
     content = json.loads(found.stdout)
     assert content["batch"] == 3
     assert content["runtimes"]["torch"]["dense"]["repeats"] >= 2
-    assert "torch: " in call("edakari:fashion_cnn", "--runtime", "torch", "--repeats", "2").stdout
+    assert "torch: " in call(*quick).stdout
 
 
 def test_calibrating_fills_the_table_and_says_how_good_it_is(fake, tmp_path):
@@ -55,7 +56,18 @@ def test_calibrating_fills_the_table_and_says_how_good_it_is(fake, tmp_path):
     assert "noisy" not in again.stdout
 
 
-def test_a_noisy_machine_is_told(fake):
+def test_a_noisy_machine_is_told_instead_of_a_figure(fake):
+    arguments = ("edakari:fashion_cnn", "--runtime", "formula")
+    assert "formula: " in call(*arguments).stdout
+    fake.noise = 0.4
+    found = call(*arguments)
+    assert found.exit_code == 1
+    assert "too noisy to measure" in found.stderr
+    assert "formula: " not in found.stdout
+    assert "ms (noisy)" in call(*arguments, "--spread", "10").stdout
+
+
+def test_a_noisy_machine_is_told_when_calibrating(fake):
     fake.noise = 0.4
     found = call("edakari:fashion_cnn", "--calibrate", "--runtime", "formula", "--networks", "4")
     assert "The machine is noisy" in found.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,9 @@ def measure(  # noqa: PLR0913 - one for each option
     cache: Annotated[
         Path | None, typer.Option(help="Folder of latency tables; if not given EDAKARI_CACHE, or ~/.cache/edakari.")
     ] = None,
+    spread: Annotated[
+        float, typer.Option(help="Refuse figures with more between their quartiles, as a share of the median.")
+    ] = 0.15,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
@@ -59,7 +63,7 @@ def measure(  # noqa: PLR0913 - one for each option
         from edakari.run.settings import MeasureSettings
 
         settings = MeasureSettings(runtimes=chosen, batch=batch, threads=threads, repeats=repeats)
-        _time(network, found, example, settings, as_json)
+        _time(network, found, example, settings, spread, as_json)
         return
     import torch
 
@@ -98,12 +102,17 @@ def _networks(name: str) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
 
 
 def _time(
-    name: str, found: Mapping[str, nn.Module], example: torch.Tensor, settings: MeasureSettings, as_json: bool
+    name: str,
+    found: Mapping[str, nn.Module],
+    example: torch.Tensor,
+    settings: MeasureSettings,
+    spread: float,
+    as_json: bool,
 ) -> None:
     from edakari.cli.tables import timings_table
     from edakari.report.figures import latency
 
-    results = {runtime: _timed(found, example, runtime, settings) for runtime in settings.runtimes}
+    results = {runtime: _timed(found, example, runtime, settings, spread) for runtime in settings.runtimes}
     if as_json:
         print_json({"run" if "pruned" in found else "network": name, **dc.asdict(settings), "runtimes": results})
     elif "pruned" in found:
@@ -114,18 +123,15 @@ def _time(
 
 
 def _timed(
-    found: Mapping[str, nn.Module], example: torch.Tensor, runtime: str, settings: MeasureSettings
+    found: Mapping[str, nn.Module], example: torch.Tensor, runtime: str, settings: MeasureSettings, spread: float
 ) -> dict[str, Any]:
     import torch
 
-    from edakari.cost.measure import RunSettings, measure
+    from edakari.cost.measure import RunSettings
     from edakari.cost.runtimes import runtime_named
+    from edakari.run.bench import Bench
 
-    timings = measure(
-        found,
-        torch.cat([example] * settings.batch),
-        runtime_named(runtime),
-        settings=RunSettings(threads=settings.threads, warmup=settings.warmup),
-        repeats=settings.repeats,
-    )
-    return {name: dc.asdict(timing) for name, timing in timings.items()}
+    inputs = torch.cat([example] * settings.batch)
+    how = RunSettings(threads=settings.threads, warmup=settings.warmup)
+    bench = Bench(runtime_named(runtime), how, inputs, settings.repeats, spread)
+    return {name: dc.asdict(timing) for name, timing in bench.steady(found, math.inf).items()}
