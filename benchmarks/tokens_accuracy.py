@@ -10,7 +10,8 @@ little that choosing tokens costs what it saves. `plan` finds the numbers of tok
 networks cut at once ("free"; DynamicViT's predictors are trained alone before, for they know nothing otherwise) and
 after as many epochs on the same images for every arm ("tuned"), all with the dense network as the teacher. Validation
 images are looked at once for each row, and nothing was chosen by them. One more arm is SPViT with the numbers of tokens
-of random dropping: what it would be if its selectors took no time. `time` measures all networks again, in turns.
+of random dropping: what it would be if its selectors took no time; and DynamicViT-like begins once as its authors have
+it, once as SPViT's selectors do. `time` measures all networks again, in turns.
 Every step goes on where it stopped.
 """
 
@@ -64,6 +65,8 @@ FOR_NOTHING = "SPViT, choice for nothing"
 LEARNED = ("SPViT", "SPViT, two selectors", "DynamicViT-like", "DynamicViT-like, SPViT's start", FOR_NOTHING)
 CHANCE = ("DynamicViT-like", "random")
 """Arms whose networks depend on the seed even without training."""
+COUNTS_OF = {FOR_NOTHING: "random", "DynamicViT-like, SPViT's start": "DynamicViT-like"}
+"""Arms with the numbers of tokens of another one; the second of these is the same network with other weights."""
 SETTINGS = ("epochs", "lr", "limit")
 """What a result depends on beside the code."""
 
@@ -153,8 +156,9 @@ def plan(results: Any, model: nn.Module, bench: Bench, arguments: argparse.Names
     for share in arguments.shares:
         for arm in arguments.arms:
             if f"{arm} {share:g}" not in results["plans"]:
-                other = dict(results["plans"][f"random {share:g}"]) if arm == FOR_NOTHING else None
-                found = results["plans"][f"{arm} {share:g}"] = other or planned(arm, share, model, bench)
+                other = COUNTS_OF.get(arm)
+                found = dict(results["plans"][f"{other} {share:g}"]) if other else planned(arm, share, model, bench)
+                results["plans"][f"{arm} {share:g}"] = found
                 print(arm, share, found["counts"], flush=True)
                 write_json(arguments.output, results)
 

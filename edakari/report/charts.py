@@ -60,15 +60,26 @@ def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             charts.append(
                 {"title": f"{title}, % of dense", "points": points, "limit": limit / whole * 100 if limit else None}
             )
-    for runtime in dense["latency"]:
+    timed = report["latency"]
+    for runtime in sorted(dense["latency"], key=lambda name: not timed or name != timed["runtime"]):
         last = networks[-1]["latency"].get(runtime, {}).get("median_ms")
         points = [
             _point(network, network["latency"].get(runtime, {}).get("median_ms", last), name) for network in networks
         ]
-        timed = report["latency"]
-        limit = timed["limit_ms"] if timed and timed["runtime"] == runtime else None
-        charts.append({"title": f"latency in {runtime}, ms", "points": points, "limit": limit})
+        charts.append({"title": f"latency in {runtime}, ms", "points": points, "limit": _limit_ms(report, runtime)})
     return charts
+
+
+def _limit_ms(report: Mapping[str, Any], runtime: str) -> float | None:
+    """The budget's latency at the speed that the machine had when this runtime's latencies were taken."""
+    timed, here = report["latency"], report["measured"]
+    if not timed or (timed["runtime"], timed["batch"], timed["settings"]["threads"]) != (
+        *(runtime, here["batch"], here["threads"]),
+    ):
+        return None
+    dense_ms: float = report["networks"][0]["latency"][runtime]["median_ms"]
+    limit_ms: float = timed["limit_ms"] / timed["dense"]["median_ms"] * dense_ms
+    return limit_ms
 
 
 def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) -> Markup:

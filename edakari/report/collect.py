@@ -53,6 +53,7 @@ def collect(folder: str | Path) -> Content:
         "measured": {key: stages.get("measure", {}).get(key) for key in ("batch", "threads")},
         "latency": _latency(stages),
         "groups": _groups(traced["groups"], pruned.get("sizes")),
+        "tokens": pruned.get("tokens", []),
         "refused": traced["refused"],
         "uncounted": traced["uncounted"],
         "difference": stages.get("check", {}).get("difference"),

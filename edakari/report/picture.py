@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,15 @@ def draw(report: Mapping[str, Any], path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     charts = tradeoffs(report)[:2]
-    groups = report["groups"]
     figure = Figure(figsize=(4.6 * (len(charts) + 1) + 1, 4.2), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(charts) + 1, squeeze=False)[0]
     for ax, chart in zip(axes, charts, strict=False):
         _tradeoff(ax, chart, report["metric"])
-    _widths(axes[-1], groups)
+    if report["tokens"] and all(group["kept"] == group["size"] for group in report["groups"]):
+        _tokens(axes[-1], report["tokens"])
+    else:
+        _widths(axes[-1], report["groups"])
     figure.suptitle(f"{report['model']}: {report['method']}, {report['budget']}", fontsize=12, fontweight="bold")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": "edakari"})
@@ -67,15 +69,24 @@ def _tradeoff(ax: Axes, chart: Mapping[str, Any], name: str) -> None:
     _plain(ax)
 
 
-def _widths(ax: Axes, groups: list[Mapping[str, Any]]) -> None:
-    positions = range(len(groups))
-    shares = [group["kept"] / group["size"] * 100 for group in groups]
-    ax.bar(positions, [100] * len(groups), color="#e2e8f0", width=0.8)
-    ax.bar(positions, shares, color=TONES["finetuned"], width=0.8)
-    ax.set_ylim(0, 100)
+def _widths(ax: Axes, groups: Sequence[Mapping[str, Any]]) -> None:
+    _shares(ax, [group["kept"] / group["size"] for group in groups])
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel(f"group, in order of the network ({len(groups)})")
     ax.set_ylabel("width kept, %")
+
+
+def _tokens(ax: Axes, tokens: Sequence[Mapping[str, Any]]) -> None:
+    _shares(ax, [each["kept"] / each["of"] for each in tokens])
+    ax.set_xticks(range(len(tokens)), [each["block"] for each in tokens], rotation=30 if len(tokens) > 3 else 0)
+    ax.set_xlabel("in front of")
+    ax.set_ylabel("patches that go on, %")
+
+
+def _shares(ax: Axes, shares: Sequence[float]) -> None:
+    ax.bar(range(len(shares)), [100] * len(shares), color="#e2e8f0", width=0.8)
+    ax.bar(range(len(shares)), [100 * share for share in shares], color=TONES["finetuned"], width=0.8)
+    ax.set_ylim(0, 100)
     _plain(ax)
 
 

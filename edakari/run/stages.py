@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, solve_once
+from edakari.core.plan import Plan
 from edakari.cost import dense, uncounted
 from edakari.cost.measure import RunSettings, measure
 from edakari.cost.runtimes import runtime_named
@@ -31,6 +32,7 @@ from edakari.run.settings import MeasureSettings
 from edakari.run.teaching import training
 from edakari.run.token_view import token_view
 from edakari.surgery import apply, save, simulate
+from edakari.surgery.tokens import token_sites
 from edakari.train import fit, fitter
 
 __all__ = ["STAGES", "time_networks"]
@@ -105,12 +107,23 @@ def prune_stage(run: Run) -> Result:
         "paper": method.paper,
         "plan": plan.digest(),
         "sizes": dict(plan.sizes()),
+        "tokens": _tokens(run, plan),
         "predicted": dict(dense(_traced(run, outcome.model))) if plan.tokens() else costs_at(run.graph, plan.sizes()),
         "latency": latency,
         "own_finetune": outcome.finetune is not None,
         "own_teachers": outcome.teachers is not None,
         "log": log,
     }
+
+
+def _tokens(run: Run, plan: Plan) -> list[Result]:
+    """Patches that go on at each selector, and those that the dense network has there."""
+    edits = plan.tokens()
+    if not edits:
+        return []
+    sites = token_sites(run.dense, run.task.example())
+    patches = dict(zip(sites.names, sites.patches, strict=True))
+    return [{"block": edit.block, "kept": edit.count, "of": patches[edit.block]} for edit in edits]
 
 
 def check_stage(run: Run) -> Result:

@@ -9,7 +9,9 @@ import yaml
 
 from edakari.errors import RunFolderError
 from edakari.report import collect, render, write_report
+from edakari.report.charts import tradeoffs
 from edakari.report.figures import cost, size
+from edakari.report.picture import draw
 from edakari.report.trail import trail
 
 METRICS = {"dense": 0.931, "check": 0.412, "finetune": 0.9244}
@@ -242,3 +244,31 @@ def test_the_way_of_a_search_is_drawn_and_remarks_stand_in_its_table(tmp_path):
     assert "a remark" in page
     assert "<th>reward</th>" in page
     assert trail({**report, "log": [{"stage": "epoch 1", "macs": 3.0}]}) == []
+
+
+def test_the_runtime_of_the_budget_comes_first_with_its_limit_at_the_speed_of_that_hour(tmp_path):
+    report = dict(collect(make_run(tmp_path)))
+    budgeted = {"runtime": "onnxruntime", "batch": 1, "settings": {"threads": 1}, "limit_ms": 0.5, "dense": timing(1.0)}
+    charts = tradeoffs({**report, "latency": budgeted})[1:]
+    assert [chart["title"] for chart in charts] == ["latency in onnxruntime, ms", "latency in torch, ms"]
+    assert [chart["limit"] for chart in charts] == [pytest.approx(0.45), None]
+    other = tradeoffs({**report, "latency": {**budgeted, "batch": 8}})
+    assert [chart["limit"] for chart in other[1:]] == [None, None]
+
+
+def test_tokens_have_bars_of_their_own(tmp_path):
+    folder = make_run(tmp_path)
+    path = folder / "stages" / "prune.json"
+    pruned = json.loads(path.read_text())
+    tokens = [{"block": "blocks.3", "kept": 49, "of": 196}]
+    path.write_text(json.dumps({**pruned, "sizes": {"blocks.3:tokens": 49}, "tokens": tokens}))
+    report = collect(folder)
+    page = render(report)
+    assert "Tokens that go on" in page
+    assert "width:25.0%" in page
+    assert "Width kept per group" not in page
+    assert "Tokens that go on" not in render({**report, "tokens": []})
+    assert (
+        draw(report, tmp_path / "with.png").read_bytes()
+        != draw({**report, "tokens": []}, tmp_path / "o.png").read_bytes()
+    )

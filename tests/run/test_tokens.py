@@ -63,6 +63,8 @@ def test_a_recipe_from_end_to_end(
         assert abs(result.report["latency"]["off"]) <= 0.05
     counts = [edit.count for edit in result.plan.tokens()]
     assert counts == sorted(counts, reverse=True)
+    blocks = [(f"blocks.{block}", count, 64) for block, count in zip((1, 2), counts, strict=True)]
+    assert [(each["block"], each["kept"], each["of"]) for each in result.report["tokens"]] == blocks
     assert result.report["networks"][-1]["costs"]["macs"] < result.report["networks"][0]["costs"]["macs"]
     assert (tmp_path / "run" / "explain" / "tokens_images.png").stat().st_size > 1000
     assert (tmp_path / "run" / "explain" / "tokens_counts.png").is_file() is (method["name"] == "spvit")
