@@ -26,7 +26,7 @@ def accuracy(results: Mapping[str, Any]) -> str:
     shares = sorted({row["share"] for row in rows}, reverse=True)
     heads = [f"{share:.0%} of the time, {kind}" for share in shares for kind in ("cut", "trained")]
     lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for arm in dict.fromkeys(row["arm"] for row in rows):
+    for arm in dict.fromkeys(name.rpartition(" ")[0] for name in results["plans"]):
         cells = []
         for share in shares:
             for tuned in (False, True):
