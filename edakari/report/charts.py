@@ -73,9 +73,8 @@ def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _limit_ms(report: Mapping[str, Any], runtime: str) -> float | None:
     """The budget's latency at the speed that the machine had when this runtime's latencies were taken."""
     timed, here = report["latency"], report["measured"]
-    if not timed or (timed["runtime"], timed["batch"], timed["settings"]["threads"]) != (
-        *(runtime, here["batch"], here["threads"]),
-    ):
+    asked = timed and (timed["runtime"], timed["batch"], timed["settings"]["threads"])
+    if asked != (runtime, here["batch"], here["threads"]):
         return None
     dense_ms: float = report["networks"][0]["latency"][runtime]["median_ms"]
     limit_ms: float = timed["limit_ms"] / timed["dense"]["median_ms"] * dense_ms
