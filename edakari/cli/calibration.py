@@ -10,8 +10,8 @@ from torch import nn
 
 from edakari.cli.console import note
 from edakari.core.space import limited
+from edakari.core.steady import STEADY
 from edakari.cost.latency import Fit
-from edakari.cost.measure import STEADY
 from edakari.graph import trace
 from edakari.run.bench import Bench, calibrated, filled
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.steady import STEADY
 from edakari.errors import EdakariError, MeasurementError
 
 if TYPE_CHECKING:
     from edakari.cost.latency.layers import Layer
 
 __all__ = [
-    "STEADY",
     "WARMUP",
     "Clock",
     "RunSettings",
@@ -33,8 +33,6 @@ __all__ = [
 
 WARMUP = 3
 """Calls that are not timed, wherever nothing else is said; tables are told apart by it."""
-STEADY = 0.15
-"""Distance between the quartiles, as a share of the median, up to which figures are trusted unless said."""
 TURNS = 10
 """Turns that each callable has at most, where their scatter is of no concern."""
 MOST_TURNS = 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edakari.cost.measure import STEADY
+from edakari.core.steady import STEADY
 
 __all__ = [
     "change",

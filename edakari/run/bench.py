@@ -17,6 +17,7 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Group, Sizes, limited
+from edakari.core.steady import STEADY
 from edakari.cost.latency import (
     LatencyCost,
     Table,
@@ -34,7 +35,7 @@ from edakari.cost.latency import (
     wanted,
 )
 from edakari.cost.latency.measure_table import Wanted
-from edakari.cost.measure import STEADY, RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
+from edakari.cost.measure import RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import MeasurementError
 from edakari.graph import trace

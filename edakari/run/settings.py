@@ -9,7 +9,8 @@ from typing import Any, Literal
 from edakari.core.budget import Budget
 from edakari.core.method import Method
 from edakari.core.protocols import Schedule
-from edakari.cost.measure import STEADY, WARMUP
+from edakari.core.steady import STEADY
+from edakari.cost.measure import WARMUP
 from edakari.models import ModelSpec
 from edakari.tasks import DataSettings
 

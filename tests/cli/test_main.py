@@ -31,7 +31,7 @@ def run(recipe, tmp_path):
 
 
 def test_help_is_quick_and_needs_no_torch():
-    code = "import sys, edakari.cli.main; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, edakari.cli.main, edakari.cli.tables; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     found = call("--help")
     assert found.exit_code == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edakari.cli.console import guarded, print_json, show
+from edakari.core.steady import STEADY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ def measure(  # noqa: PLR0913 - one for each option
     ] = None,
     spread: Annotated[
         float, typer.Option(help="Refuse figures with more between their quartiles, as a share of the median.")
-    ] = 0.15,
+    ] = STEADY,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
