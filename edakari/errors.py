@@ -18,6 +18,7 @@ __all__ = [
     "RecipeError",
     "RunFolderError",
     "UnknownName",
+    "UntrustedCode",
     "WeightsError",
     "nearest",
 ]
@@ -33,6 +34,10 @@ class EdakariWarning(UserWarning):
 
 class ModelError(EdakariError):
     """The network or its example input cannot be used as given."""
+
+
+class UntrustedCode(ModelError):
+    """A file, perhaps somebody else's, names code that would run, and the user has not agreed to that."""
 
 
 class PlanError(EdakariError):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from edakari.models.trust import remember
+
 # a shared machine is at times slow, and a slow example is not a wrong one
 hypothesis.settings.register_profile("edakari", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("edakari")
@@ -36,11 +38,18 @@ def tiny(classes: int = 3) -> nn.Module:
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _configuration(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests remember what they trust in a folder of their own."""
+    os.environ["EDAKARI_CONFIG"] = str(tmp_path_factory.mktemp("config"))
+
+
 @pytest.fixture
 def content(tmp_path: Path) -> dict:
     """A recipe that runs in a second: a tiny network of a user's own on tiny arrays."""
     rng = np.random.default_rng(0)
     (tmp_path / "nets.py").write_text(FACTORY)
+    remember(f"{tmp_path}/nets.py:tiny")  # as a user who has run it by --trust
     for name, count in (("train", 48), ("val", 24)):
         labels = np.arange(count) % 3
         images = (rng.integers(0, 60, (count, 8, 8, 1)) + labels[:, None, None, None] * 60).astype(np.uint8)

@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,10 +18,13 @@ from rich.text import Text
 
 from edakari.errors import EdakariError, EdakariWarning
 
-__all__ = ["guarded", "note", "print_json", "show", "width"]
+__all__ = ["Trust", "guarded", "note", "print_json", "show", "width"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python file that the run folder or recipe names: it can do anything.")
+]
 
 
 def show(renderable: Any) -> None:
@@ -64,6 +67,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             again = shlex.join(["edakari", *sys.argv[1:]])
             note(f"[yellow]Interrupted.[/] To go on from here, give the same command again: {escape(again)}")
             raise typer.Exit(130) from None
+        except SystemExit as error:
+            # of the user's own code: what was asked for is not done, whatever its code says
+            if "--debug" in sys.argv:
+                raise
+            note(f"[bold red]Error:[/] [red]the network's own code ends the program (sys.exit({error.code!r}))[/]")
+            raise typer.Exit(1) from None
         except (EdakariError, OSError) as error:
             # Anything else of the operating system is a fault of ours, and shows where it lies.
             if "--debug" in sys.argv or not (isinstance(error, EdakariError) or _full(error)):

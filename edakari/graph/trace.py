@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.graph import Graph, InputSpec
 from edakari.core.layout import extent
+from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import ModelError
 from edakari.graph import axes, rules_compute, rules_elementwise, rules_recurrent, rules_shape, rules_spatial
 from edakari.graph.branches import branches_of
@@ -41,8 +42,9 @@ def trace(model: nn.Module, example: Any) -> Graph:
         example: an input as the network takes it: a tensor, a tuple of positional arguments or a dict of keywords.
 
     Raises:
-        ModelError: the forward pass fails on the example.
+        ModelError: the forward pass fails on the example, or parameters are uninitialised.
     """
+    refuse_uninitialised(model)
     try:
         graph = _traced(model, example, "meta")
     except ModelError as error:

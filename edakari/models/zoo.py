@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
 from edakari.models import embedded
 from edakari.models.weights import load_weights, read_weights
@@ -62,7 +63,7 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     spec = ModelSpec(spec.name, {**spec.options, **options}, str(weights) if weights is not None else spec.weights)
-    source, name = _parted(spec.name)
+    source, name = parted(spec.name)
     hub = spec.weights == "pretrained"
     if source == "timm":
         model = _timm(name, spec, hub)
@@ -80,6 +81,7 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
         raise UnknownName("source of networks", source or spec.name, [f"{known}:NAME" for known in SOURCES])
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.name!r}: the function gave a {type(model).__name__}, not a torch.nn.Module")
+    refuse_uninitialised(model)
     if spec.weights is not None and not hub:
         load_weights(model, read_weights(spec.weights), repr(spec.weights))
     setattr(model, MEMORY, spec)
@@ -107,7 +109,7 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> Any:
         ModelError: `example()` fails, or gives something else.
     """
     name = spec if isinstance(spec, str) else spec.name
-    source, short = _parted(name)
+    source, short = parted(name)
     if source.endswith(".py"):
         make = getattr(_executed(Path(source), short), "example", None)
         if callable(make):
@@ -127,8 +129,12 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> Any:
     return torch.zeros(1, *size, device="cpu")
 
 
-def _parted(name: str) -> tuple[str, str]:
-    """Source and name of a network; names of hubs and paths of files may have colons of their own."""
+def parted(name: str) -> tuple[str, str]:
+    """Source and name of a network; names of hubs and paths of files may have colons of their own.
+
+    Args:
+        name: see `ModelSpec`.
+    """
     head, _, rest = name.partition(":")
     if head in SOURCES:
         return head, rest
@@ -174,7 +180,7 @@ def _constructed(make: Callable[..., Any], spec: ModelSpec) -> Any:
         return make(**spec.options)
     except EdakariError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         offline = spec.weights == "pretrained"
         kind = WeightsError if offline else ModelError
         hint = (
@@ -183,9 +189,7 @@ def _constructed(make: Callable[..., Any], spec: ModelSpec) -> Any:
             else "look at its options"
         )
         options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
-        raise kind(
-            f"model {spec.name!r} with options ({options}) cannot be built: {type(error).__name__}: {error}; {hint}"
-        ) from error
+        raise kind(f"model {spec.name!r} with options ({options}) cannot be built: {_said(error)}; {hint}") from error
 
 
 def _known(name: str, what: str, table: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
@@ -226,18 +230,23 @@ def _executed(path: Path, function: str) -> ModuleType:
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
-    except Exception as error:
-        raise ModelError(
-            f"model '{path}:{function}': running the file fails: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"model '{path}:{function}': running the file fails: {_said(error)}") from error
     return module
 
 
 def _own_example(make: Callable[[], Any], what: str) -> Any:
     try:
         example = make()
-    except Exception as error:
-        raise ModelError(f"{what} fails: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} fails: {_said(error)}") from error
     if not isinstance(example, torch.Tensor | tuple | dict):
         raise ModelError(f"{what} gave a {type(example).__name__}; give a tensor, a tuple of inputs or a dict of them")
     return example
+
+
+def _said(error: BaseException) -> str:
+    """An error of a user's own code; `sys.exit` in it must not end the program as if all had gone well."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program (sys.exit({error.code!r})); a file that is imported must not do so"
+    return f"{type(error).__name__}: {error}"

@@ -26,8 +26,7 @@ from edakari.graph.outlets import Outlet
 from edakari.graph.receptive import Seen, receptive_fields
 from edakari.report.filters import FilterView, FilterViews, LayerView
 from edakari.run.folder import RunFolder
-from edakari.run.load import dense_network
-from edakari.run.recipe import recipe_from
+from edakari.run.load import dense_network, recipe_of
 from edakari.surgery import load_plan
 from edakari.tasks import ImageTask, Segmentation, task_from_settings
 
@@ -63,12 +62,13 @@ class Choice:
     labels: LabelSource = "data"
 
 
-def filter_views(folder: str | Path, choice: Choice = Choice()) -> FilterViews:
+def filter_views(folder: str | Path, choice: Choice = Choice(), *, trust_code: bool = False) -> FilterViews:
     """Look at the filters of the dense network of a run, by any method, as far as its plan is made.
 
     Args:
         folder: of the run.
         choice: what to look at.
+        trust_code: whether to run a Python file that the run's recipe names.
 
     Raises:
         RunFolderError: it is no run folder, or nothing is pruned in it yet.
@@ -76,7 +76,7 @@ def filter_views(folder: str | Path, choice: Choice = Choice()) -> FilterViews:
         DataError: there are too few images, or no labels.
     """
     run = RunFolder(Path(folder))
-    recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
+    recipe = recipe_of(run, trust_code=trust_code)
     if not run.done("prune"):
         raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
     task, plan = task_from_settings(recipe.data), load_plan(run.pruned)

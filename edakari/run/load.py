@@ -10,13 +10,13 @@ from torch import nn
 
 from edakari.errors import RunFolderError
 from edakari.graph import example_of
-from edakari.models import build
+from edakari.models import build, check_trusted
 from edakari.run.folder import RunFolder
 from edakari.run.recipe import recipe_from
 from edakari.run.settings import Recipe
 from edakari.surgery import load, load_plan
 
-__all__ = ["Networks", "dense_network", "networks"]
+__all__ = ["Networks", "dense_network", "networks", "recipe_of"]
 
 
 @dc.dataclass(frozen=True)
@@ -35,20 +35,44 @@ class Networks:
 
 
 def dense_network(recipe: Recipe) -> nn.Module:
-    """The network that a recipe starts from, on the CPU in evaluation mode; random weights come from its seed."""
+    """The network that a recipe starts from, on the CPU in evaluation mode; random weights come from its seed.
+
+    Raises:
+        UntrustedCode: it is built by a Python file, and the recipe came out of a file that the user does not trust.
+    """
+    check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build(recipe.model)
 
 
-def networks(folder: str | Path) -> Networks:
+def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:
+    """The recipe of a run, perhaps of somebody else's.
+
+    Args:
+        run: its folder.
+        trust_code: whether to run a Python file that the recipe names to build its network.
+
+    Raises:
+        RunFolderError: there is none, or it is damaged.
+        RecipeError: it has wrong keys or values.
+    """
+    return recipe_from(run.recipe(), str(run.path / "recipe.yaml"), trust_code=trust_code)
+
+
+def networks(folder: str | Path, *, trust_code: bool = False) -> Networks:
     """The networks of a run.
+
+    Args:
+        folder: of the run.
+        trust_code: see `recipe_of`.
 
     Raises:
         RunFolderError: it is no run folder, or the run has not come to a finished network yet.
+        UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
     """
     run = RunFolder(Path(folder))
-    recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
+    recipe = recipe_of(run, trust_code=trust_code)
     if not run.done("finetune"):
         raise RunFolderError(f"{folder} holds no finished network yet; run its recipe to the end with `edakari prune`")
     dense = dense_network(recipe)

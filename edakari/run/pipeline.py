@@ -14,6 +14,7 @@ from torch import nn
 from edakari.core.files import replacing, write_json
 from edakari.core.plan import Plan
 from edakari.errors import EdakariError, RecipeError, RunFolderError
+from edakari.models import check_trusted
 from edakari.models.weights import weights_digest
 from edakari.report import collect
 from edakari.run import processes
@@ -61,8 +62,11 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
 
     Raises:
         RunFolderError: the folder is of another recipe, or the disk is full.
+        UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
         EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
     """
+    # first of all: an overwrite would remove what is there for a run that may not begin
+    check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     fresh = not (Path(folder) / "recipe.yaml").is_file() or overwrite
     existed = Path(folder).is_dir()
     run = Run(recipe, _claim(recipe, folder, overwrite), notify)

@@ -52,27 +52,36 @@ STEP = 8
 """Widths that runtimes work in: the steps of limits where the budget has a latency and the recipe says nothing."""
 
 
-def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
     """A recipe from its file.
 
     Args:
         path: of a YAML file; `docs/recipe.md` says what it may hold.
         settings: values to replace, as texts `dotted.key=value`.
+        trust_code: whether to run a Python file that the recipe names to build its network.
 
     Raises:
         RecipeError: lists every problem with its line, key and found value.
     """
     content, lines = read_yaml(path)
-    return recipe_from(override(content, settings), str(path), lines)
+    return recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
 
 
-def recipe_from(content: Mapping[str, Any], where: str = "recipe", lines: Mapping[str, int] | None = None) -> Recipe:
+def recipe_from(
+    content: Mapping[str, Any],
+    where: str = "recipe",
+    lines: Mapping[str, int] | None = None,
+    *,
+    trust_code: bool = True,
+) -> Recipe:
     """A recipe from plain values.
 
     Args:
         content: as a recipe file holds it.
         where: what to call it in errors.
         lines: line of each dotted key, for errors.
+        trust_code: whether to run a Python file that `model.name` names. Values out of a program name what its author
+            wants to run; pass False for values out of a file that may be somebody else's.
 
     Raises:
         RecipeError: lists every problem with its key and found value.
@@ -81,7 +90,7 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe", lines: Mappin
     recipe = checker.recipe()
     if recipe is None:
         raise RecipeError(_message(checker.problems, where, lines or {}))
-    return recipe
+    return dc.replace(recipe, trust_code=trust_code)
 
 
 class _Checker:

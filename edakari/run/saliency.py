@@ -15,8 +15,7 @@ from edakari.methods.saliency.explaining import Explained, Saliency, widened
 from edakari.methods.saliency.saved import load_saliency
 from edakari.report.saliency import Looks, SaliencyView
 from edakari.run.folder import RunFolder
-from edakari.run.load import dense_network, networks
-from edakari.run.recipe import recipe_from
+from edakari.run.load import dense_network, networks, recipe_of
 from edakari.surgery import load, load_plan
 from edakari.tasks import task_from_settings
 
@@ -24,7 +23,11 @@ __all__ = ["saliency_view"]
 
 
 def saliency_view(
-    folder: str | Path, most: int = 2048, stage: Literal["pruned", "finished"] = "finished"
+    folder: str | Path,
+    most: int = 2048,
+    stage: Literal["pruned", "finished"] = "finished",
+    *,
+    trust_code: bool = False,
 ) -> SaliencyView:
     """Where the dense and the pruned network of a run of ISP look in validation images.
 
@@ -32,19 +35,20 @@ def saliency_view(
         folder: of the run.
         most: images.
         stage: the network as it is in the end, or as it was pruned, before fine-tuning.
+        trust_code: whether to run a Python file that the run's recipe names.
 
     Raises:
         RunFolderError: it is no finished run, or its method left no explainer.
     """
     run = RunFolder(Path(folder))
-    final = networks(folder).pruned
+    final = networks(folder, trust_code=trust_code).pruned
     if not run.kept.is_dir():
         method = run.recipe().get("method", {}).get("name")
         raise RunFolderError(
             f"{folder} holds no explainer: its method was {method!r}, and only 'isp' trains one"
             + ("; its budget left nothing to prune" if method == "isp" else "")
         )
-    recipe = recipe_from(run.recipe(), str(run.path / "recipe.yaml"))
+    recipe = recipe_of(run, trust_code=trust_code)
     task, dense = task_from_settings(recipe.data), dense_network(recipe)
     graph, plan = trace(dense, task.example()), load_plan(run.path)
     cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final

@@ -163,6 +163,7 @@ class Recipe:
         seed: of everything random.
         device: "auto" takes an accelerator where there is one.
         content: all of this as plain values, as it is written beside the results.
+        trust_code: whether to run a Python file that `model.name` names; not part of `content`.
     """
 
     model: ModelSpec
@@ -181,3 +182,4 @@ class Recipe:
     seed: int
     device: Literal["auto", "cpu"]
     content: Mapping[str, Any]
+    trust_code: bool = dc.field(default=False, compare=False)

@@ -14,7 +14,7 @@ from torch import nn
 from edakari.core.files import replacing, write_json, write_text
 from edakari.core.plan import Plan
 from edakari.errors import PlanError, RunFolderError, WeightsError
-from edakari.models import ModelSpec, build, load_weights, read_weights, spec_of
+from edakari.models import ModelSpec, build, check_trusted, load_weights, read_weights, spec_of
 from edakari.surgery.apply import apply
 
 __all__ = ["load", "load_plan", "save"]
@@ -53,12 +53,14 @@ def save(model: nn.Module, plan: Plan, folder: str | Path, *, overwrite: bool = 
     write_json(folder / NETWORK, content)
 
 
-def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool = False) -> nn.Module:
     """Read a pruned network.
 
     Args:
         folder: that `save` wrote.
         model: the dense network; needed where `edakari.models.build` did not make it. Its weights do not matter.
+        trust_code: whether to run a Python file that the folder names to build its network. A folder from somebody else
+            may name any file, and what it does is not limited to building networks.
 
     Returns:
         The pruned network in evaluation mode, on the CPU (or where `model` is).
@@ -67,6 +69,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         RunFolderError: the folder holds no such network, or a file is damaged.
         PlanError: the plan was made for another network.
         WeightsError: the weights are damaged or do not fit.
+        UntrustedCode: the network is built by a Python file, and `trust_code` is not set.
     """
     folder = Path(folder)
     content = _network(folder)
@@ -75,7 +78,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise PlanError(f"{folder / PLAN} is not the plan that was saved with the network; was it edited?")
     if _digest(folder / WEIGHTS) != content["weights"]:
         raise WeightsError(f"{folder / WEIGHTS} are not the weights that were saved; was the file damaged or replaced?")
-    small = apply(plan, _dense(folder, content) if model is None else model)
+    small = apply(plan, _dense(folder, content, trust_code) if model is None else model)
     load_weights(small, read_weights(folder / WEIGHTS), repr(str(folder / WEIGHTS)))
     return small.eval()
 
@@ -108,14 +111,16 @@ def _network(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _dense(folder: Path, content: dict[str, Any]) -> nn.Module:
+def _dense(folder: Path, content: dict[str, Any], trust_code: bool) -> nn.Module:
     described = content["model"]
     if described is None:
         raise RunFolderError(
             f"{folder} does not say how its network is built, since edakari.models.build did not make it; "
             "call load(folder, model=…) with the dense network"
         )
-    return build(dc.replace(ModelSpec(described["name"]), options=described["options"]))
+    spec = dc.replace(ModelSpec(described["name"]), options=described["options"])
+    check_trusted(spec, folder / NETWORK, trust_code=trust_code)
+    return build(spec)
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.console import guarded, print_json, show
+from edakari.cli.console import Trust, guarded, print_json, show
 
 __all__ = ["isp"]
 
@@ -17,6 +17,7 @@ def isp(
     run: Annotated[Path, typer.Argument(help="Finished run folder that `edakari prune` made by the method isp.")],
     images: Annotated[int, typer.Option(min=1, help="Validation images that are looked at.")] = 2048,
     columns: Annotated[int, typer.Option(min=1, max=20, help="Images that are drawn one by one.")] = 10,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Draw where the dense and the pruned network look, side by side, and how far they agree."""
@@ -27,7 +28,7 @@ def isp(
     from edakari.report.saliency import draw_saliency, shares
     from edakari.run.saliency import saliency_view
 
-    view = saliency_view(run, images)
+    view = saliency_view(run, images, trust_code=trust)
     explanation = draw_saliency(view, run, columns)
     keep(explanation, run)
     page = write_report(run)

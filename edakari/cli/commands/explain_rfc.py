@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edakari.cli.console import guarded, show
+from edakari.cli.console import Trust, guarded, show
 
 __all__ = ["rfc"]
 
@@ -26,6 +26,7 @@ def rfc(
     labels: Annotated[
         Literal["data", "predicted"], typer.Option(help="Classes of the data, or those that the network gives.")
     ] = "data",
+    trust: Trust = False,
 ) -> None:
     """Draw filters from most to least discriminative: the images that excite them, and the classes of these."""
     from rich.markup import escape
@@ -43,7 +44,7 @@ def rfc(
         top=int(top) if top >= 1 else top,
         labels=labels,
     )
-    explanation = draw_filters(filter_views(run, choice), run)
+    explanation = draw_filters(filter_views(run, choice, trust_code=trust), run)
     keep(explanation, run)
     page = write_report(run)
     show(explanation.text)

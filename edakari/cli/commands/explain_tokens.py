@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.console import guarded, show
+from edakari.cli.console import Trust, guarded, show
 
 __all__ = ["tokens"]
 
@@ -16,6 +16,7 @@ __all__ = ["tokens"]
 def tokens(
     run: Annotated[Path, typer.Argument(help="Finished run folder of a method that prunes tokens.")],
     images: Annotated[int, typer.Option(min=1, help="Validation images whose tokens are counted.")] = 512,
+    trust: Trust = False,
 ) -> None:
     """Draw images with the patches that each selector keeps, and how many each image keeps."""
     from rich.markup import escape
@@ -24,19 +25,18 @@ def tokens(
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep
     from edakari.report.tokens import draw_tokens
-    from edakari.run import recipe_from
     from edakari.run.folder import RunFolder
-    from edakari.run.load import networks
+    from edakari.run.load import networks, recipe_of
     from edakari.run.token_view import token_view
     from edakari.surgery import load_plan
     from edakari.tasks import task_from_settings
 
-    found, plan = networks(run), load_plan(run)
+    found, plan = networks(run, trust_code=trust), load_plan(run)
     if not plan.tokens():
         raise RunFolderError(
             f"{run} holds a network whose tokens are all there; `edakari prune` with spvit prunes some"
         )
-    task = task_from_settings(recipe_from(RunFolder(run).recipe()).data)
+    task = task_from_settings(recipe_of(RunFolder(run), trust_code=trust).data)
     explanation = draw_tokens(token_view(found.dense, found.pruned, plan, task, images=images), run)
     keep(explanation, run)
     page = write_report(run)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edakari.cli.console import guarded, show
+from edakari.cli.console import Trust, guarded, show
 
 __all__ = ["export"]
 
@@ -19,6 +19,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; RUN/export if not given.")] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Export the dense network too.")] = False,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch size open (onnx).")] = False,
+    trust: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Write a run's pruned network in another format, and check that its outputs are the same."""
@@ -37,7 +38,7 @@ def export(
             raise ExportError(f"{path} is there already; name another folder with --output, or give --overwrite")
     if dynamic_batch and to != "onnx":
         raise ExportError("--dynamic-batch goes with --to onnx only")
-    found = networks(run)
+    found = networks(run, trust_code=trust)
     for name, path in paths.items():
         model = found.dense if name == "dense" else found.pruned
         if to == "onnx":

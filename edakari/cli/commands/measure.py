@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edakari.cli.console import guarded, print_json, show
+from edakari.cli.console import Trust, guarded, print_json, show
 from edakari.core.steady import STEADY
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def measure(  # noqa: PLR0913 - one for each option
     spread: Annotated[
         float, typer.Option(help="Refuse figures with more between their quartiles, as a share of the median.")
     ] = STEADY,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
@@ -59,7 +60,7 @@ def measure(  # noqa: PLR0913 - one for each option
 
     chosen = tuple(runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"]))
     runtimes = [runtime_named(name) for name in chosen]
-    found, example = _networks(network)
+    found, example = _networks(network, trust)
     if not calibrate:
         from edakari.run.settings import MeasureSettings
 
@@ -85,12 +86,12 @@ def measure(  # noqa: PLR0913 - one for each option
             show(calibration_text(name, result))
 
 
-def _networks(name: str) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
+def _networks(name: str, trust: bool) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
     """The networks of a run folder, dense first, or one network by its name; and an input."""
     if ":" not in name or Path(name).is_dir():
         from edakari.run.load import networks
 
-        run = networks(name)
+        run = networks(name, trust_code=trust)
         return {"dense": run.dense, "pruned": run.pruned}, run.example
     from edakari.errors import ModelError
     from edakari.models import build, default_example

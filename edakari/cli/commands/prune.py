@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edakari.cli.console import guarded, note, print_json, show
+from edakari.cli.console import Trust, guarded, note, print_json, show
 
-__all__ = ["prune", "run_recipe"]
+__all__ = ["own_recipe", "prune", "run_recipe"]
 
 
 @guarded
@@ -22,12 +22,22 @@ def prune(
         list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as method.name=taylor.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune a trained network to a budget, as a recipe says; an interrupted run goes on where it stopped."""
+    run_recipe(own_recipe(recipe, settings or (), trust), output or Path("runs") / recipe.stem, overwrite, as_json)
+
+
+def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
+    """A recipe from its file; code that is run by `--trust` may run later, in commands on the run's folder, too."""
+    from edakari.models.trust import remember
     from edakari.run import read_recipe
 
-    run_recipe(read_recipe(recipe, settings or ()), output or Path("runs") / recipe.stem, overwrite, as_json)
+    recipe = read_recipe(path, settings, trust_code=trust)
+    if trust:
+        remember(recipe.model.name)
+    return recipe
 
 
 def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> None:

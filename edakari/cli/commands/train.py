@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.console import guarded, print_json, show
+from edakari.cli.commands.prune import own_recipe
+from edakari.cli.console import Trust, guarded, print_json, show
 
 __all__ = ["train"]
 
@@ -20,14 +21,15 @@ def train(
         list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as train.epochs=10.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Train the recipe's dense network and write its weights; an interrupted training goes on where it stopped."""
     from rich.markup import escape
 
-    from edakari.run import read_recipe, train_dense
+    from edakari.run import train_dense
 
-    result = train_dense(read_recipe(recipe, settings or ()), output, overwrite=overwrite)
+    result = train_dense(own_recipe(recipe, settings or (), trust), output, overwrite=overwrite)
     if as_json:
         print_json(result)
         return

@@ -1,0 +1,26 @@
+"""Networks whose parameters have no shape yet."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from edakari.errors import ModelError
+
+__all__ = ["refuse_uninitialised"]
+
+
+def refuse_uninitialised(model: nn.Module) -> None:
+    """Refuse a network with lazy modules that have not seen an input.
+
+    Raises:
+        ModelError: names the first parameter, and says to run the network once.
+    """
+    lazy = [name for name, value in itertools.chain(model.named_parameters(), model.named_buffers()) if is_lazy(value)]
+    if lazy:
+        raise ModelError(
+            f"{type(model).__name__} has {len(lazy)} uninitialised parameters, such as {lazy[0]!r}: its lazy modules "
+            "do not know their sizes. Run it once on an input, under torch.no_grad(), before you hand it over."
+        )

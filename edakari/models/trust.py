@@ -1,0 +1,104 @@
+"""Whether code may run that only a file names: a run folder, a plan or a recipe may come from somebody else.
+
+Whoever writes a name such as `nets.py:make` into a program or onto a command line asks for that file to be run. A name
+that stands in a file was perhaps written by somebody else, and its code runs only if the user says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from edakari.errors import UntrustedCode
+from edakari.models.zoo import SOURCES, ModelSpec, parted
+
+__all__ = ["check_trusted", "remember", "trusted_before"]
+
+FILE = "trusted_code.txt"
+"""In the user's configuration folder: a digest for each Python file and function that a recipe was run with."""
+UNPICKLED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Options of timm's constructors that name files or addresses of weights, which some versions of timm unpickle."""
+
+
+def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> None:
+    """Refuse a network out of a file if building it runs code that the user has not agreed to.
+
+    Args:
+        spec: how the file says that the network is built.
+        where: the file, for the message.
+        trust_code: whether the user agrees to run what the file names.
+
+    Raises:
+        UntrustedCode: says what would run, and how to allow it.
+    """
+    if trust_code:
+        return
+    allow = "If you trust it, allow it: `--trust` on the command line, `trust_code=True` in Python. See docs/trust.md."
+    path, function = parted(spec.name)
+    if path.endswith(".py") and not trusted_before(spec.name):
+        raise UntrustedCode(
+            f"{where} names Python code that builds its network: the function {function!r} of {path}. Nothing was run; "
+            f"read {Path(path).absolute()} first, for it can do whatever you can. {allow}"
+        )
+    named = [option for option in UNPICKLED if path in SOURCES and spec.options.get(option)]
+    if named:
+        raise UntrustedCode(
+            f"{where} gives {spec.name} the option {named[0]!r} ({spec.options[named[0]]!r}), and weights read in that "
+            f"way may run code. Name a .safetensors file by model.weights instead. {allow}"
+        )
+
+
+def trusted_before(name: str) -> bool:
+    """Whether the user has run this function of this file by `--trust`, and the file has not changed since.
+
+    Args:
+        name: "path/to/file.py:function".
+    """
+    digest, file = _digest(name), _remembered()
+    if digest is None or file is None:
+        return False
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return any(line.split(maxsplit=1)[:1] == [digest] for line in file.read_text(encoding="utf-8").splitlines())
+    return False
+
+
+def remember(name: str) -> None:
+    """Let a function of a file run from now on, until the file changes; where nothing can be written, nothing happens.
+
+    Args:
+        name: "path/to/file.py:function"; other names need no trust.
+    """
+    digest, file = _digest(name), _remembered()
+    if digest is None or file is None or trusted_before(name):
+        return
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(f"{digest}  {Path(name.rpartition(':')[0]).resolve()}\n")
+
+
+def _digest(name: str) -> str | None:
+    """SHA-256 of where a file lies, of the function's name and of the file's content; None where there is no file."""
+    source, function = parted(name)
+    path = Path(source)
+    if not source.endswith(".py"):
+        return None
+    try:
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(b"\0".join((str(path.resolve()).encode(), function.encode(), content))).hexdigest()
+
+
+def _remembered() -> Path | None:
+    """The file that remembers; None where there is no home."""
+    if named := os.environ.get("EDAKARI_CONFIG"):
+        return Path(named) / FILE
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edakari" / FILE
+    except RuntimeError:
+        return None
