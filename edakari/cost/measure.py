@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.core.steady import STEADY
 from edakari.errors import EdakariError, MeasurementError
 
@@ -118,7 +119,7 @@ class Runtime(Protocol):
         """A callable that runs the network once and returns when its outputs are there.
 
         Args:
-            model: to run, in evaluation mode.
+            model: to run; the caller has put it in evaluation mode.
             example: the inputs of every call, [batch, ...].
             settings: how to run it.
         """
@@ -224,25 +225,30 @@ def measure(
         MeasurementError: a network does not run there; names the network and the runtime.
     """
     settings = settings or RunSettings()
-    before, training = torch.get_num_threads(), {name: model.training for name, model in models.items()}
-    calls: dict[str, Callable[[], None]] = {}
+    before = torch.get_num_threads()
     try:
-        for name, model in models.items():
-            try:
-                calls[name] = runtime.prepare(model, example, settings)
-                calls[name]()
-            except EdakariError as error:
-                raise MeasurementError(f"cannot measure the {name} network in {runtime.name}: {error}") from error
-            except Exception as error:
-                raise MeasurementError(
-                    f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
-                    f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
-                ) from error
-        return time_callables(calls, settings.warmup, repeats, tolerance)
+        with eval_mode(*models.values()):
+            calls = {name: _prepared(name, model, example, runtime, settings) for name, model in models.items()}
+            return time_callables(calls, settings.warmup, repeats, tolerance)
     finally:
         torch.set_num_threads(before)
-        for name, model in models.items():
-            model.train(training[name])
+
+
+def _prepared(
+    name: str, model: nn.Module, example: torch.Tensor, runtime: Runtime, settings: RunSettings
+) -> Callable[[], None]:
+    """What runs a network once, tried."""
+    try:
+        call = runtime.prepare(model, example, settings)
+        call()
+    except EdakariError as error:
+        raise MeasurementError(f"cannot measure the {name} network in {runtime.name}: {error}") from error
+    except Exception as error:
+        raise MeasurementError(
+            f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
+        ) from error
+    return call
 
 
 def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edakari.core.files import disk_full, replacing
+from edakari.core.modes import eval_mode
 from edakari.errors import EdakariError, ExportError
 
 __all__ = ["open_onnx", "write_onnx"]
@@ -38,12 +39,11 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
     # A batch of 1 would be taken for a constant, so an open batch size is traced with 2.
     traced = torch.cat([example, example])[:2] if dynamic_batch and example.shape[0] == 1 else example
-    training = model.training
     try:
         # with gradients the exporter can pick another attention kernel in its second pass, whose strides do not fit
-        with _quiet(), torch.no_grad():
+        with eval_mode(model), _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                model.eval(),
+                model,
                 (traced,),
                 dynamo=True,
                 input_names=["input"],
@@ -65,8 +65,6 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
             f"{type(model).__name__} cannot be exported to ONNX: {type(cause).__name__}: {said[0]}. "
             "Replace the operator that the exporter names, or export with another batch setting."
         ) from error
-    finally:
-        model.train(training)
     return Path(path)
 
 

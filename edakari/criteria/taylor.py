@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from edakari.core.graph import Graph, Member
+from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
 from edakari.criteria.reduce import (
@@ -116,17 +117,13 @@ def _reduced(sums: Mapping[tuple[str, int], Array], count: int, device: torch.de
 @contextmanager
 def _probing(model: nn.Module, weights: Sequence[torch.Tensor]) -> Iterator[None]:
     """Evaluation mode with gradients of the weights; modes, flags and random state are put back."""
-    modes = [(module, module.training) for module in model.modules()]
     flags = [weight.requires_grad for weight in weights]
     devices = sorted({weight.device.index for weight in weights if weight.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            model.eval()
+        with eval_mode(model), torch.random.fork_rng(devices), torch.enable_grad():
             for weight in weights:
                 weight.requires_grad_(True)
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from edakari.core.modes import eval_mode
 from edakari.graph.outlets import Outlet
 
 __all__ = ["watching"]
@@ -51,18 +52,14 @@ def watching(
 
         return leave
 
-    modes = [(module, module.training) for module in model.modules()]
     handles = [model.register_forward_pre_hook(lambda module, args: counts.clear())]
     devices = sorted({each.device.index for each in model.parameters() if each.device.type == "cuda"})
     try:
         for path in wanted:
             handles.append(model.get_submodule(path).register_forward_pre_hook(entering(path)))
             handles.append(model.get_submodule(path).register_forward_hook(leaving(path)))
-        with torch.random.fork_rng(devices), torch.no_grad():
-            model.eval()
+        with eval_mode(model), torch.random.fork_rng(devices), torch.no_grad():
             yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode

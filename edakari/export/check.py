@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.errors import ExportError
 
 __all__ = ["ExportCheck", "compare", "module_outputs"]
@@ -63,21 +64,18 @@ def compare(
 
 
 def module_outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
-    """The module's output tensors in evaluation mode, in order; its mode is left as found.
+    """The module's output tensors in evaluation mode, in order; modes are left as found.
 
     Raises:
         ExportError: the forward pass fails.
     """
-    training = model.training
     try:
-        with torch.no_grad():
-            return list(_tensors(model.eval()(example)))
+        with eval_mode(model), torch.no_grad():
+            return list(_tensors(model(example)))
     except Exception as error:
         raise ExportError(
             f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)}: {error}"
         ) from error
-    finally:
-        model.train(training)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edakari.core.files import replacing
+from edakari.core.modes import eval_mode
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, compare, module_outputs
 
@@ -28,18 +29,15 @@ def to_program(model: nn.Module, example: torch.Tensor, path: str | Path, *, tol
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
     """
-    training = model.training
     try:
-        with torch.no_grad():
-            program = torch.export.export(model.eval(), (example,))
+        with eval_mode(model), torch.no_grad():
+            program = torch.export.export(model, (example,))
             found = program.module()(example)
     except Exception as error:
         cause = str(error).strip().splitlines() or ["no message"]
         raise ExportError(
             f"{type(model).__name__} cannot be exported by torch.export: {type(error).__name__}: {cause[0]}"
         ) from error
-    finally:
-        model.train(training)
     tensors = list(found) if isinstance(found, (list, tuple)) else [found]
     absolute, relative = compare(module_outputs(model, example), tensors, "the exported program", tolerance)
     with replacing(Path(path)) as temporary:

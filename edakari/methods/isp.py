@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome, register
+from edakari.core.modes import eval_mode
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
 from edakari.core.space import Group
@@ -147,8 +148,8 @@ class InterpretationSteeredPruning:
         except InfeasibleBudget as error:
             hint = "" if self.streams else " ISP leaves residual streams whole; method.streams: true gates them too."
             raise InfeasibleBudget(f"{error}{hint}", error.least) from None
-        job.model.eval()
-        logits = self._gates(job, groups, limits, self._saliency(job))
+        with eval_mode(job.model):
+            logits = self._gates(job, groups, limits, self._saliency(job))
         # logits may be negative, and values must not; the order is what counts
         ranks = torch.sigmoid(logits.double())
         parts = torch.split(ranks, [group.size for group in groups])

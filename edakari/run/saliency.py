@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.errors import RunFolderError
 from edakari.graph import trace
 from edakari.methods.saliency.explaining import Explained, Saliency, widened
@@ -81,10 +82,10 @@ def _said(model: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 @torch.no_grad()
 def _looks(model: Explained, saliency: Saliency, inputs: list[torch.Tensor], labels: list[torch.Tensor]) -> Looks:
     """Where one network looks; its explainer is asked for the same labels as the other's."""
-    model.eval()
     parts: list[tuple[np.ndarray, ...]] = []
     for images, asked in zip(inputs, labels, strict=True):
-        said, raw = model(images, asked)
+        with eval_mode(model):
+            said, raw = model(images, asked)
         centres, widths = saliency.explainer.head.centre_and_width(raw)
         masks = saliency.explainer.mask(raw)
         seen = [saliency.predictor(images * each).argmax(1) for each in (masks, masks.roll(1, 0))]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.core.plan import Plan
 from edakari.core.protocols import Batch, Task
 from edakari.graph import example_for
@@ -37,11 +38,11 @@ def token_view(dense: nn.Module, pruned: nn.Module, plan: Plan, task: Task, *, i
         batches.append(batch)
         if sum(len(each[0]) for each in batches) >= images:
             break
-    kept = _decided(Adaptive(pruned.eval()).eval(), task, batches[:1])
+    kept = _decided(Adaptive(pruned), task, batches[:1])
     counts: dict[str, npt.NDArray[np.int64]] = {}
     sites = token_sites(dense, example_for(dense, plan.inputs))
     if not sites.staged and all(edit.selector in LEARNED for edit in plan.tokens()):
-        free = _decided(Adaptive(pruned, "mask", "threshold").eval(), task, batches)
+        free = _decided(Adaptive(pruned, "mask", "threshold"), task, batches)
         counts = {block: each.sum(1).astype(np.int64) for block, each in free.items()}
     drawn = batches[0][0][:6].float().cpu()
     low, high = drawn.amin((1, 2, 3), keepdim=True), drawn.amax((1, 2, 3), keepdim=True)
@@ -58,7 +59,8 @@ def _decided(runner: Adaptive, task: Task, batches: Sequence[Batch]) -> dict[str
     """For each block with a selector, which patches go on, bool [images, patches]."""
     found: dict[str, list[torch.Tensor]] = {}
     for batch in batches:
-        task.outputs(runner, batch)
+        with eval_mode(runner):
+            task.outputs(runner, batch)
         for decision in runner.decisions:
             found.setdefault(decision.block, []).append(decision.kept.cpu() > 0.5)
     return {block: torch.cat(each).numpy() for block, each in found.items()}

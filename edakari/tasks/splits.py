@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import Order, Pixels
@@ -127,14 +128,8 @@ def images_for(model: nn.Module, batch: Batch, settings: DataSettings) -> torch.
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """A network in evaluation mode without gradients; its modes are put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with eval_mode(model), torch.no_grad():
+        yield
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from edakari.core.budget import Budget
 from edakari.core.method import Job
+from edakari.core.modes import eval_mode, preserve_modes
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, Split, StepState
 from edakari.cost import dense, macs
 from edakari.graph import trace
@@ -148,11 +149,8 @@ class ToyTask:
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """See `edakari.core.protocols.Task`."""
-        training = model.training
-        model.eval()
-        with torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             right = [(self.outputs(model, batch).argmax(1).cpu() == batch[1]).float() for batch in self.batches(split)]
-        model.train(training)
         return {"accuracy": float(torch.cat(right).mean())}
 
 
@@ -168,8 +166,8 @@ def toy_fit(
     """A plain loop over `ToyTask` in the shape of `edakari.core.protocols.Fit`, without devices or launchers."""
     params = [weight for weight in model.parameters() if weight.requires_grad] if params is None else list(params)
     state = StepState(model, torch.optim.SGD(params, lr=schedule.lr, momentum=schedule.momentum), 0, 0)
-    model.train()
-    with torch.random.fork_rng(devices=[]):
+    with preserve_modes(model), torch.random.fork_rng(devices=[]):
+        model.train()
         for state.epoch in range(schedule.epochs):
             for batch in ToyTask().batches("train") if batches is None else batches:
                 torch.manual_seed(state.step)  # as `fit` has it, so that the same job ends the same
@@ -184,7 +182,6 @@ def toy_fit(
             for hook in hooks:
                 hook.end_epoch(state)
     state.optimizer.zero_grad()
-    model.eval()
 
 
 def toy_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:

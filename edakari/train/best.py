@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.core.protocols import Hook, StepState
 
 __all__ = ["KeepBest", "judging"]
@@ -58,14 +59,7 @@ class KeepBest(Hook):
 @contextlib.contextmanager
 def judging(*models: nn.Module) -> Iterator[None]:
     """Networks in evaluation mode without gradients; modes and random state are put back."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
     found = {parameter.device for model in models for parameter in model.parameters()}
     devices = sorted(device.index or 0 for device in found if device.type == "cuda")
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            for model in models:
-                model.eval()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with eval_mode(*models), torch.no_grad(), torch.random.fork_rng(devices):
+        yield

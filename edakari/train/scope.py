@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.modes import preserve_modes
 from edakari.errors import ModelError
 
 __all__ = ["Trained", "interruptible", "random_state_kept", "seed_step", "trained"]
@@ -62,7 +63,6 @@ def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: tor
     chosen = Trained(model, params)
     if not chosen.own and not chosen.other:
         raise ModelError("fit: no parameter to train; each has requires_grad=False or `params` is empty")
-    modes = [(module, module.training) for module in model.modules()]
     asked = [(param, param.requires_grad) for param in (*model.parameters(), *chosen.other)]
     homes = [(param, param.device) for param in (*model.parameters(), *model.buffers(), *chosen.other)]
     active = {id(param) for param in (*chosen.own, *chosen.other)}
@@ -72,7 +72,8 @@ def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: tor
             param.data = param.data.to(device)
         for param, _ in asked:
             param.requires_grad_(id(param) in active)
-        yield chosen
+        with preserve_modes(model):
+            yield chosen
     finally:
         for param, flag in asked:
             param.grad = None
@@ -81,8 +82,6 @@ def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: tor
         model.to(home)
         for param in chosen.other:
             param.data = param.data.to(next(home for found, home in homes if found is param))
-        for module, mode in modes:
-            module.training = mode
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

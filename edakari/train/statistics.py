@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
+from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Task
 from edakari.train.scope import NORMS, random_state_kept
 
@@ -27,19 +28,16 @@ def batch_statistics(model: nn.Module, wanted: bool = True) -> Iterator[None]:
         model: its modes are as found afterwards.
         wanted: False is plain evaluation mode.
     """
-    modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if wanted and isinstance(module, NORMS)]
     tracked = [module.track_running_stats for module in norms]
-    try:
-        model.eval()
-        for norm in norms:
-            norm.training, norm.track_running_stats = True, False
-        yield
-    finally:
-        for norm, flag in zip(norms, tracked, strict=True):
-            norm.track_running_stats = flag
-        for module, mode in modes:
-            module.training = mode
+    with eval_mode(model):
+        try:
+            for norm in norms:
+                norm.training, norm.track_running_stats = True, False
+            yield
+        finally:
+            for norm, flag in zip(norms, tracked, strict=True):
+                norm.track_running_stats = flag
 
 
 def recalibrate_(model: nn.Module, task: Task, batches: Iterable[Batch]) -> None:
@@ -51,18 +49,14 @@ def recalibrate_(model: nn.Module, task: Task, batches: Iterable[Batch]) -> None
         batches: not augmented.
     """
     norms = [module for module in model.modules() if isinstance(module, NORMS) and module.track_running_stats]
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [module.momentum for module in norms]
-    try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.training, norm.momentum = True, None
-        with torch.no_grad(), random_state_kept():
+    with eval_mode(model), torch.no_grad(), random_state_kept():
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.training, norm.momentum = True, None
             for batch in batches if norms else ():
                 task.outputs(model, batch)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

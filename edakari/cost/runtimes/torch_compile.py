@@ -37,7 +37,7 @@ class TorchCompile:
     def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""
         device = next(model.parameters(), example).device
-        return _compiled(copy.deepcopy(model).eval(), (example.to(device),), settings)
+        return _compiled(copy.deepcopy(model), (example.to(device),), settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
         """A clock for one layer, compiled by itself; see `Runtime.clock`."""

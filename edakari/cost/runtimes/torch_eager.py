@@ -36,7 +36,7 @@ class TorchEager:
         device = next(model.parameters(), example).device
         if settings.precision != "fp32" or settings.memory_format != "contiguous":
             model = copy.deepcopy(model)
-        return caller(cast(model.eval(), settings), (cast(example.to(device), settings),), settings)
+        return caller(cast(model, settings), (cast(example.to(device), settings),), settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
         """A clock for one layer, timed from outside as Python calls it; see `Runtime.clock`."""

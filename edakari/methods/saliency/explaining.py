@@ -20,6 +20,7 @@ from torch.nn import functional
 from edakari.core.graph import Graph
 from edakari.core.layout import kept as kept_positions
 from edakari.core.method import Job
+from edakari.core.modes import eval_mode
 from edakari.core.plan import Plan
 from edakari.core.protocols import Batch, Schedule, Task
 from edakari.errors import DataError, ModelError
@@ -217,7 +218,7 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         images, _ = labelled(batch, "predicted")
         with torch.no_grad():
-            aim = dense.to(images.device).eval()(images)
+            aim = dense.to(images.device)(images)
         return {"divergence": divergence(aim, model(masked(images)))}
 
     def figure() -> float:
@@ -226,7 +227,7 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
         return -float(torch.stack(found).mean())
 
     best = KeepBest(predictor, figure)
-    with unchanged("fitting the predictor", dense):
+    with unchanged("fitting the predictor", dense), eval_mode(dense):
         some = PartOfEach(job.task.batches("train"), settings.share)
         job.fit(predictor, objective, settings.schedule, hooks=[best], batches=some)
     best.restore()

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.method import Job
+from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Hook, Objective, StepState
 from edakari.surgery.tokens import Adaptive, Decision, DenseHead, TokenSite, gates, selections
 
@@ -129,8 +130,9 @@ class TokenTrainer:
         with _patches_of(self.student.model, self.last) as mine:
             outputs = task.outputs(model, batch)
         decisions = self.student.decisions
-        with torch.no_grad(), _patches_of(self.teacher.to(outputs.device).eval(), self.last) as theirs:
-            aims = task.outputs(self.teacher, batch)
+        teacher = self.teacher.to(outputs.device)
+        with eval_mode(teacher), torch.no_grad(), _patches_of(teacher, self.last) as theirs:
+            aims = task.outputs(teacher, batch)
         kept_S = kept_ratios(decisions)
         terms = dict(task.loss(outputs, batch))
         terms["ratio"] = self.loss.ratio * ratio_loss(kept_S, torch.tensor(self.targets).to(kept_S))
@@ -256,17 +258,16 @@ def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batc
     """Set the threshold of each selector so that it keeps on average what the plan says, one after the other.
 
     Args:
-        model: a network with selectors; their thresholds are set in place.
+        model: a network with selectors; their thresholds are set in place, its modes are left as found.
         outputs: runs a network on a batch.
         batches: to calibrate on.
 
     Returns:
         Patches that 95 % of images keep at most behind each selector, rounded up to 8, by block.
     """
-    training = model.training
     caps = {}
-    for place, (block, selection) in enumerate(selections(model.eval()).items()):
-        runner = Adaptive(model, "mask", "threshold").eval()
+    for place, (block, selection) in enumerate(selections(model).items()):
+        runner = Adaptive(model, "mask", "threshold")
         found = [_decision(runner, outputs, batch, place) for batch in batches]
         score = torch.cat([decision.score[torch.isfinite(decision.score)].flatten() for decision in found])
         images = sum(len(decision.kept) for decision in found)
@@ -276,10 +277,10 @@ def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batc
         selection.get_buffer("threshold").copy_(threshold)
         counts = torch.cat([_decision(runner, outputs, batch, place).kept.sum(1) for batch in batches])
         caps[block] = -(-int(torch.quantile(counts.float(), 0.95)) // 8) * 8
-    model.train(training)
     return caps
 
 
 def _decision(runner: Adaptive, outputs: Callable[[nn.Module, Batch], Any], batch: Batch, place: int) -> Decision:
-    outputs(runner, batch)
+    with eval_mode(runner):
+        outputs(runner, batch)
     return runner.decisions[place]
