@@ -136,6 +136,8 @@ class Flow:
         self.visits: list[Visit] = []
         self.returned: set[int] = set()
         """The records that made the network's outputs."""
+        self.produced: list[Expression] = []
+        """Dimensions that products with weights made."""
         self.notes: dict[tuple[str, str], Expression] = {}
         self.record = Record("", "")
         self.quiet = False

@@ -24,6 +24,7 @@ def finish(
     flow: Flow,
     stored: Mapping[str, Dims],
     parameters: Collection[str],
+    registered: Collection[str],
     inputs: InputSpec,
     device: str,
     device_reason: str,
@@ -33,8 +34,10 @@ def finish(
 
     Args:
         flow: after the forward pass, outputs pinned.
-        stored: dimensions of every parameter and buffer by name, in the network's own order.
+        stored: dimensions of every tensor that the network holds, by name, in the network's own order.
         parameters: the names among them that are parameters.
+        registered: the names among them that are parameters or buffers; whether a plain attribute is there can depend
+            on whether the network ran before, so the fingerprint does not know it.
         inputs: the example that was traced.
         device: where the forward pass ran.
         device_reason: why it did not run on meta, in the words of who refused.
@@ -55,7 +58,7 @@ def finish(
         device=device,
         device_reason=device_reason,
         attributes={key: freeze(dim) for key, dim in flow.notes.items()},
-        fingerprint=fingerprint(frozen),
+        fingerprint=fingerprint({name: dims for name, dims in frozen.items() if name in registered}),
         branches=branches,
     )
 
@@ -72,8 +75,9 @@ def _pin_unmade(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[s
         if name not in flow.read:
             for dim in dims:
                 axes.pin(dim, "not used in the forward pass that was traced")
+    produced = {axis for dim in flow.produced for axis in axes.leaves(dim)}
     for axis, members in _owners(stored).items():
-        if all(position == 1 for name, position, _ in members if name in parameters):
+        if axis not in produced and all(position == 1 for name, position, _ in members if name in parameters):
             axes.pin(axis, "its values are constants, not made by weights")
 
 

@@ -97,6 +97,7 @@ def matrix_product(flow: Flow, call: Call) -> Dims:
     if len(a) == 3:
         flow.unify(a[0], b[0])
         _mark_attention(flow, left, right, a, b)
+    flow.produced.extend([*(a[-2:-1] if flow.is_weight(left) else []), *(b[1:][-1:] if flow.is_weight(right) else [])])
     out = [*a[:-1], *(b[-1:] if len(b) > 1 else [])]
     if added:
         broadcast(flow, [flow.dims(call.args[0]), out], call.out.shape)

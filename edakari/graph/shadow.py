@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from edakari.errors import ModelError
 from edakari.graph.copying import copied
+from edakari.graph.held import held_tensors
 
 __all__ = ["call", "shadow_of", "stored_tensors"]
 
@@ -21,15 +22,25 @@ FAILURES = (
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer by its first name, parameters first; shared ones once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Every tensor that a network holds, by its first name, shared ones once: parameters, buffers, then those in plain
+    attributes, such as a table that was never registered.
+    """
+    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    known = set(map(id, found.values()))
+    for path, module in model.named_modules():
+        for name, tensor in held_tensors(module):
+            if id(tensor) not in known:
+                known.add(id(tensor))
+                found[f"{path}.{name}" if path else name] = tensor
+    return found
 
 
 def shadow_of(model: nn.Module, device: str) -> nn.Module:
     """A copy of a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
     tensors: dict[int, torch.Tensor] = {}
     for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+        plain = (*vars(module).values(), *(tensor for _, tensor in held_tensors(module)))
+        for value in (*module._parameters.values(), *module._buffers.values(), *plain):
             if isinstance(value, torch.Tensor) and id(value) not in tensors:
                 without = value.is_meta or device == "meta"
                 moved = _with_data(value, device) if without else value.detach().to(device, copy=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,9 +67,15 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
     parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
     if not flow.read.issuperset(parameters):
         _join_training(flow, shadow, dims, moved)
+    # plain attributes that nobody reads are left alone: an attention map that was kept for a look, say
+    registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
+    for name in dims.keys() - registered - flow.read:
+        dims[name] = list(stored[name].shape)
     branches = branches_of(flow)
     turns = 3 if flow.sizes_by_literals() else 1
-    return rehearsed(shadow, dims, lambda: finish(flow, dims, parameters, inputs, device, why, branches), turns)
+    return rehearsed(
+        shadow, dims, lambda: finish(flow, dims, parameters, registered, inputs, device, why, branches), turns
+    )
 
 
 def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> Flow:
@@ -79,10 +87,22 @@ def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> Flow:
         RULES,
         FUNCTIONS,
     )
-    with flow.watching(shadow):
+    with _attributes_kept(shadow), flow.watching(shadow):
         outputs = call(shadow, example)
     _pin_outputs(flow, outputs)
     return flow
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards, modules hold what they held: a table that a forward pass makes and keeps is not for a cut network."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example: Any) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.space import Sizes
-from edakari.graph import copied
+from edakari.graph import copied, stored_tensors
 from edakari.graph.attributes import Widths, mended
 from edakari.graph.numbers import Attribute, Extent, Number, Source
 
@@ -138,13 +138,8 @@ def arithmetic(
 
 def with_counts(model: nn.Module, graph: Graph, sizes: Sizes) -> nn.Module:
     """A twin of a network that shares its tensors; what its modules remember counts as in the cut network."""
-    tensors = {
-        id(value): value
-        for module in model.modules()
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
-        if isinstance(value, torch.Tensor)
-    }
-    twin = copied(model, tensors)
+    plain = (value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor))
+    twin = copied(model, {id(value): value for value in (*stored_tensors(model).values(), *plain)})
     for path, module in twin.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             continue  # a cut one is replaced by a module of ours, which takes what it needs from its tensors

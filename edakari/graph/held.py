@@ -1,0 +1,112 @@
+"""What modules hold in plain attributes: tensors and numbers, also inside of lists, dicts and configuration objects."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses as dc
+import re
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["OWN", "held", "held_tensors", "item_of", "with_item"]
+
+CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|settings|namespace)$", re.IGNORECASE)
+"""Names of classes whose instances are bags of settings."""
+
+DEPTH = 4
+"""Containers inside of containers that are looked into."""
+
+OWN = frozenset(vars(nn.Module()))
+"""Attributes by which a module keeps its parameters, buffers, children and hooks."""
+
+MANY = 4096
+"""Entries from which on a container is taken for data."""
+
+
+def held(value: Any, name: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]:
+    """The values inside of an attribute that are no containers, each with its dotted name.
+
+    Args:
+        value: of the attribute.
+        name: of the attribute; entries are named `name.position` and `name.key`.
+        depth: containers inside of containers that are looked into.
+    """
+    entries = _entries(value) if depth else None
+    if entries is None:
+        yield name, value
+        return
+    for key, item in entries:
+        yield from held(item, f"{name}.{key}", depth - 1)
+
+
+def held_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in a module's attributes that are no parameters or buffers; dicts called caches are left out."""
+    for name, value in vars(module).items():
+        if name in OWN or ("cache" in name and isinstance(value, dict)):
+            continue
+        for full, item in held(value, name):
+            if isinstance(item, torch.Tensor) and item.layout is torch.strided and not item.is_quantized:
+                yield full, item
+
+
+def item_of(value: Any, keys: Sequence[str]) -> Any:
+    """An entry inside of an attribute's value; None where there is none.
+
+    Args:
+        value: of the attribute.
+        keys: of the entry, from the outside in; none is the value itself.
+    """
+    for key in keys:
+        value = dict(_entries(value) or ()).get(key)
+    return value
+
+
+def with_item(value: Any, keys: Sequence[str], item: Any) -> Any:
+    """An attribute's value with one entry replaced: dicts, lists and objects change in place, tuples are made anew.
+
+    Args:
+        value: of the attribute.
+        keys: of the entry, from the outside in; none is the value itself.
+        item: that takes its place.
+    """
+    if not keys:
+        return item
+    key, *rest = keys
+    entry = with_item(item_of(value, [key]), rest, item)
+    if isinstance(value, list):
+        value[int(key)] = entry
+    elif isinstance(value, tuple):
+        items = [*value[: int(key)], entry, *value[int(key) + 1 :]]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    elif isinstance(value, dict):
+        value[next(each for each in value if str(each) == key)] = entry
+    else:
+        vars(value)[key] = entry
+    return value
+
+
+def _entries(value: Any) -> list[tuple[str, Any]] | None:
+    """What a container holds, by key; None for what is no container."""
+    if isinstance(value, dict):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, tuple | list):
+        pairs = [(str(place), item) for place, item in enumerate(value)]
+    elif _is_configuration(value):
+        pairs = [(key, item) for key, item in vars(value).items() if not key.startswith("_")]
+    else:
+        return None
+    return pairs if len(pairs) < MANY else None
+
+
+def _is_configuration(value: Any) -> bool:
+    if isinstance(value, type | nn.Module | torch.Tensor) or not hasattr(value, "__dict__"):
+        return False
+    return (
+        isinstance(value, types.SimpleNamespace | argparse.Namespace)
+        or dc.is_dataclass(value)
+        or CONFIGURATION.search(type(value).__name__) is not None
+    )
