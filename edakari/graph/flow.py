@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.graph import axes
 from edakari.graph.axes import Expression
 from edakari.graph.forms import FORMING, line_of_code
-from edakari.graph.meta import execute
+from edakari.graph.meta import execute, operator_name
 from edakari.graph.numbers import OPAQUE, Numbers
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule", "Visit"]
@@ -217,7 +217,8 @@ class Flow:
     def rule_of(self, name: str, operator: Any) -> Rule | None:
         """The rule of an operator; whatever torch tags as acting position by position needs none of its own."""
         rule = self.rules.get(name)
-        return self.rules["pointwise"] if rule is None and torch.Tag.pointwise in operator.tags else rule
+        tags = getattr(operator, "tags", ())  # operators that take functions have none
+        return self.rules["pointwise"] if rule is None and torch.Tag.pointwise in tags else rule
 
     def handle(self, name: str, rule: Rule | None, call: Call) -> None:
         """Let a rule say what the outputs of a call are made of, and attach that to them."""
@@ -349,13 +350,15 @@ class FunctionMode(TorchFunctionMode):
 class DispatchMode(TorchDispatchMode):
     """Runs each operator and hands the call to the flow."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = f"{func.namespace}.{func._opname}"
+        name = operator_name(func)
         out = execute(name, func, args, kwargs)
         if self.flow.quiet:
             return out

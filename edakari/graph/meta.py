@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["execute", "quick_meta"]
+__all__ = ["execute", "operator_name", "quick_meta"]
 
 Shortcut = Callable[[Sequence[Any], Mapping[str, Any]], Any]
 
@@ -28,6 +28,11 @@ def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Ma
         if result is not None:
             return result
     return func(*args, **kwargs)
+
+
+def operator_name(operator: Any) -> str:
+    """Name of an operator without its overload; of one that takes functions too."""
+    return f"{operator.namespace}.{getattr(operator, '_opname', None) or operator.name()}"
 
 
 def _empty(x: torch.Tensor) -> torch.Tensor:
@@ -134,8 +139,10 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operators(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return execute(f"{func.namespace}.{func._opname}", func, args, kwargs or {})
+        return execute(operator_name(func), func, args, kwargs or {})
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from edakari.errors import ModelError
 from edakari.graph.copying import copied
 from edakari.graph.held import held_tensors
 
-__all__ = ["call", "shadow_of", "stored_tensors"]
+__all__ = ["call", "shadow_of", "stored_tensors", "uncompiled"]
 
 FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
@@ -60,6 +62,14 @@ def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
     return torch.empty_like(value, device=device).normal_(0.0, value[0].numel() ** -0.5, generator=generator)
 
 
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Inside, compiled functions, such as `flex_attention`, run as they are written, so that they can be seen."""
+    if not sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}:
+        return contextlib.nullcontext()  # nothing can be compiled, and finding that out takes seconds
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 def call(model: nn.Module, example: Any) -> Any:
     """Run a network on an example.
 
@@ -73,7 +83,7 @@ def call(model: nn.Module, example: Any) -> Any:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel would hide the projections
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled():
             if isinstance(example, dict):
                 return model(**example)
             return model(*example) if isinstance(example, tuple) else model(example)

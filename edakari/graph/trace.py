@@ -15,7 +15,15 @@ from edakari.core.graph import Graph, InputSpec
 from edakari.core.layout import extent
 from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import ModelError
-from edakari.graph import axes, rules_compute, rules_elementwise, rules_recurrent, rules_shape, rules_spatial
+from edakari.graph import (
+    axes,
+    rules_compute,
+    rules_elementwise,
+    rules_flex,
+    rules_recurrent,
+    rules_shape,
+    rules_spatial,
+)
 from edakari.graph.branches import branches_of
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
@@ -28,7 +36,7 @@ from edakari.graph.shadow import call, shadow_of, stored_tensors
 __all__ = ["graph_of", "trace"]
 
 # importing them fills the table
-_LOADED = (rules_compute, rules_elementwise, rules_recurrent, rules_shape, rules_spatial)
+_LOADED = (rules_compute, rules_elementwise, rules_flex, rules_recurrent, rules_shape, rules_spatial)
 
 _SEEN: weakref.WeakKeyDictionary[nn.Module, list[Graph]] = weakref.WeakKeyDictionary()
 

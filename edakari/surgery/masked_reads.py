@@ -157,6 +157,11 @@ def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str
     return func(**named)
 
 
+def _flex_attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    # tokens stay whole, and the scale was computed by torch's own Python code, which saw what is kept
+    return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
+
+
 def _softmax(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [args[1]], -torch.inf), *args[1:], **kwargs)
 
@@ -308,6 +313,7 @@ READS: dict[str, Read] = {
     "aten._scaled_dot_product_flash_attention": _attention,
     "aten._scaled_dot_product_efficient_attention": _attention,
     "aten._scaled_dot_product_cudnn_attention": _attention,
+    "higher_order.flex_attention": _flex_attention,
     "aten.mul": _scaled,
     "aten._softmax": _softmax,
     "aten._safe_softmax": _softmax,

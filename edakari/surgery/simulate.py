@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask
 from edakari.core.plan import KeepTokens, Plan
-from edakari.graph import example_for, stored_tensors
+from edakari.graph import example_for, stored_tensors, uncompiled
 from edakari.graph.flow import Call, Flow
+from edakari.graph.meta import operator_name
 from edakari.graph.numbers import SHAPE
 from edakari.surgery.apply import apply, branches_dropped, checked_graph, masks_of
 from edakari.surgery.counted import arithmetic, with_counts
@@ -88,7 +89,7 @@ class Simulated(nn.Module):
         """The pruned network's outputs."""
         reads = Reads(self.graph, self.masks, stored_tensors(self.model))
         self.flow = reads.flow
-        with torch.no_grad(), _FunctionMode(reads), _DispatchMode(reads):
+        with torch.no_grad(), uncompiled(), _FunctionMode(reads), _DispatchMode(reads):
             return self.model(*args, **kwargs)
 
     def attach(self, plan: Plan) -> None:
@@ -146,6 +147,8 @@ class _FunctionMode(TorchFunctionMode):
 
 
 class _DispatchMode(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __init__(self, reads: Reads) -> None:
         super().__init__()
         self.reads = reads
@@ -155,7 +158,7 @@ class _DispatchMode(TorchDispatchMode):
         flow = self.reads.flow
         if flow.quiet:
             return func(*args, **kwargs)
-        name = f"{func.namespace}.{func._opname}"
+        name = operator_name(func)
         read = READS.get(name)
         out = func(*args, **kwargs) if read is None else read(self.reads, func, args, kwargs)
         flow.handle(name, flow.rule_of(name, func), Call(name, args, kwargs, out))

@@ -1,0 +1,42 @@
+"""The rule of `flex_attention`, an operator that takes functions: of scores and of which keys a query sees."""
+
+from __future__ import annotations
+
+import dis
+import types
+from typing import Any
+
+import torch
+
+from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.rules import rule
+from edakari.graph.rules_compute import attention
+
+__all__: list[str] = []
+
+HEAD = 1
+"""Which argument of such a function is the number of the head, after the score if there is one."""
+
+
+@rule("higher_order.flex_attention")
+def flex_attention(flow: Flow, call: Call) -> list[Dims]:
+    """As attention; tokens stay, since scores may go by their numbers, and heads where they do."""
+    query, key, value, of_score, mask = call.args[:5]
+    q, k = flow.dims(query), flow.dims(key)
+    flow.pin(q[-2], k[-2], why="scores may go by the numbers of tokens")
+    wide = any(isinstance(tensor, torch.Tensor) and tensor.dim() > 2 and tensor.shape[1] > 1 for tensor in mask)
+    if wide or _loads(of_score, HEAD + 1) or _loads(mask[-1], HEAD):
+        flow.pin(q[1], k[1], why="scores go by the numbers of heads")
+    out = attention(flow, Call(call.name, (query, key, value), {}, None))
+    return [out, *(list(q[:-1]) if each.dim() == 3 else list(each.shape) for each in call.out[1:])]
+
+
+def _loads(function: Any, place: int) -> bool:
+    """Whether a function's code uses one of its arguments; True where that cannot be seen."""
+    if not isinstance(function, types.FunctionType) or function.__code__.co_argcount <= place:
+        return True
+    code = function.__code__
+    name = code.co_varnames[place]
+    return name in code.co_cellvars or any(
+        step.argval == name for step in dis.get_instructions(code) if step.opname.startswith("LOAD")
+    )
