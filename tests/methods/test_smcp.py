@@ -250,6 +250,53 @@ def test_rows_that_are_masked_do_not_count() -> None:
     assert torch.allclose(figures[masks.part("make")], wanted)
 
 
+class Grouped(nn.Module):
+    """Two groups on one dimension: convolution groups, and channels within them; perhaps behind a concatenation."""
+
+    def __init__(self, channels: int, groups: int, concat: bool) -> None:
+        super().__init__()
+        self.concat = concat
+        self.first = nn.Conv2d(3, channels, 1)
+        self.grouped = nn.Conv2d(channels, 12, 3, padding=1, groups=groups)
+        self.side = nn.Conv2d(3, 5, 1)
+        self.out = nn.Conv2d(17 if concat else 12, 6, 1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.grouped(self.first(x).relu()).relu()
+        hidden = torch.cat([self.side(x), hidden], 1) if self.concat else hidden
+        y: torch.Tensor = self.head(self.out(hidden).relu().mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("concat", [False, True])
+@pytest.mark.parametrize(("channels", "groups"), [(12, 3), (6, 3), (4, 4), (12, 1)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_importance_is_the_derivative_by_a_gate(channels: int, groups: int, concat: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = Grouped(channels, groups, concat).double()
+    images, labels = torch.randn(8, 3, 5, 5).double(), torch.arange(8) % 4
+    graph = trace(model, images[:1])
+    chosen = maskable(graph, graph.groups)
+    soft, hard = Masks(model, graph, chosen, "soft"), Masks(model, graph, chosen, "hard")
+    kept = torch.rand(soft.size) < 0.6
+    for group in chosen:
+        kept[soft.part(group.name).start] = True
+    soft.set(kept)
+    with soft.installed():
+        nn.functional.cross_entropy(model(images), labels).backward()
+    found = input_taylor(soft)
+    gates = kept.double().requires_grad_()
+    hard.gate(gates)
+    with hard.installed():
+        nn.functional.cross_entropy(model(images), labels).backward()
+    assert gates.grad is not None
+    assert (gates.grad > 0).any()
+    assert (gates.grad < 0).any()
+    assert found is not None
+    assert torch.allclose(found.double(), -gates.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_importance_of_halp_sums_scales_and_shifts_of_all_producers() -> None:
     model = toy_cnn()
     graph = trace(model, ToyTask().example())

@@ -17,19 +17,20 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout
 from edakari.core.space import Group
 from edakari.criteria import coordinates
 from edakari.methods.masking.reads import LayerNormRead, Structure, WeightRead, names_in, structure_of
+from edakari.methods.masking.straight import Rescaled, Straight
 
 __all__ = ["Masks", "Mode", "maskable"]
 
 Mode = Literal["soft", "hard", "permanent"]
 """What removed positions get: "soft" the gradient that they would have if they were there, "hard" none, "permanent"
 none and zeros for weights."""
+CPU = torch.device("cpu")
 
 
 def maskable(graph: Graph, groups: Sequence[Group], structure: Structure | None = None) -> tuple[Group, ...]:
@@ -83,21 +84,21 @@ class Masks:
         self.layer_norms = tuple(norm for norm in structure.layer_norms if names.intersection(names_in(norm.layout)))
         self.branches = tuple(branch for branch in graph.branches if branch.name in names)
         self.scaled = {r.norm: r for r in self.reads if r.norm} if scale_norms else {}
-        self._places: dict[Layout, dict[str, torch.Tensor]] = {}
+        self._places: dict[tuple[Layout, torch.device], dict[str, torch.Tensor]] = {}
         self._positions: dict[Layout, torch.Tensor | None] = {}
         self._scales: dict[str, float] = {}
         self._dropped: frozenset[str] = frozenset()
         self.set(torch.ones(self.size, dtype=torch.bool))
 
-    def _coordinates(self, layout: Layout) -> dict[str, torch.Tensor]:
-        """For each masked group of a dimension, the place in the row of each position; the end where it has none."""
-        if layout not in self._places:
-            self._places[layout] = {}
+    def _coordinates(self, layout: Layout, device: torch.device = CPU) -> dict[str, torch.Tensor]:
+        """For each masked group of a dimension, the index in the row of each position; the end where it has none."""
+        if (layout, device) not in self._places:
+            found = self._places[layout, device] = {}
             for name in names_in(layout):
                 if name in self.offsets:
                     where = torch.from_numpy(coordinates(layout, name))
-                    self._places[layout][name] = torch.where(where < 0, self.size, where + self.offsets[name])
-        return self._places[layout]
+                    found[name] = torch.where(where < 0, self.size, where + self.offsets[name]).to(device)
+        return self._places[layout, device]
 
     def part(self, name: str) -> slice:
         """Where a group's coordinates lie in the row."""
@@ -186,16 +187,20 @@ class Masks:
     def on_coordinates(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
         """Add figures on the positions of a dimension to the coordinates that they belong to, in place.
 
+        Where a dimension is a product of groups, positions that another group has masked are left out: they have no
+        effect on the outputs, whatever becomes of the coordinate.
+
         Args:
             row: float [coordinates + 1]; what belongs to no masked group is added to the last entry.
             layout: of the dimension.
             figures: float [positions].
         """
-        places = self._coordinates(layout)
-        for name, place in places.items():
-            if place.device != row.device:
-                place = places[name] = place.to(row.device)
-            row.index_add_(0, place, figures.to(row.dtype))
+        figures = figures.to(row.dtype)
+        kept = {name: self._row[place] for name, place in self._coordinates(layout).items()}
+        for name, place in self._coordinates(layout, row.device).items():
+            others = [mask for other, mask in kept.items() if other != name]
+            counted = figures * math.prod(others[1:], start=others[0]).to(row) if others else figures
+            row.index_add_(0, place, counted)
 
     def pull(self, decay: float) -> None:
         """Add `decay` times the weight to the gradient of what is masked, in place."""
@@ -291,7 +296,7 @@ def _masked(masks: Masks, read: WeightRead) -> Callable[[torch.Tensor], torch.Te
         along = masks._along(read, weight)
         if isinstance(along, float):
             return longer(weight)
-        made: torch.Tensor = _Straight.apply(weight, along) if masks.mode == "soft" else weight * along
+        made: torch.Tensor = Straight.apply(weight, along) if masks.mode == "soft" else weight * along
         return longer(made)
 
     longer = _longer(masks, read.weight)
@@ -315,7 +320,7 @@ def _energies(weight: torch.Tensor) -> torch.Tensor:
 def _rescaled(masks: Masks, norm: str) -> Callable[[torch.Tensor], torch.Tensor]:
     def make(weight: torch.Tensor) -> torch.Tensor:
         scale = masks.scale(norm)
-        made: torch.Tensor = weight if scale == 1.0 else _Rescaled.apply(weight, scale)
+        made: torch.Tensor = weight if scale == 1.0 else Rescaled.apply(weight, scale)
         return made
 
     return make
@@ -344,34 +349,7 @@ def _gated(masks: Masks, branch: Branch) -> Callable[[Any, Any, Any], Any]:
         if branch.name not in masks._dropped:
             return output
         first = output[0] if isinstance(output, tuple) else output
-        zeros: torch.Tensor = _Straight.apply(first, first.new_zeros(())) if masks.mode == "soft" else first * 0
+        zeros: torch.Tensor = Straight.apply(first, first.new_zeros(())) if masks.mode == "soft" else first * 0
         return (zeros, *output[1:]) if isinstance(output, tuple) else zeros
 
     return gated
-
-
-class _Straight(torch.autograd.Function):
-    """Masked forward; the gradient passes as though there were no mask (Bengio et al., 2013)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return x * mask
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient, None
-
-
-class _Rescaled(torch.autograd.Function):
-    """Scaled forward; its gradient is divided by the scale: a step moves the scaled figure as it would itself."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.scale = scale
-        return x * scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient / ctx.scale if ctx.scale > 0 else torch.zeros_like(gradient), None
