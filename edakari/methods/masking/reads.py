@@ -28,7 +28,7 @@ OVER_LAST = frozenset(
     aten._softmax aten._safe_softmax aten._log_softmax aten.softmax
     aten.log_softmax aten._fused_rms_norm scaled_dot_product_attention aten._scaled_dot_product_flash_attention_for_cpu
     aten._scaled_dot_product_flash_attention aten._scaled_dot_product_efficient_attention
-    aten._scaled_dot_product_cudnn_attention
+    aten._scaled_dot_product_cudnn_attention higher_order.flex_attention
     """.split()
 )
 REDUCTIONS = frozenset(
