@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edakari.core.graph import InputSpec
+from edakari.core.reading import parse_json
 from edakari.core.space import Sizes
 from edakari.errors import PlanError
 
@@ -139,7 +140,7 @@ class Plan:
             PlanError: the text is not a plan of this version.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             if content["version"] != VERSION:
                 raise PlanError(
                     f"the plan has version {content['version']!r}; this edakari reads version {VERSION}. "
@@ -147,7 +148,9 @@ class Plan:
                 )
             edits = tuple(_edit(entry) for entry in content["edits"])
             return cls(edits, str(content["fingerprint"]), content["inputs"], str(content["method"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except PlanError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a plan: {type(error).__name__}: {error}. Was the file edited or cut short?") from None
 
 
@@ -176,6 +179,10 @@ def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int,
 
 def _edit(entry: dict[str, Any]) -> Edit:
     fields = {key: _tuples(value) for key, value in entry.items() if key != "kind"}
+    for key, value in fields.items():
+        fits = {"indices": tuple, "settings": tuple, "count": int}.get(key, str)
+        if not isinstance(value, fits) or isinstance(value, bool):
+            raise TypeError(f"{key} of an edit is {value!r}")
     edit: Edit = KINDS[entry["kind"]](**fields)
     if isinstance(edit, KeepChannels):
         return keep(edit.indices, edit.group, max(edit.indices, default=0) + 1)

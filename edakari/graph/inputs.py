@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from edakari.core.graph import InputSpec
 from edakari.errors import ModelError
 
 __all__ = ["example_for", "example_of", "spec_of_inputs"]
+
+ELEMENTS = 2**28
+"""Numbers of an example input that a file describes, a gigabyte; images and texts have some millions at most."""
 
 
 def example_for(model: nn.Module, inputs: InputSpec, device: str = "meta") -> Any:
@@ -49,7 +53,7 @@ def example_of(inputs: InputSpec, device: str = "meta") -> Any:
     """
     match inputs:
         case {"tensor": [list(shape), str(dtype)]}:
-            return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
+            return torch.zeros(_checked(shape), dtype=_dtype(dtype), device=device)
         case {"tuple": list(items)}:
             return tuple(example_of(item, device) for item in items)
         case {"list": list(items)}:
@@ -59,3 +63,16 @@ def example_of(inputs: InputSpec, device: str = "meta") -> Any:
         case {"value": value}:
             return value
     raise ModelError(f"not the description of an example: {inputs!r}")
+
+
+def _checked(shape: list[Any]) -> list[int]:
+    if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) > ELEMENTS:
+        raise ModelError(f"not the shape of an example: {shape!r}")
+    return shape
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"not the type of an example: {name!r}")
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from edakari.core.reading import YAML_BYTES, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
 from edakari.report.explanation import explanations
 
@@ -34,11 +35,11 @@ def collect(folder: str | Path) -> Content:
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no recipe.yaml. `edakari prune` makes one.")
-    stages = {path.stem: _read(path) for path in sorted((folder / "stages").glob("*.json"))}
+    stages = {path.stem: _read(folder, path) for path in sorted((folder / "stages").glob("*.json"))}
     if "trace" not in stages:
         raise RunFolderError(f"{folder} holds no results yet; run its recipe with `edakari prune` first")
     traced, pruned = stages["trace"], stages.get("prune", {})
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = _recipe(folder)
     environment = folder / "environment.json"
     return {
         "version": 1,
@@ -63,7 +64,7 @@ def collect(folder: str | Path) -> Content:
         "explanations": explanations(folder),
         "seconds": {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage},
         "recipe": recipe,
-        "environment": _read(environment) if environment.is_file() else {},
+        "environment": _read(folder, environment) if os.path.lexists(environment) else {},
     }
 
 
@@ -127,9 +128,22 @@ def _groups(groups: list[Content], sizes: Mapping[str, int] | None) -> list[Cont
     return [{**group, "kept": (sizes or {}).get(group["name"], group["size"])} for group in groups]
 
 
-def _read(path: Path) -> Content:
+def _recipe(folder: Path) -> Content:
+    path = folder / "recipe.yaml"
     try:
-        content: Content = json.loads(path.read_text(encoding="utf-8"))
+        content, _ = parse_yaml(read_text(inside(folder, path.name), YAML_BYTES))
+        names = content["model"]["name"], content["method"]["name"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{path} is not the recipe of a run: {type(error).__name__}: {error}") from error
+    if not all(isinstance(name, str) for name in names):
+        raise RunFolderError(f"{path} is not the recipe of a run: model and method have the names {names}")
+    found: Content = content
+    return found
+
+
+def _read(folder: Path, path: Path) -> Content:
+    try:
+        content: Content = read_json(inside(folder, path.relative_to(folder)))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}; remove it to run its stage again") from error
     return content

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import dataclasses as dc
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edakari.core.files import write_json
+from edakari.core.reading import Unreadable, inside, read_bytes, read_json
 from edakari.errors import RunFolderError
 
 __all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "keep"]
 
 FOLDER = "explain"
 """Where explanations lie in a run folder."""
+PNG = b"\x89PNG\r\n\x1a\n"
+PICTURE_BYTES = 32 * 2**20
+"""Of one picture; ours have some hundred kilobytes."""
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -70,10 +73,13 @@ def explanations(folder: str | Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((Path(folder) / FOLDER).glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            missing = [each["file"] for each in content["pictures"] if not (path.parent / each["file"]).is_file()]
+            content = read_json(inside(folder, path.relative_to(folder)))
+            files = [inside(path.parent, each["file"]) for each in content["pictures"]]
+            missing = [file.name for file in files if not file.is_file()]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{path} cannot be read: {error!r}; run `edakari explain` again") from error
+            raise RunFolderError(
+                f"{path} cannot be read: {type(error).__name__}: {error}; run `edakari explain` again"
+            ) from error
         if missing:
             raise RunFolderError(f"{path} names {missing[0]!r}, which is not there; run `edakari explain` again")
         found.append(content)
@@ -83,8 +89,19 @@ def explanations(folder: str | Path) -> list[dict[str, Any]]:
 def inlined(folder: str | Path, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The pictures of explanations as data URLs, by file name, for a page that needs nothing beside itself."""
     files = [picture["file"] for explanation in found for picture in explanation["pictures"]]
-    return {file: _data_url(Path(folder) / FOLDER / file) for file in files}
+    return {file: _data_url(Path(folder) / FOLDER, file) for file in files}
 
 
-def _data_url(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def _data_url(folder: Path, name: str) -> str:
+    """A picture in a folder as a data URL.
+
+    Raises:
+        RunFolderError: it leads out of the folder, or is no picture: a page that is shown around holds nothing else.
+    """
+    try:
+        content = read_bytes(inside(folder, name), PICTURE_BYTES)
+        if not content.startswith(PNG):
+            raise Unreadable("it is no PNG file")
+    except (OSError, Unreadable) as error:
+        raise RunFolderError(f"{folder / name} cannot be shown: {error}; run `edakari explain` again") from error
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from edakari.core.files import write_json, write_text
+from edakari.core.reading import YAML_BYTES, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
 
 __all__ = ["RunFolder", "claim", "clear"]
@@ -154,7 +155,7 @@ def clear(path: Path, *, remove: bool = False) -> None:
 
 def _recipe(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
+        content, _ = parse_yaml(read_text(inside(path, RECIPE), YAML_BYTES))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunFolderError(f"{path / RECIPE} cannot be read: {error}. Is {path} a run folder?") from error
     if not isinstance(content, dict):
@@ -164,7 +165,7 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}. Remove it to run its stage again.") from error
     if not isinstance(content, dict):

@@ -16,6 +16,7 @@ from edakari.core.graph import Graph
 from edakari.core.method import Solve
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
+from edakari.core.reading import read_json
 from edakari.cost.latency import Fit, LatencyCost, latency_cost, network_key
 from edakari.cost.measure import RunSettings, Timing
 from edakari.cost.runtimes import runtime_named
@@ -191,7 +192,7 @@ def _pair(content: Mapping[str, Any]) -> Pair:
 
 def _read(path: Path) -> Result:
     try:
-        found: Result = json.loads(path.read_text(encoding="utf-8"))
+        found: Result = read_json(path)
     except (OSError, ValueError):
         return {}
     return found

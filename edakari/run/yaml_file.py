@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from edakari.core.reading import YAML_BYTES, Unreadable, parse_yaml, read_text
 from edakari.errors import RecipeError
 
 __all__ = ["override", "read_yaml"]
@@ -20,13 +21,10 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
         RecipeError: there is no such file, it is not YAML, not a mapping, or has a key twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        content, node = parse_yaml(read_text(path, YAML_BYTES))
+    except (OSError, Unreadable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"recipe {path}: cannot be read: {reason}") from error
-    try:
-        content = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -58,8 +56,8 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
         if not sign or not all(parts):
             raise RecipeError(f"--set {setting!r}: write it as key=value, such as 'finetune.epochs=2'")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value, _ = parse_yaml(text)
+        except (yaml.YAMLError, Unreadable) as error:
             raise RecipeError(f"--set {setting!r}: the value is not YAML: {error}") from error
         here: dict[str, Any] = changed
         for depth, part in enumerate(parts[:-1], start=1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from edakari.core.files import replacing, write_json, write_text
 from edakari.core.plan import Plan
+from edakari.core.reading import Unreadable, read_json, read_text
 from edakari.errors import PlanError, RunFolderError, WeightsError
 from edakari.models import ModelSpec, build, check_trusted, load_weights, read_weights, spec_of
 from edakari.surgery.apply import apply
@@ -93,7 +93,10 @@ def load_plan(folder: str | Path) -> Plan:
     path = Path(folder) / PLAN
     if not path.is_file():
         raise RunFolderError(f"there is no plan in {path.parent}: {path.name} is missing")
-    return Plan.from_json(path.read_text(encoding="utf-8"))
+    try:
+        return Plan.from_json(read_text(path))
+    except Unreadable as error:
+        raise PlanError(f"{path} cannot be read: {error}. Was the file edited or cut short?") from error
 
 
 def _network(folder: Path) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def _network(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise RunFolderError(f"there is no pruned network in {folder}: {name} is missing")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         version = content["version"]
     except (ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from None

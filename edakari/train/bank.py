@@ -21,6 +21,7 @@ from torch.nn import functional
 from edakari.core.files import replacing, write_json
 from edakari.core.protocols import Batch, NumberedTask
 from edakari.core.ranks import my_rank, own_share, summed
+from edakari.core.reading import read_json
 from edakari.errors import DataError, RunFolderError
 from edakari.train.progress import progress_bar
 from edakari.train.scope import random_state_kept
@@ -166,7 +167,7 @@ def _known(folder: Path, identity: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise _damaged(folder, str(error)) from error
     differing = [key for key in {**found, **identity} if found.get(key) != identity.get(key)]

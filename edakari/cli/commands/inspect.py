@@ -110,6 +110,7 @@ def _shape(text: str) -> list[int]:
 def _keywords(options: list[str]) -> dict[str, Any]:
     import yaml
 
+    from edakari.core.reading import Unreadable, parse_yaml
     from edakari.errors import RecipeError
 
     found = {}
@@ -118,8 +119,8 @@ def _keywords(options: list[str]) -> dict[str, Any]:
         if not sign or not key.isidentifier():
             raise RecipeError(f"--option {option!r}: write it as key=value, such as num_classes=10")
         try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            found[key], _ = parse_yaml(text)
+        except (yaml.YAMLError, Unreadable) as error:
             raise RecipeError(f"--option {option!r}: the value is not YAML: {error}") from error
     return found
 

@@ -19,6 +19,7 @@ import torch
 
 from edakari.core.files import write_text
 from edakari.core.graph import Graph
+from edakari.core.reading import Unreadable, read_bytes
 from edakari.cost.latency.layers import AXES, Layer
 from edakari.cost.measure import RunSettings, Runtime
 from edakari.errors import MeasurementError
@@ -230,7 +231,9 @@ class _File(_Strict):
 
 def _read(path: Path, key: Key) -> Table:
     try:
-        file = _File.model_validate_json(path.read_bytes())
+        file = _File.model_validate_json(read_bytes(path))
+    except Unreadable as error:
+        raise _refused(path, str(error)) from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

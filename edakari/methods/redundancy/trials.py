@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from edakari.core.method import Job, Outcome
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost, Criterion, Schedule
 from edakari.core.ranks import from_first, my_rank
+from edakari.core.reading import parse_json
 from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
 from edakari.cost import bind
 from edakari.criteria.labels import LabelSource
@@ -375,7 +375,7 @@ def _read(folder: Path | None, digest: str) -> list[dict[str, Any]]:
     if not text:
         return []
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         rounds: list[dict[str, Any]] = content["rounds"]
         known = content["digest"]
     except (ValueError, KeyError, TypeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from edakari.core.files import replacing, write_json
 from edakari.core.graph import Graph
+from edakari.core.reading import read_json
 from edakari.errors import RunFolderError
 from edakari.graph.taps import find_taps
 from edakari.methods.saliency.explaining import Saliency, frozen
@@ -84,7 +84,7 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunFolderError(f"{path} is not there; name the folder `kept` of a run whose method was 'isp'")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         version = content["version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from None
