@@ -6,12 +6,13 @@ from edakari.graph.cut import cut
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
 from edakari.graph.rules import rule
-from edakari.graph.shadow import call, shadow_of, stored_tensors, uncompiled
+from edakari.graph.shadow import as_written, call, shadow_of, stored_tensors
 from edakari.graph.trace import graph_of, trace
 from edakari.graph.verify import Fault, fault_of
 
 __all__ = [
     "Fault",
+    "as_written",
     "attributes",
     "call",
     "copied",
@@ -26,5 +27,4 @@ __all__ = [
     "spec_of_inputs",
     "stored_tensors",
     "trace",
-    "uncompiled",
 ]

@@ -7,10 +7,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.core.layout import Layout, Product, extent
-from edakari.errors import PlanError
 from edakari.graph.attributes import Widths
 
-__all__ = ["SlimMultiheadAttention", "slim"]
+__all__ = ["SlimMultiheadAttention", "is_slim", "slim"]
 
 
 class SlimMultiheadAttention(nn.Module):
@@ -34,6 +33,7 @@ class SlimMultiheadAttention(nn.Module):
         self.k_proj_weight = dense.k_proj_weight
         self.v_proj_weight = dense.v_proj_weight
         self.in_proj_bias = dense.in_proj_bias
+        self.bias_k, self.bias_v, self.add_zero_attn = dense.bias_k, dense.bias_v, dense.add_zero_attn
         self.out_proj = dense.out_proj
         self.out_proj.in_features = self.out_proj.weight.shape[1]
         self.out_proj.out_features = self.out_proj.weight.shape[0]
@@ -56,8 +56,12 @@ class SlimMultiheadAttention(nn.Module):
         inputs = [x if batched else x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value)]
         if not self.batch_first:
             inputs = [x.transpose(0, 1) for x in inputs]
-        q_BHND, k_BHMD, v_BHMD = (self._heads(x) for x in self._project(inputs))
-        mask = _merged(attn_mask, key_padding_mask, q_BHND)
+        q_BHND, k_BHMD, v_BHMD = (self._heads(x) for x in self._with_biases(*self._project(inputs)))
+        if self.add_zero_attn:
+            k_BHMD, v_BHMD = F.pad(k_BHMD, (0, 0, 0, 1)), F.pad(v_BHMD, (0, 0, 0, 1))
+        # masks know nothing of the keys that were added: everybody sees these
+        added = k_BHMD.shape[2] - inputs[1].shape[1]
+        mask = _merged(_padded(attn_mask, added), _padded(key_padding_mask, added), q_BHND)
         weights: torch.Tensor | None = None
         if need_weights:
             x_BHND, weights = self._explicit(q_BHND, k_BHMD, v_BHMD, mask)
@@ -80,6 +84,13 @@ class SlimMultiheadAttention(nn.Module):
         kernels = separate if packed is None else packed.chunk(3)
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         return [F.linear(x, w, b) for x, w, b in zip(inputs, kernels, biases, strict=True)]
+
+    def _with_biases(self, query: torch.Tensor, *rest: torch.Tensor) -> list[torch.Tensor]:
+        """Projected queries, keys and values, with a learnt key and value after the others where there are such."""
+        if self.bias_k is None or self.bias_v is None:
+            return [query, *rest]
+        biases = (bias.expand(len(query), 1, -1) for bias in (self.bias_k, self.bias_v))
+        return [query, *(torch.cat((x, bias), 1) for x, bias in zip(rest, biases, strict=True))]
 
     def _heads(self, x_BNC: torch.Tensor) -> torch.Tensor:
         split: torch.Tensor = x_BNC.unflatten(-1, (self.num_heads, -1))
@@ -104,6 +115,10 @@ def _merged(mask: torch.Tensor | None, padding: torch.Tensor | None, like: torch
     return sum(parts[1:], parts[0]) if parts else None
 
 
+def _padded(mask: torch.Tensor | None, added: int) -> torch.Tensor | None:
+    return F.pad(mask, (0, added)) if mask is not None and added else mask
+
+
 def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask
@@ -116,17 +131,14 @@ def slim(dense: nn.MultiheadAttention, widths: Widths) -> nn.Module:
     Args:
         dense: the module, its parameters already cut.
         widths: extents before and after.
-
-    Raises:
-        PlanError: the module has extra key and value biases, which the stand-in does not know.
     """
-    if dense.bias_k is not None or dense.add_zero_attn:
-        raise PlanError(
-            f"module {widths.path!r} is a MultiheadAttention with add_bias_kv or add_zero_attn, which cannot be cut; "
-            "leave its groups out"
-        )
     rows = widths.graph.layouts[f"{widths.path}.out_proj.weight"][1]
     return SlimMultiheadAttention(dense, _heads(rows, dense.num_heads, widths))
+
+
+def is_slim(module: nn.Module) -> bool:
+    """Whether a module is the stand-in for a cut attention."""
+    return isinstance(module, SlimMultiheadAttention)
 
 
 def _heads(columns: Layout, dense_heads: int, widths: Widths) -> int:

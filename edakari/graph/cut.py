@@ -82,6 +82,9 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
             continue
         for name, value in mended(module, Widths(graph, path, sizes)).items():
             setattr(module, name, value)
+    for module in small.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(map(attention.is_slim, module.modules())):
+            module.use_nested_tensor = False  # only torch's own attention takes such tensors
 
 
 def _owners(name: str) -> Iterator[str]:

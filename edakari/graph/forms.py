@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -139,6 +140,31 @@ def _of_groups(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any],
     else:
         # fewer groups of more channels each may fit by chance
         axes.pin(group, "group_norm: the number of groups is written into the call")
+
+
+ATTENTION = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
+
+
+@_sizes(F.multi_head_attention_forward)
+def _of_heads(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    given = {**dict(zip(ATTENTION, args, strict=False)), **kwargs}
+    width, heads = numbers.dims_of(given["query"])[-1], given["num_heads"]
+    if given.get("use_separate_proj_weight"):
+        rows = [numbers.dims_of(given[f"{name}_proj_weight"])[0] for name in "qkv"]
+    else:
+        rows = [(axes.split(numbers.dims_of(given["in_proj_weight"])[0], 3) or (1, width))[1]]
+    # it takes the width of a head from the queries', and asserts that all heads together are as wide
+    for each in rows:
+        numbers.unify(each, width)
+    head = (axes.split(width, int(heads)) or (1,))[0]
+    if isinstance(heads, Number):
+        yield heads, head
+    else:
+        axes.pin(head, "multi_head_attention_forward: the number of heads is written into the call")
+    if isinstance(given["embed_dim_to_check"], Number):
+        yield given["embed_dim_to_check"], width
+    else:
+        axes.pin(width, "multi_head_attention_forward: the width is written into the call")
 
 
 FORMING = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from edakari.errors import ModelError
 from edakari.graph.copying import copied
 from edakari.graph.held import held_tensors
 
-__all__ = ["call", "shadow_of", "stored_tensors", "uncompiled"]
+__all__ = ["as_written", "call", "shadow_of", "stored_tensors"]
 
 FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
@@ -62,12 +63,20 @@ def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
     return torch.empty_like(value, device=device).normal_(0.0, value[0].numel() ** -0.5, generator=generator)
 
 
-def uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Inside, compiled functions, such as `flex_attention`, run as they are written, so that they can be seen."""
-    if not sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}:
-        return contextlib.nullcontext()  # nothing can be compiled, and finding that out takes seconds
-    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Inside, compiled functions (`flex_attention` is one) and torch's own transformer layers run as their code says,
+    so that their operators can be seen; the layers have a fused kernel that hides them.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    compiling = sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}
+    try:
+        # where nothing can have been compiled, finding that out would take seconds
+        with torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def call(model: nn.Module, example: Any) -> Any:
@@ -80,10 +89,8 @@ def call(model: nn.Module, example: Any) -> Any:
     Raises:
         ModelError: the forward pass fails.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel would hide the projections
     try:
-        with torch.no_grad(), uncompiled():
+        with torch.no_grad(), as_written():
             if isinstance(example, dict):
                 return model(**example)
             return model(*example) if isinstance(example, tuple) else model(example)
@@ -94,5 +101,3 @@ def call(model: nn.Module, example: Any) -> Any:
             f"{', '.join(map(str, shapes)) or repr(example)}: {type(error).__name__}: {error} "
             "Check that the example is what the network takes, batch dimension included."
         ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -145,7 +145,7 @@ class _Watch:
             return
         line = line_of_code()
         start = self.places[-1].get(line, 0)
-        self.places[-1][line] = end = start + len(tree_leaves(out))
+        self.places[-1][line] = end = start + sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(out))
         expected = entry.formed.get(line, ())[start:end]
         if expected:
             self._compare(expected, out, f"{line} makes")

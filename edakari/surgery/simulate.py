@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask
 from edakari.core.plan import KeepTokens, Plan
-from edakari.graph import example_for, stored_tensors, uncompiled
+from edakari.graph import as_written, example_for, stored_tensors
 from edakari.graph.flow import Call, Flow
 from edakari.graph.meta import operator_name
 from edakari.graph.numbers import SHAPE
@@ -89,7 +89,7 @@ class Simulated(nn.Module):
         """The pruned network's outputs."""
         reads = Reads(self.graph, self.masks, stored_tensors(self.model))
         self.flow = reads.flow
-        with torch.no_grad(), uncompiled(), _FunctionMode(reads), _DispatchMode(reads):
+        with torch.no_grad(), as_written(), _FunctionMode(reads), _DispatchMode(reads):
             return self.model(*args, **kwargs)
 
     def attach(self, plan: Plan) -> None:
