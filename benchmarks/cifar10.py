@@ -91,7 +91,7 @@ def trained(arguments: argparse.Namespace) -> Path:
     path: Path = arguments.dense or arguments.work / "dense.safetensors"
     arguments.work.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        settings = [*data(arguments.data), "model.weights=null", f"train.epochs={arguments.dense_epochs}"]
+        settings = [*data(arguments.data), "model.weights=random", f"train.epochs={arguments.dense_epochs}"]
         command_line("train", RECIPE, "--output", path, *sets(settings))
     return path
 

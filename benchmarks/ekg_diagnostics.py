@@ -12,7 +12,7 @@ correlations are those with the loss on the validation images after that. `--sea
 images as they are, augmented, and held out; it says most with a dense network that knows its training images by heart
 and has not seen those that are held out:
 
-    edakari train recipes/fashion_cnn_ekg.yaml --output dense.safetensors --set model.weights=null \
+    edakari train recipes/fashion_cnn_ekg.yaml --output dense.safetensors --set model.weights=random \
         --set data.hold_out=true --set data.augment=none --set train.epochs=15 --set train.lr=0.1
     python benchmarks/ekg_diagnostics.py --search-data --set model.weights=dense.safetensors
 """

@@ -55,7 +55,7 @@ def content(tmp_path: Path) -> dict:
         images = (rng.integers(0, 60, (count, 8, 8, 1)) + labels[:, None, None, None] * 60).astype(np.uint8)
         np.savez(tmp_path / f"{name}.npz", images=images, labels=labels.astype(np.int64))
     return {
-        "model": {"name": f"{tmp_path}/nets.py:tiny"},
+        "model": {"name": f"{tmp_path}/nets.py:tiny", "weights": "random"},
         "data": {
             "train": [str(tmp_path / "train.npz")],
             "val": str(tmp_path / "val.npz"),

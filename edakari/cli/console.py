@@ -64,7 +64,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            again = shlex.join(["edakari", *sys.argv[1:]])
+            # a run that was there before is gone by now, and to overwrite again would be to begin again
+            left_out = () if "train" in sys.argv else ("--overwrite",)
+            again = shlex.join(["edakari", *(part for part in sys.argv[1:] if part not in left_out)])
             note(f"[yellow]Interrupted.[/] To go on from here, give the same command again: {escape(again)}")
             raise typer.Exit(130) from None
         except SystemExit as error:

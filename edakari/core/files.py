@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edakari.core.ledger import enlist
 from edakari.errors import RunFolderError
 
 __all__ = ["disk_full", "replacing", "write_json", "write_text"]
@@ -28,6 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        enlist(path)  # before there is anything of it, so that no kill leaves a file that is on no list
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
         temporary = Path(name)

@@ -31,6 +31,8 @@ EMBEDDED: Mapping[str, Callable[..., nn.Module]] = {
 INPUTS = {"fashion_cnn": (1, 28, 28), "fashion_vit": (1, 28, 28), "resnet20": (3, 32, 32), "resnet56": (3, 32, 32)}
 WEIGHTS = Path(__file__).parent / "weights"
 MEMORY = "edakari_spec"
+NONE = (None, "random", "as_built")
+"""Weights that leave a network as its constructor makes it."""
 
 
 @dc.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class ModelSpec:
     Args:
         name: "timm:NAME", "torchvision:NAME", "edakari:NAME" or "path/to/file.py:function".
         options: keyword arguments of its constructor.
-        weights: None is random, "pretrained" is what the source offers, else the path of a .safetensors file.
+        weights: null or "random" is random, "pretrained" is what the source offers, "as_built" is what a function in a
+            file of your own loads itself, else the path of a .safetensors file. `edakari prune` needs to be told.
     """
 
     name: str
@@ -82,8 +85,11 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.name!r}: the function gave a {type(model).__name__}, not a torch.nn.Module")
     refuse_uninitialised(model)
-    if spec.weights is not None and not hub:
-        load_weights(model, read_weights(spec.weights), repr(spec.weights))
+    if spec.weights == "as_built" and not source.endswith(".py"):
+        raise WeightsError(f"model {spec.name!r}: 'as_built' is for functions in files of your own, which load weights")
+    if spec.weights not in NONE and not hub:
+        path = str(spec.weights)
+        load_weights(model, read_weights(path), repr(path))
     setattr(model, MEMORY, spec)
     return model.eval()
 

@@ -44,6 +44,7 @@ def collect(folder: str | Path) -> Content:
     return {
         "version": 1,
         "model": recipe["model"]["name"],
+        "random_weights": recipe["model"].get("weights") == "random",
         "method": recipe["method"]["name"],
         "paper": pruned.get("paper", ""),
         "budget": traced["budget"],

@@ -1,7 +1,8 @@
 """A whole job: recipe in, run folder out."""
 
+from edakari.run.dense_training import train_dense
 from edakari.run.folder import RunFolder
-from edakari.run.pipeline import Result, prune, train_dense
+from edakari.run.pipeline import Result, prune
 from edakari.run.recipe import read_recipe, recipe_from
 from edakari.run.settings import DistillSettings, LatencySettings, LimitSettings, MeasureSettings, Recipe
 

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import dataclasses as dc
 import json
-import shutil
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from edakari.core import owned
 from edakari.core.files import write_json, write_text
+from edakari.core.ledger import MARKER
 from edakari.core.reading import YAML_BYTES, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
 
-__all__ = ["RunFolder", "claim", "clear"]
+__all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
 
 RECIPE = "recipe.yaml"
 STAGES = "stages"
-OWN = (
-    RECIPE,
-    "environment.json",
-    STAGES,
-    "pruned",
-    "kept",
-    "work",
-    "export",
-    "explain",
-    "plan.json",
-    "network.json",
-    "weights.safetensors",
-    "report.json",
-    "report.html",
-    "report.png",
-)
-"""Everything that a run may write at the top of its folder; an overwrite removes this and nothing else."""
+KIND = "edakari.run/1"
 
 
 @dc.dataclass(frozen=True)
@@ -65,7 +51,7 @@ class RunFolder:
 
     def work(self, stage: str) -> Path:
         """Where a stage may keep what it needs to go on after an interruption."""
-        return self.path / "work" / stage
+        return self.path / str((owned.marker(self.path) or {}).get("work", "work")) / stage
 
     def done(self, stage: str) -> bool:
         """Whether a stage is finished."""
@@ -85,7 +71,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what was only there to go on after an interruption."""
-        shutil.rmtree(self.path / "work", ignore_errors=True)
+        owned.remove_listed(self.path, self.work("").name)
 
     def recipe(self) -> dict[str, Any]:
         """The recipe as run.
@@ -93,14 +79,21 @@ class RunFolder:
         Raises:
             RunFolderError: there is none, or it is damaged.
         """
-        return _recipe(self.path)
+        return stored_recipe(self.path)
 
     def _file(self, stage: str) -> Path:
         return self.path / STAGES / f"{stage}.json"
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is one that edakari made for a run."""
+    return (owned.marker(path) or {}).get("format") == KIND
+
+
 def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
     """The folder of a run of this recipe: made where there is none, taken up where one of the same recipe is.
+
+    What a kill left of files that were being written goes; no other process may write into the folder.
 
     Args:
         path: of the folder.
@@ -108,52 +101,55 @@ def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = Fals
         overwrite: whether to remove the results of an earlier run.
 
     Raises:
-        RunFolderError: the folder is of another recipe (names the first key that differs), is no run folder, or
-            cannot be made.
+        RunFolderError: the folder is of another recipe (names the keys that differ), is no run folder, or cannot be
+            made.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file; name a folder for the run")
-    foreign = path.is_dir() and any(path.iterdir()) and not (path / RECIPE).is_file()
-    if foreign:
-        raise RunFolderError(f"{path} is not empty and no run folder (it has no {RECIPE}); name another folder")
-    if (path / RECIPE).is_file() and overwrite:
-        clear(path)
-    if (path / RECIPE).is_file():
-        difference = next(_differences(_recipe(path), json.loads(json.dumps(recipe))), None)
-        if difference is not None:
-            key, theirs, ours = difference
-            raise RunFolderError(
-                f"{path} holds a run of another recipe: {key} is {theirs!r} there and {ours!r} here. "
-                "Name another folder, or give --overwrite to remove the earlier run."
-            )
-        return RunFolder(path)
+    if not is_run(path) and not owned.is_free(path):
+        raise RunFolderError(
+            f"{path} is not empty and no run folder (it has no {MARKER}, which `edakari prune` writes); nothing in it "
+            "was touched. Name another folder with --output"
+        )
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+        if not is_run(path):
+            owned.mark(path, KIND)
+        elif overwrite or (owned.marker(path) or {}).get("clearing"):
+            owned.clear(path, KIND)
+        owned.sweep(path)
+        if not (path / RECIPE).exists():
+            write_text(path / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {path}: {error.strerror}; name another folder") from error
+    found = list(differences(stored_recipe(path), json.loads(json.dumps(recipe))))
+    if found:
+        raise RunFolderError(_of_another_recipe(path, found))
     return RunFolder(path)
 
 
-def clear(path: Path, *, remove: bool = False) -> None:
-    """Remove what a run wrote into its folder, and nothing else.
+def release(folder: RunFolder, *, remove: bool) -> None:
+    """Remove what a run that failed wrote, and the folder too if asked for and nothing else is left in it."""
+    owned.release(folder.path, KIND, remove=remove)
 
-    Args:
-        path: of the folder.
-        remove: whether the folder goes too, if nothing is left in it.
+
+def _of_another_recipe(path: Path, found: list[tuple[str, Any, Any]]) -> str:
+    key, theirs, ours = found[0]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(theirs)}')}" for key, theirs, _ in found[:4])
+    return (
+        f"{path} holds a run of another recipe: {key} is {theirs!r} there and {ours!r} here{more}. To go on with the "
+        f"run that is there, run `edakari prune {path}`, or repeat its settings"
+        f"{f' ({settings})' if len(found) <= 4 else ''}. For a new run, name another folder with --output."
+    )
+
+
+def stored_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that was written into a folder.
+
+    Raises:
+        RunFolderError: there is none, or it is damaged.
     """
-    for name in OWN[::-1]:
-        target = path / name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-    if remove and not any(path.iterdir()):
-        path.rmdir()
-
-
-def _recipe(path: Path) -> dict[str, Any]:
     try:
         content, _ = parse_yaml(read_text(inside(path, RECIPE), YAML_BYTES))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -173,9 +169,10 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys in which two recipes differ, with the values of both."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in (*ours, *(name for name in theirs if name not in ours)):
-            yield from _differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
+            yield from differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
     elif theirs != ours:
         yield key, theirs, ours

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edakari.errors import RunFolderError
+from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.graph import example_of
 from edakari.models import build, check_trusted
 from edakari.run.folder import RunFolder
@@ -16,7 +16,7 @@ from edakari.run.recipe import recipe_from
 from edakari.run.settings import Recipe
 from edakari.surgery import load, load_plan
 
-__all__ = ["Networks", "dense_network", "networks", "recipe_of"]
+__all__ = ["Networks", "check_weights", "dense_network", "networks", "recipe_of"]
 
 
 @dc.dataclass(frozen=True)
@@ -44,6 +44,30 @@ def dense_network(recipe: Recipe) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build(recipe.model)
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Refuse to prune a network without being told which weights it has.
+
+    Raises:
+        RecipeError: the recipe does not say.
+        WeightsError: the file that it names is not there.
+    """
+    model, path = recipe.model, recipe.model.weights
+    if path is None:
+        own = ", `as_built` if its function loads them," if ".py:" in model.name else ""
+        raise RecipeError(
+            f"model.weights is missing, so {model.name} would have random weights. Name a .safetensors file (`edakari "
+            f"convert` makes one of a checkpoint, `edakari train` trains one), `pretrained`,{own} or write `random` to "
+            "prune random weights on purpose"
+        )
+    if path.endswith(".safetensors") and not Path(path).is_file():
+        made = (
+            f"this recipe can train it: `edakari train` with --output {path}"
+            if recipe.train
+            else "`edakari convert` makes one of a checkpoint of another training"
+        )
+        raise WeightsError(f"model.weights: there is no file {path!r}; {made}")
 
 
 def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:

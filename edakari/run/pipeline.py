@@ -8,24 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
-from edakari.core.files import replacing, write_json
+from edakari.core.files import write_json
 from edakari.core.plan import Plan
-from edakari.errors import EdakariError, RecipeError, RunFolderError
+from edakari.errors import EdakariError, RunFolderError
 from edakari.models import check_trusted
 from edakari.models.weights import weights_digest
 from edakari.report import collect
 from edakari.run import processes
 from edakari.run.context import Notify, Run
 from edakari.run.environment import environment
-from edakari.run.folder import RunFolder, claim, clear
+from edakari.run.folder import RunFolder, claim, is_run, release
+from edakari.run.load import check_weights
 from edakari.run.settings import Recipe
 from edakari.run.stages import STAGES
-from edakari.train import FitSettings, fit, task_objective
 
-__all__ = ["Result", "prune", "train_dense"]
+__all__ = ["Result", "prune"]
 
 
 @dc.dataclass(frozen=True)
@@ -61,13 +60,15 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
         notify: told as stages go on.
 
     Raises:
+        RecipeError: the recipe does not say which weights the network has.
         RunFolderError: the folder is of another recipe, or the disk is full.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
         EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
     """
     # first of all: an overwrite would remove what is there for a run that may not begin
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
-    fresh = not (Path(folder) / "recipe.yaml").is_file() or overwrite
+    check_weights(recipe)
+    fresh = not is_run(Path(folder)) or overwrite
     existed = Path(folder).is_dir()
     run = Run(recipe, _claim(recipe, folder, overwrite), notify)
     worked = False
@@ -82,60 +83,18 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
             _stage(run, name)
     except EdakariError:
         if fresh and run.main and not run.folder.done("prune"):
-            clear(run.folder.path, remove=not existed)
+            release(run.folder, remove=not existed)
         raise
     if run.main:
         run.folder.tidy()
     return Result(run.folder.path, run.plan, run.final(), collect(run.folder.path), worked)
 
 
-def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> Mapping[str, Any]:
-    """Train a dense network by the recipe's `train` section and write its weights.
-
-    An interrupted training goes on from the folder `<path>.work` beside the file.
-
-    Args:
-        recipe: its model's weights, where there are some, are the start.
-        path: of the .safetensors file.
-        overwrite: whether to replace an existing file.
-
-    Returns:
-        The metrics, and the figures of each epoch.
-
-    Raises:
-        RecipeError: the recipe has no `train` section.
-        RunFolderError: the file is there already.
-    """
-    path = Path(path)
-    if recipe.train is None:
-        raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
-    if path.exists() and not overwrite:
-        raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
-    run = Run(recipe, RunFolder(path.parent), silent)
-    model, work = run.dense, path.with_name(f"{path.name}.work")
-    history = fit(
-        model,
-        task_objective(run.task),
-        run.task.batches("train"),
-        recipe.train,
-        settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
-        evaluate=run.task.evaluate,
-    )
-    result = {"metrics": dict(run.task.evaluate(model)), "epochs": [dict(epoch) for epoch in history.epochs]}
-    if run.main:
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary)
-        record = {**result, "recipe": dict(recipe.content), "environment": environment(recipe.seed)}
-        write_json(path.with_suffix(".json"), record)
-    return result
-
-
 def _claim(recipe: Recipe, folder: str | Path, overwrite: bool) -> RunFolder:
     cpu = recipe.device == "cpu"
     if not processes.is_main(cpu=cpu):
         processes.wait(cpu=cpu)
-        return claim(folder, recipe.content)
+        return RunFolder(Path(folder))
     claimed = claim(folder, recipe.content, overwrite=overwrite)
     if not (claimed.path / "environment.json").is_file():
         write_json(claimed.path / "environment.json", environment(recipe.seed))
@@ -148,7 +107,7 @@ def _same_weights(run: Run) -> None:
     if run.folder.read("trace")["weights"] != weights_digest(run.dense):
         raise RunFolderError(
             f"{run.folder.path} was begun with other weights than {run.recipe.model.name} has now "
-            f"(model.weights: {run.recipe.model.weights}); put those back, name another folder, or give --overwrite"
+            f"(model.weights: {run.recipe.model.weights}); put those back, or name another folder for a new run"
         )
 
 

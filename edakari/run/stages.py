@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses as dc
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, solve_once
+from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
 from edakari.cost import dense, uncounted
 from edakari.cost.measure import RunSettings, measure
@@ -27,6 +29,7 @@ from edakari.report.explanation import keep as keep_explanation
 from edakari.report.tokens import draw_tokens
 from edakari.run import processes
 from edakari.run.context import Run, costs_at, stored_bytes
+from edakari.run.log import with_log
 from edakari.run.loop import Loop, finished_latency, measured_latency
 from edakari.run.settings import MeasureSettings
 from edakari.run.teaching import training
@@ -89,7 +92,7 @@ def prune_stage(run: Run) -> Result:
         groups=run.groups,
         task=run.task,
         budget=run.budget,
-        fit=fitter(run.task, run.fitting("prune")),
+        fit=with_log(fitter(run.task, run.fitting("prune")), log),
         costs=loop.costs if loop else (),
         settle=loop or solve_once,
         seed=run.recipe.seed,
@@ -97,7 +100,8 @@ def prune_stage(run: Run) -> Result:
         folder=run.folder.work("prune"),
         keep=run.folder.kept,
     )
-    outcome = method.prune(job)
+    with enlisting(run.folder.kept, run.folder.work("prune")) if run.main else contextlib.nullcontext():
+        outcome = method.prune(job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     latency = loop.met(plan) if loop else None
     run.outcome = dc.replace(outcome, plan=plan)

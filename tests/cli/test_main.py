@@ -154,3 +154,28 @@ def test_an_interrupt_says_how_to_go_on(recipe, tmp_path, monkeypatch):
 def test_markup_in_names_is_shown_as_it_is(tmp_path):
     found = call("report", str(tmp_path / "[red]x"))
     assert "[red]x" in found.stderr
+
+
+def test_a_run_goes_on_by_its_own_recipe(run):
+    for argument in (run, run / "recipe.yaml"):
+        found = call("prune", str(argument), "--json")
+        assert found.exit_code == 0, found.output
+        assert "finished before" in found.stderr
+        assert "Random weights" in found.stderr
+        assert json.loads(found.stdout)["finished"]
+
+
+def test_a_project_folder_is_never_taken_for_a_run(recipe, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "recipe.yaml").write_text(recipe.read_text())
+    (project / "work").mkdir()
+    (project / "work" / "thesis.txt").write_text("mine")
+    monkeypatch.chdir(project)
+    for more in ((), ("--overwrite",)):
+        found = call("prune", "recipe.yaml", "--output", ".", *more)
+        assert found.exit_code == 1
+        assert "no run folder" in found.stderr
+        assert "overwrite" not in found.stderr
+    assert sorted(path.name for path in project.rglob("*")) == ["recipe.yaml", "thesis.txt", "work"]
+    assert (project / "recipe.yaml").read_text() == recipe.read_text()

@@ -63,7 +63,7 @@ def recipe(content, tmp_path):
         return recipe_from(
             {
                 **content,
-                "model": {"name": f"{tmp_path}/wide.py:wide"},
+                "model": {"name": f"{tmp_path}/wide.py:wide", "weights": "random"},
                 "budget": "latency<=70%",
                 "latency": {"runtime": "formula", "repeats": 5, "networks": 4},
                 "finetune": None,

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import edakari.run.stages as stages_module
-from edakari.errors import EdakariError, InfeasibleBudget, RecipeError, RunFolderError
+import edakari.train.resume as resume_module
+from edakari.errors import EdakariError, InfeasibleBudget, RecipeError, RunFolderError, WeightsError
 from edakari.run import prune, recipe_from, train_dense
 from edakari.run.load import networks
 from edakari.run.stages import STAGES
@@ -139,7 +140,7 @@ def test_a_folder_of_another_recipe_is_left_alone(content, tmp_path):
         ({"budget": "macs<=0.001%"}, InfeasibleBudget, "macs"),
         ({"data": {"source": "nowhere"}}, EdakariError, "nowhere"),
         ({"model": {"name": "edakari:fashion_cnn", "weights": "none.safetensors"}}, EdakariError, "none.safetensors"),
-        ({"model": {"name": "edakari:resnet20"}}, EdakariError, "channel"),
+        ({"model": {"name": "edakari:resnet20", "weights": "random"}}, EdakariError, "channel"),
         ({"limits": {"exclude": ["layer9"]}}, RecipeError, "limits.exclude: 'layer9'"),
     ],
 )
@@ -185,3 +186,80 @@ def test_dense_training_writes_weights_that_a_recipe_can_start_from(content, tmp
         train_dense(recipe, path)
     with pytest.raises(RecipeError, match="no 'train' section"):
         train_dense(recipe_from(content), tmp_path / "other.safetensors")
+
+
+def test_a_recipe_that_names_no_weights_is_refused(content, tmp_path):
+    path = tmp_path / "none.safetensors"
+    model = {"name": content["model"]["name"]}
+    with pytest.raises(RecipeError, match=r"model\.weights is missing.*`as_built`.*write `random`"):
+        prune(recipe_from({**content, "model": model}), tmp_path / "run")
+    missing = {**content, "model": {**model, "weights": str(path)}}
+    with pytest.raises(WeightsError, match="there is no file.*edakari convert"):
+        prune(recipe_from(missing), tmp_path / "run")
+    with pytest.raises(WeightsError, match=rf"`edakari train` with --output {path}"):
+        prune(recipe_from({**missing, "train": {"epochs": 1, "lr": 0.1}}), tmp_path / "run")
+    with pytest.raises(WeightsError, match="as_built"):
+        prune(recipe_from({**content, "model": {"name": "edakari:resnet20", "weights": "as_built"}}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("weights", ["random", "as_built"])
+def test_random_weights_are_said_in_the_report(content, tmp_path, weights):
+    model = {**content["model"], "weights": weights}
+    result = prune(recipe_from({**content, "model": model, "finetune": None, "measure": None}), tmp_path / "run")
+    assert result.report["random_weights"] == (weights == "random")
+    said = "random weights" in (tmp_path / "run" / "report.html").read_text()
+    assert said == (weights == "random")
+
+
+def test_a_recipe_trains_the_file_that_it_prunes(content, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    recipe = recipe_from(
+        {**content, "model": {**content["model"], "weights": str(path)}, "train": {"epochs": 1, "lr": 0.1}}
+    )
+    train_dense(recipe, path)
+    assert json.loads(path.with_suffix(".json").read_text())["recipe"]["model"]["weights"] == "random"
+    first = path.read_bytes()
+    train_dense(recipe, path, overwrite=True)  # from random weights again, not from those that it made
+    assert path.read_bytes() == first
+    assert sorted(found.name for found in tmp_path.glob("tiny*")) == ["tiny.json", "tiny.safetensors"]
+    with pytest.raises(WeightsError, match=r"give --output .*tiny\.safetensors to train it"):
+        path.unlink()
+        train_dense(recipe, tmp_path / "other.safetensors")
+
+
+def test_an_interrupted_training_goes_on_or_says_how(content, tmp_path, monkeypatch):
+    def recipe(epochs):
+        return recipe_from({**content, "train": {"epochs": epochs, "lr": 0.1}})
+
+    whole = train_dense(recipe(2), tmp_path / "whole.safetensors")
+    path = tmp_path / "tiny.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr("edakari.run.dense_training.save_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_dense(recipe(2), path)
+    with pytest.raises(RunFolderError, match=r"train\.epochs is 2 there and 1 here.*--set train\.epochs=2"):
+        train_dense(recipe(1), path)
+    assert train_dense(recipe(2), path) == whole
+    assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert len(train_dense(recipe(1), path, overwrite=True)["epochs"]) == 1
+
+
+def test_a_log_survives_an_interruption(content, tmp_path, monkeypatch):
+    method = {"name": "smcp", "epochs": 4, "warmup_epochs": 1, "ramp_epochs": 1, "freeze_epochs": 1, "interval": 1}
+    recipe = recipe_from({**content, "method": {**method, "lr": 0.01}, "finetune": None, "measure": None})
+    whole = prune(recipe, tmp_path / "whole").report["log"]
+    assert len(whole) == 2
+    real, written = resume_module.write, []
+
+    def killed(path, checkpoint):
+        real(path, checkpoint)
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resume_module, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune(recipe, tmp_path / "parts")
+    assert prune(recipe, tmp_path / "parts").report["log"] == whole

@@ -17,7 +17,7 @@ SHORT = {
     "method.freeze_epochs": "1",
     "method.interval": "1",
     "method.lr": "0.01",
-    "model.weights": "null",
+    "model.weights": "random",
     "model.options": "{num_classes: 2}",
     "data.image_size": "32",
     "data.batch_size": "4",

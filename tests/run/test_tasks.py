@@ -62,7 +62,7 @@ def content(folder: Path, task: str, **more: Any) -> dict[str, Any]:
     (folder / "networks.py").write_text(NETWORKS)
     make = "several" if task == "multilabel" else "maps"
     return {
-        "model": {"name": f"{folder}/networks.py:{make}"},
+        "model": {"name": f"{folder}/networks.py:{make}", "weights": "random"},
         "data": {"task": task, "source": data(folder / "data.npz", task), "batch_size": 16, "search_size": 32},
         "method": {"name": "magnitude"},
         "budget": "macs<=50%",

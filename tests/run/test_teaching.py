@@ -142,7 +142,7 @@ def test_a_search_set_smaller_than_the_classes_is_refused(ekg, tmp_path):
 
 def test_the_report_says_what_does_not_apply_without_batch_normalisation(ekg, tmp_path):
     (tmp_path / "plain.py").write_text(PLAIN)
-    model = {"name": f"{tmp_path / 'plain.py'}:plain"}
+    model = {"name": f"{tmp_path / 'plain.py'}:plain", "weights": "random"}
     prune(recipe_from({**ekg, "model": model, "finetune": None}), tmp_path / "run")
     assert "no batch normalisation: statistics of the batch" in (tmp_path / "run" / "report.html").read_text()
 
@@ -157,7 +157,7 @@ def test_imagenet_recipes_run_on_a_folder_of_images(tmp_path, network):
                 pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
                 image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
     changes = {
-        "model.weights": "null",
+        "model.weights": "random",
         "model.options": "{num_classes: 2}",
         "data.source": str(tmp_path),
         "data.image_size": "32",

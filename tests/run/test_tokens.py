@@ -50,7 +50,7 @@ def test_a_recipe_from_end_to_end(
 ) -> None:
     (tmp_path / "vits.py").write_text(VIT)
     changes = {
-        "model": {"name": f"{tmp_path}/vits.py:vit"},
+        "model": {"name": f"{tmp_path}/vits.py:vit", "weights": "random"},
         "method": method,
         "budget": budget,
         "latency": {"runtime": "formula", "repeats": 5, "networks": 4},

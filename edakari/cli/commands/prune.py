@@ -13,11 +13,15 @@ from edakari.cli.console import Trust, guarded, note, print_json, show
 
 __all__ = ["own_recipe", "prune", "run_recipe"]
 
+UNTRAINED = "accuracies will say nothing of a trained network"
+
 
 @guarded
 def prune(
-    recipe: Annotated[Path, typer.Argument(help="YAML file that says what to do.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME if not given.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="YAML file that says what to do, or a run folder to go on with.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME, or the recipe's own, if not given.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as method.name=taylor.")
     ] = None,
@@ -26,7 +30,8 @@ def prune(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune a trained network to a budget, as a recipe says; an interrupted run goes on where it stopped."""
-    run_recipe(own_recipe(recipe, settings or (), trust), output or Path("runs") / recipe.stem, overwrite, as_json)
+    file, folder = _found(recipe)
+    run_recipe(own_recipe(file, settings or (), trust), output or folder, overwrite, as_json)
 
 
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
@@ -38,6 +43,15 @@ def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
     if trust:
         remember(recipe.model.name)
     return recipe
+
+
+def _found(recipe: Path) -> tuple[Path, Path]:
+    """The recipe's file, and where its run lies if nothing is said: a run's own recipe goes on with that run."""
+    from edakari.run.folder import RECIPE, is_run
+
+    file = recipe / RECIPE if is_run(recipe) else recipe
+    own = file.name == RECIPE and is_run(file.parent)
+    return file, file.parent if own else Path("runs") / recipe.stem
 
 
 def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> None:
@@ -60,6 +74,8 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
             rest = ", ".join(f"{key} {value:.4g}" for key, value in figures.items() if key != "stage")
             note(f"[dim]  {escape(str(figures['stage']))}{': ' if rest else ''}{rest}[/]")
 
+    if recipe.model.weights == "random":
+        note(f"[bold yellow]Random weights:[/] {escape(recipe.model.name)} is pruned untrained; {UNTRAINED}")
     result = run(recipe, folder, overwrite=overwrite, notify=tell)
     if not result.fresh:
         note(f"[yellow]{folder} was finished before; nothing was done.[/] --overwrite starts anew.")

@@ -24,7 +24,10 @@ def train(
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Train the recipe's dense network and write its weights; an interrupted training goes on where it stopped."""
+    """Train the recipe's dense network and write its weights; an interrupted training goes on where it stopped.
+
+    It starts from the weights that the recipe names, or from random ones where it names none or the file that is made.
+    """
     from rich.markup import escape
 
     from edakari.run import train_dense

@@ -1,0 +1,122 @@
+"""Folders that edakari makes: known by a marker that only edakari writes, emptied of what edakari wrote and listed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edakari.core.files import write_json
+from edakari.core.ledger import LEDGER, MARKER, enlist, listed
+from edakari.core.reading import read_json
+
+__all__ = ["clear", "enlisting", "is_free", "mark", "marker", "release", "remove_listed", "remove_parts", "sweep"]
+
+
+def marker(folder: Path) -> Mapping[str, Any] | None:
+    """What the marker of a folder says; None where edakari has not written one."""
+    try:
+        content = read_json(folder / MARKER)
+    except (OSError, ValueError):
+        return None
+    known = isinstance(content, dict) and str(content.get("format", "")).startswith("edakari.")
+    return content if known else None
+
+
+def is_free(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what a kill left while its marker was written."""
+    return not folder.exists() or all(_is_part(path, MARKER) for path in folder.iterdir())
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Make a folder one of edakari's own.
+
+    Args:
+        folder: made if it is not there.
+        kind: of folder, such as "edakari.run/1".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_parts(folder, MARKER)
+    work = next(name for name in ("work", *map("work-{}".format, range(2, 10**6))) if is_free(folder / name))
+    write_json(folder / MARKER, {"format": kind, "work": work})
+
+
+def clear(folder: Path, kind: str) -> None:
+    """Remove what edakari wrote into its folder and listed, and nothing else; the folder stays marked.
+
+    A kill in between leaves a marker that says so, and `marker(folder)["clearing"]` tells.
+    """
+    write_json(folder / MARKER, {**(marker(folder) or {}), "format": kind, "clearing": True})
+    remove_listed(folder)
+    (folder / LEDGER).unlink(missing_ok=True)
+    mark(folder, kind)
+
+
+def release(folder: Path, kind: str, *, remove: bool) -> None:
+    """Clear a folder and, where nothing else is left in it, take the marker away.
+
+    Args:
+        folder: one of edakari's own.
+        kind: of folder.
+        remove: whether the folder goes too, if it is empty then.
+    """
+    clear(folder, kind)
+    if all(path.name == MARKER for path in folder.iterdir()):
+        (folder / MARKER).unlink()
+        if remove:
+            folder.rmdir()
+
+
+def remove_listed(folder: Path, under: str = "") -> None:
+    """Remove the listed files of a folder, and the folders below that are empty then.
+
+    Args:
+        folder: one of edakari's own.
+        under: only files below this name; all if empty.
+    """
+    sweep(folder)
+    names = [name for name in listed(folder) if not under or name.startswith(f"{under}/")]
+    for name in names[::-1]:
+        path = folder / name
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+    parents = {parent for name in names for parent in (folder / name).parents if folder in parent.parents}
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        if parent.is_dir() and not parent.is_symlink() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a kill left of files that were being written; no other process may write into the folder."""
+    remove_parts(folder, MARKER)
+    for name in listed(folder):
+        remove_parts((folder / name).parent, Path(name).name)
+
+
+@contextlib.contextmanager
+def enlisting(*folders: Path) -> Iterator[None]:
+    """List what appears or changes in folders meanwhile, by whomever it is written."""
+    before = _seen(folders)
+    yield
+    for path, found in _seen(folders).items():
+        if before.get(path) != found:
+            enlist(path)
+
+
+def _seen(folders: tuple[Path, ...]) -> dict[Path, tuple[int, int]]:
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+
+def remove_parts(folder: Path, *names: str) -> None:
+    """Remove what a kill left while files of these names were being written into a folder."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if any(_is_part(path, name) for name in names):
+                path.unlink(missing_ok=True)
+
+
+def _is_part(path: Path, name: str) -> bool:
+    """Whether a file is what `replacing(name)` leaves where it is killed."""
+    return path.name.startswith(f".{name}.") and path.suffix == ".part" and path.is_file()
