@@ -44,7 +44,8 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         WeightsError: the weights that it starts from are not there or do not fit.
     """
     path = Path(path)
-    if recipe.train is None:
+    schedule = recipe.train
+    if schedule is None:
         raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
     if path.exists() and not overwrite:
         raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
@@ -61,7 +62,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         model,
         task_objective(run.task),
         run.task.batches("train"),
-        recipe.train,
+        schedule,
         settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
         evaluate=run.task.evaluate,
     )

@@ -90,7 +90,7 @@ def test_overwriting_removes_what_was_written_and_listed_and_nothing_else(tmp_pa
     files_module.write_text(folder.work("prune") / "cache.json", "ours")
     files_module.write_text(folder.exported / "pruned.onnx", "ours")
     files_module.write_text(tmp_path / "deploy" / "pruned.onnx", "asked for by its name")
-    mine = ("notes.txt", "work/thesis.txt", "work/prune/thesis.txt", "export/release.onnx", "explain/a.md", "kept/d.npz")
+    mine = ("a.txt", "work/b.txt", "work/prune/thesis.txt", "export/release.onnx", "explain/a.md", "kept/d.npz")
     for name in mine:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")

@@ -194,7 +194,7 @@ def test_a_recipe_that_names_no_weights_is_refused(content, tmp_path):
     with pytest.raises(RecipeError, match=r"model\.weights is missing.*`as_built`.*write `random`"):
         prune(recipe_from({**content, "model": model}), tmp_path / "run")
     missing = {**content, "model": {**model, "weights": str(path)}}
-    with pytest.raises(WeightsError, match="there is no file.*edakari convert"):
+    with pytest.raises(WeightsError, match=r"there is no file.*edakari convert"):
         prune(recipe_from(missing), tmp_path / "run")
     with pytest.raises(WeightsError, match=rf"`edakari train` with --output {path}"):
         prune(recipe_from({**missing, "train": {"epochs": 1, "lr": 0.1}}), tmp_path / "run")
@@ -223,8 +223,8 @@ def test_a_recipe_trains_the_file_that_it_prunes(content, tmp_path):
     train_dense(recipe, path, overwrite=True)  # from random weights again, not from those that it made
     assert path.read_bytes() == first
     assert sorted(found.name for found in tmp_path.glob("tiny*")) == ["tiny.json", "tiny.safetensors"]
+    path.unlink()
     with pytest.raises(WeightsError, match=r"give --output .*tiny\.safetensors to train it"):
-        path.unlink()
         train_dense(recipe, tmp_path / "other.safetensors")
 
 
