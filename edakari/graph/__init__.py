@@ -1,7 +1,6 @@
 """From a network to its graph: one forward pass in which every operator says how axes flow."""
 
 from edakari.graph.attributes import attributes
-from edakari.graph.copying import copied
 from edakari.graph.cut import cut
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
@@ -15,7 +14,6 @@ __all__ = [
     "as_written",
     "attributes",
     "call",
-    "copied",
     "cut",
     "example_for",
     "example_of",

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.layout import Layout, Mask, extent, kept
 from edakari.core.space import Sizes
 from edakari.graph import attention
 from edakari.graph.attributes import Widths, mended
-from edakari.graph.copying import copied
 from edakari.graph.dropped import without
 from edakari.graph.shadow import stored_tensors
 
@@ -32,7 +32,8 @@ def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[s
         masks: for each group that is cut, which of its coordinates are kept, bool [size].
         dropped: names of the branches that go.
     """
-    small = copied(model, _cut_tensors(model, graph, masks))
+    with torch.inference_mode(False):  # a network cut while others are evaluated can be trained too
+        small = copied(model, _cut_tensors(model, graph, masks))
     _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
     # outer branches come later in the forward pass, and take with them what was done to inner ones
     for branch in graph.branches:

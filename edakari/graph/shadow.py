@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from edakari.core.copying import copied
 from edakari.errors import ModelError
-from edakari.graph.copying import copied
 from edakari.graph.held import held_tensors
 
 __all__ = ["as_written", "call", "shadow_of", "stored_tensors"]

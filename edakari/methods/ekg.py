@@ -11,7 +11,6 @@ Weights stay as they are during the search: candidates are masks.
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Cost, NumberedTask, Schedule, Split, Task
@@ -112,7 +112,7 @@ class EnsembleKnowledgePruning:
             return plan
 
         def network(stop: Stop) -> nn.Module:
-            twin = copy.deepcopy(job.model)
+            twin = copied(job.model)
             masks = masks_on(twin)
             masks.set(stop.kept)
             masks.fold()

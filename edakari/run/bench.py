@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import math
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Group, Sizes, limited
@@ -247,7 +247,7 @@ class _Progress:
 
 def _on(device: torch.device, model: nn.Module) -> nn.Module:
     here = next(model.parameters(), torch.empty(0)).device
-    return model if here == device else copy.deepcopy(model).to(device)
+    return model if here == device else copied(model).to(device)
 
 
 def _any_of(graph: Graph, sizes: Sizes) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import fnmatch
 import functools
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Budget
+from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.method import Outcome
 from edakari.core.plan import KeepTokens, Plan
@@ -105,11 +105,11 @@ class Run:
 
     def pruned(self) -> nn.Module:
         """The network as pruned, before fine-tuning, with its weights from the folder."""
-        return load(self.folder.pruned, copy.deepcopy(self.dense)).to(self.device)
+        return load(self.folder.pruned, copied(self.dense)).to(self.device)
 
     def final(self) -> nn.Module:
         """The finished network, with its weights from the folder."""
-        return load(self.folder.path, copy.deepcopy(self.dense)).to(self.device)
+        return load(self.folder.path, copied(self.dense)).to(self.device)
 
     def fitting(self, stage: str) -> FitSettings:
         """Settings of a training inside of a stage."""

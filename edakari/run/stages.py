@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses as dc
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edakari.core.budget import Budget
+from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, solve_once
 from edakari.core.owned import enlisting
@@ -87,7 +87,7 @@ def prune_stage(run: Run) -> Result:
     name, method = run.recipe.method
     loop = Loop.of(run, note) if run.recipe.latency else None
     job = Job(
-        model=copy.deepcopy(run.dense),
+        model=copied(run.dense),
         graph=run.graph,
         groups=run.groups,
         task=run.task,
@@ -215,7 +215,7 @@ def export_stage(run: Run) -> Result:
     for kind in run.recipe.export:
         export, suffix = exporters[kind]
         for name, model in (("dense", run.dense), ("pruned", run.final())):
-            found = export(copy.deepcopy(model).cpu(), example, run.folder.exported / f"{name}.{suffix}")
+            found = export(copied(model).cpu(), example, run.folder.exported / f"{name}.{suffix}")
             files.append(dc.asdict(found) | {"path": f"export/{name}.{suffix}", "network": name})
     return {"files": files}
 
@@ -287,7 +287,7 @@ def _difference(run: Run) -> float:
     if not isinstance(images, torch.Tensor) or images.shape[1:] != example.shape[1:]:
         images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(run.recipe.seed))
     inputs = images[:8].double().cpu()
-    network = copy.deepcopy(run.dense).cpu().double().eval()
+    network = copied(run.dense).cpu().double().eval()
     with torch.no_grad():
         found = [tree_leaves(made(run.plan, network).eval()(inputs)) for made in (apply, simulate)]
     worst = 0.0

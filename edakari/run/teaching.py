@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.core.method import Outcome
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, NumberedTask, Objective
@@ -44,7 +44,7 @@ def training(run: Run, outcome: Callable[[], Outcome]) -> tuple[Objective, Itera
         if own is not None:
             return own, batches
     if recipe.distill.weight > 0:
-        teacher = copy.deepcopy(run.dense)
+        teacher = copied(run.dense)
         return distillation(task, teacher, recipe.distill.weight, recipe.distill.temperature), batches
     return task_objective(task), batches
 

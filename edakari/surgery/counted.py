@@ -11,12 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
+from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
 from edakari.core.space import Sizes
-from edakari.graph import copied, stored_tensors
 from edakari.graph.attributes import Widths, mended
 from edakari.graph.numbers import Attribute, Extent, Number, Source
 
@@ -138,8 +137,7 @@ def arithmetic(
 
 def with_counts(model: nn.Module, graph: Graph, sizes: Sizes) -> nn.Module:
     """A twin of a network that shares its tensors; what its modules remember counts as in the cut network."""
-    plain = (value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor))
-    twin = copied(model, {id(value): value for value in (*stored_tensors(model).values(), *plain)})
+    twin = copied_as_is(model)
     for path, module in twin.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             continue  # a cut one is replaced by a module of ours, which takes what it needs from its tensors

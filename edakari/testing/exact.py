@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from edakari.core.copying import copied
 from edakari.core.modes import eval_mode
 from edakari.core.plan import Plan
-from edakari.graph import call, copied
+from edakari.graph import call
 from edakari.surgery import apply, simulate
 
 __all__ = ["difference", "enlivened", "exactness"]

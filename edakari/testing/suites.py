@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import io
 import itertools
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Limits
+from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Method, Outcome
 from edakari.core.plan import Plan
@@ -51,15 +51,15 @@ def check_method(
     _check(bool(method.paper), f"{type(method).__name__} names no paper")
     for network in [toy_cnn(), toy_vit()] if networks is None else networks:
         where = f"{type(method).__name__} on {type(network).__name__}"
-        job = job_of(copy.deepcopy(network), "macs<=50%")
+        job = job_of(copied(network), "macs<=50%")
         outcome = method.prune(job)
         _check_plan(method, outcome, job, where)
         _check_network(outcome, network, job, where)
-        again = method.prune(job_of(copy.deepcopy(network), "macs<=50%"))
+        again = method.prune(job_of(copied(network), "macs<=50%"))
         _check(again.plan == outcome.plan, f"{where}: the same job gave another plan the second time")
-        measured = job_of(copy.deepcopy(network), "latency<=60%")
+        measured = job_of(copied(network), "latency<=60%")
         _check_plan(method, method.prune(measured), measured, f"{where} with a measured cost")
-        whole = method.prune(job_of(copy.deepcopy(network), "macs<=100%"))
+        whole = method.prune(job_of(copied(network), "macs<=100%"))
         _check_same_state(apply(whole.plan, network), network, f"{where}: a budget of 100 % changed the network")
 
 
@@ -76,12 +76,12 @@ def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None =
     task = ToyTask()
     for network in [toy_cnn(), toy_vit()] if networks is None else networks:
         where = f"{criterion!r} on {type(network).__name__}"
-        model = copy.deepcopy(network).train()
+        model = copied(network).train()
         next(model.children()).eval()
         for number, parameter in enumerate(model.parameters()):
             parameter.grad = torch.full_like(parameter, 0.5)
             parameter.requires_grad_(number % 2 == 0)
-        before, seen = copy.deepcopy(model), torch.get_rng_state()
+        before, seen = copied(model), torch.get_rng_state()
         graph = trace(model, task.example())
         scores = criterion.score(model, graph, task.batches("search"), task)
         _check(bool((torch.get_rng_state() == seen).all()), f"{where}: the random state was changed")
@@ -192,7 +192,7 @@ def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:
 
 
 def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -> None:
-    small = apply(outcome.plan, copy.deepcopy(network))
+    small = apply(outcome.plan, copied(network))
     shapes, found = _shapes(small), _shapes(outcome.model)
     _check(
         shapes == found, f"{where}: apply(plan, fresh) and the outcome's model differ in {_differing(shapes, found)}"
@@ -203,7 +203,7 @@ def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -
     images = torch.randn(2, *job.task.example().shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cut = small.double().eval()(images.double())
-        masked = simulate(outcome.plan, copy.deepcopy(network)).double().eval()(images.double())
+        masked = simulate(outcome.plan, copied(network)).double().eval()(images.double())
         error = float((cut - masked).abs().max() / masked.abs().max())
         _check(error < 1e-9, f"{where}: apply and simulate differ by {error:.1e} of the largest output")
         model = outcome.model.eval()

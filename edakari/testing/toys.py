@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.budget import Budget
+from edakari.core.copying import copied
 from edakari.core.method import Job
 from edakari.core.modes import eval_mode, preserve_modes
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, Split, StepState
@@ -192,7 +192,7 @@ def toy_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
     costs = (dc.replace(latency, name="latency", unit="ms"),) if "latency" in budget else ()
     known = {**dense(graph), **{cost.name: cost.total({}) for cost in costs}}
     limits = Budget.parse(budget).absolute(known)
-    return Job(copy.deepcopy(model), graph, graph.groups, task, limits, toy_fit, costs, seed=seed)
+    return Job(copied(model), graph, graph.groups, task, limits, toy_fit, costs, seed=seed)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

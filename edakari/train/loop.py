@@ -20,6 +20,7 @@ from torch import nn
 
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
 from edakari.errors import DataError, ModelError, RecipeError
+from edakari.train.average import averaged_weights, hand_over
 from edakari.train.optim import learning_rate, make_optimizer, set_learning_rate
 from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
@@ -181,7 +182,7 @@ class _Loop:
         self.accelerator, self.chosen, self.objective = accelerator, chosen, objective
         self.schedule, self.hooks, self.settings = schedule, hooks, settings
         self.params = [*chosen.own, *chosen.other]
-        self.ema = _average(chosen.model, schedule.ema) if schedule.ema > 0 else None
+        self.ema = averaged_weights(chosen.model, schedule.ema) if schedule.ema > 0 else None
         self.many = accelerator.num_processes > 1
         self.model = accelerator.prepare_model(chosen.model) if self.many and chosen.own else chosen.model
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.params, schedule))
@@ -257,7 +258,7 @@ class _Loop:
     def finish(self, folder: FitFolder, progress: Progress) -> None:
         """Hand the final weights to the network, the same on all processes, and mark the training as finished."""
         if self.ema is not None:
-            self.chosen.model.load_state_dict(self.ema.module.state_dict())
+            hand_over(self.ema, self.chosen.model)
         for buffer in self.chosen.model.buffers() if self.many else ():
             buffer.copy_(tensors.broadcast(buffer))
         progress.done = True
@@ -293,13 +294,6 @@ def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
         cpu=settings.device == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.unused_parameters)],
     )
-
-
-def _average(model: nn.Module, decay: float) -> Any:
-    # Here, for it takes seconds to import.
-    from timm.utils.model_ema import ModelEmaV3
-
-    return ModelEmaV3(model, decay, use_warmup=True)
 
 
 def steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:

@@ -7,7 +7,6 @@ is several times a small layer's kernel, and a large part of that is conversion 
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses as dc
 import importlib.metadata
 import json
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
@@ -44,7 +44,7 @@ class OnnxRuntime:
         """A callable that runs the network once; see `Runtime.prepare`."""
         _require_plain(settings)
         with tempfile.TemporaryDirectory() as folder:
-            path = write_onnx(copy.deepcopy(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
+            path = write_onnx(copied(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
             session = open_onnx(path, settings.threads)
         feed = {session.get_inputs()[0].name: example.cpu().numpy()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import importlib
 import importlib.metadata
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
@@ -41,7 +41,7 @@ class OpenVino:
     def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
         with tempfile.TemporaryDirectory() as folder:
-            path = write_onnx(copy.deepcopy(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
+            path = write_onnx(copied(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
             request = _request(path.read_bytes(), settings)
         inputs = [example.cpu().numpy()]
 

@@ -6,7 +6,6 @@ says how dear before it starts.
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import types
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.torch_layers import torch_layer
 from edakari.cost.measure import Clock, RunSettings
@@ -37,7 +37,7 @@ class TorchCompile:
     def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""
         device = next(model.parameters(), example).device
-        return _compiled(copy.deepcopy(model), (example.to(device),), settings)
+        return _compiled(copied(model), (example.to(device),), settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
         """A clock for one layer, compiled by itself; see `Runtime.clock`."""
@@ -53,8 +53,8 @@ def _compiled(model: nn.Module, inputs: tuple[torch.Tensor, ...], settings: RunS
 
     # torch compiles a piece of code eight times at most, so each network gets a copy of it
     code = forward.__code__.replace()
-    copied = types.FunctionType(code, forward.__globals__, closure=forward.__closure__)
-    compiled: Any = torch.compile(copied, dynamic=False)
+    own = types.FunctionType(code, forward.__globals__, closure=forward.__closure__)
+    compiled: Any = torch.compile(own, dynamic=False)
     call = caller(compiled, tuple(cast(x, settings) for x in inputs), settings)
     call()
     return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.torch_layers import torch_layer
 from edakari.cost.measure import Clock, RunSettings
@@ -35,7 +35,7 @@ class TorchEager:
         """A callable that runs the network once; see `Runtime.prepare`."""
         device = next(model.parameters(), example).device
         if settings.precision != "fp32" or settings.memory_format != "contiguous":
-            model = copy.deepcopy(model)
+            model = copied(model)
         return caller(cast(model, settings), (cast(example.to(device), settings),), settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:

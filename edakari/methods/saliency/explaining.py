@@ -7,7 +7,6 @@ on a code with it; one that comes later has to leave the pixels in place that te
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.layout import kept as kept_positions
 from edakari.core.method import Job
@@ -207,7 +207,7 @@ def labelled(batch: Batch, labels: LabelSource) -> tuple[torch.Tensor, torch.Ten
 
 def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Module:
     """A network that says of partly masked images what the job's network says of whole ones (stage 1)."""
-    dense, predictor = job.model, copy.deepcopy(job.model)
+    dense, predictor = job.model, copied(job.model)
     if settings.start == "scratch":
         _reset(predictor, job.seed)
 

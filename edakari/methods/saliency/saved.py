@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.core.files import replacing, write_json
 from edakari.core.graph import Graph
 from edakari.core.reading import read_json
@@ -74,7 +74,7 @@ def load_saliency(folder: str | Path, model: nn.Module, graph: Graph) -> Salienc
     sizes = [(tap.channels, tap.height, tap.width) for tap in taps]
     explainer = Explainer(sizes, content["classes"], Frame(*content["image"]), content["family"])
     load_weights(explainer, read_weights(folder / EXPLAINER), repr(str(folder / EXPLAINER)))
-    predictor = copy.deepcopy(model)
+    predictor = copied(model)
     load_weights(predictor, read_weights(folder / PREDICTOR), repr(str(folder / PREDICTOR)))
     device = next(model.parameters(), torch.empty(0)).device
     return Saliency(taps, frozen(explainer.to(device)), frozen(predictor), float(content["agreement"]))

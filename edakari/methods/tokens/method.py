@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
@@ -139,7 +139,7 @@ def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
     """
     example = example_for(job.model, job.graph.inputs)
     sites = sites_of(job)
-    teacher = copy.deepcopy(job.model).eval().requires_grad_(False)
+    teacher = copied(job.model).eval().requires_grad_(False)
     model = attach(job.model, plan.tokens(), example)
     whole = dict(zip(sites.names, sites.patches, strict=True))
     targets = [edit.count / whole[edit.block] for edit in plan.tokens()]
@@ -186,7 +186,7 @@ def attention_scores(
     settings = (("package", "none"),)
     watched = [KeepTokens(name, layout.patches, "evit", settings) for name in layout.names[1:]]
     example = example_for(trainer.teacher, plan.inputs)
-    observer = Adaptive(attach(copy.deepcopy(trainer.teacher), watched, example)).eval()
+    observer = Adaptive(attach(copied(trainer.teacher), watched, example)).eval()
     places = [layout.names.index(edit.block) - 1 for edit in plan.tokens()]
 
     @torch.no_grad()

@@ -6,13 +6,13 @@ code has no progressive schedule.
 
 from __future__ import annotations
 
-import copy
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
 from edakari.core.budget import Limits
+from edakari.core.copying import copied
 from edakari.core.files import write_json
 from edakari.core.method import Job
 from edakari.cost.tokens import tokens_at
@@ -69,7 +69,7 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
         ratio = 1.0
         while ratio > steps.grid and limits.excess(_sizes(ratios, blocks, patches)) > 0:
             tried = _with(ratios, place, round(ratio - steps.grid, 6))
-            network = train(copy.deepcopy(job.model), {at: _count(each, patches) for at, each in tried.items()})
+            network = train(copied(job.model), {at: _count(each, patches) for at, each in tried.items()})
             metric = job.task.evaluate(network, "search")[job.task.metric]
             trail.append({"block": blocks[place], "ratios": {blocks[at]: each for at, each in tried.items()},
                           "metric": metric, "accepted": metric >= floor})  # fmt: skip

@@ -1,0 +1,65 @@
+"""Modules that stand around a network: which may be taken off, and which must be taken off by who put them on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.errors import ModelError
+
+__all__ = ["check_parts", "inner"]
+
+
+def inner(module: nn.Module) -> nn.Module | None:
+    """The network inside of a wrapper that computes what the network does; None where a module is no such wrapper.
+
+    Such are `torch.compile`, `DistributedDataParallel` and `DataParallel`. Averages of weights, say, are networks of
+    their own.
+    """
+    compiled = _classes("torch._dynamo.eval_frame", "OptimizedModule")
+    if compiled and isinstance(module, compiled):
+        found: nn.Module = module._orig_mod
+        return found
+    if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        wrapped: nn.Module = module.module
+        return wrapped
+    return None
+
+
+def check_parts(model: nn.Module) -> None:
+    """Refuse a network with parts whose weights or code edakari cannot see.
+
+    Raises:
+        ModelError: a module is a ScriptModule, or sharded by FSDP; says which, and what to hand in instead.
+    """
+    sharding = _classes("torch.distributed.fsdp", "FullyShardedDataParallel", "FSDPModule")
+    for path, module in model.named_modules():
+        where = f"module {path!r} of {type(model).__name__}" if path else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{where} is a ScriptModule, whose code cannot be followed or cut. Hand in the network as it was "
+                "before torch.jit.script or torch.jit.trace, and script what edakari returns."
+            )
+        if sharding and isinstance(module, sharding):
+            raise ModelError(
+                f"{where} is sharded by FSDP: this process holds only a part of its weights. Build the network without "
+                "FSDP, load the full state dict (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+                "full_state_dict=True), and shard what edakari returns."
+            )
+    distributed = _classes("torch.distributed.tensor", "DTensor")
+    for name, parameter in model.named_parameters():
+        if distributed and isinstance(parameter, distributed):
+            raise ModelError(
+                f"parameter {name!r} of {type(model).__name__} is a DTensor: this process may hold only a part of it. "
+                "Build the network without tensor parallelism, load the full weights, and hand in that."
+            )
+
+
+def _classes(module: str, *names: str) -> tuple[type[Any], ...]:
+    """Classes of a module that nobody may have imported: then no network is made of them."""
+    loaded = sys.modules.get(module)
+    found = (getattr(loaded, name, None) for name in names)
+    return tuple(each for each in found if isinstance(each, type))
