@@ -46,6 +46,8 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
     indices: dict[Layout, torch.Tensor | None] = {}
     smaller: dict[int, torch.Tensor] = {}
     for name, tensor in stored_tensors(model).items():
+        if name not in graph.layouts:
+            continue  # what a pass after the trace has left behind
         small = tensor.detach()
         chosen = [_index(layout, masks, indices) for layout in graph.layouts[name]]
         if small.is_meta:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph, InputSpec
 from edakari.core.layout import extent
 from edakari.core.lazy import refuse_uninitialised
@@ -95,22 +94,12 @@ def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> Flow:
         RULES,
         FUNCTIONS,
     )
-    with _attributes_kept(shadow), flow.watching(shadow):
-        outputs = call(shadow, example)
+    # on a copy, so that what the pass leaves behind, such as a table that it makes and keeps, is not in a cut network
+    running = copied_as_is(shadow)
+    with flow.watching(running):
+        outputs = call(running, example)
     _pin_outputs(flow, outputs)
     return flow
-
-
-@contextlib.contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards, modules hold what they held: a table that a forward pass makes and keeps is not for a cut network."""
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)
 
 
 def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example: Any) -> None:

@@ -59,6 +59,18 @@ def test_a_plan_that_cuts_nothing_gives_the_network(trained: tuple[str, nn.Modul
     assert any(value.grad is not None for value in small.parameters())
 
 
+@pytest.mark.parametrize("name", SHARING)
+def test_it_does_not_matter_whether_a_network_ran(name: str) -> None:
+    net, (x, y) = SHARING[name]().double().eval(), torch.randn(2, 2, 3, 6, 6).double()
+    fresh = trace(net, x)
+    plan = random_plan(fresh, 0.5)
+    with torch.no_grad():
+        wanted = apply(plan, net)(y)
+        net(x[:1])
+        assert trace(net, y).fingerprint == fresh.fingerprint
+        assert torch.equal(apply(plan, net)(y), wanted)
+
+
 def test_a_copy_runs_its_own_weights(trained: tuple[str, nn.Module]) -> None:
     net, y = trained[1], torch.randn(2, 3, 6, 6).double()
     with torch.no_grad():
