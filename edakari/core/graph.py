@@ -13,7 +13,10 @@ from edakari.core.space import Group
 __all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Refusal"]
 
 InputSpec = Any
-"""The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values."""
+"""The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values.
+
+A small integer tensor also has `"values"`, its entries in row-major order.
+"""
 
 
 @dc.dataclass(frozen=True, slots=True)

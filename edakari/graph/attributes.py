@@ -264,3 +264,18 @@ def transformer(module: Any, widths: Widths) -> Mapping[str, Any]:
     """The width that inputs are checked against."""
     norm = getattr(module.encoder, "norm", None)
     return {"d_model": norm.weight.shape[0]} if norm is not None and norm.weight is not None else {}
+
+
+@attributes(nn.Bilinear)
+def bilinear(module: Any, widths: Widths) -> Mapping[str, Any]:
+    """Features follow the weight."""
+    out, first, second = module.weight.shape
+    return {"in1_features": first, "in2_features": second, "out_features": out}
+
+
+@attributes("DeformConv2d")
+def deformable(module: Any, widths: Widths) -> Mapping[str, Any]:
+    """Channels and groups of torchvision's deformable convolution follow the weight."""
+    groups = widths.noted("groups", module.groups)
+    out, per_group = module.weight.shape[:2]
+    return {"in_channels": per_group * groups, "out_channels": out, "groups": groups}

@@ -14,98 +14,16 @@ from torch.utils._pytree import tree_leaves
 
 from edakari.graph import axes
 from edakari.graph.axes import Expression
+from edakari.graph.entries import MOVING, NUMBERING
 from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.meta import execute, operator_name
 from edakari.graph.numbers import OPAQUE, Numbers
+from edakari.graph.records import Call, Dims, Made, Record, Visit
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule", "Visit"]
 
-Dims = list[Expression]
-"""What each dimension of a tensor is made of."""
-
 Rule = Callable[["Flow", "Call"], Any]
 """Says how axes go through one operator: Dims of the output, or a list of Dims where there are several."""
-
-Term = tuple[int, tuple[Expression, ...]]
-
-
-class Call:
-    """One operator call: its arguments by position or name, and its result."""
-
-    __slots__ = ("args", "kwargs", "name", "out")
-
-    def __init__(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        self.name = name
-        self.args = args
-        self.kwargs = kwargs
-        self.out = out
-
-    def arg(self, index: int, name: str, default: Any = None) -> Any:
-        """An argument, wherever the caller put it."""
-        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
-
-    def tensors(self) -> list[torch.Tensor]:
-        """Every tensor among the arguments, in order."""
-        found: list[torch.Tensor] = []
-        for value in (*self.args, *self.kwargs.values()):
-            if isinstance(value, torch.Tensor):
-                found.append(value)
-            elif isinstance(value, list | tuple):
-                found.extend(item for item in value if isinstance(item, torch.Tensor))
-        return found
-
-
-class Record:
-    """What the flow notes of one call."""
-
-    __slots__ = ("inputs", "macs", "module", "name", "outputs", "settings", "sources", "weights")
-
-    def __init__(self, name: str, module: str) -> None:
-        self.name = name
-        self.module = module
-        self.inputs: list[Dims] = []
-        self.outputs: list[Dims] = []
-        self.settings: dict[str, Any] = {}
-        self.macs: list[Term] = []
-        self.weights: list[str] = []
-        self.sources: tuple[int | None, ...] = ()
-        """For each different tensor that went in, the record that made it; None for an input of the network."""
-
-
-class Made:
-    """What the flow notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
-
-    __slots__ = ("dims", "flow", "of_weights", "place")
-
-    def __init__(self, flow: Flow, dims: Dims, place: int, of_weights: bool) -> None:
-        self.flow = flow
-        self.dims = dims
-        self.place = place
-        self.of_weights = of_weights
-
-
-class Visit:
-    """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
-
-    __slots__ = ("end", "formed", "inputs", "made", "outputs", "path", "read", "returned", "start")
-
-    def __init__(self, path: str, inputs: list[Dims], read: tuple[int | None, ...], start: int) -> None:
-        self.path = path
-        self.inputs = inputs
-        self.read = read
-        self.outputs: list[Dims] = []
-        self.made: tuple[int | None, ...] = ()
-        """As `read`: the record that made each tensor that came out; None for an input of the network."""
-        self.formed: dict[str, list[Dims]] = {}
-        """By the line of code."""
-        self.returned = 0
-        """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
-        self.start = self.end = start
-
-    @property
-    def places(self) -> range:
-        """Of its records."""
-        return range(self.start, self.end)
 
 
 class Flow:
@@ -181,6 +99,15 @@ class Flow:
         made = self.made(tensor)
         return self.is_stored(tensor) or (made is not None and made.of_weights)
 
+    def indexed_by(self, tensor: torch.Tensor) -> tuple[Expression, ...]:
+        """The dimensions that a tensor's entries index; empty where they are values like any other."""
+        made = self.made(tensor)
+        return made.numbers_of if made is not None else ()
+
+    def entries_index(self, output: int, *dims: Expression) -> None:
+        """Note that the entries of an output are position numbers along dimensions; who reads them pins these."""
+        self.record.numbered[output] = tuple(dim for dim in dims if not isinstance(dim, int))
+
     def unify(self, left: Expression, right: Expression) -> None:
         """State that two dimensions hold the same positions."""
         if left is not right:
@@ -226,6 +153,9 @@ class Flow:
         outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, torch.Tensor)]
         tensors = call.tensors()
         inputs = {id(tensor) for tensor in tensors}
+        indexed = tuple(dim for tensor in tensors for dim in self.indexed_by(tensor))
+        if name not in NUMBERING and name not in MOVING:
+            self.pin(*indexed, why="it reads numbers of channels, and a narrower network numbers them otherwise")
         if not outputs:
             return
         record.inputs = self._described(tensors)
@@ -237,9 +167,10 @@ class Flow:
         of_weights = bool(inputs) and all(map(self.is_weight, tensors))
         different = {id(tensor): tensor for tensor in tensors if not self.is_stored(tensor)}.values()
         record.sources = tuple(made.place if made else None for made in map(self.made, different))
-        for output, description in zip(outputs, dims, strict=True):
+        for place, (output, description) in enumerate(zip(outputs, dims, strict=True)):
             if id(output) not in inputs or not self.is_stored(output):
                 made = Made(self, description, len(self.records), of_weights)
+                made.numbers_of = indexed if name in MOVING else record.numbered.get(place, ())
                 output._edakari_made = made  # type: ignore[attr-defined]
         record.outputs = dims
         self.records.append(record)
@@ -269,7 +200,9 @@ class Flow:
 
     def _refuse(self, call: Call, name: str) -> None:
         touched = [dim for tensor in call.tensors() for dim in self.dims(tensor)]
-        self.pin(*touched, why="edakari has no rule for this operator" if name not in self.rules else "unusual use")
+        unknown = "edakari has no rule for this operator, so nobody knows which positions it joins"
+        unusual = "it is called in a way that its rule does not know"
+        self.pin(*touched, why=unusual if name in self.rules else unknown)
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Example inputs as plain data: shapes and types without values."""
+"""Example inputs as plain data: shapes and types, and the values of small integer tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ __all__ = ["example_for", "example_of", "spec_of_inputs"]
 ELEMENTS = 2**28
 """Numbers of an example input that a file describes, a gigabyte; images and texts have some millions at most."""
 
+LARGEST = 1024
+"""Integers of a tensor that are kept; a larger tensor comes back as zeros."""
 
-def example_for(model: nn.Module, inputs: InputSpec, device: str = "meta") -> Any:
-    """The described example in the floating type that the network has now."""
+
+def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta") -> Any:
+    """The described example in the floating type that the network has now.
+
+    Args:
+        model: the network.
+        inputs: as in `Graph.inputs`.
+        device: as in `example_of`.
+    """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def fit(value: Any) -> Any:
@@ -29,13 +38,16 @@ def example_for(model: nn.Module, inputs: InputSpec, device: str = "meta") -> An
 
 
 def spec_of_inputs(example: Any) -> InputSpec:
-    """An example as JSON: shapes and dtypes, no values.
+    """An example as JSON: shapes and dtypes, and the values of integer and bool tensors of at most 1,024 entries.
+
+    Code takes sizes, lengths and indices from integers, so it may not run on others; floats it only computes with.
 
     Raises:
         ModelError: the example holds what is neither a tensor nor plain data.
     """
     if isinstance(example, torch.Tensor):
-        return {"tensor": [list(example.shape), str(example.dtype).removeprefix("torch.")]}
+        form = {"tensor": [list(example.shape), str(example.dtype).removeprefix("torch.")]}
+        return {**form, "values": example.flatten().tolist()} if _has_values(example) else form
     if isinstance(example, tuple | list):
         return {type(example).__name__: [spec_of_inputs(item) for item in example]}
     if isinstance(example, dict):
@@ -45,15 +57,26 @@ def spec_of_inputs(example: Any) -> InputSpec:
     raise ModelError(f"an example is made of tensors and plain values, but holds a {type(example).__name__}")
 
 
-def example_of(inputs: InputSpec, device: str = "meta") -> Any:
-    """The inverse of `spec_of_inputs`, with zeros on a device.
+def _has_values(tensor: torch.Tensor) -> bool:
+    floats = tensor.is_floating_point() or tensor.is_complex()
+    return not floats and not tensor.is_meta and tensor.numel() <= LARGEST
+
+
+def example_of(inputs: InputSpec, device: str | None = "meta") -> Any:
+    """The inverse of `spec_of_inputs`; what it does not keep is zeros.
+
+    Args:
+        inputs: the description.
+        device: where tensors are made; None makes those whose values are known on the CPU and the others on meta.
 
     Raises:
         ModelError: not such a description.
     """
     match inputs:
+        case {"tensor": [list(shape), str(dtype)], "values": list(values)}:
+            return _with_values(values, _checked(shape), _dtype(dtype)).to(device or "cpu")
         case {"tensor": [list(shape), str(dtype)]}:
-            return torch.zeros(_checked(shape), dtype=_dtype(dtype), device=device)
+            return torch.zeros(_checked(shape), dtype=_dtype(dtype), device=device or "meta")
         case {"tuple": list(items)}:
             return tuple(example_of(item, device) for item in items)
         case {"list": list(items)}:
@@ -76,3 +99,13 @@ def _dtype(name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise ModelError(f"not the type of an example: {name!r}")
     return found
+
+
+def _with_values(values: list[Any], shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    try:
+        return torch.tensor(values, dtype=dtype).reshape(shape)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the example's {len(values)} values do not make a {dtype} tensor of shape {shape}: {error}. "
+            "Was the plan's file edited? Make the plan again."
+        ) from None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.graph.axes import Expression, Product, fresh, product, settle, size
+from edakari.graph.axes import Product, fresh, product, settle, size
 from edakari.graph.flow import Call, Dims, Flow
 from edakari.graph.rules import function_rule, rule
 from edakari.graph.rules_elementwise import broadcast
@@ -154,18 +154,17 @@ def attention(flow: Flow, call: Call) -> Dims:
     return [*q[:-1], v[-1]]
 
 
-@rule("aten.embedding")
-def embedding(flow: Flow, call: Call) -> Dims:
-    """Rows are looked up by number, so they all stay; columns go on."""
-    weight, indices = flow.dims(call.args[0]), flow.dims(call.args[1])
-    flow.pin(weight[0], why="looked up by number")
-    return [*indices, weight[1]]
-
-
-@rule("aten.im2col")
-def im2col(flow: Flow, call: Call) -> Dims:
-    """Channels become (channel, position in the window)."""
-    x = flow.dims(call.args[0])
-    window = math.prod(call.arg(1, "kernel_size"))
-    channels: Expression = product([x[-3], window])
-    return [*x[:-3], channels, call.out.shape[-1]]
+@function_rule("bilinear", [F.bilinear])
+def bilinear(flow: Flow, call: Call) -> Dims:
+    """The last dimensions of both inputs meet those of the weight, whose first one comes out."""
+    left, right, weight, bias = (call.arg(i, name) for i, name in enumerate(("input1", "input2", "weight", "bias")))
+    a, b, w_dims = flow.dims(left), flow.dims(right), flow.dims(weight)
+    flow.unify(a[-1], w_dims[1])
+    flow.unify(b[-1], w_dims[2])
+    for one, other in zip(a[:-1], b[:-1], strict=True):
+        flow.unify(one, other)
+    if bias is not None:
+        flow.unify(flow.dims(bias)[0], w_dims[0])
+    flow.set(bias=bias is not None)
+    flow.count(1, *a[:-1], *w_dims)
+    return [*a[:-1], w_dims[0]]

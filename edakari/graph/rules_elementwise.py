@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.graph.axes import fresh, product, size
 from edakari.graph.flow import Call, Dims, Flow
@@ -175,3 +176,11 @@ def weight_norm(flow: Flow, call: Call) -> list[Dims]:
     along = call.arg(2, "dim", 0)
     flow.unify(direction[along], length[along])
     return [list(direction), list(length)]
+
+
+@function_rule("local_response_norm", [F.local_response_norm])
+def local_response_norm(flow: Flow, call: Call) -> Dims:
+    """Each channel is divided by what its neighbours in the list are, so that the list stays as it is."""
+    dims = list(flow.dims(call.arg(0, "input")))
+    flow.pin(dims[1], why="it divides a channel by its neighbours in the list, which would be others in a shorter one")
+    return dims

@@ -1,11 +1,8 @@
-"""Rules of the operators that move positions around: views, joins, cuts, lookups, reductions, pooling."""
+"""Rules of the operators that move positions around: views, joins, cuts, padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
 
 from edakari.graph.axes import Expression, concat, cut, fresh, product, resolve, size, split
 from edakari.graph.flow import Call, Dims, Flow
@@ -174,67 +171,6 @@ def slice_(flow: Flow, call: Call) -> Dims:
     return _replaced(dims, along, _pieces(flow, dims[along], [start, length, total - start - length])[1])
 
 
-@rule("aten.select")
-def select(flow: Flow, call: Call) -> Dims:
-    """One position of a dimension."""
-    dims = flow.dims(call.args[0])
-    along = call.args[1] % len(dims)
-    flow.pin(dims[along], why="one position is taken by number")
-    return [*dims[:along], *dims[along + 1 :]]
-
-
-@rule("aten.unbind")
-def unbind(flow: Flow, call: Call) -> list[Dims]:
-    """Every position of a dimension by itself."""
-    return [select(flow, Call(call.name, (call.args[0], call.arg(1, "dim", 0)), {}, None)) for _ in call.out]
-
-
-@rule("aten.index")
-def index(flow: Flow, call: Call) -> Dims:
-    """Positions looked up by tensors of numbers."""
-    dims = flow.dims(call.args[0])
-    indices: Sequence[torch.Tensor | None] = call.args[1]
-    used: list[int] = []
-    position = 0
-    for entry in indices:
-        width = entry.dim() if entry is not None and entry.dtype in (torch.bool, torch.uint8) else 1
-        if entry is not None:
-            used.extend(range(position, position + width))
-            flow.pin(*flow.dims(entry), why="its entries are positions of another tensor")
-        position += width
-    for place in used:
-        flow.pin(dims[place], why="looked up by number")
-    kept = [place for place in range(len(dims)) if place not in used]
-    new = call.out.dim() - len(kept)
-    first = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
-    out: Dims = [dims[place] for place in kept]
-    out[first:first] = [int(length) for length in call.out.shape[first : first + new]]
-    return out
-
-
-@rule("aten.index_select", "aten.gather", "aten.sort", "aten.topk", "aten.cumsum", "aten.flip", "aten.roll")
-def reorder(flow: Flow, call: Call) -> Dims | list[Dims]:
-    """Positions of some dimensions change places: these stay whole."""
-    dims = flow.dims(call.args[0])
-    first = call.out[0] if isinstance(call.out, tuple | list) else call.out
-    for other in call.tensors()[1:]:
-        flow.pin(*flow.dims(other), why="its entries are positions of another tensor")
-    for position in _reordered(call, len(dims)):
-        flow.pin(dims[position], why="its positions change places")
-        dims = _replaced(dims, position, int(first.shape[position]))
-    return [list(dims) for _ in call.out] if isinstance(call.out, tuple | list) else list(dims)
-
-
-def _reordered(call: Call, count: int) -> list[int]:
-    if call.name == "aten.gather":
-        return list(range(count))
-    names = {"aten.roll": (2, "dims"), "aten.topk": (2, "dim"), "aten.flip": (1, "dims")}
-    position, name = names.get(call.name, (1, "dim"))
-    chosen = call.arg(position, name, -1)
-    positions = [chosen] if isinstance(chosen, int) else list(chosen) or list(range(count))
-    return [place % count for place in positions]
-
-
 @rule("aten.constant_pad_nd")
 def constant_pad(flow: Flow, call: Call) -> Dims:
     """New positions before and after; they stay."""
@@ -252,58 +188,13 @@ def constant_pad(flow: Flow, call: Call) -> Dims:
     return dims
 
 
-@rule(
-    "aten.mean",
-    "aten.sum",
-    "aten.amax",
-    "aten.amin",
-    "aten.var",
-    "aten.std",
-    "aten.linalg_vector_norm",
-    "aten.norm",
-    "aten.var_mean",
-    "aten.logsumexp",
-)
-def reduce(flow: Flow, call: Call) -> Dims | list[Dims]:
-    """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
-    dims = flow.dims(call.args[0])
-    place = 2 if call.name in ("aten.linalg_vector_norm", "aten.norm") else 1
-    chosen = call.arg(place, "dim")
-    first = call.out[0] if isinstance(call.out, tuple | list) else call.out
-    positions = _positions(chosen, len(dims))
-    if call.name in ("aten.logsumexp", "aten.norm"):
-        flow.pin(*(dims[position] for position in positions))
-    if first.dim() == len(dims):
-        out: Dims = [1 if position in positions else dim for position, dim in enumerate(dims)]
-    else:
-        out = [dim for position, dim in enumerate(dims) if position not in positions]
-    return [list(out) for _ in call.out] if isinstance(call.out, tuple | list) else out
-
-
-@rule("aten.max", "aten.min", "aten.argmax", "aten.argmin", "aten.any", "aten.all", "aten.prod", "aten.median")
-def extremum(flow: Flow, call: Call) -> Dims | list[Dims] | None:
-    """A reduction that also tells positions apart: what it runs over stays whole."""
-    if call.name in ("aten.max", "aten.min") and isinstance(call.arg(1, "other"), torch.Tensor):
-        return None
-    dims = flow.dims(call.args[0])
-    flow.pin(*(dims[position] for position in _positions(call.arg(1, "dim"), len(dims))))
-    reduced: Dims | list[Dims] = reduce(flow, call)
-    return reduced
-
-
-def _positions(chosen: Any, count: int) -> set[int]:
-    if chosen is None or (isinstance(chosen, Sequence) and not chosen):
-        return set(range(count))
-    return {place % count for place in ([chosen] if isinstance(chosen, int) else chosen)}
-
-
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle")
 def channel_shuffle(flow: Flow, call: Call) -> Dims:
     """Channels (group, channel) become (channel, group)."""
     dims = list(flow.dims(call.args[0]))
     halves = split(dims[1], call.args[1])
     if halves is None:
-        flow.pin(dims[1])
+        flow.pin(dims[1], why="its groups run across the parts of the channels")
         return list(call.out.shape)
     flow.pin(halves[0], why="the number of groups is written into the call")
     return [dims[0], product([halves[1], halves[0]]), *dims[2:]]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 
-from edakari.graph.axes import product, split
+import torch
+
+from edakari.graph.axes import Expression, product, split
 from edakari.graph.flow import Call, Dims, Flow
 from edakari.graph.rules import rule
 
@@ -13,12 +16,14 @@ __all__: list[str] = []
 
 SPATIAL = {
     1: "avg_pool1d adaptive_avg_pool1d max_pool1d_with_indices upsample_nearest1d upsample_linear1d reflection_pad1d "
-    "replication_pad1d",
+    "replication_pad1d _upsample_nearest_exact1d",
     2: "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
     "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
-    "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler_2d",
+    "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler_2d cudnn_grid_sampler "
+    "fractional_max_pool2d max_unpool2d",
     3: "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d "
-    "upsample_trilinear3d reflection_pad3d replication_pad3d",
+    "upsample_trilinear3d reflection_pad3d replication_pad3d _upsample_nearest_exact3d grid_sampler_3d "
+    "fractional_max_pool3d max_unpool3d",
 }
 """Operators that act on the last one, two or three dimensions."""
 
@@ -26,7 +31,9 @@ SPATIAL = {
 def spatial(count: int, flow: Flow, call: Call) -> Dims | list[Dims]:
     """Mixes positions in the last `count` dimensions and leaves the others alone."""
     dims = flow.dims(call.args[0])
-    if "pool" in call.name and "adaptive" not in call.name:
+    for other in call.tensors()[1:]:
+        _meet(flow, dims[:-count], other, "unpool" in call.name)
+    if "pool" in call.name and not any(word in call.name for word in ("adaptive", "fractional", "unpool")):
         # an empty stride is the kernel's
         kernel = call.arg(1, "kernel_size")
         stride = call.arg(2, "stride") or kernel
@@ -40,6 +47,15 @@ def spatial(count: int, flow: Flow, call: Call) -> Dims | list[Dims]:
     return [list(out) for _ in call.out] if several else out
 
 
+def _meet(flow: Flow, dims: Dims, other: torch.Tensor, indexed: bool) -> None:
+    """Where samples are taken: of each image, or, as numbers that pooling returned, of each channel."""
+    where = flow.dims(other)
+    same = len(dims) if indexed else len(dims) - 1
+    for left, right in zip(dims[:same], where[:same], strict=True):
+        flow.unify(left, right)
+    flow.pin(*where[same:], why="its entries are positions in space")
+
+
 for _count, _names in SPATIAL.items():
     rule(*(f"aten.{name}" for name in _names.split()))(functools.partial(spatial, _count))
 
@@ -50,7 +66,7 @@ def pixel_shuffle(flow: Flow, call: Call) -> Dims:
     dims = flow.dims(call.args[0])
     halves = split(dims[-3], call.out.shape[-3])
     if halves is None:
-        flow.pin(dims[-3])
+        flow.pin(dims[-3], why="its blocks run across the parts of the channels")
         return [*dims[:-3], *call.out.shape[-3:]]
     flow.pin(halves[1], why="becomes space")
     return [*dims[:-3], product([halves[0]]), *call.out.shape[-2:]]
@@ -61,3 +77,34 @@ def pixel_unshuffle(flow: Flow, call: Call) -> Dims:
     """Space goes into channels: (channel, position in the block)."""
     dims = flow.dims(call.args[0])
     return [*dims[:-3], product([dims[-3], call.args[1] ** 2]), *call.out.shape[-2:]]
+
+
+@rule("aten.im2col")
+def im2col(flow: Flow, call: Call) -> Dims:
+    """Channels become (channel, position in the window)."""
+    x = flow.dims(call.args[0])
+    flow.pin(*x[-2:], why="positions in space are mixed")
+    window = math.prod(call.arg(1, "kernel_size"))
+    channels: Expression = product([x[-3], window])
+    return [*x[:-3], channels, call.out.shape[-1]]
+
+
+@rule("aten.col2im")
+def col2im(flow: Flow, call: Call) -> Dims:
+    """The way back: windows are summed up where they overlap, channel by channel."""
+    x = flow.dims(call.args[0])
+    flow.pin(x[-1], why="positions in space are mixed")
+    halves = split(x[-2], call.out.shape[-3])
+    if halves is None:
+        flow.pin(x[-2], why="its windows run across the parts of the channels")
+        return [*x[:-2], *call.out.shape[-3:]]
+    flow.pin(halves[1], why="becomes space")
+    return [*x[:-2], product([halves[0]]), *call.out.shape[-2:]]
+
+
+@rule("aten.affine_grid_generator", "aten.cudnn_affine_grid_generator")
+def affine_grid(flow: Flow, call: Call) -> Dims:
+    """A grid of positions in space from the entries of a matrix."""
+    theta = flow.dims(call.args[0])
+    flow.pin(*theta[1:], why="its entries are a matrix that acts in space")
+    return [theta[0], *call.out.shape[1:]]

@@ -14,15 +14,7 @@ from edakari.core.graph import Graph, InputSpec
 from edakari.core.layout import extent
 from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import ModelError
-from edakari.graph import (
-    axes,
-    rules_compute,
-    rules_elementwise,
-    rules_flex,
-    rules_recurrent,
-    rules_shape,
-    rules_spatial,
-)
+from edakari.graph import axes, rule_files
 from edakari.graph.branches import branches_of
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
@@ -34,8 +26,7 @@ from edakari.graph.shadow import call, shadow_of, stored_tensors
 
 __all__ = ["graph_of", "trace"]
 
-# importing them fills the table
-_LOADED = (rules_compute, rules_elementwise, rules_flex, rules_recurrent, rules_shape, rules_spatial)
+_LOADED = rule_files  # importing them fills the table
 
 _SEEN: weakref.WeakKeyDictionary[nn.Module, list[Graph]] = weakref.WeakKeyDictionary()
 
@@ -142,7 +133,7 @@ def graph_of(model: nn.Module, inputs: InputSpec) -> Graph:
             name: tuple(extent(dim, {}) for dim in dims) for name, dims in graph.layouts.items()
         }:
             return graph
-    return trace(model, example_for(model, inputs))
+    return trace(model, example_for(model, inputs, None))
 
 
 def _moved(value: Any, device: str) -> Any:
@@ -157,6 +148,8 @@ def _pin_outputs(flow: Flow, outputs: Any) -> None:
             made = flow.made(leaf)
             if made is not None:
                 flow.returned.add(made.place)
+            for dim in flow.indexed_by(leaf):
+                axes.pin(dim, "the network returns numbers of its positions")
             described: Dims = flow.dims(leaf)
             for dim in described:
                 axes.pin(dim, "the network's output")

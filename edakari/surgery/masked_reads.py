@@ -19,6 +19,8 @@ from edakari.graph.numbers import Extent, Numbers
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
 from edakari.surgery.counted import counted
+from edakari.surgery.masked_quantized import QUANTIZED
+from edakari.surgery.masked_reductions import REDUCTIONS
 
 __all__ = ["READS", "Reads"]
 
@@ -87,7 +89,7 @@ class Reads:
     def gone(self, x: torch.Tensor, positions: Sequence[int]) -> dict[int, torch.Tensor]:
         """For those of the dimensions along which positions are gone, which are kept."""
         dims = self.flow.dims(x)
-        found = {position % x.dim(): self.kept(dims[position]) for position in positions}
+        found = {position % max(x.dim(), 1): self.kept(dims[position]) for position in positions if dims}
         return {position: keep for position, keep in found.items() if keep is not None}
 
 
@@ -164,45 +166,6 @@ def _flex_attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mappin
 
 def _softmax(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [args[1]], -torch.inf), *args[1:], **kwargs)
-
-
-def _over(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, count: int) -> list[int]:
-    chosen = args[place] if len(args) > place else kwargs.get("dim")
-    if chosen is None or (isinstance(chosen, Sequence) and not chosen):
-        return list(range(count))
-    return [chosen] if isinstance(chosen, int) else list(chosen)
-
-
-def _sum(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], _over(args, kwargs, 1, args[0].dim())), *args[1:], **kwargs)
-
-
-def _vector_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return func(reads.masked(args[0], _over(args, kwargs, 2, args[0].dim())), *args[1:], **kwargs)
-
-
-def _mean(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    over = _over(args, kwargs, 1, args[0].dim())
-    share = math.prod(float(keep.double().mean()) for keep in reads.gone(args[0], over).values())
-    return func(reads.masked(args[0], over), *args[1:], **kwargs) / share
-
-
-def _extreme(fill: float) -> Read:
-    def read(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return func(reads.masked(args[0], _over(args, kwargs, 1, args[0].dim()), fill), *args[1:], **kwargs)
-
-    return read
-
-
-def _variance(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    over = _over(args, kwargs, 1, args[0].dim())
-    gone = reads.gone(args[0], over)
-    if not gone:
-        return func(*args, **kwargs)
-    x = args[0]
-    for position, keep in gone.items():
-        x = x.index_select(position, keep.nonzero().view(-1).to(x.device))
-    return func(x, *args[1:], **kwargs)
 
 
 def _layer_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -298,6 +261,7 @@ READS: dict[str, Read] = {
     "rnn": _recurrent,
     "aten.convolution": _input,
     "aten._convolution": _input,
+    "torchvision.deform_conv2d": _input,
     "linear": _last,
     "aten.linear": _last,
     "aten.mm": _last,
@@ -320,19 +284,13 @@ READS: dict[str, Read] = {
     "aten._log_softmax": _softmax,
     "aten.softmax": _softmax,
     "aten.log_softmax": _softmax,
-    "aten.sum": _sum,
-    "aten.mean": _mean,
-    "aten.amax": _extreme(-math.inf),
-    "aten.amin": _extreme(math.inf),
-    "aten.var": _variance,
-    "aten.std": _variance,
-    "aten.var_mean": _variance,
-    "aten.linalg_vector_norm": _vector_norm,
     "aten.native_layer_norm": _layer_norm,
     "aten._fused_rms_norm": _rms_norm,
     "aten.native_group_norm": _group_norm,
     "aten.native_batch_norm": _batch_norm,
     "batch_norm": _batch_norm_function,
     "aten._weight_norm_interface": _weight_norm,
+    **REDUCTIONS,
+    **QUANTIZED,
 }
 """Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""

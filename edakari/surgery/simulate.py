@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ class Simulated(nn.Module):
         """The pruned network's outputs."""
         reads = Reads(self.graph, self.masks, stored_tensors(self.model))
         self.flow = reads.flow
-        with torch.no_grad(), as_written(), _FunctionMode(reads), _DispatchMode(reads):
+        modes = (_FunctionMode(reads), _DispatchMode(reads))
+        with _buffers_restored(self.model), torch.no_grad(), as_written(), modes[0], modes[1]:
             return self.model(*args, **kwargs)
 
     def attach(self, plan: Plan) -> None:
@@ -110,6 +112,19 @@ class Simulated(nn.Module):
         images, _, channels = flow.peek(args[0])
         made = [images, output.shape[1], channels]
         flow.handle("selection", lambda flow, call: made, Call("selection", args[:1], {}, output))
+
+
+@contextlib.contextmanager
+def _buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Leave buffers as they were: observers of quantisation also count in evaluation mode."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, values in before:
+                if not torch.equal(buffer, values):
+                    buffer.resize_(values.shape).copy_(values)
 
 
 class _FunctionMode(TorchFunctionMode):

@@ -16,12 +16,12 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.graph.fuzz import blocks, functions, layers
+from tests.graph.fuzz import blocks, functions, layers, lookups
 from tests.graph.fuzz.kinds import KINDS, Kind, Pick
 
 __all__ = ["Network", "Program", "build", "grow", "networks", "program", "shrunk", "step"]
 
-_LOADED = (blocks, functions, layers)  # importing them fills the table of kinds
+_LOADED = (blocks, functions, layers, lookups)  # importing them fills the table of kinds
 
 LARGEST = 1600
 """Values of one image that a step may write."""

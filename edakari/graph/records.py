@@ -1,0 +1,103 @@
+"""What a flow notes of a forward pass: of each call of an operator, of each tensor, of each call of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edakari.graph.axes import Expression
+
+if TYPE_CHECKING:
+    from edakari.graph.flow import Flow
+
+__all__ = ["Call", "Dims", "Made", "Record", "Visit"]
+
+Dims = list[Expression]
+"""What each dimension of a tensor is made of."""
+
+Term = tuple[int, tuple[Expression, ...]]
+
+
+class Call:
+    """One operator call: its arguments by position or name, and its result."""
+
+    __slots__ = ("args", "kwargs", "name", "out")
+
+    def __init__(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        self.name = name
+        self.args = args
+        self.kwargs = kwargs
+        self.out = out
+
+    def arg(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument, wherever the caller put it."""
+        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor among the arguments, in order."""
+        found: list[torch.Tensor] = []
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, torch.Tensor):
+                found.append(value)
+            elif isinstance(value, list | tuple):
+                found.extend(item for item in value if isinstance(item, torch.Tensor))
+        return found
+
+
+class Record:
+    """What the flow notes of one call."""
+
+    __slots__ = ("inputs", "macs", "module", "name", "numbered", "outputs", "settings", "sources", "weights")
+
+    def __init__(self, name: str, module: str) -> None:
+        self.name = name
+        self.module = module
+        self.inputs: list[Dims] = []
+        self.outputs: list[Dims] = []
+        self.settings: dict[str, Any] = {}
+        self.macs: list[Term] = []
+        self.weights: list[str] = []
+        self.numbered: dict[int, tuple[Expression, ...]] = {}
+        """For outputs whose entries are position numbers: the dimensions that these numbers index."""
+        self.sources: tuple[int | None, ...] = ()
+        """For each different tensor that went in, the record that made it; None for an input of the network."""
+
+
+class Made:
+    """What the flow notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
+
+    __slots__ = ("dims", "flow", "numbers_of", "of_weights", "place")
+
+    def __init__(self, flow: Flow, dims: Dims, place: int, of_weights: bool) -> None:
+        self.flow = flow
+        self.dims = dims
+        self.place = place
+        self.of_weights = of_weights
+        self.numbers_of: tuple[Expression, ...] = ()
+        """The dimensions that its entries index, where these are position numbers, as of `argmax`."""
+
+
+class Visit:
+    """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
+
+    __slots__ = ("end", "formed", "inputs", "made", "outputs", "path", "read", "returned", "start")
+
+    def __init__(self, path: str, inputs: list[Dims], read: tuple[int | None, ...], start: int) -> None:
+        self.path = path
+        self.inputs = inputs
+        self.read = read
+        self.outputs: list[Dims] = []
+        self.made: tuple[int | None, ...] = ()
+        """As `read`: the record that made each tensor that came out; None for an input of the network."""
+        self.formed: dict[str, list[Dims]] = {}
+        """By the line of code."""
+        self.returned = 0
+        """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
+        self.start = self.end = start
+
+    @property
+    def places(self) -> range:
+        """Of its records."""
+        return range(self.start, self.end)

@@ -1,0 +1,122 @@
+"""Rules of the operators that run over the positions of a dimension: reductions, extrema, running sums, orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from edakari.graph.axes import size
+from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.rules import rule
+from edakari.graph.rules_elementwise import broadcast
+
+__all__: list[str] = []
+
+NORMS = ("aten.linalg_vector_norm", "aten.norm")
+
+
+@rule(
+    *("aten.mean", "aten.sum", "aten.nansum", "aten.prod", "aten.logsumexp", "aten.count_nonzero"),
+    *("aten.amax", "aten.amin", "aten.aminmax", "aten.any", "aten.all"),
+    *("aten.var", "aten.std", "aten.var_mean", "aten.std_mean", *NORMS),
+)
+def reduce(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
+    dims = flow.dims(call.args[0])
+    chosen = call.arg(2 if call.name in NORMS else 1, "dim")
+    first = call.out[0] if isinstance(call.out, tuple | list) else call.out
+    out = _left(dims, _positions(chosen, len(dims)), first.dim())
+    return [list(out) for _ in call.out] if isinstance(call.out, tuple | list) else out
+
+
+def _left(dims: Dims, gone: set[int], count: int) -> Dims:
+    """What a reduction leaves: ones where it keeps the number of dimensions."""
+    if count == len(dims):
+        return [1 if position in gone else dim for position, dim in enumerate(dims)]
+    return [dim for position, dim in enumerate(dims) if position not in gone]
+
+
+def _positions(chosen: Any, count: int) -> set[int]:
+    if chosen is None or (isinstance(chosen, Sequence) and not chosen):
+        return set(range(count))
+    return {place % max(count, 1) for place in ([chosen] if isinstance(chosen, int) else chosen)}
+
+
+@rule("aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.argmax", "aten.argmin")
+def extremum(flow: Flow, call: Call) -> Dims | list[Dims]:
+    """A reduction that also finds at which position the value stands."""
+    other = call.arg(1, "other")
+    if isinstance(other, torch.Tensor):
+        return broadcast(flow, [flow.dims(call.args[0]), flow.dims(other)], call.out.shape)
+    dims = flow.dims(call.args[0])
+    along = _positions(call.arg(1, "dim"), len(dims))
+    if "arg" in call.name and len(along) > 1:
+        flow.pin(*dims, why="it numbers the positions of all dimensions together")
+    elif "arg" in call.name or isinstance(call.out, tuple | list):
+        flow.entries_index(0 if "arg" in call.name else 1, *(dims[place] for place in along))
+    reduced: Dims | list[Dims] = reduce(flow, call)
+    return reduced
+
+
+@rule("aten.kthvalue", "aten.topk", "aten.sort")
+def ordered(flow: Flow, call: Call) -> list[Dims]:
+    """Values by rank: which these are, and how many, depends on all of the dimension."""
+    dims = list(flow.dims(call.args[0]))
+    place, name = (1, "dim") if call.name == "aten.sort" else (2, "dim")
+    chosen = call.arg(place, name, -1)
+    if call.name == "aten.sort" and "stable" in call.kwargs:
+        chosen = call.kwargs.get("dim", -1)
+    along = chosen % max(len(dims), 1)
+    if dims:
+        flow.pin(dims[along], why="it takes values by their rank, and among fewer positions a rank means another one")
+    out = call.out[0]
+    if call.name != "aten.kthvalue":
+        dims[along : along + 1] = [int(length) for length in out.shape[along : along + 1]]
+    else:
+        dims = _left(dims, {along}, out.dim())
+    return [list(dims), list(dims)]
+
+
+@rule("aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp")
+def running(flow: Flow, call: Call) -> Dims:
+    """Each position takes in those before it, of which only what is kept counts."""
+    return list(flow.dims(call.args[0]))
+
+
+@rule("aten.cummax", "aten.cummin")
+def running_extremum(flow: Flow, call: Call) -> list[Dims]:
+    """As a running sum; the second output says at which position each value stands."""
+    dims = flow.dims(call.args[0])
+    if dims:
+        flow.entries_index(1, dims[call.args[1]])
+    return [list(dims), list(dims)]
+
+
+@rule("aten.flip", "aten.roll")
+def reorder(flow: Flow, call: Call) -> Dims:
+    """Positions of some dimensions change places: these stay whole."""
+    dims = list(flow.dims(call.args[0]))
+    chosen = call.arg(2 if call.name == "aten.roll" else 1, "dims", ())
+    for place in _positions(chosen, len(dims)):
+        flow.pin(dims[place], why="its positions change places, which would be other places among fewer")
+        dims[place] = size(dims[place])
+    return dims
+
+
+@rule("aten._cdist_forward", "aten._euclidean_dist")
+def distances(flow: Flow, call: Call) -> Dims:
+    """From each row of one matrix to each of another: the columns meet and are summed up."""
+    left, right = flow.dims(call.args[0]), flow.dims(call.args[1])
+    flow.unify(left[-1], right[-1])
+    batch = broadcast(flow, [left[:-2], right[:-2]], call.out.shape[:-2])
+    return [*batch, left[-2], right[-2]]
+
+
+@rule("aten.linalg_cross")
+def cross(flow: Flow, call: Call) -> Dims:
+    """Three positions of one dimension are mixed."""
+    dims = broadcast(flow, [flow.dims(tensor) for tensor in call.tensors()], call.out.shape)
+    flow.pin(dims[call.kwargs.get("dim", -1)], why="it mixes the three positions of a vector")
+    return dims

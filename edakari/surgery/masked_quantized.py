@@ -1,0 +1,28 @@
+"""What fake quantisation reads of a network that is masked instead of cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from edakari.surgery.masked_reads import Reads
+
+__all__ = ["QUANTIZED"]
+
+
+def _observed(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The observed range is that of what is kept: positions that are gone repeat one that is kept."""
+    x = args[0]
+    along, each = (args[10], args[11]) if len(args) > 11 else (kwargs.get("ch_axis", 0), False)
+    mixed = [place for place in range(x.dim()) if not each or place != along % x.dim()]
+    for place, keep in reads.gone(x, mixed).items():
+        index = torch.where(keep, torch.arange(len(keep)), keep.nonzero()[0])
+        x = x.index_select(place, index.to(x.device))
+    return func(x, *args[1:], **kwargs)
+
+
+QUANTIZED: dict[str, Callable[..., Any]] = {"fused_moving_avg_obs_fake_quant": _observed}
+"""Functions by name, and how each reads what is kept."""
