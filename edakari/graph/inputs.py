@@ -104,7 +104,7 @@ def _dtype(name: str) -> torch.dtype:
 def _with_values(values: list[Any], shape: list[int], dtype: torch.dtype) -> torch.Tensor:
     try:
         return torch.tensor(values, dtype=dtype).reshape(shape)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(
             f"the example's {len(values)} values do not make a {dtype} tensor of shape {shape}: {error}. "
             "Was the plan's file edited? Make the plan again."

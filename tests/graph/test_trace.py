@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -79,9 +82,27 @@ def test_a_graph_is_found_again_for_the_same_module():
 
 
 def test_examples_survive_json():
-    example = {"x": torch.zeros(2, 3), "flags": (1, None, "a"), "more": [torch.zeros(1, dtype=torch.int64)]}
-    spec = spec_of_inputs(example)
-    assert spec_of_inputs(example_of(spec)) == spec
+    example = {"x": torch.zeros(2, 3), "flags": (1, None, "a"), "more": [torch.tensor([[7, 2]])]}
+    spec = json.loads(json.dumps(spec_of_inputs(example)))
+    again = example_of(spec, None)
+    assert spec_of_inputs(again) == spec
+    assert torch.equal(again["more"][0], example["more"][0]) and again["x"].is_meta
+
+
+def test_an_example_keeps_few_integers_and_no_floats():
+    small, large = torch.arange(1024), torch.arange(1025)
+    spec = spec_of_inputs((small, large, torch.tensor([[True], [False]]), torch.rand(3)))
+    again = example_of(spec, "cpu")
+    assert torch.equal(again[0], small)
+    assert not again[1].any() and again[1].shape == large.shape
+    assert again[2].tolist() == [[True], [False]]
+    assert not again[3].any()
+
+
+@pytest.mark.parametrize("values", [[1, 2], [1, 2, "a"], [[1], [2]], [2**70, 0, 0]])
+def test_values_that_do_not_fit_an_example_are_refused(values: list[Any]):
+    with pytest.raises(ModelError, match="Was the plan's file edited"):
+        example_of({"tensor": [[3], "int64"], "values": values})
     with pytest.raises(ModelError, match="object"):
         spec_of_inputs(object())
 
