@@ -86,7 +86,8 @@ def test_examples_survive_json():
     spec = json.loads(json.dumps(spec_of_inputs(example)))
     again = example_of(spec, None)
     assert spec_of_inputs(again) == spec
-    assert torch.equal(again["more"][0], example["more"][0]) and again["x"].is_meta
+    assert torch.equal(again["more"][0], example["more"][0])
+    assert again["x"].is_meta
 
 
 def test_an_example_keeps_few_integers_and_no_floats():
@@ -94,7 +95,8 @@ def test_an_example_keeps_few_integers_and_no_floats():
     spec = spec_of_inputs((small, large, torch.tensor([[True], [False]]), torch.rand(3)))
     again = example_of(spec, "cpu")
     assert torch.equal(again[0], small)
-    assert not again[1].any() and again[1].shape == large.shape
+    assert not again[1].any()
+    assert again[1].shape == large.shape
     assert again[2].tolist() == [[True], [False]]
     assert not again[3].any()
 
