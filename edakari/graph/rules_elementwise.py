@@ -66,6 +66,8 @@ def broadcast(flow: Flow, operands: Sequence[Dims], shape: Sequence[int]) -> Dim
     "aten.dropout_",
     "aten.lerp",
     "aten._assert_async",
+    "aten.complex",
+    "aten.polar",
     "aten.bernoulli",
     "aten.bernoulli_",
     "aten.uniform_",
