@@ -131,21 +131,21 @@ def test_inputs_may_be_a_tuple_or_a_dict():
 
 
 def test_a_rule_of_ones_own_frees_what_was_pinned():
-    class Polar(nn.Module):
+    class Renormed(nn.Module):
         def __init__(self):
             super().__init__()
             self.a, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
 
         def forward(self, x):
             y = self.a(x)
-            return self.out(torch.polar(y, y).abs())
+            return self.out(torch.renorm(y, 2, 0, 1.0))
 
-    assert not trace(Polar(), torch.zeros(1, 4)).groups
+    assert not trace(Renormed(), torch.zeros(1, 4)).groups
     try:
-        rule("aten.polar")(RULES["pointwise"])
-        assert [group.name for group in trace(Polar(), torch.zeros(1, 4)).groups] == ["a"]
+        rule("aten.renorm")(RULES["pointwise"])
+        assert [group.name for group in trace(Renormed(), torch.zeros(1, 4)).groups] == ["a"]
     finally:
-        del RULES["aten.polar"]
+        del RULES["aten.renorm"]
 
 
 def test_parameters_that_the_forward_pass_does_not_use_stay():
