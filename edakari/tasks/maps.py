@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.nn import functional
 
 from edakari.errors import DataError
+from edakari.tasks.images import eight_bits, orientation, read_image, read_label_map
 from edakari.tasks.loaders import Labelled, Order, Pixels, processes
+from edakari.tasks.npz import CLASSES
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, read_parts
 
@@ -57,6 +59,8 @@ def _source(paths: Sequence[str], settings: DataSettings, like: Arrays | None) -
     labels = np.concatenate([_checked(path, *part[:2]) for path, part in zip(paths, parts, strict=True)])
     counted = labels[labels != settings.ignore_index]
     names = like.classes if like else parts[0][2]
+    if counted.size and counted.max() >= CLASSES:
+        raise DataError(f"{where}: a label is {counted.max()}; at most {CLASSES:,} classes are counted, from 0 on")
     names = names or tuple(str(number) for number in range(int(counted.max()) + 1 if counted.size else 0))
     if not counted.size or not 0 <= counted.min() <= counted.max() < len(names):
         span = f"from {counted.min()} to {counted.max()}" if counted.size else "that all are ignored"
@@ -75,8 +79,11 @@ def _checked(path: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any])
             f"{path}: data.task is segmentation, and `labels` must be integers {list(images.shape[:3])}, one for each "
             f"pixel, found {labels.dtype} {list(labels.shape)}"
         )
+    low, high = (labels.min(), labels.max()) if labels.size else (0, 0)
+    if not np.iinfo(np.int32).min <= low <= high <= np.iinfo(np.int32).max:
+        raise DataError(f"{path}: labels range over {low} to {high}, which no number of classes explains")
     # as small as they come: int64 maps would take eight times the memory of the images' channels
-    return labels.astype(np.uint8) if labels.min() >= 0 and labels.max() < 256 else labels.astype(np.int32)
+    return labels.astype(np.uint8) if low >= 0 and high < 256 else labels.astype(np.int32)
 
 
 def _sized(part: Part, size: int | None) -> Part:
@@ -89,9 +96,7 @@ def _sized(part: Part, size: int | None) -> Part:
         functional.interpolate(some.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         for some in torch.split(pixels, 64)
     ]
-    rows, columns = ((np.arange(size) + 0.5) * side / size for side in images.shape[1:3])
-    nearest = labels[:, rows.astype(int)][:, :, columns.astype(int)]
-    return torch.cat(shrunk).permute(0, 2, 3, 1).contiguous().numpy(), nearest, names
+    return torch.cat(shrunk).permute(0, 2, 3, 1).contiguous().numpy(), _nearest(labels, size), names
 
 
 def _from_folder(path: Path, size: int | None) -> Part:
@@ -112,29 +117,38 @@ def _from_folder(path: Path, size: int | None) -> Part:
     images: list[npt.NDArray[np.uint8]] = []
     labels: list[npt.NDArray[np.int32]] = []
     for file in files:
-        image, label = _opened(file).convert("RGB"), _opened(maps[file.stem])
-        if image.size != label.size or label.mode not in ("P", "L", "1", "I;16", "I"):
-            raise DataError(
-                f"label map {maps[file.stem]}: {label.size[0]}x{label.size[1]} of mode {label.mode!r}, where one "
-                f"number for each of {image.size[0]}x{image.size[1]} pixels is needed (modes P, L, I)"
-            )
+        image, label = _pair(file, maps[file.stem])
         if size is not None:
             image = image.resize((size, size), Image.Resampling.BILINEAR)
-            label = label.resize((size, size), Image.Resampling.NEAREST)
+            label = _nearest(label[None], size)[0]
         elif images and image.size != images[0].shape[1::-1]:
             raise DataError(f"folder {str(path)!r}: images differ in size; name data.image_size")
         images.append(np.asarray(image))
-        labels.append(np.asarray(label).astype(np.int32))
+        labels.append(label)
     return np.stack(images), np.stack(labels), ()
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); mend or remove it") from error
+def _pair(file: Path, labels: Path) -> tuple[Image.Image, npt.NDArray[np.int32]]:
+    """An image of 8 bits and its label map, which lie upon each other."""
+    image, label = eight_bits(read_image(file)), read_label_map(labels)
+    ways = orientation(file), orientation(labels)
+    if ways[0] != ways[1]:
+        raise DataError(
+            f"label map {labels}: its EXIF orientation is {ways[1]} and that of {file} is {ways[0]}, so how they lie "
+            "upon each other cannot be told; save the image turned, without the tag"
+        )
+    if image.size != label.shape[::-1]:
+        raise DataError(
+            f"label map {labels}: it has {label.shape[1]}x{label.shape[0]} pixels and its image {file} "
+            f"{image.width}x{image.height}; one number for each pixel is needed"
+        )
+    return image, label
+
+
+def _nearest(labels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Label maps [N, H, W] at another size, each pixel that of the nearest place."""
+    rows, columns = ((np.arange(size) + 0.5) * side / size for side in labels.shape[1:])
+    return labels[:, rows.astype(int)][:, :, columns.astype(int)]
 
 
 class MapBatches:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from edakari.errors import DataError, UnknownName
+from edakari.tasks.images import read_image
+from edakari.tasks.npz import CLASSES, read_npz
 
 __all__ = ["EMBEDDED", "Arrays", "Files", "Labels", "Source", "embedded", "from_folder", "from_npz", "read_parts"]
 
@@ -53,7 +54,7 @@ class Arrays:
 
 @dc.dataclass(frozen=True, eq=False)
 class Files:
-    """Images on the disk, read when asked for, as RGB.
+    """Images on the disk, read when asked for, in colours.
 
     Args:
         paths: of the images.
@@ -70,18 +71,12 @@ class Files:
         return Files(tuple(self.paths[index] for index in indices), self.labels[indices], self.classes)
 
     def image(self, index: int) -> Image.Image:
-        """One image.
+        """One image, as `read_image` gives it: "RGB", or "F" for grey of more than 8 bits.
 
         Raises:
-            DataError: it cannot be read; names the file.
+            DataError: it cannot be read or represented; names the file.
         """
-        try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"image {self.paths[index]} cannot be read ({type(error).__name__}: {error}); mend or remove it"
-            ) from error
+        return read_image(self.paths[index])
 
     @property
     def channels(self) -> int:
@@ -166,7 +161,7 @@ def read_parts(
     Raises:
         DataError: see `from_npz`, or the images differ in size.
     """
-    parts = [_read_npz(Path(path)) for path in paths]
+    parts = [read_npz(Path(path)) for path in paths]
     shapes = {images.shape[1:] for images, _, _ in parts}
     if len(shapes) > 1:
         where = ", ".join(str(path) for path in paths)
@@ -185,34 +180,6 @@ def embedded(name: str, split: str) -> Arrays:
     return from_npz([FOLDER / f"{name}_{split}.npz"])
 
 
-def _read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]:
-    """Images, uint8 [N, H, W, C], labels as they are, and names of classes where there are some, of an .npz file.
-
-    Raises:
-        DataError: the file is missing, damaged or empty, or its images are of another form.
-    """
-    if not path.is_file():
-        raise DataError(f"data file {str(path)!r}: there is no such file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in ("images", "labels") if key not in archive]
-            if missing:
-                raise DataError(f"{path}: it has no {missing}, only {sorted(archive)}; images and labels are needed")
-            images, labels = archive["images"], archive["labels"]
-            names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive else ()
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as .npz without pickle ({type(error).__name__}: {error})") from error
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise DataError(
-            f"{path}: `images` must be uint8 [N, H, W, C] with C of 1 or 3, found {images.dtype} {list(images.shape)}"
-        )
-    if not len(images):
-        raise DataError(f"{path}: it has no images")
-    return images, labels, names
-
-
 def _classes_in(path: Path, images: int, labels: npt.NDArray[Any]) -> Labels:
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (images,):
         hint = {2: "; for several classes an image set data.task to multilabel"}.get(labels.ndim, "")
@@ -221,4 +188,6 @@ def _classes_in(path: Path, images: int, labels: npt.NDArray[Any]) -> Labels:
             f"{path}: `labels` must be integers [{images}], one for each image, found {labels.dtype} "
             f"{list(labels.shape)}{hint}"
         )
+    if labels.size and labels.max() >= CLASSES:
+        raise DataError(f"{path}: a label is {labels.max()}; at most {CLASSES:,} classes are counted, from 0 on")
     return labels.astype(np.int64)

@@ -185,9 +185,9 @@ def _drawn(labels: Labels, count: int, seed: int) -> Labels:
     order = np.random.default_rng(seed).permutation(len(labels))
     if labels.ndim > 1:
         return np.sort(order[:count])
-    shuffled = labels[order]
+    _, classes, sizes = np.unique(labels[order], return_inverse=True, return_counts=True)
+    by_class = np.argsort(classes, kind="stable")
+    within = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     turn = np.empty(len(labels), np.float64)
-    for label in np.unique(labels):
-        size = int((labels == label).sum())
-        turn[shuffled == label] = (np.arange(size) + 0.5) / size
+    turn[by_class] = (within + 0.5) / np.repeat(sizes, sizes)
     return np.sort(order[np.argsort(turn, kind="stable")[:count]])

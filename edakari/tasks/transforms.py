@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from torchvision.transforms import v2 as torchvision_v2
 
 from edakari.errors import UnknownName
+from edakari.tasks.images import eight_bits
 from edakari.tasks.loaders import Pixels
 
 __all__ = ["evaluation_transform", "training_transform"]
@@ -51,8 +53,10 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
         make: Any = create_transform
         size = (pixels.channels, pixels.size, pixels.size)
         randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
-        transform = make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std)
-        composed: Transform = v2.Compose([v2.Grayscale(1) if pixels.channels == 1 else v2.RGB(), transform])
+        transform = _guarded(make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std))
+        # what timm draws from works on 8 bits
+        colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
+        composed: Transform = v2.Compose([eight_bits, colour, transform])
         return composed
     if augment not in ("light", "jitter"):
         raise UnknownName("augmentation", augment, ("none", "light", "jitter", "timm"))
@@ -70,5 +74,25 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
 def _composed(pixels: Pixels, *steps: Any) -> Transform:
     colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
     numbers = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(pixels.mean, pixels.std))
-    composed: Transform = v2.Compose([colour, *steps, *numbers, v2.ToPureTensor()])
+    composed: Transform = v2.Compose([_deep_as_tensor, colour, *steps, *numbers, v2.ToPureTensor()])
     return composed
+
+
+def _deep_as_tensor(image: Image.Image) -> Any:
+    """Grey of more than 8 bits as a tensor from 0 to 1, since Pillow has no colours of so many."""
+    return v2.functional.to_image(image) if image.mode == "F" else image
+
+
+def _guarded(transform: Any) -> Any:
+    """The transform with posterisation that keeps a bit: timm asks for none at its strongest, which Pillow refuses."""
+    from timm.data import auto_augment
+
+    for step in transform.transforms:
+        for op in getattr(step, "ops", ()):
+            if op.aug_fn is auto_augment.posterize:
+                op.aug_fn = _posterized
+    return transform
+
+
+def _posterized(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

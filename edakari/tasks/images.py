@@ -1,0 +1,167 @@
+"""Reading an image or a label map as it is: what Pillow would change without a word is kept, or is an error."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edakari.core.reading import Unreadable, require_regular
+from edakari.errors import DataError
+
+__all__ = ["eight_bits", "orientation", "read_image", "read_label_map"]
+
+PIXELS = 178_956_970
+"""Of one image: where Pillow too calls it a bomb, half a gigabyte of colours."""
+FORMATS = ("PNG", "JPEG", "MPO", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "JPEG2000")
+"""What images may be, whatever their names end in: Pillow runs another program for some others."""
+LOSSLESS = ("PNG", "BMP", "DIB", "TIFF")
+COLOURS = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+ORIENTATION, PHOTOMETRIC, BITS = 274, 262, 258
+"""Tags of EXIF and TIFF."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image by each orientation of EXIF."""
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image, turned as its EXIF tag says, without its alpha channel.
+
+    Args:
+        path: of a file in one of `FORMATS`.
+
+    Returns:
+        "RGB"; or "F" with values from 0 to 1 for grey of more than 8 bits, which other modes of Pillow would clip.
+
+    Raises:
+        DataError: it cannot be read, or its values cannot be represented; names the file.
+    """
+    with _opened(path, FORMATS) as image:
+        _refuse_unknown(image)
+        inverted = image.mode in SIXTEEN and _tag(image, PHOTOMETRIC) == 0
+        whole = 2 ** (_tag(image, BITS) or 16) - 1
+        turned = _turned(image)
+        if image.mode in COLOURS:
+            # else Pillow warns that it leaves the transparency out
+            turned.info.pop("transparency", None)
+            return turned.convert("RGB")
+        values = np.asarray(turned).astype(np.float32)
+        if image.mode == "F":
+            if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+                raise Unreadable(
+                    f"its floating-point values range over {values.min():.4g} to {values.max():.4g}, and only those "
+                    "from 0 to 1 have a meaning of their own; scale them, or save it with 8 or 16 bits"
+                )
+            return Image.fromarray(values)
+        grey = values / np.float32(whole if image.mode in SIXTEEN else 65535)
+        return Image.fromarray(1 - grey if inverted else grey)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of `read_image` as "RGB", grey of more bits rounded to 8."""
+    if image.mode != "F":
+        return image
+    return Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8)).convert("RGB")
+
+
+def read_label_map(path: str | Path) -> npt.NDArray[np.int32]:
+    """The number of each pixel's class, as it is stored: of palettes the index.
+
+    Args:
+        path: of a file in one of `LOSSLESS`.
+
+    Returns:
+        int32 [H, W].
+
+    Raises:
+        DataError: it cannot be read, or does not hold one number for each pixel; names the file.
+    """
+    with _opened(path, LOSSLESS) as image:
+        if image.mode not in ("1", "L", "P", "I", *SIXTEEN):
+            raise Unreadable(
+                f"it is of mode {image.mode}, where one number for each pixel is needed (modes P, L, 1, I;16, I): "
+                "colours do not say which class is which; save the numbers of the classes"
+            )
+        tiles = getattr(image, "tile", None)
+        stored = tiles[0][3] if tiles else ""
+        raw = str(stored[0] if isinstance(stored, tuple) else stored)
+        if "I" in raw if image.mode in ("1", "L") else _tag(image, PHOTOMETRIC) == 0:
+            raise Unreadable("it stores white as 0, so its numbers cannot be told; save it with black as 0")
+        values = np.asarray(_turned(image)).astype(np.int32)
+        # Pillow spreads grey of 2 and 4 bits over 0 to 255
+        return values // {"L;2": 85, "L;4": 17}.get(raw[:3], 1)
+
+
+def orientation(path: str | Path) -> int:
+    """How an image is to be turned for the eye, by its EXIF tag; 1 is not at all.
+
+    Raises:
+        DataError: it cannot be read; names the file.
+    """
+    with _opened(path, FORMATS) as image:
+        return _orientation(image)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """An image whose pixels are not read yet; whatever goes wrong with it is one error that names the file."""
+    try:
+        require_regular(path)
+        Image.init()  # Pillow knows formats by name only once it has loaded them all
+        with warnings.catch_warnings():
+            # of large images, which are judged here, and of damaged data beside the pixels
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=[each for each in formats if each in Image.OPEN]) as image:
+                if not 0 < image.width * image.height <= PIXELS:
+                    raise Unreadable(f"it has {image.width}x{image.height} pixels; 1 to {PIXELS:,} are read")
+                yield image
+    except Unreadable as error:
+        raise DataError(f"image {path} cannot be read: {error}") from error
+    except Exception as error:
+        # of the decoders, which meet damaged files with errors of every kind
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"image {path} cannot be read ({said}); mend or remove it") from error
+
+
+def _refuse_unknown(image: Image.Image) -> None:
+    # 16 bits of PNG (older Pillow) and PGM arrive as 32, scaled to 65535; those of others have no known largest value
+    known = image.mode in ("F", *COLOURS, *SIXTEEN) or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if not known:
+        what = "32-bit integers, whose largest value is not known" if image.mode == "I" else f"mode {image.mode}"
+        raise Unreadable(f"it holds {what}; save it with 8 or 16 bits, in grey or RGB")
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    image.load()
+    # after the pixels are read, for Pillow turns TIFF files itself
+    way = _orientation(image)
+    return image.transpose(TURNS[way]) if way in TURNS else image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        # damaged EXIF data beside pixels that are fine, as some photos of ImageNet have it
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _tag(image: Image.Image, tag: int) -> int | None:
+    """A number among the tags of a TIFF file."""
+    found = getattr(image, "tag_v2", {}).get(tag)
+    found = found[0] if isinstance(found, tuple) and found else found
+    return found if isinstance(found, int) else None

@@ -1,0 +1,98 @@
+"""Reading .npz files whose headers may say anything: what they hold is judged before any of it is read."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edakari.core.reading import Unreadable, require_regular
+from edakari.errors import DataError
+
+__all__ = ["CLASSES", "read_npz"]
+
+CLASSES = 1_000_000
+"""That data may have: the last layer of a network for so many has a billion weights, and each class gets a name."""
+NAMES = ("images", "labels", "class_names")
+HEADER = 10_000
+"""Bytes of the header of an array; ours have a hundred. numpy evaluates it, in time that grows quickly."""
+
+
+def read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]:
+    """Images, uint8 [N, H, W, C], labels as they are, and names of classes where there are some, of an .npz file.
+
+    Raises:
+        DataError: the file is missing, damaged or empty, says that it holds more than there is or fits into memory, or
+            its images are of another form.
+    """
+    if not path.exists():
+        raise DataError(f"data file {str(path)!r}: there is no such file")
+    try:
+        require_regular(path)
+        found = _arrays(path)
+    except (DataError, Unreadable) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+        # zipfile, zlib and numpy meet damaged files with errors of every kind
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path} cannot be read as .npz without pickle ({said})") from error
+    images, labels = found["images"], found["labels"]
+    names = tuple(str(name) for name in found.get("class_names", ()))
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{path}: `images` must be uint8 [N, H, W, C] with C of 1 or 3, found {images.dtype} {list(images.shape)}"
+        )
+    if not images.size:
+        raise DataError(f"{path}: it has no images" if not len(images) else f"{path}: its images have no pixels")
+    return images, labels, names
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that data has, after a look at what each is said to be."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist()}
+        missing = [key for key in ("images", "labels") if key not in members]
+        if missing:
+            raise Unreadable(f"it has no {missing}, only {sorted(members)[:8]}; images and labels are needed")
+        wanted = {name: members[name] for name in NAMES if name in members}
+        size, memory = sum(info.file_size for info in wanted.values()), _memory()
+        if size > memory:
+            raise Unreadable(
+                f"it unpacks to {size / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of memory"
+            )
+        found = {}
+        for name, info in wanted.items():
+            with archive.open(info) as file:
+                _check_header(name, file, info.file_size)
+            with archive.open(info) as file:
+                found[name] = np.lib.format.read_array(file, allow_pickle=False, max_header_size=HEADER)
+    return found
+
+
+def _check_header(name: str, file: IO[bytes], size: int) -> None:
+    """Refuse an array whose header does not fit what follows it."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
+    shape, _, dtype = read(file, max_header_size=HEADER)
+    if dtype.hasobject:
+        raise Unreadable(f"`{name}` holds pickled objects, which are not read; save numbers or texts")
+    if name == "class_names" and (len(shape) != 1 or shape[0] > CLASSES):
+        raise Unreadable(f"`class_names` must be a list of at most {CLASSES:,} names, found the shape {list(shape)}")
+    says, has = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if says != has or min(shape, default=0) < 0:
+        raise Unreadable(f"`{name}` says that it is {dtype} {list(shape)}, {says:,} bytes, but {has:,} follow")
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; where it does not say, as many as there may be."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
