@@ -97,3 +97,8 @@ def test_keep_checks_indices(indices: list[int]) -> None:
 
 def test_keep_sorts() -> None:
     assert keep([3, 1], "a", 4) == KeepChannels("a", (1, 3))
+
+
+def test_a_chain_is_named_by_its_last_method() -> None:
+    assert plan(method="first").then(plan(method="second")).method == "second"
+    assert plan(method="first").then(plan()).method == "first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edakari.core.budget import Budget
 from edakari.core.layout import Axis, Concat, Fixed, Product, extent
 from edakari.core.space import Group
+from edakari.core.walk import walk
 from edakari.cost import Count, activations, bind, dense, macs, params, uncounted
 from edakari.graph import trace
 from edakari.surgery import apply
@@ -111,6 +113,46 @@ def test_a_count_is_the_sum_of_its_terms_at_any_sizes(terms, sizes):
     for name, size in WHOLE.items():
         every = [right({**sizes, name: k}) for k in range(size + 1)]
         assert count.curve(Group(name, "channel", size), sizes).tolist() == every
+
+
+moves = st.lists(
+    st.sampled_from([(name, size) for name, most in WHOLE.items() for size in range(most + 1)]), max_size=6
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(term, max_size=4), moves)
+def test_a_walk_gives_the_totals_of_where_it_stands(terms, moves):
+    count = Count("cost", "unit", tuple(terms))
+    sizes: dict[str, int] = {}
+    walked = walk(count, sizes)
+    for name, size in moves:
+        walked.move(name, size)
+        sizes[name] = size
+        assert walked.total == count.total(sizes)
+        for other, most in WHOLE.items():
+            choices = np.arange(most + 1)[::2]
+            totals = [count.total({**sizes, other: choice}) for choice in choices.tolist()]
+            assert walked.along(Group(other, "channel", most), choices).tolist() == totals
+
+
+def test_a_walk_squares_the_width_of_a_residual_stream():
+    class Stream(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.out = (torch.nn.Conv2d(a, b, 1) for a, b in ((1, 6), (6, 6), (6, 1)))
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.out(x + self.conv(x))
+
+    graph = trace(Stream(), torch.zeros(1, 1, 1, 1))
+    (stream,) = graph.groups
+    walked = walk(macs(graph), {})
+    assert walked.total == 6 + 36 + 6
+    assert walked.along(stream, np.array([1, 2, 5])).tolist() == [1 + 1 + 1, 2 + 4 + 2, 5 + 25 + 5]
+    walked.move(stream.name, 4)
+    assert walked.total == 4 + 16 + 4
 
 
 def test_a_dropped_branch_takes_its_terms_along():

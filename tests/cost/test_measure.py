@@ -12,6 +12,7 @@ from edakari.cost.measure import (
     TURNS,
     RunSettings,
     Timing,
+    _timing,
     expected_seconds,
     measure,
     require_steady,
@@ -146,3 +147,11 @@ def test_a_noisy_timing_is_refused_with_its_spread():
     require_steady(Timing(10.0, 9.0, 1.0, 50), "the pruned network")
     with pytest.raises(MeasurementError, match=r"the pruned network is too noisy .* 10 ms with 3 ms .* 30% where 15%"):
         require_steady(Timing(10.0, 8.0, 3.0, 50), "the pruned network")
+
+
+def test_a_ratio_is_that_of_turns_next_to_each_other() -> None:
+    # the machine becomes slower and quicker again, and both networks with it
+    pruned, dense = [[1.0], [2.0], [4.0]], [[2.0], [4.0], [8.0]]
+    assert _timing(pruned, dense).ratio == 0.5
+    # one turn was disturbed: the medians of all calls would say 1
+    assert _timing([[1.0], [2.0], [3.0]], [[2.0], [4.0], [1.0]]).ratio == 0.5

@@ -438,3 +438,95 @@ def test_gates_that_cannot_close_are_told() -> None:
     InterpretationSteeredPruning(**{**SHORT, "gate_lr": 1e-3, "gate_epochs": 2}).prune(job)
     assert "gates cannot close: raise gate_lr or gate_epochs" in told
     assert "no gate is closed half way: raise gate_lr, gate_epochs or cost_weight" in told
+
+
+# The objectives of the three stages, taken from the trainings that the method asks for
+
+
+class Objective(Exception):
+    """Ends a method at a training that is not to run; carries what was asked for."""
+
+    def __init__(self, model: nn.Module, objective: Any, batches: Any) -> None:
+        super().__init__("asked for")
+        self.model, self.objective, self.batches = model, objective, batches
+
+
+def asked(job: Job, stage: int, **settings: Any) -> Objective:
+    """What the method asks for in a stage, from 1 to 3; the stages before it are trained."""
+    stages = iter(range(1, 4))
+
+    def fit(model: nn.Module, objective: Any, schedule: Schedule, **options: Any) -> None:
+        if next(stages) == stage:
+            raise Objective(model, objective, options.get("batches"))
+        job.fit(model, objective, schedule, **options)
+
+    with pytest.raises(Objective) as found:
+        InterpretationSteeredPruning(**{**SHORT, **settings}).prune(dc.replace(job, fit=fit))
+    return found.value
+
+
+class Recorder(nn.Module):
+    """Notes what a network gets and gives."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.network(x)
+        self.calls.append((x.detach(), out.detach()))
+        return out
+
+
+def grown(network: nn.Module) -> nn.Module:
+    """With classes that differ in probability, so that both directions of a divergence differ."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    return network
+
+
+def test_the_predictor_learns_the_dense_networks_distribution_from_samples_of_masks() -> None:
+    job = toy_job(grown(toy_cnn()))
+    found = asked(job, 1)
+    batch = (torch.ones(4, 3, 16, 16), torch.arange(4))
+    predictor = Recorder(found.model.eval())
+    term = found.objective(predictor, batch)["divergence"]
+    (seen, said) = predictor.calls[0]
+    with torch.no_grad():
+        aim, said = job.model(batch[0]).double().softmax(1), said.double().softmax(1)
+    by_hand = (aim * (aim / said).log()).sum(1).mean()
+    assert term.item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert float(by_hand) != pytest.approx(float((said * (said / aim).log()).sum(1).mean()), rel=1e-2)
+    # a radial mask alone falls off without noise: neighbours would hardly differ
+    assert float(seen[:, 0].diff(dim=2).abs().mean()) > 0.1
+    found.objective(predictor, batch)
+    assert not torch.equal(seen, predictor.calls[1][0])
+
+
+def test_the_explainer_is_judged_on_samples_of_its_masks() -> None:
+    found = asked(toy_job(toy_cnn()), 2)
+    batch = (torch.ones(4, 3, 16, 16), torch.arange(4))
+    first, second = (found.objective(found.model, batch) for _ in range(2))
+    assert not torch.equal(first["area"], second["area"])
+
+
+def test_every_term_of_the_gates_objective_moves_the_gates() -> None:
+    found = asked(toy_job(toy_cnn()), 3, gate_offset=0.0)
+    gated = found.model
+    gated.take(gumbel(gated.masks.size, 0, 0))
+    names = ("task", "interpretation", "cost")
+    gradients = {}
+    for name in names:
+        gated.logits.zero_grad()
+        with gated.masks.installed():
+            terms = dict(found.objective(gated, next(iter(found.batches))))
+            own = [terms.pop("interpretation"), terms.pop("cost")]
+            loss = torch.stack(list(terms.values())).sum() if name == "task" else own[names.index(name) - 1]
+            loss.backward()
+        gradients[name] = gated.logits.theta.grad.clone()
+    for name, gradient in gradients.items():
+        assert bool((gradient != 0).any()), name
+    # fewer open channels cost less
+    assert bool((gradients["cost"] >= 0).all())

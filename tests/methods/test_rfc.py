@@ -285,3 +285,53 @@ def test_all_members_of_a_stream_lose_the_same_channels() -> None:
         other = small.get_parameter(name)
         assert other.shape[0] == rows.shape[0] == len(kept)
     torch.testing.assert_close(small.get_parameter("stem.0.weight"), dense["stem.0.weight"][list(kept)])
+
+
+def test_a_residual_stream_may_lose_more_accuracy_than_an_inner_group(stub: Any) -> None:
+    stub(lambda sizes: Change(1.0, 0.0, 0.0))  # 0.8 of it count, and 0.08 in streams; 0.2 are tolerated
+    job, entries = logged(toy_job(toy_cnn()))
+    outcome = dc.replace(QUICK, stalled="stop").prune(job)
+    assert set(outcome.plan.sizes()) == {"stem.0"}
+    assert all(entry["redundancy"] == pytest.approx(0.08) for entry in entries)
+
+
+def test_after_a_cut_trials_are_compared_with_the_cut_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    references: list[tuple[Answers, int]] = []
+
+    def answers(model: nn.Module, *rest: Any) -> Answers:
+        asked.append(sum(p.numel() for p in model.parameters()))
+        return answers_of(model, *rest)
+
+    def between(reference: Answers, trial: Answers) -> Change:
+        if not any(reference is known for known, _ in references):
+            # the reference is asked for just before the first trial that is compared with it
+            references.append((reference, asked[-2]))
+        return change_between(reference, trial)
+
+    monkeypatch.setattr(trials_module, "answers_of", answers)
+    monkeypatch.setattr(trials_module, "change_between", between)
+    job, entries = logged(toy_job(toy_cnn(), "macs<=30%"))
+    dc.replace(QUICK, tolerance=100.0).prune(job)
+    sizes = [size for _, size in references]
+    assert len(sizes) == len(entries)
+    assert sizes[0] == sum(p.numel() for p in job.model.parameters())
+    assert sizes == sorted(set(sizes), reverse=True)
+
+
+def test_a_halved_step_stays_halved_after_a_cut(stub: Any) -> None:
+    passing: list[int] = []
+
+    def said(sizes: Mapping[str, int]) -> Change:
+        passing.append(1)
+        return Change(99.0 if len(passing) <= REFUSED else 0.0, 0.0, 0.0)
+
+    stub(said)
+    job, entries = logged(toy_job(toy_cnn(), "macs<=85%"))
+    groups = len(job.groups)
+    REFUSED = 2 * groups
+    dc.replace(QUICK, residual_weight=1.0, residual_share=0.0).prune(job)
+    inner = [entry for entry in entries if entry["phase"] == 1]
+    assert len(inner) > 1
+    assert {entry["step"] for entry in inner} == {inner[0]["step"]}
+    assert inner[0]["step"] < QUICK.inner_step

@@ -264,3 +264,33 @@ def test_as_json_has_the_whole_tree(residual):
     ]
     assert content["modules"]["children"][0]["pins"][0]["operator"] == "aten.convolution"
     assert content["prunable_params"] == content["costs"]["params"] - 5  # all but the last layer's bias
+
+
+class Sum(nn.Module):
+    """Adds what two paths make."""
+
+    def __init__(self, *paths: nn.Module) -> None:
+        super().__init__()
+        self.left, self.right = paths
+
+    def forward(self, x):
+        return self.left(x) + self.right(x)
+
+
+def test_only_a_layer_that_skips_others_lies_on_the_shortcut():
+    depthwise, own = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        # a depthwise convolution goes from the stream to the stream, and does not lie beside the others
+        Sum(nn.Sequential(depthwise, nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)), nn.Identity()),
+        # neither of two projections takes more steps than the other
+        Sum(nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 1)),
+        nn.Conv2d(6, 2, 1),
+    )
+    graph, tree = traced(model, 3, 8, 8)
+    rows = network_rows(graph, tree)
+    assert [bracket.beside for bracket in brackets(graph, rows)] == [(), ()]
+    # what reads a stream and writes it makes its values anew, unless it passes each channel on by itself
+    graph, tree = traced(nn.Sequential(nn.Conv2d(3, 8, 1), Sum(own, depthwise), nn.Conv2d(8, 2, 1)), 3, 8, 8)
+    (stream,) = [group.name for group in graph.groups]
+    assert [row.roles[stream] for row in network_rows(graph, tree)] == ["makes", "makes", "carries", "reads"]

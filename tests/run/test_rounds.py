@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from edakari.core.plan import Plan
 from edakari.cost.measure import Timing
 from edakari.errors import InfeasibleBudget, MeasurementError
-from edakari.run.rounds import NEAREST, Aim, Pair, _edge, undisturbed
+from edakari.run.rounds import NEAREST, Aim, Pair, _edge, _Trials, undisturbed
 
 NETWORK = nn.Identity()
 
@@ -70,3 +71,58 @@ def test_the_edge_of_what_is_possible_is_found() -> None:
     assert plan.inputs == {"value": factor}
     assert 1.37 / (1 + NEAREST) <= factor <= 1.37
     assert _edge(solved, 1.369, 1.371) is None
+
+
+def trials(*offs: float, limit_ms: float = 1.0) -> _Trials:
+    """Rounds that lie so far off a limit; the networks were asked for by factors 1, 2, …"""
+    found = _Trials(Aim(limit_ms, (2.0,), share=True))
+    for number, off in enumerate(offs):
+        timing = pair(2.0, (1 + off) * limit_ms / 2.0)
+        found.add(Plan((), "", {}), 1.0 + number, 1.0, timing, {"group": number})
+    return found
+
+
+class FixedCost:
+    """Predicts one latency for every network."""
+
+    def __init__(self, ms: float) -> None:
+        self.ms = ms
+
+    def total(self, sizes: Mapping[str, int]) -> float:
+        return self.ms
+
+
+@pytest.mark.parametrize(
+    ("offs", "asked", "factor", "place", "predicted", "following"),
+    [
+        # nothing else is known: what makes the cost right for the network just measured
+        ((0.5,), [], 1.0, 0, 0.6, 1.5 / 0.6),
+        ((-0.2,), [], 1.0, 0, 0.8, 0.8 / 0.8),
+        # a slow and a quick network, and the right factor lies between theirs
+        ((0.5, -0.2), [(1.0, 0)], 2.0, 1, 0.5, 0.8 / 0.5),
+        # it does not: half way between the two, by ratio
+        ((0.5, -0.2), [(1.0, 0)], 2.0, 1, 0.1, math.sqrt(2.0)),
+        ((0.5, -0.2), [(1.0, 0)], 2.0, 1, 0.9, math.sqrt(2.0)),
+        # a network that is known again: half way, wherever the right factor lies
+        ((0.5, -0.2), [(1.0, 0), (2.0, 1)], 1.5, 0, 0.9, math.sqrt(3.0)),
+        ((0.5, -0.2), [(1.0, 0), (2.0, 1)], 1.5, 1, 0.5, math.sqrt(1.5)),
+        # a network that is known again, and only slow or only quick ones: no other factor makes a difference
+        ((0.5,), [(1.0, 0)], 2.0, 0, 0.9, None),
+        ((-0.2,), [(2.0, 0)], 1.0, 0, 0.9, None),
+        # a quick network asked for by the smaller factor brackets nothing
+        ((-0.2, 0.5), [(1.0, 0)], 2.0, 1, 0.5, 1.5 / 0.5),
+    ],
+)
+def test_the_next_factor(
+    offs: tuple[float, ...],
+    asked: list[tuple[float, int]],
+    factor: float,
+    place: int,
+    predicted: float,
+    following: float | None,
+) -> None:
+    known = trials(*offs)
+    known.asked = asked.copy()
+    found = known.next_factor(factor, place, FixedCost(predicted))  # type: ignore[arg-type]
+    assert found == (None if following is None else pytest.approx(following))
+    assert known.asked == [*asked, (factor, place)]

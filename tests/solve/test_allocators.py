@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edakari.core.budget import Limits
 from edakari.core.plan import KeepChannels
 from edakari.core.space import Group, dense_sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.solve import Knapsack, Threshold, Uniform, keep_best, values_of
+from edakari.solve.threshold import _nearest
 from edakari.testing import ProductCost, check_allocator
 
 ALLOCATORS = [Uniform(), Threshold(), Knapsack()]
@@ -156,3 +159,10 @@ def test_keep_best_keeps_the_best_and_the_first_of_equals() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dc.FrozenInstanceError):
         Knapsack().rounds = 3  # type: ignore[misc]
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 12))
+def test_counts_are_rounded_to_the_nearest_legal_size_and_down_where_two_are_as_near(size, step, least):
+    group = Group("a", "channel", size, step, least)
+    nearest = [min(legal_sizes(group), key=lambda legal: (abs(legal - count), legal)) for count in range(size + 1)]
+    assert _nearest(group).tolist() == nearest

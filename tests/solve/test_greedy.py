@@ -1,4 +1,6 @@
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -132,3 +134,10 @@ def test_a_budget_out_of_reach():
     groups, cost = instance()
     with pytest.raises(InfeasibleBudget, match="cannot be reached"):
         list(GreedyDescent({group.name: 0.5 for group in groups}).search(groups, Limits(((cost, 0.5),)), first))
+
+
+def test_kept_counts_of_equal_fractions_are_those_of_exact_arithmetic():
+    for size, parts in itertools.product((16, 20, 48, 64, 100), range(2, 40)):
+        for gone in range(parts + 1):
+            exact = max(1, math.ceil(size * (1 - Fraction(gone, parts))))
+            assert kept_count(size, 1.0 - gone * (1.0 / parts)) == exact, (size, parts, gone)
