@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edakari import __version__
+from edakari.cli.commands.convert import convert
 from edakari.cli.commands.demo import demo
 from edakari.cli.commands.explain import explain
 from edakari.cli.commands.export import export
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, inspect, prune, measure, export, report, methods, train):
+for _command in (demo, inspect, prune, measure, export, report, methods, train, convert):
     app.command()(_command)
 app.add_typer(explain, name="explain")
 

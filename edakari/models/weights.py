@@ -12,14 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edakari.errors import WeightsError
+from edakari.models.prefixes import wrapper_prefix
 
-__all__ = ["load_weights", "read_weights", "weights_digest"]
+__all__ = ["check_fit", "load_weights", "read_weights", "weights_digest"]
 
 SHOWN = 4
-CONVERT = (
-    "convert it once, where you trust the file: "
-    "safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors')"
-)
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -30,9 +27,13 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise WeightsError(f"weights {str(path)!r}: only .safetensors files are read, never pickles; {CONVERT}")
+        name = path.name.partition(".")[0] or "weights"
+        raise WeightsError(
+            f"weights {str(path)!r}: only .safetensors files are read, never pickles; `edakari convert {path} "
+            f"{path.with_name(name)}.safetensors` makes one, and runs no code out of the file"
+        )
     if not path.is_file():
-        raise WeightsError(f"weights {str(path)!r}: there is no such file")
+        raise WeightsError(f"weights {str(path)!r}: there is no such file; `edakari convert` makes one of a checkpoint")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -50,8 +51,21 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
     Raises:
         WeightsError: names or shapes differ; says the first few.
     """
-    wanted = model.state_dict()
-    problems = []
+    check_fit(model.state_dict(), weights, source)
+    model.load_state_dict(dict(weights))
+
+
+def check_fit(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse weights that do not fit a network.
+
+    Args:
+        wanted: the network's state.
+        weights: a tensor for each name of it.
+        source: where they come from, for the message.
+
+    Raises:
+        WeightsError: names or shapes differ; says the first few, and what to do.
+    """
     missing = [f"{name} {list(wanted[name].shape)}" for name in wanted if name not in weights]
     unexpected = [f"{name} {list(weights[name].shape)}" for name in weights if name not in wanted]
     differing = [
@@ -59,16 +73,31 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
         for name, tensor in wanted.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    problems = []
     for word, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing)):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             problems.append(f"{len(names)} {word}: {', '.join(names[:SHOWN])}{more}")
     if problems:
-        raise WeightsError(
-            f"weights {source} do not fit the network; {'; '.join(problems)}. "
-            "Are the network's name and its number of classes those that the weights were trained with?"
+        raise WeightsError(f"weights {source} do not fit the network; {'; '.join(problems)}. {_hint(wanted, weights)}")
+
+
+def _hint(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str:
+    """What to do about weights that do not fit."""
+    prefix = wrapper_prefix(weights, wanted)
+    if prefix:
+        return (
+            f"Names in the file begin with the prefix {prefix!r}: `edakari convert FILE NEW.safetensors` takes it off"
         )
-    model.load_state_dict(dict(weights))
+    prefix = wrapper_prefix(wanted, weights)
+    if prefix:
+        return (
+            f"The network's names begin with the prefix {prefix!r}, which the file's lack: name the network within it"
+        )
+    return (
+        "Are the network's name and its number of classes those that the weights were trained with? "
+        "`edakari convert FILE NEW.safetensors --model NAME` takes off prefixes and compares"
+    )
 
 
 def weights_digest(model: nn.Module) -> str:

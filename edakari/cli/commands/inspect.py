@@ -12,7 +12,7 @@ from edakari.cli.console import guarded, note, print_json, show, width
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "keywords"]
 
 
 @guarded
@@ -63,7 +63,7 @@ def _inspected(name: str, options: list[str], sizes: list[str], image_size: int)
     from edakari.models import ModelSpec, build
     from edakari.report.inspection import inspection
 
-    spec = ModelSpec(name, _keywords(options))
+    spec = ModelSpec(name, keywords(options))
     with torch.device("meta"):
         model = build(spec)
     example = _example(spec, model, sizes, image_size)
@@ -107,7 +107,8 @@ def _shape(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _keywords(options: list[str]) -> dict[str, Any]:
+def keywords(options: list[str]) -> dict[str, Any]:
+    """Keywords of a constructor from texts `key=value`."""
     import yaml
 
     from edakari.core.reading import Unreadable, parse_yaml

@@ -1,0 +1,106 @@
+"""`edakari convert`: a checkpoint of another training to a safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edakari.cli.commands.inspect import keywords
+from edakari.cli.console import guarded, print_json, show
+
+__all__ = ["convert"]
+
+SHOWN = 12
+
+
+@guarded
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="File that a training wrote by torch.save, such as best.pth.tar.")],
+    output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    key: Annotated[
+        str | None, typer.Option(help="Dotted key under which the weights lie, such as ema.state_dict.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Take the names that begin so, without it; '' takes names as they are.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Network, such as timm:resnet50, whose names and shapes have to fit.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="Keyword of its constructor: key=value, such as num_classes=10."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Write the weights in a checkpoint as safetensors, which recipes read; runs no code out of the file."""
+    from rich.markup import escape
+
+    from edakari.errors import RunFolderError, WeightsError
+
+    if output.suffix != ".safetensors":
+        raise WeightsError(f"{output}: name a .safetensors file to write")
+    if output.exists() and not overwrite:
+        raise RunFolderError(f"{output} is there already; name another file or give --overwrite")
+    done = _converted(checkpoint, output, key, prefix, model, keywords(option or []))
+    if as_json:
+        print_json(done)
+        return
+    rows = {
+        "weights under": done["key"] or "the file itself",
+        "prefixes taken off": ", ".join(done["prefixes"]) or "none",
+        "tensors": f"{done['tensors']}, {done['bytes'] / 1e6:.1f} MB ({', '.join(done['types'])})",
+        "fit": done["model"] or "not compared with a network; --model NAME does",
+        "left out": "\n".join([*done["left_out"][:SHOWN], *_more(done["left_out"])]) or "nothing",
+    }
+    show(_table(rows))
+    show(f"\nWeights: [bold]{escape(str(output.resolve()))}[/]")
+
+
+def _converted(
+    checkpoint: Path, output: Path, key: str | None, prefix: str | None, model: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import save_file
+
+    from edakari.core.files import replacing
+    from edakari.models import build, check_fit
+    from edakari.models.checkpoints import convert as found_in
+
+    wanted = {}
+    if model is not None:
+        with torch.device("meta"):
+            wanted = build(model, **options).state_dict()
+    found = found_in(checkpoint, key=key, prefix=prefix, names=wanted)
+    if model is not None:
+        check_fit(wanted, found.tensors, repr(str(checkpoint)))
+    with replacing(output) as temporary:
+        save_file(dict(found.tensors), temporary, metadata={"format": "pt"})
+    return {
+        "key": found.key,
+        "prefixes": list(found.prefixes),
+        "tensors": len(found.tensors),
+        "bytes": sum(each.numel() * each.element_size() for each in found.tensors.values()),
+        "types": sorted({str(each.dtype).removeprefix("torch.") for each in found.tensors.values()}),
+        "model": model,
+        "left_out": list(found.left_out),
+        "output": str(output),
+    }
+
+
+def _table(rows: dict[str, str]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(name, Text(text))
+    return table
+
+
+def _more(entries: list[str]) -> list[str]:
+    return [f"and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
