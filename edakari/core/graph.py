@@ -94,6 +94,10 @@ class Branch:
         returned: for each of these modules, the exit last, the length of the tuple that it returns; 0 for a tensor.
         operators: places in `Graph.operators` of the calls that go.
         parameters: names of those that go.
+        calls: indices in `Graph.calls` of the calls inside of its modules, which go.
+        region: indices in `Graph.operators` of all calls that nothing but the sum depends on; those that do not go run
+            on what the modules pass on.
+        copies: the modules pass on copies, as code that stays writes into them in place.
     """
 
     name: str
@@ -102,6 +106,9 @@ class Branch:
     returned: tuple[int, ...]
     operators: tuple[int, ...]
     parameters: tuple[str, ...]
+    calls: tuple[int, ...] = ()
+    region: tuple[int, ...] = ()
+    copies: bool = False
 
     @property
     def group(self) -> Group:

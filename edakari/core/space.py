@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Group", "Kind", "Scores", "Sizes", "dense_sizes", "legal_choices", "legal_sizes", "limited"]
+__all__ = ["WIDTHS", "Group", "Kind", "Scores", "Sizes", "dense_sizes", "legal_choices", "legal_sizes", "limited"]
 
 Kind = Literal["channel", "head", "head_dim", "embedding", "hidden", "group", "token", "branch"]
 
@@ -70,7 +70,8 @@ def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -
         groups: groups to limit.
         step: sizes of channels, widths and head dimensions become multiples of this; heads and groups keep step 1,
             and branches stay as they are.
-        least: smallest size; a float below 1 is a share of the group's size.
+        least: smallest size; a float below 1 is a share of the group's size. A group whose own least size is larger
+            keeps that.
     """
 
     def limit(group: Group) -> Group:
@@ -78,7 +79,7 @@ def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -
             return group
         floor = least if isinstance(least, int) else -int(-group.size * least // 1)
         return dc.replace(
-            group, step=step if group.kind in WIDTHS else 1, least=max(1, min(group.size, floor, group.size))
+            group, step=step if group.kind in WIDTHS else 1, least=max(1, group.least, min(group.size, floor))
         )
 
     return tuple(limit(group) for group in groups)

@@ -52,12 +52,13 @@ class Axis:
         group: name of the group that it is known to be; it never takes another axis' place.
     """
 
-    __slots__ = ("group", "kinds", "pinned", "size", "value")
+    __slots__ = ("group", "kinds", "least", "pinned", "size", "value")
 
     def __init__(self, size: int, kinds: Iterable[str] = (), group: str = "") -> None:
         self.size = size
         self.kinds = set(kinds)
         self.group = group
+        self.least = 1  # the network runs with so many positions at least
         self.pinned: str | None = None
         self.value: Expression | None = None
 

@@ -15,16 +15,24 @@ __all__ = ["Passing", "Zeros", "without"]
 class Passing(nn.Module):
     """Returns what it gets.
 
+    What it gets goes round the branch too, so nothing may write into it in place. Where code that stays does, and in
+    training, where code may run that no trace saw (an in-place dropout), it returns a copy.
+
     Args:
         returned: length of the tuple that is returned, the tensor first and None after it; 0 returns the tensor alone.
+        copies: returns a copy in evaluation mode too.
     """
 
-    def __init__(self, returned: int = 0) -> None:
+    def __init__(self, returned: int = 0, copies: bool = False) -> None:
         super().__init__()
         self.returned = returned
+        self.copies = copies
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The first input; others are left unread."""
+        return self._form(x.clone() if self.copies or self.training else x)
+
+    def _form(self, x: torch.Tensor) -> Any:
         return x if self.returned == 0 else (x, *[None] * (self.returned - 1))
 
     def extra_repr(self) -> str:
@@ -37,11 +45,13 @@ class Zeros(Passing):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Zeros like the first input."""
-        return super().forward(torch.zeros_like(x))
+        return self._form(torch.zeros_like(x))
 
 
 def without(model: nn.Module, branch: Branch) -> None:
     """Replace the modules of a branch in a network; changes the network."""
     for path, count in zip((*branch.modules, branch.exit), branch.returned, strict=True):
         parent, _, child = path.rpartition(".")
-        setattr(model.get_submodule(parent), child, (Zeros if path == branch.exit else Passing)(count))
+        home = model.get_submodule(parent)
+        stand_in = (Zeros if path == branch.exit else Passing)(count, branch.copies)
+        setattr(home, child, stand_in.train(home.training))

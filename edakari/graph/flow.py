@@ -167,6 +167,8 @@ class Flow:
         of_weights = bool(inputs) and all(map(self.is_weight, tensors))
         different = {id(tensor): tensor for tensor in tensors if not self.is_stored(tensor)}.values()
         record.sources = tuple(made.place if made else None for made in map(self.made, different))
+        record.arguments = tuple(map(self._origin, tensors))
+        record.scalars = tuple(value for value in call.args if type(value) in (int, float))
         for place, (output, description) in enumerate(zip(outputs, dims, strict=True)):
             if id(output) not in inputs or not self.is_stored(output):
                 made = Made(self, description, len(self.records), of_weights)
@@ -224,6 +226,7 @@ class Flow:
         def enter(module: nn.Module, args: Any) -> None:
             self.modules.append(path)
             self.visits.append(Visit(path, self._described(args), self._places(args), len(self.records)))
+            self.visits[-1].depth = len(self.visits)
             self.calls.append(self.visits[-1])
 
         return enter
@@ -236,6 +239,10 @@ class Flow:
 
     def _described(self, tree: Any) -> list[Dims]:
         return [self.peek(tensor) for tensor in _tensors(tree)]
+
+    def _origin(self, tensor: torch.Tensor) -> int | str | None:
+        made = self.made(tensor)
+        return self.names.get(id(tensor)) or (made.place if made else None)
 
     def _places(self, tree: Any) -> tuple[int | None, ...]:
         return tuple(made.place if made else None for made in map(self.made, _tensors(tree)))

@@ -156,7 +156,7 @@ def _named(stored: Mapping[str, Dims]) -> dict[Axis, Group]:
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
-        groups[axis] = Group(name, kinds[axis], axis.size)
+        groups[axis] = Group(name, kinds[axis], axis.size, least=axis.least)
     return groups
 
 

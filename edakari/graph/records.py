@@ -49,7 +49,10 @@ class Call:
 class Record:
     """What the flow notes of one call."""
 
-    __slots__ = ("inputs", "macs", "module", "name", "numbered", "outputs", "settings", "sources", "weights")
+    __slots__ = (
+        *("arguments", "inputs", "macs", "module", "name", "numbered", "outputs", "scalars", "settings", "sources"),
+        "weights",
+    )
 
     def __init__(self, name: str, module: str) -> None:
         self.name = name
@@ -63,6 +66,10 @@ class Record:
         """For outputs whose entries are position numbers: the dimensions that these numbers index."""
         self.sources: tuple[int | None, ...] = ()
         """For each different tensor that went in, the record that made it; None for an input of the network."""
+        self.arguments: tuple[int | str | None, ...] = ()
+        """For each tensor among the arguments, the record that made it, or its name if it is stored, or None."""
+        self.scalars: tuple[float, ...] = ()
+        """The plain numbers among the arguments."""
 
 
 class Made:
@@ -82,7 +89,7 @@ class Made:
 class Visit:
     """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
 
-    __slots__ = ("end", "formed", "inputs", "made", "outputs", "path", "read", "returned", "start")
+    __slots__ = ("depth", "end", "formed", "inputs", "made", "outputs", "path", "read", "returned", "start")
 
     def __init__(self, path: str, inputs: list[Dims], read: tuple[int | None, ...], start: int) -> None:
         self.path = path
@@ -95,6 +102,8 @@ class Visit:
         """By the line of code."""
         self.returned = 0
         """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
+        self.depth = 0
+        """How many calls it lies in."""
         self.start = self.end = start
 
     @property

@@ -2,24 +2,26 @@
 
 Code may hold widths that no trace can follow: a literal, a number that went through a float or a config object. The
 rehearsal finds the module whose code fails, finds out which groups it is that it cannot do without, and keeps these
-whole, in every module of that class.
+whole, in every module of that class. Where only a very small size fails, the group's least size is raised instead.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import nn
 
 from edakari.core.graph import Branch, Graph
-from edakari.core.layout import Layout, Mask
+from edakari.core.layout import Layout
 from edakari.core.layout import axes as axes_of
-from edakari.core.space import Group
+from edakari.core.space import Group, Sizes
 from edakari.graph import axes
 from edakari.graph.cut import cut
+from edakari.graph.droppable import branches_that_go
 from edakari.graph.flow import Dims
+from edakari.graph.trial_sizes import TrialSizes, trial_sizes
 from edakari.graph.verify import Fault, fault_of
 
 __all__ = ["rehearsed"]
@@ -29,25 +31,33 @@ SINGLY = 12
 """How many suspects are tried one by one; more are all kept whole."""
 
 
-def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[], Graph], turns: int = 1) -> Graph:
+def rehearsed(
+    shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[], Graph], literals: bool = False
+) -> Graph:
     """A graph whose groups can really be cut.
 
     Args:
         shadow: the network that was traced, in evaluation mode; stays as it is.
         stored: dimensions of its parameters and buffers; what cannot be cut is pinned in them.
         finish: makes the graph of what `stored` says now.
-        turns: how often to cut, each time otherwise; more than one where a wrong number may fit by chance.
+        literals: sizes are given by literals, so that a wrong one may fit by chance: more cuts are tried.
     """
     graph = finish()
     for _ in range(ATTEMPTS):
-        fault = _first_fault(shadow, graph, turns)
-        if fault is None:
-            return _with_branches_that_go(shadow, graph)
-        culprits = _culprits(shadow, graph, fault)
+        sizes = trial_sizes(graph.groups)
+        failed = _first_fault(shadow, graph, (*sizes.turns, *(sizes.alternate if literals else ())))
+        if failed is None:
+            return dc.replace(graph, branches=_branches(shadow, graph, sizes))
+        fault, failing = failed
+        culprits, alone = _culprits(shadow, graph, fault, failing)
+        least = _least(shadow, graph, fault, culprits, failing, {} if alone else failing)
         owner = type(shadow.get_submodule(fault.module)).__name__
         reason = f"{fault.module or 'the network'} ({owner}) fails without it: {fault.found}"
         for axis in _alike(shadow, graph, fault.module, culprits, stored):
-            axes.pin(axis, reason)
+            if least:
+                axis.least = max(axis.least, min(least, axis.size))
+            else:
+                axes.pin(axis, reason)
         graph = finish()
     for dims in stored.values():
         for dim in dims:
@@ -55,71 +65,78 @@ def rehearsed(shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[]
     return finish()
 
 
-def _with_branches_that_go(shadow: nn.Module, graph: Graph) -> Graph:
-    """Without the branches that do not go: those in the modules that fail when all are dropped and all groups cut."""
-    branches = graph.branches
-    while branches:
-        fault = _fault(shadow, graph, graph.groups, branches)
-        if fault is None:
-            break
-        home = fault.module
-        blamed = [branch for branch in branches if _lies_in(branch, home)]
-        while home and not blamed:
-            home = home.rpartition(".")[0]
-            blamed = [branch for branch in branches if _lies_in(branch, home)]
-        branches = tuple(branch for branch in branches if branch not in blamed)
-    return dc.replace(graph, branches=branches)
+def _branches(shadow: nn.Module, graph: Graph, sizes: TrialSizes) -> tuple[Branch, ...]:
+    def trial(branches: Sequence[Branch]) -> Fault | None:
+        faults = (_fault(shadow, graph, turn, branches) for turn in (sizes.turns if sizes.crowded else sizes.turns[:1]))
+        return next((fault for fault in faults if fault is not None), None)
+
+    return branches_that_go(shadow, graph, trial)
 
 
-def _lies_in(branch: Branch, module: str) -> bool:
-    return not module or any(f"{path}.".startswith(f"{module}.") for path in (*branch.modules, branch.exit))
-
-
-def _fault(
-    shadow: nn.Module, graph: Graph, groups: Iterable[Group], branches: Sequence[Branch] = (), turn: int = 0
-) -> Fault | None:
-    masks = {group.name: _half(group, place, turn) for place, group in enumerate(groups)}
+def _fault(shadow: nn.Module, graph: Graph, sizes: Sizes, branches: Sequence[Branch] = ()) -> Fault | None:
+    """What goes wrong in the network with groups of these sizes and without some branches."""
+    masks = {name: np.arange(graph[name].size) < size for name, size in sizes.items()}
     dropped = {branch.name: 0 for branch in branches}
-    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
     return fault_of(cut(shadow, graph, masks, dropped), graph, {**sizes, **dropped})
 
 
-def _first_fault(shadow: nn.Module, graph: Graph, turns: int) -> Fault | None:
-    parts = (graph.groups, graph.groups[::2], graph.groups[1::2])
-    faults = (_fault(shadow, graph, groups, turn=turn) for turn, groups in enumerate(parts[:turns]) if groups)
-    return next((fault for fault in faults if fault is not None), None)
+def _first_fault(shadow: nn.Module, graph: Graph, turns: Sequence[Sizes]) -> tuple[Fault, Sizes] | None:
+    for sizes in turns:
+        fault = _fault(shadow, graph, sizes) if sizes else None
+        if fault is not None:
+            return fault, sizes
+    return None
 
 
-def _half(group: Group, place: int, turn: int) -> Mask:
-    """About half of a group, with sizes that differ between groups so that no two widths agree by chance."""
-    least = max(1, group.size // 3)
-    span = max(1, group.size - least)
-    beyond = (place * 7 + 3) % span
-    size = least + (span - 1 - beyond if turn % 2 else beyond)
-    return np.arange(group.size) < min(size, group.size - 1)
-
-
-def _culprits(shadow: nn.Module, graph: Graph, fault: Fault) -> list[Group]:
-    """The groups that a module fails without.
+def _culprits(shadow: nn.Module, graph: Graph, fault: Fault, sizes: Sizes) -> tuple[list[Group], bool]:
+    """The groups that a module fails without, and whether it fails without each of them by itself.
 
     Those that it fails without each by itself; else those of which one more, kept whole, would have been enough; else
     all that touch it.
     """
-    suspects = _suspects(graph, fault.module) or list(graph.groups)
+    suspects = [group for group in _suspects(graph, fault.module) if group.name in sizes]
+    suspects = suspects or [graph[name] for name in sizes]
     if len(suspects) > SINGLY:
-        return suspects
-    alone = [group for group in suspects if _fails_alike(shadow, graph, [group], fault)]
+        return suspects, False
+    alone = [group for group in suspects if _fails_alike(shadow, graph, {group.name: sizes[group.name]}, fault)]
     if alone:
-        return alone
-    rest = ([other for other in graph.groups if other is not group] for group in suspects)
+        return alone, True
+    rest = ({name: size for name, size in sizes.items() if name != group.name} for group in suspects)
     enough = [
         group for group, others in zip(suspects, rest, strict=True) if not _fails_alike(shadow, graph, others, fault)
     ]
-    return enough or suspects
+    return enough or suspects, False
 
 
-def _fails_alike(shadow: nn.Module, graph: Graph, groups: Sequence[Group], fault: Fault) -> bool:
-    found = _fault(shadow, graph, groups)
+def _least(
+    shadow: nn.Module, graph: Graph, fault: Fault, culprits: Sequence[Group], failing: Sizes, beside: Sizes
+) -> int:
+    """The least size that groups need where a module fails with as few as they had; 0 if it needs all of them.
+
+    Args:
+        shadow: the network that was traced.
+        graph: of it.
+        fault: what was found.
+        culprits: the groups.
+        failing: the sizes with which it fails.
+        beside: of the groups that must be cut too for it to fail.
+    """
+
+    def fails(least: int) -> bool:
+        raised = {group.name: min(max(least, failing[group.name]), group.size - 1) for group in culprits}
+        return _fails_alike(shadow, graph, {**beside, **raised}, fault)
+
+    largest = max(group.size for group in culprits) - 1
+    if any(failing[group.name] >= group.size - 1 for group in culprits) or fails(largest):
+        return 0
+    least, step = min(failing[group.name] for group in culprits) + 1, 1
+    while fails(least):
+        least, step = least + step, 2 * step
+    return min(least, largest)
+
+
+def _fails_alike(shadow: nn.Module, graph: Graph, sizes: Sizes, fault: Fault) -> bool:
+    found = _fault(shadow, graph, sizes)
     return found is not None and found.module == fault.module
 
 

@@ -70,9 +70,9 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
     for name in dims.keys() - registered - flow.read:
         dims[name] = list(stored[name].shape)
     branches = branches_of(flow)
-    turns = 3 if flow.sizes_by_literals() else 1
+    literals = flow.sizes_by_literals()
     return rehearsed(
-        shadow, dims, lambda: finish(flow, dims, parameters, registered, inputs, device, why, branches), turns
+        shadow, dims, lambda: finish(flow, dims, parameters, registered, inputs, device, why, branches), literals
     )
 
 

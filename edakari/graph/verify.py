@@ -18,7 +18,7 @@ from edakari.errors import ModelError
 from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.inputs import example_for
 from edakari.graph.meta import quick_meta
-from edakari.graph.shadow import call, shadow_of
+from edakari.graph.shadow import call
 
 __all__ = ["Fault", "fault_of"]
 
@@ -44,23 +44,23 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
     """Run a cut network on the traced example and compare the tensors of each module with the graph.
 
     Args:
-        small: the cut network; stays as it is.
+        small: the cut network on `graph.device`, in evaluation mode. It is run as it is, so that whatever its forward
+            pass stores is stored in it: hand over a shadow of a network that somebody keeps.
         graph: of the dense network.
         sizes: of the groups that were cut; branches at size 0 were dropped.
 
     Returns:
         The first fault, or None where there is none.
     """
-    shadow = small if _without_data(small) else shadow_of(small, graph.device)
     watch = _Watch(graph, sizes)
     handles = []
-    for path, module in shadow.named_modules():
+    for path, module in small.named_modules():
         handles.append(module.register_forward_pre_hook(watch.enter(path)))
         handles.append(module.register_forward_hook(watch.leave(path)))
     example = example_for(small, graph.inputs, graph.device)
     try:
         with quick_meta(), _Forms(watch):
-            call(shadow, example)
+            call(small, example)
     except _Mismatch as mismatch:
         return Fault(watch.running, str(mismatch))
     except ModelError as error:
@@ -69,11 +69,7 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
     finally:
         for handle in handles:
             handle.remove()
-    return None
-
-
-def _without_data(model: nn.Module) -> bool:
-    return all(tensor.is_meta for tensor in model.parameters()) and not model.training
+    return watch.missed()
 
 
 class _Forms(TorchFunctionMode):
@@ -97,17 +93,14 @@ class _Watch:
         self.sizes = sizes
         self.every_length = graph.device == "meta"
         self.expected: dict[str, list[ModuleCall]] = {}
-        gone = tuple(
-            path
-            for branch in graph.branches
-            if sizes.get(branch.name, 1) == 0
-            for path in (*branch.modules, branch.exit)
-        )
-        # what stands beside the modules of a dropped branch gets what these pass on
-        self.homes = homes = {path.rpartition(".")[0] for path in gone}
-        for entry in graph.calls:
-            inside = any(entry.module == path or entry.module.startswith(path + ".") for path in gone)
-            if not inside and (not entry.module or entry.module.rpartition(".")[0] not in homes):
+        dropped = [branch for branch in graph.branches if sizes.get(branch.name, 1) == 0]
+        self.gone = {path for branch in dropped for path in (*branch.modules, branch.exit)}
+        # what runs beside the modules of a dropped branch gets what these pass on
+        self.changed = {place for branch in dropped for place in branch.region}
+        self.homes = {graph.operators[place].module for place in self.changed}
+        silent = {call for branch in dropped for call in branch.calls}
+        for number, entry in enumerate(graph.calls):
+            if number not in silent:
                 self.expected.setdefault(entry.module, []).append(entry)
         self.count: dict[str, int] = {}
         self.stack: list[str] = []
@@ -120,7 +113,7 @@ class _Watch:
     def enter(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:
             entry = self._entry(path)
-            if entry is not None:
+            if entry is not None and self.changed.isdisjoint(entry.read):
                 self._compare(entry.inputs, args, f"{path or 'the network'} gets")
             self.stack.append(path)
             self.places.append({})
@@ -130,7 +123,7 @@ class _Watch:
     def leave(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             entry = self._entry(path)
-            if entry is not None:
+            if entry is not None and self.changed.isdisjoint(entry.made):
                 self._compare(entry.outputs, output, f"{path or 'the network'} returns")
             self.count[path] = self.count.get(path, 0) + 1
             self.stack.pop()
@@ -149,6 +142,14 @@ class _Watch:
         expected = entry.formed.get(line, ())[start:end]
         if expected:
             self._compare(expected, out, f"{line} makes")
+
+    def missed(self) -> Fault | None:
+        """A stand-in of a dropped branch that the network's code did not call, as it calls the module itself."""
+        for path in sorted(self.gone):
+            inside = any(path.startswith(other + ".") for other in self.gone)
+            if not inside and path not in self.count:
+                return Fault(path, f"the network does not call what stands in for {path}")
+        return None
 
     def _entry(self, path: str) -> ModuleCall | None:
         entries, count = self.expected.get(path, []), self.count.get(path, 0)

@@ -31,7 +31,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """
     graph = checked_graph(plan, model)
     small = cut(model, graph, masks_of(plan, graph), branches_dropped(plan))
-    fault = fault_of(small, graph, plan.sizes())
+    fault = fault_of(shadow_of(small, graph.device), graph, plan.sizes())
     if fault is not None:
         raise PlanError(
             f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code holds "

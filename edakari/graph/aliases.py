@@ -1,0 +1,72 @@
+"""Which operators write into which tensors in place, seen through views."""
+
+from __future__ import annotations
+
+import bisect
+import collections
+from collections.abc import Collection, Iterator, Sequence
+
+from edakari.graph.records import Record
+
+__all__ = ["Memory"]
+
+VIEWS = frozenset(
+    "aten." + name
+    for name in """
+    view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand detach alias slice select
+    narrow unfold diagonal unbind split split_with_sizes chunk flatten unflatten view_as_real view_as_complex
+    as_strided movedim swapaxes numpy_T
+    """.split()
+)
+"""Operators that return the memory they get."""
+
+Root = int | str | None
+"""Whose memory it is: the record that made it, the name of a parameter or buffer, None for an input."""
+
+
+class Memory:
+    """What the records of a forward pass read and write, with the memory that views share.
+
+    Args:
+        records: of the forward pass, in order.
+
+    Attributes:
+        sources: for each record, the records that it depends on directly, those included that wrote in place into the
+            memory that it reads.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.roots: list[Root] = []
+        self.writes: list[tuple[int, Root]] = []
+        """Each record that writes in place, and into what."""
+        self.sources: list[tuple[int, ...]] = []
+        self._writers: dict[Root, list[int]] = collections.defaultdict(list)
+        for place, record in enumerate(records):
+            writes = record.name.endswith("_") and bool(record.arguments)
+            shares = writes or (record.name in VIEWS and bool(record.arguments))
+            seen = (each for argument in record.arguments for each in self.seen(argument, place))
+            self.sources.append(tuple(dict.fromkeys(seen)))
+            self.roots.append(self._root(record.arguments[0]) if shares else place)
+            if writes:
+                self.writes.append((place, self.roots[place]))
+                self._writers[self.roots[place]].append(place)
+
+    def _root(self, made: Root) -> Root:
+        return self.roots[made] if isinstance(made, int) else made
+
+    def seen(self, made: Root, reader: int) -> Iterator[int]:
+        """The records that a tensor depends on directly when a record reads it: what made it and what wrote into it."""
+        if isinstance(made, int):
+            yield made
+        writers = self._writers.get(self._root(made), ())
+        behind = bisect.bisect_left(writers, reader)
+        if behind:
+            yield writers[behind - 1]  # a write depends on the one before
+
+    def written(self, places: Collection[int]) -> list[Root]:
+        """What these records write into in place."""
+        return [root for place, root in self.writes if place in places]
+
+    def is_written(self, memory: Collection[int], by_others_than: Collection[int]) -> bool:
+        """Whether other records than these write in place into memory that was made there."""
+        return any(root in memory and place not in by_others_than for place, root in self.writes)

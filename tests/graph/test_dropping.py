@@ -1,0 +1,402 @@
+"""Branches that were dropped: the network is what its own code computes without the block, whatever else goes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
+
+from edakari.core.plan import DropBranch, Plan
+from edakari.graph import trace
+from edakari.graph.dropped import Zeros
+from edakari.surgery import apply
+from edakari.testing import difference, enlivened, exactness, random_plan
+
+WIDTH = 6
+
+
+class Block(nn.Module):
+    """`x + f(x)` in one of many ways of writing it; `skip` leaves the block out."""
+
+    def __init__(self, inner: nn.Module | None = None):
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(WIDTH), nn.BatchNorm2d(WIDTH)
+        self.conv1, self.conv2 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, WIDTH, 1)
+        self.act, self.inner, self.skip = nn.ReLU(inplace=True), inner or nn.Identity(), False
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x if self.skip else self.block(x)
+
+
+class PostActivation(Block):
+    def block(self, x):
+        out = self.act(self.norm1(self.conv1(x)))
+        out = self.inner(out)
+        out = self.norm2(self.conv2(out))
+        out += x
+        return out
+
+
+class SharedActivation(Block):
+    def block(self, x):
+        y = self.inner(self.conv1(self.act(self.norm1(x))))
+        return self.conv2(self.act(self.norm2(y))) + x
+
+
+class FunctionalInPlace(Block):
+    def block(self, x):
+        y = F.relu(self.norm1(x), inplace=True)
+        return x + self.conv2(self.inner(self.conv1(y)).mul_(0.5))
+
+
+class InPlaceByHand(Block):
+    def block(self, x):
+        y = self.norm1(x)
+        y += self.shift
+        y[:, :, :1] = 0.25
+        y.transpose(2, 3).mul_(2)
+        x += self.conv2(self.inner(self.conv1(y)))
+        return x
+
+
+class InPlaceDropout(Block):
+    def block(self, x):
+        y = F.dropout(self.norm1(x), 0.5, self.training, inplace=True)
+        return x + self.conv2(self.inner(self.conv1(y)))
+
+
+class Reshaped(Block):
+    def block(self, x):
+        y = self.norm1(x).transpose(2, 3).reshape(x.shape).sub_(0.5)
+        return x + self.conv2(self.inner(self.conv1(y)))
+
+
+class Net(nn.Module):
+    def __init__(self, *blocks):
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Conv2d(3, WIDTH, 1), nn.Sequential(*blocks), nn.Conv2d(WIDTH, 2, 1)
+
+    def forward(self, x):
+        self.seen = x.mean()
+        return self.head(self.blocks(self.stem(x)))
+
+
+KINDS = (PostActivation, SharedActivation, FunctionalInPlace, InPlaceByHand, InPlaceDropout, Reshaped)
+
+
+def drop(graph, branches):
+    return Plan(tuple(DropBranch(branch.name) for branch in branches), graph.fingerprint, graph.inputs)
+
+
+def subsets(items):
+    return itertools.chain.from_iterable(itertools.combinations(items, count) for count in range(1, len(items) + 1))
+
+
+def block_of(model, branch):
+    path = branch.exit.rpartition(".")[0]
+    return model.get_submodule(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_any_blocks_the_network_is_its_own_code_without_them(kind):
+    torch.manual_seed(0)
+    model = enlivened(Net(kind(), kind(SharedActivation())))
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    graph = trace(model, x)
+    names = [branch.name for branch in graph.branches]
+    assert len(names) == len(set(names)) == 3
+    for chosen in subsets(graph.branches):
+        plain = copy.deepcopy(model)
+        for branch in chosen:
+            block_of(plain, branch).skip = True
+        with torch.no_grad():
+            small = apply(drop(graph, chosen), model)
+            assert difference(small(x.clone()), plain(x.clone())) < 1e-12, [branch.name for branch in chosen]
+        assert not small.seen.is_meta
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_branches_and_channels_go_at_once(kind):
+    torch.manual_seed(0)
+    model = enlivened(Net(kind(SharedActivation()), kind()))
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    graph = trace(model, x)
+    assert graph.groups
+    assert graph.branches
+    for seed in range(6):
+        assert exactness(model, x, random_plan(graph, keep=(0.2, 1.0), seed=seed, drop=0.5)) < 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_training_too_nothing_writes_into_what_goes_round_a_block(kind):
+    model = Net(kind())
+    small = apply(drop(graph := trace(model, torch.zeros(1, 3, 4, 4)), graph.branches), model.train())
+    found = {}
+    small.blocks.register_forward_pre_hook(lambda module, args: found.update(before=args[0].clone()))
+    small.blocks.register_forward_hook(lambda module, args, output: found.update(after=output.clone()))
+    small(torch.randn(2, 3, 4, 4))
+    assert torch.equal(found["before"], found["after"])
+
+
+class Aliased(nn.Module):
+    """Blocks that cannot go: a stand-in would not be called, or a write into the shortcut would be missing."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, 2, 1)
+        self.how, self.twin, self.plain = how, nn.ModuleList([self.conv]), [self.conv]
+        self.writer = Writer()
+
+    def forward(self, x):
+        x = self.stem(x)
+        match self.how:
+            case "two names":
+                x = x + self.twin[0](x)
+            case "a list":
+                x = x + self.plain[0](x)
+            case "writes by a view":
+                x = x + self.writer(x)
+            case "a gate":
+                x = x + torch.sigmoid(self.conv(x))
+            case "divided by":
+                x = x + 1 / (2 + self.conv(x).square())
+            case "by itself":
+                y = self.conv(x)
+                x = x + y / y
+            case "padded by ones":
+                x = x + F.pad(self.conv(x)[..., 1:], (1, 0), value=1.0)
+        return self.head(x)
+
+
+class Writer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(WIDTH, WIDTH, 1)
+
+    def forward(self, x):
+        x[:, :, 0] = 0.5
+        return self.conv(x)
+
+
+HOWS = ["two names", "a list", "writes by a view", "a gate", "divided by", "by itself", "padded by ones"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_what_would_go_wrong_is_not_offered(how):
+    model = enlivened(Aliased(how))
+    x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    graph = trace(model, x)
+    offered = [branch.exit for branch in graph.branches]
+    # the convolution behind the write may go: the write stays
+    assert offered == (["writer.conv"] if how == "writes by a view" else [])
+    for branch in graph.branches:
+        assert exactness(model, x, drop(graph, [branch])) < 1e-12
+
+
+class Whole(nn.Module):
+    """One residual as a whole, and one in it."""
+
+    def __init__(self, deep):
+        super().__init__()
+        self.mean, self.a, self.b = torch.rand(1, 3, 1, 1), nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.inner = nn.Conv2d(8, 8, 1) if deep else None
+
+    def forward(self, x):
+        self.mean = self.mean.type_as(x)
+        y = self.a(x).relu()
+        if self.inner is not None:
+            y = y + self.inner(y)
+        return x - self.mean + self.b(y)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_the_whole_network_is_no_branch_and_what_it_stores_stays(deep):
+    model = Whole(deep)
+    graph = trace(model, torch.zeros(1, 3, 6, 6))
+    assert [branch.exit for branch in graph.branches] == (["inner"] if deep else [])
+    for plan in (drop(graph, graph.branches), random_plan(graph)):
+        small = apply(plan, model)
+        assert not small.mean.is_meta
+        assert small(torch.rand(1, 3, 6, 6)).isfinite().all()
+    bare = trace(identity := Bare(), torch.zeros(1, 3, 6, 6))
+    assert not apply(drop(bare, ()), identity).mean.is_meta
+
+
+class Bare(nn.Module):
+    """No parameters at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.rand(1, 3, 1, 1)
+
+    def forward(self, x):
+        self.mean = self.mean.type_as(x)
+        return x - self.mean
+
+
+class Embed(nn.Module):
+    def forward(self, x):
+        return x.flatten(2).transpose(1, 2)
+
+
+class Unembed(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], 3, -1)
+
+
+class Flattened(nn.Module):
+    """`embed(conv(unembed(body(x)))) + x` only goes where what is around it goes too: its zeros have another form."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.body, self.conv, self.embed, self.unembed = nn.Linear(c, c), nn.Conv2d(c, c, 1), Embed(), Unembed()
+
+    def forward(self, x):
+        return self.embed(self.conv(self.unembed(self.body(x)))) + x
+
+
+class Outer(nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.stem, self.after, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.embed, self.unembed = Embed(), Unembed()
+        self.groups = nn.ModuleList(Flattened(8) for _ in range(blocks))
+        self.sound = nn.ModuleList(nn.Linear(8, 8) for _ in range(blocks))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.embed(x)
+        for group, sound in zip(self.groups, self.sound, strict=True):
+            y = group(y)
+            y = y + sound(y)
+        return self.head(self.after(self.unembed(y)) + x)
+
+
+def counted(monkeypatch, name):
+    from importlib import import_module
+
+    module, calls = import_module(f"edakari.graph.{name}"), []
+    real = module.fault_of
+    monkeypatch.setattr(module, "fault_of", lambda *args: calls.append(1) or real(*args))
+    return calls
+
+
+def test_a_branch_that_an_outer_one_hides_is_tried_by_itself(monkeypatch):
+    trials = counted(monkeypatch, "rehearse")
+    needed = []
+    for blocks in (2, 8):
+        trials.clear()
+        model = enlivened(Outer(blocks))
+        x = torch.rand(1, 3, 3, 5, dtype=torch.float64)
+        graph = trace(model, x)
+        needed.append(len(trials))
+        assert [branch.exit for branch in graph.branches] == [*(f"sound.{i}" for i in range(blocks)), "after"]
+        for seed in range(4):
+            assert exactness(model, x, random_plan(graph, 0.6, seed, drop=0.5)) < 1e-9
+    assert needed[1] <= needed[0] + 3, "trials grow with the number of kinds, not of blocks"
+
+
+class SameHeaviest(nn.Module):
+    """Two branches in one module, which have the same heaviest module."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.heavy, self.light = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.back, self.last, self.head = nn.Linear(4, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = x + self.back(self.light(x).relu())
+        z = y + self.heavy(y)
+        return self.head(x + self.last(z.tanh()))
+
+
+def test_every_branch_has_a_name_of_its_own():
+    model = enlivened(SameHeaviest())
+    x = torch.rand(2, 5, dtype=torch.float64)
+    graph = trace(model, x)
+    names = [branch.name for branch in graph.branches]
+    assert len(set(names)) == len(names) == 3
+    dense = dict(model.named_modules())
+    for chosen in subsets(graph.branches):
+        small = apply(drop(graph, chosen), model)
+        zeros = {path for path, module in small.named_modules() if isinstance(module, Zeros)}
+        assert zeros >= {branch.exit for branch in chosen if branch is chosen[-1]}
+        assert zeros <= {branch.exit for branch in chosen}
+        assert exactness(model, x, drop(graph, chosen)) < 1e-12
+    assert set(dense) == set(dict(model.named_modules()))
+
+
+class Compared(nn.Module):
+    """A width compared with an attribute, as some upsampling layers do; it agrees by chance where sizes do."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.channels, self.conv = width, nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        if x.shape[1] != self.channels:
+            raise AssertionError("another width")
+        return self.conv(x)
+
+
+class Chain(nn.Module):
+    def __init__(self, between, width, at):
+        super().__init__()
+        self.first = nn.ModuleList(nn.Conv2d(3 if not i else width, width, 1) for i in range(at))
+        self.other = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(between))
+        self.up, self.head, self.tail = Compared(width), nn.Conv2d(width, 2, 1), nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        for layer in self.first:
+            x = layer(x)
+        y = x
+        for layer in self.other:
+            y = layer(y)
+        return self.head(self.up(x)) + self.tail(y)
+
+
+@pytest.mark.parametrize(("width", "between"), [(4, 3), (4, 8), (8, 5), (8, 6), (8, 12), (16, 11)])
+def test_no_width_agrees_by_chance_in_all_trial_cuts(width, between):
+    for at in (1, 2, 3):
+        model = Chain(between, width, at).eval()
+        graph = trace(model, torch.zeros(1, 3, 2, 2))
+        for seed in range(3):
+            apply(random_plan(graph, keep=(0.2, 0.9), seed=seed), model)
+
+
+class Standardised(nn.Conv2d):
+    """A weight is standardised by statistics over its inputs, so that a single one is too few (BiT)."""
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, self.weight.shape[0], -1)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias)
+
+
+@pytest.mark.parametrize("width", [3, 4, 16])
+def test_a_size_that_is_too_small_raises_the_least_one(width):
+    layers = [Standardised(width if i else 3, width, 1) for i in range(3)]
+    model = enlivened(nn.Sequential(*layers, nn.Conv2d(width, 2, 1)))
+    x = torch.rand(2, 3, 3, 3, dtype=torch.float64)
+    graph = trace(model, x)
+    least = {group.name: group.least for group in graph.groups}
+    assert {least["0"], least["1"]} == {2}
+    for seed in range(8):
+        assert exactness(model, x, random_plan(graph, keep=(0.01, 0.9), seed=seed)) < 1e-9
+
+
+def test_random_chains_of_blocks_lose_random_branches():
+    chance = random.Random(0)
+    for seed in range(8):
+        blocks = [chance.choice(KINDS)(chance.choice(KINDS)() if chance.random() < 0.6 else None) for _ in range(3)]
+        model = enlivened(Net(*blocks), seed)
+        x = torch.randn(1, 3, 5, 4, dtype=torch.float64)
+        graph = trace(model, x)
+        assert exactness(model, x, random_plan(graph, keep=(0.2, 1.0), seed=seed, drop=0.4)) < 1e-9
