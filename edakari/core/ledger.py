@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from edakari.core.reading import read_text
+from edakari.errors import RunFolderError
+
 __all__ = ["LEDGER", "MARKER", "enlist", "listed"]
 
 MARKER = "edakari.json"
@@ -28,6 +31,12 @@ def enlist(path: Path) -> None:
     name = absolute.relative_to(folder).as_posix()
     if "\n" in name or not _removable(name) or name in listed(folder):
         return
+    ledger = folder / LEDGER
+    if ledger.is_symlink() or (ledger.exists() and not ledger.is_file()):
+        # a folder of somebody else's: what it leads to is not ours to write
+        raise RunFolderError(
+            f"{ledger} is a link or no file; edakari makes none such. Remove it, or name another folder"
+        )
     with (folder / LEDGER).open("a", encoding="utf-8") as file:
         # a line of its own even where the last one was cut short by a crash
         file.write(f"\n{name}\n")
@@ -36,7 +45,7 @@ def enlist(path: Path) -> None:
 def listed(folder: Path) -> list[str]:
     """The files of a folder that edakari wrote, as relative paths; those that lead elsewhere are left out."""
     try:
-        lines = (folder / LEDGER).read_text(encoding="utf-8").split("\n")
+        lines = read_text(folder / LEDGER).split("\n")
     except (OSError, ValueError):
         return []
     return [line for line in dict.fromkeys(lines) if _removable(line)]

@@ -76,7 +76,7 @@ def remove_listed(folder: Path, under: str = "") -> None:
         under: only files below this name; all if empty.
     """
     sweep(folder)
-    names = [name for name in listed(folder) if not under or name.startswith(f"{under}/")]
+    names = [name for name in _within(folder) if not under or name.startswith(f"{under}/")]
     for name in names[::-1]:
         path = folder / name
         if path.is_symlink() or path.is_file():
@@ -90,8 +90,14 @@ def remove_listed(folder: Path, under: str = "") -> None:
 def sweep(folder: Path) -> None:
     """Remove what a kill left of files that were being written; no other process may write into the folder."""
     remove_parts(folder, MARKER)
-    for name in listed(folder):
+    for name in _within(folder):
         remove_parts((folder / name).parent, Path(name).name)
+
+
+def _within(folder: Path) -> list[str]:
+    """The listed files that no linked folder leads away from where they seem to be: the list may be somebody else's."""
+    whole = folder.resolve()
+    return [name for name in listed(folder) if (folder / name).parent.resolve().is_relative_to(whole)]
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         state = unpack(header["state"], tensors)
         found = Checkpoint(header["identity"], int(header["step"]), bool(header["done"]), state)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it to train from the start"
         ) from error
@@ -86,7 +86,7 @@ def identity_in(path: Path) -> Mapping[str, Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             found = json.loads(file.metadata()["content"])["identity"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -179,3 +179,32 @@ def test_a_damaged_result_is_named(tmp_path):
         (tmp_path / "stages" / "check.json").write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(RunFolderError, match=r"check\.json"):
             folder.read("check")
+
+
+@pytest.mark.parametrize("name", ["export", "explain", "work"])
+def test_a_linked_folder_in_a_run_is_not_emptied(tmp_path, name):
+    """A list of somebody else's, with files below a link that leads out."""
+    outside, run = tmp_path / "mine", tmp_path / "run"
+    outside.mkdir()
+    (outside / "thesis.onnx").write_text("x")
+    (outside / ".thesis.onnx.abc.part").write_text("x")
+    claim(run, RECIPE)
+    (run / name).symlink_to(outside)
+    (run / ".edakari.files").write_text(f"{name}/thesis.onnx\n")
+    claim(run, RECIPE, overwrite=True)
+    assert sorted(path.name for path in outside.iterdir()) == [".thesis.onnx.abc.part", "thesis.onnx"]
+
+
+@pytest.mark.parametrize("way", ["link", "pipe"])
+def test_a_list_that_is_a_link_or_a_pipe_is_not_written_to(tmp_path, way):
+    claim(tmp_path / "run", RECIPE)
+    ledger = tmp_path / "run" / ".edakari.files"
+    ledger.unlink()
+    (tmp_path / "profile").write_text("x")
+    if way == "link":
+        ledger.symlink_to(tmp_path / "profile")
+    else:
+        os.mkfifo(ledger)
+    with pytest.raises(RunFolderError, match="link or no file"):
+        files_module.write_text(tmp_path / "run" / "report.html", "x")
+    assert (tmp_path / "profile").read_text() == "x"

@@ -205,6 +205,10 @@ def extended(table: Table, samples: Mapping[Point, Sample], fits: Mapping[str, F
     return found
 
 
+TABLE_BYTES = 256 * 2**20
+"""Tables grow by every network that is measured, by some hundred bytes a width."""
+
+
 class _Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
@@ -231,7 +235,7 @@ class _File(_Strict):
 
 def _read(path: Path, key: Key) -> Table:
     try:
-        file = _File.model_validate_json(read_bytes(path))
+        file = _File.model_validate_json(read_bytes(path, TABLE_BYTES))
     except Unreadable as error:
         raise _refused(path, str(error)) from error
     except pydantic.ValidationError as error:
