@@ -167,6 +167,7 @@ def pins(expression: Expression) -> Iterator[tuple[int, str]]:
 def _define(axis: Axis, value: Expression) -> None:
     if isinstance(value, Axis):
         value.kinds |= axis.kinds
+        value.least = max(value.least, axis.least)
     axis.value = value
 
 

@@ -17,8 +17,9 @@ from edakari.graph.axes import Expression
 from edakari.graph.entries import MOVING, NUMBERING
 from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.meta import execute, operator_name
-from edakari.graph.numbers import OPAQUE, Numbers
+from edakari.graph.numbers import LISTENER, OPAQUE, Numbers, is_known
 from edakari.graph.records import Call, Dims, Made, Record, Visit
+from edakari.graph.widths import known_widths
 
 __all__ = ["Call", "Dims", "Flow", "Record", "Rule", "Visit"]
 
@@ -61,6 +62,7 @@ class Flow:
         self.quiet = False
         self.numbers: Numbers | None = None
         self.opaque: frozenset[str] = frozenset()
+        self.own: frozenset[str] = frozenset()
 
     # what rules use
 
@@ -191,6 +193,11 @@ class Flow:
         sized = self.numbers.literal if self.numbers else ()
         return any(True for dim in sized for _ in axes.leaves(dim))
 
+    def hold_comparisons(self) -> None:
+        """Make sure that code which compared widths finds the same in a cut network."""
+        if self.numbers:
+            self.numbers.hold()
+
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
         """Let operators run without looking at them."""
@@ -210,15 +217,18 @@ class Flow:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
         handles = []
-        self.numbers = Numbers(self.notes, self.peek, self._same_number)
+        self.numbers = Numbers(self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek))
         self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
+        self.own = frozenset(path for path, module in model.named_modules() if is_known(module))
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path)))
             handles.append(module.register_forward_hook(self._leave))
+        listening = LISTENER.set(self.numbers.compared)
         try:
             with FunctionMode(self), DispatchMode(self):
                 yield
         finally:
+            LISTENER.reset(listening)
             for handle in handles:
                 handle.remove()
 
@@ -246,6 +256,10 @@ class Flow:
 
     def _places(self, tree: Any) -> tuple[int | None, ...]:
         return tuple(made.place if made else None for made in map(self.made, _tensors(tree)))
+
+    def _running(self) -> str | None:
+        """The module whose code runs; None where it runs unseen, or is torch's own."""
+        return None if self.quiet or self.modules[-1] in self.opaque | self.own else self.modules[-1]
 
     def _same_number(self, left: Expression, right: Expression) -> None:
         axes.unify(left, right, f"the code of {self.modules[-1] or 'the network'} takes one number for it and others")

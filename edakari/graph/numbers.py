@@ -8,21 +8,27 @@ long, and an attribute that was seen to count a dimension can follow it when the
 
 from __future__ import annotations
 
-import collections
+import contextvars
 import dataclasses as dc
+import dis
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from edakari.graph import axes
-from edakari.graph.axes import Axis, Expression, Product
+from edakari.graph.axes import Expression, Product
+from edakari.graph.comparisons import Comparison, hold, terms
+from edakari.graph.widths import width_attributes
 
-__all__ = ["Number", "Numbers", "numbered"]
+__all__ = ["LISTENER", "OPAQUE", "Number", "Numbers", "is_known", "numbered"]
 
 KNOWN = "torch.nn.modules"
-"""Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN."""
+"""Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN. Of the
+others, only those that other code may read are numbers."""
 
 OPEN = (nn.Unflatten, nn.GroupNorm)
 
@@ -57,10 +63,41 @@ class Computed:
 Source = Extent | Attribute | Computed
 
 
+R = TypeVar("R")
+
+Compared = Callable[[str, Any, Any], None]
+
+LISTENER: contextvars.ContextVar[Compared | None] = contextvars.ContextVar("LISTENER", default=None)
+"""Told what code finds out by comparing numbers while a network is traced."""
+
+
 class Number(int):
     """An integer with its source."""
 
     source: Source
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return _told(int.__eq__(self, other), "==", "!=", self, other, _by_operator)
+
+    def __ne__(self, other: object) -> bool:
+        return _told(int.__ne__(self, other), "!=", "==", self, other, _by_operator)
+
+    def __lt__(self, other: Any) -> bool:
+        return _told(int.__lt__(self, other), "<", ">=", self, other)
+
+    def __le__(self, other: Any) -> bool:
+        return _told(int.__le__(self, other), "<=", ">", self, other)
+
+    def __gt__(self, other: Any) -> bool:
+        return _told(int.__gt__(self, other), ">", "<=", self, other)
+
+    def __ge__(self, other: Any) -> bool:
+        return _told(int.__ge__(self, other), ">=", "<", self, other)
+
+    def __mod__(self, other: Any) -> Any:
+        return _told(int.__mod__(self, other), "%", "%", self, other)
 
     def __mul__(self, other: Any) -> Any:
         return _computed(int.__mul__(self, other), "*", self, other)
@@ -86,6 +123,24 @@ class Number(int):
         return _computed(result, "/", self, other) if exact else result
 
 
+def _told(result: R, held: str, otherwise: str, left: Any, right: Any, counts: Callable[[Any], bool] = bool) -> R:
+    """The result of a comparison, of which whoever listens was told."""
+    listener = LISTENER.get()
+    if listener is not None and result is not NotImplemented and isinstance(right, int):
+        frame = sys._getframe(2)
+        if not frame.f_globals.get("__name__", "").startswith("edakari.graph") and counts(frame):
+            relation = held if result else otherwise
+            if relation[0] == ">":
+                relation, left, right = relation.replace(">", "<"), right, left
+            listener(relation, left, right)
+    return result
+
+
+def _by_operator(frame: Any) -> bool:
+    """Whether code compares by an operator: keys of dicts and caches are compared too, where nothing depends on it."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
+
+
 def number(value: int, source: Source) -> Number:
     """An integer with its source."""
     made = Number(value)
@@ -104,6 +159,8 @@ class Numbers:
         notes: dimension that each (module, attribute) counts; filled.
         dims_of: what the dimensions of a tensor are made of.
         unify: states that two dimensions hold the same positions.
+        running: dotted path of the module whose code runs; None where it does not matter.
+        known: dimensions that attributes count from the outset.
     """
 
     def __init__(
@@ -111,8 +168,13 @@ class Numbers:
         notes: dict[tuple[str, str], Expression],
         dims_of: Callable[[torch.Tensor], Sequence[Expression]],
         unify: Callable[[Expression, Expression], None],
+        running: Callable[[], str | None] = lambda: None,
+        known: Mapping[tuple[str, str], Expression] = types.MappingProxyType({}),
     ) -> None:
         self.notes = notes
+        self.running = running
+        self.known = known
+        self.comparisons: list[Comparison] = []
         self.dims_of = dims_of
         self.unify = unify
         self.literal: list[Expression] = []
@@ -147,13 +209,42 @@ class Numbers:
         for each, dim in stated:
             self.state(each, dim)
 
+    def compared(self, relation: str, left: Any, right: Any) -> None:
+        """Code found out that a relation holds between two numbers."""
+        module = self.running()
+        if module is None:
+            return
+        self.comparisons.append(Comparison(relation, left, right, module))
+        if relation == "==" or (relation == "<=" and int(left) == int(right)):
+            for one, other in ((left, right), (right, left)):
+                known = self.meaning(one) if isinstance(one, Number) else None
+                if known is not None and isinstance(other, Number) and self.meaning(other) is None:
+                    self.state(other, known)
+
+    def hold(self) -> None:
+        """Make sure that all comparisons have the same results for every legal size; what was equal stays so first."""
+        for comparison in sorted(self.comparisons, key=lambda each: each.relation != "=="):
+            hold(comparison, *map(self._meaning_kept, (comparison.left, comparison.right)))
+
+    def _meaning_kept(self, each: int) -> Expression:
+        """What a number that code compared counts; where it was not seen to count anything, it stays as it is."""
+        known = self.meaning(each)
+        if known is not None and axes.size(known) == each:
+            return known
+        if isinstance(each, Number) and isinstance(each.source, Attribute):
+            self.notes.setdefault((each.source.module, each.source.name), int(each))
+        elif isinstance(each, Number) and isinstance(each.source, Computed):
+            for part in (each.source.left, each.source.right):
+                self._meaning_kept(part)
+        return int(each)
+
     def state(self, each: int, dim: Expression) -> None:
         """A number is the size of a dimension."""
         if not isinstance(each, Number) or int(each) != axes.size(dim):
             return
         known = self.meaning(each)
         if known is not None:
-            if _terms(known) != _terms(dim):
+            if terms(known) != terms(dim):
                 self.unify(known, dim)
         elif isinstance(each.source, Attribute):
             self.notes[each.source.module, each.source.name] = dim
@@ -185,7 +276,8 @@ class Numbers:
         if isinstance(source, Extent):
             return axes.resolve(source.dim)
         if isinstance(source, Attribute):
-            return self.notes.get((source.module, source.name))
+            key = (source.module, source.name)
+            return self.notes.get(key, self.known.get(key))
         left, right = self.meaning(source.left), self.meaning(source.right)
         if left is None or right is None:
             return None
@@ -205,47 +297,25 @@ def _rest(whole: Expression, part: Expression, sign: str) -> Expression | None:
     parts = list(whole) if isinstance(whole, Product if sign == "/" else axes.Concat) else [whole]
     for count in range(1, len(parts)):
         for end, rest in ((parts[:count], parts[count:]), (parts[-count:], parts[:-count])):
-            if _terms(join(end)) == _terms(part):
+            if terms(join(end)) == terms(part):
                 return join(rest)
     return None
 
 
-def _terms(expression: Expression) -> Mapping[tuple[int, ...], int]:
-    """The number of positions as a polynomial: for each product of axes, by their ids, its coefficient."""
-    expression = axes.resolve(expression)
-    if isinstance(expression, int):
-        return {(): expression}
-    if isinstance(expression, Axis):
-        return {(id(expression),): 1}
-    found: collections.Counter[tuple[int, ...]] = collections.Counter()
-    if isinstance(expression, Product):
-        found[()] = 1
-        for part in expression:
-            found = _multiplied(found, _terms(part))
-    else:
-        for part in expression:
-            found.update(_terms(part))
-    return found
-
-
-def _multiplied(
-    left: Mapping[tuple[int, ...], int], right: Mapping[tuple[int, ...], int]
-) -> collections.Counter[tuple[int, ...]]:
-    found: collections.Counter[tuple[int, ...]] = collections.Counter()
-    for a, many in left.items():
-        for b, times in right.items():
-            found[tuple(sorted((*a, *b)))] += many * times
-    return found
+def is_known(module: nn.Module) -> bool:
+    """Whether a module is one of torch's own whose attributes are mended by the table."""
+    return type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)
 
 
 def numbered(model: nn.Module) -> None:
     """Make the integer attributes of a network's modules remember where they come from; changes the network."""
     for path, module in model.named_modules():
-        if isinstance(module, OPAQUE) or (type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)):
+        if isinstance(module, OPAQUE):
             continue
-        for name, value in list(vars(module).items()):
+        names = [name for name, _ in width_attributes(module)] if is_known(module) else list(vars(module))
+        for name in names:
             if not name.startswith("_") and name != "training":
-                vars(module)[name] = _numbered(value, path, name)
+                vars(module)[name] = _numbered(vars(module)[name], path, name)
 
 
 def _numbered(value: Any, path: str, name: str) -> Any:

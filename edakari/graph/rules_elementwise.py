@@ -118,7 +118,8 @@ def batch_norm(flow: Flow, call: Call) -> list[Dims]:
     """Channels meet scale, shift and statistics; with statistics of its own input, each channel mixes the rest."""
     x = flow.dims(call.args[0])
     channels = x[1]
-    if not any(isinstance(tensor, torch.Tensor) for tensor in call.args[1:5]):
+    norm = (flow.record.module, "num_features")
+    if norm not in flow.notes and not any(isinstance(tensor, torch.Tensor) for tensor in call.args[1:5]):
         flow.note("num_features", channels)
     for tensor in call.args[1:5]:
         if isinstance(tensor, torch.Tensor):

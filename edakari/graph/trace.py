@@ -65,6 +65,7 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
     parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
     if not flow.read.issuperset(parameters):
         _join_training(flow, shadow, dims, moved)
+    flow.hold_comparisons()
     # plain attributes that nobody reads are left alone: an attention map that was kept for a look, say
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
     for name in dims.keys() - registered - flow.read:
@@ -108,7 +109,10 @@ def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example
     finally:
         shadow.eval()
     flow.read |= training.read
-    flow.notes = {**training.notes, **flow.notes}
+    for one, other in ((flow, training), (training, flow)):
+        for attribute, dim in other.notes.items():
+            one.notes.setdefault(attribute, dim)
+    training.hold_comparisons()
 
 
 def _first_line(error: BaseException | None) -> str:

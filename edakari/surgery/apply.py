@@ -81,6 +81,11 @@ def checked_graph(plan: Plan, model: nn.Module) -> Graph:
             raise PlanError(f"this edakari cannot carry out the edit {type(edit).__name__} of the plan: {edit}")
         if edit.group not in graph:
             raise PlanError(f"the plan cuts group {edit.group!r}, which the network does not have")
+        if len(edit.indices) < graph[edit.group].least:
+            raise PlanError(
+                f"the plan keeps {len(edit.indices)} of group {edit.group!r}; with fewer than "
+                f"{graph[edit.group].least}, the network's code fails or takes another way"
+            )
         if edit.indices[-1] >= graph[edit.group].size:
             raise PlanError(
                 f"the plan keeps coordinate {edit.indices[-1]} of group {edit.group!r}, which has "

@@ -1,0 +1,128 @@
+"""What code finds out by comparing widths must hold in the cut network too, or its code would take another way.
+
+Think of `if c != self.width: raise`, `assert c % heads == 0`, `if wide != narrow: x = self.shortcut(x)`. Equal widths
+are tied, and where unequal ones could become equal, or change their order, as little as possible is kept whole.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses as dc
+from collections.abc import Mapping, Sequence
+
+from edakari.graph import axes
+from edakari.graph.axes import Axis, Concat, Expression, Product
+
+__all__ = ["Comparison", "hold", "terms"]
+
+Terms = Mapping[tuple[int, ...], int]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Comparison:
+    """What code found out about two numbers.
+
+    Args:
+        relation: that holds: "==", "!=", "<", "<=", or "%" where the remainder of a division matters.
+        left: a number.
+        right: another.
+        module: whose code compared them.
+    """
+
+    relation: str
+    left: int
+    right: int
+    module: str
+
+
+def hold(comparison: Comparison, left: Expression, right: Expression) -> None:
+    """Make sure that a comparison has the same result for every legal size.
+
+    Args:
+        comparison: as it was made.
+        left: what its left number counts.
+        right: what its right number counts.
+    """
+    left, right = axes.resolve(left), axes.resolve(right)
+    if isinstance(left, int) and isinstance(right, int):
+        return
+    where = f"the code of {comparison.module or 'the network'}"
+    a, b = terms(left), terms(right)
+    if comparison.relation == "%":
+        if not _divides(b, a):
+            for dim in (left, right):
+                axes.pin(dim, f"{where} divides it, or by it, and looks at the remainder")
+    elif comparison.relation == "==" or (comparison.relation == "<=" and axes.size(left) == axes.size(right)):
+        if a != b:
+            axes.unify(left, right, f"{where} compares it with {_said(left, right)}, which is as large")
+    else:
+        smaller, larger = sorted((left, right), key=axes.size)
+        if not isinstance(larger, int) and not _always_less(terms(smaller), terms(larger)):
+            _keep_above(larger, smaller, f"{where} compares it with {_said(larger, smaller)}, which is smaller")
+
+
+def _keep_above(larger: Expression, smaller: Expression, reason: str) -> None:
+    """Make a dimension stay longer than another one ever is."""
+    bound = axes.size(smaller)
+    if isinstance(larger, Axis) and isinstance(smaller, int):
+        larger.least = max(larger.least, bound + 1)
+        if larger.least >= larger.size:
+            axes.pin(larger, reason)
+    elif bound == 1 and not isinstance(larger, Concat):
+        longest = max(axes.leaves(larger), key=lambda axis: axis.size)
+        _keep_above(longest, 1, reason)
+    elif bound > 1 or not isinstance(larger, Concat):
+        axes.pin(larger, reason)
+
+
+def _said(*dims: Expression) -> str:
+    numbers = [str(dim) for dim in dims if isinstance(dim, int)]
+    return numbers[0] if numbers else "another width"
+
+
+def _divides(divisor: Terms, whole: Terms) -> bool:
+    """Whether one term divides every term of a polynomial."""
+    if len(divisor) != 1:
+        return False
+    ((factors, count),) = divisor.items()
+    return all(many % count == 0 and _contains(product, factors) for product, many in whole.items())
+
+
+def _contains(product: Sequence[int], factors: Sequence[int]) -> bool:
+    rest = list(product)
+    for factor in factors:
+        if factor not in rest:
+            return False
+        rest.remove(factor)
+    return True
+
+
+def _always_less(smaller: Terms, larger: Terms) -> bool:
+    """Whether one polynomial is less than another for all sizes from 1 on, term by term."""
+    return smaller != larger and all(larger.get(product, 0) >= many for product, many in smaller.items())
+
+
+def terms(expression: Expression) -> Terms:
+    """The number of positions as a polynomial: for each product of axes, by their ids, its coefficient."""
+    expression = axes.resolve(expression)
+    if isinstance(expression, int):
+        return {(): expression}
+    if isinstance(expression, Axis):
+        return {(id(expression),): 1}
+    found: collections.Counter[tuple[int, ...]] = collections.Counter()
+    if isinstance(expression, Product):
+        found[()] = 1
+        for part in expression:
+            found = _multiplied(found, terms(part))
+    else:
+        for part in expression:
+            found.update(terms(part))
+    return found
+
+
+def _multiplied(left: Terms, right: Terms) -> collections.Counter[tuple[int, ...]]:
+    found: collections.Counter[tuple[int, ...]] = collections.Counter()
+    for a, many in left.items():
+        for b, times in right.items():
+            found[tuple(sorted((*a, *b)))] += many * times
+    return found

@@ -1,0 +1,39 @@
+"""Attributes of torch's own modules that say how wide a weight is, for code that reads them: `self.fc.in_features`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from edakari.graph.axes import Expression, size
+
+__all__ = ["known_widths", "width_attributes"]
+
+
+def width_attributes(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Integer attributes that count a dimension of the module's weight, each with the dimension."""
+    if isinstance(module, nn.Linear):
+        yield from (("in_features", 1), ("out_features", 0))
+    elif isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
+        inward = 0 if module.transposed else 1
+        yield from (("in_channels", inward), ("out_channels", 1 - inward))
+    elif isinstance(module, nn.Embedding):
+        yield "embedding_dim", 1
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        yield "num_features", 0
+
+
+def known_widths(
+    model: nn.Module, dims_of: Callable[[torch.Tensor], Sequence[Expression]]
+) -> dict[tuple[str, str], Expression]:
+    """The dimension that each such attribute of a network counts, by the module's path and the attribute's name."""
+    found: dict[tuple[str, str], Expression] = {}
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        for name, place in width_attributes(module) if weight is not None else ():
+            dims = dims_of(weight)
+            if len(dims) > place and size(dims[place]) == getattr(module, name):
+                found[path, name] = dims[place]
+    return found
