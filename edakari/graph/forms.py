@@ -55,6 +55,17 @@ def _after_the_tensor(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str
     return _paired(numbers, sizes, numbers.dims_of(out))
 
 
+@_sizes(torch.Tensor.repeat)
+def _of_a_repeated_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    times = _flat(args[1:]) or kwargs.get("repeats", ())
+    before = [*[1] * (len(times) - args[0].dim()), *args[0].shape]
+    # one position that is repeated is as long as the number says
+    single = [
+        (count, dim) for count, dim, length in zip(times, numbers.dims_of(out), before, strict=True) if length == 1
+    ]
+    return _paired(numbers, [count for count, _ in single], [dim for _, dim in single])
+
+
 @_sizes(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
 def _of_a_new_one(numbers: Numbers, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     return _paired(numbers, _flat(args) or kwargs.get("size", ()), numbers.dims_of(out))

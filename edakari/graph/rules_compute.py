@@ -105,6 +105,21 @@ def matrix_product(flow: Flow, call: Call) -> Dims:
     return out
 
 
+@rule("aten._grouped_mm")
+def grouped_product(flow: Flow, call: Call) -> Dims:
+    """Products of several matrices, of which each takes a run of the rows, such as those of experts."""
+    a, b = flow.dims(call.args[0]), flow.dims(call.args[1])
+    flow.unify(a[-1], b[-2])
+    dealt = {4: a[-1:], 5: [a[0], b[0] if len(b) == 3 else b[-1]]}.get(len(a) + len(b), [])
+    flow.pin(*dealt, why="its positions are dealt out to groups by number")
+    outer = [a[-2], b[-1]]
+    if len(a) == len(b) == 3:
+        flow.unify(a[0], b[0])
+        outer = [a[0], *outer]
+    flow.count(1, *outer, a[-1])
+    return outer if call.out.dim() == len(outer) else [int(call.out.shape[0]), *outer]
+
+
 def _mark_attention(flow: Flow, left: torch.Tensor, right: torch.Tensor, a: Dims, b: Dims) -> None:
     if flow.is_weight(left) or flow.is_weight(right):
         return

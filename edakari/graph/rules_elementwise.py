@@ -66,6 +66,10 @@ def broadcast(flow: Flow, operands: Sequence[Dims], shape: Sequence[int]) -> Dim
     "aten.dropout_",
     "aten.lerp",
     "aten._assert_async",
+    *(f"aten.{name}_" for name in ("abs", "eq", "ne", "ge", "gt", "le", "lt", "copysign", "heaviside")),
+    *("aten.floor_divide", "aten.floor_divide_"),
+    *(f"aten.{name}_" for name in ("exponential", "geometric", "cauchy", "log_normal", "random")),
+    *("aten._conj", "aten._neg_view", "aten.resolve_conj"),
     "aten.complex",
     "aten.polar",
     "aten.bernoulli",
@@ -86,9 +90,13 @@ def softmax(flow: Flow, call: Call) -> Dims:
     return list(flow.dims(call.args[0]))
 
 
-@rule("aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full", "aten.new_empty")
+@rule(
+    *("aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full"),
+    *("aten.empty", "aten.empty_strided", "aten.empty_permuted", "aten.new_empty", "aten.new_empty_strided"),
+    *("aten.rand", "aten.randn"),
+)
 def constant(flow: Flow, call: Call) -> Dims:
-    """The same value everywhere: any of its positions may go with what it meets."""
+    """The same value everywhere, or drawn anew, or yet to be written: any position may go with what it meets."""
     return [fresh(length) for length in call.out.shape]
 
 

@@ -245,3 +245,13 @@ def embedding(flow: Flow, call: Call) -> Dims:
     weight, indices = flow.dims(call.args[0]), flow.dims(call.args[1])
     flow.pin(weight[0], why="looked up by number")
     return [*indices, weight[1]]
+
+
+@rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(flow: Flow, call: Call) -> list[Dims]:
+    """Rows are looked up by number and summed up; columns go on."""
+    weight = flow.dims(call.args[0])
+    flow.pin(weight[0], why="looked up by number")
+    for other in call.tensors()[1:]:
+        flow.pin(*flow.dims(other), why=NUMBERS)
+    return [[int(call.out[0].shape[0]), weight[1]], *(list(out.shape) for out in call.out[1:])]

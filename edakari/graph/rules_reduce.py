@@ -120,3 +120,15 @@ def cross(flow: Flow, call: Call) -> Dims:
     dims = broadcast(flow, [flow.dims(tensor) for tensor in call.tensors()], call.out.shape)
     flow.pin(dims[call.kwargs.get("dim", -1)], why="it mixes the three positions of a vector")
     return dims
+
+
+@rule(
+    *("aten.mse_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.soft_margin_loss"),
+    *("aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits"),
+)
+def loss(flow: Flow, call: Call) -> Dims:
+    """Position by position, and then perhaps over all positions."""
+    tensors = call.tensors()
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    dims = broadcast(flow, [flow.dims(tensor) for tensor in tensors], shape)
+    return dims if call.out.dim() == len(dims) else []

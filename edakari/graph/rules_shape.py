@@ -68,11 +68,15 @@ def expand(flow: Flow, call: Call) -> Dims:
 
 @rule("aten.repeat", "aten.tile")
 def repeat(flow: Flow, call: Call) -> Dims:
-    """The whole dimension again and again: (repeat, position)."""
+    """The whole dimension again and again: (repeat, position); one position as often as what it meets is long."""
     dims = flow.dims(call.args[0])
     times = call.args[1]
     padded = [*([1] * (len(times) - len(dims))), *dims]
-    return [product([count, dim]) for count, dim in zip(times, padded, strict=True)]
+    return [_repeated(dim, count) for count, dim in zip(times, padded, strict=True)]
+
+
+def _repeated(dim: Expression, count: int) -> Expression:
+    return fresh(int(count)) if size(dim) == 1 else product([int(count), dim])
 
 
 @rule("aten.as_strided", "aten.as_strided_")
@@ -108,7 +112,14 @@ def stack(flow: Flow, call: Call) -> Dims:
     return result
 
 
-@rule("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_chunk", "aten.chunk")
+@rule(
+    "aten.split",
+    "aten.split_with_sizes",
+    "aten.unsafe_split",
+    "aten.unsafe_split_with_sizes",
+    "aten.unsafe_chunk",
+    "aten.chunk",
+)
 def split_evenly(flow: Flow, call: Call) -> list[Dims]:
     """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` will halve what is left."""
     dims = flow.dims(call.args[0])
@@ -119,7 +130,7 @@ def split_evenly(flow: Flow, call: Call) -> list[Dims]:
         if halves is not None:
             flow.pin(halves[0], why="split into pieces")
             return [_replaced(dims, along, product([halves[1]])) for _ in lengths]
-    if call.name != "aten.split_with_sizes" and len(set(lengths)) > 1:
+    if not call.name.endswith("split_with_sizes") and len(set(lengths)) > 1:
         flow.pin(dims[along], why="split into pieces of which the last is shorter")
     return [_replaced(dims, along, piece) for piece in _pieces(flow, dims[along], lengths)]
 
@@ -225,5 +236,5 @@ def repeat_interleave(flow: Flow, call: Call) -> Dims | None:
     if not isinstance(times, int) or along is None:
         return None
     dims = list(flow.dims(call.args[0]))
-    dims[along] = product([dims[along], times])
+    dims[along] = fresh(int(times)) if size(dims[along]) == 1 else product([dims[along], times])
     return dims

@@ -19,8 +19,8 @@ SPATIAL = {
     "replication_pad1d _upsample_nearest_exact1d",
     2: "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
     "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
-    "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler_2d cudnn_grid_sampler "
-    "fractional_max_pool2d max_unpool2d",
+    "_upsample_bicubic2d_aa _upsample_lanczos2d_aa reflection_pad2d replication_pad2d grid_sampler_2d "
+    "cudnn_grid_sampler fractional_max_pool2d max_unpool2d",
     3: "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d "
     "upsample_trilinear3d reflection_pad3d replication_pad3d _upsample_nearest_exact3d grid_sampler_3d "
     "fractional_max_pool3d max_unpool3d",

@@ -27,10 +27,11 @@ __all__ = ["READS", "Reads"]
 CONSTANTS = frozenset(
     {
         *(torch.zeros, torch.ones, torch.full, torch.Tensor.new_zeros, torch.Tensor.new_ones),
-        *(torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to),
+        *(torch.empty, torch.rand, torch.randn, torch.Tensor.new_empty),
+        *(torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to, torch.Tensor.repeat),
     }
 )
-"""Functions whose result is the same everywhere, or along what they repeat."""
+"""Functions whose result is the same everywhere, or along what they repeat, or drawn anew."""
 
 
 class Reads:
@@ -266,6 +267,7 @@ READS: dict[str, Read] = {
     "aten.linear": _last,
     "aten.mm": _last,
     "aten.bmm": _last,
+    "aten._grouped_mm": _last,
     "aten.mv": _last,
     "aten.dot": _last,
     "aten.vdot": _last,

@@ -82,6 +82,22 @@ def _by_number(place: int) -> Read:
     return read
 
 
+def _loss(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    out = func(*args, **kwargs)
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    if out.dim() == len(shape):
+        return out
+    wide = {id(tensor): tensor.expand(shape) for tensor in tensors}
+    for tensor in tensors:
+        for position, keep in reads.gone(tensor, range(tensor.dim())).items():
+            place = position + len(shape) - tensor.dim()
+            if len(keep) == next(iter(wide.values())).shape[place]:
+                index = keep.nonzero().view(-1).to(tensor.device)
+                wide = {key: each.index_select(place, index) for key, each in wide.items()}
+    return func(*(wide[id(arg)] if isinstance(arg, torch.Tensor) else arg for arg in args), **kwargs)
+
+
 def _distances(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [-1]), reads.masked(args[1], [-1]), *args[2:], **kwargs)
 
@@ -109,6 +125,8 @@ REDUCTIONS: dict[str, Read] = {
     **{f"aten.{name}": _running(1.0) for name in ("cumprod", "cumprod_")},
     **{f"aten.{name}": _running(-math.inf) for name in ("logcumsumexp", "cummax")},
     "aten.cummin": _running(math.inf),
+    **{f"aten.{name}": _loss for name in ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss")},
+    **{f"aten.{name}": _loss for name in ("binary_cross_entropy", "binary_cross_entropy_with_logits")},
     "aten.gather": _by_number(2),
     **{f"aten.scatter{kind}": _by_number(2) for kind in ("", "_", "_add", "_add_", "_reduce", "_reduce_")},
     "aten.embedding": _by_number(1),

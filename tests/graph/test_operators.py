@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.core.graph import Graph
+from edakari.cost import macs
 from edakari.graph import trace
 from edakari.surgery import apply, simulate
 from edakari.testing import enlivened, exactness, random_plan
@@ -118,7 +119,46 @@ def nearest(x: torch.Tensor) -> torch.Tensor:
     return torch.cdist(flat, flat[:, :4].tanh()).transpose(1, 2).unflatten(2, (6, 6))
 
 
+class Blurred(nn.Module):
+    """A blur whose kernel is the same for each channel, and repeated as often as there are channels."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem, self.head, self.width = nn.Conv2d(3, width, 1), nn.Conv2d(width, 4, 1), width
+        self.register_buffer("kernel", torch.rand(1, 1, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = self.kernel.repeat(self.width, 1, 1, 1)
+        return self.head(F.conv2d(self.stem(x), kernel, padding=1, groups=self.width))
+
+
+def test_kernels_that_are_repeated_for_each_channel() -> None:
+    assert [group.size for group in cut_exactly(Blurred()).groups] == [8]
+
+
+def repeated_index(x: torch.Tensor) -> torch.Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    order = tokens.detach().mean(-1).argsort(1)[:, :9]
+    taken = torch.gather(tokens, 1, order.unsqueeze(-1).repeat(1, 1, tokens.shape[-1]))
+    return taken.transpose(1, 2).unflatten(2, (3, 3))
+
+
+def joined(x: torch.Tensor) -> torch.Tensor:
+    found = torch.empty(x.shape[0], 2 * x.shape[1], *x.shape[2:], dtype=x.dtype)
+    found[:, : x.shape[1]] = x
+    found[:, x.shape[1] :] = torch.tanh(x)
+    return found
+
+
+def quantized_by_loss(x: torch.Tensor) -> torch.Tensor:
+    rounded = (x * 4).round() / 4
+    return x + rounded * F.mse_loss(rounded, x) + F.smooth_l1_loss(x, x.mean(1, keepdim=True).expand_as(x))
+
+
 FREE = {
+    "index by repeat": repeated_index,
+    "parts of a new tensor": joined,
+    "loss": quantized_by_loss,
     **{name: along(name) for name in ("max", "min", "median", "mode", "amax", "prod", "logsumexp", "norm", "aminmax")},
     **{name: along(name, correction=1) for name in ("std", "var")},
     "kept values alone": lambda x: x * torch.linalg.vector_norm(x, -torch.inf, 1, True),
@@ -285,3 +325,43 @@ def test_integers_among_the_inputs_are_kept() -> None:
     again = type(plan).from_json(plan.to_json())
     assert torch.equal(apply(again, model)(*example), apply(plan, model)(*example))
     assert not torch.equal(simulate(again, model)(*example), model(*example))
+
+
+class Experts(nn.Module):
+    """Experts whose products are one operator, which deals rows out to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 16), nn.Linear(8, 4)
+        self.experts = nn.Parameter(torch.rand(2, 16, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.stem(x.flatten(2).transpose(1, 2).flatten(0, 1))
+        ends = torch.tensor([20, len(rows)], dtype=torch.int32, device=x.device)
+        return self.head(nn.functional.grouped_mm(rows, self.experts, offs=ends))
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no such operator")
+def test_products_of_experts_are_counted() -> None:
+    graph = trace(Experts(), IMAGES.float())
+    assert "dealt out to groups by number" in reasons(graph)
+    assert macs(graph).total({}) == 72 * (3 * 16 + 16 * 8 + 8 * 4)
+    # what torch itself needs of the lengths of rows, in words
+    assert "multiple of 16 bytes" in reasons(graph)
+
+
+class Bags(nn.Module):
+    """Sums of embeddings, chosen by integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.EmbeddingBag(7, 8, mode="sum"), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(words)) + x.mean()
+
+
+def test_bags_of_embeddings() -> None:
+    graph = cut_exactly(Bags(), (IMAGES, torch.tensor([[1, 2, 6], [0, 0, 3]])))
+    assert [(group.name, group.size) for group in graph.groups] == [("embed", 8)]
+    assert "embed.weight[0]" in {refusal.where for refusal in graph.refused}
