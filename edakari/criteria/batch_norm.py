@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edakari.core.graph import Graph
+from edakari.core.networks import unwrapped
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
 from edakari.criteria.magnitude import Magnitude
@@ -35,6 +36,7 @@ class BatchNormScale:
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch] = (), task: Task | None = None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs neither batches nor a task."""
+        model = unwrapped(model, "score(model, graph, batches, task)")
         scales = {
             f"{name}.weight" if name else "weight"
             for name, module in model.named_modules(remove_duplicate=False)

@@ -20,6 +20,7 @@ from torch import nn
 
 from edakari.core.graph import Graph, Member
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product
+from edakari.core.networks import unwrapped
 from edakari.core.space import Scores
 from edakari.errors import ModelError
 
@@ -72,6 +73,7 @@ def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: a parameter's shape is not the one that was traced.
     """
+    model = unwrapped(model, "score(model, graph, batches, task)")
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for group in graph.groups:
         for member in graph.members(group.name):

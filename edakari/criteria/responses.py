@@ -12,6 +12,7 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, extent
+from edakari.core.networks import unwrapped
 from edakari.core.protocols import Batch, Task
 from edakari.core.ranks import my_rank
 from edakari.criteria.labels import Labels, LabelSource, at_positions, classes_of, labels_of
@@ -128,6 +129,7 @@ def hear(
         DataError: there are no images, too few of them, no labels, or labels that do not fit the network.
         ModelError: a response is not finite, or a tensor has another batch size than the images.
     """
+    model = unwrapped(model, "score(model, graph, batches, task)")
     outlets, (rank, world) = outlets_of(graph), my_rank()
     rankings: dict[tuple[Outlet, str], Ranking] = {}
     labels: Labels | None = None

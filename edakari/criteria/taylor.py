@@ -14,6 +14,7 @@ from torch import nn
 
 from edakari.core.graph import Graph, Member
 from edakari.core.modes import eval_mode
+from edakari.core.networks import unwrapped
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
 from edakari.criteria.reduce import (
@@ -54,6 +55,7 @@ class Taylor:
         """
         if task is None:
             raise EdakariError("the Taylor criterion needs a task, for its loss, but got none")
+        model = unwrapped(model, "score(model, graph, batches, task)")
         parameters = parameters_of(model, graph)
         members = {group.name: counting(graph, group.name, parameters) for group in graph.groups}
         weights = {m.tensor: parameters[m.tensor] for found in members.values() for m in found}

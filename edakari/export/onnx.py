@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edakari.core.files import replacing
+from edakari.core.networks import unwrapped
 from edakari.cost.onnx_model import open_onnx, write_onnx
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, compare, module_outputs
@@ -35,6 +36,7 @@ def to_onnx(
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
     """
+    model = unwrapped(model, "to_onnx(model, example, path)")
     with replacing(path) as temporary:
         write_onnx(model, example, temporary, dynamic_batch=dynamic_batch)
         batches = [example, torch.cat([example] * 3)[:3]] if dynamic_batch else [example]

@@ -9,6 +9,7 @@ from torch import nn
 
 from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
+from edakari.core.networks import unwrapped
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, compare, module_outputs
 
@@ -29,6 +30,7 @@ def to_program(model: nn.Module, example: torch.Tensor, path: str | Path, *, tol
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
     """
+    model = unwrapped(model, "to_program(model, example, path)")
     try:
         with eval_mode(model), torch.no_grad():
             program = torch.export.export(model, (example,))

@@ -6,7 +6,7 @@ from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
 from edakari.graph.rules import rule
 from edakari.graph.shadow import as_written, call, shadow_of, stored_tensors
-from edakari.graph.trace import graph_of, trace
+from edakari.graph.trace import trace
 from edakari.graph.verify import Fault, fault_of
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "example_for",
     "example_of",
     "fault_of",
-    "graph_of",
     "quick_meta",
     "rule",
     "shadow_of",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
@@ -10,25 +9,23 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.copying import copied_as_is
-from edakari.core.graph import Graph, InputSpec
-from edakari.core.layout import extent
+from edakari.core.graph import Graph
 from edakari.core.lazy import refuse_uninitialised
+from edakari.core.networks import unwrapped
 from edakari.errors import ModelError
 from edakari.graph import axes, rule_files
 from edakari.graph.branches import branches_of
 from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
-from edakari.graph.inputs import example_for, spec_of_inputs
+from edakari.graph.inputs import spec_of_inputs
 from edakari.graph.numbers import numbered
 from edakari.graph.rehearse import rehearsed
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.shadow import call, shadow_of, stored_tensors
 
-__all__ = ["graph_of", "trace"]
+__all__ = ["trace"]
 
 _LOADED = rule_files  # importing them fills the table
-
-_SEEN: weakref.WeakKeyDictionary[nn.Module, list[Graph]] = weakref.WeakKeyDictionary()
 
 
 def trace(model: nn.Module, example: Any) -> Graph:
@@ -38,21 +35,21 @@ def trace(model: nn.Module, example: Any) -> Graph:
     that looks at values (it calls `.item()`, say) runs on a copy on the CPU instead.
 
     Args:
-        model: the network.
+        model: the network; of a compiled or data-parallel one, the network inside is traced.
         example: an input as the network takes it: a tensor, a tuple of positional arguments or a dict of keywords.
 
     Raises:
-        ModelError: the forward pass fails on the example, or parameters are uninitialised.
+        ModelError: the forward pass fails on the example, or parameters are uninitialised; or `model` is no network, or
+            one that cannot be unwrapped.
     """
-    refuse_uninitialised(model)
+    network = unwrapped(model, "trace(model, example)")
+    refuse_uninitialised(network)
     try:
-        graph = _traced(model, example, "meta")
+        return _traced(network, example, "meta")
     except ModelError as error:
         if not _needs_data(error):
             raise
-        graph = _traced(model, example, "cpu", _first_line(error.__cause__))
-    _SEEN[model] = [graph, *(other for other in _SEEN.get(model, ()) if other.inputs != graph.inputs)]
-    return graph
+        return _traced(network, example, "cpu", _first_line(error.__cause__))
 
 
 def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph:
@@ -122,22 +119,6 @@ def _first_line(error: BaseException | None) -> str:
 def _needs_data(error: ModelError) -> bool:
     cause = error.__cause__
     return isinstance(cause, NotImplementedError) or "meta" in str(cause)
-
-
-def graph_of(model: nn.Module, inputs: InputSpec) -> Graph:
-    """The graph of a network that was perhaps traced before on such inputs.
-
-    Args:
-        model: the network.
-        inputs: example as in `Graph.inputs`.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
-    for graph in _SEEN.get(model, ()):
-        if graph.inputs == inputs and shapes == {
-            name: tuple(extent(dim, {}) for dim in dims) for name, dims in graph.layouts.items()
-        }:
-            return graph
-    return trace(model, example_for(model, inputs, None))
 
 
 def _moved(value: Any, device: str) -> Any:

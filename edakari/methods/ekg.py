@@ -116,7 +116,7 @@ class EnsembleKnowledgePruning:
             masks = masks_on(twin)
             masks.set(stop.kept)
             masks.fold()
-            return apply(search.plan(stop), twin)
+            return apply(search.plan(stop), twin, job.graph)
 
         plan = job.settle(solve, job.costs)
         way = ways[plan.digest()]

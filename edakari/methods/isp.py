@@ -155,7 +155,7 @@ class InterpretationSteeredPruning:
         parts = torch.split(ranks, [group.size for group in groups])
         scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
         plan = job.settle(lambda costs: solved(scores, costs), job.costs)
-        return Outcome(plan, apply(plan, job.model))
+        return Outcome(plan, apply(plan, job.model, job.graph))
 
     def _check(self) -> None:
         least, most = self.mask_widths

@@ -67,21 +67,20 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
     whole = _costs(job.graph, job.costs, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
     for step in range(1, settings.steps + 1):
-        if step > 1:
-            if settings.recover_epochs:
-                job.fit(
-                    model,
-                    lambda network, batch: job.task.loss(job.task.outputs(network, batch), batch),
-                    Schedule(epochs=settings.recover_epochs, lr=settings.recover_lr),
-                )
-            graph = trace(model, job.task.example())
+        if step > 1 and settings.recover_epochs:
+            job.fit(
+                model,
+                lambda network, batch: job.task.loss(job.task.outputs(network, batch), batch),
+                Schedule(epochs=settings.recover_epochs, lr=settings.recover_lr),
+            )
         scores = criterion.score(model, graph, _Lazily(job), job.task)
         budget = _towards(job.budget, whole, step / settings.steps)
         settle = job.settle if step == settings.steps else solve_once
         cut = settle(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name))
-        model = apply(cut, model)
-        job.log(f"step {step}", _costs(trace(model, job.task.example()), job.costs, plan.sizes()))
+        model = apply(cut, model, graph)
+        graph = trace(model, job.task.example())
+        job.log(f"step {step}", _costs(graph, job.costs, plan.sizes()))
     return Outcome(plan, model)
 
 

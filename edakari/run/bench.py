@@ -15,6 +15,7 @@ from torch import nn
 
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
+from edakari.core.networks import unwrapped
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Group, Sizes, limited
 from edakari.core.steady import STEADY
@@ -141,6 +142,7 @@ def latency(
     Raises:
         MeasurementError: the runtime is not installed, or does not run the network, or a table cannot be trusted.
     """
+    model = unwrapped(model, "latency(model, example)")
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
     bench.table()
     graph = trace(model, example)
@@ -211,7 +213,7 @@ def calibrated(
         f"{bench.runtime.name}: timing {networks} random sub-networks to fit the predictions: "
         + bench.expected(map(cost.predict, sizes))
     )
-    small = {str(place): apply(_any_of(graph, each), model) for place, each in enumerate(sizes)}
+    small = {str(place): apply(_any_of(graph, each), model, graph) for place, each in enumerate(sizes)}
     timings = list(bench.timed(small).values())
     measured = [timing.median_ms for timing in timings]
     fit = fit_latency(cost, sizes, measured)

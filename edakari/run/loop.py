@@ -154,7 +154,7 @@ class Loop:
         if name not in known:
             seen = [self.run.folder.read("latency"), *known.values()]
             quickest = min(each["dense"]["median_ms"] for each in seen)
-            pair = undisturbed(self.bench, self.run.dense, apply(plan, self.run.dense), quickest)
+            pair = undisturbed(self.bench, self.run.dense, apply(plan, self.run.dense, self.run.graph), quickest)
             known[name] = dc.asdict(pair)
             write_json(path, known)
         return _pair(known[name])

@@ -269,7 +269,7 @@ def _traced(run: Run, model: nn.Module) -> Graph:
 
 
 def _same_shapes(run: Run, pruned: nn.Module) -> None:
-    expected = {name: tuple(value.shape) for name, value in apply(run.plan, run.dense).state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in apply(run.plan, run.dense, run.graph).state_dict().items()}
     found = {name: tuple(value.shape) for name, value in pruned.state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -289,7 +289,7 @@ def _difference(run: Run) -> float:
     inputs = images[:8].double().cpu()
     network = copied(run.dense).cpu().double().eval()
     with torch.no_grad():
-        found = [tree_leaves(made(run.plan, network).eval()(inputs)) for made in (apply, simulate)]
+        found = [tree_leaves(made(run.plan, network, run.graph).eval()(inputs)) for made in (apply, simulate)]
     worst = 0.0
     for cut, masked in zip(*found, strict=True):
         if isinstance(masked, torch.Tensor) and masked.numel():

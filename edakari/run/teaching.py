@@ -71,7 +71,7 @@ def networks_between(plan: Plan, model: nn.Module, run: Run, count: int) -> list
                 gone = [int(index) for index in ranks if int(index) not in {*edit.indices}]
                 more = gone[: round(len(gone) * (count - place) / count)]
                 edits.append(KeepChannels(edit.group, tuple(sorted((*edit.indices, *more)))))
-        networks.append(apply(Plan(tuple(edits), plan.fingerprint, plan.inputs), model))
+        networks.append(apply(Plan(tuple(edits), plan.fingerprint, plan.inputs), model, run.graph))
     return networks
 
 

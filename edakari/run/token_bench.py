@@ -121,7 +121,7 @@ def token_calibrated(
         f"{bench.runtime.name}: timing {FEWEST} networks with fewer tokens to fit the predictions: "
         + bench.expected(map(cost.predict, sizes))
     )
-    timings = list(bench.timed({str(place): apply(plan, model) for place, plan in enumerate(plans)}).values())
+    timings = list(bench.timed({str(place): apply(plan, model, graph) for place, plan in enumerate(plans)}).values())
     measured = [timing.median_ms for timing in timings]
     fit = fit_latency(cost, sizes, measured)
     errors = np.abs(np.array([cost.predict(each) for each in sizes]) / measured - 1.0)

@@ -10,6 +10,7 @@ from torch import nn
 
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
+from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.cost import dense
@@ -76,6 +77,7 @@ def prune_tokens(
         raise ModelError(f"tokens are pruned for one tensor as input, but the example is a {type(example).__name__}")
     if by not in METHODS:
         raise UnknownName("way to prune tokens without training", by, METHODS)
+    model = unwrapped(model, "prune_tokens(model, example, budget)")
     design = METHODS[by](blocks=tuple(blocks)).design(token_sites(model, example))
     asked = Budget.parse(budget) if isinstance(budget, str) else budget
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example)
@@ -106,7 +108,7 @@ def planned_within(model: nn.Module, asked: Budget, design: TokenDesign, bench: 
         return planned(model, graph, absolute, design, given)
 
     def measured(plan: Plan) -> Pair:
-        return undisturbed(bench, model, apply(plan, model), aim.speed_ms)
+        return undisturbed(bench, model, apply(plan, model, graph), aim.speed_ms)
 
     def told(number: int, found: Round) -> None:
         tell(f"round {number}: {found.timing.pruned.median_ms:.3g} ms beside {found.timing.dense.median_ms:.3g} ms")

@@ -20,7 +20,7 @@ from edakari.graph import as_written, example_for, stored_tensors
 from edakari.graph.flow import Call, Flow
 from edakari.graph.meta import operator_name
 from edakari.graph.numbers import SHAPE
-from edakari.surgery.apply import apply, branches_dropped, checked_graph, masks_of
+from edakari.surgery.apply import branches_dropped, checked, cut_by, masks_of
 from edakari.surgery.counted import arithmetic, with_counts
 from edakari.surgery.masked_reads import READS, Reads
 from edakari.surgery.replay import BothMasked
@@ -29,7 +29,7 @@ from edakari.surgery.tokens import Adaptive, attach, selections
 __all__ = ["simulate"]
 
 
-def simulate(plan: Plan, model: nn.Module) -> nn.Module:
+def simulate(plan: Plan, model: nn.Module, graph: Graph | None = None) -> nn.Module:
     """The dense network behaving as the pruned one.
 
     Every operator that reads across a pruned axis sees zeros where positions are gone (or, where it computes
@@ -42,29 +42,31 @@ def simulate(plan: Plan, model: nn.Module) -> nn.Module:
 
     Args:
         plan: made for this network.
-        model: the dense network.
+        model: the dense network. Of a compiled or data-parallel one, the network inside is masked.
+        graph: of the network as it is now, so that it need not be traced again; None traces it.
 
     Returns:
         A module that is called as `model` is.
 
     Raises:
-        PlanError: the plan was made for another network.
+        PlanError: the plan or the graph was made for another network.
+        ModelError: the network cannot be traced or copied.
     """
+    network, graph = checked(plan, model, graph, "simulate(plan, model)")
     if not plan.tokens():
-        return _masked(plan, model)
-    cut = Adaptive(apply(plan, model))
+        return _masked(plan, network, graph)
+    cut = Adaptive(cut_by(plan, network, graph))
     channels = dc.replace(plan, edits=tuple(edit for edit in plan.edits if not isinstance(edit, KeepTokens)))
     if not channels.edits or len(selections(cut)) < len(plan.tokens()):
         return cut
-    masked = _masked(channels, model)
+    masked = _masked(channels, network, graph)
     masked.attach(plan)
     return BothMasked(cut, Adaptive(masked))
 
 
-def _masked(plan: Plan, model: nn.Module) -> Simulated:
+def _masked(plan: Plan, network: nn.Module, graph: Graph) -> Simulated:
     """The dense network with channels masked."""
-    graph = checked_graph(plan, model)
-    twin = with_counts(model, graph, plan.sizes())
+    twin = with_counts(network, graph, plan.sizes())
     dropped = branches_dropped(plan)
     for branch in graph.branches:
         if branch.name in dropped:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edakari.core.files import replacing, write_json, write_text
+from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
 from edakari.core.reading import Unreadable, read_json, read_text
 from edakari.errors import PlanError, RunFolderError, WeightsError
@@ -35,7 +36,7 @@ def save(model: nn.Module, plan: Plan, folder: str | Path, *, overwrite: bool = 
     Raises:
         RunFolderError: the folder holds a network already, or the disk is full.
     """
-    folder = Path(folder)
+    model, folder = unwrapped(model, "save(model, plan, folder)"), Path(folder)
     if (folder / NETWORK).exists() and not overwrite:
         raise RunFolderError(f"{folder} holds a pruned network already; choose another folder, or pass overwrite=True")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}

@@ -10,23 +10,27 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edakari.core.copying import copied
+from edakari.core.graph import Graph
 from edakari.core.modes import eval_mode
 from edakari.core.plan import Plan
 from edakari.graph import call
 from edakari.surgery import apply, simulate
+from edakari.surgery.apply import checked
 
 __all__ = ["difference", "enlivened", "exactness"]
 
 
-def exactness(model: nn.Module, example: Any, plan: Plan) -> float:
+def exactness(model: nn.Module, example: Any, plan: Plan, graph: Graph | None = None) -> float:
     """Worst difference between `apply` and `simulate` in evaluation mode, relative to the largest of each output.
 
     Args:
         model: the dense network; in float64 the result is near 1e-15 where the two agree.
         example: an input: a tensor, a tuple of positional arguments or a dict of keywords.
         plan: made for this network.
+        graph: of the network as it is now, so that it need not be traced again; None traces it.
     """
-    cut, masked = apply(plan, model), simulate(plan, model)
+    network, graph = checked(plan, model, graph, "exactness(model, example, plan)")
+    cut, masked = apply(plan, network, graph), simulate(plan, network, graph)
     with eval_mode(cut, masked), torch.no_grad():
         return difference(call(cut, example), call(masked, example))
 

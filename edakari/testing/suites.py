@@ -203,7 +203,7 @@ def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -
     images = torch.randn(2, *job.task.example().shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cut = small.double().eval()(images.double())
-        masked = simulate(outcome.plan, copied(network)).double().eval()(images.double())
+        masked = simulate(outcome.plan, copied(network), job.graph).double().eval()(images.double())
         error = float((cut - masked).abs().max() / masked.abs().max())
         _check(error < 1e-9, f"{where}: apply and simulate differ by {error:.1e} of the largest output")
         model = outcome.model.eval()

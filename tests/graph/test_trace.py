@@ -13,7 +13,7 @@ from torch import nn
 from edakari.core.layout import extent
 from edakari.core.plan import KeepChannels, Plan
 from edakari.errors import ModelError
-from edakari.graph import example_of, graph_of, spec_of_inputs, trace
+from edakari.graph import example_of, spec_of_inputs, trace
 from edakari.graph.rules import RULES, rule
 from edakari.surgery import apply, simulate
 
@@ -71,14 +71,6 @@ def test_a_cut_network_keeps_its_group_names():
     again = trace(apply(plan, model), x)
     assert [group.name for group in again.groups] == [group.name for group in graph.groups]
     assert {group.name: group.size for group in again.groups} == dict(plan.sizes())
-
-
-def test_a_graph_is_found_again_for_the_same_module():
-    model, x = small(), torch.zeros(1, 3, 8, 8)
-    graph = trace(model, x)
-    assert graph_of(model, graph.inputs) is graph
-    model[0] = nn.Conv2d(3, 8, 3, bias=False)
-    assert graph_of(model, graph.inputs) is not graph
 
 
 def test_examples_survive_json():

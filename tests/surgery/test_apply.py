@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import sys
 
 import pytest
 import timm
@@ -206,3 +207,61 @@ def test_numbers_in_the_code_follow_what_they_count():
         small = apply(plan, model)
         assert small.parts == (plan.sizes().get(first, 12), plan.sizes().get(second, 8))
         assert exactness(model, x, plan) < 1e-9
+
+
+class Switched(nn.Module):
+    """What its forward pass does hangs on an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.skip, self.relu = False, True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.a(x)
+        b = self.b(torch.relu(a) if self.relu else torch.tanh(a))
+        return self.c(b + a if self.skip else b)
+
+
+def test_a_network_is_cut_as_it_is_now() -> None:
+    model, x = Switched().double().eval(), torch.randn(2, 3, 6, 6).double()
+    graph = trace(model, x)
+    plan = Plan((KeepChannels("a", (0, 1, 2, 3)), KeepChannels("b", (4, 5, 6, 7))), graph.fingerprint, graph.inputs)
+    model.relu = False  # the same groups
+    assert exactness(model, x, plan) < 1e-12
+    assert exactness(model, x, plan, trace(model, x)) < 1e-12
+    model.skip = True  # one group where there were two
+    for call in (apply, simulate):
+        with pytest.raises(PlanError, match="made for another network"):
+            call(plan, model)
+    model.skip = False
+    model.forward = lambda x: model.c(model.b(model.a(x)) + model.a(x))  # type: ignore[method-assign]
+    with pytest.raises(PlanError, match="made for another network"):
+        apply(plan, model)
+
+
+def test_a_graph_of_another_network_is_refused() -> None:
+    x = torch.randn(1, 3, 6, 6)
+    model, other = Switched(), Switched()
+    other.skip, larger = True, Switched()
+    larger.b, larger.c = nn.Conv2d(8, 10, 1), nn.Conv2d(10, 4, 1)
+    graph = trace(model, x)
+    plan = Plan((), graph.fingerprint, graph.inputs)
+    for call in (apply, simulate):
+        with pytest.raises(PlanError, match=r"'b\.bias' has the shape"):
+            call(plan, model, trace(larger, x))
+        with pytest.raises(PlanError, match="made for another network"):
+            call(plan, model, trace(other, x))
+        with pytest.raises(PlanError, match=r"'bias' has the shape \(8,\) in the network and None in the graph"):
+            call(plan, nn.Conv2d(3, 8, 1), graph)
+        assert torch.equal(call(plan, model, graph)(x), model(x))
+
+
+def test_a_graph_that_is_handed_in_is_not_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Switched(), torch.randn(1, 3, 6, 6)
+    graph = trace(model, x)
+    plan = random_plan(graph, 0.5)
+    wanted = apply(plan, model)(x)
+    monkeypatch.setattr(sys.modules[apply.__module__], "trace", None)
+    assert torch.equal(apply(plan, model, graph)(x), wanted)
+    assert torch.allclose(simulate(plan, model, graph)(x), wanted, atol=1e-6)

@@ -292,7 +292,7 @@ def train_and_cut(name: str, job: Job, hook: Rewire, schedule: Schedule) -> Outc
             hook.finish()
         masks.fold()
     plan = dc.replace(hook.plan(masks.kept), method=name)
-    return Outcome(plan, apply(plan, job.model))
+    return Outcome(plan, apply(plan, job.model, job.graph))
 
 
 def values_at(masks: Masks, scores: torch.Tensor) -> Values:

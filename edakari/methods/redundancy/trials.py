@@ -277,7 +277,7 @@ class Trials:
     def _change(self, sizes: Sizes) -> Change:
         key = tuple(sorted(sizes.items()))
         if key not in self._changes:
-            trial = apply(self._cut_to(sizes), self.model)
+            trial = apply(self._cut_to(sizes), self.model, self.graph)
             if self._reference is None:
                 self._reference = self._answers(self.model)
             self._changes[key] = change_between(self._reference, self._answers(trial))
@@ -325,7 +325,7 @@ class Trials:
 
     def _carry_out(self, entry: dict[str, Any]) -> None:
         plan = Plan.from_json(entry["plan"])
-        self.model, self.plan = apply(plan, self.model), self.plan.then(plan)
+        self.model, self.plan = apply(plan, self.model, self.graph), self.plan.then(plan)
         self.sizes.update(self.plan.sizes())
         self.tolerance, self.met = entry["tolerance"], entry["met"]
         self.rounds.append(entry)

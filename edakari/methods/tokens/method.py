@@ -88,7 +88,7 @@ def prune_tokens_by(
     edits = {edit.block: edit.count for edit in plan.tokens()}
     job.log("tokens", {f"{block} keeps": float(count) for block, count in edits.items()})
     if not edits or training is None:
-        return Outcome(plan, apply(plan, job.model))
+        return Outcome(plan, apply(plan, job.model, job.graph))
     model = trained(job, plan, training)
     return Outcome(plan, model)
 
