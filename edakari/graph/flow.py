@@ -157,7 +157,9 @@ class Flow:
         inputs = {id(tensor) for tensor in tensors}
         indexed = tuple(dim for tensor in tensors for dim in self.indexed_by(tensor))
         if name not in NUMBERING and name not in MOVING:
-            self.pin(*indexed, why="it reads numbers of channels, and a narrower network numbers them otherwise")
+            self.pin(
+                *indexed, why="it computes with the numbers of positions, which change where positions are removed"
+            )
         if not outputs:
             return
         record.inputs = self._described(tensors)

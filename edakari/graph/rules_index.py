@@ -213,7 +213,7 @@ def slice_scatter(flow: Flow, call: Call) -> Dims:
 
 
 @rule(
-    *("aten.nonzero", "aten.masked_select", "aten.masked_scatter", "aten.masked_scatter_", "aten.bincount"),
+    *("aten.nonzero", "aten.masked_select", "aten.bincount"),
     *("aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "aten.histc", "torchvision.nms"),
 )
 def by_values(flow: Flow, call: Call) -> Dims | list[Dims]:
@@ -222,6 +222,34 @@ def by_values(flow: Flow, call: Call) -> Dims | list[Dims]:
         flow.pin(*flow.dims(tensor), why="which positions it picks, and in what order, depends on values")
     several = isinstance(call.out, tuple | list)
     return [list(out.shape) for out in call.out] if several else list(call.out.shape)
+
+
+@rule("aten.masked_scatter", "aten.masked_scatter_")
+def masked_scatter(flow: Flow, call: Call) -> Dims:
+    """Values in their order to where a mask holds; rows by rows where the mask is the same all over the last dimension,
+    as where features of an image take the places of tokens.
+    """
+    x, mask, source = call.args[:3]
+    dims, held, given = flow.dims(x), list(flow.dims(mask)), list(flow.dims(source))
+    by_rows = x.dim() > 1 and mask.dim() > 0 and source.dim() > 1 and source.shape[-1] == x.shape[-1]
+    if by_rows and (mask.shape[-1] == 1 or mask.stride(-1) == 0):
+        last = given.pop()
+        flow.unify(dims[-1], last)
+        if size(held[-1]) > 1:
+            flow.unify(dims[-1], held[-1])
+        del held[-1:]
+    else:
+        flow.pin(dims[-1], why="values are dealt out one by one, in an order that depends on a mask")
+    flow.pin(*dims[:-1], *held, *given, why="which positions it writes depends on a mask")
+    return list(dims)
+
+
+@rule("aten._pack_padded_sequence")
+def pack(flow: Flow, call: Call) -> list[Dims]:
+    """Steps of sequences one after another, as far as each goes."""
+    dims = flow.dims(call.args[0])
+    flow.pin(*dims[:2], *flow.dims(call.args[1]), why="steps are ordered by the lengths of sequences")
+    return [[int(call.out[0].shape[0]), *dims[2:]], list(call.out[1].shape)]
 
 
 @rule("aten.bucketize", "aten.searchsorted")

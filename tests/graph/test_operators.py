@@ -198,8 +198,8 @@ def written(x: torch.Tensor) -> torch.Tensor:
 
 
 STAY = {
-    "read index": (lambda x: x + x.argmax(1, keepdim=True), "numbers of channels"),
-    "index as a number": (lambda x: x * x.max(1).indices.unsqueeze(1), "numbers of channels"),
+    "read index": (lambda x: x + x.argmax(1, keepdim=True), "with the numbers of positions"),
+    "index as a number": (lambda x: x * x.max(1).indices.unsqueeze(1), "with the numbers of positions"),
     "index of everything": (lambda x: x * x.argmax(), "numbers the positions of all dimensions"),
     "topk": (lambda x: x.topk(4, 1).values, "by their rank"),
     "sort": (lambda x: x.sort(1).values, "by their rank"),
@@ -348,6 +348,46 @@ def test_products_of_experts_are_counted() -> None:
     assert macs(graph).total({}) == 72 * (3 * 16 + 16 * 8 + 8 * 4)
     # what torch itself needs of the lengths of rows, in words
     assert "multiple of 16 bytes" in reasons(graph)
+
+
+class Images(nn.Module):
+    """Features of images in the places of tokens that a mask names."""
+
+    def __init__(self, expanded: bool) -> None:
+        super().__init__()
+        self.words, self.features, self.norm = nn.Embedding(9, 8), nn.Conv2d(3, 8, 3, 3), nn.LayerNorm(8)
+        self.head, self.expanded = nn.Linear(8, 4), expanded
+
+    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        tokens = self.words(words)
+        features = self.features(x).flatten(2).transpose(1, 2)
+        mask = (words == 7).unsqueeze(-1)
+        mask = mask.expand_as(tokens) if self.expanded else mask
+        return self.head(self.norm(tokens.masked_scatter(mask, features)))
+
+
+@pytest.mark.parametrize("expanded", [True, False])
+def test_features_in_the_places_of_tokens(expanded: bool) -> None:
+    words = torch.tensor([[1, 7, 7, 7, 7, 3], [7, 2, 7, 4, 7, 7]])
+    assert [group.size for group in cut_exactly(Images(expanded), (IMAGES, words)).groups] == [8]
+
+
+class Sequences(nn.Module):
+    """A recurrent layer over sequences of several lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.over, self.head = nn.Linear(3, 8), nn.GRU(8, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        steps = self.embed(x.flatten(2).transpose(1, 2))
+        packed = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(nn.utils.rnn.pad_packed_sequence(self.over(packed)[0], batch_first=True)[0])
+
+
+def test_sequences_of_several_lengths() -> None:
+    graph = cut_exactly(Sequences(), (IMAGES, torch.tensor([7, 36])))
+    assert [(group.name, group.size) for group in graph.groups] == [("embed", 8), ("over", 6)]
 
 
 class Bags(nn.Module):
