@@ -4,6 +4,7 @@ from edakari.graph.attributes import attributes
 from edakari.graph.cut import cut
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
+from edakari.graph.outputs import outputs_of, selected, tensors_in
 from edakari.graph.rules import rule
 from edakari.graph.shadow import as_written, call, shadow_of, stored_tensors
 from edakari.graph.trace import trace
@@ -18,10 +19,13 @@ __all__ = [
     "example_for",
     "example_of",
     "fault_of",
+    "outputs_of",
     "quick_meta",
     "rule",
+    "selected",
     "shadow_of",
     "spec_of_inputs",
     "stored_tensors",
+    "tensors_in",
     "trace",
 ]

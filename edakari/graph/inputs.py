@@ -85,6 +85,8 @@ def example_of(inputs: InputSpec, device: str | None = "meta") -> Any:
             return {key: example_of(value, device) for key, value in items.items()}
         case {"value": value}:
             return value
+        case {"inputs": chosen, "outputs": list()}:
+            return example_of(chosen, device)
     raise ModelError(f"not the description of an example: {inputs!r}")
 
 

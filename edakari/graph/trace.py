@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
@@ -19,6 +19,7 @@ from edakari.graph.flow import Dims, Flow
 from edakari.graph.groups import finish
 from edakari.graph.inputs import spec_of_inputs
 from edakari.graph.numbers import numbered
+from edakari.graph.outputs import Outputs, output_names, selected, tensors_in, with_outputs
 from edakari.graph.rehearse import rehearsed
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.shadow import call, shadow_of, stored_tensors
@@ -27,8 +28,10 @@ __all__ = ["trace"]
 
 _LOADED = rule_files  # importing them fills the table
 
+Names = tuple[str, ...] | None
 
-def trace(model: nn.Module, example: Any) -> Graph:
+
+def trace(model: nn.Module, example: Any, *, outputs: Outputs = None) -> Graph:
     """The graph of a network: what can be pruned, what each operator costs, what was refused and why.
 
     Runs the network once in evaluation mode on tensors without data; weights are neither read nor changed. A network
@@ -37,31 +40,35 @@ def trace(model: nn.Module, example: Any) -> Graph:
     Args:
         model: the network; of a compiled or data-parallel one, the network inside is traced.
         example: an input as the network takes it: a tensor, a tuple of positional arguments or a dict of keywords.
+        outputs: those that count, by key, attribute or position, such as "logits", 0 or ["logits", "aux.0"]; the others
+            may lose positions. The default is all. Plans keep the choice.
 
     Raises:
-        ModelError: the forward pass fails on the example, or parameters are uninitialised; or `model` is no network, or
-            one that cannot be unwrapped.
+        ModelError: the forward pass fails on the example, an output is not there, or parameters are uninitialised; or
+            `model` is no network, or one that cannot be unwrapped.
     """
     network = unwrapped(model, "trace(model, example)")
     refuse_uninitialised(network)
+    chosen = output_names(outputs)
     try:
-        return _traced(network, example, "meta")
+        return _traced(network, example, chosen, "meta")
     except ModelError as error:
         if not _needs_data(error):
             raise
-        return _traced(network, example, "cpu", _first_line(error.__cause__))
+        return _traced(network, example, chosen, "cpu", _first_line(error.__cause__))
 
 
-def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph:
+def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str = "") -> Graph:
     shadow = shadow_of(model, device)
     numbered(shadow)
     stored = stored_tensors(shadow)
     dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
     moved = tree_map(lambda value: _moved(value, device), example)
-    flow = _flow(shadow, dims, moved)
-    parameters, inputs = dict(shadow.named_parameters()), spec_of_inputs(example)
+    flow, outputs = _flow(shadow, dims, moved)
+    _pin_outputs(flow, outputs, selected(outputs, chosen))
+    parameters, inputs = dict(shadow.named_parameters()), with_outputs(spec_of_inputs(example), chosen)
     if not flow.read.issuperset(parameters):
-        _join_training(flow, shadow, dims, moved)
+        _join_training(flow, shadow, dims, moved, chosen)
     flow.hold_comparisons()
     # plain attributes that nobody reads are left alone: an attention map that was kept for a look, say
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
@@ -74,8 +81,8 @@ def _traced(model: nn.Module, example: Any, device: str, why: str = "") -> Graph
     )
 
 
-def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> Flow:
-    """One forward pass, followed."""
+def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> tuple[Flow, Any]:
+    """One forward pass, followed, and what it returned."""
     stored = stored_tensors(shadow)
     flow = Flow(
         {id(tensor): dims[name] for name, tensor in stored.items()},
@@ -87,11 +94,10 @@ def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> Flow:
     running = copied_as_is(shadow)
     with flow.watching(running):
         outputs = call(running, example)
-    _pin_outputs(flow, outputs)
-    return flow
+    return flow, outputs
 
 
-def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example: Any) -> None:
+def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example: Any, chosen: Names) -> None:
     """Follow what runs in training alone too, such as auxiliary heads, so that a pruned network can still be trained.
 
     Layers stay in evaluation mode, as batch statistics of an example would be none. What cannot run in training
@@ -100,11 +106,16 @@ def _join_training(flow: Flow, shadow: nn.Module, dims: dict[str, Dims], example
     for module in shadow.modules():
         module.training = any(True for _ in module.children())
     try:
-        training = _flow(shadow, dims, example)
+        training, outputs = _flow(shadow, dims, example)
     except ModelError:
         return
     finally:
         shadow.eval()
+    try:
+        counting = selected(outputs, chosen)
+    except ModelError:
+        counting = outputs  # it returns something else in training
+    _pin_outputs(training, outputs, counting)
     flow.read |= training.read
     for one, other in ((flow, training), (training, flow)):
         for attribute, dim in other.notes.items():
@@ -127,14 +138,12 @@ def _moved(value: Any, device: str) -> Any:
     return value
 
 
-def _pin_outputs(flow: Flow, outputs: Any) -> None:
-    for leaf in tree_leaves(outputs):
-        if isinstance(leaf, torch.Tensor):
-            made = flow.made(leaf)
-            if made is not None:
-                flow.returned.add(made.place)
-            for dim in flow.indexed_by(leaf):
-                axes.pin(dim, "the network returns numbers of its positions")
-            described: Dims = flow.dims(leaf)
-            for dim in described:
-                axes.pin(dim, "the network's output")
+def _pin_outputs(flow: Flow, outputs: Any, counting: Any) -> None:
+    """Keep whole what is returned and counts; whatever is returned is known to be."""
+    flow.returned |= {made.place for made in map(flow.made, tensors_in(outputs)) if made is not None}
+    for tensor in tensors_in(counting):
+        for dim in flow.indexed_by(tensor):
+            axes.pin(dim, "the network returns numbers of its positions")
+        described: Dims = flow.dims(tensor)
+        for dim in described:
+            axes.pin(dim, "the network's output")

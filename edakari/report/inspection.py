@@ -125,6 +125,8 @@ def _shapes(inputs: Any) -> Any:
             return {key: _shapes(item) for key, item in items.items()}
         case {"value": value}:
             return value
+        case {"inputs": chosen, "outputs": _}:
+            return _shapes(chosen)
     return inputs
 
 

@@ -12,7 +12,7 @@ from edakari.core.layout import Mask, extent
 from edakari.core.networks import described, unwrapped
 from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, Plan
 from edakari.errors import ModelError, PlanError, nearest
-from edakari.graph import call, cut, example_for, fault_of, shadow_of, trace
+from edakari.graph import call, cut, example_for, fault_of, outputs_of, shadow_of, trace
 from edakari.surgery.tokens import attach
 
 __all__ = ["apply", "branches_dropped", "checked", "cut_by", "masks_of"]
@@ -99,7 +99,7 @@ def checked(plan: Plan, model: nn.Module, graph: Graph | None, call: str) -> tup
 
 def _traced(plan: Plan, network: nn.Module) -> Graph:
     try:
-        return trace(network, example_for(network, plan.inputs, None))
+        return trace(network, example_for(network, plan.inputs, None), outputs=outputs_of(plan.inputs))
     except ModelError as error:
         cause = error.__cause__ or error
         raise PlanError(
