@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from edakari.core.plan import Plan
     from edakari.graph import trace
     from edakari.methods.allocate import allocate
-    from edakari.models import build
     from edakari.run import prune
     from edakari.run.bench import latency
     from edakari.run.token_call import prune_tokens
-    from edakari.surgery import apply, load, save, simulate
+    from edakari.surgery import apply, build, load, save, simulate
 
 __version__ = "0.1.0"
 
@@ -46,7 +45,7 @@ _HOMES = {
     "Plan": "edakari.core.plan",
     "allocate": "edakari.methods.allocate",
     "apply": "edakari.surgery",
-    "build": "edakari.models",
+    "build": "edakari.surgery",
     "latency": "edakari.run.bench",
     "load": "edakari.surgery",
     "prune": "edakari.run",

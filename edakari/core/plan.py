@@ -106,6 +106,9 @@ class Plan:
         edits = (*(KeepChannels(group, indices) for group, indices in channels.items()), *dict.fromkeys(rest))
         return dc.replace(self, edits=edits, method=later.method or self.method)
 
+    def __deepcopy__(self, memo: Any) -> Plan:
+        return self
+
     def sizes(self) -> Sizes:
         """Size of each group that the plan cuts; 0 for a dropped branch; patches kept at a block."""
         kept = {edit.group: len(edit.indices) for edit in self.edits if isinstance(edit, KeepChannels)}

@@ -81,7 +81,11 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
             raise WeightsError(f"model {spec.name!r}: a file's function has no 'pretrained'; name a .safetensors file")
         model = _constructed(_own(Path(source), name), spec)
     else:
-        raise UnknownName("source of networks", source or spec.name, [f"{known}:NAME" for known in SOURCES])
+        raise UnknownName(
+            "source of networks",
+            source or spec.name,
+            [*(f"{known}:NAME" for known in SOURCES), "FILE.py:FUNCTION", "RUN_FOLDER"],
+        )
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.name!r}: the function gave a {type(model).__name__}, not a torch.nn.Module")
     refuse_uninitialised(model)

@@ -10,11 +10,11 @@ from torch import nn
 
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.graph import example_of
-from edakari.models import build, check_trusted
+from edakari.models import check_trusted
 from edakari.run.folder import RunFolder
 from edakari.run.recipe import recipe_from
 from edakari.run.settings import Recipe
-from edakari.surgery import load, load_plan
+from edakari.surgery import build, is_saved, load, load_plan
 
 __all__ = ["Networks", "check_weights", "dense_network", "networks", "recipe_of"]
 
@@ -43,7 +43,7 @@ def dense_network(recipe: Recipe) -> nn.Module:
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build(recipe.model)
+        return build(recipe.model, trust_code=recipe.trust_code)
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -54,6 +54,8 @@ def check_weights(recipe: Recipe) -> None:
         WeightsError: the file that it names is not there.
     """
     model, path = recipe.model, recipe.model.weights
+    if is_saved(model.name):
+        return  # weights lie in the folder
     if path is None:
         own = ", `as_built` if its function loads them," if ".py:" in model.name else ""
         raise RecipeError(

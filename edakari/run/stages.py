@@ -248,7 +248,7 @@ def store(run: Run, model: nn.Module, *, pruned: bool) -> None:
     plan = run.outcome.plan if pruned and run.outcome else run.plan
     if not run.main:
         return
-    save(model, plan, run.folder.pruned if pruned else run.folder.path, overwrite=True)
+    save(model, plan, run.folder.pruned if pruned else run.folder.path, base=run.dense, overwrite=True)
 
 
 def _outcome(run: Run) -> Outcome:

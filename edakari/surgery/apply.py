@@ -13,6 +13,7 @@ from edakari.core.networks import described, unwrapped
 from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, Plan
 from edakari.errors import ModelError, PlanError, nearest
 from edakari.graph import call, cut, example_for, fault_of, outputs_of, shadow_of, trace
+from edakari.surgery.origin import noted
 from edakari.surgery.tokens import attach
 
 __all__ = ["apply", "branches_dropped", "checked", "cut_by", "masks_of"]
@@ -47,7 +48,7 @@ def cut_by(plan: Plan, network: nn.Module, graph: Graph) -> nn.Module:
             f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code holds "
             "a width that edakari does not know of: tell it by @edakari.graph.attributes, or leave its groups out."
         )
-    return _with_selectors(small, plan) if plan.tokens() else small
+    return noted(_with_selectors(small, plan) if plan.tokens() else small, plan, network)
 
 
 def _with_selectors(small: nn.Module, plan: Plan) -> nn.Module:

@@ -2,9 +2,12 @@ import json
 import re
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import edakari
 from edakari.cli.main import app
+from edakari.testing import random_plan
 
 OWN = """
 import torch
@@ -190,3 +193,15 @@ def test_the_picture_can_go_with_json(tmp_path):
     found = call("edakari:fashion_cnn", "--json", "--html", str(tmp_path / "net.html"))
     assert json.loads(found.stdout)["groups"]
     assert (tmp_path / "net.html").is_file()
+
+
+def test_a_run_is_inspected(tmp_path):
+    model = edakari.build("edakari:fashion_cnn")
+    plan = random_plan(edakari.trace(model, torch.zeros(1, 1, 28, 28)), 0.5)
+    edakari.save(edakari.apply(plan, model), plan, tmp_path / "run")
+    found = CliRunner().invoke(app, ["inspect", str(tmp_path / "run"), "--json"])
+    assert found.exit_code == 0, found.output
+    content = json.loads(found.stdout)
+    assert content["input"] == [1, 1, 28, 28]
+    assert {group["name"]: group["size"] for group in content["groups"]} == plan.sizes()
+    assert "RUN_FOLDER" in CliRunner().invoke(app, ["inspect", str(tmp_path / "none")]).stderr

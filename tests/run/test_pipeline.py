@@ -1,12 +1,22 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import edakari
 import edakari.run.stages as stages_module
 import edakari.train.resume as resume_module
-from edakari.errors import EdakariError, InfeasibleBudget, RecipeError, RunFolderError, WeightsError
+from edakari.errors import (
+    EdakariError,
+    InfeasibleBudget,
+    ModelError,
+    RecipeError,
+    RunFolderError,
+    UntrustedCode,
+    WeightsError,
+)
 from edakari.run import prune, recipe_from, train_dense
 from edakari.run.load import networks
 from edakari.run.stages import STAGES
@@ -263,3 +273,25 @@ def test_a_log_survives_an_interruption(content, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prune(recipe, tmp_path / "parts")
     assert prune(recipe, tmp_path / "parts").report["log"] == whole
+
+
+def test_a_run_is_pruned_on(content, tmp_path, monkeypatch):
+    quick = {**content, "finetune": {"epochs": 1, "lr": 0.05}, "measure": None}
+    monkeypatch.chdir(tmp_path)
+    first = prune(recipe_from(quick), "runs/first")
+    second = prune(recipe_from({**quick, "model": "runs/first", "method": {"name": "taylor"}}), "runs/second")
+    before, *_, after = second.report["networks"]
+    assert before["costs"] == first.report["networks"][-1]["costs"]
+    assert before["metrics"] == first.report["networks"][-1]["metrics"]
+    assert after["costs"]["macs"] <= 0.5 * before["costs"]["macs"]
+    assert not second.report["random_weights"]
+    found = networks("runs/second", trust_code=True)
+    assert torch.equal(found.dense(found.example), first.model(found.example))
+    assert torch.equal(found.pruned(found.example), second.model(found.example))
+    shutil.rmtree("runs/first")  # the second run's folder says all that is needed to build its network
+    assert torch.equal(edakari.load("runs/second", trust_code=True)(found.example), second.model(found.example))
+    monkeypatch.setenv("EDAKARI_CONFIG", str(tmp_path / "nothing is trusted"))
+    with pytest.raises(UntrustedCode):
+        edakari.build("runs/second")
+    with pytest.raises(ModelError, match="comes with its weights"):
+        edakari.build("runs/second", weights="random")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edakari.cli.console import guarded, note, print_json, show, width
+from edakari.cli.console import Trust, guarded, note, print_json, show, width
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
@@ -18,7 +19,8 @@ __all__ = ["inspect", "keywords"]
 @guarded
 def inspect(  # noqa: PLR0913 - one for each option
     model: Annotated[
-        str, typer.Argument(help="timm:NAME, torchvision:NAME, edakari:NAME or path/to/file.py:function.")
+        str,
+        typer.Argument(help="timm:NAME, torchvision:NAME, edakari:NAME, path/to/file.py:function, or a run folder."),
     ],
     option: Annotated[
         list[str] | None,
@@ -34,6 +36,7 @@ def inspect(  # noqa: PLR0913 - one for each option
     groups: Annotated[bool, typer.Option("--groups", help="List groups and what was left alone instead.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Draw the network into this HTML file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --html overwrite the file.")] = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what can be pruned in a network, what it costs, and what is left alone and why; needs no weights."""
@@ -41,7 +44,7 @@ def inspect(  # noqa: PLR0913 - one for each option
 
     if page is not None:
         _check_free(page, force)
-    found = _inspected(model, option or [], sizes or [], image_size)
+    found = _inspected(model, option or [], sizes or [], image_size, trust)
     if as_json:
         from edakari.report.inspection import as_json as plain
 
@@ -54,18 +57,20 @@ def inspect(  # noqa: PLR0913 - one for each option
         _write_page(found, page)
 
 
-def _inspected(name: str, options: list[str], sizes: list[str], image_size: int) -> Inspection:
+def _inspected(name: str, options: list[str], sizes: list[str], image_size: int, trust: bool) -> Inspection:
     """A named network, built without taking memory."""
     import torch
 
     from edakari.errors import ModelError
     from edakari.graph import trace
-    from edakari.models import ModelSpec, build
+    from edakari.models import ModelSpec
     from edakari.report.inspection import inspection
+    from edakari.surgery import build, is_saved
 
     spec = ModelSpec(name, keywords(options))
-    with torch.device("meta"):
-        model = build(spec)
+    # what lies in a folder is read from files, which have values
+    with contextlib.nullcontext() if is_saved(name) else torch.device("meta"):
+        model = build(spec, trust_code=trust)
     example = _example(spec, model, sizes, image_size)
     try:
         graph = trace(model, example)
@@ -83,14 +88,16 @@ def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
     import torch
 
     from edakari.errors import RecipeError
+    from edakari.graph import example_of
     from edakari.models import default_example
+    from edakari.surgery import is_saved, load_plan
 
     if sizes and image_size:
         raise RecipeError("--input and --image-size both say how large the input is: give one of them")
     if sizes:
         tensors = tuple(torch.zeros(1, *_shape(text)) for text in sizes)
         return tensors[0] if len(tensors) == 1 else tensors
-    example = default_example(spec, model)
+    example = example_of(load_plan(spec.name).inputs) if is_saved(spec.name) else default_example(spec, model)
     if not image_size:
         return example
     if not isinstance(example, torch.Tensor) or example.dim() != 4:
