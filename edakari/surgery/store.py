@@ -19,9 +19,8 @@ from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
 from edakari.core.reading import Unreadable, read_json, read_text
 from edakari.errors import EdakariError, PlanError, RunFolderError, WeightsError
-from edakari.graph import example_for, trace
 from edakari.models import ModelSpec, build, check_trusted, load_weights, read_weights, spec_of
-from edakari.surgery.apply import apply
+from edakari.surgery.apply import apply, checked
 from edakari.surgery.origin import Step, step_by, steps_of
 from edakari.surgery.structure import Structure, replace_modules, replaced, structure_of
 
@@ -265,9 +264,10 @@ def _carried_out(model: nn.Module, steps: tuple[StoredStep, ...]) -> nn.Module:
 
 def _stands_before(plan: Plan, model: nn.Module) -> bool:
     try:
-        return trace(model, example_for(model, plan.inputs, None)).fingerprint == plan.fingerprint
+        checked(plan, model, None, "load(folder, model)")
     except EdakariError:
         return False
+    return True
 
 
 def _cast(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
