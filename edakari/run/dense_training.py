@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from edakari.core import owned
 from edakari.core.files import replacing, write_json, write_text
 from edakari.errors import RecipeError, RunFolderError, WeightsError
+from edakari.models import check_trusted
 from edakari.run import processes
 from edakari.run.context import Run
 from edakari.run.environment import environment
@@ -42,6 +43,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         RecipeError: the recipe has no `train` section.
         RunFolderError: the file is there already, or a training by another recipe was interrupted.
         WeightsError: the weights that it starts from are not there or do not fit.
+        UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
     """
     path = Path(path)
     schedule = recipe.train
@@ -49,6 +51,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
     if path.exists() and not overwrite:
         raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
+    check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
     recipe = _started(recipe, path)
     work, cpu = path.with_name(f"{path.name}.work"), recipe.device == "cpu"
     main = processes.is_main(cpu=cpu)

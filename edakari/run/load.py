@@ -82,8 +82,12 @@ def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:
     Raises:
         RunFolderError: there is none, or it is damaged.
         RecipeError: it has wrong keys or values.
+        UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
     """
-    return recipe_from(run.recipe(), str(run.path / "recipe.yaml"), trust_code=trust_code)
+    where = run.path / "recipe.yaml"
+    recipe = recipe_from(run.recipe(), str(where), trust_code=trust_code)
+    check_trusted(recipe.model, where, trust_code=trust_code)
+    return recipe
 
 
 def networks(folder: str | Path, *, trust_code: bool = False) -> Networks:
