@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from edakari.core.files import json_text
 from edakari.errors import EdakariError, EdakariWarning
 
 __all__ = ["Trust", "guarded", "note", "print_json", "show", "width"]
@@ -48,7 +48,7 @@ def note(text: str) -> None:
 def print_json(content: Mapping[str, Any]) -> None:
     """Print a result as JSON."""
     if _main_process():
-        sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(content, "the result", indent=2, ensure_ascii=False) + "\n")
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

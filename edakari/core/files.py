@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edakari.core.ledger import enlist
-from edakari.errors import RunFolderError
+from edakari.errors import EdakariError, RunFolderError
 
-__all__ = ["disk_full", "replacing", "write_json", "write_text"]
+__all__ = ["disk_full", "json_text", "replacing", "write_json", "write_text"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -55,7 +56,40 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write a value as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content, str(path), indent=2, ensure_ascii=False) + "\n")
+
+
+def json_text(content: Any, what: str, **form: Any) -> str:
+    """A value as JSON, which has no word for NaN and infinity.
+
+    Args:
+        content: dicts, lists, texts, numbers, flags and None.
+        what: what is written, for the message.
+        form: see `json.dumps`.
+
+    Raises:
+        EdakariError: a number is not finite; says where.
+    """
+    try:
+        return json.dumps(content, allow_nan=False, **form)
+    except ValueError as error:
+        if "float" not in str(error):  # a circle, say
+            raise
+        where, value = next(_not_finite(content, ""))
+        raise EdakariError(
+            f"{what}: {where or 'the value'} is {value}, and JSON has no such number; find out which step made it"
+        ) from None
+
+
+def _not_finite(content: Any, where: str) -> Iterator[tuple[str, float]]:
+    if isinstance(content, float) and not math.isfinite(content):
+        yield where, content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _not_finite(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(content, list | tuple):
+        for place, value in enumerate(content):
+            yield from _not_finite(value, f"{where}[{place}]")
 
 
 def disk_full(error: BaseException) -> bool:

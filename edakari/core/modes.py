@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
-__all__ = ["eval_mode", "preserve_modes"]
+__all__ = ["eval_mode", "judging", "preserve_modes"]
 
 
 @contextmanager
@@ -45,3 +46,12 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
                 module.train(mode)
         for module, mode in before:
             module.training = mode
+
+
+@contextmanager
+def judging(*models: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode without gradients; modes and random state are put back."""
+    found = {parameter.device for model in models for parameter in model.parameters()}
+    devices = sorted(device.index or 0 for device in found if device.type == "cuda")
+    with eval_mode(*models), torch.no_grad(), torch.random.fork_rng(devices):
+        yield

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
-import json
 from collections.abc import Iterable
 from typing import Any
 
+from edakari.core.files import json_text
 from edakari.core.graph import InputSpec
 from edakari.core.reading import parse_json
 from edakari.core.space import Sizes
@@ -133,7 +133,7 @@ class Plan:
             "inputs": self.inputs,
             "edits": edits,
         }
-        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return json_text(content, "the plan", sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,15 @@ def compare(
                 f"{what}: output {index} has shape {tuple(theirs.shape)}, the module's {tuple(ours.shape)}"
             )
         ours, theirs = ours.detach().cpu().double(), theirs.detach().cpu().double()
-        worst = float((ours - theirs).abs().max()) if ours.numel() else 0.0
-        scale = float(ours.abs().max()) if ours.numel() else 0.0
+        # equal infinities are equal; NaN is equal to nothing
+        error = torch.where(ours == theirs, 0.0, (ours - theirs).abs())
+        worst = float(error.max()) if ours.numel() else 0.0
+        if not math.isfinite(worst):
+            raise ExportError(
+                f"{what}: output {index} has values that are not finite (NaN or infinite) where the module's are other "
+                "ones, or the module's own are NaN; nothing can be compared. Export a network whose outputs are finite."
+            )
+        scale = float(ours.abs().nan_to_num(posinf=0.0).max()) if ours.numel() else 0.0
         absolute, relative = max(absolute, worst), max(relative, worst / max(scale, 1e-12))
     if not relative <= tolerance:
         raise ExportError(

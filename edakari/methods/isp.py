@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome, register
-from edakari.core.modes import eval_mode
+from edakari.core.modes import eval_mode, judging
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
 from edakari.core.space import Group
@@ -47,7 +47,6 @@ from edakari.methods.saliency.saved import load_saliency, save_saliency
 from edakari.models.saliency import Family
 from edakari.surgery import apply
 from edakari.train import learning_rate
-from edakari.train.best import judging
 
 __all__ = ["Gated", "InterpretationSteeredPruning", "Pairs", "cost_penalty", "inner_groups"]
 

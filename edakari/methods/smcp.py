@@ -23,7 +23,7 @@ from edakari.errors import EdakariError
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.prices import one_sided
 from edakari.methods.masking.rewire import Average, Revival, Rewire, Weighing, train_and_cut
-from edakari.train.loop import steps_per_epoch
+from edakari.train.epochs import steps_per_epoch
 
 __all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_share"]
 

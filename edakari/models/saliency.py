@@ -8,6 +8,7 @@ pixels are drawn by them, and what is not drawn becomes 0, the mean colour of a 
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from typing import Literal
 
 import torch
@@ -94,7 +95,7 @@ class RadialHead(nn.Module):
         # the centre into a corner and the width to its bound, where no gradient leads back
         self.scale = self.linear.in_features**-0.5
         with torch.no_grad():
-            self.linear.bias[2] = torch.tensor(FIRST_WIDTH * frame.side).expm1().log()
+            self.linear.bias[2] = _inverse_softplus(FIRST_WIDTH * frame.side)
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
         """Explanations, float32 [N, 3]: row, column and width before they are bounded."""
@@ -117,6 +118,11 @@ class RadialHead(nn.Module):
     def normalised(self, raw_N3: torch.Tensor) -> torch.Tensor:
         """Explanations in units that do not depend on the image's size, so that they can be compared."""
         return raw_N3 / torch.cat([self.frame.reach(raw_N3), raw_N3.new_tensor([self.frame.side / 2])])
+
+
+def _inverse_softplus(value: float) -> float:
+    """What softplus takes to this value; exp(value) would overflow for images of 287 pixels and more."""
+    return value + math.log(-math.expm1(-value))
 
 
 class FreeHead(nn.Module):

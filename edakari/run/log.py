@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule
 
-__all__ = ["with_log"]
+__all__ = ["logged", "with_log"]
 
 
 class KeepLog(Hook):
@@ -49,3 +50,10 @@ def with_log(fit: Fit, log: list[dict[str, Any]]) -> Fit:
         fit(model, objective, schedule, hooks=[*hooks, KeepLog(log)], params=params, batches=batches)
 
     return bound
+
+
+def logged(stage: str, figures: Mapping[str, float]) -> dict[str, Any]:
+    """A line of a method's log; figures that are not finite, which JSON cannot hold, go into its text."""
+    wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+    text = f"{stage} ({', '.join(wrong)})" if wrong else stage
+    return {"stage": text, **{name: value for name, value in figures.items() if math.isfinite(value)}}

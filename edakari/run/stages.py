@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
+from edakari.core.finite import require_finite, require_finite_figures
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, solve_once
 from edakari.core.owned import enlisting
@@ -29,28 +29,30 @@ from edakari.report.explanation import keep as keep_explanation
 from edakari.report.tokens import draw_tokens
 from edakari.run import processes
 from edakari.run.context import Run, costs_at, stored_bytes
-from edakari.run.log import with_log
+from edakari.run.exact import check_exact
+from edakari.run.log import logged, with_log
 from edakari.run.loop import Loop, finished_latency, measured_latency
 from edakari.run.settings import MeasureSettings
 from edakari.run.teaching import training
 from edakari.run.token_view import token_view
-from edakari.surgery import apply, save, simulate
+from edakari.surgery import apply, save
 from edakari.surgery.tokens import token_sites
 from edakari.train import fit, fitter
 
 __all__ = ["STAGES", "time_networks"]
 
 Result = dict[str, Any]
-TOLERANCE = 1e-6
-"""Between the cut network and its masked twin in float64, as a share of the largest output."""
 
 
 def trace_stage(run: Run) -> Result:
-    """What can be pruned, what it costs, what was refused."""
+    """What can be pruned, what it costs, what was refused; a network whose outputs are not finite is."""
     limited = {group.name: group for group in run.groups}
     groups = [
         dc.asdict(limited.get(group.name, group)) | {"chosen": group.name in limited} for group in run.graph.groups
     ]
+    batch = next(iter(run.task.batches("search")), None)
+    if batch is not None:
+        require_finite(run.dense, lambda: run.task.outputs(run.dense, batch), "the dense network")
     return {
         "weights": weights_digest(run.dense),
         "costs": dict(run.dense_costs),
@@ -73,7 +75,7 @@ def latency_stage(run: Run) -> Result:
 
 def dense_stage(run: Run) -> Result:
     """How good the dense network is."""
-    return {"metric": run.task.metric, "metrics": dict(run.task.evaluate(run.dense))}
+    return {"metric": run.task.metric, "metrics": _metrics(run, run.dense, "the dense network", "check its weights")}
 
 
 def prune_stage(run: Run) -> Result:
@@ -81,7 +83,7 @@ def prune_stage(run: Run) -> Result:
     log: list[Result] = []
 
     def note(stage: str, figures: Mapping[str, float]) -> None:
-        log.append({"stage": stage, **figures})
+        log.append(logged(stage, figures))
         run.notify("prune", "log", {"stage": stage, **figures})
 
     name, method = run.recipe.method
@@ -134,20 +136,14 @@ def check_stage(run: Run) -> Result:
     """That the cut network is what the plan says: equal to its masked twin, and within the budget."""
     pruned = run.pruned()
     _same_shapes(run, pruned)
-    difference = _difference(run)
-    if not difference <= TOLERANCE:
-        raise PlanError(
-            f"the cut network and its masked twin differ by {difference:.3g} of the largest output, where "
-            f"{TOLERANCE:g} is allowed; this is a fault in edakari or in a rule of yours. Exclude the module with "
-            "limits.exclude and report it."
-        )
+    difference = check_exact(run)
     costs = dict(dense(_traced(run, pruned)))
     _within(run.budget, costs, run.recipe.method[0])
     return {
         "difference": difference,
         "costs": costs,
         "bytes": stored_bytes(pruned),
-        "metrics": dict(run.task.evaluate(pruned)),
+        "metrics": _metrics(run, pruned, "the pruned network", "lower the learning rates of the method"),
     }
 
 
@@ -166,8 +162,9 @@ def finetune_stage(run: Run) -> Result:
             evaluate=run.task.evaluate,
         )
         epochs = [dict(epoch) for epoch in history.epochs]
+    metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
     store(run, model, pruned=False)
-    return {"metrics": dict(run.task.evaluate(model)), "epochs": epochs}
+    return {"metrics": metrics, "epochs": epochs}
 
 
 def measure_stage(run: Run) -> Result:
@@ -279,22 +276,11 @@ def _same_shapes(run: Run, pruned: nn.Module) -> None:
             )
 
 
-def _difference(run: Run) -> float:
-    """Between the cut network and its masked twin on real inputs, in float64."""
-    example = run.task.example()
-    batch = next(iter(run.task.batches("val")))
-    images = batch[0] if isinstance(batch, (list, tuple)) else None
-    if not isinstance(images, torch.Tensor) or images.shape[1:] != example.shape[1:]:
-        images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(run.recipe.seed))
-    inputs = images[:8].double().cpu()
-    network = copied(run.dense).cpu().double().eval()
-    with torch.no_grad():
-        found = [tree_leaves(made(run.plan, network, run.graph).eval()(inputs)) for made in (apply, simulate)]
-    worst = 0.0
-    for cut, masked in zip(*found, strict=True):
-        if isinstance(masked, torch.Tensor) and masked.numel():
-            worst = max(worst, float((cut - masked).abs().max() / masked.abs().max().clamp_min(1e-12)))
-    return worst
+def _metrics(run: Run, model: nn.Module, what: str, advice: str) -> dict[str, float]:
+    """The task's figures of a network, all of them finite."""
+    metrics = dict(run.task.evaluate(model))
+    require_finite_figures(metrics, what, advice)
+    return metrics
 
 
 def _within(budget: Budget, costs: Mapping[str, float], method: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Budget
+from edakari.core.finite import require_finite
 from edakari.core.graph import Graph
 from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
@@ -18,7 +19,7 @@ from edakari.cost.measure import RunSettings
 from edakari.cost.runtimes import runtime_named
 from edakari.cost.tokens import TokenCost
 from edakari.errors import ModelError, UnknownName
-from edakari.graph import trace
+from edakari.graph import call, trace
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
 from edakari.methods.tokens.counts import TokenDesign, planned
@@ -69,7 +70,7 @@ def prune_tokens(
 
     Raises:
         UnknownName: `by` is none of these.
-        ModelError: the network has no tokens, or its attention cannot be wrapped.
+        ModelError: the network has no tokens, or its attention cannot be wrapped, or its outputs are not finite.
         InfeasibleBudget: the budget cannot be met by fewer tokens.
         MeasurementError: the latency could not be measured or met.
     """
@@ -78,6 +79,7 @@ def prune_tokens(
     if by not in METHODS:
         raise UnknownName("way to prune tokens without training", by, METHODS)
     model = unwrapped(model, "prune_tokens(model, example, budget)")
+    require_finite(model, lambda: call(model, example))
     design = METHODS[by](blocks=tuple(blocks)).design(token_sites(model, example))
     asked = Budget.parse(budget) if isinstance(budget, str) else budget
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example)

@@ -35,7 +35,10 @@ def values_of(scores: Scores) -> Values:
     for name, score in scores.items():
         falling = np.sort(score.double().cpu().numpy())[::-1]
         if not np.isfinite(falling).all():
-            raise EdakariError(f"group {name!r} has a score that is not finite; scores are needed to rank coordinates")
+            raise EdakariError(
+                f"group {name!r} has a score that is not finite (NaN or infinite), so that it cannot be ranked; check "
+                "the network's weights and outputs, and the data that it was scored on"
+            )
         raised = falling - min(float(falling[-1]), 0.0)
         values[name] = np.concatenate([[0.0], np.cumsum(raised)])
     return values

@@ -52,6 +52,7 @@ class Reads:
             if name in graph.layouts  # selectors of tokens are not
         }
         names = {id(tensor): name for name, tensor in stored.items()}
+        self.stored = dict(stored)  # alive while their ids are keys: a forward pass may let one of them go
         self.flow = Flow(dims, names, RULES, FUNCTIONS)
         notes = {key: _expression(layout, groups) for key, layout in graph.attributes.items()}
         self.numbers = Numbers(notes, self.flow.peek, self.flow.unify)

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.finite import finite
 from edakari.core.graph import Graph
-from edakari.core.modes import eval_mode
+from edakari.core.modes import judging
 from edakari.core.plan import Plan
+from edakari.errors import ModelError
 from edakari.graph import call, outputs_of, selected, tensors_in
-from edakari.surgery import apply, simulate
 from edakari.surgery.apply import checked
+from edakari.surgery.differences import differences, other_inputs, worst_difference
 
 __all__ = ["difference", "enlivened", "exactness"]
 
@@ -22,38 +24,44 @@ __all__ = ["difference", "enlivened", "exactness"]
 def exactness(model: nn.Module, example: Any, plan: Plan, graph: Graph | None = None) -> float:
     """Worst difference between `apply` and `simulate` in evaluation mode, relative to the largest of each output.
 
-    Where the plan's graph was made with `outputs`, only these are compared.
+    What an empty plan makes of the network is compared with the network itself too, and all of it also on inputs with
+    other values than the example's, as far as the network takes them. Where the plan's graph was made with `outputs`,
+    only these are compared.
 
     Args:
-        model: the dense network; in float64 the result is near 1e-15 where the two agree.
+        model: the dense network; in float64 the result is near 1e-15 where all agree.
         example: an input: a tensor, a tuple of positional arguments or a dict of keywords.
         plan: made for this network.
         graph: of the network as it is now, so that it need not be traced again; None traces it.
+
+    Returns:
+        Infinite where an output is not finite, where forms or types differ, or where all outputs are zeros.
     """
     network, graph = checked(plan, model, graph, "exactness(model, example, plan)")
-    cut, masked = apply(plan, network, graph), simulate(plan, network, graph)
-    with eval_mode(cut, masked), torch.no_grad():
+    inputs = [example]
+    with judging(network):
         names = outputs_of(plan.inputs)
-        return difference(*(selected(call(network, example), names) for network in (cut, masked)))
+        wanted = selected(call(network, example), names)
+        try:
+            other = other_inputs(example)
+            inputs += [other] if finite(selected(call(network, other), names)) else []
+        except ModelError:  # values that this network does not take
+            pass
+    return differences(network, plan, inputs, graph).worst if _says_something(wanted) else math.inf
 
 
 def difference(found: Any, wanted: Any) -> float:
     """Worst difference between two outputs of one form, relative to the largest value of each wanted tensor.
 
-    Infinite where the forms differ, or where there is nothing but zeros to compare.
+    Infinite where forms, types or whole numbers differ, where a value is not finite, or where there is nothing but
+    zeros to compare.
     """
-    lefts, rights = tensors_in(found), tensors_in(wanted)
-    if [leaf.shape for leaf in lefts] != [leaf.shape for leaf in rights]:
-        return math.inf
-    if not any(right.is_floating_point() and right.numel() and bool(right.any()) for right in rights):
-        return math.inf  # all zeros agree with whatever is wrong
-    worst = 0.0
-    for left, right in zip(lefts, rights, strict=True):
-        if right.numel():
-            largest = float(right.abs().max()) or 1.0
-            error = float((left - right).abs().max() if right.is_floating_point() else (left != right).any())
-            worst = max(worst, math.inf if math.isnan(error) else error / largest)
-    return worst
+    return worst_difference(found, wanted) if _says_something(wanted) else math.inf
+
+
+def _says_something(wanted: Any) -> bool:
+    """Whether some output is not zero: all zeros agree with whatever is wrong."""
+    return any(leaf.numel() and bool(leaf.any()) for leaf in tensors_in(wanted))
 
 
 def enlivened(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from edakari.core.method import Job
 from edakari.core.modes import eval_mode, preserve_modes
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, Split, StepState
 from edakari.cost import dense, macs
+from edakari.errors import ModelError
 from edakari.graph import trace
 
 __all__ = ["ToyTask", "toy_cnn", "toy_fit", "toy_job", "toy_vit"]
@@ -169,16 +171,21 @@ def toy_fit(
     with preserve_modes(model), torch.random.fork_rng(devices=[]):
         model.train()
         for state.epoch in range(schedule.epochs):
+            total = 0.0
             for batch in ToyTask().batches("train") if batches is None else batches:
                 torch.manual_seed(state.step)  # as `fit` has it, so that the same job ends the same
                 for hook in hooks:
                     hook.before_step(state)
                 state.optimizer.zero_grad()
-                torch.stack(list(objective(model, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+                loss = torch.stack(list(objective(model, batch).values())).sum()
+                total += float(loss.detach())
+                loss.backward()  # type: ignore[no-untyped-call]
                 state.optimizer.step()
                 for hook in hooks:
                     hook.after_step(state)
                 state.step += 1
+            if not math.isfinite(total):  # as `fit` has it, before hooks look at what is left
+                raise ModelError(f"toy_fit: the loss is not finite in epoch {state.epoch + 1}; lower the learning rate")
             for hook in hooks:
                 hook.end_epoch(state)
     state.optimizer.zero_grad()

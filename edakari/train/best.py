@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from edakari.core.modes import eval_mode
+from edakari.core.modes import judging
 from edakari.core.protocols import Hook, StepState
 
 __all__ = ["KeepBest", "judging"]
@@ -54,12 +53,3 @@ class KeepBest(Hook):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Hook`."""
         self.best, self.epoch, self.weights = state["best"], int(state["epoch"]), state["weights"]
-
-
-@contextlib.contextmanager
-def judging(*models: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode without gradients; modes and random state are put back."""
-    found = {parameter.device for model in models for parameter in model.parameters()}
-    devices = sorted(device.index or 0 for device in found if device.type == "cuda")
-    with eval_mode(*models), torch.no_grad(), torch.random.fork_rng(devices):
-        yield

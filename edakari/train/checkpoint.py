@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from edakari.core.files import replacing
+from edakari.core.files import json_text, replacing
 from edakari.errors import RunFolderError
 
 __all__ = ["Checkpoint", "identity_in", "pack", "read", "unpack", "write"]
@@ -47,7 +48,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     tree, tensors = pack(checkpoint.state)
     header = {"identity": checkpoint.identity, "step": checkpoint.step, "done": checkpoint.done, "state": tree}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "content": json.dumps(header)})
+        save_file(tensors, temporary, {"format": FORMAT, "content": json_text(header, str(path))})
 
 
 def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -114,7 +115,9 @@ def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
             entries = [visit(entry, f"{path}.{index}") for index, entry in enumerate(value)]
             return entries if isinstance(value, list) else {"": "tuple", "items": entries}
         if isinstance(value, np.integer | np.floating | np.bool_):
-            return value.item()
+            value = value.item()
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"": "float", "value": str(value)}  # JSON has no such numbers
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise TypeError(f"state {path!r} is a {type(value).__name__}; only tensors, numbers and strings can be kept")
@@ -129,6 +132,8 @@ def unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
             return tensors[name]
         case {"": "array", "name": name}:
             return tensors[name].numpy()
+        case {"": "float", "value": value}:
+            return float(value)
         case {"": "dict", "items": items}:
             return {key: unpack(entry, tensors) for key, entry in items}
         case {"": "tuple", "items": items}:

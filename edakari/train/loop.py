@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import itertools
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ from accelerate.utils import operations
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import nn
 
+from edakari.core.finite import require_finite_figures
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
 from edakari.errors import DataError, ModelError, RecipeError
 from edakari.train.average import averaged_weights, hand_over
+from edakari.train.divergence import advice_for, diverged
+from edakari.train.epochs import groups_of, steps_per_epoch
 from edakari.train.optim import learning_rate, make_optimizer, set_learning_rate
 from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
@@ -90,7 +92,8 @@ def fit(
 
     Raises:
         DataError: there are no batches.
-        ModelError: nothing to train, or the loss is no longer finite.
+        ModelError: nothing to train, or the loss, a weight, a statistic or a figure of `evaluate` is no longer finite
+            at an epoch's end.
         RecipeError: the schedule cannot be run here.
         RunFolderError: the folder is of another training, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
@@ -113,7 +116,7 @@ def fit(
         while progress.step < per_epoch * schedule.epochs:
             epoch, first = divmod(progress.step, per_epoch)
             chosen.train()
-            for group in _groups(batches, epoch, first * schedule.accumulate, schedule.accumulate):
+            for group in groups_of(batches, epoch, first * schedule.accumulate, schedule.accumulate):
                 terms = loop.step(group, progress.step, per_epoch * schedule.epochs, epoch)
                 progress.add(terms)
                 bar(progress.step, f"epoch {epoch + 1}/{schedule.epochs}")
@@ -122,9 +125,10 @@ def fit(
                     loop.save(folder, progress, stop)
             if progress.step != (epoch + 1) * per_epoch:
                 raise DataError(f"fit: an epoch gave {progress.step - epoch * per_epoch} steps, its length {per_epoch}")
+            figures = loop.figures(progress, epoch)
             for hook in hooks:
                 hook.end_epoch(loop.state(progress.step, epoch))
-            progress.end_epoch(_figures(loop, progress, epoch, evaluate))
+            progress.end_epoch({**figures, **loop.judged(evaluate, epoch)})
             loop.save(folder, progress, stop)
         if not progress.done:
             loop.finish(folder, progress)
@@ -229,6 +233,35 @@ class _Loop:
             if param.grad is not None:
                 param.grad = self.accelerator.reduce(param.grad, "mean")
 
+    def figures(self, progress: Progress, epoch: int) -> dict[str, float]:
+        """The named figures of an epoch's steps, equal on all processes.
+
+        Raises:
+            ModelError: the loss, a weight or a statistic is no longer finite.
+        """
+        means = {name: self.accelerator.reduce(value, "mean") for name, value in progress.means().items()}
+        terms = {name: float(value) for name, value in means.items()}
+        loss, advice = sum(terms.values()), advice_for(self.schedule)
+        require_finite_figures({"the loss": loss}, f"fit, epoch {epoch + 1}", advice)
+        wrong = diverged(self.chosen)
+        # batch statistics differ between processes, and all of them have to stop
+        if float(self.accelerator.reduce(torch.tensor(float(wrong is not None), device=self.accelerator.device))):
+            raise ModelError(f"fit, epoch {epoch + 1}: {wrong or 'a tensor'} is no longer finite; {advice}")
+        return {"epoch": epoch + 1.0, "lr": self.optimizer.param_groups[0]["lr"], "loss": loss, **terms}
+
+    def judged(self, evaluate: Evaluate | None, epoch: int) -> dict[str, float]:
+        """The evaluation's figures of the network, of its averaged weights where there are some.
+
+        Raises:
+            ModelError: one is not finite.
+        """
+        if evaluate is None:
+            return {}
+        model = self.chosen.model if self.ema is None else self.ema.module
+        found = {f"val_{name}": float(value) for name, value in evaluate(model).items()}
+        require_finite_figures(found, f"fit, epoch {epoch + 1}", advice_for(self.schedule))
+        return found
+
     def restore(self, folder: FitFolder) -> Progress:
         """Go on from the folder's checkpoint where there is one."""
         found = folder.read()
@@ -294,50 +327,3 @@ def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
         cpu=settings.device == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.unused_parameters)],
     )
-
-
-def steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
-    """Optimizer steps that `fit` takes in an epoch.
-
-    Raises:
-        DataError: the batches have no length, or there are none.
-    """
-    try:
-        count = len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        raise DataError(
-            f"fit: batches of type {type(batches).__name__} have no length; give a list or loader"
-        ) from None
-    if count == 0:
-        raise DataError("fit: there are no batches to train on; is the batch size above the number of images?")
-    return math.ceil(count / schedule.accumulate)
-
-
-def _groups(batches: Iterable[Batch], epoch: int, first: int, size: int) -> Iterator[Sequence[Batch]]:
-    """The batches of each optimizer step of an epoch, from batch `first` on."""
-    if hasattr(batches, "set_epoch"):
-        batches.set_epoch(epoch)
-    rest = batches.skip(first) if hasattr(batches, "skip") else itertools.islice(batches, first, None)
-    iterator = iter(rest)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
-
-
-def _figures(loop: _Loop, progress: Progress, epoch: int, evaluate: Evaluate | None) -> dict[str, float]:
-    """An epoch's named figures, equal on all processes."""
-    means = {name: loop.accelerator.reduce(value, "mean") for name, value in progress.means().items()}
-    terms = {name: float(value) for name, value in means.items()}
-    loss = sum(terms.values())
-    if not math.isfinite(loss):
-        raise ModelError(
-            f"fit: the loss is {loss} in epoch {epoch + 1}; lower the learning rate ({loop.schedule.lr:g}) or set clip"
-        )
-    figures = {"epoch": epoch + 1.0, "lr": loop.optimizer.param_groups[0]["lr"], "loss": loss, **terms}
-    if evaluate is not None:
-        figures |= {f"val_{name}": float(value) for name, value in evaluate(_averaged(loop)).items()}
-    return figures
-
-
-def _averaged(loop: _Loop) -> nn.Module:
-    averaged: nn.Module = loop.chosen.model if loop.ema is None else loop.ema.module
-    return averaged

@@ -18,7 +18,7 @@ from edakari.core.budget import Budget
 from edakari.core.method import Outcome, method_named
 from edakari.core.plan import Plan
 from edakari.cost import bind, dense
-from edakari.errors import DataError, EdakariError, InfeasibleBudget
+from edakari.errors import DataError, EdakariError, InfeasibleBudget, ModelError
 from edakari.graph import trace
 from edakari.methods.ekg import EnsembleKnowledgePruning, balanced_parts, chosen_teachers
 from edakari.methods.knowledge.ensemble import EnsembleSearch, Knowledge, SearchSettings, distance, group_steps
@@ -298,6 +298,18 @@ def test_bad_settings(change: dict[str, Any], error: type[Exception], words: str
 def test_a_budget_below_one_channel_per_group() -> None:
     with pytest.raises(InfeasibleBudget, match="smallest legal sizes"):
         SMALL.prune(toy_job(toy_cnn(), "macs<=0.05%"))
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_a_search_on_a_network_that_gives_nan_ends_in_words(filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, limits = searched(filtered=filtered)
+    next(search.masks.model.parameters()).data.view(-1)[0] = torch.nan
+    with pytest.raises(ModelError, match=r"EKG: the importance of group '.*' is not finite"):
+        search.run(limits)
+    search, limits = searched(filtered=filtered)
+    monkeypatch.setattr(search, "_compare", lambda candidates: (torch.full((len(candidates), 2), torch.nan), {}))
+    with pytest.raises(ModelError, match="gives a finite loss"):
+        search.run(limits)
 
 
 def remarks(network: nn.Module, **settings: Any) -> tuple[list[str], Outcome]:

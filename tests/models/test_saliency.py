@@ -76,6 +76,23 @@ def test_a_head_begins_with_a_third_of_the_side() -> None:
     assert width.tolist() == pytest.approx([0.31 * 32] * 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("side", [32, 224, 287, 288, 512, 1024])
+def test_heads_are_finite_and_can_learn_at_any_size(side: int) -> None:
+    torch.manual_seed(0)
+    head, features = RadialHead(3, (4, 4), Frame(side, side)), torch.rand(2, 3, 4, 4)
+    raw = head(features)
+    assert bool(raw.isfinite().all())
+    assert bool(head.normalised(raw).isfinite().all())
+    plain = RadialHead(3, (4, 4), Frame(side, side))
+    _, width = plain.centre_and_width(plain(torch.zeros(2, 3, 4, 4)))
+    assert width.tolist() == pytest.approx([0.31 * side] * 2, rel=1e-5)
+    head.mask(raw).mean().backward()
+    gradient = head.linear.weight.grad
+    assert gradient is not None
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient.abs().sum(1) > 0).all())
+
+
 def test_a_step_of_training_moves_a_mask_by_little_on_large_maps() -> None:
     """As it is trained, by AdamW at 0.001; the centre once flew into a corner, where the gradient is gone."""
     torch.manual_seed(0)

@@ -2,6 +2,7 @@ import dataclasses as dc
 import errno
 import importlib.util
 import json
+import math
 import signal
 import sys
 import threading
@@ -379,3 +380,53 @@ def test_a_trained_network_still_knows_its_constructor():
     fit(model, problem.objective, data, dc.replace(ONE, ema=0.5))
     assert spec_of(model).name == "edakari:fashion_cnn"
     assert "forward" not in model.__dict__
+
+
+class Seen(Hook):
+    """Notes the epochs that end."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def end_epoch(self, state):
+        self.epochs.append(state.epoch)
+
+
+def last_batch(scale):
+    data = [(torch.randn(8, 1, 6, 6), torch.arange(8) % 3) for _ in range(3)]
+    return [*data[:-1], (data[-1][0] * scale, data[-1][1])]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "batches", "words"),
+    [
+        (Schedule(epochs=1, lr=0.05), last_batch(math.nan), "the loss is nan"),
+        (Schedule(epochs=1, lr=math.inf, warmup=0.0), last_batch(0.5)[-1:], r"'0\.weight' of the network"),
+        (Schedule(epochs=1, lr=0.0), last_batch(1e20)[-1:], r"'1\.running_var' of the network"),
+    ],
+)
+def test_a_training_whose_last_step_diverges_is_an_error(schedule, batches, words, tmp_path):
+    model, hook = problem.network(), Seen()
+    with pytest.raises(ModelError, match=rf"epoch 1: {words}.*lower the learning rate"):
+        fit(model, problem.objective, batches, schedule, hooks=[hook], settings=FitSettings(folder=tmp_path))
+    assert hook.epochs == []  # hooks look at nothing that is not finite
+    assert not (tmp_path / "history.json").exists()
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_figures_of_the_evaluation_have_to_be_finite(ema):
+    figures = iter([{"loss": 1.0}, {"top1": 0.1, "loss": math.nan}])
+    schedule = Schedule(epochs=2, lr=0.01, ema=ema)
+    with pytest.raises(ModelError, match="epoch 2: val_loss is nan"):
+        fit(problem.network(), problem.objective, last_batch(0.5), schedule, evaluate=lambda model: next(figures))
+
+
+def test_other_parameters_that_diverge_are_an_error():
+    other = nn.Parameter(torch.ones(1))
+
+    def objective(model, batch):
+        return {**problem.objective(model, batch), "other": other.sum() * 1e-3}
+
+    model, one = problem.network(), last_batch(0.5)[-1:]
+    with pytest.raises(ModelError, match="besides the network's"):
+        fit(model, objective, one, Schedule(epochs=1, lr=math.inf, warmup=0.0), params=[other])

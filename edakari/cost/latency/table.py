@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import torch
 
-from edakari.core.files import write_text
+from edakari.core.files import json_text, write_text
 from edakari.core.graph import Graph
 from edakari.core.reading import Unreadable, read_bytes
 from edakari.cost.latency.layers import AXES, Layer
@@ -194,13 +194,16 @@ def extended(table: Table, samples: Mapping[Point, Sample], fits: Mapping[str, F
     for (layer, widths), sample in found.samples.items():
         layers.setdefault(layer, []).append([list(widths), *dc.astuple(sample)])
     lines = [
-        json.dumps({"layer": [layer.kind, dict(layer.settings), layer.tail], "points": points}, separators=(",", ":"))
+        json_text(
+            {"layer": [layer.kind, dict(layer.settings), layer.tail], "points": points},
+            str(table.path),
+            separators=(",", ":"),
+        )
         for layer, points in layers.items()
     ]
     fits_by_name = {name: dc.asdict(fit) for name, fit in found.fits.items()}
-    head = json.dumps(
-        {"format": FORMAT, "version": VERSION, "key": dc.asdict(table.key), "fits": fits_by_name}, indent=1
-    )
+    content = {"format": FORMAT, "version": VERSION, "key": dc.asdict(table.key), "fits": fits_by_name}
+    head = json_text(content, str(table.path), indent=1)
     write_text(table.path, head.removesuffix("\n}") + ',\n "layers": [\n' + ",\n".join(lines) + "\n]}\n")
     return found
 

@@ -20,6 +20,7 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch
 from edakari.core.ranks import my_rank, own_share, summed
 from edakari.core.space import Sizes
+from edakari.errors import ModelError
 from edakari.methods.knowledge.reuse import Reuse
 from edakari.methods.knowledge.sites import SiteTaylor
 from edakari.methods.masking.masks import Masks
@@ -163,6 +164,7 @@ class EnsembleSearch:
         before = self.stops[-1].kept if self.stops else self.start.kept
         self.reuse.forget()
         scores = self.scores(before)
+        self._require_finite_scores(scores)
         kept = [self.narrowed(before, scores, candidate) for candidate in candidates]
         chosen = list(range(len(candidates)))
         if self.settings.filtered:
@@ -170,7 +172,12 @@ class EnsembleSearch:
             threshold = otsu(keys)
             chosen = [place for place in chosen if keys[place] <= threshold]
         losses, logits = self._compare([(candidates[place].group, kept[place]) for place in chosen])
-        rewards = -losses.sum(1)
+        rewards = torch.where(losses.isfinite().all(1), -losses.sum(1), -torch.inf)  # a cut may overflow
+        if not bool(rewards.isfinite().any()):
+            raise ModelError(
+                f"EKG: none of the {len(chosen)} networks that the search looked at gives a finite loss and distance; "
+                "exclude the groups that it cuts, or use a network whose outputs are smaller"
+            )
         names = [candidates[place].group for place in chosen]
         best = max(range(len(chosen)), key=lambda index: (float(rewards[index]), names[index]))
         self._looked = Stop(kept[chosen[best]], float(losses[best, 0])), self._joined(logits, best)
@@ -193,6 +200,14 @@ class EnsembleSearch:
 
             row_BK[place] = self.taylor.score(loss)
         return summed(row_BK).sum(0) / sum(self.counts)
+
+    def _require_finite_scores(self, scores: torch.Tensor) -> None:
+        for group in self.masks.groups:
+            if not bool(scores[self.masks.part(group.name)].isfinite().all()):
+                raise ModelError(
+                    f"EKG: the importance of group {group.name!r} is not finite (NaN or infinite), so that nothing can "
+                    "be ranked; check the network's weights and outputs, and the labels"
+                )
 
     def narrowed(self, before: torch.Tensor, scores: torch.Tensor, candidate: Candidate) -> torch.Tensor:
         """Masks in which a group keeps its best coordinates; what is gone never comes back."""

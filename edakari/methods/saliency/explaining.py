@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.copying import copied
+from edakari.core.finite import finite
 from edakari.core.graph import Graph
 from edakari.core.layout import kept as kept_positions
 from edakari.core.method import Job
-from edakari.core.modes import eval_mode
+from edakari.core.modes import eval_mode, judging
 from edakari.core.plan import Plan
 from edakari.core.protocols import Batch, Schedule, Task
 from edakari.errors import DataError, ModelError
@@ -29,7 +30,7 @@ from edakari.models.explainer import Explainer
 from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
 from edakari.models.weights import weights_digest
 from edakari.surgery.apply import masks_of
-from edakari.train.best import KeepBest, judging
+from edakari.train.best import KeepBest
 from edakari.train.part import PartOfEach
 
 __all__ = [
@@ -165,6 +166,7 @@ def checked(task: Task, model: nn.Module, labels: LabelSource) -> tuple[Frame, i
     """What images look like, and how many classes there are.
 
     Raises:
+        ModelError: the network's outputs are not finite.
         DataError: batches are no labelled images, or network and data have different classes, or there is only one.
     """
     batch = next(iter(task.batches("search")), None)
@@ -177,6 +179,8 @@ def checked(task: Task, model: nn.Module, labels: LabelSource) -> tuple[Frame, i
         logits = task.outputs(model, batch)
     if logits.ndim != 2:
         raise DataError(f"ISP explains the classes of whole images, but the network gives {list(logits.shape)}")
+    if not finite(logits):
+        raise ModelError("ISP explains what a network says, but its outputs are not finite (NaN or infinite)")
     classes = logits.shape[1]
     if classes < 2:
         raise DataError("ISP asks where a network looks to tell classes apart, but it has a single one")
