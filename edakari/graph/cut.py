@@ -11,7 +11,7 @@ from torch import nn
 
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, Mask, extent, kept
+from edakari.core.layout import Fixed, Layout, Mask, extent, kept
 from edakari.core.space import Sizes
 from edakari.graph import attention
 from edakari.graph.attributes import Widths, mended
@@ -51,8 +51,9 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
         small = tensor.detach()
         chosen = [_index(layout, masks, indices) for layout in graph.layouts[name]]
         if small.is_meta:
-            lengths = zip(chosen, small.shape, strict=True)
-            small = small.new_empty([len(index) if index is not None else length for index, length in lengths])
+            pairs = zip(chosen, small.shape, strict=True)
+            lengths = [length if index is None else len(index) for index, length in pairs]
+            small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` takes a long way on meta
         else:
             for dim, index in enumerate(chosen):
                 if index is not None:
@@ -74,7 +75,7 @@ def _index(layout: Layout, masks: Mapping[str, Mask], known: dict[Layout, torch.
 def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
     touched = {path for path, _ in graph.attributes}
     for name, dims in graph.layouts.items():
-        if any(extent(dim, sizes) != extent(dim, {}) for dim in dims):
+        if any(not isinstance(dim, Fixed) and extent(dim, sizes) != extent(dim, {}) for dim in dims):
             touched.update(_owners(name))
     for path, module in list(small.named_modules()):
         if path not in touched:

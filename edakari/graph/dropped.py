@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ class Passing(nn.Module):
         self.returned = returned
         self.copies = copies
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The first input; others are left unread."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The first tensor that comes in; others are left unread."""
+        x = _first(args, kwargs)
         return self._form(x.clone() if self.copies or self.training else x)
 
     def _form(self, x: torch.Tensor) -> Any:
@@ -43,9 +45,16 @@ class Passing(nn.Module):
 class Zeros(Passing):
     """Returns zeros in the form of what it gets."""
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Zeros like the first input."""
-        return self._form(torch.zeros_like(x))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Zeros like the first tensor that comes in."""
+        return self._form(torch.zeros_like(_first(args, kwargs)))
+
+
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    found = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
+    if found is None:
+        raise TypeError("what stands in for a module of a dropped branch needs a tensor")
+    return found
 
 
 def without(model: nn.Module, branch: Branch) -> None:

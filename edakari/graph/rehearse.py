@@ -8,7 +8,7 @@ whole, in every module of that class. Where only a very small size fails, the gr
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import nn
@@ -16,7 +16,7 @@ from torch import nn
 from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout
 from edakari.core.layout import axes as axes_of
-from edakari.core.space import Group, Sizes
+from edakari.core.space import Sizes
 from edakari.graph import axes
 from edakari.graph.cut import cut
 from edakari.graph.droppable import branches_that_go
@@ -28,7 +28,7 @@ __all__ = ["rehearsed"]
 
 ATTEMPTS = 60
 SINGLY = 12
-"""How many suspects are tried one by one; more are all kept whole."""
+"""How many suspects are tried one by one; more are halved first, or all kept whole where that tells nothing."""
 
 
 def rehearsed(
@@ -49,15 +49,14 @@ def rehearsed(
         if failed is None:
             return dc.replace(graph, branches=_branches(shadow, graph, sizes))
         fault, failing = failed
-        culprits, alone = _culprits(shadow, graph, fault, failing)
-        least = _least(shadow, graph, fault, culprits, failing, {} if alone else failing)
         owner = type(shadow.get_submodule(fault.module)).__name__
         reason = f"{fault.module or 'the network'} ({owner}) fails without it: {fault.found}"
-        for axis in _alike(shadow, graph, fault.module, culprits, stored):
-            if least:
-                axis.least = max(axis.least, min(least, axis.size))
-            else:
-                axes.pin(axis, reason)
+        for group, least in _needs(shadow, graph, fault, failing).items():
+            for axis in _alike(shadow, graph, fault.module, group, stored):
+                if least:
+                    axis.least = max(axis.least, min(least, axis.size))
+                else:
+                    axes.pin(axis, reason)
         graph = finish()
     for dims in stored.values():
         for dim in dims:
@@ -88,49 +87,46 @@ def _first_fault(shadow: nn.Module, graph: Graph, turns: Sequence[Sizes]) -> tup
     return None
 
 
-def _culprits(shadow: nn.Module, graph: Graph, fault: Fault, sizes: Sizes) -> tuple[list[Group], bool]:
-    """The groups that a module fails without, and whether it fails without each of them by itself.
+def _needs(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> dict[str, int]:
+    """The groups that a module fails without, each with the least size that it needs, 0 for all of it.
 
-    Those that it fails without each by itself; else those of which one more, kept whole, would have been enough; else
-    all that touch it.
-    """
-    suspects = [group for group in _suspects(graph, fault.module) if group.name in sizes]
-    suspects = suspects or [graph[name] for name in sizes]
-    if len(suspects) > SINGLY:
-        return suspects, False
-    alone = [group for group in suspects if _fails_alike(shadow, graph, {group.name: sizes[group.name]}, fault)]
-    if alone:
-        return alone, True
-    rest = ({name: size for name, size in sizes.items() if name != group.name} for group in suspects)
-    enough = [
-        group for group, others in zip(suspects, rest, strict=True) if not _fails_alike(shadow, graph, others, fault)
-    ]
-    return enough or suspects, False
-
-
-def _least(
-    shadow: nn.Module, graph: Graph, fault: Fault, culprits: Sequence[Group], failing: Sizes, beside: Sizes
-) -> int:
-    """The least size that groups need where a module fails with as few as they had; 0 if it needs all of them.
+    Those that it fails without each by itself; else one that only had too few positions for what the others have; else
+    those of which one more, kept whole, would have been enough; else all that touch it.
 
     Args:
         shadow: the network that was traced.
         graph: of it.
         fault: what was found.
-        culprits: the groups.
         failing: the sizes with which it fails.
-        beside: of the groups that must be cut too for it to fail.
     """
+    suspects = _suspects(shadow, graph, fault, failing)
+    if len(suspects) > SINGLY:
+        return dict.fromkeys(suspects, 0)
+    alone = [name for name in suspects if _fails_alike(shadow, graph, {name: failing[name]}, fault)]
+    if alone:
+        return {name: _least(shadow, graph, fault, name, {name: failing[name]}) for name in alone}
+    rest = ({other: size for other, size in failing.items() if other != name} for name in suspects)
+    enough = [
+        name for name, others in zip(suspects, rest, strict=True) if not _fails_alike(shadow, graph, others, fault)
+    ]
+    for name in sorted(enough, key=lambda name: -graph[name].size):
+        least = _least(shadow, graph, fault, name, failing)
+        if least:
+            return {name: least}
+    return dict.fromkeys(enough or suspects, 0)
 
-    def fails(least: int) -> bool:
-        raised = {group.name: min(max(least, failing[group.name]), group.size - 1) for group in culprits}
-        return _fails_alike(shadow, graph, {**beside, **raised}, fault)
 
-    largest = max(group.size for group in culprits) - 1
-    if any(failing[group.name] >= group.size - 1 for group in culprits) or fails(largest):
+def _least(shadow: nn.Module, graph: Graph, fault: Fault, name: str, failing: Sizes) -> int:
+    """The least size of a group with which a module does not fail, others being cut to `failing`; 0 for all of it."""
+    largest = graph[name].size - 1
+
+    def fails(size: int) -> bool:
+        return _fails_alike(shadow, graph, {**failing, name: size}, fault)
+
+    if failing[name] >= largest or fails(largest):
         return 0
-    least, step = min(failing[group.name] for group in culprits) + 1, 1
-    while fails(least):
+    least, step = failing[name] + 1, 1
+    while least < largest and fails(least):
         least, step = least + step, 2 * step
     return min(least, largest)
 
@@ -140,13 +136,25 @@ def _fails_alike(shadow: nn.Module, graph: Graph, sizes: Sizes, fault: Fault) ->
     return found is not None and found.module == fault.module
 
 
-def _suspects(graph: Graph, module: str) -> list[Group]:
-    """The groups of a module's own parameters and of what goes in and out of it and its children."""
+def _suspects(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> list[str]:
+    """The groups of a module's own parameters and of what goes in and out of it and its children.
+
+    Where these are many, half of them are enough if the module fails with that half, and so on.
+    """
     names: dict[str, None] = {}
-    for layouts in _seen_by(graph, module):
+    for layouts in _seen_by(graph, fault.module):
         for layout in layouts:
-            names.update(dict.fromkeys(axis.group for axis in axes_of(layout)))
-    return [graph[name] for name in names]
+            names.update(dict.fromkeys(axis.group for axis in axes_of(layout) if axis.group in failing))
+    suspects = list(names or failing)
+    while len(suspects) > SINGLY:
+        middle = len(suspects) // 2
+        halves = (suspects[:middle], suspects[middle:])
+        sizes = ({name: failing[name] for name in half} for half in halves)
+        found = next((h for h, s in zip(halves, sizes, strict=True) if _fails_alike(shadow, graph, s, fault)), None)
+        if found is None:
+            break
+        suspects = found
+    return suspects
 
 
 def _seen_by(graph: Graph, module: str) -> Iterator[Sequence[Layout]]:
@@ -159,11 +167,8 @@ def _seen_by(graph: Graph, module: str) -> Iterator[Sequence[Layout]]:
             yield from (*call.inputs, *call.outputs)
 
 
-def _alike(
-    shadow: nn.Module, graph: Graph, module: str, culprits: Collection[Group], stored: Mapping[str, Dims]
-) -> list[axes.Axis]:
-    """The axes of the culprits, and those in the same places of the other modules of the class."""
-    wanted = {group.name for group in culprits}
+def _alike(shadow: nn.Module, graph: Graph, module: str, group: str, stored: Mapping[str, Dims]) -> list[axes.Axis]:
+    """The axes of a group that a module needs, and those in the same places of the other modules of the class."""
     start = f"{module}." if module else ""
     cls = type(shadow.get_submodule(module))
     others = [f"{path}." for path, other in shadow.named_modules() if type(other) is cls and path != module]
@@ -172,7 +177,7 @@ def _alike(
         inside = name[len(start) :] if start and name.startswith(start) else None
         twins = [stored[other + inside] for other in others if other + inside in stored] if inside else []
         for place, layout in enumerate(dims):
-            chosen = [axis.group in wanted for axis in axes_of(layout)]
+            chosen = [axis.group == group for axis in axes_of(layout)]
             if any(chosen):
                 for each in (stored[name], *(twin for twin in twins if place < len(twin))):
                     leaves = list(axes.leaves(each[place]))

@@ -156,7 +156,8 @@ class _Watch:
         return entries[count] if count < len(entries) else None
 
     def _compare(self, layouts: Sequence[Sequence[Layout]], tree: Any, what: str) -> None:
-        found = [leaf.shape for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+        leaves = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
+        found = [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
         fits = len(found) == len(layouts) if self.every_length else True
         for shape, dims in zip(found, layouts, strict=False):
             fits = fits and (len(shape) == len(dims) or not self.every_length) and self._fits(shape, dims)
@@ -166,7 +167,7 @@ class _Watch:
 
     def _fits(self, shape: Sequence[int], dims: Sequence[Layout]) -> bool:
         return all(
-            length == extent(dim, self.sizes)
+            length == (dim.size if isinstance(dim, Fixed) else extent(dim, self.sizes))
             for length, dim in zip(shape, dims, strict=False)
             if self.every_length or not isinstance(dim, Fixed)
         )

@@ -392,11 +392,170 @@ def test_a_size_that_is_too_small_raises_the_least_one(width):
         assert exactness(model, x, random_plan(graph, keep=(0.01, 0.9), seed=seed)) < 1e-9
 
 
+class EitherWhole(nn.Module):
+    """Fails where both of two widths are cut; a third has nothing to do with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(5, 6) for _ in range(3))
+        self.check, self.heads = Check(), nn.ModuleList(nn.Linear(6, 2) for _ in range(3))
+
+    def forward(self, x):
+        tensors = self.check(*(layer(x) for layer in self.layers))
+        return sum(head(tensor) for head, tensor in zip(self.heads, tensors, strict=True))
+
+
+class Check(nn.Module):
+    def forward(self, x, y, z):
+        if 6 not in (x.shape[1], y.shape[1]):
+            raise ValueError("one of both is whole")
+        return x, y, z
+
+
+def test_a_size_that_is_too_small_together_with_another_raises_one_of_them():
+    layers = [layer for i in range(2) for layer in (Standardised(8 if i else 3, 8, 1), nn.GroupNorm(2, 8))]
+    model = enlivened(nn.Sequential(*layers, Standardised(8, 4, 1), nn.Conv2d(4, 2, 1)))
+    x = torch.rand(2, 3, 3, 3, dtype=torch.float64)
+    graph = trace(model, x)
+    # one group of channels of one would leave a single value of each weight
+    assert {group.kind: group.least for group in graph.groups if group.name.endswith(("group", "channel"))} == {
+        "group": 1,
+        "channel": 2,
+    }
+    for seed in range(6):
+        assert exactness(model, x, random_plan(graph, keep=(0.01, 0.9), seed=seed)) < 1e-9
+
+
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.mix, self.head = (nn.Linear(5, 8), nn.LayerNorm(8), Mix(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y, _ = self.mix(mask=None, hidden=self.norm(x))
+        return self.head(x + y)
+
+
+class Mix(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, hidden, mask=None):
+        return self.linear(hidden), mask
+
+
+def test_modules_that_get_tensors_by_keyword_go():
+    model = enlivened(ByKeyword())
+    x = torch.rand(2, 5, dtype=torch.float64)
+    graph = trace(model, x)
+    assert [branch.exit for branch in graph.branches] == ["mix"]
+    with torch.no_grad():
+        small = apply(drop(graph, graph.branches), model)
+        assert difference(small(x), model.head(model.stem(x))) < 1e-12
+
+
+def test_only_groups_that_cure_a_fault_are_kept_whole():
+    model = enlivened(EitherWhole())
+    x = torch.rand(2, 5, dtype=torch.float64)
+    graph = trace(model, x)
+    assert [group.name for group in graph.groups] == ["layers.2"]
+    assert exactness(model, x, random_plan(graph, 0.5)) < 1e-12
+
+
 def test_random_chains_of_blocks_lose_random_branches():
     chance = random.Random(0)
-    for seed in range(8):
+    for seed in range(4):
         blocks = [chance.choice(KINDS)(chance.choice(KINDS)() if chance.random() < 0.6 else None) for _ in range(3)]
         model = enlivened(Net(*blocks), seed)
         x = torch.randn(1, 3, 5, 4, dtype=torch.float64)
         graph = trace(model, x)
         assert exactness(model, x, random_plan(graph, keep=(0.2, 1.0), seed=seed, drop=0.4)) < 1e-9
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+def rotated(x, cos, sin):
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+class GroupedAttention(nn.Module):
+    def __init__(self, width, heads, shared, head_dim):
+        super().__init__()
+        self.heads, self.shared, self.head_dim = heads, shared, head_dim
+        self.q, self.o = nn.Linear(width, heads * head_dim, bias=False), nn.Linear(heads * head_dim, width, bias=False)
+        self.k, self.v = (nn.Linear(width, shared * head_dim, bias=False) for _ in range(2))
+
+    def forward(self, x, cos, sin):
+        images, length, _ = x.shape
+        q = self.q(x).view(images, length, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k(x).view(images, length, self.shared, self.head_dim).transpose(1, 2)
+        v = self.v(x).view(images, length, self.shared, self.head_dim).transpose(1, 2)
+        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+        k, v = (each.repeat_interleave(self.heads // self.shared, 1) for each in (k, v))
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o(read.transpose(1, 2).reshape(images, length, -1))
+
+
+class Gated(nn.Module):
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class LlamaBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm1, self.attention = RMSNorm(width), GroupedAttention(width, 4, 2, 4)
+        self.norm2, self.mlp = RMSNorm(width), Gated(width, 12)
+
+    def forward(self, x, cos, sin):
+        x = x + self.attention(self.norm1(x), cos, sin)
+        return x + self.mlp(self.norm2(x))
+
+
+class Llama(nn.Module):
+    """Rotary positions are computed once in the forward pass, and read by all blocks."""
+
+    def __init__(self, blocks, width=16):
+        super().__init__()
+        self.embedding, self.layers = nn.Embedding(9, width), nn.ModuleList(LlamaBlock(width) for _ in range(blocks))
+        self.norm, self.head = RMSNorm(width), nn.Linear(width, 9, bias=False)
+
+    def forward(self, words):
+        x = self.embedding(words)
+        places = torch.arange(words.shape[1], device=words.device, dtype=x.dtype)
+        turns = torch.outer(places, 0.1 ** torch.arange(2, device=words.device, dtype=x.dtype))
+        table = torch.cat((turns, turns), -1)
+        cos, sin = table.cos(), table.sin()
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.head(self.norm(x))
+
+
+def test_each_block_of_a_language_model_offers_the_same_branches(monkeypatch):
+    trials = counted(monkeypatch, "rehearse")
+    words = torch.tensor([[1, 3, 0, 8, 5]])
+    needed = []
+    for blocks in (4, 8, 16):
+        trials.clear()
+        model = enlivened(Llama(blocks))
+        graph = trace(model, words)
+        needed.append(len(trials))
+        names = [f"layers.{block}.{part}:branch" for block in range(blocks) for part in ("attention", "mlp")]
+        assert [branch.name for branch in graph.branches] == names
+    assert needed[2] <= needed[1] <= 6, "the number of trial cuts does not grow with depth"
+    assert exactness(model, words, random_plan(graph, (0.3, 0.9), drop=0.4)) < 1e-9

@@ -148,6 +148,23 @@ def test_branches_gates_slices_padding_and_transposed_convolutions() -> None:
         assert max(inner[0] - top, inner[1] - left, bottom - inner[2], right - inner[3]) <= 2
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("scale", [2, 4, 0.5])
+def test_resized_maps_are_read_from_the_centres_of_their_pixels(mode: str, scale: float) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Upsample(scale_factor=scale, mode=mode))
+    network, example = positive(network), torch.zeros(1, 1, 12, 12, dtype=torch.float64)
+    seen = last(trace(network, example))
+    length = int(12 * scale)
+    for place in range(length):
+        found, inner = box(seen, (place, place), (12, 12)), gradient_box(network, example, place, place)
+        assert inner is not None
+        assert found[0] <= inner[0] <= inner[2] <= found[2]
+        assert found[1] <= inner[1] <= inner[3] <= found[3]
+        # half a pixel of the finer raster may round to one more
+        assert inner[0] - found[0] <= (scale < 1)
+        assert found[2] - inner[2] <= (scale < 1)
+
+
 class Blind(nn.Module):
     """Attention over all places."""
 
