@@ -6,7 +6,7 @@ import dataclasses as dc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from edakari.core.modes import eval_mode
 from edakari.core.steady import STEADY
+from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
 
 if TYPE_CHECKING:
@@ -115,12 +116,12 @@ class Runtime(Protocol):
             MeasurementError: it is not installed; says how to install it.
         """
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once and returns when its outputs are there.
 
         Args:
             model: to run; the caller has put it in evaluation mode.
-            example: the inputs of every call, [batch, ...].
+            example: the inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
             settings: how to run it.
         """
 
@@ -204,7 +205,7 @@ def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:
 
 def measure(
     models: Mapping[str, nn.Module],
-    example: torch.Tensor,
+    example: Any,
     runtime: Runtime,
     *,
     settings: RunSettings | None = None,
@@ -215,7 +216,7 @@ def measure(
 
     Args:
         models: what to time, by name; left as found.
-        example: inputs, [batch, ...].
+        example: inputs, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
         runtime: what runs them.
         settings: how it runs them; None is `RunSettings()`.
         repeats: calls of each network that are timed, at least.
@@ -234,9 +235,7 @@ def measure(
         torch.set_num_threads(before)
 
 
-def _prepared(
-    name: str, model: nn.Module, example: torch.Tensor, runtime: Runtime, settings: RunSettings
-) -> Callable[[], None]:
+def _prepared(name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings) -> Callable[[], None]:
     """What runs a network once, tried."""
     try:
         call = runtime.prepare(model, example, settings)
@@ -245,7 +244,7 @@ def _prepared(
         raise MeasurementError(f"cannot measure the {name} network in {runtime.name}: {error}") from error
     except Exception as error:
         raise MeasurementError(
-            f"the {name} network does not run in {runtime.name} with inputs of shape {tuple(example.shape)}: "
+            f"the {name} network does not run in {runtime.name} with inputs of shape {shapes_text(example)}: "
             f"{type(error).__name__}: {error}. Choose another runtime in measure.runtimes."
         ) from error
     return call

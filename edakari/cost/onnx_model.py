@@ -16,17 +16,18 @@ from torch import nn
 
 from edakari.core.files import disk_full, replacing
 from edakari.core.modes import eval_mode
+from edakari.cost.example import TakesTensors, named_tensors
 from edakari.errors import EdakariError, ExportError
 
-__all__ = ["open_onnx", "write_onnx"]
+__all__ = ["feeds", "open_onnx", "write_onnx"]
 
 
-def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dynamic_batch: bool = False) -> Path:
-    """Write a network as one ONNX file, input `input`, in evaluation mode.
+def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batch: bool = False) -> Path:
+    """Write a network as one ONNX file in evaluation mode; its inputs are called as `named_tensors` calls them.
 
     Args:
         model: left as found.
-        example: an input, [batch, ...].
+        example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
         path: of the file.
         dynamic_batch: whether the batch size stays open; else it is the example's.
 
@@ -36,18 +37,21 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
     Raises:
         ExportError: the network cannot be exported; says what the exporter said.
     """
+    tensors = named_tensors(example)
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
     # A batch of 1 would be taken for a constant, so an open batch size is traced with 2.
-    traced = torch.cat([example, example])[:2] if dynamic_batch and example.shape[0] == 1 else example
+    traced = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
+    alone = isinstance(example, torch.Tensor)
+    shapes = (batch,) if alone else (tuple(batch if x.dim() else None for x in traced),)
     try:
         # with gradients the exporter can pick another attention kernel in its second pass, whose strides do not fit
         with eval_mode(model), _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                model,
-                (traced,),
+                model if alone else TakesTensors(model, example),
+                tuple(traced),
                 dynamo=True,
-                input_names=["input"],
-                dynamic_shapes=(batch,) if batch else None,
+                input_names=list(tensors),
+                dynamic_shapes=shapes if batch else None,
                 verbose=False,
             )
             if program is None:
@@ -66,6 +70,13 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: str | Path, *, dyn
             "Replace the operator that the exporter names, or export with another batch setting."
         ) from error
     return Path(path)
+
+
+def feeds(session: Any, example: Any) -> dict[str, Any]:
+    """What an ONNX Runtime session takes of an example on the CPU; inputs without an effect are not in the session."""
+    tensors = named_tensors(example)
+    taken = [given.name for given in session.get_inputs()]
+    return {name: tensors[name].detach().numpy() for name in taken}
 
 
 def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None = None) -> Any:

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from edakari.core.modes import eval_mode
+from edakari.cost.example import arguments, shapes_text
 from edakari.errors import ExportError
 
-__all__ = ["ExportCheck", "compare", "module_outputs"]
+__all__ = ["ExportCheck", "compare", "module_outputs", "output_tensors"]
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def compare(
     return absolute, relative
 
 
-def module_outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
+def module_outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
     """The module's output tensors in evaluation mode, in order; modes are left as found.
 
     Raises:
@@ -79,19 +80,21 @@ def module_outputs(model: nn.Module, example: torch.Tensor) -> list[torch.Tensor
     """
     try:
         with eval_mode(model), torch.no_grad():
-            return list(_tensors(model(example)))
+            args, kwargs = arguments(example)
+            return list(output_tensors(model(*args, **kwargs)))
     except Exception as error:
         raise ExportError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)}: {error}"
+            f"{type(model).__name__} does not run on an input of shape {shapes_text(example)}: {error}"
         ) from error
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def output_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in what a network returns, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
         for part in value.values():
-            yield from _tensors(part)
+            yield from output_tensors(part)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            yield from _tensors(part)
+            yield from output_tensors(part)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from edakari.core.files import replacing
 from edakari.core.networks import unwrapped
-from edakari.cost.onnx_model import open_onnx, write_onnx
+from edakari.cost.example import mapped
+from edakari.cost.onnx_model import feeds, open_onnx, write_onnx
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, compare, module_outputs
 
@@ -18,7 +20,7 @@ __all__ = ["to_onnx"]
 
 def to_onnx(
     model: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     path: str | Path,
     *,
     dynamic_batch: bool = False,
@@ -28,7 +30,8 @@ def to_onnx(
 
     Args:
         model: left as found.
-        example: an input, [batch, ...].
+        example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors. The
+            model's inputs are called `input`, or `input_0`, `input_1`, …, or after the keywords.
         path: of the file.
         dynamic_batch: whether the batch size stays open; then a batch of 3 is compared too.
         tolerance: largest difference allowed, as a share of the largest output.
@@ -39,16 +42,17 @@ def to_onnx(
     model = unwrapped(model, "to_onnx(model, example, path)")
     with replacing(path) as temporary:
         write_onnx(model, example, temporary, dynamic_batch=dynamic_batch)
-        batches = [example, torch.cat([example] * 3)[:3]] if dynamic_batch else [example]
+        thrice = mapped(example, lambda x: torch.cat([x] * 3)[:3] if x.dim() else x)
+        batches = [example, thrice] if dynamic_batch else [example]
         worst = [_difference(model, batch, temporary, tolerance) for batch in batches]
         size = temporary.stat().st_size
     return ExportCheck(Path(path), "onnx", max(pair[0] for pair in worst), max(pair[1] for pair in worst), size)
 
 
-def _difference(model: nn.Module, example: torch.Tensor, path: Path, tolerance: float) -> tuple[float, float]:
+def _difference(model: nn.Module, example: Any, path: Path, tolerance: float) -> tuple[float, float]:
     try:
         session = open_onnx(path)
-        found = session.run(None, {session.get_inputs()[0].name: example.cpu().numpy()})
+        found = session.run(None, feeds(session, mapped(example, torch.Tensor.cpu)))
     except Exception as error:
         raise ExportError(f"ONNX Runtime does not run the exported network: {type(error).__name__}: {error}") from error
     tensors = [torch.from_numpy(value) for value in found]

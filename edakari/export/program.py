@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,20 +11,21 @@ from torch import nn
 from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
+from edakari.cost.example import arguments
 from edakari.errors import ExportError
-from edakari.export.check import ExportCheck, compare, module_outputs
+from edakari.export.check import ExportCheck, compare, module_outputs, output_tensors
 
 __all__ = ["to_program"]
 
 
-def to_program(model: nn.Module, example: torch.Tensor, path: str | Path, *, tolerance: float = 1e-5) -> ExportCheck:
+def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: float = 1e-5) -> ExportCheck:
     """Write a network as a `torch.export` program (.pt2) whose outputs are the module's.
 
     The program is compared before it is written; reading the file back is left to who trusts it.
 
     Args:
         model: left as found.
-        example: an input, [batch, ...].
+        example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
         path: of the file.
         tolerance: largest difference allowed, as a share of the largest output.
 
@@ -33,14 +35,15 @@ def to_program(model: nn.Module, example: torch.Tensor, path: str | Path, *, tol
     model = unwrapped(model, "to_program(model, example, path)")
     try:
         with eval_mode(model), torch.no_grad():
-            program = torch.export.export(model, (example,))
-            found = program.module()(example)
+            args, kwargs = arguments(example)
+            program = torch.export.export(model, args, kwargs)
+            found = program.module()(*args, **kwargs)
     except Exception as error:
         cause = str(error).strip().splitlines() or ["no message"]
         raise ExportError(
             f"{type(model).__name__} cannot be exported by torch.export: {type(error).__name__}: {cause[0]}"
         ) from error
-    tensors = list(found) if isinstance(found, (list, tuple)) else [found]
+    tensors = list(output_tensors(found))
     absolute, relative = compare(module_outputs(model, example), tensors, "the exported program", tolerance)
     with replacing(Path(path)) as temporary:
         # torch.export.save insists on its own suffix.

@@ -19,6 +19,7 @@ from edakari.core.networks import unwrapped
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Group, Sizes, limited
 from edakari.core.steady import STEADY
+from edakari.cost.example import mapped, named_tensors
 from edakari.cost.latency import (
     LatencyCost,
     Table,
@@ -64,7 +65,7 @@ class Bench:
     Args:
         runtime: in which.
         settings: of the runtime.
-        example: inputs of every call, [batch, ...].
+        example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
         repeats: calls of each network that are timed, at least.
         spread: largest distance between the quartiles that is accepted, as a share of the median.
         cache: folder of latency tables; None is the usual one.
@@ -72,7 +73,7 @@ class Bench:
 
     runtime: Runtime
     settings: RunSettings
-    example: torch.Tensor
+    example: Any
     repeats: int = 50
     spread: float = STEADY
     cache: Path | None = None
@@ -89,7 +90,7 @@ class Bench:
         """Latency of networks in turns, steady or not; see `edakari.cost.measure.time_callables`."""
         device = torch.device(self.settings.device)
         placed = {name: _on(device, model) for name, model in models.items()}
-        example = self.example.to(device)
+        example = mapped(self.example, lambda x: x.to(device))
         return measure(placed, example, self.runtime, settings=self.settings, repeats=self.repeats, tolerance=tolerance)
 
     def expected(self, latencies_ms: Iterable[float]) -> str:
@@ -117,7 +118,7 @@ class Bench:
 
 def latency(
     model: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     runtime: str = "onnxruntime",
     *,
     threads: int = 1,
@@ -130,7 +131,7 @@ def latency(
 
     Args:
         model: the network, on the CPU; left as found.
-        example: its inputs, [batch, ...].
+        example: its inputs, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
         runtime: which will serve it.
         threads: CPU threads of one call; 0 leaves the runtime's own choice.
         groups: those that will be sized, with their legal sizes; None is all, in multiples of 8.
@@ -143,6 +144,7 @@ def latency(
         MeasurementError: the runtime is not installed, or does not run the network, or a table cannot be trusted.
     """
     model = unwrapped(model, "latency(model, example)")
+    named_tensors(example)  # there are such
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
     bench.table()
     graph = trace(model, example)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses as dc
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from edakari.core.graph import Graph
@@ -55,7 +55,7 @@ class FormulaRuntime:
         """See `edakari.cost.measure.Runtime`."""
         return {"formula": self.version}
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that puts the clock forward by the network's `latency`."""
         time = self.latency(trace(model, example), {})
 

@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.cost.example import mapped
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
-from edakari.cost.onnx_model import open_onnx, write_onnx
+from edakari.cost.onnx_model import feeds, open_onnx, write_onnx
 from edakari.errors import MeasurementError
 
 __all__ = ["OnnxRuntime"]
@@ -40,13 +41,13 @@ class OnnxRuntime:
         """See `Runtime.versions`."""
         return {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx")}
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
         _require_plain(settings)
         with tempfile.TemporaryDirectory() as folder:
-            path = write_onnx(copied(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
-            session = open_onnx(path, settings.threads)
-        feed = {session.get_inputs()[0].name: example.cpu().numpy()}
+            given = mapped(example, torch.Tensor.cpu)
+            session = open_onnx(write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx"), settings.threads)
+        feed = feeds(session, given)
 
         def call() -> None:
             session.run(None, feed)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.cost.example import mapped, named_tensors
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
@@ -38,12 +39,13 @@ class OpenVino:
         _openvino()
         return {name: importlib.metadata.version(name) for name in ("openvino", "onnx")}
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
         with tempfile.TemporaryDirectory() as folder:
-            path = write_onnx(copied(model).cpu(), example.cpu(), Path(folder) / "model.onnx")
+            given = mapped(example, torch.Tensor.cpu)
+            path = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx")
             request = _request(path.read_bytes(), settings)
-        inputs = [example.cpu().numpy()]
+        inputs = [tensor.numpy() for tensor in named_tensors(given).values()]
 
         def call() -> None:
             request.infer(inputs)

@@ -7,6 +7,7 @@ says how dear before it starts.
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.cost.example import arguments, mapped
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.torch_layers import torch_layer
 from edakari.cost.measure import Clock, RunSettings
-from edakari.cost.runtimes.torch_eager import CallClock, caller, cast
+from edakari.cost.runtimes.torch_eager import CallClock, caller, cast, device_of
 
 __all__ = ["TorchCompile"]
 
@@ -34,27 +36,32 @@ class TorchCompile:
         """See `Runtime.versions`."""
         return {"torch": torch.__version__}
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""
-        device = next(model.parameters(), example).device
-        return _compiled(copied(model), (example.to(device),), settings)
+        device = device_of(model, example)
+        args, kwargs = arguments(mapped(example, lambda x: cast(x.to(device), settings)))
+        return _compiled(copied(model), args, kwargs, device, settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
         """A clock for one layer, compiled by itself; see `Runtime.clock`."""
         model, inputs = torch_layer(layer, widths)
-        return CallClock(_compiled(model.to(settings.device), tuple(x.to(settings.device) for x in inputs), settings))
+        device = torch.device(settings.device)
+        placed = tuple(cast(x.to(device), settings) for x in inputs)
+        return CallClock(_compiled(model.to(device), placed, {}, device, settings))
 
 
-def _compiled(model: nn.Module, inputs: tuple[torch.Tensor, ...], settings: RunSettings) -> Callable[[], None]:
+def _compiled(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device, settings: RunSettings
+) -> Callable[[], None]:
     network = cast(model, settings)
 
-    def forward(*values: torch.Tensor) -> Any:
-        return network(*values)
+    def forward(*values: Any, **named: Any) -> Any:
+        return network(*values, **named)
 
     # torch compiles a piece of code eight times at most, so each network gets a copy of it
     code = forward.__code__.replace()
     own = types.FunctionType(code, forward.__globals__, closure=forward.__closure__)
     compiled: Any = torch.compile(own, dynamic=False)
-    call = caller(compiled, tuple(cast(x, settings) for x in inputs), settings)
+    call = caller(functools.partial(compiled, *args, **kwargs), device, settings)
     call()
     return call

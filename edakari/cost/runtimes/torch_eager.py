@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.cost.example import arguments, mapped, named_tensors
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.torch_layers import torch_layer
 from edakari.cost.measure import Clock, RunSettings
 
-__all__ = ["CallClock", "TorchEager", "caller", "cast"]
+__all__ = ["CallClock", "TorchEager", "caller", "cast", "device_of"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,43 +33,51 @@ class TorchEager:
         """See `Runtime.versions`."""
         return {"torch": torch.__version__}
 
-    def prepare(self, model: nn.Module, example: torch.Tensor, settings: RunSettings) -> Callable[[], None]:
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
-        device = next(model.parameters(), example).device
+        device = device_of(model, example)
         if settings.precision != "fp32" or settings.memory_format != "contiguous":
             model = copied(model)
-        return caller(cast(model, settings), (cast(example.to(device), settings),), settings)
+        args, kwargs = arguments(mapped(example, lambda x: cast(x.to(device), settings)))
+        return caller(functools.partial(cast(model, settings), *args, **kwargs), device, settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
         """A clock for one layer, timed from outside as Python calls it; see `Runtime.clock`."""
         model, inputs = torch_layer(layer, widths)
-        placed = tuple(cast(x.to(settings.device), settings) for x in inputs)
-        return CallClock(caller(cast(model.to(settings.device), settings), placed, settings))
+        device = torch.device(settings.device)
+        placed = tuple(cast(x.to(device), settings) for x in inputs)
+        return CallClock(caller(functools.partial(cast(model.to(device), settings), *placed), device, settings))
+
+
+def device_of(model: nn.Module, example: Any) -> torch.device:
+    """Where a network's weights are, or else its inputs."""
+    return next(model.parameters(), next(iter(named_tensors(example).values()))).device
 
 
 def cast(value: Any, settings: RunSettings) -> Any:
-    """A network or tensor in the precision and memory format that is asked for."""
-    value = value.to(DTYPES[settings.precision])
+    """A network or tensor in the precision and memory format that is asked for; integers stay integers."""
+    if isinstance(value, nn.Module) or value.is_floating_point():
+        value = value.to(DTYPES[settings.precision])
     if settings.memory_format == "channels_last" and (isinstance(value, nn.Module) or value.dim() == 4):
         value = value.to(memory_format=torch.channels_last)
     return value
 
 
-def caller(model: Callable[..., Any], inputs: tuple[torch.Tensor, ...], settings: RunSettings) -> Callable[[], None]:
+def caller(run: Callable[[], Any], device: torch.device, settings: RunSettings) -> Callable[[], None]:
     """A callable that runs a network once and waits for its outputs.
 
     Args:
-        model: to run.
-        inputs: of every call, where the network is.
+        run: runs the network on the inputs of every call.
+        device: where it runs.
         settings: threads are set before the call where they differ.
     """
-    cuda = inputs[0].device if inputs[0].device.type == "cuda" else None
+    cuda = device if device.type == "cuda" else None
 
     def call() -> None:
         if settings.threads and torch.get_num_threads() != settings.threads:
             torch.set_num_threads(settings.threads)
         with torch.inference_mode():
-            model(*inputs)
+            run()
         if cuda is not None:
             torch.cuda.synchronize(cuda)
 
