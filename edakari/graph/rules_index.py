@@ -214,7 +214,7 @@ def slice_scatter(flow: Flow, call: Call) -> Dims:
 
 @rule(
     *("aten.nonzero", "aten.masked_select", "aten.bincount"),
-    *("aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "aten.histc", "torchvision.nms"),
+    *("aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "torchvision.nms"),
 )
 def by_values(flow: Flow, call: Call) -> Dims | list[Dims]:
     """What comes out, or its order, depends on values."""
@@ -271,7 +271,7 @@ def bucketize(flow: Flow, call: Call) -> Dims:
 def embedding(flow: Flow, call: Call) -> Dims:
     """Rows are looked up by number, so they all stay; columns go on."""
     weight, indices = flow.dims(call.args[0]), flow.dims(call.args[1])
-    flow.pin(weight[0], why="looked up by number")
+    flow.pin(weight[0], why="its rows are looked up by number")
     return [*indices, weight[1]]
 
 
@@ -279,7 +279,7 @@ def embedding(flow: Flow, call: Call) -> Dims:
 def embedding_bag(flow: Flow, call: Call) -> list[Dims]:
     """Rows are looked up by number and summed up; columns go on."""
     weight = flow.dims(call.args[0])
-    flow.pin(weight[0], why="looked up by number")
+    flow.pin(weight[0], why="its rows are looked up by number")
     for other in call.tensors()[1:]:
         flow.pin(*flow.dims(other), why=NUMBERS)
     return [[int(call.out[0].shape[0]), weight[1]], *(list(out.shape) for out in call.out[1:])]

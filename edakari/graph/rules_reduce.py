@@ -60,6 +60,13 @@ def extremum(flow: Flow, call: Call) -> Dims | list[Dims]:
     return reduced
 
 
+@rule("aten.histc")
+def histogram(flow: Flow, call: Call) -> Dims:
+    """Counts of values, wherever they stand."""
+    flow.dims(call.args[0])
+    return list(call.out.shape)
+
+
 @rule("aten.kthvalue", "aten.topk", "aten.sort")
 def ordered(flow: Flow, call: Call) -> list[Dims]:
     """Values by rank: which these are, and how many, depends on all of the dimension."""

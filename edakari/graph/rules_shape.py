@@ -128,10 +128,10 @@ def split_evenly(flow: Flow, call: Call) -> list[Dims]:
     if not isinstance(resolve(dims[along]), int) and len(set(lengths)) == 1:
         halves = split(dims[along], len(lengths))
         if halves is not None:
-            flow.pin(halves[0], why="split into pieces")
+            flow.pin(halves[0], why="the code takes it apart into a fixed number of pieces")
             return [_replaced(dims, along, product([halves[1]])) for _ in lengths]
     if not call.name.endswith("split_with_sizes") and len(set(lengths)) > 1:
-        flow.pin(dims[along], why="split into pieces of which the last is shorter")
+        flow.pin(dims[along], why="the code takes it apart into pieces of which the last is shorter")
     return [_replaced(dims, along, piece) for piece in _pieces(flow, dims[along], lengths)]
 
 
@@ -143,7 +143,7 @@ def glu(flow: Flow, call: Call) -> Dims | None:
     halves = split(dims[along], 2)
     if halves is None:
         return None
-    flow.pin(halves[0], why="split into halves")
+    flow.pin(halves[0], why="one half of it gates the other, so there are always two")
     return _replaced(dims, along, product([halves[1]]))
 
 
@@ -153,7 +153,7 @@ def _pieces(flow: Flow, dim: Expression, lengths: Sequence[int]) -> list[Express
     for length in lengths:
         halves = cut(rest, length)
         if halves is None:
-            flow.pin(dim, why="cut through a product of axes")
+            flow.pin(dim, why="a slice or split runs across the parts that it is made of")
             return list(lengths)
         parts.append(halves[0])
         rest = halves[1]
@@ -192,7 +192,7 @@ def constant_pad(flow: Flow, call: Call) -> Dims:
         place = len(dims) - 1 - step
         before, after = widths[2 * step], widths[2 * step + 1]
         if before < 0 or after < 0:
-            flow.pin(dims[place], why="cropped by padding")
+            flow.pin(dims[place], why="padding takes positions away at its ends")
             dims[place] = size(dims[place]) + before + after
         elif before or after:
             dims[place] = concat([before, dims[place], after])
@@ -215,7 +215,7 @@ def channel_shuffle(flow: Flow, call: Call) -> Dims:
 def triangle(flow: Flow, call: Call) -> Dims:
     """Depends on the position in the last two dimensions."""
     dims = list(flow.dims(call.args[0]))
-    flow.pin(*dims[-2:], why="its positions differ in meaning")
+    flow.pin(*dims[-2:], why="a triangle of it is kept, by the numbers of rows and columns")
     return dims
 
 
@@ -224,7 +224,7 @@ def unfold(flow: Flow, call: Call) -> Dims:
     """Windows along one dimension."""
     dims = list(flow.dims(call.args[0]))
     along = call.args[1] % len(dims)
-    flow.pin(dims[along], why="seen through windows")
+    flow.pin(dims[along], why="windows pass over its positions, which must stay next to one another")
     dims[along] = int(call.out.shape[along])
     return [*dims, int(call.args[2])]
 

@@ -68,7 +68,7 @@ def pixel_shuffle(flow: Flow, call: Call) -> Dims:
     if halves is None:
         flow.pin(dims[-3], why="its blocks run across the parts of the channels")
         return [*dims[:-3], *call.out.shape[-3:]]
-    flow.pin(halves[1], why="becomes space")
+    flow.pin(halves[1], why="its positions become positions in space")
     return [*dims[:-3], product([halves[0]]), *call.out.shape[-2:]]
 
 
@@ -98,7 +98,7 @@ def col2im(flow: Flow, call: Call) -> Dims:
     if halves is None:
         flow.pin(x[-2], why="its windows run across the parts of the channels")
         return [*x[:-2], *call.out.shape[-3:]]
-    flow.pin(halves[1], why="becomes space")
+    flow.pin(halves[1], why="its positions become positions in space")
     return [*x[:-2], product([halves[0]]), *call.out.shape[-2:]]
 
 

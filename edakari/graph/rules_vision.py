@@ -65,7 +65,7 @@ def regions_by_position(flow: Flow, call: Call) -> list[Dims]:
     if halves is None:
         flow.pin(x[1], why="its positions run across the parts of the channels")
         return [list(shape), list(shape)]
-    flow.pin(halves[1], why="becomes space")
+    flow.pin(halves[1], why="its positions become positions in space")
     dims: Dims = [shape[0], product([halves[0]]), *shape[2:]]
     return [list(dims), list(dims)]
 

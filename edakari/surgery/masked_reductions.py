@@ -50,6 +50,10 @@ def _kept(place: int = 1, numbering: int | None = None) -> Read:
     return read
 
 
+def _everything(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return _kept(len(args) + 1)(reads, func, args, kwargs)
+
+
 def _running(fill: float) -> Read:
     """Reads what is gone as what changes nothing."""
 
@@ -118,6 +122,7 @@ REDUCTIONS: dict[str, Read] = {
             *("var", "std", "var_mean", "std_mean"),
         )
     },
+    "aten.histc": _everything,
     **{f"aten.{name}": _kept(2) for name in ("linalg_vector_norm", "norm")},
     **{f"aten.{name}": _kept(numbering=1) for name in ("max", "min", "median", "nanmedian", "mode")},
     **{f"aten.{name}": _kept(numbering=0) for name in ("argmax", "argmin")},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 
 from edakari.core.graph import Graph
 from edakari.cost import macs
-from edakari.graph import trace
+from edakari.graph import rules, trace
 from edakari.surgery import apply, simulate
 from edakari.testing import enlivened, exactness, random_plan
 
@@ -219,6 +221,18 @@ def test_channels_that_stay_say_why(name: str) -> None:
     graph = cut_exactly(Around(function))
     assert not graph.groups
     assert why in reasons(graph)
+
+
+def test_every_rule_that_keeps_positions_says_why() -> None:
+    silent = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(rules.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "pin" and node.args
+        if getattr(getattr(node.func, "value", None), "id", "") == "flow"
+        if not any(keyword.arg == "why" for keyword in node.keywords)
+    ]
+    assert not silent
 
 
 class Numbered(nn.Module):

@@ -91,6 +91,21 @@ def test_observers_that_have_seen_nothing_are_cut_too() -> None:
         assert difference(apply(plan, model)(IMAGES), simulate(plan, model)(IMAGES)) < 1e-5
 
 
+def test_observers_that_count_values_leave_channels_free() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.qconfig = quantization.get_default_qconfig("fbgemm")
+        quantization.prepare(model, inplace=True)
+    model(IMAGES)
+    graph = trace(model, IMAGES)
+    assert [(group.name, group.size) for group in graph.groups] == [("0", 8)]
+    plan = random_plan(graph, 0.5)
+    small, masked = apply(plan, model), simulate(plan, model)
+    with torch.no_grad():
+        assert difference(small(IMAGES), masked(IMAGES)) < 1e-5
+
+
 class Learned(nn.Module):
     """Scales that are learned, one for each channel of a weight and one for an activation."""
 
