@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import contextvars
 import copy
 import copyreg
 import enum
@@ -38,7 +39,7 @@ ATOMIC = frozenset(
 SHARED = (
     *(type, int, float, str, bytes, enum.Enum, types.ModuleType, re.Pattern, property, staticmethod, classmethod),
     *(type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, concurrent.futures.Executor),
-    *(io.IOBase, socket.socket, subprocess.Popen, logging.Logger, logging.Handler),
+    *(contextvars.ContextVar, io.IOBase, socket.socket, subprocess.Popen, logging.Logger, logging.Handler),
     *(torch.jit.ScriptFunction, torch.cuda.Stream, torch.cuda.Event),
     *((torch.distributed.ProcessGroup,) if torch.distributed.is_available() else ()),
 )

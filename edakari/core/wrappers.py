@@ -33,15 +33,22 @@ def check_parts(model: nn.Module) -> None:
     """Refuse a network with parts whose weights or code edakari cannot see.
 
     Raises:
-        ModelError: a module is a ScriptModule, or sharded by FSDP; says which, and what to hand in instead.
+        ModelError: a module is a ScriptModule, the module of an exported program, or sharded by FSDP; says which, and
+            what to hand in instead.
     """
     sharding = _classes("torch.distributed.fsdp", "FullyShardedDataParallel", "FSDPModule")
+    exported = _classes("torch.export._unlift", "_StatefulGraphModule")
     for path, module in model.named_modules():
         where = f"module {path!r} of {type(model).__name__}" if path else "the network"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{where} is a ScriptModule, whose code cannot be followed or cut. Hand in the network as it was "
                 "before torch.jit.script or torch.jit.trace, and script what edakari returns."
+            )
+        if exported and isinstance(module, exported):
+            raise ModelError(
+                f"{where} is the module of an ExportedProgram, whose sizes are fixed. Hand in the network as it was "
+                "before torch.export.export, and export what edakari returns."
             )
         if sharding and isinstance(module, sharding):
             raise ModelError(

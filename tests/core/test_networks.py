@@ -147,6 +147,12 @@ def sharded(net: nn.Module) -> nn.Module:
     return net
 
 
+def fully_sharded(net: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(net, device_id=torch.device("cpu"))
+
+
 def tensor_parallel(net: Any) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import distribute_tensor
@@ -165,11 +171,13 @@ def scripted_part(net: Any) -> nn.Module:
     [
         (torch.jit.script, "the network is a ScriptModule.*before torch.jit.script"),
         (lambda net: torch.jit.trace(net, torch.zeros(1, 3, 8, 8)), "the network is a ScriptModule"),
+        (lambda net: torch.export.export(net, (torch.zeros(1, 3, 8, 8),)).module(), "the network .*ExportedProgram"),
         (scripted_part, "module 'body' of Net is a ScriptModule"),
         (sharded, "the network is sharded by FSDP.*full state dict"),
+        (fully_sharded, "the network is sharded by FSDP.*full state dict"),
         (tensor_parallel, "parameter 'head.weight' of Net is a DTensor"),
     ],
-    ids=["script", "trace", "scripted part", "fully_shard", "tensor parallel"],
+    ids=["script", "trace", "export", "scripted part", "fully_shard", "FSDP", "tensor parallel"],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_what_cannot_be_unwrapped_is_refused(wrap: Callable[[nn.Module], nn.Module], found: str) -> None:
