@@ -17,6 +17,7 @@ __all__ = [
     "PlanError",
     "RecipeError",
     "RunFolderError",
+    "SettingsError",
     "UnknownName",
     "UntrustedCode",
     "WeightsError",
@@ -67,6 +68,10 @@ class InfeasibleBudget(BudgetError):
 
 class RecipeError(EdakariError):
     """A recipe has a wrong key, type or value."""
+
+
+class SettingsError(EdakariError, ValueError):
+    """A setting has a value that it cannot have; says which, and what it accepts."""
 
 
 class DataError(EdakariError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 import re
 from collections.abc import Mapping
 
@@ -116,6 +117,6 @@ def _term(text: str) -> Term:
     if suffix.lower() not in scales:
         wrong = f"suffix {suffix!r} is not one of" if suffix else "a figure needs one of the suffixes"
         raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}")
-    if number <= 0:
-        raise BudgetError(f"budget term {text.strip()!r}: a limit must lie above 0")
+    if not 0 < number < math.inf:
+        raise BudgetError(f"budget term {text.strip()!r}: a limit must lie above 0 and be finite")
     return Term(name, number * scales[suffix.lower()], False)

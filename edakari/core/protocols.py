@@ -12,6 +12,17 @@ import torch
 from torch import nn
 
 from edakari.core.graph import Graph
+from edakari.core.settings import (
+    BelowOne,
+    Count,
+    Fraction,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    Whole,
+    settings,
+)
 from edakari.core.space import Group, Scores, Sizes
 
 if TYPE_CHECKING:
@@ -174,7 +185,7 @@ class NumberedTask(Task, Protocol):
         """SHA-256 of the training examples, their order, and how they become inputs."""
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class Schedule:
     """How long and how fast to train.
 
@@ -195,18 +206,18 @@ class Schedule:
         precision: "fp32", "bf16" or "fp16" autocast; "auto" is "bf16" where the device computes it, else "fp32".
     """
 
-    epochs: int = 1
-    lr: float = 0.01
+    epochs: Whole = 1
+    lr: Positive = 0.01
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.05
-    final_lr: float = 0.0
-    drops: tuple[float, ...] = ()
-    drop: float = 0.2
-    accumulate: int = 1
-    clip: float = 0.0
-    ema: float = 0.0
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 5e-4
+    warmup: Fraction = 0.05
+    final_lr: Fraction = 0.0
+    drops: tuple[OpenFraction, ...] = ()
+    drop: PositiveFraction = 0.2
+    accumulate: Count = 1
+    clip: NonNegative = 0.0
+    ema: BelowOne = 0.0
     precision: Precision = "fp32"
 
 

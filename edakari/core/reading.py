@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,12 @@ class _Loader(yaml.SafeLoader):
         if self.flow_level > DEPTH:
             raise _too_deep()
         super().fetch_flow_collection_start(token)
+
+
+# as in YAML 1.2: 1e-3 is a number, which YAML 1.1 takes for a text
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _check_tree(root: yaml.Node) -> None:

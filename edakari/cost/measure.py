@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edakari.core.modes import eval_mode
+from edakari.core.settings import Whole, settings
 from edakari.core.steady import STEADY
 from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
@@ -69,7 +70,7 @@ class Timing:
     uncertainty: float = 0.0
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class RunSettings:
     """How a runtime runs a network; a part of the key of every table.
 
@@ -81,11 +82,11 @@ class RunSettings:
         warmup: calls that are not timed.
     """
 
-    threads: int = 1
+    threads: Whole = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: str = "cpu"
-    warmup: int = WARMUP
+    warmup: Whole = WARMUP
 
 
 class Clock(Protocol):

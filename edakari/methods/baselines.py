@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from typing import Any, ClassVar, Literal
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
+from edakari.core.settings import Count, Positive, Whole, settings
 from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor
 from edakari.methods.allocate import AllocatorName
 from edakari.methods.steps import prune_by
@@ -23,7 +23,7 @@ CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
 
 
 @register("magnitude")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class MagnitudePruning:
     """Remove the coordinates of smallest weights.
 
@@ -38,9 +38,9 @@ class MagnitudePruning:
     paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: int = 1
-    recover_epochs: int = 0
-    recover_lr: float = 0.01
+    steps: Count = 1
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.01
     allocator: AllocatorName = "threshold"
     p: Literal[1, 2] = 2
 
@@ -50,7 +50,7 @@ class MagnitudePruning:
 
 
 @register("bn_scale")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class BatchNormScalePruning:
     """Remove the coordinates of smallest batch-normalisation scales.
 
@@ -64,9 +64,9 @@ class BatchNormScalePruning:
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: int = 1
-    recover_epochs: int = 0
-    recover_lr: float = 0.01
+    steps: Count = 1
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:
@@ -75,7 +75,7 @@ class BatchNormScalePruning:
 
 
 @register("fpgm")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class GeometricMedianPruning:
     """Remove the coordinates nearest to the geometric median of their group.
 
@@ -91,9 +91,9 @@ class GeometricMedianPruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: int = 1
-    recover_epochs: int = 0
-    recover_lr: float = 0.01
+    steps: Count = 1
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:
@@ -102,7 +102,7 @@ class GeometricMedianPruning:
 
 
 @register("taylor")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class TaylorPruning:
     """Remove the coordinates whose removal changes the loss least, to first order.
 
@@ -117,11 +117,11 @@ class TaylorPruning:
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: int = 1
-    recover_epochs: int = 0
-    recover_lr: float = 0.01
+    steps: Count = 1
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.01
     allocator: AllocatorName = "threshold"
-    batches: int = 16
+    batches: Count = 16
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
@@ -129,7 +129,7 @@ class TaylorPruning:
 
 
 @register("random")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class RandomPruning:
     """Remove coordinates by chance.
 
@@ -143,9 +143,9 @@ class RandomPruning:
     paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, WACV 2018"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: int = 1
-    recover_epochs: int = 0
-    recover_lr: float = 0.01
+    steps: Count = 1
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:

@@ -23,8 +23,9 @@ from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Cost, NumberedTask, Schedule, Split, Task
+from edakari.core.settings import Count, Positive, PositiveFraction, Whole, settings
 from edakari.cost import bind
-from edakari.errors import DataError, EdakariError
+from edakari.errors import DataError
 from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, Stop
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.masking.reads import Layer, layers_of
@@ -44,7 +45,7 @@ WITHOUT_NORMS = (
 
 
 @register("ekg")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class EnsembleKnowledgePruning:
     """Search greedily for the network that keeps most of the knowledge of those before it.
 
@@ -69,22 +70,21 @@ class EnsembleKnowledgePruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
 
-    cut: float = 0.2
+    cut: PositiveFraction = 0.2
     knowledge: Literal["ensemble", "single", "none"] = "ensemble"
     candidates: Literal["otsu", "all"] = "otsu"
-    warmup_images: int = 256
-    warmup_lr: float = 0.001
-    search_images: int = 32
-    search_batch: int = 256
+    warmup_images: Count = 256
+    warmup_lr: Positive = 0.001
+    search_images: Count = 32
+    search_batch: Count = 256
     search_data: Literal["training", "augmented", "held_out"] = "training"
     statistics: Literal["batch", "running"] = "batch"
     lengths: Literal["norms", "all", "none"] = "norms"
     teachers: Literal["poster", "interim"] = "poster"
-    reuse_mb: int = 1024
+    reuse_mb: Whole = 1024
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        self._check()
         groups, limits = maskable(job.graph, job.groups), bind(job.budget, job.graph, job.costs)
         nothing = {group.name: np.zeros(group.size + 1) for group in groups}
         if limits.excess({}) <= 0 or reachable(groups, nothing, limits) is not None:
@@ -137,14 +137,6 @@ class EnsembleKnowledgePruning:
             batch_statistics=self.statistics == "batch",
             reuse_bytes=self.reuse_mb << 20,
         )
-
-    def _check(self) -> None:
-        if not 0 < self.cut <= 1 or min(self.warmup_images, self.search_images, self.search_batch) < 1:
-            raise EdakariError(
-                "method 'ekg' needs cut above 0 and at most 1, and warmup_images, search_images and search_batch of at "
-                f"least 1, but got cut={self.cut}, warmup_images={self.warmup_images}, "
-                f"search_images={self.search_images}, search_batch={self.search_batch}"
-            )
 
     def _data(self, task: NumberedTask, seed: int) -> tuple[list[Numbers], list[Numbers]]:
         """Numbers of the images of the warm-up and of the search, in batches."""

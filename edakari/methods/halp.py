@@ -10,7 +10,7 @@ import torch
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
 from edakari.core.protocols import Precision, Schedule
-from edakari.errors import EdakariError
+from edakari.core.settings import BelowOne, Count, Fraction, NonNegative, Positive, Whole, settings
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.masking.reads import names_in
 from edakari.methods.masking.rewire import Rewire, train_and_cut
@@ -19,7 +19,7 @@ __all__ = ["HardMaskedPruning", "StepRamp", "norm_taylor"]
 
 
 @register("halp")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class HardMaskedPruning:
     """Mask for good what batch normalisations say matters least, in early steps of a training, then cut.
 
@@ -38,24 +38,19 @@ class HardMaskedPruning:
     paper: ClassVar[str] = "Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022"
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
 
-    epochs: int = 90
-    milestones: int = 30
-    milestone_interval: int = 40
-    milestone_start: int = 0
+    epochs: Count = 90
+    milestones: Count = 30
+    milestone_interval: Count = 40
+    milestone_start: Whole = 0
     # differs: 1.024 at batch size 1024; a recipe's own batch size is 128
-    lr: float = 0.128
-    momentum: float = 0.875
-    weight_decay: float = 3.0517578125e-5
-    lr_warmup: float = 0.0889
+    lr: Positive = 0.128
+    momentum: BelowOne = 0.875
+    weight_decay: NonNegative = 3.0517578125e-5
+    lr_warmup: Fraction = 0.0889
     precision: Precision = "fp32"
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        if min(self.epochs, self.milestones, self.milestone_interval) < 1 or self.milestone_start < 0:
-            raise EdakariError(
-                "method 'halp' needs epochs, milestones and milestone_interval >= 1 and milestone_start >= 0, but got "
-                f"{self.epochs}, {self.milestones}, {self.milestone_interval} and {self.milestone_start}"
-            )
         # differs: an exact knapsack over true costs in place of the paper's dynamic programme, which takes channels in
         # the order of their scores and prices each by a table with all other layers as they are
         hook = Rewire(

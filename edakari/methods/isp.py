@@ -22,10 +22,11 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.modes import eval_mode, judging
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
+from edakari.core.settings import Count, NonNegative, Positive, PositiveFraction, settings
 from edakari.core.space import Group
 from edakari.cost import bind
 from edakari.cost.smooth import smooth_total
-from edakari.errors import EdakariError, InfeasibleBudget
+from edakari.errors import EdakariError, InfeasibleBudget, SettingsError
 from edakari.graph.taps import Tap, find_taps
 from edakari.methods.allocate import AllocatorName, allocate, allocator_named
 from edakari.methods.masking.gates import Draw, FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart, drawn
@@ -59,7 +60,7 @@ REPORTS = 10
 
 
 @register("isp")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class InterpretationSteeredPruning:
     """Learn which channels can be closed without changing what the network says and where it looks, then cut them.
 
@@ -99,39 +100,43 @@ class InterpretationSteeredPruning:
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
 
     # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights are near
-    predictor_epochs: int = 20
-    predictor_lr: float = 1e-3
+    predictor_epochs: Count = 20
+    predictor_lr: Positive = 1e-3
     predictor_start: Literal["pretrained", "scratch"] = "pretrained"
-    mask_widths: tuple[float, float] = (0.16, 0.34)
-    mask_temperature: float = 0.1
-    explainer_epochs: int = 10
-    explainer_lr: float = 1e-3
-    explainer_weight_decay: float = 1e-4
-    area: float = 0.2
-    area_power: float = 0.3
-    roughness: float = 1e-3
+    mask_widths: tuple[Positive, Positive] = (0.16, 0.34)
+    mask_temperature: Positive = 0.1
+    explainer_epochs: Count = 10
+    explainer_lr: Positive = 1e-3
+    explainer_weight_decay: NonNegative = 1e-4
+    area: NonNegative = 0.2
+    area_power: Positive = 0.3
+    roughness: NonNegative = 1e-3
     selector: Family = "rbf"
-    explain_share: float = 1.0
+    explain_share: PositiveFraction = 1.0
     taps: tuple[str, ...] = ()
     explainer: str | None = None
     labels: LabelSource = "data"
-    gate_epochs: int = 200
+    gate_epochs: Count = 200
     # differs: a constant 1e-3 over 4000 steps; the rate falls here, so that the cost comes to rest
-    gate_lr: float = 0.02
+    gate_lr: Positive = 0.02
     gates: Literal["free", "hyper"] = "free"
     gate_start: LogitStart = "normal"
     gate_offset: float = 3.0
-    gate_temperature: float = 0.4
+    gate_temperature: Positive = 0.4
     gate_mode: GateMode = "hard"
     # differs: 10 and 1; explanations are compared in shares of the image here, in pixels there
-    interpretation: float = 1.0
-    cost_weight: float = 5.0
+    interpretation: NonNegative = 1.0
+    cost_weight: NonNegative = 5.0
     streams: bool = False
     allocator: AllocatorName = "threshold"
 
+    def __post_init__(self) -> None:
+        least, most = self.mask_widths
+        if least > most:
+            raise SettingsError(f"method 'isp': mask_widths must rise, found {self.mask_widths}")
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        self._check()
         limits = bind(job.budget, job.graph, job.costs)
         if limits.excess({}) <= 0:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "isp"), job.model)
@@ -155,24 +160,6 @@ class InterpretationSteeredPruning:
         scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
         plan = job.settle(lambda costs: solved(scores, costs), job.costs)
         return Outcome(plan, apply(plan, job.model, job.graph))
-
-    def _check(self) -> None:
-        least, most = self.mask_widths
-        if not 0 < least <= most:
-            raise EdakariError(f"method 'isp': mask_widths must rise and lie above 0, but got {self.mask_widths}")
-        for name in ("mask_temperature", "gate_temperature", "predictor_lr", "explainer_lr", "gate_lr"):
-            if getattr(self, name) <= 0:
-                raise EdakariError(f"method 'isp': {name} must be above 0, but got {getattr(self, name)}")
-        for name in ("predictor_epochs", "explainer_epochs", "gate_epochs"):
-            if getattr(self, name) < 1:
-                raise EdakariError(f"method 'isp': {name} must be at least 1, but got {getattr(self, name)}")
-        if not 0 < self.explain_share <= 1:
-            raise EdakariError(
-                f"method 'isp': explain_share must lie above 0 and up to 1, but got {self.explain_share}"
-            )
-        for name in ("area", "roughness", "interpretation", "cost_weight", "explainer_weight_decay"):
-            if getattr(self, name) < 0:
-                raise EdakariError(f"method 'isp': {name} cannot be negative, but got {getattr(self, name)}")
 
     def _saliency(self, job: Job) -> Saliency:
         """What explains the job's network: stages 1 and 2, or those of an earlier run."""

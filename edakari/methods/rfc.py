@@ -9,11 +9,11 @@ those of the authors' code; where it is not followed, a comment `# differs:` say
 
 from __future__ import annotations
 
-import dataclasses as dc
 from typing import Any, ClassVar, Literal, Protocol
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
+from edakari.core.settings import Count, Fraction, OpenFraction, Positive, PositiveFraction, Whole, settings
 from edakari.criteria import FeatureDiscrimination, Listening
 from edakari.criteria.discrimination import Histogram, Measure
 from edakari.criteria.labels import LabelSource
@@ -29,7 +29,7 @@ CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
 
 
 @register("rfc")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class FeatureDiscriminationPruning:
     """Remove the filters whose strongest images are of all classes alike, as many of each group as an allocator says.
 
@@ -50,12 +50,12 @@ class FeatureDiscriminationPruning:
     paper: ClassVar[str] = PAPER
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: int = 1
-    recover_epochs: int = 0
-    recover_lr: float = 0.01
+    steps: Count = 1
+    recover_epochs: Whole = 0
+    recover_lr: Positive = 0.01
     allocator: AllocatorName = "threshold"
-    images: int = 12800
-    top: int | float = 0.05
+    images: Count = 12800
+    top: Count | OpenFraction = 0.05
     reduce: Reduce = "l2"
     labels: LabelSource = "data"
     histogram: Histogram = "counts"
@@ -68,7 +68,7 @@ class FeatureDiscriminationPruning:
 
 
 @register("dlrfc")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class DistinguishingLayerPruning:
     """Cut, again and again, those groups that can lose their least discriminative filters without harm.
 
@@ -97,26 +97,26 @@ class DistinguishingLayerPruning:
     paper: ClassVar[str] = PAPER
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    images: int = 12800
-    top: int | float = 0.05
+    images: Count = 12800
+    top: Count | OpenFraction = 0.05
     reduce: Reduce = "l2"
     labels: LabelSource = "data"
     histogram: Histogram = "counts"
     measure: Measure = "entropy"
     balanced: bool = False
-    trial_images: int | None = None
-    tolerance: float = 0.1
-    accuracy_weight: float = 0.8
-    residual_weight: float = 0.1
+    trial_images: Count | None = None
+    tolerance: Positive = 0.1
+    accuracy_weight: Fraction = 0.8
+    residual_weight: Fraction = 0.1
     # differs: the authors' code compares single numbers by their cosine, which is 1 whatever they are
     soft: Literal["cosine", "off"] = "cosine"
-    residual_step: float = 0.5
-    inner_step: float = 0.5
-    residual_share: float = 0.4
+    residual_step: PositiveFraction = 0.5
+    inner_step: PositiveFraction = 0.5
+    residual_share: Fraction = 0.4
     joint: bool = False
     stalled: Literal["relax", "stop"] = "relax"
-    recover_epochs: int = 1
-    recover_lr: float = 0.001
+    recover_epochs: Whole = 1
+    recover_lr: Positive = 0.001
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

@@ -19,6 +19,7 @@ import torch
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Precision, Schedule
+from edakari.core.settings import BelowOne, Count, Fraction, NonNegative, Positive, settings
 from edakari.errors import EdakariError
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.prices import one_sided
@@ -33,7 +34,7 @@ STEEPNESS = 0.05
 
 
 @register("smcp")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class SoftMaskedPruning:
     """Train with soft masks that a knapsack chooses again and again under a tightening budget, then cut.
 
@@ -64,29 +65,29 @@ class SoftMaskedPruning:
     paper: ClassVar[str] = "Humble et al., Soft Masking for Cost-Constrained Channel Pruning, ECCV 2022"
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels, DropBranch})
 
-    epochs: int = 90
-    warmup_epochs: float = 10
-    ramp_epochs: float = 55
-    freeze_epochs: float = 25
-    interval: int = 80
+    epochs: Count = 90
+    warmup_epochs: NonNegative = 10
+    ramp_epochs: NonNegative = 55
+    freeze_epochs: NonNegative = 25
+    interval: Count = 80
     curve: Curve = "exp"
     masks: Mode = "soft"
     # differs: the authors' code takes the batch at which masks are chosen alone, which is noisy in small batches
     average: Average = "average"
     revival: Revival = "absolute"
-    incumbent_bonus: float = 1.0
-    masked_decay: float = 2e-4
+    incumbent_bonus: Positive = 1.0
+    masked_decay: NonNegative = 2e-4
     # differs: off in the authors' code unless asked for, but a part of the published method
     norm_scale: Literal["kept", "none"] = "kept"
     # differs: one-sided prices miss the budget by up to a tenth, since all groups move at once
     pricing: Literal["coupled", "one_sided"] = "coupled"
-    consumer_share: float = 1.0
+    consumer_share: Fraction = 1.0
     remove_branches: bool = False
     # differs: 0.256 at batch size 256; a recipe's own batch size is 128
-    lr: float = 0.128
-    momentum: float = 0.875
-    weight_decay: float = 3.0517578125e-5
-    lr_warmup: float = 0.0889
+    lr: Positive = 0.128
+    momentum: BelowOne = 0.875
+    weight_decay: NonNegative = 3.0517578125e-5
+    lr_warmup: Fraction = 0.0889
     precision: Precision = "fp32"
 
     def prune(self, job: Job) -> Outcome:
@@ -123,15 +124,10 @@ class SoftMaskedPruning:
 
     def _check(self) -> None:
         phases = (self.warmup_epochs, self.ramp_epochs, self.freeze_epochs)
-        if min(phases) < 0 or sum(phases) > self.epochs or self.warmup_epochs + self.freeze_epochs >= self.epochs:
+        if sum(phases) > self.epochs or self.warmup_epochs + self.freeze_epochs >= self.epochs:
             raise EdakariError(
                 f"method 'smcp': warmup_epochs={phases[0]}, ramp_epochs={phases[1]} and freeze_epochs={phases[2]} must "
                 f"fit into epochs={self.epochs} and leave some between the first and the last"
-            )
-        if self.interval < 1 or not 0 <= self.consumer_share <= 1 or self.masked_decay < 0:
-            raise EdakariError(
-                "method 'smcp' needs interval >= 1, consumer_share from 0 to 1 and masked_decay >= 0, but got "
-                f"interval={self.interval}, consumer_share={self.consumer_share}, masked_decay={self.masked_decay}"
             )
 
 

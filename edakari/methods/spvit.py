@@ -9,14 +9,13 @@ end as many tokens as planned go on in every image, or those above a threshold.
 
 from __future__ import annotations
 
-import dataclasses as dc
 from typing import Any, ClassVar, Literal
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
+from edakari.core.settings import Count, NonNegative, OpenFraction, Positive, PositiveFraction, Whole, settings
 from edakari.cost.tokens import Packages
-from edakari.errors import EdakariError
 from edakari.methods.tokens.counts import TokenDesign
 from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
 from edakari.methods.tokens.progressive import Progress
@@ -28,7 +27,7 @@ __all__ = ["SoftTokenPruning"]
 
 
 @register("spvit")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class SoftTokenPruning:
     """Prune tokens by learned selectors, and keep a package of what is pruned.
 
@@ -72,8 +71,8 @@ class SoftTokenPruning:
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepTokens})
 
     schedule: Literal["geometric", "progressive"] = "geometric"
-    blocks: tuple[int, ...] = ()
-    keep: tuple[float, ...] = ()
+    blocks: tuple[Whole, ...] = ()
+    keep: tuple[PositiveFraction, ...] = ()
     # differs: the authors' one package with a mean, or three with sums; what is behind many is kept better by several
     package: PackageMode = "append"
     package_norm: PackageNorm = "mean"
@@ -83,24 +82,24 @@ class SoftTokenPruning:
     merge: Literal["geo", "arith"] = "geo"
     head_branch: bool = True
     share_head_mlp: bool = True
-    imitation_epochs: int = 0
-    selector_epochs: int = 5
-    joint_epochs: int = 25
-    selector_lr: float = 5e-4
+    imitation_epochs: Whole = 0
+    selector_epochs: Whole = 5
+    joint_epochs: Whole = 25
+    selector_lr: Positive = 5e-4
     # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
-    joint_lr: float = 5e-5
-    selector_decay: float = 0.05
-    ratio_weight: float = 2.0
-    logit_weight: float = 0.5
-    token_weight: float = 0.5
-    dual_rate: float = 0.05
+    joint_lr: Positive = 5e-5
+    selector_decay: NonNegative = 0.05
+    ratio_weight: NonNegative = 2.0
+    logit_weight: NonNegative = 0.5
+    token_weight: NonNegative = 0.5
+    dual_rate: NonNegative = 0.05
     # differs: the authors draw; until scores are far from 0 what is drawn differs from what is kept afterwards
     joint_rule: Literal["sample", "count"] = "count"
-    batches: int = 16
-    grid: float = 0.1
-    accuracy_drop: float = 0.01
-    epochs_per_step: int = 1
-    phase_tolerance: float = 0.085
+    batches: Count = 16
+    grid: OpenFraction = 0.1
+    accuracy_drop: NonNegative = 0.01
+    epochs_per_step: Whole = 1
+    phase_tolerance: NonNegative = 0.085
     precision: Precision = "fp32"
 
     def design(self, sites: TokenSites) -> TokenDesign:
@@ -122,10 +121,6 @@ class SoftTokenPruning:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        counts = (self.imitation_epochs, self.selector_epochs, self.joint_epochs, self.batches)
-        weights = (self.ratio_weight, self.logit_weight, self.token_weight, self.dual_rate)
-        if min(counts) < 0 or min(weights) < 0:
-            raise EdakariError(f"method 'spvit': epochs, batches and weights cannot be negative, found {self}")
         design = self.design(sites_of(job))
         training = TokenTraining(
             imitation_epochs=self.imitation_epochs,

@@ -14,7 +14,6 @@ from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
 from edakari.core.space import Group, Scores, Sizes
 from edakari.cost import dense
 from edakari.cost.shrunken import Shrunken
-from edakari.errors import EdakariError
 from edakari.graph import trace
 from edakari.methods.allocate import AllocatorName, allocate, allocator_named
 from edakari.surgery import apply
@@ -58,11 +57,6 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
         EdakariError: a setting is out of range.
         InfeasibleBudget: the budget lies below what the groups can reach.
     """
-    if settings.steps < 1 or settings.recover_epochs < 0:
-        raise EdakariError(
-            f"method {name!r} needs steps >= 1 and recover_epochs >= 0, but got steps={settings.steps}, "
-            f"recover_epochs={settings.recover_epochs}"
-        )
     allocator = allocator_named(settings.allocator)
     whole = _costs(job.graph, job.costs, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)

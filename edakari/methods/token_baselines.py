@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from typing import Any, ClassVar
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
+from edakari.core.settings import Positive, PositiveFraction, Whole, settings
 from edakari.methods.tokens.counts import TokenDesign, linear
 from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_of
 from edakari.methods.tokens.training import TokenLoss
@@ -20,7 +20,7 @@ TOKENS = frozenset({KeepTokens})
 
 
 @register("random_tokens")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class RandomTokens:
     """Drop tokens by chance.
 
@@ -33,8 +33,8 @@ class RandomTokens:
     paper: ClassVar[str] = "none; the baseline under all others"
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
-    blocks: tuple[int, ...] = ()
-    keep: tuple[float, ...] = ()
+    blocks: tuple[Whole, ...] = ()
+    keep: tuple[PositiveFraction, ...] = ()
     packed: bool = False
 
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
@@ -52,7 +52,7 @@ class RandomTokens:
 
 
 @register("dynamicvit")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class PredictedTokens:
     """Keep the tokens that a learned predictor scores highest; the same number in every image.
 
@@ -73,15 +73,15 @@ class PredictedTokens:
     )
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
-    blocks: tuple[int, ...] = ()
-    keep: tuple[float, ...] = ()
+    blocks: tuple[Whole, ...] = ()
+    keep: tuple[PositiveFraction, ...] = ()
     # differs: the authors begin with random scores, which are of no use without training; this is where `spvit` begins
     start: Start = "unlike"
-    imitation_epochs: int = 0
-    selector_epochs: int = 5
-    joint_epochs: int = 25
-    selector_lr: float = 5e-4
-    joint_lr: float = 5e-5
+    imitation_epochs: Whole = 0
+    selector_epochs: Whole = 5
+    joint_epochs: Whole = 25
+    selector_lr: Positive = 5e-4
+    joint_lr: Positive = 5e-5
     precision: Precision = "fp32"
 
     def design(self, sites: TokenSites) -> TokenDesign:
@@ -112,7 +112,7 @@ class PredictedTokens:
 
 
 @register("evit")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class AttentionTokens:
     """Keep the tokens that the class token looks at most; needs no training.
 
@@ -125,8 +125,8 @@ class AttentionTokens:
     paper: ClassVar[str] = "Liang et al., Expediting Vision Transformers via Token Reorganizations, ICLR 2022"
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
-    blocks: tuple[int, ...] = ()
-    keep: tuple[float, ...] = ()
+    blocks: tuple[Whole, ...] = ()
+    keep: tuple[PositiveFraction, ...] = ()
     fused: bool = True
 
     def design(self, sites: TokenSites) -> TokenDesign:
@@ -144,7 +144,7 @@ class AttentionTokens:
 
 
 @register("tome")
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class MergedTokens:
     """Merge tokens that are alike, some at every block; needs no training.
 
@@ -156,8 +156,8 @@ class MergedTokens:
     paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
-    blocks: tuple[int, ...] = ()
-    keep: tuple[float, ...] = ()
+    blocks: tuple[Whole, ...] = ()
+    keep: tuple[PositiveFraction, ...] = ()
 
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from edakari.core.budget import Budget
 from edakari.core.method import Method, method_named, registered
 from edakari.core.protocols import Schedule
+from edakari.core.settings import Seed
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import EdakariError, RecipeError
 from edakari.models import ModelSpec
@@ -39,7 +40,7 @@ class _Top:
 
     budget: str
     export: tuple[ExportFormat, ...] = ()
-    seed: int = 0
+    seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
 
 

@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union
 
 import pydantic
 
-from edakari.cost.latency.calibrate import FEWEST
 from edakari.errors import nearest
 
 __all__ = ["Problem", "check", "plain"]
 
 T = TypeVar("T")
-
-RANGES: Mapping[str, Any] = {
-    "epochs": pydantic.Field(ge=0),
-    "lr": pydantic.Field(gt=0),
-    "momentum": pydantic.Field(ge=0, lt=1),
-    "weight_decay": pydantic.Field(ge=0),
-    "warmup": pydantic.Field(ge=0),
-    "final_lr": pydantic.Field(ge=0),
-    "drop": pydantic.Field(gt=0, le=1),
-    "accumulate": pydantic.Field(ge=1),
-    "clip": pydantic.Field(ge=0),
-    "ema": pydantic.Field(ge=0, lt=1),
-    "step": pydantic.Field(ge=1),
-    "steps": pydantic.Field(ge=1),
-    "least": pydantic.Field(gt=0),
-    "weight": pydantic.Field(ge=0, le=1),
-    "temperature": pydantic.Field(gt=0),
-    "tolerance": pydantic.Field(gt=0),
-    "top": pydantic.Field(gt=0),
-    "views": pydantic.Field(ge=1),
-    "teachers": pydantic.Field(ge=1),
-    "share": pydantic.Field(gt=0),
-    "batch": pydantic.Field(ge=1),
-    "threads": pydantic.Field(ge=0),
-    "repeats": pydantic.Field(ge=1),
-    "networks": pydantic.Field(ge=FEWEST),
-    "spread": pydantic.Field(gt=0),
-}
-"""Which values make sense, by the name of the field."""
+CONFIG = pydantic.ConfigDict(
+    extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False
+)
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -86,22 +60,31 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def _section(cls: Any) -> type[pydantic.BaseModel]:
-    hints = typing.get_type_hints(cls)
+    """The dataclass as pydantic checks it: the ranges that its annotations say, and numbers that are numbers."""
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields: dict[str, Any] = {}
     for field in dc.fields(cls):
-        hint = Annotated[hints[field.name], RANGES[field.name]] if _ranged(field.name, hints) else hints[field.name]
+        hint = _strict(hints[field.name])
         if field.default_factory is not dc.MISSING:
             fields[field.name] = (hint, pydantic.Field(default_factory=field.default_factory))
         else:
             fields[field.name] = (hint, ... if field.default is dc.MISSING else field.default)
-    config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
-    model: type[pydantic.BaseModel] = pydantic.create_model(cls.__name__, __config__=config, **fields)
+    model: type[pydantic.BaseModel] = pydantic.create_model(cls.__name__, __config__=CONFIG, **fields)
     return model
 
 
-def _ranged(name: str, hints: Mapping[str, Any]) -> bool:
-    numbers = (int, float)
-    return name in RANGES and (hints[name] in numbers or set(typing.get_args(hints[name])) <= set(numbers) != set())
+def _strict(hint: Any) -> Any:
+    """The annotation with texts, numbers and truth values that are taken as they are: '64' is no number, true no 1."""
+    if hint in (int, float, bool, str):
+        return Annotated[hint, pydantic.Strict()]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return Annotated[_strict(arguments[0]), *arguments[1:]]
+    if origin in (Union, types.UnionType):
+        return Union[*map(_strict, arguments)]
+    if origin is tuple:
+        return tuple[*(each if each is Ellipsis else _strict(each) for each in arguments)]  # type: ignore[misc]
+    return hint
 
 
 def _names(cls: Any) -> list[str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from edakari.core.budget import Budget
 from edakari.core.method import Method
 from edakari.core.protocols import Schedule
+from edakari.core.settings import Count, Fraction, OpenFraction, Positive, Whole, settings
 from edakari.core.steady import STEADY
+from edakari.cost.latency.calibrate import FEWEST
 from edakari.cost.measure import WARMUP
 from edakari.models import ModelSpec
 from edakari.tasks import DataSettings
@@ -28,7 +32,7 @@ __all__ = [
 ExportFormat = Literal["onnx", "program"]
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class LimitSettings:
     """Which groups may be sized, and to what.
 
@@ -39,13 +43,13 @@ class LimitSettings:
         exclude: patterns of groups, or of modules whose width stays whole.
     """
 
-    step: int = 1
-    least: int | float = 1
+    step: Count = 1
+    least: Count | OpenFraction = 1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class DistillSettings:
     """Distillation from the dense network while fine-tuning.
 
@@ -54,11 +58,11 @@ class DistillSettings:
         temperature: that both networks' logits are divided by.
     """
 
-    weight: float = 0.0
-    temperature: float = 4.0
+    weight: Fraction = 0.0
+    temperature: Positive = 4.0
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class TeachSettings:
     """What the pruned network sees while it is fine-tuned, and who teaches it.
 
@@ -68,11 +72,11 @@ class TeachSettings:
             is "dense" where `distill` has a weight, and nobody where it has none.
     """
 
-    views: int = 1
+    views: Count = 1
     teacher: Literal["dense", "bank"] | None = None
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class BankSettings:
     """The memory bank: the outputs of networks between the dense and the pruned one, written once.
 
@@ -85,14 +89,14 @@ class BankSettings:
         folder: where the bank is kept; null is the run folder, until the run is finished.
     """
 
-    teachers: int = 5
-    temperature: float | None = None
+    teachers: Count = 5
+    temperature: Positive | None = None
     gate: Literal["distance", "loss"] = "distance"
-    share: float = 1.0
+    share: Positive = 1.0
     folder: str | None = None
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class MeasureSettings:
     """How latency is measured.
 
@@ -105,13 +109,13 @@ class MeasureSettings:
     """
 
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
-    batch: int = 1
-    threads: int = 1
-    warmup: int = WARMUP
-    repeats: int = 50
+    batch: Count = 1
+    threads: Whole = 1
+    warmup: Whole = WARMUP
+    repeats: Count = 50
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class LatencySettings:
     """Where the latency of the budget is to be met, and how it is measured.
 
@@ -130,15 +134,15 @@ class LatencySettings:
     """
 
     runtime: str = "onnxruntime"
-    batch: int = 1
-    threads: int = 1
+    batch: Count = 1
+    threads: Whole = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: Literal["cpu", "cuda"] = "cpu"
-    warmup: int = WARMUP
-    repeats: int = 100
-    networks: int = 8
-    spread: float = STEADY
+    warmup: Whole = WARMUP
+    repeats: Count = 100
+    networks: Annotated[int, Ge(FEWEST)] = 8
+    spread: Positive = STEADY
     cache: str | None = None
 
 

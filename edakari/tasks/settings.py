@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
+
+from edakari.core.settings import BelowOne, Count, OpenFraction, Positive, Seed, Whole, settings
 
 __all__ = ["Augment", "DataSettings", "TaskName"]
 
 Augment = Literal["none", "light", "jitter", "timm"]
+LARGEST = 16384
+"""Side of an image from which on a batch of one no longer fits into memory."""
 TaskName = Literal["classification", "multilabel", "segmentation"]
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class DataSettings:
     """Where images come from and how they become batches.
 
@@ -51,20 +56,20 @@ class DataSettings:
     source: str = "embedded:fashion"
     train: tuple[str, ...] = ()
     val: str | None = None
-    image_size: int | None = None
-    channels: int | None = None
+    image_size: Annotated[int, Interval(ge=1, le=LARGEST)] | None = None
+    channels: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
     augment: Augment = "light"
-    pad: int = 4
-    batch_size: int = 128
-    workers: int = 2
+    pad: Whole = 4
+    batch_size: Count = 128
+    workers: Whole = 2
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    search_size: int = 1024
+    search_size: Count = 1024
     hold_out: bool = False
-    val_share: float = 0.1
-    limit: int | None = None
+    val_share: OpenFraction = 0.1
+    limit: Annotated[int, Ge(2)] | None = None
     metric: str | None = None
-    label_smoothing: float = 0.0
+    label_smoothing: BelowOne = 0.0
     ignore_index: int = 255
-    seed: int = 0
+    seed: Seed = 0

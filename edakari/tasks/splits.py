@@ -39,9 +39,7 @@ def named_metric(settings: DataSettings, known: Sequence[str]) -> str:
 
     Raises:
         UnknownName: it is none of them.
-        DataError: a number in the settings is out of range.
     """
-    _check(settings)
     metric = settings.metric or known[0]
     if metric not in known:
         raise UnknownName("metric", metric, known)
@@ -136,23 +134,6 @@ def device_of(model: nn.Module) -> torch.device:
     """Where a network is."""
     first = next(model.parameters(), None)
     return first.device if first is not None else torch.device("cpu")
-
-
-def _check(settings: DataSettings) -> None:
-    for name, value, least in (
-        ("batch_size", settings.batch_size, 1),
-        ("search_size", settings.search_size, 1),
-        ("workers", settings.workers, 0),
-        ("pad", settings.pad, 0),
-        ("image_size", settings.image_size or 1, 1),
-        ("limit", settings.limit if settings.limit is not None else 2, 2),
-    ):
-        if value < least:
-            raise DataError(f"data.{name} must be at least {least}, found {value}")
-    if not 0.0 < settings.val_share < 1.0:
-        raise DataError(f"data.val_share must lie between 0 and 1, found {settings.val_share}")
-    if settings.channels not in (None, 1, 3):
-        raise DataError(f"data.channels must be 1 or 3, found {settings.channels}")
 
 
 def _statistics(settings: DataSettings, train: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from edakari.core.finite import require_finite_figures
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
+from edakari.core.settings import NonNegative, Seed, Whole, settings
 from edakari.errors import DataError, ModelError, RecipeError
 from edakari.train.average import averaged_weights, hand_over
 from edakari.train.divergence import advice_for, diverged
@@ -36,7 +37,7 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 tensors: Any = operations
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class FitSettings:
     """How to run a training, with no say in its result save for `seed` and `device`.
 
@@ -52,10 +53,10 @@ class FitSettings:
     """
 
     folder: Path | None = None
-    seed: int = 0
+    seed: Seed = 0
     device: str = "auto"
-    checkpoint_seconds: float = 30.0
-    checkpoint_steps: int = 0
+    checkpoint_seconds: NonNegative = 30.0
+    checkpoint_steps: Whole = 0
     progress: bool = True
     title: str = "train"
     unused_parameters: bool = False

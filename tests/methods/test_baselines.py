@@ -13,7 +13,7 @@ from edakari.core.method import method_named, registered
 from edakari.core.space import limited
 from edakari.cost import bind, dense
 from edakari.criteria import Magnitude
-from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, UnknownName
+from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, SettingsError
 from edakari.graph import trace
 from edakari.methods import allocate
 from edakari.solve import Knapsack
@@ -93,7 +93,8 @@ def test_groups_that_the_job_does_not_name_stay_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"), [({"steps": 0}, "steps=0"), ({"recover_epochs": -1}, "recover_epochs=-1")]
+    ("settings", "text"),
+    [({"steps": 0}, "steps must be at least 1"), ({"recover_epochs": -1}, "recover_epochs must be at least 0")],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, int], text: str) -> None:
     with pytest.raises(EdakariError, match=text):
@@ -101,9 +102,8 @@ def test_settings_out_of_range_are_named(settings: dict[str, int], text: str) ->
 
 
 def test_an_unknown_allocator_names_the_nearest() -> None:
-    method = method_named("magnitude")(allocator="knapsak")  # type: ignore[call-arg]
-    with pytest.raises(UnknownName, match="did you mean 'knapsack'"):
-        method.prune(toy_job(toy_cnn()))
+    with pytest.raises(SettingsError, match="did you mean 'knapsack'"):
+        method_named("magnitude")(allocator="knapsak")  # type: ignore[call-arg]
 
 
 def test_a_budget_below_reach_says_what_can_be_reached() -> None:

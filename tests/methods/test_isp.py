@@ -412,11 +412,11 @@ def test_validation_data_are_never_looked_at() -> None:
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"gate_epochs": 0}, "gate_epochs must be at least 1, but got 0"),
-        ({"gate_lr": 0.0}, r"gate_lr must be above 0, but got 0\.0"),
-        ({"interpretation": -1.0}, "interpretation cannot be negative"),
+        ({"gate_epochs": 0}, "gate_epochs must be at least 1, found 0"),
+        ({"gate_lr": 0.0}, r"gate_lr must be above 0, found 0\.0"),
+        ({"interpretation": -1.0}, "interpretation must be at least 0"),
         ({"mask_widths": (0.4, 0.2)}, "mask_widths must rise"),
-        ({"explain_share": 0.0}, "explain_share must lie above 0 and up to 1, but got 0.0"),
+        ({"explain_share": 0.0}, "explain_share must be above 0 and at most 1, found 0.0"),
     ],
 )
 def test_settings_out_of_range_are_told(options: dict[str, Any], wanted: str) -> None:

@@ -253,10 +253,10 @@ def test_a_budget_that_cannot_be_reached_is_said_before_anything_runs() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"tolerance": 0.0}, "tolerance > 0"),
-        ({"accuracy_weight": 1.5}, "accuracy_weight from 0 to 1"),
-        ({"inner_step": 0.0}, "inner_step"),
-        ({"trial_images": 0}, "trial_images >= 1"),
+        ({"tolerance": 0.0}, "tolerance must be above 0"),
+        ({"accuracy_weight": 1.5}, "accuracy_weight must be at least 0 and at most 1"),
+        ({"inner_step": 0.0}, "inner_step must be above 0 and at most 1"),
+        ({"trial_images": 0}, "trial_images must be at least 1 or None"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], says: str) -> None:

@@ -483,8 +483,8 @@ def test_mixed_precision_meets_the_budget() -> None:
     ("settings", "text"),
     [
         ({"epochs": 5, "warmup_epochs": 3, "ramp_epochs": 3, "freeze_epochs": 1}, "ramp_epochs=3"),
-        ({"interval": 0}, "interval=0"),
-        ({"consumer_share": 2.0}, "consumer_share=2"),
+        ({"interval": 0}, "interval must be at least 1, found 0"),
+        ({"consumer_share": 2.0}, "consumer_share must be at least 0 and at most 1, found 2.0"),
     ],
 )
 def test_settings_out_of_range_are_named(settings: Any, text: str) -> None:

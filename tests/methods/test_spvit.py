@@ -261,7 +261,7 @@ def test_wrong_settings_are_told() -> None:
         AttentionTokens(blocks=(1, 3), keep=(0.5,)).prune(job)
     with pytest.raises(PlanError, match="blocks 0 to 5"):
         AttentionTokens(blocks=(1, 6)).prune(job)
-    with pytest.raises(EdakariError, match="cannot be negative"):
+    with pytest.raises(EdakariError, match="selector_epochs must be at least 0, found -1"):
         SoftTokenPruning(selector_epochs=-1).prune(job)
     with pytest.raises(InfeasibleBudget, match="fewest tokens"):
         AttentionTokens(blocks=(5,)).prune(job)

@@ -1,8 +1,11 @@
 import dataclasses as dc
+from typing import Annotated
 
 import pytest
 import yaml
+from annotated_types import Ge
 
+from edakari.core.method import _REGISTRY
 from edakari.core.protocols import Schedule
 from edakari.errors import RecipeError
 from edakari.run import read_recipe, recipe_from
@@ -66,6 +69,21 @@ def test_names_alone_will_do():
         ({"export": ["onx"]}, ["export[0]", "'onnx'", "'onx'"]),
         ({"device": "gpu"}, ["device", "'gpu'"]),
         ({"seed": 1.5}, ["seed", "1.5"]),
+        ({"seed": True}, ["seed", "integer", "True"]),
+        ({"seed": -1}, ["seed", "greater than or equal to 0", "-1"]),
+        ({"seed": 2**70}, ["seed", "less than 4294967296"]),
+        ({"finetune": {"lr": float("inf")}}, ["finetune.lr", "finite", "inf"]),
+        ({"finetune": {"drops": [float("nan")]}}, ["finetune.drops[0]", "finite", "nan"]),
+        ({"finetune": {"warmup": 5}}, ["finetune.warmup", "less than or equal to 1", "5"]),
+        ({"finetune": {"bank": {"temperature": 0}}}, ["finetune.bank.temperature", "greater than 0", "0"]),
+        ({"data": {"batch_size": "64"}}, ["data.batch_size", "integer", "'64'"]),
+        ({"data": {"image_size": 0}}, ["data.image_size", "greater than or equal to 1", "0"]),
+        ({"data": {"image_size": 1000000}}, ["data.image_size", "less than or equal to 16384"]),
+        ({"data": {"label_smoothing": 5}}, ["data.label_smoothing", "less than 1", "5"]),
+        ({"data": {"mean": [float("inf")]}}, ["data.mean[0]", "finite"]),
+        ({"data": {"std": [0.0]}}, ["data.std[0]", "greater than 0"]),
+        ({"method": {"name": "smcp", "interval": 0}}, ["method.interval", "greater than or equal to 1"]),
+        ({"budget": "macs<=1e400"}, ["budget", "finite"]),
     ],
 )
 def test_a_problem_names_its_place_and_what_was_found(change, parts):
@@ -148,3 +166,25 @@ def test_plain_is_whole():
 def test_the_recipes_that_ship_are_valid(name, request):
     recipe = read_recipe(request.config.rootpath / "recipes" / f"{name}.yaml")
     assert recipe.finetune is not None
+
+
+@dc.dataclass(frozen=True)
+class Largest:
+    """A method of somebody else's, whose fields have names that others use too."""
+
+    paper = "none"
+    emits = frozenset()
+    weight: float = 2.0
+    steps: int = 0
+    top: Annotated[float, Ge(3)] = 4.0
+
+    def prune(self, job):
+        raise AssertionError
+
+
+def test_methods_of_others_may_name_their_fields_as_they_like(monkeypatch):
+    monkeypatch.setitem(_REGISTRY, "largest", Largest)
+    recipe = recipe_from({**MINIMAL, "method": "largest"})
+    assert recipe.content["method"] == {"name": "largest", "weight": 2.0, "steps": 0, "top": 4.0}
+    message = refused({**MINIMAL, "method": {"name": "largest", "top": 1}})
+    assert "method.top: should be greater than or equal to 3" in message

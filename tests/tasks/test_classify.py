@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edakari.errors import DataError, UnknownName
+from edakari.errors import DataError, EdakariError, UnknownName
 from edakari.tasks import DataSettings, task_from_settings
 
 
@@ -131,17 +131,17 @@ def test_a_network_of_other_classes_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"batch_size": 0}, "data.batch_size"),
-        ({"val_share": 1.0}, "data.val_share"),
-        ({"channels": 2}, "data.channels"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"val_share": 1.0}, "val_share must be above 0 and below 1"),
+        ({"channels": 2}, "channels must be one of 1, 3 or None"),
         ({"mean": (0.5, 0.5)}, "data.mean has 2 values"),
-        ({"std": (0.0,)}, "data.std must be above 0"),
+        ({"std": (0.0,)}, "std must be a tuple in which each is above 0"),
         ({"train": ("x.npz", "folder")}, "data.train"),
         ({"source": "nowhere"}, "nowhere"),
     ],
 )
 def test_wrong_settings_name_their_key(tmp_path, change, words):
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(EdakariError, match=words):
         task_from_settings(DataSettings(**{"source": npz(tmp_path / "a.npz"), **change}))
 
 

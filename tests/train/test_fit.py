@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edakari.core.protocols import Hook, Schedule
-from edakari.errors import DataError, EdakariError, ModelError, RecipeError, RunFolderError, UnknownName
+from edakari.errors import DataError, EdakariError, ModelError, RecipeError, RunFolderError, SettingsError
 from edakari.models import build, spec_of
 from edakari.train import FitSettings, fit, fitter, learning_rate
 
@@ -295,8 +295,8 @@ def test_bf16_autocast_runs_on_the_cpu_and_leaves_fp32_weights():
     ("change", "error", "words"),
     [
         ({"precision": "fp16"}, RecipeError, "needs a GPU"),
-        ({"optimizer": "adam"}, UnknownName, "adamw"),
-        ({"accumulate": 0}, RecipeError, "accumulate"),
+        ({"optimizer": "adam"}, SettingsError, "did you mean 'adamw'"),
+        ({"accumulate": 0}, SettingsError, "accumulate must be at least 1, found 0"),
         ({"lr": 1e30}, ModelError, "loss is"),
     ],
 )

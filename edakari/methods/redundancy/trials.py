@@ -23,7 +23,7 @@ from edakari.core.reading import parse_json
 from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
 from edakari.cost import bind
 from edakari.criteria.labels import LabelSource
-from edakari.errors import EdakariError, InfeasibleBudget, ModelError, RunFolderError
+from edakari.errors import InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph import trace
 from edakari.graph.outlets import sums_into
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
@@ -120,23 +120,7 @@ def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, jo
         EdakariError: a setting is out of range.
         InfeasibleBudget: the budget lies below what the groups can reach, or no group gives way.
     """
-    _check(name, settings)
     return Trials(name, criterion, settings, job).run()
-
-
-def _check(name: str, settings: TrialSettings) -> None:
-    shares = ("accuracy_weight", "residual_weight", "residual_step", "inner_step", "residual_share")
-    for key in shares:
-        value = getattr(settings, key)
-        if not 0 <= value <= 1 or (key.endswith("step") and value == 0):
-            raise EdakariError(f"method {name!r} needs {key} from 0 to 1 (a step above 0), but got {value}")
-    trial_images = settings.images if settings.trial_images is None else settings.trial_images
-    if settings.tolerance <= 0 or settings.recover_epochs < 0 or min(settings.images, trial_images) < 1:
-        raise EdakariError(
-            f"method {name!r} needs tolerance > 0, recover_epochs >= 0, images and trial_images >= 1, but got "
-            f"tolerance={settings.tolerance}, recover_epochs={settings.recover_epochs}, images={settings.images}, "
-            f"trial_images={settings.trial_images}"
-        )
 
 
 def redundancy(change: Change, accuracy_weight: float, kappa: float = 1.0, soft: Soft = "cosine") -> float:

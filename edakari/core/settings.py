@@ -1,0 +1,165 @@
+"""Settings know their own ranges: a frozen dataclass whose fields say what they accept, checked when it is made.
+
+A recipe is checked against the same declarations, so that a range stands in one place:
+
+    @settings
+    class Pruning:
+        epochs: Annotated[int, Ge(0)] = 10
+        lr: PositiveFloat = 0.1
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+import numbers
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from edakari.errors import SettingsError, nearest
+
+__all__ = [
+    "BelowOne",
+    "Count",
+    "Fraction",
+    "NonNegative",
+    "OpenFraction",
+    "Positive",
+    "PositiveFraction",
+    "Seed",
+    "Whole",
+    "check_settings",
+    "settings",
+]
+
+T = TypeVar("T")
+
+Count = Annotated[int, Ge(1)]
+"""A whole number from 1 on."""
+Whole = Annotated[int, Ge(0)]
+"""A whole number from 0 on."""
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+"""A seed that every generator of random numbers takes."""
+Positive = Annotated[float, Gt(0)]
+"""A finite number above 0."""
+NonNegative = Annotated[float, Ge(0)]
+"""A finite number from 0 on."""
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+"""From 0 to 1, both included."""
+PositiveFraction = Annotated[float, Interval(gt=0, le=1)]
+"""Above 0, up to 1."""
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
+"""From 0 on, below 1."""
+OpenFraction = Annotated[float, Interval(gt=0, lt=1)]
+"""Between 0 and 1, neither included."""
+
+BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "gt": (operator.gt, "above"),
+    "ge": (operator.ge, "at least"),
+    "lt": (operator.lt, "below"),
+    "le": (operator.le, "at most"),
+}
+NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dc.field,))
+def settings(cls: type[T]) -> type[T]:
+    """Make a frozen dataclass of keywords that refuses values which its annotations exclude.
+
+    Numbers must be finite. `Annotated[int, Ge(1)]` and the names of this module say ranges. A `__post_init__` of the
+    class runs after this check, and may compare fields with each other.
+
+    Args:
+        cls: a class with annotated fields.
+    """
+    own = cls.__dict__.get("__post_init__")
+
+    def checked(self: T) -> None:
+        check_settings(self)
+        if own is not None:
+            own(self)
+
+    cls.__post_init__ = checked  # type: ignore[attr-defined]
+    return dc.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def check_settings(value: Any) -> None:
+    """Compare the fields of a dataclass with their annotations.
+
+    Args:
+        value: the dataclass.
+
+    Raises:
+        SettingsError: names the class, the field, what it accepts and what it was given.
+    """
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    for field in dc.fields(value):
+        found = getattr(value, field.name)
+        wanted = _mismatch(hints[field.name], found)
+        if wanted is not None:
+            raise SettingsError(f"{type(value).__name__}: {field.name} must be {wanted}, found {found!r}")
+
+
+def _mismatch(hint: Any, value: Any) -> str | None:
+    """What a value should be, in words; None where it is that."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _mismatch(arguments[0], value) or _out_of_range(arguments[1:], value)
+    if origin in (Union, types.UnionType):
+        wanted = [_mismatch(each, value) for each in arguments]
+        return None if None in wanted else _joined([text for text in wanted if text])
+    if origin is Literal:
+        return None if value in arguments else _one_of(arguments, value)
+    if origin is tuple:
+        return _mismatch_of_items(arguments, value)
+    if hint is type(None):
+        return None if value is None else "None"
+    if hint in (int, float):
+        return _mismatch_of_number(hint, value)
+    if hint in (str, bool):
+        return None if isinstance(value, hint) else NAMES[hint]
+    return None  # other types say themselves what they are
+
+
+def _mismatch_of_number(hint: type, value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if hint is int else numbers.Real):
+        return NAMES[hint]
+    return "a finite number" if isinstance(value, float) and not math.isfinite(value) else None
+
+
+def _mismatch_of_items(arguments: tuple[Any, ...], value: Any) -> str | None:
+    if not isinstance(value, tuple):
+        return "a tuple"
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        return f"a tuple of {len(arguments)}"
+    wanted = next((text for each, item in zip(arguments, value, strict=True) if (text := _mismatch(each, item))), None)
+    return None if wanted is None else f"a tuple in which each is {wanted}"
+
+
+def _out_of_range(metadata: Iterable[Any], value: Any) -> str | None:
+    bounds = [
+        (compare, words, limit)
+        for each in metadata
+        if isinstance(each, Ge | Gt | Interval | Le | Lt)
+        for name, (compare, words) in BOUNDS.items()
+        if (limit := getattr(each, name, None)) is not None
+    ]
+    if all(compare(value, limit) for compare, _, limit in bounds):
+        return None
+    return " and ".join(f"{words} {limit}" for _, words, limit in bounds)
+
+
+def _one_of(known: tuple[Any, ...], value: Any) -> str:
+    close = nearest(value, [each for each in known if isinstance(each, str)]) if isinstance(value, str) else None
+    return f"one of {', '.join(map(repr, known))}" + (f" (did you mean {close!r}?)" if close else "")
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(texts))
