@@ -70,7 +70,7 @@ def exported_dense(name: str, path: Path) -> Path:
     file, *overrides = RECIPES[name]
     recipe = read_recipe(file, overrides)
     path.parent.mkdir(parents=True, exist_ok=True)
-    example = task_from_settings(recipe.data).example()
+    example = task_from_settings(recipe.data, recipe.seed).example()
     torch.onnx.export(build(recipe.model).eval(), (example,), str(path), dynamo=True, verbose=False)
     return path
 

@@ -169,7 +169,7 @@ def peer_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.
     recipe = read_recipe(RECIPE, [*common(dense, seed, arguments), *settings])
     start = time.perf_counter()
     torch.manual_seed(seed)
-    model, task = build(recipe.model), task_from_settings(recipe.data)
+    model, task = build(recipe.model), task_from_settings(recipe.data, recipe.seed)
     assert recipe.finetune is not None
     before = costs_of(ek.trace(model, task.example()))
     dense_top1 = task.evaluate(model)["top1"]

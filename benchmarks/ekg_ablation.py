@@ -75,7 +75,7 @@ def searched(search: str, seed: int, dense: Path, arguments: argparse.Namespace)
         *SEARCHES[search],
     ]
     recipe = read_recipe(RECIPE, settings)
-    model, task = build(recipe.model), task_from_settings(recipe.data)
+    model, task = build(recipe.model), task_from_settings(recipe.data, recipe.seed)
     graph = trace(model, task.example())
     folder = arguments.work / f"{search}_{seed}"
     folder.mkdir(parents=True, exist_ok=True)

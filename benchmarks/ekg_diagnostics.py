@@ -53,7 +53,7 @@ FIGURES = ("reward", "loss", "condition")
 
 
 def job_of(recipe: Any) -> Job:
-    model, task = build(recipe.model), task_from_settings(recipe.data)
+    model, task = build(recipe.model), task_from_settings(recipe.data, recipe.seed)
     graph = trace(model, task.example())
     budget = recipe.budget.absolute({cost.name: cost.total({}) for cost, _ in bind(recipe.budget, graph).terms})
     fitting = FitSettings(device="cpu", seed=recipe.seed)

@@ -44,7 +44,7 @@ def work(arguments: argparse.Namespace) -> None:
 
     PartialState(cpu=True)
     recipe = read_recipe(arguments.recipe, arguments.settings)
-    model, task = build(recipe.model), task_from_settings(recipe.data)
+    model, task = build(recipe.model), task_from_settings(recipe.data, recipe.seed)
     graph = trace(model, task.example())
     log: list[Any] = []
     fit = fitter(task, FitSettings(device="cpu", seed=recipe.seed, progress=False))

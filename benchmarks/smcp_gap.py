@@ -55,7 +55,7 @@ def exchanged(sizes: dict[str, int], seed: int, arguments: argparse.Namespace) -
     settings = [f"finetune.epochs={arguments.epochs}", f"finetune.lr={arguments.lr}", f"budget={BUDGET}"]
     recipe = read_recipe(cifar10.RECIPE, [*cifar10.common(arguments.dense, seed, arguments), *settings])
     torch.manual_seed(seed)
-    model, task = build(recipe.model), task_from_settings(recipe.data)
+    model, task = build(recipe.model), task_from_settings(recipe.data, recipe.seed)
     graph = edakari.trace(model, task.example())
     scores = Taylor().score(model, graph, task.batches("search"), task)
     small = apply(Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs), model)

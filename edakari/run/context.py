@@ -69,7 +69,7 @@ class Run:
     @functools.cached_property
     def task(self) -> Task:
         """Data, loss and metrics."""
-        return task_from_settings(self.recipe.data)
+        return task_from_settings(self.recipe.data, self.recipe.seed)
 
     @functools.cached_property
     def graph(self) -> Graph:

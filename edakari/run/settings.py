@@ -164,7 +164,7 @@ class Recipe:
         train: of a dense network by `edakari train`.
         measure: of latency; None is no measurement.
         export: formats to write.
-        seed: of everything random.
+        seed: of everything random but the splits and subsets of the data, which `data.seed` draws.
         device: "auto" takes an accelerator where there is one.
         content: all of this as plain values, as it is written beside the results.
         trust_code: whether to run a Python file that `model.name` names; not part of `content`.

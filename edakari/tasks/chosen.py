@@ -13,15 +13,19 @@ from edakari.tasks.several import MultiLabel, multilabel
 __all__ = ["TASKS", "ImageTask", "task_from_settings"]
 
 ImageTask = Classification | MultiLabel | Segmentation
-TASKS: Mapping[str, Callable[[DataSettings], ImageTask]] = {
+TASKS: Mapping[str, Callable[[DataSettings, int], ImageTask]] = {
     "classification": classification,
     "multilabel": multilabel,
     "segmentation": segmentation,
 }
 
 
-def task_from_settings(settings: DataSettings) -> ImageTask:
+def task_from_settings(settings: DataSettings, seed: int = 0) -> ImageTask:
     """The task that settings describe; reads arrays and label maps whole, and of other folders the names.
+
+    Args:
+        settings: see `DataSettings`; their own seed draws splits and subsets alone.
+        seed: of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.
@@ -31,4 +35,4 @@ def task_from_settings(settings: DataSettings) -> ImageTask:
         raise UnknownName("task", settings.task, TASKS)
     if settings.task != "classification" and not settings.train and settings.source.startswith("embedded:"):
         raise DataError(f"data.task {settings.task} needs data.source or data.train; {settings.source!r} has classes")
-    return TASKS[settings.task](settings)
+    return TASKS[settings.task](settings, seed)

@@ -25,6 +25,7 @@ from edakari.tasks.splits import (
     named_metric,
     order_of,
     pixels_of,
+    training_seed,
 )
 from edakari.tasks.transforms import training_transform
 
@@ -42,12 +43,14 @@ class Classification:
         splits: the images of each split.
         pixels: how they become the network's input, without augmentation.
         notes: what a reader of the figures should know about the data, in words.
+        seed: of the training's order and augmentation.
     """
 
     settings: DataSettings
     splits: Mapping[Split, Source]
     pixels: Pixels
     notes: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def metric(self) -> str:
@@ -91,7 +94,7 @@ class Classification:
     def drawn(self, split: Split, parts: Sequence[Labels], *, augmented: bool = False) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.NumberedTask`."""
         augment = self.settings.augment if augmented else "none"
-        return self._loaded(self._source(split), Parts(tuple(parts), self.settings.seed), augment, 1)
+        return self._loaded(self._source(split), Parts(tuple(parts), training_seed(self.seed)), augment, 1)
 
     def numbered(self, views: int = 1) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.NumberedTask`."""
@@ -114,7 +117,7 @@ class Classification:
         return self.splits[split]
 
     def _order(self, split: Split) -> Order:
-        return order_of(self.settings, self._source(split), split)
+        return order_of(self.settings, self._source(split), split, self.seed)
 
     def _loaded(
         self, source: Source, order: Order | Parts, augment: Augment, views: int = 0
@@ -170,8 +173,12 @@ class Classification:
         return {**figures, "loss": float(loss.compute())}
 
 
-def classification(settings: DataSettings) -> Classification:
+def classification(settings: DataSettings, seed: int = 0) -> Classification:
     """The task of one class for each image; reads arrays whole, and of folders the names.
+
+    Args:
+        settings: see `DataSettings`.
+        seed: of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.
@@ -182,7 +189,7 @@ def classification(settings: DataSettings) -> Classification:
     if metric == "top5" and len(train.classes) <= 5:
         raise DataError(f"data.metric is 'top5', but there are {len(train.classes)} classes; use 'top1'")
     splits, notes = divided(settings, train, val, notes)
-    return Classification(settings, splits, pixels_of(settings, splits["train"]), notes)
+    return Classification(settings, splits, pixels_of(settings, splits["train"]), notes, seed)
 
 
 def _sources(settings: DataSettings) -> tuple[Source, Source | None, tuple[str, ...]]:

@@ -41,12 +41,14 @@ class Segmentation:
         splits: the images of each split, with labels [N, H, W].
         pixels: how they become the network's input, without augmentation.
         notes: what a reader of the figures should know about the data, in words.
+        seed: of the training's order and augmentation.
     """
 
     settings: DataSettings
     splits: Mapping[Split, Arrays]
     pixels: Pixels
     notes: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def metric(self) -> str:
@@ -72,7 +74,7 @@ class Segmentation:
             raise UnknownName("split", split, self.splits)
         source = self.splits[split]
         augment = self.settings.augment if split == "train" else "none"
-        order = order_of(self.settings, source, split)
+        order = order_of(self.settings, source, split, self.seed)
         return MapBatches(source, order, augmenting(self.pixels, self.settings, augment), self.settings.ignore_index)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -147,8 +149,12 @@ class Segmentation:
         return {**found, "loss": float(loss.compute())}
 
 
-def segmentation(settings: DataSettings) -> Segmentation:
+def segmentation(settings: DataSettings, seed: int = 0) -> Segmentation:
     """The task of a class at every pixel, from .npz files or folders; see `edakari.tasks.maps.read_maps`.
+
+    Args:
+        settings: see `DataSettings`.
+        seed: of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.
@@ -160,4 +166,4 @@ def segmentation(settings: DataSettings) -> Segmentation:
     train, val = read_maps(settings)
     splits, notes = divided(settings, train, val)
     arrays = {split: source for split, source in splits.items() if isinstance(source, Arrays)}
-    return Segmentation(settings, arrays, pixels_of(settings, splits["train"]), notes)
+    return Segmentation(settings, arrays, pixels_of(settings, splits["train"]), notes, seed)

@@ -49,7 +49,7 @@ class DataSettings:
             classes; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
         label_smoothing: of the loss (Szegedy et al., 2016, section 7); classification only.
         ignore_index: label of pixels that do not count; segmentation only.
-        seed: of every draw.
+        seed: of the splits and subsets: `limit`, `val_share` and `search_size`. The recipe's own `seed` draws all else.
     """
 
     task: TaskName = "classification"

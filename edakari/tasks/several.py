@@ -41,12 +41,14 @@ class MultiLabel:
         splits: the images of each split, with labels of 0 and 1 [N, classes].
         pixels: how they become the network's input, without augmentation.
         notes: what a reader of the figures should know about the data, in words.
+        seed: of the training's order and augmentation.
     """
 
     settings: DataSettings
     splits: Mapping[Split, Arrays]
     pixels: Pixels
     notes: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def metric(self) -> str:
@@ -72,7 +74,7 @@ class MultiLabel:
             raise UnknownName("split", split, self.splits)
         source = self.splits[split]
         augment = self.settings.augment if split == "train" else "none"
-        order = order_of(self.settings, source, split)
+        order = order_of(self.settings, source, split, self.seed)
         return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment))
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -125,8 +127,12 @@ class MultiLabel:
         return {"map": float(precision.compute().nanmean()), "loss": float(loss.compute())}
 
 
-def multilabel(settings: DataSettings) -> MultiLabel:
+def multilabel(settings: DataSettings, seed: int = 0) -> MultiLabel:
     """The task of several classes for each image, from .npz files of `images` and `labels` [N, classes].
+
+    Args:
+        settings: see `DataSettings`.
+        seed: of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.
@@ -141,7 +147,7 @@ def multilabel(settings: DataSettings) -> MultiLabel:
     found = _read(train, None)
     splits, notes = divided(settings, found, _read((val,), found) if val else None)
     arrays = {split: source for split, source in splits.items() if isinstance(source, Arrays)}
-    return MultiLabel(settings, arrays, pixels_of(settings, splits["train"]), notes)
+    return MultiLabel(settings, arrays, pixels_of(settings, splits["train"]), notes, seed)
 
 
 def _read(paths: tuple[str, ...], like: Arrays | None) -> Arrays:

@@ -12,6 +12,7 @@ from torch import nn
 
 from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Split
+from edakari.core.seeds import derived_seed
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import Order, Pixels
 from edakari.tasks.settings import Augment, DataSettings
@@ -27,6 +28,7 @@ __all__ = [
     "named_metric",
     "order_of",
     "pixels_of",
+    "training_seed",
 ]
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -103,10 +105,22 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
     return Pixels(size, channels, tuple(mean) * repeat[0], tuple(std) * repeat[1])
 
 
-def order_of(settings: DataSettings, source: Source, split: Split) -> Order:
-    """Which images make up the batches of a split."""
+def order_of(settings: DataSettings, source: Source, split: Split, seed: int) -> Order:
+    """Which images make up the batches of a split.
+
+    Args:
+        settings: give the batch size.
+        source: the images of the split.
+        split: "train" is shuffled.
+        seed: of the training.
+    """
     count, size = len(source.labels), settings.batch_size
-    return Order(count, size, settings.seed, shuffle=split == "train", shared=split == "search")
+    return Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "search")
+
+
+def training_seed(seed: int) -> int:
+    """The seed of the order and the augmentation of training images; `DataSettings.seed` draws splits alone."""
+    return derived_seed(seed, "training images")
 
 
 def augmenting(pixels: Pixels, settings: DataSettings, augment: Augment) -> Pixels:

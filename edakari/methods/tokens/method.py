@@ -140,7 +140,7 @@ def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
     example = example_for(job.model, job.graph.inputs)
     sites = sites_of(job)
     teacher = copied(job.model).eval().requires_grad_(False)
-    model = attach(job.model, plan.tokens(), example)
+    model = attach(job.model, plan.tokens(), example, job.seed)
     whole = dict(zip(sites.names, sites.patches, strict=True))
     targets = [edit.count / whole[edit.block] for edit in plan.tokens()]
     dual = DualAscent(targets, training.dual_rate) if training.dual_rate > 0 else None

@@ -26,13 +26,14 @@ NORMS: tuple[PackageNorm, ...] = ("mean", "sum")
 V = TypeVar("V")
 
 
-def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Module:
+def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: int = 0) -> nn.Module:
     """Put selectors in front of blocks, in place.
 
     Args:
         model: a network without selectors; its blocks get gates as one more child each.
         edits: at most one for each block.
         example: an input as the network takes it.
+        seed: of the selectors' first weights.
 
     Returns:
         The same network.
@@ -45,7 +46,7 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Mo
         raise ModelError(f"this {type(model).__name__} holds token selectors already; take them off with detach first")
     stages = grid_stages(model, example)
     if stages:
-        return attach_grid(model, edits, stages)
+        return attach_grid(model, edits, stages, seed)
     layout = token_layout(model, example)
     by_block = _checked(edits, layout)
     names = layout.names
@@ -61,7 +62,7 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Mo
         edit = by_block.get(names[place])
         step = None
         if edit is not None:
-            step = _step(edit, layout, place, entering).to(like.device, like.dtype)
+            step = _step(edit, layout, place, entering, seed).to(like.device, like.dtype)
             entering = min(entering, edit.count)
         block = model.get_submodule(names[place])
         moved = place >= min(places)
@@ -121,7 +122,7 @@ def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, Keep
     return ordered
 
 
-def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int) -> nn.Module:
+def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int, seed: int) -> nn.Module:
     options = dict(edit.settings)
     mode = options.pop("package", "none" if edit.selector in ("random", "dynamicvit") else "merge")
     norm = options.pop("package_norm", "mean")
@@ -140,7 +141,7 @@ def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int) -> n
             raise PlanError("tokens are merged by the attention of the block before; block 0 has none")
         return Merger(settings)
     site = Site(layout.width, layout.blocks[place].heads, layout.patches, place)
-    return Selection(build_selector(edit.selector, site, options), settings)
+    return Selection(build_selector(edit.selector, site, options, seed), settings)
 
 
 def _chosen(value: object, known: tuple[V, ...], edit: KeepTokens) -> V:

@@ -126,7 +126,7 @@ class GridGate(nn.Module):
         self.chain.finish()
 
 
-def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[GridStage]) -> nn.Module:
+def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[GridStage], seed: int = 0) -> nn.Module:
     """Put selectors into the stages of a network, in place; see `edakari.surgery.tokens.attach`.
 
     Raises:
@@ -156,7 +156,7 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
             if place == 0:
                 site = Site(stage.width, block.heads, stage.patches, first)
                 options = {name: value for name, value in edit.settings if name not in PACKED}
-                selector = build_selector(edit.selector, site, options).to(like.device, like.dtype)
+                selector = build_selector(edit.selector, site, options, seed).to(like.device, like.dtype)
             owner = model.get_submodule(block.name)
             gate = GridGate(
                 owner,

@@ -103,8 +103,14 @@ def needs_attention(name: str) -> bool:
     return name == MERGER or _known(name)[1]
 
 
-def build_selector(name: str, site: Site, settings: dict[str, Any]) -> nn.Module:
+def build_selector(name: str, site: Site, settings: dict[str, Any], seed: int = 0) -> nn.Module:
     """A selector with its first weights, the same every time.
+
+    Args:
+        name: in `KeepTokens.selector`.
+        site: where it stands.
+        settings: of the selector.
+        seed: of its first weights.
 
     Raises:
         UnknownName: there is no such selector.
@@ -113,7 +119,7 @@ def build_selector(name: str, site: Site, settings: dict[str, Any]) -> nn.Module
     make, _ = _known(name)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(site.place)
+            torch.manual_seed((1000 * seed + site.place) % 2**63)
             return make(site, **settings)
     except TypeError as error:
         raise PlanError(f"selector {name!r} does not take the settings {settings}: {error}") from None
