@@ -150,6 +150,7 @@ class Aliased(nn.Module):
     def __init__(self, how):
         super().__init__()
         self.stem, self.conv, self.head = nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, 2, 1)
+        self.last = nn.Conv2d(WIDTH, WIDTH, 1)
         self.how, self.twin, self.plain = how, nn.ModuleList([self.conv]), [self.conv]
         self.writer = Writer()
 
@@ -169,6 +170,10 @@ class Aliased(nn.Module):
             case "by itself":
                 y = self.conv(x)
                 x = x + y / y
+            case "divided by what passes on":
+                x = x.relu()
+                y = self.conv(x)
+                x = x + self.last(y) / y
             case "padded by ones":
                 x = x + F.pad(self.conv(x)[..., 1:], (1, 0), value=1.0)
         return self.head(x)
@@ -184,7 +189,16 @@ class Writer(nn.Module):
         return self.conv(x)
 
 
-HOWS = ["two names", "a list", "writes by a view", "a gate", "divided by", "by itself", "padded by ones"]
+HOWS = [
+    "two names",
+    "a list",
+    "writes by a view",
+    "a gate",
+    "divided by",
+    "by itself",
+    "divided by what passes on",
+    "padded by ones",
+]
 
 
 @pytest.mark.parametrize("how", HOWS)
