@@ -15,7 +15,7 @@ __all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "
 InputSpec = Any
 """The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values.
 
-A small integer tensor also has `"values"`, its entries in row-major order.
+A small integer tensor also has `"values"`, its entries in row-major order; a single one stands for all.
 """
 
 

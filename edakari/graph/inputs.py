@@ -18,7 +18,7 @@ ELEMENTS = 2**28
 """Numbers of an example input that a file describes, a gigabyte; images and texts have some millions at most."""
 
 LARGEST = 1024
-"""Integers of a tensor that are kept; a larger tensor comes back as zeros."""
+"""Integers of a tensor that are kept; a larger tensor that is not the same everywhere comes back as zeros."""
 
 
 def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta") -> Any:
@@ -38,16 +38,18 @@ def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta"
 
 
 def spec_of_inputs(example: Any) -> InputSpec:
-    """An example as JSON: shapes and dtypes, and the values of integer and bool tensors of at most 1,024 entries.
+    """An example as JSON: shapes and dtypes, and the values of integer and bool tensors.
 
     Code takes sizes, lengths and indices from integers, so it may not run on others; floats it only computes with.
+    Up to 1,024 entries are kept one by one; of a larger tensor only the one value that it has everywhere, if it has.
 
     Raises:
         ModelError: the example holds what is neither a tensor nor plain data.
     """
     if isinstance(example, torch.Tensor):
         form = {"tensor": [list(example.shape), str(example.dtype).removeprefix("torch.")]}
-        return {**form, "values": example.flatten().tolist()} if _has_values(example) else form
+        values = _values(example)
+        return form if values is None else {**form, "values": values}
     if isinstance(example, tuple | list):
         return {type(example).__name__: [spec_of_inputs(item) for item in example]}
     if isinstance(example, dict):
@@ -57,9 +59,15 @@ def spec_of_inputs(example: Any) -> InputSpec:
     raise ModelError(f"an example is made of tensors and plain values, but holds a {type(example).__name__}")
 
 
-def _has_values(tensor: torch.Tensor) -> bool:
-    floats = tensor.is_floating_point() or tensor.is_complex()
-    return not floats and not tensor.is_meta and tensor.numel() <= LARGEST
+def _values(tensor: torch.Tensor) -> list[Any] | None:
+    """The entries that a description keeps; a single one stands for all."""
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta:
+        return None
+    flat = tensor.flatten()
+    if flat.numel() > LARGEST:
+        flat = flat[:1] if bool((flat == flat[0]).all()) else flat[:0]
+    found: list[Any] = flat.tolist()
+    return found if found or not tensor.numel() else None
 
 
 def example_of(inputs: InputSpec, device: str | None = "meta") -> Any:
@@ -105,7 +113,8 @@ def _dtype(name: str) -> torch.dtype:
 
 def _with_values(values: list[Any], shape: list[int], dtype: torch.dtype) -> torch.Tensor:
     try:
-        return torch.tensor(values, dtype=dtype).reshape(shape)
+        found = torch.tensor(values, dtype=dtype)
+        return found.expand(shape).contiguous() if len(values) == 1 else found.reshape(shape)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(
             f"the example's {len(values)} values do not make a {dtype} tensor of shape {shape}: {error}. "

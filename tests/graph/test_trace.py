@@ -83,9 +83,12 @@ def test_examples_survive_json():
 
 
 def test_an_example_keeps_few_integers_and_no_floats():
-    small, large = torch.arange(1024), torch.arange(1025)
-    spec = spec_of_inputs((small, large, torch.tensor([[True], [False]]), torch.rand(3)))
+    small, large, mask = torch.arange(1024), torch.arange(1025), torch.ones(3, 1000, dtype=torch.bool)
+    spec = spec_of_inputs((small, large, torch.tensor([[True], [False]]), torch.rand(3), mask, small[:0]))
+    assert len(json.dumps(spec)) < 7000
     again = example_of(spec, "cpu")
+    assert torch.equal(again[4], mask)
+    assert again[5].shape == (0,)
     assert torch.equal(again[0], small)
     assert not again[1].any()
     assert again[1].shape == large.shape
@@ -93,7 +96,7 @@ def test_an_example_keeps_few_integers_and_no_floats():
     assert not again[3].any()
 
 
-@pytest.mark.parametrize("values", [[1, 2], [1, 2, "a"], [[1], [2]], [2**70, 0, 0]])
+@pytest.mark.parametrize("values", [[1, 2], [], [1, 2, "a"], [[1], [2]], [2**70, 0, 0]])
 def test_values_that_do_not_fit_an_example_are_refused(values: list[Any]):
     with pytest.raises(ModelError, match="Was the plan's file edited"):
         example_of({"tensor": [[3], "int64"], "values": values})
