@@ -12,6 +12,7 @@ import yaml
 from edakari.core.reading import YAML_BYTES, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
 from edakari.report.explanation import explanations
+from edakari.report.stage_files import check_stage
 
 __all__ = ["collect"]
 
@@ -35,9 +36,11 @@ def collect(folder: str | Path) -> Content:
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no recipe.yaml. `edakari prune` makes one.")
-    stages = {path.stem: _read(folder, path) for path in sorted((folder / "stages").glob("*.json"))}
+    paths = sorted((folder / "stages").glob("*.json"))
+    stages = {path.stem: check_stage(path.stem, _read(folder, path), path) for path in paths}
     if "trace" not in stages:
         raise RunFolderError(f"{folder} holds no results yet; run its recipe with `edakari prune` first")
+    _check_metrics(folder, stages)
     traced, pruned = stages["trace"], stages.get("prune", {})
     recipe = _recipe(folder)
     environment = folder / "environment.json"
@@ -67,6 +70,15 @@ def collect(folder: str | Path) -> Content:
         "recipe": recipe,
         "environment": _read(folder, environment) if os.path.lexists(environment) else {},
     }
+
+
+def _check_metrics(folder: Path, stages: Mapping[str, Content]) -> None:
+    """Refuse files of which one judges by another metric than the others."""
+    metric = stages.get("dense", {}).get("metric")
+    for name in ("check", "finetune"):
+        if metric and name in stages and metric not in stages[name]["metrics"]:
+            path = folder / "stages" / f"{name}.json"
+            raise RunFolderError(f"{path} has no {metric!r}, by which the run judges; remove it to run its stage again")
 
 
 def _networks(stages: Mapping[str, Content]) -> list[Content]:
@@ -147,4 +159,6 @@ def _read(folder: Path, path: Path) -> Content:
         content: Content = read_json(inside(folder, path.relative_to(folder)))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}; remove it to run its stage again") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} holds a {type(content).__name__}, not a mapping; was it edited?")
     return content

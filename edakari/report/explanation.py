@@ -11,6 +11,7 @@ from typing import Any
 from edakari.core.files import write_json
 from edakari.core.reading import Unreadable, inside, read_bytes, read_json
 from edakari.errors import RunFolderError
+from edakari.report.stage_files import check_explanation
 
 __all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "keep"]
 
@@ -73,7 +74,7 @@ def explanations(folder: str | Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((Path(folder) / FOLDER).glob("*.json")):
         try:
-            content = read_json(inside(folder, path.relative_to(folder)))
+            content = check_explanation(read_json(inside(folder, path.relative_to(folder))), path)
             files = [inside(path.parent, each["file"]) for each in content["pictures"]]
             missing = [file.name for file in files if not file.is_file()]
         except (OSError, ValueError, KeyError, TypeError) as error:

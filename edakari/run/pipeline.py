@@ -16,6 +16,7 @@ from edakari.errors import EdakariError, RunFolderError
 from edakari.models import check_trusted
 from edakari.models.weights import weights_digest
 from edakari.report import collect
+from edakari.report.stage_files import check_stage
 from edakari.run import processes
 from edakari.run.context import Notify, Run
 from edakari.run.environment import environment
@@ -75,7 +76,8 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
     try:
         for name in STAGES:
             if processes.agreed(run.folder.done(name), cpu=recipe.device == "cpu"):
-                notify(name, "kept", run.folder.read(name))
+                path = run.folder.path / "stages" / f"{name}.json"
+                notify(name, "kept", check_stage(name, run.folder.read(name), path))
                 continue
             if not worked and name != "trace":
                 _same_weights(run)
