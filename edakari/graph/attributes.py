@@ -18,8 +18,9 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.layout import Concat, Fixed, Layout, Product, axes, extent
 from edakari.core.space import Kind, Sizes
+from edakari.graph.held import item_of, with_item
 
-__all__ = ["ATTRIBUTES", "Widths", "attributes", "mended"]
+__all__ = ["ATTRIBUTES", "Widths", "attributes", "mended", "mended_inside", "with_numbers"]
 
 ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
     (("attn_dim", "inner_dim", "dim_inner", "all_head_size", "attention_dim"), frozenset({"head", "head_dim"})),
@@ -112,23 +113,40 @@ def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
         mend = ATTRIBUTES.get(cls) or ATTRIBUTES.get(cls.__name__)
         if mend is not None:
             return mend(module, widths)
-    seen = {name for path, name in widths.graph.attributes if path == widths.path}
+    seen = _seen(widths)
     return {**_guessed(module, widths, {name.partition(".")[0] for name in seen}), **_observed(module, widths, seen)}
 
 
-def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[str, Any]:
+def mended_inside(module: nn.Module, widths: Widths) -> Iterator[tuple[str, int]]:
+    """Numbers inside of a module's attributes, such as "config.width", that the trace saw to count a dimension.
+
+    Each comes with what it counts after the cut.
+    """
+    if not any(cls in ATTRIBUTES or cls.__name__ in ATTRIBUTES for cls in type(module).__mro__):
+        for full in sorted(_seen(widths)):
+            name, *keys = full.split(".")
+            dense = item_of(getattr(module, name, None), keys)
+            if keys and isinstance(dense, int):
+                yield full, widths.noted(full, dense)
+
+
+def with_numbers(module: nn.Module, numbers: Iterable[tuple[str, int]]) -> None:
+    """Put numbers into a module's attributes, such as "config.width"; dicts, lists and objects change in place, since
+    other modules may hold them too.
+    """
+    for full, count in numbers:
+        name, *keys = full.split(".")
+        setattr(module, name, with_item(getattr(module, name), keys, count))
+
+
+def _seen(widths: Widths) -> set[str]:
+    return {name for path, name in widths.graph.attributes if path == widths.path}
+
+
+def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[str, int]:
     """What the trace saw to count a dimension."""
-    found: dict[str, Any] = {}
-    for full in seen:
-        name, _, place = full.partition(".")
-        value = found.get(name, vars(module).get(name))
-        if isinstance(value, tuple | list):
-            items = list(value)
-            items[int(place)] = widths.noted(full, items[int(place)])
-            found[name] = type(value)(items)
-        elif isinstance(value, int):
-            found[name] = widths.noted(full, value)
-    return found
+    values = {name: getattr(module, name, None) for name in seen if "." not in name}
+    return {name: widths.noted(name, value) for name, value in values.items() if isinstance(value, int)}
 
 
 def _guessed(module: nn.Module, widths: Widths, seen: Collection[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from edakari.core.graph import Graph
 from edakari.core.layout import Fixed, Layout, Mask, extent, kept
 from edakari.core.space import Sizes
 from edakari.graph import attention
-from edakari.graph.attributes import Widths, mended
+from edakari.graph.attributes import Widths, mended, mended_inside, with_numbers
 from edakari.graph.dropped import without
 from edakari.graph.shadow import stored_tensors
 
@@ -84,8 +84,10 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
             parent, _, child = path.rpartition(".")
             setattr(small.get_submodule(parent), child, attention.slim(module, Widths(graph, path, sizes)))
             continue
-        for name, value in mended(module, Widths(graph, path, sizes)).items():
+        widths = Widths(graph, path, sizes)
+        for name, value in mended(module, widths).items():
             setattr(module, name, value)
+        with_numbers(module, mended_inside(module, widths))
     for module in small.modules():
         if isinstance(module, nn.TransformerEncoder) and any(map(attention.is_slim, module.modules())):
             module.use_nested_tensor = False  # only torch's own attention takes such tensors

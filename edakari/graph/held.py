@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["OWN", "held", "held_tensors", "item_of", "with_item"]
+__all__ = ["OWN", "containers", "held", "held_tensors", "item_of", "with_item"]
 
 CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|settings|namespace)$", re.IGNORECASE)
 """Names of classes whose instances are bags of settings."""
@@ -20,7 +20,7 @@ CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|se
 DEPTH = 4
 """Containers inside of containers that are looked into."""
 
-OWN = frozenset(vars(nn.Module()))
+OWN = frozenset({*vars(nn.Module()), "_version"})
 """Attributes by which a module keeps its parameters, buffers, children and hooks."""
 
 MANY = 4096
@@ -41,6 +41,15 @@ def held(value: Any, name: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]
         return
     for key, item in entries:
         yield from held(item, f"{name}.{key}", depth - 1)
+
+
+def containers(value: Any, depth: int = DEPTH) -> Iterator[Any]:
+    """An attribute's value, if it is a container, and the containers inside of it."""
+    entries = _entries(value) if depth else None
+    if entries is not None:
+        yield value
+        for _, item in entries:
+            yield from containers(item, depth - 1)
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ from torch import nn
 from edakari.graph import axes
 from edakari.graph.axes import Expression, Product
 from edakari.graph.comparisons import Comparison, hold, terms
+from edakari.graph.held import OWN, containers, held, with_item
 from edakari.graph.widths import width_attributes
 
 __all__ = ["LISTENER", "OPAQUE", "Number", "Numbers", "is_known", "numbered"]
@@ -307,23 +308,33 @@ def is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)
 
 
-def numbered(model: nn.Module) -> None:
-    """Make the integer attributes of a network's modules remember where they come from; changes the network."""
-    for path, module in model.named_modules():
+def numbered(copy: nn.Module, model: nn.Module) -> None:
+    """Make the integer attributes of a network's modules remember where they come from.
+
+    Args:
+        copy: of the network, which is changed.
+        model: stays as it is; what the copy shares with it, such as the settings of a whole library, is left alone.
+    """
+    shared = {id(each) for module in model.modules() for value in vars(module).values() for each in containers(value)}
+    for path, module in copy.named_modules():
         if isinstance(module, OPAQUE):
             continue
-        names = [name for name, _ in width_attributes(module)] if is_known(module) else list(vars(module))
+        names = [name for name, _ in width_attributes(module)] if is_known(module) else _names(module)
         for name in names:
-            if not name.startswith("_") and name != "training":
-                vars(module)[name] = _numbered(vars(module)[name], path, name)
+            value = getattr(module, name)
+            if any(id(each) in shared and not isinstance(each, tuple) for each in containers(value)):
+                continue
+            for full, item in list(held(value, name)):
+                if type(item) is int and item > 1:
+                    value = with_item(value, full.split(".")[1:], number(item, Attribute(path, full)))
+                    vars(module)[name] = value
 
 
-def _numbered(value: Any, path: str, name: str) -> Any:
-    if type(value) is int and value > 1:
-        return number(value, Attribute(path, name))
-    if type(value) in (tuple, list, torch.Size) and any(type(item) is int and item > 1 for item in value):
-        return type(value)([_numbered(item, path, f"{name}.{place}") for place, item in enumerate(value)])
-    return value
+def _names(module: nn.Module) -> list[str]:
+    """The attributes of a module's own code, those of its class included."""
+    classes = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    of_class = {name: None for cls in classes for name, value in vars(cls).items() if type(value) is int}
+    return [name for name in {**of_class, **vars(module)} if name not in OWN and not name.startswith("__")]
 
 
 SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def trace(model: nn.Module, example: Any, *, outputs: Outputs = None) -> Graph:
 
 def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str = "") -> Graph:
     shadow = shadow_of(model, device)
-    numbered(shadow)
+    numbered(shadow, model)
     stored = stored_tensors(shadow)
     dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
     moved = tree_map(lambda value: _moved(value, device), example)

@@ -16,7 +16,8 @@ from torch import nn
 from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
 from edakari.core.space import Sizes
-from edakari.graph.attributes import Widths, mended
+from edakari.graph.attributes import Widths, mended, mended_inside, with_numbers
+from edakari.graph.held import item_of
 from edakari.graph.numbers import Attribute, Extent, Number, Source
 
 __all__ = ["Counted", "arithmetic", "counted", "with_counts"]
@@ -141,9 +142,17 @@ def with_counts(model: nn.Module, graph: Graph, sizes: Sizes) -> nn.Module:
     for path, module in twin.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             continue  # a cut one is replaced by a module of ours, which takes what it needs from its tensors
-        for name, value in mended(module, Widths(graph, path, sizes)).items():
-            vars(module)[name] = _twofold(vars(module).get(name), value, path, name)
+        widths = Widths(graph, path, sizes)
+        for name, value in mended(module, widths).items():
+            vars(module)[name] = _twofold(getattr(module, name, None), value, path, name)
+        inside = list(mended_inside(module, widths))
+        with_numbers(module, ((name, _inside(module, path, name, count)) for name, count in inside))
     return twin
+
+
+def _inside(module: nn.Module, path: str, name: str, kept: int) -> int:
+    attribute, *keys = name.split(".")
+    return counted(item_of(getattr(module, attribute), keys), kept, Attribute(path, name))
 
 
 def _twofold(dense: Any, kept: Any, path: str, name: str) -> Any:
