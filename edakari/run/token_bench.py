@@ -37,12 +37,13 @@ def token_graphs(model: nn.Module, graph: Graph) -> dict[float, Graph]:
         graph: of it, on the inputs that are timed.
     """
     example = example_for(model, graph.inputs)
-    whole, known = token_sites(model, example).firsts(), set()
+    sites, known = token_sites(model, example), set()
+    whole = sites.firsts()
     found = {1.0: graph}
     for share in SHARES:
         counts = {name: _count(share, patches) for name, patches in whole.items()}
         if counts != whole and tuple(counts.values()) not in known:
-            found[share] = token_graph(model, example, counts)
+            found[share] = token_graph(model, example, counts, sites)
         known.add(tuple(counts.values()))
     return found
 

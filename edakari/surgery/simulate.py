@@ -24,7 +24,7 @@ from edakari.surgery.apply import branches_dropped, checked, cut_by, masks_of
 from edakari.surgery.counted import arithmetic, with_counts
 from edakari.surgery.masked_reads import READS, Reads
 from edakari.surgery.replay import BothMasked
-from edakari.surgery.tokens import Adaptive, attach, selections
+from edakari.surgery.tokens import Adaptive, insert, selections
 
 __all__ = ["simulate"]
 
@@ -98,7 +98,7 @@ class Simulated(nn.Module):
 
     def attach(self, plan: Plan) -> None:
         """Put a plan's selectors in; they work channel by channel, so what comes out is made of what goes in."""
-        attach(self.model, plan.tokens(), example_for(self.model, plan.inputs))
+        insert(self.model, plan.tokens(), example_for(self.model, plan.inputs))
         for selection in selections(self.model).values():
             selection.register_forward_pre_hook(self._before)
             selection.register_forward_hook(self._behind)

@@ -37,7 +37,7 @@ from edakari.methods.tokens.training import (
     token_distance,
     token_divergence,
 )
-from edakari.surgery.tokens import Adaptive, Decision, attach, detach, selections, token_sites
+from edakari.surgery.tokens import Adaptive, Decision, Rule, attach, detach, selections, token_sites
 from edakari.testing import check_method
 from edakari.testing.toys import ToyTask, toy_job
 from tests.surgery.tokens.networks import LabelledViT, enlivened
@@ -138,6 +138,39 @@ def test_gradients_reach_every_parameter_of_every_selector(terms: tuple[str, ...
             assert bool(parameter.grad.isfinite().all()), name
             assert float(parameter.grad.abs().max()) > 0, name
     assert all(parameter.grad is None for parameter in each.teacher.parameters())
+
+
+@pytest.mark.parametrize("rule", ["count", "sample"])
+def test_the_task_alone_teaches_selectors_through_attention(rule: Rule) -> None:
+    """Without packages, pooling and other losses what is kept matters only as keys that the class token reads."""
+    torch.manual_seed(0)
+    model, x = network(), torch.randn(6, 3, 16, 16)
+    settings = (("package", "none"),)
+    attach(model, [KeepTokens(f"blocks.{place}", n, "spvit", settings) for place, n in ((1, 10), (3, 6))], x[:1])
+    functional.cross_entropy(Adaptive(model, training_rule=rule).train()(x), torch.arange(6) % 4).backward()
+    for selection in selections(model).values():
+        grads = {name: each.grad for name, each in selection.selector.named_parameters()}
+        assert all(grad is not None and float(grad.abs().max()) > 0 for grad in grads.values()), grads
+
+
+def test_logits_are_pulled_towards_the_dense_network_by_hand() -> None:
+    """KL of the teacher to the student: the mean over images of sum p_dense (log p_dense - log p_student)."""
+    torch.manual_seed(0)
+    each, batch = trainer(logits=0.7), next(iter(ToyTask().batches("train")))
+    with torch.no_grad():  # far apart, so that the two directions differ
+        each.student.model.get_submodule("head").weight.normal_()
+        each.teacher.get_submodule("head").weight.normal_()
+        aim = ToyTask().outputs(each.teacher, batch).double()
+    said: list[torch.Tensor] = []
+    each.student.model.register_forward_hook(lambda module, args, output: said.append(output))
+    with torch.no_grad():
+        terms = each.objective(each.student, batch)
+    mine = said[0].double()
+    dense, student = aim.softmax(-1), mine.softmax(-1)
+    wanted = 0.7 * float((dense * (dense / student).log()).sum() / len(aim))
+    reverse = 0.7 * float((student * (student / dense).log()).sum() / len(aim))
+    assert float(terms["logits"]) == pytest.approx(wanted, rel=1e-4)
+    assert abs(wanted - reverse) > 0.05 * wanted
 
 
 def test_a_boolean_mask_would_have_no_gradient() -> None:

@@ -257,16 +257,17 @@ def _exact_macs(model: nn.Module, plan: Plan) -> float:
     return macs(trace(small, example_for(small, plan.inputs))).total({})
 
 
-def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int]) -> Graph:
+def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites) -> Graph:
     """The graph of a network whose blocks all get some number of patches; any ones, for it is all the same.
 
     Args:
         model: the network, without selectors.
         example: an input.
         counts: patches from the first block of each stage on, by its name.
+        sites: of the network.
     """
     small = shadow_of(model, "meta")
-    whole = token_sites(model, example).firsts()
+    whole = sites.firsts()
     meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
     edits = [KeepTokens(name, count, "random") for name, count in counts.items() if count < whole[name]]
     return trace(attach(small, edits, meta) if edits else small, meta)
@@ -283,7 +284,7 @@ def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> To
     example = example_for(model, graph.inputs)
     sites = token_sites(model, example)
     steps = [{name: max(1, count - back) for name, count in sites.firsts().items()} for back in range(3)]
-    found = [block_macs(token_graph(model, example, counts), sites.names, GATE)[::2] for counts in steps]
+    found = [block_macs(token_graph(model, example, counts, sites), sites.names, GATE)[::2] for counts in steps]
     most = max(sites.patches)
     if sites.staged:  # a straight line through two numbers, for a stage may have no more
         near, far = (each[0] for each in found[:2])

@@ -24,6 +24,7 @@ from edakari.surgery.tokens import (
     TokenLayout,
     TokenSites,
     attach,
+    insert,
     selections,
     token_layout,
     token_sites,
@@ -186,7 +187,7 @@ def attention_scores(
     settings = (("package", "none"),)
     watched = [KeepTokens(name, layout.patches, "evit", settings) for name in layout.names[1:]]
     example = example_for(trainer.teacher, plan.inputs)
-    observer = Adaptive(attach(copied(trainer.teacher), watched, example)).eval()
+    observer = Adaptive(insert(copied(trainer.teacher), watched, example)).eval()
     places = [layout.names.index(edit.block) - 1 for edit in plan.tokens()]
 
     @torch.no_grad()

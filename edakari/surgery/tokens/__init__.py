@@ -1,10 +1,10 @@
 """Token pruning: selectors in front of the blocks of vision transformers."""
 
 from edakari.surgery.tokens.adaptive import Adaptive
-from edakari.surgery.tokens.attach import attach, detach, gates, selections
-from edakari.surgery.tokens.attention import DenseHead
+from edakari.surgery.tokens.attach import attach, detach, gates, insert, selections
 from edakari.surgery.tokens.layout import TokenBlock, TokenLayout, token_layout
 from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
+from edakari.surgery.tokens.pooling import DenseHead
 from edakari.surgery.tokens.rows import restore
 from edakari.surgery.tokens.selection import Selection, SelectionSettings, sampled
 from edakari.surgery.tokens.sites import TokenSite, TokenSites, token_sites
@@ -28,6 +28,7 @@ __all__ = [
     "attach",
     "detach",
     "gates",
+    "insert",
     "package",
     "restore",
     "sampled",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edakari.surgery.tokens.attention import TokenPooling
+from edakari.surgery.tokens.pooling import TokenPooling
 from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState, running
 
 __all__ = ["Adaptive"]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses as dc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
 from edakari.core.plan import KeepTokens
 from edakari.errors import ModelError, PlanError, nearest
-from edakari.surgery.tokens.gate import GATE, TokenGate
+from edakari.surgery.tokens.check import Places, check_masking
+from edakari.surgery.tokens.gate import GATE, GateSettings, TokenGate
 from edakari.surgery.tokens.grid import GridGate, attach_grid
-from edakari.surgery.tokens.layout import TokenLayout, grid_stages, token_layout
+from edakari.surgery.tokens.layout import MASK, TokenLayout, layout_of
 from edakari.surgery.tokens.merger import Merger
 from edakari.surgery.tokens.package import PackageMode, PackageNorm
 from edakari.surgery.tokens.selection import Selection, SelectionSettings
 from edakari.surgery.tokens.selectors import MERGER, Site, build_selector, needs_attention
+from edakari.surgery.tokens.stages import stages_of_pass
 from edakari.surgery.tokens.state import Chain
+from edakari.surgery.tokens.watching import watched
 
-__all__ = ["attach", "detach", "gates", "selections"]
+__all__ = ["attach", "detach", "gates", "insert", "selections"]
 
 PACKAGES: tuple[PackageMode, ...] = ("none", "merge", "add", "append")
 NORMS: tuple[PackageNorm, ...] = ("mean", "sum")
@@ -28,6 +32,8 @@ V = TypeVar("V")
 
 def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: int = 0) -> nn.Module:
     """Put selectors in front of blocks, in place.
+
+    A copy of the network is run first with its tokens masked and with its tokens removed: both must give the same.
 
     Args:
         model: a network without selectors; its blocks get gates as one more child each.
@@ -39,25 +45,62 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: in
         The same network.
 
     Raises:
-        ModelError: the network has no tokens, or holds selectors already.
+        ModelError: the network has no tokens, or holds selectors already, or masked tokens are not what removed ones
+            are; names the block. The network is as it was.
         PlanError: an edit names no block, or keeps more tokens than come.
     """
+    insertion = _insertion(model, edits, example, seed)
+    if edits and not any(parameter.is_meta for parameter in model.parameters()):
+        check_masking(model, insertion.put, insertion.places, example)
+    return insertion.put(model)
+
+
+def insert(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Module:
+    """Put selectors in front of blocks as `attach` does, without its check: for copies of networks that passed it.
+
+    Args:
+        model: as for `attach`; it may be without data.
+        edits: as for `attach`.
+        example: as for `attach`.
+    """
+    return _insertion(model, edits, example, 0).put(model)
+
+
+@dc.dataclass(frozen=True)
+class _Insertion:
+    """What puts the selectors of a plan into a network, or into a copy of it."""
+
+    put: Callable[[nn.Module], nn.Module]
+    places: Places
+
+
+def _insertion(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: int) -> _Insertion:
+    """How selectors are put in, once the edits suit the network."""
     if any(True for _ in gates(model)):
         raise ModelError(f"this {type(model).__name__} holds token selectors already; take them off with detach first")
-    stages = grid_stages(model, example)
+    watch = watched(model, example, MASK)
+    stages = stages_of_pass(watch)
     if stages:
-        return attach_grid(model, edits, stages, seed)
-    layout = token_layout(model, example)
-    by_block = _checked(edits, layout)
+        names = tuple(block.name for stage in stages for block in stage.blocks)
+        return _Insertion(lambda network: attach_grid(network, edits, stages, seed), Places(names, 0, 0))
+    layout = layout_of(watch)
+    by_block, biased = _checked(edits, layout), _position_biased(model, layout)
+    places = Places(layout.names, layout.prefix, layout.patches)
+    return _Insertion(lambda network: _put(network, by_block, layout, biased, seed), places)
+
+
+def _put(
+    model: nn.Module, by_block: Mapping[str, KeepTokens], layout: TokenLayout, biased: bool, seed: int
+) -> nn.Module:
+    """Selectors in a network whose blocks have the same tokens."""
+    if not by_block:
+        return model
     names = layout.names
     places = [names.index(block) for block in by_block]
-    watched = [place - 1 for place in places if needs_attention(by_block[names[place]].selector) and place]
-    biased = _position_biased(model, example, layout)
-    merging = any(edit.selector == MERGER for edit in edits)
-    start = min((*places, *watched))
-    entering = layout.patches
-    chain = Chain()
-    like = next(model.parameters())
+    watched_places = [place - 1 for place in places if needs_attention(by_block[names[place]].selector) and place]
+    merging = any(edit.selector == MERGER for edit in by_block.values())
+    start = min((*places, *watched_places))
+    entering, chain, like = layout.patches, Chain(), next(model.parameters())
     for place in range(start, len(names)):
         edit = by_block.get(names[place])
         step = None
@@ -66,16 +109,17 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: in
             entering = min(entering, edit.count)
         block = model.get_submodule(names[place])
         moved = place >= min(places)
-        gate = TokenGate(
-            block,
-            layout.prefix + layout.patches,
-            step,
-            chain,
+        settings = GateSettings(
+            dense=layout.prefix + layout.patches,
             first=place == start,
             last=place == len(names) - 1,
-            watches=place in watched or (moved and (merging or biased)),
+            watches=place in watched_places or (moved and (merging or biased)),
+            takes_mask=layout.blocks[place].takes_mask,
             drops=layout.dense and place == len(names) - 1,
+            roles=layout.blocks[place].roles,
+            behind=layout.roles,
         )
+        gate = TokenGate(block, step, chain, settings)
         gate.train(block.training)
     return model
 
@@ -118,6 +162,11 @@ def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, Keep
     for name, edit in ordered.items():
         if not 0 <= edit.count <= before:
             raise PlanError(f"the plan keeps {edit.count} tokens at block {name!r}, where {before} come")
+        if layout.dense and not edit.count:
+            raise PlanError(
+                f"the plan keeps no patch at block {name!r}, but the network takes the largest over its patches; keep "
+                "one or more"
+            )
         before = edit.count
     return ordered
 
@@ -134,6 +183,7 @@ def _step(edit: KeepTokens, layout: TokenLayout, place: int, entering: int, seed
         count=edit.count,
         package=_chosen(mode, PACKAGES, edit),
         package_norm=_chosen(norm, NORMS, edit),
+        keeps_one=layout.dense or mode == "none",
         proportional=_chosen(options.pop("proportional", False), (False, True), edit),
     )
     if edit.selector == MERGER:
@@ -151,7 +201,7 @@ def _chosen(value: object, known: tuple[V, ...], edit: KeepTokens) -> V:
     raise PlanError(f"the plan's edit at block {edit.block!r} has the setting {value!r} where one of {known} is known")
 
 
-def _position_biased(model: nn.Module, example: Any, layout: TokenLayout) -> bool:
+def _position_biased(model: nn.Module, layout: TokenLayout) -> bool:
     """Whether blocks add a bias for each pair of tokens, which must follow the tokens."""
     dense = layout.prefix + layout.patches
     tables = (*dict(model.named_parameters()).items(), *dict(model.named_buffers()).items())

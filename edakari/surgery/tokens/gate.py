@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses as dc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +10,44 @@ import torch
 from torch import nn
 
 from edakari.errors import PlanError
-from edakari.surgery.tokens.attention import TokenAttention, additive
+from edakari.surgery.tokens.attention import TokenAttention
+from edakari.surgery.tokens.biases import additive
+from edakari.surgery.tokens.checkpointing import entered, left
+from edakari.surgery.tokens.layout import MASK
+from edakari.surgery.tokens.reductions import Role, Roles
+from edakari.surgery.tokens.rotary import rotations
 from edakari.surgery.tokens.rows import side_by_side
 from edakari.surgery.tokens.state import Chain, TokenState
 
-__all__ = ["GATE", "TokenGate"]
+__all__ = ["GATE", "GateSettings", "TokenGate"]
 
 GATE = "token_gate"
 """Name under which a block holds its gate."""
-MASK = "attn_mask"
-"""What timm's blocks call that which they add to the logits of attention."""
+
+
+@dc.dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """Where a gate stands.
+
+    Args:
+        dense: tokens before any is pruned, prefix included.
+        first: of the network's gates.
+        last: of the network's blocks.
+        watches: its block's attention is looked at or biased even where nothing is masked.
+        takes_mask: whether its block hands an argument `attn_mask` on to its attention.
+        drops: packages end with it, for what follows reads each token as a patch.
+        roles: of its block's reductions.
+        behind: of those that follow the last block.
+    """
+
+    dense: int
+    first: bool
+    last: bool
+    watches: bool
+    takes_mask: bool = False
+    drops: bool = False
+    roles: tuple[Role, ...] = ()
+    behind: tuple[Role, ...] = ()
 
 
 class TokenGate(nn.Module):
@@ -29,69 +57,54 @@ class TokenGate(nn.Module):
     the block back bit by bit.
     """
 
-    def __init__(
-        self,
-        block: nn.Module,
-        dense: int,
-        step: nn.Module | None,
-        chain: Chain,
-        *,
-        first: bool,
-        last: bool,
-        watches: bool,
-        drops: bool = False,
-    ) -> None:
+    def __init__(self, block: nn.Module, step: nn.Module | None, chain: Chain, settings: GateSettings) -> None:
         """Put a gate around a block.
 
         Args:
             block: of the network, changed in place.
-            dense: tokens before any is pruned, prefix included.
             step: selector or merger; None where nothing is removed.
             chain: shared by the network's gates.
-            first: of the network's gates.
-            last: of the network's blocks.
-            watches: its attention is looked at or biased even where nothing is masked.
-            drops: packages end with it, for what follows reads each token as a patch.
+            settings: where it stands.
         """
         super().__init__()
         if GATE in block._modules or "forward" in vars(block):
             raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
         self.step, self.chain = step, chain
-        self.dense, self.first, self.last, self.watches = dense, first, last, watches
-        self.drops = drops
-        self.takes_mask = MASK in inspect.signature(type(block).forward).parameters
+        self.settings = settings
         vars(self)["block"] = block  # not a child: the block holds the gate
         block.add_module(GATE, self)
         vars(block)["forward"] = self.run
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's outputs for the tokens that are left."""
-        state = self.chain.start() if self.first else self.chain.now()
+        entry = entered(self.chain, self, self.settings.first)
+        state = entry.state
         if self.step is not None:
             args, kwargs = _with_tokens(self.step, state, args, kwargs)
-        kwargs = {name: self._rotations(value, state) if name == "rope" else value for name, value in kwargs.items()}
+        args, kwargs = rotations(args, kwargs, state, self.settings.dense)
         args = tuple(self._as_logits(value) for value in args)
         kwargs = {name: self._as_logits(value) for name, value in kwargs.items()}
         out = self._block(state, args, kwargs)
-        if self.last:
+        if self.settings.last:
             self.chain.finish()
+            state.roles = Roles(self.settings.behind)
             out = _spread(out, state)
-            return _unpacked(out, state) if self.drops and state.packages else out
-        return out
+            out = _unpacked(out, state) if self.settings.drops and state.packages else out
+        return (left(entry, out[0]), *out[1:]) if isinstance(out, tuple) else left(entry, out)
 
     def _block(self, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         block = vars(self)["block"]
         forward = type(block).forward
         paired = any(self._is_pairs(value) for value in (*args, *kwargs.values()))
-        if not self.watches and not paired and state.strategy == "topk":
+        if not self.settings.watches and not paired and state.strategy == "topk":
             if state.size is None:
                 return forward(block, *args, **kwargs)
-            if self.takes_mask and len(args) == 1 and kwargs.get(MASK) is None:  # what compilers can follow
+            if self.settings.takes_mask and len(args) == 1 and kwargs.get(MASK) is None:  # what compilers can follow
                 bias = torch.log(state.size)[:, None, None, :].to(args[0].dtype)
                 return forward(block, *args, **{**kwargs, MASK: bias})
-        state.inside = True
+        state.inside, state.attended = True, None
         try:
-            with TokenAttention(state, self.dense):
+            with TokenAttention(state, self.settings.dense, self.settings.roles):
                 return forward(block, *args, **kwargs)
         finally:
             state.inside = False
@@ -103,24 +116,16 @@ class TokenGate(nn.Module):
 
     def _is_pairs(self, value: Any) -> bool:
         """Whether it is a mask over pairs of tokens, which networks of transformers give to blocks when exported."""
-        return isinstance(value, torch.Tensor) and value.dim() == 4 and value.shape[-2:] == (self.dense, self.dense)
+        return (
+            isinstance(value, torch.Tensor)
+            and value.dim() == 4
+            and value.shape[-2:] == (self.settings.dense, self.settings.dense)
+        )
 
     def _as_logits(self, value: Any) -> Any:
         # BEiT of transformers adds its bias to a mask of truths, which makes each true pair one larger
         truths = self._is_pairs(value) and value.dtype is torch.bool
         return additive(value, next(vars(self)["block"].parameters())) if truths else value
-
-    def _rotations(self, table: Any, state: TokenState) -> Any:
-        """The rows of a rotary table, [patches, sines and cosines], for the tokens that are there."""
-        place = state.place
-        patches = self.dense - state.prefix
-        if place is None or not isinstance(table, torch.Tensor) or table.dim() != 2 or table.shape[0] != patches:
-            return table
-        # packages stand for no place: they are not rotated
-        still = torch.cat([torch.zeros_like(table[:1, ::2]), torch.ones_like(table[:1, 1::2])], -1)
-        row = place[:, state.prefix :] - state.prefix
-        row = torch.where(row < 0, torch.full_like(row, patches), row)
-        return torch.cat([table, still])[row][:, None]
 
 
 def _with_tokens(

@@ -9,7 +9,6 @@ differs: pruned positions stay keys of their windows, and there is no package; n
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +17,11 @@ from torch import nn
 
 from edakari.core.plan import KeepTokens
 from edakari.errors import PlanError, nearest
-from edakari.surgery.tokens.layout import GridStage
+from edakari.surgery.tokens.checkpointing import entered, left
 from edakari.surgery.tokens.rows import pick
 from edakari.surgery.tokens.selection import sampled, straight_through
 from edakari.surgery.tokens.selectors import Candidates, Site, Verdict, build_selector, needs_attention
+from edakari.surgery.tokens.stages import GridStage
 from edakari.surgery.tokens.state import Chain, Decision, TokenState
 
 __all__ = ["GridGate", "attach_grid"]
@@ -31,14 +31,6 @@ PACKED = ("package", "package_norm", "proportional")
 """Settings of packages, which there are none of here."""
 
 
-@dc.dataclass
-class _Kept:
-    """What a stage decided: places that go on, [B, K], and 1 or 0 for every place, [B, N]."""
-
-    index: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-
-
 class GridGate(nn.Module):
     """Stands around a block of a stage and its MLP: the block's input is judged, and the MLP works on what is kept."""
 
@@ -46,7 +38,6 @@ class GridGate(nn.Module):
         self,
         block: nn.Module,
         mlp: nn.Module,
-        kept: _Kept,
         chain: Chain,
         selector: nn.Module | None,
         edit: KeepTokens | None,
@@ -57,7 +48,7 @@ class GridGate(nn.Module):
         super().__init__()
         if GRID_GATE in block._modules or "forward" in vars(block) or "forward" in vars(mlp):
             raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
-        self.selector, self.edit, self.stage, self.kept, self.chain = selector, edit, stage, kept, chain
+        self.selector, self.edit, self.stage, self.chain = selector, edit, stage, chain
         self.last = last
         vars(self)["block"], vars(self)["mlp"] = block, mlp  # not children: the block holds the gate
         block.add_module(GRID_GATE, self)
@@ -66,24 +57,26 @@ class GridGate(nn.Module):
 
     def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The block's outputs; in front of a selector positions are judged first."""
+        entry = entered(self.chain, self, self.selector is not None)
         if self.selector is not None:
-            self._decide(x)
+            self._decide(x, entry.state)
         out = type(vars(self)["block"]).forward(vars(self)["block"], x, *args, **kwargs)
         if self.last:
-            self.kept.index = self.kept.mask = None
-        return out
+            entry.state.working = entry.state.going = None
+            self.chain.finish()
+        return (left(entry, out[0]), *out[1:]) if isinstance(out, tuple) else left(entry, out)
 
     def feed(self, x: torch.Tensor) -> torch.Tensor:
         """The MLP's outputs; zeros, which a residual sum passes over, where positions are pruned."""
-        mlp = vars(self)["mlp"]
+        mlp, state = vars(self)["mlp"], self.chain.now()
         shape, prefix = x.shape, self.stage.prefix
         x_BNC = x.reshape(shape[0], -1, shape[-1])
-        if self.kept.index is None:
-            assert self.kept.mask is not None
+        if state.working is None:
+            assert state.going is not None
             out: torch.Tensor = type(mlp).forward(mlp, x_BNC)
-            head = torch.ones_like(self.kept.mask[:, :1]).expand(-1, prefix)
-            return (out * torch.cat([head, self.kept.mask], 1)[..., None].to(out.dtype)).view(shape)
-        index_BK = self.kept.index
+            head = torch.ones_like(state.going[:, :1]).expand(-1, prefix)
+            return (out * torch.cat([head, state.going], 1)[..., None].to(out.dtype)).view(shape)
+        index_BK = state.working
         chosen = torch.cat([x_BNC[:, :prefix], pick(x_BNC[:, prefix:], index_BK)], 1)
         out_BMC = type(mlp).forward(mlp, chosen)
         # every place looks up its row; pruned ones find a row of zeros at the end
@@ -98,10 +91,9 @@ class GridGate(nn.Module):
         block = vars(self)["block"]
         del vars(block)["forward"], vars(vars(self)["mlp"])["forward"], block._modules[GRID_GATE]
 
-    def _decide(self, x: torch.Tensor) -> None:
+    def _decide(self, x: torch.Tensor, state: TokenState) -> None:
         assert self.edit is not None
         assert self.selector is not None
-        state: TokenState = self.chain.start()
         x_BNC = x.reshape(x.shape[0], -1, x.shape[-1])[:, self.stage.prefix :]
         patches = x_BNC.shape[1]
         if patches != self.stage.patches:
@@ -119,11 +111,10 @@ class GridGate(nn.Module):
             mask = straight_through(mask, verdict.score, edge_B1)
         if state.rule == "sample":
             mask = sampled(verdict.score, state.temperature)
-        self.kept.mask = mask
-        self.kept.index = index_BK if state.strategy == "topk" else None
+        state.going = mask
+        state.working = index_BK if state.strategy == "topk" else None
         if state.record:
             state.decisions.append(Decision(self.edit.block, mask, verdict.score))
-        self.chain.finish()
 
 
 def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[GridStage], seed: int = 0) -> nn.Module:
@@ -147,7 +138,7 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
             raise PlanError(f"a stage has one selector, but the plan has {len(chosen)} from {chosen[0].block!r} on")
         if not chosen:
             continue
-        edit, kept = chosen[0], _Kept()
+        edit = chosen[0]
         if not 0 < edit.count <= stage.patches:
             raise PlanError(f"the plan keeps {edit.count} of {stage.patches} positions at block {edit.block!r}")
         first = [block.name for block in stage.blocks].index(edit.block)
@@ -161,7 +152,6 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
             gate = GridGate(
                 owner,
                 model.get_submodule(block.mlp),
-                kept,
                 chain,
                 selector,
                 edit if place == 0 else None,

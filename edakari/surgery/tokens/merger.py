@@ -36,7 +36,10 @@ class Merger(nn.Module):
         if state.strategy not in ("topk", "mask"):
             raise PlanError(f"tokens are merged to a fixed number; there is no strategy {state.strategy!r} for that")
         if state.attended is None:
-            raise PlanError(f"the merging at {settings.block!r} has seen no attention in the block before it")
+            raise PlanError(
+                f"the merging at block {settings.block!r} looks at the keys of the block before it, which are seen in "
+                "scaled_dot_product_attention and nn.MultiheadAttention alone; take 'spvit', 'dynamicvit' or 'random'"
+            )
         prefix, batch, state.merged = settings.prefix, x_BMC.shape[0], True
         place_BM = state.place
         if place_BM is None:

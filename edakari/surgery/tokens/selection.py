@@ -28,6 +28,7 @@ class SelectionSettings:
         count: patches that go on.
         package: what becomes of the pruned.
         package_norm: see `edakari.surgery.tokens.package`.
+        keeps_one: an image keeps its best patch where it would keep none, for what follows needs one.
         proportional: the package is read like as many tokens as it stands for (proportional attention, from ToMe).
     """
 
@@ -39,6 +40,7 @@ class SelectionSettings:
     package: PackageMode = "merge"
     package_norm: PackageNorm = "mean"
     proportional: bool = False
+    keeps_one: bool = False
 
 
 class Selection(nn.Module):
@@ -116,10 +118,10 @@ class Selection(nn.Module):
         """1 for each patch that goes on, and under "topk" their places, rising."""
         masked = score_BN.masked_fill(alive_BN == 0, -torch.inf) if state.alive is not None else score_BN
         if state.rule == "sample":
-            return sampled(score_BN, state.temperature) * alive_BN, None
+            return self._never_none(sampled(score_BN, state.temperature) * alive_BN, masked), None
         if state.rule == "threshold" and state.strategy != "topk":
             kept = (score_BN >= self.get_buffer("threshold")).to(alive_BN.dtype) * alive_BN
-            return self._capped(kept, masked, state), None
+            return self._never_none(self._capped(kept, masked, state), masked), None
         best = masked.topk(min(self.settings.count, masked.shape[1]), dim=1)
         index_BK = best.indices.sort(dim=1).values
         kept = torch.zeros_like(alive_BN).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive_BN.dtype))
@@ -128,15 +130,20 @@ class Selection(nn.Module):
         return kept * alive_BN, index_BK
 
     def _capped(self, kept_BN: torch.Tensor, score_BN: torch.Tensor, state: TokenState) -> torch.Tensor:
-        """At most the largest number of tokens that fits; never none at all where nothing else would be left."""
-        if not self.settings.prefix and self.settings.package == "none":
-            best = torch.zeros_like(kept_BN).scatter(1, score_BN.argmax(1, keepdim=True), 1.0)
-            kept_BN = torch.maximum(kept_BN, best)
+        """At most the largest number of tokens that fits."""
         cap = state.caps.get(self.settings.block)
         if cap is None or cap >= kept_BN.shape[1]:
             return kept_BN
         best = torch.zeros_like(kept_BN).scatter(1, score_BN.topk(cap, dim=1).indices, 1.0)
         return kept_BN * best
+
+    def _never_none(self, kept_BN: torch.Tensor, score_BN: torch.Tensor) -> torch.Tensor:
+        """The best living patch of an image that would lose all; decisions keep their gradient."""
+        if not self.settings.keeps_one:
+            return kept_BN
+        best = torch.zeros_like(kept_BN).scatter(1, score_BN.argmax(1, keepdim=True), 1.0)
+        missing = best * (kept_BN.detach().sum(1, keepdim=True) == 0)
+        return kept_BN + missing * (1 - kept_BN).detach()
 
     def _packed(
         self, x_BMC: torch.Tensor, weight_BN: torch.Tensor, state: TokenState

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import weakref
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
-from edakari.surgery.tokens.layout import GridStage, TokenLayout, grid_stages, token_layout
+from edakari.surgery.tokens.layout import MASK, TokenLayout, layout_of
+from edakari.surgery.tokens.stages import GridStage, stages_of_pass
+from edakari.surgery.tokens.watching import watched
 
 __all__ = ["TokenSite", "TokenSites", "token_sites"]
 
@@ -78,11 +77,10 @@ class TokenSites:
         return tuple(places[len(places) // 2] for places in stages if len(places) > 1)
 
 
-_SEEN: weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, TokenSites]]] = weakref.WeakKeyDictionary()
-
-
 def token_sites(model: nn.Module, example: Any) -> TokenSites:
     """The blocks of a network, which has one stage or several; see `token_layout` and `grid_stages`.
+
+    Nothing is remembered of earlier calls: the network is run once, without data, as it is now.
 
     Args:
         model: the network, without selectors.
@@ -91,14 +89,9 @@ def token_sites(model: nn.Module, example: Any) -> TokenSites:
     Raises:
         ModelError: the network has no tokens, or the attention of a block cannot be masked; names the block.
     """
-    shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
-    for known, sites in _SEEN.get(model, ()):
-        if known == shapes:
-            return sites
-    stages = grid_stages(model, example)
-    found = _staged(stages) if stages else _plain(token_layout(model, example))
-    _SEEN.setdefault(model, []).append((shapes, found))
-    return found
+    watch = watched(model, example, MASK)
+    stages = stages_of_pass(watch)
+    return _staged(stages) if stages else _plain(layout_of(watch))
 
 
 def _plain(layout: TokenLayout) -> TokenSites:

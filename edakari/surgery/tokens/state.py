@@ -11,7 +11,9 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Chain", "Decision", "Rule", "Strategy", "TokenState", "running"]
+from edakari.surgery.tokens.reductions import Roles
+
+__all__ = ["PASSES", "Chain", "Decision", "Moment", "Rule", "Strategy", "TokenState", "running"]
 
 Strategy = Literal["topk", "mask", "padded", "packed", "bucketed"]
 """Tokens are removed to a fixed number, masked, or removed to a number of each image's own, in three forms."""
@@ -59,6 +61,9 @@ class TokenState:
         edges: most tokens of an image under "bucketed", rising.
         attended: query and key of the last attention, [batch, heads, tokens, channels].
         inside: whether a block is running.
+        roles: of the reductions that follow the blocks; None before the last block is left.
+        going: in a stage with a grid, 1 or 0 for every position, [B, N]; None where all go on.
+        working: in such a stage, positions that the MLPs work on, [B, K]; None where they work on all.
         caps: most patches of an image behind the selector of a block, under "padded".
         temperature: of sampled decisions.
         record: whether decisions are noted.
@@ -79,6 +84,9 @@ class TokenState:
     edges: tuple[int, ...] = ()
     attended: tuple[torch.Tensor, torch.Tensor] | None = None
     inside: bool = False
+    roles: Roles | None = None
+    going: torch.Tensor | None = None
+    working: torch.Tensor | None = None
     caps: Mapping[str, int] = dc.field(default_factory=dict)
     temperature: float = 1.0
     record: bool = False
@@ -86,6 +94,30 @@ class TokenState:
 
 
 _ASKED: ContextVar[TokenState | None] = ContextVar("edakari_tokens", default=None)
+PASSES = 16
+"""Forward passes whose blocks may still run again in a backward pass."""
+
+
+@dc.dataclass
+class Moment:
+    """What a gate knew when it was entered inside of gradient checkpointing, where its block will run once more.
+
+    Args:
+        gate: that was entered.
+        region: number of the object that stands for the part of the network that is computed again.
+        heads: whether the gate is the first one in that part.
+        state: as it was then.
+        done: whether the block ran again.
+        leaves: in place of what the gate computed without gradient, so that theirs is caught; by field, or by the
+            number of the decision and its field.
+    """
+
+    gate: object
+    region: int
+    heads: bool
+    state: TokenState
+    done: bool = False
+    leaves: dict[str | tuple[int, str], torch.Tensor] = dc.field(default_factory=dict)
 
 
 class Chain:
@@ -93,16 +125,46 @@ class Chain:
 
     def __init__(self) -> None:
         self.states: dict[int, TokenState] = {}
+        self.moments: list[list[Moment]] = []
+
+    def __reduce__(self) -> tuple[type[Chain], tuple[()]]:
+        """Copies begin without passes."""
+        return Chain, ()
 
     def start(self) -> TokenState:
         """The state for a forward pass that comes to its first gate."""
         state = self.states[_thread()] = _ASKED.get() or TokenState()
+        if self.moments:
+            open_passes = [noted for noted in self.moments if not all(each.done for each in noted if each.heads)]
+            self.moments = [*open_passes[1 - PASSES :], []]
         return state
 
     def now(self) -> TokenState:
         """The state of the forward pass that is running."""
         state = self.states.get(_thread())
         return self.start() if state is None else state
+
+    def again(self, state: TokenState) -> None:
+        """Go on from a state that was noted: blocks of an earlier pass run once more."""
+        self.states[_thread()] = state
+
+    def note(self, gate: object, region: object, state: TokenState) -> Moment:
+        """Remember what a gate knows as it is entered, for the time when its block runs again."""
+        self.moments = self.moments or [[]]
+        noted = self.moments[-1]
+        heads = not noted or noted[-1].region != id(region)
+        noted.append(Moment(gate, id(region), heads, dc.replace(state, decisions=[])))
+        return noted[-1]
+
+    def moment(self, gate: object, region: object) -> Moment | None:
+        """What a gate knew when its block ran first."""
+        found = [each for noted in self.moments for each in noted if each.gate is gate and each.region == id(region)]
+        return found[-1] if found else None
+
+    @property
+    def runs(self) -> bool:
+        """Whether a pass is running in this thread."""
+        return _thread() in self.states
 
     def finish(self) -> None:
         """Forget the state of a forward pass that has left the last gate."""

@@ -14,7 +14,7 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.errors import ModelError, PlanError
 from edakari.surgery.tokens import Adaptive, attach, detach, token_layout
-from edakari.surgery.tokens.layout import grid_stages
+from edakari.surgery.tokens.stages import grid_stages
 from tests.surgery.tokens.networks import enlivened, images, logits
 
 SWIN = {

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from edakari.surgery.tokens import sampled
-from edakari.surgery.tokens.attention import key_bias
+from edakari.surgery.tokens.biases import key_bias
 from edakari.surgery.tokens.selectors import (
     Candidates,
     MultiHeadSelector,

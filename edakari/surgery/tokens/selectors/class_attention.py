@@ -24,13 +24,18 @@ class AttentionSelector(nn.Module):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
+        self.place = site.place
         if site.place == 0:
             raise PlanError("the selector 'evit' looks at the attention of the block before it; block 0 has none")
 
     def forward(self, seen: Candidates) -> Verdict:
         """See `Selector`."""
         if seen.attended is None:
-            raise PlanError("the selector 'evit' has seen no attention in the block before it")
+            raise PlanError(
+                f"the selector 'evit' at block number {self.place} looks at the queries and keys of the block before "
+                "it, which are seen in scaled_dot_product_attention and nn.MultiheadAttention alone; take 'spvit', "
+                "'dynamicvit' or 'random'"
+            )
         q_BHND, k_BHND = seen.attended
         q_BHMD = q_BHND[:, :, :1] if seen.prefix else q_BHND
         logits = (q_BHMD @ k_BHND.transpose(-1, -2)) * q_BHND.shape[-1] ** -0.5

@@ -1,0 +1,231 @@
+"""Whether masked tokens are what removed tokens are: seen on a copy of the network, before selectors are put in."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from edakari.core.copying import copied
+from edakari.errors import ModelError
+from edakari.graph import call
+from edakari.surgery.tokens.adaptive import Adaptive
+from edakari.surgery.tokens.gate import GATE
+from edakari.surgery.tokens.selectors import Candidates, Verdict
+from edakari.surgery.tokens.state import Decision
+
+__all__ = ["Places", "check_masking"]
+
+IMAGES = 2
+"""That the check runs on: with one, networks that mix up images and heads would pass."""
+WAYS = ((torch.float64, True, 1e-5), (torch.float64, False, 1e-5), (torch.float32, False, 1e-3))
+"""Precision of the copy, whether its weights are made unlike, and how far outputs may part; the first that runs."""
+
+
+@dc.dataclass(frozen=True)
+class Places:
+    """Where a network keeps its tokens.
+
+    Args:
+        blocks: dotted paths, in the order of execution.
+        prefix: tokens that are never pruned.
+        patches: of the dense network; 0 where pruned positions stay in their tensors.
+    """
+
+    blocks: tuple[str, ...]
+    prefix: int
+    patches: int
+
+
+@dc.dataclass
+class _Pass:
+    """One forward pass: what each block gave, what the network gave, and what selectors decided."""
+
+    blocks: dict[str, torch.Tensor] = dc.field(default_factory=dict)
+    outputs: list[torch.Tensor] = dc.field(default_factory=list)
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs are."""
+        return all(bool(each.isfinite().all()) for each in self.outputs if each.is_floating_point())
+
+
+class _Scattered(nn.Module):
+    """In place of a selector: scores at random, another one for each patch of each image."""
+
+    def __init__(self, selector: nn.Module, patches: int, seed: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.selector = selector
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.rand(2, IMAGES, patches, generator=generator).to(like)
+        self.score, self.weight = drawn[0], 0.1 + drawn[1]
+
+    def forward(self, seen: Candidates) -> Verdict:
+        """See `edakari.surgery.tokens.selectors.Selector`."""
+        self.selector(seen)  # what it cannot do is told now
+        return Verdict(self.score.gather(1, seen.place), self.weight.gather(1, seen.place))
+
+
+def check_masking(model: nn.Module, put: Callable[[nn.Module], nn.Module], places: Places, example: Any) -> None:
+    """Raise where masked tokens leave another output than removed ones.
+
+    Args:
+        model: the network, without selectors; stays as it is.
+        put: puts the selectors into a copy of it.
+        places: of its tokens.
+        example: an input as the network takes it.
+
+    Raises:
+        ModelError: names the first block whose tokens differ, or says that it is what follows the blocks.
+    """
+    failure: ModelError | None = None
+    for dtype, unlike, tolerance in WAYS:
+        twin = put(_copy(model, dtype, unlike))
+        _scatter(twin, places.patches)
+        inputs = _inputs(example, next(twin.parameters()))
+        try:
+            removed = _run(twin, "topk", inputs, places)
+            masked = _run(twin, "mask", inputs, places)
+        except ModelError as error:
+            failure = failure or error
+            continue
+        if removed.finite:
+            _compare(removed, masked, places, tolerance, type(model).__name__)
+            return
+        failure = failure or ModelError(f"the outputs of {type(model).__name__} are not finite with fewer tokens")
+    assert failure is not None
+    raise failure
+
+
+def _copy(model: nn.Module, dtype: torch.dtype, unlike: bool) -> nn.Module:
+    """A copy whose weights are near those of the network, and none of them 0: a part that is 0 would hide the rest."""
+    twin: nn.Module = copied(model).requires_grad_(False).to(dtype=dtype).eval()
+    if next(twin.parameters()).device.type == "mps":  # which has no float64
+        twin = twin.cpu()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in twin.parameters() if unlike else ():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
+            parameter.add_(noise * max(0.02, 0.1 * float(parameter.norm()) / max(1, parameter.numel()) ** 0.5))
+    return twin
+
+
+def _scatter(twin: nn.Module, patches: int) -> None:
+    for seed, (path, gate) in enumerate(list(twin.named_modules())):
+        if path.rpartition(".")[2] != GATE:
+            continue
+        owner = getattr(gate, "step", None) or gate
+        selector = getattr(owner, "selector", None)
+        if isinstance(selector, nn.Module):
+            count = patches or gate.stage.patches
+            like = next(twin.parameters())
+            owner.selector = _Scattered(selector, int(count), seed, like)
+
+
+def _inputs(example: Any, like: torch.Tensor) -> Any:
+    """Random inputs in the form of an example, for `IMAGES` images."""
+    tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    batch = tensors[0].shape[0] if tensors else 1
+    generator = torch.Generator().manual_seed(0)
+
+    def made(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        several = leaf.dim() and leaf.shape[0] == batch
+        if not leaf.is_floating_point():
+            return leaf[:1].expand(IMAGES, *leaf.shape[1:]).to(like.device) if several else leaf.to(like.device)
+        shape = (IMAGES, *leaf.shape[1:]) if several else leaf.shape
+        return torch.randn(shape, generator=generator).to(like)
+
+    return tree_map(made, example)
+
+
+def _run(twin: nn.Module, strategy: Any, inputs: Any, places: Places) -> _Pass:
+    found, runner = _Pass(), Adaptive(twin, strategy, "count").eval()
+    handles = [twin.get_submodule(name).register_forward_hook(_noting(found, name)) for name in places.blocks]
+    try:
+        found.outputs = list(_tensors(call(runner, inputs)))
+    except ModelError as error:
+        where = _after(found, places)
+        raise ModelError(
+            f"{type(twin).__name__} does not run with fewer tokens: {where} "
+            f"({type(error.__cause__).__name__}: {error.__cause__}). It may hold a number of tokens, or put them back "
+            "on a grid; such networks cannot lose tokens"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    found.decisions = runner.decisions
+    return found
+
+
+def _noting(found: _Pass, name: str) -> Any:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        found.blocks[name] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def _after(found: _Pass, places: Places) -> str:
+    """In words, which part of a pass was running."""
+    if len(found.blocks) == len(places.blocks):
+        return f"what follows its last block {places.blocks[-1]!r} fails"
+    return f"its block {places.blocks[len(found.blocks)]!r} fails"
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    """The tensors in a network's outputs; those of transformers are mappings of their own."""
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from _tensors(dict(leaf))
+
+
+def _compare(removed: _Pass, masked: _Pass, places: Places, tolerance: float, kind: str) -> None:
+    for name, wanted in removed.blocks.items():
+        kept = _kept_until(name, masked, places)
+        difference = _difference(wanted, masked.blocks[name], kept, places)
+        if not difference <= tolerance:
+            raise ModelError(
+                f"masked tokens are not what removed tokens are in block {name!r} of {kind}: the outputs of the tokens "
+                f"that are left differ by {difference:.2g} of the largest. Something in the block besides a softmax, "
+                "a scaled dot product, a mean, a sum or a maximum mixes tokens, or gives weight to what is masked"
+            )
+    kept = _kept_until(places.blocks[-1], masked, places)
+    for wanted, found in zip(removed.outputs, masked.outputs, strict=True):
+        difference = _difference(wanted, found, kept, places)
+        if not difference <= tolerance:
+            raise ModelError(
+                f"masked tokens are not what removed tokens are behind the last block {places.blocks[-1]!r} of {kind}: "
+                f"outputs differ by {difference:.2g} of the largest. What follows the blocks may pool tokens by a "
+                "mean, a sum, a maximum, a softmax or an attention; a median, a sort or a variance cannot be masked"
+            )
+
+
+def _kept_until(name: str, masked: _Pass, places: Places) -> torch.Tensor | None:
+    """Which patches are left behind a block, [B, N]; None where all are, or positions stay."""
+    if not places.patches:
+        return None
+    before = places.blocks[: places.blocks.index(name) + 1]
+    return next((each.kept for each in reversed(masked.decisions) if each.block in before), None)
+
+
+def _difference(wanted: torch.Tensor, found: torch.Tensor, kept: torch.Tensor | None, places: Places) -> float:
+    """The largest difference as a share of the largest value; of tokens that are left, where only they are there."""
+    if kept is not None and wanted.dim() == 3 and wanted.shape != found.shape:
+        end, count = places.prefix + places.patches, int(kept[0].sum())
+        if not found.shape[1] >= end or wanted.shape[1] < places.prefix + count:
+            return 0.0
+        left = kept.bool()[..., None]
+        rows = found[:, places.prefix : end].masked_select(left).view(len(found), count, -1)
+        found = torch.cat([found[:, : places.prefix], rows], 1)
+        wanted = wanted[:, : places.prefix + count]
+    if wanted.shape != found.shape or not wanted.is_floating_point():
+        return 0.0
+    return float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-12)) if wanted.numel() else 0.0

@@ -1,0 +1,150 @@
+"""Selectors inside of gradient checkpointing: blocks that run again in the backward pass.
+
+What gates hand to each other goes beside the tokens, where checkpointing does not see it. So a gate notes what it knew
+when it was entered, and knows it again when its block runs once more. Reentrant checkpointing runs the forward pass
+without gradient: there what a gate decides becomes leaves that catch the gradients of all that comes behind, and these
+join the gradient of the block when it runs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from edakari.errors import ModelError
+from edakari.surgery.tokens.regions import forward_region, repeated_region
+from edakari.surgery.tokens.state import PASSES, Chain, Moment, TokenState
+
+__all__ = ["Entry", "entered", "left"]
+
+FIELDS = ("alive", "weight", "size", "going")
+DECIDED = ("kept", "score", "package", "weight")
+
+
+@dc.dataclass(frozen=True)
+class Entry:
+    """A gate that is entered.
+
+    Args:
+        state: of the pass.
+        moment: what is noted of it; None outside of gradient checkpointing.
+        again: whether the block runs once more, in a backward pass.
+        before: what the state held.
+        decisions: that it held.
+    """
+
+    state: TokenState
+    moment: Moment | None
+    again: bool
+    before: dict[str, torch.Tensor | None]
+    decisions: int
+
+
+def entered(chain: Chain, gate: object, first: bool) -> Entry:
+    """The state that a gate works with.
+
+    Args:
+        chain: of the network's gates.
+        gate: that is entered.
+        first: of the network's gates.
+
+    Raises:
+        ModelError: a backward pass runs the block again, but nothing was noted of it.
+    """
+    if torch.compiler.is_compiling():
+        return _entry(chain.start() if first else chain.now(), None, False)
+    again = torch._C._current_graph_task_id() != -1
+    if not again:
+        state = chain.start() if first else chain.now()
+        region = forward_region()
+        return _entry(state, None if region is None else chain.note(gate, region, state), False)
+    region = repeated_region()
+    moment = None if region is None else chain.moment(gate, region)
+    if moment is None and (region is not None or not (first or chain.runs)):
+        raise ModelError(
+            "a block of a network with token selectors runs again in a backward pass, but what its selectors decided "
+            f"is not known any more: it is kept for {PASSES} forward passes of torch.utils.checkpoint. Run backward "
+            "more often, or switch gradient checkpointing off"
+        )
+    if moment is not None and moment.heads:
+        moment.done = True
+        chain.again(dc.replace(moment.state, decisions=[]))
+    elif moment is None and first:
+        chain.start()
+    return _entry(chain.now(), moment, True)
+
+
+def _entry(state: TokenState, moment: Moment | None, again: bool) -> Entry:
+    return Entry(state, moment, again, {name: getattr(state, name) for name in FIELDS}, len(state.decisions))
+
+
+def left(entry: Entry, tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens that a gate gives.
+
+    Args:
+        entry: as the gate was entered.
+        tokens: that the gate's block made.
+    """
+    if entry.moment is None:
+        return tokens
+    leaves = entry.moment.leaves
+    if not entry.again:
+        if not torch.is_grad_enabled():
+            leaves.update(_made_leaves(entry))
+        return tokens
+    found = dict(_computed(entry))
+    caught = [(found[name], leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None]
+    for leaf in leaves.values():
+        leaf.grad = None
+    caught = [(value, grad) for value, grad in caught if value.requires_grad]
+    if not caught:
+        return tokens
+    out: torch.Tensor = _Joined.apply(tokens, *(part for pair in zip(*caught, strict=True) for part in pair))
+    return out
+
+
+def _computed(entry: Entry) -> Iterator[tuple[str | tuple[int, str], torch.Tensor]]:
+    """What the gate computed, of all that others read."""
+    for name, before in entry.before.items():
+        value = getattr(entry.state, name)
+        if value is not None and value is not before:
+            yield name, value
+    for place, decision in enumerate(entry.state.decisions[entry.decisions :]):
+        for name in DECIDED:
+            if getattr(decision, name) is not None:
+                yield (place, name), getattr(decision, name)
+    for place, value in enumerate(entry.state.attended or ()):
+        yield (place, "attended"), value
+
+
+def _made_leaves(entry: Entry) -> dict[str | tuple[int, str], torch.Tensor]:
+    state = entry.state
+    leaves = {name: value.detach().requires_grad_() for name, value in _computed(entry)}
+    for name in FIELDS:
+        if name in leaves:
+            setattr(state, name, leaves[name])
+    for place, decision in enumerate(state.decisions[entry.decisions :]):
+        own: dict[str, Any] = {name: leaves[place, name] for name in DECIDED if (place, name) in leaves}
+        state.decisions[entry.decisions + place] = dc.replace(decision, **own)
+    if state.attended is not None:
+        state.attended = (leaves[0, "attended"], leaves[1, "attended"])
+    return leaves
+
+
+class _Joined(torch.autograd.Function):
+    """Tokens as they are; in the backward pass gradients that were caught join in."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:
+        """Args: tokens, then all values, then the gradient of each."""
+        ctx.save_for_backward(*parts[len(parts) // 2 :])
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of tokens and values; what was caught has none."""
+        caught = ctx.saved_tensors
+        return (*grads, *caught, *(None for _ in caught))

@@ -1,0 +1,146 @@
+"""Masked tokens are what removed tokens are, in every form of attention and pooling; or the network is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edakari.core.plan import KeepTokens
+from edakari.errors import ModelError, PlanError
+from edakari.surgery.tokens import Adaptive, attach, detach, selections, token_layout, token_sites
+from tests.surgery.tokens.handmade import FORMS, POOLS, REFUSED_FORMS, REFUSED_POOLS, HandViT
+from tests.surgery.tokens.networks import LabelledViT, enlivened, images, logits, tiny
+
+EDGES = (4, 8, 16)
+PACKED = ("packed", "bucketed")
+Settings = tuple[tuple[str, bool | int | float | str], ...]
+
+
+def edits(selector: str = "spvit", package: str = "append", proportional: bool = True) -> list[KeepTokens]:
+    settings: Settings = (("package", package), ("proportional", proportional)) if selector != "tome" else ()
+    return [KeepTokens("blocks.1", 9, selector, settings), KeepTokens("blocks.3", 5, selector, settings)]
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(found, wanted, atol=1e-9 * float(wanted.abs().max()), rtol=0)
+
+
+def assert_exact(model: nn.Module, chosen: list[KeepTokens], strategies: tuple[str, ...]) -> None:
+    """Removed equals masked, by numbers and by thresholds, and no image depends on its batch."""
+    x = images(4, 16)
+    dense = logits(model, x)
+    removed = logits(attach(model, chosen, x[:1]), x)
+    assert float((removed - dense).abs().max()) > 1e-6
+    close(logits(Adaptive(model).eval(), x), removed)
+    close(torch.cat([logits(model, image[None]) for image in x]), removed)
+    for place, selection in enumerate(selections(model).values()):
+        runner = Adaptive(model, "mask", "threshold").eval()
+        logits(runner, x)
+        score = runner.decisions[place].score
+        score = score[score.isfinite()].sort().values
+        selection.get_buffer("threshold").copy_(score[len(score) // 2 - 1 : len(score) // 2 + 1].mean())
+    wanted = logits(Adaptive(model, "mask", "threshold").eval(), x)
+    for strategy in strategies:
+        runner = Adaptive(model, strategy, "threshold", edges=EDGES).eval()  # type: ignore[arg-type]
+        close(logits(runner, x), wanted)
+        close(torch.cat([logits(runner, image[None]) for image in x]), wanted)
+    assert torch.equal(logits(detach(model), x), dense)
+
+
+@pytest.mark.parametrize("selector", ["spvit", "random"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_attention(form: str, selector: str) -> None:
+    packing = () if form in ("linear", "squeeze", "einsum") else PACKED
+    assert_exact(enlivened(HandViT(form)), edits(selector), ("padded", *packing) if selector == "spvit" else ())
+
+
+@pytest.mark.parametrize("pool", [name for name in POOLS if name not in REFUSED_POOLS])
+def test_every_pooling(pool: str) -> None:
+    for package in ("append", "none"):
+        chosen = edits(package=package, proportional=package == "append")
+        assert_exact(enlivened(HandViT(pool=pool)), chosen, ("padded", "packed"))
+
+
+@pytest.mark.parametrize("form", REFUSED_FORMS)
+def test_attention_that_cannot_be_masked_is_refused_by_name(form: str) -> None:
+    model = enlivened(HandViT())
+    broken = enlivened(HandViT(form))
+    model.blocks[2] = broken.blocks[2]
+    before = logits(model, images(2, 16))
+    with pytest.raises(ModelError, match=r"masked tokens are not.*'blocks\.2'"):
+        attach(model, edits(), images(1, 16))
+    assert torch.equal(logits(model, images(2, 16)), before)
+    assert not selections(model)
+
+
+@pytest.mark.parametrize("pool", sorted(REFUSED_POOLS))
+def test_pooling_that_cannot_be_masked_is_refused(pool: str) -> None:
+    with pytest.raises(ModelError, match=r"behind the last block 'blocks\.3'|what follows its last block 'blocks\.3'"):
+        attach(enlivened(HandViT(pool=pool)), edits(), images(1, 16))
+
+
+def test_weights_that_are_zero_hide_nothing() -> None:
+    """A head without weights gives 0 for all; the check looks at a copy with others."""
+    model = enlivened(HandViT(pool="median"))
+    nn.init.zeros_(model.head.weight)
+    with pytest.raises(ModelError, match="behind the last block"):
+        attach(model, edits(), images(1, 16))
+
+
+@pytest.mark.parametrize("form", ["linear", "squeeze"])
+def test_one_row_is_refused_where_images_would_mix(form: str) -> None:
+    model = attach(enlivened(HandViT(form)), edits(), images(1, 16))
+    with pytest.raises(ModelError, match="take the strategy 'padded'"):
+        logits(Adaptive(model, "packed", "threshold").eval(), images(2, 16))
+
+
+def test_selectors_that_look_at_attention_say_where_they_see_none() -> None:
+    for selector in ("evit", "tome"):
+        with pytest.raises(PlanError, match=r"at block .*1.*scaled_dot_product_attention"):
+            attach(enlivened(HandViT("3-D")), edits(selector), images(1, 16))
+
+
+def test_a_mask_is_handed_on_only_where_it_arrives() -> None:
+    assert all(block.takes_mask for block in token_layout(tiny(), images(1)).blocks)
+    assert not any(block.takes_mask for block in token_layout(HandViT("attn_mask"), images(1, 16).float()).blocks)
+
+
+@pytest.mark.parametrize("package", ["append", "none"])
+@pytest.mark.parametrize("rule", ["threshold", "sample", "count"])
+@pytest.mark.parametrize("network", ["labelled", "max", "mean(dim=-2)"])
+def test_an_image_never_loses_its_last_patch(network: str, rule: str, package: str) -> None:
+    model = LabelledViT(16) if network == "labelled" else HandViT(pool=network)
+    model = attach(enlivened(model), [KeepTokens("blocks.1", 1, "spvit", (("package", package),))], images(1, 16))
+    selection = selections(model)["blocks.1"]
+    selection.get_buffer("threshold").fill_(torch.inf)
+    with torch.no_grad():
+        selection.selector.last.bias.copy_(torch.tensor([-40.0, 40.0]))  # nothing is drawn
+    x = images(3, 16)
+    found = [
+        logits(Adaptive(model, strategy, rule, edges=(1, 4)).eval(), x)  # type: ignore[arg-type]
+        for strategy in ("mask", "padded", "packed", "bucketed")
+        if strategy == "mask" or rule != "sample"
+    ]
+    for each in found:
+        assert bool(each.isfinite().all())
+        torch.testing.assert_close(each, found[0], atol=1e-9, rtol=0)
+    runner = Adaptive(model).train()
+    runner(x).sum().backward()
+    if package == "none" or network != "mean(dim=-2)":
+        assert runner.decisions[0].kept.sum(1).tolist() == [1.0] * 3
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_no_patch_at_all_is_refused_where_the_largest_is_taken() -> None:
+    with pytest.raises(PlanError, match="keep one or more"):
+        attach(enlivened(LabelledViT(16)), [KeepTokens("blocks.1", 0, "spvit")], images(1, 16))
+
+
+def test_a_network_that_changed_is_looked_at_anew() -> None:
+    model, x = HandViT().double(), images(1, 16)
+    assert not token_layout(model, x).dense
+    model.pool = "max"
+    assert token_layout(model, x).dense
+    model.blocks.append(HandViT().double().blocks[0])
+    assert len(token_layout(model, x).blocks) == len(token_sites(model, x).blocks) == 5
