@@ -130,6 +130,8 @@ class TokenTrainer:
         with _patches_of(self.student.model, self.last) as mine:
             outputs = task.outputs(model, batch)
         decisions = self.student.decisions
+        if self.student.tokens is not None and self._stage(decisions[-1]):
+            mine.tokens = _patches(self.student.tokens, self.last)  # those of the hook lack gradient where it is cut
         teacher = self.teacher.to(outputs.device)
         with eval_mode(teacher), torch.no_grad(), _patches_of(teacher, self.last) as theirs:
             aims = task.outputs(teacher, batch)
@@ -150,8 +152,11 @@ class TokenTrainer:
 
     def _left(self, tokens_BNC: torch.Tensor, decision: Decision) -> torch.Tensor:
         """Which patches are left behind the last block: all where its stage has no selector."""
-        stage = decision.block.rpartition(".")[0] == self.last.name.rpartition(".")[0]
-        return decision.kept if stage else torch.ones_like(tokens_BNC[..., 0])
+        return decision.kept if self._stage(decision) else torch.ones_like(tokens_BNC[..., 0])
+
+    def _stage(self, decision: Decision) -> bool:
+        """Whether a selector stands in the stage of the last block."""
+        return decision.block.rpartition(".")[0] == self.last.name.rpartition(".")[0]
 
 
 def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
@@ -203,11 +208,10 @@ class _Patches:
 def _patches_of(model: nn.Module, last: TokenSite) -> Iterator[_Patches]:
     """What the forward pass that runs in the block makes of each patch."""
     found, said = _Patches(), DenseHead()
-    end = last.prefix + last.patches
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         tokens = output[0] if isinstance(output, tuple) else output
-        found.tokens = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])[:, last.prefix : end]
+        found.tokens = _patches(tokens, last)
         said.logits.clear()
 
     handle = model.get_submodule(last.name).register_forward_hook(note)
@@ -217,8 +221,13 @@ def _patches_of(model: nn.Module, last: TokenSite) -> Iterator[_Patches]:
     finally:
         handle.remove()
     for logits_BNK in said.logits:
-        if logits_BNK.shape[1] in (last.patches, end):
+        if logits_BNK.shape[1] in (last.patches, last.prefix + last.patches):
             found.logits = logits_BNK[:, -last.patches :]
+
+
+def _patches(tokens: torch.Tensor, last: TokenSite) -> torch.Tensor:
+    """The patches of a block's tokens, [B, N, C]."""
+    return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])[:, last.prefix : last.prefix + last.patches]
 
 
 def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch.Tensor]]) -> Objective:

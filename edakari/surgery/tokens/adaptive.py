@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from edakari.surgery.tokens.pooling import TokenPooling
@@ -48,10 +49,14 @@ class Adaptive(nn.Module):
         self.training_rule = training_rule
         self.caps, self.edges, self.floor = dict(caps or {}), edges, 0.0
         self.decisions: tuple[Decision, ...] = ()
+        self.tokens: torch.Tensor | None = None
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's outputs; what each selector decided is in `decisions` until the next pass."""
+        """The network's outputs; what each selector decided is in `decisions` until the next pass.
+
+        The tokens behind the last block that has a gate are in `tokens`.
+        """
         state = TokenState(
             strategy="mask" if self.training else self.strategy,
             rule=self.training_rule if self.training else self.rule,
@@ -63,5 +68,5 @@ class Adaptive(nn.Module):
         )
         with running(state), TokenPooling(state):
             out = self.model(*args, **kwargs)
-        self.decisions = tuple(state.decisions)
+        self.decisions, self.tokens = tuple(state.decisions), state.tokens
         return out

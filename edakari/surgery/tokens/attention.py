@@ -17,12 +17,14 @@ from torch.overrides import TorchFunctionMode
 from edakari.errors import ModelError
 from edakari.surgery.tokens.biases import additive, apart, attention_arguments, fitted, key_bias, key_row, placed
 from edakari.surgery.tokens.pooling import over_living
-from edakari.surgery.tokens.reductions import Reduction, Role, Roles, reduction, replaced
+from edakari.surgery.tokens.reductions import SOFTMAX, Reduction, Role, Roles, reduction, replaced
+from edakari.surgery.tokens.regions import forward_region
 from edakari.surgery.tokens.state import TokenState
 
 __all__ = ["TokenAttention"]
 
 PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm)
+ATTENTIONS = (F.multi_head_attention_forward, F.scaled_dot_product_attention, *SOFTMAX)
 WEIGHTS_STAY = (
     *(F.dropout, torch.dropout, torch.Tensor.to, torch.Tensor.type, torch.Tensor.type_as, torch.Tensor.float),
     *(torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double, torch.Tensor.contiguous, torch.Tensor.clone),
@@ -45,10 +47,17 @@ class TokenAttention(TorchFunctionMode):
         """
         super().__init__()
         self.state, self.dense, self.roles = state, dense, Roles(roles)
+        self.region = forward_region()
         self.weights: torch.Tensor | None = None  # of the softmax whose product with values is still to come
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in ATTENTIONS and self.region is not forward_region():
+            raise ModelError(
+                "a block with token selectors checkpoints a part of itself that holds its attention, which then would "
+                "run again without its tokens' masks; checkpoint whole blocks (torch.utils.checkpoint around a block), "
+                "or switch gradient checkpointing off"
+            )
         if func is F.multi_head_attention_forward:
             return self._module(func, args, kwargs)
         if func is F.scaled_dot_product_attention:

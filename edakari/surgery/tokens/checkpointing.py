@@ -8,19 +8,23 @@ join the gradient of the block when it runs again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from edakari.errors import ModelError
 from edakari.surgery.tokens.regions import forward_region, repeated_region
 from edakari.surgery.tokens.state import PASSES, Chain, Moment, TokenState
 
-__all__ = ["Entry", "entered", "left"]
+__all__ = ["Entry", "entered", "left", "own_checkpointing", "without_own_checkpointing"]
 
-FIELDS = ("alive", "weight", "size", "going")
+FIELDS = ("alive", "weight", "size", "going", "tokens")
+SWITCH = "gradient_checkpointing"
+"""What layers of transformers call their own."""
 DECIDED = ("kept", "score", "package", "weight")
 
 
@@ -132,6 +136,31 @@ def _made_leaves(entry: Entry) -> dict[str | tuple[int, str], torch.Tensor]:
     if state.attended is not None:
         state.attended = (leaves[0, "attended"], leaves[1, "attended"])
     return leaves
+
+
+def own_checkpointing(block: nn.Module) -> Callable[..., Any] | None:
+    """What a block of transformers runs its own forward through, where its checkpointing is on and begins with it.
+
+    Args:
+        block: whose class checkpoints inside of `forward`; selectors belong into what is computed again.
+    """
+    on = getattr(block, SWITCH, False) is True and block.training and torch.is_grad_enabled()
+    if not on or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
+        return None
+    through = getattr(block, "_gradient_checkpointing_func", None)
+    return through if callable(through) and forward_region() is None else None
+
+
+@contextlib.contextmanager
+def without_own_checkpointing(block: nn.Module) -> Iterator[None]:
+    """The block runs as it does without checkpointing of its own."""
+    vars(block)[SWITCH], before = False, vars(block).get(SWITCH)
+    try:
+        yield
+    finally:
+        del vars(block)[SWITCH]
+        if before is not None:
+            vars(block)[SWITCH] = before
 
 
 class _Joined(torch.autograd.Function):

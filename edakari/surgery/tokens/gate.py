@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from edakari.errors import PlanError
 from edakari.surgery.tokens.attention import TokenAttention
 from edakari.surgery.tokens.biases import additive
-from edakari.surgery.tokens.checkpointing import entered, left
+from edakari.surgery.tokens.checkpointing import entered, left, own_checkpointing, without_own_checkpointing
 from edakari.surgery.tokens.layout import MASK
 from edakari.surgery.tokens.reductions import Role, Roles
 from edakari.surgery.tokens.rotary import rotations
@@ -77,10 +78,22 @@ class TokenGate(nn.Module):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's outputs for the tokens that are left."""
+        through = own_checkpointing(vars(self)["block"])
+        if through is None:
+            return self._run(*args, **kwargs)
+        return through(functools.partial(self._run_once, **kwargs), *args)
+
+    def _run_once(self, *args: Any, **kwargs: Any) -> Any:
+        with without_own_checkpointing(vars(self)["block"]):
+            return self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         entry = entered(self.chain, self, self.settings.first)
         state = entry.state
         if self.step is not None:
+            state.inside = True  # what a selector computes is no pooling of the network's
             args, kwargs = _with_tokens(self.step, state, args, kwargs)
+            state.inside = False
         args, kwargs = rotations(args, kwargs, state, self.settings.dense)
         args = tuple(self._as_logits(value) for value in args)
         kwargs = {name: self._as_logits(value) for name, value in kwargs.items()}
@@ -90,6 +103,8 @@ class TokenGate(nn.Module):
             state.roles = Roles(self.settings.behind)
             out = _spread(out, state)
             out = _unpacked(out, state) if self.settings.drops and state.packages else out
+            if state.record:
+                state.tokens = out[0] if isinstance(out, tuple) else out
         return (left(entry, out[0]), *out[1:]) if isinstance(out, tuple) else left(entry, out)
 
     def _block(self, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -64,6 +64,8 @@ class GridGate(nn.Module):
         if self.last:
             entry.state.working = entry.state.going = None
             self.chain.finish()
+            if entry.state.record:
+                entry.state.tokens = out[0] if isinstance(out, tuple) else out
         return (left(entry, out[0]), *out[1:]) if isinstance(out, tuple) else left(entry, out)
 
     def feed(self, x: torch.Tensor) -> torch.Tensor:

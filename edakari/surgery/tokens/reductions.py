@@ -60,7 +60,7 @@ def reduction(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Redu
     x = args[0] if args else kwargs.get("input")
     if not isinstance(x, torch.Tensor) or x.dim() < 2:
         return None
-    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
     if func in POOLED:
         size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
         if size not in (1, (1,), [1]):
@@ -70,7 +70,7 @@ def reduction(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Redu
         given = given[0] if len(given) == 1 else None
     if not isinstance(given, int) or isinstance(given, bool):
         return None
-    keepdim = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
+    keepdim = bool(kwargs.get("keepdim", kwargs.get("keepdims", args[2] if len(args) > 2 else False)))
     return Reduction(kind, x, given % x.dim(), keepdim)
 
 

@@ -68,6 +68,7 @@ class TokenState:
         temperature: of sampled decisions.
         record: whether decisions are noted.
         decisions: of each selector that ran.
+        tokens: behind the last block, where decisions are noted.
     """
 
     strategy: Strategy = "topk"
@@ -91,6 +92,7 @@ class TokenState:
     temperature: float = 1.0
     record: bool = False
     decisions: list[Decision] = dc.field(default_factory=list)
+    tokens: torch.Tensor | None = None
 
 
 _ASKED: ContextVar[TokenState | None] = ContextVar("edakari_tokens", default=None)

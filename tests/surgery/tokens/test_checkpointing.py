@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from edakari.core.plan import KeepTokens
 from edakari.errors import ModelError
 from edakari.surgery.tokens import Adaptive, attach
 from edakari.surgery.tokens.state import PASSES
-from tests.surgery.tokens.handmade import HandViT
+from tests.surgery.tokens.handmade import HandBlock, HandViT
 from tests.surgery.tokens.networks import enlivened, images, tiny
 
 Gradients = dict[str, torch.Tensor]
@@ -143,3 +144,63 @@ def test_stages() -> None:
     model.set_grad_checkpointing(True)
     x = images(2, 32, 3)
     same(gradients(model, x, "count"), gradients(plain, x, "count"))
+
+
+class OwnCheckpointing(HandBlock):
+    """A layer of transformers: its class checkpoints inside of `forward`, where its switch is on."""
+
+    gradient_checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        plain = super().forward
+        if self.gradient_checkpointing and self.training:
+            out: torch.Tensor = self._gradient_checkpointing_func(plain, x)
+            return out
+        return plain(x)
+
+
+class PartCheckpointed(HandBlock):
+    """Only a part of the block is computed again: what a gate does around the block is not there then."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + checkpoint(lambda y: self.attn(self.norm1(y)), x, use_reentrant=False)
+        out: torch.Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def with_blocks(kind: type[HandBlock]) -> nn.Module:
+    model = HandViT()
+    model.blocks = nn.ModuleList(kind("4-D") for _ in range(4))
+    return attach(enlivened(model), [KeepTokens("blocks.1", 9, "spvit")], images(1, 16))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_blocks_that_checkpoint_themselves(reentrant: bool) -> None:
+    plain, x = with_blocks(OwnCheckpointing), images(3, 16)
+    model = copy.deepcopy(plain)
+    for block in model.blocks:
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=reentrant)
+    same(gradients(model, x, "sample"), gradients(plain, x, "sample"))
+    assert all(block.gradient_checkpointing for block in model.blocks)
+
+
+def test_a_part_of_a_block_that_is_checkpointed_is_refused() -> None:
+    model = with_blocks(PartCheckpointed)
+    with pytest.raises(ModelError, match="checkpoint whole blocks"):
+        Adaptive(model).train()(images(2, 16))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_tokens_behind_the_last_block_have_their_gradient(reentrant: bool) -> None:
+    x, found = images(3, 16), []
+    plain = attach(enlivened(HandViT()), [KeepTokens("blocks.1", 9, "spvit")], x[:1])
+    model = copy.deepcopy(plain)
+    model.reentrant = reentrant
+    for each in (plain, model):
+        runner = Adaptive(each, training_rule="count").train()
+        out = runner(x)
+        assert runner.tokens is not None
+        (out.sum() + runner.tokens.pow(2).mean()).backward()
+        found.append({name: value.grad for name, value in each.named_parameters() if value.grad is not None})
+    same(found[1], found[0])
