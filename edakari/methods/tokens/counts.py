@@ -16,7 +16,7 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Cost
 from edakari.cost.counts import macs
 from edakari.cost.tokens import Packages, TokenCost, block_macs, quadratic, tokens_at
-from edakari.errors import BudgetError, InfeasibleBudget, PlanError
+from edakari.errors import BudgetError, InfeasibleBudget, ModelError, PlanError
 from edakari.graph import example_for, shadow_of, trace
 from edakari.surgery.tokens import TokenSites, attach, token_sites
 from edakari.surgery.tokens.gate import GATE
@@ -253,8 +253,23 @@ def _limits(budget: Budget, known: Mapping[str, Cost], lower: Mapping[str, float
 
 def _exact_macs(model: nn.Module, plan: Plan) -> float:
     small = shadow_of(model, "meta")
-    attach(small, plan.tokens(), example_for(small, plan.inputs))
-    return macs(trace(small, example_for(small, plan.inputs))).total({})
+    example = example_for(small, plan.inputs)
+    return macs(_traced(attach(small, plan.tokens(), example), example)).total({})
+
+
+def _traced(small: nn.Module, example: Any) -> Graph:
+    """The graph of a network with selectors.
+
+    Raises:
+        ModelError: the network does not run with fewer tokens.
+    """
+    try:
+        return trace(small, example)
+    except ModelError as error:
+        raise ModelError(
+            f"{type(small).__name__} does not run with fewer tokens: {error.__cause__ or error}. It may hold a number "
+            "of tokens, or put them back on a grid; such networks cannot lose tokens"
+        ) from error
 
 
 def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites) -> Graph:
@@ -270,7 +285,7 @@ def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites
     whole = sites.firsts()
     meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
     edits = [KeepTokens(name, count, "random") for name, count in counts.items() if count < whole[name]]
-    return trace(attach(small, edits, meta) if edits else small, meta)
+    return _traced(attach(small, edits, meta), meta) if edits else trace(small, meta)
 
 
 def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> TokenCost:

@@ -146,10 +146,27 @@ def _blocks(watch: Watched) -> list[ModuleCall]:
             f"{grids[0][0].entering}: windows need every position, so that no token can be removed, and positions "
             "skip MLPs only in networks of several stages"
         )
+    _refuse_several_forms(watch)
     raise ModelError(
         f"{kind} has no tokens to prune: no container in it holds blocks that take and give tensors of one form "
         "[batch, tokens, channels]; token pruning is for vision transformers"
     )
+
+
+def _refuse_several_forms(watch: Watched) -> None:
+    """Raise where the children of a container attend, but not all over tensors of one form."""
+    by_container: dict[str, dict[tuple[int, ...], ModuleCall]] = {}
+    for entry in watch.calls:
+        container, _, name = entry.path.rpartition(".")
+        if name.isdigit() and entry.attentions and len(entry.entering) == 3 and entry.entering == entry.leaving:
+            by_container.setdefault(container, {}).setdefault(entry.entering, entry)
+    for found in by_container.values():
+        if len(found) > 1:
+            shapes = ", ".join(f"{entry.path!r} has {shape}" for shape, entry in found.items())
+            raise ModelError(
+                f"the blocks of {watch.kind} work on tensors of several forms ({shapes}), so that its tokens are not "
+                "the same in front of each block; they cannot be pruned"
+            )
 
 
 def _grid(watch: Watched, first: ModuleCall, tokens: int) -> tuple[int, int]:

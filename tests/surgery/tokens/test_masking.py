@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import timm
 import torch
 from torch import nn
 
 from edakari.core.plan import KeepTokens
 from edakari.errors import ModelError, PlanError
 from edakari.surgery.tokens import Adaptive, attach, detach, selections, token_layout, token_sites
-from tests.surgery.tokens.handmade import FORMS, POOLS, REFUSED_FORMS, REFUSED_POOLS, HandViT
+from tests.surgery.tokens.handmade import FORMS, POOLS, REFUSED_FORMS, REFUSED_POOLS, WIDTH, HandBlock, HandViT
 from tests.surgery.tokens.networks import LabelledViT, enlivened, images, logits, tiny
 
 EDGES = (4, 8, 16)
@@ -144,3 +147,65 @@ def test_a_network_that_changed_is_looked_at_anew() -> None:
     assert token_layout(model, x).dense
     model.blocks.append(HandViT().double().blocks[0])
     assert len(token_layout(model, x).blocks) == len(token_sites(model, x).blocks) == 5
+
+
+def test_mixed_heads_of_cait() -> None:
+    model = timm.create_model("cait_xxs24_224", img_size=64, depth=4, embed_dim=32, num_heads=4, num_classes=5)
+    x = images(2, 64, 3)
+    attach(enlivened(model), [KeepTokens("blocks.1", 9, "spvit"), KeepTokens("blocks.2", 5, "spvit")], x[:1])
+    close(logits(Adaptive(model).eval(), x), logits(model, x))
+
+
+def test_rotary_tables_for_each_head() -> None:
+    model = timm.create_model(
+        "vit_small_patch16_rope_mixed_224", img_size=64, depth=4, embed_dim=32, num_heads=4, num_classes=5
+    )
+    x = images(2, 64, 3)
+    attach(enlivened(model), [KeepTokens("blocks.1", 9, "spvit"), KeepTokens("blocks.2", 5, "spvit")], x[:1])
+    close(logits(Adaptive(model).eval(), x), logits(model, x))
+
+
+class RotaryBlock(HandBlock):
+    """A layer of transformers' DINOv3: cosines and sines for the patches, whatever stands in front of them."""
+
+    def forward(self, x: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        cosines, sines = position_embeddings
+        front, patches = x.split([x.shape[1] - cosines.shape[-2], cosines.shape[-2]], 1)
+        cosines, sines = (each[:, 0] if each.dim() == 4 else each for each in position_embeddings)
+        turned = torch.cat([-patches[..., WIDTH // 2 :], patches[..., : WIDTH // 2]], -1)
+        return super().forward(torch.cat([front, patches * cosines + turned * sines], 1))
+
+
+class RotaryViT(HandViT):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(RotaryBlock("4-D") for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)
+        angle = torch.arange(16).to(x)[:, None] * torch.linspace(0.1, 1, WIDTH).to(x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x, position_embeddings=(angle.cos(), angle.sin()))
+        out: torch.Tensor = self.head(self.norm(x)[:, 0])
+        return out
+
+
+def test_cosines_and_sines_follow_the_tokens() -> None:
+    assert_exact(enlivened(RotaryViT()), edits(), ("padded",))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("xcit_nano_12_p16_224", {"depth": 2, "img_size": 64}, r"'cls_attn_blocks\.0\.mlp' sees"),
+        ("pvt_v2_b0", {"depths": (2, 2, 1, 1), "img_size": 64}, r"mlp' takes more than"),
+        ("samvit_base_patch16", {"depth": 2, "img_size": 64, "embed_dim": 48, "num_heads": 4}, "one grid"),
+        ("tnt_s_patch16_224", {"depth": 2, "img_size": 64}, "does not hold images"),
+        ("convit_tiny", {"depth": 12, "img_size": 64, "embed_dim": 8}, "tensors of several forms"),
+    ],
+)
+def test_networks_that_cannot_lose_tokens_are_told_why(name: str, options: dict[str, Any], reason: str) -> None:
+    options = {key: value for key, value in options.items() if key != "img_size" or not name.startswith("pvt")}
+    with pytest.raises(ModelError, match=reason):
+        token_sites(timm.create_model(name, num_classes=5, **options), torch.zeros(1, 3, 64, 64))
