@@ -188,6 +188,35 @@ def test_parametrizations_of_a_copy_are_its_own() -> None:
     assert isinstance(other.body, nn.Conv2d)
 
 
+def test_what_holds_itself_is_copied_once() -> None:
+    net = nn.Linear(1, 1)
+    loops: list[Any] = [{}, collections.OrderedDict(), collections.defaultdict(list), [], collections.deque(), Bus()]
+    for loop in loops:
+        if isinstance(loop, dict):
+            loop["me"] = loop
+        elif isinstance(loop, Bus):
+            loop.me = loop  # type: ignore[attr-defined]
+        else:
+            loop.append(loop)
+    net.loops, net.pair = loops, (loops,)
+
+    def again(count: int) -> Any:
+        return again(count - 1) if count else net
+
+    net.again = again
+    loops.append(net.pair)
+    twin = copied(net)
+    for loop in twin.loops[:3]:
+        assert loop["me"] is loop
+    for loop in twin.loops[3:5]:
+        assert loop[0] is loop
+    assert twin.loops[5].me is twin.loops[5]
+    assert twin.loops[6] is twin.pair
+    assert twin.pair[0] is twin.loops
+    assert twin.again(3) is twin
+    assert not {*map(id, twin.loops)} & {*map(id, loops)}
+
+
 def test_caches_are_left_behind() -> None:
     net = Parent("cached function")
     net.way(torch.ones(6, 1, 1))

@@ -100,6 +100,7 @@ def test_a_wrapped_network_is_pruned_as_the_network_inside(wrapped: nn.Module) -
         assert torch.allclose(simulate(plan, wrapped)(x), wanted(x), rtol=1e-12)
         assert exactness(wrapped, x, plan) < 1e-12
         for each in (small, copied(wrapped)):
+            assert all(part._compiled_call_impl is None for part in each.modules())
             for parameter in each.parameters():
                 parameter.zero_()
             assert not each(x).any()
