@@ -76,8 +76,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             note(f"[bold red]Error:[/] [red]the network's own code ends the program (sys.exit({error.code!r}))[/]")
             raise typer.Exit(1) from None
         except (EdakariError, OSError) as error:
-            # Anything else of the operating system is a fault of ours, and shows where it lies.
-            if "--debug" in sys.argv or not (isinstance(error, EdakariError) or _full(error)):
+            # what the operating system says of no file is a fault of ours, and shows where it lies
+            if "--debug" in sys.argv or not (isinstance(error, EdakariError) or _of_a_file(error)):
                 raise
             note(f"[bold red]Error:[/] [red]{escape(_text(error))}[/]")
             raise typer.Exit(1) from None
@@ -96,15 +96,15 @@ def _warned(others: Callable[..., None], message: Warning | str, category: type[
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: the disk is full; free some space and run the same command again"
-    return str(error)
+    from edakari.core.file_errors import in_words
+
+    return in_words(error) if isinstance(error, OSError) else str(error)
 
 
-def _full(error: OSError) -> bool:
-    from edakari.core.files import disk_full
+def _of_a_file(error: OSError) -> bool:
+    from edakari.core.file_errors import disk_full
 
-    return disk_full(error)
+    return bool(error.filename) or disk_full(error)
 
 
 def _main_process() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -12,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edakari.core.file_errors import disk_full, file_errors, in_words
 from edakari.core.ledger import enlist
 from edakari.errors import EdakariError, RunFolderError
 
-__all__ = ["disk_full", "json_text", "replacing", "write_json", "write_text"]
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+__all__ = ["json_text", "replacing", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -25,25 +23,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     Raises:
-        RunFolderError: the disk is full.
+        RunFolderError: the file cannot be written, or the disk is full; says why and what to do.
     """
     path = Path(path)
-    try:
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         enlist(path)  # before there is anything of it, so that no kill leaves a file that is on no list
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            temporary.chmod(0o666 & ~_umask())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
     except Exception as error:
-        if disk_full(error):
-            raise RunFolderError(f"{path}: the disk is full; free some space and run the same command again") from error
+        ours = isinstance(error, OSError) and error.filename in (None, name)
+        if ours or disk_full(error):
+            raise RunFolderError(in_words(error, path)) from error
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -90,11 +89,6 @@ def _not_finite(content: Any, where: str) -> Iterator[tuple[str, float]]:
     elif isinstance(content, list | tuple):
         for place, value in enumerate(content):
             yield from _not_finite(value, f"{where}[{place}]")
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; safetensors says so in words only."""
-    return (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _umask() -> int:

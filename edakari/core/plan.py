@@ -9,7 +9,7 @@ from typing import Any
 
 from edakari.core.files import json_text
 from edakari.core.graph import InputSpec
-from edakari.core.reading import parse_json
+from edakari.core.reading import because, parse_json
 from edakari.core.space import Sizes
 from edakari.errors import PlanError
 
@@ -154,7 +154,7 @@ class Plan:
         except PlanError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"not a plan: {type(error).__name__}: {error}. Was the file edited or cut short?") from None
+            raise PlanError(f"not a plan: {because(error)}. Was the file edited or cut short?") from None
 
 
 def keep(indices: Iterable[int], group: str, size: int) -> KeepChannels:

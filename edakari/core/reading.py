@@ -17,6 +17,7 @@ from edakari.errors import EdakariError
 
 __all__ = [
     "Unreadable",
+    "because",
     "inside",
     "parse_json",
     "parse_yaml",
@@ -49,6 +50,21 @@ KINDS = {
 
 class Unreadable(EdakariError, ValueError):
     """The content of a file cannot be used; says why, but not where it lies, which callers add."""
+
+
+def because(error: Exception) -> str:
+    """Why the content of a file cannot be used, for the messages of those who know where it lies.
+
+    Args:
+        error: of reading it, or of looking for what should be in it.
+    """
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    if isinstance(error, KeyError):
+        return f"it has no key {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 def read_bytes(path: str | Path, most: int = JSON_BYTES) -> bytes:

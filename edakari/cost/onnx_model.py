@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edakari.core.files import disk_full, replacing
+from edakari.core.file_errors import disk_full
+from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
 from edakari.cost.example import TakesTensors, named_tensors
 from edakari.errors import EdakariError, ExportError

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.file_errors import require_writable
 from edakari.core.files import replacing
 from edakari.core.networks import unwrapped
 from edakari.cost.example import mapped
@@ -38,8 +39,10 @@ def to_onnx(
 
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
+        RunFolderError: the file cannot be written.
     """
     model = unwrapped(model, "to_onnx(model, example, path)")
+    require_writable(path)
     with replacing(path) as temporary:
         write_onnx(model, example, temporary, dynamic_batch=dynamic_batch)
         thrice = mapped(example, lambda x: torch.cat([x] * 3)[:3] if x.dim() else x)

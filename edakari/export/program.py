@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.file_errors import require_writable
 from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
@@ -31,8 +32,10 @@ def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: f
 
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
+        RunFolderError: the file cannot be written.
     """
     model = unwrapped(model, "to_program(model, example, path)")
+    require_writable(path)
     try:
         with eval_mode(model), torch.no_grad():
             args, kwargs = arguments(example)

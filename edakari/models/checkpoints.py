@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from edakari.core.file_errors import file_errors
 from edakari.errors import WeightsError
 from edakari.models.prefixes import wrapper_prefix
 from edakari.models.weights import read_weights
@@ -51,6 +52,7 @@ class Converted:
     left_out: tuple[str, ...]
 
 
+@file_errors()
 def convert(
     path: str | Path, *, key: str | None = None, prefix: str | None = None, names: Iterable[str] = ()
 ) -> Converted:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from edakari.core.file_errors import file_errors
 from edakari.errors import WeightsError
 from edakari.models.prefixes import wrapper_prefix
 
@@ -19,6 +20,7 @@ __all__ = ["check_fit", "load_weights", "read_weights", "weights_digest"]
 SHOWN = 4
 
 
+@file_errors()
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, on the CPU.
 

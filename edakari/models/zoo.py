@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from edakari.core.file_errors import file_errors
 from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
 from edakari.models import embedded
@@ -51,6 +52,7 @@ class ModelSpec:
     weights: str | None = None
 
 
+@file_errors()
 def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
     """A network from its name, in evaluation mode; under `torch.device("meta")` it takes no memory.
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from edakari.core.reading import YAML_BYTES, inside, parse_yaml, read_json, read_text
+from edakari.core.file_errors import file_errors
+from edakari.core.reading import YAML_BYTES, because, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
 from edakari.report.explanation import explanations
 from edakari.report.stage_files import check_stage
@@ -19,6 +20,7 @@ __all__ = ["collect"]
 Content = dict[str, Any]
 
 
+@file_errors()
 def collect(folder: str | Path) -> Content:
     """All that is known of a run, finished or not, as plain values.
 
@@ -147,7 +149,7 @@ def _recipe(folder: Path) -> Content:
         content, _ = parse_yaml(read_text(inside(folder, path.name), YAML_BYTES))
         names = content["model"]["name"], content["method"]["name"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{path} is not the recipe of a run: {type(error).__name__}: {error}") from error
+        raise RunFolderError(f"{path} is not the recipe of a run: {because(error)}") from error
     if not all(isinstance(name, str) for name in names):
         raise RunFolderError(f"{path} is not the recipe of a run: model and method have the names {names}")
     found: Content = content
@@ -158,7 +160,7 @@ def _read(folder: Path, path: Path) -> Content:
     try:
         content: Content = read_json(inside(folder, path.relative_to(folder)))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}; remove it to run its stage again") from error
+        raise RunFolderError(f"{path} cannot be read: {because(error)}; remove it to run its stage again") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} holds a {type(content).__name__}, not a mapping; was it edited?")
     return content

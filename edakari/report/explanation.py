@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edakari.core.file_errors import require_writable
 from edakari.core.files import write_json
-from edakari.core.reading import Unreadable, inside, read_bytes, read_json
+from edakari.core.reading import Unreadable, because, inside, read_bytes, read_json
 from edakari.errors import RunFolderError
 from edakari.report.stage_files import check_explanation
 
-__all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "keep"]
+__all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "keep", "require_room"]
 
 FOLDER = "explain"
 """Where explanations lie in a run folder."""
@@ -54,6 +55,16 @@ class Explanation:
     pictures: tuple[Picture, ...]
 
 
+def require_room(folder: str | Path) -> None:
+    """Try whether an explanation can be written into a run's folder, before it is made.
+
+    Raises:
+        RunFolderError: says why not, and what to do.
+    """
+    for name in ("report.html", f"{FOLDER}/explanation.json"):
+        require_writable(Path(folder) / name)
+
+
 def keep(explanation: Explanation, folder: str | Path) -> Path:
     """Write an explanation, whose pictures are there already, into a run's `explain` folder.
 
@@ -78,9 +89,7 @@ def explanations(folder: str | Path) -> list[dict[str, Any]]:
             files = [inside(path.parent, each["file"]) for each in content["pictures"]]
             missing = [file.name for file in files if not file.is_file()]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(
-                f"{path} cannot be read: {type(error).__name__}: {error}; run `edakari explain` again"
-            ) from error
+            raise RunFolderError(f"{path} cannot be read: {because(error)}; run `edakari explain` again") from error
         if missing:
             raise RunFolderError(f"{path} names {missing[0]!r}, which is not there; run `edakari explain` again")
         found.append(content)
@@ -104,5 +113,7 @@ def _data_url(folder: Path, name: str) -> str:
         if not content.startswith(PNG):
             raise Unreadable("it is no PNG file")
     except (OSError, Unreadable) as error:
-        raise RunFolderError(f"{folder / name} cannot be shown: {error}; run `edakari explain` again") from error
+        raise RunFolderError(
+            f"{folder / name} cannot be shown: {because(error)}; run `edakari explain` again"
+        ) from error
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

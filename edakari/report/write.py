@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edakari.core.file_errors import file_errors
 from edakari.core.files import write_json, write_text
 from edakari.report.collect import collect
 from edakari.report.explanation import inlined
@@ -13,6 +14,7 @@ from edakari.report.picture import draw
 __all__ = ["write_report"]
 
 
+@file_errors()
 def write_report(folder: str | Path) -> Path:
     """Write `report.json`, `report.html` and `report.png` from the results in a run folder.
 
@@ -23,7 +25,7 @@ def write_report(folder: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        RunFolderError: it is no run folder, or holds no results yet.
+        RunFolderError: it is no run folder, holds no results yet, or cannot be written to.
     """
     folder = Path(folder)
     report = collect(folder)

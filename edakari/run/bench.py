@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.file_errors import file_errors
 from edakari.core.graph import Graph
 from edakari.core.networks import unwrapped
 from edakari.core.plan import KeepChannels, Plan
@@ -33,6 +34,7 @@ from edakari.cost.latency import (
     open_table,
     plan_measurement,
     random_sizes,
+    require_cache,
     unknown_operators,
     wanted,
 )
@@ -116,6 +118,7 @@ class Bench:
         return timings
 
 
+@file_errors()
 def latency(
     model: nn.Module,
     example: Any,
@@ -180,6 +183,8 @@ def filled_uses(uses: Sequence[Wanted], bench: Bench, tell: Tell) -> tuple[Table
         f"{runtime.name}: {plan.layers} distinct layers, {plan.points} points, {missing} of them not in the "
         f"table yet: about {_duration(plan.seconds)}"
     )
+    if missing:
+        require_cache(table.path)
     start = time.perf_counter()
     progress = _Progress(f"of {missing} points", tell)
     table = fill(table, plan.missing, runtime, bench.settings, progress=progress.more)
@@ -209,6 +214,7 @@ def calibrated(
         The table, and how far predictions were off, as plain values.
     """
     table = bench.table()
+    require_cache(table.path)
     sizes = random_sizes(groups, networks)
     cost = latency_cost(graph, dc.replace(table, fits={}), groups)
     tell(

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from edakari.core import owned
+from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json, write_text
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
@@ -26,6 +27,7 @@ __all__ = ["train_dense"]
 KIND = "edakari.train/1"
 
 
+@file_errors()
 def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> Mapping[str, Any]:
     """Train a dense network by the recipe's `train` section and write its weights.
 
@@ -41,7 +43,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
 
     Raises:
         RecipeError: the recipe has no `train` section.
-        RunFolderError: the file is there already, or a training by another recipe was interrupted.
+        RunFolderError: the file is there already or cannot be written, or a training by another recipe was interrupted.
         WeightsError: the weights that it starts from are not there or do not fit.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
     """
@@ -51,6 +53,8 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
     if path.exists() and not overwrite:
         raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
+    for written in (path, path.with_suffix(".json"), path.with_name(f"{path.name}.work") / RECIPE):
+        require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
     recipe = _started(recipe, path)
     work, cpu = path.with_name(f"{path.name}.work"), recipe.device == "cpu"

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from edakari.core import owned
+from edakari.core.file_errors import file_errors
 from edakari.core.files import write_json, write_text
 from edakari.core.ledger import MARKER
-from edakari.core.reading import YAML_BYTES, inside, parse_yaml, read_json, read_text
+from edakari.core.reading import YAML_BYTES, because, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
 
 __all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
@@ -112,7 +113,7 @@ def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = Fals
             f"{path} is not empty and no run folder (it has no {MARKER}, which `edakari prune` writes); nothing in it "
             "was touched. Name another folder with --output"
         )
-    try:
+    with file_errors():
         if not is_run(path):
             owned.mark(path, KIND)
         elif overwrite or (owned.marker(path) or {}).get("clearing"):
@@ -120,8 +121,6 @@ def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = Fals
         owned.sweep(path)
         if not (path / RECIPE).exists():
             write_text(path / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise RunFolderError(f"cannot make the run folder {path}: {error.strerror}; name another folder") from error
     found = list(differences(stored_recipe(path), json.loads(json.dumps(recipe))))
     if found:
         raise RunFolderError(_of_another_recipe(path, found))
@@ -153,7 +152,7 @@ def stored_recipe(path: Path) -> dict[str, Any]:
     try:
         content, _ = parse_yaml(read_text(inside(path, RECIPE), YAML_BYTES))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{path / RECIPE} cannot be read: {error}. Is {path} a run folder?") from error
+        raise RunFolderError(f"{path / RECIPE} cannot be read: {because(error)}. Is {path} a run folder?") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path / RECIPE} is not a recipe; was it edited?")
     return content
@@ -163,7 +162,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}. Remove it to run its stage again.") from error
+        raise RunFolderError(f"{path} cannot be read: {because(error)}. Remove it to run its stage again.") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} is not the result of a stage; remove it to run its stage again")
     return content

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edakari.core.file_errors import file_errors
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.graph import example_of
 from edakari.models import check_trusted
@@ -46,6 +47,7 @@ def dense_network(recipe: Recipe) -> nn.Module:
         return build(recipe.model, trust_code=recipe.trust_code)
 
 
+@file_errors()
 def check_weights(recipe: Recipe) -> None:
     """Refuse to prune a network without being told which weights it has.
 
@@ -90,6 +92,7 @@ def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:
     return recipe
 
 
+@file_errors()
 def networks(folder: str | Path, *, trust_code: bool = False) -> Networks:
     """The networks of a run.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import time
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import write_json
+from edakari.core.ledger import MARKER
 from edakari.core.plan import Plan
 from edakari.errors import EdakariError, RunFolderError
 from edakari.models import check_trusted
@@ -51,6 +54,7 @@ def silent(stage: str, state: str, figures: Mapping[str, Any]) -> None:
     """Says nothing."""
 
 
+@file_errors()
 def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify: Notify = silent) -> Result:
     """Run a recipe, or go on with a run that was interrupted.
 
@@ -62,7 +66,7 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
 
     Raises:
         RecipeError: the recipe does not say which weights the network has.
-        RunFolderError: the folder is of another recipe, or the disk is full.
+        RunFolderError: the folder is of another recipe or cannot be written to, or the disk is full.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
         EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
     """
@@ -74,6 +78,7 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
     run = Run(recipe, _claim(recipe, folder, overwrite), notify)
     worked = False
     try:
+        _check_writable(run)
         for name in STAGES:
             if processes.agreed(run.folder.done(name), cpu=recipe.device == "cpu"):
                 path = run.folder.path / "stages" / f"{name}.json"
@@ -85,7 +90,8 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
             _stage(run, name)
     except EdakariError:
         if fresh and run.main and not run.folder.done("prune"):
-            release(run.folder, remove=not existed)
+            with contextlib.suppress(OSError):  # what went wrong matters, not that it stops the tidying as well
+                release(run.folder, remove=not existed)
         raise
     if run.main:
         run.folder.tidy()
@@ -102,6 +108,18 @@ def _claim(recipe: Recipe, folder: str | Path, overwrite: bool) -> RunFolder:
         write_json(claimed.path / "environment.json", environment(recipe.seed))
     processes.wait(cpu=cpu)
     return claimed
+
+
+def _check_writable(run: Run) -> None:
+    """Try the folders of a run in which something is left to do: a finished one may lie where nothing can be written.
+
+    Raises:
+        RunFolderError: says which of them cannot be written to, why, and what to do.
+    """
+    if not run.main or all(run.folder.done(name) for name in STAGES):
+        return
+    for folder in (run.folder.path, *(path for path in run.folder.path.iterdir() if path.is_dir())):
+        require_writable(folder / MARKER)
 
 
 def _same_weights(run: Run) -> None:

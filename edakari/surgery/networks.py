@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from edakari.core.file_errors import file_errors
 from edakari.errors import ModelError
 from edakari.models import ModelSpec
 from edakari.models import build as build_dense
@@ -20,6 +21,7 @@ def is_saved(name: str) -> bool:
     return Path(name).is_dir() or (Path(name) / NETWORK).is_file()
 
 
+@file_errors()
 def build(
     spec: ModelSpec | str, *, weights: str | Path | None = None, trust_code: bool = False, **options: Any
 ) -> nn.Module:

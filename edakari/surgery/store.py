@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json, write_text
 from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
-from edakari.core.reading import Unreadable, read_json, read_text
+from edakari.core.reading import Unreadable, because, read_json, read_text
 from edakari.errors import EdakariError, PlanError, RunFolderError, WeightsError
 from edakari.models import ModelSpec, build, check_trusted, load_weights, read_weights, spec_of
 from edakari.surgery.apply import apply, checked
@@ -44,6 +45,7 @@ class StoredStep:
     plan: Plan
 
 
+@file_errors()
 def save(
     model: nn.Module, plan: Plan, folder: str | Path, *, base: nn.Module | None = None, overwrite: bool = False
 ) -> None:
@@ -61,7 +63,7 @@ def save(
         overwrite: whether a network that is already there may go.
 
     Raises:
-        RunFolderError: the folder holds a network already, or the disk is full.
+        RunFolderError: the folder holds a network already or cannot be written to, or the disk is full.
         PlanError: `load` could not make this network again: it is not what the plan leaves; says where it differs.
         WeightsError: a tensor cannot be stored.
         ModelError: the network is sharded over processes, or scripted.
@@ -69,6 +71,7 @@ def save(
     model, folder = unwrapped(model, "save(model, plan, folder)"), Path(folder)
     if (folder / NETWORK).exists() and not overwrite:
         raise RunFolderError(f"{folder} holds a pruned network already; choose another folder, or pass overwrite=True")
+    require_writable(folder / NETWORK)
     tensors = _tensors(model)
     earlier, last, spec = _history(model, plan, base)
     spec, first = _start(spec, (*earlier, last)[0].before, given=base is not None)
@@ -99,6 +102,7 @@ def save(
     write_json(folder / NETWORK, content)
 
 
+@file_errors()
 def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool = False) -> nn.Module:
     """Read a pruned network.
 
@@ -133,6 +137,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool
     return small.eval()
 
 
+@file_errors()
 def load_plan(folder: str | Path) -> Plan:
     """The plan in a folder: of a network that was pruned several times, the last one.
 
@@ -146,7 +151,7 @@ def load_plan(folder: str | Path) -> Plan:
     try:
         return Plan.from_json(read_text(path))
     except (Unreadable, OSError) as error:
-        raise PlanError(f"{path} cannot be read: {error}. Was the file edited or cut short?") from error
+        raise PlanError(f"{path} cannot be read: {because(error)}. Was the file edited or cut short?") from error
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
 
@@ -165,7 +170,7 @@ def load_steps(folder: str | Path) -> tuple[StoredStep, ...]:
         ]
         return (*earlier, StoredStep(content["replaced"]["before"], load_plan(folder)))
     except (KeyError, TypeError) as error:
-        raise RunFolderError(f"{Path(folder) / NETWORK} is damaged: {type(error).__name__}: {error}") from None
+        raise RunFolderError(f"{Path(folder) / NETWORK} is damaged: {because(error)}") from None
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -288,7 +293,7 @@ def _network(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = read_json(path)
         version = content["version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        raise RunFolderError(f"{path} is damaged: {because(error)}") from None
     if version not in (1, VERSION):
         raise RunFolderError(f"{path} has version {version!r}; this edakari reads version {VERSION}")
     content = {"earlier": [], "replaced": {"before": {}, "after": {}}, **content}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from edakari.core.file_errors import file_errors
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.classify import Classification, classification
 from edakari.tasks.segment import Segmentation, segmentation
@@ -20,6 +21,7 @@ TASKS: Mapping[str, Callable[[DataSettings, int], ImageTask]] = {
 }
 
 
+@file_errors()
 def task_from_settings(settings: DataSettings, seed: int = 0) -> ImageTask:
     """The task that settings describe; reads arrays and label maps whole, and of other folders the names.
 

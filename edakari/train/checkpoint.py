@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from edakari.core.files import json_text, replacing
+from edakari.core.reading import because
 from edakari.errors import RunFolderError
 
 __all__ = ["Checkpoint", "identity_in", "pack", "read", "unpack", "write"]
@@ -71,7 +72,7 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
         found = Checkpoint(header["identity"], int(header["step"]), bool(header["done"]), state)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunFolderError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete it to train from the start"
+            f"checkpoint {path} cannot be read ({because(error)}); delete it to train from the start"
         ) from error
     differing = _differences(found.identity, json.loads(json.dumps(identity)))
     if differing:

@@ -17,6 +17,7 @@ from accelerate.utils import operations
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import nn
 
+from edakari.core.file_errors import file_errors
 from edakari.core.finite import require_finite_figures
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
 from edakari.core.settings import NonNegative, Seed, Whole, settings
@@ -62,6 +63,7 @@ class FitSettings:
     unused_parameters: bool = False
 
 
+@file_errors()
 def fit(
     model: nn.Module,
     objective: Objective,

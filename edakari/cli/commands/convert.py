@@ -38,12 +38,14 @@ def convert(
     """Write the weights in a checkpoint as safetensors, which recipes read; runs no code out of the file."""
     from rich.markup import escape
 
+    from edakari.core.file_errors import require_writable
     from edakari.errors import RunFolderError, WeightsError
 
     if output.suffix != ".safetensors":
         raise WeightsError(f"{output}: name a .safetensors file to write")
     if output.exists() and not overwrite:
         raise RunFolderError(f"{output} is there already; name another file or give --overwrite")
+    require_writable(output)
     done = _converted(checkpoint, output, key, prefix, model, keywords(option or []))
     if as_json:
         print_json(done)

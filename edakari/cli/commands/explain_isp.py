@@ -24,10 +24,11 @@ def isp(
     from rich.markup import escape
 
     from edakari.report import write_report
-    from edakari.report.explanation import FOLDER, keep
+    from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.saliency import draw_saliency, shares
     from edakari.run.saliency import saliency_view
 
+    require_room(run)
     view = saliency_view(run, images, trust_code=trust)
     explanation = draw_saliency(view, run, columns)
     keep(explanation, run)

@@ -32,10 +32,11 @@ def rfc(
     from rich.markup import escape
 
     from edakari.report import write_report
-    from edakari.report.explanation import FOLDER, keep
+    from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.filters import draw_filters
     from edakari.run.filters import Choice, filter_views
 
+    require_room(run)
     choice = Choice(
         layers=tuple(layer or ()),
         filters=filters,

@@ -23,7 +23,7 @@ def tokens(
 
     from edakari.errors import RunFolderError
     from edakari.report import write_report
-    from edakari.report.explanation import FOLDER, keep
+    from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.tokens import draw_tokens
     from edakari.run.folder import RunFolder
     from edakari.run.load import networks, recipe_of
@@ -31,6 +31,7 @@ def tokens(
     from edakari.surgery import load_plan
     from edakari.tasks import task_from_settings
 
+    require_room(run)
     found, plan = networks(run, trust_code=trust), load_plan(run)
     if not plan.tokens():
         raise RunFolderError(

@@ -25,6 +25,7 @@ def export(
     """Write a run's pruned network in another format, and check that its outputs are the same."""
     from rich.markup import escape
 
+    from edakari.core.file_errors import require_writable
     from edakari.errors import ExportError
     from edakari.export import to_onnx, to_program
     from edakari.report.figures import size
@@ -38,6 +39,8 @@ def export(
             raise ExportError(f"{path} is there already; name another folder with --output, or give --overwrite")
     if dynamic_batch and to != "onnx":
         raise ExportError("--dynamic-batch goes with --to onnx only")
+    for path in paths.values():
+        require_writable(path)
     found = networks(run, trust_code=trust)
     for name, path in paths.items():
         model = found.dense if name == "dense" else found.pruned

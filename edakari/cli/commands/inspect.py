@@ -174,12 +174,14 @@ def _show_title(found: Inspection) -> None:
 
 
 def _check_free(page: Path, force: bool) -> None:
+    from edakari.core.file_errors import require_writable
     from edakari.errors import ExportError
 
     if page.is_dir():
         raise ExportError(f"--html {page} is a folder; name a file")
     if page.exists() and not force:
         raise ExportError(f"--html {page} is there already; --force overwrites it")
+    require_writable(page)
 
 
 def _write_page(found: Inspection, page: Path) -> None:

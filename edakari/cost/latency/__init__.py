@@ -18,11 +18,12 @@ they are tied to each other. Timed from outside instead, they would carry the co
 at both ends, which is more than a small layer itself.
 """
 
+from edakari.cost.latency.cache import cache_folder, require_cache
 from edakari.cost.latency.calibrate import correction, fit_latency, left_out, random_sizes
 from edakari.cost.latency.layers import Layer, Use, layers_of, unknown_operators
 from edakari.cost.latency.measure_table import MeasurePlan, fill, plan_measurement, wanted
 from edakari.cost.latency.predict import LatencyCost, latency_cost
-from edakari.cost.latency.table import Fit, Key, Sample, Table, cache_folder, extended, key_of, network_key, open_table
+from edakari.cost.latency.table import Fit, Key, Sample, Table, extended, key_of, network_key, open_table
 
 __all__ = [
     "Fit",
@@ -46,6 +47,7 @@ __all__ = [
     "open_table",
     "plan_measurement",
     "random_sizes",
+    "require_cache",
     "unknown_operators",
     "wanted",
 ]

@@ -20,6 +20,7 @@ import torch
 from edakari.core.files import json_text, write_text
 from edakari.core.graph import Graph
 from edakari.core.reading import Unreadable, read_bytes
+from edakari.cost.latency.cache import cache_folder
 from edakari.cost.latency.layers import AXES, Layer
 from edakari.cost.measure import RunSettings, Runtime
 from edakari.errors import MeasurementError
@@ -30,7 +31,6 @@ __all__ = [
     "Point",
     "Sample",
     "Table",
-    "cache_folder",
     "extended",
     "hardware",
     "key_of",
@@ -124,12 +124,6 @@ class Table:
     key: Key
     samples: Mapping[Point, Sample] = dc.field(default_factory=dict)
     fits: Mapping[str, Fit] = dc.field(default_factory=dict)
-
-
-def cache_folder() -> Path:
-    """Where tables lie: `latency` in EDAKARI_CACHE, or in ~/.cache/edakari."""
-    given = os.environ.get("EDAKARI_CACHE")
-    return (Path(given) if given else Path.home() / ".cache" / "edakari") / "latency"
 
 
 def hardware(device: str = "cpu") -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import nn
 from edakari.core.copying import copied
 from edakari.core.files import replacing, write_json
 from edakari.core.graph import Graph
-from edakari.core.reading import read_json
+from edakari.core.reading import because, read_json
 from edakari.errors import RunFolderError
 from edakari.graph.taps import find_taps
 from edakari.methods.saliency.explaining import Saliency, frozen
@@ -87,7 +87,7 @@ def _content(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = read_json(path)
         version = content["version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        raise RunFolderError(f"{path} is damaged: {because(error)}") from None
     if version != VERSION:
         raise RunFolderError(f"{path} has version {version!r}; this edakari reads version {VERSION}")
     return content
