@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from edakari.core.ledger import LEDGER, MARKER, enlist, listed
 from edakari.core.reading import read_json
 
 __all__ = ["clear", "enlisting", "is_free", "mark", "marker", "release", "remove_listed", "remove_parts", "sweep"]
+
+
+FIRST = (MARKER, "recipe.yaml")
+"""The first file of a folder, now and before there were markers."""
 
 
 def marker(folder: Path) -> Mapping[str, Any] | None:
@@ -25,8 +30,8 @@ def marker(folder: Path) -> Mapping[str, Any] | None:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a kill left while its marker was written."""
-    return not folder.exists() or all(_is_part(path, MARKER) for path in folder.iterdir())
+    """Whether there is nothing in a folder but what a kill left while its first file was written."""
+    return not folder.exists() or all(any(_is_part(path, name) for name in FIRST) for path in folder.iterdir())
 
 
 def mark(folder: Path, kind: str) -> None:
@@ -37,7 +42,7 @@ def mark(folder: Path, kind: str) -> None:
         kind: of folder, such as "edakari.run/1".
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_parts(folder, MARKER)
+    remove_parts(folder, *FIRST)
     work = next(name for name in ("work", *map("work-{}".format, range(2, 10**6))) if is_free(folder / name))
     write_json(folder / MARKER, {"format": kind, "work": work})
 
@@ -125,4 +130,4 @@ def remove_parts(folder: Path, *names: str) -> None:
 
 def _is_part(path: Path, name: str) -> bool:
     """Whether a file is what `replacing(name)` leaves where it is killed."""
-    return path.name.startswith(f".{name}.") and path.suffix == ".part" and path.is_file()
+    return re.fullmatch(rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}\.part", path.name) is not None and path.is_file()

@@ -118,6 +118,13 @@ def test_a_list_that_leads_elsewhere_removes_nothing_there(tmp_path, entry):
     assert [path.read_text() for path in victims] == ["mine", "mine"]
 
 
+@pytest.mark.parametrize("name", [".edakari.json.abcd_123.part", ".recipe.yaml.abcd_123.part"])
+def test_what_a_kill_left_of_a_first_file_is_no_file_of_the_users(tmp_path, name):
+    (tmp_path / name).write_text("half of i")
+    claim(tmp_path, RECIPE)
+    assert names(tmp_path) == [".edakari.files", "edakari.json", "recipe.yaml"]
+
+
 @pytest.mark.parametrize("count", range(3))
 def test_a_kill_while_a_folder_is_made_is_not_held_against_it(tmp_path, monkeypatch, killed_at, count):
     run = tmp_path / "run"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.console import guarded, print_json, show
+from edakari.cli.console import guarded, note, print_json, show
 
 __all__ = ["report"]
 
@@ -28,5 +28,7 @@ def report(
         print_json(content)
         return
     page = write_report(run)
+    if content["random_weights"]:
+        note("[bold yellow]Random weights:[/] the dense network was not trained; accuracies say nothing of one that is")
     show(comparison(content))
     show(f"\nReport: [bold]{escape(str(page.resolve()))}[/]")
