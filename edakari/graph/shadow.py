@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.copying import copied
 from edakari.errors import ModelError
 from edakari.graph.held import held_tensors
 
-__all__ = ["as_written", "call", "shadow_of", "stored_tensors"]
+__all__ = ["as_written", "call", "run_on", "shadow_of", "stored_tensors"]
 
 FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
@@ -80,7 +80,7 @@ def as_written() -> Iterator[None]:
 
 
 def call(model: nn.Module, example: Any) -> Any:
-    """Run a network on an example.
+    """Run a network on a copy of an example: some networks write to what they are given.
 
     Args:
         model: the network.
@@ -89,6 +89,11 @@ def call(model: nn.Module, example: Any) -> Any:
     Raises:
         ModelError: the forward pass fails.
     """
+    return run_on(model, tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, example))
+
+
+def run_on(model: nn.Module, example: Any) -> Any:
+    """Run a network on these very tensors, which it may change; see `call`."""
     try:
         with torch.no_grad(), as_written():
             if isinstance(example, dict):

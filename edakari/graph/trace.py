@@ -22,7 +22,7 @@ from edakari.graph.numbers import numbered
 from edakari.graph.outputs import Outputs, output_names, selected, tensors_in, with_outputs
 from edakari.graph.rehearse import rehearsed
 from edakari.graph.rules import FUNCTIONS, RULES
-from edakari.graph.shadow import call, shadow_of, stored_tensors
+from edakari.graph.shadow import run_on, shadow_of, stored_tensors
 
 __all__ = ["trace"]
 
@@ -93,7 +93,7 @@ def _flow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> tuple[Flow,
     # on a copy, so that what the pass leaves behind, such as a table that it makes and keeps, is not in a cut network
     running = copied_as_is(shadow)
     with flow.watching(running):
-        outputs = call(running, example)
+        outputs = run_on(running, example)
     return flow, outputs
 
 
@@ -133,9 +133,10 @@ def _needs_data(error: ModelError) -> bool:
 
 
 def _moved(value: Any, device: str) -> Any:
-    if isinstance(value, torch.Tensor) and value.device.type != device:
-        return torch.zeros_like(value, device=device) if value.device.type == "meta" else value.to(device)
-    return value
+    """A value elsewhere, or a copy of it: the network may write to what it is given."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.zeros_like(value, device=device) if value.device.type == "meta" else value.to(device, copy=True)
 
 
 def _pin_outputs(flow: Flow, outputs: Any, counting: Any) -> None:

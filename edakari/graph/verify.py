@@ -18,7 +18,7 @@ from edakari.errors import ModelError
 from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.inputs import example_for
 from edakari.graph.meta import quick_meta
-from edakari.graph.shadow import call
+from edakari.graph.shadow import run_on
 
 __all__ = ["Fault", "fault_of"]
 
@@ -60,7 +60,7 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
     example = example_for(small, graph.inputs, graph.device)
     try:
         with quick_meta(), _Forms(watch):
-            call(small, example)
+            run_on(small, example)
     except _Mismatch as mismatch:
         return Fault(watch.running, str(mismatch))
     except ModelError as error:

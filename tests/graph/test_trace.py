@@ -16,6 +16,7 @@ from edakari.errors import ModelError
 from edakari.graph import example_of, spec_of_inputs, trace
 from edakari.graph.rules import RULES, rule
 from edakari.surgery import apply, simulate
+from edakari.testing import exactness, random_plan
 
 
 def small() -> nn.Module:
@@ -240,3 +241,29 @@ def test_training_code_that_needs_more_than_the_example_is_left_alone():
     graph = trace(Detector(), torch.zeros(1, 3, 8, 8))
     assert [group.name for group in graph.groups] == ["body"]
     assert "not used" in next(each.reason for each in graph.refused if each.where == "unused.weight[0]")
+
+
+class WritesToItsInput(nn.Module):
+    """Scales images in place, as networks for restoration do; with `.item()` it cannot run without data."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.looks = looks
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
+
+    def forward(self, batch):
+        images = batch["images"]
+        images *= 255.0 if not self.looks or images.abs().max().item() < 2 else 1.0
+        batch["seen"] = True
+        return self.body(images)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_an_example_that_the_network_writes_to_stays_as_it_is(looks):
+    model = WritesToItsInput(looks).double().eval()
+    example = ({"images": torch.rand(1, 3, 8, 8, dtype=torch.float64)},)
+    before = example[0]["images"].clone()
+    graph = trace(model, example)
+    assert exactness(model, example, random_plan(graph)) < 1e-12
+    assert list(example[0]) == ["images"]
+    assert torch.equal(example[0]["images"], before)
