@@ -16,9 +16,9 @@ from edakari.core.settings import (
     BelowOne,
     Count,
     Fraction,
+    LearningRate,
     NonNegative,
     OpenFraction,
-    Positive,
     PositiveFraction,
     Whole,
     settings,
@@ -207,7 +207,7 @@ class Schedule:
     """
 
     epochs: Whole = 1
-    lr: Positive = 0.01
+    lr: LearningRate = 0.01
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: BelowOne = 0.9
     weight_decay: NonNegative = 5e-4

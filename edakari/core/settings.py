@@ -27,6 +27,7 @@ __all__ = [
     "BelowOne",
     "Count",
     "Fraction",
+    "LearningRate",
     "NonNegative",
     "OpenFraction",
     "Positive",
@@ -47,6 +48,8 @@ Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """A seed that every generator of random numbers takes."""
 Positive = Annotated[float, Gt(0)]
 """A finite number above 0."""
+LearningRate = Annotated[float, Interval(gt=0, lt=1e38)]
+"""Above 0, and a number that weights of 32 bits can be multiplied by."""
 NonNegative = Annotated[float, Ge(0)]
 """A finite number from 0 on."""
 Fraction = Annotated[float, Interval(ge=0, le=1)]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
-from edakari.core.settings import Count, Positive, Whole, settings
+from edakari.core.settings import Count, LearningRate, Whole, settings
 from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor
 from edakari.methods.allocate import AllocatorName
 from edakari.methods.steps import prune_by
@@ -40,7 +40,7 @@ class MagnitudePruning:
 
     steps: Count = 1
     recover_epochs: Whole = 0
-    recover_lr: Positive = 0.01
+    recover_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
     p: Literal[1, 2] = 2
 
@@ -66,7 +66,7 @@ class BatchNormScalePruning:
 
     steps: Count = 1
     recover_epochs: Whole = 0
-    recover_lr: Positive = 0.01
+    recover_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:
@@ -93,7 +93,7 @@ class GeometricMedianPruning:
 
     steps: Count = 1
     recover_epochs: Whole = 0
-    recover_lr: Positive = 0.01
+    recover_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:
@@ -119,7 +119,7 @@ class TaylorPruning:
 
     steps: Count = 1
     recover_epochs: Whole = 0
-    recover_lr: Positive = 0.01
+    recover_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
     batches: Count = 16
 
@@ -145,7 +145,7 @@ class RandomPruning:
 
     steps: Count = 1
     recover_epochs: Whole = 0
-    recover_lr: Positive = 0.01
+    recover_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:

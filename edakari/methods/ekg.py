@@ -23,7 +23,7 @@ from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Cost, NumberedTask, Schedule, Split, Task
-from edakari.core.settings import Count, Positive, PositiveFraction, Whole, settings
+from edakari.core.settings import Count, LearningRate, PositiveFraction, Whole, settings
 from edakari.cost import bind
 from edakari.errors import DataError
 from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, Stop
@@ -74,7 +74,7 @@ class EnsembleKnowledgePruning:
     knowledge: Literal["ensemble", "single", "none"] = "ensemble"
     candidates: Literal["otsu", "all"] = "otsu"
     warmup_images: Count = 256
-    warmup_lr: Positive = 0.001
+    warmup_lr: LearningRate = 0.001
     search_images: Count = 32
     search_batch: Count = 256
     search_data: Literal["training", "augmented", "held_out"] = "training"

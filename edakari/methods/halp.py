@@ -10,7 +10,7 @@ import torch
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
 from edakari.core.protocols import Precision, Schedule
-from edakari.core.settings import BelowOne, Count, Fraction, NonNegative, Positive, Whole, settings
+from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, Whole, settings
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.masking.reads import names_in
 from edakari.methods.masking.rewire import Rewire, train_and_cut
@@ -43,7 +43,7 @@ class HardMaskedPruning:
     milestone_interval: Count = 40
     milestone_start: Whole = 0
     # differs: 1.024 at batch size 1024; a recipe's own batch size is 128
-    lr: Positive = 0.128
+    lr: LearningRate = 0.128
     momentum: BelowOne = 0.875
     weight_decay: NonNegative = 3.0517578125e-5
     lr_warmup: Fraction = 0.0889

@@ -22,7 +22,7 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.modes import eval_mode, judging
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
-from edakari.core.settings import Count, NonNegative, Positive, PositiveFraction, settings
+from edakari.core.settings import Count, LearningRate, NonNegative, Positive, PositiveFraction, settings
 from edakari.core.space import Group
 from edakari.cost import bind
 from edakari.cost.smooth import smooth_total
@@ -101,12 +101,12 @@ class InterpretationSteeredPruning:
 
     # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights are near
     predictor_epochs: Count = 20
-    predictor_lr: Positive = 1e-3
+    predictor_lr: LearningRate = 1e-3
     predictor_start: Literal["pretrained", "scratch"] = "pretrained"
     mask_widths: tuple[Positive, Positive] = (0.16, 0.34)
     mask_temperature: Positive = 0.1
     explainer_epochs: Count = 10
-    explainer_lr: Positive = 1e-3
+    explainer_lr: LearningRate = 1e-3
     explainer_weight_decay: NonNegative = 1e-4
     area: NonNegative = 0.2
     area_power: Positive = 0.3
@@ -118,7 +118,7 @@ class InterpretationSteeredPruning:
     labels: LabelSource = "data"
     gate_epochs: Count = 200
     # differs: a constant 1e-3 over 4000 steps; the rate falls here, so that the cost comes to rest
-    gate_lr: Positive = 0.02
+    gate_lr: LearningRate = 0.02
     gates: Literal["free", "hyper"] = "free"
     gate_start: LogitStart = "normal"
     gate_offset: float = 3.0

@@ -13,7 +13,16 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
-from edakari.core.settings import Count, Fraction, OpenFraction, Positive, PositiveFraction, Whole, settings
+from edakari.core.settings import (
+    Count,
+    Fraction,
+    LearningRate,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    Whole,
+    settings,
+)
 from edakari.criteria import FeatureDiscrimination, Listening
 from edakari.criteria.discrimination import Histogram, Measure
 from edakari.criteria.labels import LabelSource
@@ -52,7 +61,7 @@ class FeatureDiscriminationPruning:
 
     steps: Count = 1
     recover_epochs: Whole = 0
-    recover_lr: Positive = 0.01
+    recover_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
     images: Count = 12800
     top: Count | OpenFraction = 0.05
@@ -116,7 +125,7 @@ class DistinguishingLayerPruning:
     joint: bool = False
     stalled: Literal["relax", "stop"] = "relax"
     recover_epochs: Whole = 1
-    recover_lr: Positive = 0.001
+    recover_lr: LearningRate = 0.001
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

@@ -19,7 +19,7 @@ import torch
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Precision, Schedule
-from edakari.core.settings import BelowOne, Count, Fraction, NonNegative, Positive, settings
+from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, Positive, settings
 from edakari.errors import EdakariError
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.prices import one_sided
@@ -84,7 +84,7 @@ class SoftMaskedPruning:
     consumer_share: Fraction = 1.0
     remove_branches: bool = False
     # differs: 0.256 at batch size 256; a recipe's own batch size is 128
-    lr: Positive = 0.128
+    lr: LearningRate = 0.128
     momentum: BelowOne = 0.875
     weight_decay: NonNegative = 3.0517578125e-5
     lr_warmup: Fraction = 0.0889

@@ -14,7 +14,15 @@ from typing import Any, ClassVar, Literal
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
-from edakari.core.settings import Count, NonNegative, OpenFraction, Positive, PositiveFraction, Whole, settings
+from edakari.core.settings import (
+    Count,
+    LearningRate,
+    NonNegative,
+    OpenFraction,
+    PositiveFraction,
+    Whole,
+    settings,
+)
 from edakari.cost.tokens import Packages
 from edakari.methods.tokens.counts import TokenDesign
 from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
@@ -85,9 +93,9 @@ class SoftTokenPruning:
     imitation_epochs: Whole = 0
     selector_epochs: Whole = 5
     joint_epochs: Whole = 25
-    selector_lr: Positive = 5e-4
+    selector_lr: LearningRate = 5e-4
     # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
-    joint_lr: Positive = 5e-5
+    joint_lr: LearningRate = 5e-5
     selector_decay: NonNegative = 0.05
     ratio_weight: NonNegative = 2.0
     logit_weight: NonNegative = 0.5

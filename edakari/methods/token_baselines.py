@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
-from edakari.core.settings import Positive, PositiveFraction, Whole, settings
+from edakari.core.settings import LearningRate, PositiveFraction, Whole, settings
 from edakari.methods.tokens.counts import TokenDesign, linear
 from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_of
 from edakari.methods.tokens.training import TokenLoss
@@ -80,8 +80,8 @@ class PredictedTokens:
     imitation_epochs: Whole = 0
     selector_epochs: Whole = 5
     joint_epochs: Whole = 25
-    selector_lr: Positive = 5e-4
-    joint_lr: Positive = 5e-5
+    selector_lr: LearningRate = 5e-4
+    joint_lr: LearningRate = 5e-5
     precision: Precision = "fp32"
 
     def design(self, sites: TokenSites) -> TokenDesign:
