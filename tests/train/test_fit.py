@@ -401,7 +401,11 @@ def last_batch(scale):
     ("schedule", "batches", "words"),
     [
         (Schedule(epochs=1, lr=0.05), last_batch(math.nan), "the loss is nan"),
-        (Schedule(epochs=1, lr=1e37, warmup=0.0), last_batch(0.5)[-1:], r"'0\.weight' of the network"),
+        (
+            Schedule(epochs=1, lr=1e37, weight_decay=1e4, warmup=0.0),
+            last_batch(0.5)[-1:],
+            r"'0\.weight' of the network",
+        ),
         (Schedule(epochs=1, lr=1e-30), last_batch(1e20)[-1:], r"'1\.running_var' of the network"),
     ],
 )
@@ -425,7 +429,7 @@ def test_other_parameters_that_diverge_are_an_error():
     other = nn.Parameter(torch.ones(1))
 
     def objective(model, batch):
-        return {**problem.objective(model, batch), "other": other.sum() * 1e-3}
+        return {**problem.objective(model, batch), "other": other.sum() * 1e3}
 
     model, one = problem.network(), last_batch(0.5)[-1:]
     with pytest.raises(ModelError, match="besides the network's"):
