@@ -63,10 +63,6 @@ class Memory:
         if behind:
             yield writers[behind - 1]  # a write depends on the one before
 
-    def written(self, places: Collection[int]) -> list[Root]:
-        """What these records write into in place."""
-        return [root for place, root in self.writes if place in places]
-
     def is_written(self, memory: Collection[int], by_others_than: Collection[int]) -> bool:
         """Whether other records than these write in place into memory that was made there."""
         return any(root in memory and place not in by_others_than for place, root in self.writes)

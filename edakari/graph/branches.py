@@ -140,8 +140,6 @@ class _Search:
         places = {place for visit in gone for place in visit.places}
         if min(visit.returned for visit in gone) < 0 or source not in self._zeros(region, places, last):
             return None
-        if any(root not in inside and root not in places for root in self.memory.written(places)):
-            return None  # its modules change in place what others read
         weights = collections.Counter(name for place in places for name in set(self.records[place].weights))
         order = dict.fromkeys(name for place in sorted(places) for name in self.records[place].weights)
         return Branch(

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.core.plan import DropBranch, Plan
+from edakari.core.space import Group, limited
 from edakari.graph import trace
 from edakari.graph.dropped import Zeros
+from edakari.graph.trial_sizes import trial_sizes
 from edakari.surgery import apply
 from edakari.testing import difference, enlivened, exactness, random_plan
 
@@ -223,10 +225,11 @@ class Whole(nn.Module):
 
     def forward(self, x):
         self.mean = self.mean.type_as(x)
+        x = x - self.mean
         y = self.a(x).relu()
         if self.inner is not None:
             y = y + self.inner(y)
-        return x - self.mean + self.b(y)
+        return x + self.b(y)
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -385,6 +388,21 @@ def test_no_width_agrees_by_chance_in_all_trial_cuts(width, between):
             apply(random_plan(graph, keep=(0.2, 0.9), seed=seed), model)
 
 
+@pytest.mark.parametrize(("size", "count"), [(8, 30), (64, 200), (6, 9)])
+def test_trial_sizes_tell_all_widths_apart(size, count):
+    groups = [Group(f"g{i}", "channel", size + i % 2, least=1 + i % 2) for i in range(count)]
+    found = trial_sizes(groups)
+    assert len({tuple(turn[group.name] for turn in found.turns) for group in groups}) == count
+    for turn in (*found.turns, *found.alternate):
+        assert all(group.least <= turn.get(group.name, 1) < group.size for group in groups if group.name in turn)
+    first, second = found.turns[:2]
+    assert found.crowded == (len(set(first.values())) < count)
+    few = trial_sizes(groups[:4])
+    assert len(few.turns) == 2
+    assert all(few.turns[1][group.name] == group.least for group in groups[:4]), "the smallest sizes are tried too"
+    assert {*found.alternate[0], *found.alternate[1]} == set(first) == set(second)
+
+
 class Standardised(nn.Conv2d):
     """A weight is standardised by statistics over its inputs, so that a single one is too few (BiT)."""
 
@@ -402,6 +420,7 @@ def test_a_size_that_is_too_small_raises_the_least_one(width):
     graph = trace(model, x)
     least = {group.name: group.least for group in graph.groups}
     assert {least["0"], least["1"]} == {2}
+    assert [group.least for group in limited(graph.groups, least=1)] == [group.least for group in graph.groups]
     for seed in range(8):
         assert exactness(model, x, random_plan(graph, keep=(0.01, 0.9), seed=seed)) < 1e-9
 
