@@ -101,6 +101,7 @@ def test_a_wrapped_network_is_pruned_as_the_network_inside(wrapped: nn.Module) -
         assert exactness(wrapped, x, plan) < 1e-12
         for each in (small, copied(wrapped)):
             assert all(part._compiled_call_impl is None for part in each.modules())
+            assert not hasattr(vars(each).get("forward"), "_torchdynamo_orig_callable")
             for parameter in each.parameters():
                 parameter.zero_()
             assert not each(x).any()
@@ -136,9 +137,11 @@ def test_a_network_that_nothing_is_around_stays_itself() -> None:
     assert unwrapped(nn.DataParallel(net), "f(model)") is net
     parts = part(net)
     bare = unwrapped(parts, "f(model)")
+    assert all(part._compiled_call_impl is None for part in bare.modules())
     assert bare is not parts
     assert bare.body[1][0].weight is parts.body[1]._orig_mod[0].weight
     assert [*bare.state_dict()] == [*Net().state_dict()]
+    assert unwrapped(in_place(Net()), "f(model)")._compiled_call_impl is None
 
 
 def sharded(net: nn.Module) -> nn.Module:
