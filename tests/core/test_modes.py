@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses as dc
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,6 +79,11 @@ def half_plan(model: nn.Module) -> Plan:
     return random_plan(trace(model, EXAMPLE))
 
 
+def saved(model: nn.Module, path: Path) -> None:
+    unpruned = dc.replace(half_plan(model), edits=())
+    edakari.save(model, unpruned, path, base=copy.deepcopy(model))
+
+
 def timed(model: nn.Module, settings: RunSettings) -> None:
     measure({"a": model}, EXAMPLE, runtime_named("torch"), settings=settings, repeats=1)
 
@@ -115,7 +121,7 @@ CALLS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Path], A
     "simulate": (toy_cnn, lambda model, path: edakari.simulate(half_plan(model), model).eval()),
     "exactness": (toy_cnn, lambda model, path: exactness(model, EXAMPLE, half_plan(model))),
     "enlivened": (toy_cnn, lambda model, path: enlivened(model)),
-    "save": (toy_cnn, lambda model, path: edakari.save(model, half_plan(model), path)),
+    "save": (toy_cnn, lambda model, path: saved(model, path)),
     "evaluate": (toy_cnn, lambda model, path: TASK.evaluate(model)),
     "evaluating, failing": (toy_cnn, inside(evaluating)),
     "judging, failing": (toy_cnn, inside(judging)),
