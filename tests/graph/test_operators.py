@@ -161,6 +161,7 @@ FREE = {
     "index by repeat": repeated_index,
     "parts of a new tensor": joined,
     "loss": quantized_by_loss,
+    "histogram": lambda x: x * torch.histc(x, 4, -0.5, 0.5)[0],
     **{name: along(name) for name in ("max", "min", "median", "mode", "amax", "prod", "logsumexp", "norm", "aminmax")},
     **{name: along(name, correction=1) for name in ("std", "var")},
     "kept values alone": lambda x: x * torch.linalg.vector_norm(x, -torch.inf, 1, True),
@@ -233,6 +234,24 @@ def test_every_rule_that_keeps_positions_says_why() -> None:
         if not any(keyword.arg == "why" for keyword in node.keywords)
     ]
     assert not silent
+
+
+class Elsewhere(nn.Module):
+    """Looks up channels by the numbers of other channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.right(x)
+        return self.head(y - y.gather(1, self.left(x).argmax(1, keepdim=True)))
+
+
+def test_numbers_of_other_channels_keep_both() -> None:
+    graph = cut_exactly(Elsewhere())
+    assert not graph.groups
+    assert "these mean others" in reasons(graph)
 
 
 class Numbered(nn.Module):
