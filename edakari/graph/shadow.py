@@ -71,12 +71,28 @@ def as_written() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     compiling = sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}
+    # where nothing can have been compiled, finding that out would take seconds
+    eager = torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext()
     try:
-        # where nothing can have been compiled, finding that out would take seconds
-        with torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext():
+        with eager, _without_cache_of_einops():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _without_cache_of_einops() -> Iterator[None]:
+    """Inside, einops computes the sizes of each call: its cache would give numbers that count what another call had."""
+    module = sys.modules.get("einops.einops")
+    cached = getattr(module, "_reconstruct_from_shape", None)
+    computed = getattr(module, "_reconstruct_from_shape_uncached", cached)
+    if module is not None and cached is not None:
+        vars(module)["_reconstruct_from_shape"] = computed
+    try:
+        yield
+    finally:
+        if module is not None and cached is not None:
+            vars(module)["_reconstruct_from_shape"] = cached
 
 
 def call(model: nn.Module, example: Any) -> Any:
