@@ -69,6 +69,7 @@ def test_it_does_not_matter_whether_a_network_ran(name: str) -> None:
         net(x[:1])
         assert trace(net, y).fingerprint == fresh.fingerprint
         assert torch.equal(apply(plan, net)(y), wanted)
+        assert torch.equal(apply(plan, net, fresh)(y), wanted)
 
 
 def test_a_copy_runs_its_own_weights(trained: tuple[str, nn.Module]) -> None:
