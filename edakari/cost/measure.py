@@ -16,6 +16,7 @@ from edakari.core.modes import eval_mode
 from edakari.core.settings import Whole, settings
 from edakari.core.steady import STEADY
 from edakari.cost.example import shapes_text
+from edakari.cost.runnable import require_runnable
 from edakari.errors import EdakariError, MeasurementError
 
 if TYPE_CHECKING:
@@ -115,6 +116,13 @@ class Runtime(Protocol):
 
         Raises:
             MeasurementError: it is not installed; says how to install it.
+        """
+
+    def check(self, settings: RunSettings) -> None:
+        """Refuse settings in which it cannot run networks here, whatever the network.
+
+        Raises:
+            MeasurementError: it is not installed, or does not have what is asked for; says what to do.
         """
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
@@ -224,9 +232,10 @@ def measure(
         tolerance: see `time_callables`.
 
     Raises:
-        MeasurementError: a network does not run there; names the network and the runtime.
+        MeasurementError: a network does not run there (names it and the runtime), or nothing runs there as asked.
     """
     settings = settings or RunSettings()
+    require_runnable(runtime, settings)
     before = torch.get_num_threads()
     try:
         with eval_mode(*models.values()):

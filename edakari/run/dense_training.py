@@ -19,6 +19,7 @@ from edakari.run import processes
 from edakari.run.context import Run
 from edakari.run.environment import environment
 from edakari.run.folder import RECIPE, RunFolder, differences, stored_recipe
+from edakari.run.preflight import check_training
 from edakari.run.settings import Recipe
 from edakari.train import FitSettings, fit, task_objective
 
@@ -42,7 +43,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         The metrics, and the figures of each epoch.
 
     Raises:
-        RecipeError: the recipe has no `train` section.
+        RecipeError: the recipe has no `train` section, or asks for what cannot be done here.
         RunFolderError: the file is there already or cannot be written, or a training by another recipe was interrupted.
         WeightsError: the weights that it starts from are not there or do not fit.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
@@ -56,6 +57,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
     for written in (path, path.with_suffix(".json"), path.with_name(f"{path.name}.work") / RECIPE):
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
+    check_training(recipe)
     recipe = _started(recipe, path)
     work, cpu = path.with_name(f"{path.name}.work"), recipe.device == "cpu"
     main = processes.is_main(cpu=cpu)

@@ -18,13 +18,14 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.reading import read_json
 from edakari.cost.latency import Fit, LatencyCost, latency_cost, network_key
-from edakari.cost.measure import RunSettings, Timing
+from edakari.cost.measure import Timing
 from edakari.cost.runtimes import runtime_named
 from edakari.cost.tokens import TokenCost
 from edakari.graph import trace
 from edakari.run import processes
 from edakari.run.bench import Bench, calibrated, filled
 from edakari.run.context import Run
+from edakari.run.preflight import run_settings
 from edakari.run.rounds import Aim, Pair, Round, plain, settled, undisturbed
 from edakari.run.settings import LatencySettings
 from edakari.run.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
@@ -163,13 +164,7 @@ class Loop:
 def _bench(run: Run, settings: LatencySettings) -> Bench:
     return Bench(
         runtime_named(settings.runtime),
-        RunSettings(
-            threads=settings.threads,
-            precision=settings.precision,
-            memory_format=settings.memory_format,
-            device=settings.device,
-            warmup=settings.warmup,
-        ),
+        run_settings(settings),
         torch.cat([run.task.example()] * settings.batch),
         settings.repeats,
         settings.spread,

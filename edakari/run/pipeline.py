@@ -25,6 +25,7 @@ from edakari.run.context import Notify, Run
 from edakari.run.environment import environment
 from edakari.run.folder import RunFolder, claim, is_run, release
 from edakari.run.load import check_weights
+from edakari.run.preflight import check_pruning
 from edakari.run.settings import Recipe
 from edakari.run.stages import STAGES
 
@@ -65,7 +66,7 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
         notify: told as stages go on.
 
     Raises:
-        RecipeError: the recipe does not say which weights the network has.
+        RecipeError: the recipe does not say which weights the network has, or asks for what cannot be done here.
         RunFolderError: the folder is of another recipe or cannot be written to, or the disk is full.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
         EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
@@ -73,7 +74,10 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
     # first of all: an overwrite would remove what is there for a run that may not begin
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)
-    fresh = not is_run(Path(folder)) or overwrite
+    begun = RunFolder(Path(folder))
+    goes_on = is_run(begun.path) and not overwrite
+    check_pruning(recipe, lambda stage: goes_on and begun.done(stage))
+    fresh = not goes_on
     existed = Path(folder).is_dir()
     run = Run(recipe, _claim(recipe, folder, overwrite), notify)
     worked = False

@@ -9,7 +9,7 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils.operations import broadcast_object_list
 
-__all__ = ["agreed", "device", "from_main", "is_main", "wait"]
+__all__ = ["agreed", "count", "device", "from_main", "is_main", "wait"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,11 @@ def is_main(*, cpu: bool) -> bool:
         cpu: whether the processes stay off accelerators; has a say where they are set up by this call.
     """
     return bool(_state(cpu).is_main_process)
+
+
+def count(*, cpu: bool) -> int:
+    """Number of processes."""
+    return int(_state(cpu).num_processes)
 
 
 def device(*, cpu: bool) -> torch.device:

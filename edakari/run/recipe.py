@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses as dc
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from edakari.core.settings import Seed
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import EdakariError, RecipeError
 from edakari.models import ModelSpec
+from edakari.run.problems import message
 from edakari.run.sections import Problem, check, plain, unknown_key
 from edakari.run.settings import (
     BankSettings,
@@ -90,8 +92,8 @@ def recipe_from(
     checker = _Checker(content)
     recipe = checker.recipe()
     if recipe is None:
-        raise RecipeError(_message(checker.problems, where, lines or {}))
-    return dc.replace(recipe, trust_code=trust_code)
+        raise RecipeError(message(checker.problems, where, lines or {}))
+    return dc.replace(recipe, trust_code=trust_code, where=where, lines=dict(lines or {}))
 
 
 class _Checker:
@@ -116,6 +118,9 @@ class _Checker:
         timed = budget is not None and any(term.cost == "latency" for term in budget.terms)
         latency = self._check(LatencySettings, self.content.get("latency", {}), "latency")
         limits = self._limits(timed)
+        self._numbered(data, teach)
+        if model:
+            self.problems += _not_plain(model.options, "model.options")
         self._runtimes("measure.runtimes[{}]", measure.runtimes if measure else ())
         self._runtimes("latency.runtime", (latency.runtime,) if latency else ())
         if self.problems or not (top and model and latency and data and limits and method and budget):
@@ -202,6 +207,17 @@ class _Checker:
             self.problems.append(Problem("finetune.distill.weight", "must be above 0 where the dense network teaches"))
         return schedule, distill, teach, bank
 
+    def _numbered(self, data: DataSettings | None, teach: TeachSettings | None) -> None:
+        """What a memory bank and views need of the task: classes, and examples that have numbers."""
+        if data is None or teach is None or data.task == "classification":
+            return
+        for key, asked in (("views", teach.views > 1), ("teacher", teach.teacher == "bank")):
+            if asked:
+                found = getattr(teach, key)
+                self.problems.append(
+                    Problem(f"finetune.{key}", f"{found!r} needs data.task 'classification', found {data.task!r}")
+                )
+
     def _budget(self, text: str) -> Budget | None:
         try:
             return Budget.parse(text)
@@ -217,10 +233,19 @@ class _Checker:
                 self.problems.append(Problem(key.format(index), str(error)))
 
 
-def _message(problems: Sequence[Problem], where: str, lines: Mapping[str, int]) -> str:
-    def place(problem: Problem) -> str:
-        line = lines.get(problem.key.partition("[")[0])
-        return f"{where}:{line}: {problem.key}" if line else f"{where}: {problem.key}"
-
-    texts = [f"{place(problem)}: {problem.text}" for problem in problems]
-    return texts[0] if len(texts) == 1 else f"{where} has {len(texts)} problems:\n  " + "\n  ".join(texts)
+def _not_plain(value: Any, key: str) -> Iterator[Problem]:
+    """What JSON cannot hold, so that no run folder could say how the network is built."""
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            if not isinstance(name, str):
+                yield Problem(key, f"its keys must be texts, found {name!r}")
+            yield from _not_plain(below, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, below in enumerate(value):
+            yield from _not_plain(below, f"{key}[{index}]")
+    elif not (value is None or isinstance(value, str | bool | int | float)) or value in (math.inf, -math.inf):
+        yield Problem(
+            key, f"is no text, number, flag, list or mapping, so it cannot be stored as JSON, found {value!r}"
+        )
+    elif value != value:
+        yield Problem(key, "is not a number, which cannot be stored as JSON")

@@ -168,6 +168,8 @@ class Recipe:
         device: "auto" takes an accelerator where there is one.
         content: all of this as plain values, as it is written beside the results.
         trust_code: whether to run a Python file that `model.name` names; not part of `content`.
+        where: the recipe came from, for errors.
+        lines: line of each dotted key there, where they are known.
     """
 
     model: ModelSpec
@@ -187,3 +189,5 @@ class Recipe:
     device: Literal["auto", "cpu"]
     content: Mapping[str, Any]
     trust_code: bool = dc.field(default=False, compare=False)
+    where: str = dc.field(default="the recipe", compare=False, repr=False)
+    lines: Mapping[str, int] = dc.field(default_factory=dict, compare=False, repr=False)

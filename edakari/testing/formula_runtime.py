@@ -55,6 +55,9 @@ class FormulaRuntime:
         """See `edakari.cost.measure.Runtime`."""
         return {"formula": self.version}
 
+    def check(self, settings: RunSettings) -> None:
+        """Every setting will do."""
+
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that puts the clock forward by the network's `latency`."""
         time = self.latency(trace(model, example), {})

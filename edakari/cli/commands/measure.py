@@ -13,11 +13,12 @@ from edakari.cli.console import Trust, guarded, print_json, show
 from edakari.core.steady import STEADY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import nn
 
+    from edakari.cost.measure import Runtime
     from edakari.run.settings import MeasureSettings
 
 __all__ = ["measure"]
@@ -60,6 +61,7 @@ def measure(  # noqa: PLR0913 - one for each option
 
     chosen = tuple(runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"]))
     runtimes = [runtime_named(name) for name in chosen]
+    _check_runnable(runtimes, threads)
     found, example = _networks(network, trust)
     if not calibrate:
         from edakari.run.settings import MeasureSettings
@@ -84,6 +86,18 @@ def measure(  # noqa: PLR0913 - one for each option
     else:
         for name, result in results.items():
             show(calibration_text(name, result))
+
+
+def _check_runnable(runtimes: Sequence[Runtime], threads: int) -> None:
+    """Refuse what cannot be measured here before a network is read; all of it at once."""
+    from edakari.cost.measure import RunSettings
+    from edakari.cost.runnable import faults
+    from edakari.errors import MeasurementError
+
+    found = [fault for each in runtimes for fault in faults(each, RunSettings(threads=threads))]
+    texts = dict.fromkeys(text if name == "runtime" else f"--{name} {text}" for name, text in found)
+    if texts:
+        raise MeasurementError("; ".join(texts))
 
 
 def _networks(name: str, trust: bool) -> tuple[Mapping[str, nn.Module], torch.Tensor]:

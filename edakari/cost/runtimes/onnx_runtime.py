@@ -25,9 +25,12 @@ from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
 from edakari.cost.onnx_model import feeds, open_onnx, write_onnx
+from edakari.cost.runnable import require_packages
 from edakari.errors import MeasurementError
 
 __all__ = ["OnnxRuntime"]
+
+PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
 
 @dc.dataclass(frozen=True)
@@ -40,6 +43,11 @@ class OnnxRuntime:
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
         return {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx")}
+
+    def check(self, settings: RunSettings) -> None:
+        """See `Runtime.check`."""
+        require_packages("the runtime onnxruntime", PACKAGES, " ".join(PACKAGES))
+        _require_plain(settings)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""

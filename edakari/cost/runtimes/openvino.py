@@ -19,6 +19,7 @@ from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
 from edakari.cost.onnx_model import write_onnx
+from edakari.cost.runnable import require_packages
 from edakari.cost.runtimes.torch_eager import CallClock
 from edakari.errors import MeasurementError
 
@@ -38,6 +39,11 @@ class OpenVino:
         """See `Runtime.versions`."""
         _openvino()
         return {name: importlib.metadata.version(name) for name in ("openvino", "onnx")}
+
+    def check(self, settings: RunSettings) -> None:
+        """See `Runtime.check`."""
+        require_packages("the runtime openvino", ("openvino",), '"edakari[openvino]"')
+        _require_plain(settings)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
@@ -94,12 +100,16 @@ def _openvino() -> Any:
         ) from error
 
 
-def _request(model: bytes, settings: RunSettings, profile: bool = False) -> Any:
+def _require_plain(settings: RunSettings) -> None:
     if (settings.memory_format, settings.device) != ("contiguous", "cpu"):
         raise MeasurementError(
             f"openvino runs networks here on the CPU, in a memory format of its own choice, but was asked for memory "
             f"format {settings.memory_format!r} and device {settings.device!r}; leave these as they are"
         )
+
+
+def _request(model: bytes, settings: RunSettings, profile: bool = False) -> Any:
+    _require_plain(settings)
     runtime = _openvino()
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
+import os
+import shutil
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +24,7 @@ from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.torch_layers import torch_layer
 from edakari.cost.measure import Clock, RunSettings
 from edakari.cost.runtimes.torch_eager import CallClock, caller, cast, device_of
+from edakari.errors import MeasurementError
 
 __all__ = ["TorchCompile"]
 
@@ -35,6 +39,15 @@ class TorchCompile:
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
         return {"torch": torch.__version__}
+
+    def check(self, settings: RunSettings) -> None:
+        """See `Runtime.check`; on a CPU its compiler writes C++."""
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if torch.device(settings.device).type == "cpu" and shutil.which(compiler.split()[0]) is None:
+            raise MeasurementError(
+                f"the runtime torch_compile needs a C++ compiler, and there is no {compiler} here; install one, or "
+                "name one by the environment variable CXX"
+            )
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""

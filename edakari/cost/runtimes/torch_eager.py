@@ -33,6 +33,9 @@ class TorchEager:
         """See `Runtime.versions`."""
         return {"torch": torch.__version__}
 
+    def check(self, settings: RunSettings) -> None:
+        """See `Runtime.check`; PyTorch takes any settings."""
+
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that runs the network once; see `Runtime.prepare`."""
         device = device_of(model, example)

@@ -116,7 +116,7 @@ def test_onnxruntime_says_what_it_cannot_do(change):
     settings = RunSettings(**change)
     with pytest.raises(MeasurementError, match=str(next(iter(change.values())))):
         OnnxRuntime().clock(layer("chain"), (4,), settings)
-    with pytest.raises(MeasurementError, match="dense network in onnxruntime"):
+    with pytest.raises(MeasurementError, match="onnxruntime runs networks here in fp32 on the CPU"):
         measure({"dense": toy_cnn()}, IMAGE, OnnxRuntime(), settings=settings, repeats=1)
 
 
