@@ -129,6 +129,25 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
                     buffer.resize_(values.shape).copy_(values)
 
 
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("input", "weight", "bias"),
+    "bilinear": ("input1", "input2", "weight", "bias"),
+    "batch_norm": ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
+    "local_response_norm": ("input", "size", "alpha", "beta", "k"),
+}
+"""Names of the arguments of torch functions that have a rule, for callers that name them."""
+
+
+def _in_order(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Arguments by position where a caller named them, as far as there is no gap."""
+    ordered, rest = list(args), dict(kwargs)
+    for argument in ARGUMENTS.get(name, ())[len(args) :]:
+        if argument not in rest:
+            break
+        ordered.append(rest.pop(argument))
+    return tuple(ordered), rest
+
+
 class _FunctionMode(TorchFunctionMode):
     def __init__(self, reads: Reads) -> None:
         super().__init__()
@@ -142,7 +161,7 @@ class _FunctionMode(TorchFunctionMode):
             return self._sized(func, args, kwargs)
         name, rule = known
         with flow.muted():
-            out = READS[name](self.reads, func, args, kwargs)
+            out = READS[name](self.reads, func, *_in_order(name, args, kwargs))
         flow.handle(name, rule, Call(name, args, kwargs, out))
         return out
 

@@ -289,3 +289,37 @@ def test_groups_of_a_norm_follow_an_attribute_of_any_name():
     assert sizes(graph) == {"up:group": 4, "up:channel": 12}
     plan = Plan((KeepChannels("up:group", (1, 3)),), graph.fingerprint, graph.inputs, "test")
     assert apply(plan, RememberedGroups().double()).parts == 2
+
+
+class ByKeyword(nn.Module):
+    """Gives torch's functions their arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.deep = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.LayerNorm(8)
+        self.qkv, self.out, self.pair = nn.Linear(8, 24), nn.Linear(8, 6), nn.Bilinear(6, 6, 4)
+
+    def forward(self, x):
+        x = F.conv2d(input=x, weight=self.conv.weight, bias=self.conv.bias)
+        x = F.batch_norm(
+            input=x,
+            running_mean=self.norm.running_mean,
+            running_var=self.norm.running_var,
+            weight=self.norm.weight,
+            bias=self.norm.bias,
+        )
+        x = torch.cat(tensors=[x], dim=1).flatten(start_dim=2).transpose(dim0=1, dim1=2)
+        x = F.layer_norm(input=x, normalized_shape=[x.shape[-1]], weight=self.deep.weight, bias=self.deep.bias)
+        qkv = F.linear(input=x, weight=self.qkv.weight, bias=self.qkv.bias)
+        q, k, v = torch.chunk(input=qkv, chunks=3, dim=-1)
+        x = F.scaled_dot_product_attention(query=q, key=k, value=v)
+        x = torch.sum(input=F.linear(x, bias=self.out.bias, weight=self.out.weight), dim=1)
+        return F.bilinear(input1=x, input2=x, weight=self.pair.weight, bias=self.pair.bias)
+
+
+def test_functions_that_get_their_arguments_by_name():
+    model, x = enlivened(ByKeyword()), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    graph = trace(model, x)
+    assert [group.size for group in graph.groups] == [8, 8, 6]
+    for seed in range(3):
+        assert exactness(model, x, random_plan(graph, seed=seed)) < 1e-12
