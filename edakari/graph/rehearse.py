@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from edakari.core.graph import Branch, Graph
-from edakari.core.layout import Layout
+from edakari.core.layout import Fixed, Layout
 from edakari.core.layout import axes as axes_of
 from edakari.core.space import Sizes
 from edakari.graph import axes
@@ -44,7 +44,7 @@ def rehearsed(
     """
     graph = finish()
     for _ in range(ATTEMPTS):
-        sizes = trial_sizes(graph.groups)
+        sizes = trial_sizes(graph.groups, _fixed_lengths(graph))
         failed = _first_fault(shadow, graph, (*sizes.turns, *(sizes.alternate if literals else ())))
         if failed is None:
             return dc.replace(graph, branches=_branches(shadow, graph, sizes))
@@ -62,6 +62,12 @@ def rehearsed(
         for dim in dims:
             axes.pin(dim, f"no way was found to cut it in {ATTEMPTS} attempts")
     return finish()
+
+
+def _fixed_lengths(graph: Graph) -> frozenset[int]:
+    """Lengths of dimensions that no cut changes: a width that is cut to one of them would fit by chance."""
+    outputs = (layout for operator in graph.operators for dims in operator.outputs for layout in dims)
+    return frozenset(layout.size for layout in outputs if isinstance(layout, Fixed))
 
 
 def _branches(shadow: nn.Module, graph: Graph, sizes: TrialSizes) -> tuple[Branch, ...]:

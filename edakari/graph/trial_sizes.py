@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edakari.core.space import WIDTHS, Group, Sizes
 
@@ -30,7 +29,7 @@ class TrialSizes:
     crowded: bool
 
 
-def trial_sizes(groups: Sequence[Group]) -> TrialSizes:
+def trial_sizes(groups: Sequence[Group], fixed: Collection[int] = ()) -> TrialSizes:
     """Trial cuts: to middling sizes that differ between groups, then to the smallest sizes.
 
     Code that compares two widths which only happen to agree in the dense network fails in one of them: two groups
@@ -40,19 +39,20 @@ def trial_sizes(groups: Sequence[Group]) -> TrialSizes:
 
     Args:
         groups: with their least sizes.
+        fixed: lengths that no cut changes; middling sizes keep away from them where there are others.
     """
     cut = [group for group in groups if max(group.least, 1) < group.size]
     wide = [group.name for group in cut if group.kind in WIDTHS]
-    turns = [_sizes(cut, ())]
+    turns = [_sizes(cut, (), fixed)]
     crowded = _agree(wide, turns)
-    turns.append(_sizes(cut, turns))
+    turns.append(_sizes(cut, turns, fixed))
     while _agree(wide, turns) and len(turns) < MOST:
-        turns.append(_sizes(cut, turns))
+        turns.append(_sizes(cut, turns, fixed))
     alternate = [{group.name: turns[0][group.name] for group in cut[start::2]} for start in (0, 1)]
     return TrialSizes(tuple(turns), tuple(alternate), crowded)
 
 
-def _sizes(groups: Sequence[Group], before: Sequence[Sizes]) -> dict[str, int]:
+def _sizes(groups: Sequence[Group], before: Sequence[Sizes], fixed: Collection[int]) -> dict[str, int]:
     """A size for each group, so that together with its sizes before it is unlike every other, if that can be."""
     taken: set[tuple[int, ...]] = set()
     sizes: dict[str, int] = {}
@@ -63,8 +63,9 @@ def _sizes(groups: Sequence[Group], before: Sequence[Sizes]) -> dict[str, int]:
             lowest, start = max(lowest, group.size // 3), zlib.crc32(f"{len(before)} {group.name}".encode())
         choices = range(lowest, group.size)
         start %= len(choices)
-        rotated = itertools.chain(choices[start:], choices[:start])
-        sizes[group.name] = next((size for size in rotated if (*known, size) not in taken), choices[start])
+        unlike = [size for size in (*choices[start:], *choices[:start]) if (*known, size) not in taken]
+        apart = unlike if len(before) == 1 else [*(size for size in unlike if size not in fixed), *unlike]
+        sizes[group.name] = next(iter(apart), choices[start])
         taken.add((*known, sizes[group.name]))
     return sizes
 

@@ -592,3 +592,28 @@ def test_each_block_of_a_language_model_offers_the_same_branches(monkeypatch):
         assert [branch.name for branch in graph.branches] == names
     assert needed[2] <= needed[1] <= 6, "the number of trial cuts does not grow with depth"
     assert exactness(model, words, random_plan(graph, (0.3, 0.9), drop=0.4)) < 1e-9
+
+
+class Lit(nn.Module):
+    """Scales an image by a map of as many channels, which is made of features that are read elsewhere too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.features, self.map = nn.Conv2d(3, width, 1), nn.Conv2d(width, 3, 1)
+        self.image, self.head = nn.Conv2d(3, width, 1), nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        features = self.features(x)
+        x = x * self.map(features) + x
+        return self.head(self.image(x) + features)
+
+
+@pytest.mark.parametrize("width", [5, 8, 12, 16])
+def test_a_width_that_is_cut_to_that_of_the_image_fits_by_no_chance(width):
+    model = enlivened(Lit(width))
+    graph = trace(model, torch.rand(1, 3, 6, 6, dtype=torch.float64))
+    for branch in graph.branches:
+        plan = Plan((DropBranch(branch.name),), graph.fingerprint, graph.inputs)
+        assert exactness(model, torch.rand(1, 3, 6, 6, dtype=torch.float64), plan, graph) < 1e-12
+    middling = trial_sizes(graph.groups, {3, 6}).turns[0]
+    assert not {3, 6} & set(middling.values())
