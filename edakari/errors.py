@@ -21,6 +21,7 @@ __all__ = [
     "UnknownName",
     "UntrustedCode",
     "WeightsError",
+    "WrongArgument",
     "nearest",
 ]
 
@@ -72,6 +73,10 @@ class RecipeError(EdakariError):
 
 class SettingsError(EdakariError, ValueError):
     """A setting has a value that it cannot have; says which, and what it accepts."""
+
+
+class WrongArgument(EdakariError, TypeError):
+    """An argument is of another kind than what belongs there; says what was found, and what to do."""
 
 
 class DataError(EdakariError):

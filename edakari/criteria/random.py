@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.graph import Graph
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
@@ -29,5 +30,6 @@ class Random:
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch] = (), task: Task | None = None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs neither batches nor a task."""
+        require("score(model, graph, batches, task)", graph=(graph, Graph))
         generator = torch.Generator().manual_seed(self.seed)
         return {group.name: torch.rand(group.size, generator=generator, dtype=torch.float64) for group in graph.groups}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.graph import Graph, Member
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product
 from edakari.core.networks import unwrapped
@@ -74,6 +75,7 @@ def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
         ModelError: a parameter's shape is not the one that was traced.
     """
     model = unwrapped(model, "score(model, graph, batches, task)")
+    require("score(model, graph, batches, task)", graph=(graph, Graph))
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for group in graph.groups:
         for member in graph.members(group.name):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, extent
 from edakari.core.networks import unwrapped
@@ -130,6 +131,7 @@ def hear(
         ModelError: a response is not finite, or a tensor has another batch size than the images.
     """
     model = unwrapped(model, "score(model, graph, batches, task)")
+    require("score(model, graph, batches, task)", graph=(graph, Graph), batches=(batches, Iterable))
     outlets, (rank, world) = outlets_of(graph), my_rank()
     rankings: dict[tuple[Outlet, str], Ranking] = {}
     labels: Labels | None = None

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from edakari.core.arguments import require, require_methods
 from edakari.core.graph import Graph, Member
 from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
@@ -55,7 +56,10 @@ class Taylor:
         """
         if task is None:
             raise EdakariError("the Taylor criterion needs a task, for its loss, but got none")
-        model = unwrapped(model, "score(model, graph, batches, task)")
+        call = "score(model, graph, batches, task)"
+        require_methods(call, "task", task, ("outputs", "loss"))
+        require(call, batches=(batches, Iterable))
+        model = unwrapped(model, call)
         parameters = parameters_of(model, graph)
         members = {group.name: counting(graph, group.name, parameters) for group in graph.groups}
         weights = {m.tensor: parameters[m.tensor] for found in members.values() for m in found}

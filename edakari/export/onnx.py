@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import require_writable
 from edakari.core.files import replacing
 from edakari.core.networks import unwrapped
@@ -42,6 +43,7 @@ def to_onnx(
         RunFolderError: the file cannot be written.
     """
     model = unwrapped(model, "to_onnx(model, example, path)")
+    require("to_onnx(model, example, path)", path=(path, (str, Path)))
     require_writable(path)
     with replacing(path) as temporary:
         write_onnx(model, example, temporary, dynamic_batch=dynamic_batch)

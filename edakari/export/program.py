@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import require_writable
 from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
@@ -35,6 +36,7 @@ def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: f
         RunFolderError: the file cannot be written.
     """
     model = unwrapped(model, "to_program(model, example, path)")
+    require("to_program(model, example, path)", path=(path, (str, Path)))
     require_writable(path)
     try:
         with eval_mode(model), torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from edakari.core.arguments import require, require_methods
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
@@ -51,6 +52,12 @@ def allocate(
         BudgetError: the budget names a measured cost that is not among `costs`.
         EdakariError: a group to be cut has no scores, or not one per coordinate.
     """
+    call = "allocate(graph, scores, budget)"
+    require(call, graph=(graph, Graph), scores=(scores, Mapping), budget=(budget, (Budget, str)))
+    if allocator is not None:
+        require_methods(call, "allocator", allocator, ("allocate",))
+    for cost in costs:
+        require_methods(call, "costs", cost, ("total", "curve"))
     groups = graph.groups if groups is None else groups
     missing = [group.name for group in groups if group.name not in scores]
     if missing:

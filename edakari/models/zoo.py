@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
 from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
@@ -66,6 +67,7 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
         ModelError: the constructor fails, or the file or function of a user's own is not there.
         WeightsError: the weights cannot be had or do not fit.
     """
+    require("build(spec)", spec=(spec, (ModelSpec, str)))
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     spec = ModelSpec(spec.name, {**spec.options, **options}, str(weights) if weights is not None else spec.weights)
     source, name = parted(spec.name)
@@ -83,11 +85,8 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
             raise WeightsError(f"model {spec.name!r}: a file's function has no 'pretrained'; name a .safetensors file")
         model = _constructed(_own(Path(source), name), spec)
     else:
-        raise UnknownName(
-            "source of networks",
-            source or spec.name,
-            [*(f"{known}:NAME" for known in SOURCES), "FILE.py:FUNCTION", "RUN_FOLDER"],
-        )
+        known = [*(f"{known}:NAME" for known in SOURCES), "FILE.py:FUNCTION", "RUN_FOLDER"]
+        raise UnknownName("source of networks", source or spec.name, [*sources_of(spec.name), *known])
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {spec.name!r}: the function gave a {type(model).__name__}, not a torch.nn.Module")
     refuse_uninitialised(model)
@@ -98,6 +97,16 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
         load_weights(model, read_weights(path), repr(path))
     setattr(model, MEMORY, spec)
     return model.eval()
+
+
+def sources_of(name: str) -> list[str]:
+    """Networks that a name without a source may mean, such as "timm:resnet18" for "resnet18"."""
+    import timm
+    from torchvision.models import _api as registry
+
+    offered = {"edakari": [*EMBEDDED], "timm": timm.list_models(), "torchvision": registry.list_models()}
+    found = [f"{source}:{name}" for source, names in offered.items() if name in names]
+    return [*found, f"{name}:FUNCTION"] if name.endswith(".py") else found
 
 
 def spec_of(model: nn.Module) -> ModelSpec | None:

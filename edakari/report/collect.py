@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
 from edakari.core.reading import YAML_BYTES, because, inside, parse_yaml, read_json, read_text
 from edakari.errors import RunFolderError
@@ -35,6 +36,7 @@ def collect(folder: str | Path) -> Content:
     Raises:
         RunFolderError: it is no run folder, nothing has been measured in it yet, or a file is damaged.
     """
+    require("collect(folder)", folder=(folder, (str, Path)))
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no recipe.yaml. `edakari prune` makes one.")

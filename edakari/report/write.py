@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
 from edakari.core.files import write_json, write_text
 from edakari.report.collect import collect
@@ -27,6 +28,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         RunFolderError: it is no run folder, holds no results yet, or cannot be written to.
     """
+    require("write_report(folder)", folder=(folder, (str, Path)))
     folder = Path(folder)
     report = collect(folder)
     write_json(folder / "report.json", report)

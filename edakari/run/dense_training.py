@@ -19,6 +19,7 @@ from edakari.run import processes
 from edakari.run.context import Run
 from edakari.run.environment import environment
 from edakari.run.folder import RECIPE, RunFolder, differences, stored_recipe
+from edakari.run.load import require_recipe
 from edakari.run.preflight import check_training
 from edakari.run.settings import Recipe
 from edakari.train import FitSettings, fit, task_objective
@@ -48,6 +49,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         WeightsError: the weights that it starts from are not there or do not fit.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
     """
+    require_recipe("train_dense(recipe, path)", recipe, path)
     path = Path(path)
     schedule = recipe.train
     if schedule is None:

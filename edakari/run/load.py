@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses as dc
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
-from edakari.errors import RecipeError, RunFolderError, WeightsError
+from edakari.errors import RecipeError, RunFolderError, WeightsError, WrongArgument
 from edakari.graph import example_of
 from edakari.models import check_trusted
 from edakari.run.folder import RunFolder
@@ -17,7 +20,7 @@ from edakari.run.recipe import recipe_from
 from edakari.run.settings import Recipe
 from edakari.surgery import build, is_saved, load, load_plan
 
-__all__ = ["Networks", "check_weights", "dense_network", "networks", "recipe_of"]
+__all__ = ["Networks", "check_weights", "dense_network", "networks", "recipe_of", "require_recipe"]
 
 
 @dc.dataclass(frozen=True)
@@ -45,6 +48,26 @@ def dense_network(recipe: Recipe) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build(recipe.model, trust_code=recipe.trust_code)
+
+
+def require_recipe(call: str, recipe: Any, path: Any) -> None:
+    """Refuse what is no recipe and no path.
+
+    Args:
+        call: the function and its arguments.
+        recipe: what was handed in as the recipe.
+        path: as the path of what is written.
+
+    Raises:
+        WrongArgument: says what makes a recipe of a file or a dict.
+    """
+    if isinstance(recipe, str | Path):
+        raise WrongArgument(
+            f"{call} takes a Recipe, but got the path {str(recipe)!r}; edakari.run.read_recipe(path) reads one"
+        )
+    if isinstance(recipe, Mapping):
+        raise WrongArgument(f"{call} takes a Recipe, but got a dict; edakari.run.recipe_from(...) makes one of it")
+    require(call, recipe=(recipe, Recipe), folder=(path, (str, Path)))
 
 
 @file_errors()
@@ -104,6 +127,7 @@ def networks(folder: str | Path, *, trust_code: bool = False) -> Networks:
         RunFolderError: it is no run folder, or the run has not come to a finished network yet.
         UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
     """
+    require("networks(folder)", folder=(folder, (str, Path)))
     run = RunFolder(Path(folder))
     recipe = recipe_of(run, trust_code=trust_code)
     if not run.done("finetune"):

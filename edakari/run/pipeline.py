@@ -24,7 +24,7 @@ from edakari.run import processes
 from edakari.run.context import Notify, Run
 from edakari.run.environment import environment
 from edakari.run.folder import RunFolder, claim, is_run, release
-from edakari.run.load import check_weights
+from edakari.run.load import check_weights, require_recipe
 from edakari.run.preflight import check_pruning
 from edakari.run.settings import Recipe
 from edakari.run.stages import STAGES
@@ -71,6 +71,7 @@ def prune(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
         EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
     """
+    require_recipe("prune(recipe, folder)", recipe, folder)
     # first of all: an overwrite would remove what is there for a run that may not begin
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)

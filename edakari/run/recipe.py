@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from edakari.core.arguments import found_as
 from edakari.core.budget import Budget
 from edakari.core.method import Method, method_named, registered
 from edakari.core.protocols import Schedule
@@ -89,6 +90,8 @@ def recipe_from(
     Raises:
         RecipeError: lists every problem with its key and found value.
     """
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where} is a mapping of keys such as 'model' and 'budget', but found {found_as(content)}")
     checker = _Checker(content)
     recipe = checker.recipe()
     if recipe is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from edakari.core.arguments import require
 from edakari.core.reading import YAML_BYTES, Unreadable, parse_yaml, read_text
 from edakari.errors import RecipeError
 
@@ -20,6 +21,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
     Raises:
         RecipeError: there is no such file, it is not YAML, not a mapping, or has a key twice.
     """
+    require("read_recipe(path)", path=(path, (str, Path)))
     try:
         content, node = parse_yaml(read_text(path, YAML_BYTES))
     except (OSError, Unreadable) as error:

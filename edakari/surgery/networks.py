@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
 from edakari.errors import ModelError
 from edakari.models import ModelSpec
@@ -40,6 +41,7 @@ def build(
         RunFolderError: the folder holds no pruned network.
         UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
     """
+    require("build(spec)", spec=(spec, (ModelSpec, str)))
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     if not is_saved(spec.name):
         return build_dense(spec, weights=weights, **options)

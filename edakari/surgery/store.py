@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.copying import copied
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json, write_text
@@ -68,7 +69,9 @@ def save(
         WeightsError: a tensor cannot be stored.
         ModelError: the network is sharded over processes, or scripted.
     """
-    model, folder = unwrapped(model, "save(model, plan, folder)"), Path(folder)
+    call = "save(model, plan, folder)"
+    require(call, plan=(plan, Plan), folder=(folder, (str, Path)))
+    model, folder = unwrapped(model, call), Path(folder)
     if (folder / NETWORK).exists() and not overwrite:
         raise RunFolderError(f"{folder} holds a pruned network already; choose another folder, or pass overwrite=True")
     require_writable(folder / NETWORK)
@@ -122,6 +125,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool
         WeightsError: the weights are damaged or do not fit.
         UntrustedCode: the network is built by a Python file, and `trust_code` is not set.
     """
+    require("load(folder)", folder=(folder, (str, Path)))
     folder = Path(folder)
     content = _network(folder)
     steps = load_steps(folder)
@@ -145,6 +149,7 @@ def load_plan(folder: str | Path) -> Plan:
         RunFolderError: there is none.
         PlanError: it cannot be read.
     """
+    require("load_plan(folder)", folder=(folder, (str, Path)))
     path = Path(folder) / PLAN
     if not path.is_file():
         raise RunFolderError(f"there is no plan in {path.parent}: {path.name} is missing")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.arguments import require_methods
 from edakari.core.budget import Limits
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
@@ -46,6 +47,7 @@ def check_method(
         AssertionError: the method breaks a promise; says which.
     """
     method = method() if isinstance(method, type) else method
+    require_methods("check_method(method)", "method", method, ("prune",))
     _check(dc.is_dataclass(method), f"{method!r} is not a dataclass")
     _check(type(method).__hash__ is not None, f"{method!r} is not frozen")
     _check(bool(method.paper), f"{type(method).__name__} names no paper")
@@ -73,6 +75,7 @@ def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None =
     Raises:
         AssertionError: the criterion breaks a promise; says which.
     """
+    require_methods("check_criterion(criterion)", "criterion", criterion, ("score",))
     task = ToyTask()
     for network in [toy_cnn(), toy_vit()] if networks is None else networks:
         where = f"{criterion!r} on {type(network).__name__}"
@@ -111,6 +114,7 @@ def check_allocator(allocator: Allocator, seeds: Sequence[int] = (0, 1, 2)) -> N
     Raises:
         AssertionError: the allocator breaks a promise; says which.
     """
+    require_methods("check_allocator(allocator)", "allocator", allocator, ("allocate",))
     for seed in seeds:
         groups, values, costs = _instance(seed)
         for share, terms, some in ((0.5, 1, groups), (0.3, 2, groups), (0.8, 2, groups[: len(groups) // 2])):
@@ -145,6 +149,7 @@ def check_cost(cost: Cost, groups: Sequence[Group], seed: int = 0) -> None:
     Raises:
         AssertionError: the cost breaks a promise; says which.
     """
+    require_methods("check_cost(cost, groups)", "cost", cost, ("total", "curve"))
     _check(bool(cost.name) and bool(cost.unit), f"{cost!r} has no name or no unit")
     rng = np.random.default_rng(seed)
     dense_total = cost.total({})

@@ -17,6 +17,7 @@ from accelerate.utils import operations
 from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import nn
 
+from edakari.core.arguments import require, require_methods
 from edakari.core.file_errors import file_errors
 from edakari.core.finite import require_finite_figures
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
@@ -30,6 +31,7 @@ from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
 from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
+from edakari.train.terms import loss_terms
 
 __all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
 
@@ -83,7 +85,7 @@ def fit(
 
     Args:
         model: trained in place; with `schedule.ema` it ends with the averaged weights.
-        objective: named loss terms of a batch; their sum is minimised.
+        objective: named loss terms of a batch, whose sum is minimised; or the loss as one tensor.
         batches: one pass is one epoch; it has a length. `set_epoch(epoch)` and `skip(count)` are used where it has
             them. Over several processes each gets its own part from it.
         schedule: how long and how fast.
@@ -101,6 +103,9 @@ def fit(
         RunFolderError: the folder is of another training, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
     """
+    call = "fit(model, objective, batches, schedule)"
+    require(call, model=(model, nn.Module), schedule=(schedule, Schedule))
+    require_methods(call, "objective", objective, ("__call__",))
     checkpoint = checkpoint_in(settings.folder) if settings.folder else None
     schedule = with_precision(schedule, _device(settings), checkpoint)
     accelerator = _accelerator(schedule, settings)
@@ -214,7 +219,9 @@ class _Loop:
             last = index == len(group) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
-                    terms = self.objective(self.model, tensors.send_to_device(batch, self.accelerator.device))
+                    terms = loss_terms(
+                        self.objective(self.model, tensors.send_to_device(batch, self.accelerator.device))
+                    )
                     loss = torch.stack([term.float() for term in terms.values()]).sum() / len(group)
                 self.accelerator.backward(loss)
             for name, term in terms.items():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.arguments import require, require_methods
 from edakari.core.protocols import Batch, Objective, Task
 
 __all__ = ["ComparingTask", "distillation", "task_objective"]
@@ -24,6 +25,7 @@ class ComparingTask(Protocol):
 
 def task_objective(task: Task) -> Objective:
     """The task's own loss as an objective."""
+    require_methods("task_objective(task)", "task", task, ("outputs", "loss"))
 
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         return task.loss(task.outputs(model, batch), batch)
@@ -46,6 +48,8 @@ def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperatur
     Raises:
         ValueError: the weight is outside of 0 to 1, or the temperature is not above 0.
     """
+    require_methods("distillation(task, teacher)", "task", task, ("outputs", "loss"))
+    require("distillation(task, teacher)", teacher=(teacher, nn.Module))
     if not 0.0 <= weight <= 1.0 or temperature <= 0.0:
         raise ValueError(f"weight must lie in 0 to 1 and temperature above 0, but got {weight=}, {temperature=}")
 

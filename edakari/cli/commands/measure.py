@@ -102,7 +102,10 @@ def _check_runnable(runtimes: Sequence[Runtime], threads: int) -> None:
 
 def _networks(name: str, trust: bool) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
     """The networks of a run folder, dense first, or one network by its name; and an input."""
-    if ":" not in name or Path(name).is_dir():
+    from edakari.models.zoo import sources_of
+
+    # a name without its source is told by `build`, anything else is a folder
+    if Path(name).is_dir() or (":" not in name and not sources_of(name)):
         from edakari.run.load import networks
 
         run = networks(name, trust_code=trust)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from edakari.core.arguments import require
 from edakari.cost.measure import Runtime
 from edakari.cost.runtimes.onnx_runtime import OnnxRuntime
 from edakari.cost.runtimes.openvino import OpenVino
@@ -22,6 +23,7 @@ def runtime_named(name: str) -> Runtime:
     Raises:
         UnknownName: there is none; says the nearest.
     """
+    require("runtime_named(name)", name=(name, str))
     if name not in RUNTIMES:
         raise UnknownName("runtime", name, RUNTIMES)
     return RUNTIMES[name]

@@ -1,0 +1,61 @@
+"""What users hand in where something else belongs: one clear error, before it is used."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edakari.errors import WrongArgument
+
+__all__ = ["found_as", "require", "require_methods"]
+
+
+def require(call: str, **given: tuple[Any, type | tuple[type, ...]]) -> None:
+    """Refuse arguments of another kind.
+
+    Args:
+        call: the function and its arguments, such as "save(model, plan, folder)".
+        given: for each argument what was handed in, and its kind or kinds.
+
+    Raises:
+        WrongArgument: names the first that is of another kind, what belongs there and what was found.
+    """
+    for name, (value, kinds) in given.items():
+        if not isinstance(value, kinds):
+            every = kinds if isinstance(kinds, tuple) else (kinds,)
+            wanted = " or ".join(kind.__name__ for kind in every if kind is not type(None))
+            raise WrongArgument(f"{call}: {name} takes a {wanted}, but got {found_as(value)}")
+
+
+def require_methods(call: str, name: str, value: Any, methods: Sequence[str]) -> None:
+    """Refuse an argument that is no object with some methods: a class, a function, a text.
+
+    Args:
+        call: the function and its arguments.
+        name: of the argument.
+        value: what was handed in.
+        methods: that it must have.
+
+    Raises:
+        WrongArgument: says what belongs there and what was found.
+    """
+    if inspect.isclass(value) or not all(callable(getattr(value, method, None)) for method in methods):
+        wanted = " and ".join(f"{method}(...)" for method in methods)
+        raise WrongArgument(f"{call}: {name} takes an object with {wanted}, but got {found_as(value)}")
+
+
+def found_as(value: Any) -> str:
+    """What was found in place of something else, and what to do where that can be said."""
+    if inspect.isclass(value):
+        return f"the class {value.__name__}; make one of it first: {value.__name__}(...)"
+    if inspect.isroutine(value):
+        return f"the function {getattr(value, '__name__', type(value).__name__)}"
+    if isinstance(value, str | Path | int | float | None):
+        return repr(value) if not isinstance(value, str) else f"the text {value!r}"
+    if isinstance(value, nn.Module):
+        return f"the network {type(value).__name__} (are the arguments in another order?)"
+    return f"a {type(value).__name__} (are the arguments in another order?)"

@@ -1,0 +1,202 @@
+"""Whatever is handed in where something else belongs, every public function ends in one EdakariError."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import edakari
+from edakari.core.protocols import Schedule
+from edakari.criteria import Magnitude, Taylor
+from edakari.errors import EdakariError, RecipeError, UnknownName, WrongArgument
+from edakari.export import to_onnx, to_program
+from edakari.methods.baselines import MagnitudePruning
+from edakari.models import build
+from edakari.report import collect, write_report
+from edakari.run import prune, read_recipe, recipe_from, train_dense
+from edakari.run.load import networks
+from edakari.solve import Knapsack, Threshold
+from edakari.testing import check_allocator, check_criterion, check_method, exactness
+from edakari.testing.toys import ToyTask, toy_cnn
+from edakari.train import distillation, fit, task_objective
+
+
+class Own:
+    """Some class of a user's."""
+
+
+def function(*args):
+    """Some function of a user's."""
+
+
+WRONG = {
+    "none": None,
+    "number": 3,
+    "class": Own,
+    "instance": Own(),
+    "function": function,
+    "set": {1},
+    "bytes": b"x",
+    "module": inspect,
+}
+MODEL, EXAMPLE = toy_cnn(), ToyTask().example()
+GRAPH = edakari.trace(MODEL, EXAMPLE)
+SCORES = Magnitude().score(MODEL, GRAPH)
+PLAN = edakari.allocate(GRAPH, SCORES, "macs<=60%")
+SMALL = edakari.apply(PLAN, MODEL)
+TASK = ToyTask()
+RECIPE = {"model": {"name": "edakari:resnet20", "weights": "random"}, "method": "magnitude", "budget": "macs<=50%"}
+CALLS = {
+    "trace": (edakari.trace, (MODEL, EXAMPLE)),
+    "allocate": (edakari.allocate, (GRAPH, SCORES, "macs<=50%", Threshold())),
+    "apply": (edakari.apply, (PLAN, MODEL, GRAPH)),
+    "simulate": (edakari.simulate, (PLAN, MODEL, GRAPH)),
+    "exactness": (exactness, (MODEL, EXAMPLE, PLAN, GRAPH)),
+    "save": (edakari.save, (SMALL, PLAN, "{folder}/net")),
+    "load": (edakari.load, ("{folder}/none", MODEL)),
+    "build": (edakari.build, ("edakari:resnet2",)),
+    "models.build": (build, ("edakari:resnet2",)),
+    "to_onnx": (to_onnx, (MODEL, EXAMPLE, "{folder}/x.onnx")),
+    "to_program": (to_program, (MODEL, EXAMPLE, "{folder}/x.pt2")),
+    "prune": (prune, (recipe_from(RECIPE), "{folder}/run")),
+    "train_dense": (train_dense, (recipe_from(RECIPE), "{folder}/x.safetensors")),
+    "read_recipe": (read_recipe, ("{folder}/none.yaml",)),
+    "recipe_from": (recipe_from, (RECIPE,)),
+    "collect": (collect, ("{folder}/none",)),
+    "write_report": (write_report, ("{folder}/none",)),
+    "networks": (networks, ("{folder}/none",)),
+    "latency": (edakari.latency, (MODEL, EXAMPLE, "torch")),
+    "taylor": (Taylor().score, (MODEL, GRAPH, TASK.batches("search"), TASK)),
+    "magnitude": (Magnitude().score, (MODEL, GRAPH)),
+    "fit": (fit, (MODEL, task_objective(TASK), TASK.batches("train"), Schedule(epochs=0))),
+    "task_objective": (task_objective, (TASK,)),
+    "distillation": (distillation, (TASK, MODEL)),
+    "budget": (edakari.Budget.parse, ("macs<=50%",)),
+    "check_method": (check_method, (MagnitudePruning(),)),
+    "check_criterion": (check_criterion, (Magnitude(),)),
+    "check_allocator": (check_allocator, (Threshold(),)),
+}
+OPTIONAL = {
+    *(("apply", 2), ("simulate", 2), ("exactness", 3), ("load", 1), ("allocate", 3)),
+}
+"""Arguments that may be None."""
+ITERATED = {("taylor", 2), ("fit", 2)}
+"""Batches, which may be anything: what is in them is the task's."""
+CASES = [
+    (name, place, kind)
+    for name, (_, arguments) in CALLS.items()
+    for place in range(len(arguments))
+    for kind in WRONG
+    if not (kind == "none" and (name, place) in OPTIONAL)
+    and not (kind in ("set", "bytes") and (name, place) in ITERATED)
+    and not (kind == "function" and (name, place) == ("fit", 1))
+]
+
+
+@pytest.mark.parametrize(("name", "place", "kind"), CASES)
+def test_an_argument_of_another_kind_is_one_error(tmp_path, monkeypatch, name, place, kind):
+    monkeypatch.chdir(tmp_path)
+    call, arguments = CALLS[name]
+    arguments = [each.format(folder=tmp_path) if isinstance(each, str) else each for each in arguments]
+    arguments[place] = WRONG[kind]
+    with pytest.raises(EdakariError) as caught:
+        call(*arguments)
+    assert "Unreadable" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name, (_, arguments) in CALLS.items() if len(arguments) > 1])
+def test_swapped_arguments_are_one_error(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    call, (first, second, *rest) = CALLS[name]
+    with pytest.raises(EdakariError):
+        call(second, first, *rest)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["file.yaml", Path("file.yaml")])
+def test_a_path_in_place_of_a_recipe_says_what_reads_it(tmp_path, recipe):
+    for call in (prune, train_dense):
+        with pytest.raises(WrongArgument, match=r"read_recipe\("):
+            call(recipe, tmp_path / "run")
+        with pytest.raises(WrongArgument, match=r"recipe_from\("):
+            call(RECIPE, tmp_path / "run")
+
+
+def test_a_function_in_place_of_a_task_is_named():
+    with pytest.raises(WrongArgument, match=r"task takes an object with outputs.* got the function cross_entropy"):
+        Taylor().score(MODEL, GRAPH, TASK.batches("search"), nn.functional.cross_entropy)
+
+
+@pytest.mark.parametrize("call", [check_criterion, check_allocator])
+@pytest.mark.parametrize("cls", [Magnitude, Knapsack])
+def test_a_class_is_told_to_be_made(call, cls):
+    with pytest.raises(WrongArgument, match=rf"the class {cls.__name__}; make one of it first: {cls.__name__}\("):
+        call(cls)
+    with pytest.raises(WrongArgument, match="make one of it first"):
+        edakari.allocate(GRAPH, SCORES, "macs<=50%", Knapsack)
+
+
+def linear():
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.weight, 0.5)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+def test_an_objective_may_return_its_loss_as_a_tensor():
+    found = []
+    for wrapped in (lambda loss: loss, lambda loss: {"loss": loss}, lambda loss: loss.reshape(1)):
+        model = linear()
+        batches = [torch.ones(4, 2)]
+        history = fit(model, lambda net, x, w=wrapped: w(net(x).square().mean()), batches, Schedule(epochs=2))
+        found.append((model.weight.tolist(), history.epochs[-1]["loss"]))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] != linear().weight.tolist()
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (lambda net, x: None, "but got None"),
+        (lambda net, x: {}, "without a loss"),
+        (lambda net, x: net(x), r"'loss' must be a tensor with one value, but is a tensor of shape \[4, 1\]"),
+        (lambda net, x: float(net(x).mean()), "but got"),
+        (lambda net, x: {"a": 1.0}, "'a' must be a tensor"),
+        (lambda net, x: [net(x).mean()], "but got a list"),
+        (lambda net, x: net(x).mean().detach(), "has a gradient"),
+    ],
+)
+def test_an_objective_that_gives_no_loss_is_told(objective, said):
+    with pytest.raises(WrongArgument, match=said):
+        fit(linear(), objective, [torch.ones(4, 2)], Schedule(epochs=1))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "made", [build, edakari.build, lambda name: build(recipe_from({**RECIPE, "model": name}).model)]
+)
+def test_a_network_without_its_source_is_told_which_there_are(made, name):
+    with pytest.raises(UnknownName) as caught:
+        made(name)
+    for part in (f"timm:{name}", f"torchvision:{name}", "FILE.py:FUNCTION"):
+        assert part in str(caught.value)
+
+
+def test_a_file_without_its_function_is_told(tmp_path):
+    with pytest.raises(UnknownName, match=r"did you mean 'nets\.py:FUNCTION'"):
+        build("nets.py")
+
+
+@pytest.mark.parametrize("example", [([torch.zeros(1, 8, 8)],), "x", [], ()])
+def test_latency_takes_tensors(example):
+    with pytest.raises(EdakariError):
+        edakari.latency(MODEL, example)
+
+
+@pytest.mark.parametrize("content", [None, [], "x", 3, {"model": 3}, {1: 2}])
+def test_a_recipe_of_another_kind_is_a_recipe_error(content):
+    with pytest.raises(RecipeError):
+        recipe_from(content)
