@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import edakari
+from edakari.cli.main import app
 from edakari.core.protocols import Schedule
 from edakari.criteria import Magnitude, Taylor
 from edakari.errors import EdakariError, RecipeError, UnknownName, WrongArgument
@@ -163,7 +165,7 @@ def test_an_objective_may_return_its_loss_as_a_tensor():
         (lambda net, x: None, "but got None"),
         (lambda net, x: {}, "without a loss"),
         (lambda net, x: net(x), r"'loss' must be a tensor with one value, but is a tensor of shape \[4, 1\]"),
-        (lambda net, x: float(net(x).mean()), "but got"),
+        (lambda net, x: net(x).mean().item(), "but got"),
         (lambda net, x: {"a": 1.0}, "'a' must be a tensor"),
         (lambda net, x: [net(x).mean()], "but got a list"),
         (lambda net, x: net(x).mean().detach(), "has a gradient"),
@@ -183,6 +185,14 @@ def test_a_network_without_its_source_is_told_which_there_are(made, name):
         made(name)
     for part in (f"timm:{name}", f"torchvision:{name}", "FILE.py:FUNCTION"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["inspect", "measure"])
+def test_commands_tell_the_sources_of_a_network_too(command):
+    found = CliRunner().invoke(app, [command, "resnet18"])
+    assert found.exit_code == 1
+    (line,) = found.stderr.splitlines()
+    assert "did you mean 'timm:resnet18'" in line
 
 
 def test_a_file_without_its_function_is_told(tmp_path):

@@ -35,6 +35,8 @@ from edakari.train.terms import loss_terms
 
 __all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
 
+TensorObjective = Callable[[nn.Module, Batch], torch.Tensor]
+"""The loss of a batch as one scalar tensor."""
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 # accelerate has no types.
 tensors: Any = operations
@@ -68,7 +70,7 @@ class FitSettings:
 @file_errors()
 def fit(
     model: nn.Module,
-    objective: Objective,
+    objective: Objective | TensorObjective,
     batches: Iterable[Batch],
     schedule: Schedule,
     *,
@@ -186,7 +188,7 @@ class _Loop:
         self,
         accelerator: Any,
         chosen: Trained,
-        objective: Objective,
+        objective: Objective | TensorObjective,
         schedule: Schedule,
         hooks: Sequence[Hook],
         settings: FitSettings,
