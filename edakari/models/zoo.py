@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edakari.core.arguments import require
+from edakari.core.blank import blank
 from edakari.core.file_errors import file_errors
 from edakari.core.lazy import refuse_uninitialised
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
@@ -147,7 +148,7 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> Any:
                 size = tuple(config["input_size"])
                 break
         size = _asked(spec, size)
-    return torch.zeros(1, *size, device="cpu")
+    return blank(1, *size)
 
 
 def parted(name: str) -> tuple[str, str]:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from edakari.core.blank import repeated
 from edakari.core.files import write_json
 from edakari.core.graph import Graph
 from edakari.core.method import Solve
@@ -165,7 +164,7 @@ def _bench(run: Run, settings: LatencySettings) -> Bench:
     return Bench(
         runtime_named(settings.runtime),
         run_settings(settings),
-        torch.cat([run.task.example()] * settings.batch),
+        repeated(run.task.example(), settings.batch),
         settings.repeats,
         settings.spread,
         Path(settings.cache) if settings.cache else None,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.blank import repeated, require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.finite import require_finite, require_finite_figures
@@ -46,6 +47,9 @@ Result = dict[str, Any]
 
 def trace_stage(run: Run) -> Result:
     """What can be pruned, what it costs, what was refused; a network whose outputs are not finite is."""
+    for timed in (run.recipe.latency, run.recipe.measure):
+        if timed is not None:  # not only hours later, when it is timed
+            require_memory((timed.batch, *run.task.example().shape), run.task.example().element_size())
     limited = {group.name: group for group in run.groups}
     groups = [
         dc.asdict(limited.get(group.name, group)) | {"chosen": group.name in limited} for group in run.graph.groups
@@ -188,7 +192,7 @@ def time_networks(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, se
         example: an input, [1, ...].
         settings: where and how often.
     """
-    batch = torch.cat([example] * settings.batch)
+    batch = repeated(example, settings.batch)
     found = {}
     for name in settings.runtimes:
         timings = measure(
@@ -208,7 +212,7 @@ def export_stage(run: Run) -> Result:
         return {"files": []}
     exporters = {"onnx": (to_onnx, "onnx"), "program": (to_program, "pt2")}
     batch = run.recipe.latency.batch if run.recipe.latency else 1
-    example, files = torch.cat([run.task.example()] * batch), []
+    example, files = repeated(run.task.example(), batch), []
     for kind in run.recipe.export:
         export, suffix = exporters[kind]
         for name, model in (("dense", run.dense), ("pruned", run.final())):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.blank import blank
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Parts, Pixels
@@ -69,7 +70,7 @@ class Classification:
 
     def example(self) -> torch.Tensor:
         """float32 zeros [1, channels, size, size]."""
-        return torch.zeros(1, self.pixels.channels, self.pixels.size, self.pixels.size)
+        return blank(1, self.pixels.channels, self.pixels.size, self.pixels.size)
 
     def batches(self, split: Split) -> ArrayBatches | FileBatches:
         """Batches (images float32 [N, C, H, W], labels int64 [N]) of a split.

@@ -87,6 +87,7 @@ def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
     """What the network is given: the sizes that were asked for, else what it was made for."""
     import torch
 
+    from edakari.core.blank import blank
     from edakari.errors import RecipeError
     from edakari.graph import example_of
     from edakari.models import default_example
@@ -95,14 +96,14 @@ def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
     if sizes and image_size:
         raise RecipeError("--input and --image-size both say how large the input is: give one of them")
     if sizes:
-        tensors = tuple(torch.zeros(1, *_shape(text)) for text in sizes)
+        tensors = tuple(blank(1, *_shape(text)) for text in sizes)
         return tensors[0] if len(tensors) == 1 else tensors
     example = example_of(load_plan(spec.name).inputs) if is_saved(spec.name) else default_example(spec, model)
     if not image_size:
         return example
     if not isinstance(example, torch.Tensor) or example.dim() != 4:
         raise RecipeError("--image-size is for networks that take one image; give the sizes with --input instead")
-    return torch.zeros(*example.shape[:2], image_size, image_size)
+    return blank(*example.shape[:2], image_size, image_size)
 
 
 def _shape(text: str) -> list[int]:

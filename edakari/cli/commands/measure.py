@@ -69,13 +69,12 @@ def measure(  # noqa: PLR0913 - one for each option
         settings = MeasureSettings(runtimes=chosen, batch=batch, threads=threads, repeats=repeats)
         _time(network, found, example, settings, spread, as_json)
         return
-    import torch
-
     from edakari.cli.calibration import calibration, calibration_text
+    from edakari.core.blank import repeated
     from edakari.cost.measure import RunSettings
     from edakari.run.bench import Bench
 
-    inputs = torch.cat([example] * batch)
+    inputs = repeated(example, batch)
     model = next(iter(found.values()))
     results = {}
     for each in runtimes:
@@ -144,13 +143,12 @@ def _time(
 def _timed(
     found: Mapping[str, nn.Module], example: torch.Tensor, runtime: str, settings: MeasureSettings, spread: float
 ) -> dict[str, Any]:
-    import torch
-
+    from edakari.core.blank import repeated
     from edakari.cost.measure import RunSettings
     from edakari.cost.runtimes import runtime_named
     from edakari.run.bench import Bench
 
-    inputs = torch.cat([example] * settings.batch)
+    inputs = repeated(example, settings.batch)
     how = RunSettings(threads=settings.threads, warmup=settings.warmup)
     bench = Bench(runtime_named(runtime), how, inputs, settings.repeats, spread)
     return {name: dc.asdict(timing) for name, timing in bench.steady(found, math.inf).items()}
