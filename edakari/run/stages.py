@@ -47,6 +47,7 @@ Result = dict[str, Any]
 
 def trace_stage(run: Run) -> Result:
     """What can be pruned, what it costs, what was refused; a network whose outputs are not finite is."""
+    run.task.batches("train")  # which are refused here where they do not divide among the processes
     for timed in (run.recipe.latency, run.recipe.measure):
         if timed is not None:  # not only hours later, when it is timed
             require_memory((timed.batch, *run.task.example().shape), run.task.example().element_size())

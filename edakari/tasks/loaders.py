@@ -53,6 +53,19 @@ class Order:
     shuffle: bool = False
     shared: bool = False
 
+    def check(self) -> None:
+        """Refuse batches that cannot be shared equally among the processes.
+
+        Raises:
+            DataError: says how many images a batch has.
+        """
+        size, world = min(self.batch_size, self.count), processes()[1]
+        if self.shuffle and not self.shared and size % world:
+            raise DataError(
+                f"a batch of {size} images does not divide among {world} processes; change data.batch_size"
+                + (f", as there are {self.count} training images only" if size < self.batch_size else "")
+            )
+
     def __len__(self) -> int:
         full, rest = divmod(self.count, self.batch_size)
         return full if rest == 0 or (self.shuffle and full) else full + 1
@@ -63,14 +76,13 @@ class Order:
         Raises:
             DataError: a batch cannot be shared equally among the processes.
         """
+        self.check()
         rank, world = (0, 1) if self.shared else processes()
         indices = np.arange(self.count)
         if self.shuffle:
             indices = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         for number in range(first, len(self)):
             whole = indices[number * self.batch_size : (number + 1) * self.batch_size]
-            if self.shuffle and len(whole) % world:
-                raise DataError(f"a batch of {len(whole)} images does not divide among {world} processes")
             part = np.array_split(whole, world)[rank]
             if len(part):
                 yield part

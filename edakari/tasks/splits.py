@@ -113,9 +113,14 @@ def order_of(settings: DataSettings, source: Source, split: Split, seed: int) ->
         source: the images of the split.
         split: "train" is shuffled.
         seed: of the training.
+
+    Raises:
+        DataError: batches cannot be shared equally among the processes.
     """
     count, size = len(source.labels), settings.batch_size
-    return Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "search")
+    order = Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "search")
+    order.check()
+    return order
 
 
 def training_seed(seed: int) -> int:

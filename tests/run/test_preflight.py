@@ -13,7 +13,7 @@ import edakari.run.processes as processes_module
 from edakari.cli.main import app
 from edakari.cost.measure import RunSettings, measure
 from edakari.cost.runtimes import RUNTIMES, runtime_named
-from edakari.errors import MeasurementError, RecipeError
+from edakari.errors import DataError, MeasurementError, RecipeError
 from edakari.models.trust import remember
 from edakari.run import prune, read_recipe, recipe_from, train_dense
 from edakari.run.yaml_file import override
@@ -159,3 +159,11 @@ def test_measure_says_all_that_it_cannot_do_here_in_one_line(tmp_path, monkeypat
     (line,) = found.stderr.splitlines()
     assert "--threads" in line
     assert "onnxruntime" in line
+
+
+def test_few_images_that_do_not_divide_are_told_before_anything_is_pruned(content, tmp_path, monkeypatch):
+    monkeypatch.setattr("edakari.tasks.loaders.processes", lambda: (0, 5))
+    content["data"]["batch_size"] = 100  # of 48 images
+    with pytest.raises(DataError, match="48 images does not divide among 5 processes"):
+        prune(recipe_from(content), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

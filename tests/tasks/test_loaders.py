@@ -59,6 +59,10 @@ def test_training_batches_that_do_not_divide_are_refused(monkeypatch):
     monkeypatch.setattr(loaders, "processes", lambda: (0, 2))
     with pytest.raises(DataError, match="5 images does not divide among 2"):
         next(Order(20, 5, shuffle=True).batches(0))
+    with pytest.raises(DataError, match=r"3 images does not divide among 2.* there are 3 training images only"):
+        next(Order(3, 4, shuffle=True).batches(0))
+    for fitting in (Order(20, 6, shuffle=True), Order(20, 5), Order(20, 5, shuffle=True, shared=True)):
+        fitting.check()
 
 
 def test_pixels_without_augmentation_are_the_images_normalised():
