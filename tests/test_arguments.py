@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 import edakari
 from edakari.cli.main import app
+from edakari.core.method import method_named
 from edakari.core.protocols import Schedule
+from edakari.core.space import limited
 from edakari.criteria import Magnitude, Taylor
 from edakari.errors import EdakariError, RecipeError, UnknownName, WrongArgument
 from edakari.export import to_onnx, to_program
@@ -21,7 +23,7 @@ from edakari.run import prune, read_recipe, recipe_from, train_dense
 from edakari.run.load import networks
 from edakari.solve import Knapsack, Threshold
 from edakari.testing import check_allocator, check_criterion, check_method, exactness
-from edakari.testing.toys import ToyTask, toy_cnn
+from edakari.testing.toys import ToyTask, toy_cnn, toy_vit
 from edakari.train import distillation, fit, task_objective
 
 
@@ -75,6 +77,10 @@ CALLS = {
     "fit": (fit, (MODEL, task_objective(TASK), TASK.batches("train"), Schedule(epochs=0))),
     "task_objective": (task_objective, (TASK,)),
     "distillation": (distillation, (TASK, MODEL)),
+    "prune_tokens": (edakari.prune_tokens, (toy_vit(), EXAMPLE, "macs<=80%")),
+    "limited": (limited, (GRAPH.groups,)),
+    "register": (edakari.register, ("some name",)),
+    "method_named": (method_named, ("magnitud",)),
     "budget": (edakari.Budget.parse, ("macs<=50%",)),
     "check_method": (check_method, (MagnitudePruning(),)),
     "check_criterion": (check_criterion, (Magnitude(),)),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
@@ -123,6 +124,7 @@ def register(name: str) -> Callable[[M], M]:
     Raises:
         EdakariError: the name is taken.
     """
+    require("register(name)", name=(name, str))
 
     def add(cls: M) -> M:
         taken = _REGISTRY.get(name)
@@ -145,6 +147,7 @@ def method_named(name: str) -> type[Method]:
     Raises:
         UnknownName: there is none; says the nearest.
     """
+    require("method_named(name)", name=(name, str))
     if name not in _REGISTRY:
         raise UnknownName("method", name, _REGISTRY)
     return _REGISTRY[name]

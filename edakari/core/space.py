@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edakari.core.arguments import require
+
 __all__ = ["WIDTHS", "Group", "Kind", "Scores", "Sizes", "dense_sizes", "legal_choices", "legal_sizes", "limited"]
 
 Kind = Literal["channel", "head", "head_dim", "embedding", "hidden", "group", "token", "branch"]
@@ -73,6 +75,11 @@ def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -
         least: smallest size; a float below 1 is a share of the group's size. A group whose own least size is larger
             keeps that.
     """
+    call = "limited(groups)"
+    require(call, groups=(groups, Iterable))
+    groups = tuple(groups)
+    for group in groups:
+        require(call, groups=(group, Group))
 
     def limit(group: Group) -> Group:
         if group.kind == "branch":

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from edakari.core.arguments import require
 from edakari.core.budget import Budget
 from edakari.core.finite import require_finite
 from edakari.core.graph import Graph
@@ -74,6 +75,7 @@ def prune_tokens(
         InfeasibleBudget: the budget cannot be met by fewer tokens.
         MeasurementError: the latency could not be measured or met.
     """
+    require("prune_tokens(model, example, budget)", budget=(budget, (Budget, str)))
     if not isinstance(example, torch.Tensor):
         raise ModelError(f"tokens are pruned for one tensor as input, but the example is a {type(example).__name__}")
     if by not in METHODS:
