@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 import zlib
 from collections.abc import Collection, Sequence
 
@@ -39,7 +40,8 @@ def trial_sizes(groups: Sequence[Group], fixed: Collection[int] = ()) -> TrialSi
 
     Args:
         groups: with their least sizes.
-        fixed: lengths that no cut changes; middling sizes keep away from them where there are others.
+        fixed: lengths that no cut changes; middling sizes keep away from them where there are others. They are prime
+            where they can be: then none divides another, as code that reshapes by a wrong one needs it to.
     """
     cut = [group for group in groups if max(group.least, 1) < group.size]
     wide = [group.name for group in cut if group.kind in WIDTHS]
@@ -64,10 +66,15 @@ def _sizes(groups: Sequence[Group], before: Sequence[Sizes], fixed: Collection[i
         choices = range(lowest, group.size)
         start %= len(choices)
         unlike = [size for size in (*choices[start:], *choices[:start]) if (*known, size) not in taken]
-        apart = unlike if len(before) == 1 else [*(size for size in unlike if size not in fixed), *unlike]
-        sizes[group.name] = next(iter(apart), choices[start])
+        if len(before) != 1:
+            unlike.sort(key=lambda size: (size in fixed, not _is_prime(size)))  # stable: else in the order drawn
+        sizes[group.name] = next(iter(unlike), choices[start])
         taken.add((*known, sizes[group.name]))
     return sizes
+
+
+def _is_prime(size: int) -> bool:
+    return size > 1 and all(size % factor for factor in range(2, math.isqrt(size) + 1))
 
 
 def _agree(names: Sequence[str], turns: Sequence[Sizes]) -> bool:
