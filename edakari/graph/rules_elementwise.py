@@ -87,7 +87,9 @@ def pointwise(flow: Flow, call: Call) -> Dims | list[Dims]:
 @rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax", "aten.softmax", "aten.log_softmax")
 def softmax(flow: Flow, call: Call) -> Dims:
     """Mixes one dimension and keeps all."""
-    return list(flow.dims(call.args[0]))
+    dims = list(flow.dims(call.args[0]))
+    flow.set(along=call.args[1] % max(len(dims), 1))
+    return dims
 
 
 @rule(

@@ -105,7 +105,7 @@ class SoftTokenPruning:
     joint_rule: Literal["sample", "count"] = "count"
     batches: Count = 16
     grid: OpenFraction = 0.1
-    accuracy_drop: NonNegative = 0.01
+    accuracy_drop: float = 0.01
     epochs_per_step: Whole = 1
     phase_tolerance: NonNegative = 0.085
     precision: Precision = "fp32"

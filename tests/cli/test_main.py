@@ -46,6 +46,7 @@ def test_a_run_on_the_command_line(run):
     assert "MACs" in found.stdout
 
 
+@pytest.mark.filterwarnings("default::edakari.errors.EdakariWarning")
 def test_what_a_user_should_know_is_a_note(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     _warn_of_emulation.cache_clear()

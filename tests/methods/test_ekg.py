@@ -286,8 +286,8 @@ def test_the_search_data_is_balanced_and_disjoint() -> None:
     ("change", "error", "words"),
     [
         ({"search_images": 100}, DataError, "class 0 has 16 images"),
-        ({"cut": 0.0}, EdakariError, "cut=0.0"),
-        ({"search_images": 0}, EdakariError, "search_images=0"),
+        ({"cut": 0.0}, EdakariError, "cut must be above 0 and at most 1, found 0.0"),
+        ({"search_images": 0}, EdakariError, "search_images must be at least 1, found 0"),
     ],
 )
 def test_bad_settings(change: dict[str, Any], error: type[Exception], words: str) -> None:

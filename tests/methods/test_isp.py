@@ -413,7 +413,7 @@ def test_validation_data_are_never_looked_at() -> None:
     ("options", "wanted"),
     [
         ({"gate_epochs": 0}, "gate_epochs must be at least 1, found 0"),
-        ({"gate_lr": 0.0}, r"gate_lr must be above 0, found 0\.0"),
+        ({"gate_lr": 0.0}, r"gate_lr must be above 0 and below 1e\+38, found 0\.0"),
         ({"interpretation": -1.0}, "interpretation must be at least 0"),
         ({"mask_widths": (0.4, 0.2)}, "mask_widths must rise"),
         ({"explain_share": 0.0}, "explain_share must be above 0 and at most 1, found 0.0"),

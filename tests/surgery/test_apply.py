@@ -149,26 +149,26 @@ def test_attributes_of_ones_own_modules_can_be_mended():
     class Stored(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second, self.both = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1), {"width": 12}
+            self.first, self.second, self.both = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1), "12"
 
         def forward(self, x):
             y = self.first(x)
-            return self.second(y.reshape(x.shape[0], self.both["width"], *y.shape[2:]))
+            return self.second(y.reshape(x.shape[0], int(self.both), *y.shape[2:]))
 
     model = Stored()
     assert trace(model, X).groups == ()
     try:
-        attributes(Stored)(lambda module, widths: {"both": {"width": module.first.weight.shape[0]}})
+        attributes(Stored)(lambda module, widths: {"both": str(module.first.weight.shape[0])})
         plan = random_plan(trace(model, X))
-        assert apply(plan, model).both == {"width": 6}
+        assert apply(plan, model).both == "6"
     finally:
         del ATTRIBUTES[Stored]
-    assert model.both == {"width": 12}
+    assert model.both == "12"
 
 
 class Config:
     def __init__(self):
-        self.width = 12
+        self.width = "12"
 
 
 class Configured(nn.Module):
@@ -188,7 +188,7 @@ class Configured(nn.Module):
         x = x + self.proj((q @ k.transpose(-2, -1)).softmax(-1).matmul(v).transpose(1, 2).reshape(B, N, C))
         left, right = self.pair(x).split(self.parts, -1)
         y = self.left(left) + self.right(right)
-        y = self.hidden(y.reshape(B * N, self.config.width))
+        y = self.hidden(y.reshape(B * N, int(self.config.width)))
         return self.out(y[:, : self.parts[0]]).view(B, N, 3)
 
 

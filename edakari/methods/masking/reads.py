@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
+from edakari.surgery.masked_reads import READS
 
 __all__ = ["Layer", "LayerNormRead", "Structure", "WeightRead", "WeightWrite", "layers_of", "names_in", "structure_of"]
 
@@ -24,21 +25,26 @@ BATCH_NORMS = frozenset({"aten.native_batch_norm", "batch_norm"})
 LAYER_NORM = "aten.native_layer_norm"
 OVER_LAST = frozenset(
     """
-    aten.bmm aten.baddbmm aten.mv aten.addmv aten.dot aten.vdot
-    aten._softmax aten._safe_softmax aten._log_softmax aten.softmax
-    aten.log_softmax aten._fused_rms_norm scaled_dot_product_attention aten._scaled_dot_product_flash_attention_for_cpu
+    aten.bmm aten.baddbmm aten.mv aten.addmv aten.dot aten.vdot aten._fused_rms_norm
+    scaled_dot_product_attention aten._scaled_dot_product_flash_attention_for_cpu
     aten._scaled_dot_product_flash_attention aten._scaled_dot_product_efficient_attention
     aten._scaled_dot_product_cudnn_attention higher_order.flex_attention
     """.split()
 )
+SOFTMAX = frozenset("aten._softmax aten._safe_softmax aten._log_softmax aten.softmax aten.log_softmax".split())
 REDUCTIONS = frozenset(
     """
-    aten.sum aten.mean aten.amax aten.amin aten.var aten.std aten.var_mean aten.linalg_vector_norm
+    aten.sum aten.nansum aten.mean aten.prod aten.amax aten.amin aten.aminmax aten.var aten.std aten.var_mean
+    aten.std_mean aten.logsumexp aten.count_nonzero aten.any aten.all aten.norm aten.linalg_vector_norm
+    aten.max aten.min aten.median aten.nanmedian aten.mode aten.argmax aten.argmin
     """.split()
 )
-OVER_ALL = frozenset({"rnn", "aten.native_group_norm", "aten._weight_norm_interface"})
 POINTWISE = frozenset({"aten.mul"})
 """Mixes nothing; the masked twin of a plan looks at it for the factor that attention takes from its width."""
+OVER_ALL = frozenset(READS).difference(
+    CONVOLUTIONS, LINEARS, PRODUCTS, BATCH_NORMS, {LAYER_NORM}, OVER_LAST, SOFTMAX, REDUCTIONS, POINTWISE
+)
+"""Whatever else the masked twin of a plan looks at is taken to mix all that it reads."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -215,6 +221,8 @@ def _mixed(operator: Operator) -> Iterator[str]:
         yield from names_in(inputs[-2 if operator.name in PRODUCTS else 0][-1])
     elif operator.name in OVER_LAST and inputs:
         yield from names_in(inputs[0][-1], *(dims[-2] for dims in inputs[1:2] if len(dims) > 2 and _attends(operator)))
+    elif operator.name in SOFTMAX:
+        yield from names_in(inputs[0][operator.settings["along"]])
     elif operator.name in REDUCTIONS:
         left = names_in(*operator.outputs[0])
         yield from (name for name in names_in(*inputs[0]) if name not in left)

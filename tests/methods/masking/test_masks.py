@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import edakari
 from edakari.core.plan import DropBranch, KeepChannels, Plan
@@ -199,10 +201,42 @@ def test_what_queries_and_keys_share_is_closed() -> None:
     assert {group.kind for group in maskable(graph, graph.groups)} == {"embedding", "head", "hidden"}
 
 
+class Mixing(nn.Module):
+    """A function over the channels of one convolution, between two others."""
+
+    def __init__(self, mix: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.mix = mix
+        self.first, self.second, self.out = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        return self.out(self.second(x * self.mix(x)).relu())
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: torch.max(x, 1, keepdim=True)[0],
+        lambda x: torch.logsumexp(x, 1, keepdim=True),
+        lambda x: x.cumsum(1),
+        lambda x: x.prod(1, keepdim=True),
+        lambda x: torch.aminmax(x, dim=1, keepdim=True).min,
+        lambda x: functional.mse_loss(x, x.detach() * 0.5),
+        lambda x: x.softmax(1),
+    ],
+)
+def test_groups_whose_positions_an_operator_mixes_are_not_masked(mix: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    graph = trace(Mixing(mix), torch.zeros(1, 3, 4, 4))
+    assert {"first", "second"} <= {group.name for group in graph.groups}
+    assert [group.name for group in maskable(graph, graph.groups)] == ["second"]
+
+
 def test_every_operator_that_mixes_is_known() -> None:
     layers = reads.CONVOLUTIONS | reads.LINEARS | reads.PRODUCTS | reads.BATCH_NORMS | {reads.LAYER_NORM}
-    known = layers | reads.OVER_LAST | reads.REDUCTIONS | reads.OVER_ALL | reads.POINTWISE
+    known = layers | reads.OVER_LAST | reads.SOFTMAX | reads.REDUCTIONS | reads.OVER_ALL | reads.POINTWISE
     assert set(READS) <= known
+    assert {"rnn", "aten.native_group_norm", "aten.cumsum", "torchvision.deform_conv2d"} <= reads.OVER_ALL
 
 
 def test_pull_adds_decay_to_what_is_masked_only() -> None:
