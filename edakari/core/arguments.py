@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from edakari.errors import WrongArgument
 
 __all__ = ["found_as", "require", "require_methods"]
@@ -56,6 +54,8 @@ def found_as(value: Any) -> str:
         return f"the function {getattr(value, '__name__', type(value).__name__)}"
     if isinstance(value, str | Path | int | float | None):
         return repr(value) if not isinstance(value, str) else f"the text {value!r}"
+    from torch import nn  # the report and the command line need none of it otherwise
+
     if isinstance(value, nn.Module):
         return f"the network {type(value).__name__} (are the arguments in another order?)"
     return f"a {type(value).__name__} (are the arguments in another order?)"
