@@ -1,16 +1,21 @@
-"""Which networks trace, prune and stay exact: edakari over whole model libraries, beside its peers.
+"""Which networks trace, prune and stay exact: edakari over whole model libraries, compared with its peers.
 
     python benchmarks/coverage.py timm torchvision transformers own --output benchmarks/results/coverage.json
     python benchmarks/coverage.py timm:resnet18 --peer torch-pruning
+    python benchmarks/coverage.py timm-all --shapes --output benchmarks/results/coverage_timm.json
+    python benchmarks/coverage.py --sample 150 --output benchmarks/results/coverage_sample.json
 
-A run goes on where an earlier one stopped; --again measures anew. Each network has a process of its own with a time
-limit. Ours is traced and cut by random plans that keep 30 to 60 % of every group (every other one also drops
-branches), and compared in float64 with the masked dense network; tables.py makes docs/coverage.md of the results.
+A run continues where an earlier one stopped; --again measures anew. Each network has a process of its own with a time
+limit. It is traced and cut by random plans that keep 30 to 60 % of every group (every other plan also drops branches),
+and compared in float64 with the masked dense network. A plan without edits is compared with the network itself on an
+input that was not traced. With --shapes nothing has values: shapes alone are checked. --sample adds networks of timm
+at random, other ones every day. tables.py makes docs/coverage.md of the results.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import multiprocessing
 import statistics
@@ -26,7 +31,7 @@ from typing import Any
 import torch
 from core import environment
 from coverage_page import summary, verdict
-from networks import SUITES, built, suite
+from networks import SUITES, built, preload, sample, suite
 from peers import PEERS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -42,14 +47,19 @@ HEADS = ("rpn.head", "head", "roi_heads.box_predictor", "roi_heads.mask_predicto
 TOLERANCE, IN_FLOAT32 = 1e-9, 1e-4
 
 
-def examined(name: str, plans: int) -> dict[str, Any]:
-    """What edakari does with a network."""
+def examined(name: str, plans: int, shapes: bool) -> dict[str, Any]:
+    """What edakari does with a network.
+
+    Args:
+        name: of the network, `library:network`.
+        plans: the number of random plans.
+        shapes: whether only shapes are compared, without values.
+    """
     import edakari
     from edakari.cost import COSTS, dense
-    from edakari.testing import difference, random_plan
 
     shadow, example = _without_data(name)
-    example = tree_map(lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x, example)
+    example = tree_map(_on_cpu, example)
     start = time.process_time()
     graph = edakari.trace(shadow, example)
     found: dict[str, Any] = {"trace_s": time.process_time() - start, "device": graph.device}
@@ -61,25 +71,57 @@ def examined(name: str, plans: int) -> dict[str, Any]:
         "branches": len(graph.branches),
         "prunable": 1 - params.total(nothing) / whole["params"],
         "refused": _reasons(graph),
+        "unexplained": sum(not _explained(refusal.reason) for refusal in graph.refused),
     }
-    if whole["params"] > LARGEST:
-        return found | _shapes_only(shadow, graph, whole)
-    model, example, found["tolerance"] = _in_double(name, example)
-    errors, seconds, shares = [], [], []
+    if shapes or whole["params"] > LARGEST:
+        return found | _by_shapes(shadow, graph, plans, whole["macs"])
+    return found | _by_values(name, example, plans, whole["macs"])
+
+
+def _by_values(name: str, example: Any, plans: int, macs: float) -> dict[str, Any]:
+    """Cut by random plans and compared with the masked network; without edits, compared with the network itself."""
+    import edakari
+    from edakari.core.plan import Plan
+    from edakari.cost import COSTS
+    from edakari.testing import difference, random_plan
+
+    model, example, tolerance = _in_double(name, example)
+    graph = edakari.trace(model, example)
+    with torch.no_grad():
+        other, proposals = tree_map(_other_values, example), list[Any]()
+        same = edakari.apply(Plan((), graph.fingerprint, graph.inputs), model, graph)
+        itself = difference(_outputs(same, other, proposals), _outputs(model, other, proposals))
+    errors, seconds, shares, found = [itself], [], [], {"tolerance": tolerance}
     for seed in range(plans):
-        plan = random_plan(edakari.trace(model, example), keep=KEEP, seed=seed, drop=DROP if seed % 2 else 0.0)
+        plan = random_plan(graph, keep=KEEP, seed=seed, drop=DROP if seed % 2 else 0.0)
         start = time.process_time()
-        small = edakari.apply(plan, model)
+        small = edakari.apply(plan, model, graph)
         seconds.append(time.process_time() - start)
         if seed % 2 == 0:
-            shares.append(COSTS["macs"](graph).total(plan.sizes()) / max(whole["macs"], 1))
+            shares.append(COSTS["macs"](graph).total(plan.sizes()) / max(macs, 1))
         with torch.no_grad():
-            proposals: list[Any] = []
-            found_outputs = _outputs(small, example, proposals)
-            errors.append(difference(found_outputs, _outputs(edakari.simulate(plan, model), example, proposals)))
+            proposals = []
+            found_outputs = _outputs(small, other, proposals)
+            masked = _outputs(edakari.simulate(plan, model, graph), other, proposals)
+            errors.append(difference(found_outputs, masked))
         if seed == 0:
             found |= {"backward": _trains(small, example), "reloads": _reloads(plan, model, small)}
     return found | {"apply_s": statistics.median(seconds), "macs": statistics.mean(shares), "error": max(errors)}
+
+
+def _on_cpu(value: Any) -> Any:
+    return torch.zeros_like(value, device="cpu") if isinstance(value, torch.Tensor) and value.is_meta else value
+
+
+def _other_values(value: Any) -> Any:
+    """Real numbers that were not traced; whole numbers say sizes and indices, and stay."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(value.shape, generator=generator, dtype=value.dtype) if _is_real(value) else value
+
+
+def _explained(reason: str) -> bool:
+    """Whether the reason for a refusal says more than which operator it was."""
+    return len(reason.split()) > 3
 
 
 def _without_data(name: str) -> tuple[torch.nn.Module, Any]:
@@ -87,22 +129,26 @@ def _without_data(name: str) -> tuple[torch.nn.Module, Any]:
     try:
         with torch.device("meta"):
             return built(name)
-    except NotImplementedError:  # its constructor looks at values, as torchvision's RegNet does
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # its constructor looks at values
         model, example = built(name)
         return model.to("meta"), example
 
 
-def _shapes_only(shadow: torch.nn.Module, graph: Any, whole: Mapping[str, float]) -> dict[str, Any]:
-    """A network that is too large to compare by values: cut on meta, where every shape is checked."""
+def _by_shapes(shadow: torch.nn.Module, graph: Any, plans: int, macs: float) -> dict[str, Any]:
+    """Cut on meta by random plans, where every shape is checked."""
     import edakari
     from edakari.cost import COSTS
     from edakari.testing import random_plan
 
-    plan = random_plan(graph, keep=KEEP)
-    start = time.process_time()
-    edakari.apply(plan, shadow)
-    share = COSTS["macs"](graph).total(plan.sizes()) / max(whole["macs"], 1)
-    return {"apply_s": time.process_time() - start, "macs": share, "error": None}
+    seconds, shares = [], []
+    for seed in range(plans):
+        plan = random_plan(graph, keep=KEEP, seed=seed, drop=DROP if seed % 2 else 0.0)
+        start = time.process_time()
+        edakari.apply(plan, shadow, graph)
+        seconds.append(time.process_time() - start)
+        if seed % 2 == 0:
+            shares.append(COSTS["macs"](graph).total(plan.sizes()) / max(macs, 1))
+    return {"apply_s": statistics.median(seconds), "macs": statistics.mean(shares), "error": None}
 
 
 def _reasons(graph: Any) -> dict[str, int]:
@@ -176,8 +222,8 @@ def _is_real(value: Any) -> bool:
 
 
 def _with_values(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
+    if not isinstance(value, torch.Tensor) or (not _is_real(value) and bool(value.any())):
+        return value  # whole numbers that an example gives may be sizes
     generator = torch.Generator().manual_seed(1)
     if _is_real(value):
         return torch.rand(value.shape, generator=generator, dtype=torch.float64)
@@ -255,8 +301,11 @@ def _share(other: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help=f"suites ({', '.join(SUITES)}) or single networks, source:name")
+    parser.add_argument("names", nargs="*", help=f"suites ({', '.join(SUITES)}) or single networks, source:name")
     parser.add_argument("--plans", type=int, default=2)
+    parser.add_argument("--shapes", action="store_true", help="compare shapes alone, without values")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="N networks of timm at random")
+    parser.add_argument("--seed", default=str(datetime.date.today()), help="of the sample; today's date if not given")
     parser.add_argument("--peer", action="append", default=[], choices=list(PEERS))
     parser.add_argument("--limit", type=float, default=300, help="seconds for a network")
     parser.add_argument("--peer-limit", type=float, default=60)
@@ -272,11 +321,14 @@ def main() -> None:
         results = json.loads(arguments.output.read_text())
     results["environment"] = environment(["python", *sys.argv])
     names = [full for name in arguments.names for full in (suite(name) if name in SUITES else [name])]
+    names += sample(arguments.sample, arguments.seed)
+    results |= {"seed": arguments.seed} if arguments.sample else {}
+    preload(names)
 
     def visit(name: str) -> None:
         entry = {} if arguments.again else dict(results["networks"].get(name, {}))
         if "edakari" not in entry:
-            entry["edakari"] = _in_process(examined, name, arguments.limit, arguments.plans)
+            entry["edakari"] = _in_process(examined, name, arguments.limit, arguments.plans, arguments.shapes)
         for peer in arguments.peer:
             if peer not in entry:
                 entry[peer] = _in_process(PEERS[peer], name, arguments.peer_limit)

@@ -12,6 +12,14 @@ TITLES = {
     "torchvision": "torchvision",
     "timm": "timm, one of every module",
     "transformers": "transformers",
+    "ultralytics": "ultralytics",
+    "monai": "MONAI",
+    "smp": "segmentation_models_pytorch",
+    "diffusers": "diffusers",
+    "open_clip": "open_clip",
+    "vit_pytorch": "vit-pytorch",
+    "kornia": "kornia",
+    "spandrel": "spandrel",
     "own": "awkward ones of our own",
 }
 
