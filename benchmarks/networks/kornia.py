@@ -20,9 +20,6 @@ NETWORKS: Mapping[str, Builder] = {
     "DISK-unet": of_class(
         "kornia.feature.disk._unets", "Unet", lambda: image(32), in_features=3, down=[8, 16, 16], up=[16, 9]
     ),
-    "LoFTR": of_class(
-        "kornia.feature", "LoFTR", lambda: ({"image0": image(64, 1), "image1": image(64, 1)},), pretrained=None
-    ),
     "XFeatModel": of_class("kornia.feature", "XFeatModel", lambda: image(64, 1)),
     "TinyViT": of_class(
         "kornia.contrib",
