@@ -34,8 +34,7 @@ def built(name: str) -> Built:
 
 def suite(name: str) -> list[str]:
     """The names of a suite's networks."""
-    library = name.removesuffix("-all")
-    return [f"{library}:{short}" for short in SUITES[name]()]
+    return [f"{name}:{short}" for short in SUITES[name]()]
 
 
 def sample(count: int, seed: str) -> list[str]:
@@ -47,7 +46,7 @@ def preload(names: Iterable[str]) -> None:
     """Import the libraries of networks once, for the processes that are forked later."""
     importlib.import_module("edakari.testing")
     for library in dict.fromkeys(name.partition(":")[0] for name in names):
-        if library not in ("own", "timm", "torchvision"):
+        if library not in ("own", "timm", "timm-all", "torchvision"):
             importlib.import_module(PACKAGES.get(library, library))
 
 
@@ -61,6 +60,7 @@ def _own(name: str) -> Built:
 
 BUILDERS: Mapping[str, Callable[[str], Built]] = {
     "timm": timm_networks.build,
+    "timm-all": timm_networks.build_native,
     "torchvision": torchvision_networks.build,
     "transformers": transformers_networks.build,
     "own": _own,

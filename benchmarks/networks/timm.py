@@ -10,7 +10,7 @@ from torch import nn
 
 from networks.builders import Built, image
 
-__all__ = ["all_names", "build", "names"]
+__all__ = ["all_names", "build", "build_native", "names"]
 
 SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448)
 BATCH = 2
@@ -33,6 +33,12 @@ def names() -> Iterator[str]:
 def all_names() -> list[str]:
     """Every network."""
     return list(timm.list_models())
+
+
+def build_native(name: str) -> Built:
+    """A classifier and an input of the size that it was made for; quick where nothing is computed."""
+    model = _classifier(name)
+    return model, torch.zeros(BATCH, *model.pretrained_cfg["input_size"])
 
 
 def build(name: str) -> Built:
