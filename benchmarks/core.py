@@ -36,6 +36,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit_base_patch16_224": lambda: timm.create_model("vit_base_patch16_224"),
     "densenet121": lambda: torchvision.models.densenet121(),
 }
+LIBRARIES = (
+    *("transformers", "ultralytics", "monai", "segmentation_models_pytorch", "diffusers", "open_clip_torch"),
+    *("vit-pytorch", "kornia", "spandrel"),
+)
 EXAMPLE = (1, 3, 224, 224)
 KIRIGAMI_SECONDS = 60
 
@@ -151,10 +155,11 @@ def measure(build: Callable[[], nn.Module], run: Callable[[nn.Module], Any], rep
 
 
 def environment(command: list[str]) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "timm", "torch-pruning", "torch-kirigami")
+    packages = ("torch", "torchvision", "timm", "torch-pruning", "torch-kirigami", *LIBRARIES)
     installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     return {
-        "command": " ".join(command),
+        # a folder of this machine says nothing to others
+        "command": " ".join(Path(part).name if Path(part).is_absolute() else part for part in command),
         "date": time.strftime("%Y-%m-%d"),
         "machine": platform.machine(),
         "processor": processor(),

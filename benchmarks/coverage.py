@@ -32,20 +32,15 @@ from typing import Any
 import torch
 from core import environment
 from coverage_page import summary, verdict
+from coverage_values import in_double, other_values, outputs_of, trains
 from networks import SUITES, built, preload, sample, suite
 from peers import PEERS
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torch.utils._pytree import tree_map
 
 LARGEST = 6e7
 """Parameters of a network that is still compared by values; of a larger one, all shapes are checked."""
 
 KEEP, DROP = (0.3, 0.6), 0.3
-HEADS = ("rpn.head", "head", "roi_heads.box_predictor", "roi_heads.mask_predictor", "roi_heads.keypoint_predictor")
-"""Of torchvision's detectors."""
-
-TOLERANCE, IN_FLOAT32 = 1e-9, 1e-4
 
 
 def examined(name: str, plans: int, shapes: bool) -> dict[str, Any]:
@@ -86,12 +81,12 @@ def _by_values(name: str, example: Any, plans: int, macs: float) -> dict[str, An
     from edakari.cost import COSTS
     from edakari.testing import difference, random_plan
 
-    model, example, tolerance = _in_double(name, example)
+    model, example, tolerance = in_double(name, example)
     graph = edakari.trace(model, example)
     with torch.no_grad():
-        other, proposals = tree_map(_other_values, example), list[Any]()
+        other, proposals = tree_map(other_values, example), list[Any]()
         same = edakari.apply(Plan((), graph.fingerprint, graph.inputs), model, graph)
-        itself = difference(_outputs(same, other, proposals), _outputs(model, other, proposals))
+        itself = difference(outputs_of(same, other, proposals), outputs_of(model, other, proposals))
     errors, seconds, shares, found = [itself], [], [], {"tolerance": tolerance}
     for seed in range(plans):
         plan = random_plan(graph, keep=KEEP, seed=seed, drop=DROP if seed % 2 else 0.0)
@@ -102,22 +97,16 @@ def _by_values(name: str, example: Any, plans: int, macs: float) -> dict[str, An
             shares.append(COSTS["macs"](graph).total(plan.sizes()) / max(macs, 1))
         with torch.no_grad():
             proposals = []
-            found_outputs = _outputs(small, other, proposals)
-            masked = _outputs(edakari.simulate(plan, model, graph), other, proposals)
+            found_outputs = outputs_of(small, other, proposals)
+            masked = outputs_of(edakari.simulate(plan, model, graph), other, proposals)
             errors.append(difference(found_outputs, masked))
         if seed == 0:
-            found |= {"backward": _trains(small, example, model), "reloads": _reloads(plan, model, small)}
+            found |= {"backward": trains(small, example, model), "reloads": _reloads(plan, model, small)}
     return found | {"apply_s": statistics.median(seconds), "macs": statistics.mean(shares), "error": max(errors)}
 
 
 def _on_cpu(value: Any) -> Any:
     return torch.zeros_like(value, device="cpu") if isinstance(value, torch.Tensor) and value.is_meta else value
-
-
-def _other_values(value: Any) -> Any:
-    """Real numbers that were not traced; whole numbers say sizes and indices, and stay."""
-    generator = torch.Generator().manual_seed(2)
-    return torch.rand(value.shape, generator=generator, dtype=value.dtype) if _is_real(value) else value
 
 
 def _explained(reason: str) -> bool:
@@ -155,114 +144,6 @@ def _reasons(graph: Any) -> dict[str, int]:
         reason = refusal.reason.split(" in ")[0]
         found[reason] = found.get(reason, 0) + refusal.size
     return dict(sorted(found.items(), key=lambda item: -item[1])[:5])
-
-
-def _in_double(name: str, example: Any) -> tuple[torch.nn.Module, Any, float]:
-    """The network with values, an input with values, and how exact it can be: its code may insist on float32."""
-    from edakari.testing import enlivened
-
-    plain, inputs = built(name)[0], tree_map(_with_values, example)
-    model = enlivened(plain)
-    try:
-        with torch.no_grad(), _Narrow() as watch:
-            for seed in range(1, 5):
-                if any(_is_real(x) and bool(x.any()) for x in tree_leaves(_forward(model, inputs))):
-                    break
-                model = enlivened(plain, seed)  # all zeros would equal whatever is wrong
-    except RuntimeError:
-        inputs = tree_map(lambda x: x.to(torch.float32) if _is_real(x) else x, inputs)
-        return model.to(torch.float32), inputs, IN_FLOAT32
-    return model, inputs, IN_FLOAT32 if watch.found else TOLERANCE
-
-
-class _Narrow(TorchDispatchMode):
-    """Notes whether a forward pass in float64 goes through float32 on its way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        first = args[0] if args else None
-        if isinstance(first, torch.Tensor) and isinstance(out, torch.Tensor) and first.dtype == torch.float64:
-            self.found = self.found or out.dtype == torch.float32
-        return out
-
-
-def _outputs(model: torch.nn.Module, example: Any, proposals: list[Any]) -> list[Any]:
-    """What a network returns; of a detector, which returns boxes that passed thresholds, what its heads return.
-
-    Args:
-        model: the network.
-        example: its input.
-        proposals: where a detector's second stage looks: filled by the first network, and used by the next, for which
-            boxes of equal score might change places.
-    """
-
-    def propose(module: torch.nn.Module, args: Any, output: Any) -> Any:
-        if not proposals:
-            proposals.append(output)
-        return proposals[0]
-
-    found: list[Any] = []
-    handles = [
-        module.register_forward_hook(lambda module, args, output: found.append(output))
-        for path, module in model.named_modules()
-        if path.removeprefix("model.") in HEADS
-    ]
-    handles += [m.register_forward_hook(propose) for m in model.modules() if isinstance(m, RegionProposalNetwork)]
-    returned = _forward(model, example)
-    for handle in handles:
-        handle.remove()
-    return found if isinstance(example, tuple) and isinstance(example[0], list) else [returned]
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def _with_values(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor) or (not _is_real(value) and bool(value.any())):
-        return value  # whole numbers that an example gives may be sizes
-    generator = torch.Generator().manual_seed(1)
-    if _is_real(value):
-        return torch.rand(value.shape, generator=generator, dtype=torch.float64)
-    return torch.randint(0, 50, value.shape, generator=generator)
-
-
-def _trains(small: torch.nn.Module, example: Any, model: torch.nn.Module) -> bool | None:
-    """Whether gradients come back finite.
-
-    None where no output has any (a detector that finds nothing), and where the dense network has none either.
-    """
-    try:
-        return _gradients(small, example)
-    except (RuntimeError, NotImplementedError) as error:
-        try:
-            _gradients(model, example)
-        except type(error):
-            return None
-        raise
-
-
-def _gradients(small: torch.nn.Module, example: Any) -> bool | None:
-    for parameter in small.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    outputs = [x for x in tree_leaves(_forward(small, example)) if isinstance(x, torch.Tensor) and x.requires_grad]
-    if not any(x.numel() for x in outputs):
-        return None
-    sum(x.square().mean() for x in outputs if x.numel()).backward()
-    return all(p.grad is None or bool(p.grad.isfinite().all()) for p in small.parameters())
-
-
-def _forward(model: torch.nn.Module, example: Any) -> Any:
-    """What a network returns for a copy of an example, which it may write to; what it draws is the same every time."""
-    example = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, example)
-    torch.manual_seed(0)
-    if isinstance(example, dict):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple) else model(example)
 
 
 def _reloads(plan: Any, model: torch.nn.Module, small: torch.nn.Module) -> bool:

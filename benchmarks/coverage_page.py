@@ -47,7 +47,8 @@ def summary(results: Mapping[str, Any]) -> str:
         networks = {name: e for name, e in results["networks"].items() if name.startswith(source + ":")}
         if networks:
             lines.append(f"| {title} | {' | '.join(_cells(list(networks.values())))} |")
-    return "\n".join([*lines, "", compared(results["networks"]), "", _how(results)])
+    both = compared(results["networks"])
+    return "\n".join([*lines, "", *([both, ""] if both else []), _how(results)])
 
 
 def _cells(networks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -92,24 +93,35 @@ def _how(results: Mapping[str, Any]) -> str:
     )
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The whole document."""
+def page(results: Mapping[str, Any], *others: Mapping[str, Any]) -> str:
+    """The whole document.
+
+    Args:
+        results: with peers.
+        others: of later runs, of other networks.
+    """
     parts = [
         "# Coverage",
         "",
         "Written by `python benchmarks/tables.py` from `benchmarks/results/coverage.json`. Every network is traced "
         "without data, cut by random plans that keep 30 to 60 % of every group (every other plan also drops residual "
         "branches), run forward and backward, loaded again, and compared in float64 with the dense network whose "
-        "removed parts are masked: *exact* means an error below 1e-9 of the largest output, or below 1e-4 where the "
+        "removed parts are masked; in later runs also what a plan without edits leaves with the network itself, on an "
+        "input that was not traced: *exact* means an error below 1e-9 of the largest output, or below 1e-4 where the "
         "network's own code goes through float32. *Shapes*: too large to compare by values on the machine at hand; "
         "every shape was checked. *Groups hold* is the share of the parameters that lies in groups which can be cut. "
         "Times are CPU seconds on one thread. torch-pruning is asked to prune every group to 55 %, and then to run; "
         "torch-kirigami to capture the network, as its planning takes minutes for most.",
         "",
         summary(results),
+        *(part for other in others for part in ("", summary(other))),
     ]
+    every: dict[str, dict[str, Any]] = {}
+    for each in (results, *others):
+        for name, entry in each["networks"].items():
+            every[name] = {**every.get(name, {}), **entry}  # what a later run did not ask of peers stays
     for source, title in TITLES.items():
-        networks = {name: e for name, e in results["networks"].items() if name.startswith(source + ":")}
+        networks = {name: e for name, e in every.items() if name.startswith(source + ":")}
         if networks:
             parts += ["", f"## {title[0].upper()}{title[1:]}", "", *_table(networks)]
     return "\n".join(parts) + "\n"

@@ -127,7 +127,9 @@ def main() -> None:
         write(page, {arguments.results / f"{name}.json": (name, section) for name, section in sections.items()})
     coverage = arguments.results / "coverage.json"
     if coverage.is_file():
-        text = coverage_page.page(json.loads(coverage.read_text(encoding="utf-8")))
+        later = arguments.results / "coverage_libraries.json"
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in (coverage, later) if path.is_file()]
+        text = coverage_page.page(*found)
         (docs / "coverage.md").write_text(text, encoding="utf-8")
 
 
