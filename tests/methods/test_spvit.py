@@ -21,7 +21,7 @@ from edakari.core.plan import KeepTokens
 from edakari.core.protocols import StepState
 from edakari.core.space import Group
 from edakari.cost import dense
-from edakari.cost.tokens import tokens_at
+from edakari.cost.tokens import TokenCost, tokens_at
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
@@ -42,11 +42,15 @@ from edakari.testing import check_method
 from edakari.testing.toys import ToyTask, toy_job
 from tests.surgery.tokens.networks import LabelledViT, enlivened
 
+COSTS: dict[str, TokenCost] = {}
+"""Of the networks of these tests, by fingerprint: three traces each."""
+
 
 def toy_token_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
     """What a method that prunes tokens gets; a latency in the budget is the MACs of the blocks under another name."""
     job = toy_job(model, budget, seed)
-    cost = token_macs(job.model, job.graph)
+    cost = COSTS.get(job.graph.fingerprint) or token_macs(job.model, job.graph)
+    COSTS[job.graph.fingerprint] = cost
     groups = tuple(Group(tokens_at(block), "token", cost.patches) for block in cost.blocks)
     return dc.replace(job, groups=groups, costs=(cost, dc.replace(cost, name="latency", unit="ms")))
 
