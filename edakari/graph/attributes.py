@@ -68,9 +68,15 @@ class Widths:
     sizes: Sizes
 
     def noted(self, attribute: str, otherwise: int) -> int:
-        """New extent of what the trace noted for an attribute of the module."""
+        """New extent of what the trace noted for an attribute of the module.
+
+        Where that stays as it was, so does the attribute: it may count only a part of it, such as the groups of a
+        convolution that runs once for each image.
+        """
         layout = self.graph.attributes.get((self.path, attribute))
-        return otherwise if layout is None else int(extent(layout, self.sizes))
+        if layout is None or extent(layout, self.sizes) == extent(layout, {}):
+            return otherwise
+        return int(extent(layout, self.sizes))
 
     def parts(self, child: str = "") -> Iterator[Layout]:
         """The layout of every dimension, and of every outer or inner part of one, of the parameters that lie directly

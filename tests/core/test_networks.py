@@ -16,7 +16,7 @@ from edakari.core.copying import copied
 from edakari.core.networks import unwrapped
 from edakari.core.protocols import Criterion
 from edakari.criteria import BatchNormScale, FeatureDiscrimination, GeometricMedian, Magnitude, Taylor
-from edakari.errors import EdakariError, ModelError, PlanError
+from edakari.errors import EdakariError, ModelError, PlanError, WrongArgument
 from edakari.export import to_onnx, to_program
 from edakari.testing import ToyTask, exactness, random_plan
 
@@ -214,7 +214,7 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
         (lambda: apply(Plan, net), PlanError, "the class Plan"),  # type: ignore[arg-type]
         (lambda: apply("runs/first", net), PlanError, "load_plan"),  # type: ignore[arg-type]
         (lambda: apply(plan, net, x), PlanError, "the graph of apply.*a Tensor"),  # type: ignore[arg-type]
-        (lambda: save(plan, net, tmp_path), ModelError, r"save\(model, plan, folder\) .*a Plan"),  # type: ignore[arg-type]
+        (lambda: save(plan, net, tmp_path), WrongArgument, r"save\(model, plan, folder\): .*the network Net"),  # type: ignore[arg-type]
         (lambda: latency(Net, x), ModelError, r"latency\(model, example\) .*the class Net"),  # type: ignore[arg-type]
         (lambda: prune_tokens(x, net, "macs<=50%"), EdakariError, "Net|Tensor"),  # type: ignore[arg-type]
         (lambda: to_onnx(Net, x, tmp_path / "x.onnx"), ModelError, "the class Net"),  # type: ignore[arg-type]

@@ -325,3 +325,27 @@ def test_functions_that_get_their_arguments_by_name():
     assert [group.size for group in graph.groups] == [8, 8, 6]
     for seed in range(3):
         assert exactness(model, x, random_plan(graph, seed=seed)) < 1e-12
+
+
+class PerImage(nn.Module):
+    """A kernel for each image, mixed out of a few (CondConv): one convolution with as many groups as images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.kernels, self.route = 1, nn.Parameter(torch.randn(3, 8 * 8)), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images, channels, height, width = x.shape
+        kernels = (self.route(x.mean((2, 3))).sigmoid() @ self.kernels).view(images * 8, 8, 1, 1)
+        x = F.conv2d(x.reshape(1, images * channels, height, width), kernels, groups=self.groups * images)
+        return x.view(images, 8, height, width)
+
+
+def test_groups_of_a_convolution_that_runs_for_each_image_are_left_alone():
+    model = enlivened(nn.Sequential(nn.Conv2d(3, 8, 1), PerImage(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    graph = trace(model, x)
+    for plan in (Plan((), graph.fingerprint, graph.inputs), random_plan(graph)):
+        assert exactness(model, x, plan, graph) < 1e-12
+        assert apply(plan, model, graph)[1].groups == 1
+    assert "2" in sizes(graph)
