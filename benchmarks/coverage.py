@@ -21,6 +21,7 @@ import multiprocessing
 import re
 import statistics
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -36,6 +37,8 @@ from coverage_values import in_double, other_values, outputs_of, trains
 from networks import SUITES, built, preload, sample, suite
 from peers import PEERS
 from torch.utils._pytree import tree_map
+
+from edakari.core.files import write_text
 
 LARGEST = 6e7
 """Parameters of a network that is still compared by values; of a larger one, all shapes are checked."""
@@ -224,6 +227,8 @@ def main() -> None:
     results |= {"seed": arguments.seed} if arguments.sample else {}
     preload(names)
 
+    one_at_a_time = threading.Lock()
+
     def visit(name: str) -> None:
         entry = {} if arguments.again else dict(results["networks"].get(name, {}))
         if "edakari" not in entry:
@@ -234,10 +239,11 @@ def main() -> None:
         if arguments.verbose and "trace" in entry["edakari"]:
             print(entry["edakari"]["trace"])
         entry["edakari"].pop("trace", None)
-        results["networks"][name] = entry
-        print(line(name, entry), flush=True)
-        if arguments.output:
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+        with one_at_a_time:
+            results["networks"][name] = entry
+            print(line(name, entry), flush=True)
+            if arguments.output:
+                write_text(arguments.output, json.dumps(results, indent=1) + "\n")
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(visit, names))
