@@ -127,8 +127,8 @@ def main() -> None:
         write(page, {arguments.results / f"{name}.json": (name, section) for name, section in sections.items()})
     coverage = arguments.results / "coverage.json"
     if coverage.is_file():
-        later = arguments.results / "coverage_libraries.json"
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in (coverage, later) if path.is_file()]
+        later = [arguments.results / f"coverage_{name}.json" for name in ("libraries", "timm")]
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in (coverage, *later) if path.is_file()]
         text = coverage_page.page(*found)
         (docs / "coverage.md").write_text(text, encoding="utf-8")
 
