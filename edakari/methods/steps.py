@@ -54,7 +54,6 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
         job: network, budget and data.
 
     Raises:
-        EdakariError: a setting is out of range.
         InfeasibleBudget: the budget lies below what the groups can reach.
     """
     allocator = allocator_named(settings.allocator)

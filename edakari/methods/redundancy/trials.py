@@ -117,7 +117,6 @@ def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, jo
         job: network, budget and data.
 
     Raises:
-        EdakariError: a setting is out of range.
         InfeasibleBudget: the budget lies below what the groups can reach, or no group gives way.
     """
     return Trials(name, criterion, settings, job).run()
