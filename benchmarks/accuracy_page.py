@@ -1,4 +1,4 @@
-"""The accuracy table of README.md as text; see cifar10.py."""
+"""The accuracy table as text; see cifar10.py."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def accuracy(results: Mapping[str, Any]) -> str:
     seeds = len({row["seed"] for row in rows})
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     how = (
-        f"Dense network: {rows[0]['dense_top1']:.2%}. Every arm: {settings['epochs']} epoch of "
+        f"Dense network: {rows[0]['dense_top1']:.2%}. Every method: {settings['epochs']} epoch of "
         f"{settings['limit'] or 'all'} images in batches of {settings['batch']}. Mean ± standard deviation over the "
-        f"seeds ({seeds}), in brackets the shares of multiply-accumulates and of the latency that are left. "
+        f"seeds ({seeds}), in brackets the fractions of the multiply-accumulates and of the latency that are left. "
         f"{environment['date']}, "
         f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
     )

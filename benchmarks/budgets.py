@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core import environment
+from records import write_record
 
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "edakari:resnet20, 32 pixels": ("recipes/latency_resnet20.yaml",),
@@ -177,9 +178,7 @@ def main() -> None:
             )
             if arguments.output:
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
-                arguments.output.write_text(
-                    json.dumps({"environment": environment(COMMAND), "runs": rows}, indent=2) + "\n"
-                )
+                write_record(arguments.output, {"environment": environment(COMMAND), "runs": rows})
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from core import environment
-
-from edakari.core.files import replacing
+from records import write_record
 
 RECIPE = "recipes/cifar10_resnet20.yaml"
 LATENCY = ("latency.runtime=onnxruntime", "latency.repeats=200", "latency.spread=1.0")
@@ -148,7 +147,7 @@ def own_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.N
         "cut_top1": networks[1]["metrics"]["top1"],
         "top1": networks[-1]["metrics"]["top1"],
         **{cost: networks[-1]["costs"][cost] / networks[0]["costs"][cost] for cost in ("macs", "params")},
-        "onnx": str(folder / "export" / "pruned.onnx"),
+        "onnx": str((folder / "export" / "pruned.onnx").relative_to(arguments.work)),
     }
 
 
@@ -192,7 +191,7 @@ def peer_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.
         "cut_top1": cut_top1,
         "top1": task.evaluate(small)["top1"],
         **{cost: after[cost] / before[cost] for cost in ("macs", "params")},
-        "onnx": str(onnx),
+        "onnx": str(onnx.relative_to(arguments.work)),
     }
 
 
@@ -263,9 +262,9 @@ def add_times(arms: Mapping[str, dict[str, Any]], work: Path, repeats: int) -> N
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype("float32")
     dense = session(next(work.glob("magnitude_*/export/dense.onnx")))
     for row in arms.values():
-        if not Path(row["onnx"]).is_file():
+        if not (work / row["onnx"]).is_file():
             continue
-        pruned, ratios = session(row["onnx"]), []
+        pruned, ratios = session(work / row["onnx"]), []
         name = pruned.get_inputs()[0].name
         for _ in range(repeats):
             times = []
@@ -306,9 +305,8 @@ def kept(path: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         arms = copy.deepcopy(results["arms"])
         yield arms
         if arms != results["arms"]:
-            with replacing(path) as temporary:
-                content = {"environment": environment(["python", *sys.argv]), "settings": settings, "arms": arms}
-                temporary.write_text(json.dumps(content, indent=2) + "\n")
+            about = environment(["python", *sys.argv])
+            write_record(path, {"environment": about, "settings": settings, "arms": arms})
 
 
 def main() -> None:

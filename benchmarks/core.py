@@ -13,7 +13,6 @@ import argparse
 import copy
 import gc
 import importlib.metadata
-import json
 import platform
 import resource
 import statistics
@@ -28,6 +27,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from records import write_record
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -158,8 +158,7 @@ def environment(command: list[str]) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "torch-pruning", "torch-kirigami", *LIBRARIES)
     installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     return {
-        # a folder of this machine says nothing to others
-        "command": " ".join(Path(part).name if Path(part).is_absolute() else part for part in command),
+        "command": " ".join(command),
         "date": time.strftime("%Y-%m-%d"),
         "machine": platform.machine(),
         "processor": processor(),
@@ -214,7 +213,7 @@ def main() -> None:
         show(name, entry)
     results["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+        write_record(arguments.output, results)
 
 
 def show(name: str, entry: dict[str, Any]) -> None:

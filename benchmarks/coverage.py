@@ -36,9 +36,8 @@ from coverage_page import summary, verdict
 from coverage_values import in_double, other_values, outputs_of, trains
 from networks import SUITES, built, preload, sample, suite
 from peers import PEERS
+from records import write_record
 from torch.utils._pytree import tree_map
-
-from edakari.core.files import write_text
 
 LARGEST = 6e7
 """Parameters of a network that is still compared by values; of a larger one, all shapes are checked."""
@@ -243,7 +242,7 @@ def main() -> None:
             results["networks"][name] = entry
             print(line(name, entry), flush=True)
             if arguments.output:
-                write_text(arguments.output, json.dumps(results, indent=1) + "\n")
+                write_record(arguments.output, results, indent=1)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(visit, names))

@@ -1,4 +1,4 @@
-"""The coverage table as text: a summary for README and a page with every network; see coverage.py."""
+"""The coverage tables as text: a summary of a run and a page with every network; see coverage.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GOOD = ("exact", "shapes", "nothing to prune")
 PEERS = ("torch-pruning", "torch-kirigami")
 TITLES = {
     "torchvision": "torchvision",
-    "timm": "timm, one of every module",
+    "timm": "timm",
     "timm-all": "timm, every network, by shapes alone",
     "transformers": "transformers",
     "ultralytics": "ultralytics",
@@ -94,37 +94,32 @@ def _how(results: Mapping[str, Any]) -> str:
     )
 
 
-def page(results: Mapping[str, Any], *others: Mapping[str, Any]) -> str:
-    """The whole document.
+def latest(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What is known of every network; what a later run did not ask of peers stays."""
+    every: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        for name, entry in run["networks"].items():
+            every[name] = {**every.get(name, {}), **entry}
+    return every
+
+
+def networks(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The page with a row for every network.
 
     Args:
-        results: with peers.
-        others: of later runs, of other networks.
+        runs: the earliest first.
     """
     parts = [
-        "# Coverage",
+        "# Coverage, network by network",
         "",
-        "Written by `python benchmarks/tables.py` from `benchmarks/results/coverage.json`. Every network is traced "
-        "without data, cut by random plans that keep 30 to 60 % of every group (every other plan also drops residual "
-        "branches), run forward and backward, loaded again, and compared in float64 with the dense network whose "
-        "removed parts are masked; in later runs also what a plan without edits leaves with the network itself, on an "
-        "input that was not traced: *exact* means an error below 1e-9 of the largest output, or below 1e-4 where the "
-        "network's own code goes through float32. *Shapes*: too large to compare by values on the machine at hand; "
-        "every shape was checked. *Groups hold* is the share of the parameters that lies in groups which can be cut. "
-        "Times are CPU seconds on one thread. torch-pruning is asked to prune every group to 55 %, and then to run; "
-        "torch-kirigami to capture the network, as its planning takes minutes for most.",
-        "",
-        summary(results),
-        *(part for other in others for part in ("", summary(other))),
+        "`python benchmarks/tables.py` writes this page. The page [coverage](coverage.md) says how the networks were "
+        "tried and what the columns mean. The networks of timm that were only checked by shapes are not listed.",
     ]
-    every: dict[str, dict[str, Any]] = {}
-    for each in (results, *others):
-        for name, entry in each["networks"].items():
-            every[name] = {**every.get(name, {}), **entry}  # what a later run did not ask of peers stays
+    every = latest(runs)
     for source, title in TITLES.items():
-        networks = {name: e for name, e in every.items() if name.startswith(source + ":")}
-        if networks and source != "timm-all":  # over a thousand rows that all say the same
-            parts += ["", f"## {title[0].upper()}{title[1:]}", "", *_table(networks)]
+        chosen = {name: entry for name, entry in every.items() if name.startswith(source + ":")}
+        if chosen and source != "timm-all":  # over a thousand rows that all say the same
+            parts += ["", f"## {title[0].upper()}{title[1:]}", "", *_table(chosen)]
     return "\n".join(parts) + "\n"
 
 

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 from core import environment
+from records import write_record
 
 from edakari.core.budget import Limits
-from edakari.core.files import write_json
 from edakari.core.method import Job
 from edakari.core.protocols import Schedule
 from edakari.cost import bind
@@ -229,7 +229,7 @@ def main() -> None:
     }
     results = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
     found = search_data(arguments) if arguments.search_data else foretold(arguments)
-    write_json(
+    write_record(
         arguments.output,
         {**results, key: {"environment": environment(["python", *sys.argv]), "arguments": asked, **found}},
     )

@@ -1,4 +1,4 @@
-"""The tables on EKG in README.md and docs/ekg.md as text; see ekg_ablation.py, ekg_ranks.py and ekg_diagnostics.py."""
+"""The tables on EKG as text; see ekg_ablation.py, ekg_ranks.py and ekg_diagnostics.py."""
 
 from __future__ import annotations
 

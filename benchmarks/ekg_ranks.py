@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core import environment
+from records import write_record
 
 from edakari.core.files import write_json
 
@@ -115,7 +116,7 @@ def main() -> None:
         return
     found = compared(arguments.processes, arguments.repeats, arguments)
     head = {"recipe": arguments.recipe, "settings": arguments.settings, "cores": os.cpu_count()}
-    write_json(arguments.output, {"environment": environment(["python", *sys.argv]), **head, **found})
+    write_record(arguments.output, {"environment": environment(["python", *sys.argv]), **head, **found})
     print(json.dumps(found, indent=2))
 
 

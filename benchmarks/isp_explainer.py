@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import write_record
 
 from edakari.report.saliency import shares
 from edakari.run import prune, read_recipe
@@ -108,7 +109,7 @@ def main() -> None:
             flush=True,
         )
         if arguments.output:
-            arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+            write_record(arguments.output, results)
 
 
 if __name__ == "__main__":

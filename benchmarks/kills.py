@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from records import write_record
 
-from edakari.core import files
 from edakari.run import prune, recipe_from
 from edakari.train.resume import FitFolder
 
@@ -230,7 +230,7 @@ def judge(method: str, work: Path, arguments: argparse.Namespace, results: dict[
             row = judged(method, work, whole, moment)
         results["kills"].append({**moment, **row})
         print(json.dumps(results["kills"][-1]), flush=True)
-        files.write_json(arguments.output, results)
+        write_record(arguments.output, results)
 
 
 if __name__ == "__main__":

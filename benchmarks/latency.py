@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from records import write_record
+
 NETWORKS = ("torchvision:resnet50", "torchvision:mobilenet_v2", "timm:vit_small_patch16_224")
 
 
@@ -65,7 +67,7 @@ def main() -> None:
                 flush=True,
             )
             if arguments.output:
-                arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+                write_record(arguments.output, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The latency tables of README.md as text; see latency.py and budgets.py."""
+"""The latency tables as text; see latency.py and budgets.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 def calibration(results: Mapping[str, Any]) -> str:
     """How far predictions from the tables of layers are off, by network and runtime."""
     lines = [
-        "| network | runtime | predictions off, median | worst | rank correlation | points timed for the table |",
+        "| network | runtime | error of predictions, median | largest | rank correlation | points timed |",
         "|---|---|---|---|---|---|",
     ]
     for network, by_runtime in results["networks"].items():
@@ -27,7 +27,8 @@ def calibration(results: Mapping[str, Any]) -> str:
 def budgets(results: Mapping[str, Any]) -> str:
     """What was asked for and what code of its own measured, by network and budget."""
     lines = [
-        "| network | asked for | measured | off | dense network meanwhile | off beside it | rounds | whole run |",
+        "| network | budget | measured | deviation | drift of the dense network | deviation without drift | cuts timed "
+        "| whole run |",
         "|---" * 8 + "|",
     ]
     for name, row in results["runs"].items():

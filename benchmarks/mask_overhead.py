@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from core import environment
+from records import write_record
 from torch import nn
 
 import edakari
 from edakari.core.budget import Budget
-from edakari.core.files import write_json
 from edakari.core.method import Job
 from edakari.core.protocols import Hook, Schedule, StepState
 from edakari.cost import dense
@@ -197,7 +197,7 @@ def main() -> None:
     result = {"environment": about, "settings": settings, **measured(arguments)}
     print(json.dumps(result, indent=2))
     if arguments.output:
-        write_json(arguments.output, result)
+        write_record(arguments.output, result)
 
 
 if __name__ == "__main__":

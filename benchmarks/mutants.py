@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from core import environment
+from records import write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -192,7 +193,7 @@ def main() -> None:
         results["mutants"][key] = "survives" if survives(mutant) else "killed"
         print(f"{results['mutants'][key]:9} {key}", flush=True)
         if arguments.output:
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_record(arguments.output, results, indent=1)
     words = list(results["mutants"].values())
     print(f"{words.count('killed')} of {len(words)} killed")
     raise SystemExit("survives" in words)

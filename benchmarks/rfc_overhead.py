@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import write_record
 from torch import nn
 
 import edakari
@@ -181,7 +182,7 @@ def main() -> None:
             result[name] = {"environment": environment, "settings": settings, **part(arguments)}
     print(json.dumps(result, indent=2))
     if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_record(arguments.output, result)
 
 
 if __name__ == "__main__":

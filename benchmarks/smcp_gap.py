@@ -19,9 +19,9 @@ from typing import Any
 import cifar10
 import torch
 from core import environment
+from records import write_record
 
 import edakari
-from edakari.core.files import write_json
 from edakari.core.plan import Plan
 from edakari.criteria import Taylor
 from edakari.models import build
@@ -82,13 +82,13 @@ def main() -> None:
             name = f"{arm}, seed {seed}"
             if name not in found["arms"]:
                 row = cifar10.own_arm(arm, BUDGET, seed, arguments.dense, arguments)
-                sizes = widths(Path(row["onnx"]).parents[1] / "plan.json")
+                sizes = widths((arguments.work / row["onnx"]).parents[1] / "plan.json")
                 found["arms"][name] = {"top1": row["top1"], "macs": row["macs"], "widths": sizes}
                 print(f"{name}: {row['top1']:.2%}", flush=True)
             if arm in EXCHANGED and name not in found["exchanged"]:
                 found["exchanged"][name] = exchanged(found["arms"][name]["widths"], seed, arguments)
                 print(f"widths of {name}, channels of taylor: {found['exchanged'][name]:.2%}", flush=True)
-            write_json(arguments.output, found)
+            write_record(arguments.output, found)
 
 
 if __name__ == "__main__":

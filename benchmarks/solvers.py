@@ -44,6 +44,7 @@ import torchvision
 from bounds import Instance, cp_sat_coupled, dual_bound, solved
 from core import processor
 from ortools.sat.python import cp_model
+from records import write_record
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_matrix
 
@@ -297,7 +298,7 @@ def main() -> None:
         entry = results["coupled"][instance.name] = compare_coupled(instance, arguments.limit)
         show(f"coupled {instance.name}", entry)
         if arguments.output:
-            arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+            write_record(arguments.output, results)
 
 
 def begun(path: Path | None, now: dict[str, Any], some: bool) -> dict[str, Any]:

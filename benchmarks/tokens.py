@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import sys
 import time
@@ -20,10 +19,10 @@ from typing import Any
 
 import torch
 from core import processor
+from records import write_record
 from torch import nn
 
 import edakari
-from edakari.core.files import write_json
 from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.cost.measure import RunSettings, measure
@@ -116,7 +115,7 @@ def main() -> None:
                 flush=True,
             )
         if arguments.output:
-            write_json(arguments.output, json.loads(json.dumps(results)))
+            write_record(arguments.output, results)
 
 
 if __name__ == "__main__":

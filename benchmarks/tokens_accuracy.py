@@ -31,11 +31,11 @@ from typing import Any
 
 import torch
 from core import processor
+from records import write_record
 from torch import nn
 
 import edakari
 from edakari.core.budget import Budget
-from edakari.core.files import write_json
 from edakari.core.method import Job, registered
 from edakari.core.plan import Plan
 from edakari.core.protocols import Schedule
@@ -148,7 +148,7 @@ def train(results: Any, arguments: argparse.Namespace) -> None:
                         continue
                     rows[name] = ran(arm, share, seed, tuned, results, arguments)
                     print(f"{name}: {rows[name]['top1']:.4f}, {rows[name]['seconds']:.0f} s", flush=True)
-                    write_json(arguments.output, results)
+                    write_record(arguments.output, results)
 
 
 def plan(results: Any, model: nn.Module, bench: Bench, arguments: argparse.Namespace) -> None:
@@ -160,7 +160,7 @@ def plan(results: Any, model: nn.Module, bench: Bench, arguments: argparse.Names
                 found = dict(results["plans"][f"{other} {share:g}"]) if other else planned(arm, share, model, bench)
                 results["plans"][f"{arm} {share:g}"] = found
                 print(arm, share, found["counts"], flush=True)
-                write_json(arguments.output, results)
+                write_record(arguments.output, results)
 
 
 def timed(results: Any, model: nn.Module, bench: Bench) -> None:
@@ -214,7 +214,7 @@ def main() -> None:
         plan(results, model, bench, arguments)
     else:
         timed(results, model, bench)
-    write_json(arguments.output, results)
+    write_record(arguments.output, results)
 
 
 if __name__ == "__main__":

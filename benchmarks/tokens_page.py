@@ -1,4 +1,4 @@
-"""The tables of token pruning in README.md as text; see tokens.py and tokens_accuracy.py."""
+"""The tables of token pruning as text; see tokens.py and tokens_accuracy.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 def speed(results: Mapping[str, Any]) -> str:
     """Time, speed-up and what the multiply-accumulates promise, for each arm and batch."""
-    lines = ["| batch | arm | ms | speed-up | promised | reached |", "|---" * 6 + "|"]
+    lines = ["| batch | method | ms | speed-up | expected | reached |", "|---" * 6 + "|"]
     for batch, found in results["batches"].items():
         lines.append(f"| {batch} | dense | {found['dense_ms']:.1f} | – | – | – |")
         for arm, row in found["arms"].items():
@@ -36,8 +36,8 @@ def accuracy(results: Mapping[str, Any]) -> str:
     settings = results["settings"]
     images = f"{settings['limit'] or 'all'} training images"
     how = (
-        f"Dense network: {results['dense_top1']:.2%}. Trained for {settings['epochs']} epochs of {images}, every arm "
-        f"alike; seeds: {len({row['seed'] for row in rows})}. In brackets the share of multiply-accumulates that is "
+        f"Dense network: {results['dense_top1']:.2%}. Trained for {settings['epochs']} epochs of {images}, every "
+        f"method alike; seeds: {len({row['seed'] for row in rows})}. In brackets the fraction of MACs that is "
         f"left, and of the time where it was measured again. {_where(results['environment'])} "
         f"`{results['environment']['train']}`."
     )

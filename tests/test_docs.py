@@ -30,7 +30,7 @@ from edakari.tasks import DataSettings
 ROOT = Path(__file__).parents[1]
 HIDDEN = {".venv", ".git", "runs", ".pytest_cache", "node_modules"}
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not HIDDEN & set(path.relative_to(ROOT).parts))
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -71,9 +71,17 @@ def test_pages_have_python() -> None:
     }
 
 
-def test_python_of_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
     (code,) = blocks(ROOT / "README.md", "python")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+
+
+def test_japanese_readme_shows_the_same() -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")]
+    for pattern in (r"^```.*?^```", r"^#+ ", r"^\|", r"!\[[^]]*\]\(([^)]+)\)", r"\]\((docs/[^)]+)\)"):
+        english, japanese = (re.findall(pattern, text, re.DOTALL | re.MULTILINE) for text in texts)
+        assert english == japanese, pattern
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -180,13 +188,14 @@ def test_tables_change_nothing_but_their_section(tmp_path: Path, monkeypatch: py
         },
     }
     (tmp_path / "core.json").write_text(json.dumps(results), encoding="utf-8")
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- core:begin -->\nold\n<!-- core:end -->\nafter\n", encoding="utf-8")
+    page = tmp_path / "docs" / "results" / "pruning-speed.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("before\n<!-- core:begin -->\nold\n<!-- core:end -->\nafter\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.setattr(sys, "argv", ["tables", "--results", str(tmp_path), "--readme", str(readme)])
+    monkeypatch.setattr(sys, "argv", ["tables", "--results", str(tmp_path), "--root", str(tmp_path)])
     tables = script(ROOT / "benchmarks" / "tables.py")
     tables.main()
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- core:begin -->\n| network")
     assert text.endswith("<!-- core:end -->\nafter\n")
     assert "| ResNet-50 | torch-pruning, ratio 0.5 | 0.50 | 50% of its time | 25.0% | – |" in text
@@ -195,7 +204,20 @@ def test_tables_change_nothing_but_their_section(tmp_path: Path, monkeypatch: py
     assert "2026-01-02, a processor" in text
     assert "old" not in text
     tables.main()
-    assert readme.read_text(encoding="utf-8") == text
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_pages_hold_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = [*(ROOT / "docs" / "results").glob("*.md"), ROOT / "README.md", ROOT / "README.ja.md"]
+    for path in written:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", ["tables", "--root", str(tmp_path)])
+    script(ROOT / "benchmarks" / "tables.py").main()
+    for path in written:
+        assert (tmp_path / path.relative_to(ROOT)).read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), path
 
 
 def test_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
