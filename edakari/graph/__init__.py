@@ -7,7 +7,7 @@ from edakari.graph.meta import quick_meta
 from edakari.graph.outputs import outputs_of, selected, tensors_in
 from edakari.graph.rules import rule
 from edakari.graph.shadow import as_written, call, shadow_of, stored_tensors
-from edakari.graph.trace import trace
+from edakari.graph.trace import fixed_graph, trace
 from edakari.graph.verify import Fault, fault_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "example_for",
     "example_of",
     "fault_of",
+    "fixed_graph",
     "outputs_of",
     "quick_meta",
     "rule",

@@ -14,7 +14,6 @@ from edakari.core.blank import repeated, require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.finite import require_finite, require_finite_figures
-from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, solve_once
 from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
@@ -23,7 +22,7 @@ from edakari.cost.measure import RunSettings, measure
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import PlanError, RunFolderError
 from edakari.export import to_onnx, to_program
-from edakari.graph import trace
+from edakari.graph import fixed_graph
 from edakari.models.weights import weights_digest
 from edakari.report import write_report
 from edakari.report.explanation import keep as keep_explanation
@@ -119,7 +118,7 @@ def prune_stage(run: Run) -> Result:
         "plan": plan.digest(),
         "sizes": dict(plan.sizes()),
         "tokens": _tokens(run, plan),
-        "predicted": dict(dense(_traced(run, outcome.model))) if plan.tokens() else costs_at(run.graph, plan.sizes()),
+        "predicted": _counted(run, outcome.model) if plan.tokens() else costs_at(run.graph, plan.sizes()),
         "latency": latency,
         "own_finetune": outcome.finetune is not None,
         "own_teachers": outcome.teachers is not None,
@@ -142,7 +141,7 @@ def check_stage(run: Run) -> Result:
     pruned = run.pruned()
     _same_shapes(run, pruned)
     difference = check_exact(run)
-    costs = dict(dense(_traced(run, pruned)))
+    costs = _counted(run, pruned)
     _within(run.budget, costs, run.recipe.method[0])
     return {
         "difference": difference,
@@ -266,8 +265,9 @@ def _outcome(run: Run) -> Outcome:
     return run.outcome
 
 
-def _traced(run: Run, model: nn.Module) -> Graph:
-    return trace(model, run.task.example().to(run.device))
+def _counted(run: Run, model: nn.Module) -> dict[str, float]:
+    """What a finished network costs."""
+    return dense(fixed_graph(model, run.task.example().to(run.device)))
 
 
 def _same_shapes(run: Run, pruned: nn.Module) -> None:

@@ -43,7 +43,7 @@ def token_graphs(model: nn.Module, graph: Graph) -> dict[float, Graph]:
     for share in SHARES:
         counts = {name: _count(share, patches) for name, patches in whole.items()}
         if counts != whole and tuple(counts.values()) not in known:
-            found[share] = token_graph(model, example, counts, sites)
+            found[share] = token_graph(trace, model, example, counts, sites)
         known.add(tuple(counts.values()))
     return found
 

@@ -23,7 +23,7 @@ from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.core.walk import walk
 from edakari.cost import bind, dense
 from edakari.errors import InfeasibleBudget
-from edakari.graph import trace
+from edakari.graph import fixed_graph, trace
 from edakari.surgery import apply, simulate
 from edakari.testing.costs import ProductCost
 from edakari.testing.toys import ToyTask, toy_cnn, toy_job, toy_vit
@@ -202,7 +202,7 @@ def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -
     _check(
         shapes == found, f"{where}: apply(plan, fresh) and the outcome's model differ in {_differing(shapes, found)}"
     )
-    costs = dense(trace(outcome.model, job.task.example()))
+    costs = dense(fixed_graph(outcome.model, job.task.example()))
     for term in job.budget.terms:
         _check(costs[term.cost] <= term.limit, f"{where}: the network has {costs[term.cost]} {term.cost}, above {term}")
     images = torch.randn(2, *job.task.example().shape[1:], generator=torch.Generator().manual_seed(0))
