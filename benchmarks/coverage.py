@@ -9,7 +9,8 @@ A run continues where an earlier one stopped; --again measures anew. Each networ
 limit. It is traced and cut by random plans that keep 30 to 60 % of every group (every other plan also drops branches),
 and compared in float64 with the masked dense network. A plan without edits is compared with the network itself on an
 input that was not traced. With --shapes nothing has values: shapes alone are checked. --sample adds networks of timm
-at random, other ones every day. tables.py makes docs/coverage.md of the results.
+at random, other ones every day. tables.py makes docs/coverage.md of the results. The exit status is 1 where a network
+is wrong or failed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 import torch
 from core import environment
-from coverage_page import summary, verdict
+from coverage_page import GOOD, summary, verdict
 from coverage_values import in_double, other_values, outputs_of, trains
 from networks import SUITES, built, preload, sample, suite
 from peers import PEERS
@@ -247,6 +248,9 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(visit, names))
     print(summary(results))
+    bad = [name for name in dict.fromkeys(names) if verdict(results["networks"][name]["edakari"]) not in GOOD]
+    if bad:
+        sys.exit(f"wrong or failed: {', '.join(bad)}")
 
 
 if __name__ == "__main__":

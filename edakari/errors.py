@@ -13,6 +13,7 @@ __all__ = [
     "ExportError",
     "InfeasibleBudget",
     "MeasurementError",
+    "MissingPackage",
     "ModelError",
     "PlanError",
     "RecipeError",
@@ -93,6 +94,10 @@ class ExportError(EdakariError):
 
 class MeasurementError(EdakariError):
     """Something could not be measured."""
+
+
+class MissingPackage(EdakariError, ModuleNotFoundError):
+    """A package that only some of edakari needs is not installed; says what for, and how to install it."""
 
 
 class UnknownName(EdakariError):

@@ -5,13 +5,9 @@ from __future__ import annotations
 import collections
 import json
 import os
-import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from edakari.errors import EdakariError
 
@@ -20,23 +16,19 @@ __all__ = [
     "because",
     "inside",
     "parse_json",
-    "parse_yaml",
     "read_bytes",
     "read_json",
     "read_text",
     "require_regular",
+    "too_deep",
 ]
 
 JSON_BYTES = 16 * 2**20
 """A plan names the channels it keeps, each in some six bytes, so millions fit; parsing it takes about a second."""
 BRACKETS = 1_000_000
 """Lists and mappings of a JSON file: empty ones take three bytes of the file and sixty of memory."""
-YAML_BYTES = 64 * 2**10
-"""Recipes have some kilobytes; PyYAML reads some 100 kilobytes a second."""
 DEPTH = 64
 """Brackets within brackets: files of ours have fewer than ten, and code that walks them calls itself as deep."""
-NODES = 20_000
-"""Values of a YAML file once its aliases are written out: ten lines of aliases of aliases would be billions."""
 DIGITS = 100
 """Of an integer: states of random generators have 39."""
 KINDS = {
@@ -126,7 +118,7 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text, parse_int=_integer, object_pairs_hook=_mapping)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except Unreadable:
         raise
     except ValueError as error:
@@ -136,35 +128,7 @@ def parse_json(text: str) -> Any:
         layer = [below for each in layer for below in _below(each) if isinstance(below, dict | list)]
         if not layer:
             return value
-    raise _too_deep()
-
-
-def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
-    """The value of a YAML text, and the tree of nodes, which knows the lines.
-
-    Raises:
-        Unreadable: it is nested too deep, its aliases refer to themselves or stand for too much, or a value does not
-            fit its tag.
-        yaml.YAMLError: it is no YAML; has the line.
-    """
-    if len(text) > YAML_BYTES:
-        raise Unreadable(f"it has more than {YAML_BYTES // 2**10} kB, which no recipe needs")
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None, None
-        _check_tree(node)
-        return loader.construct_document(node), node
-    except (yaml.YAMLError, Unreadable):
-        raise
-    except RecursionError:
-        raise _too_deep() from None
-    except Exception as error:
-        # such as KeyError for `!!bool maybe`, ValueError for a date of the 99th month
-        raise Unreadable(f"a value in it does not fit its type ({type(error).__name__}: {error})") from error
-    finally:
-        loader.dispose()
+    raise too_deep()
 
 
 def inside(folder: str | Path, path: str | Path) -> Path:
@@ -187,60 +151,6 @@ def inside(folder: str | Path, path: str | Path) -> Path:
     return whole
 
 
-class _Loader(yaml.SafeLoader):
-    """Ends early in what is nested too deep: its time grows with the square of the depth."""
-
-    def fetch_flow_collection_start(self, token: Any) -> None:
-        if self.flow_level > DEPTH:
-            raise _too_deep()
-        super().fetch_flow_collection_start(token)
-
-
-# as in YAML 1.2: 1e-3 is a number, which YAML 1.1 takes for a text
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _check_tree(root: yaml.Node) -> None:
-    """Count what a walk through the tree meets, each node once, so that aliases of aliases take no time."""
-    sizes: dict[int, tuple[int, int]] = {}
-    for node, open_nodes in _after_children(root):
-        below = [sizes[id(child)] for child in _children(node)]
-        size, depth = 1 + sum(each[0] for each in below), 1 + max((each[1] for each in below), default=0)
-        if size > NODES:
-            raise Unreadable(f"line {node.start_mark.line + 1}: its aliases stand for more than {NODES:,} values")
-        if depth > DEPTH or open_nodes > DEPTH:
-            raise _too_deep()
-        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and len(node.value) > DIGITS:
-            raise Unreadable(f"line {node.start_mark.line + 1}: it has a number of {len(node.value)} digits")
-        sizes[id(node)] = (size, depth)
-
-
-def _after_children(root: yaml.Node) -> Iterator[tuple[yaml.Node, int]]:
-    """Every node once, after those below it, and how many nodes it lies within."""
-    stack, within, done = [(root, iter(_children(root)))], {id(root)}, set()
-    while stack:
-        node, rest = stack[-1]
-        child = next(rest, None)
-        if child is None:
-            stack.pop()
-            within.discard(id(node))
-            done.add(id(node))
-            yield node, len(stack)
-        elif id(child) in within:
-            raise Unreadable(f"line {child.start_mark.line + 1}: an alias in it refers to itself")
-        elif id(child) not in done:
-            within.add(id(child))
-            stack.append((child, iter(_children(child))))
-
-
-def _children(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [each for pair in node.value for each in pair]
-    return node.value if isinstance(node, yaml.SequenceNode) else []
-
-
 def _below(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
@@ -260,5 +170,6 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _too_deep() -> Unreadable:
+def too_deep() -> Unreadable:
+    """The error of a file whose lists and mappings are nested more than `DEPTH` deep."""
     return Unreadable(f"it is nested more than {DEPTH} deep, which no such file needs")

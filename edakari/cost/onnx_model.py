@@ -17,6 +17,7 @@ from torch import nn
 from edakari.core.file_errors import disk_full
 from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
+from edakari.core.optional import needs, require_packages
 from edakari.cost.example import TakesTensors, named_tensors
 from edakari.errors import EdakariError, ExportError
 
@@ -37,7 +38,9 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
 
     Raises:
         ExportError: the network cannot be exported; says what the exporter said.
+        MissingPackage: the extra `onnx` is not installed.
     """
+    require_packages("onnx", "exporting to ONNX", "onnx", "onnxscript")
     tensors = named_tensors(example)
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
     # A batch of 1 would be taken for a constant, so an open batch size is traced with 2.
@@ -88,7 +91,8 @@ def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None 
         threads: CPU threads of one call; 0 leaves ONNX Runtime's own choice.
         profile: start of the path to which the session writes the time of each node; None is no profile.
     """
-    runtime: Any = importlib.import_module("onnxruntime")
+    with needs("onnx", "running an ONNX model"):
+        runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +13,7 @@ from edakari.errors import EdakariError, MeasurementError
 if TYPE_CHECKING:
     from edakari.cost.measure import RunSettings, Runtime
 
-__all__ = ["faults", "missing_packages", "require_packages", "require_runnable"]
+__all__ = ["faults", "require_runnable"]
 
 
 def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]:
@@ -48,26 +47,3 @@ def require_runnable(runtime: Runtime, settings: RunSettings) -> None:
     found = [text if name == "runtime" else f"{name} {text}" for name, text in faults(runtime, settings)]
     if found:
         raise MeasurementError(f"cannot measure in {runtime.name}: {'; '.join(found)}")
-
-
-def missing_packages(names: Sequence[str]) -> list[str]:
-    """Those of some packages that are not installed."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
-
-
-def require_packages(what: str, names: Sequence[str], install: str) -> None:
-    """Refuse what needs packages that are not installed.
-
-    Args:
-        what: needs them, for the message.
-        names: of the packages.
-        install: arguments of pip.
-
-    Raises:
-        MeasurementError: says which are missing, and how to install them.
-    """
-    missing = missing_packages(names)
-    if missing:
-        raise MeasurementError(
-            f"{what} is not installed ({', '.join(missing)}); install it with: pip install {install}"
-        )

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.optional import needs
+
 __all__ = ["FashionCNN", "ResNetCIFAR", "fashion_cnn", "fashion_vit", "resnet20", "resnet56"]
 
 Shortcut = Literal["conv", "pad"]
@@ -129,8 +131,9 @@ def fashion_cnn(num_classes: int = 10) -> nn.Module:
 
 def fashion_vit(num_classes: int = 10) -> nn.Module:
     """The embedded vision transformer for Fashion-MNIST: 49 patches of 4x4, width 64, 6 blocks of 4 heads."""
-    # Here, for it takes seconds to import.
-    from timm.models.vision_transformer import VisionTransformer
+    with needs("train", "the network edakari:fashion_vit"):
+        # here, for it takes seconds to import
+        from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
         img_size=28, patch_size=4, in_chans=1, num_classes=num_classes, embed_dim=64, depth=6, num_heads=4, mlp_ratio=4

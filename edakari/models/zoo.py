@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import difflib
 import importlib.util
@@ -18,6 +19,7 @@ from edakari.core.arguments import require
 from edakari.core.blank import blank
 from edakari.core.file_errors import file_errors
 from edakari.core.lazy import refuse_uninitialised
+from edakari.core.optional import needs
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
 from edakari.models import embedded
 from edakari.models.weights import load_weights, read_weights
@@ -102,10 +104,15 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
 
 def sources_of(name: str) -> list[str]:
     """Networks that a name without a source may mean, such as "timm:resnet18" for "resnet18"."""
-    import timm
-    from torchvision.models import _api as registry
+    offered = {"edakari": [*EMBEDDED]}
+    with contextlib.suppress(ModuleNotFoundError):
+        import timm
 
-    offered = {"edakari": [*EMBEDDED], "timm": timm.list_models(), "torchvision": registry.list_models()}
+        offered["timm"] = timm.list_models()
+    with contextlib.suppress(ModuleNotFoundError):
+        from torchvision.models import _api as registry
+
+        offered["torchvision"] = registry.list_models()
     found = [f"{source}:{name}" for source, names in offered.items() if name in names]
     return [*found, f"{name}:FUNCTION"] if name.endswith(".py") else found
 
@@ -172,8 +179,9 @@ def _asked(spec: ModelSpec | str, size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _timm(name: str, spec: ModelSpec, pretrained: bool) -> Any:
-    # Here and below, for they take seconds to import.
-    import timm
+    with needs("train", "a network of timm"):
+        # here and below, for they take seconds to import
+        import timm
 
     if not name.startswith("hf-hub") and not timm.is_model(name):
         raise UnknownName("timm network", name, _close(name, timm.list_models()))
@@ -181,7 +189,8 @@ def _timm(name: str, spec: ModelSpec, pretrained: bool) -> Any:
 
 
 def _torchvision(name: str, spec: ModelSpec, pretrained: bool) -> Any:
-    from torchvision.models import _api as registry
+    with needs("train", "a network of torchvision"):
+        from torchvision.models import _api as registry
 
     known = registry.list_models()
     if name not in known:

@@ -11,7 +11,8 @@ import yaml
 
 from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
-from edakari.core.reading import YAML_BYTES, because, inside, parse_yaml, read_json, read_text
+from edakari.core.reading import because, inside, read_json, read_text
+from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RunFolderError
 from edakari.report.explanation import explanations
 from edakari.report.stage_files import check_stage

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.files import replacing
+from edakari.core.optional import needs
 from edakari.report.explanation import FOLDER, Explanation, Picture
 
 if TYPE_CHECKING:
@@ -253,9 +254,10 @@ def _word(name: str) -> str:
 
 
 def _figure(size: tuple[float, float]) -> Figure:
-    # most commands draw nothing, and matplotlib takes long to import
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs("report", "drawing a picture"):
+        # most commands draw nothing, and matplotlib takes long to import
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", dpi=130)
     FigureCanvasAgg(figure)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edakari.core.files import replacing
+from edakari.core.optional import needs
 from edakari.report.charts import tradeoffs
 from edakari.report.figures import is_share, metric, title_of
 
@@ -25,9 +26,10 @@ def draw(report: Mapping[str, Any], path: str | Path) -> Path:
         report: as `collect` gives it.
         path: of the PNG file.
     """
-    # most commands draw nothing, and matplotlib takes long to import
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs("report", "drawing a picture"):
+        # most commands draw nothing, and matplotlib takes long to import
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     charts = tradeoffs(report)[:2]
     figure = Figure(figsize=(4.6 * (len(charts) + 1) + 1, 4.2), layout="constrained", dpi=150)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.files import replacing
+from edakari.core.optional import needs
 from edakari.report.explanation import FOLDER, Explanation, Picture
 
 if TYPE_CHECKING:
@@ -252,9 +253,10 @@ def _line(ax: Axes, low: float, high: float) -> None:
 
 
 def _figure(size: tuple[float, float]) -> Any:
-    # most commands draw nothing, and matplotlib takes long to import
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs("report", "drawing a picture"):
+        # most commands draw nothing, and matplotlib takes long to import
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     FigureCanvasAgg(figure)

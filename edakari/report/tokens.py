@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.files import replacing
+from edakari.core.optional import needs
 from edakari.report.explanation import FOLDER, Explanation, Picture
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def draw_tokens(view: TokenView, folder: str | Path) -> Explanation:
 
 
 def _images(view: TokenView) -> Figure:
-    from matplotlib.figure import Figure  # takes a while to import
+    with needs("report", "drawing a picture"):
+        from matplotlib.figure import Figure  # takes a while to import
 
     rows, columns = len(view.images), 1 + len(view.kept)
     figure = Figure(figsize=(1.6 * columns, 1.6 * rows + 0.3), layout="constrained")
@@ -89,7 +91,8 @@ def _faded(image: npt.NDArray[np.float32], kept: npt.NDArray[np.bool_]) -> npt.N
 
 
 def _histograms(view: TokenView) -> Figure:
-    from matplotlib.figure import Figure
+    with needs("report", "drawing a picture"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(view.counts), 2.4), layout="constrained")
     axes = figure.subplots(1, len(view.counts), squeeze=False)[0]

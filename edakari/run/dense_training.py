@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save_file
 
 from edakari.core import owned
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json, write_text
+from edakari.core.optional import needs
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.run import processes
@@ -23,6 +23,9 @@ from edakari.run.load import require_recipe
 from edakari.run.preflight import check_training
 from edakari.run.settings import Recipe
 from edakari.train import FitSettings, fit, task_objective
+
+with needs("train", "running a recipe"):
+    import yaml
 
 __all__ = ["train_dense"]
 

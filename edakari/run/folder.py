@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edakari.core import owned
 from edakari.core.file_errors import file_errors
 from edakari.core.files import write_json, write_text
 from edakari.core.ledger import MARKER
-from edakari.core.reading import YAML_BYTES, because, inside, parse_yaml, read_json, read_text
+from edakari.core.optional import needs
+from edakari.core.reading import because, inside, read_json, read_text
+from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RunFolderError
+
+with needs("train", "running a recipe"):
+    import yaml
 
 __all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils.imports import is_bf16_available
 
 from edakari.core.file_errors import require_writable
 from edakari.core.ledger import MARKER
+from edakari.core.optional import missing_packages, needs
 from edakari.core.protocols import Precision
 from edakari.cost.measure import RunSettings
-from edakari.cost.runnable import faults, missing_packages
+from edakari.cost.runnable import faults
 from edakari.cost.runtimes import runtime_named
 from edakari.errors import RecipeError, RunFolderError
 from edakari.run import processes
@@ -47,9 +47,9 @@ def check_pruning(recipe: Recipe, done: Callable[[str], bool]) -> None:
         problems += [*_batches(recipe), *_folders(recipe)]
     if not done("measure"):
         problems += _runtimes(recipe)
-    if not done("export") and "onnx" in recipe.export and missing_packages(ONNX):
-        missing = ", ".join(missing_packages(ONNX))
-        problems.append(Problem("export", f"to ONNX needs packages that are not installed: pip install {missing}"))
+    if not done("export") and "onnx" in recipe.export and missing_packages(*ONNX):
+        missing = ", ".join(missing_packages(*ONNX))
+        problems.append(Problem("export", f'to ONNX needs {missing}, not installed here: pip install "edakari[onnx]"'))
     _raise(problems, recipe)
 
 
@@ -85,6 +85,9 @@ def _precisions_of(cls: type) -> list[str]:
 
 
 def _precisions(recipe: Recipe, asked: dict[str, str]) -> Iterator[Problem]:
+    with needs("train", "running a recipe"):
+        from accelerate.utils.imports import is_bf16_available
+
     cpu = recipe.device == "cpu"
     for key, precision in asked.items():
         if precision == "fp16" and (cpu or not torch.cuda.is_available()):

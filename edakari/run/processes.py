@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from accelerate.state import PartialState
-from accelerate.utils.operations import broadcast_object_list
+
+from edakari.core.optional import needs
+
+with needs("train", "running a recipe"):
+    from accelerate.state import PartialState
+    from accelerate.utils.operations import broadcast_object_list
 
 __all__ = ["agreed", "count", "device", "from_main", "is_main", "wait"]
 

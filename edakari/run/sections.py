@@ -8,9 +8,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, Union
 
-import pydantic
-
+from edakari.core.optional import needs
 from edakari.errors import nearest
+
+with needs("train", "reading a recipe"):
+    import pydantic
 
 __all__ = ["Problem", "check", "plain"]
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from edakari.core.arguments import require
-from edakari.core.reading import YAML_BYTES, Unreadable, parse_yaml, read_text
+from edakari.core.optional import needs
+from edakari.core.reading import Unreadable, read_text
+from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RecipeError
+
+with needs("train", "running a recipe"):
+    import yaml
 
 __all__ = ["override", "read_yaml"]
 

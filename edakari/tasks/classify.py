@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.blank import blank
+from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Parts, Pixels
@@ -155,9 +156,10 @@ class Classification:
         Returns:
             "top1", "loss", and "top5" where there are more than five classes.
         """
-        # Here, for it takes a second or two to import.
-        from torchmetrics import MeanMetric, MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy
+        with needs("train", "evaluating a network"):
+            # here, for it takes a second or two to import
+            from torchmetrics import MeanMetric, MetricCollection
+            from torchmetrics.classification import MulticlassAccuracy
 
         device, classes = device_of(model), len(self.classes)
         ranks = {"top1": 1, "top5": 5} if classes > 5 else {"top1": 1}

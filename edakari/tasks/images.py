@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from edakari.core.optional import needs
 from edakari.core.reading import Unreadable, require_regular
 from edakari.errors import DataError
+
+with needs("train", "reading images"):
+    from PIL import Image
 
 __all__ = ["eight_bits", "orientation", "read_image", "read_label_map"]
 

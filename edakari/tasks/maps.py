@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses as dc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from edakari.errors import DataError
-from edakari.tasks.images import eight_bits, orientation, read_image, read_label_map
 from edakari.tasks.loaders import Labelled, Order, Pixels, processes
 from edakari.tasks.npz import CLASSES
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, read_parts
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = ["MapBatches", "read_maps"]
 
 ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 """Of label maps: what keeps numbers as they are."""
+BILINEAR = 2
+"""Pillow's number of the filter, so that nothing needs Pillow that reads no images."""
 Part = tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]
 
 
@@ -119,7 +122,7 @@ def _from_folder(path: Path, size: int | None) -> Part:
     for file in files:
         image, label = _pair(file, maps[file.stem])
         if size is not None:
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
+            image = image.resize((size, size), BILINEAR)
             label = _nearest(label[None], size)[0]
         elif images and image.size != images[0].shape[1::-1]:
             raise DataError(f"folder {str(path)!r}: images differ in size; name data.image_size")
@@ -128,8 +131,10 @@ def _from_folder(path: Path, size: int | None) -> Part:
     return np.stack(images), np.stack(labels), ()
 
 
-def _pair(file: Path, labels: Path) -> tuple[Image.Image, npt.NDArray[np.int32]]:
+def _pair(file: Path, labels: Path) -> tuple[Image, npt.NDArray[np.int32]]:
     """An image of 8 bits and its label map, which lie upon each other."""
+    from edakari.tasks.images import eight_bits, orientation, read_image, read_label_map
+
     image, label = eight_bits(read_image(file)), read_label_map(labels)
     ways = orientation(file), orientation(labels)
     if ways[0] != ways[1]:

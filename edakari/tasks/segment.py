@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.blank import blank
+from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import Pixels
@@ -128,9 +129,10 @@ class Segmentation:
             "miou", mean over those classes that appear in labels or answers, counted over all images together;
             "pixel_accuracy", and "loss".
         """
-        # Here, for it takes a second or two to import.
-        from torchmetrics import MeanMetric, MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+        with needs("train", "evaluating a network"):
+            # here, for it takes a second or two to import
+            from torchmetrics import MeanMetric, MetricCollection
+            from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
         device, classes, ignored = device_of(model), len(self.classes), self.settings.ignore_index
         figures = MetricCollection(

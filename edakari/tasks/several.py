@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.blank import blank
+from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import ArrayBatches, Pixels
@@ -112,9 +113,10 @@ class MultiLabel:
         Returns:
             "map", mean over those classes that appear, and "loss".
         """
-        # Here, for it takes a second or two to import.
-        from torchmetrics import MeanMetric
-        from torchmetrics.classification import MultilabelAveragePrecision
+        with needs("train", "evaluating a network"):
+            # here, for it takes a second or two to import
+            from torchmetrics import MeanMetric
+            from torchmetrics.classification import MultilabelAveragePrecision
 
         device = device_of(model)
         precision = MultilabelAveragePrecision(len(self.classes), average="none").to(device)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses as dc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from edakari.core.optional import needs
 from edakari.errors import DataError, UnknownName
-from edakari.tasks.images import read_image
 from edakari.tasks.npz import CLASSES, read_npz
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["EMBEDDED", "Arrays", "Files", "Labels", "Source", "embedded", "from_folder", "from_npz", "read_parts"]
 
@@ -43,6 +44,9 @@ class Arrays:
 
     def image(self, index: int) -> Image.Image:
         """One image for PIL, "L" or "RGB"."""
+        with needs("train", "reading images"):
+            from PIL import Image
+
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
@@ -76,6 +80,8 @@ class Files:
         Raises:
             DataError: it cannot be read or represented; names the file.
         """
+        from edakari.tasks.images import read_image
+
         return read_image(self.paths[index])
 
     @property
@@ -97,6 +103,10 @@ def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files
     Raises:
         DataError: no folder, no class, only one, one without images, or other classes than asked for.
     """
+    with needs("train", "reading images"):
+        # here, for torchvision takes seconds to import
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"image folder {str(path)!r}: there is no such folder")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, ImageOps
-from torchvision.transforms import v2 as torchvision_v2
 
+from edakari.core.optional import needs
 from edakari.errors import UnknownName
-from edakari.tasks.images import eight_bits
 from edakari.tasks.loaders import Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["evaluation_transform", "training_transform"]
 
 Transform = Callable[[Any], torch.Tensor]
-# torchvision's namespace is not typed.
-v2: Any = torchvision_v2
 CROP = 0.875
 SMALL = 64
 JITTER = 0.2
@@ -29,6 +28,7 @@ def evaluation_transform(pixels: Pixels) -> Transform:
     Args:
         pixels: size and normalisation.
     """
+    v2 = _torchvision()
     if pixels.size <= SMALL:
         return _composed(pixels, v2.Resize((pixels.size, pixels.size), antialias=True))
     return _composed(pixels, v2.Resize(round(pixels.size / CROP), antialias=True), v2.CenterCrop(pixels.size))
@@ -46,9 +46,11 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
     """
     if augment == "none":
         return evaluation_transform(pixels)
+    v2 = _torchvision()
     if augment == "timm":
-        # Here, for it takes seconds to import.
-        from timm.data.transforms_factory import create_transform
+        with needs("train", "the augmentation timm"):
+            from timm.data.transforms_factory import create_transform
+        from edakari.tasks.images import eight_bits
 
         make: Any = create_transform
         size = (pixels.channels, pixels.size, pixels.size)
@@ -71,16 +73,25 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
     return _composed(pixels, crop, *colours, v2.RandomHorizontalFlip())
 
 
+def _torchvision() -> Any:
+    """Its transforms, which take seconds to import and have no types."""
+    with needs("train", "resizing and augmenting images"):
+        from torchvision.transforms import v2
+
+    return v2
+
+
 def _composed(pixels: Pixels, *steps: Any) -> Transform:
+    v2 = _torchvision()
     colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
     numbers = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(pixels.mean, pixels.std))
     composed: Transform = v2.Compose([_deep_as_tensor, colour, *steps, *numbers, v2.ToPureTensor()])
     return composed
 
 
-def _deep_as_tensor(image: Image.Image) -> Any:
+def _deep_as_tensor(image: Image) -> Any:
     """Grey of more than 8 bits as a tensor from 0 to 1, since Pillow has no colours of so many."""
-    return v2.functional.to_image(image) if image.mode == "F" else image
+    return _torchvision().functional.to_image(image) if image.mode == "F" else image
 
 
 def _guarded(transform: Any) -> Any:
@@ -94,5 +105,7 @@ def _guarded(transform: Any) -> Any:
     return transform
 
 
-def _posterized(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+def _posterized(image: Image, bits: int, **settings: Any) -> Image:
+    from PIL import ImageOps
+
     return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

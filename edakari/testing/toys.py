@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.method import Job
 from edakari.core.modes import eval_mode, preserve_modes
+from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, Split, StepState
 from edakari.cost import dense, macs
 from edakari.errors import ModelError
@@ -68,6 +68,9 @@ def toy_cnn(seed: int = 0) -> nn.Module:
 
 def toy_vit(seed: int = 0) -> nn.Module:
     """A vision transformer with fused query, key and value for `ToyTask`."""
+    with needs("train", "toy_vit"):
+        from timm.models.vision_transformer import VisionTransformer
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = VisionTransformer(

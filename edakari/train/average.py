@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.optional import needs
 
 __all__ = ["averaged_weights", "hand_over"]
 
@@ -19,8 +20,9 @@ def averaged_weights(model: nn.Module, decay: float) -> Any:
         model: stays as it is.
         decay: share of the average that each step keeps.
     """
-    # Here, for it takes seconds to import.
-    from timm.utils.model_ema import ModelEmaV3
+    with needs("train", "averaging weights"):
+        # here, for it takes seconds to import
+        from timm.utils.model_ema import ModelEmaV3
 
     # it copies what it gets by `copy.deepcopy`, so the network's copy is put in afterwards
     device = next(model.parameters()).device

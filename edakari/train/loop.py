@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.accelerator import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import operations
-from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 from torch import nn
 
 from edakari.core.arguments import require, require_methods
 from edakari.core.file_errors import file_errors
 from edakari.core.finite import require_finite_figures
+from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
 from edakari.core.settings import NonNegative, Seed, Whole, settings
 from edakari.errors import DataError, ModelError, RecipeError
@@ -38,8 +35,6 @@ __all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
 TensorObjective = Callable[[nn.Module, Batch], torch.Tensor]
 """The loss of a batch as one scalar tensor."""
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
-# accelerate has no types.
-tensors: Any = operations
 
 
 @settings
@@ -196,6 +191,7 @@ class _Loop:
         self.accelerator, self.chosen, self.objective = accelerator, chosen, objective
         self.schedule, self.hooks, self.settings = schedule, hooks, settings
         self.params = [*chosen.own, *chosen.other]
+        self.tensors = _tensors()
         self.ema = averaged_weights(chosen.model, schedule.ema) if schedule.ema > 0 else None
         self.many = accelerator.num_processes > 1
         self.model = accelerator.prepare_model(chosen.model) if self.many and chosen.own else chosen.model
@@ -222,7 +218,7 @@ class _Loop:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     terms = loss_terms(
-                        self.objective(self.model, tensors.send_to_device(batch, self.accelerator.device))
+                        self.objective(self.model, self.tensors.send_to_device(batch, self.accelerator.device))
                     )
                     loss = torch.stack([term.float() for term in terms.values()]).sum() / len(group)
                 self.accelerator.backward(loss)
@@ -305,7 +301,7 @@ class _Loop:
         if self.ema is not None:
             hand_over(self.ema, self.chosen.model)
         for buffer in self.chosen.model.buffers() if self.many else ():
-            buffer.copy_(tensors.broadcast(buffer))
+            buffer.copy_(self.tensors.broadcast(buffer))
         progress.done = True
         if self.accelerator.is_main_process and folder.path is not None:
             folder.write(progress, self.chosen, self.hooks, {})
@@ -317,8 +313,19 @@ class _Loop:
             self.chosen.model.__dict__.pop("forward", None)
 
 
+def _tensors() -> Any:
+    """Accelerate's operations on nested tensors, which have no types."""
+    from accelerate.utils import operations
+
+    return operations
+
+
 def _device(settings: FitSettings) -> torch.device:
     """Where accelerate will train."""
+    with needs("train", "training"):
+        # here and below, since most that imports this module does not train
+        from accelerate.state import AcceleratorState, PartialState
+
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     # PartialState's constructor has no annotations
     make: Any = PartialState
@@ -334,6 +341,9 @@ def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
         raise RecipeError(f"schedule: epochs and lr cannot be negative and accumulate is at least 1, found {schedule}")
     if settings.seed < 0:
         raise RecipeError(f"seed cannot be negative, found {settings.seed}")
+    from accelerate.accelerator import Accelerator
+    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+
     return Accelerator(
         mixed_precision="no" if schedule.precision == "fp32" else schedule.precision,
         cpu=settings.device == "cpu",

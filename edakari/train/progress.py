@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from edakari.core.optional import needs
 
 __all__ = ["progress_bar"]
 
@@ -22,19 +21,25 @@ def progress_bar(title: str, steps: int, wanted: bool) -> Iterator[Advance]:
         steps: of the whole training.
         wanted: False draws none.
     """
+    if not wanted:
+        yield lambda step, text: None
+        return
+    with needs("train", "a progress bar"):
+        from rich import progress as bars
+        from rich.console import Console
     console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
+    if not console.is_terminal:
         yield lambda step, text: None
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[text]}"),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("left"),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with bars.Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(title, total=steps, text="")
         yield lambda step, text: progress.update(bar, completed=step, text=text)

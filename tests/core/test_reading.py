@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edakari.core.reading import DEPTH, Unreadable, inside, parse_json, parse_yaml, read_json, read_text
+from edakari.core.reading import DEPTH, Unreadable, inside, parse_json, read_json, read_text
+from edakari.core.reading_yaml import parse_yaml
 
 ALIASES = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 20)]

@@ -119,7 +119,8 @@ def keywords(options: list[str]) -> dict[str, Any]:
     """Keywords of a constructor from texts `key=value`."""
     import yaml
 
-    from edakari.core.reading import Unreadable, parse_yaml
+    from edakari.core.reading import Unreadable
+    from edakari.core.reading_yaml import parse_yaml
     from edakari.errors import RecipeError
 
     found = {}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
+from edakari.core.optional import needs
 from edakari.cost.latency.layers import Layer, widths_in_group
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["CONSUMER", "PRODUCERS", "OnnxLayer", "onnx_layer", "timed_part"]
 
@@ -28,6 +30,8 @@ EDGE = 16
 STEM = 4
 """A layer of at most so many input channels reads the network's input, which no convolution made."""
 OPSET, IR = 20, 10
+FLOAT = 1
+"""ONNX's number of float32."""
 
 UNARY = {
     "relu": "Relu", "gelu": "Gelu", "sigmoid": "Sigmoid", "tanh": "Tanh", "hardswish": "HardSwish",
@@ -85,6 +89,10 @@ class _Builder:
     """Nodes, weights and inputs of a model that is being put together."""
 
     def __init__(self) -> None:
+        with needs("onnx", "timing layers as ONNX models"):
+            from onnx import helper, numpy_helper
+
+        self.make, self.arrays = helper, numpy_helper
         self.rng = np.random.default_rng(0)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
@@ -101,25 +109,26 @@ class _Builder:
 
     def constant(self, value: npt.ArrayLike) -> str:
         name = f"weight{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
+        self.weights.append(self.arrays.from_array(np.asarray(value), name))
         return name
 
     def node(self, operator: str, *inputs: str, name: str = "", outputs: int = 1, **attributes: Any) -> str:
         name = name or f"timed{len(self.nodes)}"
         names = [name] + [f"{name}_{place}" for place in range(1, outputs)]
-        self.nodes.append(helper.make_node(operator, inputs, names, name=name, **attributes))
+        self.nodes.append(self.make.make_node(operator, inputs, names, name=name, **attributes))
         self.last = name
         return name
 
     def finish(self) -> OnnxLayer:
         if not self.nodes:
             return OnnxLayer(b"", {})
+        make = self.make
         used = {name for node in self.nodes for name in node.input}
         ends = [name for node in self.nodes for name in node.output if name not in used]
-        inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, v.shape) for n, v in self.feeds.items()]
-        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ends]
-        graph = helper.make_graph(self.nodes, "layer", inputs, outputs, self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+        inputs = [make.make_tensor_value_info(n, FLOAT, v.shape) for n, v in self.feeds.items()]
+        outputs = [make.make_tensor_value_info(name, FLOAT, None) for name in ends]
+        graph = make.make_graph(self.nodes, "layer", inputs, outputs, self.weights)
+        model = make.make_model(graph, opset_imports=[make.make_opsetid("", OPSET)], ir_version=IR)
         return OnnxLayer(model.SerializeToString(), self.feeds)
 
     def produced(self, channels: int, batch: int, space: Sequence[int], name: str = "producer") -> str:

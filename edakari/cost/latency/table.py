@@ -12,10 +12,10 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import pydantic
 import torch
+from annotated_types import Ge, Gt, Interval
 
 from edakari.core.files import json_text, write_text
 from edakari.core.graph import Graph
@@ -43,8 +43,8 @@ FORMAT, VERSION = "edakari latency table", 1
 Point = tuple[Layer, tuple[int, ...]]
 """A layer and a width for each of its axes."""
 
-Milliseconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, pydantic.Field(ge=1)]
+Milliseconds = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1)]
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class Fit:
         rank_correlation: Spearman's, between predicted and measured latencies.
     """
 
-    constant_ms: Annotated[float, pydantic.Field(allow_inf_nan=False)]
-    scale: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    constant_ms: float
+    scale: Annotated[float, Gt(0)]
     networks: Count
     median_error: Milliseconds
     worst_error: Milliseconds
-    rank_correlation: Annotated[float, pydantic.Field(ge=-1, le=1)]
+    rank_correlation: Annotated[float, Interval(ge=-1, le=1)]
 
 
 @dc.dataclass(frozen=True)
@@ -206,39 +206,16 @@ TABLE_BYTES = 256 * 2**20
 """Tables grow by every network that is measured, by some hundred bytes a width."""
 
 
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
-
-class _Entry(_Strict):
-    layer: tuple[str, dict[str, Any], list[str]]
-    points: list[tuple[list[Annotated[int, pydantic.Field(ge=1)]], Milliseconds, Milliseconds, Milliseconds, Count]]
-
-
-class _Key(_Strict):
-    hardware: dict[str, str]
-    runtime: str
-    versions: dict[str, str]
-    settings: dict[str, Any]
-
-
-class _File(_Strict):
-    format: Literal["edakari latency table"]
-    version: Literal[1]
-    key: _Key
-    fits: dict[str, Fit]
-    layers: list[_Entry]
-
-
 def _read(path: Path, key: Key) -> Table:
+    # here, since whoever plans by counted costs reads no tables and need not have pydantic
+    from edakari.cost.latency.table_file import TableFile, first_fault
+
     try:
-        file = _File.model_validate_json(read_bytes(path, TABLE_BYTES))
+        file = TableFile.model_validate_json(read_bytes(path, TABLE_BYTES))
     except Unreadable as error:
         raise _refused(path, str(error)) from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise _refused(path, f"at {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise _refused(path, first_fault(error)) from error
     found = Key(**file.key.model_dump())
     for name in ("hardware", "runtime", "versions", "settings"):
         if getattr(found, name) != getattr(key, name):

@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.optional import require_packages
 from edakari.cost.example import mapped
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
 from edakari.cost.onnx_model import feeds, open_onnx, write_onnx
-from edakari.cost.runnable import require_packages
 from edakari.errors import MeasurementError
 
 __all__ = ["OnnxRuntime"]
@@ -42,11 +42,12 @@ class OnnxRuntime:
 
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
+        require_packages("onnx", "the runtime onnxruntime", *PACKAGES)
         return {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx")}
 
     def check(self, settings: RunSettings) -> None:
         """See `Runtime.check`."""
-        require_packages("the runtime onnxruntime", PACKAGES, " ".join(PACKAGES))
+        require_packages("onnx", "the runtime onnxruntime", *PACKAGES)
         _require_plain(settings)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:

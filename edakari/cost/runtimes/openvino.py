@@ -14,16 +14,18 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.optional import needs, require_packages
 from edakari.cost.example import mapped, named_tensors
 from edakari.cost.latency.layers import Layer
 from edakari.cost.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
 from edakari.cost.measure import Clock, RunSettings
 from edakari.cost.onnx_model import write_onnx
-from edakari.cost.runnable import require_packages
 from edakari.cost.runtimes.torch_eager import CallClock
 from edakari.errors import MeasurementError
 
 __all__ = ["OpenVino"]
+
+PACKAGES = ("openvino", "onnx", "onnxscript")
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
@@ -37,12 +39,12 @@ class OpenVino:
 
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
-        _openvino()
+        require_packages("openvino", "the runtime openvino", *PACKAGES)
         return {name: importlib.metadata.version(name) for name in ("openvino", "onnx")}
 
     def check(self, settings: RunSettings) -> None:
         """See `Runtime.check`."""
-        require_packages("the runtime openvino", ("openvino",), '"edakari[openvino]"')
+        require_packages("openvino", "the runtime openvino", *PACKAGES)
         _require_plain(settings)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
@@ -92,12 +94,8 @@ class _KernelClock:
 
 
 def _openvino() -> Any:
-    try:
+    with needs("openvino", "the runtime openvino"):
         return importlib.import_module("openvino")
-    except ImportError as error:
-        raise MeasurementError(
-            'the runtime openvino is not installed; install it with: pip install "edakari[openvino]"'
-        ) from error
 
 
 def _require_plain(settings: RunSettings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 
 import numpy as np
 import onnxruntime
@@ -15,8 +15,9 @@ from edakari.cost.latency import Layer, fill, key_of, latency_cost, layers_of, o
 from edakari.cost.latency.onnx_layers import onnx_layer, timed_part
 from edakari.cost.latency.torch_layers import torch_layer
 from edakari.cost.measure import RunSettings, measure
+from edakari.cost.runnable import require_runnable
 from edakari.cost.runtimes import OnnxRuntime, OpenVino, TorchCompile, TorchEager
-from edakari.errors import MeasurementError
+from edakari.errors import MeasurementError, MissingPackage
 from edakari.graph import trace
 from edakari.testing import toy_cnn
 
@@ -145,11 +146,14 @@ def test_torch_compile():
 
 def test_openvino_that_is_not_installed_says_how_to_install_it(monkeypatch):
     def missing(name):
-        raise ImportError(name)
+        return None if name == "openvino" else found(name)
 
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(MeasurementError, match=r'pip install "edakari\[openvino\]"'):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
+    with pytest.raises(MissingPackage, match=r'openvino needs openvino, .* pip install "edakari\[openvino\]"'):
         OpenVino().versions()
+    with pytest.raises(MeasurementError, match=r'pip install "edakari\[openvino\]"'):
+        require_runnable(OpenVino(), SETTINGS)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is an optional extra")
