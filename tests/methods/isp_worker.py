@@ -2,10 +2,6 @@
 
 import dataclasses as dc
 import os
-import sys
-from pathlib import Path
-
-import torch
 
 from edakari.methods.isp import InterpretationSteeredPruning
 from edakari.testing import ToyTask, toy_cnn, toy_job
@@ -26,8 +22,3 @@ def main(folder):
     job = dc.replace(toy_job(toy_cnn()), task=Shared(), fit=fit, keep=folder / f"kept-{RANK}")
     method = InterpretationSteeredPruning(predictor_epochs=2, explainer_epochs=2, gate_epochs=8, gate_lr=0.2)
     (folder / f"plan-{RANK}.json").write_text(method.prune(job).plan.to_json())
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    torch.distributed.destroy_process_group()

@@ -3,8 +3,6 @@
 import dataclasses as dc
 import json
 import os
-import sys
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -41,12 +39,10 @@ def pruned(folder, epochs):
     return DistinguishingLayerPruning(top=0.25, recover_epochs=epochs, recover_lr=0.01).prune(job)
 
 
-if __name__ == "__main__":
-    path = Path(sys.argv[1])
+def main(folder):
     torch.distributed.init_process_group("gloo")
-    (path / f"scores-{RANK}.json").write_text(json.dumps(scored()))
-    (path / f"cut-{RANK}.json").write_text(pruned(path / "cut", 0).plan.to_json())
-    outcome = pruned(path / "trained", 1)
-    (path / f"trained-{RANK}.json").write_text(outcome.plan.to_json())
-    save_file(outcome.model.state_dict(), path / f"trained-{RANK}.safetensors")
-    torch.distributed.destroy_process_group()
+    (folder / f"scores-{RANK}.json").write_text(json.dumps(scored()))
+    (folder / f"cut-{RANK}.json").write_text(pruned(folder / "cut", 0).plan.to_json())
+    outcome = pruned(folder / "trained", 1)
+    (folder / f"trained-{RANK}.json").write_text(outcome.plan.to_json())
+    save_file(outcome.model.state_dict(), folder / f"trained-{RANK}.safetensors")

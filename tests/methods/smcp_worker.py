@@ -2,10 +2,7 @@
 
 import dataclasses as dc
 import os
-import sys
-from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from edakari.methods.smcp import SoftMaskedPruning
@@ -21,7 +18,12 @@ class Shared(ToyTask):
         return [(images[RANK::WORLD], labels[RANK::WORLD]) for images, labels in super().batches(split)]
 
 
-def main(folder, name):
+def main(folder, *names):
+    for name in names:
+        prune(folder, name)
+
+
+def prune(folder, name):
     network = {"cnn": toy_cnn, "vit": toy_vit}[name]()
     fit = fitter(Shared(), FitSettings(device="cpu", progress=False))
     job = dc.replace(toy_job(network), task=Shared(), fit=fit)
@@ -31,10 +33,3 @@ def main(folder, name):
     outcome = dc.replace(method, precision="fp32" if name == "vit" else "bf16").prune(job)
     save_file(outcome.model.state_dict(), folder / f"{name}-{WORLD}-{RANK}.safetensors")
     (folder / f"{name}-{WORLD}-{RANK}.json").write_text(outcome.plan.to_json())
-
-
-if __name__ == "__main__":
-    for each in sys.argv[2:]:
-        main(Path(sys.argv[1]), each)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

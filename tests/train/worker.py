@@ -1,20 +1,24 @@
 """One process of a training; writes its weights, its losses and its evaluation."""
 
 import dataclasses as dc
-import sys
 from pathlib import Path
 
 import torch
-from problem import SCHEDULE, batches, network, objective
 from safetensors.torch import save_file
 from torch import nn
 
 from edakari.tasks import Classification, DataSettings
 from edakari.tasks.loaders import Pixels, processes
 from edakari.train import FitSettings, fit
+from tests.train.problem import SCHEDULE, batches, network, objective
 
 
-def main(folder, mode):
+def main(folder, *modes):
+    for mode in modes:
+        train(folder, mode)
+
+
+def train(folder, mode):
     model, gate = network(norm=mode == "norm"), torch.ones(1, requires_grad=True)
     data = batches()
     data.pixels = dc.replace(data.pixels, pad=0, flip=False)
@@ -47,10 +51,3 @@ def main(folder, mode):
     assert isinstance(model[0], nn.Conv2d)
     rank, world = processes()
     save_file({**model.state_dict(), **figures}, Path(folder) / f"{mode}-{world}-{rank}.safetensors")
-
-
-if __name__ == "__main__":
-    for each in sys.argv[2:]:
-        main(sys.argv[1], each)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

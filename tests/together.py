@@ -1,0 +1,81 @@
+"""Several processes that run one function together, as a launcher of several processes would start them."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+
+SECONDS = 150
+_METHODS = multiprocessing.get_all_start_methods()
+# forked from a process that has imported much and computed nothing: a fork of this one would inherit autograd's threads
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
+if "forkserver" in _METHODS:
+    _CONTEXT.set_forkserver_preload(["edakari.testing", "edakari.train", "edakari.methods"])
+
+
+def together(function: Callable[..., None], *arguments: Any, world: int = 2) -> None:
+    """Run a function in each of several processes on the CPU, and wait for all of them.
+
+    Args:
+        function: of a module; that is imported anew in each process, after the process knows its rank.
+        arguments: of the function.
+        world: how many processes.
+
+    Raises:
+        AssertionError: one failed; with its traceback.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(world)]
+    name = (function.__module__, function.__qualname__)
+    workers = [
+        _CONTEXT.Process(target=_run, args=(rank, world, port, name, arguments, pipe[1]), daemon=True)
+        for rank, pipe in enumerate(pipes)
+    ]
+    for worker, (_, end) in zip(workers, pipes, strict=True):
+        worker.start()
+        end.close()  # so that a process that dies without a word is noticed
+    waiting = {found: rank for rank, (found, _) in enumerate(pipes)}
+    try:
+        while waiting:
+            ready = wait(list(waiting), SECONDS)
+            assert ready, f"processes {sorted(waiting.values())} take longer than {SECONDS} seconds"
+            for found in ready:
+                said = _said(found)
+                assert not said, f"process {waiting[found]} failed:\n{said}"
+                del waiting[found]
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _said(found: Any) -> str:
+    try:
+        return str(found.recv())
+    except EOFError:
+        return "it ended without a word"
+
+
+def _run(rank: int, world: int, port: int, name: tuple[str, str], arguments: tuple[Any, ...], end: Any) -> None:
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    os.environ |= {key: str(value) for key, value in variables.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    torch.set_num_threads(1)
+    said = ""
+    try:
+        getattr(importlib.import_module(name[0]), name[1])(*arguments)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except BaseException:
+        said = traceback.format_exc()
+    end.send(said)
