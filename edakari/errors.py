@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "EdakariError",
     "EdakariWarning",
+    "ExperimentalWarning",
     "ExportError",
     "InfeasibleBudget",
     "MeasurementError",
@@ -33,6 +34,10 @@ class EdakariError(Exception):
 
 class EdakariWarning(UserWarning):
     """What a user should know, though the job goes on; the command line prints it as a note."""
+
+
+class ExperimentalWarning(EdakariWarning):
+    """What is called may change in any release; see `edakari.core.stability`."""
 
 
 class ModelError(EdakariError):

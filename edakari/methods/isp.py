@@ -24,6 +24,7 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
 from edakari.core.settings import Count, LearningRate, NonNegative, Positive, PositiveFraction, settings
 from edakari.core.space import Group
+from edakari.core.stability import experimental
 from edakari.cost import bind
 from edakari.cost.smooth import smooth_total
 from edakari.errors import EdakariError, InfeasibleBudget, SettingsError
@@ -135,6 +136,7 @@ class InterpretationSteeredPruning:
         if least > most:
             raise SettingsError(f"method 'isp': mask_widths must rise, found {self.mask_widths}")
 
+    @experimental("the method isp", "its settings and the explainers that it saves")
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         limits = bind(job.budget, job.graph, job.costs)

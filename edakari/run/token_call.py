@@ -15,6 +15,7 @@ from edakari.core.graph import Graph
 from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
+from edakari.core.stability import experimental
 from edakari.cost import dense
 from edakari.cost.measure import RunSettings
 from edakari.cost.runtimes import runtime_named
@@ -41,6 +42,7 @@ METHODS = {
 }
 
 
+@experimental("token pruning", "its settings, the form of its plans and the networks that it saves")
 def prune_tokens(
     model: nn.Module,
     example: torch.Tensor,

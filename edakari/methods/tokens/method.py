@@ -12,6 +12,7 @@ from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
+from edakari.core.stability import experimental
 from edakari.errors import ModelError
 from edakari.graph import example_for
 from edakari.methods.tokens.counts import TokenDesign, planned, token_limits
@@ -69,6 +70,7 @@ def sites_of(job: Job) -> TokenSites:
     return token_sites(job.model, example_for(job.model, job.graph.inputs))
 
 
+@experimental("token pruning", "its settings, the form of its plans and the networks that it saves")
 def prune_tokens_by(
     name: str, job: Job, design: TokenDesign, keep: Sequence[float] = (), training: TokenTraining | None = None
 ) -> Outcome:
