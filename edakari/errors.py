@@ -29,7 +29,7 @@ __all__ = [
 
 
 class EdakariError(Exception):
-    """Root of every error that edakari raises on purpose."""
+    """Root of every error that edakari raises on purpose; those that mean a bad value are `ValueError` too."""
 
 
 class EdakariWarning(UserWarning):
@@ -48,7 +48,7 @@ class UntrustedCode(ModelError):
     """A file, perhaps somebody else's, names code that would run, and the user has not agreed to that."""
 
 
-class PlanError(EdakariError):
+class PlanError(EdakariError, ValueError):
     """A plan does not fit the network, or is damaged."""
 
 
@@ -56,7 +56,7 @@ class WeightsError(EdakariError):
     """Stored weights do not fit the network, or are damaged."""
 
 
-class BudgetError(EdakariError):
+class BudgetError(EdakariError, ValueError):
     """A budget cannot be read."""
 
 
@@ -73,7 +73,7 @@ class InfeasibleBudget(BudgetError):
         self.least = least
 
 
-class RecipeError(EdakariError):
+class RecipeError(EdakariError, ValueError):
     """A recipe has a wrong key, type or value."""
 
 
@@ -105,7 +105,7 @@ class MissingPackage(EdakariError, ModuleNotFoundError):
     """A package that only some of edakari needs is not installed; says what for, and how to install it."""
 
 
-class UnknownName(EdakariError):
+class UnknownName(EdakariError, ValueError):
     """A name is not among the known ones.
 
     Args:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from edakari.core.files import json_text, replacing
 from edakari.core.reading import because
-from edakari.errors import RunFolderError
+from edakari.errors import RunFolderError, WrongArgument
 
 __all__ = ["Checkpoint", "identity_in", "pack", "read", "unpack", "write"]
 
@@ -100,7 +100,7 @@ def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         state: tensors, arrays, numbers, strings and None in dicts, lists and tuples.
 
     Raises:
-        TypeError: there is something else in it.
+        WrongArgument: there is something else in it.
     """
     tensors: dict[str, torch.Tensor] = {}
 
@@ -121,7 +121,9 @@ def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
             return {"": "float", "value": str(value)}  # JSON has no such numbers
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        raise TypeError(f"state {path!r} is a {type(value).__name__}; only tensors, numbers and strings can be kept")
+        raise WrongArgument(
+            f"state {path!r} is a {type(value).__name__}; only tensors, numbers and strings can be kept"
+        )
 
     return visit(state, "state"), tensors
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from edakari.core.arguments import require, require_methods
 from edakari.core.protocols import Batch, Objective, Task
+from edakari.errors import SettingsError
 
 __all__ = ["ComparingTask", "distillation", "task_objective"]
 
@@ -46,12 +47,15 @@ def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperatur
         temperature: T.
 
     Raises:
-        ValueError: the weight is outside of 0 to 1, or the temperature is not above 0.
+        SettingsError: the weight is outside of 0 to 1, or the temperature is not above 0.
     """
     require_methods("distillation(task, teacher)", "task", task, ("outputs", "loss"))
     require("distillation(task, teacher)", teacher=(teacher, nn.Module))
     if not 0.0 <= weight <= 1.0 or temperature <= 0.0:
-        raise ValueError(f"weight must lie in 0 to 1 and temperature above 0, but got {weight=}, {temperature=}")
+        raise SettingsError(
+            f"distillation(task, teacher): weight must lie in 0 to 1 and temperature above 0, found {weight=}, "
+            f"{temperature=}"
+        )
 
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         outputs = task.outputs(model, batch)
