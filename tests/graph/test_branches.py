@@ -41,10 +41,10 @@ def test_dropped_branches_are_exact_and_counted(name):
     assert found == expected if expected else len(found) > 5
     for seed in range(2):
         plan = random_plan(graph, keep=(0.4, 0.8), seed=seed, drop=0.5)
-        small = apply(plan, model)
+        small = apply(plan, model, graph)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             small(x)
-        assert exactness(model, x, plan) < 1e-9
+        assert exactness(model, x, plan, graph) < 1e-9
         assert COSTS["macs"](graph).total(plan.sizes()) == counter.get_total_flops() / 2
         assert COSTS["params"](graph).total(plan.sizes()) == sum(p.numel() for p in small.parameters())
 

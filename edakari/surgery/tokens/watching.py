@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from edakari.graph import call, shadow_of
+from edakari.graph import call, quick_meta, shadow_of
 from edakari.surgery.tokens.biases import attention_arguments
 from edakari.surgery.tokens.pooling import largest_over_tokens
 from edakari.surgery.tokens.reductions import Reduction, reduction
@@ -122,7 +122,7 @@ def watched(model: nn.Module, example: Any, keeping: str = "") -> Watched:
         module.register_forward_pre_hook(watch.entering(path, keep), with_kwargs=True)
         module.register_forward_hook(watch.leaving(isinstance(module, nn.modules.conv._ConvNd)))
     meta = tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
-    with watch:
+    with quick_meta(), watch:
         call(shadow, meta)
     return watch
 
@@ -185,7 +185,7 @@ def hands_on(watch: Watched, entry: ModuleCall, mask: str, tokens: int) -> bool:
     bias = torch.zeros(entry.entering[0], 1, 1, tokens, dtype=args[0].dtype, device="meta")
     block, masks = watch.shadow.get_submodule(entry.path), _Masks()
     try:
-        with masks, torch.no_grad():
+        with quick_meta(), masks, torch.no_grad():
             type(block).forward(block, *args, **{**kwargs, mask: bias})
     except Exception:  # whatever a block does with a mask in another form
         return False
