@@ -62,7 +62,9 @@ def check_method(
         measured = job_of(copied(network), "latency<=60%")
         _check_plan(method, method.prune(measured), measured, f"{where} with a measured cost")
         whole = method.prune(job_of(copied(network), "macs<=100%"))
-        _check_same_state(apply(whole.plan, network, job.graph), network, f"{where}: a budget of 100 % changed the network")
+        _check_same_state(
+            apply(whole.plan, network, job.graph), network, f"{where}: a budget of 100 % changed the network"
+        )
 
 
 def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None = None) -> None:
