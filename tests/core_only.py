@@ -152,9 +152,8 @@ def main() -> None:
     """Hide, work, ask, and print what was said; `--nothing-to-hide` is for where only the core is installed."""
     hidden = set() if "--nothing-to-hide" in sys.argv else hide()
     works()
-    loaded = {name.partition(".")[0] for name in sys.modules} & hidden
     answers = {name: (extra, said(call)) for name, (extra, call) in entry_points().items()}
-    print(json.dumps({"hidden": sorted(hidden), "loaded": sorted(loaded), "answers": answers}))
+    print(json.dumps({"hidden": sorted(hidden), "answers": answers}))
 
 
 if __name__ == "__main__":

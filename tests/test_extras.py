@@ -70,7 +70,26 @@ def test_the_core_works_without_the_extras(without_extras: dict[str, Any]) -> No
     assert {name for packages in EXTRAS.values() for name in packages} - set(without_extras["hidden"]) <= core_has | {
         "openvino"
     }
-    assert not without_extras["loaded"]
+
+
+def imported_by(code: str) -> set[str]:
+    """The packages that a fresh process has imported after some code."""
+    script = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    return set(found.stdout.splitlines()[-1].split())
+
+
+def test_the_package_and_its_command_line_do_without_torch() -> None:
+    for code in ("import edakari", "import edakari.cli.main"):
+        assert "torch" not in imported_by(code), code
+
+
+def test_optional_packages_are_imported_when_they_are_needed() -> None:
+    found = imported_by(
+        "import edakari.methods, edakari.tasks, edakari.train, edakari.surgery, edakari.export, edakari.testing"
+    )
+    assert not found & {name for packages in EXTRAS.values() for name in packages}
 
 
 def test_what_needs_an_extra_says_so(without_extras: dict[str, Any]) -> None:
