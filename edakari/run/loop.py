@@ -54,7 +54,7 @@ def measured_latency(run: Run) -> Result:
     graph = _graph(run, bench)
     graphs = token_graphs(run.dense, graph) if run.prunes_tokens else None
     table, filling = token_filled(graphs, bench, tell) if graphs else filled(graph, run.groups, bench, tell)
-    fit = table.fits.get(token_key(graph) if graphs else network_key(graph))
+    fit = table.fits.get(token_key(graphs[1.0]) if graphs else network_key(graph))
     if fit is not None and (graphs or fit.networks >= settings.networks):
         fitted: Result = {"fit": dc.asdict(fit)}
     elif graphs:
@@ -104,13 +104,10 @@ class Loop:
         assert run.recipe.latency is not None
         bench = _bench(run, run.recipe.latency)
         graph, found = _graph(run, bench), run.folder.read("latency")
-        key = token_key(graph) if run.prunes_tokens else network_key(graph)
+        graphs = token_graphs(run.dense, graph) if run.prunes_tokens else None
+        key = token_key(graphs[1.0]) if graphs else network_key(graph)
         table = dc.replace(bench.table(), fits={key: Fit(**found["fit"])})
-        cost: LatencyCost | TokenCost
-        if run.prunes_tokens:
-            cost = token_cost(run.dense, token_graphs(run.dense, graph), table)
-        else:
-            cost = latency_cost(graph, table, run.groups)
+        cost = token_cost(run.dense, graphs, table) if graphs else latency_cost(graph, table, run.groups)
         # the machine may have been slower or quicker when the table was filled than when the dense network was timed
         return cls(run, bench, cost.corrected({}, found["dense"]["median_ms"]), log)
 

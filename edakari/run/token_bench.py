@@ -14,7 +14,7 @@ from edakari.core.plan import Plan
 from edakari.cost.latency import Table, extended, fit_latency, latency_cost, network_key, wanted
 from edakari.cost.latency.calibrate import FEWEST
 from edakari.cost.tokens import TokenCost, block_latencies, interpolated
-from edakari.graph import example_for, trace
+from edakari.graph import example_for, fixed_graph, trace
 from edakari.methods.tokens.counts import TokenDesign, stages_of, token_graph
 from edakari.run.bench import Bench, Tell, filled_uses
 from edakari.surgery import apply
@@ -39,11 +39,11 @@ def token_graphs(model: nn.Module, graph: Graph) -> dict[float, Graph]:
     example = example_for(model, graph.inputs)
     sites, known = token_sites(model, example), set()
     whole = sites.firsts()
-    found = {1.0: graph}
+    found = {1.0: fixed_graph(model, example)}
     for share in SHARES:
         counts = {name: _count(share, patches) for name, patches in whole.items()}
         if counts != whole and tuple(counts.values()) not in known:
-            found[share] = token_graph(trace, model, example, counts, sites)
+            found[share] = token_graph(model, example, counts, sites)
         known.add(tuple(counts.values()))
     return found
 
@@ -58,7 +58,7 @@ def token_filled(graphs: Mapping[float, Graph], bench: Bench, tell: Tell) -> tup
 
 
 def token_key(graph: Graph) -> str:
-    """What the calibration of a network's tokens is filed under."""
+    """What the calibration of a network's tokens is filed under; `graph` is that of `token_graphs` at share 1."""
     return f"tokens {network_key(graph)}"
 
 

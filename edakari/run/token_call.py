@@ -130,6 +130,6 @@ def _latency(model: nn.Module, graph: Graph, bench: Bench, tell: Tell) -> TokenC
     dense_ms = bench.steady({"dense": model})["dense"].median_ms
     graphs = token_graphs(model, graph)
     table, _ = token_filled(graphs, bench, tell)
-    if token_key(graph) not in table.fits:
+    if token_key(graphs[1.0]) not in table.fits:
         table, _ = token_calibrated(model, graphs, bench, tell)
     return token_cost(model, graphs, table).corrected({}, dense_ms)

@@ -16,7 +16,7 @@ from edakari.core.space import Sizes
 from edakari.cost.latency import Layer, layers_of
 from edakari.cost.latency.table import Point
 from edakari.cost.measure import RunSettings
-from edakari.graph import trace
+from edakari.graph import fixed_graph
 
 __all__ = ["FormulaRuntime"]
 
@@ -60,7 +60,7 @@ class FormulaRuntime:
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """A callable that puts the clock forward by the network's `latency`."""
-        time = self.latency(trace(model, example), {})
+        time = self.latency(fixed_graph(model, example), {})
 
         def call() -> None:
             self.now_ns += round(self.noisy(time, 1)[0] * 1e6)

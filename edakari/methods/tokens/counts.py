@@ -44,9 +44,6 @@ Counts = tuple[int, ...]
 Schedule = Callable[[float, int, int], Counts]
 """From strength in [0, 1), patches and the number of selectors to counts."""
 
-GraphOf = Callable[[nn.Module, Any], Graph]
-"""From a network and an example to its graph."""
-
 STEPS = 400
 """Strengths that are tried between none and all."""
 SPARE = 8
@@ -257,17 +254,17 @@ def _limits(budget: Budget, known: Mapping[str, Cost], lower: Mapping[str, float
 def _exact_macs(model: nn.Module, plan: Plan) -> float:
     small = shadow_of(model, "meta")
     example = example_for(small, plan.inputs)
-    return macs(_with_selectors(fixed_graph, attach(small, plan.tokens(), example), example)).total({})
+    return macs(_with_selectors(attach(small, plan.tokens(), example), example)).total({})
 
 
-def _with_selectors(graph_of: GraphOf, small: nn.Module, example: Any) -> Graph:
+def _with_selectors(small: nn.Module, example: Any) -> Graph:
     """The graph of a network with selectors.
 
     Raises:
         ModelError: the network does not run with fewer tokens.
     """
     try:
-        return graph_of(small, example)
+        return fixed_graph(small, example)
     except ModelError as error:
         raise ModelError(
             f"{type(small).__name__} does not run with fewer tokens: {error.__cause__ or error}. It may hold a number "
@@ -275,13 +272,12 @@ def _with_selectors(graph_of: GraphOf, small: nn.Module, example: Any) -> Graph:
         ) from error
 
 
-def token_graph(
-    graph_of: GraphOf, model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites
-) -> Graph:
+def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites) -> Graph:
     """The graph of a network whose blocks all get some number of patches; any ones, for it is all the same.
 
+    Nothing in it can be pruned; it is for costs and for the layers that are timed.
+
     Args:
-        graph_of: makes the graph: `fixed_graph` to count its costs, `trace` to time its layers.
         model: the network, without selectors.
         example: an input.
         counts: patches from the first block of each stage on, by its name.
@@ -291,7 +287,7 @@ def token_graph(
     whole = sites.firsts()
     meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
     edits = [KeepTokens(name, count, "random") for name, count in counts.items() if count < whole[name]]
-    return _with_selectors(graph_of, attach(small, edits, meta), meta) if edits else graph_of(small, meta)
+    return _with_selectors(attach(small, edits, meta), meta) if edits else fixed_graph(small, meta)
 
 
 def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> TokenCost:
@@ -305,7 +301,7 @@ def token_macs(model: nn.Module, graph: Graph, packages: Packages = "one") -> To
     example = example_for(model, graph.inputs)
     sites = token_sites(model, example)
     steps = [{name: max(1, count - back) for name, count in sites.firsts().items()} for back in range(3)]
-    graphs = [token_graph(fixed_graph, model, example, counts, sites) for counts in steps]
+    graphs = [token_graph(model, example, counts, sites) for counts in steps]
     found = [block_macs(each, sites.names, GATE)[::2] for each in graphs]
     most = max(sites.patches)
     if sites.staged:  # a straight line through two numbers, for a stage may have no more
