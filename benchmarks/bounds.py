@@ -129,10 +129,10 @@ def best_at(instance: Instance, terms: Sequence[Monomials], prices: np.ndarray) 
         tables[tuple(rest)] = tables.get(tuple(rest), 0.0) + joined.max(axis=0)
         trail.append((name, rest, joined.argmax(axis=0)))
         open_names.remove(name)
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for name, rest, best in reversed(trail):
-        places[name] = int(best[tuple(places[other] for other in rest)])
-    return {name: int(legal[name][place]) for name, place in places.items()}
+        indices[name] = int(best[tuple(indices[other] for other in rest)])
+    return {name: int(legal[name][index]) for name, index in indices.items()}
 
 
 def _scope(name: str, tables: Mapping[tuple[str, ...], np.ndarray]) -> list[str]:

@@ -38,7 +38,7 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
 }
 BUDGETS = (0.8, 0.65, 0.5)
 RUN_SPEED, RUNS = 0.03, 3
-SAME_SPEED, TRIES = 0.02, 5
+SAME_SPEED, MAX_ATTEMPTS = 0.02, 5
 COMMAND = ["python", *sys.argv]
 
 
@@ -65,7 +65,7 @@ def exported_dense(name: str, path: Path) -> Path:
     import torch
 
     from edakari.models import build
-    from edakari.run import read_recipe
+    from edakari.pipeline import read_recipe
     from edakari.tasks import task_from_settings
 
     file, *overrides = RECIPES[name]
@@ -129,7 +129,7 @@ def measured(name: str, share: float, dense_ms: float, work: Path, seconds: floa
     row = dict(runs[-1])
     files = {each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}
     tries = [timed(files, seconds)]
-    while abs(tries[-1]["dense_ms"] / dense_ms - 1) > SAME_SPEED and len(tries) < TRIES:
+    while abs(tries[-1]["dense_ms"] / dense_ms - 1) > SAME_SPEED and len(tries) < MAX_ATTEMPTS:
         tries.append(timed(files, seconds))
     row |= min(tries, key=lambda found: abs(found["dense_ms"] / dense_ms - 1))
     return row | {

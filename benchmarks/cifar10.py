@@ -44,17 +44,17 @@ SMCP = {
 }
 """Masks are chosen once. On a quarter of these images, at 30 % of the multiply-accumulates, that gave 76.1 % after one
 pass where two to four choices gave 64 to 72 %, other settings differing too; see results/smcp_short.json."""
-RFC = {"data.search_size": 5000}
+RFC = {"data.calibration_size": 5000}
 DLRFC = {
-    "data.search_size": 2560,
+    "data.calibration_size": 2560,
     "images": 2560,
     "trial_images": 512,
     "tolerance": 4.0,
-    "recover_epochs": 0,
+    "recovery_epochs": 0,
 }
 """Without training between the rounds, which a short schedule has no room for; of few images, larger drops show."""
 ISP = {
-    "data.search_size": 1280,
+    "data.calibration_size": 1280,
     "predictor_epochs": 1,
     "explainer_epochs": 1,
     "explain_share": 0.25,
@@ -109,7 +109,7 @@ def command_line(*arguments: object) -> None:
 
 def common(dense: Path, seed: int, arguments: argparse.Namespace) -> list[str]:
     """What every arm's recipe has."""
-    limit = [f"data.limit={arguments.limit}"] if arguments.limit else []
+    limit = [f"data.max_images={arguments.limit}"] if arguments.limit else []
     return [
         *data(arguments.data),
         *limit,
@@ -159,7 +159,7 @@ def peer_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.
     from edakari.cost import dense as costs_of
     from edakari.export import to_onnx
     from edakari.models import build
-    from edakari.run.recipe import read_recipe
+    from edakari.pipeline.recipe import read_recipe
     from edakari.tasks import task_from_settings
     from edakari.train import FitSettings, fit, task_objective
 
@@ -199,8 +199,8 @@ def share_of(budget: str, model: Any, task: Any) -> Callable[[Any], float]:
     """How much of the dense network's cost a network has, over what the budget allows."""
     import edakari as ek
     from edakari.cost import dense
-    from edakari.cost.measure import RunSettings, measure
-    from edakari.cost.runtimes import runtime_named
+    from edakari.latency.runtimes import runtime_named
+    from edakari.latency.timing import RunSettings, measure
 
     cost, limit = budget.split("<=")
     allowed = float(limit.rstrip("%")) / 100
@@ -237,7 +237,7 @@ def shrunk(arm: str, model: Any, task: Any, share: Callable[[Any], float]) -> An
     for _ in range(100):
         if taylor:
             small.zero_grad()
-            for batch in itertools.islice(task.batches("search"), PEER_BATCHES):
+            for batch in itertools.islice(task.batches("calibration"), PEER_BATCHES):
                 sum(task.loss(task.outputs(small, batch), batch).values()).backward()
         pruner.step()
         found = tuple(parameter.numel() for parameter in small.parameters())

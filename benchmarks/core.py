@@ -65,7 +65,7 @@ def ours(model: nn.Module) -> tuple[nn.Module, dict[str, float]]:
     scored = clock()
     plan = edakari.allocate(graph, scores, edakari.Budget.parse("macs<=50%"))
     allocated = clock()
-    small = edakari.apply(plan, model)
+    small = edakari.apply(model, plan)
     end = clock()
     stages = {
         "trace": traced - start,

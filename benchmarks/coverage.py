@@ -69,8 +69,8 @@ def examined(name: str, plans: int, shapes: bool) -> dict[str, Any]:
         "groups": len(graph.groups),
         "branches": len(graph.branches),
         "prunable": 1 - params.total(nothing) / whole["params"],
-        "refused": _reasons(graph),
-        "unexplained": sum(not _explained(refusal.reason) for refusal in graph.refused),
+        "unprunable": _reasons(graph),
+        "unexplained": sum(not _explained(unprunable.reason) for unprunable in graph.unprunable),
     }
     if shapes or whole["params"] > LARGEST:
         return found | _by_shapes(shadow, graph, whole["macs"])
@@ -88,20 +88,20 @@ def _by_values(name: str, example: Any, plans: int, macs: float) -> dict[str, An
     graph = edakari.trace(model, example)
     with torch.no_grad():
         other, proposals = tree_map(other_values, example), list[Any]()
-        same = edakari.apply(Plan((), graph.fingerprint, graph.inputs), model, graph)
+        same = edakari.apply(model, Plan((), graph.fingerprint, graph.inputs), graph)
         itself = difference(outputs_of(same, other, proposals), outputs_of(model, other, proposals))
     errors, seconds, shares, found = [itself], [], [], {"tolerance": tolerance}
     for seed in range(plans):
         plan = random_plan(graph, keep=KEEP, seed=seed, drop=DROP if seed % 2 else 0.0)
         start = time.process_time()
-        small = edakari.apply(plan, model, graph)
+        small = edakari.apply(model, plan, graph)
         seconds.append(time.process_time() - start)
         if seed % 2 == 0:
             shares.append(COSTS["macs"](graph).total(plan.sizes()) / max(macs, 1))
         with torch.no_grad():
             proposals = []
             found_outputs = outputs_of(small, other, proposals)
-            masked = outputs_of(edakari.simulate(plan, model, graph), other, proposals)
+            masked = outputs_of(edakari.simulate(model, plan, graph), other, proposals)
             errors.append(difference(found_outputs, masked))
         if seed == 0:
             found |= {"backward": trains(small, example, model), "reloads": _reloads(plan, model, small)}
@@ -135,7 +135,7 @@ def _by_shapes(shadow: torch.nn.Module, graph: Any, macs: float) -> dict[str, An
 
     plan = random_plan(graph, keep=KEEP, drop=DROP)
     start = time.process_time()
-    edakari.apply(plan, shadow, graph)
+    edakari.apply(shadow, plan, graph)
     share = COSTS["macs"](graph).total(plan.sizes()) / max(macs, 1)
     return {"apply_s": time.process_time() - start, "macs": share, "error": None}
 
@@ -143,16 +143,16 @@ def _by_shapes(shadow: torch.nn.Module, graph: Any, macs: float) -> dict[str, An
 def _reasons(graph: Any) -> dict[str, int]:
     """Positions that stay, by reason without its place."""
     found: dict[str, int] = {}
-    for refusal in graph.refused:
-        reason = refusal.reason.split(" in ")[0]
-        found[reason] = found.get(reason, 0) + refusal.size
+    for unprunable in graph.unprunable:
+        reason = unprunable.reason.split(" in ")[0]
+        found[reason] = found.get(reason, 0) + unprunable.size
     return dict(sorted(found.items(), key=lambda item: -item[1])[:5])
 
 
 def _reloads(plan: Any, model: torch.nn.Module, small: torch.nn.Module) -> bool:
     import edakari
 
-    again = edakari.apply(plan, model)
+    again = edakari.apply(model, plan)
     again.load_state_dict(small.state_dict())
     return all(torch.equal(a, b) for a, b in zip(again.parameters(), small.parameters(), strict=True))
 

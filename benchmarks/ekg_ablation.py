@@ -28,8 +28,8 @@ from edakari.core.method import Job, Outcome
 from edakari.cost import dense as costs_of
 from edakari.graph import trace
 from edakari.models import build
-from edakari.run import read_recipe
-from edakari.run.context import chosen_groups
+from edakari.pipeline import read_recipe
+from edakari.pipeline.context import chosen_groups
 from edakari.tasks import task_from_settings
 from edakari.train import BankTeaching, FitSettings, bank_in, fit, fitter, task_objective
 
@@ -104,7 +104,7 @@ def arm_row(arm: str, found: Searched, arguments: argparse.Namespace) -> dict[st
     model = copy.deepcopy(found.outcome.model)
     if arm != "dense":
         settings = FitSettings(folder=folder / "fit", device="cpu", seed=recipe.seed)
-        fit(model, objective, task.numbered(recipe.teach.views), recipe.finetune, settings=settings)
+        fit(model, objective, task.with_indices(recipe.teach.views), recipe.finetune, settings=settings)
     tuned = time.process_time()
     before, after = (costs_of(graph) for graph in (found.job.graph, ek.trace(model, task.example())))
     return {

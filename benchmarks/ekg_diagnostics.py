@@ -39,10 +39,10 @@ from edakari.core.protocols import Schedule
 from edakari.cost import bind
 from edakari.graph import trace
 from edakari.methods.ekg import EnsembleKnowledgePruning, balanced_parts
-from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, Stop
+from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, SearchStep
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.models import build
-from edakari.run import read_recipe
+from edakari.pipeline import read_recipe
 from edakari.solve import fill
 from edakari.surgery import apply
 from edakari.tasks import task_from_settings
@@ -60,27 +60,27 @@ def job_of(recipe: Any) -> Job:
     return Job(model, graph, maskable(graph, graph.groups), task, budget, fitter(task, fitting), seed=recipe.seed)
 
 
-def searched(job: Job, method: EnsembleKnowledgePruning) -> tuple[EnsembleSearch, tuple[Stop, ...], list[Any]]:
+def searched(job: Job, method: EnsembleKnowledgePruning) -> tuple[EnsembleSearch, tuple[SearchStep, ...], list[Any]]:
     """The search of the recipe, its way, and the images of its warm-up."""
     labels = job.task.labels("train")
     warmup, found = balanced_parts(labels, method.warmup_images, method.search_images, method.search_batch, job.seed)
-    lessons = list(job.task.drawn("train", warmup))
+    warmup_batches = list(job.task.batches_at("train", warmup))
     schedule = Schedule(epochs=1, lr=method.warmup_lr, warmup=0.0, final_lr=1.0)
-    job.fit(job.model, task_objective(job.task), schedule, batches=lessons)
+    job.fit(job.model, task_objective(job.task), schedule, batches=warmup_batches)
     masks = Masks(job.model, job.graph, job.groups, "hard")
     settings = SearchSettings(cut=method.cut, knowledge=method.knowledge, filtered=method.candidates == "otsu")
-    search = EnsembleSearch(job, masks, settings, list(job.task.drawn("train", found)))
-    return search, search.run(bind(job.budget, job.graph)), lessons
+    search = EnsembleSearch(job, masks, settings, list(job.task.batches_at("train", found)))
+    return search, search.run(bind(job.budget, job.graph)), warmup_batches
 
 
 def around(
-    search: EnsembleSearch, stop: Stop, limits: Limits, count: int, spread: float, seed: int
+    search: EnsembleSearch, search_step: SearchStep, limits: Limits, count: int, spread: float, seed: int
 ) -> list[torch.Tensor]:
     """Masks of sub-networks near one, all at most as dear as the limits say, and hardly cheaper."""
     rng = np.random.default_rng(seed)
     with search.working():
         scores = search.scores(search.start.kept)
-    found = search.plan(stop).sizes()
+    found = search.plan(search_step).sizes()
     values = {group.name: np.concatenate([[0.0], np.cumsum(rng.random(group.size))]) for group in search.masks.groups}
     masks = []
     for _ in range(count):
@@ -100,14 +100,14 @@ def around(
 
 
 def judged(
-    search: EnsembleSearch, kept: torch.Tensor, lessons: list[Any], schedule: Schedule, seed: int
+    search: EnsembleSearch, kept: torch.Tensor, warmup_batches: list[Any], schedule: Schedule, seed: int
 ) -> dict[str, float]:
     """Figures before and after training."""
     job, count = search.job, sum(search.counts)
     with search.working():
         outputs = torch.split(search.outputs(kept), search.counts)
-        terms = torch.stack([search.terms(part, place) for place, part in enumerate(outputs)]).sum(0) / count
-    network = apply(search.plan(Stop(kept, 0.0)), job.model)
+        terms = torch.stack([search.terms(part, index) for index, part in enumerate(outputs)]).sum(0) / count
+    network = apply(job.model, search.plan(SearchStep(kept, 0.0)))
     params = [param for param in network.parameters() if param.requires_grad]
 
     def loss(batch: Any) -> torch.Tensor:
@@ -117,7 +117,7 @@ def judged(
     with batch_statistics(network):
         ends = curvature([lambda batch=batch: loss(batch) for batch in search.batches], params, seed=seed)
     seconds = time.perf_counter() - start
-    recalibrate_(network, job.task, lessons)
+    recalibrate_(network, job.task, warmup_batches)
     fit(
         network,
         task_objective(job.task),
@@ -155,24 +155,24 @@ def correlations(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def foretold(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(arguments.recipe, arguments.settings)
     job, schedule = job_of(recipe), Schedule(epochs=arguments.epochs, lr=arguments.lr)
-    search, way, lessons = searched(job, recipe.method[1])
+    search, way, warmup_batches = searched(job, recipe.method[1])
     limits = bind(job.budget, job.graph)
     masks = [way[-1].kept, *around(search, way[-1], limits, arguments.networks, arguments.spread, recipe.seed)]
     rows = []
     for kept in masks:
-        rows.append(judged(search, kept, lessons, schedule, recipe.seed))
+        rows.append(judged(search, kept, warmup_batches, schedule, recipe.seed))
         print(len(rows), {key: round(value, 4) for key, value in rows[-1].items()}, flush=True)
     return {"networks": rows, "correlations": correlations(rows)}
 
 
 def start_loss(job: Job, method: EnsembleKnowledgePruning) -> float:
     """Label loss of the network before it is cut, on images like those of its search."""
-    split = "search" if method.search_data == "held_out" else "train"
+    split = "calibration" if method.search_data == "held_out" else "train"
     labels = job.task.labels(split)
     _, found = balanced_parts(labels, 0, method.search_images, method.search_batch, job.seed)
     losses, counts = [], []
     with torch.no_grad(), batch_statistics(job.model):
-        for batch in job.task.drawn(split, found, augmented=method.search_data == "augmented"):
+        for batch in job.task.batches_at(split, found, augmented=method.search_data == "augmented"):
             terms = job.task.loss(job.task.outputs(job.model, batch), batch)
             losses.append(float(sum(terms.values())))
             counts.append(len(batch[1]))

@@ -39,7 +39,7 @@ def work(arguments: argparse.Namespace) -> None:
     from edakari.cost import dense
     from edakari.graph import trace
     from edakari.models import build
-    from edakari.run import read_recipe
+    from edakari.pipeline import read_recipe
     from edakari.tasks import task_from_settings
     from edakari.train import FitSettings, fitter
 

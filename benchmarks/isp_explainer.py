@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from records import write_record
 
+import edakari
+from edakari.explain.saliency import saliency_view
+from edakari.pipeline import read_recipe
+from edakari.pipeline.folder import RunFolder
 from edakari.report.saliency import shares
-from edakari.run import prune, read_recipe
-from edakari.run.folder import RunFolder
-from edakari.run.saliency import saliency_view
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "cifar10_resnet20_isp.yaml"
 
@@ -44,7 +45,7 @@ def settings(arguments: argparse.Namespace, seed: int) -> list[str]:
 def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     folder = arguments.work / f"seed{seed}"
     start = time.perf_counter()
-    result = prune(read_recipe(arguments.recipe, settings(arguments, seed)), folder)
+    result = edakari.run(read_recipe(arguments.recipe, settings(arguments, seed)), folder)
     entry = {"seed": seed, "seconds": time.perf_counter() - start, "resumed": not result.fresh}
     return {**entry, **judged(folder, arguments.images)}
 
@@ -53,7 +54,7 @@ def finished(folder: Path, images: int) -> dict[str, Any]:
     """A run that was made before, with the settings that it had."""
     content = RunFolder(folder).recipe()
     method = {key: value for key, value in content["method"].items() if key != "name"}
-    trained = {"limit": content["data"]["limit"], "epochs": content["finetune"]["epochs"]}
+    trained = {"limit": content["data"]["max_images"], "epochs": content["finetune"]["epochs"]}
     return {"seed": content["seed"], "method": method, **trained, **judged(folder, images)}
 
 

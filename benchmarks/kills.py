@@ -10,6 +10,7 @@ the undisturbed run: the digest of the plan, the bytes of the weights before and
 report but times, dates and the command; and the names of all files, so that none may be left that was being written.
 
 Each kill is written to the output when it is judged, so that a benchmark that was stopped goes on. Processes are forked
+import edakari
 from this one, which has imported all that they need and computed nothing.
 """
 
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 from records import write_record
 
-from edakari.run import prune, recipe_from
+from edakari.pipeline import recipe_from
 from edakari.train.resume import FitFolder
 
 NETS = """
@@ -58,7 +59,7 @@ def vit():
 MASKS = {"epochs": 4, "warmup_epochs": 1, "ramp_epochs": 1, "freeze_epochs": 1, "interval": 1, "lr": 0.01}
 BANK = {"epochs": 2, "lr": 0.05, "views": 2, "teacher": "bank", "bank": {"teachers": 3}}
 RECIPES: dict[str, dict[str, Any]] = {
-    "magnitude": {"method": {"name": "magnitude", "steps": 2, "recover_epochs": 1}},
+    "magnitude": {"method": {"name": "magnitude", "iterations": 2, "recovery_epochs": 1}},
     "smcp": {"method": {"name": "smcp", **MASKS}},
     "ekg": {"method": {"name": "ekg", "warmup_images": 8, "search_images": 8}, "finetune": BANK},
     "isp": {"method": {"name": "isp", "predictor_epochs": 1, "explainer_epochs": 1, "gate_epochs": 6, "gate_lr": 0.5}},
@@ -127,6 +128,8 @@ def run(method: str, work: Path, folder: Path, boundary: int | None = None, coun
         boundary: 2k is right before the k-th file takes its place, 2k + 1 right after; None is no kill.
         count_to: where to write how many boundaries there were, and what was imported.
     """
+    import edakari
+
     torch.set_num_threads(1)
     replace, seen = os.replace, [0]
 
@@ -140,7 +143,7 @@ def run(method: str, work: Path, folder: Path, boundary: int | None = None, coun
 
     os.replace = counted
     FitFolder.due = lambda own, progress, pace: own.path is not None  # checkpoints at every step
-    prune(recipe_of(method, work), folder)
+    edakari.run(recipe_of(method, work), folder)
     if count_to is not None:
         count_to.write_text(json.dumps({"boundaries": seen[0], "modules": sorted(sys.modules)}))
 
@@ -179,8 +182,8 @@ def judged(method: str, work: Path, whole: dict[str, Any], moment: dict[str, Any
 def moments(method: str, boundaries: int, arguments: argparse.Namespace, seconds: float) -> Iterator[dict[str, Any]]:
     """When to kill: boundaries spread evenly, then random moments."""
     count = min(arguments.boundaries, boundaries)
-    for place in range(count):
-        yield {"method": method, "boundary": place * boundaries // count, "of": boundaries}
+    for index in range(count):
+        yield {"method": method, "boundary": index * boundaries // count, "of": boundaries}
     rng = random.Random(f"{arguments.seed} {method}")
     for number in range(arguments.random):
         yield {"method": method, "random": number, "share": round(rng.uniform(0.02, 0.98), 3), "seconds": seconds}

@@ -32,8 +32,8 @@ from edakari.core.method import Job
 from edakari.core.protocols import Hook, Schedule, StepState
 from edakari.cost import dense
 from edakari.criteria import Magnitude
+from edakari.methods.masking.mask_updates import MaskUpdateHook
 from edakari.methods.masking.masks import Masks, maskable
-from edakari.methods.masking.rewire import Rewire
 from edakari.methods.smcp import input_taylor
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.train import FitSettings, fit
@@ -50,15 +50,15 @@ class LastStep:
         self.steps = steps
 
     def due(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.masking.rewire.Timetable`."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
         return step == self.steps
 
     def over(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.masking.rewire.Timetable`."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
         return False
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """See `edakari.methods.masking.rewire.Timetable`."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
         return final
 
 
@@ -131,7 +131,7 @@ def job_of(model: nn.Module, size: int, share: str) -> Job:
 
 
 def within(job: Job, share: str) -> torch.Tensor:
-    """Masks that leave this share of the multiply-accumulates, by magnitude, bool [coordinates]."""
+    """Masks that leave this share of the multiply-accumulates, by magnitude, bool [channels]."""
     masks = Masks(job.model, job.graph, maskable(job.graph, job.groups))
     scores = Magnitude().score(job.model, job.graph, (), None)
     plan = edakari.allocate(job.graph, scores, f"macs<={share}")
@@ -151,7 +151,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     plain, clock = Plain(copy.deepcopy(job.model), images.batch), Clock()
     masks = Masks(job.model, job.graph, maskable(job.graph, job.groups), "soft", scale_norms=True)
     masks.set(within(job, arguments.share))
-    hook = Rewire(masks, job, LastStep(arguments.steps), input_taylor)
+    hook = MaskUpdateHook(masks, job, LastStep(arguments.steps), input_taylor)
     share = 1 - float(masks.kept.double().mean())
     settings = FitSettings(device="cpu", progress=True)
     with masks.installed():

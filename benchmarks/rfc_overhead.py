@@ -31,8 +31,8 @@ from records import write_record
 from torch import nn
 
 import edakari
-from edakari.criteria import FeatureDiscrimination, Listening
-from edakari.criteria.responses import hear
+from edakari.criteria import FeatureDiscrimination, ResponseSettings
+from edakari.criteria.responses import collect_responses
 
 CLASSES = 1000
 SMALL = 32
@@ -59,7 +59,7 @@ def random_batches(images: int, batch: int, size: int, seed: int = 0) -> Iterato
 
 
 def criterion(arguments: argparse.Namespace) -> FeatureDiscrimination:
-    return FeatureDiscrimination(listening=Listening(images=arguments.images, top=arguments.top))
+    return FeatureDiscrimination(response_settings=ResponseSettings(images=arguments.images, top=arguments.top))
 
 
 def plain(model: nn.Module, batch: Batch) -> float:
@@ -95,17 +95,17 @@ def timed(arguments: argparse.Namespace) -> dict[str, Any]:
             if not first:
                 without.append(plain(other, batch))
 
-    heard = hear(model, graph, in_turns(), None, how.listening)
+    responses = collect_responses(model, graph, in_turns(), None, how.response_settings)
     if len(scoring) < every:  # behind the last of all images nothing is asked for
         scoring.append(time.process_time() - begun)
     start = time.process_time()
-    how.scores(model, graph, heard)
+    how.scores(model, graph, responses)
     last = time.process_time() - start
     ratios = sorted(each / alone for each, alone in zip(scoring, without, strict=True))
     seen = arguments.pairs * arguments.batch if arguments.pairs else arguments.images
     more = arguments.images / seen
     return {
-        "filters": sum(graph[group].size for _, group in heard.strongest),
+        "filters": sum(graph[group].size for _, group in responses.strongest),
         "images": seen,
         "plain_s": sum(without),
         "batches_s": sum(scoring),

@@ -25,7 +25,7 @@ import edakari
 from edakari.core.plan import Plan
 from edakari.criteria import Taylor
 from edakari.models import build
-from edakari.run.recipe import read_recipe
+from edakari.pipeline.recipe import read_recipe
 from edakari.solve import keep_best
 from edakari.surgery import apply
 from edakari.tasks import task_from_settings
@@ -39,7 +39,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "magnitude, knapsack": ("magnitude", {"allocator": "knapsack"}),
     "smcp": ("smcp", cifar10.SMCP),
     "smcp, absolute figures": ("smcp", {**cifar10.SMCP, "average": "average"}),
-    "smcp, no group below a quarter": ("smcp", {**cifar10.SMCP, "limits.least": 0.25}),
+    "smcp, no group below a quarter": ("smcp", {**cifar10.SMCP, "groups.min_channels": 0.25}),
 }
 EXCHANGED = ("taylor", "smcp", "magnitude")
 """Arms whose widths are given to Taylor's channels."""
@@ -57,8 +57,8 @@ def exchanged(sizes: dict[str, int], seed: int, arguments: argparse.Namespace) -
     torch.manual_seed(seed)
     model, task = build(recipe.model), task_from_settings(recipe.data, recipe.seed)
     graph = edakari.trace(model, task.example())
-    scores = Taylor().score(model, graph, task.batches("search"), task)
-    small = apply(Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs), model)
+    scores = Taylor().score(model, graph, task.batches("calibration"), task)
+    small = apply(model, Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs))
     assert recipe.finetune is not None
     fitting = FitSettings(seed=seed, progress=False)
     fit(small, task_objective(task), task.batches("train"), recipe.finetune, settings=fitting)

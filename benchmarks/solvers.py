@@ -101,7 +101,7 @@ def graph_of(network: str) -> Graph:
 
 
 def scores(groups: Sequence[Group]) -> dict[str, np.ndarray]:
-    """Value of the k best coordinates of each group."""
+    """Value of the k best channels of each group."""
     rng = np.random.default_rng(SEED)
     values = {}
     for group in groups:
@@ -113,7 +113,7 @@ def scores(groups: Sequence[Group]) -> dict[str, np.ndarray]:
 
 def network_instance(network: str, step: int, budget: str) -> Instance:
     graph = graph_of(network)
-    groups = limited(graph.groups, step=step)
+    groups = limited(graph.groups, round_to=step)
     return Instance(f"{network}, step {step}, {budget}", groups, scores(groups), bind(Budget.parse(budget), graph))
 
 
@@ -121,11 +121,11 @@ def synthetic_instance(budget: str) -> Instance:
     """A chain of layers of 16 to 2,048 channels in which every fifth also reads the layer five places on."""
     rng = np.random.default_rng(SEED)
     widths = np.exp(rng.uniform(math.log(16), math.log(2049), SYNTHETIC)).astype(int)
-    groups = tuple(Group(f"layer{place}", "channel", int(width)) for place, width in enumerate(widths))
+    groups = tuple(Group(f"layer{index}", "channel", int(width)) for index, width in enumerate(widths))
     axes = [Axis(group.name, group.size) for group in groups]
     area = rng.choice([1, 4, 16, 49, 196], SYNTHETIC).tolist()
-    ends = [(place, place + 1) for place in range(SYNTHETIC - 1)]
-    ends += [(place, place + 5) for place in range(0, SYNTHETIC - 5, 5)]
+    ends = [(index, index + 1) for index in range(SYNTHETIC - 1)]
+    ends += [(index, index + 5) for index in range(0, SYNTHETIC - 5, 5)]
     layers = [(area[left], (axes[left], axes[right])) for left, right in ends]
     macs = Count("macs", "MAC", tuple(layers))
     params = Count("params", "parameter", tuple((1, layouts) for _, layouts in layers))
@@ -200,7 +200,7 @@ def by_cp_sat(choices: Choices, limit: float) -> tuple[list[int] | None, float]:
     solver, found = solved(model, limit, SEED)
     if not found:
         return None, math.inf
-    picks = [next(place for place, variable in enumerate(row) if solver.value(variable)) for row in picked]
+    picks = [next(index for index, variable in enumerate(row) if solver.value(variable)) for row in picked]
     return picks, solver.best_objective_bound / scale
 
 

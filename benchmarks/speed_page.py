@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edakari.report.figures import rows
+from edakari.report.formatting import rows
 
 TITLES = {"resnet50": "ResNet-50", "vit_base_patch16_224": "ViT-B/16", "densenet121": "DenseNet-121"}
 

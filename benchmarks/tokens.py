@@ -25,8 +25,8 @@ from torch import nn
 import edakari
 from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
-from edakari.cost.measure import RunSettings, measure
-from edakari.cost.runtimes import runtime_named
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.timing import RunSettings, measure
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens
 from edakari.surgery.tokens import token_sites
@@ -44,7 +44,7 @@ def arms(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[KeepTokens,
         for name, design in designs.items():
             found[f"{name}, ratio {ratio}"] = design.edits(sites, design.counts(1 - ratio, sites))
     found[f"tome, r={MERGED}"] = tuple(
-        KeepTokens(name, sites.patches[0] - MERGED * place, "tome") for place, name in enumerate(sites.names) if place
+        KeepTokens(name, sites.patches[0] - MERGED * index, "tome") for index, name in enumerate(sites.names) if index
     )
     return found
 
@@ -56,7 +56,7 @@ def timed(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, Any
     graph = edakari.trace(model, example)
     dense = macs(graph).total({})
     networks = {
-        arm: edakari.apply(Plan(edits, graph.fingerprint, graph.inputs), model)
+        arm: edakari.apply(model, Plan(edits, graph.fingerprint, graph.inputs))
         for arm, edits in arms(model, example).items()
     }
     timings = measure(

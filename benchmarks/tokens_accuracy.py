@@ -40,11 +40,11 @@ from edakari.core.method import Job, registered
 from edakari.core.plan import Plan
 from edakari.core.protocols import Schedule
 from edakari.cost import dense
-from edakari.cost.measure import RunSettings
-from edakari.cost.runtimes import runtime_named
+from edakari.latency.bench import Bench
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.timing import RunSettings
 from edakari.models import build
-from edakari.run.bench import Bench
-from edakari.run.token_call import planned_within
+from edakari.pipeline.token_call import planned_within
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
 from edakari.tasks import DataSettings, task_from_settings
@@ -95,7 +95,7 @@ def job(model: nn.Module, task: Classification, seed: int) -> Job:
 def pruned(arm: str, counts: list[int], tuned: bool, given: Job, arguments: argparse.Namespace) -> nn.Module:
     """The network of an arm, trained for as many epochs as all others."""
     patches = token_sites(given.model, given.task.example()).patches[0]
-    more: dict[str, Any] = {"keep": tuple(count / patches for count in counts)}
+    more: dict[str, Any] = {"keep_ratios": tuple(count / patches for count in counts)}
     left = arguments.epochs if tuned else 0
     if arm in LEARNED:
         # SPViT's masks are dear: one epoch with them, the rest with tokens removed
@@ -114,7 +114,7 @@ def pruned(arm: str, counts: list[int], tuned: bool, given: Job, arguments: argp
 
 def ran(arm: str, share: float, seed: int, tuned: bool, results: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row."""
-    task = task_from_settings(DataSettings(limit=arguments.limit, seed=seed, pad=2))
+    task = task_from_settings(DataSettings(max_images=arguments.limit, seed=seed, pad=2))
     torch.manual_seed(seed)
     start = time.perf_counter()
     given = job(build("edakari:fashion_vit", weights="pretrained"), task, seed)
@@ -170,7 +170,7 @@ def timed(results: Any, model: nn.Module, bench: Bench) -> None:
         design = method(name.rpartition(" ")[0]).design(sites)
         design = dc.replace(design, blocks=tuple(map(sites.names.index, found["blocks"])))
         edits = design.edits(sites, tuple(found["counts"]))
-        networks[name] = apply(Plan(edits, graph.fingerprint, graph.inputs), model).eval()
+        networks[name] = apply(model, Plan(edits, graph.fingerprint, graph.inputs)).eval()
     timings = bench.timed({"dense": model, **networks})
     results["dense"] = dc.asdict(timings["dense"])
     for name in networks:

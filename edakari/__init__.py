@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from edakari.core.method import register
     from edakari.core.plan import Plan
     from edakari.graph import trace
-    from edakari.methods.allocate import allocate
-    from edakari.run import prune
-    from edakari.run.bench import latency
-    from edakari.run.token_call import prune_tokens
+    from edakari.latency.bench import measure_latency
+    from edakari.methods.allocation import allocate
+    from edakari.pipeline import run
+    from edakari.pipeline.token_call import prune_tokens
     from edakari.surgery import apply, build, load, save, simulate
 
 __version__ = "0.1.0"
@@ -30,11 +30,11 @@ __all__ = [
     "allocate",
     "apply",
     "build",
-    "latency",
     "load",
-    "prune",
+    "measure_latency",
     "prune_tokens",
     "register",
+    "run",
     "save",
     "simulate",
     "trace",
@@ -43,13 +43,13 @@ __all__ = [
 _HOMES = {
     "Budget": "edakari.core.budget",
     "Plan": "edakari.core.plan",
-    "allocate": "edakari.methods.allocate",
+    "allocate": "edakari.methods.allocation",
     "apply": "edakari.surgery",
     "build": "edakari.surgery",
-    "latency": "edakari.run.bench",
+    "measure_latency": "edakari.latency.bench",
     "load": "edakari.surgery",
-    "prune": "edakari.run",
-    "prune_tokens": "edakari.run.token_call",
+    "run": "edakari.pipeline",
+    "prune_tokens": "edakari.pipeline.token_call",
     "register": "edakari.core.method",
     "save": "edakari.surgery",
     "simulate": "edakari.surgery",

@@ -24,7 +24,7 @@ def main() -> None:
     graph = edakari.trace(model, example)
     scores = Magnitude().score(model, graph)
     plan = edakari.allocate(graph, scores, "macs<=50%, params<=60%")
-    small = edakari.apply(plan, model)
+    small = edakari.apply(model, plan)
     before, after = dense(graph), dense(edakari.trace(small, example))
     for name in before:
         print(f"{name}: {before[name]:,.0f} -> {after[name]:,.0f} ({after[name] / before[name]:.1%})")

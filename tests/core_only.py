@@ -84,8 +84,8 @@ def works() -> None:
     for criterion in (Magnitude(), Random(), GeometricMedian(), BatchNormScale(), Taylor()):
         scores = criterion.score(model, graph, task.batches("train"), task)
         plan = edakari.allocate(graph, scores, "macs<=50%, params<=80%")
-    small = edakari.apply(plan, model)
-    assert torch.allclose(small(images), edakari.simulate(plan, model)(images), atol=1e-4)
+    small = edakari.apply(model, plan)
+    assert torch.allclose(small(images), edakari.simulate(model, plan)(images), atol=1e-4)
     assert exactness(toy_cnn().double(), images.double(), plan) < 1e-9
     check_criterion(Magnitude(), networks=[model])
     with tempfile.TemporaryDirectory() as folder:
@@ -102,9 +102,9 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
     import edakari
     from edakari import __main__ as command
     from edakari.core.protocols import Schedule
-    from edakari.cost.measure import measure
-    from edakari.cost.runtimes import runtime_named
     from edakari.export import to_onnx
+    from edakari.latency.runtimes import runtime_named
+    from edakari.latency.timing import measure
     from edakari.tasks import DataSettings, task_from_settings
     from edakari.testing import ToyTask, toy_cnn, toy_vit
     from edakari.train import fit, task_objective
@@ -122,7 +122,7 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
         return importlib.import_module("edakari.report").write_report(Path(tempfile.mkdtemp()))
 
     def recipe() -> object:
-        return edakari.prune({"model": "edakari:fashion_cnn"}, tempfile.mkdtemp())  # type: ignore[arg-type]
+        return edakari.run({"model": "edakari:fashion_cnn"}, tempfile.mkdtemp())  # type: ignore[arg-type]
 
     return {
         "fit": ("train", lambda: fit(model, task_objective(task), task.batches("train"), Schedule(epochs=1, lr=0.1))),

@@ -18,9 +18,9 @@ from edakari.errors import EdakariError, RecipeError, UnknownName, WrongArgument
 from edakari.export import to_onnx, to_program
 from edakari.methods.baselines import MagnitudePruning
 from edakari.models import build
+from edakari.pipeline import read_recipe, recipe_from, train_dense
+from edakari.pipeline.load import networks
 from edakari.report import collect, write_report
-from edakari.run import prune, read_recipe, recipe_from, train_dense
-from edakari.run.load import networks
 from edakari.solve import Knapsack, Threshold
 from edakari.testing import check_allocator, check_criterion, check_method, exactness
 from edakari.testing.toys import ToyTask, toy_cnn, toy_vit
@@ -49,14 +49,14 @@ MODEL, EXAMPLE = toy_cnn(), ToyTask().example()
 GRAPH = edakari.trace(MODEL, EXAMPLE)
 SCORES = Magnitude().score(MODEL, GRAPH)
 PLAN = edakari.allocate(GRAPH, SCORES, "macs<=60%")
-SMALL = edakari.apply(PLAN, MODEL)
+SMALL = edakari.apply(MODEL, PLAN)
 TASK = ToyTask()
 RECIPE = {"model": {"name": "edakari:resnet20", "weights": "random"}, "method": "magnitude", "budget": "macs<=50%"}
 CALLS = {
     "trace": (edakari.trace, (MODEL, EXAMPLE)),
     "allocate": (edakari.allocate, (GRAPH, SCORES, "macs<=50%", Threshold())),
-    "apply": (edakari.apply, (PLAN, MODEL, GRAPH)),
-    "simulate": (edakari.simulate, (PLAN, MODEL, GRAPH)),
+    "apply": (edakari.apply, (MODEL, PLAN, GRAPH)),
+    "simulate": (edakari.simulate, (MODEL, PLAN, GRAPH)),
     "exactness": (exactness, (MODEL, EXAMPLE, PLAN, GRAPH)),
     "save": (edakari.save, (SMALL, PLAN, "{folder}/net")),
     "load": (edakari.load, ("{folder}/none", MODEL)),
@@ -64,15 +64,15 @@ CALLS = {
     "models.build": (build, ("edakari:resnet2",)),
     "to_onnx": (to_onnx, (MODEL, EXAMPLE, "{folder}/x.onnx")),
     "to_program": (to_program, (MODEL, EXAMPLE, "{folder}/x.pt2")),
-    "prune": (prune, (recipe_from(RECIPE), "{folder}/run")),
+    "prune": (edakari.run, (recipe_from(RECIPE), "{folder}/run")),
     "train_dense": (train_dense, (recipe_from(RECIPE), "{folder}/x.safetensors")),
     "read_recipe": (read_recipe, ("{folder}/none.yaml",)),
     "recipe_from": (recipe_from, (RECIPE,)),
     "collect": (collect, ("{folder}/none",)),
     "write_report": (write_report, ("{folder}/none",)),
     "networks": (networks, ("{folder}/none",)),
-    "latency": (edakari.latency, (MODEL, EXAMPLE, "torch")),
-    "taylor": (Taylor().score, (MODEL, GRAPH, TASK.batches("search"), TASK)),
+    "latency": (edakari.measure_latency, (MODEL, EXAMPLE, "torch")),
+    "taylor": (Taylor().score, (MODEL, GRAPH, TASK.batches("calibration"), TASK)),
     "magnitude": (Magnitude().score, (MODEL, GRAPH)),
     "fit": (fit, (MODEL, task_objective(TASK), TASK.batches("train"), Schedule(epochs=0))),
     "task_objective": (task_objective, (TASK,)),
@@ -93,22 +93,22 @@ OPTIONAL = {
 ITERATED = {("taylor", 2), ("fit", 2)}
 """Batches, which may be anything: what is in them is the task's."""
 CASES = [
-    (name, place, kind)
+    (name, index, kind)
     for name, (_, arguments) in CALLS.items()
-    for place in range(len(arguments))
+    for index in range(len(arguments))
     for kind in WRONG
-    if not (kind == "none" and (name, place) in OPTIONAL)
-    and not (kind in ("set", "bytes") and (name, place) in ITERATED)
-    and not (kind == "function" and (name, place) == ("fit", 1))
+    if not (kind == "none" and (name, index) in OPTIONAL)
+    and not (kind in ("set", "bytes") and (name, index) in ITERATED)
+    and not (kind == "function" and (name, index) == ("fit", 1))
 ]
 
 
-@pytest.mark.parametrize(("name", "place", "kind"), CASES)
-def test_an_argument_of_another_kind_is_one_error(tmp_path, monkeypatch, name, place, kind):
+@pytest.mark.parametrize(("name", "index", "kind"), CASES)
+def test_an_argument_of_another_kind_is_one_error(tmp_path, monkeypatch, name, index, kind):
     monkeypatch.chdir(tmp_path)
     call, arguments = CALLS[name]
     arguments = [each.format(folder=tmp_path) if isinstance(each, str) else each for each in arguments]
-    arguments[place] = WRONG[kind]
+    arguments[index] = WRONG[kind]
     with pytest.raises(EdakariError) as caught:
         call(*arguments)
     assert "Unreadable" not in str(caught.value)
@@ -126,7 +126,7 @@ def test_swapped_arguments_are_one_error(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("recipe", ["file.yaml", Path("file.yaml")])
 def test_a_path_in_place_of_a_recipe_says_what_reads_it(tmp_path, recipe):
-    for call in (prune, train_dense):
+    for call in (edakari.run, train_dense):
         with pytest.raises(WrongArgument, match=r"read_recipe\("):
             call(recipe, tmp_path / "run")
         with pytest.raises(WrongArgument, match=r"recipe_from\("):
@@ -135,7 +135,7 @@ def test_a_path_in_place_of_a_recipe_says_what_reads_it(tmp_path, recipe):
 
 def test_a_function_in_place_of_a_task_is_named():
     with pytest.raises(WrongArgument, match=r"task takes an object with outputs.* got the function cross_entropy"):
-        Taylor().score(MODEL, GRAPH, TASK.batches("search"), nn.functional.cross_entropy)
+        Taylor().score(MODEL, GRAPH, TASK.batches("calibration"), nn.functional.cross_entropy)
 
 
 @pytest.mark.parametrize("call", [check_criterion, check_allocator])
@@ -209,7 +209,7 @@ def test_a_file_without_its_function_is_told(tmp_path):
 @pytest.mark.parametrize("example", [([torch.zeros(1, 8, 8)],), "x", [], ()])
 def test_latency_takes_tensors(example):
     with pytest.raises(EdakariError):
-        edakari.latency(MODEL, example)
+        edakari.measure_latency(MODEL, example)
 
 
 @pytest.mark.parametrize("content", [None, [], "x", 3, {"model": 3}, {1: 2}])

@@ -19,12 +19,12 @@ import yaml
 from edakari.core import method as registry
 from edakari.core.method import registered
 from edakari.core.protocols import Schedule
-from edakari.graph.attributes import ATTRIBUTES
+from edakari.graph.module_attributes import ATTRIBUTES
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
-from edakari.run import DistillSettings, LatencySettings, LimitSettings, MeasureSettings, read_recipe, recipe_from
-from edakari.run.recipe import KEYS
-from edakari.run.settings import BankSettings, TeachSettings
+from edakari.pipeline import DistillSettings, GroupSettings, LatencySettings, MeasureSettings, read_recipe, recipe_from
+from edakari.pipeline.recipe import KEYS
+from edakari.pipeline.settings import BankSettings, TeachSettings
 from edakari.tasks import DataSettings
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +124,7 @@ SECTIONS = {
     "model": [ModelSpec],
     "data": [DataSettings],
     "latency": [LatencySettings],
-    "limits": [LimitSettings],
+    "groups": [GroupSettings],
     "finetune and train": [Schedule, TeachSettings],
     "finetune.bank": [BankSettings],
     "finetune.distill": [DistillSettings],

@@ -11,9 +11,9 @@ from torch import nn
 from edakari.cli.console import note
 from edakari.core.space import limited
 from edakari.core.steady import STEADY
-from edakari.cost.latency import Fit
 from edakari.graph import trace
-from edakari.run.bench import Bench, calibrated, filled
+from edakari.latency import Fit
+from edakari.latency.bench import Bench, calibrated, filled
 
 __all__ = ["calibration", "calibration_text"]
 
@@ -34,7 +34,7 @@ def calibration(model: nn.Module, bench: Bench, networks: int, step: int) -> dic
         Plain values: what was measured, and how far predictions were off.
     """
     graph = trace(model, bench.example)
-    groups = limited(graph.groups, step=step, least=LEAST)
+    groups = limited(graph.groups, round_to=step, min_channels=LEAST)
     table, filling = filled(graph, groups, bench, note)
     _, fitting = calibrated(model, graph, groups, bench, networks, note)
     return {**dc.asdict(table.key), "table": str(table.path), **filling, **fitting}

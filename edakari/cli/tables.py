@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from edakari.report.figures import cost, latency, noisy, predicted, rows, signed
+from edakari.report.formatting import cost, latency, noisy, predicted, rows, signed
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
@@ -19,10 +19,10 @@ __all__ = [
     "costs_line",
     "groups_table",
     "latency_line",
-    "refused_table",
     "stage_line",
     "timings_table",
     "totals",
+    "unprunable_table",
 ]
 
 TONES = {"good": "green", "bad": "yellow", "": ""}
@@ -64,13 +64,13 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def refused_table(refused: Sequence[Mapping[str, Any]]) -> Table:
+def unprunable_table(unprunable: Sequence[Mapping[str, Any]]) -> Table:
     """What cannot be pruned, and why."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("left alone", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("why", overflow="fold")
-    for entry in refused:
+    for entry in unprunable:
         table.add_row(Text(entry["where"]), str(entry["size"]), Text(entry["reason"]))
     return table
 

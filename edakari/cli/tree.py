@@ -57,7 +57,7 @@ def module_tree(found: Inspection, settings: TreeSettings) -> Text:
     """Modules with their classes, widths, groups, shares of cost, and what stays of them."""
     tree = found.tree if settings.everything else condensed(found.tree)
     lines = list(_lines(tree, found, settings))
-    titles = _Line("", "module", "class", "in → out", ("reads", "makes"), "MACs %", "params %", "", ())
+    titles = _Line("", "module", "class", "in → out", ("input_layout", "makes"), "MACs %", "params %", "", ())
     widths = _widths([titles, *lines], settings.width)
     text = _row(titles, widths, "bold")
     for line in lines:
@@ -106,13 +106,15 @@ def _runs(children: Sequence[ModuleNode], settings: TreeSettings) -> tuple[tuple
 
 
 def _width(node: ModuleNode) -> str:
-    sizes = [str(extent(layout, {})) for layout in (node.reads, node.writes) if layout is not None]
+    sizes = [str(extent(layout, {})) for layout in (node.input_layout, node.output_layout) if layout is not None]
     return ARROW.join(sizes)
 
 
 def _groups(node: ModuleNode, parent: str) -> tuple[str, ...]:
     """The groups read and made; one entry where both are the same."""
-    sides = [group_names(layout, parent) or "–" for layout in (node.reads, node.writes) if layout is not None]
+    sides = [
+        group_names(layout, parent) or "–" for layout in (node.input_layout, node.output_layout) if layout is not None
+    ]
     return tuple(dict.fromkeys(sides)) if any(side != "–" for side in sides) else ()
 
 

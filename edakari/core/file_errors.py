@@ -109,12 +109,12 @@ def _reason(error: OSError, path: Path) -> tuple[str, str]:
 
 def _owner(path: Path) -> str:
     """Who may write there, where it can be seen."""
-    for place in (path, *path.absolute().parents):
+    for index in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
-            found = place.stat()
+            found = index.stat()
             kind = "folder" if stat.S_ISDIR(found.st_mode) else "file"
             mode = stat.filemode(found.st_mode)[1:]
-            return f" (the {kind} {place} is user {found.st_uid}'s with mode {mode}, and you are user {_user()})"
+            return f" (the {kind} {index} is user {found.st_uid}'s with mode {mode}, and you are user {_user()})"
     return ""
 
 

@@ -87,8 +87,8 @@ def _not_finite(content: Any, where: str) -> Iterator[tuple[str, float]]:
         for key, value in content.items():
             yield from _not_finite(value, f"{where}.{key}" if where else str(key))
     elif isinstance(content, list | tuple):
-        for place, value in enumerate(content):
-            yield from _not_finite(value, f"{where}[{place}]")
+        for index, value in enumerate(content):
+            yield from _not_finite(value, f"{where}[{index}]")
 
 
 def _umask() -> int:

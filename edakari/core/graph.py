@@ -10,7 +10,7 @@ from typing import Any
 from edakari.core.layout import Axis, Layout, axes
 from edakari.core.space import Group
 
-__all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Refusal"]
+__all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Unprunable"]
 
 InputSpec = Any
 """The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values.
@@ -63,13 +63,13 @@ class ModuleCall:
     module: str
     inputs: tuple[tuple[Layout, ...], ...]
     outputs: tuple[tuple[Layout, ...], ...]
-    formed: Mapping[str, tuple[tuple[Layout, ...], ...]] = dc.field(default_factory=dict)
+    made_shapes: Mapping[str, tuple[tuple[Layout, ...], ...]] = dc.field(default_factory=dict)
     read: tuple[int | None, ...] = ()
     made: tuple[int | None, ...] = ()
 
 
 @dc.dataclass(frozen=True, slots=True)
-class Refusal:
+class Unprunable:
     """Why some positions cannot be pruned.
 
     Args:
@@ -135,7 +135,7 @@ class Graph:
         parameters: the names among them that are parameters.
         operators: the calls of the traced forward pass, in order.
         calls: the module calls of the traced forward pass, in order.
-        refused: what cannot be sized, and why.
+        unprunable: what cannot be sized, and why.
         inputs: the example that was traced.
         device: where it ran: "meta", or "cpu" for a network that looks at values.
         device_reason: what did not run on meta, in torch's words; empty where all did.
@@ -149,7 +149,7 @@ class Graph:
     parameters: tuple[str, ...]
     operators: tuple[Operator, ...]
     calls: tuple[ModuleCall, ...]
-    refused: tuple[Refusal, ...]
+    unprunable: tuple[Unprunable, ...]
     inputs: InputSpec
     device: str
     attributes: Mapping[tuple[str, str], Layout]
@@ -167,11 +167,11 @@ class Graph:
         """Where a group appears among the parameters and buffers, in order of the network's own listing."""
         return self._members.get(name, ())
 
-    def around(self, operator: int) -> tuple[Axis, ...]:
+    def enclosing_branches(self, operator: int) -> tuple[Axis, ...]:
         """The branches that an operator lies in, as layouts to multiply its cost by."""
         return self._around[0].get(operator, ())
 
-    def around_parameter(self, name: str) -> tuple[Axis, ...]:
+    def enclosing_branches_of_parameter(self, name: str) -> tuple[Axis, ...]:
         """The branches that a parameter goes with, as layouts to multiply its count by."""
         return self._around[1].get(name, ())
 
@@ -181,7 +181,7 @@ class Graph:
         parameters: dict[str, tuple[Axis, ...]] = {}
         for branch in self.branches:
             axis = (Axis(branch.name, 1),)
-            operators.update({place: operators.get(place, ()) + axis for place in branch.operators})
+            operators.update({index: operators.get(index, ()) + axis for index in branch.operators})
             parameters.update({name: parameters.get(name, ()) + axis for name in branch.parameters})
         return operators, parameters
 

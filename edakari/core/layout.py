@@ -1,9 +1,9 @@
 """What the positions along one dimension of a tensor mean: a small algebra over prunable axes.
 
 A dimension is described by a tree. `Fixed(n)` is n positions that nothing may remove. `Axis(group)` is one position
-per coordinate of a group. `Product` nests its parts in row-major order (a head axis times a head dimension), `Concat`
+per channel of a group. `Product` nests its parts in row-major order (a head axis times a head dimension), `Concat`
 lays its parts side by side (the inputs of a concatenation). A tree answers two questions: how many positions are left
-at given sizes, and which ones, given the coordinates that are kept.
+at given sizes, and which ones, given the channels that are kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Fixed:
 
 @dc.dataclass(frozen=True, slots=True)
 class Axis:
-    """One position for each coordinate of a group; `size` is the group's size in the dense network."""
+    """One position for each channel of a group; `size` is the group's size in the dense network."""
 
     group: str
     size: int
@@ -81,7 +81,7 @@ def kept(layout: Layout, masks: Mapping[str, Mask]) -> Mask:
 
     Args:
         layout: description of one dimension.
-        masks: for a group, which of its coordinates are kept, bool [size]; a group that is not named is whole.
+        masks: for a group, which of its channels are kept, bool [size]; a group that is not named is whole.
 
     Returns:
         bool [positions], in the order of the dense dimension.

@@ -17,13 +17,13 @@ from edakari.core.protocols import Cost, Fit, Objective, Task
 from edakari.core.space import Group
 from edakari.errors import EdakariError, UnknownName
 
-__all__ = ["Job", "Method", "Outcome", "Settle", "Solve", "method_named", "register", "registered", "solve_once"]
+__all__ = ["Job", "MeetBudget", "Method", "Outcome", "Solve", "allocate_once", "method_named", "register", "registered"]
 
 Solve = Callable[[Sequence[Cost]], Plan]
 """From measured costs of the job's network to a plan; cheap enough to be asked several times."""
 
 
-class Settle(Protocol):
+class MeetBudget(Protocol):
     """Solves an allocation again until the network that it leads to costs what was asked for, by measurement."""
 
     def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
@@ -40,7 +40,7 @@ class Settle(Protocol):
         """
 
 
-def solve_once(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
+def allocate_once(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
     """Take the costs for granted; what a job does that cannot measure."""
     return solve(costs)
 
@@ -59,12 +59,12 @@ class Job:
         costs: measured costs of the network that the budget may name, such as its latency; with them
             `bind(job.budget, job.graph, job.costs)` and `allocate(..., costs=job.costs)` know every term. Counted costs
             are not among them.
-        settle: `plan = job.settle(solve, job.costs)` makes the last allocation, where `solve(costs)` gives the plan for
-            costs; it solves again with corrected costs while the network misses the budget when it is measured.
+        meet_budget: `plan = job.meet_budget(solve, job.costs)` makes the last allocation, where `solve(costs)`
+            gives the plan for costs; it solves again with corrected costs while the measured network misses the budget.
         seed: of everything random.
         log: reports named figures of a stage, such as `log("step 1", {"macs": 2.1e9})`.
         folder: where the method may cache what is dear to compute; None is nowhere.
-        keep: where the method may leave what explains its result; None is nowhere.
+        artifacts: where the method may leave what explains its result; None is nowhere.
     """
 
     model: nn.Module
@@ -74,11 +74,11 @@ class Job:
     budget: Budget
     fit: Fit
     costs: Sequence[Cost] = ()
-    settle: Settle = solve_once
+    meet_budget: MeetBudget = allocate_once
     seed: int = 0
     log: Callable[[str, Mapping[str, float]], None] = lambda stage, figures: None
     folder: Path | None = None
-    keep: Path | None = None
+    artifacts: Path | None = None
 
 
 @dc.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Outcome:
     """What a method gives back.
 
     Args:
-        plan: for the network as it was in the job; `apply(plan, fresh)` has the keys and shapes of `model`.
+        plan: for the network as it was in the job; `apply(fresh, plan)` has the keys and shapes of `model`.
         model: the pruned network, with the weights to go on from.
         finetune: objective of the fine-tuning; None is the task's own.
         teachers: gives so many networks that the method went through, the best one first, to teach the pruned one by

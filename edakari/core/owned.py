@@ -39,7 +39,7 @@ def mark(folder: Path, kind: str) -> None:
 
     Args:
         folder: made if it is not there.
-        kind: of folder, such as "edakari.run/1".
+        kind: of folder, such as "edakari.pipeline/1".
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_parts(folder, *FIRST)

@@ -20,7 +20,7 @@ VERSION = 1
 
 @dc.dataclass(frozen=True, slots=True)
 class KeepChannels:
-    """Keep only these coordinates of a group, rising."""
+    """Keep only these channels of a group, rising."""
 
     group: str
     indices: tuple[int, ...]
@@ -89,10 +89,10 @@ class Plan:
     def then(self, later: Plan) -> Plan:
         """This plan followed by one that was made for the network that this plan leaves.
 
-        `apply(a.then(b), model)` equals `apply(b, apply(a, model))`.
+        `apply(a.then(b), model)` equals `apply(apply(a, model), b)`.
 
         Raises:
-            PlanError: the later plan keeps a coordinate that this one has already removed, or both prune tokens.
+            PlanError: the later plan keeps a channel that this one has already removed, or both prune tokens.
         """
         if any(isinstance(edit, KeepTokens) for edit in self.edits) and any(
             isinstance(edit, KeepTokens) and edit not in self.edits for edit in later.edits
@@ -165,7 +165,7 @@ def keep(indices: Iterable[int], group: str, size: int) -> KeepChannels:
     """
     chosen = tuple(sorted(int(index) for index in indices))
     if not chosen or len(set(chosen)) != len(chosen) or chosen[0] < 0 or chosen[-1] >= size:
-        raise PlanError(f"group {group!r} has {size} coordinates; cannot keep {chosen[:8]}{'…' if chosen[8:] else ''}")
+        raise PlanError(f"group {group!r} has {size} channels; cannot keep {chosen[:8]}{'…' if chosen[8:] else ''}")
     return KeepChannels(group, chosen)
 
 
@@ -174,7 +174,7 @@ def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int,
         return later.indices
     if later.indices[-1] >= len(earlier):
         raise PlanError(
-            f"the later plan keeps coordinate {later.indices[-1]} of group {later.group!r}, of which the earlier plan "
+            f"the later plan keeps channel {later.indices[-1]} of group {later.group!r}, of which the earlier plan "
             f"leaves {len(earlier)}. Was it made for the network that the earlier plan leaves?"
         )
     return tuple(earlier[index] for index in later.indices)

@@ -35,7 +35,7 @@ __all__ = [
     "Criterion",
     "Fit",
     "Hook",
-    "NumberedTask",
+    "IndexedTask",
     "Objective",
     "Precision",
     "Schedule",
@@ -49,7 +49,7 @@ __all__ = [
 Batch = Any
 """Whatever a task's loader yields: tensors in tuples, lists and dicts."""
 
-Split = Literal["train", "search", "val"]
+Split = Literal["train", "calibration", "val"]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Of a training; "auto" is bf16 where the device computes it, else fp32."""
@@ -58,7 +58,7 @@ Objective = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 """Named loss terms of one batch, each a scalar tensor; `fit` minimises their sum."""
 
 Values = Mapping[str, npt.NDArray[np.float64]]
-"""For each group, the value of keeping its k best coordinates at entry k, float64 [size + 1]; non-decreasing."""
+"""For each group, the value of keeping its k best channels at entry k, float64 [size + 1]; non-decreasing."""
 
 
 class Cost(Protocol):
@@ -114,7 +114,7 @@ class Search(Protocol):
 
 
 class Criterion(Protocol):
-    """Says how much each coordinate of each group matters."""
+    """Says how much each channel of each group matters."""
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
         """Scores of all groups.
@@ -153,7 +153,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class NumberedTask(Task, Protocol):
+class IndexedTask(Task, Protocol):
     """A task of classes whose examples have numbers, so that some can be chosen, and something kept for each."""
 
     @property
@@ -163,7 +163,7 @@ class NumberedTask(Task, Protocol):
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
         """Class of each example of a split, int64 [examples]."""
 
-    def drawn(
+    def batches_at(
         self, split: Split, parts: Sequence[npt.NDArray[np.int64]], *, augmented: bool = False
     ) -> Iterable[Batch]:
         """A batch (inputs, labels, numbers) for each array of numbers; every process gets all of it.
@@ -174,7 +174,7 @@ class NumberedTask(Task, Protocol):
             augmented: as in training, in the same way in every epoch.
         """
 
-    def numbered(self, views: int = 1) -> Iterable[Batch]:
+    def with_indices(self, views: int = 1) -> Iterable[Batch]:
         """The batches of "train", with numbers as their third entry.
 
         Several views are several draws of the augmentation of the same examples, one view after another: inputs, labels

@@ -20,7 +20,7 @@ Sizes = Mapping[str, int]
 """Size of each group by name; a group that is not named is whole."""
 
 Scores = Mapping[str, torch.Tensor]
-"""Score of each coordinate of a group: float64 [size] on the CPU, finite, larger means keep."""
+"""Score of each channel of a group: float64 [size] on the CPU, finite, larger means keep."""
 
 WIDTHS: frozenset[Kind] = frozenset({"channel", "head_dim", "embedding", "hidden"})
 """The kinds whose sizes hardware likes to be multiples of 8 or 16."""
@@ -28,12 +28,12 @@ WIDTHS: frozenset[Kind] = frozenset({"channel", "head_dim", "embedding", "hidden
 
 @dc.dataclass(frozen=True, slots=True)
 class Group:
-    """A set of positions over the whole network that can only be removed together, coordinate by coordinate.
+    """A set of positions over the whole network that can only be removed together, channel by channel.
 
     Args:
         name: from the module path of its first producer, stable when a cut network is traced again.
-        kind: what the coordinates are.
-        size: number of coordinates in the network as traced.
+        kind: what the channels are.
+        size: number of channels in the network as traced.
         step: sizes are multiples of this (the whole size is always legal).
         least: smallest legal size.
     """
@@ -65,15 +65,15 @@ def _partial_sizes(group: Group) -> range:
     return range(first, group.size, group.step)
 
 
-def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -> tuple[Group, ...]:
+def limited(groups: Iterable[Group], *, round_to: int = 1, min_channels: int | float = 1) -> tuple[Group, ...]:
     """The same groups with other legal sizes.
 
     Args:
         groups: groups to limit.
-        step: sizes of channels, widths and head dimensions become multiples of this; heads and groups keep step 1,
+        round_to: sizes of channels, widths and head dimensions become multiples of this; heads and groups keep step 1,
             and branches stay as they are.
-        least: smallest size; a float below 1 is a share of the group's size. A group whose own least size is larger
-            keeps that.
+        min_channels: smallest size; a float below 1 is a fraction of the group's size. A group whose own
+            least size is larger keeps that.
     """
     call = "limited(groups)"
     require(call, groups=(groups, Iterable))
@@ -84,9 +84,9 @@ def limited(groups: Iterable[Group], *, step: int = 1, least: int | float = 1) -
     def limit(group: Group) -> Group:
         if group.kind == "branch":
             return group
-        floor = least if isinstance(least, int) else -int(-group.size * least // 1)
+        floor = min_channels if isinstance(min_channels, int) else -int(-group.size * min_channels // 1)
         return dc.replace(
-            group, step=step if group.kind in WIDTHS else 1, least=max(1, group.least, min(group.size, floor))
+            group, step=round_to if group.kind in WIDTHS else 1, least=max(1, group.least, min(group.size, floor))
         )
 
     return tuple(limit(group) for group in groups)

@@ -64,16 +64,16 @@ class Count:
             power = power * every
         return curve
 
-    def walk(self, sizes: Sizes) -> _CountWalk:
-        """See `edakari.core.walk.Walkable`."""
-        return _CountWalk(self._compiled, sizes)
+    def incremental(self, sizes: Sizes) -> _CountIncrements:
+        """See `edakari.core.incremental_cost.Walkable`."""
+        return _CountIncrements(self._compiled, sizes)
 
     @functools.cached_property
     def _compiled(self) -> _Compiled:
         return _compile(self.terms)
 
 
-class _CountWalk:
+class _CountIncrements:
     """A polynomial at a point; a step costs only the monomials that hold the group which moves.
 
     Every figure is a whole number, so that the total stays exact however many steps are added up, below 2**53.
@@ -84,12 +84,12 @@ class _CountWalk:
         self.at = compiled.point(sizes)
         self.total = compiled.every.at(self.at)
 
-    def along(self, group: Group, choices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """See `edakari.core.walk.Walk`."""
-        place = self.compiled.place.get(group.name)
-        if place is None:
+    def totals(self, group: Group, choices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """See `edakari.core.incremental_cost.Walk`."""
+        index = self.compiled.index.get(group.name)
+        if index is None:
             return np.full(len(choices), self.total)
-        now, every = self.at[place], choices.astype(np.float64)
+        now, every = self.at[index], choices.astype(np.float64)
         # Horner's scheme, from the highest power down
         here, along = 0.0, np.zeros(len(choices))
         for factor in reversed(self.compiled.factors.get(group.name, ())):
@@ -98,14 +98,14 @@ class _CountWalk:
         return along + (self.total - here)
 
     def move(self, name: str, size: int) -> None:
-        """See `edakari.core.walk.Walk`."""
-        place = self.compiled.place.get(name)
-        if place is None:
+        """See `edakari.core.incremental_cost.Walk`."""
+        index = self.compiled.index.get(name)
+        if index is None:
             return
-        now, then = self.at[place], float(size)
+        now, then = self.at[index], float(size)
         for power, factor in enumerate(self.compiled.factors.get(name, ()), start=1):
             self.total += factor.at(self.at) * (then**power - now**power)
-        self.at[place] = then
+        self.at[index] = then
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -113,13 +113,13 @@ class _Polynomial:
     """Coefficients, float64 [monomials], and places of the sizes that each is times, int64 [degree, monomials]."""
 
     coefficients: npt.NDArray[np.float64]
-    places: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
 
     def at(self, point: npt.NDArray[np.float64]) -> float:
         # Every figure is a whole number, so that sums are exact in any order as long as they are below 2**53.
         # The factors are multiplied row by row, since `prod` along an axis costs more than all else here.
         product = self.coefficients
-        for row in self.places:
+        for row in self.indices:
             product = product * point[row]
         return float(product.sum())
 
@@ -129,7 +129,7 @@ class _Compiled:
     """A polynomial, and for each group what the first, second, … power of its size is multiplied by."""
 
     whole: Mapping[str, int]
-    place: Mapping[str, int]
+    index: Mapping[str, int]
     every: _Polynomial
     factors: Mapping[str, tuple[_Polynomial, ...]]
 
@@ -144,8 +144,8 @@ def macs(graph: Graph) -> Count:
     One multiply-accumulate is one, where others count it as two operations. See `uncounted` for what is left out.
     """
     terms = (
-        (constant, (*layouts, *graph.around(place)))
-        for place, operator in enumerate(graph.operators)
+        (constant, (*layouts, *graph.enclosing_branches(index)))
+        for index, operator in enumerate(graph.operators)
         for constant, layouts in operator.macs
     )
     return Count("macs", "MAC", tuple(terms))
@@ -153,15 +153,15 @@ def macs(graph: Graph) -> Count:
 
 def params(graph: Graph) -> Count:
     """Number of parameters; shared ones once, buffers not."""
-    terms = ((1, (*graph.layouts[name], *graph.around_parameter(name))) for name in graph.parameters)
+    terms = ((1, (*graph.layouts[name], *graph.enclosing_branches_of_parameter(name))) for name in graph.parameters)
     return Count("params", "parameter", tuple(terms))
 
 
 def activations(graph: Graph) -> Count:
     """Values that convolutions, linear layers, matrix products and attention write, for the traced example."""
     terms = (
-        (1, (*operator.outputs[0], *graph.around(place)))
-        for place, operator in enumerate(graph.operators)
+        (1, (*operator.outputs[0], *graph.enclosing_branches(index)))
+        for index, operator in enumerate(graph.operators)
         if operator.macs
     )
     return Count("activations", "value", tuple(terms))
@@ -235,10 +235,10 @@ def _times(left: Monomials, right: Monomials) -> Monomials:
     return product
 
 
-def _packed(monomials: Monomials, place: Mapping[str, int]) -> _Polynomial:
+def _packed(monomials: Monomials, index: Mapping[str, int]) -> _Polynomial:
     degree = max(map(len, monomials), default=0)
-    places = [[*(place[name] for name in names), *[len(place)] * (degree - len(names))] for names in monomials]
+    indices = [[*(index[name] for name in names), *[len(index)] * (degree - len(names))] for names in monomials]
     return _Polynomial(
         np.array(list(monomials.values()), dtype=np.float64),
-        np.array(places, dtype=np.int64).reshape(len(monomials), degree).T,
+        np.array(indices, dtype=np.int64).reshape(len(monomials), degree).T,
     )

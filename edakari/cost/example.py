@@ -47,8 +47,8 @@ def _named(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
         for key, item in value.items():
             yield from _named(item, f"{start}{key}")
     elif isinstance(value, tuple | list):
-        for place, item in enumerate(value):
-            yield from _named(item, f"{start or 'input_'}{place}")
+        for index, item in enumerate(value):
+            yield from _named(item, f"{start or 'input_'}{index}")
 
 
 def shapes_text(example: Any) -> str:
@@ -69,13 +69,13 @@ class TakesTensors(nn.Module):
         self.model = model
         leaves, self.form = tree_flatten(example)
         self.plain = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        self.places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        self.indices = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
         self.training = model.training
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         """The network's outputs."""
         leaves = list(self.plain)
-        for place, tensor in zip(self.places, tensors, strict=True):
-            leaves[place] = tensor
+        for index, tensor in zip(self.indices, tensors, strict=True):
+            leaves[index] = tensor
         args, kwargs = arguments(tree_unflatten(leaves, self.form))
         return self.model(*args, **kwargs)

@@ -41,14 +41,14 @@ class _Total(torch.autograd.Function):
     def forward(ctx: Any, sizes_G: torch.Tensor, cost: Cost, groups: tuple[Group, ...]) -> torch.Tensor:
         asked = sizes_G.detach().cpu().double().numpy()
         legal = [np.array(legal_sizes(group)) for group in groups]
-        places = [int(np.abs(choices - size).argmin()) for choices, size in zip(legal, asked, strict=True)]
-        near = {group.name: int(choices[at]) for group, choices, at in zip(groups, legal, places, strict=True)}
+        indices = [int(np.abs(choices - size).argmin()) for choices, size in zip(legal, asked, strict=True)]
+        near = {group.name: int(choices[at]) for group, choices, at in zip(groups, legal, indices, strict=True)}
         slopes = np.zeros(len(groups))
-        for place, (group, choices, at) in enumerate(zip(groups, legal, places, strict=True)):
+        for index, (group, choices, at) in enumerate(zip(groups, legal, indices, strict=True)):
             low, high = (int(choices[max(at - 1, 0)]), int(choices[min(at + 1, len(choices) - 1)]))
             if low < high:
                 ends = [cost.total({**near, group.name: size}) for size in (low, high)]
-                slopes[place] = (ends[1] - ends[0]) / (high - low)
+                slopes[index] = (ends[1] - ends[0]) / (high - low)
         ctx.slopes = slopes
         rest = asked - np.array(list(near.values()), dtype=np.float64)
         return sizes_G.new_tensor(cost.total(near) + float(slopes @ rest), dtype=torch.float32)

@@ -14,14 +14,14 @@ from edakari.core.networks import unwrapped
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
 from edakari.criteria.magnitude import Magnitude
-from edakari.criteria.reduce import Array, Normalize, group_scores, normalized, parameters_of, per_coordinate
+from edakari.criteria.reduce import Array, Normalize, group_scores, normalized, parameters_of, per_channel
 
 __all__ = ["BatchNormScale"]
 
 
 @dc.dataclass(frozen=True)
 class BatchNormScale:
-    """Mean absolute scale of a coordinate in the batch normalisations that it passes.
+    """Mean absolute scale of a channel in the batch normalisations that it passes.
 
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017. Groups that pass none
     (in transformers, or where the normalisation has no scale) are scored by L2 `Magnitude`, brought to the mean score
@@ -49,8 +49,8 @@ class BatchNormScale:
             for member in graph.members(group):
                 if member.tensor in scales and member.tensor in parameters:
                     scale = parameters[member.tensor].detach().abs().double().cpu().numpy()
-                    sums = per_coordinate(member, group, size, scale)
-                    found.append(sums / per_coordinate(member, group, size, np.ones(len(scale))))
+                    sums = per_channel(member, group, size, scale)
+                    found.append(sums / per_channel(member, group, size, np.ones(len(scale))))
             return found
 
         bare = {group.name for group in graph.groups if not parts(group.name, group.size)}

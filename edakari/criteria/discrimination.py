@@ -17,8 +17,8 @@ from edakari.core.space import Scores
 from edakari.criteria.magnitude import Magnitude
 from edakari.criteria.ranking import Strongest
 from edakari.criteria.reduce import Array, Normalize, group_scores, normalized
-from edakari.criteria.responses import Heard, Listening, hear
-from edakari.graph.outlets import Outlet
+from edakari.criteria.responses import FilterResponses, ResponseSettings, collect_responses
+from edakari.graph.layer_outputs import LayerOutput
 
 __all__ = ["Discriminated", "FeatureDiscrimination", "Histogram", "Measure", "class_shares", "discriminate", "entropy"]
 
@@ -34,7 +34,7 @@ DIGITS = 9
 
 @dc.dataclass(frozen=True)
 class Discriminated:
-    """How well the filters of a group at one outlet tell classes apart.
+    """How well the filters of a group at one layer output tell classes apart.
 
     Args:
         rfc_entropy: of the classes of each filter's strongest images, bits, float64 [filters]; low means keep.
@@ -53,15 +53,15 @@ class Discriminated:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class FeatureDiscrimination:
-    """Receptive Field Criterion: low entropy of the classes of a coordinate's strongest images.
+    """Receptive Field Criterion: low entropy of the classes of a channel's strongest images.
 
     He et al., "Filter Pruning via Feature Discrimination in Deep Neural Networks", ECCV 2022. A group's score is the
     mean importance over the layers that write it. Groups that no layer writes visibly are scored by L2 `Magnitude`,
-    brought to the mean score of the others. Of coordinates that score the same, the one with the larger margin of its
+    brought to the mean score of the others. Of channels that score the same, the one with the larger margin of its
     strongest responses is better, then the one of larger weights.
 
     Args:
-        listening: which images are looked at, and how.
+        response_settings: which images are looked at, and how.
         histogram: what an image adds to its class.
         measure: what says how peaked a histogram is.
         balanced: divide by each class's share of all images, for data that is not balanced.
@@ -69,7 +69,7 @@ class FeatureDiscrimination:
             over all layers would remove the first ones.
     """
 
-    listening: Listening = dc.field(default_factory=Listening)
+    response_settings: ResponseSettings = dc.field(default_factory=ResponseSettings)
     histogram: Histogram = "counts"
     measure: Measure = "entropy"
     balanced: bool = False
@@ -81,15 +81,15 @@ class FeatureDiscrimination:
         Raises:
             DataError: there are no images, too few of them, no labels, or labels that do not fit the network.
         """
-        return self.scores(model, graph, hear(model, graph, batches, task, self.listening))
+        return self.scores(model, graph, collect_responses(model, graph, batches, task, self.response_settings))
 
-    def scores(self, model: nn.Module, graph: Graph, heard: Heard) -> Scores:
+    def scores(self, model: nn.Module, graph: Graph, responses: FilterResponses) -> Scores:
         """The scores from responses that were gathered before."""
-        prior = _prior(heard) if self.balanced else None
+        prior = _prior(responses) if self.balanced else None
         importance: dict[str, list[Array]] = {}
         margins: dict[str, list[Array]] = {}
-        for (_, group), strongest in heard.strongest.items():
-            each = discriminate(strongest, heard, self.histogram, self.measure, prior)
+        for (_, group), strongest in responses.strongest.items():
+            each = discriminate(strongest, responses, self.histogram, self.measure, prior)
             importance.setdefault(group, []).append(each.importance.numpy())
             margins.setdefault(group, []).append(each.margin.numpy())
         sizes = Magnitude(p=2).score(model, graph)
@@ -107,18 +107,18 @@ class FeatureDiscrimination:
         scores |= {name: sizes[name] * typical for name in scores if name not in importance}
         return normalized(scores, self.normalize)
 
-    def discriminate(self, heard: Heard) -> Mapping[tuple[Outlet, str], Discriminated]:
-        """What the filters at each outlet tell apart."""
-        prior = _prior(heard) if self.balanced else None
+    def discriminate(self, responses: FilterResponses) -> Mapping[tuple[LayerOutput, str], Discriminated]:
+        """What the filters at each layer output tell apart."""
+        prior = _prior(responses) if self.balanced else None
         return {
-            key: discriminate(strongest, heard, self.histogram, self.measure, prior)
-            for key, strongest in heard.strongest.items()
+            key: discriminate(strongest, responses, self.histogram, self.measure, prior)
+            for key, strongest in responses.strongest.items()
         }
 
 
 def discriminate(
     strongest: Strongest,
-    heard: Heard,
+    responses: FilterResponses,
     histogram: Histogram = "counts",
     measure: Measure = "entropy",
     prior: torch.Tensor | None = None,
@@ -130,23 +130,23 @@ def discriminate(
 
     Args:
         strongest: responses of the filters.
-        heard: labels, number of classes and of responses that count.
+        responses: labels, number of classes and of responses that count.
         histogram: see `Histogram`.
         measure: see `Measure`.
         prior: share of each class among all images, to divide by, float64 [classes].
     """
-    shares = class_shares(strongest, heard.labels, heard.classes, histogram, prior)
+    shares = class_shares(strongest, responses.labels, responses.classes, histogram, prior)
     # differs: the release ranks dead filters by whichever images come first
-    shares[strongest.dead] = 1.0 / heard.classes
-    most = math.log2(min(heard.classes, heard.top)) if min(heard.classes, heard.top) > 1 else 1.0
+    shares[strongest.dead] = 1.0 / responses.classes
+    most = math.log2(min(responses.classes, responses.top)) if min(responses.classes, responses.top) > 1 else 1.0
     bits = entropy(shares).clamp(max=most)
     bits[strongest.dead] = most
     if measure == "entropy":
         importance = 1.0 - bits / most
     elif measure == "variance":
-        importance = ((shares - 1 / heard.classes) ** 2).sum(1) / (1 - 1 / heard.classes)
+        importance = ((shares - 1 / responses.classes) ** 2).sum(1) / (1 - 1 / responses.classes)
     else:
-        importance = (shares.amax(1) - 1 / heard.classes) / (1 - 1 / heard.classes)
+        importance = (shares.amax(1) - 1 / responses.classes) / (1 - 1 / responses.classes)
     margin = strongest.responses.double().mean(1) / strongest.mean.abs().clamp(min=1e-30)
     return Discriminated(bits, importance.clamp(0.0, 1.0), shares, margin, strongest)
 
@@ -197,12 +197,12 @@ def entropy(shares: torch.Tensor) -> torch.Tensor:
 
 
 def broken_ties(score: torch.Tensor, margin: Array, size: Array) -> torch.Tensor:
-    """Scores in which no two coordinates are alike: of equal ones the larger margin wins, then size, then the first.
+    """Scores in which no two channels are alike: of equal ones the larger margin wins, then size, then the first.
 
     Args:
-        score: float64 [coordinates].
-        margin: of the strongest responses, float64 [coordinates].
-        size: of the weights, float64 [coordinates].
+        score: float64 [channels].
+        margin: of the strongest responses, float64 [channels].
+        size: of the weights, float64 [channels].
     """
     rounded = score.numpy().round(DIGITS)
     order = np.lexsort((-np.arange(len(rounded)), size.round(DIGITS), margin.round(DIGITS)))
@@ -211,12 +211,12 @@ def broken_ties(score: torch.Tensor, margin: Array, size: Array) -> torch.Tensor
     return torch.from_numpy(rounded + rank / len(rounded) * 10.0 ** -(DIGITS + 1))
 
 
-def _prior(heard: Heard) -> torch.Tensor | None:
+def _prior(responses: FilterResponses) -> torch.Tensor | None:
     """Share of each class among all images; None where labels belong to places."""
-    if heard.labels.ndim == 2:
-        mass = heard.labels.double().sum(0)
-    elif bool((heard.labels >= 0).all()):
-        mass = torch.bincount(heard.labels, minlength=heard.classes).double()
+    if responses.labels.ndim == 2:
+        mass = responses.labels.double().sum(0)
+    elif bool((responses.labels >= 0).all()):
+        mass = torch.bincount(responses.labels, minlength=responses.classes).double()
     else:
         return None
     return mass / mass.sum()

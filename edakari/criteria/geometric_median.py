@@ -12,14 +12,14 @@ from torch import nn
 from edakari.core.graph import Graph, Member
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
-from edakari.criteria.reduce import Array, Normalize, coordinates, counting, group_scores, parameters_of
+from edakari.criteria.reduce import Array, Normalize, channels, counting, group_scores, parameters_of
 
 __all__ = ["GeometricMedian"]
 
 
 @dc.dataclass(frozen=True)
 class GeometricMedian:
-    """Mean distance of a coordinate's weights to those of all others: what lies in the middle can be replaced by them.
+    """Mean distance of a channel's weights to those of all others: what lies in the middle can be replaced by them.
 
     He et al., "Filter Pruning via Geometric Median for Deep Neural Networks Acceleration", CVPR 2019, equation 6.
     Distances are per weight (divided by the root of their number), so that all members count the same.
@@ -45,8 +45,8 @@ class GeometricMedian:
 
 
 def _distances(weight: torch.Tensor, member: Member, group: str, size: int) -> Array:
-    """Mean distance per weight of each coordinate to the others, float64 [size]."""
-    where = coordinates(member.layout, group)
+    """Mean distance per weight of each channel to the others, float64 [size]."""
+    where = channels(member.layout, group)
     order = torch.from_numpy(np.argsort(where, kind="stable")[int((where < 0).sum()) :]).to(weight.device)
     rows = weight.detach().float().movedim(member.dim, 0)[order].reshape(size, -1)
     distances = torch.cdist(rows, rows, compute_mode="use_mm_for_euclid_dist_if_necessary").double().fill_diagonal_(0)

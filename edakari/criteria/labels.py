@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from edakari.core.collectives import reduced
 from edakari.core.protocols import Batch
-from edakari.core.ranks import reduced
 from edakari.errors import DataError
 
 __all__ = ["LabelSource", "Labels", "at_positions", "classes_of", "labels_of"]
@@ -49,7 +49,7 @@ class Labels:
         if self.found and bool((table == table[:1]).all()):
             raise DataError(
                 "all scoring images have the same label, so that filters cannot be told apart by classes; take images "
-                "of several classes (is data.search_size large enough, is the data sorted?)"
+                "of several classes (is data.calibration_size large enough, is the data sorted?)"
             )
         return table
 

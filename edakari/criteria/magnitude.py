@@ -19,7 +19,7 @@ from edakari.criteria.reduce import (
     counting,
     group_scores,
     parameters_of,
-    per_coordinate,
+    per_channel,
     sum_along,
 )
 
@@ -28,10 +28,10 @@ __all__ = ["Magnitude"]
 
 @dc.dataclass(frozen=True)
 class Magnitude:
-    """Mean absolute (p = 1) or root mean square (p = 2) weight of a coordinate.
+    """Mean absolute (p = 1) or root mean square (p = 2) weight of a channel.
 
     Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017. The paper sums over a filter; the mean ranks the
-    filters of a layer alike, and lets members with few and with many weights per coordinate count the same.
+    filters of a layer alike, and lets members with few and with many weights per channel count the same.
 
     Args:
         p: order of the norm.
@@ -58,9 +58,9 @@ class Magnitude:
         def parts(group: str, size: int) -> list[Array]:
             found = []
             for member in members[group]:
-                sums = per_coordinate(member, group, size, along[member.tensor, member.dim])
+                sums = per_channel(member, group, size, along[member.tensor, member.dim])
                 share = parameters[member.tensor].shape[member.dim] / parameters[member.tensor].numel()
-                repeats = per_coordinate(member, group, size, np.ones(parameters[member.tensor].shape[member.dim]))
+                repeats = per_channel(member, group, size, np.ones(parameters[member.tensor].shape[member.dim]))
                 mean = sums * share / repeats
                 found.append(mean if self.p == 1 else np.sqrt(mean))
             return found

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
-from edakari.core.ranks import my_rank, reduced
+from edakari.core.collectives import rank_and_world_size, reduced
 from edakari.errors import ModelError
 
 __all__ = ["Ranking", "Strongest"]
@@ -141,8 +141,8 @@ class Ranking:
     def _keep_best(self, new: Iterable[torch.Tensor], count: int, labels: torch.Tensor | None) -> None:
         """Merge so many keys for each filter, split by rows, and their labels into the ranking."""
         width = min(self.top, self.width + count)
-        for place, rows in enumerate(new):
-            own = slice(place * ROWS, place * ROWS + len(rows))
+        for index, rows in enumerate(new):
+            own = slice(index * ROWS, index * ROWS + len(rows))
             best = torch.cat([self._packed(own), rows], 1).topk(width, dim=1, sorted=False)
             self._put(own, best.values)
             if self.label_store is not None and self.labels is not None and labels is not None:
@@ -153,7 +153,7 @@ class Ranking:
     def gather(self) -> None:
         """Merge the rankings of all processes; every one of them has the same afterwards."""
         self._merge()
-        if my_rank()[1] == 1:
+        if rank_and_world_size()[1] == 1:
             return
         numbers = reduced(torch.cat([self.sums, self.sums.new_tensor([self.seen])]))
         self.least = reduced(self.least, dist.ReduceOp.MIN)
@@ -213,6 +213,6 @@ def _padded(tensor: torch.Tensor, width: int, value: int) -> torch.Tensor:
 
 
 def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
-    found = [torch.empty_like(tensor) for _ in range(my_rank()[1])]
+    found = [torch.empty_like(tensor) for _ in range(rank_and_world_size()[1])]
     dist.all_gather(found, tensor)
     return found

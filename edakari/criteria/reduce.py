@@ -1,8 +1,8 @@
-"""From figures on weights to one score per coordinate of a group.
+"""From figures on weights to one score per channel of a group.
 
 What all criteria on weights share. A group's score is the mean over its counting members, and a member's score is
-taken over all elements that belong to a coordinate. Counting members are weights with more than one long dimension:
-matrices and convolution kernels, in the rows that write the group as in the columns that read it, since a coordinate
+taken over all elements that belong to a channel. Counting members are weights with more than one long dimension:
+matrices and convolution kernels, in the rows that write the group as in the columns that read it, since a channel
 is as dead when nobody reads it as when nobody writes it. Scales, biases and single tokens say where a distribution
 lies rather than how much it carries, so they count only in groups that have no other member.
 """
@@ -27,12 +27,12 @@ from edakari.errors import ModelError
 
 __all__ = [
     "Normalize",
-    "coordinates",
+    "channels",
     "counting",
     "group_scores",
     "normalized",
     "parameters_of",
-    "per_coordinate",
+    "per_channel",
     "sum_along",
 ]
 
@@ -40,15 +40,15 @@ Array = npt.NDArray[np.float64]
 Normalize = Literal["mean", "none"]
 
 
-def coordinates(layout: Layout, group: str) -> npt.NDArray[np.int64]:
-    """Which coordinate of a group each position of a dimension belongs to.
+def channels(layout: Layout, group: str) -> npt.NDArray[np.int64]:
+    """Which channel of a group each position of a dimension belongs to.
 
     Args:
         layout: description of the dimension.
         group: name of the group.
 
     Returns:
-        int64 [positions]; -1 where a position does not belong to the group. Every coordinate has equally many.
+        int64 [positions]; -1 where a position does not belong to the group. Every channel has equally many.
     """
     match layout:
         case Fixed(size):
@@ -58,14 +58,14 @@ def coordinates(layout: Layout, group: str) -> npt.NDArray[np.int64]:
         case Product(parts):
             found = np.full(1, -1, dtype=np.int64)
             for part in parts:
-                inner = coordinates(part, group)
+                inner = channels(part, group)
                 found = np.where(found[:, None] >= 0, found[:, None], inner).reshape(-1)
             return found
         case Concat(parts):
-            return np.concatenate([coordinates(part, group) for part in parts])
+            return np.concatenate([channels(part, group) for part in parts])
 
 
-_coordinates = functools.lru_cache(maxsize=4096)(coordinates)
+_coordinates = functools.lru_cache(maxsize=4096)(channels)
 
 
 def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
@@ -108,8 +108,8 @@ def sum_along(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     return tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor
 
 
-def per_coordinate(member: Member, group: str, size: int, along: Array) -> Array:
-    """Sum a figure per position, float64 [positions], over the positions of each coordinate, float64 [size]."""
+def per_channel(member: Member, group: str, size: int, along: Array) -> Array:
+    """Sum a figure per position, float64 [positions], over the positions of each channel, float64 [size]."""
     if isinstance(member.layout, Axis):
         return along
     where = _coordinates(member.layout, group)
@@ -125,7 +125,7 @@ def group_scores(
     Args:
         graph: whose groups are scored.
         parts: the scores of a group's members, each float64 [size], from the group's name and size. Where there is
-            none, every coordinate scores 1.
+            none, every channel scores 1.
         normalize: "mean" divides by the group's mean score, so that groups can be ranked against each other.
 
     Returns:

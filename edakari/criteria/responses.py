@@ -11,19 +11,28 @@ import torch
 from torch import nn
 
 from edakari.core.arguments import require
+from edakari.core.collectives import rank_and_world_size
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, extent
 from edakari.core.networks import unwrapped
 from edakari.core.protocols import Batch, Task
-from edakari.core.ranks import my_rank
+from edakari.criteria.capture import watching
 from edakari.criteria.labels import Labels, LabelSource, at_positions, classes_of, labels_of
 from edakari.criteria.ranking import Ranking, Strongest
-from edakari.criteria.reduce import coordinates
-from edakari.criteria.watching import watching
+from edakari.criteria.reduce import channels
 from edakari.errors import DataError, EdakariError, ModelError
-from edakari.graph.outlets import Outlet, outlets_of
+from edakari.graph.layer_outputs import LayerOutput, layer_outputs_of
 
-__all__ = ["Heard", "Listening", "Reduce", "Response", "called", "hear", "respond", "until"]
+__all__ = [
+    "FilterResponses",
+    "Reduce",
+    "Response",
+    "ResponseSettings",
+    "called",
+    "collect_responses",
+    "respond",
+    "until",
+]
 
 Reduce = Literal["l2", "max"]
 """From a filter's map to one number: its L2 norm, or its largest entry."""
@@ -31,7 +40,7 @@ Reduce = Literal["l2", "max"]
 
 @dc.dataclass(frozen=True, slots=True)
 class Response:
-    """One batch's responses of the filters of a group at an outlet.
+    """One batch's responses of the filters of a group at a layer output.
 
     Args:
         values: float32 [images, filters].
@@ -49,7 +58,7 @@ class Response:
 
 
 @dc.dataclass(frozen=True, kw_only=True)
-class Listening:
+class ResponseSettings:
     """How responses are gathered.
 
     Args:
@@ -88,33 +97,37 @@ class Listening:
         if isinstance(self.top, int) and self.top > images:
             raise DataError(
                 f"the strongest {self.top} responses of each filter are asked for, but there are {images} images; "
-                "lower method.top, or raise data.search_size and method.images"
+                "lower method.top, or raise data.calibration_size and method.images"
             )
         return self.top if isinstance(self.top, int) else max(1, round(self.top * images))
 
 
 @dc.dataclass(frozen=True)
-class Heard:
+class FilterResponses:
     """The strongest responses of all filters.
 
     Args:
-        strongest: for each outlet and group, in order of the network.
+        strongest: for each layer output and group, in order of the network.
         labels: of the images, int64 [images], or [images, classes] of mass; -1 where places have labels of their own.
         images: how many were seen.
         classes: how many there are.
         top: responses that count for each filter.
     """
 
-    strongest: Mapping[tuple[Outlet, str], Strongest]
+    strongest: Mapping[tuple[LayerOutput, str], Strongest]
     labels: torch.Tensor
     images: int
     classes: int
     top: int
 
 
-def hear(
-    model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None, how: Listening = Listening()
-) -> Heard:
+def collect_responses(
+    model: nn.Module,
+    graph: Graph,
+    batches: Iterable[Batch],
+    task: Task | None,
+    how: ResponseSettings = ResponseSettings(),
+) -> FilterResponses:
     """Run a network once over images, and keep the strongest responses of each filter with their images' numbers.
 
     Responses are those in evaluation mode. Each process looks at its share of the batches, and all hear the same.
@@ -124,7 +137,7 @@ def hear(
         graph: its graph.
         batches: of images and labels, the same on all processes.
         task: how the network is called; None calls it with the images.
-        how: see `Listening`.
+        how: see `ResponseSettings`.
 
     Raises:
         DataError: there are no images, too few of them, no labels, or labels that do not fit the network.
@@ -132,21 +145,21 @@ def hear(
     """
     model = unwrapped(model, "score(model, graph, batches, task)")
     require("score(model, graph, batches, task)", graph=(graph, Graph), batches=(batches, Iterable))
-    outlets, (rank, world) = outlets_of(graph), my_rank()
-    rankings: dict[tuple[Outlet, str], Ranking] = {}
+    layer_outputs, (rank, world) = layer_outputs_of(graph), rank_and_world_size()
+    rankings: dict[tuple[LayerOutput, str], Ranking] = {}
     labels: Labels | None = None
     placed, seen = False, 0
-    pending: dict[tuple[Outlet, str], Response] = {}
+    pending: dict[tuple[LayerOutput, str], Response] = {}
 
-    def take(outlet: Outlet, x: torch.Tensor) -> None:
-        for group in outlet.dims():
-            pending[outlet, group] = respond(outlet, group, x, size, how.reduce, placed)
+    def take(layer_output: LayerOutput, x: torch.Tensor) -> None:
+        for group in layer_output.dims():
+            pending[layer_output, group] = respond(layer_output, group, x, size, how.reduce, placed)
 
-    with watching(model, outlets, take):
+    with watching(model, layer_outputs, take):
         for turn, batch in enumerate(until(batches, how.images)):
             if not rankings:
                 placed = _at_places(graph, batch, how)
-                rankings = _rankings(model, graph, outlets, how.most, placed)
+                rankings = _rankings(model, graph, layer_outputs, how.most, placed)
             size = len(batch[0])
             if turn % world == rank:
                 outputs = called(model, batch, task)
@@ -160,7 +173,7 @@ def hear(
             seen += size
     if labels is None:
         raise DataError("there are fewer batches of scoring images than processes; is the training data empty?")
-    return _heard(rankings, labels, seen, how)
+    return _filter_responses(rankings, labels, seen, how)
 
 
 def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:
@@ -170,11 +183,13 @@ def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:
     return model(batch[0].to(next(model.parameters()).device))
 
 
-def respond(outlet: Outlet, group: str, x: torch.Tensor, images: int, reduce: Reduce, placed: bool) -> Response:
-    """Reduce the maps at an outlet to responses.
+def respond(
+    layer_output: LayerOutput, group: str, x: torch.Tensor, images: int, reduce: Reduce, placed: bool
+) -> Response:
+    """Reduce the maps at a layer output to responses.
 
     Args:
-        outlet: where.
+        layer_output: where.
         group: whose filters.
         x: the tensor.
         images: in the batch.
@@ -184,7 +199,7 @@ def respond(outlet: Outlet, group: str, x: torch.Tensor, images: int, reduce: Re
     Raises:
         ModelError: the tensor does not have that many images along its first dimension.
     """
-    x, dim, several = _by_filter(outlet, group, x, images)
+    x, dim, several = _by_filter(layer_output, group, x, images)
     others = [each for each in range(1, x.dim()) if each != dim]
     if reduce == "l2":
         norm = torch.linalg.vector_norm(x, dim=others, dtype=torch.float32) if others else x.abs().float()
@@ -199,21 +214,21 @@ def respond(outlet: Outlet, group: str, x: torch.Tensor, images: int, reduce: Re
     return Response(largest.float(), positions % (height * width), (height, width))
 
 
-def _by_filter(outlet: Outlet, group: str, x: torch.Tensor, images: int) -> tuple[torch.Tensor, int, bool]:
+def _by_filter(layer_output: LayerOutput, group: str, x: torch.Tensor, images: int) -> tuple[torch.Tensor, int, bool]:
     """The tensor with images first, the dimension of filters, and whether the next one holds a filter's positions."""
-    layouts, dim = outlet.layouts, outlet.dims()[group]
+    layouts, dim = layer_output.layouts, layer_output.dims()[group]
     per_image = int(extent(layouts[0], {}))
     if x.dim() != len(layouts) or x.shape[0] != per_image * images:
         raise ModelError(
-            f"module {outlet.module!r} passes on a tensor of shape {list(x.shape)} for {images} images, where "
-            f"{per_image * images} along the first dimension are expected; leave its groups out (limits.exclude)"
+            f"module {layer_output.module!r} passes on a tensor of shape {list(x.shape)} for {images} images, where "
+            f"{per_image * images} along the first dimension are expected; leave its groups out (groups.exclude)"
         )
     layout = layouts[dim]
     if per_image > 1:
         x, dim = x.reshape(images, per_image, *x.shape[1:]), dim + 1
     if isinstance(layout, Axis):
         return x, dim, False
-    where = torch.from_numpy(coordinates(layout, group))
+    where = torch.from_numpy(channels(layout, group))
     order = where.argsort(stable=True)[int((where < 0).sum()) :].to(x.device)
     filters = int(where.max()) + 1
     x = x.index_select(dim, order)
@@ -236,7 +251,7 @@ def until(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
         raise DataError("there are no scoring images; is the training data empty?")
 
 
-def _at_places(graph: Graph, batch: Batch, how: Listening) -> bool:
+def _at_places(graph: Graph, batch: Batch, how: ResponseSettings) -> bool:
     """Whether labels belong to places instead of images.
 
     Raises:
@@ -257,32 +272,36 @@ def _at_places(graph: Graph, batch: Batch, how: Listening) -> bool:
 
 
 def _rankings(
-    model: nn.Module, graph: Graph, outlets: Sequence[Outlet], most: int, placed: bool
-) -> dict[tuple[Outlet, str], Ranking]:
+    model: nn.Module, graph: Graph, layer_outputs: Sequence[LayerOutput], most: int, placed: bool
+) -> dict[tuple[LayerOutput, str], Ranking]:
     device = next(model.parameters()).device
     return {
-        (each, group): Ranking(graph[group].size, most, device, placed) for each in outlets for group in each.dims()
+        (each, group): Ranking(graph[group].size, most, device, placed)
+        for each in layer_outputs
+        for group in each.dims()
     }
 
 
-class _Decoded(Mapping[tuple[Outlet, str], Strongest]):
+class _Decoded(Mapping[tuple[LayerOutput, str], Strongest]):
     """Rankings in plain form, each made when it is asked for: all of them together are larger than the rankings."""
 
-    def __init__(self, rankings: Mapping[tuple[Outlet, str], Ranking], top: int) -> None:
+    def __init__(self, rankings: Mapping[tuple[LayerOutput, str], Ranking], top: int) -> None:
         self.rankings, self.top = rankings, top
 
-    def __getitem__(self, key: tuple[Outlet, str]) -> Strongest:
+    def __getitem__(self, key: tuple[LayerOutput, str]) -> Strongest:
         return self.rankings[key].strongest(self.top)
 
-    def __iter__(self) -> Iterator[tuple[Outlet, str]]:
+    def __iter__(self) -> Iterator[tuple[LayerOutput, str]]:
         return iter(self.rankings)
 
     def __len__(self) -> int:
         return len(self.rankings)
 
 
-def _heard(rankings: Mapping[tuple[Outlet, str], Ranking], labels: Labels, images: int, how: Listening) -> Heard:
+def _filter_responses(
+    rankings: Mapping[tuple[LayerOutput, str], Ranking], labels: Labels, images: int, how: ResponseSettings
+) -> FilterResponses:
     top = how.count(images)
     for ranking in rankings.values():
         ranking.gather()
-    return Heard(_Decoded(rankings, top), labels.table(images), images, labels.classes, top)
+    return FilterResponses(_Decoded(rankings, top), labels.table(images), images, labels.classes, top)

@@ -24,7 +24,7 @@ from edakari.criteria.reduce import (
     counting,
     group_scores,
     parameters_of,
-    per_coordinate,
+    per_channel,
     sum_along,
 )
 from edakari.errors import DataError, EdakariError
@@ -34,17 +34,17 @@ __all__ = ["Taylor"]
 
 @dc.dataclass(frozen=True)
 class Taylor:
-    """Squared change of the loss, to first order, if a coordinate's weights were zero.
+    """Squared change of the loss, to first order, if a channel's weights were zero.
 
     Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8: per batch, the sum of
-    gradient times weight over a coordinate, squared; the mean over batches. The network is in evaluation mode.
+    gradient times weight over a channel, squared; the mean over batches. The network is in evaluation mode.
 
     Args:
-        limit: most batches that are used, on each rank.
+        max_batches: most batches that are used, on each rank.
         normalize: see `edakari.criteria.reduce.group_scores`.
     """
 
-    limit: int = 16
+    max_batches: int = 16
     normalize: Normalize = "mean"
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
@@ -64,13 +64,13 @@ class Taylor:
         members = {group.name: counting(graph, group.name, parameters) for group in graph.groups}
         weights = {m.tensor: parameters[m.tensor] for found in members.values() for m in found}
         sums = {
-            (group.name, place): np.zeros(group.size)
+            (group.name, index): np.zeros(group.size)
             for group in graph.groups
-            for place in range(len(members[group.name]))
+            for index in range(len(members[group.name]))
         }
         count = 0
         with _probing(model, list(weights.values())):
-            for batch in itertools.islice(batches, self.limit):
+            for batch in itertools.islice(batches, self.max_batches):
                 loss = torch.stack([term.reshape(()) for term in task.loss(task.outputs(model, batch), batch).values()])
                 found = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
                 _accumulate(sums, graph, members, weights, dict(zip(weights, found, strict=True)))
@@ -80,7 +80,7 @@ class Taylor:
             raise DataError("the Taylor criterion got no batch of data; is the training data empty?")
         return group_scores(
             graph,
-            lambda name, _: [sums[name, place] / count for place in range(len(members[name]))],
+            lambda name, _: [sums[name, index] / count for index in range(len(members[name]))],
             self.normalize,
         )
 
@@ -100,10 +100,10 @@ def _accumulate(
             for dim in {m.dim for found in members.values() for m in found if m.tensor == name}:
                 along[name, dim] = sum_along(product, dim).double().cpu().numpy()
     for group in graph.groups:
-        for place, member in enumerate(members[group.name]):
+        for index, member in enumerate(members[group.name]):
             if (member.tensor, member.dim) in along:
-                change = per_coordinate(member, group.name, group.size, along[member.tensor, member.dim])
-                sums[group.name, place][:] += change**2
+                change = per_channel(member, group.name, group.size, along[member.tensor, member.dim])
+                sums[group.name, index][:] += change**2
 
 
 def _reduced(sums: Mapping[tuple[str, int], Array], count: int, device: torch.device) -> int:

@@ -13,9 +13,9 @@ from edakari.core.file_errors import require_writable
 from edakari.core.files import replacing
 from edakari.core.networks import unwrapped
 from edakari.cost.example import mapped
-from edakari.cost.onnx_model import feeds, open_onnx, write_onnx
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, compare, module_outputs
+from edakari.export.onnx_model import feeds, open_onnx, write_onnx
 
 __all__ = ["to_onnx"]
 

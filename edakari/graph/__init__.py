@@ -1,13 +1,13 @@
 """From a network to its graph: one forward pass in which every operator says how axes flow."""
 
-from edakari.graph.attributes import attributes
-from edakari.graph.cut import cut
+from edakari.graph.cutting import cut
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
+from edakari.graph.module_attributes import attributes
 from edakari.graph.outputs import outputs_of, selected, tensors_in
 from edakari.graph.rules import rule
 from edakari.graph.shadow import as_written, call, shadow_of, stored_tensors
-from edakari.graph.trace import fixed_graph, trace
+from edakari.graph.tracing import fixed_graph, trace
 from edakari.graph.verify import Fault, fault_of
 
 __all__ = [

@@ -6,7 +6,7 @@ import bisect
 import collections
 from collections.abc import Collection, Iterator, Sequence
 
-from edakari.graph.records import Record
+from edakari.graph.records import OperatorRecord
 
 __all__ = ["Memory"]
 
@@ -35,21 +35,21 @@ class Memory:
             memory that it reads.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[OperatorRecord]) -> None:
         self.roots: list[Root] = []
         self.writes: list[tuple[int, Root]] = []
         """Each record that writes in place, and into what."""
         self.sources: list[tuple[int, ...]] = []
         self._writers: dict[Root, list[int]] = collections.defaultdict(list)
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             writes = record.name.endswith("_") and bool(record.arguments)
             shares = writes or (record.name in VIEWS and bool(record.arguments))
-            seen = (each for argument in record.arguments for each in self.seen(argument, place))
+            seen = (each for argument in record.arguments for each in self.seen(argument, index))
             self.sources.append(tuple(dict.fromkeys(seen)))
-            self.roots.append(self._root(record.arguments[0]) if shares else place)
+            self.roots.append(self._root(record.arguments[0]) if shares else index)
             if writes:
-                self.writes.append((place, self.roots[place]))
-                self._writers[self.roots[place]].append(place)
+                self.writes.append((index, self.roots[index]))
+                self._writers[self.roots[index]].append(index)
 
     def _root(self, made: Root) -> Root:
         return self.roots[made] if isinstance(made, int) else made
@@ -65,4 +65,4 @@ class Memory:
 
     def is_written(self, memory: Collection[int], by_others_than: Collection[int]) -> bool:
         """Whether other records than these write in place into memory that was made there."""
-        return any(root in memory and place not in by_others_than for place, root in self.writes)
+        return any(root in memory and index not in by_others_than for index, root in self.writes)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.core.layout import Layout, Product, extent
-from edakari.graph.attributes import Widths
+from edakari.graph.module_attributes import Widths
 
 __all__ = ["SlimMultiheadAttention", "is_slim", "slim"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from edakari.core.graph import Branch
 from edakari.graph.aliases import Memory
 from edakari.graph.axes import size
-from edakari.graph.flow import Flow, Record, Visit
+from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord
 
 __all__ = ["branches_of"]
 
@@ -31,30 +31,30 @@ SCALED = frozenset({"aten.mul", "aten.mul_"})
 DIVIDED = frozenset({"aten.div", "aten.div_"})
 
 
-def branches_of(flow: Flow) -> tuple[Branch, ...]:
+def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
     """The branches of a traced forward pass, in order; one inside of another is listed too.
 
     A branch is what nothing but one side of a sum depends on, where the other side has no weights of its own. It can
     be dropped if it ends in modules: the last one returns zeros instead, and those before it pass on what they get.
 
     Args:
-        flow: after the forward pass.
+        tracer: after the forward pass.
     """
     found = []
-    search = _Search(flow)
-    for place, record in enumerate(flow.records):
+    search = _Search(tracer)
+    for index, record in enumerate(tracer.records):
         if record.name not in SUMS or len(record.sources) != 2 or _broadcasts(record):
             continue
         for source in record.sources:
             other = next((each for each in record.sources if each != source), None)
-            region = search.region(source, other, place) if source is not None else []
+            region = search.region(source, other, index) if source is not None else []
             branch = search.branch(region, source) if region and source is not None else None
             if branch is not None:
                 found.append(branch)
-    return _named(found, {flow.names[key]: math.prod(map(size, dims)) for key, dims in flow.stored.items()})
+    return _named(found, {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()})
 
 
-def _broadcasts(record: Record) -> bool:
+def _broadcasts(record: OperatorRecord) -> bool:
     shapes = [[size(dim) for dim in dims] for dims in record.inputs]
     return any(shape != shapes[0] for shape in shapes)
 
@@ -62,43 +62,47 @@ def _broadcasts(record: Record) -> bool:
 class _Search:
     """Looks for branches in a traced forward pass."""
 
-    def __init__(self, flow: Flow) -> None:
-        self.records = flow.records
-        self.memory = Memory(flow.records)
+    def __init__(self, tracer: AxisTracer) -> None:
+        self.records = tracer.records
+        self.memory = Memory(tracer.records)
         self.ancestors = self._ancestors()
-        self.readers = self._readers(flow)
-        self.calls = flow.calls
-        self.numbers = {id(visit): number for number, visit in enumerate(flow.calls)}
-        self.weighty = sum(1 << place for place, record in enumerate(flow.records) if record.weights)
-        self.uses = collections.Counter(name for record in flow.records for name in set(record.weights))
-        counts = collections.Counter(visit.path for visit in flow.calls)
-        self.visits = [visit for visit in flow.calls if visit.path and visit.places and counts[visit.path] == 1]
-        self.starts = [visit.start for visit in self.visits]
-        self.callers = _callers(self.visits)
+        self.readers = self._readers(tracer)
+        self.calls = tracer.calls
+        self.numbers = {id(call_record): number for number, call_record in enumerate(tracer.calls)}
+        self.weighty = sum(1 << index for index, record in enumerate(tracer.records) if record.weights)
+        self.uses = collections.Counter(name for record in tracer.records for name in set(record.weights))
+        counts = collections.Counter(call_record.path for call_record in tracer.calls)
+        self.calls_made = [
+            call_record
+            for call_record in tracer.calls
+            if call_record.path and call_record.indices and counts[call_record.path] == 1
+        ]
+        self.starts = [call_record.start for call_record in self.calls_made]
+        self.callers = _callers(self.calls_made)
 
     def _ancestors(self) -> list[int]:
         """For each record, itself and all that it depends on, as the bits of an integer."""
         found: list[int] = []
-        for place, sources in enumerate(self.memory.sources):
-            mine = 1 << place
+        for index, sources in enumerate(self.memory.sources):
+            mine = 1 << index
             for source in sources:
                 mine |= found[source]
             found.append(mine)
         return found
 
-    def _readers(self, flow: Flow) -> dict[int, list[int]]:
+    def _readers(self, tracer: AxisTracer) -> dict[int, list[int]]:
         """For each record, those that read what it makes; beyond the last stands who called the network.
 
         What the outputs do not depend on reads nothing.
         """
         readers: dict[int, list[int]] = collections.defaultdict(list)
         end = len(self.records)
-        for source in {seen for made in flow.returned for seen in self.memory.seen(made, end)}:
+        for source in {seen for made in tracer.returned for seen in self.memory.seen(made, end)}:
             readers[source].append(end)
-        for place in range(len(self.records) - 1, -1, -1):
-            if place in readers:
-                for source in self.memory.sources[place]:
-                    readers[source].append(place)
+        for index in range(len(self.records) - 1, -1, -1):
+            if index in readers:
+                for source in self.memory.sources[index]:
+                    readers[source].append(index)
         return readers
 
     def region(self, source: int, other: int | None, end: int) -> list[int]:
@@ -117,9 +121,9 @@ class _Search:
             return []
         # what is read elsewhere too, such as a table of positions that later blocks share, stays; so does what it needs
         inside: set[int] = {end}
-        for place in reversed(_places(mine)):
-            if all(reader in inside for reader in self.readers.get(place, ())):
-                inside.add(place)
+        for index in reversed(_places(mine)):
+            if all(reader in inside for reader in self.readers.get(index, ())):
+                inside.add(index)
         inside.remove(end)
         return sorted(inside) if source in inside else []
 
@@ -132,85 +136,87 @@ class _Search:
         """
         inside = frozenset(region)
         modules = self._modules(region, inside)
-        weighty = [visit for visit in modules if any(self.records[place].weights for place in visit.places)]
+        weighty = [
+            call_record for call_record in modules if any(self.records[index].weights for index in call_record.indices)
+        ]
         if not weighty:
             return None
-        last = max(weighty, key=lambda visit: visit.end)
-        gone = [*(visit for visit in modules if visit.end <= last.start), last]
-        places = {place for visit in gone for place in visit.places}
-        if min(visit.returned for visit in gone) < 0 or source not in self._zeros(region, places, last):
+        last = max(weighty, key=lambda call_record: call_record.end)
+        gone = [*(call_record for call_record in modules if call_record.end <= last.start), last]
+        indices = {index for call_record in gone for index in call_record.indices}
+        if min(call_record.returned for call_record in gone) < 0 or source not in self._zeros(region, indices, last):
             return None
-        weights = collections.Counter(name for place in places for name in set(self.records[place].weights))
-        order = dict.fromkeys(name for place in sorted(places) for name in self.records[place].weights)
+        weights = collections.Counter(name for index in indices for name in set(self.records[index].weights))
+        order = dict.fromkeys(name for index in sorted(indices) for name in self.records[index].weights)
         return Branch(
             name="",
-            modules=tuple(visit.path for visit in gone[:-1]),
+            modules=tuple(call_record.path for call_record in gone[:-1]),
             exit=last.path,
-            returned=tuple(visit.returned for visit in gone),
-            operators=tuple(sorted(places)),
+            returned=tuple(call_record.returned for call_record in gone),
+            operators=tuple(sorted(indices)),
             parameters=tuple(name for name in order if weights[name] == self.uses[name]),
-            calls=tuple(number for visit in gone for number in self._within(visit)),
-            region=tuple(sorted(inside | places)),
-            copies=self.memory.is_written(inside | places, by_others_than=places),
+            calls=tuple(number for call_record in gone for number in self._within(call_record)),
+            region=tuple(sorted(inside | indices)),
+            copies=self.memory.is_written(inside | indices, by_others_than=indices),
         )
 
-    def _modules(self, region: Sequence[int], inside: frozenset[int]) -> list[Visit]:
+    def _modules(self, region: Sequence[int], inside: frozenset[int]) -> list[CallRecord]:
         """The outermost module calls that lie wholly in a region, of modules that are called nowhere else."""
         first, last = bisect.bisect_left(self.starts, region[0]), bisect.bisect_right(self.starts, region[-1])
 
-        def lies_inside(visit: Visit) -> bool:
-            read = (place for place in visit.places if place in self.readers)
-            return all(place in inside for place in read) and any(place in inside for place in visit.places)
+        def lies_inside(call_record: CallRecord) -> bool:
+            read = (index for index in call_record.indices if index in self.readers)
+            return all(index in inside for index in read) and any(index in inside for index in call_record.indices)
 
         # one that begins before the region may have begun with what nobody reads
-        candidates = [*self._enclosing(region[0], first), *self.visits[first:last]]
-        found = [visit for visit in candidates if lies_inside(visit)]
-        paths = {visit.path for visit in found}
-        return [visit for visit in found if not any(above in paths for above in _above(visit.path))]
+        candidates = [*self._enclosing(region[0], first), *self.calls_made[first:last]]
+        found = [call_record for call_record in candidates if lies_inside(call_record)]
+        paths = {call_record.path for call_record in found}
+        return [call_record for call_record in found if not any(above in paths for above in _above(call_record.path))]
 
-    def _enclosing(self, place: int, behind: int) -> Iterator[Visit]:
+    def _enclosing(self, index: int, behind: int) -> Iterator[CallRecord]:
         """The calls that were running at a record, of those before one of `visits`, the innermost first."""
         number = behind - 1
         while number >= 0:
-            if self.visits[number].end > place:
-                yield self.visits[number]
+            if self.calls_made[number].end > index:
+                yield self.calls_made[number]
             number = self.callers[number]
 
-    def _within(self, visit: Visit) -> Iterator[int]:
+    def _within(self, call_record: CallRecord) -> Iterator[int]:
         """The numbers of the calls that a call makes."""
-        number = self.numbers[id(visit)] + 1
-        while number < len(self.calls) and self.calls[number].depth > visit.depth:
+        number = self.numbers[id(call_record)] + 1
+        while number < len(self.calls) and self.calls[number].depth > call_record.depth:
             yield number
             number += 1
 
-    def _zeros(self, region: Sequence[int], gone: Collection[int], last: Visit) -> set[int | str | None]:
+    def _zeros(self, region: Sequence[int], gone: Collection[int], last: CallRecord) -> set[int | str | None]:
         """The records that make zeros where a module returns zeros, and those before it are gone."""
         first = min(gone)
-        lost = sum(1 << place - first for place in gone)
+        lost = sum(1 << index - first for index in gone)
 
         def is_known(argument: int | str | None) -> bool:
             return not isinstance(argument, int) or not self.ancestors[argument] >> first & lost
 
         zeros: set[int | str | None] = set(last.made)
-        for place in region:
-            if place >= last.end and _stays_zero(self.records[place], zeros, is_known):
-                zeros.add(place)
+        for index in region:
+            if index >= last.end and _stays_zero(self.records[index], zeros, is_known):
+                zeros.add(index)
         return zeros
 
 
-def _callers(visits: Sequence[Visit]) -> list[int]:
+def _callers(calls_made: Sequence[CallRecord]) -> list[int]:
     """For each call, the number of the call that it lies in; -1 where there is none."""
     found: list[int] = []
-    for number, visit in enumerate(visits):
+    for number, call_record in enumerate(calls_made):
         caller = number - 1
-        while caller >= 0 and visits[caller].end < visit.end:
+        while caller >= 0 and calls_made[caller].end < call_record.end:
             caller = found[caller]
         found.append(caller)
     return found
 
 
 def _stays_zero(
-    record: Record, zeros: Collection[int | str | None], is_known: Callable[[int | str | None], bool]
+    record: OperatorRecord, zeros: Collection[int | str | None], is_known: Callable[[int | str | None], bool]
 ) -> bool:
     """Whether an operator makes zeros of what are zeros among its arguments, the others being as they were or not."""
     arguments = record.arguments
@@ -231,7 +237,7 @@ def _stays_zero(
 def _places(region: int) -> list[int]:
     """The bits of an integer that are set, rising."""
     start = (region & -region).bit_length() - 1
-    return [start + place for place, bit in enumerate(reversed(bin(region >> start)[2:])) if bit == "1"]
+    return [start + index for index, bit in enumerate(reversed(bin(region >> start)[2:])) if bit == "1"]
 
 
 def _above(path: str) -> Iterator[str]:

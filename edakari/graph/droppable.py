@@ -61,7 +61,7 @@ def _heights(branches: Iterable[Branch]) -> dict[str, int]:
 def _kind(branch: Branch, shadow: nn.Module, graph: Graph) -> Hashable:
     """What branches of blocks that are built alike have in common."""
     classes = tuple(type(shadow.get_submodule(path)) for path in (*branch.modules, branch.exit))
-    return classes, tuple(graph.operators[place].name for place in branch.region)
+    return classes, tuple(graph.operators[index].name for index in branch.region)
 
 
 def _proven(branches: Sequence[Branch], trial: Trial, kinds: dict[str, Hashable]) -> list[Branch]:

@@ -8,12 +8,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 
 from edakari.core import layout as layouts
-from edakari.core.graph import Branch, Graph, InputSpec, ModuleCall, Operator, Refusal
+from edakari.core.graph import Branch, Graph, InputSpec, ModuleCall, Operator, Unprunable
 from edakari.core.layout import Layout
 from edakari.core.space import Group, Kind
 from edakari.graph import axes
 from edakari.graph.axes import Axis, Expression
-from edakari.graph.flow import Dims, Flow, Record, Visit
+from edakari.graph.axis_tracer import AxisTracer, CallRecord, Dims, OperatorRecord
 
 __all__ = ["finish"]
 
@@ -21,7 +21,7 @@ KINDS: tuple[Kind, ...] = ("head", "head_dim", "group", "hidden")
 
 
 def finish(
-    flow: Flow,
+    tracer: AxisTracer,
     stored: Mapping[str, Dims],
     parameters: Collection[str],
     registered: Collection[str],
@@ -33,7 +33,7 @@ def finish(
     """Freeze a flow into a graph.
 
     Args:
-        flow: after the forward pass, outputs pinned.
+        tracer: after the forward pass, outputs pinned.
         stored: dimensions of every tensor that the network holds, by name, in the network's own order.
         parameters: the names among them that are parameters.
         registered: the names among them that are parameters or buffers; whether a plain attribute is there can depend
@@ -43,7 +43,7 @@ def finish(
         device_reason: why it did not run on meta, in the words of who refused.
         branches: that can be dropped whole.
     """
-    _pin_unmade(flow, stored, parameters)
+    _pin_unmade(tracer, stored, parameters)
     named = _named(stored)
     freeze = _Freezer({axis: group.name for axis, group in named.items()})
     frozen = {name: tuple(freeze(dim) for dim in dims) for name, dims in stored.items()}
@@ -51,13 +51,13 @@ def finish(
         groups=tuple(named.values()),
         layouts=frozen,
         parameters=tuple(name for name in stored if name in parameters),
-        operators=tuple(_operator(freeze, record) for record in flow.records),
-        calls=tuple(_call(freeze, visit) for visit in flow.calls),
-        refused=tuple(_refusals(stored)),
+        operators=tuple(_operator(freeze, record) for record in tracer.records),
+        calls=tuple(_call(freeze, call_record) for call_record in tracer.calls),
+        unprunable=tuple(_unprunable(stored)),
         inputs=inputs,
         device=device,
         device_reason=device_reason,
-        attributes={key: freeze(dim) for key, dim in flow.notes.items()},
+        attributes={key: freeze(dim) for key, dim in tracer.notes.items()},
         fingerprint=fingerprint({name: dims for name, dims in frozen.items() if name in registered}),
         branches=branches,
     )
@@ -69,19 +69,19 @@ def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
-def _pin_unmade(flow: Flow, stored: Mapping[str, Dims], parameters: Collection[str]) -> None:
+def _pin_unmade(tracer: AxisTracer, stored: Mapping[str, Dims], parameters: Collection[str]) -> None:
     """Keep whole what the forward pass did not use, and what no weight makes."""
     for name, dims in stored.items():
-        if name not in flow.read:
+        if name not in tracer.read:
             for dim in dims:
                 axes.pin(dim, "not used in the forward pass that was traced")
-    produced = {axis for dim in flow.produced for axis in axes.leaves(dim)}
+    produced = {axis for dim in tracer.produced for axis in axes.leaves(dim)}
     for axis, members in _owners(stored).items():
         if axis not in produced and all(position == 1 for name, position, _ in members if name in parameters):
             axes.pin(axis, "its values are constants, not made by weights")
 
 
-def _operator(freeze: _Freezer, record: Record) -> Operator:
+def _operator(freeze: _Freezer, record: OperatorRecord) -> Operator:
     return Operator(
         record.name,
         record.module,
@@ -94,14 +94,14 @@ def _operator(freeze: _Freezer, record: Record) -> Operator:
     )
 
 
-def _call(freeze: _Freezer, visit: Visit) -> ModuleCall:
+def _call(freeze: _Freezer, call_record: CallRecord) -> ModuleCall:
     return ModuleCall(
-        visit.path,
-        _frozen_shapes(freeze, visit.inputs),
-        _frozen_shapes(freeze, visit.outputs),
-        {line: _frozen_shapes(freeze, tensors) for line, tensors in visit.formed.items()},
-        visit.read,
-        visit.made,
+        call_record.path,
+        _frozen_shapes(freeze, call_record.inputs),
+        _frozen_shapes(freeze, call_record.outputs),
+        {line: _frozen_shapes(freeze, tensors) for line, tensors in call_record.made_shapes.items()},
+        call_record.read,
+        call_record.made,
     )
 
 
@@ -177,11 +177,11 @@ def _kind(axis: Axis, members: list[tuple[str, int, int]], has_heads: bool) -> K
     return "channel" if any(count > 2 for _, _, count in members) or has_heads is False else "hidden"
 
 
-def _refusals(stored: Mapping[str, Dims]) -> Iterable[Refusal]:
+def _unprunable(stored: Mapping[str, Dims]) -> Iterable[Unprunable]:
     for name, dims in stored.items():
         for position, dim in enumerate(dims):
             reasons: dict[str, int] = {}
             for size, reason in axes.pins(dim):
                 reasons[reason] = reasons.get(reason, 0) + size
             for reason, size in reasons.items():
-                yield Refusal(f"{name}[{position}]", size, reason)
+                yield Unprunable(f"{name}[{position}]", size, reason)

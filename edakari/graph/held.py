@@ -103,7 +103,7 @@ def _entries(value: Any) -> list[tuple[str, Any]] | None:
     if isinstance(value, dict):
         pairs = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, tuple | list):
-        pairs = [(str(place), item) for place, item in enumerate(value)]
+        pairs = [(str(index), item) for index, item in enumerate(value)]
     elif _is_configuration(value):
         pairs = [(key, item) for key, item in vars(value).items() if not key.startswith("_")]
     else:

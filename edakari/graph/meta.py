@@ -73,9 +73,9 @@ def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if transposed or x.dtype != weight.dtype or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         return None
     space = []
-    for place in range(x.dim() - 2):
-        step, pad, wide = (each[place % len(each)] for each in (stride, padding, dilation))
-        space.append((x.shape[place + 2] + 2 * pad - wide * (weight.shape[place + 2] - 1) - 1) // step + 1)
+    for index in range(x.dim() - 2):
+        step, pad, wide = (each[index % len(each)] for each in (stride, padding, dilation))
+        space.append((x.shape[index + 2] + 2 * pad - wide * (weight.shape[index + 2] - 1) - 1) // step + 1)
     if min(space, default=1) < 1:
         return None
     return torch.empty((x.shape[0], weight.shape[0], *space), dtype=x.dtype, device="meta")

@@ -94,8 +94,8 @@ def _child(outputs: Any, name: str) -> Any:
     if isinstance(outputs, Mapping):
         return next((item for key, item in outputs.items() if str(key) == name), None)
     if isinstance(outputs, tuple | list) and name.lstrip("-").isdigit():
-        place = int(name)
-        return outputs[place] if -len(outputs) <= place < len(outputs) else None
+        index = int(name)
+        return outputs[index] if -len(outputs) <= index < len(outputs) else None
     return getattr(outputs, name, None) if name.isidentifier() else None
 
 

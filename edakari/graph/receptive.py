@@ -92,11 +92,11 @@ def receptive_fields(graph: Graph) -> dict[int, Seen]:
     """
     states: dict[int, State] = {}
     shapes: dict[int, tuple[int, ...]] = {}
-    for place, operator in enumerate(graph.operators):
-        shapes[place] = _shape(operator.outputs[0])
+    for index, operator in enumerate(graph.operators):
+        shapes[index] = _shape(operator.outputs[0])
         operands = [_operand(source, operator, states, shapes) for source in operator.sources]
-        states[place] = _seen(operator, shapes[place], operands)
-    return {place: state for place, state in states.items() if state}
+        states[index] = _seen(operator, shapes[index], operands)
+    return {index: state for index, state in states.items() if state}
 
 
 def box(seen: Seen, position: tuple[int, int], size: tuple[int, int]) -> Box:
@@ -201,7 +201,7 @@ def _padded(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Oper
     state, widths = operands[0].state, operator.settings["widths"]
     if state is None:
         return None
-    before = {len(shape) - 1 - place: width for place, width in enumerate(widths[::2])}
+    before = {len(shape) - 1 - index: width for index, width in enumerate(widths[::2])}
     return {dim: field.window(1, 1, before.get(dim, 0)) for dim, field in state.items()}
 
 
@@ -267,6 +267,6 @@ def _shape(layouts: Sequence[Layout]) -> tuple[int, ...]:
     return tuple(int(extent(layout, {})) for layout in layouts)
 
 
-def _each(value: int | Sequence[int], place: int) -> int:
+def _each(value: int | Sequence[int], index: int) -> int:
     given = (value,) if isinstance(value, int) else tuple(value)
-    return given[0] if len(given) == 1 else given[place]
+    return given[0] if len(given) == 1 else given[index]

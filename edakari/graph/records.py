@@ -10,9 +10,9 @@ import torch
 from edakari.graph.axes import Expression
 
 if TYPE_CHECKING:
-    from edakari.graph.flow import Flow
+    from edakari.graph.axis_tracer import AxisTracer
 
-__all__ = ["Call", "Dims", "Made", "Record", "Visit"]
+__all__ = ["Call", "CallRecord", "Dims", "OperatorRecord", "TensorInfo"]
 
 Dims = list[Expression]
 """What each dimension of a tensor is made of."""
@@ -46,11 +46,22 @@ class Call:
         return found
 
 
-class Record:
-    """What the flow notes of one call."""
+class OperatorRecord:
+    """What the tracer notes of one call."""
 
     __slots__ = (
-        *("arguments", "inputs", "macs", "module", "name", "numbered", "outputs", "scalars", "settings", "sources"),
+        *(
+            "arguments",
+            "inputs",
+            "macs",
+            "module",
+            "name",
+            "outputs",
+            "position_dims",
+            "scalars",
+            "settings",
+            "sources",
+        ),
         "weights",
     )
 
@@ -62,7 +73,7 @@ class Record:
         self.settings: dict[str, Any] = {}
         self.macs: list[Term] = []
         self.weights: list[str] = []
-        self.numbered: dict[int, tuple[Expression, ...]] = {}
+        self.position_dims: dict[int, tuple[Expression, ...]] = {}
         """For outputs whose entries are position numbers: the dimensions that these numbers index."""
         self.sources: tuple[int | None, ...] = ()
         """For each different tensor that went in, the record that made it; None for an input of the network."""
@@ -72,24 +83,24 @@ class Record:
         """The plain numbers among the arguments."""
 
 
-class Made:
-    """What the flow notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
+class TensorInfo:
+    """What the tracer notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
 
-    __slots__ = ("dims", "flow", "numbers_of", "of_weights", "place")
+    __slots__ = ("dims", "index", "numbers_of", "of_weights", "tracer")
 
-    def __init__(self, flow: Flow, dims: Dims, place: int, of_weights: bool) -> None:
-        self.flow = flow
+    def __init__(self, tracer: AxisTracer, dims: Dims, index: int, of_weights: bool) -> None:
+        self.tracer = tracer
         self.dims = dims
-        self.place = place
+        self.index = index
         self.of_weights = of_weights
         self.numbers_of: tuple[Expression, ...] = ()
         """The dimensions that its entries index, where these are position numbers, as of `argmax`."""
 
 
-class Visit:
+class CallRecord:
     """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
 
-    __slots__ = ("depth", "end", "formed", "inputs", "made", "outputs", "path", "read", "returned", "start")
+    __slots__ = ("depth", "end", "inputs", "made", "made_shapes", "outputs", "path", "read", "returned", "start")
 
     def __init__(self, path: str, inputs: list[Dims], read: tuple[int | None, ...], start: int) -> None:
         self.path = path
@@ -98,7 +109,7 @@ class Visit:
         self.outputs: list[Dims] = []
         self.made: tuple[int | None, ...] = ()
         """As `read`: the record that made each tensor that came out; None for an input of the network."""
-        self.formed: dict[str, list[Dims]] = {}
+        self.made_shapes: dict[str, list[Dims]] = {}
         """By the line of code."""
         self.returned = 0
         """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
@@ -107,6 +118,6 @@ class Visit:
         self.start = self.end = start
 
     @property
-    def places(self) -> range:
+    def indices(self) -> range:
         """Of its records."""
         return range(self.start, self.end)

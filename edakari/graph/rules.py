@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from edakari.graph.flow import Rule
+from edakari.graph.axis_tracer import Rule
 
 __all__ = ["FUNCTIONS", "RULES", "function_rule", "rule"]
 

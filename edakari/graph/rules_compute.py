@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.graph.axes import Product, fresh, product, settle, size
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import function_rule, rule
 from edakari.graph.rules_elementwise import broadcast
 
@@ -17,47 +17,47 @@ __all__: list[str] = []
 
 
 @rule("aten.convolution", "aten._convolution")
-def convolution(flow: Flow, call: Call) -> Dims:
+def convolution(tracer: AxisTracer, call: Call) -> Dims:
     """Input channels meet the weight's; with groups both are (group, channel in group)."""
     x, weight, bias = call.args[:3]
     transposed, groups = call.arg(6, "transposed", False), call.arg(8, "groups", 1)
-    x_dims, w_dims = flow.dims(x), flow.dims(weight)
+    x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
     inward, outward = w_dims[0] if transposed else w_dims[1], w_dims[1] if transposed else w_dims[0]
     for kernel in w_dims[2:]:
         settle(kernel)
     if groups > 1:
         group = fresh(groups)
         per_group = fresh(size(w_dims[0]) // groups)
-        flow.unify(w_dims[0], product([group, per_group]))
-        flow.note("groups", group)
+        tracer.unify(w_dims[0], product([group, per_group]))
+        tracer.note("groups", group)
         if size(w_dims[0]) > groups:
-            flow.mark(group, "group")
+            tracer.mark(group, "group")
         if transposed:
             inward, outward = w_dims[0], product([group, w_dims[1]])
         else:
             inward = product([group, w_dims[1]])
-    flow.unify(x_dims[1], inward)
+    tracer.unify(x_dims[1], inward)
     if bias is not None:
-        flow.unify(flow.dims(bias)[0], outward)
+        tracer.unify(tracer.dims(bias)[0], outward)
     space = x.dim() - 2
     names = ("stride", "padding", "dilation")
-    flow.set(**{name: _each(call.arg(place, name), space) for place, name in enumerate(names, start=3)})
-    flow.set(groups=groups, transposed=transposed, bias=bias is not None)
+    tracer.set(**{name: _each(call.arg(index, name), space) for index, name in enumerate(names, start=3)})
+    tracer.set(groups=groups, transposed=transposed, bias=bias is not None)
     if transposed:
-        flow.set(output_padding=_each(call.arg(7, "output_padding", 0), space))
-    after = _space(flow, call, x_dims[2:])
+        tracer.set(output_padding=_each(call.arg(7, "output_padding", 0), space))
+    after = _space(tracer, call, x_dims[2:])
     passed = x_dims[2:] if transposed else after
-    flow.count(math.prod(weight.shape[2:]), x_dims[0], *passed, *w_dims[:2])
+    tracer.count(math.prod(weight.shape[2:]), x_dims[0], *passed, *w_dims[:2])
     return [x_dims[0], outward, *after]
 
 
-def _space(flow: Flow, call: Call, before: Dims) -> Dims:
+def _space(tracer: AxisTracer, call: Call, before: Dims) -> Dims:
     """Where kernels of one position pass over it, space goes on as it is."""
     x, weight = call.args[:2]
     still = call.out.shape[2:] == x.shape[2:]
     after: Dims = []
     for dim, kernel, length in zip(before, weight.shape[2:], call.out.shape[2:], strict=True):
-        flow.pin(*(() if still and kernel == 1 else (dim,)), why="positions in space are mixed")
+        tracer.pin(*(() if still and kernel == 1 else (dim,)), why="positions in space are mixed")
         after.append(dim if still and kernel == 1 else length)
     return after
 
@@ -69,63 +69,65 @@ def _each(value: int | Sequence[int], space: int) -> tuple[int, ...]:
 
 
 @function_rule("linear", [F.linear])
-def linear(flow: Flow, call: Call) -> Dims:
+def linear(tracer: AxisTracer, call: Call) -> Dims:
     """The last dimension meets the weight's columns and becomes its rows."""
     x, weight, bias = call.arg(0, "input"), call.arg(1, "weight"), call.arg(2, "bias")
-    x_dims, w_dims = flow.dims(x), flow.dims(weight)
-    flow.unify(x_dims[-1], w_dims[-1])
+    x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
+    tracer.unify(x_dims[-1], w_dims[-1])
     rows = w_dims[0] if weight.dim() == 2 else 1
     if bias is not None and bias.dim():
-        flow.unify(flow.dims(bias)[0], rows)
-    flow.set(bias=bias is not None)
-    flow.count(1, *x_dims[:-1], rows, w_dims[-1])
+        tracer.unify(tracer.dims(bias)[0], rows)
+    tracer.set(bias=bias is not None)
+    tracer.count(1, *x_dims[:-1], rows, w_dims[-1])
     return [*x_dims[:-1], rows] if weight.dim() == 2 else x_dims[:-1]
 
 
 @rule(
     "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv", "aten.addmv", "aten.dot", "aten.vdot", "aten.linear"
 )
-def matrix_product(flow: Flow, call: Call) -> Dims:
+def matrix_product(tracer: AxisTracer, call: Call) -> Dims:
     """The inner dimensions meet; batches meet; the outer ones go on."""
     if call.name == "aten.linear":
-        dims: Dims = linear(flow, call)
+        dims: Dims = linear(tracer, call)
         return dims
     added = call.name in ("aten.addmm", "aten.baddbmm", "aten.addmv")
     left, right = call.args[1:3] if added else call.args[:2]
-    a, b = flow.dims(left), flow.dims(right)
-    flow.unify(a[-1], b[-2] if len(b) > 1 else b[0])
+    a, b = tracer.dims(left), tracer.dims(right)
+    tracer.unify(a[-1], b[-2] if len(b) > 1 else b[0])
     if len(a) == 3:
-        flow.unify(a[0], b[0])
-        _mark_attention(flow, left, right, a, b)
-    flow.produced.extend([*(a[-2:-1] if flow.is_weight(left) else []), *(b[1:][-1:] if flow.is_weight(right) else [])])
+        tracer.unify(a[0], b[0])
+        _mark_attention(tracer, left, right, a, b)
+    tracer.produced.extend(
+        [*(a[-2:-1] if tracer.is_weight(left) else []), *(b[1:][-1:] if tracer.is_weight(right) else [])]
+    )
     out = [*a[:-1], *(b[-1:] if len(b) > 1 else [])]
     if added:
-        broadcast(flow, [flow.dims(call.args[0]), out], call.out.shape)
-    flow.count(1, *out, a[-1])
+        broadcast(tracer, [tracer.dims(call.args[0]), out], call.out.shape)
+    tracer.count(1, *out, a[-1])
     return out
 
 
 @rule("aten._grouped_mm")
-def grouped_product(flow: Flow, call: Call) -> Dims:
+def grouped_product(tracer: AxisTracer, call: Call) -> Dims:
     """Products of several matrices, of which each takes a run of the rows, such as those of experts."""
-    a, b = flow.dims(call.args[0]), flow.dims(call.args[1])
-    flow.unify(a[-1], b[-2])
+    a, b = tracer.dims(call.args[0]), tracer.dims(call.args[1])
+    tracer.unify(a[-1], b[-2])
     dealt = {4: a[-1:], 5: [a[0], b[0] if len(b) == 3 else b[-1]]}.get(len(a) + len(b), [])
-    flow.pin(*dealt, why="its positions are dealt out to groups by number")
+    tracer.pin(*dealt, why="its positions are dealt out to groups by number")
     outer = [a[-2], b[-1]]
     if len(a) == len(b) == 3:
-        flow.unify(a[0], b[0])
+        tracer.unify(a[0], b[0])
         outer = [a[0], *outer]
-    flow.count(1, *outer, a[-1])
+    tracer.count(1, *outer, a[-1])
     return outer if call.out.dim() == len(outer) else [int(call.out.shape[0]), *outer]
 
 
-def _mark_attention(flow: Flow, left: torch.Tensor, right: torch.Tensor, a: Dims, b: Dims) -> None:
-    if flow.is_weight(left) or flow.is_weight(right):
+def _mark_attention(tracer: AxisTracer, left: torch.Tensor, right: torch.Tensor, a: Dims, b: Dims) -> None:
+    if tracer.is_weight(left) or tracer.is_weight(right):
         return
-    flow.mark(a[0], "head")
+    tracer.mark(a[0], "head")
     for dim in (a[-1], a[-2], b[-1]):
-        flow.mark(dim, "head_dim")
+        tracer.mark(dim, "head_dim")
 
 
 @rule(
@@ -134,52 +136,52 @@ def _mark_attention(flow: Flow, left: torch.Tensor, right: torch.Tensor, a: Dims
     "aten._scaled_dot_product_efficient_attention",
     "aten._scaled_dot_product_cudnn_attention",
 )
-def fused_attention(flow: Flow, call: Call) -> list[Dims]:
+def fused_attention(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Attention as one kernel, which also returns what its backward pass needs."""
     mask = call.kwargs.get("attn_mask", call.arg(3, "attn_bias"))
     causal = call.arg(4 if "flash" in call.name else 6, "is_causal", False)
     given = {"attn_mask": mask if isinstance(mask, torch.Tensor) else None, "is_causal": causal}
     plain = Call(call.name, call.args[:3], given, None)
     rest = [out for out in call.out[1:] if isinstance(out, torch.Tensor)]
-    return [attention(flow, plain), *(list(out.shape) for out in rest)]
+    return [attention(tracer, plain), *(list(out.shape) for out in rest)]
 
 
 @function_rule("scaled_dot_product_attention", [F.scaled_dot_product_attention])
-def attention(flow: Flow, call: Call) -> Dims:
+def attention(tracer: AxisTracer, call: Call) -> Dims:
     """Queries and keys meet in the head dimension; heads and batches meet; grouped queries are (key head, repeat)."""
-    q, k, v = (flow.dims(call.arg(i, name)) for i, name in enumerate(("query", "key", "value")))
+    q, k, v = (tracer.dims(call.arg(i, name)) for i, name in enumerate(("query", "key", "value")))
     mask = call.arg(3, "attn_mask")
-    flow.unify(q[-1], k[-1])
-    flow.unify(k[-2], v[-2])
+    tracer.unify(q[-1], k[-1])
+    tracer.unify(k[-2], v[-2])
     if call.arg(5, "is_causal", False):
-        flow.pin(q[-2], k[-2], why="which keys a query sees goes by number")
+        tracer.pin(q[-2], k[-2], why="which keys a query sees goes by number")
     for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True):
-        flow.unify(b, c)
+        tracer.unify(b, c)
         repeat = size(a) // size(b)
-        flow.unify(a, b if repeat == 1 else Product((b, fresh(repeat))))
+        tracer.unify(a, b if repeat == 1 else Product((b, fresh(repeat))))
     for dims in (q, k, v):
-        flow.mark(dims[-1], "head_dim")
+        tracer.mark(dims[-1], "head_dim")
         if len(dims) > 3:
-            flow.mark(dims[-3], "head")
+            tracer.mark(dims[-3], "head")
     if isinstance(mask, torch.Tensor):
         scores: Dims = [*q[:-1], k[-2]]
-        broadcast(flow, [flow.dims(mask), scores], [size(dim) for dim in scores])
-    flow.count(1, *q[:-1], k[-2], q[-1])
-    flow.count(1, *q[:-1], k[-2], v[-1])
+        broadcast(tracer, [tracer.dims(mask), scores], [size(dim) for dim in scores])
+    tracer.count(1, *q[:-1], k[-2], q[-1])
+    tracer.count(1, *q[:-1], k[-2], v[-1])
     return [*q[:-1], v[-1]]
 
 
 @function_rule("bilinear", [F.bilinear])
-def bilinear(flow: Flow, call: Call) -> Dims:
+def bilinear(tracer: AxisTracer, call: Call) -> Dims:
     """The last dimensions of both inputs meet those of the weight, whose first one comes out."""
     left, right, weight, bias = (call.arg(i, name) for i, name in enumerate(("input1", "input2", "weight", "bias")))
-    a, b, w_dims = flow.dims(left), flow.dims(right), flow.dims(weight)
-    flow.unify(a[-1], w_dims[1])
-    flow.unify(b[-1], w_dims[2])
+    a, b, w_dims = tracer.dims(left), tracer.dims(right), tracer.dims(weight)
+    tracer.unify(a[-1], w_dims[1])
+    tracer.unify(b[-1], w_dims[2])
     for one, other in zip(a[:-1], b[:-1], strict=True):
-        flow.unify(one, other)
+        tracer.unify(one, other)
     if bias is not None:
-        flow.unify(flow.dims(bias)[0], w_dims[0])
-    flow.set(bias=bias is not None)
-    flow.count(1, *a[:-1], *w_dims)
+        tracer.unify(tracer.dims(bias)[0], w_dims[0])
+    tracer.set(bias=bias is not None)
+    tracer.count(1, *a[:-1], *w_dims)
     return [*a[:-1], w_dims[0]]

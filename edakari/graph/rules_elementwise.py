@@ -8,17 +8,17 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
 from edakari.graph.axes import fresh, product, size
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import function_rule, rule
 
 __all__ = ["broadcast"]
 
 
-def broadcast(flow: Flow, operands: Sequence[Dims], shape: Sequence[int]) -> Dims:
+def broadcast(tracer: AxisTracer, operands: Sequence[Dims], shape: Sequence[int]) -> Dims:
     """Align dimensions from the right and unify those that are not broadcast.
 
     Args:
-        flow: the flow.
+        tracer: the flow.
         operands: dimensions of each operand.
         shape: of the result.
 
@@ -33,7 +33,7 @@ def broadcast(flow: Flow, operands: Sequence[Dims], shape: Sequence[int]) -> Dim
             result.append(length)
             continue
         for other in aligned[1:]:
-            flow.unify(aligned[0], other)
+            tracer.unify(aligned[0], other)
         result.append(aligned[0])
     return result
 
@@ -77,18 +77,18 @@ def broadcast(flow: Flow, operands: Sequence[Dims], shape: Sequence[int]) -> Dim
     "aten.uniform_",
     "aten.normal_",
 )
-def pointwise(flow: Flow, call: Call) -> Dims | list[Dims]:
+def pointwise(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Aligned dimensions hold the same positions."""
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
-    dims = broadcast(flow, [flow.dims(tensor) for tensor in call.tensors()], first.shape)
+    dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], first.shape)
     return [dims for _ in call.out] if isinstance(call.out, tuple | list) else dims
 
 
 @rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax", "aten.softmax", "aten.log_softmax")
-def softmax(flow: Flow, call: Call) -> Dims:
+def softmax(tracer: AxisTracer, call: Call) -> Dims:
     """Mixes one dimension and keeps all."""
-    dims = list(flow.dims(call.args[0]))
-    flow.set(along=call.args[1] % max(len(dims), 1))
+    dims = list(tracer.dims(call.args[0]))
+    tracer.set(along=call.args[1] % max(len(dims), 1))
     return dims
 
 
@@ -97,21 +97,21 @@ def softmax(flow: Flow, call: Call) -> Dims:
     *("aten.empty", "aten.empty_strided", "aten.empty_permuted", "aten.new_empty", "aten.new_empty_strided"),
     *("aten.rand", "aten.randn"),
 )
-def constant(flow: Flow, call: Call) -> Dims:
+def constant(tracer: AxisTracer, call: Call) -> Dims:
     """The same value everywhere, or drawn anew, or yet to be written: any position may go with what it meets."""
     return [fresh(length) for length in call.out.shape]
 
 
 @rule("aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like")
-def like(flow: Flow, call: Call) -> Dims:
+def like(tracer: AxisTracer, call: Call) -> Dims:
     """Made in the form of another tensor."""
-    return list(flow.dims(call.args[0]))
+    return list(tracer.dims(call.args[0]))
 
 
 @rule("aten.fill_", "aten.zero_")
-def fill(flow: Flow, call: Call) -> Dims:
+def fill(tracer: AxisTracer, call: Call) -> Dims:
     """One value everywhere."""
-    return list(flow.dims(call.args[0]))
+    return list(tracer.dims(call.args[0]))
 
 
 @rule(
@@ -124,76 +124,78 @@ def fill(flow: Flow, call: Call) -> Dims:
     "aten._batch_norm_with_update",
     "aten._batch_norm_no_update",
 )
-def batch_norm(flow: Flow, call: Call) -> list[Dims]:
+def batch_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Channels meet scale, shift and statistics; with statistics of its own input, each channel mixes the rest."""
-    x = flow.dims(call.args[0])
+    x = tracer.dims(call.args[0])
     channels = x[1]
-    norm = (flow.record.module, "num_features")
-    if norm not in flow.notes and not any(isinstance(tensor, torch.Tensor) for tensor in call.args[1:5]):
-        flow.note("num_features", channels)
+    norm = (tracer.record.module, "num_features")
+    if norm not in tracer.notes and not any(isinstance(tensor, torch.Tensor) for tensor in call.args[1:5]):
+        tracer.note("num_features", channels)
     for tensor in call.args[1:5]:
         if isinstance(tensor, torch.Tensor):
-            flow.unify(channels, flow.dims(tensor)[0])
+            tracer.unify(channels, tracer.dims(tensor)[0])
     return [list(x), *([channels] if list(o.shape) == [size(channels)] else list(o.shape) for o in call.out[1:])]
 
 
 @function_rule("batch_norm", [torch.batch_norm])
-def batch_norm_function(flow: Flow, call: Call) -> Dims:
+def batch_norm_function(tracer: AxisTracer, call: Call) -> Dims:
     """The operator's first output."""
-    outputs: list[Dims] = batch_norm(flow, Call(call.name, call.args, call.kwargs, (call.out,)))
+    outputs: list[Dims] = batch_norm(tracer, Call(call.name, call.args, call.kwargs, (call.out,)))
     return outputs[0]
 
 
 @rule("aten.native_layer_norm", "aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
-def layer_norm(flow: Flow, call: Call) -> list[Dims] | Dims:
+def layer_norm(tracer: AxisTracer, call: Call) -> list[Dims] | Dims:
     """The last dimensions meet scale and shift (a root mean square norm has no shift); their statistics mix them."""
-    x = flow.dims(call.args[0])
+    x = tracer.dims(call.args[0])
     normalized = x[-len(call.args[1]) :]
-    _norm_parameters(flow, normalized, call.args[2:4])
+    _norm_parameters(tracer, normalized, call.args[2:4])
     for position, dim in enumerate(normalized):
-        flow.mark(dim, "normalized")
-        flow.note(f"normalized_shape.{position}", dim)
+        tracer.mark(dim, "normalized")
+        tracer.note(f"normalized_shape.{position}", dim)
     if not isinstance(call.out, tuple | list):
         return list(x)
     return [list(x), *(list(o.shape) for o in call.out[1:])]
 
 
-def _norm_parameters(flow: Flow, dims: Dims, tensors: Sequence[torch.Tensor | None]) -> None:
+def _norm_parameters(tracer: AxisTracer, dims: Dims, tensors: Sequence[torch.Tensor | None]) -> None:
     for tensor in tensors:
         if isinstance(tensor, torch.Tensor):
-            for left, right in zip(dims, flow.dims(tensor), strict=True):
-                flow.unify(left, right)
+            for left, right in zip(dims, tracer.dims(tensor), strict=True):
+                tracer.unify(left, right)
 
 
 @rule("aten.native_group_norm", "aten.group_norm")
-def group_norm(flow: Flow, call: Call) -> list[Dims]:
+def group_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Channels are (group, channel in group): statistics mix within a group."""
-    x = flow.dims(call.args[0])
+    x = tracer.dims(call.args[0])
     groups = call.args[6]
     if 1 < groups < size(x[1]):
         group = fresh(groups)
-        flow.unify(x[1], product([group, fresh(size(x[1]) // groups)]))
-        flow.note("num_groups", group)
-        flow.mark(group, "group")
+        tracer.unify(x[1], product([group, fresh(size(x[1]) // groups)]))
+        tracer.note("num_groups", group)
+        tracer.mark(group, "group")
     elif groups > 1:
-        flow.note("num_groups", x[1])
-    flow.note("num_channels", x[1])
-    _norm_parameters(flow, [x[1]], call.args[1:3])
+        tracer.note("num_groups", x[1])
+    tracer.note("num_channels", x[1])
+    _norm_parameters(tracer, [x[1]], call.args[1:3])
     return [list(x), *(list(o.shape) for o in call.out[1:])]
 
 
 @rule("aten._weight_norm_interface")
-def weight_norm(flow: Flow, call: Call) -> list[Dims]:
+def weight_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Direction and length of a weight meet in the dimension that has lengths; the norm mixes the others."""
-    direction, length = flow.dims(call.args[0]), flow.dims(call.args[1])
+    direction, length = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     along = call.arg(2, "dim", 0)
-    flow.unify(direction[along], length[along])
+    tracer.unify(direction[along], length[along])
     return [list(direction), list(length)]
 
 
 @function_rule("local_response_norm", [F.local_response_norm])
-def local_response_norm(flow: Flow, call: Call) -> Dims:
+def local_response_norm(tracer: AxisTracer, call: Call) -> Dims:
     """Each channel is divided by what its neighbours in the list are, so that the list stays as it is."""
-    dims = list(flow.dims(call.arg(0, "input")))
-    flow.pin(dims[1], why="it divides a channel by its neighbours in the list, which would be others in a shorter one")
+    dims = list(tracer.dims(call.arg(0, "input")))
+    tracer.pin(
+        dims[1], why="it divides a channel by its neighbours in the list, which would be others in a shorter one"
+    )
     return dims

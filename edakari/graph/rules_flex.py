@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import rule
 from edakari.graph.rules_compute import attention
 
@@ -19,24 +19,24 @@ HEAD = 1
 
 
 @rule("higher_order.flex_attention")
-def flex_attention(flow: Flow, call: Call) -> list[Dims]:
+def flex_attention(tracer: AxisTracer, call: Call) -> list[Dims]:
     """As attention; tokens stay, since scores may go by their numbers, and heads where they do."""
     query, key, value, of_score, mask = call.args[:5]
-    q, k = flow.dims(query), flow.dims(key)
-    flow.pin(q[-2], k[-2], why="scores may go by the numbers of tokens")
+    q, k = tracer.dims(query), tracer.dims(key)
+    tracer.pin(q[-2], k[-2], why="scores may go by the numbers of tokens")
     wide = any(isinstance(tensor, torch.Tensor) and tensor.dim() > 2 and tensor.shape[1] > 1 for tensor in mask)
     if wide or _loads(of_score, HEAD + 1) or _loads(mask[-1], HEAD):
-        flow.pin(q[1], k[1], why="scores go by the numbers of heads")
-    out = attention(flow, Call(call.name, (query, key, value), {}, None))
+        tracer.pin(q[1], k[1], why="scores go by the numbers of heads")
+    out = attention(tracer, Call(call.name, (query, key, value), {}, None))
     return [out, *(list(q[:-1]) if each.dim() == 3 else list(each.shape) for each in call.out[1:])]
 
 
-def _loads(function: Any, place: int) -> bool:
+def _loads(function: Any, index: int) -> bool:
     """Whether a function's code uses one of its arguments; True where that cannot be seen."""
-    if not isinstance(function, types.FunctionType) or function.__code__.co_argcount <= place:
+    if not isinstance(function, types.FunctionType) or function.__code__.co_argcount <= index:
         return True
     code = function.__code__
-    name = code.co_varnames[place]
+    name = code.co_varnames[index]
     return name in code.co_cellvars or any(
         step.argval == name for step in dis.get_instructions(code) if step.opname.startswith("LOAD")
     )

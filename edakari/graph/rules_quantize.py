@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from edakari.graph.axes import size
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import function_rule, rule
 
 __all__: list[str] = []
@@ -19,11 +19,11 @@ __all__: list[str] = []
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "aten._fake_quantize_learnable_per_tensor_affine",
 )
-def per_tensor(flow: Flow, call: Call) -> Dims | list[Dims]:
+def per_tensor(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """One scale for all positions."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     for other in call.tensors()[1:]:
-        flow.dims(other)
+        tracer.dims(other)
     return [list(dims) for _ in call.out] if isinstance(call.out, tuple | list) else list(dims)
 
 
@@ -32,40 +32,40 @@ def per_tensor(flow: Flow, call: Call) -> Dims | list[Dims]:
     "aten.fake_quantize_per_channel_affine_cachemask",
     "aten._fake_quantize_learnable_per_channel_affine",
 )
-def per_channel(flow: Flow, call: Call) -> Dims | list[Dims]:
+def per_channel(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """A scale and a zero point for each position of one dimension."""
-    dims = flow.dims(call.args[0])
-    _meet(flow, dims, call.args[3], call.args[1:3])
+    dims = tracer.dims(call.args[0])
+    _meet(tracer, dims, call.args[3], call.args[1:3])
     return [list(dims) for _ in call.out] if isinstance(call.out, tuple | list) else list(dims)
 
 
-def _meet(flow: Flow, dims: Dims, along: int, tensors: Sequence[torch.Tensor]) -> None:
+def _meet(tracer: AxisTracer, dims: Dims, along: int, tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors:
-        described = flow.dims(tensor)
+        described = tracer.dims(tensor)
         # an observer that has seen nothing yet holds none or one
         if described and size(described[0]) == size(dims[along]):
-            flow.unify(dims[along], described[0])
+            tracer.unify(dims[along], described[0])
 
 
 @function_rule("fused_moving_avg_obs_fake_quant", [torch.fused_moving_avg_obs_fake_quant])
-def observed(flow: Flow, call: Call) -> Dims:
+def observed(tracer: AxisTracer, call: Call) -> Dims:
     """Observer and fake quantisation at once: range, scale and zero point are of the tensor or of each position."""
     names = ("running_min", "running_max", "scale", "zero_point")
     along, each = call.arg(10, "ch_axis"), call.arg(11, "per_row_fake_quant", False)
-    dims = flow.dims(call.arg(0, "self"))
-    tensors = tuple(call.arg(place, name) for place, name in enumerate(names, start=3))
+    dims = tracer.dims(call.arg(0, "self"))
+    tensors = tuple(call.arg(index, name) for index, name in enumerate(names, start=3))
     if each:
-        _meet(flow, dims, along, tensors)
+        _meet(tracer, dims, along, tensors)
     else:
         for tensor in tensors:
-            flow.dims(tensor)
+            tracer.dims(tensor)
     return list(dims)
 
 
 @rule("aten.resize_")
-def resize(flow: Flow, call: Call) -> Dims | None:
+def resize(tracer: AxisTracer, call: Call) -> Dims | None:
     """Observers give their buffers the form of what they saw, which they have already but for the first time."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     if [size(dim) for dim in dims] == list(call.args[1]):
         return list(dims)
     return None if any(not isinstance(dim, int) for dim in dims) else list(call.out.shape)

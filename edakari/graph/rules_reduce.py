@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edakari.graph.axes import size
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import rule
 from edakari.graph.rules_elementwise import broadcast
 
@@ -22,9 +22,9 @@ NORMS = ("aten.linalg_vector_norm", "aten.norm")
     *("aten.amax", "aten.amin", "aten.aminmax", "aten.any", "aten.all"),
     *("aten.var", "aten.std", "aten.var_mean", "aten.std_mean", *NORMS),
 )
-def reduce(flow: Flow, call: Call) -> Dims | list[Dims]:
+def reduce(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     chosen = call.arg(2 if call.name in NORMS else 1, "dim")
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
     out = _left(dims, _positions(chosen, len(dims)), first.dim())
@@ -41,43 +41,43 @@ def _left(dims: Dims, gone: set[int], count: int) -> Dims:
 def _positions(chosen: Any, count: int) -> set[int]:
     if chosen is None or (isinstance(chosen, Sequence) and not chosen):
         return set(range(count))
-    return {place % max(count, 1) for place in ([chosen] if isinstance(chosen, int) else chosen)}
+    return {index % max(count, 1) for index in ([chosen] if isinstance(chosen, int) else chosen)}
 
 
 @rule("aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.argmax", "aten.argmin")
-def extremum(flow: Flow, call: Call) -> Dims | list[Dims]:
+def extremum(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """A reduction that also finds at which position the value stands."""
     other = call.arg(1, "other")
     if isinstance(other, torch.Tensor):
-        return broadcast(flow, [flow.dims(call.args[0]), flow.dims(other)], call.out.shape)
-    dims = flow.dims(call.args[0])
+        return broadcast(tracer, [tracer.dims(call.args[0]), tracer.dims(other)], call.out.shape)
+    dims = tracer.dims(call.args[0])
     along = _positions(call.arg(1, "dim"), len(dims))
     if "arg" in call.name and len(along) > 1:
-        flow.pin(*dims, why="it numbers the positions of all dimensions together")
+        tracer.pin(*dims, why="it numbers the positions of all dimensions together")
     elif "arg" in call.name or isinstance(call.out, tuple | list):
-        flow.entries_index(0 if "arg" in call.name else 1, *(dims[place] for place in along))
-    reduced: Dims | list[Dims] = reduce(flow, call)
+        tracer.entries_index(0 if "arg" in call.name else 1, *(dims[index] for index in along))
+    reduced: Dims | list[Dims] = reduce(tracer, call)
     return reduced
 
 
 @rule("aten.histc")
-def histogram(flow: Flow, call: Call) -> Dims:
+def histogram(tracer: AxisTracer, call: Call) -> Dims:
     """Counts of values, wherever they stand."""
-    flow.dims(call.args[0])
+    tracer.dims(call.args[0])
     return list(call.out.shape)
 
 
 @rule("aten.kthvalue", "aten.topk", "aten.sort")
-def ordered(flow: Flow, call: Call) -> list[Dims]:
+def ordered(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Values by rank: which these are, and how many, depends on all of the dimension."""
-    dims = list(flow.dims(call.args[0]))
-    place, name = (1, "dim") if call.name == "aten.sort" else (2, "dim")
-    chosen = call.arg(place, name, -1)
+    dims = list(tracer.dims(call.args[0]))
+    index, name = (1, "dim") if call.name == "aten.sort" else (2, "dim")
+    chosen = call.arg(index, name, -1)
     if call.name == "aten.sort" and "stable" in call.kwargs:
         chosen = call.kwargs.get("dim", -1)
     along = chosen % max(len(dims), 1)
     if dims:
-        flow.pin(dims[along], why="it takes values by their rank, and among fewer positions a rank means another one")
+        tracer.pin(dims[along], why="it takes values by their rank, and among fewer positions a rank means another one")
     out = call.out[0]
     if call.name != "aten.kthvalue":
         dims[along : along + 1] = [int(length) for length in out.shape[along : along + 1]]
@@ -87,45 +87,45 @@ def ordered(flow: Flow, call: Call) -> list[Dims]:
 
 
 @rule("aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp")
-def running(flow: Flow, call: Call) -> Dims:
+def running(tracer: AxisTracer, call: Call) -> Dims:
     """Each position takes in those before it, of which only what is kept counts."""
-    return list(flow.dims(call.args[0]))
+    return list(tracer.dims(call.args[0]))
 
 
 @rule("aten.cummax", "aten.cummin")
-def running_extremum(flow: Flow, call: Call) -> list[Dims]:
+def running_extremum(tracer: AxisTracer, call: Call) -> list[Dims]:
     """As a running sum; the second output says at which position each value stands."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     if dims:
-        flow.entries_index(1, dims[call.args[1]])
+        tracer.entries_index(1, dims[call.args[1]])
     return [list(dims), list(dims)]
 
 
 @rule("aten.flip", "aten.roll")
-def reorder(flow: Flow, call: Call) -> Dims:
+def reorder(tracer: AxisTracer, call: Call) -> Dims:
     """Positions of some dimensions change places: these stay whole."""
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     chosen = call.arg(2 if call.name == "aten.roll" else 1, "dims", ())
-    for place in _positions(chosen, len(dims)):
-        flow.pin(dims[place], why="its positions change places, which would be other places among fewer")
-        dims[place] = size(dims[place])
+    for index in _positions(chosen, len(dims)):
+        tracer.pin(dims[index], why="its positions change places, which would be other places among fewer")
+        dims[index] = size(dims[index])
     return dims
 
 
 @rule("aten._cdist_forward", "aten._euclidean_dist")
-def distances(flow: Flow, call: Call) -> Dims:
+def distances(tracer: AxisTracer, call: Call) -> Dims:
     """From each row of one matrix to each of another: the columns meet and are summed up."""
-    left, right = flow.dims(call.args[0]), flow.dims(call.args[1])
-    flow.unify(left[-1], right[-1])
-    batch = broadcast(flow, [left[:-2], right[:-2]], call.out.shape[:-2])
+    left, right = tracer.dims(call.args[0]), tracer.dims(call.args[1])
+    tracer.unify(left[-1], right[-1])
+    batch = broadcast(tracer, [left[:-2], right[:-2]], call.out.shape[:-2])
     return [*batch, left[-2], right[-2]]
 
 
 @rule("aten.linalg_cross")
-def cross(flow: Flow, call: Call) -> Dims:
+def cross(tracer: AxisTracer, call: Call) -> Dims:
     """Three positions of one dimension are mixed."""
-    dims = broadcast(flow, [flow.dims(tensor) for tensor in call.tensors()], call.out.shape)
-    flow.pin(dims[call.kwargs.get("dim", -1)], why="it mixes the three positions of a vector")
+    dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], call.out.shape)
+    tracer.pin(dims[call.kwargs.get("dim", -1)], why="it mixes the three positions of a vector")
     return dims
 
 
@@ -133,9 +133,9 @@ def cross(flow: Flow, call: Call) -> Dims:
     *("aten.mse_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.soft_margin_loss"),
     *("aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits"),
 )
-def loss(flow: Flow, call: Call) -> Dims:
+def loss(tracer: AxisTracer, call: Call) -> Dims:
     """Position by position, and then perhaps over all positions."""
     tensors = call.tensors()
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
-    dims = broadcast(flow, [flow.dims(tensor) for tensor in tensors], shape)
+    dims = broadcast(tracer, [tracer.dims(tensor) for tensor in tensors], shape)
     return dims if call.out.dim() == len(dims) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edakari.graph.axes import Expression, concat, cut, fresh, product, resolve, size, split
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.reshape import regroup
 from edakari.graph.rules import rule
 
@@ -13,63 +13,63 @@ __all__: list[str] = []
 
 
 @rule("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten.unflatten", "aten._reshape_alias")
-def view(flow: Flow, call: Call) -> Dims:
+def view(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions split and join as products in row-major order."""
-    return regroup(flow.dims(call.args[0]), call.out.shape, f"{flow.reason}: the reshape runs across it")
+    return regroup(tracer.dims(call.args[0]), call.out.shape, f"{tracer.reason}: the reshape runs across it")
 
 
 @rule("aten.permute")
-def permute(flow: Flow, call: Call) -> Dims:
+def permute(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions in another order."""
-    dims = flow.dims(call.args[0])
-    flow.set(order=tuple(position % len(dims) for position in call.args[1]))
+    dims = tracer.dims(call.args[0])
+    tracer.set(order=tuple(position % len(dims) for position in call.args[1]))
     return [dims[position] for position in call.args[1]]
 
 
 @rule("aten.transpose", "aten.transpose_", "aten.t", "aten.t_", "aten.numpy_T", "aten.swapaxes")
-def transpose(flow: Flow, call: Call) -> Dims:
+def transpose(tracer: AxisTracer, call: Call) -> Dims:
     """Two dimensions change places."""
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     if len(dims) < 2:
         return dims
     a, b = call.args[1:3] if len(call.args) > 2 else (0, 1)
     order = list(range(len(dims)))
     order[a], order[b] = order[b], order[a]
-    flow.set(order=tuple(order))
+    tracer.set(order=tuple(order))
     dims[a], dims[b] = dims[b], dims[a]
     return dims
 
 
 @rule("aten.unsqueeze", "aten.unsqueeze_")
-def unsqueeze(flow: Flow, call: Call) -> Dims:
+def unsqueeze(tracer: AxisTracer, call: Call) -> Dims:
     """A new dimension of one position."""
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     dims.insert(call.args[1] % (len(dims) + 1), 1)
     return dims
 
 
 @rule("aten.squeeze", "aten.squeeze_")
-def squeeze(flow: Flow, call: Call) -> Dims:
+def squeeze(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions of one position go."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     chosen = call.arg(1, "dim", range(len(dims)))
     positions = {p % max(len(dims), 1) for p in ([chosen] if isinstance(chosen, int) else chosen)}
     return [dim for position, dim in enumerate(dims) if position not in positions or size(dim) != 1]
 
 
 @rule("aten.expand")
-def expand(flow: Flow, call: Call) -> Dims:
+def expand(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions of one position are repeated, as often as what they meet is long; the others go on."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     shape = call.out.shape
     padded = [*([1] * (len(shape) - len(dims))), *dims]
     return [dim if size(dim) == length else fresh(length) for dim, length in zip(padded, shape, strict=True)]
 
 
 @rule("aten.repeat", "aten.tile")
-def repeat(flow: Flow, call: Call) -> Dims:
+def repeat(tracer: AxisTracer, call: Call) -> Dims:
     """The whole dimension again and again: (repeat, position); one position as often as what it meets is long."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     times = call.args[1]
     padded = [*([1] * (len(times) - len(dims))), *dims]
     return [_repeated(dim, count) for count, dim in zip(times, padded, strict=True)]
@@ -80,33 +80,33 @@ def _repeated(dim: Expression, count: int) -> Expression:
 
 
 @rule("aten.as_strided", "aten.as_strided_")
-def as_strided(flow: Flow, call: Call) -> Dims | None:
+def as_strided(tracer: AxisTracer, call: Call) -> Dims | None:
     """Harmless where it only restates the form."""
-    return list(flow.dims(call.args[0])) if tuple(call.args[1]) == tuple(call.args[0].shape) else None
+    return list(tracer.dims(call.args[0])) if tuple(call.args[1]) == tuple(call.args[0].shape) else None
 
 
 @rule("aten.cat", "aten.concatenate")
-def cat(flow: Flow, call: Call) -> Dims:
+def cat(tracer: AxisTracer, call: Call) -> Dims:
     """Blocks side by side along one dimension; the others meet."""
     # torch lets one-dimensional tensors without entries join anything
-    parts = [flow.dims(tensor) for tensor in call.args[0] if tensor.dim() == call.out.dim()]
+    parts = [tracer.dims(tensor) for tensor in call.args[0] if tensor.dim() == call.out.dim()]
     along = call.arg(1, "dim", 0) % len(parts[0])
     for part in parts[1:]:
         for position, (first, other) in enumerate(zip(parts[0], part, strict=True)):
             if position != along:
-                flow.unify(first, other)
+                tracer.unify(first, other)
     result = list(parts[0])
     result[along] = concat([part[along] for part in parts])
     return result
 
 
 @rule("aten.stack")
-def stack(flow: Flow, call: Call) -> Dims:
+def stack(tracer: AxisTracer, call: Call) -> Dims:
     """The same dimensions beside one another in a new one."""
-    parts = [flow.dims(tensor) for tensor in call.args[0]]
+    parts = [tracer.dims(tensor) for tensor in call.args[0]]
     for part in parts[1:]:
         for first, other in zip(parts[0], part, strict=True):
-            flow.unify(first, other)
+            tracer.unify(first, other)
     result = list(parts[0])
     result.insert(call.arg(1, "dim", 0) % (len(result) + 1), len(parts))
     return result
@@ -120,40 +120,40 @@ def stack(flow: Flow, call: Call) -> Dims:
     "aten.unsafe_chunk",
     "aten.chunk",
 )
-def split_evenly(flow: Flow, call: Call) -> list[Dims]:
+def split_evenly(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` will halve what is left."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     along = call.arg(2, "dim", 0) % len(dims)
     lengths = [int(piece.shape[along]) for piece in call.out]
     if not isinstance(resolve(dims[along]), int) and len(set(lengths)) == 1:
         halves = split(dims[along], len(lengths))
         if halves is not None:
-            flow.pin(halves[0], why="the code takes it apart into a fixed number of pieces")
+            tracer.pin(halves[0], why="the code takes it apart into a fixed number of pieces")
             return [_replaced(dims, along, product([halves[1]])) for _ in lengths]
     if not call.name.endswith("split_with_sizes") and len(set(lengths)) > 1:
-        flow.pin(dims[along], why="the code takes it apart into pieces of which the last is shorter")
-    return [_replaced(dims, along, piece) for piece in _pieces(flow, dims[along], lengths)]
+        tracer.pin(dims[along], why="the code takes it apart into pieces of which the last is shorter")
+    return [_replaced(dims, along, piece) for piece in _pieces(tracer, dims[along], lengths)]
 
 
 @rule("aten.glu")
-def glu(flow: Flow, call: Call) -> Dims | None:
+def glu(tracer: AxisTracer, call: Call) -> Dims | None:
     """One half gates the other, so both lose the same positions."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     along = call.arg(1, "dim", -1) % len(dims)
     halves = split(dims[along], 2)
     if halves is None:
         return None
-    flow.pin(halves[0], why="one half of it gates the other, so there are always two")
+    tracer.pin(halves[0], why="one half of it gates the other, so there are always two")
     return _replaced(dims, along, product([halves[1]]))
 
 
-def _pieces(flow: Flow, dim: Expression, lengths: Sequence[int]) -> list[Expression]:
+def _pieces(tracer: AxisTracer, dim: Expression, lengths: Sequence[int]) -> list[Expression]:
     parts: list[Expression] = []
     rest = dim
     for length in lengths:
         halves = cut(rest, length)
         if halves is None:
-            flow.pin(dim, why="a slice or split runs across the parts that it is made of")
+            tracer.pin(dim, why="a slice or split runs across the parts that it is made of")
             return list(lengths)
         parts.append(halves[0])
         rest = halves[1]
@@ -165,76 +165,76 @@ def _replaced(dims: Dims, position: int, dim: Expression) -> Dims:
 
 
 @rule("aten.slice", "aten.narrow")
-def slice_(flow: Flow, call: Call) -> Dims:
+def slice_(tracer: AxisTracer, call: Call) -> Dims:
     """A run of positions of one dimension."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     along = call.arg(1, "dim", 0) % len(dims)
     length, total = call.out.shape[along], size(dims[along])
     first = call.arg(2, "start", 0) or 0
     start = max(0, min(total, first + total if first < 0 else first))
     step = call.arg(4, "step", 1) if call.name == "aten.slice" else 1
-    flow.set(along=along, start=start, step=step)
+    tracer.set(along=along, start=start, step=step)
     if isinstance(dims[along], int) or length == total:
         return _replaced(dims, along, dims[along] if length == total else length)
     if step != 1:
-        flow.pin(dims[along], why="every n-th position is taken")
+        tracer.pin(dims[along], why="every n-th position is taken")
         return _replaced(dims, along, length)
-    return _replaced(dims, along, _pieces(flow, dims[along], [start, length, total - start - length])[1])
+    return _replaced(dims, along, _pieces(tracer, dims[along], [start, length, total - start - length])[1])
 
 
 @rule("aten.constant_pad_nd")
-def constant_pad(flow: Flow, call: Call) -> Dims:
+def constant_pad(tracer: AxisTracer, call: Call) -> Dims:
     """New positions before and after; they stay."""
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     widths = call.args[1]
-    flow.set(widths=tuple(widths))
+    tracer.set(widths=tuple(widths))
     for step in range(len(widths) // 2):
-        place = len(dims) - 1 - step
+        index = len(dims) - 1 - step
         before, after = widths[2 * step], widths[2 * step + 1]
         if before < 0 or after < 0:
-            flow.pin(dims[place], why="padding takes positions away at its ends")
-            dims[place] = size(dims[place]) + before + after
+            tracer.pin(dims[index], why="padding takes positions away at its ends")
+            dims[index] = size(dims[index]) + before + after
         elif before or after:
-            dims[place] = concat([before, dims[place], after])
+            dims[index] = concat([before, dims[index], after])
     return dims
 
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle")
-def channel_shuffle(flow: Flow, call: Call) -> Dims:
+def channel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
     """Channels (group, channel) become (channel, group)."""
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     halves = split(dims[1], call.args[1])
     if halves is None:
-        flow.pin(dims[1], why="its groups run across the parts of the channels")
+        tracer.pin(dims[1], why="its groups run across the parts of the channels")
         return list(call.out.shape)
-    flow.pin(halves[0], why="the number of groups is written into the call")
+    tracer.pin(halves[0], why="the number of groups is written into the call")
     return [dims[0], product([halves[1], halves[0]]), *dims[2:]]
 
 
 @rule("aten.tril", "aten.triu")
-def triangle(flow: Flow, call: Call) -> Dims:
+def triangle(tracer: AxisTracer, call: Call) -> Dims:
     """Depends on the position in the last two dimensions."""
-    dims = list(flow.dims(call.args[0]))
-    flow.pin(*dims[-2:], why="a triangle of it is kept, by the numbers of rows and columns")
+    dims = list(tracer.dims(call.args[0]))
+    tracer.pin(*dims[-2:], why="a triangle of it is kept, by the numbers of rows and columns")
     return dims
 
 
 @rule("aten.unfold")
-def unfold(flow: Flow, call: Call) -> Dims:
+def unfold(tracer: AxisTracer, call: Call) -> Dims:
     """Windows along one dimension."""
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     along = call.args[1] % len(dims)
-    flow.pin(dims[along], why="windows pass over its positions, which must stay next to one another")
+    tracer.pin(dims[along], why="windows pass over its positions, which must stay next to one another")
     dims[along] = int(call.out.shape[along])
     return [*dims, int(call.args[2])]
 
 
 @rule("aten.repeat_interleave")
-def repeat_interleave(flow: Flow, call: Call) -> Dims | None:
+def repeat_interleave(tracer: AxisTracer, call: Call) -> Dims | None:
     """Each position again and again: (position, repeat)."""
     times, along = call.arg(1, "repeats"), call.arg(2, "dim")
     if not isinstance(times, int) or along is None:
         return None
-    dims = list(flow.dims(call.args[0]))
+    dims = list(tracer.dims(call.args[0]))
     dims[along] = fresh(int(times)) if size(dims[along]) == 1 else product([dims[along], times])
     return dims

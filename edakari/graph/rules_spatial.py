@@ -8,7 +8,7 @@ import math
 import torch
 
 from edakari.graph.axes import Expression, product, split
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import rule
 
 __all__: list[str] = []
@@ -28,32 +28,32 @@ SPATIAL = {
 """Operators that act on the last one, two or three dimensions."""
 
 
-def spatial(count: int, flow: Flow, call: Call) -> Dims | list[Dims]:
+def spatial(count: int, tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Mixes positions in the last `count` dimensions and leaves the others alone."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     for other in call.tensors()[1:]:
-        _meet(flow, dims[:-count], other, "unpool" in call.name)
+        _meet(tracer, dims[:-count], other, "unpool" in call.name)
     if "pool" in call.name and not any(word in call.name for word in ("adaptive", "fractional", "unpool")):
         # an empty stride is the kernel's
         kernel = call.arg(1, "kernel_size")
         stride = call.arg(2, "stride") or kernel
         dilation = tuple(call.arg(4, "dilation", (1,) * count)) if "max" in call.name else (1,) * count
-        flow.set(kernel=tuple(kernel), stride=tuple(stride), padding=tuple(call.arg(3, "padding", (0,) * count)))
-        flow.set(dilation=dilation)
+        tracer.set(kernel=tuple(kernel), stride=tuple(stride), padding=tuple(call.arg(3, "padding", (0,) * count)))
+        tracer.set(dilation=dilation)
     several = isinstance(call.out, tuple | list)
     first = call.out[0] if several else call.out
-    flow.pin(*dims[-count:], why="positions in space are mixed")
+    tracer.pin(*dims[-count:], why="positions in space are mixed")
     out: Dims = [*dims[:-count], *first.shape[-count:]]
     return [list(out) for _ in call.out] if several else out
 
 
-def _meet(flow: Flow, dims: Dims, other: torch.Tensor, indexed: bool) -> None:
+def _meet(tracer: AxisTracer, dims: Dims, other: torch.Tensor, indexed: bool) -> None:
     """Where samples are taken: of each image, or, as numbers that pooling returned, of each channel."""
-    where = flow.dims(other)
+    where = tracer.dims(other)
     same = len(dims) if indexed else len(dims) - 1
     for left, right in zip(dims[:same], where[:same], strict=True):
-        flow.unify(left, right)
-    flow.pin(*where[same:], why="its entries are positions in space")
+        tracer.unify(left, right)
+    tracer.pin(*where[same:], why="its entries are positions in space")
 
 
 for _count, _names in SPATIAL.items():
@@ -61,50 +61,50 @@ for _count, _names in SPATIAL.items():
 
 
 @rule("aten.pixel_shuffle")
-def pixel_shuffle(flow: Flow, call: Call) -> Dims:
+def pixel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
     """Channels are (channel, position in the block); the block goes into space."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     halves = split(dims[-3], call.out.shape[-3])
     if halves is None:
-        flow.pin(dims[-3], why="its blocks run across the parts of the channels")
+        tracer.pin(dims[-3], why="its blocks run across the parts of the channels")
         return [*dims[:-3], *call.out.shape[-3:]]
-    flow.pin(halves[1], why="its positions become positions in space")
+    tracer.pin(halves[1], why="its positions become positions in space")
     return [*dims[:-3], product([halves[0]]), *call.out.shape[-2:]]
 
 
 @rule("aten.pixel_unshuffle")
-def pixel_unshuffle(flow: Flow, call: Call) -> Dims:
+def pixel_unshuffle(tracer: AxisTracer, call: Call) -> Dims:
     """Space goes into channels: (channel, position in the block)."""
-    dims = flow.dims(call.args[0])
+    dims = tracer.dims(call.args[0])
     return [*dims[:-3], product([dims[-3], call.args[1] ** 2]), *call.out.shape[-2:]]
 
 
 @rule("aten.im2col")
-def im2col(flow: Flow, call: Call) -> Dims:
+def im2col(tracer: AxisTracer, call: Call) -> Dims:
     """Channels become (channel, position in the window)."""
-    x = flow.dims(call.args[0])
-    flow.pin(*x[-2:], why="positions in space are mixed")
+    x = tracer.dims(call.args[0])
+    tracer.pin(*x[-2:], why="positions in space are mixed")
     window = math.prod(call.arg(1, "kernel_size"))
     channels: Expression = product([x[-3], window])
     return [*x[:-3], channels, call.out.shape[-1]]
 
 
 @rule("aten.col2im")
-def col2im(flow: Flow, call: Call) -> Dims:
+def col2im(tracer: AxisTracer, call: Call) -> Dims:
     """The way back: windows are summed up where they overlap, channel by channel."""
-    x = flow.dims(call.args[0])
-    flow.pin(x[-1], why="positions in space are mixed")
+    x = tracer.dims(call.args[0])
+    tracer.pin(x[-1], why="positions in space are mixed")
     halves = split(x[-2], call.out.shape[-3])
     if halves is None:
-        flow.pin(x[-2], why="its windows run across the parts of the channels")
+        tracer.pin(x[-2], why="its windows run across the parts of the channels")
         return [*x[:-2], *call.out.shape[-3:]]
-    flow.pin(halves[1], why="its positions become positions in space")
+    tracer.pin(halves[1], why="its positions become positions in space")
     return [*x[:-2], product([halves[0]]), *call.out.shape[-2:]]
 
 
 @rule("aten.affine_grid_generator", "aten.cudnn_affine_grid_generator")
-def affine_grid(flow: Flow, call: Call) -> Dims:
+def affine_grid(tracer: AxisTracer, call: Call) -> Dims:
     """A grid of positions in space from the entries of a matrix."""
-    theta = flow.dims(call.args[0])
-    flow.pin(*theta[1:], why="its entries are a matrix that acts in space")
+    theta = tracer.dims(call.args[0])
+    tracer.pin(*theta[1:], why="its entries are a matrix that acts in space")
     return [theta[0], *call.out.shape[1:]]

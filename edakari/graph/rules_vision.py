@@ -5,50 +5,50 @@ from __future__ import annotations
 import math
 
 from edakari.graph.axes import Expression, fresh, product, size, split
-from edakari.graph.flow import Call, Dims, Flow
+from edakari.graph.axis_tracer import AxisTracer, Call, Dims
 from edakari.graph.rules import rule
 
 __all__: list[str] = []
 
 
 @rule("torchvision.deform_conv2d")
-def deform_conv(flow: Flow, call: Call) -> Dims:
+def deform_conv(tracer: AxisTracer, call: Call) -> Dims:
     """A convolution whose kernel each group of offsets moves by itself: channels are (offset group, channel)."""
     x, weight, offset, mask, bias = call.args[:5]
     groups, offset_groups, masked = call.args[11:14]
-    x_dims, w_dims = flow.dims(x), flow.dims(weight)
+    x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
     window = math.prod(weight.shape[2:])
     group = fresh(groups)
     if groups > 1:
-        flow.unify(w_dims[0], product([group, fresh(size(w_dims[0]) // groups)]))
-        flow.note("groups", group)
+        tracer.unify(w_dims[0], product([group, fresh(size(w_dims[0]) // groups)]))
+        tracer.note("groups", group)
         if size(w_dims[0]) > groups:
-            flow.mark(group, "group")
-    flow.unify(x_dims[1], product([group, w_dims[1]]))
+            tracer.mark(group, "group")
+    tracer.unify(x_dims[1], product([group, w_dims[1]]))
     moved = fresh(offset_groups)
     if offset_groups > 1:
-        flow.unify(x_dims[1], product([moved, fresh(size(x_dims[1]) // offset_groups)]))
-    _meet_offsets(flow, flow.dims(offset), x_dims[0], product([moved, 2 * window]))
+        tracer.unify(x_dims[1], product([moved, fresh(size(x_dims[1]) // offset_groups)]))
+    _meet_offsets(tracer, tracer.dims(offset), x_dims[0], product([moved, 2 * window]))
     if masked:
-        _meet_offsets(flow, flow.dims(mask), x_dims[0], product([moved, window]))
-    flow.unify(flow.dims(bias)[0], w_dims[0])
-    flow.pin(*x_dims[2:], *w_dims[2:], why="positions in space are mixed")
+        _meet_offsets(tracer, tracer.dims(mask), x_dims[0], product([moved, window]))
+    tracer.unify(tracer.dims(bias)[0], w_dims[0])
+    tracer.pin(*x_dims[2:], *w_dims[2:], why="positions in space are mixed")
     space = [int(length) for length in call.out.shape[2:]]
-    flow.count(window, x_dims[0], *space, *w_dims[:2])
+    tracer.count(window, x_dims[0], *space, *w_dims[:2])
     return [x_dims[0], w_dims[0], *space]
 
 
-def _meet_offsets(flow: Flow, dims: Dims, batch: Expression, channels: Expression) -> None:
-    flow.unify(dims[0], batch)
-    flow.unify(dims[1], channels)
-    flow.pin(*dims[2:], why="positions in space are mixed")
+def _meet_offsets(tracer: AxisTracer, dims: Dims, batch: Expression, channels: Expression) -> None:
+    tracer.unify(dims[0], batch)
+    tracer.unify(dims[1], channels)
+    tracer.pin(*dims[2:], why="positions in space are mixed")
 
 
 @rule("torchvision.roi_align", "torchvision.roi_pool")
-def regions(flow: Flow, call: Call) -> Dims | list[Dims]:
+def regions(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Each region becomes a picture of one size; channels go on."""
-    x, rois = flow.dims(call.args[0]), flow.dims(call.args[1])
-    flow.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
+    x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
+    tracer.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
     several = isinstance(call.out, tuple | list)
     shape = (call.out[0] if several else call.out).shape
     dims: Dims = [shape[0], x[1], *shape[2:]]
@@ -56,39 +56,39 @@ def regions(flow: Flow, call: Call) -> Dims | list[Dims]:
 
 
 @rule("torchvision.ps_roi_align", "torchvision.ps_roi_pool")
-def regions_by_position(flow: Flow, call: Call) -> list[Dims]:
+def regions_by_position(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Channels are (channel, position in the region)."""
-    x, rois = flow.dims(call.args[0]), flow.dims(call.args[1])
-    flow.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
+    x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
+    tracer.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
     shape = call.out[0].shape
     halves = split(x[1], shape[1])
     if halves is None:
-        flow.pin(x[1], why="its positions run across the parts of the channels")
+        tracer.pin(x[1], why="its positions run across the parts of the channels")
         return [list(shape), list(shape)]
-    flow.pin(halves[1], why="its positions become positions in space")
+    tracer.pin(halves[1], why="its positions become positions in space")
     dims: Dims = [shape[0], product([halves[0]]), *shape[2:]]
     return [list(dims), list(dims)]
 
 
 @rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
-def fourier(flow: Flow, call: Call) -> Dims:
+def fourier(tracer: AxisTracer, call: Call) -> Dims:
     """Positions become frequencies along some dimensions; the others go on."""
-    dims = list(flow.dims(call.args[0]))
-    for place in call.args[1]:
-        flow.pin(dims[place], why="a Fourier transform mixes its positions into frequencies, of which all are needed")
-        dims[place] = int(call.out.shape[place])
+    dims = list(tracer.dims(call.args[0]))
+    for index in call.args[1]:
+        tracer.pin(dims[index], why="a Fourier transform mixes its positions into frequencies, of which all are needed")
+        dims[index] = int(call.out.shape[index])
     return dims
 
 
 @rule("aten.view_as_complex")
-def view_as_complex(flow: Flow, call: Call) -> Dims:
+def view_as_complex(tracer: AxisTracer, call: Call) -> Dims:
     """The last dimension holds real and imaginary parts."""
-    dims = flow.dims(call.args[0])
-    flow.pin(dims[-1], why="its two positions are the real and the imaginary part")
+    dims = tracer.dims(call.args[0])
+    tracer.pin(dims[-1], why="its two positions are the real and the imaginary part")
     return dims[:-1]
 
 
 @rule("aten.view_as_real", "aten._view_as_real_physical")
-def view_as_real(flow: Flow, call: Call) -> Dims:
+def view_as_real(tracer: AxisTracer, call: Call) -> Dims:
     """Real and imaginary parts in a new last dimension."""
-    return [*flow.dims(call.args[0]), 2]
+    return [*tracer.dims(call.args[0]), 2]

@@ -108,7 +108,7 @@ def find_taps(model: nn.Module, graph: Graph, names: Sequence[str] = (), most: i
         raise ModelError(f"feature maps are read of networks that take images [N, C, H, W]; this one takes {image}")
     if names:
         return tuple(_named(name, calls, image) for name in names)
-    order = {call.module: place for place, call in enumerate(graph.calls)}
+    order = {call.module: index for index, call in enumerate(graph.calls)}
     found: dict[tuple[int, int], Tap] = {}
     for module in sorted(_trunk(model, calls, ""), key=lambda module: order[module]):
         tap = _tap(calls[module], image)

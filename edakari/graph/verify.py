@@ -15,10 +15,10 @@ from edakari.core.graph import Graph, ModuleCall
 from edakari.core.layout import Fixed, Layout, extent
 from edakari.core.space import Sizes
 from edakari.errors import ModelError
-from edakari.graph.forms import FORMING, line_of_code
 from edakari.graph.inputs import example_for
 from edakari.graph.meta import quick_meta
 from edakari.graph.shadow import run_on
+from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
 
 __all__ = ["Fault", "fault_of"]
 
@@ -81,8 +81,8 @@ class _Forms(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in FORMING:
-            self.watch.formed(out)
+        if func in SHAPE_OPERATORS:
+            self.watch.made_shapes(out)
         return out
 
 
@@ -96,15 +96,15 @@ class _Watch:
         dropped = [branch for branch in graph.branches if sizes.get(branch.name, 1) == 0]
         self.gone = {path for branch in dropped for path in (*branch.modules, branch.exit)}
         # what runs beside the modules of a dropped branch gets what these pass on
-        self.changed = {place for branch in dropped for place in branch.region}
-        self.homes = {graph.operators[place].module for place in self.changed}
+        self.changed = {index for branch in dropped for index in branch.region}
+        self.homes = {graph.operators[index].module for index in self.changed}
         silent = {call for branch in dropped for call in branch.calls}
         for number, entry in enumerate(graph.calls):
             if number not in silent:
                 self.expected.setdefault(entry.module, []).append(entry)
         self.count: dict[str, int] = {}
         self.stack: list[str] = []
-        self.places: list[dict[str, int]] = []
+        self.indices: list[dict[str, int]] = []
 
     @property
     def running(self) -> str:
@@ -116,7 +116,7 @@ class _Watch:
             if entry is not None and self.changed.isdisjoint(entry.read):
                 self._compare(entry.inputs, args, f"{path or 'the network'} gets")
             self.stack.append(path)
-            self.places.append({})
+            self.indices.append({})
 
         return hook
 
@@ -127,19 +127,19 @@ class _Watch:
                 self._compare(entry.outputs, output, f"{path or 'the network'} returns")
             self.count[path] = self.count.get(path, 0) + 1
             self.stack.pop()
-            self.places.pop()
+            self.indices.pop()
 
         return hook
 
-    def formed(self, out: Any) -> None:
+    def made_shapes(self, out: Any) -> None:
         """Compare what a line of the running module's code made with what it made in the trace."""
         entry = self._entry(self.running)
         if entry is None or not self.every_length or self.running in self.homes:
             return
         line = line_of_code()
-        start = self.places[-1].get(line, 0)
-        self.places[-1][line] = end = start + sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(out))
-        expected = entry.formed.get(line, ())[start:end]
+        start = self.indices[-1].get(line, 0)
+        self.indices[-1][line] = end = start + sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(out))
+        expected = entry.made_shapes.get(line, ())[start:end]
         if expected:
             self._compare(expected, out, f"{line} makes")
 

@@ -32,8 +32,8 @@ def known_widths(
     found: dict[tuple[str, str], Expression] = {}
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
-        for name, place in width_attributes(module) if weight is not None else ():
+        for name, index in width_attributes(module) if weight is not None else ():
             dims = dims_of(weight)
-            if len(dims) > place and size(dims[place]) == getattr(module, name):
-                found[path, name] = dims[place]
+            if len(dims) > index and size(dims[index]) == getattr(module, name):
+                found[path, name] = dims[index]
     return found

@@ -6,8 +6,8 @@ import importlib
 import importlib.metadata
 import pkgutil
 
-from edakari.methods.allocate import ALLOCATORS, allocate, allocator_named
-from edakari.methods.steps import prune_by
+from edakari.methods.allocation import ALLOCATORS, allocate, allocator_named
+from edakari.methods.iterative import prune_by
 
 __all__ = ["ALLOCATORS", "allocate", "allocator_named", "prune_by"]
 

@@ -8,8 +8,8 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
 from edakari.core.settings import Count, LearningRate, Whole, settings
 from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor
-from edakari.methods.allocate import AllocatorName
-from edakari.methods.steps import prune_by
+from edakari.methods.allocation import AllocatorName
+from edakari.methods.iterative import prune_by
 
 __all__ = [
     "BatchNormScalePruning",
@@ -25,12 +25,12 @@ CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
 @register("magnitude")
 @settings
 class MagnitudePruning:
-    """Remove the coordinates of smallest weights.
+    """Remove the channels of smallest weights.
 
     Args:
-        steps: cuts on the way to the budget; 1 is one-shot.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        iterations: cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
         allocator: who spends the budget on groups.
         p: order of the norm.
     """
@@ -38,9 +38,9 @@ class MagnitudePruning:
     paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: Count = 1
-    recover_epochs: Whole = 0
-    recover_lr: LearningRate = 0.01
+    iterations: Count = 1
+    recovery_epochs: Whole = 0
+    recovery_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
     p: Literal[1, 2] = 2
 
@@ -52,21 +52,21 @@ class MagnitudePruning:
 @register("bn_scale")
 @settings
 class BatchNormScalePruning:
-    """Remove the coordinates of smallest batch-normalisation scales.
+    """Remove the channels of smallest batch-normalisation scales.
 
     Args:
-        steps: cuts on the way to the budget; 1 is one-shot.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        iterations: cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
         allocator: who spends the budget on groups.
     """
 
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: Count = 1
-    recover_epochs: Whole = 0
-    recover_lr: LearningRate = 0.01
+    iterations: Count = 1
+    recovery_epochs: Whole = 0
+    recovery_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:
@@ -77,12 +77,12 @@ class BatchNormScalePruning:
 @register("fpgm")
 @settings
 class GeometricMedianPruning:
-    """Remove the coordinates nearest to the geometric median of their group.
+    """Remove the channels nearest to the geometric median of their group.
 
     Args:
-        steps: cuts on the way to the budget; 1 is one-shot.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        iterations: cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
         allocator: who spends the budget on groups.
     """
 
@@ -91,9 +91,9 @@ class GeometricMedianPruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: Count = 1
-    recover_epochs: Whole = 0
-    recover_lr: LearningRate = 0.01
+    iterations: Count = 1
+    recovery_epochs: Whole = 0
+    recovery_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:
@@ -104,48 +104,48 @@ class GeometricMedianPruning:
 @register("taylor")
 @settings
 class TaylorPruning:
-    """Remove the coordinates whose removal changes the loss least, to first order.
+    """Remove the channels whose removal changes the loss least, to first order.
 
     Args:
-        steps: cuts on the way to the budget; 1 is one-shot.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        iterations: cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
         allocator: who spends the budget on groups.
-        batches: most batches of the search split that gradients are taken on, per rank.
+        max_batches: most batches of the search split that gradients are taken on, per rank.
     """
 
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: Count = 1
-    recover_epochs: Whole = 0
-    recover_lr: LearningRate = 0.01
+    iterations: Count = 1
+    recovery_epochs: Whole = 0
+    recovery_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
-    batches: Count = 16
+    max_batches: Count = 16
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        return prune_by("taylor", Taylor(limit=self.batches), self, job)
+        return prune_by("taylor", Taylor(max_batches=self.max_batches), self, job)
 
 
 @register("random")
 @settings
 class RandomPruning:
-    """Remove coordinates by chance.
+    """Remove channels by chance.
 
     Args:
-        steps: cuts on the way to the budget; 1 is one-shot.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        iterations: cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
         allocator: who spends the budget on groups.
     """
 
     paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, WACV 2018"
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: Count = 1
-    recover_epochs: Whole = 0
-    recover_lr: LearningRate = 0.01
+    iterations: Count = 1
+    recovery_epochs: Whole = 0
+    recovery_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
 
     def prune(self, job: Job) -> Outcome:

@@ -22,21 +22,21 @@ from torch import nn
 from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Cost, NumberedTask, Schedule, Split, Task
+from edakari.core.protocols import Cost, IndexedTask, Schedule, Split, Task
 from edakari.core.settings import Count, LearningRate, PositiveFraction, Whole, settings
 from edakari.cost import bind
 from edakari.errors import DataError
-from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, Stop
+from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, SearchStep
+from edakari.methods.masking.consumers import Layer, layers_of
 from edakari.methods.masking.masks import Masks, maskable
-from edakari.methods.masking.reads import Layer, layers_of
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
 from edakari.train import has_norms, recalibrate_, task_objective
 
 __all__ = ["EnsembleKnowledgePruning", "balanced_parts", "chosen_teachers"]
 
-Numbers = npt.NDArray[np.int64]
-KNOWN_BY_HEART = 0.01
+Indices = npt.NDArray[np.int64]
+OVERFIT_LOSS = 0.01
 """Loss on the search images below which their labels say next to nothing."""
 WITHOUT_NORMS = (
     "statistics of the batch (statistics), taking them anew after the cut, and the norm of weights in front of them "
@@ -90,20 +90,20 @@ class EnsembleKnowledgePruning:
         if limits.excess({}) <= 0 or reachable(groups, nothing, limits) is not None:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "ekg"), job.model)
         task = _numbered(job.task)
-        split: Split = "search" if self.search_data == "held_out" else "train"
+        split: Split = "calibration" if self.search_data == "held_out" else "train"
         warmup, found = self._data(task, job.seed)
-        lessons = task.drawn("train", warmup)
+        warmup_batches = task.batches_at("train", warmup)
         # differs: weights of two or more dimensions decay, norms and biases do not
         schedule = Schedule(epochs=1, lr=self.warmup_lr, warmup=0.0, final_lr=1.0)
-        job.fit(job.model, task_objective(task), schedule, batches=lessons)
+        job.fit(job.model, task_objective(task), schedule, batches=warmup_batches)
 
         def masks_on(model: nn.Module) -> Masks:
             return Masks(model, job.graph, groups, "hard", lengthened=self._lengthened(job))
 
-        batches = list(task.drawn(split, found, augmented=self.search_data == "augmented"))
+        batches = list(task.batches_at(split, found, augmented=self.search_data == "augmented"))
         search = EnsembleSearch(job, masks_on(job.model), self._settings(), batches)
         self._remark(job, search)
-        ways: dict[str, tuple[Stop, ...]] = {}
+        ways: dict[str, tuple[SearchStep, ...]] = {}
 
         def solve(costs: Sequence[Cost]) -> Plan:
             way = search.run(bind(job.budget, job.graph, costs))
@@ -111,22 +111,22 @@ class EnsembleKnowledgePruning:
             ways[plan.digest()] = way
             return plan
 
-        def network(stop: Stop) -> nn.Module:
+        def network(search_step: SearchStep) -> nn.Module:
             twin = copied(job.model)
             masks = masks_on(twin)
-            masks.set(stop.kept)
+            masks.set(search_step.kept)
             masks.fold()
-            return apply(search.plan(stop), twin, job.graph)
+            return apply(twin, search.plan(search_step), job.graph)
 
-        plan = job.settle(solve, job.costs)
+        plan = job.meet_budget(solve, job.costs)
         way = ways[plan.digest()]
 
         def teachers(count: int) -> list[nn.Module]:
-            losses = [stop.loss for stop in way]
-            return [network(way[place]) for place in chosen_teachers(losses, count, self.teachers)]
+            losses = [search_step.loss for search_step in way]
+            return [network(way[index]) for index in chosen_teachers(losses, count, self.teachers)]
 
         model = network(way[-1])
-        recalibrate_(model, task, lessons)
+        recalibrate_(model, task, warmup_batches)
         return Outcome(dc.replace(plan, method="ekg"), model, teachers=teachers)
 
     def _settings(self) -> SearchSettings:
@@ -138,21 +138,21 @@ class EnsembleKnowledgePruning:
             reuse_bytes=self.reuse_mb << 20,
         )
 
-    def _data(self, task: NumberedTask, seed: int) -> tuple[list[Numbers], list[Numbers]]:
+    def _data(self, task: IndexedTask, seed: int) -> tuple[list[Indices], list[Indices]]:
         """Numbers of the images of the warm-up and of the search, in batches."""
         first, last, batch = self.warmup_images, self.search_images, self.search_batch
         if self.search_data != "held_out":
             return balanced_parts(task.labels("train"), first, last, batch, seed)
         if not task.held_out:
             raise DataError("method 'ekg': search_data=held_out needs data.hold_out: true, which keeps images apart")
-        missing = np.setdiff1d(task.labels("train"), task.labels("search"))
+        missing = np.setdiff1d(task.labels("train"), task.labels("calibration"))
         if len(missing):
             raise DataError(
                 f"method 'ekg': {len(missing)} classes, such as {missing[0]}, have no image in the search set; raise "
-                "data.search_size to at least search_images times the number of classes"
+                "data.calibration_size to at least search_images times the number of classes"
             )
         warmup, _ = balanced_parts(task.labels("train"), first, 0, batch, seed)
-        _, found = balanced_parts(task.labels("search"), 0, last, batch, seed)
+        _, found = balanced_parts(task.labels("calibration"), 0, last, batch, seed)
         return warmup, found
 
     def _lengthened(self, job: Job) -> dict[str, str]:
@@ -167,23 +167,23 @@ class EnsembleKnowledgePruning:
             job.log(f"{len(left)} groups stay whole, since no mask can stand for a cut there, such as {left[0]}", {})
         if not has_norms(job.model):
             job.log(f"no batch normalisation: {WITHOUT_NORMS}", {})
-        if search.start.loss < KNOWN_BY_HEART and self.search_data == "training":
+        if search.start.loss < OVERFIT_LOSS and self.search_data == "training":
             remark = "the network knows the search images by heart; augmented or held-out ones (search_data) say more"
             job.log(remark, {"loss": search.start.loss})
 
 
-def _numbered(task: Task) -> NumberedTask:
-    if not isinstance(task, NumberedTask):
+def _numbered(task: Task) -> IndexedTask:
+    if not isinstance(task, IndexedTask):
         raise DataError(
-            "method 'ekg' needs a task of classes whose examples have numbers (labels, drawn, numbered), not a "
-            f"{type(task).__name__}"
+            "method 'ekg' needs a task of classes with indexed examples (labels, batches_at, with_indices), "
+            f"not a {type(task).__name__}"
         )
     return task
 
 
 def balanced_parts(
-    labels: Numbers, first: int, last: int, batch: int, seed: int
-) -> tuple[list[Numbers], list[Numbers]]:
+    labels: Indices, first: int, last: int, batch: int, seed: int
+) -> tuple[list[Indices], list[Indices]]:
     """Numbers of the first and of the last examples of each class, each shuffled and in batches of equal length.
 
     Args:
@@ -196,8 +196,8 @@ def balanced_parts(
     Raises:
         DataError: a class has too few examples.
     """
-    places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    fewest = min(places, key=len)
+    indices = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(indices, key=len)
     if len(fewest) < first + last:
         raise DataError(
             f"method 'ekg': class {labels[fewest[0]]} has {len(fewest)} images, but warmup_images={first} and "
@@ -205,11 +205,11 @@ def balanced_parts(
         )
     rng = np.random.default_rng(seed)
 
-    def batches(chosen: list[Numbers]) -> list[Numbers]:
-        mixed: Numbers = rng.permutation(np.concatenate(chosen))
+    def batches(chosen: list[Indices]) -> list[Indices]:
+        mixed: Indices = rng.permutation(np.concatenate(chosen))
         return list(np.array_split(mixed, max(1, -(-len(mixed) // batch))))
 
-    return batches([own[:first] for own in places]), batches([own[len(own) - last :] for own in places])
+    return batches([own[:first] for own in indices]), batches([own[len(own) - last :] for own in indices])
 
 
 def chosen_teachers(losses: Sequence[float], count: int, rule: Literal["poster", "interim"] = "poster") -> list[int]:
@@ -233,7 +233,7 @@ def chosen_teachers(losses: Sequence[float], count: int, rule: Literal["poster",
         aims = [low + k * (high - low) / count for k in range(count)]
     found = []
     for aim in aims:
-        nearest = min(free, key=lambda place: (abs(losses[place] - aim), place))
+        nearest = min(free, key=lambda index: (abs(losses[index] - aim), index))
         free.remove(nearest)
         found.append(nearest)
-    return sorted(found, key=lambda place: (losses[place], place))
+    return sorted(found, key=lambda index: (losses[index], index))

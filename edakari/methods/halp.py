@@ -11,9 +11,9 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, Whole, settings
+from edakari.methods.masking.consumers import names_in
+from edakari.methods.masking.mask_updates import MaskUpdateHook, train_and_cut
 from edakari.methods.masking.masks import Masks, maskable
-from edakari.methods.masking.reads import names_in
-from edakari.methods.masking.rewire import Rewire, train_and_cut
 
 __all__ = ["HardMaskedPruning", "StepRamp", "norm_taylor"]
 
@@ -53,7 +53,7 @@ class HardMaskedPruning:
         """See `edakari.core.method.Method`."""
         # differs: an exact knapsack over true costs in place of the paper's dynamic programme, which takes channels in
         # the order of their scores and prices each by a table with all other layers as they are
-        hook = Rewire(
+        hook = MaskUpdateHook(
             Masks(job.model, job.graph, maskable(job.graph, job.groups), "permanent"),
             job,
             StepRamp(self.milestones, self.milestone_interval, self.milestone_start),
@@ -79,39 +79,42 @@ class StepRamp:
     start: int = 0
 
     def due(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.masking.rewire.Timetable`."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
         return 0 < step - self.start <= self.count * self.interval and (step - self.start) % self.interval == 0
 
     def over(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.masking.rewire.Timetable`."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
         return step >= self.start + self.count * self.interval
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """See `edakari.methods.masking.rewire.Timetable`; `step` is the one after which masks are chosen, from 0."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`; masks are chosen after `step`, from 0."""
         if final >= dense:
             return final
-        place = min((step + 1 - self.start) // self.interval, self.count)
-        return dense * float((final / dense) ** (place / self.count))
+        index = min((step + 1 - self.start) // self.interval, self.count)
+        return dense * float((final / dense) ** (index / self.count))
 
 
 def norm_taylor(masks: Masks) -> torch.Tensor | None:
-    """Change of the loss, to first order, if the batch normalisations of a coordinate's producers were zero there.
+    """Change of the loss, to first order, if the batch normalisations of a channel's producers were zero there.
 
-    Scale times its gradient and shift times its, summed over all that produce the coordinate; the rows of the weights
+    Scale times its gradient and shift times its, summed over all that produce the channel; the rows of the weights
     instead where a producer of the group has no batch normalisation.
 
     Args:
         masks: of the network, whose gradients are there.
 
     Returns:
-        float [coordinates] on the device of the weights; None where there are no gradients.
+        float [channels] on the device of the weights; None where there are no gradients.
     """
-    layouts = [masks.graph.layouts[write.weight][write.dim] for write in masks.writes]
+    layouts = [masks.graph.layouts[write.weight][write.dim] for write in masks.producers]
     bare = {
-        name for write, layout in zip(masks.writes, layouts, strict=True) if not write.norm for name in names_in(layout)
+        name
+        for write, layout in zip(masks.producers, layouts, strict=True)
+        if not write.norm
+        for name in names_in(layout)
     }
     row: torch.Tensor | None = None
-    for write, layout in zip(masks.writes, layouts, strict=True):
+    for write, layout in zip(masks.producers, layouts, strict=True):
         weight = masks.model.get_parameter(write.weight)
         row = torch.zeros(masks.size + 1, device=weight.device) if row is None else row
         for name in (write.weight,) if bare.intersection(names_in(layout)) else write.norm:

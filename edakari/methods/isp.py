@@ -29,10 +29,10 @@ from edakari.cost import bind
 from edakari.cost.smooth import smooth_total
 from edakari.errors import EdakariError, InfeasibleBudget, SettingsError
 from edakari.graph.taps import Tap, find_taps
-from edakari.methods.allocate import AllocatorName, allocate, allocator_named
+from edakari.methods.allocation import AllocatorName, allocate, allocator_named
+from edakari.methods.masking.consumers import names_in, structure_of
 from edakari.methods.masking.gates import Draw, FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart, drawn
 from edakari.methods.masking.masks import Masks, maskable
-from edakari.methods.masking.reads import names_in, structure_of
 from edakari.methods.saliency.explaining import (
     Explained,
     ExplainerSettings,
@@ -160,8 +160,8 @@ class InterpretationSteeredPruning:
         ranks = torch.sigmoid(logits.double())
         parts = torch.split(ranks, [group.size for group in groups])
         scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
-        plan = job.settle(lambda costs: solved(scores, costs), job.costs)
-        return Outcome(plan, apply(plan, job.model, job.graph))
+        plan = job.meet_budget(lambda costs: solved(scores, costs), job.costs)
+        return Outcome(plan, apply(job.model, plan, job.graph))
 
     def _saliency(self, job: Job) -> Saliency:
         """What explains the job's network: stages 1 and 2, or those of an earlier run."""
@@ -179,8 +179,8 @@ class InterpretationSteeredPruning:
             found = fit_explainer(job, predictor, taps, shape, self._explainer())
         if found.agreement < TRUSTED:
             job.log("the explainer agrees too seldom to steer by", {"agreement": found.agreement, "wanted": TRUSTED})
-        if job.keep is not None:
-            save_saliency(found, job.keep, job.model)
+        if job.artifacts is not None:
+            save_saliency(found, job.artifacts, job.model)
         return found
 
     def _predictor(self) -> PredictorSettings:
@@ -206,7 +206,7 @@ class InterpretationSteeredPruning:
         )
 
     def _gates(self, job: Job, groups: Sequence[Group], limits: Limits, saliency: Saliency) -> torch.Tensor:
-        """The logits of gates that were trained with all else frozen (stage 3), float [coordinates] on the CPU."""
+        """The logits of gates that were trained with all else frozen (stage 3), float [channels] on the CPU."""
         logits: nn.Module
         if self.gates == "free":
             logits = FreeLogits(groups, self.gate_offset, self.gate_start, job.seed)
@@ -310,7 +310,7 @@ class Pairs:
     @classmethod
     def of(cls, job: Job, saliency: Saliency, labels: LabelSource) -> Pairs:
         """The pairs of a job's search split."""
-        batches, aims = job.task.batches("search"), []
+        batches, aims = job.task.batches("calibration"), []
         model = Explained(job.model, saliency.taps, saliency.explainer)
         device = next(job.model.parameters()).device
         with judging(model):
@@ -341,7 +341,7 @@ def inner_groups(job: Job) -> tuple[Group, ...]:
     """The job's groups that a single layer writes: all but residual streams."""
     writers = [
         name
-        for write in structure_of(job.graph).writes
+        for write in structure_of(job.graph).producers
         for name in names_in(job.graph.layouts[write.weight][write.dim])
     ]
     return tuple(group for group in job.groups if writers.count(group.name) == 1)

@@ -23,13 +23,13 @@ from edakari.core.settings import (
     Whole,
     settings,
 )
-from edakari.criteria import FeatureDiscrimination, Listening
+from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.criteria.discrimination import Histogram, Measure
 from edakari.criteria.labels import LabelSource
 from edakari.criteria.responses import Reduce
-from edakari.methods.allocate import AllocatorName
+from edakari.methods.allocation import AllocatorName
+from edakari.methods.iterative import prune_by
 from edakari.methods.redundancy.trials import prune_by_trials
-from edakari.methods.steps import prune_by
 
 __all__ = ["DistinguishingLayerPruning", "FeatureDiscriminationPruning"]
 
@@ -43,9 +43,9 @@ class FeatureDiscriminationPruning:
     """Remove the filters whose strongest images are of all classes alike, as many of each group as an allocator says.
 
     Args:
-        steps: cuts on the way to the budget; 1 is one-shot.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        iterations: cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
         allocator: who spends the budget on groups.
         images: of the search split that are looked at, at most.
         top: strongest images of each filter that count; a share of them below 1.
@@ -59,9 +59,9 @@ class FeatureDiscriminationPruning:
     paper: ClassVar[str] = PAPER
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
 
-    steps: Count = 1
-    recover_epochs: Whole = 0
-    recover_lr: LearningRate = 0.01
+    iterations: Count = 1
+    recovery_epochs: Whole = 0
+    recovery_lr: LearningRate = 0.01
     allocator: AllocatorName = "threshold"
     images: Count = 12800
     top: Count | OpenFraction = 0.05
@@ -99,8 +99,8 @@ class DistinguishingLayerPruning:
         residual_share: of the saving that residual streams make before the others begin.
         joint: try all groups of a round together too, and leave half of them where that is too much.
         stalled: where no group can lose even one filter: "relax" doubles the tolerance, "stop" is an error.
-        recover_epochs: epochs of training after each cut but the last.
-        recover_lr: peak learning rate of that training.
+        recovery_epochs: epochs of training after each cut but the last.
+        recovery_lr: peak learning rate of that training.
     """
 
     paper: ClassVar[str] = PAPER
@@ -124,8 +124,8 @@ class DistinguishingLayerPruning:
     residual_share: Fraction = 0.4
     joint: bool = False
     stalled: Literal["relax", "stop"] = "relax"
-    recover_epochs: Whole = 1
-    recover_lr: LearningRate = 0.001
+    recovery_epochs: Whole = 1
+    recovery_lr: LearningRate = 0.001
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
@@ -166,7 +166,9 @@ class _Discrimination(Protocol):
 
 def _criterion(settings: _Discrimination) -> FeatureDiscrimination:
     return FeatureDiscrimination(
-        listening=Listening(reduce=settings.reduce, images=settings.images, top=settings.top, labels=settings.labels),
+        response_settings=ResponseSettings(
+            reduce=settings.reduce, images=settings.images, top=settings.top, labels=settings.labels
+        ),
         histogram=settings.histogram,
         measure=settings.measure,
         balanced=settings.balanced,

@@ -21,9 +21,9 @@ from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, Positive, settings
 from edakari.errors import EdakariError
+from edakari.methods.masking.mask_updates import Average, MaskUpdateHook, Regrowth, ScoreAveraging, train_and_cut
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.prices import one_sided
-from edakari.methods.masking.rewire import Average, Revival, Rewire, Weighing, train_and_cut
 from edakari.train.epochs import steps_per_epoch
 
 __all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_share"]
@@ -47,9 +47,10 @@ class SoftMaskedPruning:
         curve: of the share of the cost that is removed.
         masks: what masked weights get: "soft" the gradient that they would have if they were there, "hard" none,
             "permanent" none, and they never come back.
-        average: how the figures of single steps become scores; see `edakari.methods.masking.rewire.Weighing`.
-        revival: what counts for masked coordinates: "absolute" or "signed" figures.
-        incumbent_bonus: scores of what is not masked are multiplied by it.
+        average: how figures of single steps become scores; see
+            `edakari.methods.masking.mask_updates.ScoreAveraging`.
+        regrowth: what counts for masked channels: "absolute" or "signed" figures.
+        keep_bonus: scores of what is not masked are multiplied by it.
         masked_decay: decay of masked weights, beside `weight_decay`; shorter trainings need more.
         norm_scale: "kept" multiplies batch normalisations behind masked layers by the share of inputs that is kept.
         pricing: "coupled" costs, as they are, or "one_sided": those of each group with all others left as they are.
@@ -74,8 +75,8 @@ class SoftMaskedPruning:
     masks: Mode = "soft"
     # differs: the authors' code takes the batch at which masks are chosen alone, which is noisy in small batches
     average: Average = "average"
-    revival: Revival = "absolute"
-    incumbent_bonus: Positive = 1.0
+    regrowth: Regrowth = "absolute"
+    keep_bonus: Positive = 1.0
     masked_decay: NonNegative = 2e-4
     # differs: off in the authors' code unless asked for, but a part of the published method
     norm_scale: Literal["kept", "none"] = "kept"
@@ -103,15 +104,15 @@ class SoftMaskedPruning:
             warmup=self.lr_warmup,
             precision=self.precision,
         )
-        hook = Rewire(
+        hook = MaskUpdateHook(
             Masks(job.model, job.graph, groups, self.masks, scale_norms=self.norm_scale == "kept"),
             job,
             self._ramp(steps_per_epoch(job.task.batches("train"), schedule)),
             input_taylor,
-            Weighing(
+            ScoreAveraging(
                 average=self.average,
-                revival=self.revival,
-                incumbent_bonus=self.incumbent_bonus,
+                regrowth=self.regrowth,
+                keep_bonus=self.keep_bonus,
                 masked_decay=self.masked_decay,
             ),
             None if self.pricing == "coupled" else functools.partial(one_sided, job.graph, self.consumer_share),
@@ -154,57 +155,59 @@ class EpochRamp:
     per_epoch: int = 1
 
     def due(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.masking.rewire.Timetable`."""
-        return self.warmup <= self._place(step - 1, epoch) < self.epochs - self.freeze and step % self.interval == 0
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
+        return (
+            self.warmup <= self._epochs_until(step - 1, epoch) < self.epochs - self.freeze and step % self.interval == 0
+        )
 
     def over(self, step: int, epoch: int) -> bool:
-        """See `edakari.methods.masking.rewire.Timetable`."""
-        return self._place(step, epoch) >= self.epochs - self.freeze
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
+        return self._epochs_until(step, epoch) >= self.epochs - self.freeze
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """See `edakari.methods.masking.rewire.Timetable`."""
-        if final >= dense or self._place(step, epoch) >= self.warmup + self.ramp:
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
+        if final >= dense or self._epochs_until(step, epoch) >= self.warmup + self.ramp:
             return final
         share = removed_share(self.curve, 1 - final / dense, epoch - math.floor(self.warmup) + 1, self.ramp + 1)
         return dense * (1 - share)
 
-    def _place(self, step: int, epoch: int) -> float:
+    def _epochs_until(self, step: int, epoch: int) -> float:
         """Epochs until a step, counted from 0."""
         return epoch + step % self.per_epoch / self.per_epoch
 
 
-def removed_share(curve: Curve, final: float, place: float, end: float) -> float:
-    """Share of the cost that is removed at a place of the ramp.
+def removed_share(curve: Curve, final: float, index: float, end: float) -> float:
+    """Share of the cost that is removed at a position of the ramp.
 
     Args:
         curve: "exp" is steep at first, "exp2" removes the same share of what is left at every place, or "linear".
         final: share that is removed in the end.
-        place: 0 is before the ramp, `end` is its end.
+        index: 0 is before the ramp, `end` is its end.
         end: its length.
     """
-    place = min(max(place, 0), end)
+    index = min(max(index, 0), end)
     if curve == "exp":
-        return final * (1 - math.exp(-STEEPNESS * place)) / (1 - math.exp(-STEEPNESS * end))
+        return final * (1 - math.exp(-STEEPNESS * index)) / (1 - math.exp(-STEEPNESS * end))
     if curve == "exp2":
-        return 1.0 - float((1 - final) ** (place / end))
-    return final * place / end
+        return 1.0 - float((1 - final) ** (index / end))
+    return final * index / end
 
 
 def input_taylor(masks: Masks) -> torch.Tensor | None:
-    """Change of the loss, to first order, if the columns that read a coordinate were zero.
+    """Change of the loss, to first order, if the columns that read a channel were zero.
 
     Weight times gradient, summed over the kernel, over the rows that are not masked, and over all that read the
-    coordinate; a branch's is that of the parameters of its last module.
+    channel; a branch's is that of the parameters of its last module.
 
     Args:
         masks: of the network, whose gradients are there.
 
     Returns:
-        float [coordinates] on the device of the weights; None where no weight has a gradient.
+        float [channels] on the device of the weights; None where no weight has a gradient.
     """
     row = torch.zeros(masks.size + 1, device=next(masks.model.parameters()).device)
     counted = False
-    for read in masks.reads:
+    for read in masks.consumers:
         weight = masks.model.get_parameter(read.weight)
         if weight.grad is None:
             continue

@@ -23,7 +23,7 @@ from edakari.core.settings import (
     Whole,
     settings,
 )
-from edakari.cost.tokens import Packages
+from edakari.latency.tokens import Packages
 from edakari.methods.tokens.counts import TokenDesign
 from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
 from edakari.methods.tokens.progressive import Progress
@@ -43,8 +43,8 @@ class SoftTokenPruning:
         schedule: "geometric" has the same share of what comes at each selector; "progressive" walks from the last block
             to the first, prunes each as far as accuracy allows, and merges neighbours into phases.
         blocks: places of the blocks in front of which selectors stand, from 0; empty is after each quarter.
-        keep: shares of all patches behind each selector; empty is the mildest within the budget, the same share of what
-            comes at each.
+        keep_ratios: shares of all patches behind each selector; empty is the mildest within the budget, the same share
+            of what comes at each.
         package: what becomes of pruned tokens: "merge" keeps one package of all, "add" and "append" are the authors'
             recipes with one and with several, "none" drops them.
         package_norm: "mean", or "sum" as in the authors' recipe with several.
@@ -80,7 +80,7 @@ class SoftTokenPruning:
 
     schedule: Literal["geometric", "progressive"] = "geometric"
     blocks: tuple[Whole, ...] = ()
-    keep: tuple[PositiveFraction, ...] = ()
+    keep_ratios: tuple[PositiveFraction, ...] = ()
     # differs: the authors' one package with a mean, or three with sums; what is behind many is kept better by several
     package: PackageMode = "append"
     package_norm: PackageNorm = "mean"
@@ -143,7 +143,7 @@ class SoftTokenPruning:
             batches=self.batches,
             joint_rule=self.joint_rule,
         )
-        if self.schedule == "progressive" and not self.keep:
+        if self.schedule == "progressive" and not self.keep_ratios:
             steps = Progress(
                 grid=self.grid,
                 accuracy_drop=self.accuracy_drop,
@@ -151,4 +151,4 @@ class SoftTokenPruning:
                 phase_tolerance=self.phase_tolerance,
             )
             design = progressive_design(job, design, training, steps)
-        return prune_tokens_by("spvit", job, design, self.keep, training)
+        return prune_tokens_by("spvit", job, design, self.keep_ratios, training)

@@ -26,7 +26,7 @@ class RandomTokens:
 
     Args:
         blocks: places of the blocks in front of which tokens go, from 0; empty is after each quarter.
-        keep: shares of all patches left at each; empty is the mildest within the budget.
+        keep_ratios: shares of all patches left at each; empty is the mildest within the budget.
         packed: whether the dropped leave a package.
     """
 
@@ -34,7 +34,7 @@ class RandomTokens:
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
     blocks: tuple[Whole, ...] = ()
-    keep: tuple[PositiveFraction, ...] = ()
+    keep_ratios: tuple[PositiveFraction, ...] = ()
     packed: bool = False
 
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
@@ -48,7 +48,7 @@ class RandomTokens:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        return prune_tokens_by("random_tokens", job, self.design(sites_of(job), job.seed), self.keep)
+        return prune_tokens_by("random_tokens", job, self.design(sites_of(job), job.seed), self.keep_ratios)
 
 
 @register("dynamicvit")
@@ -58,7 +58,7 @@ class PredictedTokens:
 
     Args:
         blocks: places of the blocks in front of which predictors stand, from 0; empty is after each quarter.
-        keep: shares of all patches left at each; empty is the mildest within the budget.
+        keep_ratios: shares of all patches left at each; empty is the mildest within the budget.
         start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, "random" the authors'.
         imitation_epochs: in which predictors learn what attention would keep, without labels; the paper has none.
         selector_epochs: of predictors alone.
@@ -74,7 +74,7 @@ class PredictedTokens:
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
     blocks: tuple[Whole, ...] = ()
-    keep: tuple[PositiveFraction, ...] = ()
+    keep_ratios: tuple[PositiveFraction, ...] = ()
     # differs: the authors begin with random scores, which are of no use without training; this is where `spvit` begins
     start: Start = "unlike"
     imitation_epochs: Whole = 0
@@ -108,7 +108,7 @@ class PredictedTokens:
             dual_rate=0.0,
             batches=16,
         )
-        return prune_tokens_by("dynamicvit", job, design, self.keep, training)
+        return prune_tokens_by("dynamicvit", job, design, self.keep_ratios, training)
 
 
 @register("evit")
@@ -118,7 +118,7 @@ class AttentionTokens:
 
     Args:
         blocks: places of the blocks in front of which tokens go, from 1; empty is after each quarter.
-        keep: shares of all patches left at each; empty is the mildest within the budget.
+        keep_ratios: shares of all patches left at each; empty is the mildest within the budget.
         fused: whether the others leave the paper's fused token, one at each place.
     """
 
@@ -126,7 +126,7 @@ class AttentionTokens:
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
     blocks: tuple[Whole, ...] = ()
-    keep: tuple[PositiveFraction, ...] = ()
+    keep_ratios: tuple[PositiveFraction, ...] = ()
     fused: bool = True
 
     def design(self, sites: TokenSites) -> TokenDesign:
@@ -140,7 +140,7 @@ class AttentionTokens:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        return prune_tokens_by("evit", job, self.design(sites_of(job)), self.keep)
+        return prune_tokens_by("evit", job, self.design(sites_of(job)), self.keep_ratios)
 
 
 @register("tome")
@@ -150,14 +150,14 @@ class MergedTokens:
 
     Args:
         blocks: places of the blocks in front of which tokens are merged, from 1; empty is all.
-        keep: shares of all patches left at each; empty is the mildest within the budget, as many merged at each.
+        keep_ratios: shares of all patches left at each; empty is the mildest within the budget, as many merged at each.
     """
 
     paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
     blocks: tuple[Whole, ...] = ()
-    keep: tuple[PositiveFraction, ...] = ()
+    keep_ratios: tuple[PositiveFraction, ...] = ()
 
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""
@@ -166,4 +166,4 @@ class MergedTokens:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        return prune_tokens_by("tome", job, self.design(sites_of(job)), self.keep)
+        return prune_tokens_by("tome", job, self.design(sites_of(job)), self.keep_ratios)

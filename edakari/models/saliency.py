@@ -150,10 +150,10 @@ class FreeHead(nn.Module):
         """Centre [N, 2] and width [N] of the radial mask with the same mean and spread, in pixels."""
         mask_NHW = self.mask(raw_N2HW)[:, 0]
         share_NHW = mask_NHW / mask_NHW.sum((1, 2), keepdim=True)
-        places = [torch.arange(size, device=share_NHW.device) for size in share_NHW.shape[1:]]
+        indices = [torch.arange(size, device=share_NHW.device) for size in share_NHW.shape[1:]]
         profiles = [share_NHW.sum(2), share_NHW.sum(1)]
-        means = [(profile * place).sum(1) for profile, place in zip(profiles, places, strict=True)]
-        squares = [(profile * place.square()).sum(1) for profile, place in zip(profiles, places, strict=True)]
+        means = [(profile * index).sum(1) for profile, index in zip(profiles, indices, strict=True)]
+        squares = [(profile * index.square()).sum(1) for profile, index in zip(profiles, indices, strict=True)]
         variance_N = sum(square - mean.square() for square, mean in zip(squares, means, strict=True)) / 2
         return torch.stack(means, 1), torch.as_tensor(variance_N).sqrt()
 

@@ -9,7 +9,7 @@ with needs("report", "a report"):
     import pydantic  # noqa: F401
     import yaml  # noqa: F401
 
-from edakari.report.collect import collect
+from edakari.report.collecting import collect
 from edakari.report.page import render
 from edakari.report.picture import draw
 from edakari.report.write import write_report

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from edakari.report.figures import is_share, metric, title_of
+from edakari.report.formatting import is_share, metric, title_of
 
 __all__ = ["Point", "curve", "scatter", "stations", "tradeoffs"]
 
@@ -99,10 +99,10 @@ def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) 
             f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
             f'<text class="note" x="{x - 6:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="end">budget</text>'
         )
-    places = [frame.at(point.x, point.y) for point in points]
-    parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
-    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
-    for point, (x, y) in zip(points, places, strict=True):
+    indices = [frame.at(point.x, point.y) for point in points]
+    parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in indices)}"/>')
+    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in indices]
+    for point, (x, y) in zip(points, indices, strict=True):
         parts.append(
             f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="6.5"><title>{escape(point.name)} '
             f"{metric(up, point.y)}, {escape(across)}: {point.x:.4g}</title></circle>"
@@ -130,9 +130,9 @@ def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tu
             f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="note" x="{LEFT + 6}" y="{y - 6:.1f}">{escape(level[0])} {metric(name, level[1])}</text>'
         )
-    places = [frame.at(epoch, value) for epoch, value in values]
-    parts.append(f'<polyline class="line {tone}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
-    for (epoch, value), (x, y) in zip(values, places, strict=True):
+    indices = [frame.at(epoch, value) for epoch, value in values]
+    parts.append(f'<polyline class="line {tone}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in indices)}"/>')
+    for (epoch, value), (x, y) in zip(values, indices, strict=True):
         if len(values) <= 40:
             parts.append(
                 f'<circle class="dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
@@ -153,10 +153,10 @@ def stations(points: Sequence[Point], across: str, up: str, *, joined: bool) -> 
     xs, ys = [point.x for point in points], [point.y for point in points]
     frame = Frame(_padded(xs, share=False), _padded(ys, share=False))
     parts = [*_axes(frame, across, up)]
-    places = [frame.at(point.x, point.y) for point in points]
+    indices = [frame.at(point.x, point.y) for point in points]
     if joined:
-        parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
-    for point, (x, y) in zip(points, places, strict=True):
+        parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in indices)}"/>')
+    for point, (x, y) in zip(points, indices, strict=True):
         dot = f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
         parts.append(f"{dot}<title>{escape(point.name)}</title></circle>")
     return _drawing(parts, f"{up} against {across}")
@@ -214,11 +214,11 @@ def _axes(frame: Frame, across: str, up: str, *, whole: bool = False) -> Iterabl
         x, _ = frame.at(value, frame.y[0])
         yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.3g}</text>'
     middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
-    place = f'transform="translate(15 {middle}) rotate(-90)" text-anchor="middle"'
+    index = f'transform="translate(15 {middle}) rotate(-90)" text-anchor="middle"'
     yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
     yield f'<text class="title" x="{centre}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>'
     title = f"{title_of(up)}, %" if share else title_of(up)
-    yield f'<text class="title" {place}>{escape(title)}</text>'
+    yield f'<text class="title" {index}>{escape(title)}</text>'
 
 
 def _ticks(low: float, high: float, *, scale: float = 1, whole: bool = False) -> list[float]:

@@ -157,14 +157,14 @@ def _draw_overview(views: FilterViews, path: Path) -> None:
     ax = figure.subplots()
     rng = np.random.default_rng(0)
     size = 14.0 if sum(len(layer.kept) for layer in layers) < 4000 else 5.0
-    for place, layer in enumerate(layers):
-        across = place + rng.uniform(-0.3, 0.3, len(layer.kept))
+    for index, layer in enumerate(layers):
+        across = index + rng.uniform(-0.3, 0.3, len(layer.kept))
         for chosen, tone in ((layer.kept, KEPT), (~layer.kept, REMOVED)):
             ax.scatter(across[chosen], layer.entropies[chosen], s=size, color=tone, alpha=0.65, linewidths=0)
         for chosen, tone in ((layer.kept, KEPT), (~layer.kept, REMOVED)):
             if chosen.any():
                 mean = layer.entropies[chosen].mean()
-                ax.plot([place - 0.4, place + 0.4], [mean, mean], color=tone, linewidth=2.2)
+                ax.plot([index - 0.4, index + 0.4], [mean, mean], color=tone, linewidth=2.2)
     ax.axhline(views.most, color=SOFT, linestyle="--", linewidth=1)
     ax.annotate("all classes alike", (len(layers) - 0.5, views.most), ha="right", va="bottom", fontsize=8, color=SOFT)
     for tone, text in ((KEPT, "kept"), (REMOVED, "removed")):
@@ -189,16 +189,16 @@ def _draw_layer(layer: LayerView, views: FilterViews, path: Path) -> None:
     )
     for row, each in zip(grid, layer.filters, strict=True):
         _label(row[0], each)
-        for ax, place in zip(row[1:-1], range(most), strict=True):
+        for ax, index in zip(row[1:-1], range(most), strict=True):
             ax.set_axis_off()
-            if place < len(each.crops):
-                _show(ax, each.crops[place], layer.margin)
+            if index < len(each.crops):
+                _show(ax, each.crops[index], layer.margin)
         _histogram(row[-1], each, views, last=each is layer.filters[-1])
     half = (len(layer.filters) + 1) // 2
-    for place, text in ((0, "most discriminative: strongest responses →"), (half, "least discriminative")):
-        if place < len(layer.filters):
+    for index, text in ((0, "most discriminative: strongest responses →"), (half, "least discriminative")):
+        if index < len(layer.filters):
             # a title would make its column as wide as itself
-            ax = grid[place][1]
+            ax = grid[index][1]
             ax.text(0, 1.04, text, transform=ax.transAxes, fontsize=9, color=SOFT, va="bottom").set_in_layout(False)
     grid[0][-1].set_title(f"classes of the strongest {views.top}", fontsize=9, color=SOFT)
     _save(figure, path)
@@ -235,7 +235,7 @@ def _histogram(ax: Axes, each: FilterView, views: FilterViews, *, last: bool) ->
     ax.set_yticks([0, 50, 100], ["", "50 %", "100 %"], fontsize=7, color=SOFT)
     ax.yaxis.tick_right()
     ax.spines[["top", "left", "right"]].set_visible(False)
-    names = [_word(views.classes[place]) for place in order]
+    names = [_word(views.classes[index]) for index in order]
     shown = names if last or not few else []
     ax.set_xticks(range(len(order)), shown or [""] * len(order), rotation=60, ha="right", fontsize=7)
     best = int(np.argmax(values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edakari.core.layout import extent
-from edakari.report import figures
+from edakari.report import formatting as figures
 from edakari.report.inspection import Inspection, input_text
 from edakari.report.network_picture import colours, draw_network
 from edakari.report.pins import parameter_sizes

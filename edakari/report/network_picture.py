@@ -100,7 +100,9 @@ def _scene(found: Inspection) -> _Scene:
     rows = network_rows(found.graph, found.tree)
     tracks = lanes(found.graph, rows)
     columns = max((lane.column for lane in tracks), default=0) + 1
-    layouts = [layout for row in rows for layout in (row.node.reads, row.node.writes) if layout is not None]
+    layouts = [
+        layout for row in rows for layout in (row.node.input_layout, row.node.output_layout) if layout is not None
+    ]
     room = MIDDLE - LONGEST - LANES - 22
     pitch = min(LANE, room / columns)
     return _Scene(
@@ -210,10 +212,10 @@ def _row(scene: _Scene, index: int, top: float, first: bool) -> Iterator[str]:
             yield _dot(scene, lane, row.roles[lane.group], middle)
     pins = pin_lines(node)
     yield f'<line class="wire" x1="{MIDDLE}" x2="{MIDDLE}" y1="{top + 2:.1f}" y2="{top + LINE - 2:.1f}"/>'
-    for layout, sign in ((node.reads, -1), (node.writes, 1)):
+    for layout, sign in ((node.input_layout, -1), (node.output_layout, 1)):
         if layout is not None:
             yield from _box(scene, layout, sign, middle, pins)
-    sizes = [str(extent(layout, {})) for layout in (node.reads, node.writes) if layout is not None]
+    sizes = [str(extent(layout, {})) for layout in (node.input_layout, node.output_layout) if layout is not None]
     yield _text(SIZES, base, " → ".join(sizes), "sizes")
     for left, cost in ((MACS, "macs"), (PARAMS, "params")):
         yield from _bar(left, middle, getattr(node, cost), scene.most[cost], scene.found.costs[cost])

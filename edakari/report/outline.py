@@ -24,7 +24,11 @@ def condensed(node: ModuleNode) -> ModuleNode:
         (only,) = children
         droppable = tuple(dict.fromkeys((*node.droppable, *only.droppable)))
         if only.own:
-            only = dc.replace(only, reads=node.reads or only.reads, writes=node.writes or only.writes)
+            only = dc.replace(
+                only,
+                input_layout=node.input_layout or only.input_layout,
+                output_layout=node.output_layout or only.output_layout,
+            )
             return dc.replace(only, own="", kind=node.kind, detail=node.detail, droppable=droppable)
         if only.container and not node.container:
             return dc.replace(node, container=True, children=only.children, droppable=droppable)
@@ -75,19 +79,19 @@ def group_names(layout: Layout, parent: str) -> str:
 def pin_lines(node: ModuleNode) -> list[str]:
     """What stays of a module's own parameters, in words: one line for each side and reason."""
     found: dict[tuple[str, str], dict[str, int]] = {}
-    places: dict[tuple[str, str], dict[str, None]] = {}
+    indices: dict[tuple[str, str], dict[str, None]] = {}
     for pin in node.pins:
         key = _side(pin, node.kind), pin.reason
         tensors = found.setdefault(key, {})
         tensors[pin.tensor] = tensors.get(pin.tensor, 0) + pin.size
         if pin.operator and pin.module not in (node.path, *node.joined):
-            places.setdefault(key, {})[pin.module or "the network"] = None
+            indices.setdefault(key, {})[pin.module or "the network"] = None
     lines = []
     for (side, reason), tensors in found.items():
-        where = list(places.get((side, reason), ()))
+        where = list(indices.get((side, reason), ()))
         more = f" and {len(where) - 3} more" if len(where) > 3 else ""
-        place = f" (in {', '.join(where[:3])}{more})" if where else ""
-        lines.append(f"{side}: {max(tensors.values())} left alone, {reason}{place}")
+        index = f" (in {', '.join(where[:3])}{more})" if where else ""
+        lines.append(f"{side}: {max(tensors.values())} left alone, {reason}{index}")
     return lines
 
 
@@ -117,7 +121,7 @@ def _joined(children: Iterable[ModuleNode]) -> list[ModuleNode]:
 
 def _is_norm_of(norm: ModuleNode, layer: ModuleNode) -> bool:
     leaves = not (norm.children or layer.children or norm.own or layer.own)
-    through = norm.reads is not None and norm.reads == norm.writes == layer.writes
+    through = norm.input_layout is not None and norm.input_layout == norm.output_layout == layer.output_layout
     return leaves and through and layer.macs > 0 and not norm.macs
 
 
@@ -142,7 +146,7 @@ def _signature(node: ModuleNode, base: str, previous: str) -> Any:
 
     return (
         (node.own, node.kind, node.detail, node.macs, node.params, node.droppable),
-        (shape(node.reads), shape(node.writes)),
+        (shape(node.input_layout), shape(node.output_layout)),
         tuple(path.rpartition(".")[2] for path in node.joined),
         tuple((pin.tensor.rpartition(".")[2], pin.dim, pin.size, pin.reason) for pin in node.pins),
         "" if node.path == base else relative(node.path),

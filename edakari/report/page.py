@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from edakari.report import figures
+from edakari.report import formatting as figures
 from edakari.report.charts import curve, scatter, tradeoffs
+from edakari.report.search_charts import trail
 from edakari.report.template import template
-from edakari.report.trail import trail
 
 __all__ = ["render"]
 

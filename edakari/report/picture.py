@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edakari.core.files import replacing
 from edakari.core.optional import needs
 from edakari.report.charts import tradeoffs
-from edakari.report.figures import is_share, metric, title_of
+from edakari.report.formatting import is_share, metric, title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

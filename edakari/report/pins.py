@@ -63,14 +63,14 @@ def pins_of(graph: Graph) -> tuple[Pin, ...]:
     """What stays, for each dimension of each parameter; buffers follow the parameters that they belong to."""
     parameters = frozenset(graph.parameters)
     pins = []
-    for refusal in graph.refused:
-        place = PLACE.fullmatch(refusal.where)
-        if place is None or place["tensor"] not in parameters:
+    for unprunable in graph.unprunable:
+        index = PLACE.fullmatch(unprunable.where)
+        if index is None or index["tensor"] not in parameters:
             continue
-        found = REASON.fullmatch(refusal.reason)
-        operator, module, why = found.group("operator", "module", "why") if found else ("", "", refusal.reason)
+        found = REASON.fullmatch(unprunable.reason)
+        operator, module, why = found.group("operator", "module", "why") if found else ("", "", unprunable.reason)
         module = "" if module == "the network" else module
-        pins.append(Pin(place["tensor"], int(place["dim"]), refusal.size, operator, module, operator + why))
+        pins.append(Pin(index["tensor"], int(index["dim"]), unprunable.size, operator, module, operator + why))
     return tuple(pins)
 
 

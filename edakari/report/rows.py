@@ -13,7 +13,7 @@ from edakari.report.structure import ModuleNode, shortcuts
 
 __all__ = ["Bracket", "Lane", "Role", "Row", "brackets", "lanes", "network_rows"]
 
-Role = Literal["makes", "reads", "carries"]
+Role = Literal["makes", "input_layout", "carries"]
 """What a layer does with a group: it makes its positions, reads them, or lets them through."""
 
 
@@ -82,8 +82,8 @@ def network_rows(graph: Graph, tree: ModuleNode) -> tuple[Row, ...]:
     rows = []
     for row in _layers(condensed(tree), "", ""):
         # norms first, for the layer that they joined says more
-        places = [place for path in (*row.node.joined, row.node.path) for place in dims.get(path, {}).items()]
-        rows.append(dc.replace(row, roles={name: _role(row.node, name, found) for name, found in places}))
+        indices = [index for path in (*row.node.joined, row.node.path) for index in dims.get(path, {}).items()]
+        rows.append(dc.replace(row, roles={name: _role(row.node, name, found) for name, found in indices}))
     return tuple(rows)
 
 
@@ -134,12 +134,14 @@ def _role(node: ModuleNode, group: str, dims: Collection[int]) -> Role:
     """What a layer does with a group that is along these dimensions of its weight matrix."""
     if not dims:
         return "carries"
-    reads, writes = (layout is not None and _holds(layout, group) for layout in (node.reads, node.writes))
-    if reads and writes and len(dims) == 1:
+    input_layout, output_layout = (
+        layout is not None and _holds(layout, group) for layout in (node.input_layout, node.output_layout)
+    )
+    if input_layout and output_layout and len(dims) == 1:
         return "carries"  # such as a depthwise convolution
-    if reads != writes:
-        return "makes" if writes else "reads"
-    return "makes" if 0 in dims else "reads"
+    if input_layout != output_layout:
+        return "makes" if output_layout else "input_layout"
+    return "makes" if 0 in dims else "input_layout"
 
 
 def _holds(layout: Layout, group: str) -> bool:
@@ -164,9 +166,13 @@ def _columns(spans: Sequence[tuple[int, int]]) -> list[int]:
 
 def _beside(rows: Sequence[Row], inside: Sequence[int]) -> tuple[int, ...]:
     """Layers that go straight from what came in to what goes out, where others take more steps."""
-    reads, writes = rows[inside[0]].node.reads, rows[inside[-1]].node.writes
-    found = [index for index in inside if (rows[index].node.reads, rows[index].node.writes) == (reads, writes)]
-    return tuple(found) if reads != writes and len(found) < len(inside) else ()
+    input_layout, output_layout = rows[inside[0]].node.input_layout, rows[inside[-1]].node.output_layout
+    found = [
+        index
+        for index in inside
+        if (rows[index].node.input_layout, rows[index].node.output_layout) == (input_layout, output_layout)
+    ]
+    return tuple(found) if input_layout != output_layout and len(found) < len(inside) else ()
 
 
 def _droppable(rows: Sequence[Row], inside: Sequence[int], branches: Iterable[Iterable[str]]) -> bool:

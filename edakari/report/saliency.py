@@ -170,25 +170,25 @@ def _first_of_each_class(labels: Integers, count: int) -> list[int]:
         own = np.flatnonzero(labels == label)
         turns[own] = np.arange(len(own))
     order = np.lexsort((labels, turns))
-    return [int(place) for place in order[:count]]
+    return [int(index) for index in order[:count]]
 
 
 def _draw_images(view: SaliencyView, chosen: Sequence[int], path: Path) -> None:
     figure = _figure((1.35 * len(chosen) + 0.9, 4.9))
     rows = figure.subplots(3, len(chosen), squeeze=False)
-    for column, place in enumerate(chosen):
-        image = view.images[place]
+    for column, index in enumerate(chosen):
+        image = view.images[index]
         _show(rows[0][column], image, None)
-        rows[0][column].set_title(_short(view.classes[int(view.labels[place])]), fontsize=9)
+        rows[0][column].set_title(_short(view.classes[int(view.labels[index])]), fontsize=9)
         for row, (name, looks) in enumerate((("dense", view.dense), ("pruned", view.pruned)), start=1):
             ax = rows[row][column]
-            _show(ax, image, looks.masks[place])
-            _circle(ax, looks, place, TONES[name], "-")
-            said = _short(view.classes[int(looks.said[place])])
-            right = looks.said[place] == view.labels[place]
-            text = said if name == "dense" else f"{said}\noverlap {view.overlaps[place]:.0%}"
+            _show(ax, image, looks.masks[index])
+            _circle(ax, looks, index, TONES[name], "-")
+            said = _short(view.classes[int(looks.said[index])])
+            right = looks.said[index] == view.labels[index]
+            text = said if name == "dense" else f"{said}\noverlap {view.overlaps[index]:.0%}"
             ax.set_xlabel(text, fontsize=8, color="#334155" if right else "#dc2626")
-        _circle(rows[2][column], view.dense, place, TONES["dense"], "--")
+        _circle(rows[2][column], view.dense, index, TONES["dense"], "--")
     for row, text in enumerate(("image", "dense looks", "pruned looks")):
         rows[row][0].set_ylabel(text, fontsize=10, fontweight="bold")
     _save(figure, path)
@@ -206,12 +206,12 @@ def _show(ax: Axes, image: Floats, mask: Floats | None) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _circle(ax: Axes, looks: Looks, place: int, tone: str, style: str) -> None:
+def _circle(ax: Axes, looks: Looks, index: int, tone: str, style: str) -> None:
     from matplotlib.patches import Circle
 
-    row, column = looks.centres[place]
+    row, column = looks.centres[index]
     ax.add_patch(
-        Circle((column, row), HALF * looks.widths[place], fill=False, color=tone, linewidth=1.8, linestyle=style)
+        Circle((column, row), HALF * looks.widths[index], fill=False, color=tone, linewidth=1.8, linestyle=style)
     )
     if style == "-":
         ax.plot([column], [row], marker="+", markersize=8, markeredgewidth=2, color=tone)

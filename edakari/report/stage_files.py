@@ -43,7 +43,7 @@ class Group(TypedDict):
     size: Annotated[int, pydantic.Field(gt=0)]
 
 
-class Refused(TypedDict):
+class UnprunableEntry(TypedDict):
     """What stays."""
 
     __pydantic_config__ = CONFIG  # type: ignore[misc]
@@ -113,7 +113,7 @@ class Trace(Anything):
     costs: Costs
     bytes: Above
     groups: list[Group]
-    refused: list[Refused]
+    unprunable: list[UnprunableEntry]
     uncounted: dict[str, Count]
     budget: str
     limits: NotRequired[Figures]

@@ -45,8 +45,8 @@ class ModuleNode:
     kind: str
     detail: str
     container: bool
-    reads: Layout | None
-    writes: Layout | None
+    input_layout: Layout | None
+    output_layout: Layout | None
     macs: float
     params: int
     pins: tuple[Pin, ...]
@@ -155,11 +155,11 @@ def _node(path: str, modules: Mapping[str, nn.Module], facts: _Facts) -> ModuleN
         children.append(dc.replace(own, own=", ".join(names), kind="", detail="", container=False))
     if not children:
         return dc.replace(own, droppable=tuple(facts.branches.get(path, ())))
-    reads, writes = _called(facts.calls.get(path), None, None)
+    input_layout, output_layout = _called(facts.calls.get(path), None, None)
     return dc.replace(
         own,
-        reads=reads,
-        writes=writes,
+        input_layout=input_layout,
+        output_layout=output_layout,
         macs=sum(child.macs for child in children),
         params=sum(child.params for child in children),
         pins=(),
@@ -174,17 +174,17 @@ def _itself(path: str, module: nn.Module, facts: _Facts) -> ModuleNode:
     parameters = facts.parameters.get(path, {})
     matrix = next((facts.layouts[name] for name in parameters if len(facts.layouts[name]) > 1 and "weight" in name), ())
     vector = next((dim for name in parameters for dim in reversed(facts.layouts[name]) if any(axes(dim))), None)
-    reads, writes = (matrix[1], matrix[0]) if matrix else (None, vector)
+    input_layout, output_layout = (matrix[1], matrix[0]) if matrix else (None, vector)
     if not list(module.children()):
-        reads, writes = _called(facts.calls.get(path), reads, writes)
+        input_layout, output_layout = _called(facts.calls.get(path), input_layout, output_layout)
     return ModuleNode(
         path=path,
         own="",
         kind=type(module).__name__,
         detail=_detail(module),
         container=isinstance(module, CONTAINERS),
-        reads=reads,
-        writes=writes,
+        input_layout=input_layout,
+        output_layout=output_layout,
         macs=sum(cost for _, cost in facts.operators.get(path, ())),
         params=sum(parameters.values()),
         pins=tuple(facts.pins.get(path, ())),
@@ -196,21 +196,21 @@ def _itself(path: str, module: nn.Module, facts: _Facts) -> ModuleNode:
 
 def _in_order(children: Sequence[ModuleNode]) -> list[ModuleNode]:
     """As they run; one that runs no operator stays behind the one that it was listed after."""
-    places, last = [], -1
+    indices, last = [], -1
     for child in children:
         last = child.order if child.order >= 0 else last
-        places.append(last)
-    return [children[index] for index in sorted(range(len(children)), key=lambda index: places[index])]
+        indices.append(last)
+    return [children[index] for index in sorted(range(len(children)), key=lambda index: indices[index])]
 
 
 def _called(
-    call: ModuleCall | None, reads: Layout | None, writes: Layout | None
+    call: ModuleCall | None, input_layout: Layout | None, output_layout: Layout | None
 ) -> tuple[Layout | None, Layout | None]:
     """Layouts of the widths that go in and out, from a call where there was one, else as the weights have them."""
     if call is None:
-        return reads, writes
-    before = _width(call.inputs[0], reads) if call.inputs else reads
-    after = _width(call.outputs[0], writes) if call.outputs else writes
+        return input_layout, output_layout
+    before = _width(call.inputs[0], input_layout) if call.inputs else input_layout
+    after = _width(call.outputs[0], output_layout) if call.outputs else output_layout
     return before, after
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
-from edakari.report import figures
+from edakari.report import formatting as figures
 
 __all__ = ["template"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
 from edakari.core.files import write_json, write_text
-from edakari.report.collect import collect
+from edakari.report.collecting import collect
 from edakari.report.explanation import inlined
 from edakari.report.page import render
 from edakari.report.picture import draw

@@ -1,9 +1,9 @@
 """Allocators: from values and a budget to the size of each group; and a search that goes down step by step."""
 
+from edakari.solve.binarization import otsu
 from edakari.solve.choices import solve_choices
 from edakari.solve.greedy import GreedyDescent
 from edakari.solve.knapsack import Knapsack
-from edakari.solve.otsu import otsu
 from edakari.solve.spend import fill
 from edakari.solve.threshold import Threshold
 from edakari.solve.uniform import Uniform

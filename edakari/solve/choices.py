@@ -57,20 +57,20 @@ def solve_choices(
             f"no choices found within {_figures(room)}; the cheapest of each class cost {_figures(cheapest)}",
             {},
         )
-    return [int(place) for place in search(found, resolution)]
+    return [int(index) for index in search(found, resolution)]
 
 
 def _check(costs: Sequence[Array], values: Sequence[Array], terms: int) -> None:
     if len(costs) != len(values):
         raise EdakariError(f"every class needs costs and values, but got {len(costs)} and {len(values)} arrays")
-    for place, (cost, value) in enumerate(zip(costs, values, strict=True)):
+    for index, (cost, value) in enumerate(zip(costs, values, strict=True)):
         if value.ndim != 1 or not len(value) or cost.shape != (terms, len(value)):
             raise EdakariError(
-                f"class {place}: costs {cost.shape} and values {value.shape} must be [{terms}, choices] and [choices], "
+                f"class {index}: costs {cost.shape} and values {value.shape} must be [{terms}, choices] and [choices], "
                 "with at least one choice"
             )
         if not (np.isfinite(cost).all() and np.isfinite(value).all()):
-            raise EdakariError(f"class {place} has a cost or value that is not finite")
+            raise EdakariError(f"class {index} has a cost or value that is not finite")
 
 
 def _in_a_row(costs: Sequence[Array], values: Sequence[Array]) -> Items:

@@ -38,7 +38,7 @@ def descend(groups: Sequence[Group], values: Values, limits: Limits, sweeps: int
     prices = Prices.start(worth_of(values, sizes) - worth_of(values, best), span)
     for _ in range(sweeps):
         for group in reversed(groups):
-            net = worths[group.name] - prices.now @ ledger.along(group, legal[group.name])
+            net = worths[group.name] - prices.now @ ledger.totals(group, legal[group.name])
             size = int(legal[group.name][net.argmax()])
             if size != sizes[group.name]:
                 sizes[group.name] = size

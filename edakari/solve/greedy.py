@@ -13,7 +13,7 @@ from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.solve.spend import Array, fits
 
-__all__ = ["Accepted", "Candidate", "GreedyDescent", "Look", "kept_count"]
+__all__ = ["AcceptedStep", "Candidate", "GreedyDescent", "Look", "kept_count"]
 
 ROUNDING = 1e-9
 """What a share of a size may lie above a whole number by rounding alone."""
@@ -35,7 +35,7 @@ class Candidate:
 
 
 @dc.dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedStep:
     """One step of a descent.
 
     Args:
@@ -66,8 +66,8 @@ class GreedyDescent:
     steps: Mapping[str, float]
 
     def search(
-        self, groups: Sequence[Group], limits: Limits, look: Look, known: Sequence[Accepted] = ()
-    ) -> Iterator[tuple[Sizes, Accepted]]:
+        self, groups: Sequence[Group], limits: Limits, look: Look, known: Sequence[AcceptedStep] = ()
+    ) -> Iterator[tuple[Sizes, AcceptedStep]]:
         """The accepted steps in order, each with the sizes after it; the last ones are within the limits.
 
         Args:
@@ -88,8 +88,8 @@ class GreedyDescent:
             step = replay.pop(0) if replay else None
             if step is None or step.candidates != candidates:
                 replay = []
-                place, value = look(sizes, candidates)
-                step = Accepted(candidates[place].group, candidates[place].size, value, candidates)
+                index, value = look(sizes, candidates)
+                step = AcceptedStep(candidates[index].group, candidates[index].size, value, candidates)
             sizes = {**sizes, step.group: step.size}
             yield sizes, step
 
@@ -101,7 +101,7 @@ class GreedyDescent:
             return None
         overrun = _overrun(limits, group, sizes)
         target = next_target(group.size, self.steps[group.name], now)
-        first = max((place for place, size in enumerate(below) if size >= target), default=0)
+        first = max((index for index, size in enumerate(below) if size >= target), default=0)
         for size in below[first:]:
             if overrun[size] == 0.0:
                 return Candidate(group.name, next(size for size in below if overrun[size] == 0.0), True)
@@ -119,9 +119,9 @@ def next_target(size: int, step: float, now: int) -> int:
     """The largest count below `now` of a group that is cut by equal shares."""
     if step <= 0:
         raise EdakariError(f"a step must be above 0, but got {step}")
-    place = 1
-    while (count := kept_count(size, max(0.0, 1.0 - place * step))) >= now and count > 1:
-        place += 1
+    index = 1
+    while (count := kept_count(size, max(0.0, 1.0 - index * step))) >= now and count > 1:
+        index += 1
     return count
 
 

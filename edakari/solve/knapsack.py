@@ -71,7 +71,7 @@ class Knapsack:
         for group in groups:
             legal, now = legal_choices(group), start[group.name]
             choices.append(legal[np.abs(legal - now) <= max((reach - 1) * now, group.step)])
-            curve = ledger.along(group, choices[-1])
+            curve = ledger.totals(group, choices[-1])
             curves.append(curve - curve[:, [np.searchsorted(choices[-1], now)]])
         worths = [values[group.name][legal] for group, legal in zip(groups, choices, strict=True)]
         room = 1.0 - loads(limits, start)

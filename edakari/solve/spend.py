@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.budget import Limits
+from edakari.core.incremental_cost import Ints, incremental
 from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, dense_sizes, legal_choices, legal_sizes
-from edakari.core.walk import Ints, walk
 from edakari.errors import EdakariError, InfeasibleBudget
 
 __all__ = ["Array", "Ledger", "fill", "fits", "largest", "loads", "reachable", "used_up", "worth_of"]
@@ -34,22 +34,22 @@ class Ledger:
     """What sizes that change group by group take of each limit."""
 
     def __init__(self, limits: Limits, sizes: Sizes) -> None:
-        self.walks = [(walk(cost, sizes), limit) for cost, limit in limits.terms]
+        self.increments = [(incremental(cost, sizes), limit) for cost, limit in limits.terms]
 
     def loads(self) -> Array:
         """Each term's cost as a share of its limit, float64 [terms]."""
-        return np.array([each.total / limit for each, limit in self.walks])
+        return np.array([each.total / limit for each, limit in self.increments])
 
-    def along(self, group: Group, choices: Ints) -> Array:
+    def totals(self, group: Group, choices: Ints) -> Array:
         """Loads with one group at each of some sizes, the others as they are, float64 [terms, choices]."""
-        found = np.empty((len(self.walks), len(choices)))
-        for row, (each, limit) in zip(found, self.walks, strict=True):
-            np.divide(each.along(group, choices), limit, out=row)
+        found = np.empty((len(self.increments), len(choices)))
+        for row, (each, limit) in zip(found, self.increments, strict=True):
+            np.divide(each.totals(group, choices), limit, out=row)
         return found
 
     def move(self, name: str, size: int) -> None:
         """Give a group another size."""
-        for each, _ in self.walks:
+        for each, _ in self.increments:
             each.move(name, size)
 
 
@@ -73,7 +73,7 @@ def reachable(groups: Sequence[Group], values: Values, limits: Limits) -> Sizes 
         if found != (group.size + 1,):
             raise EdakariError(
                 f"group {group.name!r} of size {group.size} needs {group.size + 1} values, one per number of kept "
-                f"coordinates, but got {'none' if found is None else f'an array of shape {found}'}"
+                f"channels, but got {'none' if found is None else f'an array of shape {found}'}"
             )
     dense = dense_sizes(groups)
     if fits(limits, dense):
@@ -135,15 +135,15 @@ def fill(
         legal = legal_choices(group)
         offers.append(_Offer(group, legal[legal <= most.get(group.name, group.size)]))
     # by value per share of what is left when last reckoned; of equals the earlier group
-    queue = [(-np.inf, place) for place in range(len(offers))]
+    queue = [(-np.inf, index) for index in range(len(offers))]
     while queue:
-        _, place = heapq.heappop(queue)
+        _, index = heapq.heappop(queue)
         rival = -queue[0][0] if queue else -np.inf
-        name = offers[place].group.name
-        step = _step(offers[place], values[name], ledger, spent[name], rival)
+        name = offers[index].group.name
+        step = _step(offers[index], values[name], ledger, spent[name], rival)
         if step is None:
             continue
-        heapq.heappush(queue, (-step.ratio, place))
+        heapq.heappush(queue, (-step.ratio, index))
         if step.ratio >= rival:
             spent[name] = step.size
             ledger.move(name, step.size)
@@ -190,7 +190,7 @@ def _step(offer: _Offer, value: Array, ledger: Ledger, now: int, rival: float) -
     larger = offer.legal[np.searchsorted(offer.legal, now, side="right") :]
     if not len(larger):
         return None
-    curves = ledger.along(offer.group, larger)
+    curves = ledger.totals(offer.group, larger)
     larger = larger[: int((curves <= 1.0).all(axis=0).sum())]
     if not len(larger):
         return None

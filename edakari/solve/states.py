@@ -33,8 +33,8 @@ class _States:
     parent: Indices
     pick: Indices
 
-    def only(self, places: Indices) -> _States:
-        return _States(*(getattr(self, field.name)[..., places] for field in dc.fields(self)))
+    def only(self, indices: Indices) -> _States:
+        return _States(*(getattr(self, field.name)[..., indices] for field in dc.fields(self)))
 
 
 def search(core: Core, resolution: int) -> Indices:
@@ -74,17 +74,17 @@ def search(core: Core, resolution: int) -> Indices:
 def _open_classes(core: Core) -> list[Indices]:
     """The choices of each class that has more than one, those of the smallest second-best loss first."""
     edges = np.flatnonzero(np.diff(core.items.owner)) + 1
-    classes = [places for places in np.split(np.arange(len(core.loss)), edges) if len(places) > 1]
-    return sorted(classes, key=lambda places: float(np.partition(core.loss[places], 1)[1]))
+    classes = [indices for indices in np.split(np.arange(len(core.loss)), edges) if len(indices) > 1]
+    return sorted(classes, key=lambda indices: float(np.partition(core.loss[indices], 1)[1]))
 
 
 def _least_to_come(core: Core, classes: list[Indices]) -> Array:
     """The least by which costs can change in the classes from each stage on, float64 [terms, stages + 1]."""
     items, owner = core.items, core.items.owner
     least = [np.zeros(len(core.room))]
-    for places in reversed(classes):
-        now = items.cost[:, core.chosen[owner[places[0]]]]
-        least.append(least[-1] + (items.cost[:, places].min(axis=1) - now))
+    for indices in reversed(classes):
+        now = items.cost[:, core.chosen[owner[indices[0]]]]
+        least.append(least[-1] + (items.cost[:, indices].min(axis=1) - now))
     return np.stack(least[::-1], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""One global ranking of all coordinates."""
+"""One global ranking of all channels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Threshold"]
 
 @dc.dataclass(frozen=True)
 class Threshold:
-    """Keep the coordinates whose marginal value is above one threshold, bisected by the network's true cost.
+    """Keep the channels whose marginal value is above one threshold, bisected by the network's true cost.
 
     The marginal values of all groups stand in one list; of equal ones, the earlier group's come first. Sizes are
     rounded to the nearest legal ones before the cost is asked, and the rest goes where it is worth most.

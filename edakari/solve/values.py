@@ -1,4 +1,4 @@
-"""From scores to what solvers ask for, and from sizes back to coordinates."""
+"""From scores to what solvers ask for, and from sizes back to channels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["keep_best", "values_of"]
 
 
 def values_of(scores: Scores) -> Values:
-    """Value of keeping the k best coordinates of each group: the sum of their scores.
+    """Value of keeping the k best channels of each group: the sum of their scores.
 
     A value must not fall when more is kept. Where a group has a negative score, all of its scores are therefore
-    raised by the same amount, so that its worst coordinate is worth 0; groups without one are taken as they are.
+    raised by the same amount, so that its worst channel is worth 0; groups without one are taken as they are.
 
     Args:
-        scores: score of each coordinate, float [size], by group.
+        scores: score of each channel, float [size], by group.
 
     Returns:
         float64 [size + 1] by group; entry 0 is 0, entry k the sum of the k largest scores.
@@ -45,10 +45,10 @@ def values_of(scores: Scores) -> Values:
 
 
 def keep_best(scores: Scores, sizes: Sizes) -> tuple[KeepChannels, ...]:
-    """The coordinates of highest score in each group that is cut.
+    """The channels of highest score in each group that is cut.
 
     Args:
-        scores: score of each coordinate, float [size], by group.
+        scores: score of each channel, float [size], by group.
         sizes: how many to keep, by group; groups that stay whole get no edit.
 
     Returns:

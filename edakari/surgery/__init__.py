@@ -1,8 +1,8 @@
 """From a plan to a smaller network, to its masked twin, and to a folder."""
 
-from edakari.surgery.apply import apply
+from edakari.surgery.applying import apply
 from edakari.surgery.networks import build, is_saved
-from edakari.surgery.simulate import simulate
+from edakari.surgery.simulation import simulate
 from edakari.surgery.store import load, load_plan, save
 
 __all__ = ["apply", "build", "is_saved", "load", "load_plan", "save", "simulate"]

@@ -16,8 +16,8 @@ from edakari.core.graph import Graph
 from edakari.core.modes import judging
 from edakari.core.plan import Plan
 from edakari.graph import call, outputs_of, selected
-from edakari.surgery.apply import apply
-from edakari.surgery.simulate import simulate
+from edakari.surgery.applying import apply
+from edakari.surgery.simulation import simulate
 
 __all__ = ["Differences", "differences", "other_inputs", "worst_difference"]
 
@@ -52,8 +52,8 @@ def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Grap
             network was traced with: what was baked in by a trace does not show on its own example.
         graph: of the network as it is now.
     """
-    unpruned = apply(dc.replace(plan, edits=()), model, graph)
-    cut, masked = apply(plan, model, graph), simulate(plan, model, graph)
+    unpruned = apply(model, dc.replace(plan, edits=()), graph)
+    cut, masked = apply(model, plan, graph), simulate(model, plan, graph)
     empty = reduced = 0.0
     for each in inputs:
         own, same, small, twin = (

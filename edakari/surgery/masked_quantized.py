@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from edakari.surgery.masked_reads import Reads
+    from edakari.surgery.masked_reads import MaskedReads
 
 __all__ = ["QUANTIZED"]
 
 
-def _observed(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _observed(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The observed range is that of what is kept: positions that are gone repeat one that is kept."""
     x = args[0]
     along, each = (args[10], args[11]) if len(args) > 11 else (kwargs.get("ch_axis", 0), False)

@@ -14,15 +14,15 @@ from edakari.core.graph import Graph
 from edakari.core.layout import Layout, Mask
 from edakari.graph import axes
 from edakari.graph.axes import Axis, Expression
-from edakari.graph.flow import Flow
-from edakari.graph.numbers import Extent, Numbers
+from edakari.graph.axis_tracer import AxisTracer
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
-from edakari.surgery.counted import counted
+from edakari.graph.tracked_ints import Extent, IntTracker
+from edakari.surgery.masked_ints import masked_int
 from edakari.surgery.masked_quantized import QUANTIZED
 from edakari.surgery.masked_reductions import REDUCTIONS
 
-__all__ = ["READS", "Reads"]
+__all__ = ["READS", "MaskedReads"]
 
 CONSTANTS = frozenset(
     {
@@ -34,12 +34,12 @@ CONSTANTS = frozenset(
 """Functions whose result is the same everywhere, or along what they repeat, or drawn anew."""
 
 
-class Reads:
+class MaskedReads:
     """State of one masked forward pass: what every tensor's dimensions are made of, and what of them is gone.
 
     Args:
         graph: of the dense network.
-        masks: which coordinates of each cut group are kept.
+        masks: which channels of each cut group are kept.
         stored: the network's parameters and buffers by name.
     """
 
@@ -53,9 +53,9 @@ class Reads:
         }
         names = {id(tensor): name for name, tensor in stored.items()}
         self.stored = dict(stored)  # alive while their ids are keys: a forward pass may let one of them go
-        self.flow = Flow(dims, names, RULES, FUNCTIONS)
+        self.tracer = AxisTracer(dims, names, RULES, FUNCTIONS)
         notes = {key: _expression(layout, groups) for key, layout in graph.attributes.items()}
-        self.numbers = Numbers(notes, self.flow.peek, self.flow.unify)
+        self.numbers = IntTracker(notes, self.tracer.peek, self.tracer.unify)
         self.in_attention = False
 
     def kept(self, dim: Expression) -> torch.Tensor | None:
@@ -71,14 +71,14 @@ class Reads:
 
     def shape(self, x: torch.Tensor) -> torch.Size:
         """A tensor's shape, in which sizes also know what is kept."""
-        dims = self.flow.peek(x)
+        dims = self.tracer.peek(x)
         if all(isinstance(dim, int) for dim in dims):
             return x.shape
         return torch.Size([self._length(dim, size) for dim, size in zip(dims, x.shape, strict=True)])
 
     def _length(self, dim: Expression, size: int) -> int:
         keep = self.kept(dim)
-        return size if keep is None else counted(size, int(keep.sum()), Extent(dim))
+        return size if keep is None else masked_int(size, int(keep.sum()), Extent(dim))
 
     def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
         """A tensor with the positions that are gone along some dimensions filled."""
@@ -90,7 +90,7 @@ class Reads:
 
     def gone(self, x: torch.Tensor, positions: Sequence[int]) -> dict[int, torch.Tensor]:
         """For those of the dimensions along which positions are gone, which are kept."""
-        dims = self.flow.dims(x)
+        dims = self.tracer.dims(x)
         found = {position % max(x.dim(), 1): self.kept(dims[position]) for position in positions if dims}
         return {position: keep for position, keep in found.items() if keep is not None}
 
@@ -117,18 +117,18 @@ def _layout(dim: Expression) -> Layout:
     return layouts.Product(parts) if isinstance(dim, axes.Product) else layouts.Concat(parts)
 
 
-Read = Callable[[Reads, Any, Sequence[Any], Mapping[str, Any]], Any]
+Read = Callable[[MaskedReads, Any, Sequence[Any], Mapping[str, Any]], Any]
 
 
-def _input(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _input(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [1]), *args[1:], **kwargs)
 
 
-def _last(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _last(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
 
 
-def _scaled(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _scaled(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     # torch takes its own attention whole, so nobody sees that the factor comes from the width of a head
     x, factor = args[:2]
     if reads.in_attention and isinstance(factor, float) and math.isclose(factor, x.shape[-1] ** -0.5, rel_tol=1e-12):
@@ -136,14 +136,14 @@ def _scaled(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, A
     return func(x, factor, *args[2:], **kwargs)
 
 
-def _added_product(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _added_product(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _last(reads, lambda left, *rest, **options: func(args[0], left, *rest, **options), args[1:], kwargs)
 
 
 ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _attention(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     whole = func is F.scaled_dot_product_attention
     names = ATTENTION if whole else [argument.name for argument in func._schema.arguments]
     named = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -161,16 +161,16 @@ def _attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str
     return func(**named)
 
 
-def _flex_attention(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _flex_attention(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     # tokens stay whole, and the scale was computed by torch's own Python code, which saw what is kept
     return func(reads.masked(args[0], [-1]), *args[1:], **kwargs)
 
 
-def _softmax(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _softmax(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [args[1]], -torch.inf), *args[1:], **kwargs)
 
 
-def _layer_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _layer_norm(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, shape = args[0], args[1]
     over = list(range(x.dim() - len(shape), x.dim()))
     gone = reads.gone(x, over)
@@ -185,7 +185,7 @@ def _layer_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     return (out if args[3] is None else out + args[3]), mean, rstd
 
 
-def _rms_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _rms_norm(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, shape, weight, eps = args[:4]
     over = list(range(x.dim() - len(shape), x.dim()))
     gone = reads.gone(x, over)
@@ -197,7 +197,7 @@ def _rms_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str,
     return (x * rstd if weight is None else x * rstd * weight), rstd
 
 
-def _like(reads: Reads, x: torch.Tensor, other: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+def _like(reads: MaskedReads, x: torch.Tensor, other: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
     """Another tensor of the same form, masked as the first one would be."""
     for position, keep in reads.gone(x, positions).items():
         shape = [1] * x.dim()
@@ -206,7 +206,7 @@ def _like(reads: Reads, x: torch.Tensor, other: torch.Tensor, positions: Sequenc
     return other
 
 
-def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _group_norm(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, weight, bias, _, _, _, groups, eps = args[:8]
     over = list(range(1, x.dim()))
     if not reads.gone(x, over):
@@ -223,7 +223,7 @@ def _group_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     return (out if bias is None else out + bias.view(shape)), mean.flatten(1), rstd.flatten(1)
 
 
-def _batch_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _batch_norm(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     x, weight, bias, _, _, training, _, eps = args[:8]
     over = [position for position in range(x.dim()) if position != 1]
     gone = reads.gone(x, over)
@@ -239,12 +239,12 @@ def _batch_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     return (out if bias is None else out + bias.view(shape)), mean.flatten(), rstd.flatten()
 
 
-def _batch_norm_function(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _batch_norm_function(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     result = _batch_norm(reads, func, args, kwargs)
     return result[0] if isinstance(result, tuple) else result
 
 
-def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _weight_norm(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     direction, length = args[:2]
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     over = [position for position in range(direction.dim()) if position != along]
@@ -252,11 +252,11 @@ def _weight_norm(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[s
     return direction * (length / norm), norm
 
 
-def _recurrent(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _recurrent(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     # what a gone position of the state would pass on to the next step is masked where the weights read it
-    place = weights_at(args)
-    weights = [reads.masked(weight, [1]) if weight.dim() == 2 else weight for weight in args[place]]
-    return func(reads.masked(args[0], [-1]), *args[1:place], weights, *args[place + 1 :], **kwargs)
+    index = weights_at(args)
+    weights = [reads.masked(weight, [1]) if weight.dim() == 2 else weight for weight in args[index]]
+    return func(reads.masked(args[0], [-1]), *args[1:index], weights, *args[index + 1 :], **kwargs)
 
 
 READS: dict[str, Read] = {

@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from edakari.surgery.masked_reads import Reads
+    from edakari.surgery.masked_reads import MaskedReads
 
 __all__ = ["REDUCTIONS"]
 
-Read = Callable[["Reads", Any, Sequence[Any], Mapping[str, Any]], Any]
+Read = Callable[["MaskedReads", Any, Sequence[Any], Mapping[str, Any]], Any]
 
 
-def over(args: Sequence[Any], kwargs: Mapping[str, Any], place: int) -> list[int]:
+def over(args: Sequence[Any], kwargs: Mapping[str, Any], index: int) -> list[int]:
     """The dimensions that a reduction runs over, given by position or by name; all where none is given."""
-    chosen = args[place] if len(args) > place else kwargs.get("dim")
+    chosen = args[index] if len(args) > index else kwargs.get("dim")
     if chosen is None or (isinstance(chosen, Sequence) and not chosen):
         return list(range(args[0].dim()))
     return [chosen] if isinstance(chosen, int) else list(chosen)
 
 
-def _kept(place: int = 1, numbering: int | None = None) -> Read:
+def _kept(argument: int = 1, numbering: int | None = None) -> Read:
     """Reads only what is kept.
 
     Args:
-        place: of the argument that says over which dimensions.
+        argument: position of the one that says over which dimensions.
         numbering: the output that holds position numbers, which are given in the dense network's count.
     """
 
-    def read(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         x = args[0]
-        gone = reads.gone(x, over(args, kwargs, place))
+        gone = reads.gone(x, over(args, kwargs, argument))
         kept = {position: keep.nonzero().view(-1).to(x.device) for position, keep in gone.items()}
         for position, index in kept.items():
             x = x.index_select(position, index)
@@ -50,14 +50,14 @@ def _kept(place: int = 1, numbering: int | None = None) -> Read:
     return read
 
 
-def _everything(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _everything(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return _kept(len(args) + 1)(reads, func, args, kwargs)
 
 
 def _running(fill: float) -> Read:
     """Reads what is gone as what changes nothing."""
 
-    def read(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         x = args[0]
         along = [args[1] if len(args) > 1 else kwargs["dim"]] if x.dim() else []
         if not reads.gone(x, along):
@@ -77,7 +77,7 @@ def _bound(dtype: torch.dtype, fill: float) -> float:
 def _by_number(place: int) -> Read:
     """Numbers at positions that are gone may be anything, and no position may have them: they become 0."""
 
-    def read(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         index = args[place]
         if isinstance(index, torch.Tensor):
             index = reads.masked(index, range(index.dim()))
@@ -86,7 +86,7 @@ def _by_number(place: int) -> Read:
     return read
 
 
-def _loss(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _loss(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     out = func(*args, **kwargs)
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
@@ -102,15 +102,15 @@ def _loss(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     return func(*(wide[id(arg)] if isinstance(arg, torch.Tensor) else arg for arg in args), **kwargs)
 
 
-def _distances(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _distances(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [-1]), reads.masked(args[1], [-1]), *args[2:], **kwargs)
 
 
-def _bilinear(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _bilinear(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(reads.masked(args[0], [-1]), reads.masked(args[1], [-1]), *args[2:], **kwargs)
 
 
-def _as_it_is(reads: Reads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _as_it_is(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 

@@ -22,7 +22,7 @@ from edakari.core.plan import Plan
 from edakari.core.reading import Unreadable, because, read_json, read_text
 from edakari.errors import EdakariError, PlanError, RunFolderError, WeightsError
 from edakari.models import ModelSpec, build, check_trusted, load_weights, read_weights, spec_of
-from edakari.surgery.apply import apply, checked
+from edakari.surgery.applying import apply, checked
 from edakari.surgery.origin import Step, step_by, steps_of
 from edakari.surgery.structure import Structure, replace_modules, replaced, structure_of
 
@@ -56,7 +56,7 @@ def save(
     the head for other classes, are written with it. Tensors keep their types.
 
     Args:
-        model: what `apply(plan, dense)` gave, perhaps trained since; without the wrappers of `torch.compile` and of
+        model: what `apply(dense, plan)` gave, perhaps trained since; without the wrappers of `torch.compile` and of
             training on several processes.
         plan: that it was pruned by last.
         folder: made if it is not there; holds plan.json, weights.safetensors and network.json afterwards.
@@ -212,7 +212,7 @@ def _history(model: nn.Module, plan: Plan, base: nn.Module | None) -> tuple[tupl
                 "that its plan was made for; pass that network as base="
             )
         owner = build(ModelSpec(spec.name, spec.options))
-    return steps_of(owner), Step(plan, structure_of(owner), structure_of(apply(plan, owner))), spec
+    return steps_of(owner), Step(plan, structure_of(owner), structure_of(apply(owner, plan))), spec
 
 
 def _began(steps: tuple[Step, ...], base: nn.Module) -> bool:
@@ -268,7 +268,7 @@ def _carried_out(model: nn.Module, steps: tuple[StoredStep, ...]) -> nn.Module:
         if step.replaced and not (there and index == 0):
             model = copied(model)
             replace_modules(model, step.replaced)
-        model = apply(step.plan, model)
+        model = apply(model, step.plan)
     return model
 
 

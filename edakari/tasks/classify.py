@@ -15,7 +15,7 @@ from edakari.core.blank import blank
 from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Parts, Pixels
+from edakari.tasks.loaders import ArrayBatches, FileBatches, FixedBatches, Order, Pixels
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source, embedded, from_folder, from_npz
 from edakari.tasks.splits import (
@@ -93,17 +93,19 @@ class Classification:
         """
         return self._source(split).labels
 
-    def drawn(self, split: Split, parts: Sequence[Labels], *, augmented: bool = False) -> ArrayBatches | FileBatches:
-        """See `edakari.core.protocols.NumberedTask`."""
+    def batches_at(
+        self, split: Split, parts: Sequence[Labels], *, augmented: bool = False
+    ) -> ArrayBatches | FileBatches:
+        """See `edakari.core.protocols.IndexedTask`."""
         augment = self.settings.augment if augmented else "none"
-        return self._loaded(self._source(split), Parts(tuple(parts), training_seed(self.seed)), augment, 1)
+        return self._loaded(self._source(split), FixedBatches(tuple(parts), training_seed(self.seed)), augment, 1)
 
-    def numbered(self, views: int = 1) -> ArrayBatches | FileBatches:
-        """See `edakari.core.protocols.NumberedTask`."""
+    def with_indices(self, views: int = 1) -> ArrayBatches | FileBatches:
+        """See `edakari.core.protocols.IndexedTask`."""
         return self._loaded(self._source("train"), self._order("train"), self.settings.augment, views)
 
     def digest(self) -> str:
-        """See `edakari.core.protocols.NumberedTask`; of files the names count, not what is in them."""
+        """See `edakari.core.protocols.IndexedTask`; of files the names count, not what is in them."""
         source, pixels = self._source("train"), self.pixels
         digest = hashlib.sha256(repr((pixels.size, pixels.channels, pixels.mean, pixels.std, source.classes)).encode())
         digest.update(source.labels.tobytes())
@@ -122,7 +124,7 @@ class Classification:
         return order_of(self.settings, self._source(split), split, self.seed)
 
     def _loaded(
-        self, source: Source, order: Order | Parts, augment: Augment, views: int = 0
+        self, source: Source, order: Order | FixedBatches, augment: Augment, views: int = 0
     ) -> ArrayBatches | FileBatches:
         if isinstance(source, Arrays) and augment != "timm":
             return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from edakari.errors import DataError
 from edakari.tasks.sources import Arrays, Source
 
-__all__ = ["ArrayBatches", "FileBatches", "Order", "Parts", "Pixels", "processes"]
+__all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels", "processes"]
 
 Images = torch.Tensor
 Labelled = tuple[torch.Tensor, ...]
@@ -89,7 +89,7 @@ class Order:
 
 
 @dc.dataclass(frozen=True)
-class Parts:
+class FixedBatches:
     """Batches that are given one by one, the same in every epoch and on every process.
 
     Args:
@@ -201,7 +201,7 @@ class ArrayBatches:
             no numbers.
     """
 
-    def __init__(self, source: Arrays, order: Order | Parts, pixels: Pixels, views: int = 0) -> None:
+    def __init__(self, source: Arrays, order: Order | FixedBatches, pixels: Pixels, views: int = 0) -> None:
         self.source, self.order, self.pixels, self.views = source, order, pixels, views
         self.epoch = self.first = 0
 
@@ -249,7 +249,7 @@ class FileBatches:
     def __init__(
         self,
         source: Source,
-        order: Order | Parts,
+        order: Order | FixedBatches,
         transform: Callable[[Any], torch.Tensor],
         workers: int = 0,
         views: int = 0,

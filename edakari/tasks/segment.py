@@ -15,7 +15,7 @@ from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import Pixels
-from edakari.tasks.maps import MapBatches, read_maps
+from edakari.tasks.segmentation_data import MapBatches, read_maps
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays
 from edakari.tasks.splits import (
@@ -153,7 +153,7 @@ class Segmentation:
 
 
 def segmentation(settings: DataSettings, seed: int = 0) -> Segmentation:
-    """The task of a class at every pixel, from .npz files or folders; see `edakari.tasks.maps.read_maps`.
+    """The task of a class at every pixel, from .npz files or folders; see `edakari.tasks.segmentation_data.read_maps`.
 
     Args:
         settings: see `DataSettings`.

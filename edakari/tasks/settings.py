@@ -39,17 +39,18 @@ class DataSettings:
         workers: processes that read files.
         memory_format: of images when they enter the network; convolutions may be faster with "channels_last", a network
             that calls `view` on feature maps needs "contiguous".
-        search_size: images of the "search" split, drawn from the training split in proportion to the classes, and not
-            augmented.
-        hold_out: the images of the "search" split are taken out of the training split: nothing trains on them, and
+        calibration_size: images of the "calibration" split, drawn from the training split in proportion to the
+            classes, and not augmented.
+        hold_out: the images of the "calibration" split are taken out of the training split: nothing trains on them, and
             `edakari train` with the same `data` has not either.
         val_share: share of the training data that becomes the validation split where there is none.
-        limit: at most so many training images, drawn in proportion to the classes; None takes all.
+        max_images: at most so many training images, drawn in proportion to the classes; None takes all.
         metric: the figure that counts: "top1" or "top5" in classification; "map", mean average precision, of several
             classes; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
         label_smoothing: of the loss (Szegedy et al., 2016, section 7); classification only.
         ignore_index: label of pixels that do not count; segmentation only.
-        seed: of the splits and subsets: `limit`, `val_share` and `search_size`. The recipe's own `seed` draws all else.
+        seed: of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own
+            `seed` draws all else.
     """
 
     task: TaskName = "classification"
@@ -65,10 +66,10 @@ class DataSettings:
     batch_size: Count = 128
     workers: Whole = 2
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    search_size: Count = 1024
+    calibration_size: Count = 1024
     hold_out: bool = False
     val_share: OpenFraction = 0.1
-    limit: Annotated[int, Ge(2)] | None = None
+    max_images: Annotated[int, Ge(2)] | None = None
     metric: str | None = None
     label_smoothing: BelowOne = 0.0
     ignore_index: int = 255

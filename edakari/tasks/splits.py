@@ -1,4 +1,4 @@
-"""Training, search and validation data from what was read, the same way for every task on images."""
+"""Training, calibration and validation data from what was read, the same way for every task on images."""
 
 from __future__ import annotations
 
@@ -62,20 +62,20 @@ def divided(
     Raises:
         DataError: what is held out leaves a class without images.
     """
-    if settings.limit is not None and settings.limit < len(train.labels):
-        train = train.take(_drawn(train.labels, settings.limit, settings.seed))
-        notes = (*notes, f"trained on {len(train.labels)} images only (data.limit)")
+    if settings.max_images is not None and settings.max_images < len(train.labels):
+        train = train.take(_drawn(train.labels, settings.max_images, settings.seed))
+        notes = (*notes, f"trained on {len(train.labels)} images only (data.max_images)")
     if val is None:
         held = _drawn(train.labels, max(1, round(len(train.labels) * settings.val_share)), settings.seed)
         val = train.take(held)
         train = train.take(np.setdiff1d(np.arange(len(train.labels)), held))
         notes = (*notes, f"validated on {len(val.labels)} images cut from the training data; there is no val split")
-    chosen = _drawn(train.labels, min(settings.search_size, len(train.labels)), settings.seed + 1)
-    search = train.take(chosen)
+    chosen = _drawn(train.labels, min(settings.calibration_size, len(train.labels)), settings.seed + 1)
+    calibration = train.take(chosen)
     if settings.hold_out:
         train = _without(train, chosen)
         notes = (*notes, f"{len(chosen)} training images are held out (data.hold_out)")
-    return {"train": train, "search": search, "val": val}, notes
+    return {"train": train, "calibration": calibration, "val": val}, notes
 
 
 def pixels_of(settings: DataSettings, train: Source) -> Pixels:
@@ -118,7 +118,7 @@ def order_of(settings: DataSettings, source: Source, split: Split, seed: int) ->
         DataError: batches cannot be shared equally among the processes.
     """
     count, size = len(source.labels), settings.batch_size
-    order = Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "search")
+    order = Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "calibration")
     order.check()
     return order
 
@@ -175,7 +175,7 @@ def _without(train: Source, chosen: Labels) -> Source:
     if train.labels.ndim == 1 and len(np.unique(rest.labels)) < len(np.unique(train.labels)):
         raise DataError(
             f"data.hold_out takes {len(chosen)} of {len(train.labels)} training images and leaves some class without "
-            "any; lower data.search_size"
+            "any; lower data.calibration_size"
         )
     return rest
 

@@ -15,7 +15,7 @@ from edakari.core.modes import judging
 from edakari.core.plan import Plan
 from edakari.errors import ModelError
 from edakari.graph import call, outputs_of, selected, tensors_in
-from edakari.surgery.apply import checked
+from edakari.surgery.applying import checked
 from edakari.surgery.differences import differences, other_inputs, worst_difference
 
 __all__ = ["difference", "enlivened", "exactness"]

@@ -13,10 +13,10 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.layout import extent
 from edakari.core.space import Sizes
-from edakari.cost.latency import Layer, layers_of
-from edakari.cost.latency.table import Point
-from edakari.cost.measure import RunSettings
 from edakari.graph import fixed_graph
+from edakari.latency import Layer, layers_of
+from edakari.latency.table import Point
+from edakari.latency.timing import RunSettings
 
 __all__ = ["FormulaRuntime"]
 
@@ -52,7 +52,7 @@ class FormulaRuntime:
     kernels_only: bool = True
 
     def versions(self) -> Mapping[str, str]:
-        """See `edakari.cost.measure.Runtime`."""
+        """See `edakari.latency.timing.Runtime`."""
         return {"formula": self.version}
 
     def check(self, settings: RunSettings) -> None:
@@ -68,11 +68,11 @@ class FormulaRuntime:
         return call
 
     def perf_counter_ns(self) -> int:
-        """The runtime's clock; a test puts the runtime in the place of `edakari.cost.measure.time`."""
+        """The runtime's clock; a test puts the runtime in the place of `edakari.latency.timing.time`."""
         return self.now_ns
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> _Clock:
-        """See `edakari.cost.measure.Runtime`."""
+        """See `edakari.latency.timing.Runtime`."""
         self.opened.append((layer, widths))
         return _Clock(self, self.time(layer, widths))
 

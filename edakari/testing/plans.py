@@ -21,7 +21,7 @@ def random_plan(
     groups: Sequence[Group] | None = None,
     drop: float = 0.0,
 ) -> Plan:
-    """A plan that keeps random coordinates of each group, and may drop branches.
+    """A plan that keeps random channels of each group, and may drop branches.
 
     Args:
         graph: of the network.

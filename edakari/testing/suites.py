@@ -16,11 +16,11 @@ from edakari.core.arguments import require_methods
 from edakari.core.budget import Limits
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
+from edakari.core.incremental_cost import incremental
 from edakari.core.method import Job, Method, Outcome
 from edakari.core.plan import Plan
 from edakari.core.protocols import Allocator, Cost, Criterion, Values
 from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
-from edakari.core.walk import walk
 from edakari.cost import bind, dense
 from edakari.errors import InfeasibleBudget
 from edakari.graph import fixed_graph, trace
@@ -63,7 +63,7 @@ def check_method(
         _check_plan(method, method.prune(measured), measured, f"{where} with a measured cost")
         whole = method.prune(job_of(copied(network), "macs<=100%"))
         _check_same_state(
-            apply(whole.plan, network, job.graph), network, f"{where}: a budget of 100 % changed the network"
+            apply(network, whole.plan, job.graph), network, f"{where}: a budget of 100 % changed the network"
         )
 
 
@@ -88,7 +88,7 @@ def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None =
             parameter.requires_grad_(number % 2 == 0)
         before, seen = copied(model), torch.get_rng_state()
         graph = trace(model, task.example())
-        scores = criterion.score(model, graph, task.batches("search"), task)
+        scores = criterion.score(model, graph, task.batches("calibration"), task)
         _check(bool((torch.get_rng_state() == seen).all()), f"{where}: the random state was changed")
         _check_same_state(model, before, f"{where}: weights or buffers were changed")
         for (name, module), other in zip(model.named_modules(), before.modules(), strict=True):
@@ -101,7 +101,7 @@ def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None =
             other_flag = before.get_parameter(name).requires_grad
             _check(parameter.requires_grad == other_flag, f"{where}: requires_grad of {name!r} was changed")
         _check_scores(scores, graph, where)
-        again = criterion.score(model, graph, task.batches("search"), task)
+        again = criterion.score(model, graph, task.batches("calibration"), task)
         same = all(torch.equal(again[name], score) for name, score in scores.items())
         _check(same, f"{where}: the same arguments gave other scores the second time")
 
@@ -167,18 +167,18 @@ def check_cost(cost: Cost, groups: Sequence[Group], seed: int = 0) -> None:
         _check(bool((np.diff(curve[1:]) >= -1e-9 * dense_total).all()), f"{where}: it falls as the group grows")
         for size in {1, group.size, int(rng.integers(1, group.size + 1))}:
             _check_close(float(curve[size]), cost.total({**sizes, group.name: size}), f"{where}, entry {size}")
-    _check_walk(cost, groups, rng)
+    _check_incremental(cost, groups, rng)
 
 
-def _check_walk(cost: Cost, groups: Sequence[Group], rng: np.random.Generator) -> None:
+def _check_incremental(cost: Cost, groups: Sequence[Group], rng: np.random.Generator) -> None:
     """A walk has to say at every step what the cost says of the same sizes."""
     sizes = {group.name: int(rng.integers(1, group.size + 1)) for group in groups[1:]}
-    steps = walk(cost, sizes)
-    for place in rng.permutation(np.tile(np.arange(len(groups)), 2)):
-        group = groups[place]
+    steps = incremental(cost, sizes)
+    for index in rng.permutation(np.tile(np.arange(len(groups)), 2)):
+        group = groups[index]
         where = f"{cost.name}, walk to another size of {group.name!r}"
         choices = np.unique(rng.integers(1, group.size + 1, 3))
-        for choice, found in zip(choices.tolist(), steps.along(group, choices).tolist(), strict=True):
+        for choice, found in zip(choices.tolist(), steps.totals(group, choices).tolist(), strict=True):
             _check_close(found, cost.total({**sizes, group.name: choice}), f"{where}, size {choice}")
         sizes[group.name] = int(rng.choice(choices))
         steps.move(group.name, sizes[group.name])
@@ -199,7 +199,7 @@ def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:
 
 
 def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -> None:
-    small = apply(outcome.plan, copied(network))
+    small = apply(copied(network), outcome.plan)
     shapes, found = _shapes(small), _shapes(outcome.model)
     _check(
         shapes == found, f"{where}: apply(plan, fresh) and the outcome's model differ in {_differing(shapes, found)}"
@@ -210,7 +210,7 @@ def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -
     images = torch.randn(2, *job.task.example().shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cut = small.double().eval()(images.double())
-        masked = simulate(outcome.plan, copied(network), job.graph).double().eval()(images.double())
+        masked = simulate(copied(network), outcome.plan, job.graph).double().eval()(images.double())
         error = float((cut - masked).abs().max() / masked.abs().max())
         _check(error < 1e-9, f"{where}: apply and simulate differ by {error:.1e} of the largest output")
         model = outcome.model.eval()
@@ -244,9 +244,9 @@ def _instance(seed: int) -> tuple[list[Group], Values, tuple[Cost, Cost]]:
     rng = np.random.default_rng(seed)
     groups = [
         Group(
-            f"layer{place}", "channel", int(rng.integers(4, 30)) * 8, int(rng.choice([1, 4])), int(rng.choice([1, 8]))
+            f"layer{index}", "channel", int(rng.integers(4, 30)) * 8, int(rng.choice([1, 4])), int(rng.choice([1, 8]))
         )
-        for place in range(10)
+        for index in range(10)
     ]
     values = {}
     for group in groups:

@@ -112,25 +112,25 @@ class ToyTask:
 
     @property
     def held_out(self) -> bool:
-        """See `edakari.core.protocols.NumberedTask`; every split is drawn by itself."""
+        """See `edakari.core.protocols.IndexedTask`; every split is drawn by itself."""
         return True
 
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
-        """See `edakari.core.protocols.NumberedTask`."""
+        """See `edakari.core.protocols.IndexedTask`."""
         labels: npt.NDArray[np.int64] = _images(self.images, self.seed, split)[1].numpy()
         return labels
 
-    def drawn(
+    def batches_at(
         self, split: Split, parts: Sequence[npt.NDArray[np.int64]], *, augmented: bool = False
     ) -> Iterable[Batch]:
-        """See `edakari.core.protocols.NumberedTask`; the augmentation mirrors."""
+        """See `edakari.core.protocols.IndexedTask`; the augmentation mirrors."""
         images, labels = _images(self.images, self.seed, split)
         images = images.flip(3) if augmented else images
         numbers = [torch.from_numpy(part) for part in parts]
         return [(images[each], labels[each], each) for each in numbers]
 
-    def numbered(self, views: int = 1) -> Iterable[Batch]:
-        """See `edakari.core.protocols.NumberedTask`; the second view is a mirror image of the first."""
+    def with_indices(self, views: int = 1) -> Iterable[Batch]:
+        """See `edakari.core.protocols.IndexedTask`; the second view is a mirror image of the first."""
         images, labels = _images(self.images, self.seed, "train")
         drawn = [images if view % 2 == 0 else images.flip(3) for view in range(views)]
         return [
@@ -139,7 +139,7 @@ class ToyTask:
         ]
 
     def digest(self) -> str:
-        """See `edakari.core.protocols.NumberedTask`."""
+        """See `edakari.core.protocols.IndexedTask`."""
         return f"toy {self.images} {self.seed}"
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -214,6 +214,6 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 def _images(count: int, seed: int, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.randn(CLASSES, 3, PIXELS, PIXELS, generator=generator)
-    generator.manual_seed(seed + 1 + ("train", "search", "val").index(split))
+    generator.manual_seed(seed + 1 + ("train", "calibration", "val").index(split))
     labels = torch.arange(count) % CLASSES
     return patterns[labels] + torch.randn(count, 3, PIXELS, PIXELS, generator=generator), labels

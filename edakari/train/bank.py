@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.collectives import all_reduce_sum, rank_and_world_size, shard
 from edakari.core.files import replacing, write_json
-from edakari.core.protocols import Batch, NumberedTask
-from edakari.core.ranks import my_rank, own_share, summed
+from edakari.core.protocols import Batch, IndexedTask
 from edakari.core.reading import read_json
 from edakari.errors import DataError, RunFolderError
 from edakari.train.progress import progress_bar
@@ -53,7 +53,7 @@ class Bank:
 
 
 def bank_in(
-    folder: Path, task: NumberedTask, identity: Mapping[str, Any], teachers: Callable[[], Sequence[nn.Module]]
+    folder: Path, task: IndexedTask, identity: Mapping[str, Any], teachers: Callable[[], Sequence[nn.Module]]
 ) -> Bank:
     """The bank in a folder, made where there is none; a bank that was not finished is made again.
 
@@ -69,9 +69,9 @@ def bank_in(
     whole = json.loads(json.dumps({**identity, "examples": task.digest(), "count": len(task.labels("train"))}))
     if not _known(folder, whole):
         _make(folder, task, teachers())
-        if my_rank()[0] == 0:
+        if rank_and_world_size()[0] == 0:
             write_json(folder / IDENTITY, whole)
-    if my_rank()[1] > 1:
+    if rank_and_world_size()[1] > 1:
         torch.distributed.barrier()
     try:
         logits = np.load(folder / LOGITS, mmap_mode="r", allow_pickle=False)
@@ -94,7 +94,7 @@ class BankTeaching:
 
     In each batch a teacher counts if it is nearer to the best teacher than the student is ("distance"), or if its loss
     is not above the student's ("loss", the printed rule of the paper); the best one always counts. Batches are those of
-    `NumberedTask.numbered`; the figures that decide are summed over processes.
+    `IndexedTask.with_indices`; the figures that decide are summed over processes.
 
     Lee and Song, "Ensemble Knowledge Guided Sub-network Search and Fine-tuning for Filter Pruning", ECCV 2022.
 
@@ -108,7 +108,7 @@ class BankTeaching:
 
     def __init__(
         self,
-        task: NumberedTask,
+        task: IndexedTask,
         bank: Bank,
         temperature: float | None = None,
         gate: Gate = "distance",
@@ -121,7 +121,7 @@ class BankTeaching:
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """See `edakari.core.protocols.Objective`."""
         if len(batch) < 3:
-            raise DataError("the memory bank needs batches with the examples' numbers; train on task.numbered()")
+            raise DataError("the memory bank needs batches with the examples' numbers; train on task.with_indices()")
         outputs = self.task.outputs(model, batch)
         numbers = batch[2].view(-1)
         count = int((numbers == numbers[0]).sum())
@@ -154,7 +154,7 @@ class BankTeaching:
             theirs_K = functional.cross_entropy(
                 every, labels_B[:, None].expand(-1, every.shape[2]), reduction="none"
             ).sum(0)
-        figures = summed(torch.cat([own.view(1), theirs_K]))
+        figures = all_reduce_sum(torch.cat([own.view(1), theirs_K]))
         counts_K = figures[1:] < figures[0] if self.gate == "distance" else figures[1:] <= figures[0]
         # without any teacher the aim would be uniform
         counts_K[0] = True
@@ -184,15 +184,15 @@ def _damaged(folder: Path, found: str) -> RunFolderError:
     return RunFolderError(f"memory bank {folder} cannot be read ({found}); delete it to have it made again")
 
 
-def _make(folder: Path, task: NumberedTask, teachers: Sequence[nn.Module]) -> None:
+def _make(folder: Path, task: IndexedTask, teachers: Sequence[nn.Module]) -> None:
     """Write the logits, whole or not at all; processes share the batches out and the first one writes."""
     count = len(task.labels("train"))
     # in a fixed random order: where a folder is sorted by class, statistics of batches in its order would be of a class
     order = np.random.default_rng(0).permutation(count)
     parts = np.array_split(order, -(-count // BATCH))
-    main, share = my_rank()[0] == 0, own_share(len(parts))
-    own = iter(task.drawn("train", [parts[place] for place in share]))
-    rounds = -(-len(parts) // my_rank()[1])
+    main, share = rank_and_world_size()[0] == 0, shard(len(parts))
+    own = iter(task.batches_at("train", [parts[index] for index in share]))
+    rounds = -(-len(parts) // rank_and_world_size()[1])
     written = replacing(folder / LOGITS) if main else contextlib.nullcontext(None)
     with written as path, random_state_kept(), progress_bar("bank", rounds, main) as bar:
         file = None
@@ -212,7 +212,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Any:
     return formats.open_memmap(path, "w+", np.float16, shape)
 
 
-def _judged(teachers: Sequence[nn.Module], task: NumberedTask, batch: Batch) -> tuple[Any, Any]:
+def _judged(teachers: Sequence[nn.Module], task: IndexedTask, batch: Batch) -> tuple[Any, Any]:
     """Numbers of a batch, and the teachers' logits, float16 [B, K, C]."""
     found = []
     with torch.no_grad():
@@ -226,10 +226,10 @@ def _judged(teachers: Sequence[nn.Module], task: NumberedTask, batch: Batch) -> 
 
 def _gathered(own: tuple[Any, Any] | None) -> tuple[Any, Any]:
     """What all processes have found in a round."""
-    if my_rank()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         assert own is not None
         return own
-    found: list[Any] = [None] * my_rank()[1]
+    found: list[Any] = [None] * rank_and_world_size()[1]
     torch.distributed.all_gather_object(found, own)
     parts = [part for part in found if part is not None]
     return np.concatenate([numbers for numbers, _ in parts]), np.concatenate([logits for _, logits in parts])

@@ -48,7 +48,7 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     if step < warm:
         return schedule.lr * (step + 1) / (warm + 1)
     if schedule.drops:
-        return schedule.lr * schedule.drop ** sum(step >= round(place * steps) for place in schedule.drops)
+        return schedule.lr * schedule.drop ** sum(step >= round(index * steps) for index in schedule.drops)
     done = (step - warm) / max(1, steps - warm)
     low = schedule.lr * schedule.final_lr
     return low + (schedule.lr - low) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))

@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edakari.cli.main import app
+from edakari.explain.saliency import saliency_view
 from edakari.report.saliency import Looks, SaliencyView, shares
-from edakari.run.saliency import saliency_view
 
 METHOD = {"name": "isp", "predictor_epochs": 1, "explainer_epochs": 1, "gate_epochs": 6, "gate_lr": 0.5}
 

@@ -104,7 +104,7 @@ def test_the_flat_list_is_still_there():
 
 def test_json_has_the_groups_and_the_tree():
     found = json.loads(call("edakari:fashion_cnn", "--json").stdout)
-    assert {"model", "input", "costs", "groups", "refused", "uncounted"} <= set(found)
+    assert {"model", "input", "costs", "groups", "unprunable", "uncounted"} <= set(found)
     assert found["modules"]["macs"] == found["costs"]["macs"]
     assert found["device"] == "meta"
 
@@ -144,11 +144,11 @@ def test_an_example_that_fails_is_one_clear_error(own, body, text):
 def test_a_failing_forward_pass_shows_the_users_own_error_and_line(own):
     found = call(f"{own}:two", "--input", "1,9,9", "--input", "5")
     assert found.exit_code == 1
-    first, error, place, *rest = found.stderr.splitlines()
+    first, error, index, *rest = found.stderr.splitlines()
     assert "forward pass of Two fails" in first
     assert "1×1×9×9, 1×5" in first
     assert "RuntimeError" in error
-    assert "own.py:12, forward: return self.out(" in place
+    assert "own.py:12, forward: return self.out(" in index
     assert "--input" in rest[-1]
 
 
@@ -198,7 +198,7 @@ def test_the_picture_can_go_with_json(tmp_path):
 def test_a_run_is_inspected(tmp_path):
     model = edakari.build("edakari:fashion_cnn")
     plan = random_plan(edakari.trace(model, torch.zeros(1, 1, 28, 28)), 0.5)
-    edakari.save(edakari.apply(plan, model), plan, tmp_path / "run")
+    edakari.save(edakari.apply(model, plan), plan, tmp_path / "run")
     found = CliRunner().invoke(app, ["inspect", str(tmp_path / "run"), "--json"])
     assert found.exit_code == 0, found.output
     content = json.loads(found.stdout)

@@ -7,7 +7,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-import edakari.run.stages as stages_module
+import edakari.pipeline.stages as stages_module
 from edakari.cli.main import app
 from edakari.train.precision import _warn_of_emulation
 
@@ -98,7 +98,7 @@ def test_inspect_as_json():
     assert found["costs"]["macs"] > 1e6
     assert found["input"] == [1, 1, 28, 28]
     assert {"name", "kind", "size", "macs_share", "params_share"} <= set(found["groups"][0])
-    assert found["refused"]
+    assert found["unprunable"]
 
 
 def test_inspect_as_a_table():
@@ -109,7 +109,7 @@ def test_inspect_as_a_table():
 
 
 def test_methods():
-    assert json.loads(call("methods", "--json").stdout)["methods"]["magnitude"]["settings"]["steps"] == 1
+    assert json.loads(call("methods", "--json").stdout)["methods"]["magnitude"]["settings"]["iterations"] == 1
     assert "taylor" in call("methods").stdout
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edakari.cli.main import app
-from edakari.cost import runtimes
+from edakari.latency import runtimes
 from edakari.testing.formula_runtime import FormulaRuntime
 
 
@@ -23,7 +23,7 @@ def fake(monkeypatch, tmp_path):
     """A runtime that takes a fifth longer for whole networks than its layers tell."""
     runtime = FormulaRuntime(factor=1.2)
     monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
-    monkeypatch.setattr("edakari.cost.measure.time", runtime)
+    monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     return runtime
 

@@ -15,9 +15,9 @@ from edakari.cli.main import app
 from edakari.errors import EdakariError, EdakariWarning
 from edakari.export import to_onnx, to_program
 from edakari.models import build
+from edakari.pipeline import recipe_from, train_dense
+from edakari.pipeline.load import networks
 from edakari.report import collect, write_report
-from edakari.run import prune, recipe_from, train_dense
-from edakari.run.load import networks
 from edakari.surgery import load_plan
 from tests.permissions import held, locked
 
@@ -49,7 +49,7 @@ def made(tmp_path_factory):
         "device": "cpu",
     }
     (folder / "my.yaml").write_text(yaml.safe_dump(content))
-    prune(recipe_from(content), folder / "run")
+    edakari.run(recipe_from(content), folder / "run")
     torch.save({"w": torch.zeros(2)}, folder / "best.pth")
     return folder
 
@@ -151,9 +151,9 @@ def functions(made, run, place):
         lambda: edakari.save(small, load_plan(made / "run"), place / "x", base=model),
         lambda: to_onnx(model, example, place / "x.onnx"),
         lambda: to_program(model, example, place / "x.pt2"),
-        lambda: prune(recipe, place / "run"),
+        lambda: edakari.run(recipe, place / "run"),
         lambda: train_dense(recipe, place / "x.safetensors"),
-        lambda: edakari.latency(model, example, "torch", cache=place),
+        lambda: edakari.measure_latency(model, example, "torch", cache=place),
     ]
     reading = [
         lambda: collect(run),
@@ -161,9 +161,9 @@ def functions(made, run, place):
         lambda: edakari.load(run, model),
         lambda: load_plan(run),
         lambda: networks(run),
-        lambda: prune(recipe, run),
+        lambda: edakari.run(recipe, run),
         lambda: build("edakari:resnet20", weights=run / "weights.safetensors"),
-        lambda: edakari.run.read_recipe(run / "recipe.yaml"),
+        lambda: edakari.pipeline.read_recipe(run / "recipe.yaml"),
     ]
     return writing, reading
 
@@ -187,7 +187,7 @@ def test_every_function_that_writes_or_reads_files_raises_one_error(made, copy, 
 
 @pytest.mark.parametrize("home", ["", "/proc/nohome", "locked", "file"])
 def test_without_a_home_tables_lie_in_a_temporary_folder_and_a_note_says_so(tmp_path, monkeypatch, home):
-    from edakari.cost.latency import cache_folder
+    from edakari.latency import cache_folder
 
     (tmp_path / "file").write_text("mine")
     (tmp_path / "locked").mkdir()
@@ -207,7 +207,7 @@ def test_without_a_home_tables_lie_in_a_temporary_folder_and_a_note_says_so(tmp_
 
 
 def test_a_home_that_can_be_written_is_used(tmp_path, monkeypatch):
-    from edakari.cost.latency import cache_folder
+    from edakari.latency import cache_folder
 
     monkeypatch.delenv("EDAKARI_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -221,7 +221,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_layers_are_timed(tmp_path
     (tmp_path / "file").write_text("mine")
     (tmp_path / "locked").mkdir()
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / place))
-    monkeypatch.setattr("edakari.run.bench.fill", lambda *args, **kwargs: pytest.fail("layers were timed"))
+    monkeypatch.setattr("edakari.latency.bench.fill", lambda *args, **kwargs: pytest.fail("layers were timed"))
     with locked(tmp_path / "locked"):
         said = refused("measure", "edakari:resnet20", "--calibrate", "--runtime", "torch", "--networks", "4")
     assert str(tmp_path / place) in said

@@ -2,10 +2,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import edakari
 from edakari.cli.main import app
 from edakari.core.blank import blank, repeated
 from edakari.errors import ModelError
-from edakari.run import prune, recipe_from
+from edakari.pipeline import recipe_from
 
 HUGE = 10**12
 
@@ -42,5 +43,5 @@ def test_commands_tell_it_in_one_line(arguments):
 def test_a_recipe_with_huge_batches_ends_in_one_error_before_anything_is_pruned(content, tmp_path, changed):
     budget = "latency<=60%" if "latency" in changed else "macs<=50%"
     with pytest.raises(ModelError, match="memory"):
-        prune(recipe_from({**content, **changed, "budget": budget}), tmp_path / "run")
+        edakari.run(recipe_from({**content, **changed, "budget": budget}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

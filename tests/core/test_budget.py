@@ -82,7 +82,7 @@ def test_legal_sizes(group: Group, sizes: tuple[int, ...]) -> None:
 
 
 def test_limited_rounds_widths_but_not_heads() -> None:
-    wide, heads = limited([Group("w", "hidden", 100), Group("h", "head", 12)], step=8, least=0.25)
+    wide, heads = limited([Group("w", "hidden", 100), Group("h", "head", 12)], round_to=8, min_channels=0.25)
     assert (wide.step, wide.least) == (8, 25)
     assert (heads.step, heads.least) == (1, 3)
     assert dense_sizes([wide, heads]) == {"w": 100, "h": 12}

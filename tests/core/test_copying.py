@@ -46,7 +46,7 @@ def test_a_plan_that_cuts_nothing_gives_the_network(trained: tuple[str, nn.Modul
     with torch.no_grad():
         wanted = net(y)
         graph = trace(net, x)
-        small = apply(Plan((), graph.fingerprint, graph.inputs), net)
+        small = apply(net, Plan((), graph.fingerprint, graph.inputs))
         assert torch.equal(small(y), wanted)
         net(x)  # leaves other tensors behind, in what is its own
         assert torch.equal(small(y), wanted)
@@ -65,18 +65,18 @@ def test_it_does_not_matter_whether_a_network_ran(name: str) -> None:
     fresh = trace(net, x)
     plan = random_plan(fresh, 0.5)
     with torch.no_grad():
-        wanted = apply(plan, net)(y)
+        wanted = apply(net, plan)(y)
         net(x[:1])
         assert trace(net, y).fingerprint == fresh.fingerprint
-        assert torch.equal(apply(plan, net)(y), wanted)
-        assert torch.equal(apply(plan, net, fresh)(y), wanted)
+        assert torch.equal(apply(net, plan)(y), wanted)
+        assert torch.equal(apply(net, plan, fresh)(y), wanted)
 
 
 def test_a_copy_runs_its_own_weights(trained: tuple[str, nn.Module]) -> None:
     net, y = trained[1], torch.randn(2, 3, 6, 6).double()
     with torch.no_grad():
         graph = trace(net, y)
-        small, twin = apply(Plan((), graph.fingerprint, graph.inputs), net), copied(net)
+        small, twin = apply(net, Plan((), graph.fingerprint, graph.inputs)), copied(net)
         wanted = net(y)
         for value in net.parameters():
             value.copy_(torch.rand_like(value))
@@ -106,7 +106,7 @@ def test_what_one_network_writes_another_does_not_see(trained: tuple[str, nn.Mod
     with torch.no_grad():
         net(x)
         before = held(net)
-        for other in (apply(plan, net), simulate(plan, net), copied(net)):
+        for other in (apply(net, plan), simulate(net, plan), copied(net)):
             other(y)
         trace(net, y)
     assert len(before) == len(held(net))
@@ -233,7 +233,7 @@ def test_a_network_cut_in_inference_mode_can_be_trained() -> None:
     net = Leaving()
     with torch.inference_mode():
         graph = trace(net, torch.ones(1, 3, 6, 6))
-        small = apply(random_plan(graph, 0.5), net)
+        small = apply(net, random_plan(graph, 0.5))
     small(torch.ones(1, 3, 6, 6)).sum().backward()
     assert small.body.weight.grad is not None
 

@@ -11,7 +11,7 @@ from tests.permissions import held, locked
 FULL_NAME = "n" * 300
 
 
-def places(tmp_path):
+def indices(tmp_path):
     """Where no file can be written, by what is wrong there."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
@@ -26,7 +26,7 @@ def places(tmp_path):
 
 @pytest.mark.parametrize("write", [require_writable, lambda path: write_text(path, "x")])
 def test_what_cannot_be_written_is_told_in_one_error_before_and_while_it_is_tried(tmp_path, write):
-    for said, paths in places(tmp_path).items():
+    for said, paths in indices(tmp_path).items():
         for path in paths:
             with pytest.raises(RunFolderError, match=said) as caught:
                 write(path)

@@ -17,23 +17,23 @@ import edakari
 from edakari.core.modes import eval_mode, preserve_modes
 from edakari.core.plan import Plan
 from edakari.core.protocols import Schedule
-from edakari.cost import runtimes
-from edakari.cost.measure import RunSettings, measure
-from edakari.cost.onnx_model import write_onnx
-from edakari.cost.runtimes import runtime_named
 from edakari.criteria import (
     BatchNormScale,
     FeatureDiscrimination,
     GeometricMedian,
-    Listening,
     Magnitude,
     Random,
+    ResponseSettings,
     Taylor,
 )
 from edakari.errors import EdakariError
 from edakari.export import to_program
 from edakari.export.check import module_outputs
+from edakari.export.onnx_model import write_onnx
 from edakari.graph import trace
+from edakari.latency import runtimes
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.timing import RunSettings, measure
 from edakari.methods.saliency.explaining import PredictorSettings, fit_predictor
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.tokens.training import calibrate
@@ -95,7 +95,7 @@ def trained(model: nn.Module, objective: Any, evaluate: Any = None) -> None:
 
 
 def scored(criterion: Any) -> Callable[[nn.Module, Path], Any]:
-    return lambda model, path: criterion.score(model, trace(model, EXAMPLE), TASK.batches("search"), TASK)
+    return lambda model, path: criterion.score(model, trace(model, EXAMPLE), TASK.batches("calibration"), TASK)
 
 
 def predicted(model: nn.Module) -> None:
@@ -117,8 +117,8 @@ def inside(scope: Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 CALLS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Path], Any]]] = {
     "trace": (toy_cnn, lambda model, path: trace(model, EXAMPLE)),
-    "apply": (toy_cnn, lambda model, path: edakari.apply(half_plan(model), model)),
-    "simulate": (toy_cnn, lambda model, path: edakari.simulate(half_plan(model), model).eval()),
+    "apply": (toy_cnn, lambda model, path: edakari.apply(model, half_plan(model))),
+    "simulate": (toy_cnn, lambda model, path: edakari.simulate(model, half_plan(model)).eval()),
     "exactness": (toy_cnn, lambda model, path: exactness(model, EXAMPLE, half_plan(model))),
     "enlivened": (toy_cnn, lambda model, path: enlivened(model)),
     "save": (toy_cnn, lambda model, path: saved(model, path)),
@@ -134,12 +134,15 @@ CALLS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Path], A
         tiny,
         lambda model, path: measure({"a": model, "b": model}, EXAMPLE, Broken(opened=[None]), settings=ONCE, repeats=1),
     ),
-    "latency": (toy_cnn, lambda model, path: edakari.latency(model, EXAMPLE, "formula", networks=0, cache=path)),
+    "latency": (
+        toy_cnn,
+        lambda model, path: edakari.measure_latency(model, EXAMPLE, "formula", networks=0, cache=path),
+    ),
     "to_program": (tiny, lambda model, path: to_program(model, EXAMPLE, path / "x.pt2")),
     "write_onnx": (tiny, lambda model, path: write_onnx(model, EXAMPLE, path / "x.onnx")),
     "write_onnx that fails": (tiny, lambda model, path: write_onnx(model, EXAMPLE[:, :1], path / "x.onnx")),
     "BatchNormScale": (toy_cnn, scored(BatchNormScale())),
-    "FeatureDiscrimination": (toy_cnn, scored(FeatureDiscrimination(listening=Listening(images=16)))),
+    "FeatureDiscrimination": (toy_cnn, scored(FeatureDiscrimination(response_settings=ResponseSettings(images=16)))),
     "GeometricMedian": (toy_cnn, scored(GeometricMedian())),
     "Magnitude": (toy_cnn, scored(Magnitude())),
     "Random": (toy_cnn, scored(Random())),
@@ -147,10 +150,10 @@ CALLS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Path], A
     "fit": (tiny, lambda model, path: trained(model, task_objective(TASK), TASK.evaluate)),
     "fit that fails": (tiny, lambda model, path: trained(model, raising)),
     "toy_fit": (tiny, lambda model, path: toy_fit(model, task_objective(TASK), Schedule(epochs=1, lr=0.01))),
-    "recalibrate_": (toy_cnn, lambda model, path: recalibrate_(model, TASK, TASK.batches("search"))),
+    "recalibrate_": (toy_cnn, lambda model, path: recalibrate_(model, TASK, TASK.batches("calibration"))),
     "prune_tokens": (toy_vit, lambda model, path: edakari.prune_tokens(model, EXAMPLE, "macs<=80%")),
     "token_layout": (toy_vit, lambda model, path: token_layout(model, EXAMPLE)),
-    "calibrate": (selecting, lambda model, path: calibrate(model, TASK.outputs, list(TASK.batches("search")))),
+    "calibrate": (selecting, lambda model, path: calibrate(model, TASK.outputs, list(TASK.batches("calibration")))),
     "fit_predictor": (tiny, lambda model, path: predicted(model)),
 }
 CHANGING = ("fit", "fit that fails", "toy_fit", "recalibrate_", "calibrate")
@@ -171,7 +174,7 @@ def test_public_calls_leave_the_mode_of_each_module(name: str, tmp_path: Path, m
     if name == "latency":
         runtime = FormulaRuntime()
         monkeypatch.setattr(runtimes, "RUNTIMES", {runtime.name: runtime})
-        monkeypatch.setattr("edakari.cost.measure.time", runtime)
+        monkeypatch.setattr("edakari.latency.timing.time", runtime)
     make, called = CALLS[name]
     model = partly_frozen(make())
     modes = {path: module.training for path, module in model.named_modules()}

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from edakari import Plan, apply, latency, load, prune_tokens, save, simulate, trace
+from edakari import Plan, apply, load, measure_latency, prune_tokens, save, simulate, trace
 from edakari.core.copying import copied
 from edakari.core.networks import unwrapped
 from edakari.core.protocols import Criterion
@@ -92,12 +92,12 @@ def test_a_wrapped_network_is_pruned_as_the_network_inside(wrapped: nn.Module) -
     graph = trace(plain, x)
     plan = random_plan(graph, 0.5)
     found = trace(wrapped, x)
-    assert (found.groups, found.fingerprint, found.refused) == (graph.groups, graph.fingerprint, graph.refused)
+    assert (found.groups, found.fingerprint, found.unprunable) == (graph.groups, graph.fingerprint, graph.unprunable)
     with torch.no_grad():
-        small, wanted = apply(plan, wrapped), apply(plan, plain)
+        small, wanted = apply(wrapped, plan), apply(plain, plan)
         assert [*small.state_dict()] == [*wanted.state_dict()]
         assert torch.equal(small(x), wanted(x))
-        assert torch.allclose(simulate(plan, wrapped)(x), wanted(x), rtol=1e-12)
+        assert torch.allclose(simulate(wrapped, plan)(x), wanted(x), rtol=1e-12)
         assert exactness(wrapped, x, plan) < 1e-12
         for each in (small, copied(wrapped)):
             assert all(part._compiled_call_impl is None for part in each.modules())
@@ -111,7 +111,7 @@ def test_a_wrapped_network_is_pruned_as_the_network_inside(wrapped: nn.Module) -
 def test_a_wrapped_network_is_scored_as_the_network_inside(wrapped: nn.Module) -> None:
     plain, wrapped, task = Net().eval(), wrapped.float(), ToyTask()
     graph = trace(plain, task.example())
-    batches = list(task.batches("search"))[:2]
+    batches = list(task.batches("calibration"))[:2]
     criteria: list[Criterion] = [Magnitude(), GeometricMedian(), BatchNormScale(), Taylor(), FeatureDiscrimination()]
     for criterion in criteria:
         wanted, found = (criterion.score(each, graph, batches, task) for each in (plain, wrapped))
@@ -122,7 +122,7 @@ def test_a_wrapped_network_is_saved_and_exported_as_the_network_inside(wrapped: 
     x = torch.randn(1, 3, 8, 8)
     net = wrapped.float()
     plan = random_plan(trace(net, x), 0.5)
-    small = apply(plan, net)
+    small = apply(net, plan)
     save(compiled(small), plan, tmp_path / "saved")
     again = load(tmp_path / "saved", model=net)
     with torch.no_grad():
@@ -188,7 +188,12 @@ def test_what_cannot_be_unwrapped_is_refused(wrap: Callable[[nn.Module], nn.Modu
     x = torch.zeros(1, 3, 8, 8)
     graph = trace(Net(), x)
     plan, net = Plan((), graph.fingerprint, graph.inputs), wrap(Net().eval())
-    for call in (lambda: trace(net, x), lambda: apply(plan, net), lambda: simulate(plan, net), lambda: latency(net, x)):
+    for call in (
+        lambda: trace(net, x),
+        lambda: apply(net, plan),
+        lambda: simulate(net, plan),
+        lambda: measure_latency(net, x),
+    ):
         with pytest.raises(ModelError, match=found):
             call()
 
@@ -206,16 +211,16 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
         (lambda: trace(torch.export.export(net, (x,)), x), ModelError, "before torch.export"),  # type: ignore[arg-type]
         (lambda: trace(plan, x), ModelError, "a Plan"),  # type: ignore[arg-type]
         (lambda: trace(None, x), ModelError, "a NoneType"),  # type: ignore[arg-type]
-        (lambda: apply(net, plan), PlanError, r"apply\(plan, model\) are swapped"),  # type: ignore[arg-type]
-        (lambda: simulate(net, plan), PlanError, r"simulate\(plan, model\) are swapped"),  # type: ignore[arg-type]
-        (lambda: apply(plan, Net), ModelError, "the class Net"),  # type: ignore[arg-type]
+        (lambda: apply(plan, net), PlanError, r"apply\(model, plan\) are swapped"),  # type: ignore[arg-type]
+        (lambda: simulate(plan, net), PlanError, r"simulate\(model, plan\) are swapped"),  # type: ignore[arg-type]
+        (lambda: apply(Net, plan), ModelError, "the class Net"),  # type: ignore[arg-type]
         (lambda: apply(plan, plan), ModelError, "a Plan"),  # type: ignore[arg-type]
-        (lambda: apply(graph, net), PlanError, "a Graph"),  # type: ignore[arg-type]
-        (lambda: apply(Plan, net), PlanError, "the class Plan"),  # type: ignore[arg-type]
-        (lambda: apply("runs/first", net), PlanError, "load_plan"),  # type: ignore[arg-type]
-        (lambda: apply(plan, net, x), PlanError, "the graph of apply.*a Tensor"),  # type: ignore[arg-type]
+        (lambda: apply(net, graph), PlanError, "a Graph"),  # type: ignore[arg-type]
+        (lambda: apply(net, Plan), PlanError, "the class Plan"),  # type: ignore[arg-type]
+        (lambda: apply(net, "runs/first"), PlanError, "load_plan"),  # type: ignore[arg-type]
+        (lambda: apply(net, plan, x), PlanError, "the graph of apply.*a Tensor"),  # type: ignore[arg-type]
         (lambda: save(plan, net, tmp_path), WrongArgument, r"save\(model, plan, folder\): .*the network Net"),  # type: ignore[arg-type]
-        (lambda: latency(Net, x), ModelError, r"latency\(model, example\) .*the class Net"),  # type: ignore[arg-type]
+        (lambda: measure_latency(Net, x), ModelError, r"measure_latency\(model, example\) .*the class Net"),  # type: ignore[arg-type]
         (lambda: prune_tokens(x, net, "macs<=50%"), EdakariError, "Net|Tensor"),  # type: ignore[arg-type]
         (lambda: to_onnx(Net, x, tmp_path / "x.onnx"), ModelError, "the class Net"),  # type: ignore[arg-type]
         (lambda: to_program(Net, x, tmp_path / "x.pt2"), ModelError, "the class Net"),  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_an_unknown_edit_is_refused(edit: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("indices", [[], [0, 0], [-1], [4]])
 def test_keep_checks_indices(indices: list[int]) -> None:
-    with pytest.raises(PlanError, match="4 coordinates"):
+    with pytest.raises(PlanError, match="4 channels"):
         keep(indices, "a", 4)
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from edakari.core.method import registered
 from edakari.core.protocols import Schedule
 from edakari.core.settings import Count, Fraction, OpenFraction, Positive, PositiveFraction, Seed, Whole, settings
-from edakari.cost.measure import RunSettings
 from edakari.errors import EdakariError, SettingsError
-from edakari.run import settings as run_settings
+from edakari.latency.timing import RunSettings
+from edakari.pipeline import settings as run_settings
 from edakari.tasks import DataSettings
 from edakari.train import FitSettings
 

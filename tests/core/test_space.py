@@ -13,7 +13,7 @@ from edakari.core.space import Group, Kind, legal_choices, legal_sizes, limited
 def test_only_a_branch_may_go_whole(kind: Kind) -> None:
     assert legal_sizes(Group("a", kind, 4, least=0)) == (1, 2, 3, 4)
     assert legal_sizes(Group("a", "branch", 1, least=0)) == (0, 1)
-    (never,) = limited([Group("a", kind, 4)], least=0)
+    (never,) = limited([Group("a", kind, 4)], min_channels=0)
     assert 0 not in legal_sizes(never)
 
 

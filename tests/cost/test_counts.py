@@ -16,9 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from edakari.core.budget import Budget
+from edakari.core.incremental_cost import incremental
 from edakari.core.layout import Axis, Concat, Fixed, Product, extent
 from edakari.core.space import Group
-from edakari.core.walk import walk
 from edakari.cost import Count, activations, bind, dense, macs, params, uncounted
 from edakari.graph import trace
 from edakari.surgery import apply
@@ -54,7 +54,7 @@ def test_macs_and_params_equal_torchs_counter_dense_and_cut(name):
     model = NETWORKS[name]().eval()
     graph = trace(model, X)
     plan = random_plan(graph, (0.3, 0.8), seed=1)
-    small = apply(plan, model)
+    small = apply(model, plan)
     for network, sizes in ((model, {}), (small, plan.sizes())):
         assert macs(graph).total(sizes) == torch_macs(network)
         assert params(graph).total(sizes) == sum(p.numel() for p in network.parameters())
@@ -125,15 +125,15 @@ moves = st.lists(
 def test_a_walk_gives_the_totals_of_where_it_stands(terms, moves):
     count = Count("cost", "unit", tuple(terms))
     sizes: dict[str, int] = {}
-    walked = walk(count, sizes)
+    increments = incremental(count, sizes)
     for name, size in moves:
-        walked.move(name, size)
+        increments.move(name, size)
         sizes[name] = size
-        assert walked.total == count.total(sizes)
+        assert increments.total == count.total(sizes)
         for other, most in WHOLE.items():
             choices = np.arange(most + 1)[::2]
             totals = [count.total({**sizes, other: choice}) for choice in choices.tolist()]
-            assert walked.along(Group(other, "channel", most), choices).tolist() == totals
+            assert increments.totals(Group(other, "channel", most), choices).tolist() == totals
 
 
 def test_a_walk_squares_the_width_of_a_residual_stream():
@@ -148,11 +148,11 @@ def test_a_walk_squares_the_width_of_a_residual_stream():
 
     graph = trace(Stream(), torch.zeros(1, 1, 1, 1))
     (stream,) = graph.groups
-    walked = walk(macs(graph), {})
-    assert walked.total == 6 + 36 + 6
-    assert walked.along(stream, np.array([1, 2, 5])).tolist() == [1 + 1 + 1, 2 + 4 + 2, 5 + 25 + 5]
-    walked.move(stream.name, 4)
-    assert walked.total == 4 + 16 + 4
+    increments = incremental(macs(graph), {})
+    assert increments.total == 6 + 36 + 6
+    assert increments.totals(stream, np.array([1, 2, 5])).tolist() == [1 + 1 + 1, 2 + 4 + 2, 5 + 25 + 5]
+    increments.move(stream.name, 4)
+    assert increments.total == 4 + 16 + 4
 
 
 def test_a_dropped_branch_takes_its_terms_along():

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edakari.cost.measure import (
+from edakari.errors import MeasurementError, UnknownName
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.timing import (
     CALLS,
     MOST_TURNS,
     TURNS,
@@ -18,8 +20,6 @@ from edakari.cost.measure import (
     require_steady,
     time_callables,
 )
-from edakari.cost.runtimes import runtime_named
-from edakari.errors import MeasurementError, UnknownName
 from edakari.testing.formula_runtime import FormulaRuntime
 
 QUICK = ["onnxruntime", "torch"]
@@ -34,7 +34,7 @@ def network() -> nn.Module:
 def clocked(monkeypatch, takes: Iterable[float]) -> Callable[[], None]:
     """A call that takes these times, ms, one after the other, by a clock that stands still otherwise."""
     clock, left = FormulaRuntime(), iter(takes)
-    monkeypatch.setattr("edakari.cost.measure.time", clock)
+    monkeypatch.setattr("edakari.latency.timing.time", clock)
 
     def call() -> None:
         clock.now_ns += round(1e6 * next(left))

@@ -52,7 +52,7 @@ def test_gradients_are_those_of_the_cost() -> None:
 def test_between_legal_sizes_the_curve_is_followed() -> None:
     job = toy_job(toy_cnn(), "latency<=50%")
     (latency,) = job.costs
-    groups = limited(job.graph.groups, step=8)
+    groups = limited(job.graph.groups, round_to=8)
     (first,) = [group for group in groups if group.name == "first.0"]
     low, high = (latency.total({first.name: size}) for size in (8, 16))
     at = torch.tensor([10.0])

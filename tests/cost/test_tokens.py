@@ -10,14 +10,14 @@ import edakari
 from edakari.core.budget import Limits
 from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
-from edakari.cost.tokens import TokenCost, block_macs, interpolated, tokens_at
 from edakari.errors import InfeasibleBudget
+from edakari.latency.tokens import TokenCost, block_macs, interpolated, tokens_at
 from edakari.methods.tokens.counts import geometric, linear, mildest, token_macs
 from edakari.surgery.tokens import TokenSite, TokenSites
 from edakari.surgery.tokens.gate import GATE
 
-BLOCKS = tuple(f"blocks.{place}" for place in range(12))
-AT = [BLOCKS[place] for place in (3, 6, 9)]
+BLOCKS = tuple(f"blocks.{index}" for index in range(12))
+AT = [BLOCKS[index] for index in (3, 6, 9)]
 COUNTS = (137, 96, 67)
 DEIT_S = {"none": 2_819_833_344, "one": 2_837_161_728, "each": 2_854_185_984}
 
@@ -40,7 +40,7 @@ def test_deit_to_the_digit(name: str, packages: str, wanted: int, dense: int) ->
     assert cost.total({}) == macs(graph).total({})
     settings = (("package", {"none": "none", "one": "merge", "each": "append"}[packages]),)
     edits = tuple(KeepTokens(block, count, "spvit", settings) for block, count in zip(AT, COUNTS, strict=True))
-    small = edakari.apply(Plan(edits, graph.fingerprint, graph.inputs), model)
+    small = edakari.apply(model, Plan(edits, graph.fingerprint, graph.inputs))
     blocks, selectors, rest = block_macs(edakari.trace(small, torch.zeros(1, 3, 224, 224, device="meta")), BLOCKS, GATE)
     assert (blocks.sum(), rest) == (wanted, cost.rest)
     assert 0 < selectors < 0.01 * dense
@@ -51,7 +51,7 @@ def formula(lat: np.ndarray) -> TokenCost:
 
 
 def schedule(strength: float) -> tuple[int, ...]:
-    return tuple(round(20 * (1 - strength) ** (place + 1)) for place in range(3))
+    return tuple(round(20 * (1 - strength) ** (index + 1)) for index in range(3))
 
 
 def test_schedule_from_a_table() -> None:
@@ -105,10 +105,10 @@ def test_interpolation_goes_on_beyond_the_last_point() -> None:
 
 def test_schedules() -> None:
     assert geometric(0.3, 196, 3) == (137, 96, 67)
-    assert linear(13 / 98, 196, 11) == tuple(196 - 13 * place for place in range(1, 12))
+    assert linear(13 / 98, 196, 11) == tuple(196 - 13 * index for index in range(1, 12))
     assert linear(0.99, 16, 2) == (8, 4)
 
     def quarters(depth: int) -> tuple[int, ...]:
-        return TokenSites(tuple(TokenSite(f"blocks.{place}", 0, 1, (4, 4)) for place in range(depth))).quarters()
+        return TokenSites(tuple(TokenSite(f"blocks.{index}", 0, 1, (4, 4)) for index in range(depth))).quarters()
 
     assert [quarters(depth) for depth in (12, 16, 20, 2)] == [(3, 6, 9), (4, 8, 12), (5, 10, 15), (1,)]

@@ -1,4 +1,4 @@
-"""Criteria against their formulas, written out per coordinate."""
+"""Criteria against their formulas, written out per channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, kept
 from edakari.core.space import Group
-from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor, coordinates
+from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor, channels
 from edakari.errors import DataError, EdakariError, ModelError
 from edakari.testing import ToyTask, check_criterion, toy_cnn
 
@@ -57,7 +57,7 @@ def test_conformance(criterion: Any) -> None:
 
 @given(trees, st.sampled_from("ab"), st.data())
 def test_coordinates_agree_with_kept_masks(layout: Layout, group: str, data: st.DataObject) -> None:
-    where = coordinates(layout, group)
+    where = channels(layout, group)
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=SIZES[group], max_size=SIZES[group])), dtype=bool)
     np.testing.assert_array_equal(kept(layout, {group: mask}), np.where(where >= 0, mask[where], True))
     counts = np.bincount(where[where >= 0], minlength=SIZES[group])
@@ -156,14 +156,14 @@ def test_taylor_is_the_mean_squared_sum_of_gradient_times_weight() -> None:
     layouts = {f"body.{name}": dims for name, dims in graph.layouts.items()}
     graph = hand_made(graph.groups, layouts)
     expected = torch.zeros(4)
-    for batch in task.batches("search"):
+    for batch in task.batches("calibration"):
         model.zero_grad()
         task.loss(model(batch[0]), batch)["cross_entropy"].backward()
         first, last = model.body[0].weight, model.body[2].weight
         assert first.grad is not None
         assert last.grad is not None
         expected += ((first * first.grad).sum(1) ** 2 + (last * last.grad).sum(0) ** 2).detach() / 2 / 2
-    found = Taylor(normalize="none").score(model, graph, task.batches("search"), task)["g"]
+    found = Taylor(normalize="none").score(model, graph, task.batches("calibration"), task)["g"]
     torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-9)
 
 
@@ -182,11 +182,11 @@ def test_taylor_reads_no_more_batches_than_it_may() -> None:
     read = []
 
     def batches() -> Any:
-        for batch in task.batches("search"):
+        for batch in task.batches("calibration"):
             read.append(batch)
             yield batch
 
-    Taylor(limit=2).score(model, trace(model, task.example()), batches(), task)
+    Taylor(max_batches=2).score(model, trace(model, task.example()), batches(), task)
     assert len(read) == 2
 
 

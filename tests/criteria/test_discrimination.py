@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from edakari.core.protocols import Batch
-from edakari.criteria import FeatureDiscrimination, Listening
+from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.criteria.discrimination import broken_ties, class_shares, discriminate, entropy
 from edakari.criteria.labels import at_positions
 from edakari.criteria.ranking import Strongest
-from edakari.criteria.responses import Heard, hear
+from edakari.criteria.responses import FilterResponses, collect_responses
 from edakari.errors import DataError, ModelError
 from edakari.graph import trace
 from edakari.testing import ToyTask, check_criterion, toy_cnn
@@ -56,17 +56,17 @@ SIX = torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2], [0, 0, 0, 0], [0, 0, 0, 1], [0.5
 SIX_LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
-def heard_of(model: nn.Module, batches: Sequence[Batch], **how: Any) -> tuple[Heard, Any]:
+def heard_of(model: nn.Module, batches: Sequence[Batch], **how: Any) -> tuple[FilterResponses, Any]:
     model.eval()
     graph = trace(model, batches[0][0][:1])
-    heard = hear(model, graph, batches, None, Listening(**how))
-    return heard, FeatureDiscrimination().discriminate(heard)
+    responses = collect_responses(model, graph, batches, None, ResponseSettings(**how))
+    return responses, FeatureDiscrimination().discriminate(responses)
 
 
 def test_hand_example() -> None:
     _, found = heard_of(TwoFilters(), [(SIX[:4], SIX_LABELS[:4]), (SIX[4:], SIX_LABELS[4:])], top=6)
-    ((outlet, group), each), *_ = found.items()
-    assert (outlet.weight, group) == ("conv.weight", "conv")
+    ((layer_output, group), each), *_ = found.items()
+    assert (layer_output.weight, group) == ("conv.weight", "conv")
     back = each.strongest.responses.gather(1, each.strongest.ids.argsort(1))
     torch.testing.assert_close(back[0], torch.tensor([2.0, 4.0, 0.0, 1.0, 1.0, 0.5]))
     torch.testing.assert_close(back[1], torch.tensor([0.0, 0.0, 2.0, 3**0.5, 1.0, 1.8028]), rtol=1e-4, atol=1e-4)
@@ -88,9 +88,9 @@ def ranked(ids: Sequence[int], responses: Sequence[float] | None = None, dead: b
 
 def test_extremes() -> None:
     labels = torch.arange(40) % 4
-    heard = Heard({}, labels, 40, 4, 8)
-    one = discriminate(ranked(range(0, 32, 4)), heard)
-    flat = discriminate(ranked(range(8)), heard)
+    responses = FilterResponses({}, labels, 40, 4, 8)
+    one = discriminate(ranked(range(0, 32, 4)), responses)
+    flat = discriminate(ranked(range(8)), responses)
     assert (float(one.rfc_entropy), float(one.importance)) == (0.0, 1.0)
     assert float(flat.rfc_entropy) == pytest.approx(2.0)
     assert float(flat.importance) == pytest.approx(0.0, abs=1e-12)
@@ -128,10 +128,10 @@ class SomeDead(nn.Module):
 
 @pytest.mark.parametrize("reduce", ["l2", "max"])
 def test_dead_filters_rank_last_whatever_the_order_of_the_data(reduce: str) -> None:
-    heard, found = heard_of(SomeDead(), sorted_data(), top=8, reduce=reduce)
+    responses, found = heard_of(SomeDead(), sorted_data(), top=8, reduce=reduce)
     (each,) = found.values()
     # a naive ranking takes the first images, which are all of one class
-    naive = entropy(class_shares(ranked(each.strongest.ids[1].tolist()), heard.labels, 4))
+    naive = entropy(class_shares(ranked(each.strongest.ids[1].tolist()), responses.labels, 4))
     assert float(naive) == 0.0
     assert each.rfc_entropy[1:].tolist() == [2.0, 2.0]
     assert each.importance[1:].tolist() == [0.0, 0.0]
@@ -149,8 +149,8 @@ def test_planted_filters() -> None:
     others = torch.randn(4, 5, 5, generator=generator).sign()
     labels = torch.randint(0, 4, (2000,), generator=generator)
     images = torch.randn(2000, 1, 16, 16, generator=generator) * 0.5
-    places = torch.randint(0, 12, (2000, 2), generator=generator)
-    for image, label, (row, column) in zip(images, labels, places, strict=True):
+    indices = torch.randint(0, 12, (2000, 2), generator=generator)
+    for image, label, (row, column) in zip(images, labels, indices, strict=True):
         image[0, row : row + 5, column : column + 5] += patterns[label]
     conv = nn.Conv2d(1, 9, 5, bias=False)
     conv.weight.data = torch.cat([patterns, others, torch.zeros(1, 5, 5)]).unsqueeze(1) / 25
@@ -186,12 +186,12 @@ def test_a_group_scores_the_mean_of_its_members() -> None:
     torch.manual_seed(0)
     model, task = TwoBlocks().eval(), ToyTask()
     graph = trace(model, task.example())
-    criterion = FeatureDiscrimination(listening=Listening(top=8), normalize="none")
-    heard = hear(model, graph, task.batches("search"), task, criterion.listening)
-    found = {outlet.weight: each for (outlet, _), each in criterion.discriminate(heard).items()}
+    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=8), normalize="none")
+    responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.response_settings)
+    found = {layer_output.weight: each for (layer_output, _), each in criterion.discriminate(responses).items()}
     assert set(found) == {"stem.weight", "block.weight"}
     mean = (found["stem.weight"].importance + found["block.weight"].importance) / 2
-    (score,) = criterion.scores(model, graph, heard).values()
+    (score,) = criterion.scores(model, graph, responses).values()
     torch.testing.assert_close(score, mean, rtol=0, atol=1e-8)
     low = torch.minimum(found["stem.weight"].importance, found["block.weight"].importance)
     high = torch.maximum(found["stem.weight"].importance, found["block.weight"].importance)
@@ -201,23 +201,26 @@ def test_a_group_scores_the_mean_of_its_members() -> None:
 def test_scores_go_along_with_channels_that_change_places() -> None:
     task, model = ToyTask(), toy_cnn()
     graph = trace(model, task.example())
-    criterion = FeatureDiscrimination(listening=Listening(top=8), normalize="none")
-    before = criterion.score(model, graph, task.batches("search"), task)["first.0"]
+    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=8), normalize="none")
+    before = criterion.score(model, graph, task.batches("calibration"), task)["first.0"]
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     first = model.get_submodule("first")
     state = {name: value[order] if value.ndim else value for name, value in first.state_dict().items()}
     first.load_state_dict(state)
     second = model.get_parameter("second.0.weight")
     second.data = second.data[:, order]
-    after = criterion.score(model, graph, task.batches("search"), task)["first.0"]
+    after = criterion.score(model, graph, task.batches("calibration"), task)["first.0"]
     torch.testing.assert_close(after, before[order], rtol=0, atol=1e-8)
 
 
 def test_the_suite() -> None:
-    check_criterion(FeatureDiscrimination(listening=Listening(top=0.25)))
+    check_criterion(FeatureDiscrimination(response_settings=ResponseSettings(top=0.25)))
     check_criterion(
         FeatureDiscrimination(
-            listening=Listening(top=8, reduce="max"), histogram="responses", measure="peak", balanced=True
+            response_settings=ResponseSettings(top=8, reduce="max"),
+            histogram="responses",
+            measure="peak",
+            balanced=True,
         )
     )
 
@@ -225,8 +228,8 @@ def test_the_suite() -> None:
 def test_any_batch_size_gives_the_same_scores() -> None:
     model = toy_cnn()
     graph = trace(model, ToyTask().example())
-    criterion = FeatureDiscrimination(listening=Listening(top=12))
-    scores = [criterion.score(model, graph, ToyTask(batch=size).batches("search"), ToyTask()) for size in (16, 8)]
+    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=12))
+    scores = [criterion.score(model, graph, ToyTask(batch=size).batches("calibration"), ToyTask()) for size in (16, 8)]
     for name, score in scores[0].items():
         torch.testing.assert_close(scores[1][name], score, rtol=0, atol=1e-7)
 
@@ -243,8 +246,8 @@ def test_several_labels_share_an_image() -> None:
     assert class_shares(ranked([0, 1]), labels, 3)[0].tolist() == [0.25, 0.25, 0.5]
     images = torch.rand(6, 1, 2, 2)
     several = torch.tensor([[1, 1, 0], [0, 0, 1], [1, 0, 0]] * 2)
-    heard, _ = heard_of(TwoFilters(), [(images, several)], top=2)
-    assert heard.labels[:2].tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+    responses, _ = heard_of(TwoFilters(), [(images, several)], top=2)
+    assert responses.labels[:2].tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
 
 
 class Segmenting(nn.Module):
@@ -265,16 +268,16 @@ class Segmenting(nn.Module):
 def test_labels_at_pixels_are_taken_where_the_response_is_largest() -> None:
     images = torch.full((4, 1, 4, 4), 0.5)
     labels = torch.full((4, 4, 4), 2)
-    for place in range(4):
-        images[place, 0, place, 1] = 5.0  # what filter 0 looks for
-        labels[place, place, 1] = 1
-        images[place, 0, place, 2] = 0.0  # what filter 1 looks for
-        labels[place, place, 2] = place % 2 * 2
-    heard, found = heard_of(Segmenting(), [(images, labels)], top=4, reduce="max")
+    for index in range(4):
+        images[index, 0, index, 1] = 5.0  # what filter 0 looks for
+        labels[index, index, 1] = 1
+        images[index, 0, index, 2] = 0.0  # what filter 1 looks for
+        labels[index, index, 2] = index % 2 * 2
+    responses, found = heard_of(Segmenting(), [(images, labels)], top=4, reduce="max")
     (each,) = found.values()
     assert each.strongest.labels.tolist() == [[1, 1, 1, 1], [0, 2, 0, 2]]
     # it is 5 in all images, and so it is dead by the rule; one that differs is not
-    assert heard.labels.tolist() == [-1] * 4
+    assert responses.labels.tolist() == [-1] * 4
     with pytest.raises(DataError, match="'max'"):
         heard_of(Segmenting(), [(images, labels)], top=4)
 
@@ -291,9 +294,9 @@ def test_predictions_take_the_place_of_labels_where_they_are_asked_for() -> None
     with pytest.raises(DataError, match="ask for them"):
         heard_of(model, [(images,)], top=4)
     model.head.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-    heard, _ = heard_of(model, [(images,)], top=4, labels="predicted")
+    responses, _ = heard_of(model, [(images,)], top=4, labels="predicted")
     with torch.no_grad():
-        assert torch.equal(heard.labels, model(images).argmax(1))
+        assert torch.equal(responses.labels, model(images).argmax(1))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +316,7 @@ def test_bad_input_says_what_is_wrong(batches: list[Batch], how: dict[str, Any],
 def test_no_images() -> None:
     model = TwoFilters().eval()
     with pytest.raises(DataError, match="no scoring images"):
-        hear(model, trace(model, SIX[:1]), [], None, Listening())
+        collect_responses(model, trace(model, SIX[:1]), [], None, ResponseSettings())
 
 
 def test_weights_that_are_not_finite() -> None:

@@ -19,10 +19,10 @@ DYNAMIC = {"NonZero", "Loop", "If", "Compress", "Unique", "SequenceAt"}
 
 def pruned(selector: str) -> torch.nn.Module:
     settings = (("package", "append"), ("proportional", True)) if selector == "spvit" else ()
-    edits = tuple(KeepTokens(f"blocks.{place}", count, selector, settings) for place, count in ((1, 20), (2, 11)))
+    edits = tuple(KeepTokens(f"blocks.{index}", count, selector, settings) for index, count in ((1, 20), (2, 11)))
     model = tiny(depth=3).float()
     graph = edakari.trace(model, images(1).float())
-    return edakari.apply(plan(*edits, fingerprint=graph.fingerprint), model)
+    return edakari.apply(model, plan(*edits, fingerprint=graph.fingerprint))
 
 
 @pytest.mark.parametrize("selector", ["spvit", "evit", "tome"])
@@ -86,7 +86,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     graph = edakari.trace(dense, x[:1])
     edits = (KeepTokens("blocks.2", 30, "spvit", (("merge", "arith"), ("package", "append"))),)
     made = edakari.Plan(edits, graph.fingerprint, graph.inputs)
-    small = edakari.apply(made, dense)
+    small = edakari.apply(dense, made)
     for parameter in small.blocks[2].token_gate.parameters():
         torch.nn.init.normal_(parameter)
     edakari.save(small, made, tmp_path / "net")

@@ -38,7 +38,7 @@ def expressions(draw, depth: int = 2):
 
 
 def positions(expression):
-    """For each position, the coordinates of axes that it needs."""
+    """For each position, the channels of axes that it needs."""
     expression = resolve(expression)
     if isinstance(expression, int):
         return [frozenset()] * expression

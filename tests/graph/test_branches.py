@@ -41,7 +41,7 @@ def test_dropped_branches_are_exact_and_counted(name):
     assert found == expected if expected else len(found) > 5
     for seed in range(2):
         plan = random_plan(graph, keep=(0.4, 0.8), seed=seed, drop=0.5)
-        small = apply(plan, model, graph)
+        small = apply(model, plan, graph)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             small(x)
         assert exactness(model, x, plan, graph) < 1e-9
@@ -77,7 +77,7 @@ def test_only_what_can_go_whole_is_offered():
     for names in (["inner"], ["last"], ["inner", "last"]):
         plan = Plan(tuple(DropBranch(ends[name].name) for name in names), graph.fingerprint, graph.inputs)
         assert exactness(model, x, plan) < 1e-12
-        left = sum(p.numel() for p in apply(plan, model).parameters())
+        left = sum(p.numel() for p in apply(model, plan).parameters())
         assert COSTS["params"](graph).total(plan.sizes()) == left
 
 
@@ -88,9 +88,9 @@ def test_a_network_without_a_branch_is_stored_and_comes_back(tmp_path):
     graph = trace(model, torch.zeros(1, 3, 32, 32))
     plan = random_plan(graph, drop=0.6, seed=3)
     assert [legal_sizes(branch.group) for branch in graph.branches] == [(0, 1)] * len(graph.branches)
-    assert limited([graph.branches[0].group], step=8, least=0.5) == (graph.branches[0].group,)
+    assert limited([graph.branches[0].group], round_to=8, min_channels=0.5) == (graph.branches[0].group,)
     assert any(isinstance(edit, DropBranch) for edit in plan.edits)
-    small = apply(plan, model)
+    small = apply(model, plan)
     save(small, plan, tmp_path / "small")
     again = load(tmp_path / "small")
     x = torch.rand(1, 3, 32, 32)

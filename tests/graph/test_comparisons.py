@@ -121,10 +121,10 @@ def test_a_comparison_with_a_number_is_the_least_size():
     model = Net(CHOICES["more than a literal"], (16, 24, 32)).eval()
     graph = edakari.trace(model, torch.zeros(1, 3, 4, 4))
     assert [(group.size, group.least) for group in graph.groups] == [(16, 11), (24, 11), (32, 1)]
-    assert [group.least for group in limited(graph.groups, least=4)] == [11, 11, 4]
+    assert [group.least for group in limited(graph.groups, min_channels=4)] == [11, 11, 4]
     few = Plan((KeepChannels(graph.groups[0].name, (0, 1)),), graph.fingerprint, graph.inputs)
     with pytest.raises(PlanError, match="fewer than 11"):
-        edakari.apply(few, model)
+        edakari.apply(model, few)
 
 
 def test_a_width_that_is_a_key_of_a_cache_is_tied_to_nothing():

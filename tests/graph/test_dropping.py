@@ -118,7 +118,7 @@ def test_without_any_blocks_the_network_is_its_own_code_without_them(kind):
         for branch in chosen:
             block_of(plain, branch).skip = True
         with torch.no_grad():
-            small = apply(drop(graph, chosen), model)
+            small = apply(model, drop(graph, chosen))
             assert difference(small(x.clone()), plain(x.clone())) < 1e-12, [branch.name for branch in chosen]
         assert not small.seen.is_meta
 
@@ -138,7 +138,7 @@ def test_branches_and_channels_go_at_once(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_training_too_nothing_writes_into_what_goes_round_a_block(kind):
     model = Net(kind())
-    small = apply(drop(graph := trace(model, torch.zeros(1, 3, 4, 4)), graph.branches), model.train())
+    small = apply(model.train(), drop(graph := trace(model, torch.zeros(1, 3, 4, 4)), graph.branches))
     found = {}
     small.blocks.register_forward_pre_hook(lambda module, args: found.update(before=args[0].clone()))
     small.blocks.register_forward_hook(lambda module, args, output: found.update(after=output.clone()))
@@ -238,11 +238,11 @@ def test_the_whole_network_is_no_branch_and_what_it_stores_stays(deep):
     graph = trace(model, torch.zeros(1, 3, 6, 6))
     assert [branch.exit for branch in graph.branches] == (["inner"] if deep else [])
     for plan in (drop(graph, graph.branches), random_plan(graph)):
-        small = apply(plan, model)
+        small = apply(model, plan)
         assert not small.mean.is_meta
         assert small(torch.rand(1, 3, 6, 6)).isfinite().all()
     bare = trace(identity := Bare(), torch.zeros(1, 3, 6, 6))
-    assert not apply(drop(bare, ()), identity).mean.is_meta
+    assert not apply(identity, drop(bare, ())).mean.is_meta
 
 
 class Bare(nn.Module):
@@ -342,7 +342,7 @@ def test_every_branch_has_a_name_of_its_own():
     assert len(set(names)) == len(names) == 3
     dense = dict(model.named_modules())
     for chosen in subsets(graph.branches):
-        small = apply(drop(graph, chosen), model)
+        small = apply(model, drop(graph, chosen))
         zeros = {path for path, module in small.named_modules() if isinstance(module, Zeros)}
         assert zeros >= {branch.exit for branch in chosen if branch is chosen[-1]}
         assert zeros <= {branch.exit for branch in chosen}
@@ -385,7 +385,7 @@ def test_no_width_agrees_by_chance_in_all_trial_cuts(width, between):
         model = Chain(between, width, at).eval()
         graph = trace(model, torch.zeros(1, 3, 2, 2))
         for seed in range(3):
-            apply(random_plan(graph, keep=(0.2, 0.9), seed=seed), model)
+            apply(model, random_plan(graph, keep=(0.2, 0.9), seed=seed))
 
 
 @pytest.mark.parametrize(("size", "count"), [(8, 30), (64, 200), (6, 9)])
@@ -420,7 +420,7 @@ def test_a_size_that_is_too_small_raises_the_least_one(width):
     graph = trace(model, x)
     least = {group.name: group.least for group in graph.groups}
     assert {least["0"], least["1"]} == {2}
-    assert [group.least for group in limited(graph.groups, least=1)] == [group.least for group in graph.groups]
+    assert [group.least for group in limited(graph.groups, min_channels=1)] == [group.least for group in graph.groups]
     for seed in range(8):
         assert exactness(model, x, random_plan(graph, keep=(0.01, 0.9), seed=seed)) < 1e-9
 
@@ -485,7 +485,7 @@ def test_modules_that_get_tensors_by_keyword_go():
     graph = trace(model, x)
     assert [branch.exit for branch in graph.branches] == ["mix"]
     with torch.no_grad():
-        small = apply(drop(graph, graph.branches), model)
+        small = apply(model, drop(graph, graph.branches))
         assert difference(small(x), model.head(model.stem(x))) < 1e-12
 
 
@@ -570,8 +570,8 @@ class Llama(nn.Module):
 
     def forward(self, words):
         x = self.embedding(words)
-        places = torch.arange(words.shape[1], device=words.device, dtype=x.dtype)
-        turns = torch.outer(places, 0.1 ** torch.arange(2, device=words.device, dtype=x.dtype))
+        indices = torch.arange(words.shape[1], device=words.device, dtype=x.dtype)
+        turns = torch.outer(indices, 0.1 ** torch.arange(2, device=words.device, dtype=x.dtype))
         table = torch.cat((turns, turns), -1)
         cos, sin = table.cos(), table.sin()
         for layer in self.layers:

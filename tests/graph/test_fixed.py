@@ -15,9 +15,9 @@ from edakari.core.graph import Graph
 from edakari.core.layout import Fixed, extent
 from edakari.core.plan import KeepTokens
 from edakari.cost import dense, uncounted
-from edakari.cost.tokens import block_macs
 from edakari.errors import ModelError
 from edakari.graph import fixed_graph, trace
+from edakari.latency.tokens import block_macs
 from edakari.surgery.tokens import attach
 from edakari.surgery.tokens.gate import GATE
 from edakari.testing.awkward import AWKWARD
@@ -82,14 +82,14 @@ def test_operators_and_costs_are_those_of_the_trace(make: Callable[[], tuple[nn.
     assert uncounted(fixed) == uncounted(traced)
     assert plain(fixed) == plain(traced)
     assert (fixed.parameters, fixed.device, fixed.inputs) == (traced.parameters, traced.device, traced.inputs)
-    assert (fixed.groups, fixed.branches, fixed.refused) == ((), (), ())
+    assert (fixed.groups, fixed.branches, fixed.unprunable) == ((), (), ())
     assert all(isinstance(dim, Fixed) for dims in fixed.layouts.values() for dim in dims)
 
 
 @pytest.mark.parametrize("selector", ["evit", "spvit"])
 def test_each_block_and_its_selector_count_as_in_the_trace(selector: str) -> None:
     model = with_selectors(selector)
-    names = [f"blocks.{place}" for place in range(6)]
+    names = [f"blocks.{index}" for index in range(6)]
     (blocks, selectors, rest), (mine, own, others) = (
         block_macs(graph_of(model, PATCHES), names, GATE) for graph_of in (trace, fixed_graph)
     )

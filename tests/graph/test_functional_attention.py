@@ -146,5 +146,5 @@ def test_an_encoder_whose_attention_is_cut_takes_masks_of_padding():
     for edit in plan.edits:
         alone = Plan((edit,), plan.fingerprint, plan.inputs)
         # torch's fused layers are on here, as they are for users
-        wanted = edakari.simulate(alone, model)(x)
-        assert torch.allclose(edakari.apply(alone, model)(x), wanted, rtol=1e-12)
+        wanted = edakari.simulate(model, alone)(x)
+        assert torch.allclose(edakari.apply(model, alone)(x), wanted, rtol=1e-12)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from edakari.errors import EdakariError
-from edakari.graph.flow import Call
+from edakari.graph.axis_tracer import Call
 from edakari.graph.rules import RULES
 from tests.graph.fuzz.checks import check
 from tests.graph.fuzz.kinds import KINDS

@@ -47,7 +47,7 @@ def cut_exactly(model: nn.Module, example: Any = IMAGES) -> Graph:
 
 
 def reasons(graph: Graph) -> str:
-    return " | ".join(refusal.reason for refusal in graph.refused)
+    return " | ".join(unprunable.reason for unprunable in graph.unprunable)
 
 
 def along(name: str, **options: object) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -318,7 +318,7 @@ def test_deformable_convolutions(groups: int, offset_groups: int, masked: bool, 
     model = Deformed(groups, offset_groups, masked)
     graph = cut_exactly(model)
     assert sorted(group.size for group in graph.groups) == sorted(expected)
-    small = apply(random_plan(trace(model, IMAGES.float()), 0.5), model).conv
+    small = apply(model, random_plan(trace(model, IMAGES.float()), 0.5)).conv
     assert (small.in_channels // small.groups, small.out_channels) == (small.weight.shape[1], small.weight.shape[0])
 
 
@@ -356,8 +356,8 @@ def test_integers_among_the_inputs_are_kept() -> None:
     plan = random_plan(graph, 0.5)
     model = enlivened(Sized())
     again = type(plan).from_json(plan.to_json())
-    assert torch.equal(apply(again, model)(*example), apply(plan, model)(*example))
-    assert not torch.equal(simulate(again, model)(*example), model(*example))
+    assert torch.equal(apply(model, again)(*example), apply(model, plan)(*example))
+    assert not torch.equal(simulate(model, again)(*example), model(*example))
 
 
 class Experts(nn.Module):
@@ -438,4 +438,4 @@ class Bags(nn.Module):
 def test_bags_of_embeddings() -> None:
     graph = cut_exactly(Bags(), (IMAGES, torch.tensor([[1, 2, 6], [0, 0, 3]])))
     assert [(group.name, group.size) for group in graph.groups] == [("shift", 8)]
-    assert "embed.weight[0]" in {refusal.where for refusal in graph.refused}
+    assert "embed.weight[0]" in {unprunable.where for unprunable in graph.unprunable}

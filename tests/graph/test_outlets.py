@@ -14,7 +14,7 @@ from torch.nn import functional
 from edakari.core.graph import Graph
 from edakari.core.plan import KeepChannels, Plan
 from edakari.graph import trace
-from edakari.graph.outlets import outlets_of, sums_into
+from edakari.graph.layer_outputs import layer_outputs_of, sums_into
 from edakari.models import build
 from edakari.surgery import apply
 from edakari.testing import ToyTask, toy_cnn, toy_vit
@@ -40,7 +40,8 @@ class Functional(nn.Module):
 
 def seen(graph: Graph) -> dict[str, tuple[str, int, str, str]]:
     return {
-        each.weight: (each.module, each.call, each.side, graph.operators[each.place].name) for each in outlets_of(graph)
+        each.weight: (each.module, each.call, each.side, graph.operators[each.operator].name)
+        for each in layer_outputs_of(graph)
     }
 
 
@@ -54,16 +55,16 @@ def test_what_lies_behind_norms_and_activations_is_seen_wherever_it_passes() -> 
 
 def test_residual_sums_are_seen_before_the_sum() -> None:
     graph = trace(build("edakari:resnet20"), torch.zeros(1, 3, 32, 32))
-    places = seen(graph)
-    assert places["stages.0.0.second.0.weight"] == ("stages.0.0.second.1", 0, "outputs", "aten.native_batch_norm")
-    assert places["stages.0.0.first.0.weight"][3] == "aten.relu_"
-    assert places["stages.1.0.shortcut.0.weight"][3] == "aten.native_batch_norm"
+    indices = seen(graph)
+    assert indices["stages.0.0.second.0.weight"] == ("stages.0.0.second.1", 0, "outputs", "aten.native_batch_norm")
+    assert indices["stages.0.0.first.0.weight"][3] == "aten.relu_"
+    assert indices["stages.1.0.shortcut.0.weight"][3] == "aten.native_batch_norm"
     assert sorted(sums_into(graph).values()) == [3, 3, 3]
 
 
 def test_gates_are_no_features() -> None:
     graph = trace(build("timm:efficientnet_b0", num_classes=2), torch.zeros(1, 3, 64, 64))
-    writers = {each.weight for each in outlets_of(graph)}
+    writers = {each.weight for each in layer_outputs_of(graph)}
     assert "blocks.1.0.conv_dw.weight" in writers
     assert not [name for name in writers if "se.conv_expand" in name]
 
@@ -82,25 +83,25 @@ def test_gates_are_no_features() -> None:
 def test_every_group_of_a_network_has_an_outlet(name: str, size: int) -> None:
     network = build(name)
     graph = trace(network, torch.zeros(1, next(network.parameters()).shape[1] if size > 28 else 1, size, size))
-    written = {group for outlet in outlets_of(graph) for group in outlet.dims()}
+    written = {group for layer_output in layer_outputs_of(graph) for group in layer_output.dims()}
     assert written == {group.name for group in graph.groups}
 
 
 @contextlib.contextmanager
 def zeroed(model: nn.Module, graph: Graph, group: str, gone: list[int]) -> Iterator[None]:
-    """What layers write into some channels of a group is zero, where outlets see it."""
+    """What layers write into some channels of a group is zero, where layer outputs see it."""
     handles = []
-    for outlet in outlets_of(graph):
-        dim = outlet.dims().get(group)
+    for layer_output in layer_outputs_of(graph):
+        dim = layer_output.dims().get(group)
         if dim is None:
             continue
 
         def blank(x: torch.Tensor, dim: int = dim) -> torch.Tensor:
             return x.index_fill(dim, torch.tensor(gone), 0.0)
 
-        assert outlet.call == 0
-        module = model.get_submodule(outlet.module)
-        if outlet.side == "outputs":
+        assert layer_output.call == 0
+        module = model.get_submodule(layer_output.module)
+        if layer_output.side == "outputs":
             handles.append(module.register_forward_hook(lambda module, args, out, blank=blank: blank(out)))
         else:
             handles.append(module.register_forward_pre_hook(lambda module, args, blank=blank: (blank(args[0]),)))
@@ -121,7 +122,7 @@ def test_zeros_at_the_outlets_equal_the_cut(make: Any) -> None:
     for group in graph.groups:
         gone = list(range(1, group.size, 3))
         keep = tuple(index for index in range(group.size) if index not in gone)
-        small = apply(Plan((KeepChannels(group.name, keep),), graph.fingerprint, graph.inputs), model)
+        small = apply(model, Plan((KeepChannels(group.name, keep),), graph.fingerprint, graph.inputs))
         with torch.no_grad(), zeroed(model, graph, group.name, gone):
             masked = model(images)
         with torch.no_grad():
@@ -130,6 +131,6 @@ def test_zeros_at_the_outlets_equal_the_cut(make: Any) -> None:
 
 def test_a_transformers_tokens_and_heads_are_written() -> None:
     graph = trace(toy_vit(), ToyTask().example())
-    dims = {each.weight: each.dims() for each in outlets_of(graph)}
+    dims = {each.weight: each.dims() for each in layer_outputs_of(graph)}
     assert dims["blocks.0.attn.qkv.weight"] == {"blocks.0.attn.qkv:head": 2, "blocks.0.attn.qkv:head_dim": 2}
     assert dims["blocks.0.mlp.fc1.weight"] == {"blocks.0.mlp.fc1": 2}

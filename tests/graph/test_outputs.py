@@ -51,18 +51,18 @@ def test_the_residual_stream_may_be_pruned_where_it_does_not_count(form):
     assert [group.name for group in graph.groups] == ["embed", "up", *boxes]
     plan = Plan.from_json(random_plan(graph).to_json())
     assert exactness(model, x, plan) < 1e-12
-    assert edakari.apply(plan, model).embed.out_features == 8
+    assert edakari.apply(model, plan).embed.out_features == 8
     # the same network, never traced before
     again = enlivened(Encoder(make))
     again.load_state_dict(model.state_dict())
-    assert edakari.apply(plan, again).embed.out_features == 8
+    assert edakari.apply(again, plan).embed.out_features == 8
 
 
 def test_an_output_that_counts_stays():
     model = Encoder(lambda *x: x).eval()
     graph = edakari.trace(model, torch.zeros(1, 6, 12), outputs=(0, 1, 2))
     assert [group.name for group in graph.groups] == ["up"]
-    assert "the network's output" in {refusal.reason for refusal in graph.refused}
+    assert "the network's output" in {unprunable.reason for unprunable in graph.unprunable}
 
 
 @pytest.mark.parametrize(

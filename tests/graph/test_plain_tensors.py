@@ -62,10 +62,10 @@ def test_a_plain_tensor_is_cut_with_what_it_meets(holder, used, tmp_path):
     assert [(group.name, group.size) for group in graph.groups] == [("embed", 32)]
     assert graph.fingerprint == fresh.fingerprint
     with torch.no_grad():
-        assert difference(edakari.apply(Plan((), graph.fingerprint, graph.inputs), model)(x), model(x)) == 0
+        assert difference(edakari.apply(model, Plan((), graph.fingerprint, graph.inputs))(x), model(x)) == 0
     plan = random_plan(graph, seed=1)
     assert exactness(model, x, plan) < 1e-12
-    small = edakari.apply(plan, model)
+    small = edakari.apply(model, plan)
     edakari.save(small, plan, tmp_path / "small")
     again = edakari.load(tmp_path / "small", model=Net(holder).double().eval())
     assert torch.equal(again(x), small(x))
@@ -86,7 +86,7 @@ class OnlyTables(nn.Module):
 def test_what_only_constants_make_stays():
     graph = edakari.trace(OnlyTables().eval(), torch.zeros(2, 8))
     assert not graph.groups
-    assert "its values are constants, not made by weights" in {refusal.reason for refusal in graph.refused}
+    assert "its values are constants, not made by weights" in {unprunable.reason for unprunable in graph.unprunable}
 
 
 class ByColumns(nn.Module):

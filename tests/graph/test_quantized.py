@@ -73,9 +73,9 @@ def test_observers_are_cut_with_their_layers(name: str, frozen: bool) -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for seed in range(2):
         plan = random_plan(graph, (0.3, 0.7), seed)
-        masked = simulate(plan, model)(IMAGES)
+        masked = simulate(model, plan)(IMAGES)
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-        small = apply(plan, model)
+        small = apply(model, plan)
         with torch.no_grad():
             assert difference(small(IMAGES), masked) < 1e-5
         scale = small.conv1.weight_fake_quant.scale
@@ -88,7 +88,7 @@ def test_observers_that_have_seen_nothing_are_cut_too() -> None:
     plan = random_plan(graph, 0.5)
     assert [group.size for group in graph.groups] == [8, 12]
     with torch.no_grad():
-        assert difference(apply(plan, model)(IMAGES), simulate(plan, model)(IMAGES)) < 1e-5
+        assert difference(apply(model, plan)(IMAGES), simulate(model, plan)(IMAGES)) < 1e-5
 
 
 def test_observers_that_count_values_leave_channels_free() -> None:
@@ -101,7 +101,7 @@ def test_observers_that_count_values_leave_channels_free() -> None:
     graph = trace(model, IMAGES)
     assert [(group.name, group.size) for group in graph.groups] == [("0", 8)]
     plan = random_plan(graph, 0.5)
-    small, masked = apply(plan, model), simulate(plan, model)
+    small, masked = apply(model, plan), simulate(model, plan)
     with torch.no_grad():
         assert difference(small(IMAGES), masked(IMAGES)) < 1e-5
 
@@ -131,4 +131,4 @@ def test_learned_scales_are_cut() -> None:
     assert {"scale", "zero"} < {member.tensor for member in graph.members(graph.groups[0].name)}
     plan = random_plan(graph, 0.5)
     with torch.no_grad():
-        assert difference(apply(plan, model)(IMAGES), simulate(plan, model)(IMAGES)) < 1e-5
+        assert difference(apply(model, plan)(IMAGES), simulate(model, plan)(IMAGES)) < 1e-5

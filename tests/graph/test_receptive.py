@@ -104,8 +104,8 @@ def test_random_stacks(layers: list[tuple[str, int, int, int, int]], row: int, c
     except RuntimeError:
         return  # the stack leaves nothing of the image
     seen = last(trace(network, example))
-    place = row % height, column % width
-    found, inner = box(seen, place, (96, 90)), gradient_box(network, example, *place)
+    index = row % height, column % width
+    found, inner = box(seen, index, (96, 90)), gradient_box(network, example, *index)
     if inner is None:
         return  # it lies in the padding alone
     # strides beyond the kernel and dilations leave gaps; where an edge falls into one, the field is a bound
@@ -155,8 +155,8 @@ def test_resized_maps_are_read_from_the_centres_of_their_pixels(mode: str, scale
     network, example = positive(network), torch.zeros(1, 1, 12, 12, dtype=torch.float64)
     seen = last(trace(network, example))
     length = int(12 * scale)
-    for place in range(length):
-        found, inner = box(seen, (place, place), (12, 12)), gradient_box(network, example, place, place)
+    for index in range(length):
+        found, inner = box(seen, (index, index), (12, 12)), gradient_box(network, example, index, index)
         assert inner is not None
         assert found[0] <= inner[0] <= inner[2] <= found[2]
         assert found[1] <= inner[1] <= inner[3] <= found[3]
@@ -201,12 +201,12 @@ def test_every_feature_map_of_a_network_has_a_field(name: str, options: dict[str
     graph = trace(network, torch.zeros(1, channels, size, size))
     fields = receptive_fields(graph)
     maps = [
-        place
-        for place, operator in enumerate(graph.operators)
+        index
+        for index, operator in enumerate(graph.operators)
         if operator.name == "aten.convolution" and "se" not in operator.module and "gate" not in operator.module
     ]
     assert maps
-    assert all(place in fields for place in maps)
+    assert all(index in fields for index in maps)
 
 
 def test_the_first_maps_of_a_network_against_the_gradient() -> None:

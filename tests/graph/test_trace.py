@@ -33,7 +33,7 @@ def test_groups_are_named_after_their_producers():
 
 def test_what_cannot_be_pruned_says_why():
     graph = trace(small(), torch.zeros(1, 3, 8, 8))
-    reasons = {refusal.where: refusal.reason for refusal in graph.refused}
+    reasons = {unprunable.where: unprunable.reason for unprunable in graph.unprunable}
     assert reasons["5.weight[0]"] == "the network's output"
     assert "aten.convolution in 0" in reasons["0.weight[1]"]
 
@@ -69,7 +69,7 @@ def test_a_cut_network_keeps_its_group_names():
     model, x = timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64)
     graph = trace(model, x)
     plan = random_plan(graph, 0.5)
-    again = trace(apply(plan, model), x)
+    again = trace(apply(model, plan), x)
     assert [group.name for group in again.groups] == [group.name for group in graph.groups]
     assert {group.name: group.size for group in again.groups} == dict(plan.sizes())
 
@@ -155,7 +155,7 @@ def test_parameters_that_the_forward_pass_does_not_use_stay():
 
     graph = trace(Spare(), torch.zeros(1, 4))
     assert [group.name for group in graph.groups] == ["a"]
-    assert any("spare.weight" in r.where and "not used" in r.reason for r in graph.refused)
+    assert any("spare.weight" in r.where and "not used" in r.reason for r in graph.unprunable)
 
 
 class LooksAtValues(nn.Module):
@@ -178,7 +178,7 @@ def test_a_network_that_looks_at_values_is_traced_on_the_cpu():
     graph = trace(model, torch.zeros(1, 4))
     assert graph.device == "cpu"
     assert [group.name for group in graph.groups] == ["first", "second"]
-    assert apply(random_plan(graph), model)(torch.randn(3, 4)).shape == (3, 2)
+    assert apply(model, random_plan(graph))(torch.randn(3, 4)).shape == (3, 2)
     assert trace(small(), torch.zeros(1, 3, 8, 8)).device == "meta"
 
 
@@ -223,7 +223,7 @@ def test_what_runs_in_training_alone_is_cut_along():
     assert not any(operator.module.startswith("aux") for operator in graph.operators)
     plan = Plan((KeepChannels("body", (0, 2, 5)), KeepChannels("aux.0", (1, 4))), graph.fingerprint, graph.inputs)
     x = torch.randn(4, 3, 8, 8)
-    small, masked = apply(plan, model).train(), simulate(plan, model).train()
+    small, masked = apply(model, plan).train(), simulate(model, plan).train()
     assert [tuple(y.shape) for y in small(x)] == [(4, 4), (4, 4)]
     assert torch.allclose(small.eval()(x), masked.eval()(x), atol=1e-6)
 
@@ -240,7 +240,7 @@ def test_training_code_that_needs_more_than_the_example_is_left_alone():
 
     graph = trace(Detector(), torch.zeros(1, 3, 8, 8))
     assert [group.name for group in graph.groups] == ["body"]
-    assert "not used" in next(each.reason for each in graph.refused if each.where == "unused.weight[0]")
+    assert "not used" in next(each.reason for each in graph.unprunable if each.where == "unused.weight[0]")
 
 
 class WritesToItsInput(nn.Module):

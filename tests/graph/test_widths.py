@@ -102,15 +102,15 @@ PLACES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_widths_follow_wherever_they_are_held(place):
-    model, x = net(*PLACES[place]), torch.rand(2, 6, 12, dtype=torch.float64)
-    before = repr(PLACES[place][0])
+@pytest.mark.parametrize("index", PLACES)
+def test_widths_follow_wherever_they_are_held(index):
+    model, x = net(*PLACES[index]), torch.rand(2, 6, 12, dtype=torch.float64)
+    before = repr(PLACES[index][0])
     graph = edakari.trace(model, x[:1])
     assert {"head", "head_dim"} <= {group.kind for group in graph.groups}
     for seed in range(2):
         assert exactness(model, x, random_plan(graph, keep=(0.3, 0.7), seed=seed)) < 1e-12
-    assert repr(PLACES[place][0]) == repr(model[1]._held) == before
+    assert repr(PLACES[index][0]) == repr(model[1]._held) == before
     assert all(type(value) is int for value in EVERYWHERE.values())
 
 
@@ -127,7 +127,7 @@ def test_widths_that_nobody_can_follow_are_kept_with_a_reason(held, ask):
     model, x = net(held, ask), torch.rand(2, 6, 12, dtype=torch.float64)
     graph = edakari.trace(model, x[:1])
     assert "head" not in {group.kind for group in graph.groups}
-    assert any("Block" in refusal.reason for refusal in graph.refused)
+    assert any("Block" in unprunable.reason for unprunable in graph.unprunable)
     assert exactness(model, x, random_plan(graph)) < 1e-12
     # what other networks read too is left alone
     assert Block.OF_ALL == {"heads": 4, "width": 32}

@@ -19,6 +19,6 @@ class Shared(ToyTask):
 
 def main(folder):
     fit = fitter(Shared(), FitSettings(device="cpu", progress=False))
-    job = dc.replace(toy_job(toy_cnn()), task=Shared(), fit=fit, keep=folder / f"kept-{RANK}")
+    job = dc.replace(toy_job(toy_cnn()), task=Shared(), fit=fit, artifacts=folder / f"kept-{RANK}")
     method = InterpretationSteeredPruning(predictor_epochs=2, explainer_epochs=2, gate_epochs=8, gate_lr=0.2)
     (folder / f"plan-{RANK}.json").write_text(method.prune(job).plan.to_json())

@@ -49,13 +49,13 @@ def test_steps_meet_the_budget_with_training_between_them(network: Any) -> None:
         trained.append(schedule.epochs)
         job.fit(model, objective, schedule, **rest)
 
-    job = dc.replace(job, groups=limited(job.groups, step=4))
+    job = dc.replace(job, groups=limited(job.groups, round_to=4))
     watched = dc.replace(job, log=lambda stage, figures: seen.append((stage, figures)), fit=fit)
-    method = method_named("magnitude")(steps=3, recover_epochs=1)  # type: ignore[call-arg]
+    method = method_named("magnitude")(iterations=3, recovery_epochs=1)  # type: ignore[call-arg]
     outcome = method.prune(watched)
     whole = dense(job.graph)
     assert trained == [1, 1]
-    assert [stage for stage, _ in seen] == ["step 1", "step 2", "step 3"]
+    assert [stage for stage, _ in seen] == ["iteration 1", "iteration 2", "iteration 3"]
     for part, (_, figures) in enumerate(seen, start=1):
         assert figures["macs"] <= whole["macs"] * 0.4 ** (part / 3) * (1 + 1e-9)
     assert bind(job.budget, job.graph).excess(outcome.plan.sizes()) <= 0
@@ -64,14 +64,14 @@ def test_steps_meet_the_budget_with_training_between_them(network: Any) -> None:
         for group in job.groups
         for size in [outcome.plan.sizes().get(group.name, 4)]
     )
-    shapes = {name: tensor.shape for name, tensor in apply(outcome.plan, network()).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in apply(network(), outcome.plan).state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in outcome.model.state_dict().items()}
 
 
 def test_steps_without_training_give_the_network_of_the_joined_plan() -> None:
     job = toy_job(toy_cnn(), "macs<=30%")
-    outcome = method_named("magnitude")(steps=3).prune(job)  # type: ignore[call-arg]
-    state = apply(outcome.plan, toy_cnn()).state_dict()
+    outcome = method_named("magnitude")(iterations=3).prune(job)  # type: ignore[call-arg]
+    state = apply(toy_cnn(), outcome.plan).state_dict()
     for name, tensor in outcome.model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 
@@ -79,22 +79,25 @@ def test_steps_without_training_give_the_network_of_the_joined_plan() -> None:
 def test_training_between_steps_helps_the_accuracy() -> None:
     task, model = ToyTask(), toy_cnn()
     job = toy_job(model, "macs<=50%")
-    cut = method_named("magnitude")(steps=3).prune(job).model  # type: ignore[call-arg]
+    cut = method_named("magnitude")(iterations=3).prune(job).model  # type: ignore[call-arg]
     job = toy_job(model, "macs<=50%")
-    trained = method_named("magnitude")(steps=3, recover_epochs=8).prune(job).model  # type: ignore[call-arg]
+    trained = method_named("magnitude")(iterations=3, recovery_epochs=8).prune(job).model  # type: ignore[call-arg]
     assert task.evaluate(trained)["accuracy"] > task.evaluate(cut)["accuracy"] + 0.2
 
 
 def test_groups_that_the_job_does_not_name_stay_whole() -> None:
     job = toy_job(toy_cnn(), "macs<=80%")
     job = dc.replace(job, groups=job.groups[1:3])
-    outcome = method_named("magnitude")(steps=2).prune(job)  # type: ignore[call-arg]
+    outcome = method_named("magnitude")(iterations=2).prune(job)  # type: ignore[call-arg]
     assert set(outcome.plan.sizes()) <= {group.name for group in job.groups}
 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
-    [({"steps": 0}, "steps must be at least 1"), ({"recover_epochs": -1}, "recover_epochs must be at least 0")],
+    [
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"recovery_epochs": -1}, "recovery_epochs must be at least 0"),
+    ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, int], text: str) -> None:
     with pytest.raises(EdakariError, match=text):
@@ -117,7 +120,7 @@ def test_allocate_reads_shares_of_the_graph_and_text() -> None:
     graph = trace(model, task.example())
     scores = Magnitude().score(model, graph)
     plan = allocate(graph, scores, "macs<=50%, params<=60%", Knapsack())
-    costs = dense(trace(apply(plan, model), task.example()))
+    costs = dense(trace(apply(model, plan), task.example()))
     assert costs["macs"] <= 0.5 * dense(graph)["macs"]
     assert costs["params"] <= 0.6 * dense(graph)["params"]
     assert plan.fingerprint == graph.fingerprint
@@ -135,13 +138,13 @@ def test_the_last_step_is_solved_again_until_the_measurement_is_met(steps: int) 
     job, met = toy_job(toy_cnn(), "latency<=60%"), []
     (cost,) = job.costs
 
-    def settle(solve: Any, costs: Any, before: Any) -> Any:
+    def meet_budget(solve: Any, costs: Any, before: Any) -> Any:
         first = before.then(solve(costs)).sizes()
         cut = solve([dc.replace(cost, terms=tuple((2 * factor, layouts) for factor, layouts in cost.terms))])
         met.append((cost.total(first), cost.total(before.then(cut).sizes())))
         return cut
 
-    outcome = method_named("magnitude")(steps=steps).prune(dc.replace(job, settle=settle))  # type: ignore[call-arg]
+    outcome = method_named("magnitude")(iterations=steps).prune(dc.replace(job, meet_budget=meet_budget))  # type: ignore[call-arg]
     assert met == [(pytest.approx(job.budget.terms[0].limit, rel=0.02), cost.total(outcome.plan.sizes()))]
     assert met[0][1] == pytest.approx(job.budget.terms[0].limit / 2, rel=0.02)
     assert dense(trace(outcome.model, job.task.example()))["macs"] == met[0][1]
@@ -150,6 +153,6 @@ def test_the_last_step_is_solved_again_until_the_measurement_is_met(steps: int) 
 def test_a_measured_cost_that_is_not_given_is_told() -> None:
     job = toy_job(toy_cnn(), "latency<=60%")
     scores = Magnitude().score(job.model, job.graph, (), None)
-    with pytest.raises(BudgetError, match=r"edakari\.latency"):
+    with pytest.raises(BudgetError, match=r"edakari\.measure_latency"):
         allocate(job.graph, scores, "macs<=50%, latency<=60%")
     assert allocate(job.graph, scores, "latency<=60%", costs=job.costs).sizes()

@@ -147,8 +147,8 @@ def test_the_knowledge_is_the_mean_and_stays_where_nothing_changes() -> None:
 
 def test_teachers_lie_evenly_by_loss() -> None:
     losses = [0.1, 0.2, 0.35, 0.5, 0.65, 0.9, 1.0, 1.1]
-    assert [losses[place] for place in chosen_teachers(losses, 3)] == [0.1, 0.5, 0.65]
-    assert [losses[place] for place in chosen_teachers(losses, 3, "interim")] == [0.1, 0.35, 0.65]
+    assert [losses[index] for index in chosen_teachers(losses, 3)] == [0.1, 0.5, 0.65]
+    assert [losses[index] for index in chosen_teachers(losses, 3, "interim")] == [0.1, 0.35, 0.65]
     assert sorted(chosen_teachers([0.5] * 5, 3)) == sorted(set(chosen_teachers([0.5] * 5, 3)))
     assert chosen_teachers([0.1, 0.2, 0.3], 5) == [0, 1]
 
@@ -157,7 +157,7 @@ def searched(budget: str = "macs<=50%", **settings: Any) -> tuple[EnsembleSearch
     job = toy_job(toy_cnn(), budget)
     parts = balanced_parts(ToyTask().labels("train"), 4, 8, 16, 0)[1]
     masks = Masks(job.model, job.graph, job.graph.groups, "hard")
-    search = EnsembleSearch(job, masks, SearchSettings(**settings), list(ToyTask().drawn("train", parts)))
+    search = EnsembleSearch(job, masks, SearchSettings(**settings), list(ToyTask().batches_at("train", parts)))
     return search, bind(job.budget, job.graph)
 
 
@@ -188,15 +188,15 @@ def test_the_way_cuts_one_group_at_a_time_down_to_the_budget() -> None:
     search, limits = searched()
     way = search.run(limits)
     costs, before = [], search.start
-    for stop in way[1:]:
-        gone = before.kept & ~stop.kept
-        assert not (stop.kept & ~before.kept).any()
+    for search_step in way[1:]:
+        gone = before.kept & ~search_step.kept
+        assert not (search_step.kept & ~before.kept).any()
         changed = [g.name for g in search.masks.groups if gone[search.masks.part(g.name)].any()]
-        assert changed == [stop.step.group]
-        plan = search.plan(stop)
+        assert changed == [search_step.step.group]
+        plan = search.plan(search_step)
         costs.append(limits.terms[0][0].total(plan.sizes()))
-        assert costs[-1] == dense(trace(apply(plan, search.masks.model), ToyTask().example()))["macs"]
-        before = stop
+        assert costs[-1] == dense(trace(apply(search.masks.model, plan), ToyTask().example()))["macs"]
+        before = search_step
     assert all(after < earlier for earlier, after in itertools.pairwise(costs))
     sizes, last = search.plan(way[-1]).sizes(), way[-1].step.group
     assert limits.excess(sizes) <= 0
@@ -212,8 +212,8 @@ def test_several_budgets_are_all_met(budget: str) -> None:
 
 def test_the_reward_is_that_of_the_cut_network() -> None:
     search, limits = searched(knowledge="single")
-    stop = search.run(limits)[1]
-    cut = apply(search.plan(stop), search.masks.model)
+    search_step = search.run(limits)[1]
+    cut = apply(search.masks.model, search.plan(search_step))
     label = aim = torch.zeros(())
     with torch.no_grad(), batch_statistics(cut):
         for batch, aims in zip(search.batches, torch.split(search.first.mean, search.counts), strict=True):
@@ -221,8 +221,8 @@ def test_the_reward_is_that_of_the_cut_network() -> None:
             label = label + functional.cross_entropy(logits, batch[1], reduction="sum")
             aim = aim + functional.cross_entropy(logits, functional.softmax(aims, 1).float(), reduction="sum")
     count = sum(search.counts)
-    assert stop.loss == pytest.approx(float(label) / count, rel=1e-4)
-    assert stop.step.value == pytest.approx(-float(label + aim) / count, rel=1e-4)
+    assert search_step.loss == pytest.approx(float(label) / count, rel=1e-4)
+    assert search_step.step.value == pytest.approx(-float(label + aim) / count, rel=1e-4)
 
 
 @pytest.mark.parametrize("filtered", [True, False])
@@ -233,7 +233,7 @@ def test_weights_statistics_and_modes_stay_and_reuse_changes_nothing(filtered: b
     ways = [search.run(limits), searched(filtered=filtered, reuse_bytes=0)[0].run(limits)]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any("forward" in vars(module) for module in model.modules())
-    assert [stop.step for stop in ways[0]] == [stop.step for stop in ways[1]]
+    assert [search_step.step for search_step in ways[0]] == [search_step.step for search_step in ways[1]]
     assert all(torch.equal(a.kept, b.kept) for a, b in zip(*ways, strict=True))
 
 
@@ -245,11 +245,11 @@ def test_other_limits_take_over_what_stays_the_same() -> None:
     way = search.run(tighter)
     fresh, _ = searched("macs<=60%")
     alone = fresh.run(tighter)
-    assert [stop.step for stop in way] == [stop.step for stop in alone]
+    assert [search_step.step for search_step in way] == [search_step.step for search_step in alone]
     assert search.looks - looks < fresh.looks
     torch.testing.assert_close(search.knowledge.mean, fresh.knowledge.mean)
     again = search.run(limits)
-    assert [stop.step for stop in again] == [stop.step for stop in whole]
+    assert [search_step.step for search_step in again] == [search_step.step for search_step in whole]
 
 
 class Stopped(Exception):

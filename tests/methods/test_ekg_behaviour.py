@@ -21,7 +21,7 @@ from edakari.surgery import apply
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.train import BankTeaching, FitSettings, bank_in, fit, fitter, recalibrate_, task_objective
 
-DATA = DataSettings(source="embedded:fashion", image_size=14, augment="light", pad=1, batch_size=100, limit=3000)
+DATA = DataSettings(source="embedded:fashion", image_size=14, augment="light", pad=1, batch_size=100, max_images=3000)
 SHORT = Schedule(epochs=2, lr=0.02)
 
 
@@ -46,11 +46,11 @@ def test_the_searched_network_beats_random_ones_and_the_bank_does_no_harm(tmp_pa
     def tuned(start: nn.Module, objective: Objective, views: int, seed: int = 0) -> dict[str, float]:
         student = copy.deepcopy(start)
         settings = FitSettings(device="cpu", progress=False, seed=seed)
-        fit(student, objective, task.numbered(views), SHORT, settings=settings)
+        fit(student, objective, task.with_indices(views), SHORT, settings=settings)
         return dict(task.evaluate(student))
 
     before, after = [], []
-    lessons = list(task.batches("search"))
+    warmup_batches = list(task.batches("calibration"))
     for seed in range(8):
         rng = np.random.default_rng(seed)
         scores = {g.name: torch.from_numpy(rng.random(g.size)) * float(rng.uniform(0.2, 2)) for g in graph.groups}
@@ -58,8 +58,8 @@ def test_the_searched_network_beats_random_ones_and_the_bank_does_no_harm(tmp_pa
             name: np.concatenate([[0.0], np.sort(score.numpy())[::-1].cumsum()]) for name, score in scores.items()
         }
         sizes = Uniform().allocate(graph.groups, values, bind(budget, graph))
-        other = apply(Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs), model)
-        recalibrate_(other, task, lessons)
+        other = apply(model, Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs))
+        recalibrate_(other, task, warmup_batches)
         before.append(task.evaluate(other)["loss"])
         after.append(tuned(other, task_objective(task), 1)["top1"])
     assert task.evaluate(outcome.model)["loss"] < min(before)

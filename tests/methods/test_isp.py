@@ -183,7 +183,7 @@ def parts(network: nn.Module, streams: bool = False) -> tuple[Job, Saliency, Gat
 
 
 def forced(gated: Gated, closed: dict[str, list[int]]) -> torch.Tensor:
-    """Noise that closes these coordinates and opens all others."""
+    """Noise that closes these channels and opens all others."""
     noise = torch.full((gated.masks.size,), 10.0)
     for name, indices in closed.items():
         noise[gated.masks.part(name).start + torch.tensor(indices)] = -10.0
@@ -224,7 +224,7 @@ def test_closed_gates_are_channels_that_are_gone(network: Any) -> None:
     plan = Plan(edits, job.graph.fingerprint, job.graph.inputs)
     gated.take(forced(gated, closed))
     x, labels = images()
-    small = apply(plan, job.model).eval()
+    small = apply(job.model, plan).eval()
     with torch.no_grad():
         with gated.masks.installed():
             said, raw, gates = gated(x, labels)
@@ -259,7 +259,7 @@ def test_gates_get_gradients_from_both_paths() -> None:
 
 
 def test_only_what_is_to_be_trained_moves(tmp_path: Path) -> None:
-    job = dc.replace(toy_job(toy_cnn()), keep=tmp_path)
+    job = dc.replace(toy_job(toy_cnn()), artifacts=tmp_path)
     before = weights_digest(job.model)
     seen: list[list[str]] = []
 
@@ -307,7 +307,7 @@ def test_it_lands_within_one_percent(budget: str) -> None:
 def test_it_resumes_to_the_same_plan(tmp_path: Path) -> None:
     method = InterpretationSteeredPruning(predictor_epochs=1, explainer_epochs=1, gate_epochs=4, gate_lr=0.5)
 
-    def run(folder: Path, stop: int | None = None) -> Plan:
+    def run(folder: Path, search_step: int | None = None) -> Plan:
         job = toy_job(toy_cnn())
         whole = fitter(job.task, FitSettings(folder=folder, device="cpu", progress=False))
         calls = 0
@@ -315,25 +315,25 @@ def test_it_resumes_to_the_same_plan(tmp_path: Path) -> None:
         def fit(*args: Any, **options: Any) -> None:
             nonlocal calls
             calls += 1
-            if calls == stop:
+            if calls == search_step:
                 raise KeyboardInterrupt
             whole(*args, **options)
 
         return method.prune(dc.replace(job, fit=fit)).plan
 
     wanted = run(tmp_path / "a")
-    for stop in (2, 3):
+    for search_step in (2, 3):
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "b", stop)
+            run(tmp_path / "b", search_step)
     assert run(tmp_path / "b") == wanted
 
 
 def test_an_explainer_is_taken_from_an_earlier_run(tmp_path: Path) -> None:
-    job = dc.replace(toy_job(toy_cnn()), keep=tmp_path)
+    job = dc.replace(toy_job(toy_cnn()), artifacts=tmp_path)
     first = InterpretationSteeredPruning(**SHORT)
     wanted = first.prune(job).plan
     fits = []
-    counted = dc.replace(job, keep=None, fit=lambda *args, **options: fits.append(1) or job.fit(*args, **options))
+    counted = dc.replace(job, artifacts=None, fit=lambda *args, **options: fits.append(1) or job.fit(*args, **options))
     assert dc.replace(first, explainer=str(tmp_path)).prune(counted).plan == wanted
     assert len(fits) == 1
     other = toy_job(toy_cnn(seed=1))

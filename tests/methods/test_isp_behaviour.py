@@ -58,7 +58,7 @@ class Planted:
         return torch.zeros(1, 1, SIDE, SIDE)
 
     def batches(self, split: str) -> Sequence[Any]:
-        count, seed = {"train": (1600, 0), "search": (640, 1), "val": (640, 2)}[split]
+        count, seed = {"train": (1600, 0), "calibration": (640, 1), "val": (640, 2)}[split]
         images, labels, _ = planted(count, seed)
         return list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
 
@@ -79,8 +79,8 @@ class Planted:
 def network(widths: Iterable[int]) -> nn.Module:
     layers: list[nn.Module] = []
     before = 1
-    for place, width in enumerate(widths):
-        layers += [nn.Conv2d(before, width, 3, 1 if place == 0 else 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
+    for index, width in enumerate(widths):
+        layers += [nn.Conv2d(before, width, 3, 1 if index == 0 else 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
         before = width
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(before, CLASSES))
 
@@ -90,7 +90,7 @@ def job_of(model: nn.Module, budget: str, folder: Path) -> Job:
     graph = edakari.trace(model, task.example())
     limits = edakari.Budget.parse(budget).absolute(dense(graph))
     fit = fitter(task, FitSettings(device="cpu", progress=False))
-    return Job(copy.deepcopy(model), graph, graph.groups, task, limits, fit, keep=folder)
+    return Job(copy.deepcopy(model), graph, graph.groups, task, limits, fit, artifacts=folder)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,8 @@ def test_the_explainer_finds_the_pattern(classifier: nn.Module, predictor: nn.Mo
         found = fit_explainer(job, predictor, taps, (Frame(SIDE, SIDE), CLASSES), settings)
         with torch.no_grad():
             _, raw = Explained(job.model, found.taps, found.explainer).eval()(images, labels)
-        places, width = found.explainer.head.centre_and_width(raw)
-        errors.append(float((places - centres).norm(dim=1).median()))
+        indices, width = found.explainer.head.centre_and_width(raw)
+        errors.append(float((indices - centres).norm(dim=1).median()))
         widths.append(float(width.median()))
         if weight == 0.2:
             assert found.agreement > 0.95

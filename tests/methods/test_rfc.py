@@ -23,7 +23,7 @@ from edakari.methods.rfc import DistinguishingLayerPruning, FeatureDiscriminatio
 from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
 
-QUICK = DistinguishingLayerPruning(top=0.25, recover_epochs=0)
+QUICK = DistinguishingLayerPruning(top=0.25, recovery_epochs=0)
 Stub = Callable[[Mapping[str, int]], Change]
 
 
@@ -180,7 +180,7 @@ class Cut(Exception):
 
 
 def test_an_interrupted_pruning_goes_on_after_its_last_round(tmp_path: Path) -> None:
-    method = dc.replace(QUICK, recover_epochs=1, recover_lr=0.01, inner_step=0.2)
+    method = dc.replace(QUICK, recovery_epochs=1, recovery_lr=0.01, inner_step=0.2)
     whole = method.prune(toy_job(toy_cnn(), "macs<=25%"))
     fits: list[int] = []
 
@@ -205,7 +205,7 @@ def test_an_interrupted_pruning_goes_on_after_its_last_round(tmp_path: Path) -> 
     # the trainings of finished rounds are asked for again, which the pipeline's fit loads; scores and trials are not
     alone: list[str] = []
     method.prune(dc.replace(toy_job(toy_cnn(), "macs<=25%"), task=Counting(alone)))
-    assert asked.count("search") < alone.count("search")
+    assert asked.count("calibration") < alone.count("calibration")
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
     with pytest.raises(RunFolderError, match="other settings"):
@@ -234,13 +234,13 @@ def test_the_last_allocation_is_settled_by_measurement() -> None:
     job = toy_job(toy_cnn(), "latency<=60%")
     asked: list[float] = []
 
-    def settle(solve: Any, costs: Any, before: Any = None) -> Any:
+    def meet_budget(solve: Any, costs: Any, before: Any = None) -> Any:
         first = solve(costs)
         dearer = [dc.replace(cost, constant=cost.constant) if hasattr(cost, "constant") else cost for cost in costs]
         asked.append(costs[0].total(before.then(first).sizes()))
         return solve(dearer)
 
-    outcome = QUICK.prune(dc.replace(job, settle=settle))
+    outcome = QUICK.prune(dc.replace(job, meet_budget=meet_budget))
     assert len(asked) == 1
     assert job.costs[0].total(outcome.plan.sizes()) <= job.budget.terms[0].limit
 
@@ -279,7 +279,7 @@ def test_all_members_of_a_stream_lose_the_same_channels() -> None:
     job = toy_job(toy_cnn())
     outcome = FeatureDiscriminationPruning(top=0.25, allocator="uniform").prune(job)
     kept = next(edit.indices for edit in outcome.plan.edits if edit.group == "stem.0")
-    small, dense = apply(outcome.plan, job.model), dict(job.model.named_parameters())
+    small, dense = apply(job.model, outcome.plan), dict(job.model.named_parameters())
     for name in ("stem.0.weight", "second.0.weight"):
         rows = dense[name][list(kept)]
         other = small.get_parameter(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edakari.core.plan import KeepChannels, Plan
-from edakari.criteria import FeatureDiscrimination, Listening
+from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.graph import trace
 from edakari.models import build
 from edakari.surgery import apply
@@ -17,14 +17,16 @@ def test_in_the_middle_discriminative_filters_are_worth_more_than_the_others() -
 
     The network is trained to the end: in one of a few epochs such halves differ by chance more than by entropy.
     """
-    task = task_from_settings(DataSettings(search_size=2000, limit=6000, augment="none"))
+    task = task_from_settings(DataSettings(calibration_size=2000, max_images=6000, augment="none"))
     model = build("edakari:fashion_cnn", weights="pretrained").eval()
     graph = trace(model, task.example())
-    scores = FeatureDiscrimination(listening=Listening(top=0.05)).score(model, graph, task.batches("search"), task)
+    scores = FeatureDiscrimination(response_settings=ResponseSettings(top=0.05)).score(
+        model, graph, task.batches("calibration"), task
+    )
 
     def accuracy(group: str, kept: list[int]) -> float:
         plan = Plan((KeepChannels(group, tuple(sorted(kept))),), graph.fingerprint, graph.inputs)
-        return float(task.evaluate(apply(plan, model))["top1"])
+        return float(task.evaluate(apply(model, plan))["top1"])
 
     better = {}
     for name in [each.name for each in graph.groups][1:-1]:

@@ -22,9 +22,9 @@ from edakari.cost import bind, dense, macs
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.graph import trace
 from edakari.methods.halp import HardMaskedPruning, StepRamp, norm_taylor
+from edakari.methods.masking.mask_updates import MaskUpdateHook, ScoreAveraging, values_at
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.masking.prices import one_sided, prices_of
-from edakari.methods.masking.rewire import Rewire, Weighing, values_at
 from edakari.methods.smcp import EpochRamp, SoftMaskedPruning, input_taylor, removed_share
 from edakari.solve import solve_choices
 from edakari.testing import ToyTask, check_method, random_plan, toy_cnn, toy_job, toy_vit
@@ -103,8 +103,8 @@ def test_steps_of_halp_end_at_the_budget() -> None:
     assert [ramp.over(step, 0) for step in (89, 90)] == [False, True]
 
 
-class Revival(nn.Module):
-    """y = w1 x1 + w2 x2, and a branch of the same width, so that the two coordinates make a group."""
+class Regrowth(nn.Module):
+    """y = w1 x1 + w2 x2, and a branch of the same width, so that the two channels make a group."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_a_hard_masked_weight_never_comes_back_by_hand() -> None:
 
 def revival_scores(mode: Any, updates: int) -> tuple[float, ...]:
     """Scores after some steps on the expected loss: inputs whose covariance is the identity."""
-    model = Revival()
+    model = Regrowth()
     graph = trace(model, torch.zeros(1, 2))
     masks = Masks(model, graph, graph.groups, mode)
     masks.set(torch.tensor([True, False]))
@@ -312,15 +312,17 @@ def test_importance_of_halp_sums_scales_and_shifts_of_all_producers() -> None:
     assert norm_taylor(masks) is None
 
 
-def rewired(weighing: Weighing | None = None, budget: str = "macs<=50%", interval: int = 2) -> tuple[nn.Module, Rewire]:
+def rewired(
+    averaging: ScoreAveraging | None = None, budget: str = "macs<=50%", interval: int = 2
+) -> tuple[nn.Module, MaskUpdateHook]:
     model = toy_cnn()
     job = toy_job(model, budget)
     masks = Masks(model, job.graph, maskable(job.graph, job.groups))
     ramp = EpochRamp(100, 0, 1, 0, interval)
-    return model, Rewire(masks, job, ramp, input_taylor, weighing or Weighing())
+    return model, MaskUpdateHook(masks, job, ramp, input_taylor, averaging or ScoreAveraging())
 
 
-def step(model: nn.Module, hook: Rewire, state: StepState, poison: bool = False) -> None:
+def step(model: nn.Module, hook: MaskUpdateHook, state: StepState, poison: bool = False) -> None:
     hook.before_step(state)
     state.optimizer.zero_grad()
     images, labels = next(iter(ToyTask().batches("train")))
@@ -338,7 +340,7 @@ def step(model: nn.Module, hook: Rewire, state: StepState, poison: bool = False)
 
 
 def test_masks_that_fall_due_without_finite_gradients_wait() -> None:
-    model, hook = rewired(Weighing(average="latest"))
+    model, hook = rewired(ScoreAveraging(average="latest"))
     state = StepState(model, torch.optim.SGD(model.parameters(), lr=0.0), 0, 0)
     seen = []
     for poison in (False, True, True, False, False):
@@ -349,7 +351,7 @@ def test_masks_that_fall_due_without_finite_gradients_wait() -> None:
 
 @pytest.mark.parametrize("average", ["average", "signed_average", "squares", "momentum", "latest"])
 def test_averages_agree_on_equal_steps(average: Any) -> None:
-    model, hook = rewired(Weighing(average=average))
+    model, hook = rewired(ScoreAveraging(average=average))
     model.eval()
     state = StepState(model, torch.optim.SGD(model.parameters(), lr=0.0), 0, 0)
     for _ in range(2):
@@ -366,7 +368,7 @@ def test_averages_agree_on_equal_steps(average: Any) -> None:
 
 
 def test_signed_revival_counts_only_what_lowers_the_loss() -> None:
-    _, hook = rewired(Weighing(revival="signed"))
+    _, hook = rewired(ScoreAveraging(regrowth="signed"))
     kept = hook.masks.kept.clone()
     kept[:2] = False
     hook.masks.set(kept)
@@ -400,8 +402,8 @@ def test_the_budget_is_met_and_used(pricing: Any, share: float) -> None:
 
 def test_sizes_keep_to_their_steps() -> None:
     job = toy_job(toy_cnn())
-    outcome, _ = pruned(SoftMaskedPruning(**SHORT), groups=limited(job.groups, step=4))
-    legal = {group.name: legal_sizes(group) for group in limited(job.groups, step=4)}
+    outcome, _ = pruned(SoftMaskedPruning(**SHORT), groups=limited(job.groups, round_to=4))
+    legal = {group.name: legal_sizes(group) for group in limited(job.groups, round_to=4)}
     assert all(size in legal[name] for name, size in outcome.plan.sizes().items())
 
 
@@ -440,7 +442,7 @@ def test_the_pruned_network_is_the_masked_one_in_the_end() -> None:
 def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path) -> None:
     method = SoftMaskedPruning(**SHORT)
 
-    class Stop(Exception):
+    class SearchStep(Exception):
         pass
 
     def run(folder: Path, last: int | None = None) -> Outcome:
@@ -454,7 +456,7 @@ def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path) -> None:
                 nonlocal count
                 count += 1
                 if last is not None and count > last:
-                    raise Stop
+                    raise SearchStep
                 return objective(network, batch)
 
             plain(model, counted, schedule, **rest)
@@ -462,7 +464,7 @@ def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path) -> None:
         return method.prune(dc.replace(job, fit=fit))
 
     whole = run(tmp_path / "whole")
-    with pytest.raises(Stop):
+    with pytest.raises(SearchStep):
         run(tmp_path / "stopped", last=14)  # in the ramp, between two choices of masks
     resumed = run(tmp_path / "stopped")
     assert resumed.plan == whole.plan

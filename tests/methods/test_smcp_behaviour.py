@@ -18,7 +18,7 @@ from edakari.methods.smcp import SoftMaskedPruning
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.train import FitSettings, fitter
 
-DATA = DataSettings(source="embedded:fashion", image_size=14, augment="none", batch_size=100, limit=1500)
+DATA = DataSettings(source="embedded:fashion", image_size=14, augment="none", batch_size=100, max_images=1500)
 METHOD = SoftMaskedPruning(
     epochs=40,
     warmup_epochs=4,

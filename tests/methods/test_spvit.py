@@ -21,8 +21,8 @@ from edakari.core.plan import KeepTokens
 from edakari.core.protocols import StepState
 from edakari.core.space import Group
 from edakari.cost import dense
-from edakari.cost.tokens import TokenCost, tokens_at
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
+from edakari.latency.tokens import TokenCost, tokens_at
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
 from edakari.methods.tokens.counts import token_macs
@@ -150,7 +150,7 @@ def test_the_task_alone_teaches_selectors_through_attention(rule: Rule) -> None:
     torch.manual_seed(0)
     model, x = network(), torch.randn(6, 3, 16, 16)
     settings = (("package", "none"),)
-    attach(model, [KeepTokens(f"blocks.{place}", n, "spvit", settings) for place, n in ((1, 10), (3, 6))], x[:1])
+    attach(model, [KeepTokens(f"blocks.{index}", n, "spvit", settings) for index, n in ((1, 10), (3, 6))], x[:1])
     functional.cross_entropy(Adaptive(model, training_rule=rule).train()(x), torch.arange(6) % 4).backward()
     for selection in selections(model).values():
         grads = {name: each.grad for name, each in selection.selector.named_parameters()}
@@ -225,10 +225,10 @@ def test_thresholds_keep_what_was_planned_on_average() -> None:
     for selection in selections(model).values():
         for parameter in selection.selector.parameters():
             parameter.data = parameter.data * 3
-    caps = calibrate(model, task.outputs, list(task.batches("search")))
+    caps = calibrate(model, task.outputs, list(task.batches("calibration")))
     runner = Adaptive(model, "padded", "threshold").eval()
     found = []
-    for batch in task.batches("search"):
+    for batch in task.batches("calibration"):
         task.outputs(runner, batch)
         found.append(kept_ratios(runner.decisions))
     torch.testing.assert_close(torch.stack(found).mean(0), torch.tensor([9 / 16, 5 / 16]), atol=0.02, rtol=0)
@@ -253,7 +253,7 @@ def test_methods_keep_their_promises(method: Any) -> None:
 def test_training_moves_selectors_and_keeps_the_constraint() -> None:
     job = toy_token_job(network(), "macs<=70%")
     outcome = SoftTokenPruning(selector_epochs=6, joint_epochs=0, selector_lr=0.05).prune(job)
-    fresh = edakari.apply(outcome.plan, network())
+    fresh = edakari.apply(network(), outcome.plan)
     moved = [
         not torch.equal(value, fresh.state_dict()[name])
         for name, value in outcome.model.state_dict().items()
@@ -265,14 +265,14 @@ def test_training_moves_selectors_and_keeps_the_constraint() -> None:
 
 
 def test_progressive_schedule_walks_from_the_back_and_merges_phases(tmp_path: Path) -> None:
-    job = dc.replace(toy_token_job(network(), "macs<=70%"), keep=tmp_path)
+    job = dc.replace(toy_token_job(network(), "macs<=70%"), artifacts=tmp_path)
     method = SoftTokenPruning(
         schedule="progressive", grid=0.25, accuracy_drop=1.0, selector_epochs=0, joint_epochs=1, joint_lr=0.01
     )
     outcome = method.prune(job)
     trail = json.loads((tmp_path / "progressive.json").read_text())
     walked = list(dict.fromkeys(step["block"] for step in trail))
-    assert walked == [f"blocks.{place}" for place in range(5, 5 - len(walked), -1)]
+    assert walked == [f"blocks.{index}" for index in range(5, 5 - len(walked), -1)]
     for step in trail:
         ratios = [step["ratios"][block] for block in sorted(step["ratios"])]
         assert ratios == sorted(ratios, reverse=True)
@@ -293,9 +293,9 @@ def test_phases_and_profiles() -> None:
 def test_wrong_settings_are_told() -> None:
     job = toy_token_job(network())
     with pytest.raises(PlanError, match="never rise"):
-        AttentionTokens(blocks=(1, 3), keep=(0.5, 0.7)).prune(job)
+        AttentionTokens(blocks=(1, 3), keep_ratios=(0.5, 0.7)).prune(job)
     with pytest.raises(PlanError, match="1 ratios for 2 selectors"):
-        AttentionTokens(blocks=(1, 3), keep=(0.5,)).prune(job)
+        AttentionTokens(blocks=(1, 3), keep_ratios=(0.5,)).prune(job)
     with pytest.raises(PlanError, match="blocks 0 to 5"):
         AttentionTokens(blocks=(1, 6)).prune(job)
     with pytest.raises(EdakariError, match="selector_epochs must be at least 0, found -1"):

@@ -14,9 +14,10 @@ from torch import nn
 
 import edakari
 from edakari.core.plan import KeepTokens, Plan
-from edakari.cost import macs, runtimes
-from edakari.cost.tokens import tokens_at
+from edakari.cost import macs
 from edakari.errors import InfeasibleBudget, ModelError, PlanError
+from edakari.latency import runtimes
+from edakari.latency.tokens import tokens_at
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
 from edakari.methods.tokens.counts import token_macs
@@ -53,12 +54,12 @@ def test_counts_are_searched(make: Callable[[], nn.Module], budget: str, method:
     sites = token_sites(make(), EXAMPLE)
     whole = dict(zip(sites.names, sites.patches, strict=True))
     edits = outcome.plan.tokens()
-    assert [edit.block for edit in edits] == [sites.names[place] for place in sites.quarters()]
+    assert [edit.block for edit in edits] == [sites.names[index] for index in sites.quarters()]
     shares = [edit.count / whole[edit.block] for edit in edits]
     assert max(shares) - min(shares) < 0.1
     limit = job.budget.terms[0].limit
     assert 0.95 * limit <= macs(edakari.trace(outcome.model, EXAMPLE)).total({}) <= limit
-    assert edakari.apply(outcome.plan, make()).state_dict().keys() == outcome.model.state_dict().keys()
+    assert edakari.apply(make(), outcome.plan).state_dict().keys() == outcome.model.state_dict().keys()
 
 
 @pytest.mark.parametrize("make", [swin, pit])
@@ -67,8 +68,8 @@ def test_costs_are_what_is_counted(make: Callable[[], nn.Module]) -> None:
     graph, sites = edakari.trace(model, EXAMPLE), token_sites(model, EXAMPLE)
     cost = token_macs(model, graph, "none")
     assert cost.total({}) == macs(graph).total({})
-    edits = tuple(KeepTokens(sites.names[place], 5, "random") for place in sites.quarters())
-    small = edakari.apply(Plan(edits, graph.fingerprint, graph.inputs), model)
+    edits = tuple(KeepTokens(sites.names[index], 5, "random") for index in sites.quarters())
+    small = edakari.apply(model, Plan(edits, graph.fingerprint, graph.inputs))
     found = macs(edakari.trace(small, EXAMPLE)).total({})
     assert cost.total({tokens_at(edit.block): edit.count for edit in edits}) == found < macs(graph).total({})
 
@@ -78,7 +79,7 @@ def test_a_latency_that_no_count_reaches_is_told_with_the_least(
 ) -> None:
     runtime = FormulaRuntime(factor=1.3, constant=0.4)
     monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
-    monkeypatch.setattr("edakari.cost.measure.time", runtime)
+    monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path))
     with pytest.raises(InfeasibleBudget, match=r"the fewest tokens at these blocks reach latency \d"):
         edakari.prune_tokens(swin(), EXAMPLE, "latency<=50%", by="spvit", blocks=(0, 2), runtime="formula")

@@ -31,10 +31,10 @@ def test_mask_has_the_closed_form() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(2, 30), st.floats(2, 30), st.floats(1, 30)), min_size=1, max_size=4))
-def test_a_batch_of_masks_is_a_loop_over_pixels(places: list[tuple[float, float, float]]) -> None:
+def test_a_batch_of_masks_is_a_loop_over_pixels(indices: list[tuple[float, float, float]]) -> None:
     frame = Frame(32, 24)
-    masks = frame.radial(torch.tensor([place[:2] for place in places]), torch.tensor([place[2] for place in places]))
-    for mask, (row, column, width) in zip(masks, places, strict=True):
+    masks = frame.radial(torch.tensor([index[:2] for index in indices]), torch.tensor([index[2] for index in indices]))
+    for mask, (row, column, width) in zip(masks, indices, strict=True):
         for u, w in ((0, 0), (5, 23), (31, 7)):
             wanted = math.exp(-((u - row) ** 2 + (w - column) ** 2) / (2 * width**2))
             assert float(mask[0, u, w]) == pytest.approx(wanted, abs=1e-4)

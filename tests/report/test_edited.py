@@ -15,12 +15,12 @@ import edakari
 from edakari.cli.tables import comparison, stage_line
 from edakari.core.reading import Unreadable
 from edakari.errors import EdakariError, RunFolderError
+from edakari.pipeline import Recipe, recipe_from
+from edakari.pipeline.load import networks
+from edakari.pipeline.stages import STAGES
 from edakari.report import collect
 from edakari.report.page import render
 from edakari.report.stage_files import check_stage
-from edakari.run import Recipe, prune, recipe_from
-from edakari.run.load import networks
-from edakari.run.stages import STAGES
 
 WRONG: tuple[Any, ...] = (None, [], {}, "x", -1, [{}], {"x": []})
 MISSING = object()
@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
             "device": "cpu",
         }
     )
-    prune(recipe, folder / "run")
+    edakari.run(recipe, folder / "run")
     return folder / "run", recipe
 
 
@@ -102,7 +102,7 @@ def reported(run: Path, name: str, content: Any) -> str | None:
 
 
 def test_whatever_is_edited_in_a_stage_is_reported_or_is_one_error(run: Path) -> None:
-    refused = 0
+    unprunable = 0
     for name in STAGES:
         path = run / "stages" / f"{name}.json"
         text = path.read_text()
@@ -111,9 +111,9 @@ def test_whatever_is_edited_in_a_stage_is_reported_or_is_one_error(run: Path) ->
             path.write_text(json.dumps(content))
             said = reported(run, name, content)
             assert said is None or str(path) in said, content
-            refused += said is not None
+            unprunable += said is not None
         path.write_text(text)
-    assert refused > 100
+    assert unprunable > 100
     render(collect(run))
 
 
@@ -124,7 +124,7 @@ def test_a_run_goes_on_from_no_edited_stage(run: Path, finished: tuple[Path, Rec
         before = path.read_bytes()
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(RunFolderError) as caught:
-            prune(finished[1], run)
+            edakari.run(finished[1], run)
         assert str(path) in str(caught.value)
         path.write_bytes(before)
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from edakari.cli.main import app
 from edakari.criteria.responses import Response
 from edakari.errors import RunFolderError, UnknownName
+from edakari.explain.filters import Choice, _cropped, filter_views
 from edakari.graph.receptive import Field
 from edakari.report import collect
 from edakari.report.explanation import Explanation, Picture, explanations, keep
-from edakari.run.filters import Choice, _cropped, filter_views
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import yaml
 from edakari.errors import RunFolderError
 from edakari.report import collect, render, write_report
 from edakari.report.charts import tradeoffs
-from edakari.report.figures import cost, size
+from edakari.report.formatting import cost, size
 from edakari.report.picture import draw
-from edakari.report.trail import trail
+from edakari.report.search_charts import trail
 
 METRICS = {"dense": 0.931, "check": 0.412, "finetune": 0.9244}
 
@@ -32,7 +32,7 @@ def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
             "groups": [
                 {"name": name, "kind": "channel", "size": 64, "step": 1, "least": 1, "chosen": True} for name in names
             ],
-            "refused": [{"where": "classifier.weight[0]", "size": 10, "reason": "output of the network"}],
+            "unprunable": [{"where": "classifier.weight[0]", "size": 10, "reason": "output of the network"}],
             "uncounted": {"aten.mean": 2},
             "budget": "macs<=50%",
             "limits": {"macs": 12.35e6},
@@ -96,7 +96,7 @@ def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
         (folder / "stages" / f"{name}.json").write_text(json.dumps(result))
     recipe = {
         "model": {"name": "edakari:fashion_cnn"},
-        "method": {"name": "magnitude", "steps": 1},
+        "method": {"name": "magnitude", "iterations": 1},
         "budget": "macs<=50%",
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

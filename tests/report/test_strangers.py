@@ -58,7 +58,7 @@ def test_no_file_outside_of_the_folder_is_shown(run, way):
 @pytest.mark.parametrize("way", ["link", "pipe", "bomb"])
 def test_no_other_file_is_either(run, file, way):
     (run / "recipe.yaml").write_text("{model: {name: a}, method: {name: b}}")
-    trace = {"groups": [], "refused": [], "uncounted": [], "budget": "", "costs": {}, "bytes": 0}
+    trace = {"groups": [], "unprunable": [], "uncounted": [], "budget": "", "costs": {}, "bytes": 0}
     (run / "stages" / "trace.json").write_text(json.dumps(trace))
     (run / file).unlink(missing_ok=True)
     if way == "link":

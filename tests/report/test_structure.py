@@ -81,19 +81,19 @@ def test_costs_add_up_from_the_layers_to_the_network(name, short):
 def test_widths_and_groups_are_those_of_the_layers(residual):
     _, tree = residual
     stem, conv1, block = at(tree, "stem"), at(tree, "blocks.0.conv1"), at(tree, "blocks.0")
-    assert (stem.reads, stem.writes) == (Fixed(3), Axis("stem", 8))
-    assert (conv1.reads, conv1.writes) == (Axis("stem", 8), Axis("blocks.0.conv1", 12))
-    assert [extent(layout, {}) for layout in (block.reads, block.writes)] == [8, 16]
+    assert (stem.input_layout, stem.output_layout) == (Fixed(3), Axis("stem", 8))
+    assert (conv1.input_layout, conv1.output_layout) == (Axis("stem", 8), Axis("blocks.0.conv1", 12))
+    assert [extent(layout, {}) for layout in (block.input_layout, block.output_layout)] == [8, 16]
     assert (conv1.kind, conv1.detail) == ("Conv2d", "3×3")
-    assert group_names(conv1.writes, "blocks.0") == ".conv1"
-    assert group_names(conv1.reads, "blocks.0") == "stem"
+    assert group_names(conv1.output_layout, "blocks.0") == ".conv1"
+    assert group_names(conv1.input_layout, "blocks.0") == "stem"
 
 
 def test_heads_are_one_width_with_two_groups():
     name = "edakari:fashion_vit"
     model = build(name)
     tree = structure(trace(model, default_example(name, model)), model)
-    makers = {group_names(node.writes, "") for node in everything(tree) if node.kind == "Linear"}
+    makers = {group_names(node.output_layout, "") for node in everything(tree) if node.kind == "Linear"}
     assert any(text.endswith(":head × head_dim") for text in makers)
 
 
@@ -207,8 +207,8 @@ def test_layers_make_read_or_carry_a_group():
     assert [dict(row.roles) for row in network_rows(graph, tree)] == [
         {first: "makes"},
         {first: "carries"},
-        {first: "reads", second: "makes"},
-        {second: "reads"},
+        {first: "input_layout", second: "makes"},
+        {second: "input_layout"},
     ]
     alone, _ = traced(nn.ConvTranspose2d(3, 6, 2), 3, 8, 8)
     lines = pin_lines(structure(alone, nn.ConvTranspose2d(3, 6, 2)))
@@ -230,7 +230,7 @@ def test_a_lane_goes_from_the_first_to_the_last_layer_of_a_group_and_meets_no_ot
     assert {lane.group for lane in tracks} == {group.name for group in graph.groups}
     stem = next(lane for lane in tracks if lane.group == "stem")
     assert [rows[stem.first].name, rows[stem.last].name] == ["stem", "project"]
-    assert {role for row in rows for group, role in row.roles.items() if group == "stem"} == {"makes", "reads"}
+    assert {role for row in rows for group, role in row.roles.items() if group == "stem"} == {"makes", "input_layout"}
     for one in tracks:
         for other in tracks:
             apart = one.last < other.first or other.last < one.first
@@ -293,4 +293,4 @@ def test_only_a_layer_that_skips_others_lies_on_the_shortcut():
     # what reads a stream and writes it makes its values anew, unless it passes each channel on by itself
     graph, tree = traced(nn.Sequential(nn.Conv2d(3, 8, 1), Sum(own, depthwise), nn.Conv2d(8, 2, 1)), 3, 8, 8)
     (stream,) = [group.name for group in graph.groups]
-    assert [row.roles[stream] for row in network_rows(graph, tree)] == ["makes", "makes", "carries", "reads"]
+    assert [row.roles[stream] for row in network_rows(graph, tree)] == ["makes", "makes", "carries", "input_layout"]

@@ -109,7 +109,7 @@ def test_several_terms_equal_brute_force(seed: int, count: int, terms: int) -> N
     # rising together, as the costs of a width do; the first choice of a class may be to drop it
     costs = [np.cumsum(rng.integers(0, 9, (terms, rng.integers(1, 6))), axis=1).astype(float) for _ in range(count)]
     values = [np.cumsum(rng.uniform(0, 5, cost.shape[1])) for cost in costs]
-    least, most = (sum(cost[:, place] for cost in costs) for place in (0, -1))
+    least, most = (sum(cost[:, index] for cost in costs) for index in (0, -1))
     room = np.floor(least + rng.uniform(0, 1, terms) * (most - least))
     every = itertools.product(*(range(len(value)) for value in values))
     right = max(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from edakari.core.budget import Limits
 from edakari.core.space import Group
 from edakari.errors import InfeasibleBudget
+from edakari.solve.binarization import otsu
 from edakari.solve.greedy import GreedyDescent, kept_count, next_target
-from edakari.solve.otsu import otsu
 from edakari.testing import ProductCost
 
 

@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from edakari.core.budget import Limits
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import InfeasibleBudget
-from edakari.solve.landing import landed
+from edakari.solve.last_step import landed
 
 
 class Sum:
-    """Each coordinate costs one."""
+    """Each channel costs one."""
 
     name, unit = "sum", "unit"
 
     def total(self, sizes: Sizes) -> float:
-        return float(sum(sizes.get(f"g{place}", 40) for place in range(3)))
+        return float(sum(sizes.get(f"g{index}", 40) for index in range(3)))
 
     def curve(self, group: Group, sizes: Sizes) -> np.ndarray:
         return np.array([self.total({**sizes, group.name: k}) for k in range(group.size + 1)])
 
 
-GROUPS = tuple(Group(f"g{place}", "channel", 40) for place in range(3))
+GROUPS = tuple(Group(f"g{index}", "channel", 40) for index in range(3))
 WHOLE = {group.name: 40 for group in GROUPS}
-SCORES = {group.name: torch.linspace(1, 2 + place, 40).double() for place, group in enumerate(GROUPS)}
+SCORES = {group.name: torch.linspace(1, 2 + index, 40).double() for index, group in enumerate(GROUPS)}
 
 
 @given(st.lists(st.integers(1, 40), min_size=3, max_size=3), st.integers(3, 120), st.sampled_from([1, 4, 8]))

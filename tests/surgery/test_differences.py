@@ -91,7 +91,7 @@ def test_a_wrong_network_is_seen(edits: bool, wrong: float, monkeypatch: pytest.
     assert exactness(model, X, plan) < 1e-12
 
     def spoiled(plan: Plan, model: nn.Module, graph: Graph) -> nn.Module:
-        made = apply(plan, model, graph)
+        made = apply(model, plan, graph)
         if bool(plan.edits) == edits:
             made.get_parameter("head.bias").data[0] += wrong
         return made
@@ -111,7 +111,7 @@ def test_what_holds_for_the_example_only_is_seen(monkeypatch: pytest.MonkeyPatch
     plan = random_plan(graph)
 
     def constant(plan: Plan, model: nn.Module, graph: Graph) -> nn.Module:
-        made = apply(plan, model, graph)
+        made = apply(model, plan, graph)
         with torch.no_grad():
             always = made(X)
         made.register_forward_hook(lambda module, args, output: always)

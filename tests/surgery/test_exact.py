@@ -61,7 +61,7 @@ def worst_error(model: nn.Module, x: torch.Tensor, plans: int = PLANS) -> float:
         plan = random_plan(graph, keep=(0.3, 0.7), seed=seed, drop=0.3 if seed % 2 else 0.0)
         assert COSTS["params"](graph).total(plan.sizes()) < dense(graph)["params"]
         if seed:  # inputs that nothing was traced with
-            cut, masked, other = apply(plan, model, graph), simulate(plan, model, graph), torch.randn_like(x)
+            cut, masked, other = apply(model, plan, graph), simulate(model, plan, graph), torch.randn_like(x)
             with torch.no_grad():
                 worst = max(worst, difference(cut(other), masked(other)))
         else:
@@ -117,7 +117,7 @@ class Unknown(nn.Module):
 
 def test_operators_without_a_rule_pin_with_reason_and_place():
     graph = trace(Unknown(), torch.zeros(1, 3, 16, 16))
-    reasons = {refusal.where: refusal.reason for refusal in graph.refused}
+    reasons = {unprunable.where: unprunable.reason for unprunable in graph.unprunable}
     assert [group.name for group in graph.groups] == ["second"]
     assert "aten.flip" in reasons["first.weight[0]"]
     assert "aten.linalg_matrix_exp" in reasons["inner.weight[0]"]

@@ -44,7 +44,7 @@ def dense(**options: Any) -> nn.Module:
 
 def cut(model: nn.Module, keep: float = 0.6) -> tuple[nn.Module, Plan]:
     plan = random_plan(trace(model, X), keep)
-    return apply(plan, model), plan
+    return apply(model, plan), plan
 
 
 def new_head(model: nn.Module, classes: int = 7) -> nn.Module:

@@ -23,7 +23,7 @@ def pruned() -> tuple[nn.Module, Plan]:
     torch.manual_seed(0)
     dense = build("edakari:resnet20")
     plan = random_plan(trace(dense, X))
-    return apply(plan, dense), plan
+    return apply(dense, plan), plan
 
 
 def test_a_network_comes_back_as_it_was(pruned, tmp_path):
@@ -53,7 +53,7 @@ def test_tied_weights_stay_tied(tmp_path):
 
     dense = Tied()
     plan = random_plan(trace(dense, torch.zeros(1, 4)))
-    small = apply(plan, dense)
+    small = apply(dense, plan)
     save(small, plan, tmp_path)
     back = load(tmp_path, model=Tied())
     x = torch.randn(3, 4)
@@ -64,7 +64,7 @@ def test_tied_weights_stay_tied(tmp_path):
 def test_a_network_of_ones_own_needs_the_dense_module(tmp_path):
     dense = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3))
     plan = random_plan(trace(dense, X))
-    save(apply(plan, dense), plan, tmp_path)
+    save(apply(dense, plan), plan, tmp_path)
     with pytest.raises(RunFolderError, match="model="):
         load(tmp_path)
     assert load(tmp_path, model=nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)))[0].out_channels == 4

@@ -65,15 +65,15 @@ def test_other_tasks_take_the_seed_too(task: str, tmp_path: Path) -> None:
 
 def test_the_seed_of_the_data_leaves_training_alone_and_draws_the_splits(tmp_path: Path) -> None:
     path = arrays(tmp_path / "a.npz")
-    settings = DataSettings(train=(path,), val=path, batch_size=8, search_size=12)
+    settings = DataSettings(train=(path,), val=path, batch_size=8, calibration_size=12)
     tasks = [task_from_settings(dc.replace(settings, seed=seed), 3) for seed in (0, 1)]
     assert all(torch.equal(one, other) for one, other in zip(*map(epoch, tasks), strict=True))
-    search = [next(iter(task.batches("search")))[0] for task in tasks]
+    search = [next(iter(task.batches("calibration")))[0] for task in tasks]
     assert not torch.equal(*search)
     both = [task_from_settings(settings, seed) for seed in (0, 1)]
-    assert torch.equal(*(next(iter(task.batches("search")))[0] for task in both))
-    cut = [task_from_settings(dc.replace(settings, limit=24, val=None), seed) for seed in (0, 1)]
-    assert all(torch.equal(*(next(iter(task.batches(split)))[0] for task in cut)) for split in ("val", "search"))
+    assert torch.equal(*(next(iter(task.batches("calibration")))[0] for task in both))
+    cut = [task_from_settings(dc.replace(settings, max_images=24, val=None), seed) for seed in (0, 1)]
+    assert all(torch.equal(*(next(iter(task.batches(split)))[0] for task in cut)) for split in ("val", "calibration"))
 
 
 def test_the_first_epoch_does_not_begin_with_what_the_splits_were_drawn_from(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_folder_gives_what_its_arrays_give(tmp_path: Path, mode: str) -> None:
     assert isinstance(task, Segmentation)
     images, labels = maps()
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-    for split in ("train", "val", "search"):
+    for split in ("train", "val", "calibration"):
         source = task.splits[split]
         for image, label in zip(source.images, source.labels, strict=True):
             assert np.array_equal(known[image.tobytes()], label)

@@ -82,7 +82,7 @@ def test_batches_keep_labels_with_their_images(tmp_path: Path) -> None:
 
 def test_distillation_is_nothing_where_outputs_agree_and_treats_classes_one_by_one(tmp_path: Path) -> None:
     task = task_from_settings(DataSettings(task="multilabel", source=npz(tmp_path / "t.npz")))
-    batch = next(iter(task.batches("search")))
+    batch = next(iter(task.batches("calibration")))
     logits = torch.randn(len(batch[0]), 3)
     same = distillation(task, Fixed(logits), 1.0)(Fixed(logits), batch)["distillation"]
     assert float(same) == pytest.approx(0.0, abs=1e-6)

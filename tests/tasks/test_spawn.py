@@ -53,7 +53,7 @@ def test_what_a_worker_gets_survives_pickling(
 
     monkeypatch.setattr(loaders, "DataLoader", loader)
     task = task_from_settings(settings(tmp_path, augment, size, 2), 3)
-    for batches in (task.batches("train"), task.batches("val"), task.numbered(2)):
+    for batches in (task.batches("train"), task.batches("val"), task.with_indices(2)):
         assert list(batches) == []
     assert len(given) == 3
     for each in given:

@@ -26,7 +26,7 @@ def counts(labels: np.ndarray, classes: int) -> list[int]:
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1), st.data())
 def test_a_subset_has_each_class_in_proportion(sizes: list[int], data: st.DataObject) -> None:
     limit = data.draw(st.integers(2, max(2, sum(sizes) - 1)))
-    splits, _ = divided(DataSettings(limit=limit), source(*sizes), source(*sizes))
+    splits, _ = divided(DataSettings(max_images=limit), source(*sizes), source(*sizes))
     taken = counts(splits["train"].labels, len(sizes))
     assert sum(taken) == min(limit, sum(sizes))
     for size, count in zip(sizes, taken, strict=True):
@@ -36,7 +36,7 @@ def test_a_subset_has_each_class_in_proportion(sizes: list[int], data: st.DataOb
 
 
 def test_rare_classes_do_not_crowd_out_a_frequent_one() -> None:
-    splits, _ = divided(DataSettings(limit=10), source(90, *[1] * 10), source(1))
+    splits, _ = divided(DataSettings(max_images=10), source(90, *[1] * 10), source(1))
     assert counts(splits["train"].labels, 1) == [10]
 
 

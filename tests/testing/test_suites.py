@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from edakari.core.incremental_cost import incremental
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Schedule
 from edakari.core.space import dense_sizes, legal_sizes, limited
-from edakari.core.walk import walk
 from edakari.cost import activations, macs, params
-from edakari.cost.shrunken import Shrunken
+from edakari.cost.cost_after import CostAfter
 from edakari.errors import PlanError
 from edakari.graph import trace
 from edakari.methods.baselines import MagnitudePruning
@@ -78,11 +78,11 @@ def test_a_wrong_cost_is_found(bend: dict[str, Any], text: str) -> None:
 
 
 class Straying:
-    """A walk that forgets every move."""
+    """Increments that forgets every move."""
 
     def __init__(self, inner: Any, sizes: Any) -> None:
         self.total = inner.total(sizes)
-        self.along = walk(inner, sizes).along
+        self.totals = incremental(inner, sizes).totals
 
     def move(self, name: str, size: int) -> None:
         pass
@@ -91,7 +91,7 @@ class Straying:
 def test_a_walk_that_strays_is_found() -> None:
     graph = trace(toy_cnn(), ToyTask().example())
     cost = Bent(macs(graph))
-    object.__setattr__(cost, "walk", lambda sizes: Straying(cost.inner, sizes))
+    object.__setattr__(cost, "incremental", lambda sizes: Straying(cost.inner, sizes))
     with pytest.raises(AssertionError, match="walk to another size of"):
         check_cost(cost, graph.groups)
 
@@ -99,7 +99,7 @@ def test_a_walk_that_strays_is_found() -> None:
 def test_a_walk_of_what_is_left_of_a_network_conforms() -> None:
     graph = trace(toy_cnn(), ToyTask().example())
     first, *others = graph.groups
-    check_cost(Shrunken(macs(graph), {first.name: first.size - 1}), others)
+    check_cost(CostAfter(macs(graph), {first.name: first.size - 1}), others)
 
 
 class Greedy:
@@ -190,12 +190,12 @@ def test_random_plans_apply_as_they_simulate(network: Any, seed: int) -> None:
     graph = trace(model, images[:1])
     plan = random_plan(graph, (0.2, 0.9), seed)
     with torch.no_grad():
-        torch.testing.assert_close(apply(plan, model)(images), simulate(plan, model)(images), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(apply(model, plan)(images), simulate(model, plan)(images), rtol=1e-9, atol=1e-9)
 
 
 def test_random_plans_keep_shares_of_legal_size() -> None:
     graph = trace(toy_cnn(), ToyTask().example())
-    groups = limited(graph.groups, step=4)
+    groups = limited(graph.groups, round_to=4)
     plan = random_plan(graph, 0.5, 1, groups)
     assert plan == random_plan(graph, 0.5, 1, groups)
     assert plan != random_plan(graph, 0.5, 2, groups)

@@ -103,7 +103,7 @@ def test_a_bank_holds_what_the_teachers_say_in_the_order_of_the_examples(tmp_pat
     assert bank.logits.shape == (300, 2, 4)
     assert not isinstance(bank.logits, np.ndarray) or isinstance(bank.logits, np.memmap)
     order = np.random.default_rng(0).permutation(300)
-    (images, _, numbers), _ = ToyTask(images=300).drawn("train", np.array_split(order, 2))
+    (images, _, numbers), _ = ToyTask(images=300).batches_at("train", np.array_split(order, 2))
     model = toy_cnn(1)
     with torch.no_grad(), batch_statistics(model):
         torch.testing.assert_close(bank.rows(numbers)[:, 1], model(images), atol=1e-2, rtol=1e-2)

@@ -30,7 +30,7 @@ problem = _problem()
 ONE = Schedule(epochs=1, lr=0.05)
 
 
-class Stop(Exception):
+class SearchStep(Exception):
     pass
 
 
@@ -40,7 +40,7 @@ class StopAt(Hook):
 
     def after_step(self, state):
         if state.step == self.step:
-            raise Stop
+            raise SearchStep
 
 
 def weights(model):
@@ -138,17 +138,17 @@ def test_params_limit_what_trains_and_frozen_norms_keep_their_statistics():
 
 
 def test_tensors_that_are_not_the_networks_can_be_trained_and_resumed(tmp_path):
-    def attempt(stop):
+    def attempt(search_step):
         model, gate = problem.network(), torch.ones(1, requires_grad=True)
 
         def objective(network, batch):
             return {"ce": nn.functional.cross_entropy(gate * network(batch[0]), batch[1])}
 
         settings = FitSettings(folder=tmp_path, checkpoint_steps=1)
-        fit(model, objective, problem.batches(), ONE, params=[gate], hooks=[StopAt(stop)], settings=settings)
+        fit(model, objective, problem.batches(), ONE, params=[gate], hooks=[StopAt(search_step)], settings=settings)
         return gate
 
-    with pytest.raises(Stop):
+    with pytest.raises(SearchStep):
         attempt(4)
     gate = attempt(100)
     assert gate.item() != 1.0
@@ -213,13 +213,13 @@ def test_a_training_stopped_by_an_error_goes_on(tmp_path, step, optimizer):
     schedule = dc.replace(problem.SCHEDULE, optimizer=optimizer)
     settings = FitSettings(folder=tmp_path, checkpoint_steps=1)
 
-    def attempt(stop, own):
+    def attempt(search_step, own):
         model = problem.network()
-        history = fit(model, problem.objective, problem.batches(), schedule, hooks=[StopAt(stop)], settings=own)
+        history = fit(model, problem.objective, problem.batches(), schedule, hooks=[StopAt(search_step)], settings=own)
         return weights(model), history.epochs
 
     whole = attempt(99, FitSettings())
-    with pytest.raises(Stop):
+    with pytest.raises(SearchStep):
         attempt(step, settings)
     cut = attempt(99, settings)
     assert equal(whole[0], cut[0])

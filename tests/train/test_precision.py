@@ -49,7 +49,7 @@ def trained_in(folder: Path | None, schedule: Schedule = AUTO, hooks: tuple[Hook
     return seen
 
 
-class Stop(Exception):
+class SearchStep(Exception):
     pass
 
 
@@ -59,11 +59,11 @@ class StopAt(Hook):
 
     def after_step(self, state: StepState) -> None:
         if state.step == self.step:
-            raise Stop
+            raise SearchStep
 
 
 def begun(folder: Path) -> None:
-    with pytest.raises(Stop):
+    with pytest.raises(SearchStep):
         trained_in(folder, hooks=(StopAt(3),))
 
 

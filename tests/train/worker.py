@@ -22,7 +22,7 @@ def train(folder, mode):
     model, gate = network(norm=mode == "norm"), torch.ones(1, requires_grad=True)
     data = batches()
     data.pixels = dc.replace(data.pixels, pad=0, flip=False)
-    splits = dict.fromkeys(("train", "search", "val"), data.source)
+    splits = dict.fromkeys(("train", "calibration", "val"), data.source)
     task = Classification(DataSettings(batch_size=10), splits, Pixels(6, 1, (0.5,), (0.25,)))
 
     def gated(network, batch):

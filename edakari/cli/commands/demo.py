@@ -24,7 +24,7 @@ def demo_recipe(model: str, budget: str) -> dict[str, Any]:
         "data": {"source": "embedded:fashion"},
         "method": {"name": "magnitude"},
         "budget": budget,
-        "limits": {"step": 8},
+        "groups": {"round_to": 8},
         "finetune": {**finetune[model], "distill": {"weight": 0.5, "temperature": 4.0}},
         "measure": {"runtimes": ["torch", "onnxruntime"], "repeats": 100},
         "export": ["onnx"],
@@ -43,7 +43,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune an embedded network on embedded images, fine-tune it, and compare: a few minutes."""
-    from edakari.run import recipe_from
+    from edakari.pipeline import recipe_from
 
     folder = output or Path("runs") / f"demo-{model}"
     run_recipe(recipe_from(demo_recipe(model, budget), "the demo's recipe"), folder, overwrite, as_json)

@@ -23,10 +23,10 @@ def isp(
     """Draw where the dense and the pruned network look, side by side, and how far they agree."""
     from rich.markup import escape
 
+    from edakari.explain.saliency import saliency_view
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.saliency import draw_saliency, shares
-    from edakari.run.saliency import saliency_view
 
     require_room(run)
     view = saliency_view(run, images, trust_code=trust)

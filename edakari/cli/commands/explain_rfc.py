@@ -31,10 +31,10 @@ def rfc(
     """Draw filters from most to least discriminative: the images that excite them, and the classes of these."""
     from rich.markup import escape
 
+    from edakari.explain.filters import Choice, filter_views
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.filters import draw_filters
-    from edakari.run.filters import Choice, filter_views
 
     require_room(run)
     choice = Choice(

@@ -22,12 +22,12 @@ def tokens(
     from rich.markup import escape
 
     from edakari.errors import RunFolderError
+    from edakari.pipeline.folder import RunFolder
+    from edakari.pipeline.load import networks, recipe_of
+    from edakari.pipeline.token_view import token_view
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.tokens import draw_tokens
-    from edakari.run.folder import RunFolder
-    from edakari.run.load import networks, recipe_of
-    from edakari.run.token_view import token_view
     from edakari.surgery import load_plan
     from edakari.tasks import task_from_settings
 

@@ -28,8 +28,8 @@ def export(
     from edakari.core.file_errors import require_writable
     from edakari.errors import ExportError
     from edakari.export import to_onnx, to_program
-    from edakari.report.figures import size
-    from edakari.run.load import networks
+    from edakari.pipeline.load import networks
+    from edakari.report.formatting import size
 
     folder = output or run / "export"
     suffix = "onnx" if to == "onnx" else "pt2"

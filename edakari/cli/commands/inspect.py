@@ -77,7 +77,7 @@ def _inspected(name: str, options: list[str], sizes: list[str], image_size: int,
     except ModelError as error:
         if error.__cause__ is None:
             raise
-        from edakari.cli.own_error import explained
+        from edakari.cli.user_error import explained
 
         raise ModelError(explained(type(model).__name__, example, error.__cause__)) from error
     return inspection(name, graph, model)
@@ -146,18 +146,18 @@ def _show_tree(found: Inspection, settings: Any) -> None:
 
 
 def _show_groups(found: Inspection, everything: bool) -> None:
-    from edakari.cli.tables import groups_table, refused_table
+    from edakari.cli.tables import groups_table, unprunable_table
     from edakari.report.inspection import as_json
 
     content = as_json(found)
     _show_title(found)
     show(groups_table(content["groups"]))
-    refused = content["refused"] if everything else content["refused"][:10]
-    if refused:
+    unprunable = content["unprunable"] if everything else content["unprunable"][:10]
+    if unprunable:
         show("")
-        show(refused_table(refused))
-    if len(refused) < len(content["refused"]):
-        note(f"[dim]… and {len(content['refused']) - len(refused)} more; --all lists them[/]")
+        show(unprunable_table(unprunable))
+    if len(unprunable) < len(content["unprunable"]):
+        note(f"[dim]… and {len(content['refused']) - len(unprunable)} more; --all lists them[/]")
 
 
 def _show_title(found: Inspection) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from edakari.cost.measure import Runtime
-    from edakari.run.settings import MeasureSettings
+    from edakari.latency.timing import Runtime
+    from edakari.pipeline.settings import MeasureSettings
 
 __all__ = ["measure"]
 
@@ -57,22 +57,22 @@ def measure(  # noqa: PLR0913 - one for each option
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
-    from edakari.cost.runtimes import runtime_named
+    from edakari.latency.runtimes import runtime_named
 
     chosen = tuple(runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"]))
     runtimes = [runtime_named(name) for name in chosen]
     _check_runnable(runtimes, threads)
     found, example = _networks(network, trust)
     if not calibrate:
-        from edakari.run.settings import MeasureSettings
+        from edakari.pipeline.settings import MeasureSettings
 
         settings = MeasureSettings(runtimes=chosen, batch=batch, threads=threads, repeats=repeats)
         _time(network, found, example, settings, spread, as_json)
         return
     from edakari.cli.calibration import calibration, calibration_text
     from edakari.core.blank import repeated
-    from edakari.cost.measure import RunSettings
-    from edakari.run.bench import Bench
+    from edakari.latency.bench import Bench
+    from edakari.latency.timing import RunSettings
 
     inputs = repeated(example, batch)
     model = next(iter(found.values()))
@@ -89,9 +89,9 @@ def measure(  # noqa: PLR0913 - one for each option
 
 def _check_runnable(runtimes: Sequence[Runtime], threads: int) -> None:
     """Refuse what cannot be measured here before a network is read; all of it at once."""
-    from edakari.cost.measure import RunSettings
-    from edakari.cost.runnable import faults
     from edakari.errors import MeasurementError
+    from edakari.latency.runnable import faults
+    from edakari.latency.timing import RunSettings
 
     found = [fault for each in runtimes for fault in faults(each, RunSettings(threads=threads))]
     texts = dict.fromkeys(text if name == "runtime" else f"--{name} {text}" for name, text in found)
@@ -105,7 +105,7 @@ def _networks(name: str, trust: bool) -> tuple[Mapping[str, nn.Module], torch.Te
 
     # a name without its source is told by `build`, anything else is a folder
     if Path(name).is_dir() or (":" not in name and not sources_of(name)):
-        from edakari.run.load import networks
+        from edakari.pipeline.load import networks
 
         run = networks(name, trust_code=trust)
         return {"dense": run.dense, "pruned": run.pruned}, run.example
@@ -128,7 +128,7 @@ def _time(
     as_json: bool,
 ) -> None:
     from edakari.cli.tables import timings_table
-    from edakari.report.figures import latency
+    from edakari.report.formatting import latency
 
     results = {runtime: _timed(found, example, runtime, settings, spread) for runtime in settings.runtimes}
     if as_json:
@@ -144,9 +144,9 @@ def _timed(
     found: Mapping[str, nn.Module], example: torch.Tensor, runtime: str, settings: MeasureSettings, spread: float
 ) -> dict[str, Any]:
     from edakari.core.blank import repeated
-    from edakari.cost.measure import RunSettings
-    from edakari.cost.runtimes import runtime_named
-    from edakari.run.bench import Bench
+    from edakari.latency.bench import Bench
+    from edakari.latency.runtimes import runtime_named
+    from edakari.latency.timing import RunSettings
 
     inputs = repeated(example, settings.batch)
     how = RunSettings(threads=settings.threads, warmup=settings.warmup)

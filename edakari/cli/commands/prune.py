@@ -37,7 +37,7 @@ def prune(
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
     """A recipe from its file; code that is run by `--trust` may run later, in commands on the run's folder, too."""
     from edakari.models.trust import remember
-    from edakari.run import read_recipe
+    from edakari.pipeline import read_recipe
 
     recipe = read_recipe(path, settings, trust_code=trust)
     if trust:
@@ -47,7 +47,7 @@ def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
 
 def _found(recipe: Path) -> tuple[Path, Path]:
     """The recipe's file, and where its run lies if nothing is said: a run's own recipe goes on with that run."""
-    from edakari.run.folder import RECIPE, is_run
+    from edakari.pipeline.folder import RECIPE, is_run
 
     file = recipe / RECIPE if is_run(recipe) else recipe
     own = file.name == RECIPE and is_run(file.parent)
@@ -59,7 +59,7 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
     from rich.markup import escape
 
     from edakari.cli.tables import comparison, latency_line, stage_line
-    from edakari.run import prune as run
+    from edakari.pipeline import run
 
     def tell(stage: str, state: str, figures: Mapping[str, Any]) -> None:
         if stage == "latency" and recipe.latency is None:

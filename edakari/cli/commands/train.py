@@ -30,7 +30,7 @@ def train(
     """
     from rich.markup import escape
 
-    from edakari.run import train_dense
+    from edakari.pipeline import train_dense
 
     result = train_dense(own_recipe(recipe, settings or (), trust), output, overwrite=overwrite)
     if as_json:

@@ -15,23 +15,23 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.budget import Limits
+from edakari.core.collectives import all_reduce_sum, rank_and_world_size, shard
 from edakari.core.method import Job
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch
-from edakari.core.ranks import my_rank, own_share, summed
 from edakari.core.space import Sizes
 from edakari.errors import ModelError
 from edakari.methods.knowledge.reuse import Reuse
 from edakari.methods.knowledge.sites import SiteTaylor
+from edakari.methods.masking.consumers import names_in
 from edakari.methods.masking.masks import Masks
-from edakari.methods.masking.reads import names_in
 from edakari.models.weights import weights_digest
-from edakari.solve.greedy import Accepted, Candidate, GreedyDescent
-from edakari.solve.otsu import otsu
+from edakari.solve.binarization import otsu
+from edakari.solve.greedy import AcceptedStep, Candidate, GreedyDescent
 from edakari.train import batch_statistics, progress_bar
 from edakari.train.checkpoint import Checkpoint, read, write
 
-__all__ = ["EnsembleSearch", "Knowledge", "SearchSettings", "Stop", "distance", "group_steps"]
+__all__ = ["EnsembleSearch", "Knowledge", "SearchSettings", "SearchStep", "distance", "group_steps"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class SearchSettings:
     Args:
         cut: share of a group that one step removes, divided by the number of layers that write it.
         knowledge: "ensemble" is the mean output so far, "single" the first network's, "none" leaves the labels.
-        filtered: only groups whose next coordinates matter least are looked at, by Otsu's threshold.
+        filtered: only groups whose next channels matter least are looked at, by Otsu's threshold.
         batch_statistics: batch normalisations take the statistics of each batch.
         reuse_bytes: memory for outputs that candidates have in common.
     """
@@ -54,18 +54,18 @@ class SearchSettings:
 
 
 @dc.dataclass(frozen=True)
-class Stop:
+class SearchStep:
     """A network on the way.
 
     Args:
-        kept: which coordinates it has, bool [coordinates].
+        kept: which channels it has, bool [channels].
         loss: the task's, on the search images.
         step: that led to it; None for the first network.
     """
 
     kept: torch.Tensor
     loss: float
-    step: Accepted | None = None
+    step: AcceptedStep | None = None
 
 
 @dc.dataclass(frozen=True)
@@ -87,9 +87,9 @@ def distance(logits_NC: torch.Tensor, aims_NC: torch.Tensor) -> torch.Tensor:
 
 
 def group_steps(masks: Masks, cut: float) -> dict[str, float]:
-    """Share of each group that one step removes: `cut` over the number of layers that write it, or one coordinate."""
+    """Share of each group that one step removes: `cut` over the number of layers that write it, or one channel."""
     layouts = masks.graph.layouts
-    writers = [names_in(layouts[write.weight][write.dim]) for write in masks.writes]
+    writers = [names_in(layouts[write.weight][write.dim]) for write in masks.producers]
     layers = {group.name: max(1, sum(group.name in names for names in writers)) for group in masks.groups}
     return {group.name: max(1 / group.size, cut / layers[group.name]) for group in masks.groups}
 
@@ -112,47 +112,47 @@ class EnsembleSearch:
         self.counts = [len(batch[1]) for batch in batches]
         self.taylor = SiteTaylor(masks)
         self.reuse = Reuse(masks.model, settings.reuse_bytes)
-        self.stops: list[Stop] = []
+        self.search_steps: list[SearchStep] = []
         self.looks = 0
         self.descent = GreedyDescent(group_steps(masks, settings.cut))
         with self.working():
             logits_NC = self.outputs(torch.ones(masks.size, dtype=torch.bool))
         self.first = Knowledge(logits_NC.double())
-        self.start = Stop(torch.ones(masks.size, dtype=torch.bool), self._label_loss(logits_NC))
+        self.start = SearchStep(torch.ones(masks.size, dtype=torch.bool), self._label_loss(logits_NC))
         self.knowledge = self.first
         self._position = 0
-        self._looked: tuple[Stop, torch.Tensor] | None = None
+        self._looked: tuple[SearchStep, torch.Tensor] | None = None
         self._identity = self._identified()
         self._restore()
 
-    def run(self, limits: Limits) -> tuple[Stop, ...]:
+    def run(self, limits: Limits) -> tuple[SearchStep, ...]:
         """Search down to some limits; what an earlier search had come to in the same way is taken over.
 
         Returns:
             The networks from the first to the final one.
         """
         dense, self._position, self._looked = max(limits.excess({}), 1e-12), 0, None
-        known = [stop.step for stop in self.stops if stop.step is not None]
-        with self.working(), progress_bar("search", 100, my_rank()[0] == 0) as bar:
+        known = [search_step.step for search_step in self.search_steps if search_step.step is not None]
+        with self.working(), progress_bar("calibration", 100, rank_and_world_size()[0] == 0) as bar:
             for sizes, step in self.descent.search(self.masks.groups, limits, self._look, known):
                 if self._looked is not None:
-                    stop, logits_NC = self._looked
-                    self.stops.append(dc.replace(stop, step=step))
+                    search_step, logits_NC = self._looked
+                    self.search_steps.append(dc.replace(search_step, step=step))
                     self.knowledge, self._looked = self.knowledge.then(logits_NC), None
                     self._save()
                 self._position += 1
-                self._tell(limits, sizes, self.stops[self._position - 1])
+                self._tell(limits, sizes, self.search_steps[self._position - 1])
                 left = max(0.0, limits.excess(sizes))
                 text = f"{limits.describe(sizes)}, reward {step.value:.4g}, {step.group} to {step.size}"
                 bar(round(100 * (1 - left / dense)), text)
         self.reuse.forget()
-        return (self.start, *self.stops[: self._position])
+        return (self.start, *self.search_steps[: self._position])
 
-    def plan(self, stop: Stop) -> Plan:
+    def plan(self, search_step: SearchStep) -> Plan:
         """What leads to a network on the way; groups that are whole have no edit."""
         edits = []
         for group in self.masks.groups:
-            part = stop.kept[self.masks.part(group.name)]
+            part = search_step.kept[self.masks.part(group.name)]
             if not bool(part.all()):
                 edits.append(KeepChannels(group.name, tuple(part.nonzero().view(-1).tolist())))
         return Plan(tuple(edits), self.job.graph.fingerprint, self.job.graph.inputs)
@@ -161,7 +161,7 @@ class EnsembleSearch:
         """The candidate of highest reward, by its place, and the reward."""
         self._forget_after(self._position)
         self.looks += 1
-        before = self.stops[-1].kept if self.stops else self.start.kept
+        before = self.search_steps[-1].kept if self.search_steps else self.start.kept
         self.reuse.forget()
         scores = self.scores(before)
         self._require_finite_scores(scores)
@@ -180,26 +180,26 @@ class EnsembleSearch:
             )
         names = [candidates[place].group for place in chosen]
         best = max(range(len(chosen)), key=lambda index: (float(rewards[index]), names[index]))
-        self._looked = Stop(kept[chosen[best]], float(losses[best, 0])), self._joined(logits, best)
+        self._looked = SearchStep(kept[chosen[best]], float(losses[best, 0])), self._joined(logits, best)
         return chosen[best], float(rewards[best])
 
     def scores(self, kept: torch.Tensor) -> torch.Tensor:
-        """What the objective would lose, to first order, without each coordinate: float64 [coordinates].
+        """What the objective would lose, to first order, without each channel: float64 [channels].
 
         The outputs of modules are recorded on the way.
         """
         self.masks.set(kept)
         row_BK = torch.zeros(len(self.batches), self.masks.size, dtype=torch.float64)
-        for place in own_share(len(self.batches)):
-            images, labels, *rest = self.batches[place]
+        for index in shard(len(self.batches)):
+            images, labels, *rest = self.batches[index]
             batch = (images.clone().requires_grad_(), labels, *rest)
 
-            def loss(batch: Batch = batch, place: int = place) -> torch.Tensor:
-                with torch.enable_grad(), self.reuse.recording(place):
-                    return self.terms(self.job.task.outputs(self.masks.model, batch), place).sum()
+            def loss(batch: Batch = batch, index: int = index) -> torch.Tensor:
+                with torch.enable_grad(), self.reuse.recording(index):
+                    return self.terms(self.job.task.outputs(self.masks.model, batch), index).sum()
 
-            row_BK[place] = self.taylor.score(loss)
-        return summed(row_BK).sum(0) / sum(self.counts)
+            row_BK[index] = self.taylor.score(loss)
+        return all_reduce_sum(row_BK).sum(0) / sum(self.counts)
 
     def _require_finite_scores(self, scores: torch.Tensor) -> None:
         for group in self.masks.groups:
@@ -210,7 +210,7 @@ class EnsembleSearch:
                 )
 
     def narrowed(self, before: torch.Tensor, scores: torch.Tensor, candidate: Candidate) -> torch.Tensor:
-        """Masks in which a group keeps its best coordinates; what is gone never comes back."""
+        """Masks in which a group keeps its best channels; what is gone never comes back."""
         part = self.masks.part(candidate.group)
         rank = torch.where(before[part], scores[part], -1.0)
         best = torch.argsort(rank, descending=True, stable=True)[: candidate.size]
@@ -222,16 +222,16 @@ class EnsembleSearch:
     def _compare(self, candidates: Sequence[tuple[str, torch.Tensor]]) -> tuple[torch.Tensor, dict[Any, torch.Tensor]]:
         """Mean task loss and distance of each candidate, float64 [candidates, 2], and the logits found here."""
         table_KBT = torch.zeros(len(candidates), len(self.batches), 2, dtype=torch.float64)
-        jobs = [(batch, place) for batch in range(len(self.batches)) for place in range(len(candidates))]
+        jobs = [(batch, index) for batch in range(len(self.batches)) for index in range(len(candidates))]
         logits = {}
-        for batch, place in (jobs[job] for job in own_share(len(jobs))):
-            group, kept = candidates[place]
+        for batch, index in (jobs[job] for job in shard(len(jobs))):
+            group, kept = candidates[index]
             self.masks.set(kept)
             with self.reuse.handing_out(batch, self.masks.touched(group)):
                 outputs = self.job.task.outputs(self.masks.model, self.batches[batch]).float()
-            table_KBT[place, batch] = self.terms(outputs, batch).double().cpu()
-            logits[place, batch] = outputs.cpu()
-        return summed(table_KBT).sum(1) / sum(self.counts), logits
+            table_KBT[index, batch] = self.terms(outputs, batch).double().cpu()
+            logits[index, batch] = outputs.cpu()
+        return all_reduce_sum(table_KBT).sum(1) / sum(self.counts), logits
 
     def _joined(self, logits: dict[Any, torch.Tensor], best: int) -> torch.Tensor:
         """The logits of one candidate from all processes, [N, C]."""
@@ -239,7 +239,7 @@ class EnsembleSearch:
         for batch, part in enumerate(parts):
             if (best, batch) in logits:
                 part.copy_(logits[best, batch])
-        return summed(torch.cat(parts))
+        return all_reduce_sum(torch.cat(parts))
 
     def terms(self, outputs: torch.Tensor, batch: int) -> torch.Tensor:
         """Task loss and distance to the knowledge, summed over the images of a batch: [2]."""
@@ -263,12 +263,12 @@ class EnsembleSearch:
 
     def _forget_after(self, position: int) -> None:
         """Drop the steps after a place; the knowledge there is the mean output of the networks up to it."""
-        if len(self.stops) == position:
+        if len(self.search_steps) == position:
             return
-        self.stops = self.stops[:position]
+        self.search_steps = self.search_steps[:position]
         self.knowledge = self.first
-        for stop in self.stops:
-            self.knowledge = self.knowledge.then(self.outputs(stop.kept))
+        for search_step in self.search_steps:
+            self.knowledge = self.knowledge.then(self.outputs(search_step.kept))
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -277,11 +277,11 @@ class EnsembleSearch:
         with torch.no_grad(), batch_statistics(model, self.settings.batch_statistics), self.masks.installed():
             yield
 
-    def _tell(self, limits: Limits, sizes: Sizes, stop: Stop) -> None:
-        assert stop.step is not None
+    def _tell(self, limits: Limits, sizes: Sizes, search_step: SearchStep) -> None:
+        assert search_step.step is not None
         costs = {cost.name: cost.total(sizes) for cost, _ in limits.terms}
-        figures = {"width": stop.step.size, "reward": stop.step.value, "loss": stop.loss}
-        self.job.log(f"step {self._position}: {stop.step.group}", {**figures, **costs})
+        figures = {"width": search_step.step.size, "reward": search_step.step.value, "loss": search_step.loss}
+        self.job.log(f"step {self._position}: {search_step.step.group}", {**figures, **costs})
 
     def _identified(self) -> dict[str, Any]:
         settings = {key: value for key, value in dc.asdict(self.settings).items() if key != "reuse_bytes"}
@@ -291,13 +291,13 @@ class EnsembleSearch:
         return {"settings": settings, "images": numbers, "groups": groups, "weights": weights}
 
     def _save(self) -> None:
-        if self.job.folder is None or my_rank()[0] != 0:
+        if self.job.folder is None or rank_and_world_size()[0] != 0:
             return
-        steps = [dc.asdict(stop.step) for stop in self.stops if stop.step is not None]
+        steps = [dc.asdict(search_step.step) for search_step in self.search_steps if search_step.step is not None]
         state = {
             "steps": steps,
-            "losses": [stop.loss for stop in self.stops],
-            "kept": torch.stack([stop.kept for stop in self.stops]),
+            "losses": [search_step.loss for search_step in self.search_steps],
+            "kept": torch.stack([search_step.kept for search_step in self.search_steps]),
             "mean": self.knowledge.mean,
         }
         write(self.job.folder / "search.safetensors", Checkpoint(self._identity, len(steps), False, state))
@@ -308,6 +308,6 @@ class EnsembleSearch:
             return
         for step, loss, kept in zip(found.state["steps"], found.state["losses"], found.state["kept"], strict=True):
             candidates = tuple(Candidate(**candidate) for candidate in step["candidates"])
-            accepted = Accepted(step["group"], step["size"], step["value"], candidates)
-            self.stops.append(Stop(kept, loss, accepted))
-        self.knowledge = Knowledge(found.state["mean"], len(self.stops) + 1)
+            accepted = AcceptedStep(step["group"], step["size"], step["value"], candidates)
+            self.search_steps.append(SearchStep(kept, loss, accepted))
+        self.knowledge = Knowledge(found.state["mean"], len(self.search_steps) + 1)

@@ -1,4 +1,4 @@
-"""What the loss would lose, to first order, if a coordinate were gated at the places where its group is read."""
+"""What the loss would lose, to first order, if a channel were gated at the places where its group is read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from edakari.core.layout import Layout
-from edakari.criteria import coordinates
+from edakari.criteria import channels
+from edakari.methods.masking.consumers import WeightConsumer, names_in
 from edakari.methods.masking.masks import Masks
-from edakari.methods.masking.reads import WeightRead, names_in
 
 __all__ = ["SiteTaylor"]
 
@@ -23,11 +23,11 @@ class _Site:
     """A dimension of a module's input along which groups lie: for each, the place in the row of each position."""
 
     dim: int
-    places: dict[str, torch.Tensor]
+    indices: dict[str, torch.Tensor]
 
 
 class SiteTaylor:
-    """A multiplier of one on every coordinate of every tensor that reads its group: |dL/da|, summed over the tensors.
+    """A multiplier of one on every channel of every tensor that reads its group: |dL/da|, summed over the tensors.
 
     The gradient is summed over images and positions first, so the figures of one batch are not those of its images. A
     tensor that several layers read is gated once, and what else uses it, such as a sum behind a branch, counts. Where a
@@ -40,16 +40,16 @@ class SiteTaylor:
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
         self.sites: dict[str, tuple[_Site, ...]] = {}
-        self.unseen: tuple[WeightRead, ...] = ()
+        self.unseen: tuple[WeightConsumer, ...] = ()
         calls = {call.module: call for call in reversed(masks.graph.calls)}
-        for read in masks.reads:
+        for read in masks.consumers:
             holder = read.weight.rpartition(".")[0]
             dims = calls[holder].inputs[0] if holder in calls and calls[holder].inputs else ()
             sites = tuple(
-                _Site(dim - len(dims), places) for dim, layout in enumerate(dims) if (places := self._places(layout))
+                _Site(dim - len(dims), indices) for dim, layout in enumerate(dims) if (indices := self._places(layout))
             )
             read_here = names_in(masks.graph.layouts[read.weight][read.dim])
-            if holder == read.caller and sites and {n for site in sites for n in site.places} >= self._ours(read_here):
+            if holder == read.caller and sites and {n for site in sites for n in site.indices} >= self._ours(read_here):
                 self.sites[holder] = sites
             else:
                 self.unseen = (*self.unseen, read)
@@ -61,7 +61,7 @@ class SiteTaylor:
             loss: makes a forward pass whose input asks for a gradient, and gives the loss.
 
         Returns:
-            float64 [coordinates] on the CPU, at least 0.
+            float64 [channels] on the CPU, at least 0.
         """
         row = torch.zeros(self.masks.size + 1, dtype=torch.float64)
         weights = [self.masks.model.get_parameter(read.weight) for read in self.unseen]
@@ -78,17 +78,17 @@ class SiteTaylor:
         return {name for name in names if name in self.masks.offsets}
 
     def _places(self, layout: Layout) -> dict[str, torch.Tensor]:
-        places = {}
+        indices = {}
         for name in names_in(layout):
             if name in self.masks.offsets:
-                where = torch.from_numpy(coordinates(layout, name))
-                places[name] = torch.where(where < 0, self.masks.size, where + self.masks.offsets[name])
-        return places
+                where = torch.from_numpy(channels(layout, name))
+                indices[name] = torch.where(where < 0, self.masks.size, where + self.masks.offsets[name])
+        return indices
 
-    def _add(self, row: torch.Tensor, places: dict[str, torch.Tensor], figures: torch.Tensor) -> None:
-        """Add the absolute figures of the coordinates of one site, in place."""
-        for place in places.values():
-            site = torch.zeros_like(row).index_add_(0, place, figures.double().cpu())
+    def _add(self, row: torch.Tensor, indices: dict[str, torch.Tensor], figures: torch.Tensor) -> None:
+        """Add the absolute figures of the channels of one site, in place."""
+        for index in indices.values():
+            site = torch.zeros_like(row).index_add_(0, index, figures.double().cpu())
             row += site.abs()
 
     @contextlib.contextmanager
@@ -118,7 +118,7 @@ class SiteTaylor:
                 change = values * gradient
                 for site in sites:
                     along = change.movedim(site.dim, 0).flatten(1).sum(1)
-                    self._add(row, site.places, along)
+                    self._add(row, site.indices, along)
 
             x.register_hook(gated)
 

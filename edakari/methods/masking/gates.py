@@ -1,4 +1,4 @@
-"""Gates that are learnt: one logit per coordinate, from which open and closed gates are drawn at every step.
+"""Gates that are learnt: one logit per channel, from which open and closed gates are drawn at every step.
 
 Ganjdanesh et al., ECCV 2022, section 3: Gumbel noise is added to a logit, and where the sum is positive the gate is
 open. The gradient is that of a sigmoid of the sum. The sum is positive with probability 1 - exp(-exp(logit)).
@@ -28,7 +28,7 @@ INPUTS, HIDDEN = 64, 128
 
 
 class FreeLogits(nn.Module):
-    """A logit for each coordinate.
+    """A logit for each channel.
 
     Args:
         groups: that are gated.
@@ -44,7 +44,7 @@ class FreeLogits(nn.Module):
         self.offset, self.theta = offset, nn.Parameter(theta if start == "normal" else torch.zeros(size))
 
     def forward(self) -> torch.Tensor:
-        """Float [coordinates]."""
+        """Float [channels]."""
         return self.theta + self.offset
 
 
@@ -72,7 +72,7 @@ class HyperLogits(nn.Module):
             )
 
     def forward(self) -> torch.Tensor:
-        """Float [coordinates]."""
+        """Float [channels]."""
         states_G1H, _ = self.recurrent(self.inputs)
         states_GH = torch.relu(self.norm(states_G1H[:, 0]))
         logits = torch.cat([layer(state) for layer, state in zip(self.outputs, states_GH, strict=True)])
@@ -105,7 +105,7 @@ def gumbel(size: int, seed: int, step: int) -> torch.Tensor:
 
 @dc.dataclass(frozen=True)
 class Draw:
-    """Gates of one draw, float [coordinates]: `soft` between 0 and 1; `hard` 0 or 1, with the gradient of `soft`."""
+    """Gates of one draw, float [channels]: `soft` between 0 and 1; `hard` 0 or 1, with the gradient of `soft`."""
 
     soft: torch.Tensor
     hard: torch.Tensor
@@ -115,10 +115,10 @@ def drawn(logits: torch.Tensor, noise: torch.Tensor, temperature: float, sizes: 
     """Gates drawn from their logits.
 
     Args:
-        logits: float [coordinates].
-        noise: Gumbel noise, float [coordinates].
+        logits: float [channels].
+        noise: Gumbel noise, float [channels].
         temperature: of the sigmoid.
-        sizes: of the groups, in the order of the coordinates; the largest logit of each is open in any case.
+        sizes: of the groups, in the order of the channels; the largest logit of each is open in any case.
     """
     logits = logits.float()
     soft = torch.sigmoid((logits + noise.to(logits)) / temperature)

@@ -1,6 +1,6 @@
 """Masks on the parameters of a network in training: it computes as though it were cut, and nothing is cut yet.
 
-One mask per group, on its coordinates. It is applied where the group is read: to the input columns of weights, and to
+One mask per group, on its channels. It is applied where the group is read: to the input columns of weights, and to
 the statistics of layer norms. Gates, which may have gradients, can take the masks' place. The parameters stay what they
 are: leaves of the same name, which the optimizer, the processes' gradient buckets and checkpoints know. Only while a
 module runs does a masked tensor stand in its place.
@@ -21,8 +21,8 @@ from torch import nn
 from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout
 from edakari.core.space import Group
-from edakari.criteria import coordinates
-from edakari.methods.masking.reads import LayerNormRead, Structure, WeightRead, names_in, structure_of
+from edakari.criteria import channels
+from edakari.methods.masking.consumers import LayerNormConsumer, Structure, WeightConsumer, names_in, structure_of
 from edakari.methods.masking.straight import Rescaled, Straight
 
 __all__ = ["Masks", "Mode", "maskable"]
@@ -39,7 +39,7 @@ def maskable(graph: Graph, groups: Sequence[Group], structure: Structure | None 
     Branches always can.
     """
     structure = structure or structure_of(graph)
-    read = {name for each in structure.reads for name in names_in(graph.layouts[each.weight][each.dim])}
+    read = {name for each in structure.consumers for name in names_in(graph.layouts[each.weight][each.dim])}
     branches = {branch.name for branch in graph.branches}
     return tuple(g for g in groups if g.name in branches or (g.name in read and g.name not in structure.closed))
 
@@ -79,11 +79,15 @@ class Masks:
         self.size = 0
         for group in groups:
             self.offsets[group.name], self.size = self.size, self.size + group.size
-        self.reads = tuple(r for r in structure.reads if names.intersection(names_in(graph.layouts[r.weight][r.dim])))
-        self.writes = tuple(w for w in structure.writes if names.intersection(names_in(graph.layouts[w.weight][w.dim])))
+        self.consumers = tuple(
+            r for r in structure.consumers if names.intersection(names_in(graph.layouts[r.weight][r.dim]))
+        )
+        self.producers = tuple(
+            w for w in structure.producers if names.intersection(names_in(graph.layouts[w.weight][w.dim]))
+        )
         self.layer_norms = tuple(norm for norm in structure.layer_norms if names.intersection(names_in(norm.layout)))
         self.branches = tuple(branch for branch in graph.branches if branch.name in names)
-        self.scaled = {r.norm: r for r in self.reads if r.norm} if scale_norms else {}
+        self.scaled = {r.norm: r for r in self.consumers if r.norm} if scale_norms else {}
         self._places: dict[tuple[Layout, torch.device], dict[str, torch.Tensor]] = {}
         self._positions: dict[Layout, torch.Tensor | None] = {}
         self._scales: dict[str, float] = {}
@@ -96,12 +100,12 @@ class Masks:
             found = self._places[layout, device] = {}
             for name in names_in(layout):
                 if name in self.offsets:
-                    where = torch.from_numpy(coordinates(layout, name))
+                    where = torch.from_numpy(channels(layout, name))
                     found[name] = torch.where(where < 0, self.size, where + self.offsets[name]).to(device)
         return self._places[layout, device]
 
     def part(self, name: str) -> slice:
-        """Where a group's coordinates lie in the row."""
+        """Where a group's channels lie in the row."""
         start = self.offsets[name]
         size = next(group.size for group in self.groups if group.name == name)
         return slice(start, start + size)
@@ -110,7 +114,7 @@ class Masks:
         """Put other masks in force.
 
         Args:
-            kept: bool [coordinates] on the CPU.
+            kept: bool [channels] on the CPU.
         """
         self.kept = kept.clone()
         self._row = torch.cat([kept, torch.ones(1, dtype=torch.bool)])
@@ -118,15 +122,15 @@ class Masks:
         self._dropped = frozenset(branch.name for branch in self.branches if not bool(kept[self.offsets[branch.name]]))
         if self.mode == "permanent":
             with torch.no_grad():
-                for read in self.reads:
+                for read in self.consumers:
                     weight = self.model.get_parameter(read.weight)
                     weight.mul_(self._along(read, weight))
 
     def gate(self, gates: torch.Tensor) -> None:
-        """Put gates in force in place of masks: what a coordinate is read with is multiplied by its gate.
+        """Put gates in force in place of masks: what a channel is read with is multiplied by its gate.
 
         Args:
-            gates: float [coordinates], which may have a gradient; of groups that are no branches, in mode "hard".
+            gates: float [channels], which may have a gradient; of groups that are no branches, in mode "hard".
         """
         self._row = torch.cat([gates, gates.new_ones(1)])
         self._positions = {}
@@ -141,7 +145,7 @@ class Masks:
         return mask
 
     def _product(self, layout: Layout) -> torch.Tensor | None:
-        factors = [self._row[place] for place in self._coordinates(layout).values()]
+        factors = [self._row[index] for index in self._coordinates(layout).values()]
         if not factors:
             return None
         mask = math.prod(factors[1:], start=factors[0])
@@ -149,7 +153,7 @@ class Masks:
             return mask
         return None if bool(mask.all()) else mask.float()
 
-    def _along(self, read: WeightRead, weight: torch.Tensor) -> torch.Tensor | float:
+    def _along(self, read: WeightConsumer, weight: torch.Tensor) -> torch.Tensor | float:
         """The mask of a weight, in a shape that broadcasts to it; 1 where nothing is gone."""
         mask = self.positions(self.graph.layouts[read.weight][read.dim], weight)
         return 1.0 if mask is None else mask.view([-1 if d == read.dim else 1 for d in range(weight.dim())])
@@ -176,7 +180,7 @@ class Masks:
     def touched(self, group: str) -> frozenset[str]:
         """The modules that compute otherwise when the mask of a group changes."""
         layouts = self.graph.layouts
-        found = {read.caller for read in self.reads if group in names_in(layouts[read.weight][read.dim])}
+        found = {read.caller for read in self.consumers if group in names_in(layouts[read.weight][read.dim])}
         found |= {
             read.norm_caller for read in self.scaled.values() if group in names_in(layouts[read.weight][read.dim])
         }
@@ -185,28 +189,28 @@ class Masks:
         return frozenset(found | {branch.exit for branch in self.branches if branch.name == group})
 
     def on_coordinates(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
-        """Add figures on the positions of a dimension to the coordinates that they belong to, in place.
+        """Add figures on the positions of a dimension to the channels that they belong to, in place.
 
         Where a dimension is a product of groups, positions that another group has masked are left out: they have no
-        effect on the outputs, whatever becomes of the coordinate.
+        effect on the outputs, whatever becomes of the channel.
 
         Args:
-            row: float [coordinates + 1]; what belongs to no masked group is added to the last entry.
+            row: float [channels + 1]; what belongs to no masked group is added to the last entry.
             layout: of the dimension.
             figures: float [positions].
         """
         figures = figures.to(row.dtype)
-        kept = {name: self._row[place] for name, place in self._coordinates(layout).items()}
-        for name, place in self._coordinates(layout, row.device).items():
+        kept = {name: self._row[index] for name, index in self._coordinates(layout).items()}
+        for name, index in self._coordinates(layout, row.device).items():
             others = [mask for other, mask in kept.items() if other != name]
             counted = figures * math.prod(others[1:], start=others[0]).to(row) if others else figures
-            row.index_add_(0, place, counted)
+            row.index_add_(0, index, counted)
 
     def pull(self, decay: float) -> None:
         """Add `decay` times the weight to the gradient of what is masked, in place."""
         if decay == 0:
             return
-        for read in self.reads:
+        for read in self.consumers:
             weight = self.model.get_parameter(read.weight)
             along = self._along(read, weight)
             if weight.grad is not None and not isinstance(along, float):
@@ -240,9 +244,9 @@ class Masks:
 
     def _stand_ins(self) -> dict[str, list[_StandIn]]:
         found: dict[str, list[_StandIn]] = collections.defaultdict(list)
-        for read in self.reads:
+        for read in self.consumers:
             found[read.caller].append(_StandIn.of(read.weight, read.caller, _masked(self, read)))
-        read_here = {read.weight for read in self.reads}
+        read_here = {read.weight for read in self.consumers}
         for weight, caller in self.lengthened.items():
             if weight not in read_here:
                 found[caller].append(_StandIn.of(weight, caller, _longer(self, weight)))
@@ -291,7 +295,7 @@ def _after(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any, Any], Non
     return after
 
 
-def _masked(masks: Masks, read: WeightRead) -> Callable[[torch.Tensor], torch.Tensor]:
+def _masked(masks: Masks, read: WeightConsumer) -> Callable[[torch.Tensor], torch.Tensor]:
     def make(weight: torch.Tensor) -> torch.Tensor:
         along = masks._along(read, weight)
         if isinstance(along, float):
@@ -326,7 +330,7 @@ def _rescaled(masks: Masks, norm: str) -> Callable[[torch.Tensor], torch.Tensor]
     return make
 
 
-def _normalised(masks: Masks, norm: LayerNormRead) -> Callable[[Any, Any, Any], Any]:
+def _normalised(masks: Masks, norm: LayerNormConsumer) -> Callable[[Any, Any, Any], Any]:
     def normalised(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         x = args[0].float() if args[0].dtype in (torch.float16, torch.bfloat16) else args[0]
         mask = masks.positions(norm.layout, x)

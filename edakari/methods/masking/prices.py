@@ -17,7 +17,7 @@ from edakari.core.layout import Layout, extent
 from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
-from edakari.methods.masking.reads import names_in
+from edakari.methods.masking.consumers import names_in
 from edakari.solve import solve_choices
 from edakari.solve.spend import Array
 
@@ -96,15 +96,15 @@ def prices_of(
 
 def _layers(graph: Graph) -> Iterator[tuple[int, Sequence[str], Sequence[str], Sequence[Layout]]]:
     """Of each term of each layer: its constant, the groups that it reads and those that it writes, and its layouts."""
-    for place, operator in enumerate(graph.operators):
+    for index, operator in enumerate(graph.operators):
         written = names_in(*operator.outputs[0])
-        around = graph.around(place)
+        branches = graph.enclosing_branches(index)
         for constant, layouts in operator.macs:
             # a layer from a group to itself has it twice: once is written
-            names = names_in(*layouts, *around)
+            names = names_in(*layouts, *branches)
             seen = [axis for layout in layouts for axis in names_in(layout)]
             read = [name for name in names if name not in written or seen.count(name) > 1]
             if not operator.weights or operator.settings.get("groups", 1) != 1:
                 # lies on the axes that it passes on, which pay all of it
                 read = read or list(names)
-            yield constant, read, written, (*layouts, *around)
+            yield constant, read, written, (*layouts, *branches)

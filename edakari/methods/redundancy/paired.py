@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.collectives import all_reduce_sum, rank_and_world_size
 from edakari.core.protocols import Batch, Task
-from edakari.core.ranks import my_rank, summed
+from edakari.criteria.capture import watching
 from edakari.criteria.labels import LabelSource, labels_of
 from edakari.criteria.responses import called, until
-from edakari.criteria.watching import watching
 from edakari.errors import DataError
 
 __all__ = ["Answers", "Change", "answers_of", "change_between"]
@@ -66,8 +66,8 @@ def answers_of(
         DataError: there are no images for this process, or no labels.
     """
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    rank, world = my_rank()
-    with watching(model, (), lambda outlet, x: None):
+    rank, world = rank_and_world_size()
+    with watching(model, (), lambda layer_output, x: None):
         for turn, batch in enumerate(until(batches, images)):
             if turn % world == rank:
                 outputs = called(model, batch, task)
@@ -93,7 +93,7 @@ def change_between(reference: Answers, trial: Answers) -> Change:
         ],
         dtype=torch.float64,
     )
-    drop, differing, entries, dissimilar, images = summed(sums).tolist()
+    drop, differing, entries, dissimilar, images = all_reduce_sum(sums).tolist()
     return Change(100.0 * drop / entries, dissimilar / images, differing / entries)
 
 

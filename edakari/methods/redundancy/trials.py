@@ -13,22 +13,22 @@ import numpy as np
 from torch import nn
 
 from edakari.core.budget import Limits
+from edakari.core.collectives import broadcast, rank_and_world_size
 from edakari.core.files import write_json
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost, Criterion, Schedule
-from edakari.core.ranks import from_first, my_rank
 from edakari.core.reading import parse_json
 from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
 from edakari.cost import bind
 from edakari.criteria.labels import LabelSource
 from edakari.errors import InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph import trace
-from edakari.graph.outlets import sums_into
+from edakari.graph.layer_outputs import sums_into
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
 from edakari.solve import keep_best
-from edakari.solve.landing import landed
+from edakari.solve.last_step import landed
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
 
@@ -91,14 +91,14 @@ class TrialSettings(Protocol):
 
     @property
     def stalled(self) -> Literal["relax", "stop"]:
-        """What comes where no group can lose even one coordinate."""
+        """What comes where no group can lose even one channel."""
 
     @property
-    def recover_epochs(self) -> int:
+    def recovery_epochs(self) -> int:
         """Epochs of training after each cut but the last."""
 
     @property
-    def recover_lr(self) -> float:
+    def recovery_lr(self) -> float:
         """Peak learning rate of that training."""
 
 
@@ -260,7 +260,7 @@ class Trials:
     def _change(self, sizes: Sizes) -> Change:
         key = tuple(sorted(sizes.items()))
         if key not in self._changes:
-            trial = apply(self._cut_to(sizes), self.model, self.graph)
+            trial = apply(self.model, self._cut_to(sizes), self.graph)
             if self._reference is None:
                 self._reference = self._answers(self.model)
             self._changes[key] = change_between(self._reference, self._answers(trial))
@@ -268,7 +268,7 @@ class Trials:
 
     def _answers(self, model: nn.Module) -> Answers:
         images = self.settings.trial_images or self.settings.images
-        return answers_of(model, self.job.task.batches("search"), self.job.task, images, self.settings.labels)
+        return answers_of(model, self.job.task.batches("calibration"), self.job.task, images, self.settings.labels)
 
     def _cut_to(self, sizes: Sizes) -> Plan:
         return Plan(keep_best(self._scored(), sizes), self.graph.fingerprint, self.graph.inputs, self.name)
@@ -276,7 +276,7 @@ class Trials:
     def _scored(self) -> Scores:
         if self._scores is None:
             task = self.job.task
-            self._scores = self.criterion.score(self.model, self.graph, task.batches("search"), task)
+            self._scores = self.criterion.score(self.model, self.graph, task.batches("calibration"), task)
         return self._scores
 
     def _jointly(self, passing: Mapping[str, int], redundant: Mapping[str, float]) -> dict[str, int]:
@@ -299,27 +299,27 @@ class Trials:
                 limits = bind(self.job.budget, self.job.graph, costs)
                 return self._cut_to(landed(self.job.groups, self.sizes, proposed, self._scored(), limits))
 
-            plan, self.met = self.job.settle(solve, self.job.costs, self.plan), True
+            plan, self.met = self.job.meet_budget(solve, self.job.costs, self.plan), True
         entry = {"plan": plan.to_json(), "tolerance": self.tolerance, "met": self.met}
         entry["figures"] = {"groups": float(len(plan.edits)), "disagreement": disagreement, **figures}
-        if self.job.folder is not None and my_rank()[0] == 0:
+        if self.job.folder is not None and rank_and_world_size()[0] == 0:
             write_json(self.job.folder / FILE, {"digest": self._digest(), "rounds": [*self.rounds, entry]})
         self._carry_out(entry)
 
     def _carry_out(self, entry: dict[str, Any]) -> None:
         plan = Plan.from_json(entry["plan"])
-        self.model, self.plan = apply(plan, self.model, self.graph), self.plan.then(plan)
+        self.model, self.plan = apply(self.model, plan, self.graph), self.plan.then(plan)
         self.sizes.update(self.plan.sizes())
         self.tolerance, self.met = entry["tolerance"], entry["met"]
         self.rounds.append(entry)
         figures = {**self._costs(), "tolerance": self.tolerance, **entry["figures"]}
         self.job.log(f"round {len(self.rounds)}", figures)
-        if self.settings.recover_epochs and not self.met:
+        if self.settings.recovery_epochs and not self.met:
             task = self.job.task
             self.job.fit(
                 self.model,
                 lambda network, batch: task.loss(task.outputs(network, batch), batch),
-                Schedule(epochs=self.settings.recover_epochs, lr=self.settings.recover_lr),
+                Schedule(epochs=self.settings.recovery_epochs, lr=self.settings.recovery_lr),
             )
         self.graph = trace(self.model, self.job.task.example())
         self._forget()
@@ -353,8 +353,12 @@ class Trials:
 def _read(folder: Path | None, digest: str) -> list[dict[str, Any]]:
     """The rounds in a folder, as the first process finds them."""
     path = folder / FILE if folder is not None else None
-    text = path.read_text(encoding="utf-8") if path is not None and path.is_file() and my_rank()[0] == 0 else ""
-    text = from_first(text)
+    text = (
+        path.read_text(encoding="utf-8")
+        if path is not None and path.is_file() and rank_and_world_size()[0] == 0
+        else ""
+    )
+    text = broadcast(text)
     if not text:
         return []
     try:

@@ -29,7 +29,7 @@ from edakari.graph.taps import Tap, Tapped
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
 from edakari.models.weights import weights_digest
-from edakari.surgery.apply import masks_of
+from edakari.surgery.applying import masks_of
 from edakari.train.best import KeepBest
 from edakari.train.part import PartOfEach
 
@@ -169,10 +169,10 @@ def checked(task: Task, model: nn.Module, labels: LabelSource) -> tuple[Frame, i
         ModelError: the network's outputs are not finite.
         DataError: batches are no labelled images, or network and data have different classes, or there is only one.
     """
-    batch = next(iter(task.batches("search")), None)
+    batch = next(iter(task.batches("calibration")), None)
     if batch is None:
         raise DataError(
-            "the search split is empty, and nothing can be explained without images; raise data.search_size"
+            "the search split is empty, and nothing can be explained without images; raise data.calibration_size"
         )
     images, given = labelled(batch, labels)
     with judging(model):
@@ -275,7 +275,7 @@ def fit_explainer(
 
     def figure() -> float:
         # differs: the authors keep what agrees most, which are masks that show the whole image
-        found = [judged(model, _moved(batch, model), lambda mask: mask) for batch in job.task.batches("search")]
+        found = [judged(model, _moved(batch, model), lambda mask: mask) for batch in job.task.batches("calibration")]
         return -float(torch.stack([torch.stack(list(terms.values())).sum() for terms in found]).mean())
 
     best = KeepBest(explainer, figure)
@@ -305,7 +305,7 @@ def widened(plan: Plan, graph: Graph) -> Callable[[Tap, torch.Tensor], torch.Ten
 def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelSource) -> float:
     """Share of the search split's images that the predictor, seeing them masked, gives the network's own class."""
     right: list[torch.Tensor] = []
-    for batch in task.batches("search"):
+    for batch in task.batches("calibration"):
         images, given = labelled(_moved(batch, model), labels)
         logits, raw = model(images, given)
         right.append(predictor(images * model.explainer.mask(raw)).argmax(1) == logits.argmax(1))
@@ -351,7 +351,7 @@ def unchanged(what: str, *models: nn.Module) -> Iterator[None]:
 
 
 def _images(task: Task, model: nn.Module) -> Iterator[torch.Tensor]:
-    for batch in task.batches("search"):
+    for batch in task.batches("calibration"):
         yield _moved(batch, model)[0]
 
 

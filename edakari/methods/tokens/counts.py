@@ -15,9 +15,9 @@ from edakari.core.graph import Graph
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Cost
 from edakari.cost.counts import macs
-from edakari.cost.tokens import Packages, TokenCost, block_macs, quadratic, tokens_at
 from edakari.errors import BudgetError, InfeasibleBudget, ModelError, PlanError
 from edakari.graph import example_for, fixed_graph, shadow_of
+from edakari.latency.tokens import Packages, TokenCost, block_macs, quadratic, tokens_at
 from edakari.surgery.tokens import TokenSites, attach, token_sites
 from edakari.surgery.tokens.gate import GATE
 from edakari.surgery.tokens.selectors import needs_attention
@@ -26,7 +26,7 @@ __all__ = [
     "Counts",
     "Schedule",
     "TokenDesign",
-    "checked_keep",
+    "checked_ratios",
     "geometric",
     "known_costs",
     "linear",
@@ -52,14 +52,14 @@ SPARE = 8
 
 def geometric(strength: float, patches: int, selectors: int) -> Counts:
     """Each selector keeps the same share of what comes: (1 - strength)^s of all patches behind the s-th."""
-    return tuple(int(patches * (1 - strength) ** (place + 1) + 1e-9) for place in range(selectors))
+    return tuple(int(patches * (1 - strength) ** (index + 1) + 1e-9) for index in range(selectors))
 
 
 def linear(strength: float, patches: int, selectors: int) -> Counts:
     """Each takes away as many as the others, `strength` of half of all patches, and at most half of what comes."""
     counts, left = [], patches
-    for place in range(selectors):
-        wanted = patches - round(strength * patches / 2 * (place + 1))
+    for index in range(selectors):
+        wanted = patches - round(strength * patches / 2 * (index + 1))
         left = max(1, wanted, left - left // 2)
         counts.append(left)
     return tuple(counts)
@@ -87,8 +87,8 @@ class TokenDesign:
         """The edits that keep these counts; selectors that would keep all are left out."""
         settings = tuple(sorted(self.settings.items()))
         before, found = dict(enumerate(sites.firsts().values())), []
-        for place, count in zip(self.blocks, counts, strict=True):
-            site = sites.blocks[place]
+        for index, count in zip(self.blocks, counts, strict=True):
+            site = sites.blocks[index]
             if count < before[site.stage]:
                 found.append(KeepTokens(site.name, count, self.selector, settings))
             before[site.stage] = min(before[site.stage], count)
@@ -97,7 +97,7 @@ class TokenDesign:
     def counts(self, strength: float, sites: TokenSites) -> Counts:
         """Patches behind each selector; in networks with stages the same share of each stage's."""
         if sites.staged:
-            return tuple(int(sites.patches[place] * (1 - strength) + 1e-9) for place in self.blocks)
+            return tuple(int(sites.patches[index] * (1 - strength) + 1e-9) for index in self.blocks)
         return self.schedule(strength, sites.patches[0], len(self.blocks))
 
     def check(self, sites: TokenSites) -> None:
@@ -116,7 +116,7 @@ class TokenDesign:
                 f"{self.selector!r} looks at an attention over all tokens, but this network puts tokens back on a grid "
                 "between stages; take spvit, dynamicvit or random_tokens"
             )
-        stages = [sites.blocks[place].stage for place in self.blocks]
+        stages = [sites.blocks[index].stage for index in self.blocks]
         if sites.staged and len(set(stages)) < len(stages):
             raise PlanError(
                 f"a stage has one selector, but blocks {self.blocks} have several in one; the stages begin with blocks "
@@ -124,18 +124,24 @@ class TokenDesign:
             )
 
 
-def checked_keep(keep: Sequence[float], design: TokenDesign, sites: TokenSites) -> Counts:
+def checked_ratios(keep_ratios: Sequence[float], design: TokenDesign, sites: TokenSites) -> Counts:
     """Counts from shares of the patches that the user names; in networks with stages, of each stage's.
 
     Raises:
         PlanError: there is not one for each selector, they rise within one stage, or one lies outside of 0 to 1.
     """
-    if len(keep) != len(design.blocks):
-        raise PlanError(f"keep has {len(keep)} ratios for {len(design.blocks)} selectors; give one for each")
-    rising = not sites.staged and list(keep) != sorted(keep, reverse=True)
-    if any(not 0 < ratio <= 1 for ratio in keep) or rising:
-        raise PlanError(f"keep ratios lie above 0 and up to 1 and never rise from selector to selector, found {keep}")
-    return tuple(int(sites.patches[place] * ratio + 1e-9) for place, ratio in zip(design.blocks, keep, strict=True))
+    if len(keep_ratios) != len(design.blocks):
+        raise PlanError(
+            f"keep_ratios has {len(keep_ratios)} ratios for {len(design.blocks)} selectors; give one for each"
+        )
+    rising = not sites.staged and list(keep_ratios) != sorted(keep_ratios, reverse=True)
+    if any(not 0 < ratio <= 1 for ratio in keep_ratios) or rising:
+        raise PlanError(
+            f"keep ratios lie above 0 and up to 1 and never rise from selector to selector, found {keep_ratios}"
+        )
+    return tuple(
+        int(sites.patches[index] * ratio + 1e-9) for index, ratio in zip(design.blocks, keep_ratios, strict=True)
+    )
 
 
 def mildest(limits: Limits, schedule: Callable[[float], Counts], names: Sequence[str], steps: int = STEPS) -> Counts:
@@ -181,7 +187,7 @@ def planned(
     budget: Budget,
     design: TokenDesign,
     costs: Sequence[Cost],
-    keep: Sequence[float] = (),
+    keep_ratios: Sequence[float] = (),
 ) -> Plan:
     """The plan of a design within a budget.
 
@@ -191,7 +197,7 @@ def planned(
         budget: in figures.
         design: the selectors.
         costs: measured costs; multiply-accumulates are counted, unless they are among them.
-        keep: shares of the patches that the user named; then they are only checked against the budget.
+        keep_ratios: shares of the patches that the user named; then they are only checked against the budget.
 
     Raises:
         InfeasibleBudget: the budget cannot be met.
@@ -199,14 +205,14 @@ def planned(
     """
     sites = token_sites(model, example_for(model, graph.inputs))
     design.check(sites)
-    names = [sites.names[place] for place in design.blocks]
+    names = [sites.names[index] for index in design.blocks]
     known = known_costs(model, graph, budget, costs, design.packages)
     limits = _limits(budget, known)
 
     def schedule(strength: float) -> Counts:
         return design.counts(strength, sites)
 
-    fixed = checked_keep(keep, design, sites) if keep else None
+    fixed = checked_ratios(keep_ratios, design, sites) if keep_ratios else None
     counted = next((limit for cost, limit in limits.terms if cost.name == "macs"), None)
     for _ in range(SPARE):
         counts = mildest(limits, (lambda strength: fixed) if fixed else schedule, names)

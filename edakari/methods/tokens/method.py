@@ -72,7 +72,7 @@ def sites_of(job: Job) -> TokenSites:
 
 @experimental("token pruning", "its settings, the form of its plans and the networks that it saves")
 def prune_tokens_by(
-    name: str, job: Job, design: TokenDesign, keep: Sequence[float] = (), training: TokenTraining | None = None
+    name: str, job: Job, design: TokenDesign, keep_ratios: Sequence[float] = (), training: TokenTraining | None = None
 ) -> Outcome:
     """From a design to an outcome: counts within the budget, selectors, training, thresholds.
 
@@ -80,18 +80,18 @@ def prune_tokens_by(
         name: of the method, noted in the plan.
         job: network, budget and data.
         design: which selectors stand where.
-        keep: shares of patches that the user named; searched where empty.
+        keep_ratios: shares of patches that the user named; searched where empty.
         training: of selectors that learn; None for those that do not.
     """
 
     def solve(costs: Sequence[Cost]) -> Plan:
-        return dc.replace(planned(job.model, job.graph, job.budget, design, costs, keep), method=name)
+        return dc.replace(planned(job.model, job.graph, job.budget, design, costs, keep_ratios), method=name)
 
-    plan = job.settle(solve, job.costs)
+    plan = job.meet_budget(solve, job.costs)
     edits = {edit.block: edit.count for edit in plan.tokens()}
     job.log("tokens", {f"{block} keeps": float(count) for block, count in edits.items()})
     if not edits or training is None:
-        return Outcome(plan, apply(plan, job.model, job.graph))
+        return Outcome(plan, apply(job.model, plan, job.graph))
     model = trained(job, plan, training)
     return Outcome(plan, model)
 
@@ -118,18 +118,18 @@ def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, s
     short = dc.replace(training, imitation_epochs=0, selector_epochs=0, joint_epochs=steps.epochs_per_step)
 
     def train(model: nn.Module, counts: Mapping[int, int]) -> nn.Module:
-        places = tuple(sorted(counts))
-        kept = tuple(counts[place] for place in places)
-        edits = dc.replace(design, blocks=places).edits(sites, kept)
+        indices = tuple(sorted(counts))
+        kept = tuple(counts[index] for index in indices)
+        edits = dc.replace(design, blocks=indices).edits(sites, kept)
         plan = Plan(edits, job.graph.fingerprint, job.graph.inputs)
         return trained(dc.replace(job, model=model), plan, short)
 
     counts = progressive(job, sites.names, sites.patches[0], limits, train, steps)
     ratios = [count / sites.patches[0] for count in counts]
-    places = phases(ratios, steps.phase_tolerance)
-    if not places:
+    indices = phases(ratios, steps.phase_tolerance)
+    if not indices:
         return dc.replace(design, blocks=(len(ratios) - 1,))
-    return dc.replace(design, blocks=places, schedule=profile([ratios[place] for place in places]))
+    return dc.replace(design, blocks=indices, schedule=profile([ratios[index] for index in indices]))
 
 
 def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
@@ -169,7 +169,7 @@ def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
         if training.joint_rule == "count":  # the constraint holds by itself
             trainer.dual, hooks = None, []
         job.fit(trainer.student, trainer.objective, both, hooks=hooks)
-    batches = [batch for batch, _ in zip(job.task.batches("search"), range(training.batches), strict=False)]
+    batches = [batch for batch, _ in zip(job.task.batches("calibration"), range(training.batches), strict=False)]
     caps = calibrate(model, job.task.outputs, batches)
     job.log("thresholds", {block: float(each.get_buffer("threshold")) for block, each in selections(model).items()})
     job.log("fullest images", {block: float(cap) for block, cap in caps.items()})
@@ -190,13 +190,13 @@ def attention_scores(
     watched = [KeepTokens(name, layout.patches, "evit", settings) for name in layout.names[1:]]
     example = example_for(trainer.teacher, plan.inputs)
     observer = Adaptive(insert(copied(trainer.teacher), watched, example)).eval()
-    places = [layout.names.index(edit.block) - 1 for edit in plan.tokens()]
+    indices = [layout.names.index(edit.block) - 1 for edit in plan.tokens()]
 
     @torch.no_grad()
     def scores(batch: Batch) -> Sequence[torch.Tensor]:
         observer.to(next(trainer.student.parameters()).device)
         trainer.job.task.outputs(observer, batch)
         seen = [torch.sigmoid(decision.score) for decision in observer.decisions]
-        return [torch.stack(seen[place:]).mean(0) for place in places]
+        return [torch.stack(seen[index:]).mean(0) for index in indices]
 
     return scores

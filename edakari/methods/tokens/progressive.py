@@ -15,8 +15,8 @@ from edakari.core.budget import Limits
 from edakari.core.copying import copied
 from edakari.core.files import write_json
 from edakari.core.method import Job
-from edakari.cost.tokens import tokens_at
 from edakari.errors import InfeasibleBudget
+from edakari.latency.tokens import tokens_at
 from edakari.methods.tokens.counts import Counts, Schedule
 
 __all__ = ["Progress", "phases", "profile", "progressive"]
@@ -62,23 +62,23 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
     Raises:
         InfeasibleBudget: the accuracy allows no ratios within the budget; says how far it came.
     """
-    floor = job.task.evaluate(job.model, "search")[job.task.metric] - steps.accuracy_drop
+    floor = job.task.evaluate(job.model, "calibration")[job.task.metric] - steps.accuracy_drop
     ratios: dict[int, float] = {}
     trail: list[dict[str, object]] = []
-    for place in range(len(blocks) - 1, max(1, round(steps.first_share * len(blocks))) - 1, -1):
+    for index in range(len(blocks) - 1, max(1, round(steps.first_share * len(blocks))) - 1, -1):
         ratio = 1.0
         while ratio > steps.grid and limits.excess(_sizes(ratios, blocks, patches)) > 0:
-            tried = _with(ratios, place, round(ratio - steps.grid, 6))
+            tried = _with(ratios, index, round(ratio - steps.grid, 6))
             network = train(copied(job.model), {at: _count(each, patches) for at, each in tried.items()})
-            metric = job.task.evaluate(network, "search")[job.task.metric]
-            trail.append({"block": blocks[place], "ratios": {blocks[at]: each for at, each in tried.items()},
+            metric = job.task.evaluate(network, "calibration")[job.task.metric]
+            trail.append({"block": blocks[index], "ratios": {blocks[at]: each for at, each in tried.items()},
                           "metric": metric, "accepted": metric >= floor})  # fmt: skip
-            job.log(f"{blocks[place]}", {"ratio": tried[place], "metric": metric, "floor": floor})
+            job.log(f"{blocks[index]}", {"ratio": tried[index], "metric": metric, "floor": floor})
             if metric < floor:
                 break
-            ratio, ratios = tried[place], tried
-    if job.keep is not None:
-        write_json(job.keep / "progressive.json", trail)
+            ratio, ratios = tried[index], tried
+    if job.artifacts is not None:
+        write_json(job.artifacts / "progressive.json", trail)
     excess = limits.excess(_sizes(ratios, blocks, patches))
     if excess > 0:
         reached = limits.describe(_sizes(ratios, blocks, patches))
@@ -89,8 +89,8 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
         )
     ratios = _relaxed(ratios, blocks, patches, limits, steps.grid)
     kept, counts = patches, []
-    for place in range(len(blocks)):
-        kept = min(kept, _count(ratios.get(place, 1.0), patches))
+    for index in range(len(blocks)):
+        kept = min(kept, _count(ratios.get(index, 1.0), patches))
         counts.append(kept)
     return tuple(counts)
 
@@ -103,9 +103,9 @@ def phases(ratios: Sequence[float], tolerance: float) -> tuple[int, ...]:
         tolerance: largest difference from the first ratio of a phase within it.
     """
     found, level = [], 1.0
-    for place, ratio in enumerate(ratios):
+    for index, ratio in enumerate(ratios):
         if level - ratio > tolerance:
-            found.append(place)
+            found.append(index)
             level = ratio
     return tuple(found)
 
@@ -120,9 +120,9 @@ def profile(ratios: Sequence[float]) -> Schedule:
     return schedule
 
 
-def _with(ratios: Mapping[int, float], place: int, ratio: float) -> dict[int, float]:
+def _with(ratios: Mapping[int, float], index: int, ratio: float) -> dict[int, float]:
     """Ratios with one more in front; none behind it is higher."""
-    return {place: ratio, **{at: min(each, ratio) for at, each in ratios.items() if at != place}}
+    return {index: ratio, **{at: min(each, ratio) for at, each in ratios.items() if at != index}}
 
 
 def _relaxed(
@@ -140,7 +140,7 @@ def _relaxed(
 
 
 def _sizes(ratios: Mapping[int, float], blocks: Sequence[str], patches: int) -> dict[str, int]:
-    return {tokens_at(blocks[place]): _count(ratio, patches) for place, ratio in sorted(ratios.items())}
+    return {tokens_at(blocks[index]): _count(ratio, patches) for index, ratio in sorted(ratios.items())}
 
 
 def _count(ratio: float, patches: int) -> int:

@@ -258,8 +258,8 @@ def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch
 
 def _highest(score_BN: torch.Tensor, share: float) -> torch.Tensor:
     count = max(1, int(share * score_BN.shape[1]))
-    places = score_BN.topk(count, dim=1).indices
-    return torch.zeros_like(score_BN).scatter(1, places, 1.0)
+    indices = score_BN.topk(count, dim=1).indices
+    return torch.zeros_like(score_BN).scatter(1, indices, 1.0)
 
 
 @torch.no_grad()
@@ -275,21 +275,21 @@ def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batc
         Patches that 95 % of images keep at most behind each selector, rounded up to 8, by block.
     """
     caps = {}
-    for place, (block, selection) in enumerate(selections(model).items()):
+    for index, (block, selection) in enumerate(selections(model).items()):
         runner = Adaptive(model, "mask", "threshold")
-        found = [_decision(runner, outputs, batch, place) for batch in batches]
+        found = [_decision(runner, outputs, batch, index) for batch in batches]
         score = torch.cat([decision.score[torch.isfinite(decision.score)].flatten() for decision in found])
         images = sum(len(decision.kept) for decision in found)
         wanted = min(selection.settings.count * images, len(score))
         ranked = score.sort(descending=True).values
         threshold = ranked[wanted - 1] if wanted else ranked[0] + 1
         selection.get_buffer("threshold").copy_(threshold)
-        counts = torch.cat([_decision(runner, outputs, batch, place).kept.sum(1) for batch in batches])
+        counts = torch.cat([_decision(runner, outputs, batch, index).kept.sum(1) for batch in batches])
         caps[block] = -(-int(torch.quantile(counts.float(), 0.95)) // 8) * 8
     return caps
 
 
-def _decision(runner: Adaptive, outputs: Callable[[nn.Module, Batch], Any], batch: Batch, place: int) -> Decision:
+def _decision(runner: Adaptive, outputs: Callable[[nn.Module, Batch], Any], batch: Batch, index: int) -> Decision:
     with eval_mode(runner):
         outputs(runner, batch)
-    return runner.decisions[place]
+    return runner.decisions[index]

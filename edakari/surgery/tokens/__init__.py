@@ -1,9 +1,9 @@
 """Token pruning: selectors in front of the blocks of vision transformers."""
 
 from edakari.surgery.tokens.adaptive import Adaptive
-from edakari.surgery.tokens.attach import attach, detach, gates, insert, selections
+from edakari.surgery.tokens.attachment import attach, detach, gates, insert, selections
 from edakari.surgery.tokens.layout import TokenBlock, TokenLayout, token_layout
-from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
+from edakari.surgery.tokens.package_token import PackageMode, PackageNorm, package
 from edakari.surgery.tokens.pooling import DenseHead
 from edakari.surgery.tokens.rows import restore
 from edakari.surgery.tokens.selection import Selection, SelectionSettings, sampled

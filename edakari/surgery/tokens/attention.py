@@ -119,7 +119,7 @@ class TokenAttention(TorchFunctionMode):
         q, k, mask = named["query"], named["key"], named.get("attn_mask")
         if q.dim() == 4:
             self.state.attended = (q, k)
-        mask = None if mask is None else placed(mask, self.state.place, self.dense)
+        mask = None if mask is None else placed(mask, self.state.index, self.dense)
         if self.state.lengths is not None and sum(self.state.lengths) == k.shape[-2]:
             out: torch.Tensor = self._apart(func, {**named, "attn_mask": mask})
             return out
@@ -173,28 +173,28 @@ class TokenAttention(TorchFunctionMode):
         alive, size = self.state.alive, self.state.size
         found: list[torch.Tensor | None] = [None] * len(lengths)
         for length in sorted(set(lengths)):
-            same = [place for place, each in enumerate(lengths) if each == length]
-            stacked = {name: torch.cat([parts[name][place] for place in same]) for name in parts}
+            same = [index for index, each in enumerate(lengths) if each == length]
+            stacked = {name: torch.cat([parts[name][index] for index in same]) for name in parts}
             mask = None
             if alive is not None:
                 row = torch.split(alive, lengths, dim=-1)
-                mask = key_bias(torch.cat([row[place] for place in same]), 0.0).to(stacked["query"].dtype)
+                mask = key_bias(torch.cat([row[index] for index in same]), 0.0).to(stacked["query"].dtype)
             if size is not None:
                 row = torch.split(size, lengths, dim=-1)
-                large = torch.log(torch.cat([row[place] for place in same]))[:, None, None].to(stacked["query"].dtype)
+                large = torch.log(torch.cat([row[index] for index in same]))[:, None, None].to(stacked["query"].dtype)
                 mask = large if mask is None else mask + large
             if named["attn_mask"] is not None:
-                own = torch.cat([_square(named["attn_mask"], place, lengths) for place in same])
+                own = torch.cat([_square(named["attn_mask"], index, lengths) for index in same])
                 mask = own if mask is None else additive(own, mask) + mask
             outs = func(**{**named, **stacked, "attn_mask": mask})
-            for place, out in zip(same, torch.split(outs, 1), strict=True):
-                found[place] = out
+            for index, out in zip(same, torch.split(outs, 1), strict=True):
+                found[index] = out
         return torch.cat([out for out in found if out is not None], dim=-2)
 
 
-def _square(mask: torch.Tensor, place: int, lengths: Sequence[int]) -> torch.Tensor:
-    first = sum(lengths[:place])
-    return mask[..., first : first + lengths[place], first : first + lengths[place]]
+def _square(mask: torch.Tensor, index: int, lengths: Sequence[int]) -> torch.Tensor:
+    first = sum(lengths[:index])
+    return mask[..., first : first + lengths[index], first : first + lengths[index]]
 
 
 def _one_row(what: str) -> str:

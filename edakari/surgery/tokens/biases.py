@@ -63,7 +63,7 @@ def fitted(row_BN: torch.Tensor, shape: Sequence[int], dim: int) -> torch.Tensor
         return None
     times = 1 if len(row_BN) == 1 else shape[0] // len(row_BN)
     row_BN = row_BN.repeat_interleave(times, 0) if times > 1 else row_BN
-    return row_BN.view(len(row_BN), *(row_BN.shape[1] if place == dim else 1 for place in range(1, len(shape))))
+    return row_BN.view(len(row_BN), *(row_BN.shape[1] if index == dim else 1 for index in range(1, len(shape))))
 
 
 def apart(lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:

@@ -68,16 +68,16 @@ class _Scattered(nn.Module):
     def forward(self, seen: Candidates) -> Verdict:
         """See `edakari.surgery.tokens.selectors.Selector`."""
         self.selector(seen)  # what it cannot do is told now
-        return Verdict(self.score.gather(1, seen.place), self.weight.gather(1, seen.place))
+        return Verdict(self.score.gather(1, seen.index), self.weight.gather(1, seen.index))
 
 
-def check_masking(model: nn.Module, put: Callable[[nn.Module], nn.Module], places: Places, example: Any) -> None:
+def check_masking(model: nn.Module, put: Callable[[nn.Module], nn.Module], indices: Places, example: Any) -> None:
     """Raise where masked tokens leave another output than removed ones.
 
     Args:
         model: the network, without selectors; stays as it is.
         put: puts the selectors into a copy of it.
-        places: of its tokens.
+        indices: of its tokens.
         example: an input as the network takes it.
 
     Raises:
@@ -86,16 +86,16 @@ def check_masking(model: nn.Module, put: Callable[[nn.Module], nn.Module], place
     failure: ModelError | None = None
     for dtype, unlike, tolerance in WAYS:
         twin = put(_copy(model, dtype, unlike))
-        _scatter(twin, places.patches)
+        _scatter(twin, indices.patches)
         inputs = _inputs(example, next(twin.parameters()))
         try:
-            removed = _run(twin, "topk", inputs, places)
-            masked = _run(twin, "mask", inputs, places)
+            removed = _run(twin, "topk", inputs, indices)
+            masked = _run(twin, "mask", inputs, indices)
         except ModelError as error:
             failure = failure or error
             continue
         if removed.finite:
-            _compare(removed, masked, places, tolerance, type(model).__name__)
+            _compare(removed, masked, indices, tolerance, type(model).__name__)
             return
         failure = failure or ModelError(f"the outputs of {type(model).__name__} are not finite with fewer tokens")
     assert failure is not None
@@ -145,13 +145,13 @@ def _inputs(example: Any, like: torch.Tensor) -> Any:
     return tree_map(made, example)
 
 
-def _run(twin: nn.Module, strategy: Any, inputs: Any, places: Places) -> _Pass:
+def _run(twin: nn.Module, strategy: Any, inputs: Any, indices: Places) -> _Pass:
     found, runner = _Pass(), Adaptive(twin, strategy, "count").eval()
-    handles = [twin.get_submodule(name).register_forward_hook(_noting(found, name)) for name in places.blocks]
+    handles = [twin.get_submodule(name).register_forward_hook(_noting(found, name)) for name in indices.blocks]
     try:
         found.outputs = list(_tensors(call(runner, inputs)))
     except ModelError as error:
-        where = _after(found, places)
+        where = _after(found, indices)
         raise ModelError(
             f"{type(twin).__name__} does not run with fewer tokens: {where} "
             f"({type(error.__cause__).__name__}: {error.__cause__}). It may hold a number of tokens, or put them back "
@@ -171,11 +171,11 @@ def _noting(found: _Pass, name: str) -> Any:
     return hook
 
 
-def _after(found: _Pass, places: Places) -> str:
+def _after(found: _Pass, indices: Places) -> str:
     """In words, which part of a pass was running."""
-    if len(found.blocks) == len(places.blocks):
-        return f"what follows its last block {places.blocks[-1]!r} fails"
-    return f"its block {places.blocks[len(found.blocks)]!r} fails"
+    if len(found.blocks) == len(indices.blocks):
+        return f"what follows its last block {indices.blocks[-1]!r} fails"
+    return f"its block {indices.blocks[len(found.blocks)]!r} fails"
 
 
 def _tensors(tree: Any) -> Iterator[torch.Tensor]:
@@ -187,45 +187,46 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(dict(leaf))
 
 
-def _compare(removed: _Pass, masked: _Pass, places: Places, tolerance: float, kind: str) -> None:
+def _compare(removed: _Pass, masked: _Pass, indices: Places, tolerance: float, kind: str) -> None:
     for name, wanted in removed.blocks.items():
-        kept = _kept_until(name, masked, places)
-        difference = _difference(wanted, masked.blocks[name], kept, places)
+        kept = _kept_until(name, masked, indices)
+        difference = _difference(wanted, masked.blocks[name], kept, indices)
         if not difference <= tolerance:
             raise ModelError(
                 f"masked tokens are not what removed tokens are in block {name!r} of {kind}: the outputs of the tokens "
                 f"that are left differ by {difference:.2g} of the largest. Something in the block besides a softmax, "
                 "a scaled dot product, a mean, a sum or a maximum mixes tokens, or gives weight to what is masked"
             )
-    kept = _kept_until(places.blocks[-1], masked, places)
+    kept = _kept_until(indices.blocks[-1], masked, indices)
     for wanted, found in zip(removed.outputs, masked.outputs, strict=True):
-        difference = _difference(wanted, found, kept, places)
+        difference = _difference(wanted, found, kept, indices)
         if not difference <= tolerance:
             raise ModelError(
-                f"masked tokens are not what removed tokens are behind the last block {places.blocks[-1]!r} of {kind}: "
+                "masked tokens are not what removed tokens are "
+                f"behind the last block {indices.blocks[-1]!r} of {kind}: "
                 f"outputs differ by {difference:.2g} of the largest. What follows the blocks may pool tokens by a "
                 "mean, a sum, a maximum, a softmax or an attention; a median, a sort or a variance cannot be masked"
             )
 
 
-def _kept_until(name: str, masked: _Pass, places: Places) -> torch.Tensor | None:
+def _kept_until(name: str, masked: _Pass, indices: Places) -> torch.Tensor | None:
     """Which patches are left behind a block, [B, N]; None where all are, or positions stay."""
-    if not places.patches:
+    if not indices.patches:
         return None
-    before = places.blocks[: places.blocks.index(name) + 1]
+    before = indices.blocks[: indices.blocks.index(name) + 1]
     return next((each.kept for each in reversed(masked.decisions) if each.block in before), None)
 
 
-def _difference(wanted: torch.Tensor, found: torch.Tensor, kept: torch.Tensor | None, places: Places) -> float:
+def _difference(wanted: torch.Tensor, found: torch.Tensor, kept: torch.Tensor | None, indices: Places) -> float:
     """The largest difference as a share of the largest value; of tokens that are left, where only they are there."""
     if kept is not None and wanted.dim() == 3 and wanted.shape != found.shape:
-        end, count = places.prefix + places.patches, int(kept[0].sum())
-        if not found.shape[1] >= end or wanted.shape[1] < places.prefix + count:
+        end, count = indices.prefix + indices.patches, int(kept[0].sum())
+        if not found.shape[1] >= end or wanted.shape[1] < indices.prefix + count:
             return 0.0
         left = kept.bool()[..., None]
-        rows = found[:, places.prefix : end].masked_select(left).view(len(found), count, -1)
-        found = torch.cat([found[:, : places.prefix], rows], 1)
-        wanted = wanted[:, : places.prefix + count]
+        rows = found[:, indices.prefix : end].masked_select(left).view(len(found), count, -1)
+        found = torch.cat([found[:, : indices.prefix], rows], 1)
+        wanted = wanted[:, : indices.prefix + count]
     if wanted.shape != found.shape or not wanted.is_floating_point():
         return 0.0
     return float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-12)) if wanted.numel() else 0.0

@@ -116,12 +116,12 @@ def _computed(entry: Entry) -> Iterator[tuple[str | tuple[int, str], torch.Tenso
         value = getattr(entry.state, name)
         if value is not None and value is not before:
             yield name, value
-    for place, decision in enumerate(entry.state.decisions[entry.decisions :]):
+    for index, decision in enumerate(entry.state.decisions[entry.decisions :]):
         for name in DECIDED:
             if getattr(decision, name) is not None:
-                yield (place, name), getattr(decision, name)
-    for place, value in enumerate(entry.state.attended or ()):
-        yield (place, "attended"), value
+                yield (index, name), getattr(decision, name)
+    for index, value in enumerate(entry.state.attended or ()):
+        yield (index, "attended"), value
 
 
 def _made_leaves(entry: Entry) -> dict[str | tuple[int, str], torch.Tensor]:
@@ -130,9 +130,9 @@ def _made_leaves(entry: Entry) -> dict[str | tuple[int, str], torch.Tensor]:
     for name in FIELDS:
         if name in leaves:
             setattr(state, name, leaves[name])
-    for place, decision in enumerate(state.decisions[entry.decisions :]):
-        own: dict[str, Any] = {name: leaves[place, name] for name in DECIDED if (place, name) in leaves}
-        state.decisions[entry.decisions + place] = dc.replace(decision, **own)
+    for index, decision in enumerate(state.decisions[entry.decisions :]):
+        own: dict[str, Any] = {name: leaves[index, name] for name in DECIDED if (index, name) in leaves}
+        state.decisions[entry.decisions + index] = dc.replace(decision, **own)
     if state.attended is not None:
         state.attended = (leaves[0, "attended"], leaves[1, "attended"])
     return leaves

@@ -158,7 +158,7 @@ def _unpacked(out: Any, state: TokenState) -> Any:
     tokens = out[0] if isinstance(out, tuple) else out
     end = tokens.shape[1] - state.packages
     state.alive = None if state.alive is None else state.alive[:, :end]
-    state.place = None if state.place is None else state.place[:, :end]
+    state.index = None if state.index is None else state.index[:, :end]
     return (tokens[:, :end], *out[1:]) if isinstance(out, tuple) else tokens[:, :end]
 
 
@@ -168,9 +168,9 @@ def _spread(out: Any, state: TokenState) -> Any:
         return out
     lengths, packages = state.lengths, state.packages
     assert state.alive is not None
-    assert state.place is not None
+    assert state.index is not None
     state.alive = side_by_side(state.alive, lengths, packages)
-    state.place = side_by_side(state.place, lengths, packages, -1)
+    state.index = side_by_side(state.index, lengths, packages, -1)
     if state.size is not None:
         state.size = side_by_side(state.size, lengths, packages, 1.0)
     state.lengths = None

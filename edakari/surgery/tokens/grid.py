@@ -120,7 +120,7 @@ class GridGate(nn.Module):
 
 
 def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[GridStage], seed: int = 0) -> nn.Module:
-    """Put selectors into the stages of a network, in place; see `edakari.surgery.tokens.attach`.
+    """Put selectors into the stages of a network, in place; see `edakari.surgery.tokens.attachment`.
 
     Raises:
         PlanError: an edit names no block, keeps more positions than there are, or its selector needs attention.
@@ -144,9 +144,9 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
         if not 0 < edit.count <= stage.patches:
             raise PlanError(f"the plan keeps {edit.count} of {stage.patches} positions at block {edit.block!r}")
         first = [block.name for block in stage.blocks].index(edit.block)
-        for place, block in enumerate(stage.blocks[first:]):
+        for index, block in enumerate(stage.blocks[first:]):
             selector = None
-            if place == 0:
+            if index == 0:
                 site = Site(stage.width, block.heads, stage.patches, first)
                 options = {name: value for name, value in edit.settings if name not in PACKED}
                 selector = build_selector(edit.selector, site, options, seed).to(like.device, like.dtype)
@@ -156,7 +156,7 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
                 model.get_submodule(block.mlp),
                 chain,
                 selector,
-                edit if place == 0 else None,
+                edit if index == 0 else None,
                 stage,
                 last=block is stage.blocks[-1],
             )

@@ -41,7 +41,7 @@ class Merger(nn.Module):
                 "scaled_dot_product_attention and nn.MultiheadAttention alone; take 'spvit', 'dynamicvit' or 'random'"
             )
         prefix, batch, state.merged = settings.prefix, x_BMC.shape[0], True
-        place_BM = state.place
+        place_BM = state.index
         if place_BM is None:
             state.prefix = prefix
             place_BM = torch.arange(x_BMC.shape[1], device=x_BMC.device).expand(batch, -1)
@@ -54,14 +54,14 @@ class Merger(nn.Module):
         if state.strategy == "mask":
             state.alive = alive_BM.scatter(1, left_BN.gather(1, source_BR), 0.0)
             state.size = size_BM.scatter(1, left_BN, size_BN)
-            state.place = place_BM
+            state.index = place_BM
             self._record(state)
             return x_BMC.scatter(1, left_BN[..., None].expand_as(merged_BNC), merged_BNC)
         stays_BN = torch.ones_like(size_BN).scatter(1, source_BR, 0.0)
         index_BK = stays_BN.topk(settings.count, dim=1).indices.sort(dim=1).values
         x_BMC = torch.cat([x_BMC[:, :prefix], pick(merged_BNC, index_BK)], 1)
         state.size = torch.cat([size_BM[:, :prefix], size_BN.gather(1, index_BK)], 1)
-        state.place = torch.cat([place_BM[:, :prefix], place_BM[:, prefix:].gather(1, index_BK)], 1)
+        state.index = torch.cat([place_BM[:, :prefix], place_BM[:, prefix:].gather(1, index_BK)], 1)
         self._record(state)
         return x_BMC
 
@@ -85,12 +85,12 @@ class Merger(nn.Module):
         return settings.entering - settings.count
 
     def _record(self, state: TokenState) -> None:
-        if not state.record or state.place is None or state.size is None:
+        if not state.record or state.index is None or state.size is None:
             return
         prefix, patches = self.settings.prefix, self.settings.patches
         alive = torch.ones_like(state.size) if state.alive is None else state.alive
         blank = torch.zeros_like(alive[:, :1]).expand(-1, patches)
-        place = state.place[:, prefix:] - prefix
-        kept = blank.scatter(1, place, alive[:, prefix:])
-        score = torch.full_like(blank, -torch.inf).scatter(1, place, torch.log(state.size[:, prefix:]))
+        index = state.index[:, prefix:] - prefix
+        kept = blank.scatter(1, index, alive[:, prefix:])
+        score = torch.full_like(blank, -torch.inf).scatter(1, index, torch.log(state.size[:, prefix:]))
         state.decisions.append(Decision(self.settings.block, kept, score))

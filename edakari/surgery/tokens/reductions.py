@@ -104,8 +104,8 @@ class Roles:
 
     def next(self, found: Reduction) -> bool | None:
         """Whether tokens lie along what is reduced now; None where the part computes something else than before."""
-        place, self.seen = self.seen, self.seen + 1
-        role = self.known[place] if place < len(self.known) else None
+        index, self.seen = self.seen, self.seen + 1
+        role = self.known[index] if index < len(self.known) else None
         if role is None or (role.kind, role.dims, role.dim) != (found.kind, found.x.dim(), found.dim):
             return None
         return role.tokens

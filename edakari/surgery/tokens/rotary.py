@@ -29,7 +29,7 @@ def rotations(
         state: of the pass.
         dense: tokens before any is pruned, prefix included.
     """
-    if state.place is None:
+    if state.index is None:
         return tuple(args), dict(kwargs)
     named = {name: _turned(value, state, dense, name == ROPE) for name, value in kwargs.items()}
     return tuple(_turned(value, state, dense, False) for value in args), named
@@ -57,10 +57,10 @@ def _is_table(value: Any, state: TokenState, dense: int) -> bool:
 
 def _rows(table: torch.Tensor, still: torch.Tensor, state: TokenState, dense: int) -> torch.Tensor:
     """Rows of a table [N, D], [heads, N, D] or [batch or 1, heads or 1, N, D] by image, [batch, heads or 1, M, D]."""
-    assert state.place is not None
+    assert state.index is not None
     count = table.shape[-2]
     skipped = dense - count  # tokens at the front that the table has no rows for
-    row_BM = state.place[:, skipped:] - skipped
+    row_BM = state.index[:, skipped:] - skipped
     row_BM = torch.where(row_BM < 0, torch.full_like(row_BM, count), row_BM)
     whole = torch.cat([table, still], -2)
     whole = whole.view(*(1,) * (4 - whole.dim()), *whole.shape) if whole.dim() < 4 else whole

@@ -78,5 +78,5 @@ def restore(x_BNC: torch.Tensor, place_BN: torch.Tensor, patches: int, fill: flo
         [B, patches, C].
     """
     grid = x_BNC.new_full((x_BNC.shape[0], patches + 1, x_BNC.shape[2]), fill)
-    place = torch.where(place_BN < 0, torch.full_like(place_BN, patches), place_BN)
-    return grid.scatter(1, place[..., None].expand_as(x_BNC), x_BNC)[:, :patches]
+    index = torch.where(place_BN < 0, torch.full_like(place_BN, patches), place_BN)
+    return grid.scatter(1, index[..., None].expand_as(x_BNC), x_BNC)[:, :patches]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edakari.errors import PlanError
-from edakari.surgery.tokens.package import PackageMode, PackageNorm, package
+from edakari.surgery.tokens.package_token import PackageMode, PackageNorm, package
 from edakari.surgery.tokens.rows import in_one_row, pick, side_by_side
 from edakari.surgery.tokens.selectors import Candidates, Verdict
 from edakari.surgery.tokens.state import Decision, TokenState
@@ -27,7 +27,7 @@ class SelectionSettings:
         entering: patches that come in where every selector before kept its count.
         count: patches that go on.
         package: what becomes of the pruned.
-        package_norm: see `edakari.surgery.tokens.package`.
+        package_norm: see `edakari.surgery.tokens.package_token`.
         keeps_one: an image keeps its best patch where it would keep none, for what follows needs one.
         proportional: the package is read like as many tokens as it stands for (proportional attention, from ToMe).
     """
@@ -61,7 +61,7 @@ class Selection(nn.Module):
         if state.strategy == "topk" and settings.count >= end - settings.prefix:
             return x_BMC
         alive_BN = alive_BM[:, settings.prefix : end]
-        place_BN = state.place
+        place_BN = state.index
         assert place_BN is not None
         seen = Candidates(
             x_BMC[:, settings.prefix :],
@@ -97,18 +97,18 @@ class Selection(nn.Module):
             lengths, packages = state.lengths, state.packages
             x_BMC = side_by_side(x_BMC, lengths, packages)
             assert state.alive is not None
-            assert state.place is not None
+            assert state.index is not None
             state.alive = side_by_side(state.alive, lengths, packages)
-            state.place = side_by_side(state.place, lengths, packages, -1)
+            state.index = side_by_side(state.index, lengths, packages, -1)
             if state.size is not None:
                 state.size = side_by_side(state.size, lengths, packages, 1.0)
             if state.attended is not None:
                 q, k = (side_by_side(each, lengths, packages, dim=2) for each in state.attended)
                 state.attended = (q, k)
             state.lengths = None
-        if state.place is None:
+        if state.index is None:
             state.prefix = self.settings.prefix
-            state.place = torch.arange(x_BMC.shape[1], device=x_BMC.device).expand(x_BMC.shape[0], -1)
+            state.index = torch.arange(x_BMC.shape[1], device=x_BMC.device).expand(x_BMC.shape[0], -1)
         alive = state.alive
         return x_BMC, torch.ones_like(x_BMC[..., 0]) if alive is None else alive
 
@@ -171,7 +171,7 @@ class Selection(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens that go on, in one tensor, and the places of their patches; None where all stay in it."""
         prefix, end = self.settings.prefix, x_BMC.shape[1] - state.packages
-        place_BM = state.place
+        place_BM = state.index
         assert place_BM is not None
         if state.strategy == "topk":
             assert index_BK is not None
@@ -184,7 +184,7 @@ class Selection(nn.Module):
             alive_BN = alive_BN.gather(1, index_BK)
         x_BMC = torch.cat([x_BMC[:, :prefix], patches_BNC, packs_BPC], 1)
         none = torch.full_like(place_BM[:, :1], -1).expand(-1, packs_BPC.shape[1])
-        state.place = torch.cat([place_BM[:, :prefix], place_BN, none], 1)
+        state.index = torch.cat([place_BM[:, :prefix], place_BN, none], 1)
         if state.strategy != "topk":
             there = alive_BM[:, end : end + packs_BPC.shape[1]]
             if weight_B is not None:
@@ -243,14 +243,14 @@ class Selection(nn.Module):
             if missing > 0:
                 x_BMC = _widened(x_BMC, missing, packages, 0.0)
                 assert state.alive is not None
-                assert state.place is not None
+                assert state.index is not None
                 state.alive = _widened(state.alive, missing, packages, 0.0)
-                state.place = _widened(state.place, missing, packages, -1)
+                state.index = _widened(state.index, missing, packages, -1)
                 state.size = None if state.size is None else _widened(state.size, missing, packages, 1.0)
         assert state.alive is not None
-        assert state.place is not None
+        assert state.index is not None
         state.alive = in_one_row(state.alive, counts, prefix, packages)
-        state.place = in_one_row(state.place, counts, prefix, packages)
+        state.index = in_one_row(state.index, counts, prefix, packages)
         state.size = None if state.size is None else in_one_row(state.size, counts, prefix, packages)
         state.lengths = [prefix + count + packages for count in counts]
         return in_one_row(x_BMC, counts, prefix, packages)
@@ -265,12 +265,12 @@ class Selection(nn.Module):
         state: TokenState,
     ) -> None:
         blank = kept_BN.new_zeros(kept_BN.shape[0], self.settings.patches + 1)
-        place = torch.where(seen.place < 0, torch.full_like(seen.place, self.settings.patches), seen.place)
-        kept = blank.scatter(1, place, kept_BN)[:, :-1]
+        index = torch.where(seen.index < 0, torch.full_like(seen.index, self.settings.patches), seen.index)
+        kept = blank.scatter(1, index, kept_BN)[:, :-1]
         score = verdict.score.masked_fill(alive_BN == 0, -torch.inf)
-        score = torch.full_like(blank, -torch.inf, dtype=score.dtype).scatter(1, place, score)[:, :-1]
+        score = torch.full_like(blank, -torch.inf, dtype=score.dtype).scatter(1, index, score)[:, :-1]
         made = packs_BPC[:, -1] if packs_BPC.shape[1] else None
-        weight = torch.zeros_like(blank, dtype=verdict.weight.dtype).scatter(1, place, verdict.weight)[:, :-1]
+        weight = torch.zeros_like(blank, dtype=verdict.weight.dtype).scatter(1, index, verdict.weight)[:, :-1]
         state.decisions.append(Decision(self.settings.block, kept, score, made, weight))
 
 

@@ -74,7 +74,7 @@ class TokenSites:
         if not self.staged:
             return tuple(dict.fromkeys(max(1, depth * quarter // 4) for quarter in (1, 2, 3)))
         stages = [[p for p, block in enumerate(self.blocks) if block.stage == s] for s in range(depth)]
-        return tuple(places[len(places) // 2] for places in stages if len(places) > 1)
+        return tuple(indices[len(indices) // 2] for indices in stages if len(indices) > 1)
 
 
 def token_sites(model: nn.Module, example: Any) -> TokenSites:

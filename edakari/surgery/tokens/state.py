@@ -50,7 +50,7 @@ class TokenState:
         rule: which go.
         bias_floor: what masked keys get in place of 0, so that its logarithm has a gradient; 0 in evaluation.
         alive: for each token now there, 1 or 0, float [B, N]; None where all are.
-        place: for each token now there, its place among the dense network's, -1 for packages, [B, N]; None where
+        index: for each token now there, its place among the dense network's, -1 for packages, [B, N]; None where
             unchanged.
         prefix: tokens at the front that are never pruned.
         packages: tokens at the end that stand for pruned ones.
@@ -75,7 +75,7 @@ class TokenState:
     rule: Rule = "count"
     bias_floor: float = 0.0
     alive: torch.Tensor | None = None
-    place: torch.Tensor | None = None
+    index: torch.Tensor | None = None
     prefix: int = 0
     packages: int = 0
     weight: torch.Tensor | None = None

@@ -6,8 +6,8 @@ import pytest
 
 from edakari.core.layout import Axis, Concat, Fixed, Product
 from edakari.core.space import Group
-from edakari.cost.latency import Layer
-from edakari.cost.latency.grid import knots_of, lanes, reachable
+from edakari.latency import Layer
+from edakari.latency.grid import knots_of, lanes, reachable
 
 CONV = Layer("convolution")
 

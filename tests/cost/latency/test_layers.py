@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from edakari.core.layout import axes, extent
-from edakari.cost.latency import layers_of, unknown_operators
 from edakari.graph import trace
+from edakari.latency import layers_of, unknown_operators
 from edakari.testing import toy_cnn
 
 

@@ -9,7 +9,9 @@ import torch
 from edakari.core.budget import Budget
 from edakari.core.space import legal_sizes, limited
 from edakari.cost import bind
-from edakari.cost.latency import (
+from edakari.errors import BudgetError, InfeasibleBudget, MeasurementError
+from edakari.graph import trace
+from edakari.latency import (
     Layer,
     correction,
     extended,
@@ -24,11 +26,9 @@ from edakari.cost.latency import (
     random_sizes,
     wanted,
 )  # fmt: skip
-from edakari.cost.latency.grid import knots_of
-from edakari.cost.latency.predict import Surface
-from edakari.cost.measure import RunSettings
-from edakari.errors import BudgetError, InfeasibleBudget, MeasurementError
-from edakari.graph import trace
+from edakari.latency.grid import knots_of
+from edakari.latency.predict import Surface
+from edakari.latency.timing import RunSettings
 from edakari.solve import Knapsack, Threshold, Uniform
 from edakari.testing import check_cost, toy_cnn, toy_vit
 
@@ -38,7 +38,7 @@ CONV = Layer("convolution")
 
 def filled(model, runtime, folder, step=8):
     graph = trace(model, torch.zeros(1, 3, 16, 16))
-    groups = limited(graph.groups, step=step)
+    groups = limited(graph.groups, round_to=step)
     table = open_table(key_of(runtime, SETTINGS), folder)
     missing = plan_measurement(wanted(graph, groups), table, runtime, SETTINGS).missing
     return graph, groups, fill(table, missing, runtime, SETTINGS)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from edakari.core.space import limited
-from edakari.cost.latency import Fit, Layer, Sample, cache_folder, extended, fill, key_of, open_table, wanted
-from edakari.cost.latency import plan_measurement as plan
-from edakari.cost.measure import RunSettings
 from edakari.errors import MeasurementError
 from edakari.graph import trace
+from edakari.latency import Fit, Layer, Sample, cache_folder, extended, fill, key_of, open_table, wanted
+from edakari.latency import plan_measurement as plan
+from edakari.latency.timing import RunSettings
 from edakari.testing import toy_cnn
 
 SETTINGS = RunSettings()
@@ -22,7 +22,7 @@ LAYER = Layer("linear", (("bias", True), ("rows", (1, 4))), ("gelu",))
 
 def uses_of(step=8):
     graph = trace(toy_cnn(), torch.zeros(1, 3, 16, 16))
-    return wanted(graph, limited(graph.groups, step=step))
+    return wanted(graph, limited(graph.groups, round_to=step))
 
 
 def stored(fake, tmp_path):

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from edakari.core.space import limited
-from edakari.cost.latency import Layer, fill, key_of, latency_cost, layers_of, open_table, plan_measurement, wanted
-from edakari.cost.latency.onnx_layers import onnx_layer, timed_part
-from edakari.cost.latency.torch_layers import torch_layer
-from edakari.cost.measure import RunSettings, measure
-from edakari.cost.runnable import require_runnable
-from edakari.cost.runtimes import OnnxRuntime, OpenVino, TorchCompile, TorchEager
 from edakari.errors import MeasurementError, MissingPackage
 from edakari.graph import trace
+from edakari.latency import Layer, fill, key_of, latency_cost, layers_of, open_table, plan_measurement, wanted
+from edakari.latency.onnx_layers import onnx_layer, timed_part
+from edakari.latency.runnable import require_runnable
+from edakari.latency.runtimes import OnnxRuntime, OpenVino, TorchCompile, TorchEager
+from edakari.latency.timing import RunSettings, measure
+from edakari.latency.torch_layers import torch_layer
 from edakari.testing import toy_cnn
 
 SETTINGS = RunSettings(threads=1, warmup=1)
@@ -100,7 +100,7 @@ def test_what_a_runtime_takes_out_takes_no_time():
 @pytest.mark.parametrize("runtime", [TorchEager(), OnnxRuntime()], ids=lambda runtime: runtime.name)
 def test_from_layers_to_a_network(runtime, tmp_path):
     graph = trace(toy_cnn(), IMAGE)
-    groups = limited(graph.groups, step=16)
+    groups = limited(graph.groups, round_to=16)
     table = open_table(key_of(runtime, SETTINGS), tmp_path)
     plan = plan_measurement(wanted(graph, groups), table, runtime, SETTINGS, repeats=2)
     assert plan.seconds > 0

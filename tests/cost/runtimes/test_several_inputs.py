@@ -10,10 +10,10 @@ from torch import nn
 
 import edakari
 from edakari.cost.example import arguments, named_tensors, shapes_text
-from edakari.cost.measure import RunSettings, measure
-from edakari.cost.runtimes import runtime_named
 from edakari.errors import ExportError, MeasurementError
 from edakari.export import to_onnx, to_program
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.timing import RunSettings, measure
 
 
 class Siamese(nn.Module):
@@ -88,14 +88,14 @@ def test_inputs_have_names():
 @pytest.mark.parametrize("form", FORMS)
 def test_the_latency_of_several_inputs_is_a_cost(form, tmp_path):
     model = Siamese().eval()
-    cost = edakari.latency(model, example(form), "torch", networks=0, cache=tmp_path)
+    cost = edakari.measure_latency(model, example(form), "torch", networks=0, cache=tmp_path)
     assert cost.total({}) > 0
 
 
 @pytest.mark.parametrize("wrong", ["image", {}, (None, 3)])
 def test_an_example_without_a_tensor_is_an_error(wrong, tmp_path):
     with pytest.raises(MeasurementError, match="a tensor, or a tuple or dict with tensors"):
-        edakari.latency(Siamese(), wrong, "torch", cache=tmp_path)
+        edakari.measure_latency(Siamese(), wrong, "torch", cache=tmp_path)
 
 
 def test_what_does_not_run_names_all_shapes(tmp_path):

@@ -39,15 +39,15 @@ def check(program: Program, seed: int = 0) -> Graph:
     graph = trace(model, images)
     again = trace(build(program), torch.zeros(3, 3, program.pixels, program.pixels))
     assert again.fingerprint == graph.fingerprint, "a second trace, of another batch, has another fingerprint"
-    silent = [where for where in _whole(graph) if where not in {refusal.where for refusal in graph.refused}]
+    silent = [where for where in _whole(graph) if where not in {unprunable.where for unprunable in graph.unprunable}]
     assert not silent, f"nobody says why these stay whole: {silent}"
     # einsum and others go other ways about dimensions of one position
     wide = [dc.replace(group, least=max(group.least, min(2, group.size))) for group in graph.groups]
     for number, share in enumerate(SHARES):
         plan = random_plan(graph, share, seed + number, None if number else wide)
-        small = apply(plan, model, graph)
+        small = apply(model, plan, graph)
         with torch.no_grad():
-            error = difference(small(images), simulate(plan, model, graph)(images))
+            error = difference(small(images), simulate(model, plan, graph)(images))
         assert error < TOLERANCE, f"differs by {error:.2g} at {plan.sizes()}"
         if not number:
             _check_gradients(small, images)
@@ -58,9 +58,9 @@ def check(program: Program, seed: int = 0) -> Graph:
 def _whole(graph: Graph) -> Iterator[str]:
     """Dimensions of which nothing can be cut; kernels never are, and a single position is nothing to cut."""
     for name in graph.parameters:
-        for place, layout in enumerate(graph.layouts[name][:2]):
+        for index, layout in enumerate(graph.layouts[name][:2]):
             if _is_whole(layout):
-                yield f"{name}[{place}]"
+                yield f"{name}[{index}]"
 
 
 def _is_whole(layout: Layout) -> bool:

@@ -230,11 +230,11 @@ def chunk(x: torch.Tensor, count: int, how: str, size: str) -> torch.Tensor:
 @function(
     lambda x: len(x) > 1 and x[1] > 2,
     start=lambda x: range(x[1] - 1),
-    stop=lambda x: [None, *range(-1, 2 - x[1], -1)],
+    search_step=lambda x: [None, *range(-1, 2 - x[1], -1)],
     step=(1, 1, 1, 2),
 )
-def slice_channels(x: torch.Tensor, start: int, stop: int | None, step: int) -> torch.Tensor:
-    found = x[:, start:stop:step]
+def slice_channels(x: torch.Tensor, start: int, search_step: int | None, step: int) -> torch.Tensor:
+    found = x[:, start:search_step:step]
     return found if found.shape[1] else x
 
 
@@ -314,8 +314,8 @@ def again(x: torch.Tensor, dim: int, times: int, how: str) -> torch.Tensor:
             return x.repeat_interleave(times, dim=dim)
         case "tile":
             return torch.tile(x, every)
-    place = dim % x.dim()
-    return x.unsqueeze(place + 1).expand(*x.shape[: place + 1], times, *x.shape[place + 1 :]).flatten(place, place + 1)
+    index = dim % x.dim()
+    return x.unsqueeze(index + 1).expand(*x.shape[: index + 1], times, *x.shape[index + 1 :]).flatten(index, index + 1)
 
 
 @function(anything, dim=dims, by=(1, -1, 2))

@@ -44,7 +44,7 @@ class Kind:
     def operands(self, pick: Pick, shapes: Sequence[Shape]) -> list[int]:
         """Values to read, from choices of which the latest are the first."""
         latest = range(len(shapes) - 1, -1, -1)
-        first = pick([place for place in latest if self._starts(shapes[place], shapes)])
+        first = pick([index for index in latest if self._starts(shapes[index], shapes)])
         more = self.fits[-1:] * (pick(range(self.many + 1)) if self.many else 0)
         rest = [pick([n for n in latest if fit(shapes[first], shapes[n])]) for fit in (*self.fits[1:], *more)]
         return [first, *rest]

@@ -111,13 +111,13 @@ class Network(nn.Module):
         self.functions: dict[int, Callable[..., torch.Tensor]] = {}
         values = [torch.zeros(2, 3, program.pixels, program.pixels)]
         for number, each in enumerate(program.steps, start=1):
-            operands = [values[place] for place in each.operands]
+            operands = [values[index] for index in each.operands]
             made = KINDS[each.kind].make([tuple(x.shape) for x in operands], each.settings)
             self._add(number, made)
             with torch.no_grad():
                 values.append(self._run(number, operands))
         self.shapes = [tuple(value.shape) for value in values]
-        read = {place for each in program.steps for place in each.operands}
+        read = {index for each in program.steps for index in each.operands}
         self.loose = [number for number in range(1, len(values)) if number not in read]
         for number in self.loose:
             setattr(self, f"read{number}", Read(self.shapes[number]))
@@ -135,7 +135,7 @@ class Network(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = [images]
         for number, each in enumerate(self.program.steps, start=1):
-            values.append(self._run(number, [values[place] for place in each.operands]))
+            values.append(self._run(number, [values[index] for index in each.operands]))
         return tuple(getattr(self, f"read{number}")(values[number]) for number in self.loose)
 
 
@@ -162,10 +162,10 @@ def grow(pick: Pick, most: int = 10, kinds: Sequence[Kind] | None = None) -> Pro
         shapes = [tuple(value.shape) for value in values]
         kind = pick([kind for kind in every if kind.fits_some(shapes)])
         operands = kind.operands(pick, shapes)
-        settings = kind.draw(pick, [shapes[place] for place in operands])
-        made = kind.make([shapes[place] for place in operands], settings)
+        settings = kind.draw(pick, [shapes[index] for index in operands])
+        made = kind.make([shapes[index] for index in operands], settings)
         with torch.no_grad():
-            value = (made.eval() if isinstance(made, nn.Module) else made)(*(values[place] for place in operands))
+            value = (made.eval() if isinstance(made, nn.Module) else made)(*(values[index] for index in operands))
         if value.dim() > 1 and value[0].numel() <= LARGEST and max(value.shape[1:]) <= WIDEST:
             values.append(value)
             steps.append(Step(kind.name, tuple(operands), settings))
@@ -194,7 +194,7 @@ def _smaller(program: Program) -> Iterator[Program]:
     for gone in range(len(program.steps), 0, -1):
         for instead in dict.fromkeys((0, *program.steps[gone - 1].operands)):
             steps = [
-                Step(each.kind, tuple(_renumbered(place, gone, instead) for place in each.operands), each.settings)
+                Step(each.kind, tuple(_renumbered(index, gone, instead) for index in each.operands), each.settings)
                 for number, each in enumerate(program.steps, start=1)
                 if number != gone
             ]
@@ -204,6 +204,6 @@ def _smaller(program: Program) -> Iterator[Program]:
         yield Program(program.steps, pixels)
 
 
-def _renumbered(place: int, gone: int, instead: int) -> int:
-    place = instead if place == gone else place
-    return place - 1 if place > gone else place
+def _renumbered(index: int, gone: int, instead: int) -> int:
+    index = instead if index == gone else index
+    return index - 1 if index > gone else index

@@ -15,9 +15,9 @@ from torch.nn import functional
 import edakari
 from edakari.core.plan import DropBranch, KeepChannels, Plan
 from edakari.graph import trace
-from edakari.methods.masking import reads
+from edakari.methods.masking import consumers as consumers
+from edakari.methods.masking.consumers import layers_of, structure_of
 from edakari.methods.masking.masks import Masks, Mode, maskable
-from edakari.methods.masking.reads import layers_of, structure_of
 from edakari.surgery import apply
 from edakari.surgery.masked_reads import READS
 from edakari.testing import ToyTask, random_plan, toy_cnn, toy_vit
@@ -96,7 +96,7 @@ def test_masked_equals_cut(network: Any, scale_norms: bool, training: bool) -> N
         masked = model(images(model))
     masks_at(other, plan, scale_norms=scale_norms).fold()
     with torch.no_grad():
-        cut = apply(plan, other)(images(model))
+        cut = apply(other, plan)(images(model))
         plain = other(images(model))
     assert difference(masked, cut) < 1e-12
     assert difference(masked, plain) > 1e-3
@@ -233,10 +233,19 @@ def test_groups_whose_positions_an_operator_mixes_are_not_masked(mix: Callable[[
 
 
 def test_every_operator_that_mixes_is_known() -> None:
-    layers = reads.CONVOLUTIONS | reads.LINEARS | reads.PRODUCTS | reads.BATCH_NORMS | {reads.LAYER_NORM}
-    known = layers | reads.OVER_LAST | reads.SOFTMAX | reads.REDUCTIONS | reads.OVER_ALL | reads.POINTWISE
+    layers = (
+        consumers.CONVOLUTIONS | consumers.LINEARS | consumers.PRODUCTS | consumers.BATCH_NORMS | {consumers.LAYER_NORM}
+    )
+    known = (
+        layers
+        | consumers.OVER_LAST
+        | consumers.SOFTMAX
+        | consumers.REDUCTIONS
+        | consumers.OVER_ALL
+        | consumers.POINTWISE
+    )
     assert set(READS) <= known
-    assert {"rnn", "aten.native_group_norm", "aten.cumsum", "torchvision.deform_conv2d"} <= reads.OVER_ALL
+    assert {"rnn", "aten.native_group_norm", "aten.cumsum", "torchvision.deform_conv2d"} <= consumers.OVER_ALL
 
 
 def test_pull_adds_decay_to_what_is_masked_only() -> None:
@@ -287,7 +296,7 @@ def test_mask_and_cut_agree_under_statistics_of_the_batch(make: Any, which: str)
         plan = Plan(
             (KeepChannels(group.name, tuple(kept[part].nonzero().view(-1).tolist())),), graph.fingerprint, graph.inputs
         )
-        small = apply(plan, twin)
+        small = apply(twin, plan)
         with torch.no_grad(), batch_statistics(small):
             torch.testing.assert_close(small(x), masked, atol=1e-10, rtol=1e-10)
 

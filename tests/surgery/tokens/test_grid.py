@@ -62,7 +62,7 @@ def test_macs_are_what_is_really_saved() -> None:
     stage = grid_stages(model, example)[1]
     assert (stage.patches, stage.width, stage.prefix) == (64, 32, 0)
     plan = Plan((KeepTokens("layers.1.blocks.0", 20, "random"),), graph.fingerprint, graph.inputs)
-    saved = macs(graph).total({}) - macs(edakari.trace(edakari.apply(plan, model), example)).total({})
+    saved = macs(graph).total({}) - macs(edakari.trace(edakari.apply(model, plan), example)).total({})
     assert saved == 2 * (64 - 20) * 2 * 32 * 4 * 32
 
 
@@ -82,4 +82,4 @@ def test_what_cannot_be_is_told() -> None:
     with pytest.raises(PlanError, match="keeps 65 of 64"):
         attach(swin(), [KeepTokens("layers.1.blocks.1", 65, "random")], x)
     with pytest.raises(PlanError, match="one selector"):
-        attach(swin(), [KeepTokens(f"layers.1.blocks.{place}", 9, "random") for place in (0, 1)], x)
+        attach(swin(), [KeepTokens(f"layers.1.blocks.{index}", 9, "random") for index in (0, 1)], x)

@@ -37,10 +37,10 @@ def assert_exact(model: nn.Module, chosen: list[KeepTokens], strategies: tuple[s
     assert float((removed - dense).abs().max()) > 1e-6
     close(logits(Adaptive(model).eval(), x), removed)
     close(torch.cat([logits(model, image[None]) for image in x]), removed)
-    for place, selection in enumerate(selections(model).values()):
+    for index, selection in enumerate(selections(model).values()):
         runner = Adaptive(model, "mask", "threshold").eval()
         logits(runner, x)
-        score = runner.decisions[place].score
+        score = runner.decisions[index].score
         score = score[score.isfinite()].sort().values
         selection.get_buffer("threshold").copy_(score[len(score) // 2 - 1 : len(score) // 2 + 1].mean())
     wanted = logits(Adaptive(model, "mask", "threshold").eval(), x)

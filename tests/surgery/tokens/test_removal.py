@@ -41,16 +41,16 @@ def attached(
 
 def spread(model: nn.Module, x: torch.Tensor) -> nn.Module:
     """Selectors that keep another number of tokens in every image: thresholds in the middle of their scores."""
-    for place, selection in enumerate(selections(model).values()):
+    for index, selection in enumerate(selections(model).values()):
         with torch.no_grad():
             for name, parameter in selection.selector.named_parameters():
-                generator = torch.Generator().manual_seed(len(name) + place)
+                generator = torch.Generator().manual_seed(len(name) + index)
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
             selection.get_buffer("threshold").zero_()
     runner = Adaptive(model, "mask", "threshold").eval()
-    for place, selection in enumerate(selections(model).values()):
+    for index, selection in enumerate(selections(model).values()):
         logits(runner, x)
-        score = runner.decisions[place].score
+        score = runner.decisions[index].score
         score = score[score.isfinite()].sort().values
         # between two scores: on one of them, rounding would decide
         selection.get_buffer("threshold").copy_(score[len(score) // 2 - 1 : len(score) // 2 + 1].mean())
@@ -67,12 +67,12 @@ def by_hand(model: Any, image: torch.Tensor, mode: str, proportional: bool) -> t
     tokens = model._pos_embed(model.patch_embed(image[None]))[0]
     head, patches, packs, weight, counts = tokens[:1], tokens[1:], tokens[:0], 0.0, []
     times: list[int] = []
-    for place, block in enumerate(model.blocks):
-        if (selector := detached.get(f"blocks.{place}")) is not None:
+    for index, block in enumerate(model.blocks):
+        if (selector := detached.get(f"blocks.{index}")) is not None:
             x = torch.cat([patches, packs])[None]
             seen = Candidates(x, torch.ones(1, x.shape[1]).double(), len(patches), torch.zeros(1, 0), 1, None)
             verdict = selector(seen)
-            keep = verdict.score[0] >= chosen[f"blocks.{place}"].get_buffer("threshold")
+            keep = verdict.score[0] >= chosen[f"blocks.{index}"].get_buffer("threshold")
             gone, q = patches[~keep], verdict.weight[0][~keep]
             patches = patches[keep]
             counts.append(int(keep.sum()))
@@ -134,7 +134,7 @@ def test_a_dense_head_hears_living_patches_alone(mode: str) -> None:
     """LV-ViT: neither packages nor masked patches come into the largest of the patches' logits."""
     model, x, seen = enlivened(LabelledViT()), images(), []
     dense = logits(model, x)
-    edits = [KeepTokens(f"blocks.{place}", n, "spvit", (("package", mode),)) for place, n in ((1, 20), (3, 11))]
+    edits = [KeepTokens(f"blocks.{index}", n, "spvit", (("package", mode),)) for index, n in ((1, 20), (3, 11))]
     attach(model, edits, images(1))
     model.blocks[3].norm2.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     removed = logits(model, x)
@@ -170,8 +170,8 @@ def test_batch_invariance(strategy: str) -> None:
     together = logits(runner, x)
     order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
     assert torch.allclose(logits(runner, x[order]), together[order], atol=1e-5)
-    for place in range(len(x)):
-        assert torch.allclose(logits(runner, x[place : place + 1])[0], together[place], atol=1e-5)
+    for index in range(len(x)):
+        assert torch.allclose(logits(runner, x[index : index + 1])[0], together[index], atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -230,7 +230,7 @@ def test_families(name: str) -> None:
     for selector in ("spvit", "evit", "tome"):
         # only packages can count as several tokens; they stay one for merged and for EViT's
         settings: Settings = (("proportional", True),) if selector == "spvit" else ()
-        edits = [KeepTokens(layout.names[place], count, selector, settings) for place, count in ((1, 9), (3, 6))]
+        edits = [KeepTokens(layout.names[index], count, selector, settings) for index, count in ((1, 9), (3, 6))]
         removed = logits(attach(model, edits, x[:1]), x)
         masked = logits(Adaptive(model).eval(), x)
         torch.testing.assert_close(masked, removed, atol=1e-12, rtol=0)
@@ -277,14 +277,14 @@ def test_channels_and_tokens_in_one_plan() -> None:
     whole = Plan((channels, tokens), graph.fingerprint, graph.inputs)
     assert Plan.from_json(whole.to_json()) == whole
     assert whole.sizes() == {hidden.name: 32, "blocks.1:tokens": 17}
-    small, x = edakari.apply(whole, model), images()
+    small, x = edakari.apply(model, whole), images()
     found = logits(small, x)
-    assert torch.allclose(logits(edakari.simulate(whole, model).eval(), x), found, atol=1e-12)
+    assert torch.allclose(logits(edakari.simulate(model, whole).eval(), x), found, atol=1e-12)
     one = Plan((channels,), graph.fingerprint, graph.inputs)
-    first = edakari.apply(one, model)
+    first = edakari.apply(model, one)
     later = Plan((tokens,), edakari.trace(first, images(1)).fingerprint, graph.inputs)
-    assert torch.equal(logits(edakari.apply(later, first), x), found)
-    assert torch.equal(logits(edakari.apply(one.then(later), model), x), found)
+    assert torch.equal(logits(edakari.apply(first, later), x), found)
+    assert torch.equal(logits(edakari.apply(model, one.then(later)), x), found)
 
 
 @pytest.mark.parametrize("settings", [(), (("package", "append"), ("proportional", True))])
@@ -301,11 +301,11 @@ def test_channels_of_every_kind_and_tokens_are_masked_together(selector: str, se
     assert {graph[edit.group].kind for edit in channels} >= {"embedding", "hidden"}
     whole = Plan((*channels, *(KeepTokens(f"blocks.{b}", n, selector, settings) for b, n in ((1, 20), (3, 11)))),
                  graph.fingerprint, graph.inputs)  # fmt: skip
-    twin = edakari.simulate(whole, model).eval()
+    twin = edakari.simulate(model, whole).eval()
     assert isinstance(twin, BothMasked)
     shapes = {value.shape for value in twin.masked.state_dict().values()}
     assert {value.shape for value in model.state_dict().values()} <= shapes
-    torch.testing.assert_close(logits(twin, x), logits(edakari.apply(whole, model), x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(logits(twin, x), logits(edakari.apply(model, whole), x), atol=1e-12, rtol=0)
 
 
 def test_tokens_twice_are_refused() -> None:

@@ -18,13 +18,13 @@ from edakari.surgery.tokens.selectors import (
     merged,
 )
 
-SITE = Site(width=12, heads=3, patches=8, place=2)
+SITE = Site(width=12, heads=3, patches=8, index=2)
 
 
 def seen(x: torch.Tensor, alive: torch.Tensor | None = None) -> Candidates:
     alive = torch.ones_like(x[..., 0]) if alive is None else alive
-    place = torch.arange(x.shape[1]).expand(x.shape[0], -1)
-    return Candidates(x, alive, x.shape[1], place, 1, None)
+    index = torch.arange(x.shape[1]).expand(x.shape[0], -1)
+    return Candidates(x, alive, x.shape[1], index, 1, None)
 
 
 def lively(selector: MultiHeadSelector) -> MultiHeadSelector:

@@ -25,7 +25,7 @@ class Candidates:
         x: their features, [B, N, C].
         alive: 1 where a token is there, 0 where it was pruned and only kept in the tensor, float [B, N].
         patches: how many are patches.
-        place: for each patch, its place in the grid, long [B, patches].
+        index: for each patch, its place in the grid, long [B, patches].
         prefix: tokens in front of them, as the network has them.
         attended: query and key of the last attention, [batch, heads, prefix + N, channels]; None where none was seen.
     """
@@ -33,7 +33,7 @@ class Candidates:
     x: torch.Tensor
     alive: torch.Tensor
     patches: int
-    place: torch.Tensor
+    index: torch.Tensor
     prefix: int
     attended: tuple[torch.Tensor, torch.Tensor] | None
 
@@ -66,13 +66,13 @@ class Site:
         width: channels of a token.
         heads: of the block behind it.
         patches: of the dense network.
-        place: of its block, counted from 0.
+        index: of its block, counted from 0.
     """
 
     width: int
     heads: int
     patches: int
-    place: int
+    index: int
 
 
 S = TypeVar("S", bound=Callable[..., nn.Module])
@@ -119,7 +119,7 @@ def build_selector(name: str, site: Site, settings: dict[str, Any], seed: int = 
     make, _ = _known(name)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((1000 * seed + site.place) % 2**63)
+            torch.manual_seed((1000 * seed + site.index) % 2**63)
             return make(site, **settings)
     except TypeError as error:
         raise PlanError(f"selector {name!r} does not take the settings {settings}: {error}") from None

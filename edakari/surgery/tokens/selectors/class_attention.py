@@ -24,15 +24,15 @@ class AttentionSelector(nn.Module):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self.place = site.place
-        if site.place == 0:
+        self.index = site.index
+        if site.index == 0:
             raise PlanError("the selector 'evit' looks at the attention of the block before it; block 0 has none")
 
     def forward(self, seen: Candidates) -> Verdict:
         """See `Selector`."""
         if seen.attended is None:
             raise PlanError(
-                f"the selector 'evit' at block number {self.place} looks at the queries and keys of the block before "
+                f"the selector 'evit' at block number {self.index} looks at the queries and keys of the block before "
                 "it, which are seen in scaled_dot_product_attention and nn.MultiheadAttention alone; take 'spvit', "
                 "'dynamicvit' or 'random'"
             )

@@ -49,7 +49,7 @@ class MultiHeadSelector(nn.Module):
         if site.width % site.heads:
             raise PlanError(
                 f"the selector looks at tokens head by head, but {site.width} channels are no multiple of "
-                f"{site.heads} heads; prune the embedding in multiples of the heads (limits.step)"
+                f"{site.heads} heads; prune the embedding in multiples of the heads (groups.round_to)"
             )
         self.heads, self.merge, self.features = site.heads, merge, features
         per_head = site.width // site.heads

@@ -21,13 +21,13 @@ class RandomSelector(nn.Module):
 
     def __init__(self, site: Site, *, seed: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(1000 * seed + site.place)
+        generator = torch.Generator().manual_seed(1000 * seed + site.index)
         order = torch.randperm(site.patches, generator=generator).float() / site.patches - 0.5
         self.register_buffer("score", order)
 
     def forward(self, seen: Candidates) -> Verdict:
         """See `Selector`."""
-        score: torch.Tensor = self.get_buffer("score")[seen.place]
+        score: torch.Tensor = self.get_buffer("score")[seen.index]
         if self.training:
             score = torch.rand_like(score) - 0.5
         return Verdict(score, torch.ones_like(score))

@@ -1,0 +1,1 @@
+"""What `edakari explain` looks at: filters, saliency maps, tokens."""

@@ -1,0 +1,258 @@
+"""What the filters of a run's dense network tell apart, and which of them its plan keeps."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Axis, extent
+from edakari.core.plan import KeepChannels, Plan
+from edakari.criteria import FeatureDiscrimination, ResponseSettings
+from edakari.criteria.capture import watching
+from edakari.criteria.discrimination import Discriminated
+from edakari.criteria.labels import LabelSource
+from edakari.criteria.responses import Reduce, Response, called, collect_responses, respond, until
+from edakari.errors import DataError, RunFolderError, UnknownName
+from edakari.graph import trace
+from edakari.graph.layer_outputs import LayerOutput
+from edakari.graph.receptive import Seen, receptive_fields
+from edakari.pipeline.folder import RunFolder
+from edakari.pipeline.load import dense_network, recipe_of
+from edakari.report.filters import FilterView, FilterViews, LayerView
+from edakari.surgery import load_plan
+from edakari.tasks import ImageTask, Segmentation, task_from_settings
+
+__all__ = ["Choice", "filter_views"]
+
+Floats = npt.NDArray[np.float64]
+Spot = tuple[LayerOutput, int, int]
+"""A layer output, a filter, and the number of an image."""
+
+LAYERS = 4
+LEGIBLE = 13
+"""Pixels that a crop should have at least, so that one can see what it is of."""
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What to look at.
+
+    Args:
+        layers: patterns of modules to draw; none is four layers from the first to the last.
+        filters: how many of a layer, half of them the most discriminative ones, half the least.
+        crops: images of each filter.
+        images: of the training data, at most.
+        top: strongest images of each filter that count; a share of them below 1.
+        labels: those of the data, or the network's own predictions.
+    """
+
+    layers: tuple[str, ...] = ()
+    filters: int = 8
+    crops: int = 8
+    images: int = 12800
+    top: int | float = 0.05
+    labels: LabelSource = "data"
+
+
+def filter_views(folder: str | Path, choice: Choice = Choice(), *, trust_code: bool = False) -> FilterViews:
+    """Look at the filters of the dense network of a run, by any method, as far as its plan is made.
+
+    Args:
+        folder: of the run.
+        choice: what to look at.
+        trust_code: whether to run a Python file that the run's recipe names.
+
+    Raises:
+        RunFolderError: it is no run folder, or nothing is pruned in it yet.
+        UnknownName: no layer meets a pattern.
+        DataError: there are too few images, or no labels.
+    """
+    run = RunFolder(Path(folder))
+    recipe = recipe_of(run, trust_code=trust_code)
+    if not run.done("prune"):
+        raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
+    task, plan = task_from_settings(recipe.data), load_plan(run.pruned)
+    model = dense_network(recipe)
+    graph = trace(model, task.example())
+    # labels at every pixel are those of the place that excites a filter most
+    reduce: Reduce = "max" if isinstance(task, Segmentation) else "l2"
+    criterion = FeatureDiscrimination(
+        response_settings=ResponseSettings(reduce=reduce, images=choice.images, top=choice.top, labels=choice.labels),
+        normalize="none",
+    )
+    responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.response_settings)
+    found = {
+        layer_output: each
+        for (layer_output, group), each in criterion.discriminate(responses).items()
+        if _plain(layer_output, group)
+    }
+    kept = _kept(graph, plan)
+    chosen = {
+        layer_output: _ends(found[layer_output], choice.filters)
+        for layer_output in _chosen(tuple(found), choice.layers)
+    }
+    fields = receptive_fields(graph)
+    spots = {
+        (layer_output, index, int(image))
+        for layer_output, indices in chosen.items()
+        for index in indices
+        for image in found[layer_output].strongest.ids[index, : choice.crops]
+    }
+    crops = _crops(model, task, spots, fields, choice.images)
+    layers = tuple(
+        LayerView(
+            _name(layer_output),
+            *_extent(fields.get(layer_output.operator), task.example()),
+            each.rfc_entropy.numpy(),
+            kept[_group(layer_output)],
+            sum(_group(other) == _group(layer_output) for other in found) > 1,
+            tuple(
+                _filter(layer_output, index, each, kept[_group(layer_output)], crops, responses.labels, choice.crops)
+                for index in chosen.get(layer_output, ())
+            ),
+        )
+        for layer_output, each in found.items()
+    )
+    return FilterViews(layers, task.classes, responses.images, responses.top, plan.method)
+
+
+def _group(layer_output: LayerOutput) -> str:
+    return next(iter(layer_output.dims()))
+
+
+def _plain(layer_output: LayerOutput, group: str) -> bool:
+    """Whether a layer output's filters are the channels of one group, one by one."""
+    return isinstance(layer_output.layouts[layer_output.dims()[group]], Axis)
+
+
+def _name(layer_output: LayerOutput) -> str:
+    return layer_output.weight.rpartition(".")[0] or layer_output.weight
+
+
+def _kept(graph: Graph, plan: Plan) -> dict[str, npt.NDArray[np.bool_]]:
+    masks = {group.name: np.ones(group.size, dtype=np.bool_) for group in graph.groups}
+    for edit in plan.edits:
+        if isinstance(edit, KeepChannels):
+            masks[edit.group] = np.isin(np.arange(len(masks[edit.group])), edit.indices)
+    return masks
+
+
+def _chosen(layer_outputs: Sequence[LayerOutput], patterns: Sequence[str]) -> list[LayerOutput]:
+    if not layer_outputs:
+        raise DataError("the network has no layer whose filters can be looked at one by one")
+    if not patterns:
+        indices = np.linspace(0, len(layer_outputs) - 1, min(LAYERS, len(layer_outputs))).round().astype(int)
+        return [layer_outputs[index] for index in dict.fromkeys(indices.tolist())]
+    names = [_name(layer_output) for layer_output in layer_outputs]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UnknownName("layer", pattern, names)
+    return [
+        layer_output
+        for layer_output, name in zip(layer_outputs, names, strict=True)
+        if any(fnmatch.fnmatch(name, p) for p in patterns)
+    ]
+
+
+def _ends(each: Discriminated, count: int) -> list[int]:
+    """The filters of lowest and those of highest entropy, in this order."""
+    order: list[int] = np.argsort(each.rfc_entropy.numpy(), kind="stable").tolist()
+    if len(order) <= count:
+        return order
+    return [*order[: (count + 1) // 2], *order[len(order) - count // 2 :]]
+
+
+def _crops(
+    model: nn.Module, task: ImageTask, spots: Iterable[Spot], fields: Mapping[int, Seen], images: int
+) -> dict[Spot, Floats]:
+    """What filters see in images where they respond most, by running these images once more."""
+    by_image: dict[int, list[Spot]] = {}
+    for spot in spots:
+        by_image.setdefault(spot[2], []).append(spot)
+    layer_outputs = tuple({spot[0]: None for wanted in by_image.values() for spot in wanted})
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (task.pixels.mean, task.pixels.std))
+    responses: dict[LayerOutput, Response] = {}
+    found: dict[Spot, Floats] = {}
+    first = 0
+
+    def take(layer_output: LayerOutput, x: torch.Tensor) -> None:
+        count = len(x) // int(extent(layer_output.layouts[0], {}))
+        responses[layer_output] = respond(layer_output, _group(layer_output), x, count, "max", True)
+
+    with watching(model, layer_outputs, take):
+        for batch in until(task.batches("calibration"), images):
+            wanted = [image for image in range(first, first + len(batch[0])) if image in by_image]
+            if wanted:
+                some = torch.stack([batch[0][image - first] for image in wanted])
+                called(model, (some,), None)
+                for row, image in enumerate(wanted):
+                    pixels = (some[row].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
+                    for spot in by_image[image]:
+                        found[spot] = _cropped(pixels, responses[spot[0]], row, spot[1], fields.get(spot[0].operator))
+            first += len(batch[0])
+    return found
+
+
+def _cropped(pixels: Floats, response: Response, row: int, index: int, seen: Seen | None) -> Floats:
+    size = pixels.shape[0], pixels.shape[1]
+    if seen is None or len(seen) != 2 or response.positions is None:
+        return pixels
+    position = int(response.positions[row, index])
+    place = position // response.size[1], position % response.size[1]
+    rows, columns = (seen[dim] for dim in sorted(seen))
+    height, width = int(rows.size), int(columns.size)
+    if height >= size[0] and width >= size[1]:
+        return pixels
+    margin = max(0, (LEGIBLE - min(height, width)) // 2)
+    first = int(rows.start + rows.jump * place[0]) - margin, int(columns.start + columns.jump * place[1]) - margin
+    # enough around the image for any crop
+    around = max(height, width) + margin + max(size)
+    framed = np.pad(pixels, ((around, around), (around, around), (0, 0)), constant_values=np.nan)
+    top, left = first[0] + around, first[1] + around
+    return framed[top : top + height + 2 * margin, left : left + width + 2 * margin]
+
+
+def _extent(seen: Seen | None, example: torch.Tensor) -> tuple[tuple[int, int] | None, int]:
+    """Height and width of a receptive field, None where it is the whole image, and the margin around it."""
+    if seen is None or len(seen) != 2:
+        return None, 0
+    height, width = (int(seen[dim].size) for dim in sorted(seen))
+    if height >= example.shape[2] and width >= example.shape[3]:
+        return None, 0
+    return (height, width), max(0, (LEGIBLE - min(height, width)) // 2)
+
+
+def _filter(
+    layer_output: LayerOutput,
+    index: int,
+    each: Discriminated,
+    kept: npt.NDArray[np.bool_],
+    crops: Mapping[Spot, Floats],
+    labels: torch.Tensor,
+    count: int,
+) -> FilterView:
+    images: list[int] = each.strongest.ids[index, :count].tolist()
+    return FilterView(
+        index,
+        float(each.rfc_entropy[index]),
+        bool(kept[index]),
+        tuple(crops[layer_output, index, image] for image in images),
+        tuple(_class(each, index, place, labels) for place in range(len(images))),
+        each.shares[index].numpy(),
+    )
+
+
+def _class(each: Discriminated, index: int, place: int, labels: torch.Tensor) -> int:
+    """Class of an image that excites a filter: of several the one that most of the filter's images show."""
+    if each.strongest.labels is not None:
+        return int(each.strongest.labels[index, place])
+    shown = labels[each.strongest.ids[index, place]]
+    return int(shown) if shown.ndim == 0 else int(torch.where(shown > 0, each.shares[index], -1.0).argmax())

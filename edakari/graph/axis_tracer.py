@@ -1,0 +1,334 @@
+"""The forward pass as a flow of axes: sees every operator call and asks its rule how axes go through."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from edakari.graph import axes
+from edakari.graph.axes import Expression
+from edakari.graph.entries import MOVING, NUMBERING
+from edakari.graph.meta import execute, operator_name
+from edakari.graph.records import Call, CallRecord, Dims, OperatorRecord, TensorInfo
+from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
+from edakari.graph.tracked_ints import LISTENER, OPAQUE, IntTracker, is_known
+from edakari.graph.widths import known_widths
+
+__all__ = ["AxisTracer", "Call", "CallRecord", "Dims", "OperatorRecord", "Rule"]
+
+Rule = Callable[["AxisTracer", "Call"], Any]
+"""Says how axes go through one operator: Dims of the output, or a list of Dims where there are several."""
+
+
+class AxisTracer:
+    """State of one traced forward pass.
+
+    Args:
+        stored: dimensions of each parameter and buffer, by the tensor's id.
+        names: name of each parameter and buffer, by the tensor's id.
+        rules: operator name to rule.
+        functions: torch functions that are taken whole instead of operator by operator, and their rules.
+    """
+
+    def __init__(
+        self,
+        stored: dict[int, Dims],
+        names: Mapping[int, str],
+        rules: Mapping[str, Rule],
+        functions: Mapping[Callable[..., Any], tuple[str, Rule]],
+    ) -> None:
+        self.stored = stored
+        self.names = names
+        self.rules = rules
+        self.functions = functions
+        self.records: list[OperatorRecord] = []
+        self.read: set[str] = set()
+        self.modules: list[str] = [""]
+        self.calls: list[CallRecord] = []
+        self.calls_made: list[CallRecord] = []
+        self.returned: set[int] = set()
+        """The records that made the network's outputs."""
+        self.produced: list[Expression] = []
+        """Dimensions that products with weights made."""
+        self.notes: dict[tuple[str, str], Expression] = {}
+        self.record = OperatorRecord("", "")
+        self.quiet = False
+        self.numbers: IntTracker | None = None
+        self.opaque: frozenset[str] = frozenset()
+        self.own: frozenset[str] = frozenset()
+
+    # what rules use
+
+    @property
+    def reason(self) -> str:
+        """Where the flow stands, in words, for axes that are pinned here."""
+        return f"{self.record.name} in {self.record.module or 'the network'}"
+
+    def dims(self, tensor: torch.Tensor) -> Dims:
+        """What the dimensions of a tensor are made of."""
+        known = self.stored.get(id(tensor))
+        if known is not None:
+            name = self.names[id(tensor)]
+            self.read.add(name)
+            self.record.weights.append(name)
+            return known
+        made = self.made(tensor)
+        return list(tensor.shape) if made is None or len(made.dims) != tensor.dim() else made.dims
+
+    def peek(self, tensor: torch.Tensor) -> Dims:
+        """What the dimensions of a tensor are made of, without noting that anybody read it."""
+        made = self.made(tensor)
+        return self.stored.get(id(tensor)) or (list(tensor.shape) if made is None else made.dims)
+
+    def made(self, tensor: torch.Tensor) -> TensorInfo | None:
+        """What this flow noted of a tensor that an operator made; one that was kept from another pass is unknown."""
+        made: TensorInfo | None = getattr(tensor, "_edakari_made", None)
+        return made if made is not None and made.tracer is self else None
+
+    def is_stored(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer of the network."""
+        return id(tensor) in self.stored
+
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer, or made of nothing else."""
+        made = self.made(tensor)
+        return self.is_stored(tensor) or (made is not None and made.of_weights)
+
+    def indexed_by(self, tensor: torch.Tensor) -> tuple[Expression, ...]:
+        """The dimensions that a tensor's entries index; empty where they are values like any other."""
+        made = self.made(tensor)
+        return made.numbers_of if made is not None else ()
+
+    def entries_index(self, output: int, *dims: Expression) -> None:
+        """Note that the entries of an output are position numbers along dimensions; who reads them pins these."""
+        self.record.position_dims[output] = tuple(dim for dim in dims if not isinstance(dim, int))
+
+    def unify(self, left: Expression, right: Expression) -> None:
+        """State that two dimensions hold the same positions."""
+        if left is not right:
+            axes.unify(left, right, self.reason + " joins it with an input, a constant or what else cannot be pruned")
+
+    def pin(self, *dims: Expression, why: str = "") -> None:
+        """Keep dimensions whole."""
+        for dim in dims:
+            if not isinstance(dim, int):
+                axes.pin(dim, self.reason + (f": {why}" if why else ""))
+
+    def mark(self, dim: Expression, kind: str) -> None:
+        """Note what the axes of a dimension are, such as "head"."""
+        for axis in axes.leaves(dim):
+            axis.kinds.add(kind)
+
+    def count(self, constant: int, *dims: Expression) -> None:
+        """Note multiply-accumulates: a constant times the extents of these dimensions."""
+        for dim in dims:
+            if isinstance(dim, int):
+                constant *= dim
+        self.record.macs.append((constant, tuple(dim for dim in dims if not isinstance(dim, int))))
+
+    def note(self, attribute: str, dim: Expression) -> None:
+        """Note the extent of an attribute of the module that is running, such as a convolution's groups."""
+        self.notes[self.record.module, attribute] = dim
+
+    def set(self, **settings: Any) -> None:
+        """Note what else decides how long the operator takes, as plain values."""
+        self.record.settings.update(settings)
+
+    # what the modes use
+
+    def rule_of(self, name: str, operator: Any) -> Rule | None:
+        """The rule of an operator; whatever torch tags as acting position by position needs none of its own."""
+        rule = self.rules.get(name)
+        tags = getattr(operator, "tags", ())  # operators that take functions have none
+        return self.rules["pointwise"] if rule is None and torch.Tag.pointwise in tags else rule
+
+    def handle(self, name: str, rule: Rule | None, call: Call) -> None:
+        """Let a rule say what the outputs of a call are made of, and attach that to them."""
+        self.record = record = OperatorRecord(name, self.modules[-1])
+        outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, torch.Tensor)]
+        tensors = call.tensors()
+        inputs = {id(tensor) for tensor in tensors}
+        indexed = tuple(dim for tensor in tensors for dim in self.indexed_by(tensor))
+        if name not in NUMBERING and name not in MOVING:
+            self.pin(
+                *indexed, why="it computes with the numbers of positions, which change where positions are removed"
+            )
+        if not outputs:
+            return
+        record.inputs = self._described(tensors)
+        result = rule(self, call) if rule is not None else None
+        dims: list[Dims] = [] if result is None else (result if _is_several(result) else [result])
+        if not _fits(dims, outputs):
+            self._refuse(call, name)
+            dims = [list(output.shape) for output in outputs]
+        of_weights = bool(inputs) and all(map(self.is_weight, tensors))
+        different = {id(tensor): tensor for tensor in tensors if not self.is_stored(tensor)}.values()
+        record.sources = tuple(made.index if made else None for made in map(self.made, different))
+        record.arguments = tuple(map(self._origin, tensors))
+        record.scalars = tuple(value for value in call.args if type(value) in (int, float))
+        for index, (output, description) in enumerate(zip(outputs, dims, strict=True)):
+            if id(output) not in inputs or not self.is_stored(output):
+                made = TensorInfo(self, description, len(self.records), of_weights)
+                made.numbers_of = indexed if name in MOVING else record.position_dims.get(index, ())
+                output._edakari_made = made  # type: ignore[attr-defined]
+        record.outputs = dims
+        self.records.append(record)
+
+    def noticed(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
+        """The result of a torch function that has no rule of its own, where sizes remember what they count."""
+        if self.numbers is None or self.quiet or self.modules[-1] in self.opaque:
+            return out
+        out = self.numbers.seen(function, args, kwargs, out)
+        if function in SHAPE_OPERATORS:
+            self.calls_made[-1].made_shapes.setdefault(line_of_code(), []).extend(self._described(out))
+        return out
+
+    def sizes_by_literals(self) -> bool:
+        """Whether code gave a length that may be pruned by a number of which nobody knows what it counts."""
+        sized = self.numbers.literal if self.numbers else ()
+        return any(True for dim in sized for _ in axes.leaves(dim))
+
+    def hold_comparisons(self) -> None:
+        """Make sure that code which compared widths finds the same in a cut network."""
+        if self.numbers:
+            self.numbers.hold()
+
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """Let operators run without looking at them."""
+        self.quiet = True
+        try:
+            yield
+        finally:
+            self.quiet = False
+
+    def _refuse(self, call: Call, name: str) -> None:
+        touched = [dim for tensor in call.tensors() for dim in self.dims(tensor)]
+        unknown = "edakari has no rule for this operator, so nobody knows which positions it joins"
+        unusual = "it is called in a way that its rule does not know"
+        self.pin(*touched, why=unusual if name in self.rules else unknown)
+
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
+        handles = []
+        self.numbers = IntTracker(
+            self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek)
+        )
+        self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
+        self.own = frozenset(path for path, module in model.named_modules() if is_known(module))
+        for path, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(path)))
+            handles.append(module.register_forward_hook(self._leave))
+        response_settings = LISTENER.set(self.numbers.compared)
+        try:
+            with FunctionMode(self), DispatchMode(self):
+                yield
+        finally:
+            LISTENER.reset(response_settings)
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, path: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self.modules.append(path)
+            self.calls_made.append(CallRecord(path, self._described(args), self._places(args), len(self.records)))
+            self.calls_made[-1].depth = len(self.calls_made)
+            self.calls.append(self.calls_made[-1])
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.modules.pop()
+        call_record = self.calls_made.pop()
+        call_record.outputs, call_record.made, call_record.end = (
+            self._described(output),
+            self._places(output),
+            len(self.records),
+        )
+        call_record.returned = len(output) if type(output) is tuple else 0 if isinstance(output, torch.Tensor) else -1
+
+    def _described(self, tree: Any) -> list[Dims]:
+        return [self.peek(tensor) for tensor in _tensors(tree)]
+
+    def _origin(self, tensor: torch.Tensor) -> int | str | None:
+        made = self.made(tensor)
+        return self.names.get(id(tensor)) or (made.index if made else None)
+
+    def _places(self, tree: Any) -> tuple[int | None, ...]:
+        return tuple(made.index if made else None for made in map(self.made, _tensors(tree)))
+
+    def _running(self) -> str | None:
+        """The module whose code runs; None where it runs unseen, or is torch's own."""
+        return None if self.quiet or self.modules[-1] in self.opaque | self.own else self.modules[-1]
+
+    def _same_number(self, left: Expression, right: Expression) -> None:
+        axes.unify(left, right, f"the code of {self.modules[-1] or 'the network'} takes one number for it and others")
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    leaves = (tree,) if isinstance(tree, torch.Tensor) else tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _is_several(result: Any) -> bool:
+    return bool(result) and isinstance(result[0], list)
+
+
+def _fits(dims: Sequence[Dims], outputs: Sequence[torch.Tensor]) -> bool:
+    return len(dims) == len(outputs) and all(
+        len(description) == output.dim()
+        and all(axes.size(dim) == length for dim, length in zip(description, output.shape, strict=True))
+        for description, output in zip(dims, outputs, strict=True)
+    )
+
+
+class FunctionMode(TorchFunctionMode):
+    """Takes the functions that have a rule of their own whole; everything else goes on to the operators."""
+
+    def __init__(self, tracer: AxisTracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = self.tracer.functions.get(func)
+        if known is None:
+            # torch's own code compares what it is given with sizes that it looks up unseen
+            response_settings = LISTENER.set(None)
+            try:
+                out = func(*args, **kwargs)
+            finally:
+                LISTENER.reset(response_settings)
+            return self.tracer.noticed(func, args, kwargs, out)
+        name, rule = known
+        with self.tracer.muted():
+            out = execute(name, func, args, kwargs)
+        self.tracer.handle(name, rule, Call(name, args, kwargs, out))
+        return out
+
+
+class DispatchMode(TorchDispatchMode):
+    """Runs each operator and hands the call to the flow."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tracer: AxisTracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = operator_name(func)
+        out = execute(name, func, args, kwargs)
+        if self.tracer.quiet:
+            return out
+        self.tracer.handle(name, self.tracer.rule_of(name, func), Call(name, args, kwargs, out))
+        return out

@@ -1,0 +1,100 @@
+"""A network with some positions of its groups gone: smaller tensors, and modules that know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from edakari.core.copying import copied
+from edakari.core.graph import Graph
+from edakari.core.layout import Fixed, Layout, Mask, extent, kept
+from edakari.core.space import Sizes
+from edakari.graph import attention
+from edakari.graph.dropped import without
+from edakari.graph.module_attributes import Widths, mended, mended_inside, with_numbers
+from edakari.graph.shadow import stored_tensors
+
+__all__ = ["cut"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[str] = ()) -> M:
+    """A copy of a network without the channels and branches that are gone.
+
+    Args:
+        model: stays as it is.
+        graph: of it.
+        masks: for each group that is cut, which of its channels are kept, bool [size].
+        dropped: names of the branches that go.
+    """
+    with torch.inference_mode(False):  # a network cut while others are evaluated can be trained too
+        small = copied(model, _cut_tensors(model, graph, masks))
+    _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
+    # outer branches come later in the forward pass, and take with them what was done to inner ones
+    for branch in graph.branches:
+        if branch.name in dropped:
+            without(small, branch)
+    return small
+
+
+def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> dict[int, torch.Tensor]:
+    indices: dict[Layout, torch.Tensor | None] = {}
+    smaller: dict[int, torch.Tensor] = {}
+    for name, tensor in stored_tensors(model).items():
+        if name not in graph.layouts:
+            continue  # what a pass after the trace has left behind
+        small = tensor.detach()
+        chosen = [_index(layout, masks, indices) for layout in graph.layouts[name]]
+        if small.is_meta:
+            pairs = zip(chosen, small.shape, strict=True)
+            lengths = [length if index is None else len(index) for index, length in pairs]
+            small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` takes a long way on meta
+        else:
+            for dim, index in enumerate(chosen):
+                if index is not None:
+                    small = small.index_select(dim, index.to(small.device))
+            if small.data_ptr() == tensor.data_ptr():
+                small = small.clone()
+        smaller[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
+    return smaller
+
+
+def _index(layout: Layout, masks: Mapping[str, Mask], known: dict[Layout, torch.Tensor | None]) -> torch.Tensor | None:
+    """Which positions are kept; None where all are."""
+    if layout not in known:
+        keep = kept(layout, masks)
+        known[layout] = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+    return known[layout]
+
+
+def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
+    touched = {path for path, _ in graph.attributes}
+    for name, dims in graph.layouts.items():
+        if any(not isinstance(dim, Fixed) and extent(dim, sizes) != extent(dim, {}) for dim in dims):
+            touched.update(_owners(name))
+    for path, module in list(small.named_modules()):
+        if path not in touched:
+            continue
+        if isinstance(module, nn.MultiheadAttention) and path:
+            parent, _, child = path.rpartition(".")
+            setattr(small.get_submodule(parent), child, attention.slim(module, Widths(graph, path, sizes)))
+            continue
+        widths = Widths(graph, path, sizes)
+        for name, value in mended(module, widths).items():
+            setattr(module, name, value)
+        with_numbers(module, mended_inside(module, widths))
+    for module in small.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(map(attention.is_slim, module.modules())):
+            module.use_nested_tensor = False  # only torch's own attention takes such tensors
+
+
+def _owners(name: str) -> Iterator[str]:
+    """The modules that a parameter lies in, from its own up to the network."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -1,0 +1,148 @@
+"""Where what a layer writes into a group can be seen while the network runs: at which module, in which tensor."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses as dc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from edakari.core.graph import Graph, Operator
+from edakari.core.layout import Layout, axes
+
+__all__ = ["LayerOutput", "layer_outputs_of", "sums_into"]
+
+LAYERS = frozenset(
+    {"aten.convolution", "aten._convolution", "linear", "aten.linear", "aten.addmm", "aten.mm", "aten.bmm"}
+)
+BATCH_NORMS = frozenset({"aten.native_batch_norm", "batch_norm"})
+GATES = frozenset({"aten.sigmoid", "aten.sigmoid_", "aten.hardsigmoid", "aten.hardsigmoid_"})
+ACTIVATIONS = GATES | frozenset(
+    f"aten.{name}{ending}"
+    for name in "relu relu6 hardtanh silu gelu hardswish leaky_relu elu mish tanh softplus prelu _prelu_kernel".split()
+    for ending in ("", "_")
+)
+SUMS = frozenset({"aten.add", "aten.add_"})
+
+
+@dc.dataclass(frozen=True, slots=True)
+class LayerOutput:
+    """A tensor that a layer has written, behind its batch normalisation and activation where these are its own.
+
+    A layer that writes into a residual sum is seen before the sum (its activation comes behind it).
+
+    Args:
+        weight: name of the parameter that writes.
+        operator: position in `Graph.operators` of the operator that made the tensor.
+        layouts: of each dimension of the tensor.
+        module: that gives or gets the tensor.
+        call: which call of that module in a forward pass, from 0.
+        side: whether the tensor is among what goes into the module or what comes out.
+        index: which of these tensors.
+    """
+
+    weight: str
+    operator: int
+    layouts: tuple[Layout, ...]
+    module: str
+    call: int
+    side: Literal["inputs", "outputs"]
+    index: int
+
+    def dims(self) -> dict[str, int]:
+        """The groups in the tensor, and the dimension in which each appears first; the images' own does not count."""
+        found: dict[str, int] = {}
+        for dim, layout in enumerate(self.layouts[1:], start=1):
+            for axis in axes(layout):
+                found.setdefault(axis.group, dim)
+        return found
+
+
+def layer_outputs_of(graph: Graph) -> tuple[LayerOutput, ...]:
+    """The layer outputs of all layers that write groups, in order.
+
+    A layer whose tensor is never given from one module to another has none. Nor has a gate, which is no feature: what
+    goes through a sigmoid.
+
+    Args:
+        graph: of the network.
+    """
+    readers = _readers(graph)
+    seams = _seams(graph)
+    found = []
+    for index, operator in enumerate(graph.operators):
+        weights = [name for name in operator.weights if len(graph.layouts[name]) > 1]
+        if (
+            operator.name not in LAYERS
+            or len(weights) > 1
+            or not any(True for d in operator.outputs[0] for _ in axes(d))
+        ):
+            continue
+        chain = list(_chain(graph, readers, index))
+        if graph.operators[chain[-1]].name in GATES:
+            continue
+        weight = weights[0] if weights else _turned(graph, operator)
+        seen = next((each for each in reversed(chain) if each in seams), None)
+        if weight and seen is not None:
+            found.append(LayerOutput(weight, seen, graph.operators[seen].outputs[0], *seams[seen]))
+    return tuple(found)
+
+
+def sums_into(graph: Graph) -> dict[str, int]:
+    """The groups that are residual streams, and how many sums of two tensors of features go into each."""
+    counts: collections.Counter[str] = collections.Counter()
+    features: set[int | None] = {None}
+    for index, operator in enumerate(graph.operators):
+        if features.intersection(operator.sources):
+            features.add(index)
+        if operator.name in SUMS and len(operator.sources) == 2 and features.issuperset(operator.sources):
+            left, right, out = operator.inputs[0], operator.inputs[1], operator.outputs[0]
+            if left == right == out:
+                counts.update({axis.group for layout in out for axis in axes(layout)})
+    return dict(counts)
+
+
+def _readers(graph: Graph) -> Mapping[int, Sequence[int]]:
+    readers: dict[int, list[int]] = collections.defaultdict(list)
+    for index, operator in enumerate(graph.operators):
+        for source in operator.sources:
+            if source is not None:
+                readers[source].append(index)
+    return readers
+
+
+def _seams(graph: Graph) -> dict[int, tuple[str, int, Literal["inputs", "outputs"], int]]:
+    """For each operator whose tensor passes between modules, one module that sees it; one that gives it, if any."""
+    given: dict[int, tuple[str, int, Literal["inputs", "outputs"], int]] = {}
+    got: dict[int, tuple[str, int, Literal["inputs", "outputs"], int]] = {}
+    count: collections.Counter[str] = collections.Counter()
+    for call in graph.calls:
+        for index, place in enumerate(call.made):
+            if place is not None:
+                given[place] = (call.module, count[call.module], "outputs", index)
+        for index, place in enumerate(call.read):
+            if place is not None:
+                got.setdefault(place, (call.module, count[call.module], "inputs", index))
+        count[call.module] += 1
+    return {**got, **given}
+
+
+def _chain(graph: Graph, readers: Mapping[int, Sequence[int]], index: int) -> Iterator[int]:
+    """A layer, its batch normalisation and its activation, as long as nobody else reads what lies between."""
+    yield index
+    form = graph.operators[index].outputs[0]
+    for kinds in (BATCH_NORMS, ACTIVATIONS):
+        after = readers.get(index, ())
+        behind = graph.operators[after[0]] if len(after) == 1 else None
+        if behind is not None and behind.name in kinds and behind.outputs[0] == form:
+            index = after[0]
+            yield index
+
+
+def _turned(graph: Graph, operator: Operator) -> str:
+    """The parameter behind a weight that was transposed before it was used; empty where there is none."""
+    for source in operator.sources:
+        before = graph.operators[source] if source is not None else None
+        if before is not None and before.name in ("aten.t", "aten.transpose", "aten.permute") and before.weights:
+            return before.weights[0]
+    return ""

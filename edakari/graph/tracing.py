@@ -1,0 +1,186 @@
+"""Graphs of networks from one forward pass on meta tensors: with all that can be pruned, or of the network as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from edakari.core.copying import copied_as_is
+from edakari.core.graph import Graph
+from edakari.core.lazy import refuse_uninitialised
+from edakari.core.networks import unwrapped
+from edakari.errors import ModelError
+from edakari.graph import axes, rule_files
+from edakari.graph.axis_tracer import AxisTracer, Dims
+from edakari.graph.branches import branches_of
+from edakari.graph.groups import finish
+from edakari.graph.inputs import spec_of_inputs
+from edakari.graph.outputs import Outputs, output_names, selected, tensors_in, with_outputs
+from edakari.graph.rules import FUNCTIONS, RULES
+from edakari.graph.shadow import run_on, shadow_of, stored_tensors
+from edakari.graph.tracked_ints import position_dims
+from edakari.graph.trial_cuts import verify_by_cutting
+
+__all__ = ["fixed_graph", "trace"]
+
+_LOADED = rule_files  # importing them fills the table
+
+Names = tuple[str, ...] | None
+
+
+def trace(model: nn.Module, example: Any, *, outputs: Outputs = None) -> Graph:
+    """The graph of a network: what can be pruned, what each operator costs, what was refused and why.
+
+    Runs the network once in evaluation mode on tensors without data; weights are neither read nor changed. A network
+    that looks at values (it calls `.item()`, say) runs on a copy on the CPU instead.
+
+    Args:
+        model: the network; of a compiled or data-parallel one, the network inside is traced.
+        example: an input as the network takes it: a tensor, a tuple of positional arguments or a dict of keywords.
+        outputs: those that count, by key, attribute or position, such as "logits", 0 or ["logits", "aux.0"]; the others
+            may lose positions. The default is all. Plans keep the choice.
+
+    Raises:
+        ModelError: the forward pass fails on the example, an output is not there, or parameters are uninitialised; or
+            `model` is no network, or one that cannot be unwrapped.
+    """
+    network = unwrapped(model, "trace(model, example)")
+    refuse_uninitialised(network)
+    chosen = output_names(outputs)
+    return _where_it_runs(lambda device, why: _traced(network, example, chosen, device, why))
+
+
+def fixed_graph(model: nn.Module, example: Any) -> Graph:
+    """The graph of a network that stays as it is: what each operator costs, and nothing that can be pruned.
+
+    Its operators, module calls and costs are those that `trace` gives for the dense network. No cuts are tried and no
+    groups are looked for, so that it takes a fraction of the time: take it to count what a finished network costs.
+
+    Args:
+        model: as for `trace`.
+        example: as for `trace`.
+
+    Returns:
+        A graph whose layouts are all fixed; its fingerprint is another one than that of the same network's `trace`.
+
+    Raises:
+        ModelError: as `trace` does.
+    """
+    network = unwrapped(model, "fixed_graph(model, example)")
+    refuse_uninitialised(network)
+    return _where_it_runs(lambda device, why: _fixed(network, example, device, why))
+
+
+def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
+    """What `follow` gives on meta, or on the CPU for a network that looks at values; it is told why there."""
+    try:
+        return follow("meta", "")
+    except ModelError as error:
+        if not _needs_data(error):
+            raise
+        return follow("cpu", _first_line(error.__cause__))
+
+
+def _fixed(model: nn.Module, example: Any, device: str, why: str) -> Graph:
+    shadow = shadow_of(model, device)
+    dims: dict[str, Dims] = {name: list(tensor.shape) for name, tensor in stored_tensors(shadow).items()}
+    tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
+    parameters = dict(shadow.named_parameters())
+    registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
+    return finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ())
+
+
+def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str) -> Graph:
+    shadow = shadow_of(model, device)
+    position_dims(shadow, model)
+    stored = stored_tensors(shadow)
+    dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
+    moved = tree_map(lambda value: _moved(value, device), example)
+    tracer, outputs = _follow(shadow, dims, moved)
+    _pin_outputs(tracer, outputs, selected(outputs, chosen))
+    parameters, inputs = dict(shadow.named_parameters()), with_outputs(spec_of_inputs(example), chosen)
+    if not tracer.read.issuperset(parameters):
+        _join_training(tracer, shadow, dims, moved, chosen)
+    tracer.hold_comparisons()
+    # plain attributes that nobody reads are left alone: an attention map that was kept for a look, say
+    registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
+    for name in dims.keys() - registered - tracer.read:
+        dims[name] = list(stored[name].shape)
+    branches = branches_of(tracer)
+    literals = tracer.sizes_by_literals()
+    return verify_by_cutting(
+        shadow, dims, lambda: finish(tracer, dims, parameters, registered, inputs, device, why, branches), literals
+    )
+
+
+def _follow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> tuple[AxisTracer, Any]:
+    """One forward pass, followed, and what it returned."""
+    stored = stored_tensors(shadow)
+    tracer = AxisTracer(
+        {id(tensor): dims[name] for name, tensor in stored.items()},
+        {id(tensor): name for name, tensor in stored.items()},
+        RULES,
+        FUNCTIONS,
+    )
+    # on a copy, so that what the pass leaves behind, such as a table that it makes and keeps, is not in a cut network
+    running = copied_as_is(shadow)
+    with tracer.watching(running):
+        outputs = run_on(running, example)
+    return tracer, outputs
+
+
+def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Dims], example: Any, chosen: Names) -> None:
+    """Follow what runs in training alone too, such as auxiliary heads, so that a pruned network can still be trained.
+
+    Layers stay in evaluation mode, as batch statistics of an example would be none. What cannot run in training
+    without more than the example, such as a detector without targets, is left as it is.
+    """
+    for module in shadow.modules():
+        module.training = any(True for _ in module.children())
+    try:
+        training, outputs = _follow(shadow, dims, example)
+    except ModelError:
+        return
+    finally:
+        shadow.eval()
+    try:
+        counting = selected(outputs, chosen)
+    except ModelError:
+        counting = outputs  # it returns something else in training
+    _pin_outputs(training, outputs, counting)
+    tracer.read |= training.read
+    for one, other in ((tracer, training), (training, tracer)):
+        for attribute, dim in other.notes.items():
+            one.notes.setdefault(attribute, dim)
+    training.hold_comparisons()
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _needs_data(error: ModelError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, NotImplementedError) or "meta" in str(cause)
+
+
+def _moved(value: Any, device: str) -> Any:
+    """A value elsewhere, or a copy of it: the network may write to what it is given."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.zeros_like(value, device=device) if value.device.type == "meta" else value.to(device, copy=True)
+
+
+def _pin_outputs(tracer: AxisTracer, outputs: Any, counting: Any) -> None:
+    """Keep whole what is returned and counts; whatever is returned is known to be."""
+    tracer.returned |= {made.index for made in map(tracer.made, tensors_in(outputs)) if made is not None}
+    for tensor in tensors_in(counting):
+        for dim in tracer.indexed_by(tensor):
+            axes.pin(dim, "the network returns numbers of its positions")
+        described: Dims = tracer.dims(tensor)
+        for dim in described:
+            axes.pin(dim, "the network's output")

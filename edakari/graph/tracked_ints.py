@@ -1,0 +1,348 @@
+"""Numbers that remember what they count.
+
+Code computes shapes with plain integers: `B, N, C = x.shape`, then `x.reshape(B, N, self.heads, C // self.heads)`.
+While a network is traced, sizes of prunable dimensions and integer attributes of its modules are `TrackedInt`s, which
+pass through arithmetic. Where one becomes the size of a dimension, what it counts and this dimension must stay equally
+long, and an attribute that was seen to count a dimension can follow it when the network is cut.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses as dc
+import dis
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from edakari.graph import axes
+from edakari.graph.axes import Expression, Product
+from edakari.graph.comparisons import Comparison, hold, terms
+from edakari.graph.held import OWN, containers, held, with_item
+from edakari.graph.widths import width_attributes
+
+__all__ = ["LISTENER", "OPAQUE", "IntTracker", "TrackedInt", "is_known", "position_dims"]
+
+KNOWN = "torch.nn.modules"
+"""Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN. Of the
+others, only those that other code may read are numbers."""
+
+OPEN = (nn.Unflatten, nn.GroupNorm)
+
+OPAQUE = (nn.MultiheadAttention,)
+"""Modules that are replaced by one of ours when they are cut, whatever their own code computes."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Extent:
+    """The size of a traced dimension."""
+
+    dim: Expression
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Attribute:
+    """An integer that a module remembers; one inside of a tuple is named `name.position`."""
+
+    module: str
+    name: str
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Computed:
+    """The result of a sum ("+"), difference ("-"), product ("*") or exact quotient ("/")."""
+
+    sign: str
+    left: int
+    right: int
+
+
+Source = Extent | Attribute | Computed
+
+
+R = TypeVar("R")
+
+Compared = Callable[[str, Any, Any], None]
+
+LISTENER: contextvars.ContextVar[Compared | None] = contextvars.ContextVar("LISTENER", default=None)
+"""Told what code finds out by comparing numbers while a network is traced."""
+
+
+class TrackedInt(int):
+    """An integer with its source."""
+
+    source: Source
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return _told(int.__eq__(self, other), "==", "!=", self, other, _by_operator)
+
+    def __ne__(self, other: object) -> bool:
+        return _told(int.__ne__(self, other), "!=", "==", self, other, _by_operator)
+
+    def __lt__(self, other: Any) -> bool:
+        return _told(int.__lt__(self, other), "<", ">=", self, other)
+
+    def __le__(self, other: Any) -> bool:
+        return _told(int.__le__(self, other), "<=", ">", self, other)
+
+    def __gt__(self, other: Any) -> bool:
+        return _told(int.__gt__(self, other), ">", "<=", self, other)
+
+    def __ge__(self, other: Any) -> bool:
+        return _told(int.__ge__(self, other), ">=", "<", self, other)
+
+    def __mod__(self, other: Any) -> Any:
+        return _told(int.__mod__(self, other), "%", "%", self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return _computed(int.__mul__(self, other), "*", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _computed(int.__rmul__(self, other), "*", other, self)
+
+    def __add__(self, other: Any) -> Any:
+        return _computed(int.__add__(self, other), "+", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _computed(int.__radd__(self, other), "+", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return _computed(int.__sub__(self, other), "-", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _computed(int.__rsub__(self, other), "-", other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        result = int.__floordiv__(self, other)
+        exact = isinstance(other, int) and result is not NotImplemented and result * int(other) == int(self)
+        return _computed(result, "/", self, other) if exact else result
+
+
+def _told(result: R, held: str, otherwise: str, left: Any, right: Any, counts: Callable[[Any], bool] = bool) -> R:
+    """The result of a comparison, of which whoever listens was told."""
+    listener = LISTENER.get()
+    if listener is not None and result is not NotImplemented and isinstance(right, int):
+        frame = sys._getframe(2)
+        if not frame.f_globals.get("__name__", "").startswith("edakari.graph") and counts(frame):
+            relation = held if result else otherwise
+            if relation[0] == ">":
+                relation, left, right = relation.replace(">", "<"), right, left
+            listener(relation, left, right)
+    return result
+
+
+def _by_operator(frame: Any) -> bool:
+    """Whether code compares by an operator: keys of dicts and caches are compared too, where nothing depends on it."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
+
+
+def number(value: int, source: Source) -> TrackedInt:
+    """An integer with its source."""
+    made = TrackedInt(value)
+    made.source = source
+    return made
+
+
+def _computed(value: Any, sign: str, left: Any, right: Any) -> Any:
+    return value if value is NotImplemented or value < 2 else number(value, Computed(sign, left, right))
+
+
+class IntTracker:
+    """What the numbers of one traced forward pass were seen to count.
+
+    Args:
+        notes: dimension that each (module, attribute) counts; filled.
+        dims_of: what the dimensions of a tensor are made of.
+        unify: states that two dimensions hold the same positions.
+        running: dotted path of the module whose code runs; None where it does not matter.
+        known: dimensions that attributes count from the outset.
+    """
+
+    def __init__(
+        self,
+        notes: dict[tuple[str, str], Expression],
+        dims_of: Callable[[torch.Tensor], Sequence[Expression]],
+        unify: Callable[[Expression, Expression], None],
+        running: Callable[[], str | None] = lambda: None,
+        known: Mapping[tuple[str, str], Expression] = types.MappingProxyType({}),
+    ) -> None:
+        self.notes = notes
+        self.running = running
+        self.known = known
+        self.comparisons: list[Comparison] = []
+        self.dims_of = dims_of
+        self.unify = unify
+        self.literal: list[Expression] = []
+        """Dimensions that were sized by integers of which nobody knows what they count."""
+
+    def shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
+        """A tensor's shape with the sizes of what may be prunable as numbers."""
+        dims = self.dims_of(tensor)
+        if all(isinstance(dim, int) for dim in dims):
+            return shape
+        return torch.Size([_extent(dim, size) for dim, size in zip(dims, shape, strict=True)])
+
+    def seen(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
+        """What a torch function returns, with numbers for sizes; numbers among its arguments state what they count."""
+        if function == SHAPE:
+            return self.shape(args[0], out)
+        if function is torch.Tensor.size:
+            chosen = args[1] if len(args) > 1 else kwargs.get("dim")
+            shape = self.shape(args[0], args[0].shape)
+            return shape if chosen is None else shape[chosen]
+        self.used(function, args, kwargs, out)
+        return out
+
+    def used(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Look for numbers that a call of a torch function uses as sizes of its result."""
+        pair = SIZES.get(function)
+        if pair is None:
+            return
+        stated = list(pair(self, args, kwargs, out))
+        # plain ones first: what is computed from them is told by what they count
+        stated.sort(key=lambda each: isinstance(each[0].source, Computed))
+        for each, dim in stated:
+            self.state(each, dim)
+
+    def compared(self, relation: str, left: Any, right: Any) -> None:
+        """Code found out that a relation holds between two numbers."""
+        module = self.running()
+        if module is None:
+            return
+        self.comparisons.append(Comparison(relation, left, right, module))
+        if relation == "==" or (relation == "<=" and int(left) == int(right)):
+            for one, other in ((left, right), (right, left)):
+                known = self.meaning(one) if isinstance(one, TrackedInt) else None
+                if known is not None and isinstance(other, TrackedInt) and self.meaning(other) is None:
+                    self.state(other, known)
+
+    def hold(self) -> None:
+        """Make sure that all comparisons have the same results for every legal size; what was equal stays so first."""
+        for comparison in sorted(self.comparisons, key=lambda each: each.relation != "=="):
+            hold(comparison, *map(self._meaning_kept, (comparison.left, comparison.right)))
+
+    def _meaning_kept(self, each: int) -> Expression:
+        """What a number that code compared counts; where it was not seen to count anything, it stays as it is."""
+        known = self.meaning(each)
+        if known is not None and axes.size(known) == each:
+            return known
+        if isinstance(each, TrackedInt) and isinstance(each.source, Attribute):
+            self.notes.setdefault((each.source.module, each.source.name), int(each))
+        elif isinstance(each, TrackedInt) and isinstance(each.source, Computed):
+            for part in (each.source.left, each.source.right):
+                self._meaning_kept(part)
+        return int(each)
+
+    def state(self, each: int, dim: Expression) -> None:
+        """A number is the size of a dimension."""
+        if not isinstance(each, TrackedInt) or int(each) != axes.size(dim):
+            return
+        known = self.meaning(each)
+        if known is not None:
+            if terms(known) != terms(dim):
+                self.unify(known, dim)
+        elif isinstance(each.source, Attribute):
+            self.notes[each.source.module, each.source.name] = dim
+        elif isinstance(each.source, Computed):
+            self._state_computed(each.source, dim)
+
+    def _state_computed(self, source: Computed, dim: Expression) -> None:
+        left, right = source.left, source.right
+        if source.sign == "*":
+            parts = axes.split(dim, int(left)) or (int(left), int(right))
+            self.state(left, parts[0])
+            self.state(right, parts[1])
+            if not isinstance(left, TrackedInt):
+                axes.settle(parts[0])
+        elif source.sign == "+":
+            pieces = axes.cut(dim, int(left)) or (int(left), int(right))
+            self.state(left, pieces[0])
+            self.state(right, pieces[1])
+        elif source.sign == "/":
+            self.state(left, axes.product([self.meaning(right) or int(right), dim]))
+        else:
+            self.state(left, axes.concat([self.meaning(right) or int(right), dim]))
+
+    def meaning(self, each: int) -> Expression | None:
+        """What a number was seen to count; None where that is not known yet."""
+        if not isinstance(each, TrackedInt):
+            return int(each)
+        source = each.source
+        if isinstance(source, Extent):
+            return axes.resolve(source.dim)
+        if isinstance(source, Attribute):
+            key = (source.module, source.name)
+            return self.notes.get(key, self.known.get(key))
+        left, right = self.meaning(source.left), self.meaning(source.right)
+        if left is None or right is None:
+            return None
+        if source.sign == "*":
+            return axes.product([left, right])
+        return axes.concat([left, right]) if source.sign == "+" else _rest(left, right, source.sign)
+
+
+def _extent(dim: Expression, size: int) -> int:
+    return size if isinstance(dim, int) or isinstance(axes.resolve(dim), int) else number(size, Extent(dim))
+
+
+def _rest(whole: Expression, part: Expression, sign: str) -> Expression | None:
+    """What of a product or concatenation is left without one of its ends; None where that is no end of it."""
+    whole = axes.resolve(whole)
+    join = axes.product if sign == "/" else axes.concat
+    parts = list(whole) if isinstance(whole, Product if sign == "/" else axes.Concat) else [whole]
+    for count in range(1, len(parts)):
+        for end, rest in ((parts[:count], parts[count:]), (parts[-count:], parts[:-count])):
+            if terms(join(end)) == terms(part):
+                return join(rest)
+    return None
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module is one of torch's own whose attributes are mended by the table."""
+    return type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)
+
+
+def position_dims(copy: nn.Module, model: nn.Module) -> None:
+    """Make the integer attributes of a network's modules remember where they come from.
+
+    Args:
+        copy: of the network, which is changed.
+        model: stays as it is; what the copy shares with it, such as the settings of a whole library, is left alone.
+    """
+    shared = {id(each) for module in model.modules() for value in vars(module).values() for each in containers(value)}
+    for path, module in copy.named_modules():
+        if isinstance(module, OPAQUE):
+            continue
+        names = [name for name, _ in width_attributes(module)] if is_known(module) else _names(module)
+        for name in names:
+            value = getattr(module, name)
+            if any(id(each) in shared and not isinstance(each, tuple) for each in containers(value)):
+                continue
+            for full, item in list(held(value, name)):
+                if type(item) is int and item > 1:
+                    value = with_item(value, full.split(".")[1:], number(item, Attribute(path, full)))
+                    vars(module)[name] = value
+
+
+def _names(module: nn.Module) -> list[str]:
+    """The attributes of a module's own code, those of its class included."""
+    classes = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    of_class = {name: None for cls in classes for name, value in vars(cls).items() if type(value) is int}
+    return [name for name in {**of_class, **vars(module)} if name not in OWN and not name.startswith("__")]
+
+
+SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+Stated = Iterator[tuple[TrackedInt, Expression]]
+
+Pairs = Callable[[IntTracker, Sequence[Any], Mapping[str, Any], Any], Stated]
+"""Which numbers among the arguments of a function are sizes, each with the dimension that is so long."""
+
+SIZES: dict[Any, Pairs] = {}
+"""Functions that take sizes; `graph/forms.py` fills it."""

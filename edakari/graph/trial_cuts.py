@@ -1,0 +1,191 @@
+"""A rehearsal of pruning: every group is cut once, without data, before anybody relies on it.
+
+Code may hold widths that no trace can follow: a literal, a number that went through a float or a config object. The
+rehearsal finds the module whose code fails, finds out which groups it is that it cannot do without, and keeps these
+whole, in every module of that class. Where only a very small size fails, the group's least size is raised instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from edakari.core.graph import Branch, Graph
+from edakari.core.layout import Fixed, Layout
+from edakari.core.layout import axes as axes_of
+from edakari.core.space import Sizes
+from edakari.graph import axes
+from edakari.graph.axis_tracer import Dims
+from edakari.graph.cutting import cut
+from edakari.graph.droppable import branches_that_go
+from edakari.graph.trial_sizes import TrialSizes, trial_sizes
+from edakari.graph.verify import Fault, fault_of
+
+__all__ = ["verify_by_cutting"]
+
+ATTEMPTS = 60
+SINGLY = 12
+"""How many suspects are tried one by one; more are halved first, or all kept whole where that tells nothing."""
+
+
+def verify_by_cutting(
+    shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[], Graph], literals: bool = False
+) -> Graph:
+    """A graph whose groups can really be cut.
+
+    Args:
+        shadow: the network that was traced, in evaluation mode; stays as it is.
+        stored: dimensions of its parameters and buffers; what cannot be cut is pinned in them.
+        finish: makes the graph of what `stored` says now.
+        literals: sizes are given by literals, so that a wrong one may fit by chance: more cuts are tried.
+    """
+    graph = finish()
+    for _ in range(ATTEMPTS):
+        sizes = trial_sizes(graph.groups, _fixed_lengths(graph))
+        failed = _first_fault(shadow, graph, (*sizes.turns, *(sizes.alternate if literals else ())))
+        if failed is None:
+            return dc.replace(graph, branches=_branches(shadow, graph, sizes))
+        fault, failing = failed
+        owner = type(shadow.get_submodule(fault.module)).__name__
+        reason = f"{fault.module or 'the network'} ({owner}) fails without it: {fault.found}"
+        for group, least in _needs(shadow, graph, fault, failing).items():
+            for axis in _alike(shadow, graph, fault.module, group, stored):
+                if least:
+                    axis.least = max(axis.least, min(least, axis.size))
+                else:
+                    axes.pin(axis, reason)
+        graph = finish()
+    for dims in stored.values():
+        for dim in dims:
+            axes.pin(dim, f"no way was found to cut it in {ATTEMPTS} attempts")
+    return finish()
+
+
+def _fixed_lengths(graph: Graph) -> frozenset[int]:
+    """Lengths of dimensions that no cut changes: a width that is cut to one of them would fit by chance."""
+    outputs = (layout for operator in graph.operators for dims in operator.outputs for layout in dims)
+    return frozenset(layout.size for layout in outputs if isinstance(layout, Fixed))
+
+
+def _branches(shadow: nn.Module, graph: Graph, sizes: TrialSizes) -> tuple[Branch, ...]:
+    def trial(branches: Sequence[Branch]) -> Fault | None:
+        faults = (_fault(shadow, graph, turn, branches) for turn in (sizes.turns if sizes.crowded else sizes.turns[:1]))
+        return next((fault for fault in faults if fault is not None), None)
+
+    return branches_that_go(shadow, graph, trial)
+
+
+def _fault(shadow: nn.Module, graph: Graph, sizes: Sizes, branches: Sequence[Branch] = ()) -> Fault | None:
+    """What goes wrong in the network with groups of these sizes and without some branches."""
+    masks = {name: np.arange(graph[name].size) < size for name, size in sizes.items()}
+    dropped = {branch.name: 0 for branch in branches}
+    return fault_of(cut(shadow, graph, masks, dropped), graph, {**sizes, **dropped})
+
+
+def _first_fault(shadow: nn.Module, graph: Graph, turns: Sequence[Sizes]) -> tuple[Fault, Sizes] | None:
+    for sizes in turns:
+        fault = _fault(shadow, graph, sizes) if sizes else None
+        if fault is not None:
+            return fault, sizes
+    return None
+
+
+def _needs(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> dict[str, int]:
+    """The groups that a module fails without, each with the least size that it needs, 0 for all of it.
+
+    Those that it fails without each by itself; else one that only had too few positions for what the others have; else
+    those of which one more, kept whole, would have been enough; else all that touch it.
+
+    Args:
+        shadow: the network that was traced.
+        graph: of it.
+        fault: what was found.
+        failing: the sizes with which it fails.
+    """
+    suspects = _suspects(shadow, graph, fault, failing)
+    if len(suspects) > SINGLY:
+        return dict.fromkeys(suspects, 0)
+    alone = [name for name in suspects if _fails_alike(shadow, graph, {name: failing[name]}, fault)]
+    if alone:
+        return {name: _least(shadow, graph, fault, name, {name: failing[name]}) for name in alone}
+    rest = ({other: size for other, size in failing.items() if other != name} for name in suspects)
+    enough = [
+        name for name, others in zip(suspects, rest, strict=True) if not _fails_alike(shadow, graph, others, fault)
+    ]
+    for name in sorted(enough, key=lambda name: -graph[name].size):
+        least = _least(shadow, graph, fault, name, failing)
+        if least:
+            return {name: least}
+    return dict.fromkeys(enough or suspects, 0)
+
+
+def _least(shadow: nn.Module, graph: Graph, fault: Fault, name: str, failing: Sizes) -> int:
+    """The least size of a group with which a module does not fail, others being cut to `failing`; 0 for all of it."""
+    largest = graph[name].size - 1
+
+    def fails(size: int) -> bool:
+        return _fails_alike(shadow, graph, {**failing, name: size}, fault)
+
+    if failing[name] >= largest or fails(largest):
+        return 0
+    least, step = failing[name] + 1, 1
+    while least < largest and fails(least):
+        least, step = least + step, 2 * step
+    return min(least, largest)
+
+
+def _fails_alike(shadow: nn.Module, graph: Graph, sizes: Sizes, fault: Fault) -> bool:
+    found = _fault(shadow, graph, sizes)
+    return found is not None and found.module == fault.module
+
+
+def _suspects(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> list[str]:
+    """The groups of a module's own parameters and of what goes in and out of it and its children.
+
+    Where these are many, half of them are enough if the module fails with that half, and so on.
+    """
+    names: dict[str, None] = {}
+    for layouts in _seen_by(graph, fault.module):
+        for layout in layouts:
+            names.update(dict.fromkeys(axis.group for axis in axes_of(layout) if axis.group in failing))
+    suspects = list(names or failing)
+    while len(suspects) > SINGLY:
+        middle = len(suspects) // 2
+        halves = (suspects[:middle], suspects[middle:])
+        sizes = ({name: failing[name] for name in half} for half in halves)
+        found = next((h for h, s in zip(halves, sizes, strict=True) if _fails_alike(shadow, graph, s, fault)), None)
+        if found is None:
+            break
+        suspects = found
+    return suspects
+
+
+def _seen_by(graph: Graph, module: str) -> Iterator[Sequence[Layout]]:
+    start = f"{module}." if module else ""
+    for name, dims in graph.layouts.items():
+        if name.startswith(start) and name[len(start) :].count(".") <= 1:
+            yield dims
+    for call in graph.calls:
+        if call.module == module or (call.module.startswith(start) and "." not in call.module[len(start) :]):
+            yield from (*call.inputs, *call.outputs)
+
+
+def _alike(shadow: nn.Module, graph: Graph, module: str, group: str, stored: Mapping[str, Dims]) -> list[axes.Axis]:
+    """The axes of a group that a module needs, and those in the same places of the other modules of the class."""
+    start = f"{module}." if module else ""
+    cls = type(shadow.get_submodule(module))
+    others = [f"{path}." for path, other in shadow.named_modules() if type(other) is cls and path != module]
+    found: list[axes.Axis] = []
+    for name, dims in graph.layouts.items():
+        inside = name[len(start) :] if start and name.startswith(start) else None
+        twins = [stored[other + inside] for other in others if other + inside in stored] if inside else []
+        for index, layout in enumerate(dims):
+            chosen = [axis.group == group for axis in axes_of(layout)]
+            if any(chosen):
+                for each in (stored[name], *(twin for twin in twins if index < len(twin))):
+                    leaves = list(axes.leaves(each[index]))
+                    found.extend(leaf for leaf, take in zip(leaves, chosen, strict=False) if take)
+    return found

@@ -1,0 +1,286 @@
+"""Closing the loop: a network is measured whole, and where it misses its latency the allocation is solved again.
+
+The cost that the allocation is solved with is multiplied by one factor. It starts at 1; after each measurement it is
+what makes the cost right for the network just measured. As sizes go in steps, and machines are noisy, a factor can lead
+back to a network that is known; then the next one lies half way between one that gave too slow a network and one that
+gave too quick a network.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from edakari.core.budget import Budget
+from edakari.core.method import Solve
+from edakari.core.plan import Plan
+from edakari.core.protocols import Cost
+from edakari.core.space import Sizes
+from edakari.errors import InfeasibleBudget, MeasurementError
+from edakari.latency import LatencyCost
+from edakari.latency.bench import MAX_ATTEMPTS, Bench
+from edakari.latency.timing import Timing
+from edakari.latency.tokens import TokenCost
+
+__all__ = [
+    "MISS",
+    "LatencyTarget",
+    "LoopRound",
+    "TimedPair",
+    "disturbed",
+    "plain",
+    "retime_if_noisy",
+    "run_budget_loop",
+]
+
+NEAR = 0.01
+"""Distance from the limit, as a share of it, from which on the allocation is solved again."""
+MISS = 0.02
+"""How far above the limit, as a share of it, a network may lie."""
+DISTURBED = 0.03
+"""How much slower than the quickest a timing of the dense network is, as a share, if something else ran meanwhile."""
+NEAREST = 0.005
+"""Difference of two factors, as a share, that is worth solving again for."""
+ROUNDS = 5
+"""Most networks that are measured."""
+SOLUTIONS = 12
+"""Most times that the allocation is solved."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class TimedPair:
+    """The dense and the pruned network, timed in turns."""
+
+    dense: Timing
+    pruned: Timing
+
+
+@dc.dataclass(frozen=True, slots=True)
+class LatencyTarget:
+    """The latency to be met.
+
+    Args:
+        limit_ms: what the budget allows.
+        dense_ms: latency of the dense network, each time that it was measured.
+        share: the limit is a share of what was measured first, whatever is measured later.
+    """
+
+    limit_ms: float
+    dense_ms: tuple[float, ...]
+    share: bool
+
+    @classmethod
+    def of(cls, asked: Budget, dense_ms: float) -> LatencyTarget:
+        """The aim of a budget with a latency, when the dense network was timed for the first time."""
+        term = asked.term("latency")
+        assert term is not None
+        return cls(term.limit * (dense_ms if term.relative else 1.0), (dense_ms,), term.relative)
+
+    def seen(self, pair: TimedPair) -> LatencyTarget:
+        """The aim when the dense network was measured once more, which tells more of how fast the machine is."""
+        return self if self.share else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
+
+    @property
+    def speed_ms(self) -> float:
+        """Latency of the dense network when nothing else slows the machine: the median without disturbed timings."""
+        return statistics.median(each for each in self.dense_ms if not disturbed(each, min(self.dense_ms)))
+
+    def off(self, pair: TimedPair) -> float:
+        """How far a network lies above the limit, as a share of it.
+
+        It is compared, turn by turn, with the dense one that was measured in turns with it, so that a machine that was
+        slower or quicker in that minute does not count.
+        """
+        return pair.pruned.ratio * self.speed_ms / self.limit_ms - 1.0
+
+
+def disturbed(dense_ms: float, quickest_ms: float) -> bool:
+    """Whether something else ran on the machine while the dense network was timed."""
+    return dense_ms > (1.0 + DISTURBED) * quickest_ms
+
+
+def retime_if_noisy(bench: Bench, dense: nn.Module, pruned: nn.Module, quickest_ms: float) -> TimedPair:
+    """Both networks in turns, a few times if need be: what slows both changes their ratio too.
+
+    Args:
+        bench: where.
+        dense: network.
+        pruned: network.
+        quickest_ms: least that the dense network was seen to take.
+
+    Raises:
+        MeasurementError: the machine is too noisy from the first.
+    """
+    networks = {"dense": dense, "pruned": pruned}
+    best = TimedPair(**bench.steady(networks))
+    for _ in range(MAX_ATTEMPTS - 1):
+        if not disturbed(best.dense.median_ms, quickest_ms):
+            break
+        try:
+            again = TimedPair(**bench.steady(networks))
+        except MeasurementError:  # it got worse
+            break
+        best = min(best, again, key=lambda pair: pair.dense.median_ms)
+    return best
+
+
+@dc.dataclass(frozen=True, slots=True)
+class LoopRound:
+    """One network that was measured.
+
+    Args:
+        factor: of the cost that its allocation was solved with.
+        predicted_ms: its latency by that cost.
+        timing: of it and of the dense network.
+        off: how far it lies above the limit, as a share of it.
+        sizes: of the groups that are cut.
+    """
+
+    factor: float
+    predicted_ms: float
+    timing: TimedPair
+    off: float
+    sizes: Sizes
+
+
+def run_budget_loop(
+    solve: Solve,
+    costs: Sequence[Cost],
+    before: Plan | None,
+    aim: LatencyTarget,
+    measure: Callable[[Plan], TimedPair],
+    tell: Callable[[int, LoopRound], None],
+) -> tuple[Plan, tuple[LoopRound, ...]]:
+    """The plan whose network comes nearest to the latency, and not more than `MISS` above it.
+
+    Args:
+        solve: see `edakari.core.method.MeetBudget`.
+        costs: one of them is a `LatencyCost` or the `TokenCost` of a latency.
+        before: see `edakari.core.method.MeetBudget`.
+        aim: the latency.
+        measure: times the network of a plan for the dense network, beside it.
+        tell: told of each round, counted from 1.
+
+    Returns:
+        What `solve` gave, and all rounds in order.
+
+    Raises:
+        MeasurementError: every network lies above the limit.
+        InfeasibleBudget: no allocation meets the limit, by the predictions, and no network that was measured does.
+    """
+    latency = next(cost for cost in costs if isinstance(cost, LatencyCost | TokenCost))
+    trials, factor = _Trials(aim), 1.0
+    beyond: InfeasibleBudget | None = None
+
+    def solved(factor: float) -> Plan:
+        return solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
+
+    for _ in range(SOLUTIONS):
+        try:
+            plan = solved(factor)
+        except InfeasibleBudget as error:
+            edge = _edge(solved, trials.asked[-1][0], factor) if trials.asked and trials.best() is None else None
+            if edge is None:
+                beyond = error
+                break  # nearer than what there is cannot be had
+            plan, factor = edge
+        whole = before.then(plan) if before else plan
+        index = trials.index(whole.sizes())
+        if index is None:
+            index = trials.add(plan, factor, factor * latency.total(whole.sizes()), measure(whole), whole.sizes())
+            tell(len(trials.rounds), trials.rounds[index])
+        if abs(trials.rounds[index].off) <= NEAR or len(trials.rounds) == ROUNDS:
+            break
+        following = trials.next_factor(factor, index, latency)
+        if following is None:
+            break  # what is cut does not depend on the latency any more
+        factor = following
+    best = trials.best()
+    if best is None:
+        raise beyond or _missed(trials.rounds, trials.aim)
+    return trials.plans[best], tuple(trials.rounds)
+
+
+@dc.dataclass
+class _Trials:
+    """Networks that were measured, and what was asked to come to them.
+
+    Args:
+        aim: the latency, with all that is known of the dense network.
+        rounds: one for each network.
+        plans: of each round, as they were solved.
+        asked: each factor that was solved with, and the round that it led to.
+    """
+
+    aim: LatencyTarget
+    rounds: list[LoopRound] = dc.field(default_factory=list)
+    plans: list[Plan] = dc.field(default_factory=list)
+    asked: list[tuple[float, int]] = dc.field(default_factory=list)
+
+    def index(self, sizes: Sizes) -> int | None:
+        """The round of a network that is known."""
+        return next((index for index, each in enumerate(self.rounds) if each.sizes == sizes), None)
+
+    def add(self, plan: Plan, factor: float, predicted_ms: float, timing: TimedPair, sizes: Sizes) -> int:
+        """Take in a new network; what is known now of the dense network counts for all."""
+        self.aim = self.aim.seen(timing)
+        self.plans.append(plan)
+        self.rounds.append(LoopRound(factor, predicted_ms, timing, 0.0, sizes))
+        self.rounds = [dc.replace(each, off=self.aim.off(each.timing)) for each in self.rounds]
+        return len(self.rounds) - 1
+
+    def best(self) -> int | None:
+        """The round nearest to the limit of those that are not too slow."""
+        allowed = [index for index, each in enumerate(self.rounds) if each.off <= MISS]
+        return min(allowed, key=lambda index: abs(self.rounds[index].off), default=None)
+
+    def next_factor(self, factor: float, index: int, latency: LatencyCost | TokenCost) -> float | None:
+        """The factor to solve with after one that led to a round; None where it makes no difference."""
+        known = any(index == other for _, other in self.asked)
+        self.asked.append((factor, index))
+        slow = max((each for each, other in self.asked if self.rounds[other].off > 0), default=0.0)
+        quick = min((each for each, other in self.asked if self.rounds[other].off <= 0), default=math.inf)
+        bracketed = 0.0 < slow < quick < math.inf
+        if known and not bracketed:
+            return None
+        right = self.aim.limit_ms * (1.0 + self.rounds[index].off) / latency.total(self.rounds[index].sizes)
+        return math.sqrt(slow * quick) if bracketed and (known or not slow < right < quick) else right
+
+
+def _edge(solved: Callable[[float], Plan], possible: float, impossible: float) -> tuple[Plan, float] | None:
+    """The plan of about the largest factor that can be solved with, and the factor; None where there is no larger one.
+
+    What does not depend on sizes, such as selectors of tokens, is multiplied too, so that a factor can call a network
+    impossible that meets the limit.
+    """
+    found = None
+    while impossible > (1.0 + NEAREST) * possible:
+        between = math.sqrt(possible * impossible)
+        try:
+            found = solved(between), between
+            possible = between
+        except InfeasibleBudget:
+            impossible = between
+    return found
+
+
+def plain(found: LoopRound) -> dict[str, Any]:
+    """A round as JSON holds it."""
+    return {**dc.asdict(found), "sizes": dict(found.sizes)}
+
+
+def _missed(rounds: Sequence[LoopRound], aim: LatencyTarget) -> MeasurementError:
+    nearest = min(rounds, key=lambda each: each.off)
+    pruned = nearest.timing.pruned
+    lower = aim.limit_ms / (1.0 + nearest.off)
+    return MeasurementError(
+        f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms) beside "
+        f"{nearest.timing.dense.median_ms:.3g} ms dense, {nearest.off:.1%} "
+        f"above the budget of {aim.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Stop what else runs "
+        f"on this machine and run again, or ask for some {lower:.3g} ms instead."
+    )

@@ -1,0 +1,121 @@
+"""How far predictions can be trusted: random sub-networks timed whole, against what the table says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edakari.core.space import Group, Sizes, legal_sizes
+from edakari.errors import MeasurementError
+from edakari.latency.table import Fit
+
+__all__ = ["FEWEST", "correction", "fit_latency", "left_out", "random_sizes"]
+
+Floats = npt.NDArray[np.float64]
+
+
+class Predicted(Protocol):
+    """A latency that is a constant and a scale times what layers take."""
+
+    @property
+    def constant(self) -> float:
+        """Time of every call, ms."""
+
+    @property
+    def scale(self) -> float:
+        """Factor of the layers' times."""
+
+    def predict(self, sizes: Sizes) -> float:
+        """Latency at some sizes, ms."""
+
+
+FEWEST = 4
+"""Fewest sub-networks from which constant and scale can be told, and one left out."""
+BELIEF = 0.1
+"""Weight of the belief that the scale is 1, against that of one measured network; it counts where all are alike."""
+
+
+def random_sizes(
+    groups: Sequence[Group], count: int, keep: tuple[float, float] = (0.3, 1.0), seed: int = 0
+) -> list[dict[str, int]]:
+    """Sizes of random sub-networks, from small to large ones.
+
+    Args:
+        groups: what may be sized, with legal sizes.
+        count: how many.
+        keep: range of the mean share that a network keeps; each group lies within 0.2 of its network's.
+        seed: equal seeds give equal sizes.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = keep
+    found = []
+    for mean in rng.permutation(np.linspace(low, high, count)):
+        sizes = {}
+        for group in groups:
+            share = np.clip(mean + rng.uniform(-0.2, 0.2), low, 1.0)
+            legal = np.array(legal_sizes(group))
+            sizes[group.name] = int(legal[np.abs(legal - share * group.size).argmin()])
+        found.append(sizes)
+    return found
+
+
+def fit_latency(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Fit:
+    """Constant and scale of a network's latency, and how well they predict networks that were left out of the fit.
+
+    Args:
+        cost: of the network, with any constant and scale.
+        sizes: of each sub-network.
+        measured_ms: latency of each, ms.
+
+    Raises:
+        MeasurementError: there are too few sub-networks.
+    """
+    if len(sizes) < FEWEST:
+        raise MeasurementError(f"calibrating takes at least {FEWEST} sub-networks, but got {len(sizes)}")
+    layers = np.array([(cost.predict(each) - cost.constant) / cost.scale for each in sizes])
+    measured = np.array(measured_ms)
+    constant, scale = _solved(layers, measured)
+    predicted = _left_out(layers, measured)
+    errors = np.abs(predicted / measured - 1.0)
+    return Fit(
+        constant, scale, len(sizes), float(np.median(errors)), float(errors.max()), _spearman(predicted, measured)
+    )
+
+
+def left_out(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Floats:
+    """Each sub-network's latency as predicted by a fit to all the others, ms; arguments as of `fit_latency`."""
+    layers = np.array([(cost.predict(each) - cost.constant) / cost.scale for each in sizes])
+    return _left_out(layers, np.array(measured_ms))
+
+
+def correction(predicted_ms: float, measured_ms: float) -> float:
+    """Factor by which to lower a target so that, if predictions err alike again, the measurement meets it."""
+    return predicted_ms / measured_ms
+
+
+def _solved(layers: Floats, measured: Floats) -> tuple[float, float]:
+    """Least squares of the relative errors."""
+    rows = np.stack([1.0 / measured, layers / measured], axis=1)
+    rows = np.vstack([rows, [0.0, BELIEF]])
+    constant, scale = np.linalg.lstsq(rows, np.append(np.ones(len(measured)), BELIEF), rcond=None)[0]
+    if scale <= 0:  # noise alone: nothing is told of a slope
+        return 0.0, float(np.median(measured / layers))
+    return float(constant), float(scale)
+
+
+def _left_out(layers: Floats, measured: Floats) -> Floats:
+    predicted = np.empty_like(measured)
+    for index in range(len(measured)):
+        others = np.arange(len(measured)) != index
+        constant, scale = _solved(layers[others], measured[others])
+        predicted[index] = constant + scale * layers[index]
+    return predicted
+
+
+def _spearman(first: Floats, second: Floats) -> float:
+    ranks = np.stack([np.argsort(np.argsort(values)) for values in (first, second)])
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    return float((centred[0] @ centred[1]) / np.sqrt((centred**2).sum(axis=1).prod()))

@@ -1,0 +1,80 @@
+"""PyTorch through torch.compile: a network becomes a few generated kernels.
+
+Each layer is compiled for its widths alone, which takes seconds, so that a table here is dear; a measurement's plan
+says how dear before it starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+import os
+import shutil
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.copying import copied
+from edakari.cost.example import arguments, mapped
+from edakari.errors import MeasurementError
+from edakari.latency.layers import Layer
+from edakari.latency.runtimes.torch_eager import CallClock, caller, cast, device_of
+from edakari.latency.timing import Clock, RunSettings
+from edakari.latency.torch_layers import torch_layer
+
+__all__ = ["TorchCompile"]
+
+
+@dc.dataclass(frozen=True)
+class TorchCompile:
+    """torch.compile with its default compiler, shapes fixed, on the device of the network's weights."""
+
+    name: str = "torch_compile"
+    kernels_only: bool = False
+
+    def versions(self) -> Mapping[str, str]:
+        """See `Runtime.versions`."""
+        return {"torch": torch.__version__}
+
+    def check(self, settings: RunSettings) -> None:
+        """See `Runtime.check`; on a CPU its compiler writes C++."""
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if torch.device(settings.device).type == "cpu" and shutil.which(compiler.split()[0]) is None:
+            raise MeasurementError(
+                f"the runtime torch_compile needs a C++ compiler, and there is no {compiler} here; install one, or "
+                "name one by the environment variable CXX"
+            )
+
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
+        """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""
+        device = device_of(model, example)
+        args, kwargs = arguments(mapped(example, lambda x: cast(x.to(device), settings)))
+        return _compiled(copied(model), args, kwargs, device, settings)
+
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
+        """A clock for one layer, compiled by itself; see `Runtime.clock`."""
+        model, inputs = torch_layer(layer, widths)
+        device = torch.device(settings.device)
+        placed = tuple(cast(x.to(device), settings) for x in inputs)
+        return CallClock(_compiled(model.to(device), placed, {}, device, settings))
+
+
+def _compiled(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device, settings: RunSettings
+) -> Callable[[], None]:
+    network = cast(model, settings)
+
+    def forward(*values: Any, **named: Any) -> Any:
+        return network(*values, **named)
+
+    # torch compiles a piece of code eight times at most, so each network gets a copy of it
+    code = forward.__code__.replace()
+    own = types.FunctionType(code, forward.__globals__, closure=forward.__closure__)
+    compiled: Any = torch.compile(own, dynamic=False)
+    call = caller(functools.partial(compiled, *args, **kwargs), device, settings)
+    call()
+    return call

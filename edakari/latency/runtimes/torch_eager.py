@@ -1,0 +1,105 @@
+"""PyTorch as it is, operator by operator."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.copying import copied
+from edakari.cost.example import arguments, mapped, named_tensors
+from edakari.latency.layers import Layer
+from edakari.latency.timing import Clock, RunSettings
+from edakari.latency.torch_layers import torch_layer
+
+__all__ = ["CallClock", "TorchEager", "caller", "cast", "device_of"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dc.dataclass(frozen=True)
+class TorchEager:
+    """PyTorch in eager and inference mode, on the device of the network's weights."""
+
+    name: str = "torch"
+    kernels_only: bool = False
+
+    def versions(self) -> Mapping[str, str]:
+        """See `Runtime.versions`."""
+        return {"torch": torch.__version__}
+
+    def check(self, settings: RunSettings) -> None:
+        """See `Runtime.check`; PyTorch takes any settings."""
+
+    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
+        """A callable that runs the network once; see `Runtime.prepare`."""
+        device = device_of(model, example)
+        if settings.precision != "fp32" or settings.memory_format != "contiguous":
+            model = copied(model)
+        args, kwargs = arguments(mapped(example, lambda x: cast(x.to(device), settings)))
+        return caller(functools.partial(cast(model, settings), *args, **kwargs), device, settings)
+
+    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
+        """A clock for one layer, timed from outside as Python calls it; see `Runtime.clock`."""
+        model, inputs = torch_layer(layer, widths)
+        device = torch.device(settings.device)
+        placed = tuple(cast(x.to(device), settings) for x in inputs)
+        return CallClock(caller(functools.partial(cast(model.to(device), settings), *placed), device, settings))
+
+
+def device_of(model: nn.Module, example: Any) -> torch.device:
+    """Where a network's weights are, or else its inputs."""
+    return next(model.parameters(), next(iter(named_tensors(example).values()))).device
+
+
+def cast(value: Any, settings: RunSettings) -> Any:
+    """A network or tensor in the precision and memory format that is asked for; integers stay integers."""
+    if isinstance(value, nn.Module) or value.is_floating_point():
+        value = value.to(DTYPES[settings.precision])
+    if settings.memory_format == "channels_last" and (isinstance(value, nn.Module) or value.dim() == 4):
+        value = value.to(memory_format=torch.channels_last)
+    return value
+
+
+def caller(run: Callable[[], Any], device: torch.device, settings: RunSettings) -> Callable[[], None]:
+    """A callable that runs a network once and waits for its outputs.
+
+    Args:
+        run: runs the network on the inputs of every call.
+        device: where it runs.
+        settings: threads are set before the call where they differ.
+    """
+    cuda = device if device.type == "cuda" else None
+
+    def call() -> None:
+        if settings.threads and torch.get_num_threads() != settings.threads:
+            torch.set_num_threads(settings.threads)
+        with torch.inference_mode():
+            run()
+        if cuda is not None:
+            torch.cuda.synchronize(cuda)
+
+    return call
+
+
+class CallClock:
+    """Times whole calls."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self.elapsed: list[float] = []
+
+    def run(self) -> None:
+        """See `Clock.run`."""
+        start = time.perf_counter_ns()
+        self.call()
+        self.elapsed.append((time.perf_counter_ns() - start) / 1e6)
+
+    def times(self) -> list[float]:
+        """See `Clock.times`."""
+        return self.elapsed

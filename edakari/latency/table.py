@@ -1,0 +1,254 @@
+"""The table of measured layers: a JSON file for each machine, runtime, version and setting, shared by all runs.
+
+A file is trusted only if it says what it is, has the form that it should have, and was made where it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Interval
+
+from edakari.core.files import json_text, write_text
+from edakari.core.graph import Graph
+from edakari.core.reading import Unreadable, read_bytes
+from edakari.errors import MeasurementError
+from edakari.latency.cache import cache_folder
+from edakari.latency.layers import AXES, Layer
+from edakari.latency.timing import RunSettings, Runtime
+
+__all__ = [
+    "Fit",
+    "Key",
+    "Point",
+    "Sample",
+    "Table",
+    "extended",
+    "hardware",
+    "key_of",
+    "network_key",
+    "open_table",
+]
+
+FORMAT, VERSION = "edakari latency table", 1
+
+Point = tuple[Layer, tuple[int, ...]]
+"""A layer and a width for each of its axes."""
+
+Milliseconds = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1)]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Sample:
+    """How long a layer took at one point.
+
+    Args:
+        minimum_ms: quickest call.
+        median_ms: median over the calls.
+        spread_ms: distance between the quartiles.
+        repeats: calls that were timed.
+    """
+
+    minimum_ms: Milliseconds
+    median_ms: Milliseconds
+    spread_ms: Milliseconds
+    repeats: Count
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Fit:
+    """What calibrating a network found: its latency is `constant_ms` plus `scale` times the sum of its layers.
+
+    The errors are of networks that the fit had not seen (leaving one out each time).
+
+    Args:
+        constant_ms: of every call.
+        scale: factor of the layers' times.
+        networks: sub-networks that were timed.
+        median_error: of the predictions, as a share of what was measured.
+        worst_error: the largest.
+        rank_correlation: Spearman's, between predicted and measured latencies.
+    """
+
+    constant_ms: float
+    scale: Annotated[float, Gt(0)]
+    networks: Count
+    median_error: Milliseconds
+    worst_error: Milliseconds
+    rank_correlation: Annotated[float, Interval(ge=-1, le=1)]
+
+
+@dc.dataclass(frozen=True)
+class Key:
+    """What decides the times in a table.
+
+    Args:
+        hardware: what the layers ran on.
+        runtime: name of the runtime.
+        versions: of the runtime.
+        settings: of the runtime. The batch size is a part of each layer.
+    """
+
+    hardware: Mapping[str, str]
+    runtime: str
+    versions: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Short digest, for the file's name."""
+        return hashlib.sha256(json.dumps(dc.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dc.dataclass(frozen=True)
+class Table:
+    """Measured layers.
+
+    Args:
+        path: of the file.
+        key: what decides the times.
+        samples: by point.
+        fits: what calibrations found, by `network_key`.
+    """
+
+    path: Path
+    key: Key
+    samples: Mapping[Point, Sample] = dc.field(default_factory=dict)
+    fits: Mapping[str, Fit] = dc.field(default_factory=dict)
+
+
+def hardware(device: str = "cpu") -> dict[str, str]:
+    """What runs layers here.
+
+    Args:
+        device: "cpu", or a CUDA device.
+    """
+    found = {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+    if torch.device(device).type == "cuda":
+        found["accelerator"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def key_of(runtime: Runtime, settings: RunSettings) -> Key:
+    """The key of a runtime's tables on this machine.
+
+    Raises:
+        MeasurementError: the runtime is not installed.
+    """
+    return Key(hardware(settings.device), runtime.name, dict(runtime.versions()), dc.asdict(settings))
+
+
+def open_table(key: Key, folder: Path | None = None) -> Table:
+    """The table of a key, as it is on disk; empty where there is no file yet.
+
+    Args:
+        key: what the times must have been made with.
+        folder: where tables lie; None is `cache_folder()`.
+
+    Raises:
+        MeasurementError: the file is damaged, or was made elsewhere.
+    """
+    path = (folder or cache_folder()) / f"{key.runtime}-{key.digest}.json"
+    return _read(path, key) if path.exists() else Table(path, key)
+
+
+def network_key(graph: Graph) -> str:
+    """What a network's calibration is filed under: the same for equal networks on inputs of the same shape."""
+    return hashlib.sha256(json.dumps([graph.fingerprint, graph.inputs]).encode()).hexdigest()[:16]
+
+
+def extended(table: Table, samples: Mapping[Point, Sample], fits: Mapping[str, Fit] | None = None) -> Table:
+    """The table with more in it, on disk as well; what another process has added meanwhile is kept.
+
+    Args:
+        table: stays as it is.
+        samples: new points, or old ones timed again.
+        fits: new calibrations.
+    """
+    there = open_table(table.key, table.path.parent)
+    found = dc.replace(
+        table,
+        samples={**table.samples, **there.samples, **samples},
+        fits={**table.fits, **there.fits, **(fits or {})},
+    )
+    layers: dict[Layer, list[Any]] = {}
+    for (layer, widths), sample in found.samples.items():
+        layers.setdefault(layer, []).append([list(widths), *dc.astuple(sample)])
+    lines = [
+        json_text(
+            {"layer": [layer.kind, dict(layer.settings), layer.tail], "points": points},
+            str(table.path),
+            separators=(",", ":"),
+        )
+        for layer, points in layers.items()
+    ]
+    fits_by_name = {name: dc.asdict(fit) for name, fit in found.fits.items()}
+    content = {"format": FORMAT, "version": VERSION, "key": dc.asdict(table.key), "fits": fits_by_name}
+    head = json_text(content, str(table.path), indent=1)
+    write_text(table.path, head.removesuffix("\n}") + ',\n "layers": [\n' + ",\n".join(lines) + "\n]}\n")
+    return found
+
+
+TABLE_BYTES = 256 * 2**20
+"""Tables grow by every network that is measured, by some hundred bytes a width."""
+
+
+def _read(path: Path, key: Key) -> Table:
+    # here, since whoever plans by counted costs reads no tables and need not have pydantic
+    from edakari.latency.table_file import TableFile, first_fault
+
+    try:
+        file = TableFile.model_validate_json(read_bytes(path, TABLE_BYTES))
+    except Unreadable as error:
+        raise _refused(path, str(error)) from error
+    except ValueError as error:
+        raise _refused(path, first_fault(error)) from error
+    found = Key(**file.key.model_dump())
+    for name in ("hardware", "runtime", "versions", "settings"):
+        if getattr(found, name) != getattr(key, name):
+            raise _refused(path, f"it was made with {name} {getattr(found, name)}, here it is {getattr(key, name)}")
+    samples = {}
+    for entry in file.layers:
+        layer = _layer(path, entry.layer)
+        for widths, minimum, median, spread, repeats in entry.points:
+            if len(widths) != len(layer.axes):
+                raise _refused(path, f"{layer} has {len(layer.axes)} widths, but a point has {widths}")
+            samples[layer, tuple(widths)] = Sample(minimum, median, spread, repeats)
+    return Table(path, key, samples, file.fits)
+
+
+def _layer(path: Path, content: tuple[str, dict[str, Any], list[str]]) -> Layer:
+    kind, settings, tail = content
+    if kind not in AXES:
+        raise _refused(path, f"it has a layer of unknown kind {kind!r}")
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return Layer(kind, tuple(sorted(plain.items())), tuple(tail))
+
+
+def _refused(path: Path, reason: str) -> MeasurementError:
+    return MeasurementError(
+        f"the latency table {path} cannot be trusted: {reason}. Delete the file, or name another folder with --cache "
+        "or EDAKARI_CACHE; the layers are then measured again."
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,259 @@
+"""Where a network reads and writes its groups: what a method that masks or scores channels has to know.
+
+A convolution or linear layer reads the groups on its weight's input dimension and writes those on its output dimension.
+Depthwise convolutions and norms of single channels lie on the axis: they neither read nor write it. A layer norm reads
+what it takes statistics over. Everything else that mixes the positions of a group (queries with keys over the head
+dimension, a group norm, a sum over channels) closes it: no mask on weights can stand for a cut there.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterator, Mapping, Sequence
+
+from edakari.core.graph import Graph, Operator
+from edakari.core.layout import Layout, axes
+from edakari.surgery.masked_reads import READS
+
+__all__ = [
+    "Layer",
+    "LayerNormConsumer",
+    "Structure",
+    "WeightConsumer",
+    "WeightProducer",
+    "layers_of",
+    "names_in",
+    "structure_of",
+]
+
+CONVOLUTIONS = frozenset({"aten.convolution", "aten._convolution"})
+LINEARS = frozenset({"linear", "aten.linear"})
+PRODUCTS = frozenset({"aten.mm", "aten.addmm"})
+TURNS = frozenset({"aten.t", "aten.transpose", "aten.permute"})
+BATCH_NORMS = frozenset({"aten.native_batch_norm", "batch_norm"})
+LAYER_NORM = "aten.native_layer_norm"
+OVER_LAST = frozenset(
+    """
+    aten.bmm aten.baddbmm aten.mv aten.addmv aten.dot aten.vdot aten._fused_rms_norm
+    scaled_dot_product_attention aten._scaled_dot_product_flash_attention_for_cpu
+    aten._scaled_dot_product_flash_attention aten._scaled_dot_product_efficient_attention
+    aten._scaled_dot_product_cudnn_attention higher_order.flex_attention
+    """.split()
+)
+SOFTMAX = frozenset("aten._softmax aten._safe_softmax aten._log_softmax aten.softmax aten.log_softmax".split())
+REDUCTIONS = frozenset(
+    """
+    aten.sum aten.nansum aten.mean aten.prod aten.amax aten.amin aten.aminmax aten.var aten.std aten.var_mean
+    aten.std_mean aten.logsumexp aten.count_nonzero aten.any aten.all aten.norm aten.linalg_vector_norm
+    aten.max aten.min aten.median aten.nanmedian aten.mode aten.argmax aten.argmin
+    """.split()
+)
+POINTWISE = frozenset({"aten.mul"})
+"""Mixes nothing; the masked twin of a plan looks at it for the factor that attention takes from its width."""
+OVER_ALL = frozenset(READS).difference(
+    CONVOLUTIONS, LINEARS, PRODUCTS, BATCH_NORMS, {LAYER_NORM}, OVER_LAST, SOFTMAX, REDUCTIONS, POINTWISE
+)
+"""Whatever else the masked twin of a plan looks at is taken to mix all that it reads."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class WeightConsumer:
+    """A weight that reads groups.
+
+    Args:
+        weight: name of the parameter.
+        dim: its dimension that reads.
+        caller: module that uses it.
+        norm: weight of the batch normalisation right behind the layer; empty where there is none.
+        norm_caller: module that uses that.
+    """
+
+    weight: str
+    dim: int
+    caller: str
+    norm: str = ""
+    norm_caller: str = ""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution or linear layer.
+
+    Args:
+        weight: name of the parameter.
+        caller: module that uses it.
+        normed: a batch normalisation is right behind it.
+        last: what it writes belongs to no group, such as logits.
+    """
+
+    weight: str
+    caller: str
+    normed: bool
+    last: bool
+
+
+@dc.dataclass(frozen=True, slots=True)
+class WeightProducer:
+    """A weight that writes groups along `dim`, and weight and bias of the batch norm right behind it, if any."""
+
+    weight: str
+    dim: int
+    norm: tuple[str, ...] = ()
+
+
+@dc.dataclass(frozen=True, slots=True)
+class LayerNormConsumer:
+    """A layer norm over groups: its module, its weight's layout, and which dimension (from the end) that is."""
+
+    module: str
+    layout: Layout
+    dim: int
+
+
+@dc.dataclass(frozen=True)
+class Structure:
+    """All reads and writes of a network.
+
+    Args:
+        reads: weights that read groups.
+        writes: weights that write groups.
+        layer_norms: layer norms over groups.
+        closed: groups that something else reads, and what.
+    """
+
+    consumers: tuple[WeightConsumer, ...]
+    producers: tuple[WeightProducer, ...]
+    layer_norms: tuple[LayerNormConsumer, ...]
+    closed: Mapping[str, str]
+
+
+def structure_of(graph: Graph) -> Structure:
+    """Which weights and norms read and write the groups of a network, in order of use.
+
+    Args:
+        graph: of the network.
+
+    Returns:
+        Its structure. Where a group is read and not closed, masking what reads it equals cutting it.
+    """
+    consumers: dict[WeightConsumer, None] = {}
+    producers: dict[WeightProducer, None] = {}
+    layer_norms: list[LayerNormConsumer] = []
+    closed: dict[str, str] = {}
+    for index, operator in enumerate(graph.operators):
+        layer = _layer(graph, index)
+        norm = _layer_norm(graph, operator)
+        if layer is not None:
+            weight, dim, caller = layer
+            behind = _norm_behind(graph, index)
+            if names_in(graph.layouts[weight][dim]):
+                norm_of = (behind.weights[0], behind.module) if behind else ("", "")
+                consumers[WeightConsumer(weight, dim, caller, *norm_of)] = None
+            # depthwise kernels lie on the axis that they pass on
+            if operator.settings.get("groups", 1) == 1 and names_in(graph.layouts[weight][1 - dim]):
+                producers[WeightProducer(weight, 1 - dim, behind.weights[:2] if behind else ())] = None
+        elif norm is not None:
+            layer_norms.append(norm)
+        else:
+            for name in _mixed(operator):
+                closed.setdefault(name, f"{operator.name} in {operator.module or 'the network'}")
+    closed.update(_read_in_two_ways(graph, tuple(consumers)))
+    return Structure(tuple(consumers), tuple(producers), tuple(layer_norms), closed)
+
+
+def layers_of(graph: Graph) -> tuple[Layer, ...]:
+    """The convolutions and linear layers of a network, in order of use, each weight once."""
+    found: dict[str, Layer] = {}
+    for index, operator in enumerate(graph.operators):
+        layer = _layer(graph, index)
+        if layer is not None:
+            weight, dim, caller = layer
+            whole = operator.settings.get("groups", 1) == 1 and not names_in(graph.layouts[weight][1 - dim])
+            found.setdefault(weight, Layer(weight, caller, _norm_behind(graph, index) is not None, whole))
+    return tuple(found.values())
+
+
+def names_in(*layouts: Layout) -> tuple[str, ...]:
+    """The groups that appear in layouts, each once."""
+    return tuple(dict.fromkeys(axis.group for layout in layouts for axis in axes(layout)))
+
+
+def _layer(graph: Graph, index: int) -> tuple[str, int, str] | None:
+    """Weight, reading dimension and caller of a convolution or linear layer; None where the weight is no parameter."""
+    operator = graph.operators[index]
+    if operator.name in CONVOLUTIONS | LINEARS:
+        if not operator.weights or graph.layouts[operator.weights[0]] != operator.inputs[1]:
+            return None
+        return operator.weights[0], 0 if operator.settings.get("transposed") else 1, operator.module
+    if operator.name in PRODUCTS:
+        # a linear layer that torch took apart: the weight was turned before
+        for before in reversed(graph.operators[:index]):
+            if before.module != operator.module or before.name not in TURNS or not before.weights:
+                continue
+            if before.outputs[0] == operator.inputs[-1] and len(before.outputs[0]) == 2:
+                return before.weights[0], 1, operator.module
+    return None
+
+
+def _norm_behind(graph: Graph, index: int) -> Operator | None:
+    """The batch normalisation that comes right behind a layer and normalises what it made."""
+    made = graph.operators[index].outputs[0]
+    for operator in graph.operators[index + 1 :]:
+        if operator.name == "aten.empty":
+            continue
+        own = operator.name in BATCH_NORMS and operator.inputs[0] == made and len(operator.weights) >= 2
+        return operator if own and {*operator.weights[:2]} <= {*graph.parameters} else None
+    return None
+
+
+def _layer_norm(graph: Graph, operator: Operator) -> LayerNormConsumer | None:
+    """A layer norm over one dimension that is a module of its own; None for anything else."""
+    if operator.name != LAYER_NORM or not operator.weights or not names_in(*operator.inputs[0]):
+        return None
+    dims = graph.layouts[operator.weights[0]]
+    calls = [call for call in graph.calls if call.module == operator.module]
+    if len(dims) != 1 or not calls or not calls[0].inputs:
+        return None
+    shape = calls[0].inputs[0]
+    indices = [index for index, layout in enumerate(shape) if layout == dims[0]]
+    if len(indices) != 1 or operator.weights[0].rpartition(".")[0] != operator.module:
+        return None
+    return LayerNormConsumer(operator.module, dims[0], indices[0] - len(shape))
+
+
+def _mixed(operator: Operator) -> Iterator[str]:
+    """The groups whose positions an operator mixes."""
+    inputs = operator.inputs
+    if operator.name in CONVOLUTIONS:
+        yield from names_in(inputs[0][1])
+    elif operator.name in LINEARS | PRODUCTS:
+        yield from names_in(inputs[-2 if operator.name in PRODUCTS else 0][-1])
+    elif operator.name in OVER_LAST and inputs:
+        yield from names_in(inputs[0][-1], *(dims[-2] for dims in inputs[1:2] if len(dims) > 2 and _attends(operator)))
+    elif operator.name in SOFTMAX:
+        yield from names_in(inputs[0][operator.settings["along"]])
+    elif operator.name in REDUCTIONS:
+        left = names_in(*operator.outputs[0])
+        yield from (name for name in names_in(*inputs[0]) if name not in left)
+    elif operator.name in BATCH_NORMS:
+        yield from names_in(*(layout for index, layout in enumerate(inputs[0]) if index != 1))
+    elif operator.name == LAYER_NORM or operator.name in OVER_ALL:
+        yield from names_in(*(layout for dims in inputs for layout in dims))
+
+
+def _attends(operator: Operator) -> bool:
+    return "attention" in operator.name
+
+
+def _read_in_two_ways(graph: Graph, consumers: Sequence[WeightConsumer]) -> dict[str, str]:
+    """Groups of weights that are used along both dimensions, or from outside of their module."""
+    found = {}
+    dims: dict[str, set[int]] = {}
+    for read in consumers:
+        dims.setdefault(read.weight, set()).add(read.dim)
+    for read in consumers:
+        inside = not read.caller or read.weight.startswith(read.caller + ".")
+        if len(dims[read.weight]) > 1 or not inside:
+            for name in names_in(graph.layouts[read.weight][read.dim]):
+                found[name] = f"{read.weight}, which is used in two ways"
+    return found

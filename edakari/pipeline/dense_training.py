@@ -1,0 +1,131 @@
+"""Training of a dense network, to have something to prune."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from edakari.core import owned
+from edakari.core.file_errors import file_errors, require_writable
+from edakari.core.files import replacing, write_json, write_text
+from edakari.core.optional import needs
+from edakari.errors import RecipeError, RunFolderError, WeightsError
+from edakari.models import check_trusted
+from edakari.pipeline import processes
+from edakari.pipeline.context import Run
+from edakari.pipeline.environment import environment
+from edakari.pipeline.folder import RECIPE, RunFolder, differences, stored_recipe
+from edakari.pipeline.load import require_recipe
+from edakari.pipeline.preflight import check_training
+from edakari.pipeline.settings import Recipe
+from edakari.train import FitSettings, fit, task_objective
+
+with needs("train", "running a recipe"):
+    import yaml
+
+__all__ = ["train_dense"]
+
+KIND = "edakari.train/1"
+
+
+@file_errors()
+def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> Mapping[str, Any]:
+    """Train a dense network by the recipe's `train` section and write its weights.
+
+    An interrupted training goes on from the folder `<path>.work` beside the file, which is removed in the end.
+
+    Args:
+        recipe: its model's weights are the start; random ones where there are none, or where they are this very file.
+        path: of the .safetensors file.
+        overwrite: whether to replace an existing file, and the checkpoint of a training by another recipe.
+
+    Returns:
+        The metrics, and the figures of each epoch.
+
+    Raises:
+        RecipeError: the recipe has no `train` section, or asks for what cannot be done here.
+        RunFolderError: the file is there already or cannot be written, or a training by another recipe was interrupted.
+        WeightsError: the weights that it starts from are not there or do not fit.
+        UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
+    """
+    require_recipe("train_dense(recipe, path)", recipe, path)
+    path = Path(path)
+    schedule = recipe.train
+    if schedule is None:
+        raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
+    if path.exists() and not overwrite:
+        raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
+    for written in (path, path.with_suffix(".json"), path.with_name(f"{path.name}.work") / RECIPE):
+        require_writable(written)
+    check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
+    check_training(recipe)
+    recipe = _started(recipe, path)
+    work, cpu = path.with_name(f"{path.name}.work"), recipe.device == "cpu"
+    main = processes.is_main(cpu=cpu)
+    if main:
+        owned.remove_parts(path.parent, path.name, path.with_suffix(".json").name)
+        _claim(work, recipe, overwrite)
+    processes.wait(cpu=cpu)
+    run = Run(recipe, RunFolder(path.parent), lambda *_: None)
+    model = run.dense
+    history = fit(
+        model,
+        task_objective(run.task),
+        run.task.batches("train"),
+        schedule,
+        settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
+        evaluate=run.task.evaluate,
+    )
+    result = {"metrics": dict(run.task.evaluate(model)), "epochs": [dict(epoch) for epoch in history.epochs]}
+    if main:
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+        record = {**result, "recipe": dict(recipe.content), "environment": environment(recipe.seed)}
+        write_json(path.with_suffix(".json"), record)
+        owned.release(work, KIND, remove=True)
+    return result
+
+
+def _started(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the weights that training starts from: random ones in place of those that it is to make."""
+    weights = recipe.model.weights
+    if weights is not None and Path(weights).resolve() != path.resolve():
+        if weights.endswith(".safetensors") and not Path(weights).is_file():
+            raise WeightsError(
+                f"model.weights: there is no file {weights!r} to start from; give --output {weights} to train it, or "
+                "--set model.weights=random to start from random weights"
+            )
+        return recipe
+    model = dc.replace(recipe.model, weights="random")
+    content = {**recipe.content, "model": {**recipe.content["model"], "weights": "random"}}
+    return dc.replace(recipe, model=model, content=content)
+
+
+def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
+    """Make the folder of checkpoints, or take up the one of an interrupted training by the same recipe."""
+    own = {key: recipe.content[key] for key in ("model", "data", "train", "seed")}
+    found = owned.marker(work)
+    if found is None and not owned.is_free(work):
+        raise RunFolderError(f"{work} is not empty and was not made by `edakari train`; name another file, or move it")
+    if found is None:
+        owned.mark(work, KIND)
+    elif found.get("clearing"):
+        owned.clear(work, KIND)
+    owned.sweep(work)
+    if (work / RECIPE).exists():
+        differing = list(differences(stored_recipe(work), own))
+        if not differing:
+            return
+        key, theirs, ours = differing[0]
+        if not overwrite:
+            raise RunFolderError(
+                f"{work} holds an interrupted training by another recipe: {key} is {theirs!r} there and {ours!r} here. "
+                f"To go on with it, give --set {key}={theirs}; to start anew, name another file or give --overwrite"
+            )
+        owned.clear(work, KIND)
+    write_text(work / RECIPE, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))

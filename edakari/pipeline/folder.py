@@ -1,0 +1,180 @@
+"""The folder of a run: the recipe as run, one JSON per finished stage, the networks, the exports, the report."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edakari.core import owned
+from edakari.core.file_errors import file_errors
+from edakari.core.files import write_json, write_text
+from edakari.core.ledger import MARKER
+from edakari.core.optional import needs
+from edakari.core.reading import because, inside, read_json, read_text
+from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
+from edakari.errors import RunFolderError
+
+with needs("train", "running a recipe"):
+    import yaml
+
+__all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
+
+RECIPE = "recipe.yaml"
+STAGES = "stages"
+KIND = "edakari.pipeline/1"
+
+
+@dc.dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its results.
+
+    Args:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def pruned(self) -> Path:
+        """Where the network lies as pruned, before fine-tuning."""
+        return self.path / "pruned"
+
+    @property
+    def kept(self) -> Path:
+        """Where the method leaves what explains its result."""
+        return self.path / "kept"
+
+    @property
+    def exported(self) -> Path:
+        """Where exported networks lie."""
+        return self.path / "export"
+
+    def work(self, stage: str) -> Path:
+        """Where a stage may keep what it needs to go on after an interruption."""
+        return self.path / str((owned.marker(self.path) or {}).get("work", "work")) / stage
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage is finished."""
+        return self._file(stage).is_file()
+
+    def read(self, stage: str) -> dict[str, Any]:
+        """The result of a finished stage.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        return _json(self._file(stage))
+
+    def finish(self, stage: str, result: Mapping[str, Any]) -> None:
+        """Write the result of a stage, which makes it finished."""
+        write_json(self._file(stage), result)
+
+    def tidy(self) -> None:
+        """Remove what was only there to go on after an interruption."""
+        owned.remove_listed(self.path, self.work("").name)
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as run.
+
+        Raises:
+            RunFolderError: there is none, or it is damaged.
+        """
+        return stored_recipe(self.path)
+
+    def _file(self, stage: str) -> Path:
+        return self.path / STAGES / f"{stage}.json"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one that edakari made for a run."""
+    return (owned.marker(path) or {}).get("format") == KIND
+
+
+def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+    """The folder of a run of this recipe: made where there is none, taken up where one of the same recipe is.
+
+    What a kill left of files that were being written goes; no other process may write into the folder.
+
+    Args:
+        path: of the folder.
+        recipe: content of the recipe with all defaults.
+        overwrite: whether to remove the results of an earlier run.
+
+    Raises:
+        RunFolderError: the folder is of another recipe (names the keys that differ), is no run folder, or cannot be
+            made.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file; name a folder for the run")
+    if not is_run(path) and not owned.is_free(path):
+        raise RunFolderError(
+            f"{path} is not empty and no run folder (it has no {MARKER}, which `edakari prune` writes); nothing in it "
+            "was touched. Name another folder with --output"
+        )
+    with file_errors():
+        if not is_run(path):
+            owned.mark(path, KIND)
+        elif overwrite or (owned.marker(path) or {}).get("clearing"):
+            owned.clear(path, KIND)
+        owned.sweep(path)
+        if not (path / RECIPE).exists():
+            write_text(path / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+    found = list(differences(stored_recipe(path), json.loads(json.dumps(recipe))))
+    if found:
+        raise RunFolderError(_of_another_recipe(path, found))
+    return RunFolder(path)
+
+
+def release(folder: RunFolder, *, remove: bool) -> None:
+    """Remove what a run that failed wrote, and the folder too if asked for and nothing else is left in it."""
+    owned.release(folder.path, KIND, remove=remove)
+
+
+def _of_another_recipe(path: Path, found: list[tuple[str, Any, Any]]) -> str:
+    key, theirs, ours = found[0]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(theirs)}')}" for key, theirs, _ in found[:4])
+    return (
+        f"{path} holds a run of another recipe: {key} is {theirs!r} there and {ours!r} here{more}. To go on with the "
+        f"run that is there, run `edakari prune {path}`, or repeat its settings"
+        f"{f' ({settings})' if len(found) <= 4 else ''}. For a new run, name another folder with --output."
+    )
+
+
+def stored_recipe(path: Path) -> dict[str, Any]:
+    """The recipe that was written into a folder.
+
+    Raises:
+        RunFolderError: there is none, or it is damaged.
+    """
+    try:
+        content, _ = parse_yaml(read_text(inside(path, RECIPE), YAML_BYTES))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{path / RECIPE} cannot be read: {because(error)}. Is {path} a run folder?") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path / RECIPE} is not a recipe; was it edited?")
+    return content
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {because(error)}. Remove it to run its stage again.") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is not the result of a stage; remove it to run its stage again")
+    return content
+
+
+def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys in which two recipes differ, with the values of both."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in (*ours, *(name for name in theirs if name not in ours)):
+            yield from differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)
+    elif theirs != ours:
+        yield key, theirs, ours

@@ -1,0 +1,130 @@
+"""What a recipe asks for and cannot be done here, told before anything runs, all of it at once."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edakari.core.file_errors import require_writable
+from edakari.core.ledger import MARKER
+from edakari.core.optional import missing_packages, needs
+from edakari.core.protocols import Precision
+from edakari.errors import RecipeError, RunFolderError
+from edakari.latency.runnable import faults
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.timing import RunSettings
+from edakari.pipeline import processes
+from edakari.pipeline.problems import message
+from edakari.pipeline.sections import Problem
+from edakari.pipeline.settings import LatencySettings, Recipe
+
+__all__ = ["check_pruning", "check_training", "run_settings"]
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_pruning(recipe: Recipe, done: Callable[[str], bool]) -> None:
+    """Refuse a recipe that this machine cannot prune by.
+
+    Args:
+        recipe: what is asked.
+        done: whether a stage is finished; what only finished stages needed may be gone.
+
+    Raises:
+        RecipeError: lists what cannot be done, with keys and lines.
+    """
+    problems: list[Problem] = []
+    if not done("prune"):
+        fields = _precisions_of(type(recipe.method[1]))
+        problems += _precisions(recipe, {f"method.{name}": getattr(recipe.method[1], name) for name in fields})
+    if not done("finetune"):
+        if recipe.finetune:
+            problems += _precisions(recipe, {"finetune.precision": recipe.finetune.precision})
+        problems += [*_batches(recipe), *_folders(recipe)]
+    if not done("measure"):
+        problems += _runtimes(recipe)
+    if not done("export") and "onnx" in recipe.export and missing_packages(*ONNX):
+        missing = ", ".join(missing_packages(*ONNX))
+        problems.append(Problem("export", f'to ONNX needs {missing}, not installed here: pip install "edakari[onnx]"'))
+    _raise(problems, recipe)
+
+
+def check_training(recipe: Recipe) -> None:
+    """Refuse a recipe whose dense network this machine cannot train.
+
+    Raises:
+        RecipeError: lists what cannot be done, with keys and lines.
+    """
+    assert recipe.train is not None
+    _raise([*_precisions(recipe, {"train.precision": recipe.train.precision}), *_batches(recipe)], recipe)
+
+
+def run_settings(settings: LatencySettings) -> RunSettings:
+    """How the runtime of a latency budget runs networks."""
+    return RunSettings(
+        threads=settings.threads,
+        precision=settings.precision,
+        memory_format=settings.memory_format,
+        device=settings.device,
+        warmup=settings.warmup,
+    )
+
+
+def _raise(problems: list[Problem], recipe: Recipe) -> None:
+    if problems:
+        raise RecipeError(message(problems, recipe.where, recipe.lines))
+
+
+def _precisions_of(cls: type) -> list[str]:
+    """Fields of a method that say in which precision it trains."""
+    return [name for name, hint in typing.get_type_hints(cls).items() if hint == Precision]
+
+
+def _precisions(recipe: Recipe, asked: dict[str, str]) -> Iterator[Problem]:
+    with needs("train", "running a recipe"):
+        from accelerate.utils.imports import is_bf16_available
+
+    cpu = recipe.device == "cpu"
+    for key, precision in asked.items():
+        if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+            why = "device is 'cpu'" if cpu else "there is none here"
+            yield Problem(key, f"'fp16' trains on a CUDA device only, and {why}; use 'bf16', 'fp32' or 'auto'")
+        known: Any = is_bf16_available  # accelerate has no types
+        if precision == "bf16" and not cpu and not known(ignore_tpu=True):
+            yield Problem(key, "'bf16' cannot be computed by the device here; use 'fp32' or 'auto'")
+
+
+def _batches(recipe: Recipe) -> Iterator[Problem]:
+    count, size = processes.count(cpu=recipe.device == "cpu"), recipe.data.batch_size
+    if size % count:
+        fitting = f"{size - size % count} or {size - size % count + count}" if size > count else str(count)
+        yield Problem("data.batch_size", f"must divide among the {count} processes, found {size}; {fitting} would do")
+
+
+def _runtimes(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.latency:
+        for name, text in faults(runtime_named(recipe.latency.runtime), run_settings(recipe.latency)):
+            yield Problem(f"latency.{name}", text)
+    if recipe.measure:
+        settings = RunSettings(threads=recipe.measure.threads, warmup=recipe.measure.warmup)
+        for index, runtime in enumerate(recipe.measure.runtimes):
+            for name, text in faults(runtime_named(runtime), settings):
+                yield Problem("measure.threads" if name == "threads" else f"measure.runtimes[{index}]", text)
+
+
+def _folders(recipe: Recipe) -> Iterator[Problem]:
+    named = {
+        "latency.cache": recipe.latency.cache if recipe.latency else None,
+        "finetune.bank.folder": recipe.bank.folder if recipe.teach.teacher == "bank" else None,
+    }
+    for key, folder in named.items():
+        # one that is there may hold all that is needed, and is tried where something is to be added
+        if folder is not None and not Path(folder).is_dir():
+            try:
+                require_writable(Path(folder) / MARKER)
+            except RunFolderError as error:
+                yield Problem(key, str(error))

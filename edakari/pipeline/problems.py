@@ -1,0 +1,26 @@
+"""Problems of a recipe as one message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edakari.pipeline.sections import Problem
+
+__all__ = ["message"]
+
+
+def message(problems: Sequence[Problem], where: str, lines: Mapping[str, int]) -> str:
+    """All problems, each once, with the key and where known the line.
+
+    Args:
+        problems: at least one.
+        where: the recipe, such as the path of its file.
+        lines: line of each dotted key.
+    """
+
+    def location(problem: Problem) -> str:
+        line = lines.get(problem.key.partition("[")[0])
+        return f"{where}:{line}: {problem.key}" if line else f"{where}: {problem.key}"
+
+    texts = list(dict.fromkeys(f"{location(problem)}: {problem.text}" for problem in problems))
+    return texts[0] if len(texts) == 1 else f"{where} has {len(texts)} problems:\n  " + "\n  ".join(texts)

@@ -1,0 +1,254 @@
+"""Recipes: a YAML file to a checked `Recipe`, with every problem named at its place."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import importlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from edakari.core.arguments import found_as
+from edakari.core.budget import Budget
+from edakari.core.method import Method, method_named, registered
+from edakari.core.protocols import Schedule
+from edakari.core.settings import Seed
+from edakari.errors import EdakariError, RecipeError
+from edakari.latency.runtimes import runtime_named
+from edakari.models import ModelSpec
+from edakari.pipeline.problems import message
+from edakari.pipeline.sections import Problem, check, plain, unknown_key
+from edakari.pipeline.settings import (
+    BankSettings,
+    DistillSettings,
+    ExportFormat,
+    GroupSettings,
+    LatencySettings,
+    MeasureSettings,
+    Recipe,
+    TeachSettings,
+)
+from edakari.pipeline.yaml_file import override, read_yaml
+from edakari.tasks import DataSettings
+
+__all__ = ["read_recipe", "recipe_from"]
+
+importlib.import_module("edakari.methods")  # which makes the methods known
+
+
+@dc.dataclass(frozen=True)
+class _Top:
+    """What stands at the top of a recipe beside the sections."""
+
+    budget: str
+    export: tuple[ExportFormat, ...] = ()
+    seed: Seed = 0
+    device: Literal["auto", "cpu"] = "auto"
+
+
+SECTIONS = ("model", "data", "method", "latency", "groups", "finetune", "train", "measure")
+KEYS = (
+    *("model", "data", "method", "budget", "latency", "groups"),
+    *("finetune", "train", "measure", "export", "seed", "device"),
+)
+ROUND_TO = 8
+"""What group sizes are rounded to where the budget has a latency and the recipe is silent: runtimes work in eights."""
+
+
+def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
+    """A recipe from its file.
+
+    Args:
+        path: of a YAML file; `docs/recipe.md` says what it may hold.
+        settings: values to replace, as texts `dotted.key=value`.
+        trust_code: whether to run a Python file that the recipe names to build its network.
+
+    Raises:
+        RecipeError: lists every problem with its line, key and found value.
+    """
+    content, lines = read_yaml(path)
+    return recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
+
+
+def recipe_from(
+    content: Mapping[str, Any],
+    where: str = "recipe",
+    lines: Mapping[str, int] | None = None,
+    *,
+    trust_code: bool = True,
+) -> Recipe:
+    """A recipe from plain values.
+
+    Args:
+        content: as a recipe file holds it.
+        where: what to call it in errors.
+        lines: line of each dotted key, for errors.
+        trust_code: whether to run a Python file that `model.name` names. Values out of a program name what its author
+            wants to run; pass False for values out of a file that may be somebody else's.
+
+    Raises:
+        RecipeError: lists every problem with its key and found value.
+    """
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where} is a mapping of keys such as 'model' and 'budget', but found {found_as(content)}")
+    checker = _Checker(content)
+    recipe = checker.recipe()
+    if recipe is None:
+        raise RecipeError(message(checker.problems, where, lines or {}))
+    return dc.replace(recipe, trust_code=trust_code, where=where, lines=dict(lines or {}))
+
+
+class _Checker:
+    """Goes through the sections and gathers what is wrong."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = {key: value for key, value in content.items() if value is not None or key not in SECTIONS}
+        self.problems = [Problem(str(key), unknown_key(str(key), list(KEYS))) for key in content if key not in KEYS]
+
+    def recipe(self) -> Recipe | None:
+        """The recipe, or None where there are problems."""
+        top = self._check(
+            _Top, {key: self.content[key] for key in KEYS if key in self.content and key not in SECTIONS}, ""
+        )
+        model = self._check(ModelSpec, self._named("model"), "model")
+        data = self._check(DataSettings, self.content.get("data", {}), "data")
+        method = self._method()
+        finetune, distill, teach, bank = self._finetune()
+        train = self._optional(Schedule, "train")
+        measure = self._optional(MeasureSettings, "measure")
+        budget = self._budget(top.budget) if top else None
+        timed = budget is not None and any(term.cost == "latency" for term in budget.terms)
+        latency = self._check(LatencySettings, self.content.get("latency", {}), "latency")
+        groups = self._groups(timed)
+        self._numbered(data, teach)
+        if model:
+            self.problems += _not_plain(model.options, "model.options")
+        self._runtimes("measure.runtimes[{}]", measure.runtimes if measure else ())
+        self._runtimes("latency.runtime", (latency.runtime,) if latency else ())
+        if self.problems or not (top and model and latency and data and groups and method and budget):
+            return None
+        if not (distill and teach and bank):
+            return None
+        latency = latency if timed else None
+        parts = {"data": data, "latency": latency, "groups": groups, "train": train, "measure": measure}
+        written = {key: plain(value) if value else None for key, value in parts.items()}
+        content = {
+            "model": plain(model),
+            "method": {"name": method[0], **plain(method[1])},
+            "finetune": {**plain(finetune), **plain(teach), "distill": plain(distill), "bank": plain(bank)}
+            if finetune
+            else None,
+            **written,
+            **plain(top),
+        }
+        return Recipe(
+            model=model,
+            data=data,
+            method=method,
+            budget=budget,
+            latency=latency,
+            groups=groups,
+            finetune=finetune,
+            distill=distill,
+            teach=teach,
+            bank=bank,
+            train=train,
+            measure=measure,
+            export=top.export,
+            seed=top.seed,
+            device=top.device,
+            content={key: content[key] for key in KEYS},
+        )
+
+    def _check(self, cls: type[Any], content: Any, key: str, *also: str) -> Any:
+        value, problems = check(cls, content, key, also)
+        self.problems.extend(problems)
+        return value
+
+    def _optional(self, cls: type[Any], key: str) -> Any:
+        return self._check(cls, self.content[key], key) if key in self.content else None
+
+    def _groups(self, timed: bool) -> GroupSettings | None:
+        content = self.content.get("groups", {})
+        if timed and isinstance(content, Mapping):
+            content = {"round_to": ROUND_TO, **content}
+        found: GroupSettings | None = self._check(GroupSettings, content, "groups")
+        return found
+
+    def _named(self, key: str) -> Any:
+        value = self.content.get(key, {})
+        return {"name": value} if isinstance(value, str) else value
+
+    def _method(self) -> tuple[str, Method] | None:
+        content = self._named("method")
+        if not isinstance(content, Mapping) or not isinstance(content.get("name"), str):
+            known = ", ".join(registered())
+            self.problems.append(Problem("method.name", f"must name a method ({known}), found {content!r}"))
+            return None
+        try:
+            cls = method_named(content["name"])
+        except EdakariError as error:
+            self.problems.append(Problem("method.name", str(error)))
+            return None
+        method = self._check(cls, {key: value for key, value in content.items() if key != "name"}, "method", "name")
+        return (content["name"], method) if method is not None else None
+
+    def _finetune(
+        self,
+    ) -> tuple[Schedule | None, DistillSettings | None, TeachSettings | None, BankSettings | None]:
+        content = self.content.get("finetune")
+        if not isinstance(content, Mapping):
+            return self._optional(Schedule, "finetune"), DistillSettings(), TeachSettings(), BankSettings()
+        distill = self._check(DistillSettings, content.get("distill") or {}, "finetune.distill")
+        bank = self._check(BankSettings, content.get("bank") or {}, "finetune.bank")
+        own = [field.name for field in dc.fields(TeachSettings)]
+        teach = self._check(TeachSettings, {k: content[k] for k in own if k in content}, "finetune")
+        rest = {key: value for key, value in content.items() if key not in ("distill", "bank", *own)}
+        schedule = self._check(Schedule, rest, "finetune", "distill", "bank", *own)
+        if teach and distill and teach.teacher == "dense" and distill.weight == 0:
+            self.problems.append(Problem("finetune.distill.weight", "must be above 0 where the dense network teaches"))
+        return schedule, distill, teach, bank
+
+    def _numbered(self, data: DataSettings | None, teach: TeachSettings | None) -> None:
+        """What a memory bank and views need of the task: classes, and examples that have numbers."""
+        if data is None or teach is None or data.task == "classification":
+            return
+        for key, asked in (("views", teach.views > 1), ("teacher", teach.teacher == "bank")):
+            if asked:
+                found = getattr(teach, key)
+                self.problems.append(
+                    Problem(f"finetune.{key}", f"{found!r} needs data.task 'classification', found {data.task!r}")
+                )
+
+    def _budget(self, text: str) -> Budget | None:
+        try:
+            return Budget.parse(text)
+        except EdakariError as error:
+            self.problems.append(Problem("budget", str(error)))
+            return None
+
+    def _runtimes(self, key: str, names: Sequence[str]) -> None:
+        for index, name in enumerate(names):
+            try:
+                runtime_named(name)
+            except EdakariError as error:
+                self.problems.append(Problem(key.format(index), str(error)))
+
+
+def _not_plain(value: Any, key: str) -> Iterator[Problem]:
+    """What JSON cannot hold, so that no run folder could say how the network is built."""
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            if not isinstance(name, str):
+                yield Problem(key, f"its keys must be texts, found {name!r}")
+            yield from _not_plain(below, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, below in enumerate(value):
+            yield from _not_plain(below, f"{key}[{index}]")
+    elif not (value is None or isinstance(value, str | bool | int | float)) or value in (math.inf, -math.inf):
+        yield Problem(
+            key, f"is no text, number, flag, list or mapping, so it cannot be stored as JSON, found {value!r}"
+        )
+    elif value != value:
+        yield Problem(key, "is not a number, which cannot be stored as JSON")

@@ -1,0 +1,193 @@
+"""What a recipe asks for, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from edakari.core.budget import Budget
+from edakari.core.method import Method
+from edakari.core.protocols import Schedule
+from edakari.core.settings import Count, Fraction, OpenFraction, Positive, Whole, settings
+from edakari.core.steady import STEADY
+from edakari.latency.calibrate import FEWEST
+from edakari.latency.timing import WARMUP
+from edakari.models import ModelSpec
+from edakari.tasks import DataSettings
+
+__all__ = [
+    "BankSettings",
+    "DistillSettings",
+    "ExportFormat",
+    "GroupSettings",
+    "LatencySettings",
+    "MeasureSettings",
+    "Recipe",
+    "TeachSettings",
+]
+
+ExportFormat = Literal["onnx", "program"]
+
+
+@settings
+class GroupSettings:
+    """Which groups may be sized, and to what.
+
+    Args:
+        round_to: widths become multiples of this.
+        min_channels: smallest size of a group; below 1 it is a fraction of the group.
+        include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
+        exclude: patterns of groups, or of modules whose width stays whole.
+    """
+
+    round_to: Count = 1
+    min_channels: Count | OpenFraction = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@settings
+class DistillSettings:
+    """Distillation from the dense network while fine-tuning.
+
+    Args:
+        weight: share of the distillation term in the loss, the rest is the task's own; 0 is none.
+        temperature: that both networks' logits are divided by.
+    """
+
+    weight: Fraction = 0.0
+    temperature: Positive = 4.0
+
+
+@settings
+class TeachSettings:
+    """What the pruned network sees while it is fine-tuned, and who teaches it.
+
+    Args:
+        views: draws of the augmentation of each image in a batch.
+        teacher: "dense" is the dense network, as `distill` says; "bank" a memory bank of what some networks gave. null
+            is "dense" where `distill` has a weight, and nobody where it has none.
+    """
+
+    views: Count = 1
+    teacher: Literal["dense", "bank"] | None = None
+
+
+@settings
+class BankSettings:
+    """The memory bank: the outputs of networks between the dense and the pruned one, written once.
+
+    Args:
+        teachers: number of networks: of those that the method went through, or on the straight way to its plan.
+        temperature: that logits are divided by; null is 4, and 10 from 1000 classes on.
+        gate: a teacher counts if it is nearer to the best one than the student is ("distance"), or if its loss is not
+            above the student's ("loss").
+        share: factor of the divergence from the teachers beside the task's loss.
+        folder: where the bank is kept; null is the run folder, until the run is finished.
+    """
+
+    teachers: Count = 5
+    temperature: Positive | None = None
+    gate: Literal["distance", "loss"] = "distance"
+    share: Positive = 1.0
+    folder: str | None = None
+
+
+@settings
+class MeasureSettings:
+    """How latency is measured.
+
+    Args:
+        runtimes: where: "torch", "onnxruntime".
+        batch: images per call.
+        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        warmup: calls at the beginning of a network's turn that are not timed, at least.
+        repeats: calls that are timed, at least, in up to ten turns.
+    """
+
+    runtimes: tuple[str, ...] = ("torch", "onnxruntime")
+    batch: Count = 1
+    threads: Whole = 1
+    warmup: Whole = WARMUP
+    repeats: Count = 50
+
+
+@settings
+class LatencySettings:
+    """Where the latency of the budget is to be met, and how it is measured.
+
+    Args:
+        runtime: "onnxruntime", "torch", "torch_compile" or "openvino".
+        batch: images per call.
+        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        precision: "fp32", "bf16" or "fp16", in the runtimes that leave the choice.
+        memory_format: "contiguous" or "channels_last", in the runtimes that leave the choice.
+        device: where networks are timed, "cpu" or "cuda".
+        warmup: calls that are not timed.
+        repeats: calls of a whole network that are timed, at least; more until the time is known within 0.4 %.
+        networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so.
+        spread: largest distance between the quartiles that is accepted, as a share of the median.
+        cache: folder of latency tables; null is the usual one.
+    """
+
+    runtime: str = "onnxruntime"
+    batch: Count = 1
+    threads: Whole = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    device: Literal["cpu", "cuda"] = "cpu"
+    warmup: Whole = WARMUP
+    repeats: Count = 100
+    networks: Annotated[int, Ge(FEWEST)] = 8
+    spread: Positive = STEADY
+    cache: str | None = None
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole job.
+
+    Args:
+        model: the trained network.
+        data: what it is trained and judged on.
+        method: how to prune, by the method's registered name and as the method itself.
+        budget: what the pruned network may cost.
+        latency: where the budget's latency is to be met; None where it has none.
+        groups: which of them may be sized, and to what.
+        finetune: of the pruned network; None is no fine-tuning.
+        distill: a part of the fine-tuning.
+        teach: views of the fine-tuning, and who teaches in it.
+        bank: the memory bank, where it does.
+        train: of a dense network by `edakari train`.
+        measure: of latency; None is no measurement.
+        export: formats to write.
+        seed: of everything random but the splits and subsets of the data, which `data.seed` draws.
+        device: "auto" takes an accelerator where there is one.
+        content: all of this as plain values, as it is written beside the results.
+        trust_code: whether to run a Python file that `model.name` names; not part of `content`.
+        where: the recipe came from, for errors.
+        lines: line of each dotted key there, where they are known.
+    """
+
+    model: ModelSpec
+    data: DataSettings
+    method: tuple[str, Method]
+    budget: Budget
+    latency: LatencySettings | None
+    groups: GroupSettings
+    finetune: Schedule | None
+    distill: DistillSettings
+    teach: TeachSettings
+    bank: BankSettings
+    train: Schedule | None
+    measure: MeasureSettings | None
+    export: tuple[ExportFormat, ...]
+    seed: int
+    device: Literal["auto", "cpu"]
+    content: Mapping[str, Any]
+    trust_code: bool = dc.field(default=False, compare=False)
+    where: str = dc.field(default="the recipe", compare=False, repr=False)
+    lines: Mapping[str, int] = dc.field(default_factory=dict, compare=False, repr=False)

@@ -1,0 +1,172 @@
+"""`apply`: a plan and a network in, a new and really smaller network out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Mask, extent
+from edakari.core.networks import described, unwrapped
+from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, Plan
+from edakari.errors import ModelError, PlanError, nearest
+from edakari.graph import call, cut, example_for, fault_of, outputs_of, shadow_of, trace
+from edakari.surgery.origin import noted
+from edakari.surgery.tokens import attach
+
+__all__ = ["apply", "branches_dropped", "checked", "cut_by", "masks_of"]
+
+
+def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module:
+    """Carry out a plan.
+
+    Args:
+        model: the dense network; stays as it is. A compiled or data-parallel one is cut as the network inside.
+        plan: made for this network.
+        graph: of the network as it is now, so that it need not be traced again; None traces it.
+
+    Returns:
+        A new module with the kept weights, on the same device, in the same training mode; it shares no storage with
+        `model`. It has run once on tensors without data, so its shapes fit.
+
+    Raises:
+        PlanError: the plan or the graph was made for another network, or the cut network does not run; says where.
+        ModelError: the network cannot be traced or copied.
+    """
+    network, graph = checked(plan, model, graph, "apply(model, plan)")
+    return cut_by(plan, network, graph)
+
+
+def cut_by(plan: Plan, network: nn.Module, graph: Graph) -> nn.Module:
+    """`apply`, for what `checked` gave."""
+    small = cut(network, graph, masks_of(plan, graph), branches_dropped(plan))
+    fault = fault_of(shadow_of(small, graph.device), graph, plan.sizes())
+    if fault is not None:
+        raise PlanError(
+            f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code holds "
+            "a width that edakari does not know of: tell it by @edakari.graph.attributes, or leave its groups out."
+        )
+    return noted(_with_selectors(small, plan) if plan.tokens() else small, plan, network)
+
+
+def _with_selectors(small: nn.Module, plan: Plan) -> nn.Module:
+    """A cut network with the plan's selectors, which has run once on tensors without data."""
+    attach(small, plan.tokens(), example_for(small, plan.inputs))
+    try:
+        call(shadow_of(small, "meta"), example_for(small, plan.inputs))
+    except ModelError as error:
+        raise PlanError(f"the network does not run with fewer tokens: {error.__cause__ or error}") from error
+    return small
+
+
+def checked(plan: Plan, model: nn.Module, graph: Graph | None, call: str) -> tuple[nn.Module, Graph]:
+    """What a plan is to be carried out on.
+
+    Args:
+        plan: what a user gave as the plan.
+        model: as the network.
+        graph: as the network's graph; None traces it.
+        call: the function and its arguments, for messages.
+
+    Returns:
+        The network without what is around it, and its graph.
+
+    Raises:
+        PlanError: the plan was made for another network, or for other inputs, or edits what the network does not have;
+            or the graph is that of another network.
+        ModelError: what was given as the network is none.
+    """
+    if isinstance(plan, nn.Module) and isinstance(model, Plan):
+        raise PlanError(f"the arguments of {call} are swapped: the plan comes first, then the network")
+    if not isinstance(plan, Plan):
+        hint = " edakari.surgery.load_plan(folder) reads a plan." if isinstance(plan, str | Path) else ""
+        raise PlanError(f"{call} takes a plan (an edakari.Plan), but got {described(plan)}.{hint}")
+    network = unwrapped(model, call)
+    if graph is None:
+        graph = _traced(plan, network)
+    else:
+        _check_graph(graph, network, call)
+    if graph.fingerprint != plan.fingerprint:
+        raise PlanError(
+            f"the plan was made for another network than this {type(network).__name__}: its fingerprint is "
+            f"{plan.fingerprint[:12]}, the network's is {graph.fingerprint[:12]}. Build the network with the options "
+            "that it had when the plan was made."
+        )
+    _check_edits(plan, graph)
+    return network, graph
+
+
+def _traced(plan: Plan, network: nn.Module) -> Graph:
+    try:
+        return trace(network, example_for(network, plan.inputs, None), outputs=outputs_of(plan.inputs))
+    except ModelError as error:
+        cause = error.__cause__ or error
+        raise PlanError(
+            f"the plan was made for inputs like {plan.inputs}, on which this {type(network).__name__} does not run: "
+            f"{type(cause).__name__}: {cause} Build the network with the options that it had when the plan was made; "
+            "for another size of images make the plan again."
+        ) from error
+
+
+def _check_graph(graph: Graph, network: nn.Module, call: str) -> None:
+    """Refuse a graph that cannot be the network's."""
+    if not isinstance(graph, Graph):
+        raise PlanError(f"the graph of {call} is what edakari.trace gives, but got {described(graph)}")
+    found = {name: tuple(tensor.shape) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    # plain attributes may have come or gone since
+    known = {name: tuple(extent(dim, {}) for dim in dims) for name, dims in graph.layouts.items() if name in found}
+    missing = [name for name in graph.parameters if name not in found]
+    for name in sorted({*found, *missing}):
+        if found.get(name) != known.get(name):
+            raise PlanError(
+                f"the graph is not one of this {type(network).__name__}: {name!r} has the shape {found.get(name)} in "
+                f"the network and {known.get(name)} in the graph. Leave the graph out, or trace the network again."
+            )
+
+
+def _check_edits(plan: Plan, graph: Graph) -> None:
+    for edit in plan.edits:
+        if isinstance(edit, DropBranch):
+            _check_branch(edit, graph)
+            continue
+        if isinstance(edit, KeepTokens):
+            continue  # attach checks it against the network's blocks
+        if not isinstance(edit, KeepChannels):
+            raise PlanError(f"this edakari cannot carry out the edit {type(edit).__name__} of the plan: {edit}")
+        if edit.group not in graph:
+            raise PlanError(f"the plan cuts group {edit.group!r}, which the network does not have")
+        if len(edit.indices) < graph[edit.group].least:
+            raise PlanError(
+                f"the plan keeps {len(edit.indices)} of group {edit.group!r}; with fewer than "
+                f"{graph[edit.group].least}, the network's code fails or takes another way"
+            )
+        if edit.indices[-1] >= graph[edit.group].size:
+            raise PlanError(
+                f"the plan keeps channel {edit.indices[-1]} of group {edit.group!r}, which has {graph[edit.group].size}"
+            )
+
+
+def _check_branch(edit: DropBranch, graph: Graph) -> None:
+    known = [branch.name for branch in graph.branches]
+    if edit.branch not in known:
+        close = nearest(edit.branch, known)
+        hint = f"; did you mean {close!r}?" if close else f"; it has {len(known)} that can be dropped"
+        raise PlanError(f"the plan drops branch {edit.branch!r}, which the network does not have{hint}")
+
+
+def branches_dropped(plan: Plan) -> tuple[str, ...]:
+    """The branches that a plan drops."""
+    return tuple(edit.branch for edit in plan.edits if isinstance(edit, DropBranch))
+
+
+def masks_of(plan: Plan, graph: Graph) -> dict[str, Mask]:
+    """Which channels of each cut group a plan keeps."""
+    masks: dict[str, Mask] = {}
+    for edit in plan.edits:
+        if isinstance(edit, KeepChannels):
+            mask = np.zeros(graph[edit.group].size, dtype=np.bool_)
+            mask[list(edit.indices)] = True
+            masks[edit.group] = mask
+    return masks
