@@ -60,8 +60,8 @@ ROWS_JA: Sequence[tuple[str, str, str]] = (
     ),
     (
         "対応するネットワーク",
-        "{networks:,} 個をランダムに枝刈りし、{exact} 個は出力値を、残りはすべての形状を検証。誤りは {wrong} 件、失敗は {failed} 件。"
-        "Torch-Pruning は試した {asked} 個のうち {peer} 個",
+        "{networks:,} 個をランダムに枝刈りし、{exact} 個は出力値を、残りはすべての形状を検証。"
+        "誤りは {wrong} 件、失敗は {failed} 件。Torch-Pruning は試した {asked} 個のうち {peer} 個",
         "coverage",
     ),
     (

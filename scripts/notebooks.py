@@ -3,8 +3,8 @@
     python scripts/notebooks.py                             # all of docs/notebooks
     python scripts/notebooks.py docs/notebooks/graph.ipynb
 
-No Jupyter is needed: cells run one after the other in one namespace, as a notebook runs them. A cell's output is what it
-prints and the value of its last expression.
+No Jupyter is needed: cells run one after the other in one namespace, as a notebook runs them. A cell's output is what
+it prints and the value of its last expression.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ def method_page(name: str, cls: type[Method]) -> str:
 
 
 def title_of(page: str) -> str:
+    """The title of a page in docs/explanation."""
     first = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ")
 
@@ -172,11 +173,7 @@ def type_words(hint: Any) -> str:
     if origin in (tuple, list) or str(origin).endswith("Sequence'>"):
         one = type_words(parts[0])
         return f"list of {one.replace(WORDS[base], PLURALS[base], 1) if (base := bare(parts[0])) in PLURALS else one}"
-    if (
-        isinstance(hint, type)
-        and issubclass(hint, Mapping)
-        or (isinstance(origin, type) and issubclass(origin, Mapping))
-    ):
+    if any(isinstance(each, type) and issubclass(each, Mapping) for each in (hint, origin)):
         return "mapping"
     if hint in WORDS:
         return WORDS[hint]
@@ -207,6 +204,7 @@ def default_of(field: dc.Field[Any]) -> str:
 
 
 def yaml_words(value: Any) -> str:
+    """A value as YAML would say it on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):
@@ -219,6 +217,7 @@ def yaml_words(value: Any) -> str:
 
 
 def main() -> None:
+    """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page would change")
     check = parser.parse_args().check
