@@ -140,7 +140,7 @@ class Task(Protocol):
         """An input of batch size 1, with the right shape and dtype."""
 
     def batches(self, split: Split) -> Iterable[Batch]:
-        """Batches of a split; one pass is one epoch. "search" is a part of the training data, never of "val"."""
+        """Batches of a split; one pass is one epoch. "calibration" is a part of the training data, never of "val"."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """The network's outputs for a batch."""
@@ -158,7 +158,7 @@ class IndexedTask(Task, Protocol):
 
     @property
     def held_out(self) -> bool:
-        """Whether the examples of "search" are none of "train"."""
+        """Whether no example of "calibration" is in "train"."""
 
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
         """Class of each example of a split, int64 [examples]."""

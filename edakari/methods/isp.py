@@ -298,7 +298,7 @@ class Gated(nn.Module):
 
 @dc.dataclass(frozen=True)
 class Pairs:
-    """The search split's images with labels and the explanations of the network without gates.
+    """The calibration split's images with labels and the explanations of the network without gates.
 
     Args:
         batches: of images, in the same order every time.
@@ -310,7 +310,7 @@ class Pairs:
 
     @classmethod
     def of(cls, job: Job, saliency: Saliency, labels: LabelSource) -> Pairs:
-        """The pairs of a job's search split."""
+        """The pairs of a job's calibration split."""
         batches, aims = job.task.batches("calibration"), []
         model = Explained(job.model, saliency.taps, saliency.explainer)
         device = next(job.model.parameters()).device
