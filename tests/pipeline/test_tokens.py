@@ -57,7 +57,7 @@ def test_a_recipe_from_end_to_end(
         "latency": {"runtime": "formula", "repeats": 5, "networks": 4},
         "finetune": None,
         "measure": None,
-        "export": ["onnx"],
+        "export": ["onnx"] if method["name"] == "evit" else [],  # of all others: tests/export/test_tokens.py
     }
     result = edakari.run(recipe_from({**content, **changes}), tmp_path / "run")
     if "latency" in budget:
@@ -69,7 +69,7 @@ def test_a_recipe_from_end_to_end(
     assert result.report["networks"][-1]["costs"]["macs"] < result.report["networks"][0]["costs"]["macs"]
     assert (tmp_path / "run" / "explain" / "tokens_images.png").stat().st_size > 1000
     assert (tmp_path / "run" / "explain" / "tokens_counts.png").is_file() is (method["name"] == "spvit")
-    assert (tmp_path / "run" / "export" / "pruned.onnx").is_file()
+    assert (tmp_path / "run" / "export" / "pruned.onnx").is_file() is (method["name"] == "evit")
     again = edakari.load(tmp_path / "run", edakari.build(f"{tmp_path}/vits.py:vit"))
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(again(x), result.model.eval()(x))
