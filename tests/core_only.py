@@ -115,7 +115,7 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
         return measure({"dense": model}, images, runtime_named(runtime), repeats=1)
 
     def labelled() -> object:
-        data = task_from_settings(DataSettings(source="embedded:fashion", limit=20))
+        data = task_from_settings(DataSettings(source="embedded:fashion", max_images=20))
         return data.evaluate(edakari.build("edakari:fashion_cnn"))
 
     def report() -> object:

@@ -79,7 +79,7 @@ def checked(plan: Plan, model: nn.Module, graph: Graph | None, call: str) -> tup
         ModelError: what was given as the network is none.
     """
     if isinstance(plan, nn.Module) and isinstance(model, Plan):
-        raise PlanError(f"the arguments of {call} are swapped: the plan comes first, then the network")
+        raise PlanError(f"the arguments of {call} are swapped: the network comes first, then the plan")
     if not isinstance(plan, Plan):
         hint = " edakari.surgery.load_plan(folder) reads a plan." if isinstance(plan, str | Path) else ""
         raise PlanError(f"{call} takes a plan (an edakari.Plan), but got {described(plan)}.{hint}")

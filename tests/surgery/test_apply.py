@@ -233,7 +233,7 @@ def test_a_network_is_cut_as_it_is_now() -> None:
     model.skip = True  # one group where there were two
     for call in (apply, simulate):
         with pytest.raises(PlanError, match="made for another network"):
-            call(plan, model)
+            call(model, plan)
     model.skip = False
     model.forward = lambda x: model.c(model.b(model.a(x)) + model.a(x))  # type: ignore[method-assign]
     with pytest.raises(PlanError, match="made for another network"):
@@ -249,12 +249,12 @@ def test_a_graph_of_another_network_is_refused() -> None:
     plan = Plan((), graph.fingerprint, graph.inputs)
     for call in (apply, simulate):
         with pytest.raises(PlanError, match=r"'b\.bias' has the shape"):
-            call(plan, model, trace(larger, x))
+            call(model, plan, trace(larger, x))
         with pytest.raises(PlanError, match="made for another network"):
-            call(plan, model, trace(other, x))
+            call(model, plan, trace(other, x))
         with pytest.raises(PlanError, match=r"'bias' has the shape \(8,\) in the network and None in the graph"):
-            call(plan, nn.Conv2d(3, 8, 1), graph)
-        assert torch.equal(call(plan, model, graph)(x), model(x))
+            call(nn.Conv2d(3, 8, 1), plan, graph)
+        assert torch.equal(call(model, plan, graph)(x), model(x))
 
 
 def test_a_graph_that_is_handed_in_is_not_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:
