@@ -56,7 +56,7 @@ def pruned(name: str, limit_ms: float, folder: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         "own_dense_ms": latency["dense"]["median_ms"],
         "networks_measured": len(latency["rounds"]),
-        "own_off": latency["off"],
+        "own_off": latency["relative_error"],
     }
 
 

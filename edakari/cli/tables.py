@@ -133,7 +133,7 @@ def latency_line(timed: Mapping[str, Any]) -> str:
     return (
         f"Latency of the budget, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
         f"dense {latency(timed['dense'])}, predicted {predicted(timed)}, measured {latency(timed['measured'])} "
-        f"({signed(timed['off'])}), {len(timed['rounds'])} rounds"
+        f"({signed(timed['relative_error'])}), {len(timed['rounds'])} rounds"
     )
 
 

@@ -42,7 +42,15 @@ from edakari.latency import (
 )
 from edakari.latency.measure_table import Wanted
 from edakari.latency.runtimes import runtime_named
-from edakari.latency.timing import RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
+from edakari.latency.timing import (
+    RunSettings,
+    Runtime,
+    Timing,
+    expected_seconds,
+    measure,
+    require_clock,
+    require_steady,
+)
 from edakari.surgery import apply
 
 __all__ = ["MAX_ATTEMPTS", "Bench", "Tell", "calibrated", "filled", "filled_uses", "measure_latency"]
@@ -176,7 +184,7 @@ def filled(graph: Graph, groups: Sequence[Group], bench: Bench, tell: Tell) -> t
 
 def filled_uses(uses: Sequence[Wanted], bench: Bench, tell: Tell) -> tuple[Table, dict[str, Any]]:
     """The table with some layer calls; see `filled`."""
-    table, runtime = bench.table(), bench.runtime
+    table, runtime = bench.table(), require_clock(bench.runtime)
     plan = plan_measurement(uses, table, runtime, bench.settings)
     missing = len(plan.missing)
     tell(

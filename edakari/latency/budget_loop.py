@@ -90,7 +90,7 @@ class LatencyTarget:
         """Latency of the dense network when nothing else slows the machine: the median without disturbed timings."""
         return statistics.median(each for each in self.dense_ms if not disturbed(each, min(self.dense_ms)))
 
-    def off(self, pair: TimedPair) -> float:
+    def relative_error(self, pair: TimedPair) -> float:
         """How far a network lies above the limit, as a share of it.
 
         It is compared, turn by turn, with the dense one that was measured in turns with it, so that a machine that was
@@ -137,14 +137,14 @@ class LoopRound:
         factor: of the cost that its allocation was solved with.
         predicted_ms: its latency by that cost.
         timing: of it and of the dense network.
-        off: how far it lies above the limit, as a share of it.
+        relative_error: how far it lies above the limit, as a share of it.
         sizes: of the groups that are cut.
     """
 
     factor: float
     predicted_ms: float
     timing: TimedPair
-    off: float
+    relative_error: float
     sizes: Sizes
 
 
@@ -194,7 +194,7 @@ def run_budget_loop(
         if index is None:
             index = trials.add(plan, factor, factor * latency.total(whole.sizes()), measure(whole), whole.sizes())
             tell(len(trials.rounds), trials.rounds[index])
-        if abs(trials.rounds[index].off) <= NEAR or len(trials.rounds) == ROUNDS:
+        if abs(trials.rounds[index].relative_error) <= NEAR or len(trials.rounds) == ROUNDS:
             break
         following = trials.next_factor(factor, index, latency)
         if following is None:
@@ -231,24 +231,24 @@ class _Trials:
         self.aim = self.aim.seen(timing)
         self.plans.append(plan)
         self.rounds.append(LoopRound(factor, predicted_ms, timing, 0.0, sizes))
-        self.rounds = [dc.replace(each, off=self.aim.off(each.timing)) for each in self.rounds]
+        self.rounds = [dc.replace(each, relative_error=self.aim.relative_error(each.timing)) for each in self.rounds]
         return len(self.rounds) - 1
 
     def best(self) -> int | None:
         """The round nearest to the limit of those that are not too slow."""
-        allowed = [index for index, each in enumerate(self.rounds) if each.off <= MISS]
-        return min(allowed, key=lambda index: abs(self.rounds[index].off), default=None)
+        allowed = [index for index, each in enumerate(self.rounds) if each.relative_error <= MISS]
+        return min(allowed, key=lambda index: abs(self.rounds[index].relative_error), default=None)
 
     def next_factor(self, factor: float, index: int, latency: LatencyCost | TokenCost) -> float | None:
         """The factor to solve with after one that led to a round; None where it makes no difference."""
         known = any(index == other for _, other in self.asked)
         self.asked.append((factor, index))
-        slow = max((each for each, other in self.asked if self.rounds[other].off > 0), default=0.0)
-        quick = min((each for each, other in self.asked if self.rounds[other].off <= 0), default=math.inf)
+        slow = max((each for each, other in self.asked if self.rounds[other].relative_error > 0), default=0.0)
+        quick = min((each for each, other in self.asked if self.rounds[other].relative_error <= 0), default=math.inf)
         bracketed = 0.0 < slow < quick < math.inf
         if known and not bracketed:
             return None
-        right = self.aim.limit_ms * (1.0 + self.rounds[index].off) / latency.total(self.rounds[index].sizes)
+        right = self.aim.limit_ms * (1.0 + self.rounds[index].relative_error) / latency.total(self.rounds[index].sizes)
         return math.sqrt(slow * quick) if bracketed and (known or not slow < right < quick) else right
 
 
@@ -275,12 +275,12 @@ def plain(found: LoopRound) -> dict[str, Any]:
 
 
 def _missed(rounds: Sequence[LoopRound], aim: LatencyTarget) -> MeasurementError:
-    nearest = min(rounds, key=lambda each: each.off)
+    nearest = min(rounds, key=lambda each: each.relative_error)
     pruned = nearest.timing.pruned
-    lower = aim.limit_ms / (1.0 + nearest.off)
+    lower = aim.limit_ms / (1.0 + nearest.relative_error)
     return MeasurementError(
         f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms) beside "
-        f"{nearest.timing.dense.median_ms:.3g} ms dense, {nearest.off:.1%} "
+        f"{nearest.timing.dense.median_ms:.3g} ms dense, {nearest.relative_error:.1%} "
         f"above the budget of {aim.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Stop what else runs "
         f"on this machine and run again, or ask for some {lower:.3g} ms instead."
     )

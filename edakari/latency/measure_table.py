@@ -20,7 +20,7 @@ from edakari.core.space import Group
 from edakari.latency.grid import Knots, knots_of, reachable
 from edakari.latency.layers import Layer, Use, layers_of
 from edakari.latency.table import Point, Sample, Table, extended
-from edakari.latency.timing import Clock, RunSettings, Runtime
+from edakari.latency.timing import Clock, LayerRuntime, RunSettings
 
 __all__ = ["CHAINS", "MeasurePlan", "Wanted", "fill", "plan_measurement", "timed", "wanted"]
 
@@ -91,7 +91,7 @@ def wanted(graph: Graph, groups: Sequence[Group] | None = None) -> tuple[Wanted,
 
 
 def plan_measurement(
-    uses: Sequence[Wanted], table: Table, runtime: Runtime, settings: RunSettings, repeats: int = 10
+    uses: Sequence[Wanted], table: Table, runtime: LayerRuntime, settings: RunSettings, repeats: int = 10
 ) -> MeasurePlan:
     """What is missing in a table, and how long it will take: a few random points are timed to say so.
 
@@ -124,7 +124,7 @@ def plan_measurement(
 def fill(
     table: Table,
     missing: Sequence[Point],
-    runtime: Runtime,
+    runtime: LayerRuntime,
     settings: RunSettings,
     repeats: int = 10,
     progress: Callable[[int], None] = lambda done: None,
@@ -148,7 +148,7 @@ def fill(
     return table
 
 
-def timed(batch: Sequence[Point], runtime: Runtime, settings: RunSettings, repeats: int) -> Mapping[Point, Sample]:
+def timed(batch: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, repeats: int) -> Mapping[Point, Sample]:
     """Time points in turns; those whose calls differ much are timed again.
 
     Args:

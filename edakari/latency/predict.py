@@ -177,7 +177,7 @@ class LatencyCost:
         return self.incremental(sizes).totals(group, np.arange(group.size + 1, dtype=np.int64))
 
     def incremental(self, sizes: Sizes) -> _LatencyIncrements:
-        """See `edakari.core.incremental_cost.Walkable`."""
+        """See `edakari.core.incremental_cost.IncrementallyCosted`."""
         return _LatencyIncrements(self, sizes)
 
     def predict(self, sizes: Sizes) -> float:
@@ -213,11 +213,11 @@ class _LatencyIncrements:
 
     @property
     def total(self) -> float:
-        """See `edakari.core.incremental_cost.Walk`."""
+        """See `edakari.core.incremental_cost.IncrementalCost`."""
         return self.cost.constant + self.cost.scale * sum(self.times)
 
     def totals(self, group: Group, choices: Ints) -> Floats:
-        """See `edakari.core.incremental_cost.Walk`."""
+        """See `edakari.core.incremental_cost.IncrementalCost`."""
         moving = self.moving.get(group.name, ())
         along = np.full(len(choices), self.total - self.cost.scale * sum(self.times[index] for index in moving))
         for index in moving:
@@ -227,7 +227,7 @@ class _LatencyIncrements:
         return along
 
     def move(self, name: str, size: int) -> None:
-        """See `edakari.core.incremental_cost.Walk`."""
+        """See `edakari.core.incremental_cost.IncrementalCost`."""
         self.sizes[name] = size
         for index in self.moving.get(name, ()):
             part = self.cost.parts[index]

@@ -6,7 +6,7 @@ import dataclasses as dc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 __all__ = [
     "WARMUP",
     "Clock",
+    "LayerRuntime",
     "RunSettings",
     "Runtime",
     "Timing",
     "expected_seconds",
     "measure",
+    "require_clock",
     "require_steady",
     "time_callables",
 ]
@@ -101,15 +103,11 @@ class Clock(Protocol):
 
 
 class Runtime(Protocol):
-    """Something that runs networks and their layers."""
+    """Something that runs networks. One that can also time single layers is a `LayerRuntime`."""
 
     @property
     def name(self) -> str:
         """Name in recipes and tables."""
-
-    @property
-    def kernels_only(self) -> bool:
-        """Whether its clocks time kernels alone, without what the runtime spends between them."""
 
     def versions(self) -> Mapping[str, str]:
         """Versions of what decides its times.
@@ -134,6 +132,19 @@ class Runtime(Protocol):
             settings: how to run it.
         """
 
+
+@runtime_checkable
+class LayerRuntime(Runtime, Protocol):
+    """A runtime that also times single layers, from which the latency of any sub-network is predicted.
+
+    Without these two members a runtime can only time whole networks. A latency budget is then met by the closed loop
+    alone, which measures more networks.
+    """
+
+    @property
+    def kernels_only(self) -> bool:
+        """Whether its clocks time kernels alone, without what the runtime spends between them."""
+
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
         """A clock for one layer at given widths, with weights of its own.
 
@@ -142,6 +153,21 @@ class Runtime(Protocol):
             widths: one for each of the layer's axes.
             settings: how to run it.
         """
+
+
+def require_clock(runtime: Runtime) -> LayerRuntime:
+    """The runtime as one that times single layers.
+
+    Raises:
+        MeasurementError: it only times whole networks.
+    """
+    if not isinstance(runtime, LayerRuntime):
+        raise MeasurementError(
+            f"the runtime {runtime.name!r} times whole networks only, so it has no table of layers to fill; give it "
+            "`clock(layer, widths, settings)` and `kernels_only` to predict latencies, or set a latency budget, which "
+            "is met by measuring whole networks"
+        )
+    return runtime
 
 
 def time_callables(

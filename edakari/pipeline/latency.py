@@ -77,7 +77,7 @@ def finished_latency(run: Run) -> Result | None:
     quickest = min(each.dense.median_ms for each in rounds)
     pair = retime_if_noisy(_bench(run, settings), run.dense, run.final(), quickest)
     aim = functools.reduce(LatencyTarget.seen, [*rounds, pair], _aim(run))
-    return {**dc.asdict(pair), "off": aim.off(pair)}
+    return {**dc.asdict(pair), "relative_error": aim.relative_error(pair)}
 
 
 @dc.dataclass
@@ -133,13 +133,16 @@ class BudgetLoop:
         return {
             "limit_ms": _aim(self.run).limit_ms,
             "predicted_ms": self.cost.predict(plan.sizes()),
-            "off": found.off,
+            "relative_error": found.relative_error,
             "rounds": [plain(each) for each in self.rounds],
         }
 
     def _tell(self, number: int, found: LoopRound) -> None:
         figures = {"predicted ms": found.predicted_ms, "measured ms": found.timing.pruned.median_ms}
-        self.log(f"round {number}", {**figures, "dense ms": found.timing.dense.median_ms, "off %": 100 * found.off})
+        self.log(
+            f"round {number}",
+            {**figures, "dense ms": found.timing.dense.median_ms, "relative error %": 100 * found.relative_error},
+        )
 
     def _measured(self, plan: Plan) -> TimedPair:
         return processes.from_main(functools.partial(self._kept, plan), cpu=self.run.recipe.device == "cpu")

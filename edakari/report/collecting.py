@@ -115,8 +115,8 @@ def _latency(stages: Mapping[str, Content]) -> Content | None:
     last = stages.get("measure", {}).get("latency")
     rounds = met["rounds"] if met else []
     # until the finished network has been timed, the network as it was cut says how long it takes
-    cut = next((each for each in rounds if each["off"] == met["off"]), None) if met else None
-    timed = last or (cut and {**cut["timing"], "off": cut["off"]})
+    cut = next((each for each in rounds if each["relative_error"] == met["relative_error"]), None) if met else None
+    timed = last or (cut and {**cut["timing"], "relative_error": cut["relative_error"]})
     return {
         "runtime": planned["runtime"],
         "batch": planned["batch"],
@@ -125,8 +125,10 @@ def _latency(stages: Mapping[str, Content]) -> Content | None:
         "fit": planned["fit"],
         "dense": _dense_beside(planned, timed) if timed else planned["dense"],
         "predicted_ms": met["predicted_ms"] if met else None,
-        "measured": _at(planned["limits"]["latency"] * (1 + timed["off"]), timed["pruned"]) if timed else None,
-        "off": timed["off"] if timed else None,
+        "measured": _at(planned["limits"]["latency"] * (1 + timed["relative_error"]), timed["pruned"])
+        if timed
+        else None,
+        "relative_error": timed["relative_error"] if timed else None,
         "finished": last is not None,
         "rounds": rounds,
     }
@@ -134,7 +136,8 @@ def _latency(stages: Mapping[str, Content]) -> Content | None:
 
 def _dense_beside(planned: Content, timed: Content) -> Content:
     """The dense network at the machine's speed by all that was measured of it in the run."""
-    return _at(planned["limits"]["latency"] * (1 + timed["off"]) / timed["pruned"]["ratio"], planned["dense"])
+    pruned_ms = planned["limits"]["latency"] * (1 + timed["relative_error"])
+    return _at(pruned_ms / timed["pruned"]["ratio"], planned["dense"])
 
 
 def _at(median: float, timing: Content) -> Content:

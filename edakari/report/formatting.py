@@ -94,7 +94,7 @@ def rounds(budgeted: Mapping[str, Any]) -> list[list[str]]:
             f"{each['predicted_ms']:.3g} ms",
             latency(each["timing"]["pruned"]),
             latency(each["timing"]["dense"]),
-            signed(each["off"]),
+            signed(each["relative_error"]),
         ]
         for number, each in enumerate(budgeted["rounds"], start=1)
     ]

@@ -111,7 +111,7 @@ def _budgeted(timed: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "dense": figures.latency(timed["dense"]),
         "predicted": figures.predicted(timed),
         "measured": figures.latency(measured) if measured else "–",
-        "off": figures.signed(timed["off"]) if measured else "",
+        "relative_error": figures.signed(timed["relative_error"]) if measured else "",
         "finished": timed["finished"],
         "rounds": figures.rounds(timed),
     }

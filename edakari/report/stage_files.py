@@ -85,7 +85,7 @@ class BudgetPair(TypedDict):
 class FinishedPair(BudgetPair):
     """The finished network beside the dense one."""
 
-    off: float
+    relative_error: float
 
 
 class Round(TypedDict):
@@ -94,7 +94,7 @@ class Round(TypedDict):
     __pydantic_config__ = CONFIG  # type: ignore[misc]
     predicted_ms: float
     timing: BudgetPair
-    off: float
+    relative_error: float
 
 
 class Met(TypedDict):
@@ -102,7 +102,7 @@ class Met(TypedDict):
 
     __pydantic_config__ = CONFIG  # type: ignore[misc]
     predicted_ms: float
-    off: float
+    relative_error: float
     rounds: Annotated[list[Round], pydantic.Field(min_length=1)]
 
 

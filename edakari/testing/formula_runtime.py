@@ -72,7 +72,7 @@ class FormulaRuntime:
         return self.now_ns
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> _Clock:
-        """See `edakari.latency.timing.Runtime`."""
+        """See `edakari.latency.timing.LayerRuntime`."""
         self.opened.append((layer, widths))
         return _Clock(self, self.time(layer, widths))
 

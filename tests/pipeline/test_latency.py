@@ -122,12 +122,12 @@ def test_a_prediction_that_errs_is_corrected(fake, recipe, tmp_path, monkeypatch
     result = edakari.run(changed, tmp_path / "run")
     rounds = json.loads((tmp_path / "run" / "stages" / "prune.json").read_text())["latency"]["rounds"]
     assert len(rounds) > 1
-    assert abs(rounds[0]["off"]) > 0.05
+    assert abs(rounds[0]["relative_error"]) > 0.05
     assert (rounds[0]["factor"], rounds[1]["factor"] > 1) == (1.0, factor > 1)
     found = true_latency(fake, result.model)
     assert found / 1.6 - 1 <= 0.02
-    assert abs(found / 1.6 - 1) < 0.6 * abs(rounds[0]["off"])  # as near as three groups in steps of 8 come
-    assert result.report["latency"]["off"] == pytest.approx(found / 1.6 - 1, abs=1e-6)
+    assert abs(found / 1.6 - 1) < 0.6 * abs(rounds[0]["relative_error"])  # as near as three groups in steps of 8 come
+    assert result.report["latency"]["relative_error"] == pytest.approx(found / 1.6 - 1, abs=1e-6)
 
 
 def test_how_fast_the_machine_is_meanwhile_does_not_count_for_a_share(fake, recipe, tmp_path, monkeypatch):
@@ -291,7 +291,7 @@ def test_rounds_end_where_sizes_do_not_follow(fake, recipe, tmp_path):
     """Where another term decides, a latency far below its limit is no reason to go on."""
     rounds = edakari.run(recipe(budget="latency<=95%, macs<=40%"), tmp_path / "run").report["latency"]["rounds"]
     assert len(rounds) == 1
-    assert rounds[0]["off"] < -rounds_module.MISS
+    assert rounds[0]["relative_error"] < -rounds_module.MISS
 
 
 def test_the_fit_of_a_run_before_is_kept(fake, recipe, tmp_path):

@@ -37,12 +37,12 @@ class Busy:
 def test_disturbed_timings_of_the_dense_network_do_not_count() -> None:
     aim = LatencyTarget(1.0, (2.04,), share=False).seen(pair(3.0)).seen(pair(2.0))
     assert aim.speed_ms == pytest.approx(2.02)
-    assert aim.off(pair(7.0, 0.6)) == pytest.approx(0.6 * 2.02 - 1)
+    assert aim.relative_error(pair(7.0, 0.6)) == pytest.approx(0.6 * 2.02 - 1)
 
 
 def test_a_share_is_of_what_was_measured_first() -> None:
     aim = LatencyTarget(1.0, (2.0,), share=True).seen(pair(1.0))
-    assert aim.off(pair(7.0, 0.6)) == pytest.approx(0.2)
+    assert aim.relative_error(pair(7.0, 0.6)) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(

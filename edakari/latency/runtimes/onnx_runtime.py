@@ -64,7 +64,7 @@ class OnnxRuntime:
         return call
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer; see `Runtime.clock`."""
+        """A clock for one layer; see `LayerRuntime.clock`."""
         _require_plain(settings)
         built = onnx_layer(layer, widths)
         if not built.model:

@@ -61,7 +61,7 @@ class OpenVino:
         return call
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer, by the plugin's own profile; see `Runtime.clock`."""
+        """A clock for one layer, by the plugin's own profile; see `LayerRuntime.clock`."""
         built = onnx_layer(layer, widths)
         if not built.model:
             return CallClock(lambda: None)

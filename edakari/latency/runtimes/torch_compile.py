@@ -56,7 +56,7 @@ class TorchCompile:
         return _compiled(copied(model), args, kwargs, device, settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer, compiled by itself; see `Runtime.clock`."""
+        """A clock for one layer, compiled by itself; see `LayerRuntime.clock`."""
         model, inputs = torch_layer(layer, widths)
         device = torch.device(settings.device)
         placed = tuple(cast(x.to(device), settings) for x in inputs)

@@ -45,7 +45,7 @@ class TorchEager:
         return caller(functools.partial(cast(model, settings), *args, **kwargs), device, settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer, timed from outside as Python calls it; see `Runtime.clock`."""
+        """A clock for one layer, timed from outside as Python calls it; see `LayerRuntime.clock`."""
         model, inputs = torch_layer(layer, widths)
         device = torch.device(settings.device)
         placed = tuple(cast(x.to(device), settings) for x in inputs)
