@@ -18,7 +18,7 @@ _METHODS = multiprocessing.get_all_start_methods()
 # forked from a process that has imported much and computed nothing: a fork of this one would inherit autograd's threads
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
 if "forkserver" in _METHODS:
-    _CONTEXT.set_forkserver_preload(["edakari.testing", "edakari.train", "edakari.methods"])
+    _CONTEXT.set_forkserver_preload(["accelerate", "timm", "torchvision.ops", "edakari.testing", "edakari.train"])
 
 
 def together(function: Callable[..., None], *arguments: Any, world: int = 2) -> None:
