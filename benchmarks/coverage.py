@@ -9,8 +9,8 @@ A run continues where an earlier one stopped; --again measures anew. Each networ
 limit. It is traced and cut by random plans that keep 30 to 60 % of every group (every other plan also drops branches),
 and compared in float64 with the masked dense network. A plan without edits is compared with the network itself on an
 input that was not traced. With --shapes nothing has values: shapes alone are checked. --sample adds networks of timm
-at random, other ones every day. tables.py makes docs/coverage.md of the results. The exit status is 1 where a network
-is wrong or failed.
+at random, other ones every day. tables.py writes the results into docs/results. The exit status is 1 if a network is
+wrong or failed.
 """
 
 from __future__ import annotations

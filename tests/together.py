@@ -1,4 +1,4 @@
-"""Several processes that run one function together, as a launcher of several processes would start them."""
+"""Functions in processes of their own: in several together, as a launcher would start them, or in one alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def together(function: Callable[..., None], *arguments: Any, world: int = 2) -> 
     pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(world)]
     name = (function.__module__, function.__qualname__)
     workers = [
-        _CONTEXT.Process(target=_run, args=(rank, world, port, name, arguments, pipe[1]), daemon=True)
+        _CONTEXT.Process(target=_call, args=(_variables(rank, world, port), name, arguments, pipe[1]), daemon=True)
         for rank, pipe in enumerate(pipes)
     ]
     for worker, (_, end) in zip(workers, pipes, strict=True):
@@ -59,6 +59,30 @@ def together(function: Callable[..., None], *arguments: Any, world: int = 2) -> 
             worker.join()
 
 
+def apart(function: Callable[..., None], *arguments: Any) -> tuple[int, str]:
+    """Run a function in one process, which may be killed.
+
+    Args:
+        function: of a module.
+        arguments: of the function.
+
+    Returns:
+        How the process ended, 0 or -9 where it was killed, and the traceback of what the function raised.
+    """
+    found, end = _CONTEXT.Pipe(duplex=False)
+    name = (function.__module__, function.__qualname__)
+    worker = _CONTEXT.Process(target=_call, args=(dict(os.environ), name, arguments, end), daemon=True)
+    worker.start()
+    end.close()
+    said = _said(found) if found.poll(SECONDS) else None
+    worker.join(SECONDS if said is not None else 0)
+    if worker.is_alive():
+        worker.kill()
+        worker.join()
+    assert said is not None, f"the process takes longer than {SECONDS} seconds"
+    return int(worker.exitcode), said
+
+
 def _said(found: Any) -> str:
     try:
         return str(found.recv())
@@ -66,16 +90,21 @@ def _said(found: Any) -> str:
         return "it ended without a word"
 
 
-def _run(rank: int, world: int, port: int, name: tuple[str, str], arguments: tuple[Any, ...], end: Any) -> None:
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-    os.environ |= {key: str(value) for key, value in variables.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+def _variables(rank: int, world: int, port: int) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    own = {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, **own, **{key: str(value) for key, value in numbers.items()}}
+
+
+def _call(variables: dict[str, str], name: tuple[str, str], arguments: tuple[Any, ...], end: Any) -> None:
+    os.environ.clear()  # it has those that its own starter had when it was started
+    os.environ.update(variables)
     torch.set_num_threads(1)
-    said = ""
     try:
         getattr(importlib.import_module(name[0]), name[1])(*arguments)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     except BaseException:
-        said = traceback.format_exc()
-    end.send(said)
+        end.send(traceback.format_exc())
+        raise
+    end.send("")

@@ -140,7 +140,7 @@ class Task(Protocol):
         """An input of batch size 1, with the right shape and dtype."""
 
     def batches(self, split: Split) -> Iterable[Batch]:
-        """Batches of a split; one pass is one epoch. "search" is a part of the training data, never of "val"."""
+        """Batches of a split; one pass is one epoch. "calibration" is a part of the training data, never of "val"."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """The network's outputs for a batch."""
@@ -158,7 +158,7 @@ class IndexedTask(Task, Protocol):
 
     @property
     def held_out(self) -> bool:
-        """Whether the examples of "search" are none of "train"."""
+        """Whether no example of "calibration" is in "train"."""
 
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
         """Class of each example of a split, int64 [examples]."""
@@ -190,19 +190,19 @@ class Schedule:
     """How long and how fast to train.
 
     Args:
-        epochs: passes over the training data.
+        epochs: number of passes over the training data.
         lr: peak learning rate.
         optimizer: "sgd" (Nesterov momentum) or "adamw".
-        momentum: of SGD.
-        weight_decay: of weights with two or more dimensions; norms and biases have none.
-        warmup: share of all steps in which the learning rate rises linearly.
-        final_lr: learning rate at the end of the cosine, as a share of `lr`.
-        drops: places, as shares of all steps, at which the learning rate is multiplied by `drop`; with none, it falls
-            along a cosine.
-        drop: see `drops`.
-        accumulate: batches per optimizer step.
-        clip: largest gradient norm; 0 is none.
-        ema: decay of the averaged weights that are handed back; 0 is none.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of weights with two or more dimensions; norms and biases have none.
+        warmup: fraction of all steps in which the learning rate rises linearly.
+        final_lr: learning rate at the end of the cosine, as a fraction of `lr`.
+        drops: positions, as fractions of all steps, at which the learning rate is multiplied by `drop`; if empty, it
+            falls along a cosine.
+        drop: factor of the learning rate at each of `drops`.
+        accumulate: number of batches per optimizer step.
+        clip: largest gradient norm; 0 does not clip.
+        ema: decay of the averaged weights that are returned; 0 does not average.
         precision: "fp32", "bf16" or "fp16" autocast; "auto" is "bf16" where the device computes it, else "fp32".
     """
 

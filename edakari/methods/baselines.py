@@ -28,10 +28,10 @@ class MagnitudePruning:
     """Remove the channels of smallest weights.
 
     Args:
-        iterations: cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
-        allocator: who spends the budget on groups.
+        iterations: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+        allocator: allocator that spends the budget on the groups.
         p: order of the norm.
     """
 
@@ -55,10 +55,10 @@ class BatchNormScalePruning:
     """Remove the channels of smallest batch-normalisation scales.
 
     Args:
-        iterations: cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
-        allocator: who spends the budget on groups.
+        iterations: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+        allocator: allocator that spends the budget on the groups.
     """
 
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
@@ -80,10 +80,10 @@ class GeometricMedianPruning:
     """Remove the channels nearest to the geometric median of their group.
 
     Args:
-        iterations: cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
-        allocator: who spends the budget on groups.
+        iterations: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+        allocator: allocator that spends the budget on the groups.
     """
 
     paper: ClassVar[str] = (
@@ -107,11 +107,11 @@ class TaylorPruning:
     """Remove the channels whose removal changes the loss least, to first order.
 
     Args:
-        iterations: cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
-        allocator: who spends the budget on groups.
-        max_batches: most batches of the search split that gradients are taken on, per rank.
+        iterations: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+        allocator: allocator that spends the budget on the groups.
+        max_batches: largest number of batches of the calibration split on which gradients are computed, per process.
     """
 
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
@@ -134,10 +134,10 @@ class RandomPruning:
     """Remove channels by chance.
 
     Args:
-        iterations: cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
-        allocator: who spends the budget on groups.
+        iterations: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+        allocator: allocator that spends the budget on the groups.
     """
 
     paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, WACV 2018"

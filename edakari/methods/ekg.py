@@ -50,19 +50,21 @@ class EnsembleKnowledgePruning:
     """Search greedily for the network that keeps most of the knowledge of those before it.
 
     Args:
-        cut: share of a group that one step removes; groups that several layers write lose as much less.
-        knowledge: "ensemble" is the mean output of the networks so far, "single" the first one's, "none" leaves labels.
-        candidates: "otsu" looks at groups whose next channels matter least, "all" at every group.
-        warmup_images: training images of each class that one epoch is trained on before the search.
+        cut: fraction of a group that one step removes; it is divided by the number of layers that produce the group.
+        knowledge: teacher of the search: "ensemble" is the mean output of the networks so far, "single" the output of
+            the first one, "none" uses labels only.
+        candidates: "otsu" considers the groups whose next channels matter least, "all" considers every group.
+        warmup_images: number of training images of each class for one epoch of training before the search.
         warmup_lr: learning rate of that epoch.
-        search_images: other training images of each class that networks are compared on.
-        search_batch: most of them that are in one batch.
-        search_data: "training" images as they are, "augmented" ones, or the "held_out" ones of `data.hold_out`.
-        statistics: of batch normalisations during the search: those of each "batch", or the "running" ones.
-        lengths: weights whose norm stays as it was when parts of them are gone: those in front of batch "norms" and the
+        search_images: number of other training images of each class on which networks are compared.
+        search_batch: largest number of search images in one batch.
+        search_data: search images: "training" images unchanged, "augmented" ones, or the "held_out" ones of
+            `data.hold_out`.
+        statistics: statistics of batch norms during the search: those of each "batch", or the "running" ones.
+        lengths: which weights keep their norm when parts of them are removed: those in front of batch "norms" and the
             last ones, "all", or "none".
-        teachers: "poster" spreads them between the first and the last network, "interim" over those in between.
-        reuse_mb: memory for outputs of layers that candidates have in common, in MB.
+        teachers: "poster" spreads the teachers between the first and the last network, "interim" over those in between.
+        reuse_mb: memory for outputs of layers that candidates share, in MB.
     """
 
     paper: ClassVar[str] = (

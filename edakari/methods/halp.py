@@ -24,15 +24,15 @@ class HardMaskedPruning:
     """Mask for good what batch normalisations say matters least, in early steps of a training, then cut.
 
     Args:
-        epochs: of the training; the masks are chosen at its start, the rest recovers.
-        milestones: how often masks are chosen; 1 is one-shot.
-        milestone_interval: optimizer steps from one to the next.
-        milestone_start: optimizer steps before them.
-        lr: peak learning rate of the training.
-        momentum: of its SGD.
-        weight_decay: of all weights.
-        lr_warmup: share of the steps in which the learning rate rises.
-        precision: of the training: "auto", "fp32", "bf16" or "fp16".
+        epochs: number of epochs of the training; the masks are chosen at its start, and the rest recovers.
+        milestones: number of times that masks are chosen; 1 is one-shot.
+        milestone_interval: number of optimizer steps between two choices of masks.
+        milestone_start: number of optimizer steps before the first choice of masks.
+        lr: peak learning rate of the training with masks.
+        momentum: momentum of SGD in the training with masks.
+        weight_decay: weight decay of all weights in the training with masks.
+        lr_warmup: fraction of the steps in which the learning rate rises.
+        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = "Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022"

@@ -66,33 +66,34 @@ class InterpretationSteeredPruning:
     """Learn which channels can be closed without changing what the network says and where it looks, then cut them.
 
     Args:
-        predictor_epochs: of the predictor's training, on the training data.
-        predictor_lr: its peak learning rate.
-        predictor_start: "pretrained" begins with the network's own weights, "scratch" with random ones.
-        mask_widths: least and largest width of its random masks, as shares of the image's side.
-        mask_temperature: of the pixels drawn from them.
-        explainer_epochs: of the explainer's training, on the training data.
-        explainer_lr: its peak learning rate.
-        explainer_weight_decay: of predictor and explainer.
-        area: weight of the masks' area in it; larger shows less of the image.
-        area_power: of the pixels in the area.
-        roughness: weight of the masks' roughness.
-        selector: "rbf", radial masks of three numbers, or "realx", masks that are free at every pixel.
-        explain_share: of the training data, what an epoch of predictor and explainer passes over.
-        taps: modules whose feature maps are explained, finest first; empty finds the last one of each resolution.
-        explainer: folder `kept` of an earlier run on the same weights, whose explainer is taken; null trains one.
-        labels: whose explanations: "data", of the images' own labels, or "predicted", of what the network says.
-        gate_epochs: of the gates' training, on the search split.
-        gate_lr: its peak learning rate; the sum over all steps is how far a logit can go.
-        gates: "free", a logit per channel, or "hyper", logits from a recurrent network.
-        gate_start: what is learnt begins at zero ("zeros") or by chance ("normal").
-        gate_offset: added to the logits, so that gates start open.
-        gate_temperature: of the gates' draws.
-        gate_mode: what features are multiplied by: gates of 0 and 1 ("hard") or in between ("soft").
-        interpretation: weight of the distance between explanations.
-        cost_weight: weight of the logarithm of the overrun.
-        streams: residual streams may be pruned too; the paper leaves them whole.
-        allocator: who turns logits into sizes within the budget; "threshold" moves one threshold over all.
+        predictor_epochs: number of epochs in which the predictor is trained, on the training data.
+        predictor_lr: peak learning rate of the predictor.
+        predictor_start: initial weights of the predictor: "pretrained" takes the network's own, "scratch" random ones.
+        mask_widths: smallest and largest width of the predictor's random masks, as fractions of the image's side.
+        mask_temperature: temperature of the pixels that are drawn from masks.
+        explainer_epochs: number of epochs in which the explainer is trained, on the training data.
+        explainer_lr: peak learning rate of the explainer.
+        explainer_weight_decay: weight decay of predictor and explainer.
+        area: weight of the masks' area in the explainer's loss; a larger weight shows less of the image.
+        area_power: power of the pixels in the area.
+        roughness: weight of the masks' roughness in the explainer's loss.
+        selector: "rbf" makes radial masks of three numbers, "realx" masks that are free at every pixel.
+        explain_share: fraction of the training data that an epoch of predictor and explainer uses.
+        taps: modules whose feature maps are explained, finest first; empty takes the last one of each resolution.
+        explainer: folder `kept` of an earlier run on the same weights, whose explainer is used; None trains one.
+        labels: classes that are explained: "data" takes the images' labels, "predicted" the network's predictions.
+        gate_epochs: number of epochs in which the gates are trained, on the calibration split.
+        gate_lr: peak learning rate of the gates; its sum over all steps is how far a logit can move.
+        gates: "free" trains a logit per channel, "hyper" a recurrent network that makes the logits.
+        gate_start: initial values of what is trained: "zeros", or random ones ("normal").
+        gate_offset: offset that is added to the logits, so that gates start open.
+        gate_temperature: temperature of the gates' random draws.
+        gate_mode: factor of the features: gates of 0 and 1 ("hard"), or in between ("soft").
+        interpretation: weight of the distance between explanations in the loss of the gates.
+        cost_weight: weight of the logarithm of the budget's overrun in the loss of the gates.
+        streams: allow residual streams to be pruned; the paper leaves them whole.
+        allocator: allocator that turns logits into sizes within the budget; "threshold" moves one threshold over all
+            logits.
     """
 
     paper: ClassVar[str] = (
@@ -297,7 +298,7 @@ class Gated(nn.Module):
 
 @dc.dataclass(frozen=True)
 class Pairs:
-    """The search split's images with labels and the explanations of the network without gates.
+    """The calibration split's images with labels and the explanations of the network without gates.
 
     Args:
         batches: of images, in the same order every time.
@@ -309,7 +310,7 @@ class Pairs:
 
     @classmethod
     def of(cls, job: Job, saliency: Saliency, labels: LabelSource) -> Pairs:
-        """The pairs of a job's search split."""
+        """The pairs of a job's calibration split."""
         batches, aims = job.task.batches("calibration"), []
         model = Explained(job.model, saliency.taps, saliency.explainer)
         device = next(job.model.parameters()).device

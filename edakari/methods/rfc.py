@@ -43,17 +43,17 @@ class FeatureDiscriminationPruning:
     """Remove the filters whose strongest images are of all classes alike, as many of each group as an allocator says.
 
     Args:
-        iterations: cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
-        allocator: who spends the budget on groups.
-        images: of the search split that are looked at, at most.
-        top: strongest images of each filter that count; a share of them below 1.
-        reduce: from a filter's map to its response.
-        labels: those of the data, or the network's own predictions.
-        histogram: what an image adds to its class: one, or the response to it.
-        measure: what says how peaked a histogram is.
-        balanced: divide by each class's share of all images.
+        iterations: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+        allocator: allocator that spends the budget on the groups.
+        images: largest number of images of the calibration split to look at.
+        top: number of strongest images of each filter that count; below 1, a fraction of the images.
+        reduce: how a filter's map becomes its response: "l2" takes the L2 norm, "max" the largest entry.
+        labels: "data" takes the labels of the data, "predicted" the network's own predictions.
+        histogram: what an image adds to the bin of its class: "counts" adds one, "responses" adds the response.
+        measure: measure of how peaked a histogram is.
+        balanced: divide each histogram by the fraction of each class among all images.
     """
 
     paper: ClassVar[str] = PAPER
@@ -82,25 +82,28 @@ class DistinguishingLayerPruning:
     """Cut, again and again, those groups that can lose their least discriminative filters without harm.
 
     Args:
-        images: of the search split that are looked at, at most; for scores and for trials.
-        top: strongest images of each filter that count; a share of them below 1.
-        reduce: from a filter's map to its response.
-        labels: those of the data, or the network's own predictions.
-        histogram: what an image adds to its class: one, or the response to it.
-        measure: what says how peaked a histogram is.
-        balanced: divide by each class's share of all images.
-        trial_images: that trials are judged on, at most; null is as many as `images`.
-        tolerance: redundancy score below which a group gives way (the paper's tau).
-        accuracy_weight: of the accuracy's drop in that score (beta); the rest is of the distribution's change.
-        residual_weight: that a drop counts with in residual streams.
-        soft: "cosine" compares distributions over classes; "off" does not, as the authors' code in effect.
-        residual_step: share of a residual stream's width that a cut takes at first, divided by its number of blocks.
-        inner_step: share of any other group's width.
-        residual_share: of the saving that residual streams make before the others begin.
-        joint: try all groups of a round together too, and leave half of them where that is too much.
-        stalled: where no group can lose even one filter: "relax" doubles the tolerance, "stop" is an error.
-        recovery_epochs: epochs of training after each cut but the last.
-        recovery_lr: peak learning rate of that training.
+        images: largest number of images of the calibration split to look at, for scores and for trials.
+        top: number of strongest images of each filter that count; below 1, a fraction of the images.
+        reduce: how a filter's map becomes its response: "l2" takes the L2 norm, "max" the largest entry.
+        labels: "data" takes the labels of the data, "predicted" the network's own predictions.
+        histogram: what an image adds to the bin of its class: "counts" adds one, "responses" adds the response.
+        measure: measure of how peaked a histogram is.
+        balanced: divide each histogram by the fraction of each class among all images.
+        trial_images: largest number of images on which trials are evaluated; None takes as many as `images`.
+        tolerance: redundancy score below which a group is cut (tau in the paper).
+        accuracy_weight: weight of the accuracy drop in the redundancy score (beta in the paper); the rest weighs the
+            change of the class distribution.
+        residual_weight: factor of the accuracy drop in residual streams.
+        soft: "cosine" compares class distributions; "off" does not, which is what the authors' code does in effect.
+        residual_step: fraction of a residual stream's width that a cut removes at first, divided by its number of
+            blocks.
+        inner_step: fraction of the width that a cut removes at first, in groups that are not residual streams.
+        residual_share: fraction of the saving that residual streams make before the other groups begin.
+        joint: also try all groups of a round together, and leave out half of them if that loses too much.
+        stalled: what happens if no group can lose even one filter: "relax" doubles the tolerance, "stop" ends with an
+            error.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
     """
 
     paper: ClassVar[str] = PAPER

@@ -39,28 +39,30 @@ class SoftMaskedPruning:
     """Train with soft masks that a knapsack chooses again and again under a tightening budget, then cut.
 
     Args:
-        epochs: of the training with masks, all phases together.
-        warmup_epochs: at its start, without masks; this and the next two may be parts of an epoch.
-        ramp_epochs: after them, in which the budget tightens; then it stays.
-        freeze_epochs: at its end, in which masks stay as they are.
-        interval: optimizer steps from one choice of masks to the next; the paper's code has 80 at batch size 256.
-        curve: of the share of the cost that is removed.
-        masks: what masked weights get: "soft" the gradient that they would have if they were there, "hard" none,
-            "permanent" none, and they never come back.
-        average: how figures of single steps become scores; see
-            `edakari.methods.masking.mask_updates.ScoreAveraging`.
-        regrowth: what counts for masked channels: "absolute" or "signed" figures.
-        keep_bonus: scores of what is not masked are multiplied by it.
-        masked_decay: decay of masked weights, beside `weight_decay`; shorter trainings need more.
-        norm_scale: "kept" multiplies batch normalisations behind masked layers by the share of inputs that is kept.
-        pricing: "coupled" costs, as they are, or "one_sided": those of each group with all others left as they are.
-        consumer_share: of a layer's one-sided price that the groups which it reads pay; the others pay the rest.
-        remove_branches: residual branches may be dropped whole.
-        lr: peak learning rate of the training.
-        momentum: of its SGD.
-        weight_decay: of all weights.
-        lr_warmup: share of the steps in which the learning rate rises.
-        precision: of the training: "auto", "fp32", "bf16" or "fp16".
+        epochs: number of epochs of the training with masks, all phases together.
+        warmup_epochs: number of epochs without masks at the start; this and the next two may be fractions of an epoch.
+        ramp_epochs: number of epochs after the warm-up in which the budget tightens; it does not change afterwards.
+        freeze_epochs: number of epochs at the end in which the masks do not change.
+        interval: number of optimizer steps between two choices of masks; the paper's code has 80 at batch size 256.
+        curve: shape of the curve along which the removed fraction of the cost grows.
+        masks: gradient of masked weights: "soft" gives the gradient that they would have without the mask, "hard" gives
+            none, "permanent" gives none and masked weights never return.
+        average: how the scores of single steps are averaged; see `edakari.methods.masking.mask_updates.ScoreAveraging`.
+        regrowth: scores of masked channels: "absolute" values, or "signed" ones, so that only channels return that
+            would lower the loss.
+        keep_bonus: factor of the scores of channels that are not masked.
+        masked_decay: decay of masked weights, in addition to `weight_decay`; shorter trainings need more.
+        norm_scale: "kept" multiplies batch norms behind masked layers by the fraction of inputs that is kept; "none"
+            does not.
+        pricing: "coupled" takes the true costs; "one_sided" takes the cost of each group with all other groups
+            unchanged.
+        consumer_share: fraction of a layer's one-sided price that its input groups pay; its output group pays the rest.
+        remove_branches: allow whole residual branches to be dropped.
+        lr: peak learning rate of the training with masks.
+        momentum: momentum of SGD in the training with masks.
+        weight_decay: weight decay of all weights in the training with masks.
+        lr_warmup: fraction of the steps in which the learning rate rises.
+        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = "Humble et al., Soft Masking for Cost-Constrained Channel Pruning, ECCV 2022"

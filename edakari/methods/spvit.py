@@ -40,37 +40,39 @@ class SoftTokenPruning:
     """Prune tokens by learned selectors, and keep a package of what is pruned.
 
     Args:
-        schedule: "geometric" has the same share of what comes at each selector; "progressive" walks from the last block
-            to the first, prunes each as far as accuracy allows, and merges neighbours into phases.
-        blocks: places of the blocks in front of which selectors stand, from 0; empty is after each quarter.
-        keep_ratios: shares of all patches behind each selector; empty is the mildest within the budget, the same share
-            of what comes at each.
+        schedule: "geometric" keeps the same fraction of incoming tokens at each selector; "progressive" goes from the
+            last block to the first, prunes each as far as accuracy allows, and merges neighbours into phases.
+        blocks: indices, from 0, of the blocks in front of which selectors stand; empty is after each quarter.
+        keep_ratios: fraction of all patches behind each selector; empty takes the largest ones within the budget, with
+            the same fraction of incoming tokens at each.
         package: what becomes of pruned tokens: "merge" keeps one package of all, "add" and "append" are the authors'
-            recipes with one and with several, "none" drops them.
-        package_norm: "mean", or "sum" as in the authors' recipe with several.
-        proportional: attention reads a package like as many tokens as it stands for.
-        start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, "random" the authors'.
-        merge: of the heads' verdicts, "geo" as in the authors' code or "arith" as in the paper.
+            ways with one and with several packages, "none" drops the tokens.
+        package_norm: "mean", or "sum" as in the authors' way with several packages.
+        proportional: attention counts a package as many times as it has tokens.
+        start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" is what the
+            authors use.
+        merge: how the scores of the heads are merged: "geo" as in the authors' code, "arith" as in the paper.
         head_branch: weigh heads by their importance.
-        share_head_mlp: one set of selector weights for all heads.
-        imitation_epochs: in which selectors learn what attention would keep, without labels.
-        selector_epochs: of selectors alone, the network frozen.
-        joint_epochs: of selectors and network.
-        selector_lr: peak learning rate of selectors alone.
-        joint_lr: of selectors and network together.
-        selector_decay: weight decay of both.
-        ratio_weight: of the squared distance from the ratios to be kept.
-        logit_weight: of the divergence from the dense network's outputs.
-        token_weight: of the distance from its tokens.
-        dual_rate: step of the multipliers that hold the ratios; 0 leaves the penalty alone, as the authors do.
-        joint_rule: while both are trained tokens go on as "sample" draws them, as the authors do, or as many as planned
-            ("count"), as the exported network will run.
-        batches: most batches of the search split that thresholds are set by.
-        grid: step of the ratios that the progressive schedule tries.
-        accuracy_drop: of the metric on the search split that it may lose.
-        epochs_per_step: of training for each ratio that it tries.
-        phase_tolerance: neighbouring blocks whose ratios differ by less become one phase of it.
-        precision: of the training: "auto", "fp32", "bf16" or "fp16".
+        share_head_mlp: use one set of selector weights for all heads.
+        imitation_epochs: number of epochs in which selectors learn what attention would keep, without labels.
+        selector_epochs: number of epochs in which only the selectors are trained.
+        joint_epochs: number of epochs in which selectors and network are trained together.
+        selector_lr: peak learning rate while only the selectors are trained.
+        joint_lr: peak learning rate while selectors and network are trained together.
+        selector_decay: weight decay in both trainings.
+        ratio_weight: weight of the squared distance from the planned ratios.
+        logit_weight: weight of the divergence from the dense network's outputs.
+        token_weight: weight of the distance from the dense network's tokens.
+        dual_rate: step size of the multipliers that hold the ratios; 0 uses the penalty alone, as the authors do.
+        joint_rule: tokens in the joint training: "sample" draws them, as the authors do; "count" keeps as many as
+            planned, as the exported network will.
+        batches: largest number of batches of the calibration split by which thresholds are set.
+        grid: step size of the ratios that the progressive schedule tries.
+        accuracy_drop: drop of the metric on the calibration split that the progressive schedule may cause.
+        epochs_per_step: number of training epochs for each ratio that the progressive schedule tries.
+        phase_tolerance: largest difference of ratios of neighbouring blocks that become one phase of the progressive
+            schedule.
+        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = (

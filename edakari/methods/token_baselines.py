@@ -25,9 +25,10 @@ class RandomTokens:
     """Drop tokens by chance.
 
     Args:
-        blocks: places of the blocks in front of which tokens go, from 0; empty is after each quarter.
-        keep_ratios: shares of all patches left at each; empty is the mildest within the budget.
-        packed: whether the dropped leave a package.
+        blocks: indices, from 0, of the blocks in front of which tokens are pruned; empty is after each quarter.
+        keep_ratios: fraction of all patches left at each of these blocks; empty takes the largest ones within the
+            budget.
+        packed: add a package of the pruned tokens.
     """
 
     paper: ClassVar[str] = "none; the baseline under all others"
@@ -57,15 +58,17 @@ class PredictedTokens:
     """Keep the tokens that a learned predictor scores highest; the same number in every image.
 
     Args:
-        blocks: places of the blocks in front of which predictors stand, from 0; empty is after each quarter.
-        keep_ratios: shares of all patches left at each; empty is the mildest within the budget.
-        start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, "random" the authors'.
-        imitation_epochs: in which predictors learn what attention would keep, without labels; the paper has none.
-        selector_epochs: of predictors alone.
-        joint_epochs: of predictors and network.
-        selector_lr: peak learning rate of predictors alone.
-        joint_lr: of predictors and network together.
-        precision: of the training: "auto", "fp32", "bf16" or "fp16".
+        blocks: indices, from 0, of the blocks in front of which predictors stand; empty is after each quarter.
+        keep_ratios: fraction of all patches left behind each predictor; empty takes the largest ones within the budget.
+        start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" is what the
+            authors use.
+        imitation_epochs: number of epochs in which predictors learn what attention would keep, without labels; the
+            paper has none.
+        selector_epochs: number of epochs in which only the predictors are trained.
+        joint_epochs: number of epochs in which predictors and network are trained together.
+        selector_lr: peak learning rate while only the predictors are trained.
+        joint_lr: peak learning rate while predictors and network are trained together.
+        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
     paper: ClassVar[str] = (
@@ -117,9 +120,10 @@ class AttentionTokens:
     """Keep the tokens that the class token looks at most; needs no training.
 
     Args:
-        blocks: places of the blocks in front of which tokens go, from 1; empty is after each quarter.
-        keep_ratios: shares of all patches left at each; empty is the mildest within the budget.
-        fused: whether the others leave the paper's fused token, one at each place.
+        blocks: indices, from 1, of the blocks in front of which tokens are pruned; empty is after each quarter.
+        keep_ratios: fraction of all patches left at each of these blocks; empty takes the largest ones within the
+            budget.
+        fused: add the paper's fused token of the pruned tokens, one at each of these blocks.
     """
 
     paper: ClassVar[str] = "Liang et al., Expediting Vision Transformers via Token Reorganizations, ICLR 2022"
@@ -149,8 +153,9 @@ class MergedTokens:
     """Merge tokens that are alike, some at every block; needs no training.
 
     Args:
-        blocks: places of the blocks in front of which tokens are merged, from 1; empty is all.
-        keep_ratios: shares of all patches left at each; empty is the mildest within the budget, as many merged at each.
+        blocks: indices, from 1, of the blocks in front of which tokens are merged; empty is all blocks.
+        keep_ratios: fraction of all patches left at each of these blocks; empty takes the largest ones within the
+            budget, with as many tokens merged at each.
     """
 
     paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"

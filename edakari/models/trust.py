@@ -35,7 +35,10 @@ def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> No
     """
     if trust_code:
         return
-    allow = "If you trust it, allow it: `--trust` on the command line, `trust_code=True` in Python. See docs/trust.md."
+    allow = (
+        "If you trust it, allow it: `--trust` on the command line, `trust_code=True` in Python. See "
+        "docs/explanation/trust.md."
+    )
     path, function = parted(spec.name)
     if path.endswith(".py") and not trusted_before(spec.name):
         raise UntrustedCode(

@@ -46,9 +46,10 @@ class ModelSpec:
 
     Args:
         name: "timm:NAME", "torchvision:NAME", "edakari:NAME" or "path/to/file.py:function".
-        options: keyword arguments of its constructor.
-        weights: null or "random" is random, "pretrained" is what the source offers, "as_built" is what a function in a
-            file of your own loads itself, else the path of a .safetensors file. `edakari prune` needs to be told.
+        options: keyword arguments of the network's constructor.
+        weights: "random" (or null) initialises at random, "pretrained" takes what the source offers, "as_built" keeps
+            what a function in a file of yours loads itself; anything else is the path of a .safetensors file. `edakari
+            prune` needs to be told.
     """
 
     name: str

@@ -60,7 +60,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: b
     """A recipe from its file.
 
     Args:
-        path: of a YAML file; `docs/recipe.md` says what it may hold.
+        path: of a YAML file; `docs/reference/recipe.md` says what it may hold.
         settings: values to replace, as texts `dotted.key=value`.
         trust_code: whether to run a Python file that the recipe names to build its network.
 

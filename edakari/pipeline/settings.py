@@ -37,8 +37,8 @@ class GroupSettings:
     """Which groups may be sized, and to what.
 
     Args:
-        round_to: widths become multiples of this.
-        min_channels: smallest size of a group; below 1 it is a fraction of the group.
+        round_to: widths become multiples of this number; 8 if the budget has a latency and nothing is given.
+        min_channels: smallest size of a group; below 1, a fraction of the group.
         include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
         exclude: patterns of groups, or of modules whose width stays whole.
     """
@@ -54,8 +54,8 @@ class DistillSettings:
     """Distillation from the dense network while fine-tuning.
 
     Args:
-        weight: share of the distillation term in the loss, the rest is the task's own; 0 is none.
-        temperature: that both networks' logits are divided by.
+        weight: fraction of the distillation term in the loss, the rest is the task's own; 0 does not distil.
+        temperature: temperature by which the logits of both networks are divided.
     """
 
     weight: Fraction = 0.0
@@ -67,9 +67,9 @@ class TeachSettings:
     """What the pruned network sees while it is fine-tuned, and who teaches it.
 
     Args:
-        views: draws of the augmentation of each image in a batch.
-        teacher: "dense" is the dense network, as `distill` says; "bank" a memory bank of what some networks gave. null
-            is "dense" where `distill` has a weight, and nobody where it has none.
+        views: number of times that each image appears in a batch, each time with other augmentation.
+        teacher: "dense" is the dense network, as `distill` says; "bank" is a memory bank of the outputs of several
+            networks. None is "dense" if `distill` has a weight, and no teacher otherwise.
     """
 
     views: Count = 1
@@ -81,12 +81,13 @@ class BankSettings:
     """The memory bank: the outputs of networks between the dense and the pruned one, written once.
 
     Args:
-        teachers: number of networks: of those that the method went through, or on the straight way to its plan.
-        temperature: that logits are divided by; null is 4, and 10 from 1000 classes on.
-        gate: a teacher counts if it is nearer to the best one than the student is ("distance"), or if its loss is not
-            above the student's ("loss").
-        share: factor of the divergence from the teachers beside the task's loss.
-        folder: where the bank is kept; null is the run folder, until the run is finished.
+        teachers: number of teachers, among the networks that the method went through, or on the straight way to its
+            plan.
+        temperature: temperature by which logits are divided; None is 4, and 10 from 1000 classes on.
+        gate: which teachers count: those nearer to the best one than the student is ("distance"), or those whose loss
+            is not above the student's ("loss").
+        share: factor of the divergence from the teachers, which is added to the task's loss.
+        folder: folder in which the bank is stored; None is the run folder, until the run is finished.
     """
 
     teachers: Count = 5
@@ -101,11 +102,11 @@ class MeasureSettings:
     """How latency is measured.
 
     Args:
-        runtimes: where: "torch", "onnxruntime".
+        runtimes: runtimes in which networks are timed: "torch", "onnxruntime".
         batch: images per call.
         threads: CPU threads of one call; 0 leaves the runtime's own choice.
-        warmup: calls at the beginning of a network's turn that are not timed, at least.
-        repeats: calls that are timed, at least, in up to ten turns.
+        warmup: smallest number of calls at the start of a network's turn that are not timed.
+        repeats: smallest number of timed calls, in up to ten turns.
     """
 
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
@@ -120,17 +121,18 @@ class LatencySettings:
     """Where the latency of the budget is to be met, and how it is measured.
 
     Args:
-        runtime: "onnxruntime", "torch", "torch_compile" or "openvino".
+        runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile" or "openvino".
         batch: images per call.
         threads: CPU threads of one call; 0 leaves the runtime's own choice.
-        precision: "fp32", "bf16" or "fp16", in the runtimes that leave the choice.
-        memory_format: "contiguous" or "channels_last", in the runtimes that leave the choice.
-        device: where networks are timed, "cpu" or "cuda".
-        warmup: calls that are not timed.
-        repeats: calls of a whole network that are timed, at least; more until the time is known within 0.4 %.
-        networks: random sub-networks that are timed whole to fit the predictions, unless a run before has done so.
-        spread: largest distance between the quartiles that is accepted, as a share of the median.
-        cache: folder of latency tables; null is the usual one.
+        precision: "fp32", "bf16" or "fp16", in runtimes that offer a choice.
+        memory_format: "contiguous" or "channels_last", in runtimes that offer a choice.
+        device: device on which networks are timed: "cpu" or "cuda".
+        warmup: number of calls that are not timed.
+        repeats: smallest number of timed calls of a whole network; more are made until the time is known within 0.4 %.
+        networks: number of random sub-networks that are timed to fit the predictions, unless an earlier run has done
+            so.
+        spread: largest accepted distance between the quartiles, as a fraction of the median.
+        cache: folder of latency tables; None is `EDAKARI_CACHE`, or `~/.cache/edakari`.
     """
 
     runtime: str = "onnxruntime"

@@ -66,7 +66,7 @@ class Classification:
 
     @property
     def held_out(self) -> bool:
-        """Whether the images of "search" are none of "train"."""
+        """Whether no image of "calibration" is in "train"."""
         return self.settings.hold_out
 
     def example(self) -> torch.Tensor:
@@ -77,7 +77,7 @@ class Classification:
         """Batches (images float32 [N, C, H, W], labels int64 [N]) of a split.
 
         "train" is shuffled and augmented anew each epoch (`set_epoch`); it and "val" are shared among processes, while
-        each process gets the whole of "search".
+        each process gets all of "calibration".
 
         Raises:
             UnknownName: there is no such split.

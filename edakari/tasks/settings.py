@@ -25,32 +25,32 @@ class DataSettings:
             "segmentation": a class at every pixel.
         source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), or an .npz file.
         train: training data, .npz files or one image folder; takes the place of `source`.
-        val: validation data; None takes `source`'s own, else a part cut from the training data (`val_share`).
+        val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
         image_size: side of the network's input; None is as stored for .npz, 224 for folders.
-        channels: of the network's input; None is as stored.
-        mean: of each channel for pixels in 0 to 1; None is the data set's own for embedded data, ImageNet's for
-            folders, and is computed from the training images for .npz.
-        std: as `mean`.
-        augment: of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or random resized
-            crop and mirror; "jitter": "light" after changing brightness, contrast and saturation by up to a fifth;
-            "timm": timm's `create_transform` for training, with RandAugment.
+        channels: number of channels of the network's input; None is as stored.
+        mean: mean of each channel, for pixels in 0 to 1; None is the data set's own for embedded data and ImageNet's
+            for folders, and is computed from the training images for .npz.
+        std: standard deviation of each channel; None as for `mean`.
+        augment: augmentation of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or
+            random resized crop and mirror; "jitter": "light" after a change of brightness, contrast and saturation by
+            up to a fifth; "timm": timm's `create_transform` for training, with RandAugment.
         pad: largest shift in "light" and "jitter", in pixels.
         batch_size: images per batch over all processes.
-        workers: processes that read files.
-        memory_format: of images when they enter the network; convolutions may be faster with "channels_last", a network
-            that calls `view` on feature maps needs "contiguous".
-        calibration_size: images of the "calibration" split, drawn from the training split in proportion to the
-            classes, and not augmented.
-        hold_out: the images of the "calibration" split are taken out of the training split: nothing trains on them, and
-            `edakari train` with the same `data` has not either.
-        val_share: share of the training data that becomes the validation split where there is none.
-        max_images: at most so many training images, drawn in proportion to the classes; None takes all.
-        metric: the figure that counts: "top1" or "top5" in classification; "map", mean average precision, of several
-            classes; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
-        label_smoothing: of the loss (Szegedy et al., 2016, section 7); classification only.
+        workers: number of processes that read files.
+        memory_format: memory format of images when they enter the network; convolutions may be faster with
+            "channels_last", a network that calls `view` on feature maps needs "contiguous".
+        calibration_size: number of images in the "calibration" split, which is drawn from the training split in
+            proportion to the classes and is not augmented.
+        hold_out: remove the images of the "calibration" split from the training split. Nothing trains on them then, nor
+            has `edakari train` with the same `data`.
+        val_share: fraction of the training data that becomes the validation split if there is none.
+        max_images: largest number of training images, drawn in proportion to the classes; None takes all.
+        metric: main metric: "top1" or "top5" in classification; "map", mean average precision, with several classes an
+            image; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
+        label_smoothing: label smoothing of the loss (Szegedy et al., 2016, section 7); classification only.
         ignore_index: label of pixels that do not count; segmentation only.
-        seed: of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own
-            `seed` draws all else.
+        seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
+            draws everything else.
     """
 
     task: TaskName = "classification"

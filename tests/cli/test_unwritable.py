@@ -15,6 +15,7 @@ from edakari.cli.main import app
 from edakari.errors import EdakariError, EdakariWarning
 from edakari.export import to_onnx, to_program
 from edakari.models import build
+from edakari.models.trust import remember
 from edakari.pipeline import recipe_from, train_dense
 from edakari.pipeline.load import networks
 from edakari.report import collect, write_report
@@ -49,6 +50,7 @@ def made(tmp_path_factory):
         "device": "cpu",
     }
     (folder / "my.yaml").write_text(yaml.safe_dump(content))
+    remember(content["model"]["name"])  # as a user who has run it by --trust
     edakari.run(recipe_from(content), folder / "run")
     torch.save({"w": torch.zeros(2)}, folder / "best.pth")
     return folder

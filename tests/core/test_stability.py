@@ -17,7 +17,7 @@ from edakari.core.stability import experimental
 from edakari.errors import EdakariWarning, ExperimentalWarning
 
 PACKAGE = Path(edakari.__file__).parent
-DOCS = PACKAGE.parent / "docs" / "stability.md"
+DOCS = PACKAGE.parent / "docs" / "reference" / "stability.md"
 FORM = r"since (\d+)\.(\d+), gone in (\d+)\.(\d+): \S.*"
 
 

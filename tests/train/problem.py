@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,3 @@ def main(folder, kill_at, how):
     history = fit(model, objective, batches(), SCHEDULE, hooks=[hook], settings=settings)
     save_file(model.state_dict(), Path(folder) / "final.safetensors")
     (Path(folder) / "final.json").write_text(json.dumps([list(history.epochs), history.steps, hook.seen]))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,23 +1,19 @@
 """A training that is stopped at any point goes on to the result that it would have had."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-PROBLEM = Path(__file__).with_name("problem.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+from tests.together import apart
+from tests.train import problem
 
 
 def run(folder, kill_at=-1, how="SIGKILL"):
-    command = [sys.executable, str(PROBLEM), str(folder), str(kill_at), how]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    """Train in a process of its own: how it ended, and what was raised in it."""
+    return apart(problem.main, folder, kill_at, how)
 
 
 def result(folder):
@@ -34,28 +30,28 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    ended = run(folder)
-    assert ended.returncode == 0, ended.stderr
+    ended, said = run(folder)
+    assert ended == 0, said
     return result(folder)
 
 
 def test_a_killed_training_ends_bit_for_bit_as_one_that_ran_through(whole, tmp_path):
     # Step 5 of 12 is in the middle of the second epoch, one step after a checkpoint.
-    killed = run(tmp_path, 5)
-    assert killed.returncode == -signal.SIGKILL
+    killed, _ = run(tmp_path, 5)
+    assert killed == -signal.SIGKILL
     assert not (tmp_path / "final.safetensors").exists()
     assert (tmp_path / "checkpoint.safetensors").exists()
-    again = run(tmp_path)
-    assert again.returncode == 0, again.stderr
+    again, said = run(tmp_path)
+    assert again == 0, said
     same(whole, result(tmp_path))
 
 
 def test_control_c_writes_a_checkpoint_and_ends(whole, tmp_path):
-    stopped = run(tmp_path, 5, "SIGINT")
-    assert stopped.returncode != 0
-    assert "KeyboardInterrupt" in stopped.stderr
+    stopped, said = run(tmp_path, 5, "SIGINT")
+    assert stopped != 0
+    assert "KeyboardInterrupt" in said
     history = json.loads((tmp_path / "history.json").read_text())
     assert (history["steps"], history["done"]) == (6, False)
-    again = run(tmp_path)
-    assert again.returncode == 0, again.stderr
+    again, said = run(tmp_path)
+    assert again == 0, said
     same(whole, result(tmp_path))

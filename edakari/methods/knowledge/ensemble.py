@@ -133,7 +133,7 @@ class EnsembleSearch:
         """
         dense, self._position, self._looked = max(limits.excess({}), 1e-12), 0, None
         known = [search_step.step for search_step in self.search_steps if search_step.step is not None]
-        with self.working(), progress_bar("calibration", 100, rank_and_world_size()[0] == 0) as bar:
+        with self.working(), progress_bar("search", 100, rank_and_world_size()[0] == 0) as bar:
             for sizes, step in self.descent.search(self.masks.groups, limits, self._look, known):
                 if self._looked is not None:
                     search_step, logits_NC = self._looked

@@ -153,7 +153,7 @@ class Saliency:
         taps: where the network is read.
         explainer: of the network.
         predictor: of masked images.
-        agreement: share of images of the search split whose masked form the predictor gives the network's own class.
+        agreement: fraction of the calibration images whose masked form the predictor classifies as the network does.
     """
 
     taps: tuple[Tap, ...]
@@ -172,7 +172,7 @@ def checked(task: Task, model: nn.Module, labels: LabelSource) -> tuple[Frame, i
     batch = next(iter(task.batches("calibration")), None)
     if batch is None:
         raise DataError(
-            "the search split is empty, and nothing can be explained without images; raise data.calibration_size"
+            "the calibration split is empty, and nothing can be explained without images; raise data.calibration_size"
         )
     images, given = labelled(batch, labels)
     with judging(model):
@@ -303,7 +303,7 @@ def widened(plan: Plan, graph: Graph) -> Callable[[Tap, torch.Tensor], torch.Ten
 
 
 def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelSource) -> float:
-    """Share of the search split's images that the predictor, seeing them masked, gives the network's own class."""
+    """Share of the calibration split's images that the predictor, seeing them masked, gives the network's own class."""
     right: list[torch.Tensor] = []
     for batch in task.batches("calibration"):
         images, given = labelled(_moved(batch, model), labels)

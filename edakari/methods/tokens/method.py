@@ -48,7 +48,7 @@ class TokenTraining:
         precision: "auto", "fp32", "bf16" or "fp16".
         loss: weights of the terms.
         dual_rate: step of the multipliers that hold the constraint; 0 leaves the penalty alone.
-        batches: most batches of the search split that thresholds are set by.
+        batches: most batches of the calibration split that thresholds are set by.
         joint_rule: which tokens go on while both are trained.
     """
 

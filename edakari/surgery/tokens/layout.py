@@ -134,7 +134,7 @@ def _blocks(watch: Watched) -> list[ModuleCall]:
     if len({chain[0].entering[1] for chain in found if len(chain) > 1 and chain[0].attentions}) > 1:
         raise ModelError(
             f"{kind} puts its tokens on a grid between stages, so that they cannot be removed; 'spvit', 'dynamicvit' "
-            "and 'random_tokens' let positions skip the MLPs of a stage instead (docs/tokens.md)"
+            "and 'random_tokens' let positions skip the MLPs of a stage instead (docs/explanation/tokens.md)"
         )
     calls = max(found, key=len, default=[])
     if len(calls) >= 2:

@@ -1,0 +1,237 @@
+"""Writes what the documentation can take from the code, so that it cannot differ from it.
+
+    python scripts/reference.py            # docs/reference/methods, the tables of docs/reference/recipe.md
+    python scripts/reference.py --check    # fails if a page is not what this script would write
+
+A method has a page of its own, with a row for each field of its dataclass. The meaning of a field is what stands in the
+docstring of its class under `Args`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses as dc
+import importlib
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from edakari.core.method import Method, registered
+from edakari.core.plan import DropBranch, KeepTokens
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = Path("docs/reference/methods")
+RECIPE = Path("docs/reference/recipe.md")
+NOTE = "<!-- scripts/reference.py writes this page. -->"
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+ENDLESS = 1e37
+"""Bounds above it are those of number formats, of no interest to a reader."""
+WORDS: Mapping[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+
+PLURALS: Mapping[Any, str] = {int: "integers", float: "numbers", str: "texts"}
+
+EXPLAINED: Mapping[str, tuple[str, ...]] = {
+    "soft-masks": ("smcp", "halp"),
+    "ekg": ("ekg",),
+    "isp": ("isp",),
+    "rfc": ("rfc", "dlrfc"),
+    "tokens": ("spvit", "dynamicvit", "evit", "tome", "random_tokens"),
+}
+"""Pages in docs/explanation, and the methods that each of them explains."""
+
+
+def pages() -> dict[Path, str]:
+    """Every page that this script writes, by its path below the root."""
+    importlib.import_module("edakari.methods")
+    methods = {name: cls for name, cls in registered().items() if cls.__module__.startswith("edakari.methods")}
+    return {
+        **{METHODS / f"{name}.md": method_page(name, cls) for name, cls in methods.items()},
+        METHODS / "index.md": method_index(methods),
+        RECIPE: with_tables((ROOT / RECIPE).read_text(encoding="utf-8"), recipe_tables()),
+    }
+
+
+def method_page(name: str, cls: type[Method]) -> str:
+    """The page of one method: what it does, its paper, a recipe, its settings."""
+    summary, *more = paragraphs(cls)
+    transformer = KeepTokens in cls.emits
+    model = "fashion_vit" if transformer else "fashion_cnn"
+    removes = "tokens" if transformer else "channels, heads and widths"
+    removes += "; whole residual branches, if asked" if DropBranch in cls.emits else ""
+    explained = next((page for page, names in EXPLAINED.items() if name in names), None)
+    facts = [f"- Paper: {cls.paper[0].upper()}{cls.paper[1:]}.", f"- Removes: {removes}."]
+    facts += [f"- Explained in [{title_of(explained)}](../../explanation/{explained}.md)."] if explained else []
+    return "\n".join(
+        [
+            *(f"# {name}", "", NOTE, "", summary, "", *(line for text in more for line in (text, ""))),
+            *(*facts, "", "```yaml"),
+            f'model: {{name: "edakari:{model}", weights: pretrained}}',
+            *(f"method: {name}", "budget: macs<=50%", "```", "", "## Settings", ""),
+            f"Keys of `method` in a recipe, and fields of `{cls.__module__}.{cls.__name__}`.",
+            *("", settings_table([cls]), ""),
+        ]
+    )
+
+
+def title_of(page: str) -> str:
+    """The title of a page in docs/explanation."""
+    first = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ")
+
+
+def method_index(methods: Mapping[str, type[Method]]) -> str:
+    """The list of all methods."""
+    lines = [f"| [`{name}`]({name}.md) | {paragraphs(cls)[0]} | {cls.paper} |" for name, cls in methods.items()]
+    head = [
+        *("# Methods and their settings", "", NOTE, ""),
+        "[Choose a method](../../how-to/choose-a-method.md) compares them; `edakari methods` prints this list.",
+        *("", "| method | what it does | paper |", "|---|---|---|"),
+    ]
+    return "\n".join([*head, *lines, ""])
+
+
+def recipe_tables() -> dict[str, str]:
+    """The tables of the recipe's sections by name."""
+    from edakari.core.protocols import Schedule
+    from edakari.models import ModelSpec
+    from edakari.pipeline import settings as sections
+    from edakari.tasks import DataSettings
+
+    classes: Mapping[str, Sequence[type[Any]]] = {
+        "model": [ModelSpec],
+        "data": [DataSettings],
+        "latency": [sections.LatencySettings],
+        "groups": [sections.GroupSettings],
+        "train": [Schedule],
+        "finetune": [sections.TeachSettings],
+        "bank": [sections.BankSettings],
+        "distill": [sections.DistillSettings],
+        "measure": [sections.MeasureSettings],
+    }
+    return {name: settings_table(found) for name, found in classes.items()}
+
+
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
+    """The text with every table between its marks."""
+    for name, table in tables.items():
+        begin, end = f"<!-- settings:{name}:begin -->", f"<!-- settings:{name}:end -->"
+        head, found, rest = text.partition(begin)
+        if not found or end not in rest:
+            raise ValueError(f"{RECIPE} needs {begin} and then {end}")
+        text = f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def settings_table(classes: Sequence[type[Any]]) -> str:
+    """A row for each field: key, type, default, meaning."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for cls in classes:
+        hints, meanings = typing.get_type_hints(cls, include_extras=True), arguments(cls)
+        for field in dc.fields(cls):
+            if field.name not in meanings:
+                raise ValueError(f"the docstring of {cls.__name__} does not explain {field.name}")
+            cells = (f"`{field.name}`", type_words(hints[field.name]), default_of(field), meanings[field.name])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def paragraphs(cls: type[Any]) -> list[str]:
+    """The paragraphs of a class's docstring before its arguments, each on one line."""
+    text = (inspect.getdoc(cls) or "").partition("\nArgs:")[0]
+    return [" ".join(part.split()) for part in text.strip().split("\n\n")]
+
+
+def arguments(cls: type[Any]) -> dict[str, str]:
+    """What the docstrings of a class and its bases say under `Args`, as sentences."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        text = inspect.cleandoc(each.__doc__ or "").partition("\nArgs:\n")[2]
+        body = textwrap.dedent(re.split(r"^\S", text, maxsplit=1, flags=re.MULTILINE)[0])
+        for name, meaning in re.findall(r"^(\w+): (.*(?:\n\s+.*)*)", body, flags=re.MULTILINE):
+            sentence = re.sub(r"\bNone\b", "null", " ".join(meaning.split()).rstrip("."))
+            found[name] = f"{sentence[0].upper()}{sentence[1:]}."
+    return found
+
+
+def type_words(hint: Any) -> str:
+    """A type in words, with its range."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        bounds = ", ".join(words for each in parts[1:] for words in bound_words(each))
+        return f"{type_words(parts[0])} ({bounds})" if bounds else type_words(parts[0])
+    if origin is Literal:
+        return ", ".join("null" if part is None else f"`{part}`" for part in parts)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_words(part) for part in sorted(parts, key=lambda part: part is type(None)))
+    if origin in (tuple, list) or str(origin).endswith("Sequence'>"):
+        one = type_words(parts[0])
+        return f"list of {one.replace(WORDS[base], PLURALS[base], 1) if (base := bare(parts[0])) in PLURALS else one}"
+    if any(isinstance(each, type) and issubclass(each, Mapping) for each in (hint, origin)):
+        return "mapping"
+    if hint in WORDS:
+        return WORDS[hint]
+    if isinstance(hint, type) and dc.is_dataclass(hint):
+        return "section"
+    return getattr(hint, "__name__", str(hint))
+
+
+def bare(hint: Any) -> Any:
+    """A type without its range."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def bound_words(bound: Any) -> list[str]:
+    """A range in words."""
+    if not isinstance(bound, Ge | Gt | Le | Lt | Interval):
+        return []
+    limits = {key: getattr(bound, key, None) for key in BOUNDS}
+    return [f"{BOUNDS[key]} {limit:.12g}" for key, limit in limits.items() if limit is not None and limit < ENDLESS]
+
+
+def default_of(field: dc.Field[Any]) -> str:
+    """A default as YAML would say it."""
+    value = field.default
+    if field.default_factory is not dc.MISSING:
+        value = field.default_factory()
+    return "needed" if value is dc.MISSING else f"`{yaml_words(value)}`"
+
+
+def yaml_words(value: Any) -> str:
+    """A value as YAML would say it on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(yaml_words(each) for each in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {yaml_words(each)}' for key, each in value.items())}}}"
+    if dc.is_dataclass(value):
+        return "{}"
+    return str(value)
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page would change")
+    check = parser.parse_args().check
+    written = pages()
+    stale = [path for path, text in written.items() if not (ROOT / path).is_file() or text != (ROOT / path).read_text()]
+    gone = [path.relative_to(ROOT) for path in (ROOT / METHODS).glob("*.md") if path.relative_to(ROOT) not in written]
+    if check and (stale or gone):
+        raise SystemExit(f"run python scripts/reference.py: {', '.join(map(str, [*stale, *gone]))}")
+    for path in [] if check else stale:
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text(written[path], encoding="utf-8")
+    for path in [] if check else gone:
+        (ROOT / path).unlink()
+
+
+if __name__ == "__main__":
+    main()
