@@ -13,25 +13,31 @@ from edakari.errors import BudgetError, UnknownName
 
 __all__ = ["Budget", "Limits", "Term"]
 
-COUNTED = ("macs", "params", "activations")
+COUNTED = ("macs", "flops", "params", "activations", "size")
 MEASURED = ("latency",)
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 """To the unit of latency, which is ms."""
+BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, "B, kB, MB, GB, TB, KiB, MiB, GiB, %")}
+"""Of costs whose figures need one: the unit, what each suffix is worth in it, and how the suffixes are written."""
 TERM = re.compile(r"\s*([A-Za-z_]+)\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Term:
-    """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit (latency: ms)."""
+    """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit.
+
+    The unit of a latency is ms, that of a size is bytes.
+    """
 
     cost: str
     limit: float
     relative: bool
 
     def __str__(self) -> str:
-        unit = "ms" if self.cost in MEASURED else ""
-        return f"{self.cost}<={self.limit * 100:g}%" if self.relative else f"{self.cost}<={self.limit:g}{unit}"
+        unit = UNITS[self.cost][0] if self.cost in UNITS else ""
+        return f"{self.cost}<={self.limit * 100:.15g}%" if self.relative else f"{self.cost}<={self.limit:.15g}{unit}"
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read a budget such as `macs<=50%`, `macs<=2.1G, params<=8M` or `latency<=12ms`.
+        """Read a budget such as `macs<=50%`, `flops<=2.1G, params<=8M`, `size<=1MB` or `latency<=12ms`.
 
         Raises:
             BudgetError: the text is not a budget; says which term is wrong.
@@ -113,10 +119,13 @@ def _term(text: str) -> Term:
         if not 0 < number <= 100:
             raise BudgetError(f"budget term {text.strip()!r}: a share must lie above 0 % and at most at 100 %")
         return Term(name, number / 100, True)
-    scales, suffixes = (TIMES, "us, ms, s, %") if name in MEASURED else (SCALES, "k, M, G, T, %")
-    if suffix.lower() not in scales:
-        wrong = f"suffix {suffix!r} is not one of" if suffix else "a figure needs one of the suffixes"
-        raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}")
     if not 0 < number < math.inf:
         raise BudgetError(f"budget term {text.strip()!r}: a limit must lie above 0 and be finite")
+    share = f"; did you mean '{name}<={number * 100:g}%'?" if not suffix and number <= 1 else ""
+    _, scales, suffixes = UNITS.get(name, ("", SCALES, "k, M, G, T, %"))
+    if suffix.lower() not in scales:
+        wrong = f"suffix {suffix!r} is not one of" if suffix else "a figure needs one of the suffixes"
+        raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}{share}")
+    if share and name in COUNTED:
+        raise BudgetError(f"budget term {text.strip()!r} leaves the network {number:g} {name} in all{share}")
     return Term(name, number * scales[suffix.lower()], False)

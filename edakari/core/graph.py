@@ -141,6 +141,7 @@ class Graph:
         device_reason: what did not run on meta, in torch's words; empty where all did.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
         branches: residual branches that can be dropped whole, in order; methods that prune depth take their groups too.
+        stored: for each parameter and buffer that a file of weights holds, the bytes of one position there.
         fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
     """
 
@@ -156,6 +157,7 @@ class Graph:
     fingerprint: str
     device_reason: str = ""
     branches: tuple[Branch, ...] = ()
+    stored: Mapping[str, int] = dc.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Group:
         return self._by_name[name]
@@ -171,19 +173,22 @@ class Graph:
         """The branches that an operator lies in, as layouts to multiply its cost by."""
         return self._around[0].get(operator, ())
 
-    def enclosing_branches_of_parameter(self, name: str) -> tuple[Axis, ...]:
-        """The branches that a parameter goes with, as layouts to multiply its count by."""
+    def enclosing_branches_of_tensor(self, name: str) -> tuple[Axis, ...]:
+        """The branches that a parameter or buffer goes with, as layouts to multiply its count by."""
         return self._around[1].get(name, ())
 
     @functools.cached_property
     def _around(self) -> tuple[dict[int, tuple[Axis, ...]], dict[str, tuple[Axis, ...]]]:
         operators: dict[int, tuple[Axis, ...]] = {}
-        parameters: dict[str, tuple[Axis, ...]] = {}
+        tensors: dict[str, tuple[Axis, ...]] = {}
+        buffers = self.layouts.keys() - set(self.parameters)
         for branch in self.branches:
             axis = (Axis(branch.name, 1),)
             operators.update({index: operators.get(index, ()) + axis for index in branch.operators})
-            parameters.update({name: parameters.get(name, ()) + axis for name in branch.parameters})
-        return operators, parameters
+            inside = tuple(f"{path}." for path in (*branch.modules, branch.exit))
+            gone = (*branch.parameters, *(name for name in buffers if name.startswith(inside)))
+            tensors.update({name: tensors.get(name, ()) + axis for name in gone})
+        return operators, tensors
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:

@@ -14,8 +14,10 @@ __all__ = ["COSTS", "bind", "dense"]
 
 COSTS: dict[str, Callable[[Graph], Cost]] = {
     "macs": counts.macs,
+    "flops": counts.flops,
     "params": counts.params,
     "activations": counts.activations,
+    "size": counts.size,
 }
 """Every cost that is counted from the graph alone."""
 

@@ -14,7 +14,7 @@ from edakari.core.graph import Graph
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, axes
 from edakari.core.space import Group, Sizes
 
-__all__ = ["Count", "activations", "macs", "params", "uncounted"]
+__all__ = ["Count", "activations", "flops", "macs", "params", "size", "uncounted"]
 
 Term = tuple[int, tuple[Layout, ...]]
 
@@ -151,10 +151,21 @@ def macs(graph: Graph) -> Count:
     return Count("macs", "MAC", tuple(terms))
 
 
+def flops(graph: Graph) -> Count:
+    """Floating-point operations, by the usual convention twice the multiply-accumulates; see `macs`."""
+    return Count("flops", "FLOP", tuple((2 * constant, layouts) for constant, layouts in macs(graph).terms))
+
+
 def params(graph: Graph) -> Count:
     """Number of parameters; shared ones once, buffers not."""
-    terms = ((1, (*graph.layouts[name], *graph.enclosing_branches_of_parameter(name))) for name in graph.parameters)
+    terms = ((1, (*graph.layouts[name], *graph.enclosing_branches_of_tensor(name))) for name in graph.parameters)
     return Count("params", "parameter", tuple(terms))
+
+
+def size(graph: Graph) -> Count:
+    """Bytes that the weights take on disk: parameters and buffers in their own types, without the file's header."""
+    terms = ((width, (*graph.layouts[name], *graph.enclosing_branches_of_tensor(name))) for name, width in graph.stored.items())
+    return Count("size", "B", tuple(terms))
 
 
 def activations(graph: Graph) -> Count:

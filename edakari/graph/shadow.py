@@ -15,7 +15,7 @@ from edakari.core.copying import copied
 from edakari.errors import ModelError
 from edakari.graph.held import held_tensors
 
-__all__ = ["as_written", "call", "run_on", "shadow_of", "stored_tensors"]
+__all__ = ["as_written", "bytes_on_disk", "call", "run_on", "shadow_of", "stored_tensors"]
 
 FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
@@ -35,6 +35,22 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
             if id(tensor) not in known:
                 known.add(id(tensor))
                 found[f"{path}.{name}" if path else name] = tensor
+    return found
+
+
+def bytes_on_disk(model: nn.Module) -> dict[str, int]:
+    """For each tensor that the state of a network holds, by its first name, the bytes of one position on disk.
+
+    A tensor that has several names there is written as often.
+    """
+    names = {id(tensor): name for name, tensor in stored_tensors(model).items()}
+    found: dict[str, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        passing = module._non_persistent_buffers_set
+        kept = [tensor for name, tensor in module._buffers.items() if name not in passing]
+        for tensor in (*module._parameters.values(), *kept):
+            if tensor is not None:
+                found[names[id(tensor)]] = found.get(names[id(tensor)], 0) + tensor.element_size()
     return found
 
 

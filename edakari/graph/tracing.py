@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from edakari.graph.groups import finish
 from edakari.graph.inputs import spec_of_inputs
 from edakari.graph.outputs import Outputs, output_names, selected, tensors_in, with_outputs
 from edakari.graph.rules import FUNCTIONS, RULES
-from edakari.graph.shadow import run_on, shadow_of, stored_tensors
+from edakari.graph.shadow import bytes_on_disk, run_on, shadow_of, stored_tensors
 from edakari.graph.tracked_ints import position_dims
 from edakari.graph.trial_cuts import verify_by_cutting
 
@@ -91,7 +92,8 @@ def _fixed(model: nn.Module, example: Any, device: str, why: str) -> Graph:
     tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
     parameters = dict(shadow.named_parameters())
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
-    return finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ())
+    graph = finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ())
+    return dc.replace(graph, stored=bytes_on_disk(shadow))
 
 
 def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str) -> Graph:
@@ -112,9 +114,10 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
         dims[name] = list(stored[name].shape)
     branches = branches_of(tracer)
     literals = tracer.sizes_by_literals()
-    return verify_by_cutting(
+    graph = verify_by_cutting(
         shadow, dims, lambda: finish(tracer, dims, parameters, registered, inputs, device, why, branches), literals
     )
+    return dc.replace(graph, stored=bytes_on_disk(shadow))
 
 
 def _follow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> tuple[AxisTracer, Any]:

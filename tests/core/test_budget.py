@@ -22,6 +22,13 @@ from edakari.testing.costs import ProductCost
         ("latency <= 0.8s, macs<=50%", [Term("latency", 800.0, False), Term("macs", 0.5, True)]),
         ("latency<=250us", [Term("latency", 0.25, False)]),
         ("latency<=60%", [Term("latency", 0.6, True)]),
+        ("flops<=2G", [Term("flops", 2e9, False)]),
+        ("FLOPs<=50 %", [Term("flops", 0.5, True)]),
+        ("size<=1MB", [Term("size", 1e6, False)]),
+        ("size <= 500 kB, macs<=60%", [Term("size", 5e5, False), Term("macs", 0.6, True)]),
+        ("size<=2MiB", [Term("size", 2**21, False)]),
+        ("size<=4096B", [Term("size", 4096, False)]),
+        ("size<=25%", [Term("size", 0.25, True)]),
     ],
 )
 def test_good_budgets(text: str, terms: list[Term]) -> None:
@@ -35,10 +42,20 @@ def test_good_budgets(text: str, terms: list[Term]) -> None:
     "text",
     ["", "  ", "50%", "macs", "macs=50%", "macs<=", "macs<=0%", "macs<=101%", "macs<=0", "macs<=-1", "macs<=nan",
      "latency<=12", "latency<=12k", "latency<=0ms", "latency<=120%", "macs<=12ms", "macs<=2X", "macs<=1G,",
-     "macs<=1G, macs<=2G", "macs>=5", None, 0.5],
+     "macs<=1G, macs<=2G", "macs>=5", "size<=1M", "size<=100", "size<=1ms", "macs<=1MB", "macs<=0.5", "params<=1", None, 0.5],
 )  # fmt: skip
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(BudgetError):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("macs<=0.5", "macs<=50%"), ("FLOPS<=.25", "flops<=25%"), ("params <= 1", "params<=100%"),
+     ("size<=0.5", "size<=50%"), ("latency<=0.8", "latency<=80%")],
+)  # fmt: skip
+def test_a_share_without_its_sign_is_asked_back(text: str, meant: str) -> None:
+    with pytest.raises(BudgetError, match=f"did you mean '{meant}'"):
         Budget.parse(text)
 
 

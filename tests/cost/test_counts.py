@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import math
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from edakari.core.budget import Budget
 from edakari.core.incremental_cost import incremental
 from edakari.core.layout import Axis, Concat, Fixed, Product, extent
+from edakari.core.plan import DropBranch
 from edakari.core.space import Group
-from edakari.cost import Count, activations, bind, dense, macs, params, uncounted
+from edakari.cost import Count, activations, bind, dense, flops, macs, params, size, uncounted
 from edakari.graph import trace
 from edakari.surgery import apply
 from edakari.testing import random_plan
@@ -43,6 +45,10 @@ def torch_macs(model: torch.nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
+def bytes_of_state(model: torch.nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
 def fvcore_macs(model: torch.nn.Module) -> int:
     analysis = FlopCountAnalysis(model, X).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted = analysis.by_operator()
@@ -57,7 +63,9 @@ def test_macs_and_params_equal_torchs_counter_dense_and_cut(name):
     small = apply(model, plan)
     for network, sizes in ((model, {}), (small, plan.sizes())):
         assert macs(graph).total(sizes) == torch_macs(network)
+        assert flops(graph).total(sizes) == 2 * torch_macs(network)
         assert params(graph).total(sizes) == sum(p.numel() for p in network.parameters())
+        assert size(graph).total(sizes) == bytes_of_state(network)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "densenet121", "convnext_atto"])
@@ -162,6 +170,34 @@ def test_a_dropped_branch_takes_its_terms_along():
     assert count.total({"branch": 0}) == 9 * 64
     assert count.curve(Group("branch", "branch", 1), {"inner": 2}).tolist() == [9 * 64, 9 * 64 + 32]
     assert count.curve(Group("inner", "hidden", 4), {"branch": 0}).tolist() == [9 * 64] * 5
+
+
+class Mixed(torch.nn.Module):
+    """Weights in several types, one of them under two names, and buffers that a file holds and does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 8), torch.nn.Linear(8, 8).half()
+        self.block = torch.nn.Sequential(torch.nn.Linear(8, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 8))
+        self.last, self.again = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        self.again.weight = self.last.weight
+        self.register_buffer("passing", torch.zeros(8), persistent=False)
+
+    def forward(self, x):
+        x = self.second(self.first(x).half()).float() + self.passing
+        return self.again(self.last(x + self.block(x)))
+
+
+def test_size_is_what_the_file_holds_whatever_the_types_and_whatever_goes():
+    model, x = Mixed().eval(), torch.zeros(2, 6)
+    graph = trace(model, x)
+    (branch,) = graph.branches
+    for dropped in ((), (DropBranch(branch.name),)):
+        plan = random_plan(graph, (0.3, 0.8), seed=1)
+        plan = dc.replace(plan, edits=(*plan.edits, *dropped))
+        assert size(graph).total(plan.sizes()) == bytes_of_state(apply(model, plan))
+    assert size(graph).total({}) == bytes_of_state(model)
+    assert bind(Budget.parse("size<=60%"), graph).terms[0][1] == pytest.approx(0.6 * bytes_of_state(model))
 
 
 def test_what_is_not_counted_is_told():
