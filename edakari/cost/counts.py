@@ -164,7 +164,10 @@ def params(graph: Graph) -> Count:
 
 def size(graph: Graph) -> Count:
     """Bytes that the weights take on disk: parameters and buffers in their own types, without the file's header."""
-    terms = ((width, (*graph.layouts[name], *graph.enclosing_branches_of_tensor(name))) for name, width in graph.stored.items())
+    terms = (
+        (width, (*graph.layouts[name], *graph.enclosing_branches_of_tensor(name)))
+        for name, width in graph.stored.items()
+    )
     return Count("size", "B", tuple(terms))
 
 
