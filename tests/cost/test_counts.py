@@ -21,7 +21,8 @@ from edakari.core.incremental_cost import incremental
 from edakari.core.layout import Axis, Concat, Fixed, Product, extent
 from edakari.core.plan import DropBranch
 from edakari.core.space import Group
-from edakari.cost import Count, activations, bind, dense, flops, macs, params, size, uncounted
+from edakari.cost import Count, activations, bind, dense, flops, macs, params, uncounted
+from edakari.cost import size as size_of
 from edakari.graph import trace
 from edakari.surgery import apply
 from edakari.testing import random_plan
@@ -65,7 +66,7 @@ def test_macs_and_params_equal_torchs_counter_dense_and_cut(name):
         assert macs(graph).total(sizes) == torch_macs(network)
         assert flops(graph).total(sizes) == 2 * torch_macs(network)
         assert params(graph).total(sizes) == sum(p.numel() for p in network.parameters())
-        assert size(graph).total(sizes) == bytes_of_state(network)
+        assert size_of(graph).total(sizes) == bytes_of_state(network)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "densenet121", "convnext_atto"])
@@ -195,8 +196,8 @@ def test_size_is_what_the_file_holds_whatever_the_types_and_whatever_goes():
     for dropped in ((), (DropBranch(branch.name),)):
         plan = random_plan(graph, (0.3, 0.8), seed=1)
         plan = dc.replace(plan, edits=(*plan.edits, *dropped))
-        assert size(graph).total(plan.sizes()) == bytes_of_state(apply(model, plan))
-    assert size(graph).total({}) == bytes_of_state(model)
+        assert size_of(graph).total(plan.sizes()) == bytes_of_state(apply(model, plan))
+    assert size_of(graph).total({}) == bytes_of_state(model)
     assert bind(Budget.parse("size<=60%"), graph).terms[0][1] == pytest.approx(0.6 * bytes_of_state(model))
 
 
