@@ -42,7 +42,8 @@ def test_good_budgets(text: str, terms: list[Term]) -> None:
     "text",
     ["", "  ", "50%", "macs", "macs=50%", "macs<=", "macs<=0%", "macs<=101%", "macs<=0", "macs<=-1", "macs<=nan",
      "latency<=12", "latency<=12k", "latency<=0ms", "latency<=120%", "macs<=12ms", "macs<=2X", "macs<=1G,",
-     "macs<=1G, macs<=2G", "macs>=5", "size<=1M", "size<=100", "size<=1ms", "macs<=1MB", "macs<=0.5", "params<=1", None, 0.5],
+     "macs<=1G, macs<=2G", "macs>=5", "size<=1M", "size<=100", "size<=1ms", "macs<=1MB", "macs<=0.5",
+     "params<=1", None, 0.5],
 )  # fmt: skip
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(BudgetError):
