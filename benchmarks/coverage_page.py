@@ -79,7 +79,7 @@ def compared(networks: Networks) -> str:
         return ""
     less = sum(ours < theirs - 0.001 for ours, theirs in both)
     return (
-        f"On the {len(both)} networks that torch-pruning prunes too, the share of the parameters that lies in groups "
+        f"On the {len(both)} networks that torch-pruning prunes too, the fraction of the parameters in groups "
         f"is at least as large here on {len(both) - less}; medians {statistics.median(a for a, _ in both):.1%} here, "
         f"{statistics.median(b for _, b in both):.1%} there."
     )

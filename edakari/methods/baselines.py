@@ -25,7 +25,7 @@ CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
 @register("magnitude")
 @settings
 class MagnitudePruning:
-    """Remove the channels of smallest weights.
+    """Remove the channels with the smallest weights.
 
     Args:
         iterations: number of cuts on the way to the budget; 1 is one-shot.
@@ -52,7 +52,7 @@ class MagnitudePruning:
 @register("bn_scale")
 @settings
 class BatchNormScalePruning:
-    """Remove the channels of smallest batch-normalisation scales.
+    """Remove the channels with the smallest batch-norm scales.
 
     Args:
         iterations: number of cuts on the way to the budget; 1 is one-shot.
@@ -131,7 +131,7 @@ class TaylorPruning:
 @register("random")
 @settings
 class RandomPruning:
-    """Remove channels by chance.
+    """Remove channels at random.
 
     Args:
         iterations: number of cuts on the way to the budget; 1 is one-shot.

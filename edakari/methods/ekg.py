@@ -47,7 +47,7 @@ WITHOUT_NORMS = (
 @register("ekg")
 @settings
 class EnsembleKnowledgePruning:
-    """Search greedily for the network that keeps most of the knowledge of those before it.
+    """Search greedily for the sub-network closest to the labels and to the ensemble of earlier sub-networks.
 
     Args:
         cut: fraction of a group that one step removes; it is divided by the number of layers that produce the group.

@@ -21,7 +21,7 @@ __all__ = ["HardMaskedPruning", "StepRamp", "norm_taylor"]
 @register("halp")
 @settings
 class HardMaskedPruning:
-    """Mask for good what batch normalisations say matters least, in early steps of a training, then cut.
+    """Early in a training, mask for good the channels that matter least by their batch norms, then cut.
 
     Args:
         epochs: number of epochs of the training; the masks are chosen at its start, and the rest recovers.

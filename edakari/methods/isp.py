@@ -63,7 +63,7 @@ REPORTS = 10
 @register("isp")
 @settings
 class InterpretationSteeredPruning:
-    """Learn which channels can be closed without changing what the network says and where it looks, then cut them.
+    """Learn which channels can be closed while the network predicts the same and looks at the same places, then cut.
 
     Args:
         predictor_epochs: number of epochs in which the predictor is trained, on the training data.
@@ -91,7 +91,7 @@ class InterpretationSteeredPruning:
         gate_mode: factor of the features: gates of 0 and 1 ("hard"), or in between ("soft").
         interpretation: weight of the distance between explanations in the loss of the gates.
         cost_weight: weight of the logarithm of the budget's overrun in the loss of the gates.
-        streams: allow residual streams to be pruned; the paper leaves them whole.
+        streams: allow residual streams to be pruned; the paper does not prune them.
         allocator: allocator that turns logits into sizes within the budget; "threshold" moves one threshold over all
             logits.
     """

@@ -40,7 +40,7 @@ CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
 @register("rfc")
 @settings
 class FeatureDiscriminationPruning:
-    """Remove the filters whose strongest images are of all classes alike, as many of each group as an allocator says.
+    """Remove filters whose strongest images belong to many classes; an allocator decides how many of each group.
 
     Args:
         iterations: number of cuts on the way to the budget; 1 is one-shot.
@@ -79,7 +79,7 @@ class FeatureDiscriminationPruning:
 @register("dlrfc")
 @settings
 class DistinguishingLayerPruning:
-    """Cut, again and again, those groups that can lose their least discriminative filters without harm.
+    """Round by round, cut the groups that lose least with their least discriminative filters.
 
     Args:
         images: largest number of images of the calibration split to look at, for scores and for trials.

@@ -36,7 +36,7 @@ STEEPNESS = 0.05
 @register("smcp")
 @settings
 class SoftMaskedPruning:
-    """Train with soft masks that a knapsack chooses again and again under a tightening budget, then cut.
+    """Train with soft masks, which a knapsack updates under a tightening budget, then cut.
 
     Args:
         epochs: number of epochs of the training with masks, all phases together.

@@ -37,7 +37,7 @@ __all__ = ["SoftTokenPruning"]
 @register("spvit")
 @settings
 class SoftTokenPruning:
-    """Prune tokens by learned selectors, and keep a package of what is pruned.
+    """Prune tokens by learned selectors, and keep a package of the pruned tokens.
 
     Args:
         schedule: "geometric" keeps the same fraction of incoming tokens at each selector; "progressive" goes from the

@@ -22,7 +22,7 @@ TOKENS = frozenset({KeepTokens})
 @register("random_tokens")
 @settings
 class RandomTokens:
-    """Drop tokens by chance.
+    """Drop tokens at random.
 
     Args:
         blocks: indices, from 0, of the blocks in front of which tokens are pruned; empty is after each quarter.
@@ -55,7 +55,7 @@ class RandomTokens:
 @register("dynamicvit")
 @settings
 class PredictedTokens:
-    """Keep the tokens that a learned predictor scores highest; the same number in every image.
+    """Keep the tokens to which a learned predictor gives the highest scores, the same number in every image.
 
     Args:
         blocks: indices, from 0, of the blocks in front of which predictors stand; empty is after each quarter.
@@ -117,7 +117,7 @@ class PredictedTokens:
 @register("evit")
 @settings
 class AttentionTokens:
-    """Keep the tokens that the class token looks at most; needs no training.
+    """Keep the tokens to which the class token attends most, without training.
 
     Args:
         blocks: indices, from 1, of the blocks in front of which tokens are pruned; empty is after each quarter.
@@ -150,7 +150,7 @@ class AttentionTokens:
 @register("tome")
 @settings
 class MergedTokens:
-    """Merge tokens that are alike, some at every block; needs no training.
+    """Merge similar tokens, some at every block, without training.
 
     Args:
         blocks: indices, from 1, of the blocks in front of which tokens are merged; empty is all blocks.
