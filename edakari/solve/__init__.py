@@ -1,4 +1,4 @@
-"""Allocators: from values and a budget to the size of each group; and a search that goes down step by step."""
+"""Allocators, which turn values and a budget into the size of each group, and a step-by-step greedy search."""
 
 from edakari.solve.binarization import otsu
 from edakari.solve.choices import solve_choices

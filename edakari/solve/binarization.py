@@ -1,4 +1,4 @@
-"""A threshold between small and large figures."""
+"""Otsu's threshold, which splits numbers into small and large ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["otsu"]
 
 
 def otsu(figures: Sequence[float], trim: float = 0.2) -> float:
-    """Where figures part best into two (Otsu, 1979), without the extremes.
+    """The threshold that separates numbers best into two classes (Otsu, 1979), without the extremes.
 
     Args:
-        figures: finite.
-        trim: share of them that is left out at either end, rounded up.
+        figures: finite numbers.
+        trim: fraction of them that is left out at each end, rounded up.
 
     Returns:
-        Middle of the two neighbours at the split of largest variance between its sides; infinite where fewer than two
-        figures are left.
+        The middle between the two numbers at the split with the largest between-class variance; infinite if fewer than
+        two numbers are left.
     """
     out = math.ceil(trim * len(figures))
     kept = np.sort(np.asarray(figures, dtype=np.float64))[out : len(figures) - out]

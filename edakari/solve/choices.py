@@ -87,7 +87,7 @@ def _in_a_row(costs: Sequence[Array], values: Sequence[Array]) -> Items:
 
 
 def _undominated(cost: Array, value: Array) -> Indices:
-    """Places of choices, value rising; of several terms only a neighbour's dominance is seen, which is enough."""
+    """Indices of undominated choices by rising value; with several terms, only neighbours are compared."""
     order = np.lexsort((*cost[::-1], -value))
     falling = cost[:, order]
     rival = np.minimum.accumulate(falling[:, :-1], axis=1) if len(cost) == 1 else falling[:, :-1]

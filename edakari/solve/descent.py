@@ -1,4 +1,4 @@
-"""Sizes that are best at prices on the costs, while the prices settle."""
+"""Sizes that are best at given prices on the costs, while the prices converge."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["descend"]
 
 
 def descend(groups: Sequence[Group], values: Values, limits: Limits, sweeps: int) -> dict[str, int]:
-    """Go down from the dense sizes: every group takes the size that is worth most at the prices, one after the other.
+    """Start from the dense sizes; one group after the other takes the size that is worth most at the prices.
 
     Each group sees the true sizes of all others, so that costs that couple groups are never guessed. The prices move
     after every sweep, by ever smaller steps. Groups are asked from the network's end to its beginning, which in our
-    measurements (`benchmarks/solvers.py`) ended in better sizes than the other way round.
+    measurements (`benchmarks/solvers.py`) ended in better sizes than the opposite order.
 
     Args:
         groups: what can be sized.

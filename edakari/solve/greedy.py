@@ -1,4 +1,4 @@
-"""Greedy descent: one group is cut at each step, the one that a look at all candidates prefers."""
+"""Greedy descent: each step cuts the group whose candidate scores best."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.solve.spend import Array, fits
 
-__all__ = ["AcceptedStep", "Candidate", "GreedyDescent", "Look", "kept_count"]
+__all__ = ["AcceptedStep", "Candidate", "GreedyDescent", "ScoreCandidates", "kept_count"]
 
 ROUNDING = 1e-9
-"""What a share of a size may lie above a whole number by rounding alone."""
+"""How far a fraction of a size may lie above an integer by rounding alone."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A group and the size that it may be cut to next.
+    """A group and the size to which the next step may cut it.
 
     Args:
         group: name.
         size: new size.
-        last: whether the limits are met then; the size is the largest for which they are.
+        last: whether this size meets the limits; it is then the largest size that does.
     """
 
     group: str
@@ -39,10 +39,10 @@ class AcceptedStep:
     """One step of a descent.
 
     Args:
-        group: that was cut.
+        group: the group that was cut.
         size: its new size.
-        value: what the look gave for it.
-        candidates: that were looked at; with the same ones, and the same steps before, the step would be the same.
+        value: score of the chosen candidate.
+        candidates: all candidates that were scored; the same ones after the same steps give the same step.
     """
 
     group: str
@@ -51,30 +51,30 @@ class AcceptedStep:
     candidates: tuple[Candidate, ...]
 
 
-Look = Callable[[Sizes, Sequence[Candidate]], tuple[int, float]]
-"""Which of some candidates is best from given sizes on, by its place, and its value."""
+ScoreCandidates = Callable[[Sizes, Sequence[Candidate]], tuple[int, float]]
+"""From the current sizes and candidates to the index of the best candidate and its score."""
 
 
 @dc.dataclass(frozen=True)
 class GreedyDescent:
-    """Cuts groups by steps until the limits are met, and never below them by more than one size of the last group.
+    """Cut groups step by step until the limits are met, overshooting by at most one size of the last group.
 
     Args:
-        steps: share of each group that one step removes.
+        steps: fraction of each group that one step removes.
     """
 
     steps: Mapping[str, float]
 
     def search(
-        self, groups: Sequence[Group], limits: Limits, look: Look, known: Sequence[AcceptedStep] = ()
+        self, groups: Sequence[Group], limits: Limits, score: ScoreCandidates, known: Sequence[AcceptedStep] = ()
     ) -> Iterator[tuple[Sizes, AcceptedStep]]:
         """The accepted steps in order, each with the sizes after it; the last ones are within the limits.
 
         Args:
             groups: what may be cut.
             limits: the budget.
-            look: asked once for each step that is not known.
-            known: steps of an earlier descent; they are taken again as far as these limits leave them the same.
+            score: scores the candidates; it is called once for each step that is not known.
+            known: steps of an earlier descent; they are replayed while their candidates stay the same.
 
         Raises:
             InfeasibleBudget: the limits cannot be met.
@@ -88,7 +88,7 @@ class GreedyDescent:
             step = replay.pop(0) if replay else None
             if step is None or step.candidates != candidates:
                 replay = []
-                index, value = look(sizes, candidates)
+                index, value = score(sizes, candidates)
                 step = AcceptedStep(candidates[index].group, candidates[index].size, value, candidates)
             sizes = {**sizes, step.group: step.size}
             yield sizes, step
@@ -111,12 +111,12 @@ class GreedyDescent:
 
 
 def kept_count(size: int, rate: float) -> int:
-    """Coordinates of a group that a share of them is: rounded up, and at least one."""
+    """Number of channels that a fraction of a group's size is: rounded up, and at least one."""
     return max(1, math.ceil(size * rate - ROUNDING))
 
 
 def next_target(size: int, step: float, now: int) -> int:
-    """The largest count below `now` of a group that is cut by equal shares."""
+    """The largest count below `now` when a group is cut by equal fractions."""
     if step <= 0:
         raise EdakariError(f"a step must be above 0, but got {step}")
     index = 1
@@ -126,7 +126,7 @@ def next_target(size: int, step: float, now: int) -> int:
 
 
 def _overrun(limits: Limits, group: Group, sizes: Sizes) -> Array:
-    """Sum of what costs lie above their limits, in shares of these, with one group at every size [size + 1]."""
+    """By which fraction costs exceed their limits, summed, with one group at every size [size + 1]."""
     loads = np.stack([cost.curve(group, sizes) / limit for cost, limit in limits.terms])
     over: Array = np.maximum(loads - 1.0, 0.0).sum(axis=0)
     return over

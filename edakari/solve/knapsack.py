@@ -27,7 +27,7 @@ GAIN = 3e-4
 
 @dc.dataclass(frozen=True)
 class Knapsack:
-    """The multiple-choice knapsack over legal sizes, on cost curves that are taken again wherever it moves to.
+    """The multiple-choice knapsack over legal sizes, on cost curves that are taken again after each move.
 
     The cost of a layer depends on two groups, so a knapsack over curves is right only near the sizes at which they
     were taken. It starts from the better of two solutions: of `Threshold`, and of a descent in which every group takes
@@ -37,7 +37,7 @@ class Knapsack:
 
     Args:
         resolution: states that a stage of the knapsack passes on; fewer are quicker and less exact.
-        sweeps: passes over all groups in which the prices settle.
+        sweeps: passes over all groups in which the prices converge.
         rounds: most times that curves are taken afterwards.
         tries: most solutions of one round.
     """
@@ -93,7 +93,7 @@ class Knapsack:
 def _towards(
     groups: Sequence[Group], limits: Limits, start: Mapping[str, int], goal: Mapping[str, int]
 ) -> dict[str, int]:
-    """Sizes within the limits on the way from sizes that are to sizes that are not."""
+    """Sizes within the limits between sizes that are within them and sizes that are not."""
     legal = {group.name: legal_choices(group) for group in groups}
 
     def sizes_at(part: int) -> dict[str, int]:

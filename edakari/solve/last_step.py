@@ -1,4 +1,4 @@
-"""Landing on a budget: the last of many steps is shortened so that little of the budget is left unused."""
+"""The last of many steps, shortened so that it meets the budget and leaves little of it unused."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from edakari.core.budget import Limits
 from edakari.core.space import Group, Scores, Sizes, legal_sizes
 from edakari.errors import InfeasibleBudget
 
-__all__ = ["landed"]
+__all__ = ["shortened"]
 
 HALVINGS = 30
 
 
-def landed(groups: Sequence[Group], sizes: Sizes, proposed: Sizes, scores: Scores, limits: Limits) -> dict[str, int]:
-    """Sizes within limits on the way from some sizes to others, as near to the limits as legal sizes allow.
+def shortened(groups: Sequence[Group], sizes: Sizes, proposed: Sizes, scores: Scores, limits: Limits) -> dict[str, int]:
+    """Sizes between the current and the proposed ones that meet the limits as closely as legal sizes allow.
 
-    The way goes on from what is proposed to the smallest legal sizes, for limits that lie beyond. Then single steps are
-    given back where the best-scored channels would come, as long as the limits hold.
+    Bisects the straight line from the current to the proposed sizes, continued to the smallest legal sizes where the
+    limits lie beyond. Then groups grow again by single steps, best-scored channels first, while the limits hold.
 
     Args:
-        groups: that may be sized.
-        sizes: of all of them, as they are.
-        proposed: of all of them, where the step leads to.
-        scores: of the channels of each group as it is.
-        limits: what the result has to keep to.
+        groups: the groups that may be sized.
+        sizes: current size of each group.
+        proposed: size of each group after the unshortened step.
+        scores: scores of the current channels of each group.
+        limits: the limits that the result has to meet.
 
     Raises:
         InfeasibleBudget: the smallest legal sizes are not within the limits.
     """
     least = {group.name: legal_sizes(group)[0] for group in groups}
 
-    def at(way: float) -> dict[str, int]:
+    def at(fraction: float) -> dict[str, int]:
         found = {}
         for group in groups:
             now, then, end = sizes[group.name], proposed[group.name], least[group.name]
-            wanted = now - way * (now - then) if way <= 1 else then - (way - 1) * (then - end)
+            wanted = now - fraction * (now - then) if fraction <= 1 else then - (fraction - 1) * (then - end)
             found[group.name] = max(size for size in (end, *legal_sizes(group)) if size <= max(wanted, end))
         return found
 
@@ -49,10 +49,10 @@ def landed(groups: Sequence[Group], sizes: Sizes, proposed: Sizes, scores: Score
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if limits.excess(at(middle)) <= 0 else (middle, high)
-    return _given_back(groups, sizes, at(high), scores, limits)
+    return _grown_again(groups, sizes, at(high), scores, limits)
 
 
-def _given_back(
+def _grown_again(
     groups: Sequence[Group], sizes: Sizes, found: Mapping[str, int], scores: Scores, limits: Limits
 ) -> dict[str, int]:
     result = dict(found)

@@ -24,7 +24,7 @@ class Items:
         cost: above the cheapest choice of the class, float64 [terms, choices].
         value: float64 [choices].
         owner: class of each choice, int64 [choices].
-        index: place of each choice in its class as the caller knows it, int64 [choices].
+        index: index of each choice within the caller's class, int64 [choices].
     """
 
     cost: Array
@@ -37,7 +37,7 @@ class Items:
         return Items(self.cost[:, mask], self.value[mask], self.owner[mask], self.index[mask])
 
     def best(self, net: Array) -> tuple[Indices, Array]:
-        """Place of the choice with the highest figure in each class (the first of equals), and that figure."""
+        """Index of the choice with the highest value in each class (the first of equals), and that value."""
         starts = np.flatnonzero(np.concatenate([[True], self.owner[1:] != self.owner[:-1]]))
         tops = np.maximum.reduceat(net, starts)
         hits = np.flatnonzero(net == tops[self.owner])
@@ -53,7 +53,7 @@ class Core:
         loss: what each of them loses against the best of its class at the prices, float64 [choices].
         bound: no solution is worth more.
         slack: rounding error of the bound.
-        chosen: a solution, as a place among the items for each class.
+        chosen: a feasible solution: the index of one item for each class.
         room: what the solution leaves of the capacities, float64 [terms].
     """
 

@@ -1,4 +1,4 @@
-"""What every allocator needs: is the budget in reach, and how is the rest of it used up."""
+"""What every allocator needs: whether the budget can be reached, and how its remainder is spent."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def fill(
 ) -> dict[str, int]:
     """Spend what is left of a budget, best value per true cost first, until no group can grow or next to none is left.
 
-    Lazy greedy: a group's offer is reckoned again only when it comes out on top, because offers seldom improve.
+    Lazy greedy: a group's offer is computed again only when it comes out on top, because offers seldom improve.
     A group that has no room is never asked again: totals do not fall when others grow.
 
     Args:
@@ -123,7 +123,7 @@ def fill(
         values: value of each size, by group.
         limits: the budget.
         sizes: legal sizes within the limits.
-        most: largest size by group; a group that is not named may become whole.
+        most: largest size by group; a group that is not named may grow to its dense size.
 
     Returns:
         Sizes at least as large, within the limits.
@@ -134,7 +134,7 @@ def fill(
     for group in groups:
         legal = legal_choices(group)
         offers.append(_Offer(group, legal[legal <= most.get(group.name, group.size)]))
-    # by value per share of what is left when last reckoned; of equals the earlier group
+    # by value per share of what is left when last computed; of equals the earlier group
     queue = [(-np.inf, index) for index in range(len(offers))]
     while queue:
         _, index = heapq.heappop(queue)

@@ -38,7 +38,7 @@ class _States:
 
 
 def search(core: Core, resolution: int) -> Indices:
-    """The best choices that are found, as places in the caller's classes.
+    """The best choices found, as indices into the caller's classes.
 
     Classes whose second-best choice loses least come first, since they decide most. A state is itself a solution if it
     fits, and the best of them tightens the bound for all that follow.

@@ -1,4 +1,4 @@
-"""The same share of every group."""
+"""Keep the same fraction of every group."""
 
 from __future__ import annotations
 

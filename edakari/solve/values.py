@@ -49,7 +49,7 @@ def keep_best(scores: Scores, sizes: Sizes) -> tuple[KeepChannels, ...]:
 
     Args:
         scores: score of each channel, float [size], by group.
-        sizes: how many to keep, by group; groups that stay whole get no edit.
+        sizes: how many to keep, by group; groups at their dense size get no edit.
 
     Returns:
         One edit per group that is cut, its indices rising; of equal scores the lower index is kept.

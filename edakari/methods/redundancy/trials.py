@@ -28,7 +28,7 @@ from edakari.graph import trace
 from edakari.graph.layer_outputs import sums_into
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
 from edakari.solve import keep_best
-from edakari.solve.last_step import landed
+from edakari.solve.last_step import shortened
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
 
@@ -297,7 +297,7 @@ class Trials:
 
             def solve(costs: Sequence[Cost]) -> Plan:
                 limits = bind(self.job.budget, self.job.graph, costs)
-                return self._cut_to(landed(self.job.groups, self.sizes, proposed, self._scored(), limits))
+                return self._cut_to(shortened(self.job.groups, self.sizes, proposed, self._scored(), limits))
 
             plan, self.met = self.job.meet_budget(solve, self.job.costs, self.plan), True
         entry = {"plan": plan.to_json(), "tolerance": self.tolerance, "met": self.met}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edakari.core.budget import Limits
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import InfeasibleBudget
-from edakari.solve.last_step import landed
+from edakari.solve.last_step import shortened
 
 
 class Sum:
@@ -42,9 +42,9 @@ def test_it_is_legal_within_the_limit_and_uses_it(proposed: list[int], limit: in
     limits = Limits(((Sum(), float(limit)),))
     if limit < 3 * step:
         with pytest.raises(InfeasibleBudget):
-            landed(groups, WHOLE, wanted, SCORES, limits)
+            shortened(groups, WHOLE, wanted, SCORES, limits)
         return
-    found = landed(groups, WHOLE, wanted, SCORES, limits)
+    found = shortened(groups, WHOLE, wanted, SCORES, limits)
     assert all(found[name] in sizes for name, sizes in legal.items())
     assert sum(found.values()) <= limit
     # nothing that was wide enough before could be given back
@@ -53,5 +53,5 @@ def test_it_is_legal_within_the_limit_and_uses_it(proposed: list[int], limit: in
 
 def test_what_is_given_back_is_what_scores_best() -> None:
     limits = Limits(((Sum(), 61.0),))
-    found = landed(GROUPS, WHOLE, dict.fromkeys(WHOLE, 20), SCORES, limits)
+    found = shortened(GROUPS, WHOLE, dict.fromkeys(WHOLE, 20), SCORES, limits)
     assert found == {"g0": 20, "g1": 20, "g2": 21}
