@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, axes
 from edakari.core.space import Group, Sizes
+from edakari.graph.operators import Trait, having
 
 __all__ = ["Count", "activations", "flops", "macs", "params", "size", "uncounted"]
 
@@ -21,16 +22,7 @@ Term = tuple[int, tuple[Layout, ...]]
 Monomials = dict[tuple[str, ...], int]
 """A polynomial: names of the groups that are multiplied, sorted and with repeats, to their coefficient."""
 
-FREE = frozenset(
-    """
-    view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand repeat cat stack
-    split split_with_sizes slice select unbind index index_select gather clone detach alias copy_ flip roll
-    zeros ones full new_zeros new_ones new_full new_empty empty empty_like zeros_like ones_like arange
-    constant_pad_nd as_strided as_strided_ fill_ pixel_shuffle pixel_unshuffle channel_shuffle
-    native_channel_shuffle im2col embedding lift_fresh _to_copy linspace scalar_tensor unfold tril triu eq ne
-    lt le gt ge where masked_fill masked_fill_
-    """.split()
-)
+FREE = having(Trait.FREE)
 """Operators that only move or make values."""
 
 
@@ -184,9 +176,7 @@ def activations(graph: Graph) -> Count:
 def uncounted(graph: Graph) -> dict[str, int]:
     """Operators that compute and are not among the multiply-accumulates: name to number of calls, most calls first."""
     calls = collections.Counter(
-        operator.name
-        for operator in graph.operators
-        if not operator.macs and operator.name.removeprefix("aten.") not in FREE
+        operator.name for operator in graph.operators if not operator.macs and operator.name not in FREE
     )
     return dict(calls.most_common())
 

@@ -6,19 +6,12 @@ import bisect
 import collections
 from collections.abc import Collection, Iterator, Sequence
 
+from edakari.graph.operators import Trait, having
 from edakari.graph.records import OperatorRecord
 
 __all__ = ["Memory"]
 
-VIEWS = frozenset(
-    "aten." + name
-    for name in """
-    view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand detach alias slice select
-    narrow unfold diagonal unbind split split_with_sizes chunk flatten unflatten view_as_real view_as_complex
-    as_strided movedim swapaxes numpy_T
-    """.split()
-)
-"""Operators that return the memory they get."""
+VIEWS = having(Trait.VIEW)
 
 Root = int | str | None
 """Whose memory it is: the record that made it, the name of a parameter or buffer, None for an input."""

@@ -12,23 +12,16 @@ from edakari.core.graph import Branch
 from edakari.graph.aliases import Memory
 from edakari.graph.axes import size
 from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord
+from edakari.graph.operators import Trait, having, named
 
 __all__ = ["branches_of"]
 
-SUMS = frozenset({"aten.add", "aten.add_"})
-
-LINEAR = frozenset(
-    "aten." + name
-    for name in """
-    view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand clone
-    detach alias contiguous roll slice select narrow flatten unflatten _to_copy neg native_dropout
-    dropout dropout_
-    """.split()
-)
-"""Operators of one tensor that make zeros of zeros."""
-
-SCALED = frozenset({"aten.mul", "aten.mul_"})
-DIVIDED = frozenset({"aten.div", "aten.div_"})
+SUMS = frozenset(named("addition"))
+ZEROS = having(Trait.ZEROS)
+PADS = frozenset(named("constant_pad"))
+WRITES = frozenset(named("write"))
+SCALED = frozenset(named("multiplication"))
+DIVIDED = frozenset(named("division"))
 
 
 def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
@@ -221,11 +214,11 @@ def _stays_zero(
     """Whether an operator makes zeros of what are zeros among its arguments, the others being as they were or not."""
     arguments = record.arguments
     from_zeros = [argument in zeros for argument in arguments]
-    if record.name in LINEAR:
+    if record.name in ZEROS:
         return bool(arguments) and from_zeros[0]
-    if record.name == "aten.constant_pad_nd":
+    if record.name in PADS:
         return from_zeros[0] and not any(record.scalars)
-    if record.name == "aten.copy_":
+    if record.name in WRITES:
         return from_zeros[-1]
     # what passing modules make of other values may be infinite, and zero times that is no number
     sane = all(zero or is_known(argument) for argument, zero in zip(arguments, from_zeros, strict=True))

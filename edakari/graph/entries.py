@@ -6,24 +6,12 @@ its number. Moving a tensor of numbers around is harmless, and so is looking up 
 
 from __future__ import annotations
 
+from edakari.graph.operators import Trait, having
+
 __all__ = ["MOVING", "NUMBERING"]
 
-MOVING = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "_reshape_alias", "permute", "transpose", "t"),
-        *("unsqueeze", "unsqueeze_", "squeeze", "squeeze_", "expand", "repeat", "clone", "detach", "alias"),
-        *("contiguous", "lift_fresh", "slice", "narrow", "select", "unbind", "split", "split_with_sizes", "chunk"),
-        *("cat", "stack"),
-    )
-)
+MOVING = having(Trait.MOVES)
 """Operators that return the numbers that they were given, in another form."""
 
-NUMBERING = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_"),
-        *("zeros_like", "ones_like", "empty_like", "full_like"),
-    )
-)
+NUMBERING = having(Trait.NUMBERS)
 """Operators whose rules say themselves what numbers they read, or that read none."""

@@ -9,20 +9,16 @@ from typing import Literal
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
+from edakari.graph.operators import Trait, having, named
 
 __all__ = ["LayerOutput", "layer_outputs_of", "sums_into"]
 
-LAYERS = frozenset(
-    {"aten.convolution", "aten._convolution", "linear", "aten.linear", "aten.addmm", "aten.mm", "aten.bmm"}
-)
-BATCH_NORMS = frozenset({"aten.native_batch_norm", "batch_norm"})
-GATES = frozenset({"aten.sigmoid", "aten.sigmoid_", "aten.hardsigmoid", "aten.hardsigmoid_"})
-ACTIVATIONS = GATES | frozenset(
-    f"aten.{name}{ending}"
-    for name in "relu relu6 hardtanh silu gelu hardswish leaky_relu elu mish tanh softplus prelu _prelu_kernel".split()
-    for ending in ("", "_")
-)
-SUMS = frozenset({"aten.add", "aten.add_"})
+LAYERS = having(Trait.LAYER)
+BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
+GATES = frozenset(named("gate"))
+ACTIVATIONS = frozenset(named("gate", "activation", "weighted_activation"))
+SUMS = frozenset(named("addition"))
+TURNS = frozenset(named("permutation", "transposition"))
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -143,6 +139,6 @@ def _turned(graph: Graph, operator: Operator) -> str:
     """The parameter behind a weight that was transposed before it was used; empty where there is none."""
     for source in operator.sources:
         before = graph.operators[source] if source is not None else None
-        if before is not None and before.name in ("aten.t", "aten.transpose", "aten.permute") and before.weights:
+        if before is not None and before.name in TURNS and before.weights:
             return before.weights[0]
     return ""

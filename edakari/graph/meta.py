@@ -11,13 +11,14 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from edakari.graph.operators import named
+
 __all__ = ["execute", "operator_name", "quick_meta"]
 
 Shortcut = Callable[[Sequence[Any], Mapping[str, Any]], Any]
 
-UNARY = "relu gelu silu mish sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu _softmax".split()
-UPSAMPLED = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
-BINARY = "add mul sub div".split()
+UNARY = (*named("activation", "gate"), "aten._softmax")
+BINARY = named("addition", "subtraction", "multiplication", "division")
 
 
 def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -110,17 +111,16 @@ def _attention(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 SHORTCUTS: dict[str, Shortcut] = {
-    **{f"aten.{name}": _unary for name in UNARY},
-    **{f"aten.{name}_": _in_place for name in UNARY},
-    **{f"aten.{name}": _binary for name in BINARY},
+    **{name: _in_place if name.endswith("_") else _unary for name in UNARY},
+    **{name: _binary for name in BINARY if not name.endswith("_")},
     "aten.clone": _clone,
-    "aten.native_batch_norm": _batch_norm,
-    "aten.native_layer_norm": _layer_norm,
+    **dict.fromkeys(named("batch_norm"), _batch_norm),
+    **dict.fromkeys(named("layer_norm"), _layer_norm),
     "aten.convolution": _convolution,
-    **{f"aten.upsample_{name}": _upsample for name in UPSAMPLED},
-    "batch_norm": _batch_norm_function,
-    "linear": _linear,
-    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(named("upsample"), _upsample),
+    **dict.fromkeys(named("batch_norm_function"), _batch_norm_function),
+    **dict.fromkeys(named("linear_function"), _linear),
+    **dict.fromkeys(named("attention"), _attention),
 }
 
 

@@ -17,6 +17,7 @@ import torch
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, extent
+from edakari.graph.operators import Trait, having, named
 
 __all__ = ["Box", "Field", "box", "receptive_fields"]
 
@@ -230,27 +231,17 @@ Rule = Callable[[Operator, tuple[int, ...], Sequence[_Operand]], State]
 TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("aten.convolution", "aten._convolution"), _windowed),
-    **dict.fromkeys(("aten.max_pool2d_with_indices", "aten.max_pool2d", "aten.avg_pool2d"), _windowed),
-    **dict.fromkeys(("aten._adaptive_avg_pool2d", "aten.adaptive_avg_pool2d", "aten.adaptive_max_pool2d"), _still),
-    **dict.fromkeys(("aten.permute", "aten.transpose", "aten.t"), _permuted),
-    **dict.fromkeys(("aten.slice", "aten.narrow"), _sliced),
-    "aten.constant_pad_nd": _padded,
-    **dict.fromkeys(("linear", "aten.linear"), _linear),
-    **{f"aten.upsample_{name}2d": _upsampled for name in TAPS},
-    "aten._upsample_nearest_exact2d": _upsampled,
+    **dict.fromkeys(named("convolution"), _windowed),
+    **dict.fromkeys(named("pool", space=2), _windowed),
+    **dict.fromkeys(named("adaptive_pool", space=2), _still),
+    **dict.fromkeys(named("permutation", "transposition"), _permuted),
+    **dict.fromkeys(named("slice"), _sliced),
+    **dict.fromkeys(named("constant_pad"), _padded),
+    **dict.fromkeys(named("linear_function", "linear"), _linear),
+    **dict.fromkeys(named("upsample", "exact_upsample", space=2), _upsampled),
 }
 
-LOCAL = frozenset(
-    """
-    batch_norm aten.native_batch_norm aten.native_layer_norm aten.native_group_norm aten.cat aten.stack aten.clone
-    aten.copy_ aten.detach aten.alias aten.contiguous aten._to_copy aten.native_dropout aten.dropout aten.dropout_
-    aten.view aten._unsafe_view aten.reshape aten._reshape_alias aten.unsqueeze aten.squeeze aten.expand aten.split
-    aten.split_with_sizes aten.chunk aten.unbind aten.select aten.channel_shuffle aten.native_channel_shuffle
-    aten.mean aten.amax aten.sum aten._prelu_kernel aten.prelu aten.hardswish aten.hardswish_ aten.gelu_ aten.mish_
-    aten.clamp aten.masked_fill
-    """.split()
-)
+LOCAL = having(Trait.LOCAL)
 """Operators that move nothing along the dimensions whose length they keep, beside those that torch calls pointwise."""
 
 

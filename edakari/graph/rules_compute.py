@@ -10,13 +10,18 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 
 from edakari.graph.axes import Product, fresh, product, settle, size
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import named
 from edakari.graph.rules import function_rule, rule
 from edakari.graph.rules_elementwise import broadcast
 
 __all__: list[str] = []
 
+LINEAR = frozenset(named("linear"))
+ADDED = named("added_matrix_product", "added_batched_product")
+"""Products that are added to their first argument."""
 
-@rule("aten.convolution", "aten._convolution")
+
+@rule(*named("convolution"))
 def convolution(tracer: AxisTracer, call: Call) -> Dims:
     """Input channels meet the weight's; with groups both are (group, channel in group)."""
     x, weight, bias = call.args[:3]
@@ -82,15 +87,13 @@ def linear(tracer: AxisTracer, call: Call) -> Dims:
     return [*x_dims[:-1], rows] if weight.dim() == 2 else x_dims[:-1]
 
 
-@rule(
-    "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm", "aten.mv", "aten.addmv", "aten.dot", "aten.vdot", "aten.linear"
-)
+@rule(*named("matrix_product", "batched_product", "linear"), *ADDED)
 def matrix_product(tracer: AxisTracer, call: Call) -> Dims:
     """The inner dimensions meet; batches meet; the outer ones go on."""
-    if call.name == "aten.linear":
+    if call.name in LINEAR:
         dims: Dims = linear(tracer, call)
         return dims
-    added = call.name in ("aten.addmm", "aten.baddbmm", "aten.addmv")
+    added = call.name in ADDED
     left, right = call.args[1:3] if added else call.args[:2]
     a, b = tracer.dims(left), tracer.dims(right)
     tracer.unify(a[-1], b[-2] if len(b) > 1 else b[0])
@@ -107,7 +110,7 @@ def matrix_product(tracer: AxisTracer, call: Call) -> Dims:
     return out
 
 
-@rule("aten._grouped_mm")
+@rule(*named("grouped_product"))
 def grouped_product(tracer: AxisTracer, call: Call) -> Dims:
     """Products of several matrices, of which each takes a run of the rows, such as those of experts."""
     a, b = tracer.dims(call.args[0]), tracer.dims(call.args[1])
@@ -130,12 +133,7 @@ def _mark_attention(tracer: AxisTracer, left: torch.Tensor, right: torch.Tensor,
         tracer.mark(dim, "head_dim")
 
 
-@rule(
-    "aten._scaled_dot_product_flash_attention_for_cpu",
-    "aten._scaled_dot_product_flash_attention",
-    "aten._scaled_dot_product_efficient_attention",
-    "aten._scaled_dot_product_cudnn_attention",
-)
+@rule(*named("fused_attention"))
 def fused_attention(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Attention as one kernel, which also returns what its backward pass needs."""
     mask = call.kwargs.get("attn_mask", call.arg(3, "attn_bias"))

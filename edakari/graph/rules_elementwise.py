@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 
 from edakari.graph.axes import fresh, product, size
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import named
 from edakari.graph.rules import function_rule, rule
 
 __all__ = ["broadcast"]
@@ -40,42 +41,9 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Dims], shape: Sequence[int]
 
 @rule(
     "pointwise",
-    "aten.masked_fill",
-    "aten.masked_fill_",
-    "aten.where",
-    "aten.clamp",
-    "aten.native_dropout",
-    "aten.copy_",
-    "aten.clone",
-    "aten.detach",
-    "aten.alias",
-    "aten.lift_fresh",
-    "aten._to_copy",
-    "aten.contiguous",
-    "aten.gelu_",
-    "aten.hardswish",
-    "aten.hardswish_",
-    "aten.relu6_",
-    "aten.mish_",
-    "aten.prelu",
-    "aten._prelu_kernel",
-    "aten.rrelu_",
-    "aten.threshold_",
-    "aten.log_sigmoid_forward",
-    "aten.dropout",
-    "aten.dropout_",
-    "aten.lerp",
-    "aten._assert_async",
-    *(f"aten.{name}_" for name in ("abs", "eq", "ne", "ge", "gt", "le", "lt", "copysign", "heaviside")),
-    *("aten.floor_divide", "aten.floor_divide_"),
-    *(f"aten.{name}_" for name in ("exponential", "geometric", "cauchy", "log_normal", "random")),
-    *("aten._conj", "aten._neg_view", "aten.resolve_conj"),
-    "aten.complex",
-    "aten.polar",
-    "aten.bernoulli",
-    "aten.bernoulli_",
-    "aten.uniform_",
-    "aten.normal_",
+    *named(
+        "pointwise", "activation", "weighted_activation", "choice", "comparison", "dropout", "draw", "copy", "write"
+    ),
 )
 def pointwise(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Aligned dimensions hold the same positions."""
@@ -84,7 +52,7 @@ def pointwise(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     return [dims for _ in call.out] if isinstance(call.out, tuple | list) else dims
 
 
-@rule("aten._softmax", "aten._safe_softmax", "aten._log_softmax", "aten.softmax", "aten.log_softmax")
+@rule(*named("softmax"))
 def softmax(tracer: AxisTracer, call: Call) -> Dims:
     """Mixes one dimension and keeps all."""
     dims = list(tracer.dims(call.args[0]))
@@ -92,38 +60,25 @@ def softmax(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule(
-    *("aten.zeros", "aten.ones", "aten.full", "aten.new_zeros", "aten.new_ones", "aten.new_full"),
-    *("aten.empty", "aten.empty_strided", "aten.empty_permuted", "aten.new_empty", "aten.new_empty_strided"),
-    *("aten.rand", "aten.randn"),
-)
+@rule(*named("constant", "random"))
 def constant(tracer: AxisTracer, call: Call) -> Dims:
     """The same value everywhere, or drawn anew, or yet to be written: any position may go with what it meets."""
     return [fresh(length) for length in call.out.shape]
 
 
-@rule("aten.zeros_like", "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like")
+@rule(*named("like", "random_like"))
 def like(tracer: AxisTracer, call: Call) -> Dims:
     """Made in the form of another tensor."""
     return list(tracer.dims(call.args[0]))
 
 
-@rule("aten.fill_", "aten.zero_")
+@rule(*named("fill"))
 def fill(tracer: AxisTracer, call: Call) -> Dims:
     """One value everywhere."""
     return list(tracer.dims(call.args[0]))
 
 
-@rule(
-    "aten.native_batch_norm",
-    "aten.batch_norm",
-    "aten.cudnn_batch_norm",
-    "aten.miopen_batch_norm",
-    "aten._native_batch_norm_legit",
-    "aten._native_batch_norm_legit_no_training",
-    "aten._batch_norm_with_update",
-    "aten._batch_norm_no_update",
-)
+@rule(*named("batch_norm", "batch_norm_variant"))
 def batch_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Channels meet scale, shift and statistics; with statistics of its own input, each channel mixes the rest."""
     x = tracer.dims(call.args[0])
@@ -144,7 +99,7 @@ def batch_norm_function(tracer: AxisTracer, call: Call) -> Dims:
     return outputs[0]
 
 
-@rule("aten.native_layer_norm", "aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
+@rule(*named("layer_norm", "rms_norm", "composite_norm"))
 def layer_norm(tracer: AxisTracer, call: Call) -> list[Dims] | Dims:
     """The last dimensions meet scale and shift (a root mean square norm has no shift); their statistics mix them."""
     x = tracer.dims(call.args[0])
@@ -165,7 +120,7 @@ def _norm_parameters(tracer: AxisTracer, dims: Dims, tensors: Sequence[torch.Ten
                 tracer.unify(left, right)
 
 
-@rule("aten.native_group_norm", "aten.group_norm")
+@rule(*named("group_norm"), "aten.group_norm")
 def group_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Channels are (group, channel in group): statistics mix within a group."""
     x = tracer.dims(call.args[0])
@@ -182,7 +137,7 @@ def group_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     return [list(x), *(list(o.shape) for o in call.out[1:])]
 
 
-@rule("aten._weight_norm_interface")
+@rule(*named("weight_norm"))
 def weight_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Direction and length of a weight meet in the dimension that has lengths; the norm mixes the others."""
     direction, length = tracer.dims(call.args[0]), tracer.dims(call.args[1])

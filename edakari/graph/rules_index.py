@@ -8,6 +8,7 @@ import torch
 
 from edakari.graph.axes import Expression, resolve, size
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import named
 from edakari.graph.rules import rule
 
 __all__: list[str] = []
@@ -17,7 +18,7 @@ NUMBERS = "its entries are numbers of positions"
 ONLY_SOME = "it reaches only the first positions of a longer dimension"
 
 
-@rule("aten.select")
+@rule(*named("selection"))
 def select(tracer: AxisTracer, call: Call) -> Dims:
     """One position of a dimension."""
     dims = tracer.dims(call.args[0])
@@ -26,13 +27,13 @@ def select(tracer: AxisTracer, call: Call) -> Dims:
     return [*dims[:along], *dims[along + 1 :]]
 
 
-@rule("aten.unbind")
+@rule(*named("pieces"))
 def unbind(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Every position of a dimension by itself."""
     return [select(tracer, Call(call.name, (call.args[0], call.arg(1, "dim", 0)), {}, None)) for _ in call.out]
 
 
-@rule("aten.diagonal")
+@rule(*named("diagonal"))
 def diagonal(tracer: AxisTracer, call: Call) -> Dims:
     """Positions of two dimensions that have one number."""
     dims = list(tracer.dims(call.args[0]))
@@ -128,7 +129,7 @@ def index_select(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten.gather")
+@rule(*named("gather"))
 def gather(tracer: AxisTracer, call: Call) -> Dims:
     """Positions of one dimension by number, for each position of the others."""
     x, index = call.args[0], call.args[2]
@@ -162,7 +163,7 @@ def _is_same(left: Expression, right: Expression) -> bool:
     return left is right or (type(left) is type(right) and left == right)
 
 
-@rule(*(f"aten.{name}{end}" for name in ("scatter", "scatter_add", "scatter_reduce") for end in ("", "_")))
+@rule(*named("scatter"))
 def scatter(tracer: AxisTracer, call: Call) -> Dims:
     """Values written to positions of one dimension by number, for each position of the others."""
     x, index, source = call.args[0], call.args[2], call.arg(3, "src")
@@ -267,7 +268,7 @@ def bucketize(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten.embedding")
+@rule(*named("embedding"))
 def embedding(tracer: AxisTracer, call: Call) -> Dims:
     """Rows are looked up by number, so they all stay; columns go on."""
     weight, indices = tracer.dims(call.args[0]), tracer.dims(call.args[1])

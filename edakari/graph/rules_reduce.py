@@ -9,19 +9,17 @@ import torch
 
 from edakari.graph.axes import size
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import named
 from edakari.graph.rules import rule
 from edakari.graph.rules_elementwise import broadcast
 
 __all__: list[str] = []
 
-NORMS = ("aten.linalg_vector_norm", "aten.norm")
+NORMS = named("vector_norm")
+POSITIONS = named("extreme_position")
 
 
-@rule(
-    *("aten.mean", "aten.sum", "aten.nansum", "aten.prod", "aten.logsumexp", "aten.count_nonzero"),
-    *("aten.amax", "aten.amin", "aten.aminmax", "aten.any", "aten.all"),
-    *("aten.var", "aten.std", "aten.var_mean", "aten.std_mean", *NORMS),
-)
+@rule(*named("reduction"), *NORMS)
 def reduce(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
     dims = tracer.dims(call.args[0])
@@ -44,7 +42,7 @@ def _positions(chosen: Any, count: int) -> set[int]:
     return {index % max(count, 1) for index in ([chosen] if isinstance(chosen, int) else chosen)}
 
 
-@rule("aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.argmax", "aten.argmin")
+@rule(*named("extremum"), *POSITIONS)
 def extremum(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """A reduction that also finds at which position the value stands."""
     other = call.arg(1, "other")
@@ -52,15 +50,15 @@ def extremum(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
         return broadcast(tracer, [tracer.dims(call.args[0]), tracer.dims(other)], call.out.shape)
     dims = tracer.dims(call.args[0])
     along = _positions(call.arg(1, "dim"), len(dims))
-    if "arg" in call.name and len(along) > 1:
+    if call.name in POSITIONS and len(along) > 1:
         tracer.pin(*dims, why="it numbers the positions of all dimensions together")
-    elif "arg" in call.name or isinstance(call.out, tuple | list):
-        tracer.entries_index(0 if "arg" in call.name else 1, *(dims[index] for index in along))
+    elif call.name in POSITIONS or isinstance(call.out, tuple | list):
+        tracer.entries_index(0 if call.name in POSITIONS else 1, *(dims[index] for index in along))
     reduced: Dims | list[Dims] = reduce(tracer, call)
     return reduced
 
 
-@rule("aten.histc")
+@rule(*named("histogram"))
 def histogram(tracer: AxisTracer, call: Call) -> Dims:
     """Counts of values, wherever they stand."""
     tracer.dims(call.args[0])
@@ -86,13 +84,13 @@ def ordered(tracer: AxisTracer, call: Call) -> list[Dims]:
     return [list(dims), list(dims)]
 
 
-@rule("aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.logcumsumexp")
+@rule(*named("running_sum", "running_product", "running_logsumexp"))
 def running(tracer: AxisTracer, call: Call) -> Dims:
     """Each position takes in those before it, of which only what is kept counts."""
     return list(tracer.dims(call.args[0]))
 
 
-@rule("aten.cummax", "aten.cummin")
+@rule(*named("running_maximum", "running_minimum"))
 def running_extremum(tracer: AxisTracer, call: Call) -> list[Dims]:
     """As a running sum; the second output says at which position each value stands."""
     dims = tracer.dims(call.args[0])
@@ -101,7 +99,7 @@ def running_extremum(tracer: AxisTracer, call: Call) -> list[Dims]:
     return [list(dims), list(dims)]
 
 
-@rule("aten.flip", "aten.roll")
+@rule(*named("order"))
 def reorder(tracer: AxisTracer, call: Call) -> Dims:
     """Positions of some dimensions change places: these stay whole."""
     dims = list(tracer.dims(call.args[0]))
@@ -112,7 +110,7 @@ def reorder(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten._cdist_forward", "aten._euclidean_dist")
+@rule(*named("distance"))
 def distances(tracer: AxisTracer, call: Call) -> Dims:
     """From each row of one matrix to each of another: the columns meet and are summed up."""
     left, right = tracer.dims(call.args[0]), tracer.dims(call.args[1])
@@ -129,10 +127,7 @@ def cross(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule(
-    *("aten.mse_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.soft_margin_loss"),
-    *("aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits"),
-)
+@rule(*named("loss"))
 def loss(tracer: AxisTracer, call: Call) -> Dims:
     """Position by position, and then perhaps over all positions."""
     tensors = call.tensors()

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from edakari.graph.axes import Expression, concat, cut, fresh, product, resolve, size, split
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import named
 from edakari.graph.reshape import regroup
 from edakari.graph.rules import rule
 
 __all__: list[str] = []
 
 
-@rule("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten.unflatten", "aten._reshape_alias")
+@rule(*named("view"))
 def view(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions split and join as products in row-major order."""
     return regroup(tracer.dims(call.args[0]), call.out.shape, f"{tracer.reason}: the reshape runs across it")
 
 
-@rule("aten.permute")
+@rule(*named("permutation"))
 def permute(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions in another order."""
     dims = tracer.dims(call.args[0])
@@ -26,7 +27,7 @@ def permute(tracer: AxisTracer, call: Call) -> Dims:
     return [dims[position] for position in call.args[1]]
 
 
-@rule("aten.transpose", "aten.transpose_", "aten.t", "aten.t_", "aten.numpy_T", "aten.swapaxes")
+@rule(*named("transposition"))
 def transpose(tracer: AxisTracer, call: Call) -> Dims:
     """Two dimensions change places."""
     dims = list(tracer.dims(call.args[0]))
@@ -40,7 +41,7 @@ def transpose(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten.unsqueeze", "aten.unsqueeze_")
+@rule(*named("unsqueeze"))
 def unsqueeze(tracer: AxisTracer, call: Call) -> Dims:
     """A new dimension of one position."""
     dims = list(tracer.dims(call.args[0]))
@@ -48,7 +49,7 @@ def unsqueeze(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten.squeeze", "aten.squeeze_")
+@rule(*named("squeeze"))
 def squeeze(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions of one position go."""
     dims = tracer.dims(call.args[0])
@@ -57,7 +58,7 @@ def squeeze(tracer: AxisTracer, call: Call) -> Dims:
     return [dim for position, dim in enumerate(dims) if position not in positions or size(dim) != 1]
 
 
-@rule("aten.expand")
+@rule(*named("expand"))
 def expand(tracer: AxisTracer, call: Call) -> Dims:
     """Dimensions of one position are repeated, as often as what they meet is long; the others go on."""
     dims = tracer.dims(call.args[0])
@@ -66,7 +67,7 @@ def expand(tracer: AxisTracer, call: Call) -> Dims:
     return [dim if size(dim) == length else fresh(length) for dim, length in zip(padded, shape, strict=True)]
 
 
-@rule("aten.repeat", "aten.tile")
+@rule(*named("repeat"))
 def repeat(tracer: AxisTracer, call: Call) -> Dims:
     """The whole dimension again and again: (repeat, position); one position as often as what it meets is long."""
     dims = tracer.dims(call.args[0])
@@ -79,13 +80,13 @@ def _repeated(dim: Expression, count: int) -> Expression:
     return fresh(int(count)) if size(dim) == 1 else product([int(count), dim])
 
 
-@rule("aten.as_strided", "aten.as_strided_")
+@rule(*named("strides"))
 def as_strided(tracer: AxisTracer, call: Call) -> Dims | None:
     """Harmless where it only restates the form."""
     return list(tracer.dims(call.args[0])) if tuple(call.args[1]) == tuple(call.args[0].shape) else None
 
 
-@rule("aten.cat", "aten.concatenate")
+@rule(*named("concatenation"))
 def cat(tracer: AxisTracer, call: Call) -> Dims:
     """Blocks side by side along one dimension; the others meet."""
     # torch lets one-dimensional tensors without entries join anything
@@ -100,7 +101,7 @@ def cat(tracer: AxisTracer, call: Call) -> Dims:
     return result
 
 
-@rule("aten.stack")
+@rule(*named("stack"))
 def stack(tracer: AxisTracer, call: Call) -> Dims:
     """The same dimensions beside one another in a new one."""
     parts = [tracer.dims(tensor) for tensor in call.args[0]]
@@ -112,14 +113,7 @@ def stack(tracer: AxisTracer, call: Call) -> Dims:
     return result
 
 
-@rule(
-    "aten.split",
-    "aten.split_with_sizes",
-    "aten.unsafe_split",
-    "aten.unsafe_split_with_sizes",
-    "aten.unsafe_chunk",
-    "aten.chunk",
-)
+@rule(*named("split"))
 def split_evenly(tracer: AxisTracer, call: Call) -> list[Dims]:
     """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` will halve what is left."""
     dims = tracer.dims(call.args[0])
@@ -164,7 +158,7 @@ def _replaced(dims: Dims, position: int, dim: Expression) -> Dims:
     return [*dims[:position], dim, *dims[position + 1 :]]
 
 
-@rule("aten.slice", "aten.narrow")
+@rule(*named("slice"))
 def slice_(tracer: AxisTracer, call: Call) -> Dims:
     """A run of positions of one dimension."""
     dims = tracer.dims(call.args[0])
@@ -182,7 +176,7 @@ def slice_(tracer: AxisTracer, call: Call) -> Dims:
     return _replaced(dims, along, _pieces(tracer, dims[along], [start, length, total - start - length])[1])
 
 
-@rule("aten.constant_pad_nd")
+@rule(*named("constant_pad"))
 def constant_pad(tracer: AxisTracer, call: Call) -> Dims:
     """New positions before and after; they stay."""
     dims = list(tracer.dims(call.args[0]))
@@ -199,7 +193,7 @@ def constant_pad(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+@rule(*named("channel_shuffle"))
 def channel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
     """Channels (group, channel) become (channel, group)."""
     dims = list(tracer.dims(call.args[0]))
@@ -211,7 +205,7 @@ def channel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
     return [dims[0], product([halves[1], halves[0]]), *dims[2:]]
 
 
-@rule("aten.tril", "aten.triu")
+@rule(*named("triangle"))
 def triangle(tracer: AxisTracer, call: Call) -> Dims:
     """Depends on the position in the last two dimensions."""
     dims = list(tracer.dims(call.args[0]))
@@ -219,7 +213,7 @@ def triangle(tracer: AxisTracer, call: Call) -> Dims:
     return dims
 
 
-@rule("aten.unfold")
+@rule(*named("windows"))
 def unfold(tracer: AxisTracer, call: Call) -> Dims:
     """Windows along one dimension."""
     dims = list(tracer.dims(call.args[0]))

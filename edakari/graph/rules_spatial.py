@@ -9,31 +9,21 @@ import torch
 
 from edakari.graph.axes import Expression, product, split
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import ROWS, named
 from edakari.graph.rules import rule
 
 __all__: list[str] = []
 
-
-SPATIAL = {
-    1: "avg_pool1d adaptive_avg_pool1d max_pool1d_with_indices upsample_nearest1d upsample_linear1d reflection_pad1d "
-    "replication_pad1d _upsample_nearest_exact1d",
-    2: "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
-    "_upsample_bicubic2d_aa _upsample_lanczos2d_aa reflection_pad2d replication_pad2d grid_sampler_2d "
-    "cudnn_grid_sampler fractional_max_pool2d max_unpool2d",
-    3: "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d upsample_nearest3d "
-    "upsample_trilinear3d reflection_pad3d replication_pad3d _upsample_nearest_exact3d grid_sampler_3d "
-    "fractional_max_pool3d max_unpool3d",
-}
-"""Operators that act on the last one, two or three dimensions."""
+POOLS = frozenset(named("pool"))
+UNPOOLS = frozenset(named("unpool"))
 
 
 def spatial(count: int, tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     """Mixes positions in the last `count` dimensions and leaves the others alone."""
     dims = tracer.dims(call.args[0])
     for other in call.tensors()[1:]:
-        _meet(tracer, dims[:-count], other, "unpool" in call.name)
-    if "pool" in call.name and not any(word in call.name for word in ("adaptive", "fractional", "unpool")):
+        _meet(tracer, dims[:-count], other, call.name in UNPOOLS)
+    if call.name in POOLS:
         # an empty stride is the kernel's
         kernel = call.arg(1, "kernel_size")
         stride = call.arg(2, "stride") or kernel
@@ -56,8 +46,8 @@ def _meet(tracer: AxisTracer, dims: Dims, other: torch.Tensor, indexed: bool) ->
     tracer.pin(*where[same:], why="its entries are positions in space")
 
 
-for _count, _names in SPATIAL.items():
-    rule(*(f"aten.{name}" for name in _names.split()))(functools.partial(spatial, _count))
+for _count in (1, 2, 3):
+    rule(*(name for name, row in ROWS.items() if row.space == _count))(functools.partial(spatial, _count))
 
 
 @rule("aten.pixel_shuffle")

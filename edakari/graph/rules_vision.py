@@ -6,12 +6,13 @@ import math
 
 from edakari.graph.axes import Expression, fresh, product, size, split
 from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.operators import named
 from edakari.graph.rules import rule
 
 __all__: list[str] = []
 
 
-@rule("torchvision.deform_conv2d")
+@rule(*named("deformable_convolution"))
 def deform_conv(tracer: AxisTracer, call: Call) -> Dims:
     """A convolution whose kernel each group of offsets moves by itself: channels are (offset group, channel)."""
     x, weight, offset, mask, bias = call.args[:5]

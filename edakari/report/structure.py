@@ -11,12 +11,13 @@ from torch import nn
 
 from edakari.core.graph import Graph, ModuleCall, Operator
 from edakari.core.layout import Fixed, Layout, Product, axes, extent
+from edakari.graph.operators import named
 from edakari.report.pins import Pin, parameter_sizes, pins_of
 
 __all__ = ["ModuleNode", "Shortcut", "shortcuts", "structure"]
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-SUMS = ("aten.add", "aten.add_")
+SUMS = frozenset(named("addition"))
 
 
 @dc.dataclass(frozen=True, slots=True)

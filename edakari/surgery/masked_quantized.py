@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edakari.graph.operators import named
+
 if TYPE_CHECKING:
     from edakari.surgery.masked_reads import MaskedReads
 
@@ -24,5 +26,5 @@ def _observed(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mappin
     return func(x, *args[1:], **kwargs)
 
 
-QUANTIZED: dict[str, Callable[..., Any]] = {"fused_moving_avg_obs_fake_quant": _observed}
+QUANTIZED: dict[str, Callable[..., Any]] = dict.fromkeys(named("observed_quantisation"), _observed)
 """Functions by name, and how each reads what is kept."""

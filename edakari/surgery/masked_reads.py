@@ -15,6 +15,7 @@ from edakari.core.layout import Layout, Mask
 from edakari.graph import axes
 from edakari.graph.axes import Axis, Expression
 from edakari.graph.axis_tracer import AxisTracer
+from edakari.graph.operators import named
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
 from edakari.graph.tracked_ints import Extent, IntTracker
@@ -259,40 +260,25 @@ def _recurrent(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mappi
     return func(reads.masked(args[0], [-1]), *args[1:index], weights, *args[index + 1 :], **kwargs)
 
 
+def _of(read: Read, *families: str) -> dict[str, Read]:
+    return dict.fromkeys(named(*families), read)
+
+
 READS: dict[str, Read] = {
-    "rnn": _recurrent,
-    "aten.convolution": _input,
-    "aten._convolution": _input,
-    "torchvision.deform_conv2d": _input,
-    "linear": _last,
-    "aten.linear": _last,
-    "aten.mm": _last,
-    "aten.bmm": _last,
-    "aten._grouped_mm": _last,
-    "aten.mv": _last,
-    "aten.dot": _last,
-    "aten.vdot": _last,
-    "aten.addmm": _added_product,
-    "aten.addmv": _added_product,
-    "aten.baddbmm": _added_product,
-    "scaled_dot_product_attention": _attention,
-    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten._scaled_dot_product_flash_attention": _attention,
-    "aten._scaled_dot_product_efficient_attention": _attention,
-    "aten._scaled_dot_product_cudnn_attention": _attention,
-    "higher_order.flex_attention": _flex_attention,
+    **_of(_recurrent, "recurrent"),
+    **_of(_input, "convolution", "deformable_convolution"),
+    **_of(_last, "linear_function", "linear", "matrix_product", "batched_product", "grouped_product"),
+    **_of(_added_product, "added_matrix_product", "added_batched_product"),
+    **_of(_attention, "attention", "fused_attention"),
+    **_of(_flex_attention, "flex_attention"),
     "aten.mul": _scaled,
-    "aten._softmax": _softmax,
-    "aten._safe_softmax": _softmax,
-    "aten._log_softmax": _softmax,
-    "aten.softmax": _softmax,
-    "aten.log_softmax": _softmax,
-    "aten.native_layer_norm": _layer_norm,
-    "aten._fused_rms_norm": _rms_norm,
-    "aten.native_group_norm": _group_norm,
-    "aten.native_batch_norm": _batch_norm,
-    "batch_norm": _batch_norm_function,
-    "aten._weight_norm_interface": _weight_norm,
+    **_of(_softmax, "softmax"),
+    **_of(_layer_norm, "layer_norm"),
+    **_of(_rms_norm, "rms_norm"),
+    **_of(_group_norm, "group_norm"),
+    **_of(_batch_norm, "batch_norm"),
+    **_of(_batch_norm_function, "batch_norm_function"),
+    **_of(_weight_norm, "weight_norm"),
     **REDUCTIONS,
     **QUANTIZED,
 }

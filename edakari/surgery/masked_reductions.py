@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edakari.graph.operators import named
+
 if TYPE_CHECKING:
     from edakari.surgery.masked_reads import MaskedReads
 
@@ -114,30 +116,25 @@ def _as_it_is(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mappin
     return func(*args, **kwargs)
 
 
+def _of(read: Read, *families: str) -> dict[str, Read]:
+    return dict.fromkeys(named(*families), read)
+
+
 REDUCTIONS: dict[str, Read] = {
-    **{
-        f"aten.{name}": _kept()
-        for name in (
-            *("sum", "nansum", "mean", "prod", "logsumexp", "count_nonzero", "any", "all", "amax", "amin", "aminmax"),
-            *("var", "std", "var_mean", "std_mean"),
-        )
-    },
-    "aten.histc": _everything,
-    **{f"aten.{name}": _kept(2) for name in ("linalg_vector_norm", "norm")},
-    **{f"aten.{name}": _kept(numbering=1) for name in ("max", "min", "median", "nanmedian", "mode")},
-    **{f"aten.{name}": _kept(numbering=0) for name in ("argmax", "argmin")},
-    **{f"aten.{name}": _running(0.0) for name in ("cumsum", "cumsum_")},
-    **{f"aten.{name}": _running(1.0) for name in ("cumprod", "cumprod_")},
-    **{f"aten.{name}": _running(-math.inf) for name in ("logcumsumexp", "cummax")},
-    "aten.cummin": _running(math.inf),
-    **{f"aten.{name}": _loss for name in ("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss")},
-    **{f"aten.{name}": _loss for name in ("binary_cross_entropy", "binary_cross_entropy_with_logits")},
-    "aten.gather": _by_number(2),
-    **{f"aten.scatter{kind}": _by_number(2) for kind in ("", "_", "_add", "_add_", "_reduce", "_reduce_")},
-    "aten.embedding": _by_number(1),
-    "aten._cdist_forward": _distances,
-    "aten._euclidean_dist": _distances,
-    "bilinear": _bilinear,
-    "local_response_norm": _as_it_is,
+    **_of(_kept(), "reduction"),
+    **_of(_everything, "histogram"),
+    **_of(_kept(2), "vector_norm"),
+    **_of(_kept(numbering=1), "extremum"),
+    **_of(_kept(numbering=0), "extreme_position"),
+    **_of(_running(0.0), "running_sum"),
+    **_of(_running(1.0), "running_product"),
+    **_of(_running(-math.inf), "running_logsumexp", "running_maximum"),
+    **_of(_running(math.inf), "running_minimum"),
+    **_of(_loss, "loss"),
+    **_of(_by_number(2), "gather", "scatter"),
+    **_of(_by_number(1), "embedding"),
+    **_of(_distances, "distance"),
+    **_of(_bilinear, "bilinear"),
+    **_of(_as_it_is, "response_norm"),
 }
 """Operators by name, and how each reads what is kept."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
-from edakari.surgery.masked_reads import READS
+from edakari.graph.operators import mixed_by, named
 
 __all__ = [
     "Layer",
@@ -26,34 +26,13 @@ __all__ = [
     "structure_of",
 ]
 
-CONVOLUTIONS = frozenset({"aten.convolution", "aten._convolution"})
-LINEARS = frozenset({"linear", "aten.linear"})
-PRODUCTS = frozenset({"aten.mm", "aten.addmm"})
-TURNS = frozenset({"aten.t", "aten.transpose", "aten.permute"})
-BATCH_NORMS = frozenset({"aten.native_batch_norm", "batch_norm"})
-LAYER_NORM = "aten.native_layer_norm"
-OVER_LAST = frozenset(
-    """
-    aten.bmm aten.baddbmm aten.mv aten.addmv aten.dot aten.vdot aten._fused_rms_norm
-    scaled_dot_product_attention aten._scaled_dot_product_flash_attention_for_cpu
-    aten._scaled_dot_product_flash_attention aten._scaled_dot_product_efficient_attention
-    aten._scaled_dot_product_cudnn_attention higher_order.flex_attention
-    """.split()
-)
-SOFTMAX = frozenset("aten._softmax aten._safe_softmax aten._log_softmax aten.softmax aten.log_softmax".split())
-REDUCTIONS = frozenset(
-    """
-    aten.sum aten.nansum aten.mean aten.prod aten.amax aten.amin aten.aminmax aten.var aten.std aten.var_mean
-    aten.std_mean aten.logsumexp aten.count_nonzero aten.any aten.all aten.norm aten.linalg_vector_norm
-    aten.max aten.min aten.median aten.nanmedian aten.mode aten.argmax aten.argmin
-    """.split()
-)
-POINTWISE = frozenset({"aten.mul"})
-"""Mixes nothing; the masked twin of a plan looks at it for the factor that attention takes from its width."""
-OVER_ALL = frozenset(READS).difference(
-    CONVOLUTIONS, LINEARS, PRODUCTS, BATCH_NORMS, {LAYER_NORM}, OVER_LAST, SOFTMAX, REDUCTIONS, POINTWISE
-)
-"""Whatever else the masked twin of a plan looks at is taken to mix all that it reads."""
+CONVOLUTIONS = frozenset(named("convolution"))
+LINEARS = frozenset(named("linear_function", "linear"))
+PRODUCTS = frozenset(named("matrix_product", "added_matrix_product"))
+TURNS = frozenset(named("permutation", "transposition"))
+BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
+LAYER_NORMS = frozenset(named("layer_norm"))
+CONSTANTS = frozenset(named("constant"))
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -199,7 +178,7 @@ def _norm_behind(graph: Graph, index: int) -> Operator | None:
     """The batch normalisation that comes right behind a layer and normalises what it made."""
     made = graph.operators[index].outputs[0]
     for operator in graph.operators[index + 1 :]:
-        if operator.name == "aten.empty":
+        if operator.name in CONSTANTS:
             continue
         own = operator.name in BATCH_NORMS and operator.inputs[0] == made and len(operator.weights) >= 2
         return operator if own and {*operator.weights[:2]} <= {*graph.parameters} else None
@@ -208,7 +187,7 @@ def _norm_behind(graph: Graph, index: int) -> Operator | None:
 
 def _layer_norm(graph: Graph, operator: Operator) -> LayerNormConsumer | None:
     """A layer norm over one dimension that is a module of its own; None for anything else."""
-    if operator.name != LAYER_NORM or not operator.weights or not names_in(*operator.inputs[0]):
+    if operator.name not in LAYER_NORMS or not operator.weights or not names_in(*operator.inputs[0]):
         return None
     dims = graph.layouts[operator.weights[0]]
     calls = [call for call in graph.calls if call.module == operator.module]
@@ -224,25 +203,24 @@ def _layer_norm(graph: Graph, operator: Operator) -> LayerNormConsumer | None:
 def _mixed(operator: Operator) -> Iterator[str]:
     """The groups whose positions an operator mixes."""
     inputs = operator.inputs
-    if operator.name in CONVOLUTIONS:
-        yield from names_in(inputs[0][1])
-    elif operator.name in LINEARS | PRODUCTS:
-        yield from names_in(inputs[-2 if operator.name in PRODUCTS else 0][-1])
-    elif operator.name in OVER_LAST and inputs:
-        yield from names_in(inputs[0][-1], *(dims[-2] for dims in inputs[1:2] if len(dims) > 2 and _attends(operator)))
-    elif operator.name in SOFTMAX:
-        yield from names_in(inputs[0][operator.settings["along"]])
-    elif operator.name in REDUCTIONS:
-        left = names_in(*operator.outputs[0])
-        yield from (name for name in names_in(*inputs[0]) if name not in left)
-    elif operator.name in BATCH_NORMS:
-        yield from names_in(*(layout for index, layout in enumerate(inputs[0]) if index != 1))
-    elif operator.name == LAYER_NORM or operator.name in OVER_ALL:
-        yield from names_in(*(layout for dims in inputs for layout in dims))
-
-
-def _attends(operator: Operator) -> bool:
-    return "attention" in operator.name
+    match mixed_by(operator.name):
+        case "channels":
+            yield from names_in(inputs[0][1])
+        case "last":
+            yield from names_in(inputs[0][-1])
+        case "inner":
+            yield from names_in(inputs[-2][-1])
+        case "attention":
+            yield from names_in(inputs[0][-1], inputs[1][-2])
+        case "along":
+            yield from names_in(inputs[0][operator.settings["along"]])
+        case "reduced":
+            left = names_in(*operator.outputs[0])
+            yield from (name for name in names_in(*inputs[0]) if name not in left)
+        case "all but channels":
+            yield from names_in(*(layout for index, layout in enumerate(inputs[0]) if index != 1))
+        case "all":
+            yield from names_in(*(layout for dims in inputs for layout in dims))
 
 
 def _read_in_two_ways(graph: Graph, consumers: Sequence[WeightConsumer]) -> dict[str, str]:

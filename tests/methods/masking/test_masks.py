@@ -15,7 +15,7 @@ from torch.nn import functional
 import edakari
 from edakari.core.plan import DropBranch, KeepChannels, Plan
 from edakari.graph import trace
-from edakari.methods.masking import consumers as consumers
+from edakari.graph.operators import mixed_by
 from edakari.methods.masking.consumers import layers_of, structure_of
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.surgery import apply
@@ -233,19 +233,27 @@ def test_groups_whose_positions_an_operator_mixes_are_not_masked(mix: Callable[[
 
 
 def test_every_operator_that_mixes_is_known() -> None:
-    layers = (
-        consumers.CONVOLUTIONS | consumers.LINEARS | consumers.PRODUCTS | consumers.BATCH_NORMS | {consumers.LAYER_NORM}
-    )
-    known = (
-        layers
-        | consumers.OVER_LAST
-        | consumers.SOFTMAX
-        | consumers.REDUCTIONS
-        | consumers.OVER_ALL
-        | consumers.POINTWISE
-    )
-    assert set(READS) <= known
-    assert {"rnn", "aten.native_group_norm", "aten.cumsum", "torchvision.deform_conv2d"} <= consumers.OVER_ALL
+    # the masked twin looks at a product with a number for the factor that attention takes from its width
+    assert {name for name in READS if mixed_by(name) == "nothing"} == {"aten.mul"}
+
+
+class Added(nn.Module):
+    """A layer reads what a product that is added to a bias mixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.bias = nn.Parameter(torch.zeros(1, 5, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return torch.baddbmm(self.bias, x, x.transpose(1, 2)) @ self.second(x)
+
+
+def test_the_inner_dimension_of_a_product_that_is_added_to_something_is_not_masked() -> None:
+    graph = trace(Added(), torch.randn(2, 5, 6))
+    assert [group.size for group in graph.groups] == [8]
+    assert maskable(graph, graph.groups) == ()
 
 
 def test_pull_adds_decay_to_what_is_masked_only() -> None:
