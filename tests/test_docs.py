@@ -228,3 +228,12 @@ def test_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "difference after reading back: 0.0" in capsys.readouterr().out
     own = script(ROOT / "examples" / "own_model.py").make(width=4)
     assert own(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_changelog_describes_what_is_there() -> None:
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    told = [line for line in lines if line.startswith("- ")]
+    assert len(told) == len(set(told))
+    hint = "nothing is released yet: say what there is, in a group that fits, not how it came about"
+    assert len(lines) <= 150, hint
+    assert not [line for line in lines if "no longer" in line or "Before, " in line], hint

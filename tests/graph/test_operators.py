@@ -377,7 +377,8 @@ class Experts(nn.Module):
 def multiplies_groups() -> bool:
     """Whether this torch has the operator, for numbers of 32 bits: 2.11 has it for bf16 alone."""
     try:
-        F.grouped_mm(torch.zeros(4, 4), torch.zeros(2, 4, 4), offs=torch.tensor([2, 4], dtype=torch.int32))
+        with torch.device("meta"):  # as it is traced
+            F.grouped_mm(torch.zeros(4, 4), torch.zeros(2, 4, 4), offs=torch.zeros(2, dtype=torch.int32))
     except (AttributeError, RuntimeError):
         return False
     return True
