@@ -37,7 +37,11 @@ class Term:
 
     def __str__(self) -> str:
         unit = UNITS[self.cost][0] if self.cost in UNITS else ""
-        return f"{self.cost}<={self.limit * 100:.15g}%" if self.relative else f"{self.cost}<={self.limit:.15g}{unit}"
+        return (
+            f"{self.cost}<={_figure(self.limit * 100)}%"
+            if self.relative
+            else f"{self.cost}<={_figure(self.limit)}{unit}"
+        )
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -106,6 +110,12 @@ class Limits:
         return ", ".join(
             f"{cost.name} {cost.total(sizes):.6g} of {limit:.6g} {cost.unit}" for cost, limit in self.terms
         )
+
+
+def _figure(number: float) -> str:
+    """A number with six figures, or all that it has where these are not enough."""
+    short = f"{number:g}"
+    return short if math.isclose(float(short), number, rel_tol=1e-12) else f"{number:.15g}"
 
 
 def _term(text: str) -> Term:

@@ -18,7 +18,7 @@ from edakari.graph import trace
 from edakari.methods.allocation import AllocatorName, allocate, allocator_named
 from edakari.surgery import apply
 
-__all__ = ["Stepwise", "prune_by"]
+__all__ = ["Stepwise", "carried", "prune_by"]
 
 
 class Stepwise(Protocol):
@@ -95,7 +95,7 @@ def _solver(
 
     def solve(costs: Sequence[Cost]) -> Plan:
         left = [CostAfter(cost, start) for cost in costs]
-        return allocate(graph, scores, budget, allocator, _carried(graph, groups), left)
+        return allocate(graph, scores, budget, allocator, carried(graph, groups), left)
 
     return solve
 
@@ -114,7 +114,7 @@ def _towards(budget: Budget, whole: Mapping[str, float], part: float) -> Budget:
     return Budget(tuple(terms))
 
 
-def _carried(graph: Graph, groups: Sequence[Group]) -> tuple[Group, ...]:
+def carried(graph: Graph, groups: Sequence[Group]) -> tuple[Group, ...]:
     """The groups of a graph that may be cut, with the legal sizes that they had at first."""
     first = {group.name: group for group in groups}
     return tuple(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import fnmatch
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,24 +11,24 @@ import torch
 from torch import nn
 
 from edakari.core.budget import Budget
+from edakari.core.choosing import Chosen, choose
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.method import Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Task
-from edakari.core.space import Group, limited
+from edakari.core.space import Group
 from edakari.cost import COSTS, dense
-from edakari.errors import RecipeError, nearest
 from edakari.graph import trace
 from edakari.pipeline import processes
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network
-from edakari.pipeline.settings import GroupSettings, Recipe
+from edakari.pipeline.settings import Recipe
 from edakari.surgery import load, load_plan
 from edakari.tasks import task_from_settings
 from edakari.train import FitSettings
 
-__all__ = ["Notify", "Run", "chosen_groups", "costs_at", "stored_bytes"]
+__all__ = ["Notify", "Run", "costs_at", "stored_bytes"]
 
 Notify = Callable[[str, str, Mapping[str, Any]], None]
 """Told of a stage, what became of it ("start", "done", "kept", "log"), and its result or figures."""
@@ -95,8 +94,13 @@ class Run:
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
-        """The groups that the recipe lets be sized."""
-        return chosen_groups(self.graph, self.recipe.groups)
+        """The groups that the recipe lets be sized, or gives a size."""
+        return self.chosen.every
+
+    @functools.cached_property
+    def chosen(self) -> Chosen:
+        """What the recipe says of the groups."""
+        return choose(self.graph, self.recipe.groups)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -116,42 +120,6 @@ class Run:
         return FitSettings(
             folder=self.folder.work(stage), seed=self.recipe.seed, device=self.recipe.device, title=stage
         )
-
-
-def chosen_groups(graph: Graph, settings: GroupSettings) -> tuple[Group, ...]:
-    """The groups that may be sized, with their legal sizes.
-
-    A pattern is met by a group's name, or by the dotted path of a module that has the group in the first dimension of
-    a parameter, which is the width that the module gives out.
-
-    Raises:
-        RecipeError: a pattern is met by no group; says the nearest name.
-    """
-
-    def names(group: Group) -> set[str]:
-        return {group.name, *(m.tensor.rpartition(".")[0] for m in graph.members(group.name) if m.dim == 0)}
-
-    by_group = {group.name: names(group) for group in graph.groups}
-    for key in ("include", "exclude"):
-        for pattern in getattr(settings, key):
-            if not any(fnmatch.filter(found, pattern) for found in by_group.values()):
-                known = sorted(set().union(*by_group.values()) - {""})
-                hint = nearest(pattern, known)
-                raise RecipeError(
-                    f"groups.{key}: {pattern!r} is met by no group or module"
-                    + (f"; did you mean {hint!r}?" if hint else "")
-                    + " `edakari inspect` lists the groups."
-                )
-
-    def met(group: Group, patterns: tuple[str, ...]) -> bool:
-        return any(fnmatch.filter(by_group[group.name], pattern) for pattern in patterns)
-
-    chosen = [
-        group
-        for group in graph.groups
-        if (not settings.include or met(group, settings.include)) and not met(group, settings.exclude)
-    ]
-    return limited(chosen, round_to=settings.round_to, min_channels=settings.min_channels)
 
 
 def costs_at(graph: Graph, sizes: Mapping[str, int]) -> dict[str, float]:

@@ -84,6 +84,8 @@ def _strict(hint: Any) -> Any:
         return Annotated[_strict(arguments[0]), *arguments[1:]]
     if origin in (Union, types.UnionType):
         return Union[*map(_strict, arguments)]
+    if origin is Mapping:
+        return Mapping[*map(_strict, arguments)]  # type: ignore[misc]
     if origin is tuple:
         return tuple[*(each if each is Ellipsis else _strict(each) for each in arguments)]  # type: ignore[misc]
     return hint

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from edakari.core.budget import Budget
+from edakari.core.choosing import Groups as GroupSettings
 from edakari.core.method import Method
 from edakari.core.protocols import Schedule
-from edakari.core.settings import Count, Fraction, OpenFraction, Positive, Whole, settings
+from edakari.core.settings import Count, Fraction, Positive, Whole, settings
 from edakari.core.steady import STEADY
 from edakari.latency.calibrate import FEWEST
 from edakari.latency.timing import WARMUP
@@ -30,23 +31,6 @@ __all__ = [
 ]
 
 ExportFormat = Literal["onnx", "program"]
-
-
-@settings
-class GroupSettings:
-    """Which groups may be sized, and to what.
-
-    Args:
-        round_to: widths become multiples of this number; 8 if the budget has a latency and nothing is given.
-        min_channels: smallest size of a group; below 1, a fraction of the group.
-        include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
-        exclude: patterns of groups, or of modules whose width stays whole.
-    """
-
-    round_to: Count = 1
-    min_channels: Count | OpenFraction = 1
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
 
 
 @settings

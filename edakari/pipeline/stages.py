@@ -23,6 +23,7 @@ from edakari.export import to_onnx, to_program
 from edakari.graph import fixed_graph
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
+from edakari.methods.fixed_widths import prune_beside
 from edakari.models.weights import weights_digest
 from edakari.pipeline import processes
 from edakari.pipeline.context import Run, costs_at, stored_bytes
@@ -107,7 +108,7 @@ def prune_stage(run: Run) -> Result:
         artifacts=run.folder.kept,
     )
     with enlisting(run.folder.kept, run.folder.work("prune")) if run.main else contextlib.nullcontext():
-        outcome = method.prune(job)
+        outcome = prune_beside(run.chosen.fixed, method, job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     latency = loop.met(plan) if loop else None
     run.outcome = dc.replace(outcome, plan=plan)

@@ -1,0 +1,134 @@
+"""Which groups may be sized, to what, and which ones have a size that their user has fixed."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edakari.core.graph import Graph
+from edakari.core.settings import Count, OpenFraction, settings
+from edakari.core.space import Group, legal_sizes, limited
+from edakari.errors import SettingsError, nearest
+
+__all__ = ["Chosen", "Groups", "choose"]
+
+Width = str | int | float
+"""Channels, or a share of the group: "75%", or 0.75."""
+
+
+@settings
+class Groups:
+    """Which groups may be sized, and to what.
+
+    A pattern is met by the name of a group, or by the dotted path of a module whose width the group is.
+
+    Args:
+        round_to: widths become multiples of this number; 8 if the budget has a latency and nothing is given.
+        min_channels: smallest size of a group; below 1, a fraction of the group.
+        include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
+        exclude: patterns of groups, or of modules whose width stays whole.
+        widths: fixed sizes by pattern, such as `{"layer4.*": "75%", "conv1": 32}`: a number of channels, or a share,
+            rounded to the nearest legal size. The last pattern that a group meets counts, whatever `include` and
+            `exclude` say; the budget is spent on the other groups.
+    """
+
+    round_to: Count = 1
+    min_channels: Count | OpenFraction = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    widths: Mapping[str, str | int | float] = dc.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.widths, Mapping):
+            raise SettingsError(f"Groups: widths must map patterns to sizes, found {self.widths!r}")
+        for pattern, width in self.widths.items():
+            _share_or_count(pattern, width)
+
+
+@dc.dataclass(frozen=True)
+class Chosen:
+    """What some `Groups` say of a network.
+
+    Args:
+        free: the groups on which the budget is spent, with their legal sizes.
+        fixed: size of each group that has a fixed one.
+        every: both, as they lie in the network.
+    """
+
+    free: tuple[Group, ...]
+    fixed: Mapping[str, int]
+    every: tuple[Group, ...]
+
+
+def choose(graph: Graph, groups: Groups) -> Chosen:
+    """The groups of a network that may be sized, and those whose sizes are fixed.
+
+    Args:
+        graph: of the network.
+        groups: what may be sized; patterns are met by a group's name, or by the dotted path of a module that has the
+            group in the first dimension of a parameter, which is the width that the module gives out.
+
+    Raises:
+        SettingsError: a pattern is met by no group (says the nearest name), or a width is larger than a group.
+    """
+    names = {group.name: _names(graph, group) for group in graph.groups}
+    for key in ("include", "exclude", "widths"):
+        for pattern in getattr(groups, key):
+            _require_met(key, pattern, names)
+
+    def met(group: Group, patterns: Iterable[str]) -> list[str]:
+        return [pattern for pattern in patterns if fnmatch.filter(names[group.name], pattern)]
+
+    width_of = {group.name: groups.widths[found[-1]] for group in graph.groups if (found := met(group, groups.widths))}
+    sized = [
+        group
+        for group in graph.groups
+        if group.name in width_of
+        or ((not groups.include or met(group, groups.include)) and not met(group, groups.exclude))
+    ]
+    every = limited(sized, round_to=groups.round_to, min_channels=groups.min_channels)
+    fixed = {group.name: _fixed_size(group, width_of[group.name]) for group in every if group.name in width_of}
+    return Chosen(tuple(group for group in every if group.name not in fixed), fixed, every)
+
+
+def _names(graph: Graph, group: Group) -> set[str]:
+    return {group.name, *(m.tensor.rpartition(".")[0] for m in graph.members(group.name) if m.dim == 0)}
+
+
+def _require_met(key: str, pattern: str, names: Mapping[str, set[str]]) -> None:
+    if not any(fnmatch.filter(found, pattern) for found in names.values()):
+        hint = nearest(pattern, sorted(set().union(*names.values()) - {""}))
+        raise SettingsError(
+            f"groups.{key}: {pattern!r} is met by no group or module"
+            + (f"; did you mean {hint!r}?" if hint else ".")
+            + " `edakari inspect` lists the groups."
+        )
+
+
+def _share_or_count(pattern: str, width: Any) -> float | int:
+    """A share of a group, above 0 and at most 1, as a float; or a number of channels as an int.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    try:
+        text = isinstance(width, str) and width.strip().endswith("%")
+        found = float(width.strip()[:-1]) / 100 if text else width
+        if (isinstance(found, float) and 0 < found <= 1) or (type(found) is int and found >= 1):
+            return found
+    except ValueError:
+        pass
+    raise SettingsError(
+        f"the width of {pattern!r} must be a number of channels such as 32, or a share such as '75%', found {width!r}"
+    )
+
+
+def _fixed_size(group: Group, width: Width) -> int:
+    """The legal size nearest to a width; of two as near the larger one."""
+    wanted = _share_or_count(group.name, width)
+    if isinstance(wanted, int) and wanted > group.size:
+        raise SettingsError(f"groups.widths: {width!r} channels for group {group.name!r}, which has only {group.size}")
+    target = wanted * group.size if isinstance(wanted, float) else wanted
+    return min(legal_sizes(group)[::-1], key=lambda size: abs(size - target))
