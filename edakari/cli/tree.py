@@ -57,7 +57,7 @@ def module_tree(found: Inspection, settings: TreeSettings) -> Text:
     """Modules with their classes, widths, groups, shares of cost, and what stays of them."""
     tree = found.tree if settings.everything else condensed(found.tree)
     lines = list(_lines(tree, found, settings))
-    titles = _Line("", "module", "class", "in → out", ("input_layout", "makes"), "MACs %", "params %", "", ())
+    titles = _Line("", "module", "class", "in → out", ("consumes", "produces"), "MACs %", "params %", "", ())
     widths = _widths([titles, *lines], settings.width)
     text = _row(titles, widths, "bold")
     for line in lines:

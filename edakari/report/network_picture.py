@@ -18,7 +18,7 @@ __all__ = ["Part", "Picture", "colours", "draw_network"]
 
 WIDTH, LINE, GAP = 1080, 20, 7
 NAME, LANES, MIDDLE, SUMS, SIZES, MACS, PARAMS = 138, 330, 606, 722, 780, 868, 976
-"""Left edges of the columns, px; the middle is the layer between what it reads and what it makes."""
+"""Left edges of the columns, px; the middle is the layer between what it consumes and what it produces."""
 LANE, LONGEST, BAR, THICK = 18.0, 104.0, 58.0, 12.0
 MANY = 60
 """With more layers than this, blocks that are like the one before are folded."""
@@ -241,7 +241,7 @@ def _dot(scene: _Scene, lane: Lane, role: str, y: float) -> str:
 
 
 def _box(scene: _Scene, layout: Layout, sign: int, y: float, pins: Sequence[str]) -> Iterator[str]:
-    """One half of a layer: to the left what it reads, to the right what it makes, as long as it is wide."""
+    """One half of a layer: to the left what it consumes, to the right what it produces, as long as it is wide."""
     size = extent(layout, {})
     length = max(LONGEST * math.sqrt(size / scene.widest), 2.0)
     x = MIDDLE + 1.0 if sign > 0 else MIDDLE - 1.0 - length

@@ -13,8 +13,8 @@ from edakari.report.structure import ModuleNode, shortcuts
 
 __all__ = ["Bracket", "Lane", "Role", "Row", "brackets", "lanes", "network_rows"]
 
-Role = Literal["makes", "input_layout", "carries"]
-"""What a layer does with a group: it makes its positions, reads them, or lets them through."""
+Role = Literal["produces", "consumes", "carries"]
+"""What a layer does with a group: it produces its positions, consumes them, or lets them through."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -134,14 +134,14 @@ def _role(node: ModuleNode, group: str, dims: Collection[int]) -> Role:
     """What a layer does with a group that is along these dimensions of its weight matrix."""
     if not dims:
         return "carries"
-    input_layout, output_layout = (
+    enters, leaves = (
         layout is not None and _holds(layout, group) for layout in (node.input_layout, node.output_layout)
     )
-    if input_layout and output_layout and len(dims) == 1:
+    if enters and leaves and len(dims) == 1:
         return "carries"  # such as a depthwise convolution
-    if input_layout != output_layout:
-        return "makes" if output_layout else "input_layout"
-    return "makes" if 0 in dims else "input_layout"
+    if enters != leaves:
+        return "produces" if leaves else "consumes"
+    return "produces" if 0 in dims else "consumes"
 
 
 def _holds(layout: Layout, group: str) -> bool:

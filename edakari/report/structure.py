@@ -30,8 +30,8 @@ class ModuleNode:
         kind: name of its class.
         detail: kernel size, stride and grouping of a convolution.
         container: whether it only holds its children, as `nn.Sequential` does.
-        reads: layout of the width that comes in, None where it is not known.
-        writes: layout of the width that goes out.
+        input_layout: layout of the width that comes in; None if it is unknown.
+        output_layout: layout of the width that goes out.
         macs: multiply-accumulates for the traced example.
         params: number of parameters.
         pins: what stays whole in its own parameters.

@@ -1,5 +1,7 @@
 """The tree of modules that `edakari inspect` shows, on networks small enough to know what must come out."""
 
+import typing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from edakari.core.layout import Axis, Fixed, extent
 from edakari.cost import dense
 from edakari.graph import trace
 from edakari.models import build, default_example
+from edakari.report import rows as rows_of
 from edakari.report.inspection import as_json, inspection
 from edakari.report.outline import condensed, group_names, name_in, pin_lines, runs
 from edakari.report.pins import pinned_by_reason
@@ -193,7 +196,7 @@ def test_residual_sums_are_told_from_the_graph(residual):
     assert second.beside == ()
 
 
-def test_layers_make_read_or_carry_a_group():
+def test_layers_produce_consume_or_carry_a_group():
     model = nn.Sequential(
         nn.Conv2d(3, 8, 1),
         nn.Conv2d(8, 8, 3, groups=8),
@@ -205,10 +208,10 @@ def test_layers_make_read_or_carry_a_group():
     graph, tree = traced(model, 3, 8, 8)
     first, second = [group.name for group in graph.groups]
     assert [dict(row.roles) for row in network_rows(graph, tree)] == [
-        {first: "makes"},
+        {first: "produces"},
         {first: "carries"},
-        {first: "input_layout", second: "makes"},
-        {second: "input_layout"},
+        {first: "consumes", second: "produces"},
+        {second: "consumes"},
     ]
     alone, _ = traced(nn.ConvTranspose2d(3, 6, 2), 3, 8, 8)
     lines = pin_lines(structure(alone, nn.ConvTranspose2d(3, 6, 2)))
@@ -230,7 +233,7 @@ def test_a_lane_goes_from_the_first_to_the_last_layer_of_a_group_and_meets_no_ot
     assert {lane.group for lane in tracks} == {group.name for group in graph.groups}
     stem = next(lane for lane in tracks if lane.group == "stem")
     assert [rows[stem.first].name, rows[stem.last].name] == ["stem", "project"]
-    assert {role for row in rows for group, role in row.roles.items() if group == "stem"} == {"makes", "input_layout"}
+    assert {role for row in rows for group, role in row.roles.items() if group == "stem"} == {"produces", "consumes"}
     for one in tracks:
         for other in tracks:
             apart = one.last < other.first or other.last < one.first
@@ -293,4 +296,12 @@ def test_only_a_layer_that_skips_others_lies_on_the_shortcut():
     # what reads a stream and writes it makes its values anew, unless it passes each channel on by itself
     graph, tree = traced(nn.Sequential(nn.Conv2d(3, 8, 1), Sum(own, depthwise), nn.Conv2d(8, 2, 1)), 3, 8, 8)
     (stream,) = [group.name for group in graph.groups]
-    assert [row.roles[stream] for row in network_rows(graph, tree)] == ["makes", "makes", "carries", "input_layout"]
+    assert [row.roles[stream] for row in network_rows(graph, tree)] == ["produces", "produces", "carries", "consumes"]
+
+
+def test_every_role_is_drawn_and_explained() -> None:
+    templates = Path(rows_of.__file__).parent / "templates"
+    css, page = ((templates / name).read_text(encoding="utf-8") for name in ("network.css", "network.html.j2"))
+    for role in typing.get_args(rows_of.Role):
+        assert f".dot.{role}" in css, role
+        assert f"dot {role} " in page, role
