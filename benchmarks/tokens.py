@@ -42,7 +42,7 @@ def arms(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[KeepTokens,
     found = {}
     for ratio in RATIOS:
         for name, design in designs.items():
-            found[f"{name}, ratio {ratio}"] = design.edits(sites, design.counts(1 - ratio, sites))
+            found[f"{name}, ratio {ratio}"] = design.edits(design.counts(1 - ratio))
     found[f"tome, r={MERGED}"] = tuple(
         KeepTokens(name, sites.patches[0] - MERGED * index, "tome") for index, name in enumerate(sites.names) if index
     )

@@ -169,7 +169,7 @@ def timed(results: Any, model: nn.Module, bench: Bench) -> None:
     for name, found in results["plans"].items():
         design = method(name.rpartition(" ")[0]).design(sites)
         design = dc.replace(design, blocks=tuple(map(sites.names.index, found["blocks"])))
-        edits = design.edits(sites, tuple(found["counts"]))
+        edits = design.edits(tuple(found["counts"]))
         networks[name] = apply(model, Plan(edits, graph.fingerprint, graph.inputs)).eval()
     timings = bench.timed({"dense": model, **networks})
     results["dense"] = dc.asdict(timings["dense"])

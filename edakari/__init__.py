@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edakari.core.method import register
     from edakari.core.plan import Plan
     from edakari.graph import trace
-    from edakari.latency.bench import measure_latency
+    from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
     from edakari.pipeline import run
     from edakari.pipeline.token_call import prune_tokens
@@ -46,7 +46,7 @@ _HOMES = {
     "allocate": "edakari.methods.allocation",
     "apply": "edakari.surgery",
     "build": "edakari.surgery",
-    "measure_latency": "edakari.latency.bench",
+    "measure_latency": "edakari.latency.measuring",
     "load": "edakari.surgery",
     "run": "edakari.pipeline",
     "prune_tokens": "edakari.pipeline.token_call",

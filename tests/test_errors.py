@@ -29,7 +29,6 @@ INSIDE = {
     "core/file_errors.py": {"OSError"},  # what Python itself raises
     "core/plan.py": {"TypeError"},  # caught there: a PlanError says it
     "graph/dropped.py": {"TypeError"},  # of a module in the network, in the words of its forward
-    "graph/operators.py": {"KeyError"},  # a slip in a table of edakari, met when it is imported
     "report/stage_files.py": {"ValueError"},  # caught there: a RunFolderError says it
     "surgery/structure.py": {"ValueError"},  # caught there: a RunFolderError says it
     "train/loop.py": {"KeyboardInterrupt"},

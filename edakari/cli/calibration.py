@@ -13,7 +13,9 @@ from edakari.core.space import limited
 from edakari.core.steady import STEADY
 from edakari.graph import trace
 from edakari.latency import Fit
-from edakari.latency.bench import Bench, calibrated, filled
+from edakari.latency.bench import Bench
+from edakari.latency.model import calibrate, fill_table
+from edakari.latency.widths import WidthLatency
 
 __all__ = ["calibration", "calibration_text"]
 
@@ -35,8 +37,9 @@ def calibration(model: nn.Module, bench: Bench, networks: int, step: int) -> dic
     """
     graph = trace(model, bench.example)
     groups = limited(graph.groups, round_to=step, min_channels=LEAST)
-    table, filling = filled(graph, groups, bench, note)
-    _, fitting = calibrated(model, graph, groups, bench, networks, note)
+    latency = WidthLatency(model, graph, groups)
+    table, filling = fill_table(latency, bench, note)
+    _, fitting = calibrate(latency, bench, networks, note)
     return {**dc.asdict(table.key), "table": str(table.path), **filling, **fitting}
 
 

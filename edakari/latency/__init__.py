@@ -1,7 +1,8 @@
 """Latency as a cost: layers are measured, whole networks predicted from them, and the predictions checked.
 
 Reading order: `layers` (what there is to time in a network), `grid` (at which widths), `table` (the file),
-`measure_table` (filling it), `predict` (the cost), `calibrate` (how far to trust it).
+`measure_table` (filling it), `predict` (the cost), `calibrate` (how far to trust it), `model` (the protocol that
+`widths`, `tokens` and `whole` fulfil), `budget_loop` (meeting a budget by measurement).
 
 How a layer is timed was chosen by experiment (ONNX Runtime 1.32, one thread; the sum over all layers beside the whole
 network's median, on a machine that others used too):

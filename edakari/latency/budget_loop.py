@@ -22,20 +22,22 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.space import Sizes
 from edakari.errors import InfeasibleBudget, MeasurementError
-from edakari.latency import LatencyCost
 from edakari.latency.bench import MAX_ATTEMPTS, Bench
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.timing import Timing
-from edakari.latency.tokens import TokenCost
 
 __all__ = [
     "MISS",
+    "ClosedLoop",
     "LatencyTarget",
     "LoopRound",
+    "LoopSettings",
     "TimedPair",
+    "affine",
     "disturbed",
     "plain",
+    "proportional",
     "retime_if_noisy",
-    "run_budget_loop",
 ]
 
 NEAR = 0.01
@@ -48,8 +50,8 @@ NEAREST = 0.005
 """Difference of two factors, as a share, that is worth solving again for."""
 ROUNDS = 5
 """Most networks that are measured."""
-SOLUTIONS = 12
-"""Most times that the allocation is solved."""
+SPARE = 7
+"""Times that the allocation is solved beyond the rounds, for some lead to networks that are known."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -76,13 +78,13 @@ class LatencyTarget:
 
     @classmethod
     def of(cls, asked: Budget, dense_ms: float) -> LatencyTarget:
-        """The aim of a budget with a latency, when the dense network was timed for the first time."""
+        """The target of a budget with a latency, when the dense network was timed for the first time."""
         term = asked.term("latency")
         assert term is not None
         return cls(term.limit * (dense_ms if term.relative else 1.0), (dense_ms,), term.relative)
 
     def seen(self, pair: TimedPair) -> LatencyTarget:
-        """The aim when the dense network was measured once more, which tells more of how fast the machine is."""
+        """The target when the dense network was measured once more, which tells more of how fast the machine is."""
         return self if self.share else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
 
     @property
@@ -148,62 +150,109 @@ class LoopRound:
     sizes: Sizes
 
 
-def run_budget_loop(
-    solve: Solve,
-    costs: Sequence[Cost],
-    before: Plan | None,
-    aim: LatencyTarget,
-    measure: Callable[[Plan], TimedPair],
-    tell: Callable[[int, LoopRound], None],
-) -> tuple[Plan, tuple[LoopRound, ...]]:
-    """The plan whose network comes nearest to the latency, and not more than `MISS` above it.
+Correct = Callable[[Sequence[LoopRound], int, LatencyTarget, PredictedLatency], float]
+"""From all rounds, the latest of them, the latency to be met, and the cost: the factor that would have been right."""
+
+
+def proportional(rounds: Sequence[LoopRound], index: int, target: LatencyTarget, latency: PredictedLatency) -> float:
+    """What makes the cost right for the network just measured; for costs that are nearly right."""
+    return target.limit_ms * (1.0 + rounds[index].relative_error) / latency.total(rounds[index].sizes)
+
+
+def affine(rounds: Sequence[LoopRound], index: int, target: LatencyTarget, latency: PredictedLatency) -> float:
+    """The limit on a straight line through two measured networks; for costs that only grow with the latency.
+
+    The two are the nearest to the limit above and below it, or the nearest two where all are slower; the dense network
+    is one of those that were measured.
+    """
+    points = {latency.total(each.sizes): target.limit_ms * (1.0 + each.relative_error) for each in rounds}
+    points.setdefault(latency.total({}), target.speed_ms)
+    slow = sorted(((ms, total) for total, ms in points.items() if ms > target.limit_ms))
+    quick = max(((ms, total) for total, ms in points.items() if ms <= target.limit_ms), default=None)
+    if not slow or (quick is None and len(slow) == 1):
+        return proportional(rounds, index, target, latency)
+    (upper_ms, upper), (lower_ms, lower) = (slow[0], quick) if quick else (slow[1], slow[0])
+    if upper_ms == lower_ms:
+        return proportional(rounds, index, target, latency)
+    total = lower + (target.limit_ms - lower_ms) * (upper - lower) / (upper_ms - lower_ms)
+    return target.limit_ms / total if 0.0 < total < upper else proportional(rounds, index, target, latency)
+
+
+@dc.dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the closed loop goes.
 
     Args:
-        solve: see `edakari.core.method.MeetBudget`.
-        costs: one of them is a `LatencyCost` or the `TokenCost` of a latency.
-        before: see `edakari.core.method.MeetBudget`.
-        aim: the latency.
-        measure: times the network of a plan for the dense network, beside it.
-        tell: told of each round, counted from 1.
-
-    Returns:
-        What `solve` gave, and all rounds in order.
-
-    Raises:
-        MeasurementError: every network lies above the limit.
-        InfeasibleBudget: no allocation meets the limit, by the predictions, and no network that was measured does.
+        rounds: most networks that are measured.
+        correct: tells the factor that would have been right.
     """
-    latency = next(cost for cost in costs if isinstance(cost, LatencyCost | TokenCost))
-    trials, factor = _Trials(aim), 1.0
-    beyond: InfeasibleBudget | None = None
 
-    def solved(factor: float) -> Plan:
-        return solve([latency.scaled(factor) if cost is latency else cost for cost in costs])
+    rounds: int = ROUNDS
+    correct: Correct = proportional
 
-    for _ in range(SOLUTIONS):
-        try:
-            plan = solved(factor)
-        except InfeasibleBudget as error:
-            edge = _edge(solved, trials.asked[-1][0], factor) if trials.asked and trials.best() is None else None
-            if edge is None:
-                beyond = error
-                break  # nearer than what there is cannot be had
-            plan, factor = edge
+
+@dc.dataclass(frozen=True)
+class ClosedLoop:
+    """Finds the plan whose network comes nearest to a latency, and not more than `MISS` above it.
+
+    Args:
+        latency: as predicted.
+        target: to be met.
+        measure: times the network of a plan for the dense network, in turns with that.
+        tell: told of each round, counted from 1.
+        settings: how the loop goes.
+    """
+
+    latency: PredictedLatency
+    target: LatencyTarget
+    measure: Callable[[Plan], TimedPair]
+    tell: Callable[[int, LoopRound], None]
+    settings: LoopSettings = LoopSettings()
+
+    def run(self, solve: Solve, costs: Sequence[Cost], before: Plan | None) -> tuple[Plan, tuple[LoopRound, ...]]:
+        """The plan, and all rounds in order; see `edakari.core.method.MeetBudget`.
+
+        Raises:
+            MeasurementError: every network lies above the limit.
+            InfeasibleBudget: no allocation meets the limit, by the predictions, and no network that was measured does.
+        """
+        trials, factor = _Trials(self.target, self.settings.correct), 1.0
+        beyond: InfeasibleBudget | None = None
+
+        def solved(factor: float) -> Plan:
+            scaled = self.latency.scaled(factor)
+            return solve([scaled if cost.name == scaled.name else cost for cost in costs])
+
+        for _ in range(self.settings.rounds + SPARE):
+            try:
+                plan = solved(factor)
+            except InfeasibleBudget as error:
+                edge = _edge(solved, trials.asked[-1][0], factor) if trials.asked and trials.best() is None else None
+                if edge is None:
+                    beyond = error
+                    break  # nearer than what there is cannot be had
+                plan, factor = edge
+            index = self._tried(trials, plan, factor, before)
+            if abs(trials.rounds[index].relative_error) <= NEAR or len(trials.rounds) == self.settings.rounds:
+                break
+            following = trials.next_factor(factor, index, self.latency)
+            if following is None:
+                break  # what is cut does not depend on the latency any more
+            factor = following
+        best = trials.best()
+        if best is None:
+            raise beyond or _missed(trials.rounds, trials.target)
+        return trials.plans[best], tuple(trials.rounds)
+
+    def _tried(self, trials: _Trials, plan: Plan, factor: float, before: Plan | None) -> int:
+        """The round of a plan's network, which is measured unless it is known."""
         whole = before.then(plan) if before else plan
-        index = trials.index(whole.sizes())
+        sizes = whole.sizes()
+        index = trials.index(sizes)
         if index is None:
-            index = trials.add(plan, factor, factor * latency.total(whole.sizes()), measure(whole), whole.sizes())
-            tell(len(trials.rounds), trials.rounds[index])
-        if abs(trials.rounds[index].relative_error) <= NEAR or len(trials.rounds) == ROUNDS:
-            break
-        following = trials.next_factor(factor, index, latency)
-        if following is None:
-            break  # what is cut does not depend on the latency any more
-        factor = following
-    best = trials.best()
-    if best is None:
-        raise beyond or _missed(trials.rounds, trials.aim)
-    return trials.plans[best], tuple(trials.rounds)
+            index = trials.add(plan, factor, factor * self.latency.total(sizes), self.measure(whole), sizes)
+            self.tell(len(trials.rounds), trials.rounds[index])
+        return index
 
 
 @dc.dataclass
@@ -211,13 +260,15 @@ class _Trials:
     """Networks that were measured, and what was asked to come to them.
 
     Args:
-        aim: the latency, with all that is known of the dense network.
+        target: the latency, with all that is known of the dense network.
+        correct: tells the factor that would have been right.
         rounds: one for each network.
         plans: of each round, as they were solved.
         asked: each factor that was solved with, and the round that it led to.
     """
 
-    aim: LatencyTarget
+    target: LatencyTarget
+    correct: Correct = proportional
     rounds: list[LoopRound] = dc.field(default_factory=list)
     plans: list[Plan] = dc.field(default_factory=list)
     asked: list[tuple[float, int]] = dc.field(default_factory=list)
@@ -228,10 +279,10 @@ class _Trials:
 
     def add(self, plan: Plan, factor: float, predicted_ms: float, timing: TimedPair, sizes: Sizes) -> int:
         """Take in a new network; what is known now of the dense network counts for all."""
-        self.aim = self.aim.seen(timing)
+        self.target = self.target.seen(timing)
         self.plans.append(plan)
         self.rounds.append(LoopRound(factor, predicted_ms, timing, 0.0, sizes))
-        self.rounds = [dc.replace(each, relative_error=self.aim.relative_error(each.timing)) for each in self.rounds]
+        self.rounds = [dc.replace(each, relative_error=self.target.relative_error(each.timing)) for each in self.rounds]
         return len(self.rounds) - 1
 
     def best(self) -> int | None:
@@ -239,7 +290,7 @@ class _Trials:
         allowed = [index for index, each in enumerate(self.rounds) if each.relative_error <= MISS]
         return min(allowed, key=lambda index: abs(self.rounds[index].relative_error), default=None)
 
-    def next_factor(self, factor: float, index: int, latency: LatencyCost | TokenCost) -> float | None:
+    def next_factor(self, factor: float, index: int, latency: PredictedLatency) -> float | None:
         """The factor to solve with after one that led to a round; None where it makes no difference."""
         known = any(index == other for _, other in self.asked)
         self.asked.append((factor, index))
@@ -248,7 +299,7 @@ class _Trials:
         bracketed = 0.0 < slow < quick < math.inf
         if known and not bracketed:
             return None
-        right = self.aim.limit_ms * (1.0 + self.rounds[index].relative_error) / latency.total(self.rounds[index].sizes)
+        right = self.correct(self.rounds, index, self.target, latency)
         return math.sqrt(slow * quick) if bracketed and (known or not slow < right < quick) else right
 
 
@@ -274,13 +325,13 @@ def plain(found: LoopRound) -> dict[str, Any]:
     return {**dc.asdict(found), "sizes": dict(found.sizes)}
 
 
-def _missed(rounds: Sequence[LoopRound], aim: LatencyTarget) -> MeasurementError:
+def _missed(rounds: Sequence[LoopRound], target: LatencyTarget) -> MeasurementError:
     nearest = min(rounds, key=lambda each: each.relative_error)
     pruned = nearest.timing.pruned
-    lower = aim.limit_ms / (1.0 + nearest.relative_error)
+    lower = target.limit_ms / (1.0 + nearest.relative_error)
     return MeasurementError(
         f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms) beside "
         f"{nearest.timing.dense.median_ms:.3g} ms dense, {nearest.relative_error:.1%} "
-        f"above the budget of {aim.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Stop what else runs "
-        f"on this machine and run again, or ask for some {lower:.3g} ms instead."
+        f"above the budget of {target.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Close other "
+        f"programs and retry, or set the budget to about {lower:.3g} ms."
     )

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.errors import MeasurementError
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.table import Fit
 
 __all__ = ["FEWEST", "correction", "fit_latency", "left_out", "random_sizes"]
 
 Floats = npt.NDArray[np.float64]
-
-
-class Predicted(Protocol):
-    """A latency that is a constant and a scale times what layers take."""
-
-    @property
-    def constant(self) -> float:
-        """Time of every call, ms."""
-
-    @property
-    def scale(self) -> float:
-        """Factor of the layers' times."""
-
-    def predict(self, sizes: Sizes) -> float:
-        """Latency at some sizes, ms."""
 
 
 FEWEST = 4
@@ -62,7 +47,7 @@ def random_sizes(
     return found
 
 
-def fit_latency(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Fit:
+def fit_latency(cost: PredictedLatency, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Fit:
     """Constant and scale of a network's latency, and how well they predict networks that were left out of the fit.
 
     Args:
@@ -85,7 +70,7 @@ def fit_latency(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[f
     )
 
 
-def left_out(cost: Predicted, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Floats:
+def left_out(cost: PredictedLatency, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Floats:
     """Each sub-network's latency as predicted by a fit to all the others, ms; arguments as of `fit_latency`."""
     layers = np.array([(cost.predict(each) - cost.constant) / cost.scale for each in sizes])
     return _left_out(layers, np.array(measured_ms))

@@ -26,7 +26,7 @@ from edakari.latency.layers import Layer
 from edakari.latency.measure_table import CHAINS, Wanted, wanted
 from edakari.latency.table import Table, network_key
 
-__all__ = ["LatencyCost", "Part", "Surface", "latency_cost"]
+__all__ = ["LatencyCost", "Part", "Surface", "call_overhead", "latency_cost"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -257,7 +257,7 @@ def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = No
     fit = table.fits.get(network_key(graph))
     if fit is not None:
         return LatencyCost(tuple(parts.values()), fit.constant_ms, fit.scale)
-    return LatencyCost(tuple(parts.values()), _overhead(table, len(uses)))
+    return LatencyCost(tuple(parts.values()), call_overhead(table, len(uses)))
 
 
 def _surface(each: Wanted, table: Table) -> Surface:
@@ -274,7 +274,7 @@ def _surface(each: Wanted, table: Table) -> Surface:
     return Surface(each.knots, np.array(times).reshape([len(knots) for knots in each.knots]), steps)
 
 
-def _overhead(table: Table, operators: int) -> float:
+def call_overhead(table: Table, operators: int) -> float:
     """What a call and its operators cost besides their kernels, by chains of tiny operators where they were timed."""
     if (Layer("chain"), CHAINS[:1]) not in table.samples:
         return 0.0

@@ -301,7 +301,7 @@ def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:
         raise MeasurementError(
             f"{name} is too noisy to measure: {timing.median_ms:.3g} ms with {timing.spread:.2g} ms between the "
             f"quartiles of {timing.repeats} calls, {timing.spread / timing.median_ms:.0%} where {limit:.0%} is "
-            "allowed. Stop what else runs on this machine and measure again, or ask for more repeats."
+            "allowed. Close other programs and measure again, or ask for more repeats."
         )
 
 

@@ -1,180 +1,134 @@
-"""What a network of tokens costs, as a function of how many go on at each block."""
+"""The latency of a vision transformer by its numbers of patches: each block from a table."""
 
 from __future__ import annotations
 
 import dataclasses as dc
-import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
-from edakari.core.graph import Graph, Operator
-from edakari.core.layout import extent
-from edakari.core.space import Group, Sizes
+from edakari.core.graph import Graph
+from edakari.core.plan import Plan
 from edakari.errors import MeasurementError
-from edakari.latency import Table, wanted
+from edakari.graph import example_for, fixed_graph
+from edakari.latency.budget_loop import LoopSettings
+from edakari.latency.measure_table import Wanted, wanted
+from edakari.latency.predict import call_overhead
+from edakari.latency.table import Table, network_key
+from edakari.surgery.tokens import TokenSites, token_sites
+from edakari.surgery.tokens.costs import TokenCost, by_block, interpolated
+from edakari.surgery.tokens.design import TokenDesign
+from edakari.surgery.tokens.gate import GATE
+from edakari.surgery.tokens.graphs import stages_of, token_graph
 
-__all__ = ["Packages", "TokenCost", "block_latencies", "block_macs", "interpolated", "quadratic", "tokens_at"]
+__all__ = ["TokenLatency"]
 
 Floats = npt.NDArray[np.float64]
 
-Packages = Literal["none", "one", "each"]
-"""Package tokens behind selectors: none, one in all, or one for each selector."""
+FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Of all patches, at which blocks are timed."""
+STRENGTHS = (0.05, 0.15, 0.3, 0.5)
+"""Of the schedules that are timed whole; others lie between them."""
 
 
-def tokens_at(block: str) -> str:
-    """Name of the group whose size is the number of patches that a block gets."""
-    return f"{block}:tokens"
-
-
-@dc.dataclass(frozen=True, eq=False)
-class TokenCost:
-    """Cost by the number of patches that each block gets; fulfils `Cost`.
-
-    Sizes are named by `tokens_at`; a block that is not named passes on what comes. The total is a constant, and a scale
-    times the sum of the blocks, the selectors and the rest.
+@dc.dataclass(frozen=True)
+class TokenLatency:
+    """The latency by the number of patches that each block gets; fulfils `LatencyModel`.
 
     Args:
-        name: in a budget.
-        unit: of the total.
-        blocks: dotted paths, in order.
-        patches: of the dense network; in networks with stages, of the largest.
-        packages: that selectors make.
-        table: cost of each block at each number of patches and packages, float [blocks, patches + 1 + more].
-        stages: blocks with which a stage begins, and its patches: all of them are there again.
-        rest: cost of what is no block.
-        selector: cost of a selector for each token that it looks at.
-        constant: of every network.
-        scale: factor of all but the constant.
+        network: on the CPU.
+        graph: of it, on the inputs that are timed.
+        sites: its blocks.
+        graphs: of the network at the fractions of its patches that are timed; 1 is the network as it is.
     """
 
-    name: str
-    unit: str
-    blocks: tuple[str, ...]
-    patches: int
-    packages: Packages
-    table: Floats
-    rest: float
-    selector: float = 0.0
-    constant: float = 0.0
-    scale: float = 1.0
-    stages: Mapping[str, int] = dc.field(default_factory=dict)
+    network: nn.Module
+    graph: Graph
+    sites: TokenSites
+    graphs: Mapping[float, Graph]
 
-    def total(self, sizes: Sizes) -> float:
-        """Cost at these numbers of patches."""
-        patches, packages, total = self.patches, 0, self.rest
-        for block, costs in zip(self.blocks, self.table, strict=True):
-            if block in self.stages:
-                patches, packages = self.stages[block], 0
-            kept = sizes.get(tokens_at(block), patches)
-            if kept < patches:
-                total += self.selector * (patches + packages)
-                patches = kept
-                packages = {"none": 0, "one": 1, "each": packages + 1}[self.packages]
-            total += float(costs[patches + packages])
-        return self.constant + self.scale * total
+    @classmethod
+    def of(cls, network: nn.Module, graph: Graph) -> TokenLatency:
+        """The model of a network.
 
-    def curve(self, group: Group, sizes: Sizes) -> Floats:
-        """Totals with one block at every number of patches."""
-        return np.array([self.total({**sizes, group.name: size}) for size in range(group.size + 1)])
+        Args:
+            network: on the CPU.
+            graph: of it, on the inputs that are timed.
 
-    def predict(self, sizes: Sizes) -> float:
-        """Cost that a network of these sizes is expected to have; the total."""
-        return self.total(sizes)
+        Raises:
+            ModelError: the network has no tokens, or does not run with fewer.
+        """
+        example = example_for(network, graph.inputs)
+        sites, known = token_sites(network, example), set()
+        whole = sites.firsts()
+        graphs = {1.0: fixed_graph(network, example)}
+        for fraction in FRACTIONS:
+            counts = {name: _count(fraction, patches) for name, patches in whole.items()}
+            if counts != whole and tuple(counts.values()) not in known:
+                graphs[fraction] = token_graph(network, example, counts, sites)
+            known.add(tuple(counts.values()))
+        return cls(network, graph, sites, graphs)
 
-    def corrected(self, sizes: Sizes, measured: float) -> TokenCost:
-        """The same cost scaled so that the total at some sizes is what was measured there."""
-        return self.scaled(measured / self.total(sizes))
+    @property
+    def key(self) -> str:
+        """See `LatencyModel`."""
+        return f"tokens {network_key(self.graphs[1.0])}"
 
-    def scaled(self, factor: float) -> TokenCost:
-        """The same cost times a factor."""
-        return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
+    @property
+    def uses(self) -> Sequence[Wanted]:
+        """See `LatencyModel`."""
+        return [use for graph in self.graphs.values() for use in wanted(graph, ())]
 
+    @property
+    def loop(self) -> LoopSettings:
+        """See `LatencyModel`."""
+        return LoopSettings()
 
-def block_macs(graph: Graph, blocks: Sequence[str], own: str) -> tuple[Floats, float, float]:
-    """Multiply-accumulates of each block, of the selectors, and of all else.
+    def samples(self, count: int) -> Sequence[Plan]:
+        """See `LatencyModel`."""
+        blocks = self.sites.quarters()
+        design = TokenDesign(sites=self.sites, selector="random", blocks=blocks, settings={"package": "merge"})
+        strengths = np.interp(np.linspace(0, len(STRENGTHS) - 1, count), range(len(STRENGTHS)), STRENGTHS)
+        return [
+            Plan(design.edits(design.counts(strength)), self.graph.fingerprint, self.graph.inputs)
+            for strength in strengths.tolist()
+        ]
 
-    Args:
-        graph: of a network at some number of tokens.
-        blocks: dotted paths.
-        own: name of the child in which a block keeps its selector.
-    """
-
-    def macs(operator: Operator) -> float:
-        return float(
-            sum(constant * math.prod(int(extent(x, {})) for x in layouts) for constant, layouts in operator.macs)
+    def cost(self, table: Table) -> TokenCost:
+        """See `LatencyModel`."""
+        sites, whole = self.sites, wanted(self.graphs[1.0], ())
+        parts = {fraction: _by_block(graph, table, sites.names) for fraction, graph in self.graphs.items()}
+        most = max(sites.patches)
+        times = np.stack(
+            [
+                interpolated(
+                    {_count(fraction, patches): part[0][[index]] for fraction, part in parts.items()},
+                    most + len(sites.blocks),
+                )[0]
+                for index, patches in enumerate(sites.patches)
+            ]
         )
+        cost = TokenCost(
+            *("latency", "ms", sites.names, most, "none" if sites.staged else "one", times, parts[1.0][2]),
+            constant=call_overhead(table, len(whole)),
+            stages=stages_of(sites),
+        )
+        fit = table.fits.get(self.key)
+        return cost if fit is None else dc.replace(cost, constant=fit.constant_ms, scale=fit.scale)
 
-    return _by_block([(operator.module, macs(operator)) for operator in graph.operators], blocks, own)
+
+def _count(fraction: float, patches: int) -> int:
+    return max(1, round(fraction * patches))
 
 
-def block_latencies(graph: Graph, table: Table, blocks: Sequence[str], own: str) -> tuple[Floats, float, float]:
-    """Time of each block, of the selectors, and of all else: sums over their layers in a table, ms.
-
-    Args:
-        graph: of a network at some number of tokens.
-        table: has its layers.
-        blocks: dotted paths.
-        own: name of the child in which a block keeps its selector.
-
-    Raises:
-        MeasurementError: the table lacks layers.
-    """
+def _by_block(graph: Graph, table: Table, blocks: Sequence[str]) -> tuple[Floats, float, float]:
+    """Time of each block, of the selectors, and of all else: sums over their layers in a table, ms."""
     times = []
     for each in wanted(graph, ()):
         (point,) = each.points()
         if point not in table.samples:
             raise MeasurementError(f"the latency table {table.path} lacks the layer {each.use.layer}; measure it first")
         times.append((each.use.module, table.samples[point].minimum_ms))
-    return _by_block(times, blocks, own)
-
-
-def quadratic(last: Sequence[Floats], index: int | Sequence[int], most: int) -> Floats:
-    """A quadratic through three successive points, at every place; exact for whole numbers.
-
-    Args:
-        last: values at `index`, one before, and two before, float [blocks] each.
-        index: of the first; one for all, or for each block its own.
-        most: largest place asked for.
-
-    Returns:
-        float [blocks, most + 1].
-    """
-    first, second, third = last
-    step, bend = second - first, third - 2 * second + first
-    back = np.asarray(index, np.float64)[..., None] - np.arange(most + 1, dtype=np.float64)
-    return first[..., None] + back * step[..., None] + back * (back - 1) / 2 * bend[..., None]
-
-
-def interpolated(points: Mapping[int, Floats], most: int) -> Floats:
-    """Values between measured numbers of tokens, linear; beyond them the last slope goes on.
-
-    Args:
-        points: values by number of tokens, float [blocks] each; two at least.
-        most: largest number asked for.
-
-    Returns:
-        float [blocks, most + 1].
-    """
-    counts = np.array(sorted(points), dtype=np.float64)
-    values = np.stack([points[int(count)] for count in counts], axis=1)
-    every = np.arange(most + 1, dtype=np.float64)
-    index = np.clip(np.searchsorted(counts, every, side="right") - 1, 0, len(counts) - 2)
-    share = (every - counts[index]) / (counts[index + 1] - counts[index])
-    found: Floats = values[:, index] * (1 - share) + values[:, index + 1] * share
-    return np.maximum(found, 0.0)
-
-
-def _by_block(costs: Sequence[tuple[str, float]], blocks: Sequence[str], own: str) -> tuple[Floats, float, float]:
-    found, selectors, rest = np.zeros(len(blocks)), 0.0, 0.0
-    for module, cost in costs:
-        index = next((p for p, block in enumerate(blocks) if f"{module}.".startswith(f"{block}.")), None)
-        if index is None:
-            rest += cost
-        elif f"{module}.".startswith(f"{blocks[index]}.{own}."):
-            selectors += cost
-        else:
-            found[index] += cost
-    return found, selectors, rest
+    return by_block(times, blocks, GATE)

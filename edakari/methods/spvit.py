@@ -23,12 +23,12 @@ from edakari.core.settings import (
     Whole,
     settings,
 )
-from edakari.latency.tokens import Packages
-from edakari.methods.tokens.counts import TokenDesign
 from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
 from edakari.methods.tokens.progressive import Progress
 from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
+from edakari.surgery.tokens.design import TokenDesign
+from edakari.surgery.tokens.package_token import Packages
 from edakari.surgery.tokens.selectors import Start
 
 __all__ = ["SoftTokenPruning"]
@@ -117,6 +117,7 @@ class SoftTokenPruning:
         packed = {"package": self.package, "package_norm": self.package_norm, "proportional": self.proportional}
         packages: Packages = "each" if self.package == "append" else "one"
         return TokenDesign(
+            sites=sites,
             selector="spvit",
             blocks=self.blocks or sites.quarters(),
             settings={

@@ -8,10 +8,10 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import Precision
 from edakari.core.settings import LearningRate, PositiveFraction, Whole, settings
-from edakari.methods.tokens.counts import TokenDesign, linear
 from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_of
 from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import TokenSites
+from edakari.surgery.tokens.design import TokenDesign, linear
 from edakari.surgery.tokens.selectors import Start
 
 __all__ = ["AttentionTokens", "MergedTokens", "PredictedTokens", "RandomTokens"]
@@ -41,6 +41,7 @@ class RandomTokens:
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
         """Which selectors stand where."""
         return TokenDesign(
+            sites=sites,
             selector="random",
             blocks=self.blocks or sites.quarters(),
             settings={"package": "merge" if self.packed else "none", "seed": seed},
@@ -90,6 +91,7 @@ class PredictedTokens:
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""
         return TokenDesign(
+            sites=sites,
             selector="dynamicvit",
             blocks=self.blocks or sites.quarters(),
             settings={"start": self.start},
@@ -136,6 +138,7 @@ class AttentionTokens:
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""
         return TokenDesign(
+            sites=sites,
             selector="evit",
             blocks=self.blocks or sites.quarters(),
             settings={"package": "append" if self.fused else "none", "package_norm": "sum"},
@@ -167,7 +170,7 @@ class MergedTokens:
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""
         blocks = self.blocks or tuple(range(1, len(sites.blocks)))
-        return TokenDesign(selector="tome", blocks=blocks, packages="none", schedule=linear)
+        return TokenDesign(sites=sites, selector="tome", blocks=blocks, packages="none", schedule=linear)
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

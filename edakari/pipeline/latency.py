@@ -11,23 +11,34 @@ from typing import Any
 
 from edakari.core.blank import repeated
 from edakari.core.files import write_json
-from edakari.core.graph import Graph
 from edakari.core.method import Solve
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.reading import read_json
+from edakari.cost import macs
 from edakari.graph import trace
-from edakari.latency import Fit, LatencyCost, latency_cost, network_key
-from edakari.latency.bench import Bench, calibrated, filled
-from edakari.latency.budget_loop import LatencyTarget, LoopRound, TimedPair, plain, retime_if_noisy, run_budget_loop
+from edakari.latency import Fit
+from edakari.latency.bench import Bench
+from edakari.latency.budget_loop import (
+    ClosedLoop,
+    LatencyTarget,
+    LoopRound,
+    LoopSettings,
+    TimedPair,
+    plain,
+    retime_if_noisy,
+)
+from edakari.latency.model import LatencyModel, calibrate, fill_table, known_fit
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.runtimes import runtime_named
-from edakari.latency.timing import Timing
-from edakari.latency.tokens import TokenCost
+from edakari.latency.timing import LayerRuntime, Timing
+from edakari.latency.tokens import TokenLatency
+from edakari.latency.whole import WholeLatency
+from edakari.latency.widths import WidthLatency
 from edakari.pipeline import processes
 from edakari.pipeline.context import Run
 from edakari.pipeline.preflight import run_settings
 from edakari.pipeline.settings import LatencySettings
-from edakari.pipeline.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
 from edakari.surgery import apply
 
 __all__ = ["BudgetLoop", "finished_latency", "measured_latency"]
@@ -51,16 +62,10 @@ def measured_latency(run: Run) -> Result:
     bench = _bench(run, settings)
     key = bench.table().key
     before = bench.steady({"dense": run.dense})["dense"]
-    graph = _graph(run, bench)
-    graphs = token_graphs(run.dense, graph) if run.prunes_tokens else None
-    table, filling = token_filled(graphs, bench, tell) if graphs else filled(graph, run.groups, bench, tell)
-    fit = table.fits.get(token_key(graphs[1.0]) if graphs else network_key(graph))
-    if fit is not None and (graphs or fit.networks >= settings.networks):
-        fitted: Result = {"fit": dc.asdict(fit)}
-    elif graphs:
-        fitted = token_calibrated(run.dense, graphs, bench, tell)[1]
-    else:
-        fitted = calibrated(run.dense, graph, run.groups, bench, settings.networks, tell)[1]
+    model = _latency_model(run, bench)
+    table, filling = fill_table(model, bench, tell)
+    fit = known_fit(model, table, settings.networks)
+    fitted = {"fit": dc.asdict(fit)} if fit else calibrate(model, bench, settings.networks, tell)[1]
     # before and after the minutes that the table took: what else runs on a machine comes and goes, and only slows
     after = bench.steady({"dense": run.dense})["dense"]
     dense = min(before, after, key=lambda timing: timing.median_ms)
@@ -76,8 +81,8 @@ def finished_latency(run: Run) -> Result | None:
     rounds = [_pair(each["timing"]) for each in run.folder.read("prune")["latency"]["rounds"]]
     quickest = min(each.dense.median_ms for each in rounds)
     pair = retime_if_noisy(_bench(run, settings), run.dense, run.final(), quickest)
-    aim = functools.reduce(LatencyTarget.seen, [*rounds, pair], _aim(run))
-    return {**dc.asdict(pair), "relative_error": aim.relative_error(pair)}
+    target = functools.reduce(LatencyTarget.seen, [*rounds, pair], _target(run))
+    return {**dc.asdict(pair), "relative_error": target.relative_error(pair)}
 
 
 @dc.dataclass
@@ -89,13 +94,15 @@ class BudgetLoop:
         bench: where networks are timed.
         cost: latency as predicted.
         log: told of each round.
+        settings: how the loop goes.
         rounds: what was measured last.
     """
 
     run: Run
     bench: Bench
-    cost: LatencyCost | TokenCost
+    cost: PredictedLatency
     log: Log
+    settings: LoopSettings
     rounds: tuple[LoopRound, ...] = ()
 
     @classmethod
@@ -103,13 +110,11 @@ class BudgetLoop:
         """The loop of a run whose latency stage is finished."""
         assert run.recipe.latency is not None
         bench = _bench(run, run.recipe.latency)
-        graph, found = _graph(run, bench), run.folder.read("latency")
-        graphs = token_graphs(run.dense, graph) if run.prunes_tokens else None
-        key = token_key(graphs[1.0]) if graphs else network_key(graph)
-        table = dc.replace(bench.table(), fits={key: Fit(**found["fit"])})
-        cost = token_cost(run.dense, graphs, table) if graphs else latency_cost(graph, table, run.groups)
+        model, found = _latency_model(run, bench), run.folder.read("latency")
+        fits = {model.key: Fit(**found["fit"])} if found["fit"] else {}
+        cost = model.cost(dc.replace(bench.table(), fits=fits))
         # the machine may have been slower or quicker when the table was filled than when the dense network was timed
-        return cls(run, bench, cost.corrected({}, found["dense"]["median_ms"]), log)
+        return cls(run, bench, cost.corrected({}, found["dense"]["median_ms"]), log, model.loop)
 
     @property
     def costs(self) -> Sequence[Cost]:
@@ -118,7 +123,8 @@ class BudgetLoop:
 
     def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
         """See `edakari.core.method.MeetBudget`."""
-        plan, self.rounds = run_budget_loop(solve, costs, before, _aim(self.run), self._measured, self._tell)
+        loop = ClosedLoop(self.cost, _target(self.run), self._measured, self._tell, self.settings)
+        plan, self.rounds = loop.run(solve, costs, before)
         return plan
 
     def met(self, plan: Plan) -> Result:
@@ -131,7 +137,7 @@ class BudgetLoop:
             self(lambda costs: plan, self.costs)
         found = next(each for each in self.rounds if each.sizes == plan.sizes())
         return {
-            "limit_ms": _aim(self.run).limit_ms,
+            "limit_ms": _target(self.run).limit_ms,
             "predicted_ms": self.cost.predict(plan.sizes()),
             "relative_error": found.relative_error,
             "rounds": [plain(each) for each in self.rounds],
@@ -171,12 +177,17 @@ def _bench(run: Run, settings: LatencySettings) -> Bench:
     )
 
 
-def _graph(run: Run, bench: Bench) -> Graph:
-    """Graph of the dense network on the inputs that are timed: what layers work on depends on the batch."""
-    return run.graph if len(bench.example) == 1 else trace(run.dense, bench.example.to(run.device))
+def _latency_model(run: Run, bench: Bench) -> LatencyModel:
+    """What predicts the latency: by widths, by numbers of tokens, or not at all where layers cannot be timed."""
+    # what layers work on depends on the batch
+    graph = run.graph if len(bench.example) == 1 else trace(run.dense, bench.example.to(run.device))
+    layered = isinstance(bench.runtime, LayerRuntime)
+    if run.prunes_tokens:
+        return TokenLatency.of(run.dense, graph) if layered else WholeLatency.of_tokens(run.dense, graph)
+    return WidthLatency(run.dense, graph, run.groups) if layered else WholeLatency(run.dense, graph, macs(graph))
 
 
-def _aim(run: Run) -> LatencyTarget:
+def _target(run: Run) -> LatencyTarget:
     return LatencyTarget.of(run.recipe.budget, run.folder.read("latency")["dense"]["median_ms"])
 
 

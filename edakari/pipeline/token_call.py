@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from edakari.core.arguments import require
 from edakari.core.budget import Budget
 from edakari.core.finite import require_finite
 from edakari.core.graph import Graph
+from edakari.core.method import Job
 from edakari.core.networks import unwrapped
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
@@ -20,16 +21,19 @@ from edakari.cost import dense
 from edakari.errors import ModelError, UnknownName
 from edakari.graph import call, trace
 from edakari.latency.bench import Bench, Tell
-from edakari.latency.budget_loop import LatencyTarget, LoopRound, TimedPair, retime_if_noisy, run_budget_loop
+from edakari.latency.budget_loop import ClosedLoop, LatencyTarget, LoopRound, TimedPair, retime_if_noisy
+from edakari.latency.calibrate import FEWEST
+from edakari.latency.model import calibrate, fill_table, known_fit
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.runtimes import runtime_named
-from edakari.latency.timing import RunSettings
-from edakari.latency.tokens import TokenCost
+from edakari.latency.timing import RunSettings, require_clock
+from edakari.latency.tokens import TokenLatency
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
-from edakari.methods.tokens.counts import TokenDesign, planned
-from edakari.pipeline.token_bench import token_calibrated, token_cost, token_filled, token_graphs, token_key
+from edakari.methods.tokens.counts import planned
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
+from edakari.surgery.tokens.design import TokenDesign
 
 __all__ = ["planned_within", "prune_tokens"]
 
@@ -107,29 +111,32 @@ def planned_within(model: nn.Module, asked: Budget, design: TokenDesign, bench: 
     """
     graph = trace(model, bench.example)
     timed = any(term.cost == "latency" for term in asked.terms)
-    costs: Sequence[Cost] = (_latency(model, graph, bench, tell),) if timed else ()
+    costs: Sequence[PredictedLatency] = (_latency(model, graph, bench, tell),) if timed else ()
     absolute = asked.absolute({**dense(graph), **{cost.name: cost.total({}) for cost in costs}})
+    nothing: Any = None  # these selectors look at no data
+    job = Job(model, graph, (), nothing, absolute, nothing, costs)
 
     def solve(given: Sequence[Cost]) -> Plan:
-        return planned(model, graph, absolute, design, given)
+        return planned(job, design, given)
 
     def measured(plan: Plan) -> TimedPair:
-        return retime_if_noisy(bench, model, apply(model, plan, graph), aim.speed_ms)
+        return retime_if_noisy(bench, model, apply(model, plan, graph), target.speed_ms)
 
     def told(number: int, found: LoopRound) -> None:
         tell(f"round {number}: {found.timing.pruned.median_ms:.3g} ms beside {found.timing.dense.median_ms:.3g} ms")
 
     if not timed:
         return solve(costs)
-    aim = LatencyTarget.of(asked, costs[0].total({}))
-    plan, _ = run_budget_loop(solve, costs, None, aim, measured, told)
+    target = LatencyTarget.of(asked, costs[0].total({}))
+    plan, _ = ClosedLoop(costs[0], target, measured, told).run(solve, costs, None)
     return plan
 
 
-def _latency(model: nn.Module, graph: Graph, bench: Bench, tell: Tell) -> TokenCost:
+def _latency(model: nn.Module, graph: Graph, bench: Bench, tell: Tell) -> PredictedLatency:
+    require_clock(bench.runtime)
     dense_ms = bench.steady({"dense": model})["dense"].median_ms
-    graphs = token_graphs(model, graph)
-    table, _ = token_filled(graphs, bench, tell)
-    if token_key(graphs[1.0]) not in table.fits:
-        table, _ = token_calibrated(model, graphs, bench, tell)
-    return token_cost(model, graphs, table).corrected({}, dense_ms)
+    latency = TokenLatency.of(model, graph)
+    table, _ = fill_table(latency, bench, tell)
+    if known_fit(latency, table, FEWEST) is None:
+        table, _ = calibrate(latency, bench, FEWEST, tell)
+    return latency.cost(table).corrected({}, dense_ms)

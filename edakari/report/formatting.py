@@ -75,7 +75,7 @@ def noisy(*timings: Mapping[str, float]) -> str:
 def predicted(budgeted: Mapping[str, Any]) -> str:
     """What was predicted of the budget's latency, with the typical error of such predictions."""
     value = budgeted["predicted_ms"]
-    if value is None:
+    if value is None or budgeted["fit"] is None:  # a runtime that only times whole networks predicts nothing
         return "–"
     return f"{value:.3g} ± {value * budgeted['fit']['median_error']:.1g} ms"
 
@@ -86,7 +86,7 @@ def signed(share: float) -> str:
 
 
 def rounds(budgeted: Mapping[str, Any]) -> list[list[str]]:
-    """Rounds in which the budget's latency was met: number, correction, predicted, measured, dense, off."""
+    """Rounds in which the budget's latency was met: number, correction, predicted, measured, dense, relative error."""
     return [
         [
             str(number),

@@ -113,6 +113,7 @@ def _budgeted(timed: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "measured": figures.latency(measured) if measured else "–",
         "relative_error": figures.signed(timed["relative_error"]) if measured else "",
         "finished": timed["finished"],
+        "fitted": timed["fit"] is not None,
         "rounds": figures.rounds(timed),
     }
 

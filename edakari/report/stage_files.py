@@ -139,7 +139,7 @@ class Timed(Latency):
     runtime: str
     batch: Count
     settings: Threads
-    fit: dict[str, Any]
+    fit: dict[str, Any] | None
 
 
 class Dense(Anything):

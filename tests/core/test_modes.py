@@ -60,7 +60,7 @@ def tiny() -> nn.Module:
 def selecting() -> nn.Module:
     model = toy_vit()
     sites = token_sites(model, EXAMPLE)
-    return attach(model, SoftTokenPruning(blocks=(1,)).design(sites).edits(sites, (8,)), EXAMPLE)
+    return attach(model, SoftTokenPruning(blocks=(1,)).design(sites).edits((8,)), EXAMPLE)
 
 
 def raising(*args: Any) -> Any:

@@ -11,10 +11,12 @@ from edakari.core.budget import Limits
 from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.errors import InfeasibleBudget
-from edakari.latency.tokens import TokenCost, block_macs, interpolated, tokens_at
-from edakari.methods.tokens.counts import geometric, linear, mildest, token_macs
-from edakari.surgery.tokens import TokenSite, TokenSites
+from edakari.methods.tokens.counts import mildest
+from edakari.surgery.tokens import TokenSite, TokenSites, token_sites
+from edakari.surgery.tokens.costs import TokenCost, block_macs, interpolated, tokens_at
+from edakari.surgery.tokens.design import geometric, linear
 from edakari.surgery.tokens.gate import GATE
+from edakari.surgery.tokens.graphs import token_macs
 
 BLOCKS = tuple(f"blocks.{index}" for index in range(12))
 AT = [BLOCKS[index] for index in (3, 6, 9)]
@@ -33,7 +35,8 @@ def test_deit_to_the_digit(name: str, packages: str, wanted: int, dense: int) ->
     with torch.device("meta"):
         model = edakari.build(f"timm:{name}")
     graph = edakari.trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
-    cost = token_macs(model, graph, packages)
+    example = torch.zeros(1, 3, 224, 224, device="meta")
+    cost = token_macs(model, example, token_sites(model, example), packages)
     assert float(cost.table[:, 196].sum()) == dense
     sizes = {tokens_at(block): count for block, count in zip(AT, COUNTS, strict=True)}
     assert cost.total(sizes) - cost.rest == wanted

@@ -17,8 +17,8 @@ from edakari.core.plan import KeepTokens
 from edakari.cost import dense, uncounted
 from edakari.errors import ModelError
 from edakari.graph import fixed_graph, trace
-from edakari.latency.tokens import block_macs
 from edakari.surgery.tokens import attach
+from edakari.surgery.tokens.costs import block_macs
 from edakari.surgery.tokens.gate import GATE
 from edakari.testing.awkward import AWKWARD
 from tests.graph.fuzz.networks import build, grow

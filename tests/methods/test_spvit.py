@@ -22,10 +22,9 @@ from edakari.core.protocols import StepState
 from edakari.core.space import Group
 from edakari.cost import dense
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
-from edakari.latency.tokens import TokenCost, tokens_at
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
-from edakari.methods.tokens.counts import token_macs
+from edakari.methods.tokens.method import sites_of
 from edakari.methods.tokens.progressive import phases, profile
 from edakari.methods.tokens.training import (
     DualAscent,
@@ -38,6 +37,8 @@ from edakari.methods.tokens.training import (
     token_divergence,
 )
 from edakari.surgery.tokens import Adaptive, Decision, Rule, attach, detach, selections, token_sites
+from edakari.surgery.tokens.costs import TokenCost, tokens_at
+from edakari.surgery.tokens.graphs import token_macs
 from edakari.testing import check_method
 from edakari.testing.toys import ToyTask, toy_job
 from tests.surgery.tokens.networks import LabelledViT, enlivened
@@ -49,7 +50,7 @@ COSTS: dict[str, TokenCost] = {}
 def toy_token_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
     """What a method that prunes tokens gets; a latency in the budget is the MACs of the blocks under another name."""
     job = toy_job(model, budget, seed)
-    cost = COSTS.get(job.graph.fingerprint) or token_macs(job.model, job.graph)
+    cost = COSTS.get(job.graph.fingerprint) or token_macs(job.model, job.task.example(), sites_of(job))
     COSTS[job.graph.fingerprint] = cost
     groups = tuple(Group(tokens_at(block), "token", cost.patches) for block in cost.blocks)
     return dc.replace(job, groups=groups, costs=(cost, dc.replace(cost, name="latency", unit="ms")))

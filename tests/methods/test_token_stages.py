@@ -18,11 +18,11 @@ from edakari.cost import macs
 from edakari.errors import InfeasibleBudget, ModelError, PlanError
 from edakari.graph import fixed_graph
 from edakari.latency import runtimes
-from edakari.latency.tokens import tokens_at
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
-from edakari.methods.tokens.counts import token_macs
 from edakari.surgery.tokens import token_sites
+from edakari.surgery.tokens.costs import tokens_at
+from edakari.surgery.tokens.graphs import token_macs
 from edakari.testing.formula_runtime import FormulaRuntime
 from edakari.testing.toys import toy_job
 
@@ -67,7 +67,7 @@ def test_counts_are_searched(make: Callable[[], nn.Module], budget: str, method:
 def test_costs_are_what_is_counted(make: Callable[[], nn.Module]) -> None:
     model = make()
     graph, sites = edakari.trace(model, EXAMPLE), token_sites(model, EXAMPLE)
-    cost = token_macs(model, graph, "none")
+    cost = token_macs(model, EXAMPLE, sites, "none")
     assert cost.total({}) == macs(graph).total({})
     edits = tuple(KeepTokens(sites.names[index], 5, "random") for index in sites.quarters())
     small = edakari.apply(model, Plan(edits, graph.fingerprint, graph.inputs))

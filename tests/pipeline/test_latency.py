@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_and_measures_nothing_twice(fake, recipe, tmp
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    def counted(plan, model, graph=None):
+    def counted(model, plan, graph=None):
         timed.append(json.dumps(plan.sizes()))
         if len(timed) == 2 and index == "round":
             raise KeyboardInterrupt
@@ -217,7 +217,7 @@ def test_an_interrupted_run_goes_on_and_measures_nothing_twice(fake, recipe, tmp
     monkeypatch.setattr(loop_module, "apply", counted)
     with monkeypatch.context() as patched:
         if index == "table":
-            patched.setattr(loop_module, "calibrated", interrupted)
+            patched.setattr(loop_module, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             edakari.run(again, tmp_path / "parts")
     points = len(fake.opened)

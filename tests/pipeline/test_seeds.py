@@ -70,7 +70,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 def first_weights(seed: int) -> list[torch.Tensor]:
     model, example = toy_vit(), ToyTask().example()
     sites = token_sites(model, example)
-    attach(model, SoftTokenPruning(blocks=(1,)).design(sites).edits(sites, (8,)), example, seed)
+    attach(model, SoftTokenPruning(blocks=(1,)).design(sites).edits((8,)), example, seed)
     return [parameter for each in selections(model).values() for parameter in each.parameters()]
 
 

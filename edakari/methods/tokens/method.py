@@ -15,7 +15,7 @@ from edakari.core.protocols import Batch, Cost, Precision, Schedule
 from edakari.core.stability import experimental
 from edakari.errors import ModelError
 from edakari.graph import example_for
-from edakari.methods.tokens.counts import TokenDesign, planned, token_limits
+from edakari.methods.tokens.counts import planned, token_limits
 from edakari.methods.tokens.progressive import Progress, phases, profile, progressive
 from edakari.methods.tokens.training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
 from edakari.surgery import apply
@@ -30,6 +30,7 @@ from edakari.surgery.tokens import (
     token_layout,
     token_sites,
 )
+from edakari.surgery.tokens.design import TokenDesign
 
 __all__ = ["TokenTraining", "progressive_design", "prune_tokens_by", "sites_of"]
 
@@ -85,14 +86,14 @@ def prune_tokens_by(
     """
 
     def solve(costs: Sequence[Cost]) -> Plan:
-        return dc.replace(planned(job.model, job.graph, job.budget, design, costs, keep_ratios), method=name)
+        return dc.replace(planned(job, design, costs, keep_ratios), method=name)
 
     plan = job.meet_budget(solve, job.costs)
     edits = {edit.block: edit.count for edit in plan.tokens()}
     job.log("tokens", {f"{block} keeps": float(count) for block, count in edits.items()})
     if not edits or training is None:
         return Outcome(plan, apply(job.model, plan, job.graph))
-    model = trained(job, plan, training)
+    model = trained(job, design.sites, plan, training)
     return Outcome(plan, model)
 
 
@@ -108,21 +109,21 @@ def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, s
     Raises:
         InfeasibleBudget: accuracy allows no ratios within the budget.
     """
-    sites = sites_of(job)
+    sites = design.sites
     if sites.staged:
         raise ModelError(
             f"the progressive schedule walks through one stage of tokens, but this {type(job.model).__name__} has "
             f"{len(sites.firsts())}; use schedule: geometric"
         )
-    limits = token_limits(job.model, job.graph, job.budget, job.costs, design.packages)
+    limits = token_limits(job, design)
     short = dc.replace(training, imitation_epochs=0, selector_epochs=0, joint_epochs=steps.epochs_per_step)
 
     def train(model: nn.Module, counts: Mapping[int, int]) -> nn.Module:
         indices = tuple(sorted(counts))
         kept = tuple(counts[index] for index in indices)
-        edits = dc.replace(design, blocks=indices).edits(sites, kept)
+        edits = dc.replace(design, blocks=indices).edits(kept)
         plan = Plan(edits, job.graph.fingerprint, job.graph.inputs)
-        return trained(dc.replace(job, model=model), plan, short)
+        return trained(dc.replace(job, model=model), sites, plan, short)
 
     counts = progressive(job, sites.names, sites.patches[0], limits, train, steps)
     ratios = [count / sites.patches[0] for count in counts]
@@ -132,16 +133,16 @@ def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, s
     return dc.replace(design, blocks=indices, schedule=profile([ratios[index] for index in indices]))
 
 
-def trained(job: Job, plan: Plan, training: TokenTraining) -> nn.Module:
+def trained(job: Job, sites: TokenSites, plan: Plan, training: TokenTraining) -> nn.Module:
     """A network with the selectors of a plan, trained by the masks of its own decisions.
 
     Args:
         job: network and data.
+        sites: blocks of the network.
         plan: of the tokens.
         training: how.
     """
     example = example_for(job.model, job.graph.inputs)
-    sites = sites_of(job)
     teacher = copied(job.model).eval().requires_grad_(False)
     model = attach(job.model, plan.tokens(), example, job.seed)
     whole = dict(zip(sites.names, sites.patches, strict=True))

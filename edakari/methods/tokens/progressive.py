@@ -16,8 +16,8 @@ from edakari.core.copying import copied
 from edakari.core.files import write_json
 from edakari.core.method import Job
 from edakari.errors import InfeasibleBudget
-from edakari.latency.tokens import tokens_at
-from edakari.methods.tokens.counts import Counts, Schedule
+from edakari.surgery.tokens.costs import tokens_at
+from edakari.surgery.tokens.design import Counts, Schedule
 
 __all__ = ["Progress", "phases", "profile", "progressive"]
 

@@ -6,12 +6,15 @@ from typing import Literal
 
 import torch
 
-__all__ = ["PackageMode", "PackageNorm", "package"]
+__all__ = ["PackageMode", "PackageNorm", "Packages", "package"]
 
 PackageMode = Literal["none", "merge", "add", "append"]
 """What a selector does with an earlier package: nothing is packed; the mean of both; their sum; one more token."""
 
 PackageNorm = Literal["mean", "sum"]
+
+Packages = Literal["none", "one", "each"]
+"""Package tokens that the selectors of a network leave: none, one in all, or one for each selector."""
 
 
 def package(

@@ -1,0 +1,63 @@
+"""The latency of a network by the widths of its layers, each interpolated from a table."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.space import Group, Sizes
+from edakari.latency.budget_loop import LoopSettings
+from edakari.latency.calibrate import random_sizes
+from edakari.latency.measure_table import Wanted, wanted
+from edakari.latency.predict import LatencyCost, latency_cost
+from edakari.latency.table import Table, network_key
+
+__all__ = ["WidthLatency", "first_channels"]
+
+
+@dc.dataclass(frozen=True)
+class WidthLatency:
+    """The latency by the sizes of groups of channels; fulfils `LatencyModel`.
+
+    Args:
+        network: on the CPU.
+        graph: of it, on the inputs that are timed.
+        groups: that may be sized, with their legal sizes.
+    """
+
+    network: nn.Module
+    graph: Graph
+    groups: Sequence[Group]
+
+    @property
+    def key(self) -> str:
+        """See `LatencyModel`."""
+        return network_key(self.graph)
+
+    @property
+    def uses(self) -> Sequence[Wanted]:
+        """See `LatencyModel`."""
+        return wanted(self.graph, self.groups)
+
+    @property
+    def loop(self) -> LoopSettings:
+        """See `LatencyModel`."""
+        return LoopSettings()
+
+    def samples(self, count: int) -> Sequence[Plan]:
+        """See `LatencyModel`."""
+        return [first_channels(self.graph, sizes) for sizes in random_sizes(self.groups, count)]
+
+    def cost(self, table: Table) -> LatencyCost:
+        """See `LatencyModel`."""
+        return latency_cost(self.graph, table, self.groups)
+
+
+def first_channels(graph: Graph, sizes: Sizes) -> Plan:
+    """The plan that keeps the first channels of each group: which ones they are makes no difference to the time."""
+    edits = [KeepChannels(name, tuple(range(size))) for name, size in sizes.items() if size < graph[name].size]
+    return Plan(tuple(edits), graph.fingerprint, graph.inputs, "calibration")

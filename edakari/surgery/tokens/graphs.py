@@ -1,0 +1,80 @@
+"""Graphs of a network at other numbers of patches, and the multiply-accumulates that they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.plan import KeepTokens
+from edakari.errors import ModelError
+from edakari.graph import fixed_graph, shadow_of
+from edakari.surgery.tokens.attachment import attach
+from edakari.surgery.tokens.costs import TokenCost, block_macs, quadratic
+from edakari.surgery.tokens.gate import GATE
+from edakari.surgery.tokens.package_token import Packages
+from edakari.surgery.tokens.sites import TokenSites
+
+__all__ = ["graph_with_selectors", "stages_of", "token_graph", "token_macs"]
+
+
+def graph_with_selectors(small: nn.Module, example: Any) -> Graph:
+    """The graph of a network with selectors.
+
+    Raises:
+        ModelError: the network does not run with fewer tokens.
+    """
+    try:
+        return fixed_graph(small, example)
+    except ModelError as error:
+        raise ModelError(
+            f"{type(small).__name__} does not run with fewer tokens: {error.__cause__ or error}. It may hold a number "
+            "of tokens, or put them back on a grid; such networks cannot lose tokens"
+        ) from error
+
+
+def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites) -> Graph:
+    """The graph of a network whose blocks all get some number of patches; any ones, for it is all the same.
+
+    Nothing in it can be pruned; it is for costs and for the layers that are timed.
+
+    Args:
+        model: the network, without selectors.
+        example: an input.
+        counts: patches from the first block of each stage on, by its name.
+        sites: of the network.
+    """
+    small = shadow_of(model, "meta")
+    whole = sites.firsts()
+    meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
+    edits = [KeepTokens(name, count, "random") for name, count in counts.items() if count < whole[name]]
+    return graph_with_selectors(attach(small, edits, meta), meta) if edits else fixed_graph(small, meta)
+
+
+def token_macs(model: nn.Module, example: Any, sites: TokenSites, packages: Packages = "one") -> TokenCost:
+    """Multiply-accumulates of a network by the patches that its blocks get; those of the selectors are not counted.
+
+    Args:
+        model: the network.
+        example: an input.
+        sites: blocks of the network.
+        packages: package tokens that its selectors leave.
+    """
+    steps = [{name: max(1, count - back) for name, count in sites.firsts().items()} for back in range(3)]
+    graphs = [token_graph(model, example, counts, sites) for counts in steps]
+    found = [block_macs(each, sites.names, GATE)[::2] for each in graphs]
+    most = max(sites.patches)
+    if sites.staged:  # a straight line through two numbers, for a stage may have no more
+        near, far = (each[0] for each in found[:2])
+        table = quadratic([near, far, 2 * far - near], sites.patches, most)
+    else:
+        table = quadratic([each[0] for each in found], most, most + len(sites.blocks))
+    return TokenCost("macs", "MAC", sites.names, most, packages, table, found[0][1], stages=stages_of(sites))
+
+
+def stages_of(sites: TokenSites) -> Mapping[str, int]:
+    """What a cost has to know of stages: nothing where there is one."""
+    return sites.firsts() if sites.staged else {}
