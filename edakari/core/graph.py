@@ -32,7 +32,7 @@ class Operator:
         weights: names of the parameters that it reads.
         inputs: layout of each dimension of each tensor that it reads, weights included, in the order of its arguments.
         settings: what else it was told, as plain values, such as a convolution's stride.
-        sources: for each different tensor among `inputs` that is no parameter or buffer, in order, the place in
+        sources: for each different tensor among `inputs` that is no parameter or buffer, in order, the index in
             `Graph.operators` of the call that made it; None for an input of the network.
     """
 
@@ -54,18 +54,19 @@ class ModuleCall:
         module: dotted path ("" is the network itself).
         inputs: what went in.
         outputs: what came out.
-        formed: what the module's own code gave a form by numbers (views, slices, constants), for each of its lines.
-        read: for each tensor among `inputs`, the place in `Graph.operators` of the call that made it; None for an
-            input of the network.
-        made: the same of `outputs`.
+        made_shapes: shapes of the tensors that the module's own code made with explicit sizes (view, slice, zeros), per
+            source line.
+        input_sources: for each tensor among `inputs`, the index in `Graph.operators` of the call that made it; None for
+            an input of the network.
+        output_sources: the same of `outputs`.
     """
 
     module: str
     inputs: tuple[tuple[Layout, ...], ...]
     outputs: tuple[tuple[Layout, ...], ...]
     made_shapes: Mapping[str, tuple[tuple[Layout, ...], ...]] = dc.field(default_factory=dict)
-    read: tuple[int | None, ...] = ()
-    made: tuple[int | None, ...] = ()
+    input_sources: tuple[int | None, ...] = ()
+    output_sources: tuple[int | None, ...] = ()
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Branch:
         modules: dotted paths of its modules, all but the last; they pass on what they get when it is dropped.
         exit: of the module that returns zeros then.
         returned: for each of these modules, the exit last, the length of the tuple that it returns; 0 for a tensor.
-        operators: places in `Graph.operators` of the calls that go.
+        operators: indices in `Graph.operators` of the calls that go.
         parameters: names of those that go.
         calls: indices in `Graph.calls` of the calls inside of its modules, which go.
         region: indices in `Graph.operators` of all calls that nothing but the sum depends on; those that do not go run

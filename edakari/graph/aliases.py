@@ -44,14 +44,14 @@ class Memory:
                 self.writes.append((index, self.roots[index]))
                 self._writers[self.roots[index]].append(index)
 
-    def _root(self, made: Root) -> Root:
-        return self.roots[made] if isinstance(made, int) else made
+    def _root(self, tensor: Root) -> Root:
+        return self.roots[tensor] if isinstance(tensor, int) else tensor
 
-    def seen(self, made: Root, reader: int) -> Iterator[int]:
+    def seen(self, tensor: Root, reader: int) -> Iterator[int]:
         """The records that a tensor depends on directly when a record reads it: what made it and what wrote into it."""
-        if isinstance(made, int):
-            yield made
-        writers = self._writers.get(self._root(made), ())
+        if isinstance(tensor, int):
+            yield tensor
+        writers = self._writers.get(self._root(tensor), ())
         behind = bisect.bisect_left(writers, reader)
         if behind:
             yield writers[behind - 1]  # a write depends on the one before

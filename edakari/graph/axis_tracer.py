@@ -12,19 +12,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edakari.graph import axes
-from edakari.graph.axes import Expression
+from edakari.graph import algebra
+from edakari.graph.algebra import DimExpr
 from edakari.graph.entries import MOVING, NUMBERING
 from edakari.graph.meta import execute, operator_name
-from edakari.graph.records import Call, CallRecord, Dims, OperatorRecord, TensorInfo
+from edakari.graph.records import Call, CallRecord, OperatorRecord, Shape, TensorInfo
 from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
 from edakari.graph.tracked_ints import LISTENER, OPAQUE, IntTracker, is_known
 from edakari.graph.widths import known_widths
 
-__all__ = ["AxisTracer", "Call", "CallRecord", "Dims", "OperatorRecord", "Rule"]
+__all__ = ["AxisTracer", "Call", "CallRecord", "OperatorRecord", "Rule", "Shape"]
 
 Rule = Callable[["AxisTracer", "Call"], Any]
-"""Says how axes go through one operator: Dims of the output, or a list of Dims where there are several."""
+"""Says how axes go through one operator: Shape of the output, or a list of Shape where there are several."""
 
 
 class AxisTracer:
@@ -39,7 +39,7 @@ class AxisTracer:
 
     def __init__(
         self,
-        stored: dict[int, Dims],
+        stored: dict[int, Shape],
         names: Mapping[int, str],
         rules: Mapping[str, Rule],
         functions: Mapping[Callable[..., Any], tuple[str, Rule]],
@@ -52,15 +52,15 @@ class AxisTracer:
         self.read: set[str] = set()
         self.modules: list[str] = [""]
         self.calls: list[CallRecord] = []
-        self.calls_made: list[CallRecord] = []
+        self.running_calls: list[CallRecord] = []
         self.returned: set[int] = set()
         """The records that made the network's outputs."""
-        self.produced: list[Expression] = []
+        self.produced: list[DimExpr] = []
         """Dimensions that products with weights made."""
-        self.notes: dict[tuple[str, str], Expression] = {}
+        self.notes: dict[tuple[str, str], DimExpr] = {}
         self.record = OperatorRecord("", "")
         self.quiet = False
-        self.numbers: IntTracker | None = None
+        self.ints: IntTracker | None = None
         self.opaque: frozenset[str] = frozenset()
         self.own: frozenset[str] = frozenset()
 
@@ -71,7 +71,7 @@ class AxisTracer:
         """Where the flow stands, in words, for axes that are pinned here."""
         return f"{self.record.name} in {self.record.module or 'the network'}"
 
-    def dims(self, tensor: torch.Tensor) -> Dims:
+    def dims(self, tensor: torch.Tensor) -> Shape:
         """What the dimensions of a tensor are made of."""
         known = self.stored.get(id(tensor))
         if known is not None:
@@ -79,18 +79,18 @@ class AxisTracer:
             self.read.add(name)
             self.record.weights.append(name)
             return known
-        made = self.made(tensor)
-        return list(tensor.shape) if made is None or len(made.dims) != tensor.dim() else made.dims
+        info = self.info(tensor)
+        return list(tensor.shape) if info is None or len(info.dims) != tensor.dim() else info.dims
 
-    def peek(self, tensor: torch.Tensor) -> Dims:
+    def peek(self, tensor: torch.Tensor) -> Shape:
         """What the dimensions of a tensor are made of, without noting that anybody read it."""
-        made = self.made(tensor)
-        return self.stored.get(id(tensor)) or (list(tensor.shape) if made is None else made.dims)
+        info = self.info(tensor)
+        return self.stored.get(id(tensor)) or (list(tensor.shape) if info is None else info.dims)
 
-    def made(self, tensor: torch.Tensor) -> TensorInfo | None:
+    def info(self, tensor: torch.Tensor) -> TensorInfo | None:
         """What this flow noted of a tensor that an operator made; one that was kept from another pass is unknown."""
-        made: TensorInfo | None = getattr(tensor, "_edakari_made", None)
-        return made if made is not None and made.tracer is self else None
+        info: TensorInfo | None = getattr(tensor, "_edakari_info", None)
+        return info if info is not None and info.tracer is self else None
 
     def is_stored(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the network."""
@@ -98,42 +98,44 @@ class AxisTracer:
 
     def is_weight(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is a parameter or buffer, or made of nothing else."""
-        made = self.made(tensor)
-        return self.is_stored(tensor) or (made is not None and made.of_weights)
+        info = self.info(tensor)
+        return self.is_stored(tensor) or (info is not None and info.of_weights)
 
-    def indexed_by(self, tensor: torch.Tensor) -> tuple[Expression, ...]:
+    def indexed_by(self, tensor: torch.Tensor) -> tuple[DimExpr, ...]:
         """The dimensions that a tensor's entries index; empty where they are values like any other."""
-        made = self.made(tensor)
-        return made.numbers_of if made is not None else ()
+        info = self.info(tensor)
+        return info.indexed_dims if info is not None else ()
 
-    def entries_index(self, output: int, *dims: Expression) -> None:
+    def entries_index(self, output: int, *dims: DimExpr) -> None:
         """Note that the entries of an output are position numbers along dimensions; who reads them pins these."""
         self.record.position_dims[output] = tuple(dim for dim in dims if not isinstance(dim, int))
 
-    def unify(self, left: Expression, right: Expression) -> None:
+    def unify(self, left: DimExpr, right: DimExpr) -> None:
         """State that two dimensions hold the same positions."""
         if left is not right:
-            axes.unify(left, right, self.reason + " joins it with an input, a constant or what else cannot be pruned")
+            algebra.unify(
+                left, right, self.reason + " joins it with an input, a constant or what else cannot be pruned"
+            )
 
-    def pin(self, *dims: Expression, why: str = "") -> None:
+    def pin(self, *dims: DimExpr, why: str = "") -> None:
         """Keep dimensions whole."""
         for dim in dims:
             if not isinstance(dim, int):
-                axes.pin(dim, self.reason + (f": {why}" if why else ""))
+                algebra.pin(dim, self.reason + (f": {why}" if why else ""))
 
-    def mark(self, dim: Expression, kind: str) -> None:
+    def mark(self, dim: DimExpr, kind: str) -> None:
         """Note what the axes of a dimension are, such as "head"."""
-        for axis in axes.leaves(dim):
+        for axis in algebra.leaves(dim):
             axis.kinds.add(kind)
 
-    def count(self, constant: int, *dims: Expression) -> None:
+    def count(self, constant: int, *dims: DimExpr) -> None:
         """Note multiply-accumulates: a constant times the extents of these dimensions."""
         for dim in dims:
             if isinstance(dim, int):
                 constant *= dim
         self.record.macs.append((constant, tuple(dim for dim in dims if not isinstance(dim, int))))
 
-    def note(self, attribute: str, dim: Expression) -> None:
+    def note(self, attribute: str, dim: DimExpr) -> None:
         """Note the extent of an attribute of the module that is running, such as a convolution's groups."""
         self.notes[self.record.module, attribute] = dim
 
@@ -164,41 +166,41 @@ class AxisTracer:
             return
         record.inputs = self._described(tensors)
         result = rule(self, call) if rule is not None else None
-        dims: list[Dims] = [] if result is None else (result if _is_several(result) else [result])
+        dims: list[Shape] = [] if result is None else (result if _is_several(result) else [result])
         if not _fits(dims, outputs):
             self._refuse(call, name)
             dims = [list(output.shape) for output in outputs]
         of_weights = bool(inputs) and all(map(self.is_weight, tensors))
         different = {id(tensor): tensor for tensor in tensors if not self.is_stored(tensor)}.values()
-        record.sources = tuple(made.index if made else None for made in map(self.made, different))
+        record.sources = tuple(info.index if info else None for info in map(self.info, different))
         record.arguments = tuple(map(self._origin, tensors))
         record.scalars = tuple(value for value in call.args if type(value) in (int, float))
         for index, (output, description) in enumerate(zip(outputs, dims, strict=True)):
             if id(output) not in inputs or not self.is_stored(output):
-                made = TensorInfo(self, description, len(self.records), of_weights)
-                made.numbers_of = indexed if name in MOVING else record.position_dims.get(index, ())
-                output._edakari_made = made  # type: ignore[attr-defined]
+                info = TensorInfo(self, description, len(self.records), of_weights)
+                info.indexed_dims = indexed if name in MOVING else record.position_dims.get(index, ())
+                output._edakari_info = info  # type: ignore[attr-defined]
         record.outputs = dims
         self.records.append(record)
 
     def noticed(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
         """The result of a torch function that has no rule of its own, where sizes remember what they count."""
-        if self.numbers is None or self.quiet or self.modules[-1] in self.opaque:
+        if self.ints is None or self.quiet or self.modules[-1] in self.opaque:
             return out
-        out = self.numbers.seen(function, args, kwargs, out)
+        out = self.ints.seen(function, args, kwargs, out)
         if function in SHAPE_OPERATORS:
-            self.calls_made[-1].made_shapes.setdefault(line_of_code(), []).extend(self._described(out))
+            self.running_calls[-1].made_shapes.setdefault(line_of_code(), []).extend(self._described(out))
         return out
 
     def sizes_by_literals(self) -> bool:
         """Whether code gave a length that may be pruned by a number of which nobody knows what it counts."""
-        sized = self.numbers.literal if self.numbers else ()
-        return any(True for dim in sized for _ in axes.leaves(dim))
+        sized = self.ints.literal if self.ints else ()
+        return any(True for dim in sized for _ in algebra.leaves(dim))
 
     def hold_comparisons(self) -> None:
         """Make sure that code which compared widths finds the same in a cut network."""
-        if self.numbers:
-            self.numbers.hold()
+        if self.ints:
+            self.ints.hold()
 
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
@@ -219,58 +221,54 @@ class AxisTracer:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
         handles = []
-        self.numbers = IntTracker(
-            self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek)
-        )
+        self.ints = IntTracker(self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek))
         self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
         self.own = frozenset(path for path, module in model.named_modules() if is_known(module))
         for path, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path)))
             handles.append(module.register_forward_hook(self._leave))
-        response_settings = LISTENER.set(self.numbers.compared)
+        token = LISTENER.set(self.ints.compared)
         try:
             with FunctionMode(self), DispatchMode(self):
                 yield
         finally:
-            LISTENER.reset(response_settings)
+            LISTENER.reset(token)
             for handle in handles:
                 handle.remove()
 
     def _enter(self, path: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
             self.modules.append(path)
-            self.calls_made.append(CallRecord(path, self._described(args), self._places(args), len(self.records)))
-            self.calls_made[-1].depth = len(self.calls_made)
-            self.calls.append(self.calls_made[-1])
+            self.running_calls.append(CallRecord(path, self._described(args), self._sources(args), len(self.records)))
+            self.running_calls[-1].depth = len(self.running_calls)
+            self.calls.append(self.running_calls[-1])
 
         return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.modules.pop()
-        call_record = self.calls_made.pop()
-        call_record.outputs, call_record.made, call_record.end = (
-            self._described(output),
-            self._places(output),
-            len(self.records),
-        )
+        call_record = self.running_calls.pop()
+        call_record.outputs, call_record.output_sources = self._described(output), self._sources(output)
+        call_record.end = len(self.records)
         call_record.returned = len(output) if type(output) is tuple else 0 if isinstance(output, torch.Tensor) else -1
 
-    def _described(self, tree: Any) -> list[Dims]:
+    def _described(self, tree: Any) -> list[Shape]:
         return [self.peek(tensor) for tensor in _tensors(tree)]
 
     def _origin(self, tensor: torch.Tensor) -> int | str | None:
-        made = self.made(tensor)
-        return self.names.get(id(tensor)) or (made.index if made else None)
+        info = self.info(tensor)
+        return self.names.get(id(tensor)) or (info.index if info else None)
 
-    def _places(self, tree: Any) -> tuple[int | None, ...]:
-        return tuple(made.index if made else None for made in map(self.made, _tensors(tree)))
+    def _sources(self, tree: Any) -> tuple[int | None, ...]:
+        return tuple(info.index if info else None for info in map(self.info, _tensors(tree)))
 
     def _running(self) -> str | None:
         """The module whose code runs; None where it runs unseen, or is torch's own."""
         return None if self.quiet or self.modules[-1] in self.opaque | self.own else self.modules[-1]
 
-    def _same_number(self, left: Expression, right: Expression) -> None:
-        axes.unify(left, right, f"the code of {self.modules[-1] or 'the network'} takes one number for it and others")
+    def _same_number(self, left: DimExpr, right: DimExpr) -> None:
+        where = self.modules[-1] or "the network"
+        algebra.unify(left, right, f"the code of {where} takes one number for it and others")
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
@@ -282,10 +280,10 @@ def _is_several(result: Any) -> bool:
     return bool(result) and isinstance(result[0], list)
 
 
-def _fits(dims: Sequence[Dims], outputs: Sequence[torch.Tensor]) -> bool:
+def _fits(dims: Sequence[Shape], outputs: Sequence[torch.Tensor]) -> bool:
     return len(dims) == len(outputs) and all(
         len(description) == output.dim()
-        and all(axes.size(dim) == length for dim, length in zip(description, output.shape, strict=True))
+        and all(algebra.size(dim) == length for dim, length in zip(description, output.shape, strict=True))
         for description, output in zip(dims, outputs, strict=True)
     )
 
@@ -302,11 +300,11 @@ class FunctionMode(TorchFunctionMode):
         known = self.tracer.functions.get(func)
         if known is None:
             # torch's own code compares what it is given with sizes that it looks up unseen
-            response_settings = LISTENER.set(None)
+            token = LISTENER.set(None)
             try:
                 out = func(*args, **kwargs)
             finally:
-                LISTENER.reset(response_settings)
+                LISTENER.reset(token)
             return self.tracer.noticed(func, args, kwargs, out)
         name, rule = known
         with self.tracer.muted():

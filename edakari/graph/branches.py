@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from edakari.core.graph import Branch
+from edakari.graph.algebra import size
 from edakari.graph.aliases import Memory
-from edakari.graph.axes import size
 from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord
 from edakari.graph.operators import Trait, having, named
+from edakari.graph.residuals import residual_sums
 
 __all__ = ["branches_of"]
 
-SUMS = frozenset(named("addition"))
 ZEROS = having(Trait.ZEROS)
 PADS = frozenset(named("constant_pad"))
 WRITES = frozenset(named("write"))
@@ -35,21 +35,15 @@ def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
     """
     found = []
     search = _Search(tracer)
-    for index, record in enumerate(tracer.records):
-        if record.name not in SUMS or len(record.sources) != 2 or _broadcasts(record):
-            continue
-        for source in record.sources:
-            other = next((each for each in record.sources if each != source), None)
+    for index in residual_sums(tracer.records):
+        sources = tracer.records[index].sources
+        for source in sources:
+            other = next((each for each in sources if each != source), None)
             region = search.region(source, other, index) if source is not None else []
             branch = search.branch(region, source) if region and source is not None else None
             if branch is not None:
                 found.append(branch)
     return _named(found, {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()})
-
-
-def _broadcasts(record: OperatorRecord) -> bool:
-    shapes = [[size(dim) for dim in dims] for dims in record.inputs]
-    return any(shape != shapes[0] for shape in shapes)
 
 
 class _Search:
@@ -61,17 +55,17 @@ class _Search:
         self.ancestors = self._ancestors()
         self.readers = self._readers(tracer)
         self.calls = tracer.calls
-        self.numbers = {id(call_record): number for number, call_record in enumerate(tracer.calls)}
+        self.call_indices = {id(call_record): number for number, call_record in enumerate(tracer.calls)}
         self.weighty = sum(1 << index for index, record in enumerate(tracer.records) if record.weights)
         self.uses = collections.Counter(name for record in tracer.records for name in set(record.weights))
         counts = collections.Counter(call_record.path for call_record in tracer.calls)
-        self.calls_made = [
+        self.single_calls = [
             call_record
             for call_record in tracer.calls
             if call_record.path and call_record.indices and counts[call_record.path] == 1
         ]
-        self.starts = [call_record.start for call_record in self.calls_made]
-        self.callers = _callers(self.calls_made)
+        self.starts = [call_record.start for call_record in self.single_calls]
+        self.callers = _callers(self.single_calls)
 
     def _ancestors(self) -> list[int]:
         """For each record, itself and all that it depends on, as the bits of an integer."""
@@ -90,7 +84,7 @@ class _Search:
         """
         readers: dict[int, list[int]] = collections.defaultdict(list)
         end = len(self.records)
-        for source in {seen for made in tracer.returned for seen in self.memory.seen(made, end)}:
+        for source in {seen for index in tracer.returned for seen in self.memory.seen(index, end)}:
             readers[source].append(end)
         for index in range(len(self.records) - 1, -1, -1):
             if index in readers:
@@ -106,15 +100,15 @@ class _Search:
             other: the one that made the other tensor; None for an input of the network.
             end: the sum.
         """
-        kept = 0
+        others = 0
         for seen in self.memory.seen(other, end):
-            kept |= self.ancestors[seen]
-        mine = self.ancestors[source] & ~kept
-        if end not in self.readers or not mine & self.weighty or kept & ~self.ancestors[source] & self.weighty:
+            others |= self.ancestors[seen]
+        mine = self.ancestors[source] & ~others
+        if end not in self.readers or not mine & self.weighty or others & ~self.ancestors[source] & self.weighty:
             return []
         # what is read elsewhere too, such as a table of positions that later blocks share, stays; so does what it needs
         inside: set[int] = {end}
-        for index in reversed(_places(mine)):
+        for index in reversed(_set_bits(mine)):
             if all(reader in inside for reader in self.readers.get(index, ())):
                 inside.add(index)
         inside.remove(end)
@@ -162,22 +156,22 @@ class _Search:
             return all(index in inside for index in read) and any(index in inside for index in call_record.indices)
 
         # one that begins before the region may have begun with what nobody reads
-        candidates = [*self._enclosing(region[0], first), *self.calls_made[first:last]]
+        candidates = [*self._enclosing(region[0], first), *self.single_calls[first:last]]
         found = [call_record for call_record in candidates if lies_inside(call_record)]
         paths = {call_record.path for call_record in found}
         return [call_record for call_record in found if not any(above in paths for above in _above(call_record.path))]
 
     def _enclosing(self, index: int, behind: int) -> Iterator[CallRecord]:
-        """The calls that were running at a record, of those before one of `visits`, the innermost first."""
+        """The calls that were running at a record, of those before one of `single_calls`, the innermost first."""
         number = behind - 1
         while number >= 0:
-            if self.calls_made[number].end > index:
-                yield self.calls_made[number]
+            if self.single_calls[number].end > index:
+                yield self.single_calls[number]
             number = self.callers[number]
 
     def _within(self, call_record: CallRecord) -> Iterator[int]:
         """The numbers of the calls that a call makes."""
-        number = self.numbers[id(call_record)] + 1
+        number = self.call_indices[id(call_record)] + 1
         while number < len(self.calls) and self.calls[number].depth > call_record.depth:
             yield number
             number += 1
@@ -190,19 +184,19 @@ class _Search:
         def is_known(argument: int | str | None) -> bool:
             return not isinstance(argument, int) or not self.ancestors[argument] >> first & lost
 
-        zeros: set[int | str | None] = set(last.made)
+        zeros: set[int | str | None] = set(last.output_sources)
         for index in region:
             if index >= last.end and _stays_zero(self.records[index], zeros, is_known):
                 zeros.add(index)
         return zeros
 
 
-def _callers(calls_made: Sequence[CallRecord]) -> list[int]:
+def _callers(calls: Sequence[CallRecord]) -> list[int]:
     """For each call, the number of the call that it lies in; -1 where there is none."""
     found: list[int] = []
-    for number, call_record in enumerate(calls_made):
+    for number, call_record in enumerate(calls):
         caller = number - 1
-        while caller >= 0 and calls_made[caller].end < call_record.end:
+        while caller >= 0 and calls[caller].end < call_record.end:
             caller = found[caller]
         found.append(caller)
     return found
@@ -227,7 +221,7 @@ def _stays_zero(
     return record.name in DIVIDED and from_zeros[0] and sane and not any(from_zeros[1:]) and all(record.scalars)
 
 
-def _places(region: int) -> list[int]:
+def _set_bits(region: int) -> list[int]:
     """The bits of an integer that are set, rising."""
     start = (region & -region).bit_length() - 1
     return [start + index for index, bit in enumerate(reversed(bin(region >> start)[2:])) if bit == "1"]

@@ -10,8 +10,8 @@ import collections
 import dataclasses as dc
 from collections.abc import Mapping, Sequence
 
-from edakari.graph import axes
-from edakari.graph.axes import Axis, Concat, Expression, Product
+from edakari.graph import algebra
+from edakari.graph.algebra import DimAxis, DimConcat, DimExpr, DimProduct
 
 __all__ = ["Comparison", "hold", "terms"]
 
@@ -35,7 +35,7 @@ class Comparison:
     module: str
 
 
-def hold(comparison: Comparison, left: Expression, right: Expression) -> None:
+def hold(comparison: Comparison, left: DimExpr, right: DimExpr) -> None:
     """Make sure that a comparison has the same result for every legal size.
 
     Args:
@@ -43,7 +43,7 @@ def hold(comparison: Comparison, left: Expression, right: Expression) -> None:
         left: what its left number counts.
         right: what its right number counts.
     """
-    left, right = axes.resolve(left), axes.resolve(right)
+    left, right = algebra.resolve(left), algebra.resolve(right)
     if isinstance(left, int) and isinstance(right, int):
         return
     where = f"the code of {comparison.module or 'the network'}"
@@ -51,31 +51,31 @@ def hold(comparison: Comparison, left: Expression, right: Expression) -> None:
     if comparison.relation == "%":
         if not _divides(b, a):
             for dim in (left, right):
-                axes.pin(dim, f"{where} divides it, or by it, and looks at the remainder")
-    elif comparison.relation == "==" or (comparison.relation == "<=" and axes.size(left) == axes.size(right)):
+                algebra.pin(dim, f"{where} divides it, or by it, and looks at the remainder")
+    elif comparison.relation == "==" or (comparison.relation == "<=" and algebra.size(left) == algebra.size(right)):
         if a != b:
-            axes.unify(left, right, f"{where} compares it with {_said(left, right)}, which is as large")
+            algebra.unify(left, right, f"{where} compares it with {_said(left, right)}, which is as large")
     else:
-        smaller, larger = sorted((left, right), key=axes.size)
+        smaller, larger = sorted((left, right), key=algebra.size)
         if not isinstance(larger, int) and not _always_less(terms(smaller), terms(larger)):
             _keep_above(larger, smaller, f"{where} compares it with {_said(larger, smaller)}, which is smaller")
 
 
-def _keep_above(larger: Expression, smaller: Expression, reason: str) -> None:
+def _keep_above(larger: DimExpr, smaller: DimExpr, reason: str) -> None:
     """Make a dimension stay longer than another one ever is."""
-    bound = axes.size(smaller)
-    if isinstance(larger, Axis) and isinstance(smaller, int):
+    bound = algebra.size(smaller)
+    if isinstance(larger, DimAxis) and isinstance(smaller, int):
         larger.least = max(larger.least, bound + 1)
         if larger.least >= larger.size:
-            axes.pin(larger, reason)
-    elif bound == 1 and not isinstance(larger, Concat):
-        longest = max(axes.leaves(larger), key=lambda axis: axis.size)
+            algebra.pin(larger, reason)
+    elif bound == 1 and not isinstance(larger, DimConcat):
+        longest = max(algebra.leaves(larger), key=lambda axis: axis.size)
         _keep_above(longest, 1, reason)
-    elif bound > 1 or not isinstance(larger, Concat):
-        axes.pin(larger, reason)
+    elif bound > 1 or not isinstance(larger, DimConcat):
+        algebra.pin(larger, reason)
 
 
-def _said(*dims: Expression) -> str:
+def _said(*dims: DimExpr) -> str:
     numbers = [str(dim) for dim in dims if isinstance(dim, int)]
     return numbers[0] if numbers else "another width"
 
@@ -102,20 +102,20 @@ def _always_less(smaller: Terms, larger: Terms) -> bool:
     return smaller != larger and all(larger.get(product, 0) >= many for product, many in smaller.items())
 
 
-def terms(expression: Expression) -> Terms:
+def terms(dim: DimExpr) -> Terms:
     """The number of positions as a polynomial: for each product of axes, by their ids, its coefficient."""
-    expression = axes.resolve(expression)
-    if isinstance(expression, int):
-        return {(): expression}
-    if isinstance(expression, Axis):
-        return {(id(expression),): 1}
+    dim = algebra.resolve(dim)
+    if isinstance(dim, int):
+        return {(): dim}
+    if isinstance(dim, DimAxis):
+        return {(id(dim),): 1}
     found: collections.Counter[tuple[int, ...]] = collections.Counter()
-    if isinstance(expression, Product):
+    if isinstance(dim, DimProduct):
         found[()] = 1
-        for part in expression:
+        for part in dim:
             found = _multiplied(found, terms(part))
     else:
-        for part in expression:
+        for part in dim:
             found.update(terms(part))
     return found
 

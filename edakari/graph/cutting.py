@@ -15,7 +15,7 @@ from edakari.core.layout import Fixed, Layout, Mask, extent, kept
 from edakari.core.space import Sizes
 from edakari.graph import attention
 from edakari.graph.dropped import without
-from edakari.graph.module_attributes import Widths, mended, mended_inside, with_numbers
+from edakari.graph.module_attributes import Widths, mended, mended_inside, with_ints
 from edakari.graph.shadow import stored_tensors
 
 __all__ = ["cut"]
@@ -87,7 +87,7 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
         widths = Widths(graph, path, sizes)
         for name, value in mended(module, widths).items():
             setattr(module, name, value)
-        with_numbers(module, mended_inside(module, widths))
+        with_ints(module, mended_inside(module, widths))
     for module in small.modules():
         if isinstance(module, nn.TransformerEncoder) and any(map(attention.is_slim, module.modules())):
             module.use_nested_tensor = False  # only torch's own attention takes such tensors

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from edakari.core import layout as layouts
 from edakari.core.graph import Branch, Graph, InputSpec, ModuleCall, Operator, Unprunable
 from edakari.core.layout import Layout
 from edakari.core.space import Group, Kind
-from edakari.graph import axes
-from edakari.graph.axes import Axis, Expression
-from edakari.graph.axis_tracer import AxisTracer, CallRecord, Dims, OperatorRecord
+from edakari.graph import algebra
+from edakari.graph.algebra import DimAxis, DimExpr
+from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord, Shape
+from edakari.graph.freezing import Known, freeze, pinned
 
 __all__ = ["finish"]
+
+Freeze = Callable[[DimExpr], Layout]
 
 KINDS: tuple[Kind, ...] = ("head", "head_dim", "group", "hidden")
 
 
 def finish(
     tracer: AxisTracer,
-    stored: Mapping[str, Dims],
+    stored: Mapping[str, Shape],
     parameters: Collection[str],
     registered: Collection[str],
     inputs: InputSpec,
@@ -43,21 +47,22 @@ def finish(
         device_reason: why it did not run on meta, in the words of who refused.
         branches: that can be dropped whole.
     """
-    _pin_unmade(tracer, stored, parameters)
+    _pin_unproduced(tracer, stored, parameters)
     named = _named(stored)
-    freeze = _Freezer({axis: group.name for axis, group in named.items()})
-    frozen = {name: tuple(freeze(dim) for dim in dims) for name, dims in stored.items()}
+    known: Known = {axis: layouts.Axis(group.name, group.size) for axis, group in named.items()}
+    frozen_dim = functools.partial(freeze, known=known)
+    frozen = {name: tuple(frozen_dim(dim) for dim in dims) for name, dims in stored.items()}
     return Graph(
         groups=tuple(named.values()),
         layouts=frozen,
         parameters=tuple(name for name in stored if name in parameters),
-        operators=tuple(_operator(freeze, record) for record in tracer.records),
-        calls=tuple(_call(freeze, call_record) for call_record in tracer.calls),
+        operators=tuple(_operator(frozen_dim, record) for record in tracer.records),
+        calls=tuple(_call(frozen_dim, call_record) for call_record in tracer.calls),
         unprunable=tuple(_unprunable(stored)),
         inputs=inputs,
         device=device,
         device_reason=device_reason,
-        attributes={key: freeze(dim) for key, dim in tracer.notes.items()},
+        attributes={key: frozen_dim(dim) for key, dim in tracer.notes.items()},
         fingerprint=fingerprint({name: dims for name, dims in frozen.items() if name in registered}),
         branches=branches,
     )
@@ -69,19 +74,19 @@ def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
-def _pin_unmade(tracer: AxisTracer, stored: Mapping[str, Dims], parameters: Collection[str]) -> None:
+def _pin_unproduced(tracer: AxisTracer, stored: Mapping[str, Shape], parameters: Collection[str]) -> None:
     """Keep whole what the forward pass did not use, and what no weight makes."""
     for name, dims in stored.items():
         if name not in tracer.read:
             for dim in dims:
-                axes.pin(dim, "not used in the forward pass that was traced")
-    produced = {axis for dim in tracer.produced for axis in axes.leaves(dim)}
+                algebra.pin(dim, "not used in the forward pass that was traced")
+    produced = {axis for dim in tracer.produced for axis in algebra.leaves(dim)}
     for axis, members in _owners(stored).items():
         if axis not in produced and all(position == 1 for name, position, _ in members if name in parameters):
-            axes.pin(axis, "its values are constants, not made by weights")
+            algebra.pin(axis, "its values are constants, not made by weights")
 
 
-def _operator(freeze: _Freezer, record: OperatorRecord) -> Operator:
+def _operator(freeze: Freeze, record: OperatorRecord) -> Operator:
     return Operator(
         record.name,
         record.module,
@@ -94,63 +99,38 @@ def _operator(freeze: _Freezer, record: OperatorRecord) -> Operator:
     )
 
 
-def _call(freeze: _Freezer, call_record: CallRecord) -> ModuleCall:
+def _call(freeze: Freeze, call_record: CallRecord) -> ModuleCall:
     return ModuleCall(
         call_record.path,
         _frozen_shapes(freeze, call_record.inputs),
         _frozen_shapes(freeze, call_record.outputs),
         {line: _frozen_shapes(freeze, tensors) for line, tensors in call_record.made_shapes.items()},
-        call_record.read,
-        call_record.made,
+        call_record.input_sources,
+        call_record.output_sources,
     )
 
 
-def _frozen_shapes(freeze: _Freezer, tensors: Iterable[Dims]) -> tuple[tuple[Layout, ...], ...]:
+def _frozen_shapes(freeze: Freeze, tensors: Iterable[Shape]) -> tuple[tuple[Layout, ...], ...]:
     return tuple(tuple(freeze(dim) for dim in dims) for dims in tensors)
 
 
-class _Freezer:
-    """Turns expressions into layouts; most are plain ints or single axes, so these are remembered."""
-
-    def __init__(self, names: Mapping[Axis, str]) -> None:
-        self.names = names
-        self.axes = {axis: layouts.Axis(name, axis.size) for axis, name in names.items()}
-        self.runs: dict[int, layouts.Fixed] = {}
-
-    def __call__(self, expression: Expression) -> Layout:
-        if isinstance(expression, int):
-            run = self.runs.get(expression)
-            if run is None:
-                run = self.runs[expression] = layouts.Fixed(expression)
-            return run
-        resolved = axes.resolve(expression)
-        if isinstance(resolved, int):
-            return self(resolved)
-        if isinstance(resolved, Axis):
-            return self.axes.get(resolved) or layouts.Fixed(resolved.size)
-        parts = tuple(self(part) for part in resolved)
-        if all(isinstance(part, layouts.Fixed) for part in parts):
-            return self(axes.size(resolved))
-        return layouts.Product(parts) if isinstance(resolved, axes.Product) else layouts.Concat(parts)
-
-
-def _owners(stored: Mapping[str, Dims]) -> dict[Axis, list[tuple[str, int, int]]]:
-    owners: dict[Axis, list[tuple[str, int, int]]] = {}
+def _owners(stored: Mapping[str, Shape]) -> dict[DimAxis, list[tuple[str, int, int]]]:
+    owners: dict[DimAxis, list[tuple[str, int, int]]] = {}
     for name, dims in stored.items():
         for position, dim in enumerate(dims):
-            for axis in axes.leaves(dim):
+            for axis in algebra.leaves(dim):
                 owners.setdefault(axis, []).append((name, position, len(dims)))
     return owners
 
 
-def _named(stored: Mapping[str, Dims]) -> dict[Axis, Group]:
+def _named(stored: Mapping[str, Shape]) -> dict[DimAxis, Group]:
     owners = _owners(stored)
     has_heads = any("head_dim" in axis.kinds for axis in owners)
     kinds = {axis: _kind(axis, members, has_heads) for axis, members in owners.items()}
     bases = {axis: _base(members) for axis, members in owners.items()}
     counts = collections.Counter(bases.values())
     taken: dict[str, int] = {}
-    groups: dict[Axis, Group] = {}
+    groups: dict[DimAxis, Group] = {}
     for axis, base in bases.items():
         name = f"{base}:{kinds[axis]}" if counts[base] > 1 else base
         taken[name] = taken.get(name, 0) + 1
@@ -168,7 +148,7 @@ def _base(members: list[tuple[str, int, int]]) -> str:
     return f"{path}.{last.removesuffix('_weight')}" if path and last.endswith("_weight") else path or last
 
 
-def _kind(axis: Axis, members: list[tuple[str, int, int]], has_heads: bool) -> Kind:
+def _kind(axis: DimAxis, members: list[tuple[str, int, int]], has_heads: bool) -> Kind:
     for kind in KINDS:
         if kind in axis.kinds:
             return kind
@@ -177,11 +157,11 @@ def _kind(axis: Axis, members: list[tuple[str, int, int]], has_heads: bool) -> K
     return "channel" if any(count > 2 for _, _, count in members) or has_heads is False else "hidden"
 
 
-def _unprunable(stored: Mapping[str, Dims]) -> Iterable[Unprunable]:
+def _unprunable(stored: Mapping[str, Shape]) -> Iterable[Unprunable]:
     for name, dims in stored.items():
         for position, dim in enumerate(dims):
             reasons: dict[str, int] = {}
-            for size, reason in axes.pins(dim):
+            for size, reason in pinned(dim):
                 reasons[reason] = reasons.get(reason, 0) + size
             for reason, size in reasons.items():
                 yield Unprunable(f"{name}[{position}]", size, reason)

@@ -10,6 +10,7 @@ from typing import Literal
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
 from edakari.graph.operators import Trait, having, named
+from edakari.graph.residuals import residual_sums
 
 __all__ = ["LayerOutput", "layer_outputs_of", "sums_into"]
 
@@ -17,7 +18,6 @@ LAYERS = having(Trait.LAYER)
 BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
 GATES = frozenset(named("gate"))
 ACTIVATIONS = frozenset(named("gate", "activation", "weighted_activation"))
-SUMS = frozenset(named("addition"))
 TURNS = frozenset(named("permutation", "transposition"))
 
 
@@ -86,16 +86,13 @@ def layer_outputs_of(graph: Graph) -> tuple[LayerOutput, ...]:
 
 def sums_into(graph: Graph) -> dict[str, int]:
     """The groups that are residual streams, and how many sums of two tensors of features go into each."""
-    counts: collections.Counter[str] = collections.Counter()
     features: set[int | None] = {None}
     for index, operator in enumerate(graph.operators):
         if features.intersection(operator.sources):
             features.add(index)
-        if operator.name in SUMS and len(operator.sources) == 2 and features.issuperset(operator.sources):
-            left, right, out = operator.inputs[0], operator.inputs[1], operator.outputs[0]
-            if left == right == out:
-                counts.update({axis.group for layout in out for axis in axes(layout)})
-    return dict(counts)
+    sums = (graph.operators[index] for index in residual_sums(graph.operators))
+    layouts = (layout for each in sums if features.issuperset(each.sources) for layout in each.outputs[0])
+    return dict(collections.Counter(axis.group for layout in layouts for axis in axes(layout)))
 
 
 def _readers(graph: Graph) -> Mapping[int, Sequence[int]]:
@@ -113,12 +110,12 @@ def _seams(graph: Graph) -> dict[int, tuple[str, int, Literal["inputs", "outputs
     got: dict[int, tuple[str, int, Literal["inputs", "outputs"], int]] = {}
     count: collections.Counter[str] = collections.Counter()
     for call in graph.calls:
-        for index, place in enumerate(call.made):
-            if place is not None:
-                given[place] = (call.module, count[call.module], "outputs", index)
-        for index, place in enumerate(call.read):
-            if place is not None:
-                got.setdefault(place, (call.module, count[call.module], "inputs", index))
+        for index, source in enumerate(call.output_sources):
+            if source is not None:
+                given[source] = (call.module, count[call.module], "outputs", index)
+        for index, source in enumerate(call.input_sources):
+            if source is not None:
+                got.setdefault(source, (call.module, count[call.module], "inputs", index))
         count[call.module] += 1
     return {**got, **given}
 

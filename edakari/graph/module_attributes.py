@@ -20,7 +20,7 @@ from edakari.core.layout import Concat, Fixed, Layout, Product, axes, extent
 from edakari.core.space import Kind, Sizes
 from edakari.graph.held import item_of, with_item
 
-__all__ = ["ATTRIBUTES", "Widths", "attributes", "mended", "mended_inside", "with_numbers"]
+__all__ = ["ATTRIBUTES", "Widths", "attributes", "mended", "mended_inside", "with_ints"]
 
 ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
     (("attn_dim", "inner_dim", "dim_inner", "all_head_size", "attention_dim"), frozenset({"head", "head_dim"})),
@@ -136,11 +136,11 @@ def mended_inside(module: nn.Module, widths: Widths) -> Iterator[tuple[str, int]
                 yield full, widths.noted(full, dense)
 
 
-def with_numbers(module: nn.Module, numbers: Iterable[tuple[str, int]]) -> None:
-    """Put numbers into a module's attributes, such as "config.width"; dicts, lists and objects change in place, since
+def with_ints(module: nn.Module, ints: Iterable[tuple[str, int]]) -> None:
+    """Put integers into a module's attributes, such as "config.width"; dicts, lists and objects change in place, since
     other modules may hold them too.
     """
-    for full, count in numbers:
+    for full, count in ints:
         name, *keys = full.split(".")
         setattr(module, name, with_item(getattr(module, name), keys, count))
 

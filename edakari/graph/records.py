@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edakari.graph.axes import Expression
+from edakari.graph.algebra import DimExpr
 
 if TYPE_CHECKING:
     from edakari.graph.axis_tracer import AxisTracer
 
-__all__ = ["Call", "CallRecord", "Dims", "OperatorRecord", "TensorInfo"]
+__all__ = ["Call", "CallRecord", "OperatorRecord", "Shape", "TensorInfo"]
 
-Dims = list[Expression]
+Shape = list[DimExpr]
 """What each dimension of a tensor is made of."""
 
-Term = tuple[int, tuple[Expression, ...]]
+Term = tuple[int, tuple[DimExpr, ...]]
 
 
 class Call:
@@ -62,18 +62,18 @@ class OperatorRecord:
             "settings",
             "sources",
         ),
-        "weights",
+        *("weights",),
     )
 
     def __init__(self, name: str, module: str) -> None:
         self.name = name
         self.module = module
-        self.inputs: list[Dims] = []
-        self.outputs: list[Dims] = []
+        self.inputs: list[Shape] = []
+        self.outputs: list[Shape] = []
         self.settings: dict[str, Any] = {}
         self.macs: list[Term] = []
         self.weights: list[str] = []
-        self.position_dims: dict[int, tuple[Expression, ...]] = {}
+        self.position_dims: dict[int, tuple[DimExpr, ...]] = {}
         """For outputs whose entries are position numbers: the dimensions that these numbers index."""
         self.sources: tuple[int | None, ...] = ()
         """For each different tensor that went in, the record that made it; None for an input of the network."""
@@ -86,30 +86,41 @@ class OperatorRecord:
 class TensorInfo:
     """What the tracer notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
 
-    __slots__ = ("dims", "index", "numbers_of", "of_weights", "tracer")
+    __slots__ = ("dims", "index", "indexed_dims", "of_weights", "tracer")
 
-    def __init__(self, tracer: AxisTracer, dims: Dims, index: int, of_weights: bool) -> None:
+    def __init__(self, tracer: AxisTracer, dims: Shape, index: int, of_weights: bool) -> None:
         self.tracer = tracer
         self.dims = dims
         self.index = index
         self.of_weights = of_weights
-        self.numbers_of: tuple[Expression, ...] = ()
+        self.indexed_dims: tuple[DimExpr, ...] = ()
         """The dimensions that its entries index, where these are position numbers, as of `argmax`."""
 
 
 class CallRecord:
     """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
 
-    __slots__ = ("depth", "end", "inputs", "made", "made_shapes", "outputs", "path", "read", "returned", "start")
+    __slots__ = (
+        "depth",
+        "end",
+        "input_sources",
+        "inputs",
+        "made_shapes",
+        "output_sources",
+        "outputs",
+        "path",
+        "returned",
+        "start",
+    )
 
-    def __init__(self, path: str, inputs: list[Dims], read: tuple[int | None, ...], start: int) -> None:
+    def __init__(self, path: str, inputs: list[Shape], input_sources: tuple[int | None, ...], start: int) -> None:
         self.path = path
         self.inputs = inputs
-        self.read = read
-        self.outputs: list[Dims] = []
-        self.made: tuple[int | None, ...] = ()
-        """As `read`: the record that made each tensor that came out; None for an input of the network."""
-        self.made_shapes: dict[str, list[Dims]] = {}
+        self.input_sources = input_sources
+        self.outputs: list[Shape] = []
+        self.output_sources: tuple[int | None, ...] = ()
+        """As `input_sources`: the record that made each tensor that came out; None for an input of the network."""
+        self.made_shapes: dict[str, list[Shape]] = {}
         """By the line of code."""
         self.returned = 0
         """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edakari.graph.axes import Expression, Product, leaves, pin, product, resolve, size, split
+from edakari.graph.algebra import DimExpr, DimProduct, leaves, pin, product, resolve, size, split
 
 __all__ = ["regroup"]
 
 
-def regroup(dims: Sequence[Expression], shape: Sequence[int], reason: str) -> list[Expression]:
+def regroup(dims: Sequence[DimExpr], shape: Sequence[int], reason: str) -> list[DimExpr]:
     """What a reshape makes of dimensions: splits and joins them as products in row-major order.
 
     Args:
@@ -19,12 +19,12 @@ def regroup(dims: Sequence[Expression], shape: Sequence[int], reason: str) -> li
     """
     if all(isinstance(dim, int) for dim in dims):
         return list(shape)
-    queue: list[Expression] = []
+    queue: list[DimExpr] = []
     for dim in dims:
         dim = resolve(dim)
-        queue.extend(dim if isinstance(dim, Product) else (dim,))
+        queue.extend(dim if isinstance(dim, DimProduct) else (dim,))
     queue = [part for part in queue if part != 1]
-    result: list[Expression] = []
+    result: list[DimExpr] = []
     for length in shape:
         taken = _take(queue, length)
         if taken is None:
@@ -35,13 +35,13 @@ def regroup(dims: Sequence[Expression], shape: Sequence[int], reason: str) -> li
     return result
 
 
-def _take(queue: list[Expression], length: int) -> Expression | None:
-    taken: list[Expression] = []
+def _take(queue: list[DimExpr], length: int) -> DimExpr | None:
+    taken: list[DimExpr] = []
     while length > 1:
         if not queue:
             return None
         part = resolve(queue.pop(0))
-        if isinstance(part, Product):
+        if isinstance(part, DimProduct):
             queue[:0] = part
             continue
         extent = size(part)
@@ -58,7 +58,7 @@ def _take(queue: list[Expression], length: int) -> Expression | None:
     return product(taken)
 
 
-def _take_run(queue: list[Expression], taken: list[Expression], length: int) -> Expression | None:
+def _take_run(queue: list[DimExpr], taken: list[DimExpr], length: int) -> DimExpr | None:
     # sizes that do not nest, such as 4 x 6 seen as 6 x 4: harmless while nothing in the run can be pruned
     last = taken[-1]
     if any(True for part in taken for _ in leaves(part)) or not isinstance(last, int):

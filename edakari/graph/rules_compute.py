@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.graph.axes import Product, fresh, product, settle, size
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import DimProduct, fresh, product, settle, size
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import named
 from edakari.graph.rules import function_rule, rule
 from edakari.graph.rules_elementwise import broadcast
@@ -22,7 +22,7 @@ ADDED = named("added_matrix_product", "added_batched_product")
 
 
 @rule(*named("convolution"))
-def convolution(tracer: AxisTracer, call: Call) -> Dims:
+def convolution(tracer: AxisTracer, call: Call) -> Shape:
     """Input channels meet the weight's; with groups both are (group, channel in group)."""
     x, weight, bias = call.args[:3]
     transposed, groups = call.arg(6, "transposed", False), call.arg(8, "groups", 1)
@@ -56,11 +56,11 @@ def convolution(tracer: AxisTracer, call: Call) -> Dims:
     return [x_dims[0], outward, *after]
 
 
-def _space(tracer: AxisTracer, call: Call, before: Dims) -> Dims:
+def _space(tracer: AxisTracer, call: Call, before: Shape) -> Shape:
     """Where kernels of one position pass over it, space goes on as it is."""
     x, weight = call.args[:2]
     still = call.out.shape[2:] == x.shape[2:]
-    after: Dims = []
+    after: Shape = []
     for dim, kernel, length in zip(before, weight.shape[2:], call.out.shape[2:], strict=True):
         tracer.pin(*(() if still and kernel == 1 else (dim,)), why="positions in space are mixed")
         after.append(dim if still and kernel == 1 else length)
@@ -74,7 +74,7 @@ def _each(value: int | Sequence[int], space: int) -> tuple[int, ...]:
 
 
 @function_rule("linear", [F.linear])
-def linear(tracer: AxisTracer, call: Call) -> Dims:
+def linear(tracer: AxisTracer, call: Call) -> Shape:
     """The last dimension meets the weight's columns and becomes its rows."""
     x, weight, bias = call.arg(0, "input"), call.arg(1, "weight"), call.arg(2, "bias")
     x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
@@ -88,10 +88,10 @@ def linear(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("matrix_product", "batched_product", "linear"), *ADDED)
-def matrix_product(tracer: AxisTracer, call: Call) -> Dims:
+def matrix_product(tracer: AxisTracer, call: Call) -> Shape:
     """The inner dimensions meet; batches meet; the outer ones go on."""
     if call.name in LINEAR:
-        dims: Dims = linear(tracer, call)
+        dims: Shape = linear(tracer, call)
         return dims
     added = call.name in ADDED
     left, right = call.args[1:3] if added else call.args[:2]
@@ -111,7 +111,7 @@ def matrix_product(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("grouped_product"))
-def grouped_product(tracer: AxisTracer, call: Call) -> Dims:
+def grouped_product(tracer: AxisTracer, call: Call) -> Shape:
     """Products of several matrices, of which each takes a run of the rows, such as those of experts."""
     a, b = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.unify(a[-1], b[-2])
@@ -125,7 +125,7 @@ def grouped_product(tracer: AxisTracer, call: Call) -> Dims:
     return outer if call.out.dim() == len(outer) else [int(call.out.shape[0]), *outer]
 
 
-def _mark_attention(tracer: AxisTracer, left: torch.Tensor, right: torch.Tensor, a: Dims, b: Dims) -> None:
+def _mark_attention(tracer: AxisTracer, left: torch.Tensor, right: torch.Tensor, a: Shape, b: Shape) -> None:
     if tracer.is_weight(left) or tracer.is_weight(right):
         return
     tracer.mark(a[0], "head")
@@ -134,7 +134,7 @@ def _mark_attention(tracer: AxisTracer, left: torch.Tensor, right: torch.Tensor,
 
 
 @rule(*named("fused_attention"))
-def fused_attention(tracer: AxisTracer, call: Call) -> list[Dims]:
+def fused_attention(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Attention as one kernel, which also returns what its backward pass needs."""
     mask = call.kwargs.get("attn_mask", call.arg(3, "attn_bias"))
     causal = call.arg(4 if "flash" in call.name else 6, "is_causal", False)
@@ -145,7 +145,7 @@ def fused_attention(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @function_rule("scaled_dot_product_attention", [F.scaled_dot_product_attention])
-def attention(tracer: AxisTracer, call: Call) -> Dims:
+def attention(tracer: AxisTracer, call: Call) -> Shape:
     """Queries and keys meet in the head dimension; heads and batches meet; grouped queries are (key head, repeat)."""
     q, k, v = (tracer.dims(call.arg(i, name)) for i, name in enumerate(("query", "key", "value")))
     mask = call.arg(3, "attn_mask")
@@ -156,13 +156,13 @@ def attention(tracer: AxisTracer, call: Call) -> Dims:
     for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True):
         tracer.unify(b, c)
         repeat = size(a) // size(b)
-        tracer.unify(a, b if repeat == 1 else Product((b, fresh(repeat))))
+        tracer.unify(a, b if repeat == 1 else DimProduct((b, fresh(repeat))))
     for dims in (q, k, v):
         tracer.mark(dims[-1], "head_dim")
         if len(dims) > 3:
             tracer.mark(dims[-3], "head")
     if isinstance(mask, torch.Tensor):
-        scores: Dims = [*q[:-1], k[-2]]
+        scores: Shape = [*q[:-1], k[-2]]
         broadcast(tracer, [tracer.dims(mask), scores], [size(dim) for dim in scores])
     tracer.count(1, *q[:-1], k[-2], q[-1])
     tracer.count(1, *q[:-1], k[-2], v[-1])
@@ -170,7 +170,7 @@ def attention(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @function_rule("bilinear", [F.bilinear])
-def bilinear(tracer: AxisTracer, call: Call) -> Dims:
+def bilinear(tracer: AxisTracer, call: Call) -> Shape:
     """The last dimensions of both inputs meet those of the weight, whose first one comes out."""
     left, right, weight, bias = (call.arg(i, name) for i, name in enumerate(("input1", "input2", "weight", "bias")))
     a, b, w_dims = tracer.dims(left), tracer.dims(right), tracer.dims(weight)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.graph.axes import fresh, product, size
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import fresh, product, size
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import named
 from edakari.graph.rules import function_rule, rule
 
 __all__ = ["broadcast"]
 
 
-def broadcast(tracer: AxisTracer, operands: Sequence[Dims], shape: Sequence[int]) -> Dims:
+def broadcast(tracer: AxisTracer, operands: Sequence[Shape], shape: Sequence[int]) -> Shape:
     """Align dimensions from the right and unify those that are not broadcast.
 
     Args:
@@ -26,7 +26,7 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Dims], shape: Sequence[int]
     Returns:
         Dimensions of the result.
     """
-    result: Dims = []
+    result: Shape = []
     for position in range(-len(shape), 0):
         length = shape[position]
         aligned = [dims[position] for dims in operands if len(dims) >= -position and size(dims[position]) == length]
@@ -45,7 +45,7 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Dims], shape: Sequence[int]
         "pointwise", "activation", "weighted_activation", "choice", "comparison", "dropout", "draw", "copy", "write"
     ),
 )
-def pointwise(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def pointwise(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Aligned dimensions hold the same positions."""
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
     dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], first.shape)
@@ -53,7 +53,7 @@ def pointwise(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
 
 
 @rule(*named("softmax"))
-def softmax(tracer: AxisTracer, call: Call) -> Dims:
+def softmax(tracer: AxisTracer, call: Call) -> Shape:
     """Mixes one dimension and keeps all."""
     dims = list(tracer.dims(call.args[0]))
     tracer.set(along=call.args[1] % max(len(dims), 1))
@@ -61,25 +61,25 @@ def softmax(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("constant", "random"))
-def constant(tracer: AxisTracer, call: Call) -> Dims:
+def constant(tracer: AxisTracer, call: Call) -> Shape:
     """The same value everywhere, or drawn anew, or yet to be written: any position may go with what it meets."""
     return [fresh(length) for length in call.out.shape]
 
 
 @rule(*named("like", "random_like"))
-def like(tracer: AxisTracer, call: Call) -> Dims:
+def like(tracer: AxisTracer, call: Call) -> Shape:
     """Made in the form of another tensor."""
     return list(tracer.dims(call.args[0]))
 
 
 @rule(*named("fill"))
-def fill(tracer: AxisTracer, call: Call) -> Dims:
+def fill(tracer: AxisTracer, call: Call) -> Shape:
     """One value everywhere."""
     return list(tracer.dims(call.args[0]))
 
 
 @rule(*named("batch_norm", "batch_norm_variant"))
-def batch_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
+def batch_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Channels meet scale, shift and statistics; with statistics of its own input, each channel mixes the rest."""
     x = tracer.dims(call.args[0])
     channels = x[1]
@@ -93,14 +93,14 @@ def batch_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @function_rule("batch_norm", [torch.batch_norm])
-def batch_norm_function(tracer: AxisTracer, call: Call) -> Dims:
+def batch_norm_function(tracer: AxisTracer, call: Call) -> Shape:
     """The operator's first output."""
-    outputs: list[Dims] = batch_norm(tracer, Call(call.name, call.args, call.kwargs, (call.out,)))
+    outputs: list[Shape] = batch_norm(tracer, Call(call.name, call.args, call.kwargs, (call.out,)))
     return outputs[0]
 
 
 @rule(*named("layer_norm", "rms_norm", "composite_norm"))
-def layer_norm(tracer: AxisTracer, call: Call) -> list[Dims] | Dims:
+def layer_norm(tracer: AxisTracer, call: Call) -> list[Shape] | Shape:
     """The last dimensions meet scale and shift (a root mean square norm has no shift); their statistics mix them."""
     x = tracer.dims(call.args[0])
     normalized = x[-len(call.args[1]) :]
@@ -113,7 +113,7 @@ def layer_norm(tracer: AxisTracer, call: Call) -> list[Dims] | Dims:
     return [list(x), *(list(o.shape) for o in call.out[1:])]
 
 
-def _norm_parameters(tracer: AxisTracer, dims: Dims, tensors: Sequence[torch.Tensor | None]) -> None:
+def _norm_parameters(tracer: AxisTracer, dims: Shape, tensors: Sequence[torch.Tensor | None]) -> None:
     for tensor in tensors:
         if isinstance(tensor, torch.Tensor):
             for left, right in zip(dims, tracer.dims(tensor), strict=True):
@@ -121,7 +121,7 @@ def _norm_parameters(tracer: AxisTracer, dims: Dims, tensors: Sequence[torch.Ten
 
 
 @rule(*named("group_norm"), "aten.group_norm")
-def group_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
+def group_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Channels are (group, channel in group): statistics mix within a group."""
     x = tracer.dims(call.args[0])
     groups = call.args[6]
@@ -138,7 +138,7 @@ def group_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @rule(*named("weight_norm"))
-def weight_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
+def weight_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Direction and length of a weight meet in the dimension that has lengths; the norm mixes the others."""
     direction, length = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     along = call.arg(2, "dim", 0)
@@ -147,7 +147,7 @@ def weight_norm(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @function_rule("local_response_norm", [F.local_response_norm])
-def local_response_norm(tracer: AxisTracer, call: Call) -> Dims:
+def local_response_norm(tracer: AxisTracer, call: Call) -> Shape:
     """Each channel is divided by what its neighbours in the list are, so that the list stays as it is."""
     dims = list(tracer.dims(call.arg(0, "input")))
     tracer.pin(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.rules import rule
 from edakari.graph.rules_compute import attention
 
@@ -19,7 +19,7 @@ HEAD = 1
 
 
 @rule("higher_order.flex_attention")
-def flex_attention(tracer: AxisTracer, call: Call) -> list[Dims]:
+def flex_attention(tracer: AxisTracer, call: Call) -> list[Shape]:
     """As attention; tokens stay, since scores may go by their numbers, and heads where they do."""
     query, key, value, of_score, mask = call.args[:5]
     q, k = tracer.dims(query), tracer.dims(key)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from edakari.graph.axes import Expression, resolve, size
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import DimExpr, resolve, size
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import named
 from edakari.graph.rules import rule
 
@@ -19,7 +19,7 @@ ONLY_SOME = "it reaches only the first positions of a longer dimension"
 
 
 @rule(*named("selection"))
-def select(tracer: AxisTracer, call: Call) -> Dims:
+def select(tracer: AxisTracer, call: Call) -> Shape:
     """One position of a dimension."""
     dims = tracer.dims(call.args[0])
     along = call.args[1] % len(dims)
@@ -28,13 +28,13 @@ def select(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("pieces"))
-def unbind(tracer: AxisTracer, call: Call) -> list[Dims]:
+def unbind(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Every position of a dimension by itself."""
     return [select(tracer, Call(call.name, (call.args[0], call.arg(1, "dim", 0)), {}, None)) for _ in call.out]
 
 
 @rule(*named("diagonal"))
-def diagonal(tracer: AxisTracer, call: Call) -> Dims:
+def diagonal(tracer: AxisTracer, call: Call) -> Shape:
     """Positions of two dimensions that have one number."""
     dims = list(tracer.dims(call.args[0]))
     pair = {call.arg(2, "dim1", 0) % len(dims), call.arg(3, "dim2", 1) % len(dims)}
@@ -58,7 +58,7 @@ def _used(indices: Sequence[torch.Tensor | None]) -> list[int]:
     return used
 
 
-def _pin_used(tracer: AxisTracer, dims: Dims, indices: Sequence[torch.Tensor | None]) -> list[int]:
+def _pin_used(tracer: AxisTracer, dims: Shape, indices: Sequence[torch.Tensor | None]) -> list[int]:
     used = _used(indices)
     for entry in indices:
         if entry is not None:
@@ -76,16 +76,16 @@ def _where(used: Sequence[int]) -> int:
     return used[0] if list(used) == list(range(used[0], used[-1] + 1)) else 0
 
 
-def _spliced(dims: Dims, used: Sequence[int], new: Dims) -> Dims:
+def _spliced(dims: Shape, used: Sequence[int], new: Shape) -> Shape:
     """The dimensions that are left, with those of the indices among them."""
-    out: Dims = [dim for index, dim in enumerate(dims) if index not in used]
+    out: Shape = [dim for index, dim in enumerate(dims) if index not in used]
     first = _where(used)
     out[first:first] = new
     return out
 
 
 @rule("aten.index", "aten._unsafe_index")
-def index(tracer: AxisTracer, call: Call) -> Dims:
+def index(tracer: AxisTracer, call: Call) -> Shape:
     """Positions looked up by tensors of numbers."""
     dims = tracer.dims(call.args[0])
     used = _pin_used(tracer, dims, call.args[1])
@@ -94,7 +94,7 @@ def index(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.index_put", "aten.index_put_", "aten._unsafe_index_put", "aten._index_put_impl_")
-def index_put(tracer: AxisTracer, call: Call) -> Dims:
+def index_put(tracer: AxisTracer, call: Call) -> Shape:
     """Values written where indices say; one value under a mask goes to each position that the mask holds."""
     x, indices, values = call.args[:3]
     dims = tracer.dims(x)
@@ -109,7 +109,7 @@ def index_put(tracer: AxisTracer, call: Call) -> Dims:
     return list(dims)
 
 
-def _meet_from_the_right(tracer: AxisTracer, values: Dims, target: Dims) -> None:
+def _meet_from_the_right(tracer: AxisTracer, values: Shape, target: Shape) -> None:
     for value, dim in zip(reversed(values), reversed(target), strict=False):
         if size(value) == size(dim):
             tracer.unify(value, dim)
@@ -118,7 +118,7 @@ def _meet_from_the_right(tracer: AxisTracer, values: Dims, target: Dims) -> None
 
 
 @rule("aten.index_select")
-def index_select(tracer: AxisTracer, call: Call) -> Dims:
+def index_select(tracer: AxisTracer, call: Call) -> Shape:
     """Positions of one dimension by a list of numbers."""
     dims = list(tracer.dims(call.args[0]))
     tracer.pin(*tracer.dims(call.args[2]), why=NUMBERS)
@@ -130,7 +130,7 @@ def index_select(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("gather"))
-def gather(tracer: AxisTracer, call: Call) -> Dims:
+def gather(tracer: AxisTracer, call: Call) -> Shape:
     """Positions of one dimension by number, for each position of the others."""
     x, index = call.args[0], call.args[2]
     dims, chosen = tracer.dims(x), tracer.dims(index)
@@ -142,7 +142,7 @@ def gather(tracer: AxisTracer, call: Call) -> Dims:
     return list(chosen)
 
 
-def _same_places(tracer: AxisTracer, along: int, longer: Dims, shorter: Dims) -> None:
+def _same_places(tracer: AxisTracer, along: int, longer: Shape, shorter: Shape) -> None:
     """Dimensions other than one meet; where one is longer, only its first positions are reached."""
     for index, (left, right) in enumerate(zip(longer, shorter, strict=True)):
         if index != along and size(left) == size(right):
@@ -151,20 +151,20 @@ def _same_places(tracer: AxisTracer, along: int, longer: Dims, shorter: Dims) ->
             tracer.pin(left, right, why=ONLY_SOME)
 
 
-def _reads_along(tracer: AxisTracer, index: torch.Tensor, dim: Expression) -> None:
+def _reads_along(tracer: AxisTracer, index: torch.Tensor, dim: DimExpr) -> None:
     """Keep a dimension whole unless its numbers were found along the very same dimension."""
     found = tracer.indexed_by(index)
     if not found or any(not _is_same(each, dim) for each in found):
         tracer.pin(dim, *found, why=BY_NUMBER)
 
 
-def _is_same(left: Expression, right: Expression) -> bool:
+def _is_same(left: DimExpr, right: DimExpr) -> bool:
     left, right = resolve(left), resolve(right)
     return left is right or (type(left) is type(right) and left == right)
 
 
 @rule(*named("scatter"))
-def scatter(tracer: AxisTracer, call: Call) -> Dims:
+def scatter(tracer: AxisTracer, call: Call) -> Shape:
     """Values written to positions of one dimension by number, for each position of the others."""
     x, index, source = call.args[0], call.args[2], call.arg(3, "src")
     dims, chosen = tracer.dims(x), tracer.dims(index)
@@ -182,7 +182,7 @@ def scatter(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*(f"aten.{name}{end}" for name in ("index_add", "index_copy", "index_fill", "index_reduce") for end in ("", "_")))
-def index_write(tracer: AxisTracer, call: Call) -> Dims:
+def index_write(tracer: AxisTracer, call: Call) -> Shape:
     """Slices written to positions of one dimension by a list of numbers; the other dimensions meet."""
     x, source = call.args[0], call.args[3]
     dims = tracer.dims(x)
@@ -199,7 +199,7 @@ def index_write(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.slice_scatter", "aten.select_scatter")
-def slice_scatter(tracer: AxisTracer, call: Call) -> Dims:
+def slice_scatter(tracer: AxisTracer, call: Call) -> Shape:
     """A run of positions, or one, is written; the other dimensions meet."""
     dims, source = list(tracer.dims(call.args[0])), list(tracer.dims(call.args[1]))
     along = call.arg(2, "dim", 0) % len(dims)
@@ -217,7 +217,7 @@ def slice_scatter(tracer: AxisTracer, call: Call) -> Dims:
     *("aten.nonzero", "aten.masked_select", "aten.bincount"),
     *("aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "torchvision.nms"),
 )
-def by_values(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def by_values(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """What comes out, or its order, depends on values."""
     for tensor in call.tensors():
         tracer.pin(*tracer.dims(tensor), why="which positions it picks, and in what order, depends on values")
@@ -226,7 +226,7 @@ def by_values(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
 
 
 @rule("aten.masked_scatter", "aten.masked_scatter_")
-def masked_scatter(tracer: AxisTracer, call: Call) -> Dims:
+def masked_scatter(tracer: AxisTracer, call: Call) -> Shape:
     """Values in their order to where a mask holds; rows by rows where the mask is the same all over the last dimension,
     as where features of an image take the places of tokens.
     """
@@ -246,7 +246,7 @@ def masked_scatter(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten._pack_padded_sequence")
-def pack(tracer: AxisTracer, call: Call) -> list[Dims]:
+def pack(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Steps of sequences one after another, as far as each goes."""
     dims = tracer.dims(call.args[0])
     tracer.pin(*dims[:2], *tracer.dims(call.args[1]), why="steps are ordered by the lengths of sequences")
@@ -254,7 +254,7 @@ def pack(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @rule("aten.bucketize", "aten.searchsorted")
-def bucketize(tracer: AxisTracer, call: Call) -> Dims:
+def bucketize(tracer: AxisTracer, call: Call) -> Shape:
     """Each value is replaced by the number of the interval that it lies in."""
     bounds, values = (1, 0) if call.name == "aten.bucketize" else (0, 1)
     lowest = tracer.dims(call.args[bounds])
@@ -269,7 +269,7 @@ def bucketize(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("embedding"))
-def embedding(tracer: AxisTracer, call: Call) -> Dims:
+def embedding(tracer: AxisTracer, call: Call) -> Shape:
     """Rows are looked up by number, so they all stay; columns go on."""
     weight, indices = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.pin(weight[0], why="its rows are looked up by number")
@@ -277,7 +277,7 @@ def embedding(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
-def embedding_bag(tracer: AxisTracer, call: Call) -> list[Dims]:
+def embedding_bag(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Rows are looked up by number and summed up; columns go on."""
     weight = tracer.dims(call.args[0])
     tracer.pin(weight[0], why="its rows are looked up by number")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from edakari.graph.axes import size
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import size
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.rules import function_rule, rule
 
 __all__: list[str] = []
@@ -19,7 +19,7 @@ __all__: list[str] = []
     "aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "aten._fake_quantize_learnable_per_tensor_affine",
 )
-def per_tensor(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def per_tensor(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """One scale for all positions."""
     dims = tracer.dims(call.args[0])
     for other in call.tensors()[1:]:
@@ -32,14 +32,14 @@ def per_tensor(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     "aten.fake_quantize_per_channel_affine_cachemask",
     "aten._fake_quantize_learnable_per_channel_affine",
 )
-def per_channel(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def per_channel(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """A scale and a zero point for each position of one dimension."""
     dims = tracer.dims(call.args[0])
     _meet(tracer, dims, call.args[3], call.args[1:3])
     return [list(dims) for _ in call.out] if isinstance(call.out, tuple | list) else list(dims)
 
 
-def _meet(tracer: AxisTracer, dims: Dims, along: int, tensors: Sequence[torch.Tensor]) -> None:
+def _meet(tracer: AxisTracer, dims: Shape, along: int, tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors:
         described = tracer.dims(tensor)
         # an observer that has seen nothing yet holds none or one
@@ -48,7 +48,7 @@ def _meet(tracer: AxisTracer, dims: Dims, along: int, tensors: Sequence[torch.Te
 
 
 @function_rule("fused_moving_avg_obs_fake_quant", [torch.fused_moving_avg_obs_fake_quant])
-def observed(tracer: AxisTracer, call: Call) -> Dims:
+def observed(tracer: AxisTracer, call: Call) -> Shape:
     """Observer and fake quantisation at once: range, scale and zero point are of the tensor or of each position."""
     names = ("running_min", "running_max", "scale", "zero_point")
     along, each = call.arg(10, "ch_axis"), call.arg(11, "per_row_fake_quant", False)
@@ -63,7 +63,7 @@ def observed(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.resize_")
-def resize(tracer: AxisTracer, call: Call) -> Dims | None:
+def resize(tracer: AxisTracer, call: Call) -> Shape | None:
     """Observers give their buffers the form of what they saw, which they have already but for the first time."""
     dims = tracer.dims(call.args[0])
     if [size(dim) for dim in dims] == list(call.args[1]):

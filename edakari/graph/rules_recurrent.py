@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from edakari.graph.axes import Expression, concat, fresh, product, size
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import DimExpr, concat, fresh, product, size
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.rules import function_rule
 
 __all__ = ["layers_of", "weights_at"]
@@ -31,7 +31,7 @@ def layers_of(args: Sequence[Any]) -> Iterator[list[torch.Tensor]]:
 
 
 @function_rule("rnn", [torch.rnn_tanh, torch.rnn_relu, torch.gru, torch.lstm])
-def recurrent(tracer: AxisTracer, call: Call) -> list[Dims]:
+def recurrent(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Gates times hidden positions; a layer has one hidden width for all its levels and directions."""
     args = call.args
     index = weights_at(args)
@@ -60,7 +60,7 @@ def recurrent(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 def _layer(
-    tracer: AxisTracer, layer: Sequence[torch.Tensor], entering: Expression, hidden: Expression, shown: Expression
+    tracer: AxisTracer, layer: Sequence[torch.Tensor], entering: DimExpr, hidden: DimExpr, shown: DimExpr
 ) -> None:
     projection = layer[-1] if len(layer) % 2 else None
     gates = product([size(tracer.dims(layer[0])[0]) // size(hidden), hidden])

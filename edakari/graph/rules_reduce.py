@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from edakari.graph.axes import size
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import size
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import named
 from edakari.graph.rules import rule
 from edakari.graph.rules_elementwise import broadcast
@@ -20,7 +20,7 @@ POSITIONS = named("extreme_position")
 
 
 @rule(*named("reduction"), *NORMS)
-def reduce(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def reduce(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
     dims = tracer.dims(call.args[0])
     chosen = call.arg(2 if call.name in NORMS else 1, "dim")
@@ -29,7 +29,7 @@ def reduce(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     return [list(out) for _ in call.out] if isinstance(call.out, tuple | list) else out
 
 
-def _left(dims: Dims, gone: set[int], count: int) -> Dims:
+def _left(dims: Shape, gone: set[int], count: int) -> Shape:
     """What a reduction leaves: ones where it keeps the number of dimensions."""
     if count == len(dims):
         return [1 if position in gone else dim for position, dim in enumerate(dims)]
@@ -43,7 +43,7 @@ def _positions(chosen: Any, count: int) -> set[int]:
 
 
 @rule(*named("extremum"), *POSITIONS)
-def extremum(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def extremum(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """A reduction that also finds at which position the value stands."""
     other = call.arg(1, "other")
     if isinstance(other, torch.Tensor):
@@ -54,19 +54,19 @@ def extremum(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
         tracer.pin(*dims, why="it numbers the positions of all dimensions together")
     elif call.name in POSITIONS or isinstance(call.out, tuple | list):
         tracer.entries_index(0 if call.name in POSITIONS else 1, *(dims[index] for index in along))
-    reduced: Dims | list[Dims] = reduce(tracer, call)
+    reduced: Shape | list[Shape] = reduce(tracer, call)
     return reduced
 
 
 @rule(*named("histogram"))
-def histogram(tracer: AxisTracer, call: Call) -> Dims:
+def histogram(tracer: AxisTracer, call: Call) -> Shape:
     """Counts of values, wherever they stand."""
     tracer.dims(call.args[0])
     return list(call.out.shape)
 
 
 @rule("aten.kthvalue", "aten.topk", "aten.sort")
-def ordered(tracer: AxisTracer, call: Call) -> list[Dims]:
+def ordered(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Values by rank: which these are, and how many, depends on all of the dimension."""
     dims = list(tracer.dims(call.args[0]))
     index, name = (1, "dim") if call.name == "aten.sort" else (2, "dim")
@@ -85,13 +85,13 @@ def ordered(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @rule(*named("running_sum", "running_product", "running_logsumexp"))
-def running(tracer: AxisTracer, call: Call) -> Dims:
+def running(tracer: AxisTracer, call: Call) -> Shape:
     """Each position takes in those before it, of which only what is kept counts."""
     return list(tracer.dims(call.args[0]))
 
 
 @rule(*named("running_maximum", "running_minimum"))
-def running_extremum(tracer: AxisTracer, call: Call) -> list[Dims]:
+def running_extremum(tracer: AxisTracer, call: Call) -> list[Shape]:
     """As a running sum; the second output says at which position each value stands."""
     dims = tracer.dims(call.args[0])
     if dims:
@@ -100,7 +100,7 @@ def running_extremum(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @rule(*named("order"))
-def reorder(tracer: AxisTracer, call: Call) -> Dims:
+def reorder(tracer: AxisTracer, call: Call) -> Shape:
     """Positions of some dimensions change places: these stay whole."""
     dims = list(tracer.dims(call.args[0]))
     chosen = call.arg(2 if call.name == "aten.roll" else 1, "dims", ())
@@ -111,7 +111,7 @@ def reorder(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("distance"))
-def distances(tracer: AxisTracer, call: Call) -> Dims:
+def distances(tracer: AxisTracer, call: Call) -> Shape:
     """From each row of one matrix to each of another: the columns meet and are summed up."""
     left, right = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.unify(left[-1], right[-1])
@@ -120,7 +120,7 @@ def distances(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.linalg_cross")
-def cross(tracer: AxisTracer, call: Call) -> Dims:
+def cross(tracer: AxisTracer, call: Call) -> Shape:
     """Three positions of one dimension are mixed."""
     dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], call.out.shape)
     tracer.pin(dims[call.kwargs.get("dim", -1)], why="it mixes the three positions of a vector")
@@ -128,7 +128,7 @@ def cross(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("loss"))
-def loss(tracer: AxisTracer, call: Call) -> Dims:
+def loss(tracer: AxisTracer, call: Call) -> Shape:
     """Position by position, and then perhaps over all positions."""
     tensors = call.tensors()
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edakari.graph.axes import Expression, concat, cut, fresh, product, resolve, size, split
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import DimExpr, concat, cut, fresh, product, resolve, size, split
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import named
 from edakari.graph.reshape import regroup
 from edakari.graph.rules import rule
@@ -14,13 +14,13 @@ __all__: list[str] = []
 
 
 @rule(*named("view"))
-def view(tracer: AxisTracer, call: Call) -> Dims:
+def view(tracer: AxisTracer, call: Call) -> Shape:
     """Dimensions split and join as products in row-major order."""
     return regroup(tracer.dims(call.args[0]), call.out.shape, f"{tracer.reason}: the reshape runs across it")
 
 
 @rule(*named("permutation"))
-def permute(tracer: AxisTracer, call: Call) -> Dims:
+def permute(tracer: AxisTracer, call: Call) -> Shape:
     """Dimensions in another order."""
     dims = tracer.dims(call.args[0])
     tracer.set(order=tuple(position % len(dims) for position in call.args[1]))
@@ -28,7 +28,7 @@ def permute(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("transposition"))
-def transpose(tracer: AxisTracer, call: Call) -> Dims:
+def transpose(tracer: AxisTracer, call: Call) -> Shape:
     """Two dimensions change places."""
     dims = list(tracer.dims(call.args[0]))
     if len(dims) < 2:
@@ -42,7 +42,7 @@ def transpose(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("unsqueeze"))
-def unsqueeze(tracer: AxisTracer, call: Call) -> Dims:
+def unsqueeze(tracer: AxisTracer, call: Call) -> Shape:
     """A new dimension of one position."""
     dims = list(tracer.dims(call.args[0]))
     dims.insert(call.args[1] % (len(dims) + 1), 1)
@@ -50,7 +50,7 @@ def unsqueeze(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("squeeze"))
-def squeeze(tracer: AxisTracer, call: Call) -> Dims:
+def squeeze(tracer: AxisTracer, call: Call) -> Shape:
     """Dimensions of one position go."""
     dims = tracer.dims(call.args[0])
     chosen = call.arg(1, "dim", range(len(dims)))
@@ -59,7 +59,7 @@ def squeeze(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("expand"))
-def expand(tracer: AxisTracer, call: Call) -> Dims:
+def expand(tracer: AxisTracer, call: Call) -> Shape:
     """Dimensions of one position are repeated, as often as what they meet is long; the others go on."""
     dims = tracer.dims(call.args[0])
     shape = call.out.shape
@@ -68,7 +68,7 @@ def expand(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("repeat"))
-def repeat(tracer: AxisTracer, call: Call) -> Dims:
+def repeat(tracer: AxisTracer, call: Call) -> Shape:
     """The whole dimension again and again: (repeat, position); one position as often as what it meets is long."""
     dims = tracer.dims(call.args[0])
     times = call.args[1]
@@ -76,18 +76,18 @@ def repeat(tracer: AxisTracer, call: Call) -> Dims:
     return [_repeated(dim, count) for count, dim in zip(times, padded, strict=True)]
 
 
-def _repeated(dim: Expression, count: int) -> Expression:
+def _repeated(dim: DimExpr, count: int) -> DimExpr:
     return fresh(int(count)) if size(dim) == 1 else product([int(count), dim])
 
 
 @rule(*named("strides"))
-def as_strided(tracer: AxisTracer, call: Call) -> Dims | None:
+def as_strided(tracer: AxisTracer, call: Call) -> Shape | None:
     """Harmless where it only restates the form."""
     return list(tracer.dims(call.args[0])) if tuple(call.args[1]) == tuple(call.args[0].shape) else None
 
 
 @rule(*named("concatenation"))
-def cat(tracer: AxisTracer, call: Call) -> Dims:
+def cat(tracer: AxisTracer, call: Call) -> Shape:
     """Blocks side by side along one dimension; the others meet."""
     # torch lets one-dimensional tensors without entries join anything
     parts = [tracer.dims(tensor) for tensor in call.args[0] if tensor.dim() == call.out.dim()]
@@ -102,7 +102,7 @@ def cat(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("stack"))
-def stack(tracer: AxisTracer, call: Call) -> Dims:
+def stack(tracer: AxisTracer, call: Call) -> Shape:
     """The same dimensions beside one another in a new one."""
     parts = [tracer.dims(tensor) for tensor in call.args[0]]
     for part in parts[1:]:
@@ -114,7 +114,7 @@ def stack(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("split"))
-def split_evenly(tracer: AxisTracer, call: Call) -> list[Dims]:
+def split_evenly(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` will halve what is left."""
     dims = tracer.dims(call.args[0])
     along = call.arg(2, "dim", 0) % len(dims)
@@ -130,7 +130,7 @@ def split_evenly(tracer: AxisTracer, call: Call) -> list[Dims]:
 
 
 @rule("aten.glu")
-def glu(tracer: AxisTracer, call: Call) -> Dims | None:
+def glu(tracer: AxisTracer, call: Call) -> Shape | None:
     """One half gates the other, so both lose the same positions."""
     dims = tracer.dims(call.args[0])
     along = call.arg(1, "dim", -1) % len(dims)
@@ -141,8 +141,8 @@ def glu(tracer: AxisTracer, call: Call) -> Dims | None:
     return _replaced(dims, along, product([halves[1]]))
 
 
-def _pieces(tracer: AxisTracer, dim: Expression, lengths: Sequence[int]) -> list[Expression]:
-    parts: list[Expression] = []
+def _pieces(tracer: AxisTracer, dim: DimExpr, lengths: Sequence[int]) -> list[DimExpr]:
+    parts: list[DimExpr] = []
     rest = dim
     for length in lengths:
         halves = cut(rest, length)
@@ -154,12 +154,12 @@ def _pieces(tracer: AxisTracer, dim: Expression, lengths: Sequence[int]) -> list
     return parts
 
 
-def _replaced(dims: Dims, position: int, dim: Expression) -> Dims:
+def _replaced(dims: Shape, position: int, dim: DimExpr) -> Shape:
     return [*dims[:position], dim, *dims[position + 1 :]]
 
 
 @rule(*named("slice"))
-def slice_(tracer: AxisTracer, call: Call) -> Dims:
+def slice_(tracer: AxisTracer, call: Call) -> Shape:
     """A run of positions of one dimension."""
     dims = tracer.dims(call.args[0])
     along = call.arg(1, "dim", 0) % len(dims)
@@ -177,7 +177,7 @@ def slice_(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("constant_pad"))
-def constant_pad(tracer: AxisTracer, call: Call) -> Dims:
+def constant_pad(tracer: AxisTracer, call: Call) -> Shape:
     """New positions before and after; they stay."""
     dims = list(tracer.dims(call.args[0]))
     widths = call.args[1]
@@ -194,7 +194,7 @@ def constant_pad(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("channel_shuffle"))
-def channel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
+def channel_shuffle(tracer: AxisTracer, call: Call) -> Shape:
     """Channels (group, channel) become (channel, group)."""
     dims = list(tracer.dims(call.args[0]))
     halves = split(dims[1], call.args[1])
@@ -206,7 +206,7 @@ def channel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("triangle"))
-def triangle(tracer: AxisTracer, call: Call) -> Dims:
+def triangle(tracer: AxisTracer, call: Call) -> Shape:
     """Depends on the position in the last two dimensions."""
     dims = list(tracer.dims(call.args[0]))
     tracer.pin(*dims[-2:], why="a triangle of it is kept, by the numbers of rows and columns")
@@ -214,7 +214,7 @@ def triangle(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule(*named("windows"))
-def unfold(tracer: AxisTracer, call: Call) -> Dims:
+def unfold(tracer: AxisTracer, call: Call) -> Shape:
     """Windows along one dimension."""
     dims = list(tracer.dims(call.args[0]))
     along = call.args[1] % len(dims)
@@ -224,7 +224,7 @@ def unfold(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.repeat_interleave")
-def repeat_interleave(tracer: AxisTracer, call: Call) -> Dims | None:
+def repeat_interleave(tracer: AxisTracer, call: Call) -> Shape | None:
     """Each position again and again: (position, repeat)."""
     times, along = call.arg(1, "repeats"), call.arg(2, "dim")
     if not isinstance(times, int) or along is None:

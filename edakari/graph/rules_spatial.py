@@ -7,8 +7,8 @@ import math
 
 import torch
 
-from edakari.graph.axes import Expression, product, split
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import DimExpr, product, split
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import ROWS, named
 from edakari.graph.rules import rule
 
@@ -18,7 +18,7 @@ POOLS = frozenset(named("pool"))
 UNPOOLS = frozenset(named("unpool"))
 
 
-def spatial(count: int, tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def spatial(count: int, tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Mixes positions in the last `count` dimensions and leaves the others alone."""
     dims = tracer.dims(call.args[0])
     for other in call.tensors()[1:]:
@@ -33,11 +33,11 @@ def spatial(count: int, tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
     several = isinstance(call.out, tuple | list)
     first = call.out[0] if several else call.out
     tracer.pin(*dims[-count:], why="positions in space are mixed")
-    out: Dims = [*dims[:-count], *first.shape[-count:]]
+    out: Shape = [*dims[:-count], *first.shape[-count:]]
     return [list(out) for _ in call.out] if several else out
 
 
-def _meet(tracer: AxisTracer, dims: Dims, other: torch.Tensor, indexed: bool) -> None:
+def _meet(tracer: AxisTracer, dims: Shape, other: torch.Tensor, indexed: bool) -> None:
     """Where samples are taken: of each image, or, as numbers that pooling returned, of each channel."""
     where = tracer.dims(other)
     same = len(dims) if indexed else len(dims) - 1
@@ -51,7 +51,7 @@ for _count in (1, 2, 3):
 
 
 @rule("aten.pixel_shuffle")
-def pixel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
+def pixel_shuffle(tracer: AxisTracer, call: Call) -> Shape:
     """Channels are (channel, position in the block); the block goes into space."""
     dims = tracer.dims(call.args[0])
     halves = split(dims[-3], call.out.shape[-3])
@@ -63,24 +63,24 @@ def pixel_shuffle(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.pixel_unshuffle")
-def pixel_unshuffle(tracer: AxisTracer, call: Call) -> Dims:
+def pixel_unshuffle(tracer: AxisTracer, call: Call) -> Shape:
     """Space goes into channels: (channel, position in the block)."""
     dims = tracer.dims(call.args[0])
     return [*dims[:-3], product([dims[-3], call.args[1] ** 2]), *call.out.shape[-2:]]
 
 
 @rule("aten.im2col")
-def im2col(tracer: AxisTracer, call: Call) -> Dims:
+def im2col(tracer: AxisTracer, call: Call) -> Shape:
     """Channels become (channel, position in the window)."""
     x = tracer.dims(call.args[0])
     tracer.pin(*x[-2:], why="positions in space are mixed")
     window = math.prod(call.arg(1, "kernel_size"))
-    channels: Expression = product([x[-3], window])
+    channels: DimExpr = product([x[-3], window])
     return [*x[:-3], channels, call.out.shape[-1]]
 
 
 @rule("aten.col2im")
-def col2im(tracer: AxisTracer, call: Call) -> Dims:
+def col2im(tracer: AxisTracer, call: Call) -> Shape:
     """The way back: windows are summed up where they overlap, channel by channel."""
     x = tracer.dims(call.args[0])
     tracer.pin(x[-1], why="positions in space are mixed")
@@ -93,7 +93,7 @@ def col2im(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.affine_grid_generator", "aten.cudnn_affine_grid_generator")
-def affine_grid(tracer: AxisTracer, call: Call) -> Dims:
+def affine_grid(tracer: AxisTracer, call: Call) -> Shape:
     """A grid of positions in space from the entries of a matrix."""
     theta = tracer.dims(call.args[0])
     tracer.pin(*theta[1:], why="its entries are a matrix that acts in space")

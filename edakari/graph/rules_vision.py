@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from edakari.graph.axes import Expression, fresh, product, size, split
-from edakari.graph.axis_tracer import AxisTracer, Call, Dims
+from edakari.graph.algebra import DimExpr, fresh, product, size, split
+from edakari.graph.axis_tracer import AxisTracer, Call, Shape
 from edakari.graph.operators import named
 from edakari.graph.rules import rule
 
@@ -13,7 +13,7 @@ __all__: list[str] = []
 
 
 @rule(*named("deformable_convolution"))
-def deform_conv(tracer: AxisTracer, call: Call) -> Dims:
+def deform_conv(tracer: AxisTracer, call: Call) -> Shape:
     """A convolution whose kernel each group of offsets moves by itself: channels are (offset group, channel)."""
     x, weight, offset, mask, bias = call.args[:5]
     groups, offset_groups, masked = call.args[11:14]
@@ -39,25 +39,25 @@ def deform_conv(tracer: AxisTracer, call: Call) -> Dims:
     return [x_dims[0], w_dims[0], *space]
 
 
-def _meet_offsets(tracer: AxisTracer, dims: Dims, batch: Expression, channels: Expression) -> None:
+def _meet_offsets(tracer: AxisTracer, dims: Shape, batch: DimExpr, channels: DimExpr) -> None:
     tracer.unify(dims[0], batch)
     tracer.unify(dims[1], channels)
     tracer.pin(*dims[2:], why="positions in space are mixed")
 
 
 @rule("torchvision.roi_align", "torchvision.roi_pool")
-def regions(tracer: AxisTracer, call: Call) -> Dims | list[Dims]:
+def regions(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Each region becomes a picture of one size; channels go on."""
     x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
     several = isinstance(call.out, tuple | list)
     shape = (call.out[0] if several else call.out).shape
-    dims: Dims = [shape[0], x[1], *shape[2:]]
+    dims: Shape = [shape[0], x[1], *shape[2:]]
     return [list(dims), list(dims)] if several else dims
 
 
 @rule("torchvision.ps_roi_align", "torchvision.ps_roi_pool")
-def regions_by_position(tracer: AxisTracer, call: Call) -> list[Dims]:
+def regions_by_position(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Channels are (channel, position in the region)."""
     x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
@@ -67,12 +67,12 @@ def regions_by_position(tracer: AxisTracer, call: Call) -> list[Dims]:
         tracer.pin(x[1], why="its positions run across the parts of the channels")
         return [list(shape), list(shape)]
     tracer.pin(halves[1], why="its positions become positions in space")
-    dims: Dims = [shape[0], product([halves[0]]), *shape[2:]]
+    dims: Shape = [shape[0], product([halves[0]]), *shape[2:]]
     return [list(dims), list(dims)]
 
 
 @rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
-def fourier(tracer: AxisTracer, call: Call) -> Dims:
+def fourier(tracer: AxisTracer, call: Call) -> Shape:
     """Positions become frequencies along some dimensions; the others go on."""
     dims = list(tracer.dims(call.args[0]))
     for index in call.args[1]:
@@ -82,7 +82,7 @@ def fourier(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.view_as_complex")
-def view_as_complex(tracer: AxisTracer, call: Call) -> Dims:
+def view_as_complex(tracer: AxisTracer, call: Call) -> Shape:
     """The last dimension holds real and imaginary parts."""
     dims = tracer.dims(call.args[0])
     tracer.pin(dims[-1], why="its two positions are the real and the imaginary part")
@@ -90,6 +90,6 @@ def view_as_complex(tracer: AxisTracer, call: Call) -> Dims:
 
 
 @rule("aten.view_as_real", "aten._view_as_real_physical")
-def view_as_real(tracer: AxisTracer, call: Call) -> Dims:
+def view_as_real(tracer: AxisTracer, call: Call) -> Shape:
     """Real and imaginary parts in a new last dimension."""
     return [*tracer.dims(call.args[0]), 2]

@@ -1,4 +1,4 @@
-"""Where code gives tensors their form by numbers: which arguments of which functions are sizes, and in which line."""
+"""Where code gives tensors their form by ints: which arguments of which functions are sizes, and in which line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
-from edakari.graph import axes
-from edakari.graph.axes import Expression
+from edakari.graph import algebra
+from edakari.graph.algebra import DimExpr
 from edakari.graph.tracked_ints import SIZES, IntTracker, Pairs, Stated, TrackedInt
 
 __all__ = ["SHAPE_OPERATORS", "line_of_code"]
@@ -27,12 +27,12 @@ def _sizes(*functions: Any) -> Callable[[Pairs], Pairs]:
     return add
 
 
-def _paired(numbers: IntTracker, sizes: Iterable[Any], dims: Sequence[Expression]) -> Stated:
+def _paired(ints: IntTracker, sizes: Iterable[Any], dims: Sequence[DimExpr]) -> Stated:
     for size, dim in zip(sizes, dims, strict=False):
         if isinstance(size, TrackedInt):
             yield size, dim
         elif isinstance(size, int) and size > 0 and not isinstance(dim, int):
-            numbers.literal.append(dim)
+            ints.literal.append(dim)
 
 
 def _flat(args: Sequence[Any]) -> Sequence[Any]:
@@ -50,134 +50,132 @@ def _flat(args: Sequence[Any]) -> Sequence[Any]:
     torch.reshape,
     torch.broadcast_to,
 )
-def _after_the_tensor(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _after_the_tensor(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     sizes = _flat(args[1:]) or kwargs.get("shape") or kwargs.get("size") or ()
-    return _paired(numbers, sizes, numbers.dims_of(out))
+    return _paired(ints, sizes, ints.dims_of(out))
 
 
 @_sizes(torch.Tensor.repeat)
-def _of_a_repeated_one(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_a_repeated_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     times = _flat(args[1:]) or kwargs.get("repeats", ())
     before = [*[1] * (len(times) - args[0].dim()), *args[0].shape]
     # one position that is repeated is as long as the number says
-    single = [
-        (count, dim) for count, dim, length in zip(times, numbers.dims_of(out), before, strict=True) if length == 1
-    ]
-    return _paired(numbers, [count for count, _ in single], [dim for _, dim in single])
+    single = [(count, dim) for count, dim, length in zip(times, ints.dims_of(out), before, strict=True) if length == 1]
+    return _paired(ints, [count for count, _ in single], [dim for _, dim in single])
 
 
 @_sizes(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
-def _of_a_new_one(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    return _paired(numbers, _flat(args) or kwargs.get("size", ()), numbers.dims_of(out))
+def _of_a_new_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    return _paired(ints, _flat(args) or kwargs.get("size", ()), ints.dims_of(out))
 
 
 @_sizes(torch.full)
-def _of_a_full_one(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
-    return _paired(numbers, args[0] if args else kwargs["size"], numbers.dims_of(out))
+def _of_a_full_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+    return _paired(ints, args[0] if args else kwargs["size"], ints.dims_of(out))
 
 
 @_sizes(torch.Tensor.unflatten, torch.unflatten)
-def _of_an_unflattened_one(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_an_unflattened_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     along = args[1] if len(args) > 1 else kwargs["dim"]
     sizes = args[2] if len(args) > 2 else kwargs["sizes"]
     start = along if along >= 0 else args[0].dim() + along
-    return _paired(numbers, sizes, numbers.dims_of(out)[start:])
+    return _paired(ints, sizes, ints.dims_of(out)[start:])
 
 
 @_sizes(torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes)
-def _of_pieces(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_pieces(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     sizes = next(value for value in (*args[1:], *kwargs.values()) if isinstance(value, int | tuple | list))
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     each = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
-    return _paired(numbers, each, [numbers.dims_of(piece)[along] for piece in out])
+    return _paired(ints, each, [ints.dims_of(piece)[along] for piece in out])
 
 
 @_sizes(torch.Tensor.narrow, torch.narrow)
-def _of_a_run(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_a_run(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     if len(args) > 3:
-        yield from _paired(numbers, [args[3]], [numbers.dims_of(out)[args[1]]])
+        yield from _paired(ints, [args[3]], [ints.dims_of(out)[args[1]]])
 
 
 @_sizes(torch.Tensor.tensor_split, torch.tensor_split)
-def _of_a_number_of_pieces(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_a_number_of_pieces(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-    return _paired(numbers, [len(out)] * len(out), [numbers.dims_of(piece)[along] for piece in out])
+    return _paired(ints, [len(out)] * len(out), [ints.dims_of(piece)[along] for piece in out])
 
 
 @_sizes(torch.Tensor.__getitem__)
-def _of_slices(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_slices(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     picks = args[1] if isinstance(args[1], tuple) else (args[1],)
     if not all(isinstance(pick, slice | type(...)) or pick is None for pick in picks):
         return
     real = [pick for pick in picks if pick is not None]
     missing = args[0].dim() - len([pick for pick in real if pick is not ...])
-    whole = list(numbers.dims_of(args[0]))
+    whole = list(ints.dims_of(args[0]))
     index = 0
     for pick in real:
         if pick is ...:
             index += missing
             continue
-        yield from _of_a_slice(numbers, pick, whole[index])
+        yield from _of_a_slice(ints, pick, whole[index])
         index += 1
 
 
-def _of_a_slice(numbers: IntTracker, pick: slice, whole: Expression) -> Stated:
+def _of_a_slice(ints: IntTracker, pick: slice, whole: DimExpr) -> Stated:
     if any(bound and not isinstance(bound, TrackedInt) for bound in (pick.start, pick.stop)):
-        numbers.literal.append(whole)
+        ints.literal.append(whole)
     if not pick.start and isinstance(pick.stop, TrackedInt):
-        pieces = axes.cut(whole, int(pick.stop)) if 0 < pick.stop < axes.size(whole) else None
+        pieces = algebra.cut(whole, int(pick.stop)) if 0 < pick.stop < algebra.size(whole) else None
         yield pick.stop, pieces[0] if pieces else whole
-    elif isinstance(pick.start, TrackedInt) and 0 < pick.start < axes.size(whole):
-        pieces = axes.cut(whole, int(pick.start))
+    elif isinstance(pick.start, TrackedInt) and 0 < pick.start < algebra.size(whole):
+        pieces = algebra.cut(whole, int(pick.start))
         if pieces:
             yield pick.start, pieces[0]
 
 
 @_sizes(F.layer_norm, torch.layer_norm, F.rms_norm)
-def _of_what_is_normalised(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_what_is_normalised(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     # a wrong number is an error here, so that a plain one needs no second look
     return _paired(
-        numbers,
+        ints,
         (size if isinstance(size, TrackedInt) else -1 for size in shape),
-        numbers.dims_of(args[0])[-len(shape) :],
+        ints.dims_of(args[0])[-len(shape) :],
     )
 
 
 @_sizes(F.group_norm, torch.group_norm)
-def _of_groups(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_groups(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     groups = args[1] if len(args) > 1 else kwargs["num_groups"]
-    group = (axes.split(numbers.dims_of(out)[1], int(groups)) or (1,))[0]
+    group = (algebra.split(ints.dims_of(out)[1], int(groups)) or (1,))[0]
     if isinstance(groups, TrackedInt):
         yield groups, group
     else:
         # fewer groups of more channels each may fit by chance
-        axes.pin(group, "group_norm: the number of groups is written into the call")
+        algebra.pin(group, "group_norm: the number of groups is written into the call")
 
 
 ATTENTION = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
 @_sizes(F.multi_head_attention_forward)
-def _of_heads(numbers: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _of_heads(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     given = {**dict(zip(ATTENTION, args, strict=False)), **kwargs}
-    width, heads = numbers.dims_of(given["query"])[-1], given["num_heads"]
+    width, heads = ints.dims_of(given["query"])[-1], given["num_heads"]
     if given.get("use_separate_proj_weight"):
-        rows = [numbers.dims_of(given[f"{name}_proj_weight"])[0] for name in "qkv"]
+        rows = [ints.dims_of(given[f"{name}_proj_weight"])[0] for name in "qkv"]
     else:
-        rows = [(axes.split(numbers.dims_of(given["in_proj_weight"])[0], 3) or (1, width))[1]]
+        rows = [(algebra.split(ints.dims_of(given["in_proj_weight"])[0], 3) or (1, width))[1]]
     # it takes the width of a head from the queries', and asserts that all heads together are as wide
     for each in rows:
-        numbers.unify(each, width)
-    head = (axes.split(width, int(heads)) or (1,))[0]
+        ints.unify(each, width)
+    head = (algebra.split(width, int(heads)) or (1,))[0]
     if isinstance(heads, TrackedInt):
         yield heads, head
     else:
-        axes.pin(head, "multi_head_attention_forward: the number of heads is written into the call")
+        algebra.pin(head, "multi_head_attention_forward: the number of heads is written into the call")
     if isinstance(given["embed_dim_to_check"], TrackedInt):
         yield given["embed_dim_to_check"], width
     else:
-        axes.pin(width, "multi_head_attention_forward: the width is written into the call")
+        algebra.pin(width, "multi_head_attention_forward: the width is written into the call")
 
 
 SHAPE_OPERATORS = frozenset(

@@ -15,15 +15,15 @@ from edakari.core.graph import Graph
 from edakari.core.lazy import refuse_uninitialised
 from edakari.core.networks import unwrapped
 from edakari.errors import ModelError
-from edakari.graph import axes, rule_files
-from edakari.graph.axis_tracer import AxisTracer, Dims
+from edakari.graph import algebra, rule_files
+from edakari.graph.axis_tracer import AxisTracer, Shape
 from edakari.graph.branches import branches_of
 from edakari.graph.groups import finish
 from edakari.graph.inputs import spec_of_inputs
 from edakari.graph.outputs import Outputs, output_names, selected, tensors_in, with_outputs
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.shadow import bytes_on_disk, run_on, shadow_of, stored_tensors
-from edakari.graph.tracked_ints import position_dims
+from edakari.graph.tracked_ints import track_attributes
 from edakari.graph.trial_cuts import verify_by_cutting
 
 __all__ = ["fixed_graph", "trace"]
@@ -88,7 +88,7 @@ def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
 
 def _fixed(model: nn.Module, example: Any, device: str, why: str) -> Graph:
     shadow = shadow_of(model, device)
-    dims: dict[str, Dims] = {name: list(tensor.shape) for name, tensor in stored_tensors(shadow).items()}
+    dims: dict[str, Shape] = {name: list(tensor.shape) for name, tensor in stored_tensors(shadow).items()}
     tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
     parameters = dict(shadow.named_parameters())
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
@@ -98,9 +98,9 @@ def _fixed(model: nn.Module, example: Any, device: str, why: str) -> Graph:
 
 def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str) -> Graph:
     shadow = shadow_of(model, device)
-    position_dims(shadow, model)
+    track_attributes(shadow, model)
     stored = stored_tensors(shadow)
-    dims = {name: [axes.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
+    dims = {name: [algebra.fresh(length) for length in tensor.shape] for name, tensor in stored.items()}
     moved = tree_map(lambda value: _moved(value, device), example)
     tracer, outputs = _follow(shadow, dims, moved)
     _pin_outputs(tracer, outputs, selected(outputs, chosen))
@@ -120,7 +120,7 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
     return dc.replace(graph, stored=bytes_on_disk(shadow))
 
 
-def _follow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> tuple[AxisTracer, Any]:
+def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[AxisTracer, Any]:
     """One forward pass, followed, and what it returned."""
     stored = stored_tensors(shadow)
     tracer = AxisTracer(
@@ -136,7 +136,7 @@ def _follow(shadow: nn.Module, dims: dict[str, Dims], example: Any) -> tuple[Axi
     return tracer, outputs
 
 
-def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Dims], example: Any, chosen: Names) -> None:
+def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Shape], example: Any, chosen: Names) -> None:
     """Follow what runs in training alone too, such as auxiliary heads, so that a pruned network can still be trained.
 
     Layers stay in evaluation mode, as batch statistics of an example would be none. What cannot run in training
@@ -180,10 +180,10 @@ def _moved(value: Any, device: str) -> Any:
 
 def _pin_outputs(tracer: AxisTracer, outputs: Any, counting: Any) -> None:
     """Keep whole what is returned and counts; whatever is returned is known to be."""
-    tracer.returned |= {made.index for made in map(tracer.made, tensors_in(outputs)) if made is not None}
+    tracer.returned |= {info.index for info in map(tracer.info, tensors_in(outputs)) if info is not None}
     for tensor in tensors_in(counting):
         for dim in tracer.indexed_by(tensor):
-            axes.pin(dim, "the network returns numbers of its positions")
-        described: Dims = tracer.dims(tensor)
+            algebra.pin(dim, "the network returns numbers of its positions")
+        described: Shape = tracer.dims(tensor)
         for dim in described:
-            axes.pin(dim, "the network's output")
+            algebra.pin(dim, "the network's output")

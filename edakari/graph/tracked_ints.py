@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from edakari.graph import axes
-from edakari.graph.axes import Expression, Product
+from edakari.graph import algebra
+from edakari.graph.algebra import DimExpr, DimProduct
 from edakari.graph.comparisons import Comparison, hold, terms
 from edakari.graph.held import OWN, containers, held, with_item
 from edakari.graph.widths import width_attributes
 
-__all__ = ["LISTENER", "OPAQUE", "IntTracker", "TrackedInt", "is_known", "position_dims"]
+__all__ = ["LISTENER", "OPAQUE", "IntTracker", "TrackedInt", "is_known", "track_attributes"]
 
 KNOWN = "torch.nn.modules"
 """Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN. Of the
@@ -41,7 +41,7 @@ OPAQUE = (nn.MultiheadAttention,)
 class Extent:
     """The size of a traced dimension."""
 
-    dim: Expression
+    dim: DimExpr
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _by_operator(frame: Any) -> bool:
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
 
 
-def number(value: int, source: Source) -> TrackedInt:
+def tracked(value: int, source: Source) -> TrackedInt:
     """An integer with its source."""
     made = TrackedInt(value)
     made.source = source
@@ -150,7 +150,7 @@ def number(value: int, source: Source) -> TrackedInt:
 
 
 def _computed(value: Any, sign: str, left: Any, right: Any) -> Any:
-    return value if value is NotImplemented or value < 2 else number(value, Computed(sign, left, right))
+    return value if value is NotImplemented or value < 2 else tracked(value, Computed(sign, left, right))
 
 
 class IntTracker:
@@ -166,11 +166,11 @@ class IntTracker:
 
     def __init__(
         self,
-        notes: dict[tuple[str, str], Expression],
-        dims_of: Callable[[torch.Tensor], Sequence[Expression]],
-        unify: Callable[[Expression, Expression], None],
+        notes: dict[tuple[str, str], DimExpr],
+        dims_of: Callable[[torch.Tensor], Sequence[DimExpr]],
+        unify: Callable[[DimExpr, DimExpr], None],
         running: Callable[[], str | None] = lambda: None,
-        known: Mapping[tuple[str, str], Expression] = types.MappingProxyType({}),
+        known: Mapping[tuple[str, str], DimExpr] = types.MappingProxyType({}),
     ) -> None:
         self.notes = notes
         self.running = running
@@ -178,7 +178,7 @@ class IntTracker:
         self.comparisons: list[Comparison] = []
         self.dims_of = dims_of
         self.unify = unify
-        self.literal: list[Expression] = []
+        self.literal: list[DimExpr] = []
         """Dimensions that were sized by integers of which nobody knows what they count."""
 
     def shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
@@ -227,10 +227,10 @@ class IntTracker:
         for comparison in sorted(self.comparisons, key=lambda each: each.relation != "=="):
             hold(comparison, *map(self._meaning_kept, (comparison.left, comparison.right)))
 
-    def _meaning_kept(self, each: int) -> Expression:
+    def _meaning_kept(self, each: int) -> DimExpr:
         """What a number that code compared counts; where it was not seen to count anything, it stays as it is."""
         known = self.meaning(each)
-        if known is not None and axes.size(known) == each:
+        if known is not None and algebra.size(known) == each:
             return known
         if isinstance(each, TrackedInt) and isinstance(each.source, Attribute):
             self.notes.setdefault((each.source.module, each.source.name), int(each))
@@ -239,9 +239,9 @@ class IntTracker:
                 self._meaning_kept(part)
         return int(each)
 
-    def state(self, each: int, dim: Expression) -> None:
+    def state(self, each: int, dim: DimExpr) -> None:
         """A number is the size of a dimension."""
-        if not isinstance(each, TrackedInt) or int(each) != axes.size(dim):
+        if not isinstance(each, TrackedInt) or int(each) != algebra.size(dim):
             return
         known = self.meaning(each)
         if known is not None:
@@ -252,30 +252,30 @@ class IntTracker:
         elif isinstance(each.source, Computed):
             self._state_computed(each.source, dim)
 
-    def _state_computed(self, source: Computed, dim: Expression) -> None:
+    def _state_computed(self, source: Computed, dim: DimExpr) -> None:
         left, right = source.left, source.right
         if source.sign == "*":
-            parts = axes.split(dim, int(left)) or (int(left), int(right))
+            parts = algebra.split(dim, int(left)) or (int(left), int(right))
             self.state(left, parts[0])
             self.state(right, parts[1])
             if not isinstance(left, TrackedInt):
-                axes.settle(parts[0])
+                algebra.settle(parts[0])
         elif source.sign == "+":
-            pieces = axes.cut(dim, int(left)) or (int(left), int(right))
+            pieces = algebra.cut(dim, int(left)) or (int(left), int(right))
             self.state(left, pieces[0])
             self.state(right, pieces[1])
         elif source.sign == "/":
-            self.state(left, axes.product([self.meaning(right) or int(right), dim]))
+            self.state(left, algebra.product([self.meaning(right) or int(right), dim]))
         else:
-            self.state(left, axes.concat([self.meaning(right) or int(right), dim]))
+            self.state(left, algebra.concat([self.meaning(right) or int(right), dim]))
 
-    def meaning(self, each: int) -> Expression | None:
+    def meaning(self, each: int) -> DimExpr | None:
         """What a number was seen to count; None where that is not known yet."""
         if not isinstance(each, TrackedInt):
             return int(each)
         source = each.source
         if isinstance(source, Extent):
-            return axes.resolve(source.dim)
+            return algebra.resolve(source.dim)
         if isinstance(source, Attribute):
             key = (source.module, source.name)
             return self.notes.get(key, self.known.get(key))
@@ -283,19 +283,19 @@ class IntTracker:
         if left is None or right is None:
             return None
         if source.sign == "*":
-            return axes.product([left, right])
-        return axes.concat([left, right]) if source.sign == "+" else _rest(left, right, source.sign)
+            return algebra.product([left, right])
+        return algebra.concat([left, right]) if source.sign == "+" else _rest(left, right, source.sign)
 
 
-def _extent(dim: Expression, size: int) -> int:
-    return size if isinstance(dim, int) or isinstance(axes.resolve(dim), int) else number(size, Extent(dim))
+def _extent(dim: DimExpr, size: int) -> int:
+    return size if isinstance(dim, int) or isinstance(algebra.resolve(dim), int) else tracked(size, Extent(dim))
 
 
-def _rest(whole: Expression, part: Expression, sign: str) -> Expression | None:
+def _rest(whole: DimExpr, part: DimExpr, sign: str) -> DimExpr | None:
     """What of a product or concatenation is left without one of its ends; None where that is no end of it."""
-    whole = axes.resolve(whole)
-    join = axes.product if sign == "/" else axes.concat
-    parts = list(whole) if isinstance(whole, Product if sign == "/" else axes.Concat) else [whole]
+    whole = algebra.resolve(whole)
+    join = algebra.product if sign == "/" else algebra.concat
+    parts = list(whole) if isinstance(whole, DimProduct if sign == "/" else algebra.DimConcat) else [whole]
     for count in range(1, len(parts)):
         for end, rest in ((parts[:count], parts[count:]), (parts[-count:], parts[:-count])):
             if terms(join(end)) == terms(part):
@@ -308,7 +308,7 @@ def is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)
 
 
-def position_dims(copy: nn.Module, model: nn.Module) -> None:
+def track_attributes(copy: nn.Module, model: nn.Module) -> None:
     """Make the integer attributes of a network's modules remember where they come from.
 
     Args:
@@ -326,7 +326,7 @@ def position_dims(copy: nn.Module, model: nn.Module) -> None:
                 continue
             for full, item in list(held(value, name)):
                 if type(item) is int and item > 1:
-                    value = with_item(value, full.split(".")[1:], number(item, Attribute(path, full)))
+                    value = with_item(value, full.split(".")[1:], tracked(item, Attribute(path, full)))
                     vars(module)[name] = value
 
 
@@ -339,7 +339,7 @@ def _names(module: nn.Module) -> list[str]:
 
 SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
-Stated = Iterator[tuple[TrackedInt, Expression]]
+Stated = Iterator[tuple[TrackedInt, DimExpr]]
 
 Pairs = Callable[[IntTracker, Sequence[Any], Mapping[str, Any], Any], Stated]
 """Which numbers among the arguments of a function are sizes, each with the dimension that is so long."""

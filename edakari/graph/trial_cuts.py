@@ -14,11 +14,10 @@ import numpy as np
 from torch import nn
 
 from edakari.core.graph import Branch, Graph
-from edakari.core.layout import Fixed, Layout
-from edakari.core.layout import axes as axes_of
+from edakari.core.layout import Fixed, Layout, axes
 from edakari.core.space import Sizes
-from edakari.graph import axes
-from edakari.graph.axis_tracer import Dims
+from edakari.graph import algebra
+from edakari.graph.axis_tracer import Shape
 from edakari.graph.cutting import cut
 from edakari.graph.droppable import branches_that_go
 from edakari.graph.trial_sizes import TrialSizes, trial_sizes
@@ -32,7 +31,7 @@ SINGLY = 12
 
 
 def verify_by_cutting(
-    shadow: nn.Module, stored: Mapping[str, Dims], finish: Callable[[], Graph], literals: bool = False
+    shadow: nn.Module, stored: Mapping[str, Shape], finish: Callable[[], Graph], literals: bool = False
 ) -> Graph:
     """A graph whose groups can really be cut.
 
@@ -56,11 +55,11 @@ def verify_by_cutting(
                 if least:
                     axis.least = max(axis.least, min(least, axis.size))
                 else:
-                    axes.pin(axis, reason)
+                    algebra.pin(axis, reason)
         graph = finish()
     for dims in stored.values():
         for dim in dims:
-            axes.pin(dim, f"no way was found to cut it in {ATTEMPTS} attempts")
+            algebra.pin(dim, f"no way was found to cut it in {ATTEMPTS} attempts")
     return finish()
 
 
@@ -150,7 +149,7 @@ def _suspects(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> 
     names: dict[str, None] = {}
     for layouts in _seen_by(graph, fault.module):
         for layout in layouts:
-            names.update(dict.fromkeys(axis.group for axis in axes_of(layout) if axis.group in failing))
+            names.update(dict.fromkeys(axis.group for axis in axes(layout) if axis.group in failing))
     suspects = list(names or failing)
     while len(suspects) > SINGLY:
         middle = len(suspects) // 2
@@ -173,19 +172,21 @@ def _seen_by(graph: Graph, module: str) -> Iterator[Sequence[Layout]]:
             yield from (*call.inputs, *call.outputs)
 
 
-def _alike(shadow: nn.Module, graph: Graph, module: str, group: str, stored: Mapping[str, Dims]) -> list[axes.Axis]:
+def _alike(
+    shadow: nn.Module, graph: Graph, module: str, group: str, stored: Mapping[str, Shape]
+) -> list[algebra.DimAxis]:
     """The axes of a group that a module needs, and those in the same places of the other modules of the class."""
     start = f"{module}." if module else ""
     cls = type(shadow.get_submodule(module))
     others = [f"{path}." for path, other in shadow.named_modules() if type(other) is cls and path != module]
-    found: list[axes.Axis] = []
+    found: list[algebra.DimAxis] = []
     for name, dims in graph.layouts.items():
         inside = name[len(start) :] if start and name.startswith(start) else None
         twins = [stored[other + inside] for other in others if other + inside in stored] if inside else []
         for index, layout in enumerate(dims):
-            chosen = [axis.group == group for axis in axes_of(layout)]
+            chosen = [axis.group == group for axis in axes(layout)]
             if any(chosen):
                 for each in (stored[name], *(twin for twin in twins if index < len(twin))):
-                    leaves = list(axes.leaves(each[index]))
+                    leaves = list(algebra.leaves(each[index]))
                     found.extend(leaf for leaf, take in zip(leaves, chosen, strict=False) if take)
     return found

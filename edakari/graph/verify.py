@@ -99,8 +99,8 @@ class _Watch:
         self.changed = {index for branch in dropped for index in branch.region}
         self.homes = {graph.operators[index].module for index in self.changed}
         silent = {call for branch in dropped for call in branch.calls}
-        for number, entry in enumerate(graph.calls):
-            if number not in silent:
+        for index, entry in enumerate(graph.calls):
+            if index not in silent:
                 self.expected.setdefault(entry.module, []).append(entry)
         self.count: dict[str, int] = {}
         self.stack: list[str] = []
@@ -113,7 +113,7 @@ class _Watch:
     def enter(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:
             entry = self._entry(path)
-            if entry is not None and self.changed.isdisjoint(entry.read):
+            if entry is not None and self.changed.isdisjoint(entry.input_sources):
                 self._compare(entry.inputs, args, f"{path or 'the network'} gets")
             self.stack.append(path)
             self.indices.append({})
@@ -123,7 +123,7 @@ class _Watch:
     def leave(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             entry = self._entry(path)
-            if entry is not None and self.changed.isdisjoint(entry.made):
+            if entry is not None and self.changed.isdisjoint(entry.output_sources):
                 self._compare(entry.outputs, output, f"{path or 'the network'} returns")
             self.count[path] = self.count.get(path, 0) + 1
             self.stack.pop()

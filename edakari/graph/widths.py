@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from edakari.graph.axes import Expression, size
+from edakari.graph.algebra import DimExpr, size
 
 __all__ = ["known_widths", "width_attributes"]
 
@@ -26,10 +26,10 @@ def width_attributes(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def known_widths(
-    model: nn.Module, dims_of: Callable[[torch.Tensor], Sequence[Expression]]
-) -> dict[tuple[str, str], Expression]:
+    model: nn.Module, dims_of: Callable[[torch.Tensor], Sequence[DimExpr]]
+) -> dict[tuple[str, str], DimExpr]:
     """The dimension that each such attribute of a network counts, by the module's path and the attribute's name."""
-    found: dict[tuple[str, str], Expression] = {}
+    found: dict[tuple[str, str], DimExpr] = {}
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
         for name, index in width_attributes(module) if weight is not None else ():

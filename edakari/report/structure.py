@@ -11,13 +11,12 @@ from torch import nn
 
 from edakari.core.graph import Graph, ModuleCall, Operator
 from edakari.core.layout import Fixed, Layout, Product, axes, extent
-from edakari.graph.operators import named
+from edakari.graph.residuals import residual_sums
 from edakari.report.pins import Pin, parameter_sizes, pins_of
 
 __all__ = ["ModuleNode", "Shortcut", "shortcuts", "structure"]
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-SUMS = frozenset(named("addition"))
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -84,19 +83,18 @@ def structure(graph: Graph, model: nn.Module) -> ModuleNode:
 def shortcuts(graph: Graph) -> tuple[Shortcut, ...]:
     """The residual sums that can be told from the graph.
 
-    A sum of two tensors that a module computes itself, both with the width of the module's output and neither a
-    parameter, adds what was made since the module began, or since its last such sum, to what there was before.
+    A residual sum that a module computes itself, with the width of the module's output, adds what was made since the
+    module began, or since its last such sum, to what there was before.
     """
     outputs = {call.module: _positions(call.outputs[0]) for call in graph.calls if call.outputs}
+    sums = set(residual_sums(graph.operators))
     begun: dict[str, int] = {}
     found = []
     for index, operator in enumerate(graph.operators):
         for path in _lineage(operator.module):
             begun.setdefault(path, index)
         path = operator.module
-        is_sum = operator.name in SUMS and not operator.weights and len(operator.inputs) == 2
-        alike = {_positions(tensor) for tensor in operator.inputs} == {outputs.get(path)}
-        if is_sum and alike and begun[path] < index:
+        if index in sums and begun[path] < index and _positions(operator.outputs[0]) == outputs.get(path):
             found.append(Shortcut(path, begun[path], index))
             begun[path] = index + 1
     return tuple(found)

@@ -17,7 +17,7 @@ from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
 from edakari.core.space import Sizes
 from edakari.graph.held import item_of
-from edakari.graph.module_attributes import Widths, mended, mended_inside, with_numbers
+from edakari.graph.module_attributes import Widths, mended, mended_inside, with_ints
 from edakari.graph.tracked_ints import Attribute, Extent, Source, TrackedInt
 
 __all__ = ["MaskedInt", "arithmetic", "masked_int", "with_counts"]
@@ -146,7 +146,7 @@ def with_counts(model: nn.Module, graph: Graph, sizes: Sizes) -> nn.Module:
         for name, value in mended(module, widths).items():
             vars(module)[name] = _twofold(getattr(module, name, None), value, path, name)
         inside = list(mended_inside(module, widths))
-        with_numbers(module, ((name, _inside(module, path, name, count)) for name, count in inside))
+        with_ints(module, ((name, _inside(module, path, name, count)) for name, count in inside))
     return twin
 
 

@@ -19,10 +19,10 @@ def _observed(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mappin
     """The observed range is that of what is kept: positions that are gone repeat one that is kept."""
     x = args[0]
     along, each = (args[10], args[11]) if len(args) > 11 else (kwargs.get("ch_axis", 0), False)
-    mixed = [place for place in range(x.dim()) if not each or place != along % x.dim()]
-    for place, keep in reads.gone(x, mixed).items():
+    mixed = [dim for dim in range(x.dim()) if not each or dim != along % x.dim()]
+    for dim, keep in reads.gone(x, mixed).items():
         index = torch.where(keep, torch.arange(len(keep)), keep.nonzero()[0])
-        x = x.index_select(place, index.to(x.device))
+        x = x.index_select(dim, index.to(x.device))
     return func(x, *args[1:], **kwargs)
 
 

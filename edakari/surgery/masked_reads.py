@@ -11,10 +11,11 @@ from torch.nn import functional as F  # noqa: N812 - the name that torch's own d
 
 from edakari.core import layout as layouts
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, Mask
-from edakari.graph import axes
-from edakari.graph.axes import Axis, Expression
+from edakari.core.layout import Mask
+from edakari.graph import algebra
+from edakari.graph.algebra import DimAxis, DimExpr
 from edakari.graph.axis_tracer import AxisTracer
+from edakari.graph.freezing import Known, freeze, thaw
 from edakari.graph.operators import named
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.rules_recurrent import weights_at
@@ -46,29 +47,30 @@ class MaskedReads:
 
     def __init__(self, graph: Graph, masks: Mapping[str, Mask], stored: Mapping[str, torch.Tensor]) -> None:
         self.masks = masks
-        groups = {group.name: Axis(group.size, group=group.name) for group in graph.groups}
+        groups = {group.name: DimAxis(group.size, group=group.name) for group in graph.groups}
         dims = {
-            id(tensor): [_expression(layout, groups) for layout in graph.layouts[name]]
+            id(tensor): [thaw(layout, groups) for layout in graph.layouts[name]]
             for name, tensor in stored.items()
             if name in graph.layouts  # selectors of tokens are not
         }
         names = {id(tensor): name for name, tensor in stored.items()}
         self.stored = dict(stored)  # alive while their ids are keys: a forward pass may let one of them go
         self.tracer = AxisTracer(dims, names, RULES, FUNCTIONS)
-        notes = {key: _expression(layout, groups) for key, layout in graph.attributes.items()}
-        self.numbers = IntTracker(notes, self.tracer.peek, self.tracer.unify)
+        self.layouts: Known = {axis: layouts.Axis(name, axis.size) for name, axis in groups.items()}
+        notes = {key: thaw(layout, groups) for key, layout in graph.attributes.items()}
+        self.ints = IntTracker(notes, self.tracer.peek, self.tracer.unify)
         self.in_attention = False
 
-    def kept(self, dim: Expression) -> torch.Tensor | None:
+    def kept(self, dim: DimExpr) -> torch.Tensor | None:
         """Which positions of a dimension are kept, bool [positions]; None where all are."""
-        if not any(axis.group in self.masks for axis in axes.leaves(dim)):
+        if not any(axis.group in self.masks for axis in algebra.leaves(dim)):
             return None
-        return torch.from_numpy(layouts.kept(_layout(dim), self.masks))
+        return torch.from_numpy(layouts.kept(freeze(dim, self.layouts), self.masks))
 
     def sized(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """Note what of a constant would be gone whose sizes are numbers of the cut network."""
         if function in CONSTANTS:
-            self.numbers.used(function, args, kwargs, out)
+            self.ints.used(function, args, kwargs, out)
 
     def shape(self, x: torch.Tensor) -> torch.Size:
         """A tensor's shape, in which sizes also know what is kept."""
@@ -77,7 +79,7 @@ class MaskedReads:
             return x.shape
         return torch.Size([self._length(dim, size) for dim, size in zip(dims, x.shape, strict=True)])
 
-    def _length(self, dim: Expression, size: int) -> int:
+    def _length(self, dim: DimExpr, size: int) -> int:
         keep = self.kept(dim)
         return size if keep is None else masked_int(size, int(keep.sum()), Extent(dim))
 
@@ -94,28 +96,6 @@ class MaskedReads:
         dims = self.tracer.dims(x)
         found = {position % max(x.dim(), 1): self.kept(dims[position]) for position in positions if dims}
         return {position: keep for position, keep in found.items() if keep is not None}
-
-
-def _expression(layout: Layout, groups: Mapping[str, Axis]) -> Expression:
-    match layout:
-        case layouts.Fixed(size):
-            return size
-        case layouts.Axis(group):
-            return groups[group]
-        case layouts.Product(parts):
-            return axes.Product(_expression(part, groups) for part in parts)
-        case layouts.Concat(parts):
-            return axes.Concat(_expression(part, groups) for part in parts)
-
-
-def _layout(dim: Expression) -> Layout:
-    dim = axes.resolve(dim)
-    if isinstance(dim, int):
-        return layouts.Fixed(dim)
-    if isinstance(dim, Axis):
-        return layouts.Axis(dim.group, dim.size)
-    parts = tuple(_layout(part) for part in dim)
-    return layouts.Product(parts) if isinstance(dim, axes.Product) else layouts.Concat(parts)
 
 
 Read = Callable[[MaskedReads, Any, Sequence[Any], Mapping[str, Any]], Any]

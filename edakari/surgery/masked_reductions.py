@@ -43,11 +43,11 @@ def _kept(argument: int = 1, numbering: int | None = None) -> Read:
         out = func(x, *args[1:], **kwargs)
         if numbering is None or not kept:
             return out
-        numbers = next(iter(kept.values()))
+        dense_positions = next(iter(kept.values()))
         if isinstance(out, torch.Tensor):
-            return numbers[out]
+            return dense_positions[out]
         # a maximum of everything is a tensor by itself, and has no numbers
-        return tuple(numbers[each] if spot == numbering else each for spot, each in enumerate(out))
+        return tuple(dense_positions[each] if index == numbering else each for index, each in enumerate(out))
 
     return read
 
@@ -76,14 +76,14 @@ def _bound(dtype: torch.dtype, fill: float) -> float:
     return limits.min if fill < 0 else limits.max
 
 
-def _by_number(place: int) -> Read:
+def _by_number(argument: int) -> Read:
     """Numbers at positions that are gone may be anything, and no position may have them: they become 0."""
 
     def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        index = args[place]
+        index = args[argument]
         if isinstance(index, torch.Tensor):
             index = reads.masked(index, range(index.dim()))
-        return func(*args[:place], index, *args[place + 1 :], **kwargs)
+        return func(*args[:argument], index, *args[argument + 1 :], **kwargs)
 
     return read
 
@@ -97,10 +97,10 @@ def _loss(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[st
     wide = {id(tensor): tensor.expand(shape) for tensor in tensors}
     for tensor in tensors:
         for position, keep in reads.gone(tensor, range(tensor.dim())).items():
-            place = position + len(shape) - tensor.dim()
-            if len(keep) == next(iter(wide.values())).shape[place]:
+            dim = position + len(shape) - tensor.dim()
+            if len(keep) == next(iter(wide.values())).shape[dim]:
                 index = keep.nonzero().view(-1).to(tensor.device)
-                wide = {key: each.index_select(place, index) for key, each in wide.items()}
+                wide = {key: each.index_select(dim, index) for key, each in wide.items()}
     return func(*(wide[id(arg)] if isinstance(arg, torch.Tensor) else arg for arg in args), **kwargs)
 
 

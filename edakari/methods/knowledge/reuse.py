@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.stand_ins import put_stand_in, take_stand_in_off
+
 __all__ = ["Reuse"]
 
 
@@ -82,9 +84,7 @@ class Reuse:
             yield
         finally:
             for module, before in replaced:
-                module.__dict__.pop("forward", None)
-                if before is not None:
-                    module.__dict__["forward"] = before
+                take_stand_in_off(module, before=before)
 
     def _replace(
         self,
@@ -98,8 +98,7 @@ class Reuse:
             path = f"{name}.{child}" if name else child
             own = records.get(path, [])
             if own and all(record.valid and record.end < until for record in own):
-                replaced.append((below, below.__dict__.get("forward")))
-                below.__dict__["forward"] = _given([record.output for record in own])
+                replaced.append((below, put_stand_in(below, _given([record.output for record in own]))))
             else:
                 self._replace(below, path, records, until, replaced)
 

@@ -21,6 +21,7 @@ from torch import nn
 from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout
 from edakari.core.space import Group
+from edakari.core.stand_ins import put_stand_in, take_stand_in_off
 from edakari.criteria import channels
 from edakari.methods.masking.consumers import LayerNormConsumer, Structure, WeightConsumer, names_in, structure_of
 from edakari.methods.masking.straight import Rescaled, Straight
@@ -281,8 +282,7 @@ def _before(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any], None]:
             if weight is not None:
                 made = each.make(weight)
                 if made is not weight:
-                    # an attribute of the instance is found before a parameter is looked for
-                    holder.__dict__[each.name] = made
+                    put_stand_in(holder, made, each.name)
 
     return before
 
@@ -290,7 +290,7 @@ def _before(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any], None]:
 def _after(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any, Any], None]:
     def after(module: nn.Module, args: Any, output: Any) -> None:
         for each in stand_ins:
-            (module.get_submodule(each.holder) if each.holder else module).__dict__.pop(each.name, None)
+            take_stand_in_off(module.get_submodule(each.holder) if each.holder else module, each.name)
 
     return after
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.stand_ins import has_stand_in, put_stand_in, take_stand_in_off
 from edakari.errors import PlanError
 from edakari.surgery.tokens.attention import TokenAttention
 from edakari.surgery.tokens.biases import additive
@@ -20,10 +21,16 @@ from edakari.surgery.tokens.rotary import rotations
 from edakari.surgery.tokens.rows import side_by_side
 from edakari.surgery.tokens.state import Chain, TokenState
 
-__all__ = ["GATE", "GateSettings", "TokenGate"]
+__all__ = ["GATE", "GateSettings", "TokenGate", "refuse_gated"]
 
 GATE = "token_gate"
 """Name under which a block holds its gate."""
+
+
+def refuse_gated(block: nn.Module, *inside: nn.Module) -> None:
+    """Raise PlanError where a block has a gate, or it or a module inside of it another forward."""
+    if GATE in block._modules or any(map(has_stand_in, (block, *inside))):
+        raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +75,12 @@ class TokenGate(nn.Module):
             settings: where it stands.
         """
         super().__init__()
-        if GATE in block._modules or "forward" in vars(block):
-            raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
+        refuse_gated(block)
         self.step, self.chain = step, chain
         self.settings = settings
         vars(self)["block"] = block  # not a child: the block holds the gate
         block.add_module(GATE, self)
-        vars(block)["forward"] = self.run
+        put_stand_in(block, self.run)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The block's outputs for the tokens that are left."""
@@ -127,7 +133,8 @@ class TokenGate(nn.Module):
     def remove(self) -> None:
         """Give the block back as it was."""
         block = vars(self)["block"]
-        del vars(block)["forward"], block._modules[GATE]
+        take_stand_in_off(block)
+        del block._modules[GATE]
 
     def _is_pairs(self, value: Any) -> bool:
         """Whether it is a mask over pairs of tokens, which networks of transformers give to blocks when exported."""

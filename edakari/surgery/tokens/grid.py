@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from edakari.core.plan import KeepTokens
+from edakari.core.stand_ins import put_stand_in, take_stand_in_off
 from edakari.errors import PlanError, nearest
 from edakari.surgery.tokens.checkpointing import entered, left
+from edakari.surgery.tokens.gate import GATE, refuse_gated
 from edakari.surgery.tokens.rows import pick
 from edakari.surgery.tokens.selection import sampled, straight_through
 from edakari.surgery.tokens.selectors import Candidates, Site, Verdict, build_selector, needs_attention
@@ -26,7 +28,6 @@ from edakari.surgery.tokens.state import Chain, Decision, TokenState
 
 __all__ = ["GridGate", "attach_grid"]
 
-GRID_GATE = "token_gate"
 PACKED = ("package", "package_norm", "proportional")
 """Settings of packages, which there are none of here."""
 
@@ -46,14 +47,13 @@ class GridGate(nn.Module):
         last: bool,
     ) -> None:
         super().__init__()
-        if GRID_GATE in block._modules or "forward" in vars(block) or "forward" in vars(mlp):
-            raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
+        refuse_gated(block, mlp)
         self.selector, self.edit, self.stage, self.chain = selector, edit, stage, chain
         self.last = last
         vars(self)["block"], vars(self)["mlp"] = block, mlp  # not children: the block holds the gate
-        block.add_module(GRID_GATE, self)
-        vars(block)["forward"] = self.run
-        vars(mlp)["forward"] = self.feed
+        block.add_module(GATE, self)
+        put_stand_in(block, self.run)
+        put_stand_in(mlp, self.feed)
 
     def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The block's outputs; in front of a selector positions are judged first."""
@@ -91,7 +91,9 @@ class GridGate(nn.Module):
     def remove(self) -> None:
         """Give the block back as it was."""
         block = vars(self)["block"]
-        del vars(block)["forward"], vars(vars(self)["mlp"])["forward"], block._modules[GRID_GATE]
+        take_stand_in_off(block)
+        take_stand_in_off(vars(self)["mlp"])
+        del block._modules[GATE]
 
     def _decide(self, x: torch.Tensor, state: TokenState) -> None:
         assert self.edit is not None

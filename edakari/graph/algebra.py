@@ -1,9 +1,11 @@
-"""The algebra of axes while tracing: what every dimension is made of, refined as operators tell more.
+"""The algebra of dimensions while tracing: what each one is made of, refined as operators tell more.
 
-An expression describes one dimension. An `int` is a run of positions that nothing may remove; an `Axis` may become a
-group; a `Product` nests parts in row-major order and a `Concat` lays them side by side. Axes are nodes of a
+A `DimExpr` describes one dimension. An `int` is a run of positions that nothing may remove, a `DimAxis` may become a
+group, a `DimProduct` nests parts in row-major order, and a `DimConcat` lays them side by side. Axes are nodes of a
 union-find: one that turns out to be made of parts (12 = heads times head dimension) gets these parts as its value, and
 everything that mentions it sees them at once. Where two descriptions cannot be reconciled, their axes are pinned.
+
+After the trace, `graph/freezing.py` turns every `DimExpr` into a `Layout` of `core/layout.py`, which never changes.
 """
 
 from __future__ import annotations
@@ -12,16 +14,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
-    "Axis",
-    "Concat",
-    "Expression",
-    "Product",
+    "DimAxis",
+    "DimConcat",
+    "DimExpr",
+    "DimProduct",
     "concat",
     "cut",
     "fresh",
     "leaves",
     "pin",
-    "pins",
     "product",
     "resolve",
     "settle",
@@ -31,19 +32,19 @@ __all__ = [
 ]
 
 
-class Product(tuple["Expression", ...]):
+class DimProduct(tuple["DimExpr", ...]):
     """Parts nested in row-major order."""
 
     __slots__ = ()
 
 
-class Concat(tuple["Expression", ...]):
+class DimConcat(tuple["DimExpr", ...]):
     """Parts side by side."""
 
     __slots__ = ()
 
 
-class Axis:
+class DimAxis:
     """A node of the union-find.
 
     Args:
@@ -60,144 +61,131 @@ class Axis:
         self.group = group
         self.least = 1  # the network runs with so many positions at least
         self.pinned: str | None = None
-        self.value: Expression | None = None
+        self.value: DimExpr | None = None
 
 
-Expression = int | Axis | Product | Concat
+DimExpr = int | DimAxis | DimProduct | DimConcat
 
 
-def fresh(size: int) -> Expression:
+def fresh(size: int) -> DimExpr:
     """A new axis; a single position needs none."""
-    return Axis(size) if size > 1 else size
+    return DimAxis(size) if size > 1 else size
 
 
-def size(expression: Expression) -> int:
+def size(dim: DimExpr) -> int:
     """Number of positions."""
-    if isinstance(expression, int):
-        return expression
-    if isinstance(expression, Axis):
-        return expression.size
-    if isinstance(expression, Product):
-        return math.prod(size(part) for part in expression)
-    return sum(size(part) for part in expression)
+    if isinstance(dim, int):
+        return dim
+    if isinstance(dim, DimAxis):
+        return dim.size
+    if isinstance(dim, DimProduct):
+        return math.prod(size(part) for part in dim)
+    return sum(size(part) for part in dim)
 
 
-def resolve(expression: Expression) -> Expression:
+def resolve(dim: DimExpr) -> DimExpr:
     """The same dimension in canonical form: roots only, nothing nested needlessly, pinned axes as ints."""
-    if isinstance(expression, int):
-        return expression
-    if isinstance(expression, Axis):
-        if expression.pinned is not None:
-            return expression.size
-        if expression.value is None:
-            return expression
-        found = resolve(expression.value)
-        if isinstance(found, Axis):
-            expression.value = found  # shorter path; a value that holds pinned axes keeps them, with their reasons
+    if isinstance(dim, int):
+        return dim
+    if isinstance(dim, DimAxis):
+        if dim.pinned is not None:
+            return dim.size
+        if dim.value is None:
+            return dim
+        found = resolve(dim.value)
+        if isinstance(found, DimAxis):
+            dim.value = found  # shorter path; a value that holds pinned axes keeps them, with their reasons
         return found
-    if isinstance(expression, Product):
-        return product(expression)
-    return concat(expression)
+    if isinstance(dim, DimProduct):
+        return product(dim)
+    return concat(dim)
 
 
-def product(parts: Iterable[Expression]) -> Expression:
+def product(parts: Iterable[DimExpr]) -> DimExpr:
     """Parts nested in row-major order, in canonical form."""
-    flat: list[Expression] = []
+    flat: list[DimExpr] = []
     for part in parts:
         part = resolve(part)
-        for factor in part if isinstance(part, Product) else (part,):
+        for factor in part if isinstance(part, DimProduct) else (part,):
             if isinstance(factor, int) and flat and isinstance(flat[-1], int):
                 flat[-1] *= factor
             elif factor != 1:
                 flat.append(factor)
     if len(flat) > 1:
-        return Product(flat)
+        return DimProduct(flat)
     return flat[0] if flat else 1
 
 
-def concat(parts: Iterable[Expression]) -> Expression:
+def concat(parts: Iterable[DimExpr]) -> DimExpr:
     """Parts side by side, in canonical form."""
-    flat: list[Expression] = []
+    flat: list[DimExpr] = []
     for part in parts:
         part = resolve(part)
-        for block in part if isinstance(part, Concat) else (part,):
+        for block in part if isinstance(part, DimConcat) else (part,):
             if isinstance(block, int) and flat and isinstance(flat[-1], int):
                 flat[-1] += block
             elif block != 0:
                 flat.append(block)
     if len(flat) > 1:
-        return Concat(flat)
+        return DimConcat(flat)
     return flat[0] if flat else 0
 
 
-def leaves(expression: Expression) -> Iterator[Axis]:
+def leaves(dim: DimExpr) -> Iterator[DimAxis]:
     """The free axes of a dimension, in order."""
-    expression = resolve(expression)
-    if isinstance(expression, Axis):
-        yield expression
-    elif not isinstance(expression, int):
-        for part in expression:
+    dim = resolve(dim)
+    if isinstance(dim, DimAxis):
+        yield dim
+    elif not isinstance(dim, int):
+        for part in dim:
             yield from leaves(part)
 
 
-def pin(expression: Expression, reason: str) -> None:
+def pin(dim: DimExpr, reason: str) -> None:
     """Make every free axis of a dimension stay whole."""
-    for axis in list(leaves(expression)):
+    for axis in list(leaves(dim)):
         axis.pinned = reason
 
 
-def settle(expression: Expression) -> None:
+def settle(dim: DimExpr) -> None:
     """Make a dimension stay whole without saying why: nobody would look for a reason."""
-    pin(expression, "")
+    pin(dim, "")
 
 
-def pins(expression: Expression) -> Iterator[tuple[int, str]]:
-    """Positions that stay, with the reason, among what a dimension turned out to be made of."""
-    if isinstance(expression, Axis):
-        if expression.pinned:
-            yield expression.size, expression.pinned
-        elif expression.value is not None:
-            yield from pins(expression.value)
-    elif isinstance(expression, Concat) or not any(True for _ in leaves(expression)):
-        # inside of a product with a free part every position can go, so what is pinned there takes nothing away
-        for part in () if isinstance(expression, int) else expression:
-            yield from pins(part)
-
-
-def _define(axis: Axis, value: Expression) -> None:
-    if isinstance(value, Axis):
+def _define(axis: DimAxis, value: DimExpr) -> None:
+    if isinstance(value, DimAxis):
         value.kinds |= axis.kinds
         value.least = max(value.least, axis.least)
     axis.value = value
 
 
-def split(expression: Expression, outer: int) -> tuple[Expression, Expression] | None:
+def split(dim: DimExpr, outer: int) -> tuple[DimExpr, DimExpr] | None:
     """A dimension as an outer part of `outer` positions times an inner part; None where it is not such a product."""
-    expression = resolve(expression)
-    total = size(expression)
+    dim = resolve(dim)
+    total = size(dim)
     if total % outer:
         return None
     inner = total // outer
     if outer == 1:
-        return 1, expression
+        return 1, dim
     if inner == 1:
-        return expression, 1
-    if isinstance(expression, int):
+        return dim, 1
+    if isinstance(dim, int):
         return outer, inner
-    if isinstance(expression, Axis):
-        parts = (Axis(outer), Axis(inner))
-        _define(expression, Product(parts))
+    if isinstance(dim, DimAxis):
+        parts = (DimAxis(outer), DimAxis(inner))
+        _define(dim, DimProduct(parts))
         return parts
-    if isinstance(expression, Product):
-        return _split_product(expression, outer)
-    if any(size(block) % inner for block in expression):
-        return _split_rows(expression, outer, inner)
-    parts = (Axis(outer), Axis(inner))
-    unify(expression, Product(parts), "a reshape runs across the parts of a concatenation")
+    if isinstance(dim, DimProduct):
+        return _split_product(dim, outer)
+    if any(size(block) % inner for block in dim):
+        return _split_rows(dim, outer, inner)
+    parts = (DimAxis(outer), DimAxis(inner))
+    unify(dim, DimProduct(parts), "a reshape runs across the parts of a concatenation")
     return product(parts[:1]), product(parts[1:])
 
 
-def _split_rows(blocks: Concat, outer: int, inner: int) -> tuple[Expression, Expression] | None:
+def _split_rows(blocks: DimConcat, outer: int, inner: int) -> tuple[DimExpr, DimExpr] | None:
     """A concatenation as rows of `inner` positions each, which then are all alike."""
     rows = _blocks(blocks, [inner] * outer)
     if rows is None:
@@ -207,8 +195,8 @@ def _split_rows(blocks: Concat, outer: int, inner: int) -> tuple[Expression, Exp
     return outer, resolve(rows[0])
 
 
-def _split_product(parts: Product, outer: int) -> tuple[Expression, Expression] | None:
-    before: list[Expression] = []
+def _split_product(parts: DimProduct, outer: int) -> tuple[DimExpr, DimExpr] | None:
+    before: list[DimExpr] = []
     for index, part in enumerate(parts):
         length = size(part)
         if outer % length == 0:
@@ -224,23 +212,23 @@ def _split_product(parts: Product, outer: int) -> tuple[Expression, Expression] 
     return None
 
 
-def cut(expression: Expression, at: int) -> tuple[Expression, Expression] | None:
+def cut(dim: DimExpr, at: int) -> tuple[DimExpr, DimExpr] | None:
     """A dimension as its first `at` positions and the rest; None where the cut runs through a product."""
-    expression = resolve(expression)
-    total = size(expression)
+    dim = resolve(dim)
+    total = size(dim)
     if at == 0:
-        return 0, expression
+        return 0, dim
     if at == total:
-        return expression, 0
-    if isinstance(expression, int):
+        return dim, 0
+    if isinstance(dim, int):
         return at, total - at
-    if isinstance(expression, Axis):
+    if isinstance(dim, DimAxis):
         parts = (_run(at), _run(total - at))
-        _define(expression, Concat(parts))
+        _define(dim, DimConcat(parts))
         return parts
-    if isinstance(expression, Concat):
-        return _cut_concat(expression, at)
-    first, rest = expression[0], product(expression[1:])
+    if isinstance(dim, DimConcat):
+        return _cut_concat(dim, at)
+    first, rest = dim[0], product(dim[1:])
     inner = size(rest)
     halves = cut(first, at // inner) if at % inner == 0 else None
     if halves is None:
@@ -248,15 +236,15 @@ def cut(expression: Expression, at: int) -> tuple[Expression, Expression] | None
     return product([halves[0], rest]), product([halves[1], rest])
 
 
-def _run(length: int) -> Axis:
+def _run(length: int) -> DimAxis:
     """Some positions of an axis; where it is but one, taking it away would leave nothing."""
-    axis = Axis(length)
+    axis = DimAxis(length)
     if length == 1:
         axis.pinned = "a slice or split takes one position by itself"
     return axis
 
 
-def _cut_concat(blocks: Concat, at: int) -> tuple[Expression, Expression] | None:
+def _cut_concat(blocks: DimConcat, at: int) -> tuple[DimExpr, DimExpr] | None:
     for index, block in enumerate(blocks):
         length = size(block)
         if at < length:
@@ -268,7 +256,7 @@ def _cut_concat(blocks: Concat, at: int) -> tuple[Expression, Expression] | None
     return None
 
 
-def unify(left: Expression, right: Expression, reason: str) -> None:
+def unify(left: DimExpr, right: DimExpr, reason: str) -> None:
     """State that two descriptions are of the same positions; refines both.
 
     Args:
@@ -282,29 +270,29 @@ def unify(left: Expression, right: Expression, reason: str) -> None:
     if isinstance(left, int) or isinstance(right, int) or size(left) != size(right):
         pin(left, reason)
         pin(right, reason)
-    elif isinstance(left, Axis) and not (left.group and isinstance(right, Axis) and not right.group):
+    elif isinstance(left, DimAxis) and not (left.group and isinstance(right, DimAxis) and not right.group):
         _refine(left, right, reason)
-    elif isinstance(right, Axis):
+    elif isinstance(right, DimAxis):
         _refine(right, left, reason)
-    elif isinstance(left, Product) and isinstance(right, Product):
+    elif isinstance(left, DimProduct) and isinstance(right, DimProduct):
         _unify_products(list(left), list(right), reason)
     else:
         _unify_blocks(left, right, reason)
 
 
-def _refine(axis: Axis, value: Expression, reason: str) -> None:
+def _refine(axis: DimAxis, value: DimExpr, reason: str) -> None:
     if any(leaf is axis for leaf in leaves(value)):
         pin(value, reason)
     else:
         _define(axis, value)
 
 
-def _unify_products(left: list[Expression], right: list[Expression], reason: str) -> None:
+def _unify_products(left: list[DimExpr], right: list[DimExpr], reason: str) -> None:
     while left and right:
         a, b = resolve(left.pop(0)), resolve(right.pop(0))
-        if isinstance(a, Product) or isinstance(b, Product):
-            left[:0] = a if isinstance(a, Product) else (a,)
-            right[:0] = b if isinstance(b, Product) else (b,)
+        if isinstance(a, DimProduct) or isinstance(b, DimProduct):
+            left[:0] = a if isinstance(a, DimProduct) else (a,)
+            right[:0] = b if isinstance(b, DimProduct) else (b,)
             continue
         if size(a) == size(b):
             unify(a, b, reason)
@@ -319,9 +307,9 @@ def _unify_products(left: list[Expression], right: list[Expression], reason: str
         rest.insert(0, halves[1])
 
 
-def _blocks(expression: Expression, lengths: Sequence[int]) -> list[Expression] | None:
-    parts: list[Expression] = []
-    rest = expression
+def _blocks(dim: DimExpr, lengths: Sequence[int]) -> list[DimExpr] | None:
+    parts: list[DimExpr] = []
+    rest = dim
     for length in lengths:
         halves = cut(rest, length)
         if halves is None:
@@ -331,11 +319,11 @@ def _blocks(expression: Expression, lengths: Sequence[int]) -> list[Expression] 
     return parts
 
 
-def _lengths(expression: Expression) -> list[int]:
-    return [size(part) for part in expression] if isinstance(expression, Concat) else [size(expression)]
+def _lengths(dim: DimExpr) -> list[int]:
+    return [size(part) for part in dim] if isinstance(dim, DimConcat) else [size(dim)]
 
 
-def _unify_blocks(left: Expression, right: Expression, reason: str) -> None:
+def _unify_blocks(left: DimExpr, right: DimExpr, reason: str) -> None:
     ends = sorted({end for side in (left, right) for end in _ends(_lengths(side))})
     lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     a = _blocks(left, lengths)

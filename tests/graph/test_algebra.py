@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edakari.graph import axes
-from edakari.graph.axes import (
-    Axis,
-    Concat,
-    Product,
+from edakari.core.layout import Axis, Concat, Fixed, Product, kept
+from edakari.graph import algebra
+from edakari.graph.algebra import (
+    DimAxis,
+    DimConcat,
+    DimProduct,
     concat,
     cut,
     pin,
-    pins,
     product,
     resolve,
     size,
     split,
     unify,
 )
+from edakari.graph.freezing import freeze, pinned, thaw
 from edakari.graph.reshape import regroup
 
 
@@ -30,11 +32,11 @@ from edakari.graph.reshape import regroup
 def expressions(draw, depth: int = 2):
     kind = draw(st.sampled_from(["axis", "fixed"] + (["product", "concat"] if depth else [])))
     if kind == "axis":
-        return Axis(draw(st.integers(2, 12)))
+        return DimAxis(draw(st.integers(2, 12)))
     if kind == "fixed":
         return draw(st.integers(1, 6))
     parts = draw(st.lists(expressions(depth - 1), min_size=2, max_size=3))
-    return Product(parts) if kind == "product" else Concat(parts)
+    return DimProduct(parts) if kind == "product" else DimConcat(parts)
 
 
 def positions(expression):
@@ -42,9 +44,9 @@ def positions(expression):
     expression = resolve(expression)
     if isinstance(expression, int):
         return [frozenset()] * expression
-    if isinstance(expression, Axis):
+    if isinstance(expression, DimAxis):
         return [frozenset({(id(expression), i)}) for i in range(expression.size)]
-    if isinstance(expression, Concat):
+    if isinstance(expression, DimConcat):
         return [position for part in expression for position in positions(part)]
     nested = [frozenset()]
     for part in expression:
@@ -57,9 +59,9 @@ def test_canonical_form_keeps_the_size_and_is_stable(expression):
     resolved = resolve(expression)
     assert size(resolved) == size(expression)
     assert resolve(resolved) == resolved
-    if isinstance(resolved, Product):
+    if isinstance(resolved, DimProduct):
         assert len(resolved) > 1
-        assert not any(isinstance(part, Product) or part == 1 for part in resolved)
+        assert not any(isinstance(part, DimProduct) or part == 1 for part in resolved)
 
 
 @given(expressions(), st.data())
@@ -69,7 +71,7 @@ def test_a_split_multiplies_back(expression, data):
     halves = split(expression, outer)
     if halves is not None:
         assert (size(halves[0]), size(halves[1])) == (outer, total // outer)
-        assert positions(Product(halves)) == positions(expression)
+        assert positions(DimProduct(halves)) == positions(expression)
 
 
 @given(expressions(), st.data())
@@ -89,12 +91,12 @@ def described(draw, total: int, depth: int = 2):
     if kind == "fixed" or total == 1:
         return total
     if kind == "axis":
-        return Axis(total)
+        return DimAxis(total)
     if kind == "product":
         outer = draw(st.sampled_from([n for n in range(1, total + 1) if total % n == 0]))
-        return Product((draw(described(outer, depth - 1)), draw(described(total // outer, depth - 1))))
+        return DimProduct((draw(described(outer, depth - 1)), draw(described(total // outer, depth - 1))))
     first = draw(st.integers(1, total - 1))
-    return Concat((draw(described(first, depth - 1)), draw(described(total - first, depth - 1))))
+    return DimConcat((draw(described(first, depth - 1)), draw(described(total - first, depth - 1))))
 
 
 @given(described(24), described(24), described(24))
@@ -106,65 +108,65 @@ def test_unified_dimensions_are_one_dimension(first, second, third):
 
 
 def test_a_head_axis_falls_out_of_a_reshape():
-    width = Axis(3 * 4 * 8)
+    width = DimAxis(3 * 4 * 8)
     three, heads, dim = regroup([width], [3, 4, 8], "test")
     assert [size(part) for part in (three, heads, dim)] == [3, 4, 8]
-    assert resolve(width) == Product((three, heads, dim))
+    assert resolve(width) == DimProduct((three, heads, dim))
 
 
 def test_a_reshape_back_gives_the_same_axis():
-    channels = Axis(12)
+    channels = DimAxis(12)
     parts = regroup([2, channels, 49], [2, 3, 4, 7, 7], "test")
     back = regroup(parts, [2, 12, 49], "test")
     assert resolve(back[1]) == resolve(channels)
-    assert not list(pins(channels))
+    assert not list(pinned(channels))
 
 
 def test_a_reshape_across_axes_pins_them_with_the_reason():
-    a, b = Axis(4), Axis(6)
+    a, b = DimAxis(4), DimAxis(6)
     assert regroup([a, b], [6, 4], "across") == [6, 4]
-    assert {reason for axis in (a, b) for _, reason in pins(axis)} == {"across"}
+    assert {reason for axis in (a, b) for _, reason in pinned(axis)} == {"across"}
 
 
 def test_equal_pieces_of_a_concatenation_are_coupled():
-    a, b = Axis(8), Axis(8)
+    a, b = DimAxis(8), DimAxis(8)
     outer, inner = split(concat([a, b]), 2)
     assert resolve(a) is resolve(b) is resolve(inner)
     assert size(outer) == 2
 
 
 def test_concatenations_are_aligned_at_every_boundary():
-    a, b, c = Axis(4), Axis(8), Axis(12)
-    whole = Axis(12)
+    a, b, c = DimAxis(4), DimAxis(8), DimAxis(12)
+    whole = DimAxis(12)
     unify(concat([a, b]), whole, "test")
     unify(whole, c, "test")
-    assert resolve(c) == Concat((resolve(a), resolve(b)))
+    assert resolve(c) == DimConcat((resolve(a), resolve(b)))
 
 
 def test_an_axis_cannot_be_a_part_of_itself():
-    a = Axis(8)
-    unify(a, Product((a, 1, 1)), "self")
-    assert not list(pins(a))
-    b = Axis(4)
+    a = DimAxis(8)
+    unify(a, DimProduct((a, 1, 1)), "self")
+    assert not list(pinned(a))
+    b = DimAxis(4)
     unify(concat([b, 4]), product([2, b]), "self")
     assert size(b) == 4
 
 
 def test_a_pinned_axis_is_a_plain_run():
-    a = Axis(5)
+    a = DimAxis(5)
     pin(a, "because")
-    assert resolve(Product((a, 2))) == 10
-    assert list(pins(Product((a, 2)))) == [(5, "because")]
+    assert resolve(DimProduct((a, 2))) == 10
+    assert list(pinned(DimProduct((a, 2)))) == [(5, "because")]
 
 
 def test_a_part_pinned_inside_of_a_product_takes_nothing_away():
-    three, width = Axis(3), Axis(8)
+    three, width = DimAxis(3), DimAxis(8)
     pin(three, "unbound")
-    assert not list(pins(Product((three, width))))
+    assert not list(pinned(DimProduct((three, width))))
 
 
 def test_a_named_axis_keeps_its_place():
-    named, other = Axis(4, group="conv1"), Axis(4)
+    named, other = DimAxis(4, group="conv1"), DimAxis(4)
     unify(named, other, "test")
     assert resolve(other) is named
     assert resolve(named) is named
@@ -177,5 +179,37 @@ def test_reshapes_of_fixed_dimensions_are_free(shape):
 
 
 def test_fresh_axes_have_more_than_one_position():
-    assert axes.fresh(1) == 1
-    assert isinstance(axes.fresh(2), Axis)
+    assert algebra.fresh(1) == 1
+    assert isinstance(algebra.fresh(2), DimAxis)
+
+
+GROUPS = {name: DimAxis(size, group=name) for name, size in (("a", 4), ("b", 6), ("c", 10))}
+
+
+@st.composite
+def layouts(draw, depth: int = 2):
+    kind = draw(st.sampled_from(["axis", "fixed"] + (["product", "concat"] if depth else [])))
+    if kind == "axis":
+        name = draw(st.sampled_from(sorted(GROUPS)))
+        return Axis(name, GROUPS[name].size)
+    if kind == "fixed":
+        return Fixed(draw(st.integers(1, 6)))
+    parts = tuple(draw(st.lists(layouts(depth - 1), min_size=2, max_size=3)))
+    return Product(parts) if kind == "product" else Concat(parts)
+
+
+@given(layouts(), st.randoms(use_true_random=False))
+def test_a_layout_that_is_thawed_and_frozen_keeps_the_same_positions(layout, random):
+    known = {axis: Axis(name, axis.size) for name, axis in GROUPS.items()}
+    again = freeze(thaw(layout, GROUPS), known)
+    masks = {name: np.array([random.random() < 0.5 for _ in range(axis.size)]) for name, axis in GROUPS.items()}
+    assert np.array_equal(kept(again, masks), kept(layout, masks))
+    assert freeze(thaw(again, GROUPS), known) == again
+
+
+def test_axes_that_are_no_groups_freeze_to_what_stays():
+    a = DimAxis(4)
+    assert freeze(DimProduct([a, 3]), {}) == Fixed(12)
+    assert freeze(DimConcat([a, 2]), {a: Axis("a", 4)}) == Concat((Axis("a", 4), Fixed(2)))
+    known = {}
+    assert freeze(7, known) is freeze(DimAxis(7), known)

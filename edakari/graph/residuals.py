@@ -1,0 +1,34 @@
+"""Residual sums: where two tensors that the network computes, of one shape, are added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from edakari.core.graph import Operator
+from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, extent
+from edakari.graph.algebra import DimExpr, size
+from edakari.graph.operators import named
+from edakari.graph.records import OperatorRecord
+
+__all__ = ["residual_sums"]
+
+SUMS = frozenset(named("addition"))
+
+
+def residual_sums(operators: Sequence[Operator | OperatorRecord]) -> Iterator[int]:
+    """The indices of the additions of two different tensors of one shape, neither of them a parameter or buffer.
+
+    Which side is the branch is not told here: `y = x + f(x)` reads the same from both.
+
+    Args:
+        operators: of a graph, or as recorded while tracing.
+    """
+    for index, operator in enumerate(operators):
+        if operator.name in SUMS and len(operator.sources) == 2:
+            left, right = ([_length(dim) for dim in dims] for dims in operator.inputs[:2])
+            if left == right:
+                yield index
+
+
+def _length(dim: DimExpr | Layout) -> int:
+    return int(extent(dim, {})) if isinstance(dim, Fixed | Axis | Product | Concat) else size(dim)
