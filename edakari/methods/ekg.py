@@ -128,7 +128,7 @@ class EnsembleKnowledgePruning:
             return [network(way[index]) for index in chosen_teachers(losses, count, self.teachers)]
 
         model = network(way[-1])
-        recalibrate_(model, task, warmup_batches)
+        recalibrate_(model, task.outputs, warmup_batches)
         return Outcome(dc.replace(plan, method="ekg"), model, teachers=teachers)
 
     def _settings(self) -> SearchSettings:

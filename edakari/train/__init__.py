@@ -6,7 +6,7 @@ from edakari.train.losses import distillation, task_objective
 from edakari.train.optim import learning_rate
 from edakari.train.progress import progress_bar
 from edakari.train.resume import History
-from edakari.train.statistics import batch_statistics, has_norms, recalibrate_
+from edakari.train.statistics import batch_statistics, has_norms, recalibrate, recalibrate_
 
 __all__ = [
     "Bank",
@@ -22,6 +22,7 @@ __all__ = [
     "has_norms",
     "learning_rate",
     "progress_bar",
+    "recalibrate",
     "recalibrate_",
     "task_objective",
 ]

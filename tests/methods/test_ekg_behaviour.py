@@ -59,7 +59,7 @@ def test_the_searched_network_beats_random_ones_and_the_bank_does_no_harm(tmp_pa
         }
         sizes = Uniform().allocate(graph.groups, values, bind(budget, graph))
         other = apply(model, Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs))
-        recalibrate_(other, task, warmup_batches)
+        recalibrate_(other, task.outputs, warmup_batches)
         before.append(task.evaluate(other)["loss"])
         after.append(tuned(other, task_objective(task), 1)["top1"])
     assert task.evaluate(outcome.model)["loss"] < min(before)

@@ -170,7 +170,7 @@ def test_statistics_of_the_batch_leave_everything_as_it_was():
 def test_running_statistics_taken_anew_are_means_over_batches():
     model, task = toy_cnn(), ToyTask()
     batches = list(task.batches("train"))
-    recalibrate_(model, task, batches)
+    recalibrate_(model, task.outputs, batches)
     means = torch.stack([model.stem[0](images).mean((0, 2, 3)) for images, _ in batches]).mean(0)
     torch.testing.assert_close(model.stem[1].running_mean, means)
     assert not model.training

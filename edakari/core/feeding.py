@@ -1,0 +1,74 @@
+"""A network called with what a batch holds for it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from edakari.core.protocols import Batch
+from edakari.errors import DataError
+
+__all__ = ["feed"]
+
+
+def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
+    """What a network gives for a batch, of which it may need only a part: labels stay out.
+
+    Args:
+        model: the network; tensors are moved to where its parameters are.
+        batch: a tensor goes in as it is. Of a tuple or list the network gets the first entries, as many as the example
+            has, or else as its `forward` demands (at least one); of a dict those keys that the example has, or else
+            that `forward` takes. A tuple whose first entry is such a dict counts as that dict.
+        example: an input that is known to fit, as `edakari.trace` takes it; None is unknown.
+
+    Raises:
+        DataError: the batch holds nothing of the kind.
+    """
+    batch = _moved(batch, model)
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Mapping):
+        batch = batch[0]
+    if isinstance(batch, Mapping):
+        return model(**_keywords(model, batch, example))
+    if isinstance(batch, list | tuple):
+        if len(batch) < 1:
+            raise DataError("a batch is empty; it must hold the inputs of the network")
+        count = len(example) if isinstance(example, list | tuple) else 1 if example is not None else _demanded(model)
+        return model(*batch[:count])
+    if isinstance(batch, torch.Tensor):
+        return model(batch)
+    raise DataError(
+        f"a batch is a {type(batch).__name__}, which says nothing of the network's inputs; give tensors, or tuples or "
+        "dicts of them"
+    )
+
+
+def _keywords(model: nn.Module, batch: Mapping[str, Any], example: Any) -> dict[str, Any]:
+    accepted = inspect.signature(model.forward).parameters
+    any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
+    wanted = example if isinstance(example, Mapping) else batch if any_name else accepted
+    found = {name: value for name, value in batch.items() if name in wanted}
+    if not found:
+        raise DataError(
+            f"a batch has the keys {', '.join(map(repr, batch))}, of which the network takes none "
+            f"({', '.join(map(repr, wanted))})"
+        )
+    return found
+
+
+def _demanded(model: nn.Module) -> int:
+    """How many inputs by position a network cannot do without, at least one."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspect.signature(model.forward).parameters.values()
+    return max(1, sum(each.kind in positional and each.default is inspect.Parameter.empty for each in found))
+
+
+def _moved(batch: Batch, model: nn.Module) -> Batch:
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
+    if device is None:
+        return batch
+    return tree_map(lambda value: value.to(device) if isinstance(value, torch.Tensor) else value, batch)
