@@ -10,7 +10,7 @@ threshold over the gates' logits is moved until the true cost meets the budget, 
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,22 +19,19 @@ from torch.nn import functional
 
 from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome, register
-from edakari.core.modes import eval_mode, judging
+from edakari.core.modes import eval_mode
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Batch, Cost, Hook, Schedule, StepState
+from edakari.core.protocols import Cost, Schedule
 from edakari.core.settings import Count, LearningRate, NonNegative, Positive, PositiveFraction, settings
 from edakari.core.space import Group
 from edakari.core.stability import experimental
 from edakari.cost import bind
-from edakari.cost.smooth import smooth_total
 from edakari.errors import EdakariError, InfeasibleBudget, SettingsError
-from edakari.graph.taps import Tap, find_taps
+from edakari.graph.taps import find_taps
 from edakari.methods.allocation import AllocatorName, allocate, allocator_named
-from edakari.methods.masking.consumers import names_in, structure_of
-from edakari.methods.masking.gates import Draw, FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart, drawn
-from edakari.methods.masking.masks import Masks, maskable
+from edakari.methods.masking.gates import FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart
+from edakari.methods.masking.masks import maskable
 from edakari.methods.saliency.explaining import (
-    Explained,
     ExplainerSettings,
     LabelSource,
     PredictorSettings,
@@ -42,22 +39,20 @@ from edakari.methods.saliency.explaining import (
     checked,
     fit_explainer,
     fit_predictor,
-    labelled,
     unchanged,
 )
+from edakari.methods.saliency.gating import Gated, GateReport, Pairs, cost_penalty, inner_groups
 from edakari.methods.saliency.saved import load_saliency, save_saliency
 from edakari.models.saliency import Family
 from edakari.surgery import apply
 from edakari.train import learning_rate
 
-__all__ = ["Gated", "InterpretationSteeredPruning", "Pairs", "cost_penalty", "inner_groups"]
+__all__ = ["InterpretationSteeredPruning"]
 
 TRUSTED = 0.8
 """Agreement below which an explainer says little."""
 SLACK = 1.2
 """How much farther than needed logits should be able to go."""
-REPORTS = 10
-"""How often the training of the gates is reported."""
 
 
 @register("isp")
@@ -213,7 +208,9 @@ class InterpretationSteeredPruning:
             logits = FreeLogits(groups, self.gate_offset, self.gate_start, job.seed)
         else:
             logits = HyperLogits(groups, self.gate_offset, job.seed)
-        model = Gated(job, groups, saliency, logits.to(next(job.model.parameters()).device), self)
+        model = Gated(
+            job, groups, saliency, logits.to(next(job.model.parameters()).device), self.gate_temperature, self.gate_mode
+        )
         pairs = Pairs.of(job, saliency, self.labels)
         schedule = _adam(self.gate_epochs, self.gate_lr, 0.0)
         self._warn_of_travel(job, schedule, len(pairs) * schedule.epochs)
@@ -229,7 +226,7 @@ class InterpretationSteeredPruning:
                 "cost": self.cost_weight * cost_penalty(limits, groups, sizes),
             }
 
-        hooks = [Gumbel(model.masks.size, job.seed, model.take), _Report(job, model, limits, self.gate_epochs)]
+        hooks = [Gumbel(model.masks.size, job.seed, model.take), GateReport(job, model, limits, self.gate_epochs)]
         with unchanged("training the gates", job.model, saliency.explainer), model.masks.installed():
             job.fit(model, objective, schedule, hooks=hooks, params=list(logits.parameters()), batches=pairs)
         found: torch.Tensor = model.logits().detach().cpu()
@@ -240,137 +237,6 @@ class InterpretationSteeredPruning:
         needed = SLACK * (self.gate_offset + 0.37)
         if self.gates == "free" and travel < needed:
             job.log("gates cannot close: raise gate_lr or gate_epochs", {"travel": travel, "needed": needed})
-
-
-class Gated(nn.Module):
-    """The explained network with gates in force, of which only the logits are trained.
-
-    Args:
-        job: whose network it is.
-        groups: that are gated.
-        saliency: what explains the network.
-        logits: gives the logits of all gates.
-        settings: temperature and mode of the gates.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        groups: Sequence[Group],
-        saliency: Saliency,
-        logits: nn.Module,
-        settings: InterpretationSteeredPruning,
-    ) -> None:
-        super().__init__()
-        self.masks = Masks(job.model, job.graph, groups, "hard")
-        self.explained = Explained(job.model, saliency.taps, saliency.explainer, self._gated)
-        self.logits, self.settings = logits, settings
-        self.sizes = [group.size for group in groups]
-        self.noise = torch.zeros(self.masks.size)
-
-    def train(self, mode: bool = True) -> Gated:
-        """All parts stay in evaluation mode."""
-        nn.Module.train(self, False)
-        return self
-
-    def take(self, noise: torch.Tensor) -> None:
-        """Draw gates with this Gumbel noise from now on."""
-        self.noise = noise
-
-    def draw(self) -> Draw:
-        """The gates of this step."""
-        return drawn(self.logits(), self.noise, self.settings.gate_temperature, self.sizes)
-
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits and explanations of the gated network, and the gates of 0 and 1 that make its cost.
-
-        differs: the authors draw the gates that are counted apart from those that the features are multiplied by.
-        """
-        draw = self.draw()
-        self.masks.gate(draw.hard if self.settings.gate_mode == "hard" else draw.soft)
-        said, raw = self.explained(images, labels)
-        return said, raw, draw.hard
-
-    def _gated(self, tap: Tap, features: torch.Tensor) -> torch.Tensor:
-        gates = self.masks.positions(tap.layout, features)
-        return features if gates is None else features * gates[:, None, None]
-
-
-@dc.dataclass(frozen=True)
-class Pairs:
-    """The calibration split's images with labels and the explanations of the network without gates.
-
-    Args:
-        batches: of images, in the same order every time.
-        aims: of each batch its labels and explanations, on the CPU.
-    """
-
-    batches: Iterable[Batch]
-    aims: Sequence[tuple[torch.Tensor, torch.Tensor]]
-
-    @classmethod
-    def of(cls, job: Job, saliency: Saliency, labels: LabelSource) -> Pairs:
-        """The pairs of a job's calibration split."""
-        batches, aims = job.task.batches("calibration"), []
-        model = Explained(job.model, saliency.taps, saliency.explainer)
-        device = next(job.model.parameters()).device
-        with judging(model):
-            for batch in batches:
-                images, given = labelled(batch, labels)
-                said, raw = model(images.to(device), None if given is None else given.to(device))
-                aims.append(((said.argmax(1) if given is None else given).cpu(), raw.cpu()))
-        return cls(batches, aims)
-
-    def __len__(self) -> int:
-        return len(self.aims)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        for batch, (labels, aim) in zip(self.batches, self.aims, strict=True):
-            yield labelled(batch, "predicted")[0], labels, aim
-
-
-def cost_penalty(limits: Limits, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:
-    """Logarithm of how many times over its limit each cost is, 0 within it; the sum over all terms of the budget.
-
-    differs: all layers of the network count, where the authors' code leaves out the second one of every pair.
-    """
-    over = [smooth_total(cost, groups, sizes_G) / limit for cost, limit in limits.terms]
-    return torch.stack(over).clamp(min=1.0).log().sum()
-
-
-def inner_groups(job: Job) -> tuple[Group, ...]:
-    """The job's groups that a single layer writes: all but residual streams."""
-    writers = [
-        name
-        for write in structure_of(job.graph).producers
-        for name in names_in(job.graph.layouts[write.weight][write.dim])
-    ]
-    return tuple(group for group in job.groups if writers.count(group.name) == 1)
-
-
-class _Report(Hook):
-    """Tells how the training of the gates goes on, and where it does not; run state."""
-
-    def __init__(self, job: Job, model: Gated, limits: Limits, epochs: int) -> None:
-        self.job, self.model, self.limits, self.epochs = job, model, limits, epochs
-
-    def end_epoch(self, state: StepState) -> None:
-        """See `Hook`."""
-        epoch = state.epoch + 1
-        if epoch % max(1, self.epochs // REPORTS) and epoch != self.epochs:
-            return
-        with torch.no_grad():
-            opened = drawn(self.model.logits(), self._median(), 1.0, self.model.sizes).hard.cpu()
-        parts = torch.split(opened, self.model.sizes)
-        sizes = {group.name: int(part.sum()) for group, part in zip(self.model.masks.groups, parts, strict=True)}
-        costs = {cost.name: cost.total(sizes) for cost, _ in self.limits.terms}
-        self.job.log(f"gates, epoch {epoch}", {"open": float(opened.mean()), **costs})
-        if epoch == self.epochs // 2 and float(opened.mean()) == 1.0:
-            self.job.log("no gate is closed half way: raise gate_lr, gate_epochs or cost_weight", {})
-
-    def _median(self) -> torch.Tensor:
-        """Noise with which a gate is open where it is so more often than not."""
-        return -torch.log(torch.log(torch.full((self.model.masks.size,), 2.0)))
 
 
 def _adam(epochs: int, lr: float, weight_decay: float) -> Schedule:

@@ -110,7 +110,7 @@ def fit(
     with (
         random_state_kept(),
         trained(model, params, accelerator.device) as chosen,
-        interruptible() as search_step,
+        interruptible() as stop,
         progress_bar(
             settings.title, per_epoch * schedule.epochs, settings.progress and accelerator.is_main_process
         ) as bar,
@@ -126,15 +126,15 @@ def fit(
                 progress.add(terms)
                 bar(progress.step, f"epoch {epoch + 1}/{schedule.epochs}")
                 # An epoch's last step is kept by the checkpoint below, with the epoch's figures.
-                if progress.step % per_epoch and (folder.due(progress, settings) or search_step.is_set()):
-                    loop.save(folder, progress, search_step)
+                if progress.step % per_epoch and (folder.due(progress, settings) or stop.is_set()):
+                    loop.save(folder, progress, stop)
             if progress.step != (epoch + 1) * per_epoch:
                 raise DataError(f"fit: an epoch gave {progress.step - epoch * per_epoch} steps, its length {per_epoch}")
             figures = loop.figures(progress, epoch)
             for hook in hooks:
                 hook.end_epoch(loop.state(progress.step, epoch))
             progress.end_epoch({**figures, **loop.judged(evaluate, epoch)})
-            loop.save(folder, progress, search_step)
+            loop.save(folder, progress, stop)
         if not progress.done:
             loop.finish(folder, progress)
     return progress.history()
@@ -284,7 +284,7 @@ class _Loop:
                 self.ema.module.load_state_dict(found.state["ema"])
         return Progress.restored(found)
 
-    def save(self, folder: FitFolder, progress: Progress, search_step: threading.Event) -> None:
+    def save(self, folder: FitFolder, progress: Progress, stop: threading.Event) -> None:
         """Write a checkpoint from the main process; where Ctrl-C was pressed, end here."""
         if self.accelerator.is_main_process and folder.path is not None:
             parts = {
@@ -293,7 +293,7 @@ class _Loop:
                 "ema": self.ema.module.state_dict() if self.ema is not None else {},
             }
             folder.write(progress, self.chosen, self.hooks, parts)
-        if search_step.is_set():
+        if stop.is_set():
             raise KeyboardInterrupt
 
     def finish(self, folder: FitFolder, progress: Progress) -> None:
@@ -337,10 +337,6 @@ def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
     """An accelerator of this training's own; accelerate keeps the settings of the first one otherwise."""
     if schedule.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")
-    if schedule.accumulate < 1 or schedule.epochs < 0 or schedule.lr < 0:
-        raise RecipeError(f"schedule: epochs and lr cannot be negative and accumulate is at least 1, found {schedule}")
-    if settings.seed < 0:
-        raise RecipeError(f"seed cannot be negative, found {settings.seed}")
     from accelerate.accelerator import Accelerator
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 

@@ -19,19 +19,18 @@ from edakari.core.protocols import Schedule
 from edakari.cost import bind, dense, macs
 from edakari.errors import DataError, EdakariError, InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph.taps import find_taps
-from edakari.methods.isp import Gated, InterpretationSteeredPruning, Pairs, cost_penalty, inner_groups
+from edakari.methods.isp import InterpretationSteeredPruning
 from edakari.methods.masking.gates import FreeLogits, HyperLogits, drawn, gumbel
 from edakari.methods.masking.masks import maskable
 from edakari.methods.saliency.explaining import (
     Explained,
     Saliency,
-    area,
     checked,
-    divergence,
-    roughness,
     unchanged,
     widened,
 )
+from edakari.methods.saliency.gating import Gated, Pairs, cost_penalty, inner_groups
+from edakari.methods.saliency.losses import area, divergence, roughness
 from edakari.methods.saliency.saved import load_saliency, save_saliency
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Frame
@@ -177,8 +176,7 @@ def parts(network: nn.Module, streams: bool = False) -> tuple[Job, Saliency, Gat
     explainer = Explainer(sizes, 4, Frame(16, 16)).eval()
     saliency = Saliency(taps, explainer, job.model, 1.0)
     groups = maskable(job.graph, job.groups if streams else inner_groups(job))
-    settings = InterpretationSteeredPruning()
-    gated = Gated(job, groups, saliency, FreeLogits(groups, 3.0, "zeros", 0), settings).double()
+    gated = Gated(job, groups, saliency, FreeLogits(groups, 3.0, "zeros", 0), 0.4, "hard").double()
     return job, saliency, gated
 
 
@@ -307,7 +305,7 @@ def test_it_lands_within_one_percent(budget: str) -> None:
 def test_it_resumes_to_the_same_plan(tmp_path: Path) -> None:
     method = InterpretationSteeredPruning(predictor_epochs=1, explainer_epochs=1, gate_epochs=4, gate_lr=0.5)
 
-    def run(folder: Path, search_step: int | None = None) -> Plan:
+    def run(folder: Path, stop: int | None = None) -> Plan:
         job = toy_job(toy_cnn())
         whole = fitter(job.task, FitSettings(folder=folder, device="cpu", progress=False))
         calls = 0
@@ -315,16 +313,16 @@ def test_it_resumes_to_the_same_plan(tmp_path: Path) -> None:
         def fit(*args: Any, **options: Any) -> None:
             nonlocal calls
             calls += 1
-            if calls == search_step:
+            if calls == stop:
                 raise KeyboardInterrupt
             whole(*args, **options)
 
         return method.prune(dc.replace(job, fit=fit)).plan
 
     wanted = run(tmp_path / "a")
-    for search_step in (2, 3):
+    for stop in (2, 3):
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "b", search_step)
+            run(tmp_path / "b", stop)
     assert run(tmp_path / "b") == wanted
 
 

@@ -20,7 +20,7 @@ from edakari.core.method import Job
 from edakari.core.protocols import Schedule
 from edakari.cost import dense
 from edakari.graph.taps import find_taps
-from edakari.methods.isp import Gated, InterpretationSteeredPruning
+from edakari.methods.isp import InterpretationSteeredPruning
 from edakari.methods.saliency.explaining import (
     Explained,
     ExplainerSettings,
@@ -28,6 +28,7 @@ from edakari.methods.saliency.explaining import (
     fit_explainer,
     fit_predictor,
 )
+from edakari.methods.saliency.gating import Gated
 from edakari.models.saliency import Frame
 from edakari.train import FitSettings, fitter
 

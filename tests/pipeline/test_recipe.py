@@ -15,7 +15,7 @@ from edakari.pipeline.yaml_file import override
 MINIMAL = {"model": {"name": "edakari:fashion_cnn"}, "method": {"name": "magnitude"}, "budget": "macs<=50%"}
 
 
-def unprunable(content) -> str:
+def refusal(content) -> str:
     with pytest.raises(RecipeError) as error:
         recipe_from(content, "my.yaml")
     return str(error.value)
@@ -89,14 +89,14 @@ def test_names_alone_will_do():
     ],
 )
 def test_a_problem_names_its_place_and_what_was_found(change, parts):
-    message = unprunable({**MINIMAL, **change})
+    message = refusal({**MINIMAL, **change})
     assert "\n" not in message
     for part in parts:
         assert part in message
 
 
 def test_all_problems_are_listed():
-    message = unprunable({"model": {"name": 3}, "method": {"name": "x"}, "finetune": {"epoch": 1, "lr": "a"}, "sed": 1})
+    message = refusal({"model": {"name": 3}, "method": {"name": "x"}, "finetune": {"epoch": 1, "lr": "a"}, "sed": 1})
     assert "6 problems" in message
     for key in ("model.name", "method.name", "finetune.epoch", "finetune.lr", "budget", "sed"):
         assert f"my.yaml: {key}: " in message
@@ -188,5 +188,5 @@ def test_methods_of_others_may_name_their_fields_as_they_like(monkeypatch):
     monkeypatch.setitem(_REGISTRY, "largest", Largest)
     recipe = recipe_from({**MINIMAL, "method": "largest"})
     assert recipe.content["method"] == {"name": "largest", "weight": 2.0, "steps": 0, "top": 4.0}
-    message = unprunable({**MINIMAL, "method": {"name": "largest", "top": 1}})
+    message = refusal({**MINIMAL, "method": {"name": "largest", "top": 1}})
     assert "method.top: should be greater than or equal to 3" in message

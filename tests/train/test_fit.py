@@ -138,14 +138,14 @@ def test_params_limit_what_trains_and_frozen_norms_keep_their_statistics():
 
 
 def test_tensors_that_are_not_the_networks_can_be_trained_and_resumed(tmp_path):
-    def attempt(search_step):
+    def attempt(stop):
         model, gate = problem.network(), torch.ones(1, requires_grad=True)
 
         def objective(network, batch):
             return {"ce": nn.functional.cross_entropy(gate * network(batch[0]), batch[1])}
 
         settings = FitSettings(folder=tmp_path, checkpoint_steps=1)
-        fit(model, objective, problem.batches(), ONE, params=[gate], hooks=[StopAt(search_step)], settings=settings)
+        fit(model, objective, problem.batches(), ONE, params=[gate], hooks=[StopAt(stop)], settings=settings)
         return gate
 
     with pytest.raises(SearchStep):
@@ -213,9 +213,9 @@ def test_a_training_stopped_by_an_error_goes_on(tmp_path, step, optimizer):
     schedule = dc.replace(problem.SCHEDULE, optimizer=optimizer)
     settings = FitSettings(folder=tmp_path, checkpoint_steps=1)
 
-    def attempt(search_step, own):
+    def attempt(stop, own):
         model = problem.network()
-        history = fit(model, problem.objective, problem.batches(), schedule, hooks=[StopAt(search_step)], settings=own)
+        history = fit(model, problem.objective, problem.batches(), schedule, hooks=[StopAt(stop)], settings=own)
         return weights(model), history.epochs
 
     whole = attempt(99, FitSettings())

@@ -157,7 +157,7 @@ def _show_groups(found: Inspection, everything: bool) -> None:
         show("")
         show(unprunable_table(unprunable))
     if len(unprunable) < len(content["unprunable"]):
-        note(f"[dim]… and {len(content['refused']) - len(unprunable)} more; --all lists them[/]")
+        note(f"[dim]… and {len(content['unprunable']) - len(unprunable)} more; --all lists them[/]")
 
 
 def _show_title(found: Inspection) -> None:

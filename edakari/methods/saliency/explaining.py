@@ -14,7 +14,6 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edakari.core.copying import copied
 from edakari.core.finite import finite
@@ -26,6 +25,7 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Batch, Schedule, Task
 from edakari.errors import DataError, ModelError
 from edakari.graph.taps import Tap, Tapped
+from edakari.methods.saliency.losses import area, divergence, roughness
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
 from edakari.models.weights import weights_digest
@@ -40,14 +40,11 @@ __all__ = [
     "PredictorSettings",
     "Saliency",
     "agreement",
-    "area",
     "checked",
-    "divergence",
     "fit_explainer",
     "fit_predictor",
     "frozen",
     "labelled",
-    "roughness",
     "unchanged",
     "widened",
 ]
@@ -55,8 +52,6 @@ __all__ = [
 M = TypeVar("M", bound=nn.Module)
 LabelSource = Literal["data", "predicted"]
 _Terms = Mapping[str, torch.Tensor]
-EDGE = 0.3
-"""Weight of the image's border in the roughness of a mask."""
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -310,25 +305,6 @@ def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelS
         logits, raw = model(images, given)
         right.append(predictor(images * model.explainer.mask(raw)).argmax(1) == logits.argmax(1))
     return float(torch.cat(right).float().mean())
-
-
-def divergence(aim: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """KL(softmax(aim) || softmax(said)), mean over the batch, in float32."""
-    aim, said = functional.log_softmax(aim.float(), 1), functional.log_softmax(said.float(), 1)
-    return functional.kl_div(said, aim, log_target=True, reduction="batchmean")
-
-
-def area(sample_N1HW: torch.Tensor, power: float) -> torch.Tensor:
-    """Mean over the pixels of (s + 5e-4)^power (equation 9): a soft count of what is shown."""
-    return (sample_N1HW + 5e-4).pow(power).mean()
-
-
-def roughness(sample_N1HW: torch.Tensor) -> torch.Tensor:
-    """Half the sum of squared differences between neighbours, and of the border's squares, per mask (equation 9)."""
-    s = sample_N1HW
-    inside = s.diff(dim=2).square().sum() + s.diff(dim=3).square().sum()
-    border = sum(line.square().sum() for line in (s[:, :, 0], s[:, :, -1], s[:, :, :, 0], s[:, :, :, -1]))
-    return (inside + EDGE * border) / (2 * len(s))
 
 
 def frozen(model: M) -> M:

@@ -230,11 +230,11 @@ def chunk(x: torch.Tensor, count: int, how: str, size: str) -> torch.Tensor:
 @function(
     lambda x: len(x) > 1 and x[1] > 2,
     start=lambda x: range(x[1] - 1),
-    search_step=lambda x: [None, *range(-1, 2 - x[1], -1)],
+    stop=lambda x: [None, *range(-1, 2 - x[1], -1)],
     step=(1, 1, 1, 2),
 )
-def slice_channels(x: torch.Tensor, start: int, search_step: int | None, step: int) -> torch.Tensor:
-    found = x[:, start:search_step:step]
+def slice_channels(x: torch.Tensor, start: int, stop: int | None, step: int) -> torch.Tensor:
+    found = x[:, start:stop:step]
     return found if found.shape[1] else x
 
 
