@@ -84,7 +84,7 @@ def searched(search: str, seed: int, dense: Path, arguments: argparse.Namespace)
     groups = chosen_groups(graph, recipe.limits)
     job = Job(model, graph, groups, task, budget, fitter(task, fitting), seed=seed, folder=folder)
     start = time.process_time()
-    return Searched(recipe, job, recipe.method[1].prune(job), time.process_time() - start)
+    return Searched(recipe, job, recipe.method.prune(job), time.process_time() - start)
 
 
 def arm_row(arm: str, found: Searched, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def correlations(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def foretold(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(arguments.recipe, arguments.settings)
     job, schedule = job_of(recipe), Schedule(epochs=arguments.epochs, lr=arguments.lr)
-    search, way, warmup_batches = searched(job, recipe.method[1])
+    search, way, warmup_batches = searched(job, recipe.method)
     limits = bind(job.budget, job.graph)
     masks = [way[-1].kept, *around(search, way[-1], limits, arguments.networks, arguments.spread, recipe.seed)]
     rows = []
@@ -191,7 +191,7 @@ def search_data(arguments: argparse.Namespace) -> dict[str, Any]:
             job = job_of(recipe)
             said: list[str] = []
             job = dc.replace(job, log=lambda stage, figures, said=said: said.append(stage))
-            method = dc.replace(recipe.method[1], search_data=kind)
+            method = dc.replace(recipe.method, search_data=kind)
             outcome = method.prune(job)
             before = job.task.evaluate(outcome.model)
             model = copy.deepcopy(outcome.model)

@@ -54,7 +54,7 @@ def work(arguments: argparse.Namespace) -> None:
     job = dc.replace(job, log=lambda stage, figures: log.append([stage, dict(figures)]))
     PartialState().wait_for_everyone()
     start = time.perf_counter()
-    outcome = recipe.method[1].prune(job)
+    outcome = recipe.method.prune(job)
     seconds = time.perf_counter() - start
     found = {"seconds": seconds, "trail": log, "plan": outcome.plan.digest()}
     write_json(arguments.worker / f"{os.environ.get('RANK', '0')}.json", found)

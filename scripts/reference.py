@@ -110,7 +110,7 @@ def recipe_tables() -> dict[str, str]:
         "latency": [sections.LatencySettings],
         "groups": [sections.GroupSettings],
         "train": [Schedule],
-        "finetune": [sections.TeachSettings],
+        "finetune": [sections.FinetuneSettings],
         "bank": [sections.BankSettings],
         "distill": [sections.DistillSettings],
         "measure": [sections.MeasureSettings],
@@ -134,7 +134,10 @@ def settings_table(classes: Sequence[type[Any]]) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for cls in classes:
         hints, meanings = typing.get_type_hints(cls, include_extras=True), arguments(cls)
+        inherited = {field.name for base in cls.__mro__[1:] if dc.is_dataclass(base) for field in dc.fields(base)}
         for field in dc.fields(cls):
+            if field.name in inherited:
+                continue
             if field.name not in meanings:
                 raise ValueError(f"the docstring of {cls.__name__} does not explain {field.name}")
             cells = (f"`{field.name}`", type_words(hints[field.name]), default_of(field), meanings[field.name])

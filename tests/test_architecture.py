@@ -19,6 +19,7 @@ LEVELS = (
     {"export"},
     {"latency"},
     {"methods"},
+    {"results"},
     {"report", "testing"},
     {"pipeline"},
     {"explain"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from edakari.report.formatting import cost, latency, noisy, predicted, rows, sig
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
+    from edakari.results import StageResult
 
 __all__ = [
     "comparison",
@@ -142,28 +144,40 @@ def costs_line(costs: Mapping[str, float]) -> str:
     return ", ".join(f"{cost(value)} {name}" for name, value in costs.items())
 
 
-def stage_line(stage: str, result: Mapping[str, Any]) -> str:
+def stage_line(result: StageResult) -> str:
     """What a finished stage found, in one line."""
-    match stage:
-        case "trace":
-            return f"{len(result['groups'])} groups, {costs_line(result['costs'])}"
-        case "latency":
-            dense = result.get("dense")
-            return f"{latency(dense)} dense in {result['runtime']}" if dense else ""
-        case "dense":
-            return f"{result['metric']} {result['metrics'][result['metric']]:.4f}"
-        case "prune":
-            return f"{result['method']}: {costs_line(result['predicted'])}"
-        case "check":
-            return f"equal to the masked network to {result['difference']:.0e}, {costs_line(result['costs'])}"
-        case "finetune":
-            main = next(iter(result["metrics"].items()))
-            return f"{len(result['epochs'])} epochs, {main[0]} {main[1]:.4f}"
-        case "measure":
-            return ", ".join(
-                f"{_times_as_fast(found)} in {name}{noisy(*found.values())}"
-                for name, found in result["runtimes"].items()
-            )
-        case "export":
-            return ", ".join(file["path"] for file in result["files"]) or "none asked for"
-    return str(result.get("page", ""))
+    from edakari.results import (
+        CheckResult,
+        DenseResult,
+        ExportResult,
+        FinetuneResult,
+        LatencyResult,
+        MeasureResult,
+        PlannedLatency,
+        PruneResult,
+        ReportResult,
+        TraceResult,
+    )
+
+    match result:
+        case TraceResult():
+            return f"{len(result.groups)} groups, {costs_line(result.costs)}"
+        case LatencyResult(planned=PlannedLatency() as planned):
+            return f"{latency(dc.asdict(planned.dense))} dense in {planned.key.runtime}"
+        case DenseResult():
+            return f"{result.metric} {result.metrics[result.metric]:.4f}" if result.metric else "cannot be judged"
+        case PruneResult():
+            return f"{result.method}: {costs_line(result.predicted)}"
+        case CheckResult():
+            return f"equal to the masked network to {result.difference:.0e}, {costs_line(result.costs)}"
+        case FinetuneResult():
+            figures = [f"{name} {value:.4f}" for name, value in result.metrics.items()]
+            return ", ".join([f"{len(result.epochs)} epochs", *figures[:1]])
+        case MeasureResult():
+            pairs = {name: dc.asdict(pair) for name, pair in result.runtimes.items()}
+            return ", ".join(f"{_times_as_fast(pair)} in {name}{noisy(*pair.values())}" for name, pair in pairs.items())
+        case ExportResult():
+            return ", ".join(file.path for file in result.files) or "none asked for"
+        case ReportResult():
+            return result.page
+    return ""

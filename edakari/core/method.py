@@ -17,7 +17,18 @@ from edakari.core.protocols import Cost, Fit, Objective, Task
 from edakari.core.space import Group
 from edakari.errors import EdakariError, UnknownName
 
-__all__ = ["Job", "MeetBudget", "Method", "Outcome", "Solve", "allocate_once", "method_named", "register", "registered"]
+__all__ = [
+    "Job",
+    "MeetBudget",
+    "Method",
+    "Outcome",
+    "Solve",
+    "allocate_once",
+    "method_named",
+    "name_of",
+    "register",
+    "registered",
+]
 
 Solve = Callable[[Sequence[Cost]], Plan]
 """From measured costs of the job's network to a plan; cheap enough to be asked several times."""
@@ -151,3 +162,8 @@ def method_named(name: str) -> type[Method]:
     if name not in _REGISTRY:
         raise UnknownName("method", name, _REGISTRY)
     return _REGISTRY[name]
+
+
+def name_of(method: Method) -> str:
+    """The name that a method is registered by; that of its class where it is not."""
+    return next((name for name, cls in _REGISTRY.items() if cls is type(method)), type(method).__name__)

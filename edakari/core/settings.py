@@ -80,7 +80,7 @@ def settings(cls: type[T]) -> type[T]:
     Args:
         cls: a class with annotated fields.
     """
-    own = cls.__dict__.get("__post_init__")
+    own = getattr(cls, "__post_init__", None)  # perhaps of the settings that it adds to
 
     def checked(self: T) -> None:
         check_settings(self)

@@ -60,7 +60,7 @@ def saliency_view(
         count += len(batches[-1][0])
         if count >= most:
             break
-    own = None if getattr(recipe.method[1], "labels", "data") == "predicted" else [labels for _, labels in batches]
+    own = None if getattr(recipe.method, "labels", "data") == "predicted" else [labels for _, labels in batches]
     inputs = [images for images, _ in batches]
     said = _said(dense, inputs) if own is None else own
     models = (

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edakari.core.modes import eval_mode
-from edakari.core.settings import Whole, settings
+from edakari.core.settings import NonNegative, Positive, Whole, settings
 from edakari.core.steady import STEADY
 from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
@@ -65,11 +65,11 @@ class Timing:
             the first callable.
     """
 
-    median_ms: float
+    median_ms: Positive
     minimum_ms: float
-    spread: float
+    spread: NonNegative
     repeats: int
-    ratio: float = 1.0
+    ratio: Positive = 1.0
     uncertainty: float = 0.0
 
 

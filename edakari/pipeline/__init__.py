@@ -3,19 +3,30 @@
 from edakari.pipeline.dense_training import train_dense
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.recipe import read_recipe, recipe_from
-from edakari.pipeline.runner import Result, run
-from edakari.pipeline.settings import DistillSettings, GroupSettings, LatencySettings, MeasureSettings, Recipe
+from edakari.pipeline.runner import Result, run, run_given
+from edakari.pipeline.settings import (
+    DistillSettings,
+    FinetuneSettings,
+    GroupSettings,
+    LatencySettings,
+    MeasureSettings,
+    PruneSettings,
+    Recipe,
+)
 
 __all__ = [
     "DistillSettings",
+    "FinetuneSettings",
     "GroupSettings",
     "LatencySettings",
     "MeasureSettings",
+    "PruneSettings",
     "Recipe",
     "Result",
     "RunFolder",
     "read_recipe",
     "recipe_from",
     "run",
+    "run_given",
     "train_dense",
 ]

@@ -16,9 +16,9 @@ from edakari.core.optional import needs
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.pipeline import processes
-from edakari.pipeline.context import Run
+from edakari.pipeline.context import RecipeSubject
 from edakari.pipeline.environment import environment
-from edakari.pipeline.folder import RECIPE, RunFolder, differences, stored_recipe
+from edakari.pipeline.folder import RECIPE, differences, stored_recipe
 from edakari.pipeline.load import require_recipe
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
@@ -62,30 +62,30 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
     for written in (path, path.with_suffix(".json"), path.with_name(f"{path.name}.work") / RECIPE):
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
-    check_training(recipe)
+    together = processes.started(cpu=recipe.device == "cpu")
+    check_training(recipe, together)
     recipe = _started(recipe, path)
-    work, cpu = path.with_name(f"{path.name}.work"), recipe.device == "cpu"
-    main = processes.is_main(cpu=cpu)
-    if main:
+    work = path.with_name(f"{path.name}.work")
+    if together.main:
         owned.remove_parts(path.parent, path.name, path.with_suffix(".json").name)
         _claim(work, recipe, overwrite)
-    processes.wait(cpu=cpu)
-    run = Run(recipe, RunFolder(path.parent), lambda *_: None)
-    model = run.dense
+    together.wait()
+    subject = RecipeSubject(recipe)
+    model, task = subject.model().to(together.device), subject.task()
     history = fit(
         model,
-        task_objective(run.task),
-        run.task.batches("train"),
+        task_objective(task),
+        task.batches("train"),
         schedule,
         settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
-        evaluate=run.task.evaluate,
+        evaluate=task.evaluate,
     )
-    result = {"metrics": dict(run.task.evaluate(model)), "epochs": [dict(epoch) for epoch in history.epochs]}
-    if main:
+    result = {"metrics": dict(task.evaluate(model)), "epochs": [dict(epoch) for epoch in history.epochs]}
+    if together.main:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
         with replacing(path) as temporary:
             save_file(tensors, temporary)
-        record = {**result, "recipe": dict(recipe.content), "environment": environment(recipe.seed)}
+        record = {**result, "recipe": recipe.content, "environment": environment(recipe.seed)}
         write_json(path.with_suffix(".json"), record)
         owned.release(work, KIND, remove=True)
     return result
@@ -101,14 +101,13 @@ def _started(recipe: Recipe, path: Path) -> Recipe:
                 "--set model.weights=random to start from random weights"
             )
         return recipe
-    model = dc.replace(recipe.model, weights="random")
-    content = {**recipe.content, "model": {**recipe.content["model"], "weights": "random"}}
-    return dc.replace(recipe, model=model, content=content)
+    return dc.replace(recipe, model=dc.replace(recipe.model, weights="random"))
 
 
 def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
     """Make the folder of checkpoints, or take up the one of an interrupted training by the same recipe."""
-    own = {key: recipe.content[key] for key in ("model", "data", "train", "seed")}
+    content = recipe.content
+    own = {key: content[key] for key in ("model", "data", "train", "seed")}
     found = owned.marker(work)
     if found is None and not owned.is_free(work):
         raise RunFolderError(f"{work} is not empty and was not made by `edakari train`; name another file, or move it")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from edakari.core.copying import copied
+from edakari.core.plan import Plan
+from edakari.cost.example import mapped
 from edakari.errors import PlanError
 from edakari.pipeline.context import Run
-from edakari.surgery.differences import differences
+from edakari.surgery.differences import differences, other_inputs
 
 __all__ = ["TOLERANCE", "check_exact"]
 
@@ -20,11 +23,12 @@ IMAGES = 4
 """Of each of the two inputs."""
 
 
-def check_exact(run: Run) -> float:
+def check_exact(run: Run, plan: Plan) -> float:
     """Compare the cut network with its masked twin, and what an empty plan makes of the dense one with itself.
 
     Args:
-        run: has a plan.
+        run: which.
+        plan: made for its dense network.
 
     Returns:
         The largest difference, as a share of the largest output.
@@ -33,7 +37,7 @@ def check_exact(run: Run) -> float:
         PlanError: they differ, or an output is not finite.
     """
     network = copied(run.dense).cpu().double()
-    found = differences(network, run.plan, list(_inputs(run)), run.graph)
+    found = differences(network, plan, list(_inputs(run)), run.graph)
     for difference, what in (
         (found.empty, "the network and what an empty plan makes of it"),
         (found.cut, "the cut network and its masked twin"),
@@ -47,15 +51,26 @@ def check_exact(run: Run) -> float:
     return found.worst
 
 
-def _inputs(run: Run) -> Iterator[torch.Tensor]:
+def _inputs(run: Run) -> Iterator[Any]:
     """Two different inputs, of validation images where there are enough of the right form."""
     example = run.task.example()
-    generator = torch.Generator().manual_seed(run.recipe.seed)
-    batch = next(iter(run.task.batches("val")))
+    if not isinstance(example, torch.Tensor):
+        for seed in (run.settings.seed, run.settings.seed + 1):
+            yield mapped(other_inputs(example, seed), _on_cpu)
+        return
+    generator = torch.Generator().manual_seed(run.settings.seed)
+    batch = next(iter(run.task.batches("val")), None)
     images = batch[0] if isinstance(batch, (list, tuple)) else None
     if not isinstance(images, torch.Tensor) or images.shape[1:] != example.shape[1:]:
+        if not example.is_floating_point():  # whole numbers mean something, such as words
+            yield from (_on_cpu(other_inputs(example, run.settings.seed + each)) for each in (0, 1))
+            return
         images = torch.randn(2 * IMAGES, *example.shape[1:], generator=generator)
-    some = images[:IMAGES].double().cpu()
+    some = _on_cpu(images[:IMAGES])
     yield some
-    others = images[IMAGES : 2 * IMAGES].double().cpu()
+    others = _on_cpu(images[IMAGES : 2 * IMAGES])
     yield others if len(others) else some + torch.randn(some.shape, generator=generator, dtype=some.dtype)
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu()

@@ -7,16 +7,23 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import nn
 
 from edakari.core import owned
+from edakari.core.copying import copied
 from edakari.core.file_errors import file_errors
 from edakari.core.files import write_json, write_text
 from edakari.core.ledger import MARKER
 from edakari.core.optional import needs
+from edakari.core.plan import Plan
 from edakari.core.reading import because, inside, read_json, read_text
 from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RunFolderError
+from edakari.pipeline.store import Version
+from edakari.results import Results, StageResult
+from edakari.surgery import load, load_plan, save
 
 with needs("train", "running a recipe"):
     import yaml
@@ -24,6 +31,7 @@ with needs("train", "running a recipe"):
 __all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
 
 RECIPE = "recipe.yaml"
+R = TypeVar("R", bound=StageResult)
 STAGES = "stages"
 KIND = "edakari.pipeline/1"
 
@@ -61,17 +69,41 @@ class RunFolder:
         """Whether a stage is finished."""
         return self._file(stage).is_file()
 
-    def read(self, stage: str) -> dict[str, Any]:
+    def result(self, kind: type[R]) -> R:
         """The result of a finished stage.
 
         Raises:
-            RunFolderError: the file is damaged.
+            RunFolderError: the stage is not finished, or its file is damaged.
         """
-        return _json(self._file(stage))
+        from edakari.report.stage_files import result_from
 
-    def finish(self, stage: str, result: Mapping[str, Any]) -> None:
+        path = self._file(kind.stage)
+        return result_from(kind, _json(path), path)
+
+    def results(self) -> Results:
+        """The results of all finished stages; see `result`."""
+        from edakari.report.stage_files import read_results
+
+        return read_results(self.path)
+
+    def finish(self, result: StageResult) -> None:
         """Write the result of a stage, which makes it finished."""
-        write_json(self._file(stage), result)
+        write_json(self._file(result.stage), dc.asdict(result))
+
+    def put(self, version: Version, model: nn.Module, plan: Plan, base: nn.Module) -> None:
+        """Write a network of the run; see `edakari.pipeline.store.Store`."""
+        save(model, plan, self._of(version), base=base, overwrite=True)
+
+    def network(self, version: Version, base: nn.Module) -> nn.Module:
+        """A network that was put, in evaluation mode, on the device of `base`."""
+        return load(self._of(version), copied(base))
+
+    def plan(self) -> Plan:
+        """The plan of the network as it was cut."""
+        return load_plan(self.pruned)
+
+    def _of(self, version: Version) -> Path:
+        return self.pruned if version == "pruned" else self.path
 
     def tidy(self) -> None:
         """Remove what was only there to go on after an interruption."""

@@ -16,6 +16,7 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.reading import read_json
 from edakari.cost import macs
+from edakari.cost.example import mapped
 from edakari.graph import trace
 from edakari.latency import Fit
 from edakari.latency.bench import Bench
@@ -25,7 +26,6 @@ from edakari.latency.budget_loop import (
     LoopRound,
     LoopSettings,
     TimedPair,
-    plain,
     retime_if_noisy,
 )
 from edakari.latency.model import LatencyModel, calibrate, fill_table, known_fit
@@ -35,26 +35,25 @@ from edakari.latency.timing import LayerRuntime, Timing
 from edakari.latency.tokens import TokenLatency
 from edakari.latency.whole import WholeLatency
 from edakari.latency.widths import WidthLatency
-from edakari.pipeline import processes
 from edakari.pipeline.context import Run
 from edakari.pipeline.preflight import run_settings
 from edakari.pipeline.settings import LatencySettings
+from edakari.results import MetLatency, PlannedLatency
 from edakari.surgery import apply
 
-__all__ = ["BudgetLoop", "finished_latency", "measured_latency"]
+__all__ = ["BudgetLoop", "batched", "finished_latency", "measured_latency"]
 
-Result = dict[str, Any]
 Log = Callable[[str, Mapping[str, float]], None]
 
 
-def measured_latency(run: Run) -> Result:
-    """The dense network's latency and a table from which any sizes can be predicted; nothing without a latency budget.
+def measured_latency(run: Run) -> PlannedLatency | None:
+    """The dense network's latency and a table from which any sizes can be predicted; None without a latency budget.
 
     The dense network comes first, so that a runtime that is missing or does not run it ends the run at once.
     """
-    settings = run.recipe.latency
+    settings = run.settings.latency
     if settings is None:
-        return {}
+        return None
 
     def tell(text: str) -> None:
         run.notify("latency", "log", {"stage": text})
@@ -63,26 +62,39 @@ def measured_latency(run: Run) -> Result:
     key = bench.table().key
     before = bench.steady({"dense": run.dense})["dense"]
     model = _latency_model(run, bench)
-    table, filling = fill_table(model, bench, tell)
+    table, details = fill_table(model, bench, tell)
     fit = known_fit(model, table, settings.networks)
-    fitted = {"fit": dc.asdict(fit)} if fit else calibrate(model, bench, settings.networks, tell)[1]
+    if fit is None:
+        fitted = dict(calibrate(model, bench, settings.networks, tell)[1])
+        found = fitted.pop("fit")
+        fit, details = Fit(**found) if found else None, {**details, **fitted}
     # before and after the minutes that the table took: what else runs on a machine comes and goes, and only slows
     after = bench.steady({"dense": run.dense})["dense"]
     dense = min(before, after, key=lambda timing: timing.median_ms)
-    found = {**dc.asdict(key), "table": str(table.path), "batch": settings.batch, "dense": dc.asdict(dense)}
-    return {**found, **filling, **fitted}
+    return PlannedLatency(key=key, table=str(table.path), batch=settings.batch, dense=dense, fit=fit, details=details)
 
 
-def finished_latency(run: Run) -> Result | None:
-    """The finished network beside the dense one, in turns; None without a latency budget."""
-    settings = run.recipe.latency
-    if settings is None:
+def finished_latency(
+    run: Run, planned: PlannedLatency | None, met: MetLatency | None
+) -> tuple[TimedPair, float] | None:
+    """The finished network beside the dense one, in turns; None without a latency budget.
+
+    Args:
+        run: which.
+        planned: what was measured before anything was pruned.
+        met: how the latency was met.
+
+    Returns:
+        The pair, and how far the finished network lies above the limit, as a share of it.
+    """
+    settings = run.settings.latency
+    if settings is None or planned is None or met is None:
         return None
-    rounds = [_pair(each["timing"]) for each in run.folder.read("prune")["latency"]["rounds"]]
-    quickest = min(each.dense.median_ms for each in rounds)
-    pair = retime_if_noisy(_bench(run, settings), run.dense, run.final(), quickest)
-    target = functools.reduce(LatencyTarget.seen, [*rounds, pair], _target(run))
-    return {**dc.asdict(pair), "relative_error": target.relative_error(pair)}
+    seen = [each.timing for each in met.rounds]
+    quickest = min(each.dense.median_ms for each in seen)
+    pair = retime_if_noisy(_bench(run, settings), run.dense, run.network("finished"), quickest)
+    target = functools.reduce(LatencyTarget.seen, [*seen, pair], _target(run, planned))
+    return pair, target.relative_error(pair)
 
 
 @dc.dataclass
@@ -91,30 +103,34 @@ class BudgetLoop:
 
     Args:
         run: of which.
+        planned: what was measured before.
         bench: where networks are timed.
         cost: latency as predicted.
         log: told of each round.
         settings: how the loop goes.
         rounds: what was measured last.
+        timed: networks that were timed, by their sizes.
     """
 
     run: Run
+    planned: PlannedLatency
     bench: Bench
     cost: PredictedLatency
     log: Log
     settings: LoopSettings
     rounds: tuple[LoopRound, ...] = ()
+    timed: dict[str, TimedPair] = dc.field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run, log: Log) -> BudgetLoop:
+    def of(cls, run: Run, planned: PlannedLatency, log: Log) -> BudgetLoop:
         """The loop of a run whose latency stage is finished."""
-        assert run.recipe.latency is not None
-        bench = _bench(run, run.recipe.latency)
-        model, found = _latency_model(run, bench), run.folder.read("latency")
-        fits = {model.key: Fit(**found["fit"])} if found["fit"] else {}
-        cost = model.cost(dc.replace(bench.table(), fits=fits))
+        assert run.settings.latency is not None
+        bench = _bench(run, run.settings.latency)
+        model = _latency_model(run, bench)
+        cost = model.cost(dc.replace(bench.table(), fits={model.key: planned.fit} if planned.fit else {}))
         # the machine may have been slower or quicker when the table was filled than when the dense network was timed
-        return cls(run, bench, cost.corrected({}, found["dense"]["median_ms"]), log, model.loop)
+        cost = cost.corrected({}, planned.dense.median_ms)
+        return cls(run, planned, bench, cost, log, model.loop, timed=_read(_rounds_file(run)))
 
     @property
     def costs(self) -> Sequence[Cost]:
@@ -123,11 +139,11 @@ class BudgetLoop:
 
     def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
         """See `edakari.core.method.MeetBudget`."""
-        loop = ClosedLoop(self.cost, _target(self.run), self._measured, self._tell, self.settings)
+        loop = ClosedLoop(self.cost, _target(self.run, self.planned), self._measured, self._tell, self.settings)
         plan, self.rounds = loop.run(solve, costs, before)
         return plan
 
-    def met(self, plan: Plan) -> Result:
+    def met(self, plan: Plan) -> MetLatency:
         """What became of the latency; a plan of a method that did not ask for rounds is measured now.
 
         Raises:
@@ -135,42 +151,44 @@ class BudgetLoop:
         """
         if not any(each.sizes == plan.sizes() for each in self.rounds):
             self(lambda costs: plan, self.costs)
-        found = next(each for each in self.rounds if each.sizes == plan.sizes())
-        return {
-            "limit_ms": _target(self.run).limit_ms,
-            "predicted_ms": self.cost.predict(plan.sizes()),
-            "relative_error": found.relative_error,
-            "rounds": [plain(each) for each in self.rounds],
-        }
+        return MetLatency(
+            limit_ms=_target(self.run, self.planned).limit_ms,
+            predicted_ms=self.cost.predict(plan.sizes()),
+            rounds=tuple(dc.replace(each, sizes=dict(each.sizes)) for each in self.rounds),
+            chosen_round=next(at for at, each in enumerate(self.rounds) if each.sizes == plan.sizes()),
+        )
 
     def _tell(self, number: int, found: LoopRound) -> None:
         figures = {"predicted ms": found.predicted_ms, "measured ms": found.timing.pruned.median_ms}
-        self.log(
-            f"round {number}",
-            {**figures, "dense ms": found.timing.dense.median_ms, "relative error %": 100 * found.relative_error},
-        )
+        figures |= {"dense ms": found.timing.dense.median_ms, "relative error %": 100 * found.relative_error}
+        self.log(f"round {number}", figures)
 
     def _measured(self, plan: Plan) -> TimedPair:
-        return processes.from_main(functools.partial(self._kept, plan), cpu=self.run.recipe.device == "cpu")
+        return self.run.processes.from_main(functools.partial(self._kept, plan))
 
     def _kept(self, plan: Plan) -> TimedPair:
         """A network's timing, which is kept for a run that is interrupted."""
-        path, name = self.run.folder.work("latency") / "rounds.json", json.dumps(plan.sizes(), sort_keys=True)
-        known = _read(path)
-        if name not in known:
-            seen = [self.run.folder.read("latency"), *known.values()]
-            quickest = min(each["dense"]["median_ms"] for each in seen)
-            pair = retime_if_noisy(self.bench, self.run.dense, apply(self.run.dense, plan, self.run.graph), quickest)
-            known[name] = dc.asdict(pair)
-            write_json(path, known)
-        return _pair(known[name])
+        name = json.dumps(plan.sizes(), sort_keys=True)
+        if name not in self.timed:
+            quickest = min([self.planned.dense.median_ms, *(pair.dense.median_ms for pair in self.timed.values())])
+            network = apply(self.run.dense, plan, self.run.graph)
+            self.timed[name] = retime_if_noisy(self.bench, self.run.dense, network, quickest)
+            path = _rounds_file(self.run)
+            if path is not None:
+                write_json(path, {name: dc.asdict(pair) for name, pair in self.timed.items()})
+        return self.timed[name]
+
+
+def batched(example: Any, batch: int) -> Any:
+    """An example of batch size 1 so many times; in a tuple or dict, each tensor that has a dimension."""
+    return mapped(example, lambda tensor: repeated(tensor, batch) if batch > 1 and tensor.dim() else tensor)
 
 
 def _bench(run: Run, settings: LatencySettings) -> Bench:
     return Bench(
         runtime_named(settings.runtime),
         run_settings(settings),
-        repeated(run.task.example(), settings.batch),
+        batched(run.task.example(), settings.batch),
         settings.repeats,
         settings.spread,
         Path(settings.cache) if settings.cache else None,
@@ -180,24 +198,29 @@ def _bench(run: Run, settings: LatencySettings) -> Bench:
 def _latency_model(run: Run, bench: Bench) -> LatencyModel:
     """What predicts the latency: by widths, by numbers of tokens, or not at all where layers cannot be timed."""
     # what layers work on depends on the batch
-    graph = run.graph if len(bench.example) == 1 else trace(run.dense, bench.example.to(run.device))
+    alone = run.settings.latency is None or run.settings.latency.batch == 1
+    graph = run.graph if alone else trace(run.dense, mapped(bench.example, lambda x: x.to(run.processes.device)))
     layered = isinstance(bench.runtime, LayerRuntime)
     if run.prunes_tokens:
         return TokenLatency.of(run.dense, graph) if layered else WholeLatency.of_tokens(run.dense, graph)
     return WidthLatency(run.dense, graph, run.groups) if layered else WholeLatency(run.dense, graph, macs(graph))
 
 
-def _target(run: Run) -> LatencyTarget:
-    return LatencyTarget.of(run.recipe.budget, run.folder.read("latency")["dense"]["median_ms"])
+def _target(run: Run, planned: PlannedLatency) -> LatencyTarget:
+    return LatencyTarget.of(run.settings.budget, planned.dense.median_ms)
 
 
-def _pair(content: Mapping[str, Any]) -> TimedPair:
-    return TimedPair(**{network: Timing(**timing) for network, timing in content.items()})
+def _rounds_file(run: Run) -> Path | None:
+    work = run.store.work("latency")
+    return work / "rounds.json" if work is not None else None
 
 
-def _read(path: Path) -> Result:
+def _read(path: Path | None) -> dict[str, TimedPair]:
     try:
-        found: Result = read_json(path)
+        content: Mapping[str, Any] = read_json(path) if path is not None else {}
     except (OSError, ValueError):
         return {}
-    return found
+    return {
+        sizes: TimedPair(**{network: Timing(**timing) for network, timing in pair.items()})
+        for sizes, pair in content.items()
+    }

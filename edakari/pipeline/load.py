@@ -20,7 +20,11 @@ from edakari.pipeline.recipe import recipe_from
 from edakari.pipeline.settings import Recipe
 from edakari.surgery import build, is_saved, load, load_plan
 
-__all__ = ["Networks", "check_weights", "dense_network", "networks", "recipe_of", "require_recipe"]
+__all__ = ["GIVEN", "Networks", "check_weights", "dense_network", "networks", "recipe_of", "require_recipe"]
+
+
+GIVEN = "given"
+"""Weights of a network that a program handed in, as a run's recipe says them."""
 
 
 @dc.dataclass(frozen=True)
@@ -105,12 +109,17 @@ def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:
         trust_code: whether to run a Python file that the recipe names to build its network.
 
     Raises:
-        RunFolderError: there is none, or it is damaged.
+        RunFolderError: there is none, it is damaged, or it was written for a network that a program handed in.
         RecipeError: it has wrong keys or values.
         UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
     """
-    where = run.path / "recipe.yaml"
-    recipe = recipe_from(run.recipe(), str(where), trust_code=trust_code)
+    where, content = run.path / "recipe.yaml", run.recipe()
+    if isinstance(content.get("model"), Mapping) and content["model"].get("weights") == GIVEN:
+        raise RunFolderError(
+            f"{run.path} is of a network that a program handed in, so that nothing here says how it is built; call "
+            "edakari.prune with it and this folder to go on, or edakari.load(folder, model) for the pruned network"
+        )
+    recipe = recipe_from(content, str(where), trust_code=trust_code)
     check_trusted(recipe.model, where, trust_code=trust_code)
     return recipe
 

@@ -12,12 +12,12 @@ import torch
 from edakari.core.file_errors import require_writable
 from edakari.core.ledger import MARKER
 from edakari.core.optional import missing_packages, needs
+from edakari.core.processes import Processes
 from edakari.core.protocols import Precision
 from edakari.errors import RecipeError, RunFolderError
 from edakari.latency.runnable import faults
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
-from edakari.pipeline import processes
 from edakari.pipeline.problems import message
 from edakari.pipeline.sections import Problem
 from edakari.pipeline.settings import LatencySettings, Recipe
@@ -27,11 +27,12 @@ __all__ = ["check_pruning", "check_training", "run_settings"]
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
-def check_pruning(recipe: Recipe, done: Callable[[str], bool]) -> None:
+def check_pruning(recipe: Recipe, processes: Processes, done: Callable[[str], bool]) -> None:
     """Refuse a recipe that this machine cannot prune by.
 
     Args:
         recipe: what is asked.
+        processes: that take part.
         done: whether a stage is finished; what only finished stages needed may be gone.
 
     Raises:
@@ -39,12 +40,12 @@ def check_pruning(recipe: Recipe, done: Callable[[str], bool]) -> None:
     """
     problems: list[Problem] = []
     if not done("prune"):
-        fields = _precisions_of(type(recipe.method[1]))
-        problems += _precisions(recipe, {f"method.{name}": getattr(recipe.method[1], name) for name in fields})
+        fields = _precisions_of(type(recipe.method))
+        problems += _precisions(recipe, {f"method.{name}": getattr(recipe.method, name) for name in fields})
     if not done("finetune"):
         if recipe.finetune:
             problems += _precisions(recipe, {"finetune.precision": recipe.finetune.precision})
-        problems += [*_batches(recipe), *_folders(recipe)]
+        problems += [*_batches(recipe, processes), *_folders(recipe)]
     if not done("measure"):
         problems += _runtimes(recipe)
     if not done("export") and "onnx" in recipe.export and missing_packages(*ONNX):
@@ -53,14 +54,14 @@ def check_pruning(recipe: Recipe, done: Callable[[str], bool]) -> None:
     _raise(problems, recipe)
 
 
-def check_training(recipe: Recipe) -> None:
+def check_training(recipe: Recipe, processes: Processes) -> None:
     """Refuse a recipe whose dense network this machine cannot train.
 
     Raises:
         RecipeError: lists what cannot be done, with keys and lines.
     """
     assert recipe.train is not None
-    _raise([*_precisions(recipe, {"train.precision": recipe.train.precision}), *_batches(recipe)], recipe)
+    _raise([*_precisions(recipe, {"train.precision": recipe.train.precision}), *_batches(recipe, processes)], recipe)
 
 
 def run_settings(settings: LatencySettings) -> RunSettings:
@@ -98,8 +99,8 @@ def _precisions(recipe: Recipe, asked: dict[str, str]) -> Iterator[Problem]:
             yield Problem(key, "'bf16' cannot be computed by the device here; use 'fp32' or 'auto'")
 
 
-def _batches(recipe: Recipe) -> Iterator[Problem]:
-    count, size = processes.count(cpu=recipe.device == "cpu"), recipe.data.batch_size
+def _batches(recipe: Recipe, processes: Processes) -> Iterator[Problem]:
+    count, size = processes.world, recipe.data.batch_size
     if size % count:
         fitting = f"{size - size % count} or {size - size % count + count}" if size > count else str(count)
         yield Problem("data.batch_size", f"must divide among the {count} processes, found {size}; {fitting} would do")
@@ -119,7 +120,9 @@ def _runtimes(recipe: Recipe) -> Iterator[Problem]:
 def _folders(recipe: Recipe) -> Iterator[Problem]:
     named = {
         "latency.cache": recipe.latency.cache if recipe.latency else None,
-        "finetune.bank.folder": recipe.bank.folder if recipe.teach.teacher == "bank" else None,
+        "finetune.bank.folder": recipe.finetune.bank.folder
+        if recipe.finetune and recipe.finetune.teacher == "bank"
+        else None,
     }
     for key, folder in named.items():
         # one that is there may hold all that is needed, and is tried where something is to be added

@@ -18,16 +18,16 @@ from edakari.errors import EdakariError, RecipeError
 from edakari.latency.runtimes import runtime_named
 from edakari.models import ModelSpec
 from edakari.pipeline.problems import message
-from edakari.pipeline.sections import Problem, check, plain, unknown_key
+from edakari.pipeline.sections import Problem, check, unknown_key
 from edakari.pipeline.settings import (
     BankSettings,
     DistillSettings,
     ExportFormat,
+    FinetuneSettings,
     GroupSettings,
     LatencySettings,
     MeasureSettings,
     Recipe,
-    TeachSettings,
 )
 from edakari.pipeline.yaml_file import override, read_yaml
 from edakari.tasks import DataSettings
@@ -114,51 +114,33 @@ class _Checker:
         model = self._check(ModelSpec, self._named("model"), "model")
         data = self._check(DataSettings, self.content.get("data", {}), "data")
         method = self._method()
-        finetune, distill, teach, bank = self._finetune()
+        finetune = self._finetune()
         train = self._optional(Schedule, "train")
         measure = self._optional(MeasureSettings, "measure")
         budget = self._budget(top.budget) if top else None
         timed = budget is not None and any(term.cost == "latency" for term in budget.terms)
         latency = self._check(LatencySettings, self.content.get("latency", {}), "latency")
         groups = self._groups(timed)
-        self._numbered(data, teach)
+        self._numbered(data, finetune)
         if model:
             self.problems += _not_plain(model.options, "model.options")
         self._runtimes("measure.runtimes[{}]", measure.runtimes if measure else ())
         self._runtimes("latency.runtime", (latency.runtime,) if latency else ())
         if self.problems or not (top and model and latency and data and groups and method and budget):
             return None
-        if not (distill and teach and bank):
-            return None
-        latency = latency if timed else None
-        parts = {"data": data, "latency": latency, "groups": groups, "train": train, "measure": measure}
-        written = {key: plain(value) if value else None for key, value in parts.items()}
-        content = {
-            "model": plain(model),
-            "method": {"name": method[0], **plain(method[1])},
-            "finetune": {**plain(finetune), **plain(teach), "distill": plain(distill), "bank": plain(bank)}
-            if finetune
-            else None,
-            **written,
-            **plain(top),
-        }
         return Recipe(
             model=model,
             data=data,
             method=method,
             budget=budget,
-            latency=latency,
+            latency=latency if timed else None,
             groups=groups,
             finetune=finetune,
-            distill=distill,
-            teach=teach,
-            bank=bank,
             train=train,
             measure=measure,
             export=top.export,
             seed=top.seed,
             device=top.device,
-            content={key: content[key] for key in KEYS},
         )
 
     def _check(self, cls: type[Any], content: Any, key: str, *also: str) -> Any:
@@ -180,7 +162,7 @@ class _Checker:
         value = self.content.get(key, {})
         return {"name": value} if isinstance(value, str) else value
 
-    def _method(self) -> tuple[str, Method] | None:
+    def _method(self) -> Method | None:
         content = self._named("method")
         if not isinstance(content, Mapping) or not isinstance(content.get("name"), str):
             known = ", ".join(registered())
@@ -191,32 +173,31 @@ class _Checker:
         except EdakariError as error:
             self.problems.append(Problem("method.name", str(error)))
             return None
-        method = self._check(cls, {key: value for key, value in content.items() if key != "name"}, "method", "name")
-        return (content["name"], method) if method is not None else None
+        rest = {key: value for key, value in content.items() if key != "name"}
+        method: Method | None = self._check(cls, rest, "method", "name")
+        return method
 
-    def _finetune(
-        self,
-    ) -> tuple[Schedule | None, DistillSettings | None, TeachSettings | None, BankSettings | None]:
+    def _finetune(self) -> FinetuneSettings | None:
         content = self.content.get("finetune")
+        if content is None:
+            return None
         if not isinstance(content, Mapping):
-            return self._optional(Schedule, "finetune"), DistillSettings(), TeachSettings(), BankSettings()
-        distill = self._check(DistillSettings, content.get("distill") or {}, "finetune.distill")
-        bank = self._check(BankSettings, content.get("bank") or {}, "finetune.bank")
-        own = [field.name for field in dc.fields(TeachSettings)]
-        teach = self._check(TeachSettings, {k: content[k] for k in own if k in content}, "finetune")
-        rest = {key: value for key, value in content.items() if key not in ("distill", "bank", *own)}
-        schedule = self._check(Schedule, rest, "finetune", "distill", "bank", *own)
-        if teach and distill and teach.teacher == "dense" and distill.weight == 0:
-            self.problems.append(Problem("finetune.distill.weight", "must be above 0 where the dense network teaches"))
-        return schedule, distill, teach, bank
+            self._check(FinetuneSettings, content, "finetune")
+            return None
+        inner = {"distill": DistillSettings, "bank": BankSettings}
+        made = {name: self._check(cls, content.get(name) or {}, f"finetune.{name}") for name, cls in inner.items()}
+        rest = {key: value for key, value in content.items() if key not in inner}
+        values = {**rest, **{name: value for name, value in made.items() if value is not None}}
+        found: FinetuneSettings | None = self._check(FinetuneSettings, values, "finetune")
+        return found
 
-    def _numbered(self, data: DataSettings | None, teach: TeachSettings | None) -> None:
+    def _numbered(self, data: DataSettings | None, tuning: FinetuneSettings | None) -> None:
         """What a memory bank and views need of the task: classes, and examples that have numbers."""
-        if data is None or teach is None or data.task == "classification":
+        if data is None or tuning is None or data.task == "classification":
             return
-        for key, asked in (("views", teach.views > 1), ("teacher", teach.teacher == "bank")):
+        for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
             if asked:
-                found = getattr(teach, key)
+                found = getattr(tuning, key)
                 self.problems.append(
                     Problem(f"finetune.{key}", f"{found!r} needs data.task 'classification', found {data.task!r}")
                 )

@@ -1,35 +1,54 @@
-"""From a recipe to a finished run folder, stage by stage."""
+"""From what was asked for to a finished network, stage by stage: `run_stages`; `run` for a recipe and its folder."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import write_json
 from edakari.core.ledger import MARKER
+from edakari.core.method import Outcome, name_of
 from edakari.core.plan import Plan
+from edakari.core.processes import Processes
+from edakari.core.protocols import Task
 from edakari.errors import EdakariError, RunFolderError
 from edakari.models import check_trusted
 from edakari.models.weights import weights_digest
-from edakari.pipeline import processes
-from edakari.pipeline.context import Notify, Run
+from edakari.pipeline import processes, stages
+from edakari.pipeline.context import GivenSubject, Notify, RecipeSubject, Run, silent
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RunFolder, claim, is_run, release
-from edakari.pipeline.load import check_weights, require_recipe
+from edakari.pipeline.load import GIVEN, check_weights, require_recipe
 from edakari.pipeline.preflight import check_pruning
-from edakari.pipeline.settings import Recipe
-from edakari.pipeline.stages import STAGES
+from edakari.pipeline.settings import PruneSettings, Recipe
+from edakari.pipeline.store import MemoryStore, Version
 from edakari.report import collect
-from edakari.report.stage_files import check_stage
+from edakari.report.collecting import gathered
+from edakari.results import (
+    STAGES,
+    CheckResult,
+    DenseResult,
+    ExportResult,
+    FinetuneResult,
+    LatencyResult,
+    MeasureResult,
+    PruneResult,
+    ReportResult,
+    Results,
+    StageResult,
+    TraceResult,
+)
 
-__all__ = ["Result", "run"]
+__all__ = ["Result", "run", "run_given", "run_stages"]
+
+R = TypeVar("R", bound=StageResult)
 
 
 @dc.dataclass(frozen=True)
@@ -37,22 +56,22 @@ class Result:
     """What a run gives.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; None where the run was kept in memory.
         plan: what was removed.
         model: the finished network.
         report: all figures, as in `report.json`.
         fresh: whether this call did anything; False where the run was finished before.
+        results: of the stages.
+        dense: the network as it was.
     """
 
-    folder: Path
+    folder: Path | None
     plan: Plan
     model: nn.Module
     report: Mapping[str, Any]
     fresh: bool
-
-
-def silent(stage: str, state: str, figures: Mapping[str, Any]) -> None:
-    """Says nothing."""
+    results: Results
+    dense: nn.Module
 
 
 @file_errors()
@@ -75,72 +94,209 @@ def run(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify: 
     # first of all: an overwrite would remove what is there for a run that may not begin
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)
-    begun = RunFolder(Path(folder))
+    together, begun = processes.started(cpu=recipe.device == "cpu"), RunFolder(Path(folder))
     goes_on = is_run(begun.path) and not overwrite
-    check_pruning(recipe, lambda stage: goes_on and begun.done(stage))
-    fresh = not goes_on
-    existed = Path(folder).is_dir()
-    run = Run(recipe, _claim(recipe, folder, overwrite), notify)
-    worked = False
+    check_pruning(recipe, together, lambda stage: goes_on and begun.done(stage))
+
+    def made(store: RunFolder) -> Run:
+        return Run(recipe, RecipeSubject(recipe), store, together, notify)
+
+    return _in_folder(made, Path(folder), recipe.content, together, overwrite)
+
+
+@file_errors()
+def run_given(
+    model: nn.Module,
+    task: Task,
+    settings: PruneSettings,
+    *,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    notify: Notify = silent,
+) -> Result:
+    """The same for a network and a task that are there: in memory, or in a folder, where it can go on.
+
+    Args:
+        model: trained; it stays as it is.
+        task: its data, loss and metrics. A task that has no figures to judge by gives none in `evaluate`.
+        settings: how to prune.
+        folder: where results go; None keeps them in memory.
+        overwrite: whether to remove the results of an earlier run.
+        notify: told as stages go on.
+
+    Raises:
+        EdakariError: as in `run`.
+    """
+    together, subject = processes.started(cpu=settings.device == "cpu"), GivenSubject(model, task)
+    content = {"model": {"name": type(model).__name__, "weights": GIVEN}, **settings.content}
+    if folder is None:
+        kept = Run(settings, subject, MemoryStore(), together, notify)
+        results, worked = run_stages(kept)
+        return _result(kept, gathered(results, content), worked)
+
+    def made(store: RunFolder) -> Run:
+        return Run(settings, subject, store, together, notify)
+
+    return _in_folder(made, Path(folder), content, together, overwrite)
+
+
+def run_stages(run: Run) -> tuple[Results, bool]:
+    """Carry out a run; stages that its store has finished are not run again.
+
+    Args:
+        run: which.
+
+    Returns:
+        What all stages found out, and whether any of them was run now.
+
+    Raises:
+        RunFolderError: the store holds a run of a network with other weights.
+        EdakariError: whatever is wrong with the input.
+    """
+    steps = _Steps(run)
+    traced = steps.take(TraceResult, lambda: stages.trace_stage(run))
+    limits = steps.take(LatencyResult, lambda: stages.latency_stage(run))
+    steps.take(DenseResult, lambda: stages.dense_stage(run))
+    method = _Method(run, limits)
+    pruned = steps.take(PruneResult, method.result)
+    steps.take(CheckResult, lambda: stages.check_stage(run, run.store.plan(), run.network("pruned"), limits))
+
+    def tuned() -> FinetuneResult:
+        model = run.network("pruned")
+        result = stages.finetune_stage(run, traced, pruned, model, lambda: method.given(pruned))
+        _put(run, "finished", model, run.store.plan())
+        return result
+
+    steps.take(FinetuneResult, tuned)
+    steps.take(MeasureResult, lambda: stages.measure_stage(run, limits, pruned))
+    steps.take(ExportResult, lambda: stages.export_stage(run))
+    steps.take(ReportResult, lambda: stages.report_stage(run, run.store.plan()))
+    return run.store.results(), steps.worked
+
+
+@dc.dataclass
+class _Steps:
+    """Takes a run from stage to stage; run state.
+
+    Args:
+        run: which.
+        worked: whether a stage was run.
+    """
+
+    run: Run
+    worked: bool = False
+
+    def take(self, kind: type[R], make: Callable[[], R]) -> R:
+        """The result of a stage: as the store has it, else made and kept."""
+        run, name = self.run, kind.stage
+        if run.processes.agreed(run.store.done(name)):
+            kept = run.store.result(kind)
+            run.notify(name, "kept", kept)
+            return kept
+        if not self.worked and kind is not TraceResult:
+            _same_weights(run)
+        self.worked = True
+        run.notify(name, "start", {})
+        start = time.perf_counter()
+        made = make()
+        timed: R = dc.replace(made, seconds=round(time.perf_counter() - start, 3))
+        result = run.processes.agreed(timed)
+        if run.processes.main or run.store.path is None:
+            run.store.finish(result)
+        run.processes.wait()
+        run.notify(name, "done", result)
+        return result
+
+
+@dc.dataclass
+class _Method:
+    """What the method gave, in a process that ran it; run state.
+
+    Args:
+        run: which.
+        limits: the budget in figures.
+        outcome: what it gave.
+    """
+
+    run: Run
+    limits: LatencyResult
+    outcome: Outcome | None = None
+
+    def result(self) -> PruneResult:
+        """Run the method and keep the network that it gives."""
+        result, self.outcome = stages.prune_stage(self.run, self.limits)
+        _put(self.run, "pruned", self.outcome.model, self.outcome.plan)
+        return result
+
+    def given(self, before: PruneResult) -> Outcome:
+        """What the method gave; a process that goes on with a run has it made again from what the method cached."""
+        if self.outcome is None:
+            result, outcome = stages.prune_stage(self.run, self.limits)
+            if result.plan != before.plan:
+                raise RunFolderError(
+                    f"{self.run.store.path}: method {name_of(self.run.settings.method)!r} made another plan when run "
+                    "again; start anew with --overwrite"
+                )
+            self.outcome = outcome
+        return self.outcome
+
+
+def _put(run: Run, version: Version, model: nn.Module, plan: Plan) -> None:
+    if run.processes.main or run.store.path is None:
+        run.store.put(version, model, plan, run.dense)
+    run.processes.wait()
+
+
+def _in_folder(
+    made: Callable[[RunFolder], Run], folder: Path, content: Mapping[str, Any], together: Processes, overwrite: bool
+) -> Result:
+    """Carry out a run in its folder; one that fails before it has pruned leaves nothing behind."""
+    fresh, existed = overwrite or not is_run(folder), folder.is_dir()
+    store = _claimed(folder, content, together, overwrite)
+    run = made(store)
     try:
-        _check_writable(run)
-        for name in STAGES:
-            if processes.agreed(run.folder.done(name), cpu=recipe.device == "cpu"):
-                path = run.folder.path / "stages" / f"{name}.json"
-                notify(name, "kept", check_stage(name, run.folder.read(name), path))
-                continue
-            if not worked and name != "trace":
-                _same_weights(run)
-            worked = True
-            _stage(run, name)
+        _check_writable(store, together)
+        _, worked = run_stages(run)
     except EdakariError:
-        if fresh and run.main and not run.folder.done("prune"):
+        if fresh and together.main and not store.done(PruneResult.stage):
             with contextlib.suppress(OSError):  # what went wrong matters, not that it stops the tidying as well
-                release(run.folder, remove=not existed)
+                release(store, remove=not existed)
         raise
-    if run.main:
-        run.folder.tidy()
-    return Result(run.folder.path, run.plan, run.final(), collect(run.folder.path), worked)
+    if together.main:
+        store.tidy()
+    return _result(run, collect(store.path), worked)
 
 
-def _claim(recipe: Recipe, folder: str | Path, overwrite: bool) -> RunFolder:
-    cpu = recipe.device == "cpu"
-    if not processes.is_main(cpu=cpu):
-        processes.wait(cpu=cpu)
-        return RunFolder(Path(folder))
-    claimed = claim(folder, recipe.content, overwrite=overwrite)
-    if not (claimed.path / "environment.json").is_file():
-        write_json(claimed.path / "environment.json", environment(recipe.seed))
-    processes.wait(cpu=cpu)
-    return claimed
+def _result(run: Run, report: Mapping[str, Any], worked: bool) -> Result:
+    results = run.store.results()
+    return Result(run.store.path, run.store.plan(), run.network("finished"), report, worked, results, run.dense)
 
 
-def _check_writable(run: Run) -> None:
+def _claimed(folder: Path, content: Mapping[str, Any], together: Processes, overwrite: bool) -> RunFolder:
+    if together.main:
+        claimed = claim(folder, content, overwrite=overwrite)
+        if not (claimed.path / "environment.json").is_file():
+            write_json(claimed.path / "environment.json", environment(int(content["seed"])))
+    together.wait()
+    return RunFolder(folder)
+
+
+def _check_writable(store: RunFolder, together: Processes) -> None:
     """Try the folders of a run in which something is left to do: a finished one may lie where nothing can be written.
 
     Raises:
         RunFolderError: says which of them cannot be written to, why, and what to do.
     """
-    if not run.main or all(run.folder.done(name) for name in STAGES):
+    if not together.main or all(store.done(name) for name in STAGES):
         return
-    for folder in (run.folder.path, *(path for path in run.folder.path.iterdir() if path.is_dir())):
+    for folder in (store.path, *(path for path in store.path.iterdir() if path.is_dir())):
         require_writable(folder / MARKER)
 
 
 def _same_weights(run: Run) -> None:
     """A run that goes on with other weights than it began with would report on neither."""
-    if run.folder.read("trace")["weights"] != weights_digest(run.dense):
+    if run.store.result(TraceResult).weights != weights_digest(run.dense):
         raise RunFolderError(
-            f"{run.folder.path} was begun with other weights than {run.recipe.model.name} has now "
-            f"(model.weights: {run.recipe.model.weights}); put those back, or name another folder for a new run"
+            f"{run.store.path} was begun with other weights than {run.subject.name} has now; put those back, or name "
+            "another folder for a new run"
         )
-
-
-def _stage(run: Run, name: str) -> None:
-    run.notify(name, "start", {})
-    start = time.perf_counter()
-    result = {**STAGES[name](run), "seconds": round(time.perf_counter() - start, 3)}
-    if run.main:
-        run.folder.finish(name, result)
-    processes.wait(cpu=run.recipe.device == "cpu")
-    run.notify(name, "done", result)

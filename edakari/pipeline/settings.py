@@ -10,24 +10,27 @@ from annotated_types import Ge
 
 from edakari.core.budget import Budget
 from edakari.core.choosing import Groups as GroupSettings
-from edakari.core.method import Method
+from edakari.core.method import Method, name_of
 from edakari.core.protocols import Schedule
-from edakari.core.settings import Count, Fraction, Positive, Whole, settings
+from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
 from edakari.core.steady import STEADY
+from edakari.errors import SettingsError
 from edakari.latency.calibrate import FEWEST
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
+from edakari.pipeline.sections import plain
 from edakari.tasks import DataSettings
 
 __all__ = [
     "BankSettings",
     "DistillSettings",
     "ExportFormat",
+    "FinetuneSettings",
     "GroupSettings",
     "LatencySettings",
     "MeasureSettings",
+    "PruneSettings",
     "Recipe",
-    "TeachSettings",
 ]
 
 ExportFormat = Literal["onnx", "program"]
@@ -44,20 +47,6 @@ class DistillSettings:
 
     weight: Fraction = 0.0
     temperature: Positive = 4.0
-
-
-@settings
-class TeachSettings:
-    """What the pruned network sees while it is fine-tuned, and who teaches it.
-
-    Args:
-        views: number of times that each image appears in a batch, each time with other augmentation.
-        teacher: "dense" is the dense network, as `distill` says; "bank" is a memory bank of the outputs of several
-            networks. None is "dense" if `distill` has a weight, and no teacher otherwise.
-    """
-
-    views: Count = 1
-    teacher: Literal["dense", "bank"] | None = None
 
 
 @settings
@@ -79,6 +68,35 @@ class BankSettings:
     gate: Literal["distance", "loss"] = "distance"
     share: Positive = 1.0
     folder: str | None = None
+
+
+@settings
+class FinetuneSettings(Schedule):
+    """Training of the pruned network: a schedule, what the network sees, and who teaches it.
+
+    Args:
+        views: number of times that each image appears in a batch, each time with other augmentation.
+        teacher: "dense" is the dense network, as `distill` says; "bank" is a memory bank of the outputs of several
+            networks. None is "dense" if `distill` has a weight, and no teacher otherwise.
+        distill: distillation from the dense network.
+        bank: the memory bank, where it teaches.
+    """
+
+    views: Count = 1
+    teacher: Literal["dense", "bank"] | None = None
+    distill: DistillSettings = DistillSettings()
+    bank: BankSettings = BankSettings()
+
+    def __post_init__(self) -> None:
+        if self.teacher == "dense" and self.distill.weight == 0:
+            raise SettingsError("finetune.distill.weight must be above 0 where the dense network teaches")
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> FinetuneSettings:
+        """A schedule alone as these settings: one view, and nobody teaches."""
+        if isinstance(schedule, cls):
+            return schedule
+        return cls(**{field.name: getattr(schedule, field.name) for field in dc.fields(Schedule)})
 
 
 @settings
@@ -132,48 +150,78 @@ class LatencySettings:
     cache: str | None = None
 
 
-@dc.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A whole job.
+@settings
+class PruneSettings:
+    """How a trained network becomes a smaller one; a recipe adds which network, and on which data.
 
     Args:
-        model: the trained network.
-        data: what it is trained and judged on.
-        method: how to prune, by the method's registered name and as the method itself.
+        method: how to prune.
         budget: what the pruned network may cost.
         latency: where the budget's latency is to be met; None where it has none.
         groups: which of them may be sized, and to what.
         finetune: of the pruned network; None is no fine-tuning.
-        distill: a part of the fine-tuning.
-        teach: views of the fine-tuning, and who teaches in it.
-        bank: the memory bank, where it does.
-        train: of a dense network by `edakari train`.
         measure: of latency; None is no measurement.
         export: formats to write.
         seed: of everything random but the splits and subsets of the data, which `data.seed` draws.
         device: "auto" takes an accelerator where there is one.
-        content: all of this as plain values, as it is written beside the results.
-        trust_code: whether to run a Python file that `model.name` names; not part of `content`.
+    """
+
+    method: Method
+    budget: Budget
+    latency: LatencySettings | None = None
+    groups: GroupSettings = GroupSettings()
+    finetune: FinetuneSettings | None = None
+    measure: MeasureSettings | None = None
+    export: tuple[ExportFormat, ...] = ()
+    seed: Seed = 0
+    device: Literal["auto", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.latency is None and self.budget.term("latency") is not None:
+            object.__setattr__(self, "latency", LatencySettings())
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All of this as plain values, as it is written beside the results."""
+        own = [field for field in dc.fields(self) if field.name not in _NAMES and field.compare]
+        shared = [field for field in dc.fields(self) if field.name in _NAMES]
+        return {field.name: _plain(getattr(self, field.name)) for field in (*own, *shared)}
+
+
+_NAMES = frozenset(field.name for field in dc.fields(PruneSettings))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Budget):
+        return str(value)
+    if not dc.is_dataclass(value):
+        return list(value) if isinstance(value, tuple) else value
+    found = plain(value)
+    return {"name": name_of(value), **found} if isinstance(value, Method) else found
+
+
+def _about(default: Any) -> Any:
+    """A field that says something about a recipe, and is not part of it."""
+    made = {"default_factory": default} if callable(default) else {"default": default}
+    return dc.field(**made, compare=False, repr=False)
+
+
+@settings
+class Recipe(PruneSettings):
+    """A whole job; its fields are the keys of a recipe file.
+
+    Args:
+        model: the trained network.
+        data: what it is trained and judged on.
+        train: of a dense network by `edakari train`.
+        trust_code: whether to run a Python file that `model.name` names.
         where: the recipe came from, for errors.
         lines: line of each dotted key there, where they are known.
     """
 
     model: ModelSpec
-    data: DataSettings
-    method: tuple[str, Method]
-    budget: Budget
-    latency: LatencySettings | None
-    groups: GroupSettings
-    finetune: Schedule | None
-    distill: DistillSettings
-    teach: TeachSettings
-    bank: BankSettings
-    train: Schedule | None
-    measure: MeasureSettings | None
-    export: tuple[ExportFormat, ...]
-    seed: int
-    device: Literal["auto", "cpu"]
-    content: Mapping[str, Any]
-    trust_code: bool = dc.field(default=False, compare=False)
-    where: str = dc.field(default="the recipe", compare=False, repr=False)
-    lines: Mapping[str, int] = dc.field(default_factory=dict, compare=False, repr=False)
+    data: DataSettings = DataSettings()
+    train: Schedule | None = None
+    trust_code: bool = _about(False)
+    where: str = _about("the recipe")
+    lines: Mapping[str, int] = _about(dict)

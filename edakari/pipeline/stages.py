@@ -1,4 +1,8 @@
-"""The stages of a run, in order; each gives its result as plain values."""
+"""The stages of a run: each takes the run and values that stages before it gave, and gives a value.
+
+What a stage finds out is one of the dataclasses in `edakari.results`; a stage that makes a network gives it
+beside that. Nothing is kept here: `edakari.pipeline.runner` calls the stages and puts what they give into a store.
+"""
 
 from __future__ import annotations
 
@@ -7,277 +11,294 @@ import dataclasses as dc
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from edakari.core.blank import repeated, require_memory
+from edakari.core.blank import require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.finite import require_finite, require_finite_figures
-from edakari.core.method import Job, Outcome, allocate_once
+from edakari.core.method import Job, Outcome, allocate_once, name_of
 from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
 from edakari.cost import dense, uncounted
-from edakari.errors import PlanError, RunFolderError
+from edakari.errors import PlanError
 from edakari.export import to_onnx, to_program
 from edakari.graph import fixed_graph
+from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
 from edakari.methods.fixed_widths import prune_beside
 from edakari.models.weights import weights_digest
-from edakari.pipeline import processes
 from edakari.pipeline.context import Run, costs_at, stored_bytes
 from edakari.pipeline.exact import check_exact
-from edakari.pipeline.latency import BudgetLoop, finished_latency, measured_latency
+from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import logged, with_log
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.teaching import training
-from edakari.pipeline.token_view import token_view
-from edakari.report import write_report
-from edakari.report.explanation import keep as keep_explanation
-from edakari.report.tokens import draw_tokens
-from edakari.surgery import apply, save
+from edakari.results import (
+    CheckResult,
+    DenseResult,
+    ExportedFile,
+    ExportResult,
+    FinetuneResult,
+    KeptTokens,
+    LatencyResult,
+    MeasureResult,
+    PruneResult,
+    ReportResult,
+    TracedGroup,
+    TraceResult,
+)
+from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
 from edakari.train import fit, fitter
 
-__all__ = ["STAGES", "time_networks"]
+__all__ = [
+    "check_stage",
+    "dense_stage",
+    "export_stage",
+    "finetune_stage",
+    "latency_stage",
+    "measure_stage",
+    "prune_stage",
+    "report_stage",
+    "time_networks",
+    "trace_stage",
+]
 
-Result = dict[str, Any]
 
-
-def trace_stage(run: Run) -> Result:
+def trace_stage(run: Run) -> TraceResult:
     """What can be pruned, what it costs, what was refused; a network whose outputs are not finite is."""
     run.task.batches("train")  # which are refused here where they do not divide among the processes
-    for timed in (run.recipe.latency, run.recipe.measure):
-        if timed is not None:  # not only hours later, when it is timed
-            require_memory((timed.batch, *run.task.example().shape), run.task.example().element_size())
+    for timed in (run.settings.latency, run.settings.measure):
+        for tensor in tree_leaves(run.example) if timed is not None else ():  # not only hours later, when it is timed
+            if hasattr(tensor, "element_size"):
+                require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     limited = {group.name: group for group in run.groups}
-    groups = [
-        dc.asdict(limited.get(group.name, group)) | {"chosen": group.name in limited} for group in run.graph.groups
-    ]
     batch = next(iter(run.task.batches("calibration")), None)
     if batch is not None:
         require_finite(run.dense, lambda: run.task.outputs(run.dense, batch), "the dense network")
-    return {
-        "weights": weights_digest(run.dense),
-        "costs": dict(run.dense_costs),
-        "bytes": stored_bytes(run.dense),
-        "groups": groups,
-        "unprunable": [dc.asdict(unprunable) for unprunable in run.graph.unprunable],
-        "uncounted": dict(uncounted(run.graph)),
-        "budget": str(run.recipe.budget),
-        "input": list(run.task.example().shape),
-    }
+    return TraceResult(
+        weights=weights_digest(run.dense),
+        costs=dict(run.dense_costs),
+        bytes=stored_bytes(run.dense),
+        groups=tuple(
+            TracedGroup(group=limited.get(group.name, group), chosen=group.name in limited)
+            for group in run.graph.groups
+        ),
+        unprunable=tuple(run.graph.unprunable),
+        uncounted=dict(uncounted(run.graph)),
+        budget=str(run.settings.budget),
+    )
 
 
-def latency_stage(run: Run) -> Result:
+def latency_stage(run: Run) -> LatencyResult:
     """The budget in figures; where it has a latency, what a solver needs to know of this machine."""
-    timed = processes.from_main(lambda: measured_latency(run), cpu=run.recipe.device == "cpu")
-    share = {"latency": timed["dense"]["median_ms"]} if timed else {}
-    budget = run.recipe.budget.absolute({**run.dense_costs, **share})
-    return {"limits": {term.cost: term.limit for term in budget.terms}, **timed}
+    planned = run.processes.from_main(lambda: measured_latency(run))
+    share = {"latency": planned.dense.median_ms} if planned else {}
+    budget = run.settings.budget.absolute({**run.dense_costs, **share})
+    return LatencyResult(limits={term.cost: term.limit for term in budget.terms}, planned=planned)
 
 
-def dense_stage(run: Run) -> Result:
+def dense_stage(run: Run) -> DenseResult:
     """How good the dense network is."""
-    return {"metric": run.task.metric, "metrics": _metrics(run, run.dense, "the dense network", "check its weights")}
+    metrics = _metrics(run, run.dense, "the dense network", "check its weights")
+    return DenseResult(metric=run.task.metric if metrics else "", metrics=metrics)
 
 
-def prune_stage(run: Run) -> Result:
-    """The method: from the dense network to a plan and a pruned network."""
-    log: list[Result] = []
+def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
+    """The method: from the dense network to a plan and a pruned network.
+
+    Args:
+        run: which.
+        limits: the budget in figures.
+
+    Returns:
+        What is told of it, and what the method gave, whose plan says which method made it.
+    """
+    log: list[dict[str, Any]] = []
 
     def note(stage: str, figures: Mapping[str, float]) -> None:
         log.append(logged(stage, figures))
         run.notify("prune", "log", {"stage": stage, **figures})
 
-    name, method = run.recipe.method
-    loop = BudgetLoop.of(run, note) if run.recipe.latency else None
+    method, name = run.settings.method, name_of(run.settings.method)
+    loop = BudgetLoop.of(run, limits.planned, note) if limits.planned else None
+    work = run.store.work("prune")
     job = Job(
         model=copied(run.dense),
         graph=run.graph,
         groups=run.groups,
         task=run.task,
-        budget=run.budget,
+        budget=limits.budget,
         fit=with_log(fitter(run.task, run.fitting("prune")), log),
         costs=loop.costs if loop else (),
         meet_budget=loop or allocate_once,
-        seed=run.recipe.seed,
+        seed=run.settings.seed,
         log=note,
-        folder=run.folder.work("prune"),
-        artifacts=run.folder.kept,
+        folder=work,
+        artifacts=run.store.kept,
     )
-    with enlisting(run.folder.kept, run.folder.work("prune")) if run.main else contextlib.nullcontext():
+    written = [folder for folder in (run.store.kept, work) if folder is not None and run.processes.main]
+    with enlisting(*written) if written else contextlib.nullcontext():
         outcome = prune_beside(run.chosen.fixed, method, job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     latency = loop.met(plan) if loop else None
-    run.outcome = dc.replace(outcome, plan=plan)
-    store(run, outcome.model, pruned=True)
-    return {
-        "method": name,
-        "paper": method.paper,
-        "plan": plan.digest(),
-        "sizes": dict(plan.sizes()),
-        "tokens": _tokens(run, plan),
-        "predicted": _counted(run, outcome.model) if plan.tokens() else costs_at(run.graph, plan.sizes()),
-        "latency": latency,
-        "own_finetune": outcome.finetune is not None,
-        "own_teachers": outcome.teachers is not None,
-        "log": log,
-    }
+    result = PruneResult(
+        method=name,
+        paper=method.paper,
+        plan=plan.digest(),
+        sizes=dict(plan.sizes()),
+        tokens=_tokens(run, plan),
+        predicted=_counted(run, outcome.model) if plan.tokens() else costs_at(run.graph, plan.sizes()),
+        latency=latency,
+        own_finetune=outcome.finetune is not None,
+        own_teachers=outcome.teachers is not None,
+        log=tuple(log),
+    )
+    return result, dc.replace(outcome, plan=plan)
 
 
-def _tokens(run: Run, plan: Plan) -> list[Result]:
+def _tokens(run: Run, plan: Plan) -> tuple[KeptTokens, ...]:
     """Patches that go on at each selector, and those that the dense network has there."""
     edits = plan.tokens()
     if not edits:
-        return []
-    sites = token_sites(run.dense, run.task.example())
+        return ()
+    sites = token_sites(run.dense, run.example)
     patches = dict(zip(sites.names, sites.patches, strict=True))
-    return [{"block": edit.block, "kept": edit.count, "of": patches[edit.block]} for edit in edits]
+    return tuple(KeptTokens(block=edit.block, kept=edit.count, of=patches[edit.block]) for edit in edits)
 
 
-def check_stage(run: Run) -> Result:
-    """That the cut network is what the plan says: equal to its masked twin, and within the budget."""
-    pruned = run.pruned()
-    _same_shapes(run, pruned)
-    difference = check_exact(run)
+def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) -> CheckResult:
+    """That the cut network is what the plan says: equal to its masked twin, and within the budget.
+
+    Args:
+        run: which.
+        plan: of the method.
+        pruned: the network that the method gave.
+        limits: the budget in figures.
+
+    Raises:
+        PlanError: it is not.
+    """
+    _same_shapes(run, plan, pruned)
+    difference = check_exact(run, plan)
     costs = _counted(run, pruned)
-    _within(run.budget, costs, run.recipe.method[0])
-    return {
-        "difference": difference,
-        "costs": costs,
-        "bytes": stored_bytes(pruned),
-        "metrics": _metrics(run, pruned, "the pruned network", "lower the learning rates of the method"),
-    }
+    _within(limits.budget, costs, name_of(run.settings.method))
+    return CheckResult(
+        difference=difference,
+        costs=costs,
+        bytes=stored_bytes(pruned),
+        metrics=_metrics(run, pruned, "the pruned network", "lower the learning rates of the method"),
+    )
 
 
-def finetune_stage(run: Run) -> Result:
-    """Training of the pruned network; resumes inside of itself."""
-    model = run.pruned()
-    schedule, epochs = run.recipe.finetune, []
+def finetune_stage(
+    run: Run, traced: TraceResult, pruned: PruneResult, model: nn.Module, given: Callable[[], Outcome]
+) -> FinetuneResult:
+    """Training of the pruned network; resumes inside of itself.
+
+    Args:
+        run: which.
+        traced: says which weights the dense network has.
+        pruned: what the method did.
+        model: the network that it gave; trained in place.
+        given: what the method gave, asked for where it brings an objective or teachers of its own that are needed.
+    """
+    schedule, epochs = run.settings.finetune, []
     if schedule is not None and schedule.epochs > 0:
-        objective, batches = training(run, lambda: _outcome(run))
-        history = fit(
-            model,
-            objective,
-            batches,
-            schedule,
-            settings=run.fitting("finetune"),
-            evaluate=run.task.evaluate,
-        )
+        with training(run, traced, pruned, given) as (objective, batches):
+            history = fit(
+                model,
+                objective,
+                batches,
+                schedule,
+                settings=run.fitting("finetune"),
+                evaluate=run.task.evaluate,
+            )
         epochs = [dict(epoch) for epoch in history.epochs]
     metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
-    store(run, model, pruned=False)
-    return {"metrics": metrics, "epochs": epochs}
+    return FinetuneResult(metrics=metrics, epochs=tuple(epochs))
 
 
-def measure_stage(run: Run) -> Result:
-    """Latency of the dense and of the finished network, in turns."""
-    if not run.main:
-        return {"runtimes": {}}
-    latency = finished_latency(run)
-    settings = run.recipe.measure
+def measure_stage(run: Run, limits: LatencyResult, pruned: PruneResult) -> MeasureResult:
+    """Latency of the dense and of the finished network, in turns; in the main process alone."""
+    if not run.processes.main:
+        return MeasureResult(runtimes={})
+    timed = finished_latency(run, limits.planned, pruned.latency)
+    latency, error = timed or (None, 0.0)
+    settings = run.settings.measure
     if settings is None:
-        return {"runtimes": {}, "latency": latency}
-    runtimes = time_networks(run.dense, run.final(), run.task.example(), settings)
-    return {"batch": settings.batch, "threads": settings.threads, "runtimes": runtimes, "latency": latency}
+        return MeasureResult(runtimes={}, latency=latency, relative_error=error)
+    runtimes = time_networks(run.dense, run.network("finished"), run.task.example(), settings)
+    found = MeasureResult(runtimes=runtimes, latency=latency, relative_error=error)
+    return dc.replace(found, batch=settings.batch, threads=settings.threads)
 
 
-def time_networks(dense: nn.Module, pruned: nn.Module, example: torch.Tensor, settings: MeasureSettings) -> Result:
-    """Latency of two networks in each runtime, as plain values.
+def time_networks(dense: nn.Module, pruned: nn.Module, example: Any, settings: MeasureSettings) -> dict[str, TimedPair]:
+    """Latency of two networks in turns, by runtime.
 
     Args:
         dense: the network as it was.
         pruned: the network as it is.
-        example: an input, [1, ...].
+        example: an input of batch size 1.
         settings: where and how often.
     """
-    batch = repeated(example, settings.batch)
-    found = {}
+    networks, batch, found = {"dense": dense, "pruned": pruned}, batched(example, settings.batch), {}
     for name in settings.runtimes:
-        timings = measure(
-            {"dense": dense, "pruned": pruned},
-            batch,
-            runtime_named(name),
-            settings=RunSettings(threads=settings.threads, warmup=settings.warmup),
-            repeats=settings.repeats,
-        )
-        found[name] = {network: dc.asdict(timing) for network, timing in timings.items()}
+        how = RunSettings(threads=settings.threads, warmup=settings.warmup)
+        timings = measure(networks, batch, runtime_named(name), settings=how, repeats=settings.repeats)
+        found[name] = TimedPair(**timings)
     return found
 
 
-def export_stage(run: Run) -> Result:
+def export_stage(run: Run) -> ExportResult:
     """The dense and the finished network in other formats, for the batch whose latency is met; outputs compared."""
-    if not run.main:
-        return {"files": []}
+    folder = run.store.exported
+    if not run.processes.main or folder is None:
+        return ExportResult(files=())
     exporters = {"onnx": (to_onnx, "onnx"), "program": (to_program, "pt2")}
-    batch = run.recipe.latency.batch if run.recipe.latency else 1
-    example, files = repeated(run.task.example(), batch), []
-    for kind in run.recipe.export:
+    batch = run.settings.latency.batch if run.settings.latency else 1
+    example, files = batched(run.task.example(), batch), []
+    for kind in run.settings.export:
         export, suffix = exporters[kind]
-        for name, model in (("dense", run.dense), ("pruned", run.final())):
-            found = export(copied(model).cpu(), example, run.folder.exported / f"{name}.{suffix}")
-            files.append(dc.asdict(found) | {"path": f"export/{name}.{suffix}", "network": name})
-    return {"files": files}
+        for name, model in (("dense", run.dense), ("pruned", run.network("finished"))):
+            found = export(copied(model).cpu(), example, folder / f"{name}.{suffix}")
+            how = {key: value for key, value in dc.asdict(found).items() if key != "path"}
+            files.append(ExportedFile(path=f"{folder.name}/{name}.{suffix}", network=name, **how))
+    return ExportResult(files=tuple(files))
 
 
-def report_stage(run: Run) -> Result:
-    """The report, as JSON, as a page and as a picture."""
-    if run.main:
-        if run.plan.tokens():
-            view = token_view(run.dense, run.final(), run.plan, run.task)
-            keep_explanation(draw_tokens(view, run.folder.path), run.folder.path)
-        write_report(run.folder.path)
-    return {"page": "report.html"}
+def report_stage(run: Run, plan: Plan) -> ReportResult:
+    """The report of a run in a folder, as JSON, as a page and as a picture."""
+    folder = run.store.path
+    if folder is None:
+        return ReportResult(page="")
+    if run.processes.main:
+        from edakari.pipeline.token_view import token_view
+        from edakari.report import write_report
+        from edakari.report.explanation import keep
+        from edakari.report.tokens import draw_tokens
 
-
-STAGES: dict[str, Callable[[Run], Result]] = {
-    "trace": trace_stage,
-    "latency": latency_stage,
-    "dense": dense_stage,
-    "prune": prune_stage,
-    "check": check_stage,
-    "finetune": finetune_stage,
-    "measure": measure_stage,
-    "export": export_stage,
-    "report": report_stage,
-}
-
-
-def store(run: Run, model: nn.Module, *, pruned: bool) -> None:
-    """Write a network of the run from the main process."""
-    plan = run.outcome.plan if pruned and run.outcome else run.plan
-    if not run.main:
-        return
-    save(model, plan, run.folder.pruned if pruned else run.folder.path, base=run.dense, overwrite=True)
-
-
-def _outcome(run: Run) -> Outcome:
-    """What the method gave; a process that goes on with a run has it made again from what the method cached."""
-    if run.outcome is None:
-        before = run.folder.read("prune")["plan"]
-        prune_stage(run)
-        if run.outcome is None or run.outcome.plan.digest() != before:
-            raise RunFolderError(
-                f"{run.folder.path}: method {run.recipe.method[0]!r} made another plan when run again; "
-                "start anew with --overwrite"
-            )
-    return run.outcome
+        if plan.tokens():
+            keep(draw_tokens(token_view(run.dense, run.network("finished"), plan, run.task), folder), folder)
+        write_report(folder)
+    return ReportResult(page="report.html")
 
 
 def _counted(run: Run, model: nn.Module) -> dict[str, float]:
     """What a finished network costs."""
-    return dense(fixed_graph(model, run.task.example().to(run.device)))
+    return dict(dense(fixed_graph(model, run.example)))
 
 
-def _same_shapes(run: Run, pruned: nn.Module) -> None:
-    expected = {name: tuple(value.shape) for name, value in apply(run.dense, run.plan, run.graph).state_dict().items()}
+def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:
+    expected = {name: tuple(value.shape) for name, value in apply(run.dense, plan, run.graph).state_dict().items()}
     found = {name: tuple(value.shape) for name, value in pruned.state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise PlanError(
-                f"method {run.recipe.method[0]!r}: its plan gives {name} the shape {expected.get(name)}, "
+                f"method {name_of(run.settings.method)!r}: its plan gives {name} the shape {expected.get(name)}, "
                 f"its network has {found.get(name)}"
             )
 

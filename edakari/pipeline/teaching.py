@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +19,46 @@ from edakari.core.protocols import Batch, IndexedTask, Objective
 from edakari.criteria import Magnitude
 from edakari.errors import RecipeError
 from edakari.pipeline.context import Run
+from edakari.pipeline.settings import BankSettings
+from edakari.results import PruneResult, TraceResult
 from edakari.surgery import apply
 from edakari.train import BankTeaching, bank_in, distillation, task_objective
 
 __all__ = ["networks_between", "training"]
 
 
-def training(run: Run, outcome: Callable[[], Outcome]) -> tuple[Objective, Iterable[Batch]]:
-    """Objective and batches of a run's fine-tuning.
+@contextlib.contextmanager
+def training(
+    run: Run, traced: TraceResult, pruned: PruneResult, given: Callable[[], Outcome]
+) -> Iterator[tuple[Objective, Iterable[Batch]]]:
+    """Objective and batches of a run's fine-tuning, which is inside of the block.
 
     Args:
-        run: whose recipe says what is wanted.
-        outcome: gives what the method gave, should it be needed: its own objective, or teachers of a bank.
+        run: whose settings say what is wanted.
+        traced: says which weights the dense network has.
+        pruned: what the method did.
+        given: what the method gave, should it be needed: its own objective, or teachers of a bank.
 
     Raises:
         RecipeError: the task's examples have no numbers, and views or a bank are asked for.
     """
-    task, recipe = run.task, run.recipe
+    task, tuning = run.task, run.settings.finetune
+    assert tuning is not None
     batches = task.batches("train")
-    if recipe.teach.views > 1 or recipe.teach.teacher == "bank":
-        numbered = _numbered(run)
-        batches = numbered.with_indices(recipe.teach.views)
-        if recipe.teach.teacher == "bank":
-            return _taught_by_bank(run, numbered, outcome), batches
-    if run.folder.read("prune")["own_finetune"]:
-        own = outcome().finetune
-        if own is not None:
-            return own, batches
-    if recipe.distill.weight > 0:
+    if tuning.views > 1 or tuning.teacher == "bank":
+        batches = _numbered(run).with_indices(tuning.views)
+    if tuning.teacher == "bank":
+        with _bank_folder(run, tuning.bank.folder) as folder:
+            yield _taught_by_bank(run, tuning.bank, folder, (traced, pruned), given), batches
+        return
+    own = given().finetune if pruned.own_finetune else None
+    if own is not None:
+        yield own, batches
+    elif tuning.distill.weight > 0:
         teacher = copied(run.dense)
-        return distillation(task, teacher, recipe.distill.weight, recipe.distill.temperature), batches
-    return task_objective(task), batches
+        yield distillation(task, teacher, tuning.distill.weight, tuning.distill.temperature), batches
+    else:
+        yield task_objective(task), batches
 
 
 def networks_between(plan: Plan, model: nn.Module, run: Run, count: int) -> list[nn.Module]:
@@ -75,32 +87,53 @@ def networks_between(plan: Plan, model: nn.Module, run: Run, count: int) -> list
     return networks
 
 
-def _taught_by_bank(run: Run, task: IndexedTask, outcome: Callable[[], Outcome]) -> Objective:
-    settings, made = run.recipe.bank, run.folder.read("prune")
+def _taught_by_bank(
+    run: Run,
+    settings: BankSettings,
+    folder: Path,
+    found: tuple[TraceResult, PruneResult],
+    given: Callable[[], Outcome],
+) -> Objective:
+    traced, pruned = found
+    task = _numbered(run)
 
     def teachers() -> Sequence[nn.Module]:
-        if made["own_teachers"]:
-            own = outcome().teachers
+        if pruned.own_teachers:
+            own = given().teachers
             if own is not None:
                 return own(settings.teachers)
-        return networks_between(run.plan, run.dense, run, settings.teachers)
+        return networks_between(run.store.plan(), run.dense, run, settings.teachers)
 
     identity: dict[str, Any] = {
         "teachers": settings.teachers,
-        "plan": made["plan"],
-        "method": run.recipe.content["method"],
-        "seed": run.recipe.seed,
-        "weights": run.folder.read("trace")["weights"],
+        "plan": pruned.plan,
+        "method": run.settings.content["method"],
+        "seed": run.settings.seed,
+        "weights": traced.weights,
     }
-    folder = Path(settings.folder) if settings.folder else run.folder.work("bank")
     bank = bank_in(folder, task, identity, teachers)
     return BankTeaching(task, bank, settings.temperature, settings.gate, settings.share)
+
+
+@contextlib.contextmanager
+def _bank_folder(run: Run, asked: str | None) -> Iterator[Path]:
+    """Where a bank lies: where the settings say, else in the run's folder, else for as long as the block lasts."""
+    own = Path(asked) if asked else run.store.work("bank")
+    if own is not None:
+        yield own
+        return
+    made = Path(run.processes.from_main(lambda: tempfile.mkdtemp(prefix="edakari-bank-")))
+    try:
+        yield made
+    finally:
+        if run.processes.main:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _numbered(run: Run) -> IndexedTask:
     if not isinstance(run.task, IndexedTask):
         raise RecipeError(
-            f"finetune.views and finetune.teacher=bank need a task of classes whose examples have numbers, not a "
+            f"finetune.views and finetune.teacher=bank need a task of classes with indexed examples, not a "
             f"{type(run.task).__name__}; leave them out"
         )
     return run.task

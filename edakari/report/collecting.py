@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from edakari.core.file_errors import file_errors
 from edakari.core.reading import because, inside, read_json, read_text
 from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RunFolderError
+from edakari.latency.timing import Timing
 from edakari.report.explanation import explanations
-from edakari.report.stage_files import check_stage
+from edakari.report.stage_files import read_results
+from edakari.results import CheckResult, DenseResult, FinetuneResult, Results, TracedGroup, TraceResult
 
-__all__ = ["collect"]
+__all__ = ["collect", "gathered"]
 
 Content = dict[str, Any]
+Judged = DenseResult | CheckResult | FinetuneResult
 
 
 @file_errors()
@@ -41,112 +45,125 @@ def collect(folder: str | Path) -> Content:
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no recipe.yaml. `edakari prune` makes one.")
-    paths = sorted((folder / "stages").glob("*.json"))
-    stages = {path.stem: check_stage(path.stem, _read(folder, path), path) for path in paths}
-    if "trace" not in stages:
-        raise RunFolderError(f"{folder} holds no results yet; run its recipe with `edakari prune` first")
-    _check_metrics(folder, stages)
-    traced, pruned = stages["trace"], stages.get("prune", {})
-    recipe = _recipe(folder)
+    results = read_results(folder)
+    _check_metrics(folder, results)
     environment = folder / "environment.json"
+    return {
+        **gathered(results, _recipe(folder)),
+        "explanations": explanations(folder),
+        "environment": _read(folder, environment) if os.path.lexists(environment) else {},
+    }
+
+
+def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
+    """The content of `report.json`, of a run in a folder or in memory.
+
+    Args:
+        results: what the stages have found out so far.
+        recipe: what was asked for, as plain values.
+    """
+    traced, pruned = results.trace, results.prune
+    measured = results.measure
     return {
         "version": 1,
         "model": recipe["model"]["name"],
         "random_weights": recipe["model"].get("weights") == "random",
         "method": recipe["method"]["name"],
-        "paper": pruned.get("paper", ""),
-        "budget": traced["budget"],
-        "limits": stages.get("latency", traced).get("limits", {}),
-        "finished": "export" in stages,
-        "metric": stages.get("dense", {}).get("metric"),
-        "networks": _networks(stages),
-        "measured": {key: stages.get("measure", {}).get(key) for key in ("batch", "threads")},
-        "latency": _latency(stages),
-        "groups": _groups(traced["groups"], pruned.get("sizes")),
-        "tokens": pruned.get("tokens", []),
-        "unprunable": traced["unprunable"],
-        "uncounted": traced["uncounted"],
-        "difference": stages.get("check", {}).get("difference"),
-        "log": pruned.get("log", []),
-        "epochs": stages.get("finetune", {}).get("epochs", []),
-        "export": stages.get("export", {}).get("files", []),
-        "explanations": explanations(folder),
-        "seconds": {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage},
-        "recipe": recipe,
-        "environment": _read(folder, environment) if os.path.lexists(environment) else {},
+        "paper": pruned.paper if pruned else "",
+        "budget": traced.budget,
+        "limits": dict(results.latency.limits) if results.latency else {},
+        "finished": results.export is not None,
+        "metric": (results.dense.metric or None) if results.dense else None,
+        "networks": _networks(results),
+        "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
+        "latency": _latency(results),
+        "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
+        "tokens": [dc.asdict(each) for each in pruned.tokens] if pruned else [],
+        "unprunable": [dc.asdict(each) for each in traced.unprunable],
+        "uncounted": dict(traced.uncounted),
+        "difference": results.check.difference if results.check else None,
+        "log": [dict(entry) for entry in pruned.log] if pruned else [],
+        "epochs": [dict(epoch) for epoch in results.finetune.epochs] if results.finetune else [],
+        "export": [dc.asdict(file) for file in results.export.files] if results.export else [],
+        "explanations": [],
+        "seconds": {name: stage.seconds for name, stage in vars(results).items() if stage},
+        "recipe": dict(recipe),
+        "environment": {},
     }
 
 
-def _check_metrics(folder: Path, stages: Mapping[str, Content]) -> None:
+def _check_metrics(folder: Path, results: Results) -> None:
     """Refuse files of which one judges by another metric than the others."""
-    metric = stages.get("dense", {}).get("metric")
-    for name in ("check", "finetune"):
-        if metric and name in stages and metric not in stages[name]["metrics"]:
-            path = folder / "stages" / f"{name}.json"
+    metric = results.dense.metric if results.dense else ""
+    for judged in (results.check, results.finetune):
+        if metric and judged and metric not in judged.metrics:
+            path = folder / "stages" / f"{judged.stage}.json"
             raise RunFolderError(f"{path} has no {metric!r}, by which the run judges; remove it to run its stage again")
 
 
-def _networks(stages: Mapping[str, Content]) -> list[Content]:
-    traced, check = stages["trace"], stages.get("check")
-    runtimes = stages.get("measure", {}).get("runtimes", {})
-    known = {
-        "dense": (traced, stages.get("dense"), "dense"),
-        "pruned": (check, check, None),
-        "fine-tuned": (check, stages.get("finetune"), "pruned"),
-    }
+def _networks(results: Results) -> list[Content]:
+    runtimes = results.measure.runtimes if results.measure else {}
+    known: tuple[tuple[str, TraceResult | CheckResult | None, Judged | None, str], ...] = (
+        ("dense", results.trace, results.dense, "dense"),
+        ("pruned", results.check, results.check, ""),
+        ("fine-tuned", results.check, results.finetune, "pruned"),
+    )
     return [
         {
             "name": name,
-            "metrics": judged["metrics"] if judged else {},
-            "costs": costed["costs"],
-            "bytes": costed["bytes"],
-            "latency": {runtime: found[timed] for runtime, found in runtimes.items()} if timed else {},
+            "metrics": dict(judged.metrics) if judged else {},
+            "costs": dict(costed.costs),
+            "bytes": costed.bytes,
+            "latency": {runtime: dc.asdict(getattr(pair, timed)) for runtime, pair in runtimes.items()}
+            if timed
+            else {},
         }
-        for name, (costed, judged, timed) in known.items()
+        for name, costed, judged, timed in known
         if costed and (name != "fine-tuned" or judged)
     ]
 
 
-def _latency(stages: Mapping[str, Content]) -> Content | None:
+def _latency(results: Results) -> Content | None:
     """The latency of the budget: dense, predicted and measured, and the rounds in which it was met."""
-    planned, met = stages.get("latency", {}), stages.get("prune", {}).get("latency")
-    if "dense" not in planned:
+    planned = results.latency.planned if results.latency else None
+    if planned is None or results.latency is None:
         return None
-    last = stages.get("measure", {}).get("latency")
-    rounds = met["rounds"] if met else []
+    limit_ms, met = results.latency.limits["latency"], results.prune.latency if results.prune else None
+    last = results.measure if results.measure and results.measure.latency else None
     # until the finished network has been timed, the network as it was cut says how long it takes
-    cut = next((each for each in rounds if each["relative_error"] == met["relative_error"]), None) if met else None
-    timed = last or (cut and {**cut["timing"], "relative_error": cut["relative_error"]})
+    pair, error = (met.chosen.timing, met.chosen.relative_error) if met else (None, None)
+    if last is not None:
+        pair, error = last.latency, last.relative_error
+    dense, timed = dc.asdict(planned.dense), None
+    if pair is not None and error is not None:
+        # the dense network at the machine's speed by all that was measured of it in the run
+        timed = _at(limit_ms * (1 + error), pair.pruned)
+        dense = _at(limit_ms * (1 + error) / pair.pruned.ratio, planned.dense)
     return {
-        "runtime": planned["runtime"],
-        "batch": planned["batch"],
-        "settings": planned["settings"],
-        "limit_ms": planned["limits"]["latency"],
-        "fit": planned["fit"],
-        "dense": _dense_beside(planned, timed) if timed else planned["dense"],
-        "predicted_ms": met["predicted_ms"] if met else None,
-        "measured": _at(planned["limits"]["latency"] * (1 + timed["relative_error"]), timed["pruned"])
-        if timed
-        else None,
-        "relative_error": timed["relative_error"] if timed else None,
+        "runtime": planned.key.runtime,
+        "batch": planned.batch,
+        "settings": dict(planned.key.settings),
+        "limit_ms": limit_ms,
+        "fit": dc.asdict(planned.fit) if planned.fit else None,
+        "dense": dense,
+        "predicted_ms": met.predicted_ms if met else None,
+        "measured": timed,
+        "relative_error": error,
         "finished": last is not None,
-        "rounds": rounds,
+        "rounds": [dc.asdict(each) for each in met.rounds] if met else [],
     }
 
 
-def _dense_beside(planned: Content, timed: Content) -> Content:
-    """The dense network at the machine's speed by all that was measured of it in the run."""
-    pruned_ms = planned["limits"]["latency"] * (1 + timed["relative_error"])
-    return _at(pruned_ms / timed["pruned"]["ratio"], planned["dense"])
-
-
-def _at(median: float, timing: Content) -> Content:
+def _at(median: float, timing: Timing) -> Content:
     """A timing at another speed of the machine, at which its median is this."""
-    return {**timing, "median_ms": median, "spread": timing["spread"] * median / timing["median_ms"]}
+    return {**dc.asdict(timing), "median_ms": median, "spread": timing.spread * median / timing.median_ms}
 
 
-def _groups(groups: list[Content], sizes: Mapping[str, int] | None) -> list[Content]:
-    return [{**group, "kept": (sizes or {}).get(group["name"], group["size"])} for group in groups]
+def _groups(groups: Sequence[TracedGroup], sizes: Mapping[str, int]) -> list[Content]:
+    return [
+        {**dc.asdict(each.group), "chosen": each.chosen, "kept": sizes.get(each.group.name, each.group.size)}
+        for each in groups
+    ]
 
 
 def _recipe(folder: Path) -> Content:

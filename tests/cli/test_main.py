@@ -142,7 +142,7 @@ def test_an_interrupt_says_how_to_go_on(recipe, tmp_path, monkeypatch):
     def interrupted(run):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(stages_module.STAGES, "dense", interrupted)
+    monkeypatch.setattr(stages_module, "dense_stage", interrupted)
     found = call("prune", str(recipe), "--output", str(tmp_path / "run"))
     assert found.exit_code == 130
     assert "same command again" in found.stderr

@@ -19,7 +19,7 @@ from edakari.errors import (
 )
 from edakari.pipeline import recipe_from, train_dense
 from edakari.pipeline.load import networks
-from edakari.pipeline.stages import STAGES
+from edakari.results import STAGES
 from edakari.surgery import apply
 
 
@@ -35,10 +35,10 @@ class Diary:
 
 
 def stop_at(monkeypatch, name: str) -> None:
-    def interrupted(run):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(stages_module.STAGES, name, interrupted)
+    monkeypatch.setattr(stages_module, f"{name}_stage", interrupted)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import edakari
 import edakari.pipeline.processes as processes_module
 from edakari.cli.main import app
+from edakari.core.processes import Processes
 from edakari.errors import DataError, MeasurementError, RecipeError
 from edakari.latency.runtimes import RUNTIMES, runtime_named
 from edakari.latency.timing import RunSettings, measure
@@ -55,13 +56,23 @@ TIMED = {
 }
 
 
+class OneOfThree(Processes):
+    """The only process that there is, which says that it is one of three."""
+
+    def wait(self):
+        """There is nobody to wait for."""
+
+    def from_main(self, make):
+        return make()
+
+
 def bare(monkeypatch):
     """A machine of three processes on which nothing else is installed."""
     found = __import__("importlib.util").util.find_spec
     gone = ("onnx", "onnxscript", "onnxruntime", "openvino")
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in gone else found(name, *rest))
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr(processes_module, "count", lambda *, cpu: 3)
+    monkeypatch.setattr(processes_module, "started", lambda *, cpu: OneOfThree(world=3))
 
 
 @pytest.mark.usefixtures("still")

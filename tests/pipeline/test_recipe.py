@@ -5,10 +5,10 @@ import pytest
 import yaml
 from annotated_types import Ge
 
-from edakari.core.method import _REGISTRY
+from edakari.core.method import _REGISTRY, name_of
 from edakari.core.protocols import Schedule
 from edakari.errors import RecipeError
-from edakari.pipeline import read_recipe, recipe_from
+from edakari.pipeline import FinetuneSettings, read_recipe, recipe_from
 from edakari.pipeline.sections import plain
 from edakari.pipeline.yaml_file import override
 
@@ -35,7 +35,7 @@ def test_what_is_written_reads_back_as_the_same():
     )
     again = recipe_from(yaml.safe_load(yaml.safe_dump(dict(recipe.content))))
     assert again == recipe
-    assert again.distill.weight == 0.25
+    assert again.finetune.distill.weight == 0.25
     assert again.groups.min_channels == 0.25
 
 
@@ -143,9 +143,9 @@ def test_values_can_be_replaced(tmp_path):
         "finetune.lr=1e-3",
     ]
     recipe = read_recipe(path, settings)
-    assert recipe.finetune == Schedule(epochs=7, lr=1e-3)
+    assert recipe.finetune == FinetuneSettings(epochs=7, lr=1e-3)
     assert recipe.data.train == ("a.npz", "b.npz")
-    assert (recipe.method[0], str(recipe.budget)) == ("taylor", "params<=8e+06")
+    assert (name_of(recipe.method), str(recipe.budget)) == ("taylor", "params<=8e+06")
 
 
 def test_replacing_leaves_the_original():

@@ -14,7 +14,7 @@ from edakari.core.method import Job
 from edakari.errors import DataError, EdakariError, RecipeError, RunFolderError
 from edakari.methods.knowledge.ensemble import EnsembleSearch
 from edakari.pipeline import read_recipe, recipe_from
-from edakari.pipeline.context import Run
+from edakari.pipeline.context import RecipeSubject, Run
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.teaching import networks_between
 
@@ -105,7 +105,7 @@ def test_a_bank_that_is_kept_serves_the_same_run_only(ekg, tmp_path):
 def test_networks_between_lie_on_the_way(ekg, tmp_path):
     recipe = recipe_from({**ekg, "method": "magnitude", "finetune": None})
     result = edakari.run(recipe, tmp_path / "run")
-    run = Run(recipe, RunFolder(tmp_path / "run"), lambda *_: None)
+    run = Run(recipe, RecipeSubject(recipe), RunFolder(tmp_path / "run"))
     counts = [sum(p.numel() for p in each.parameters()) for each in networks_between(result.plan, run.dense, run, 3)]
     whole = sum(p.numel() for p in run.dense.parameters())
     left = sum(p.numel() for p in result.model.parameters())
@@ -116,7 +116,7 @@ def test_networks_between_lie_on_the_way(ekg, tmp_path):
 def test_the_dense_network_as_teacher_needs_a_weight(content):
     with pytest.raises(RecipeError, match=r"finetune.distill.weight"):
         recipe_from({**content, "finetune": {"epochs": 1, "teacher": "dense"}})
-    assert recipe_from({**content, "finetune": {"teacher": "dense", "distill": {"weight": 0.5}}}).teach.views == 1
+    assert recipe_from({**content, "finetune": {"teacher": "dense", "distill": {"weight": 0.5}}}).finetune.views == 1
 
 
 @pytest.mark.parametrize("data", ["training", "augmented", "held_out"])
@@ -198,5 +198,5 @@ def test_other_tasks_are_told_what_is_missing():
 
     job: Job = toy_job(toy_cnn())
     object.__setattr__(job, "task", Plain())
-    with pytest.raises(EdakariError, match="examples have numbers"):
+    with pytest.raises(EdakariError, match="indexed examples"):
         EnsembleKnowledgePruning().prune(job)

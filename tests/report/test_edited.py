@@ -17,10 +17,10 @@ from edakari.core.reading import Unreadable
 from edakari.errors import EdakariError, RunFolderError
 from edakari.pipeline import Recipe, recipe_from
 from edakari.pipeline.load import networks
-from edakari.pipeline.stages import STAGES
 from edakari.report import collect
 from edakari.report.page import render
-from edakari.report.stage_files import check_stage
+from edakari.report.stage_files import result_from
+from edakari.results import STAGES
 
 WRONG: tuple[Any, ...] = (None, [], {}, "x", -1, [{}], {"x": []})
 MISSING = object()
@@ -93,7 +93,7 @@ def reported(run: Path, name: str, content: Any) -> str | None:
         report = collect(run)
         comparison(report)
         render(report)
-        stage_line(name, check_stage(name, content, run))
+        stage_line(result_from(STAGES[name], content, run))
     except RunFolderError as error:
         return str(error)
     except Exception as error:
@@ -106,7 +106,7 @@ def test_whatever_is_edited_in_a_stage_is_reported_or_is_one_error(run: Path) ->
     for name in STAGES:
         path = run / "stages" / f"{name}.json"
         text = path.read_text()
-        stage_line(name, json.loads(text))
+        stage_line(result_from(STAGES[name], json.loads(text), path))
         for content in spoilt(json.loads(text), 2):
             path.write_text(json.dumps(content))
             said = reported(run, name, content)

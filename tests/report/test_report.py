@@ -27,10 +27,12 @@ def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
     names = [f"blocks.{index}.<widen>" for index in range(groups)]
     stages = {
         "trace": {
+            "weights": "0" * 64,
             "costs": dense,
             "bytes": 2_480_000,
             "groups": [
-                {"name": name, "kind": "channel", "size": 64, "step": 1, "least": 1, "chosen": True} for name in names
+                {"group": {"name": name, "kind": "channel", "size": 64, "step": 1, "least": 1}, "chosen": True}
+                for name in names
             ],
             "unprunable": [{"where": "classifier.weight[0]", "size": 10, "reason": "output of the network"}],
             "uncounted": {"aten.mean": 2},
@@ -222,7 +224,7 @@ def test_the_way_of_a_search_is_drawn_and_remarks_stand_in_its_table(tmp_path):
     folder = make_run(tmp_path / "run")
     path = folder / "stages" / "prune.json"
     pruned = json.loads(path.read_text())
-    names = [group["name"] for group in json.loads((folder / "stages" / "trace.json").read_text())["groups"]]
+    names = [each["group"]["name"] for each in json.loads((folder / "stages" / "trace.json").read_text())["groups"]]
     earlier = [{"stage": f"step 1: {names[0]}", "width": 9, "reward": -9.0, "macs": 5.0}]
     steps = [
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,18 +61,18 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
     from edakari.cli.tables import comparison, latency_line, stage_line
     from edakari.pipeline import run
 
-    def tell(stage: str, state: str, figures: Mapping[str, Any]) -> None:
+    def tell(stage: str, state: str, found: Any) -> None:
         if stage == "latency" and recipe.latency is None:
             return
         if state == "start" and sys.stderr.isatty():
             note(f"[dim]… {stage}[/]")
         elif state == "done":
-            note(f"[green]✓[/] {stage:<9}{escape(stage_line(stage, figures))} [dim]{figures['seconds']:.1f} s[/]")
+            note(f"[green]✓[/] {stage:<9}{escape(stage_line(found))} [dim]{found.seconds:.1f} s[/]")
         elif state == "kept":
-            note(f"[dim]✓ {stage:<9}{escape(stage_line(stage, figures))} (done before)[/]")
+            note(f"[dim]✓ {stage:<9}{escape(stage_line(found))} (done before)[/]")
         elif state == "log":
-            rest = ", ".join(f"{key} {value:.4g}" for key, value in figures.items() if key != "stage")
-            note(f"[dim]  {escape(str(figures['stage']))}{': ' if rest else ''}{rest}[/]")
+            rest = ", ".join(f"{key} {value:.4g}" for key, value in found.items() if key != "stage")
+            note(f"[dim]  {escape(str(found['stage']))}{': ' if rest else ''}{rest}[/]")
 
     if recipe.model.weights == "random":
         note(f"[bold yellow]Random weights:[/] {escape(recipe.model.name)} is pruned untrained; {UNTRAINED}")
