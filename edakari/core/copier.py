@@ -36,6 +36,9 @@ ATOMIC = frozenset(
         *(types.ModuleType, types.CodeType),
     )
 )
+CONTAINERS = frozenset((dict, collections.OrderedDict, list, set))
+"""Kinds of which each module holds a dozen that are empty: its hooks."""
+
 SHARED = (
     *(type, int, float, str, bytes, enum.Enum, types.ModuleType, re.Pattern, property, staticmethod, classmethod),
     *(type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, concurrent.futures.Executor),
@@ -83,13 +86,12 @@ class Copier:
         known = self.memo.get(id(value), self)
         if known is not self:
             return known
-        made = self.memo[id(value)] = _COPY.get(cls, Copier._other)(self, value)
+        made = cls() if cls in CONTAINERS and not value else _COPY.get(cls, Copier._other)(self, value)
+        self.memo[id(value)] = made
         return made
 
     def _dict(self, value: Any) -> Any:
         made = self.memo[id(value)] = type(value)()
-        if not value:
-            return made
         for key, item in value.items():
             made[self(key)] = self(item)
         return made
@@ -117,6 +119,8 @@ class Copier:
 
     def _frozen(self, value: Any) -> Any:
         """A tuple or frozenset: itself where nothing in it changes."""
+        if ATOMIC.issuperset(map(type, value)):
+            return value
         items = list(map(self, value))
         if id(value) in self.memo:  # it holds itself
             return self.memo[id(value)]

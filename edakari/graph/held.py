@@ -23,6 +23,9 @@ DEPTH = 4
 OWN = frozenset({*vars(nn.Module()), "_version"})
 """Attributes by which a module keeps its parameters, buffers, children and hooks."""
 
+PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
+"""Kinds of values that hold no tensor; most attributes are of these, or tuples of them."""
+
 MANY = 4096
 """Entries from which on a container is taken for data."""
 
@@ -56,6 +59,9 @@ def held_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors in a module's attributes that are no parameters or buffers; dicts called caches are left out."""
     for name, value in vars(module).items():
         if name in OWN or ("cache" in name and isinstance(value, dict)):
+            continue
+        cls = type(value)
+        if cls in PLAIN or (cls in (tuple, list) and PLAIN.issuperset(map(type, value))):
             continue
         for full, item in held(value, name):
             if isinstance(item, torch.Tensor) and item.layout is torch.strided and not item.is_quantized:

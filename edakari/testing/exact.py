@@ -79,7 +79,8 @@ def enlivened(model: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in lively.parameters():
             if parameter.is_floating_point():
                 noise = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
-                parameter.add_(0.5 * noise if parameter.dim() < 2 else 0.04 * (noise - 0.5))
+                # in place: some networks have 10^8 weights
+                parameter.add_(noise.mul_(0.5) if parameter.dim() < 2 else noise.sub_(0.5).mul_(0.04))
         for name, buffer in lively.named_buffers():
             if "running" in name and buffer.is_floating_point():
                 buffer.add_(torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
