@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.method import name_of, registered
 from edakari.core.modes import eval_mode
 from edakari.errors import RunFolderError
 from edakari.graph import trace
 from edakari.methods.saliency.explaining import Explained, Saliency, widened
-from edakari.methods.saliency.saved import load_saliency
+from edakari.methods.saliency.saved import SaliencyMethod
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, networks, recipe_of
 from edakari.report.saliency import Looks, SaliencyView
@@ -43,24 +44,27 @@ def saliency_view(
     """
     run = RunFolder(Path(folder))
     final = networks(folder, trust_code=trust_code).pruned
-    if not run.kept.is_dir():
-        method = run.recipe().get("method", {}).get("name")
-        raise RunFolderError(
-            f"{folder} holds no explainer: its method was {method!r}, and only 'isp' trains one"
-            + ("; its budget left nothing to prune" if method == "isp" else "")
-        )
     recipe = recipe_of(run, trust_code=trust_code)
+    method = recipe.method
+    if not isinstance(method, SaliencyMethod):
+        able = [known for known, cls in registered().items() if issubclass(cls, SaliencyMethod)]
+        raise RunFolderError(
+            f"{folder} holds no explainer: its method was {name_of(method)!r}, and only "
+            f"{' or '.join(map(repr, able))} trains one"
+        )
+    if not run.kept.is_dir():
+        raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
     task, dense = task_from_settings(recipe.data), dense_network(recipe)
     graph, plan = trace(dense, task.example()), load_plan(run.path)
     cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
-    saliency = load_saliency(run.kept, dense, graph)
+    saliency = method.saliency(run.kept, dense, graph)
     batches, count = [], 0
     for images, labels in task.batches("val"):
         batches.append((images[: most - count], labels[: most - count]))
         count += len(batches[-1][0])
         if count >= most:
             break
-    own = None if getattr(recipe.method, "labels", "data") == "predicted" else [labels for _, labels in batches]
+    own = None if method.explained_labels() == "predicted" else [labels for _, labels in batches]
     inputs = [images for images, _ in batches]
     said = _said(dense, inputs) if own is None else own
     models = (

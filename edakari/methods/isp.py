@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.budget import Limits
+from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, register
 from edakari.core.modes import eval_mode
 from edakari.core.plan import KeepChannels, Plan
@@ -158,6 +160,14 @@ class InterpretationSteeredPruning:
         scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
         plan = job.meet_budget(lambda costs: solved(scores, costs), job.costs)
         return Outcome(plan, apply(job.model, plan, job.graph))
+
+    def saliency(self, folder: Path, model: nn.Module, graph: Graph) -> Saliency:
+        """See `edakari.methods.saliency.saved.SaliencyMethod`."""
+        return load_saliency(folder, model, graph)
+
+    def explained_labels(self) -> LabelSource:
+        """See `edakari.methods.saliency.saved.SaliencyMethod`."""
+        return self.labels
 
     def _saliency(self, job: Job) -> Saliency:
         """What explains the job's network: stages 1 and 2, or those of an earlier run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -13,6 +13,7 @@ from edakari.core.copying import copied
 from edakari.core.files import replacing, write_json
 from edakari.core.graph import Graph
 from edakari.core.reading import because, read_json
+from edakari.criteria.labels import LabelSource
 from edakari.errors import RunFolderError
 from edakari.graph.taps import find_taps
 from edakari.methods.saliency.explaining import Saliency, frozen
@@ -20,10 +21,30 @@ from edakari.models.explainer import Explainer
 from edakari.models.saliency import Frame
 from edakari.models.weights import load_weights, read_weights, weights_digest
 
-__all__ = ["load_saliency", "save_saliency"]
+__all__ = ["SaliencyMethod", "load_saliency", "save_saliency"]
 
 VERSION = 2
 CONTENT, EXPLAINER, PREDICTOR = "saliency.json", "explainer.safetensors", "predictor.safetensors"
+
+
+@runtime_checkable
+class SaliencyMethod(Protocol):
+    """A method that trains an explainer of where networks look; `edakari explain isp` draws its runs."""
+
+    def saliency(self, folder: Path, model: nn.Module, graph: Graph) -> Saliency:
+        """What explains the networks of a run.
+
+        Args:
+            folder: where the run left what the method keeps, `Job.artifacts`.
+            model: the dense network, with the weights that the run pruned.
+            graph: its graph.
+
+        Raises:
+            RunFolderError: the folder holds none, or that of another network.
+        """
+
+    def explained_labels(self) -> LabelSource:
+        """Which classes are explained: those of the data, or the network's own predictions."""
 
 
 def save_saliency(saliency: Saliency, folder: str | Path, model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
 from edakari.core.stability import experimental
-from edakari.errors import ModelError
+from edakari.errors import DataError, ModelError
 from edakari.graph import example_for
 from edakari.methods.tokens.counts import planned, token_limits
 from edakari.methods.tokens.progressive import Progress, phases, profile, progressive
@@ -82,19 +82,33 @@ def prune_tokens_by(
         job: network, budget and data.
         design: which selectors stand where.
         keep_ratios: shares of patches that the user named; searched where empty.
-        training: of selectors that learn; None for those that do not.
+        training: of selectors that learn; None for those that do not. Without data they stay as they start.
+
+    Raises:
+        DataError: selectors start at random, and there are no data to train them.
     """
 
     def solve(costs: Sequence[Cost]) -> Plan:
         return dc.replace(planned(job, design, costs, keep_ratios), method=name)
 
+    learns = training is not None and has_data(job)
+    if training is not None and not learns and design.settings.get("start") == "random":
+        raise DataError(
+            f"method {name!r}: selectors that start at random have to be trained, but the task has no data; give it "
+            "some, or set start: unlike"
+        )
     plan = job.meet_budget(solve, job.costs)
     edits = {edit.block: edit.count for edit in plan.tokens()}
     job.log("tokens", {f"{block} keeps": float(count) for block, count in edits.items()})
-    if not edits or training is None:
+    if not edits or training is None or not learns:
         return Outcome(plan, apply(job.model, plan, job.graph))
     model = trained(job, design.sites, plan, training)
     return Outcome(plan, model)
+
+
+def has_data(job: Job) -> bool:
+    """Whether a job's task has any examples."""
+    return next(iter(job.task.batches("calibration")), None) is not None
 
 
 def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, steps: Progress) -> TokenDesign:
@@ -114,6 +128,10 @@ def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, s
         raise ModelError(
             f"the progressive schedule walks through one stage of tokens, but this {type(job.model).__name__} has "
             f"{len(sites.firsts())}; use schedule: geometric"
+        )
+    if not has_data(job):
+        raise DataError(
+            "the progressive schedule trains after every step, but the task has no data; use schedule: geometric"
         )
     limits = token_limits(job, design)
     short = dc.replace(training, imitation_epochs=0, selector_epochs=0, joint_epochs=steps.epochs_per_step)
