@@ -117,7 +117,7 @@ def judged(
     with batch_statistics(network):
         ends = curvature([lambda batch=batch: loss(batch) for batch in search.batches], params, seed=seed)
     seconds = time.perf_counter() - start
-    recalibrate_(network, job.task, warmup_batches)
+    recalibrate_(network, job.task.outputs, warmup_batches)
     fit(
         network,
         task_objective(job.task),

@@ -26,6 +26,7 @@ What they take and give
     Budget           what the pruned network may cost: Budget.parse("macs<=50%, latency<=12ms")
     Groups           which groups may be sized, and to what: Groups(round_to=8, widths={"conv1": 32})
     Schedule         how long and how fast to train
+    Task             data, loss and metrics: Task.of(example, train=…, val=…, loss=…, evaluate=…)
     Plan             what to remove, as data: plan.sizes(), plan.to_json(), plan.then(later)
 
 Files and names
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from edakari.pipeline import run
     from edakari.pipeline.token_call import prune_tokens
     from edakari.surgery import apply, build, load, reconstruct, save, simulate
+    from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
 
 __version__ = "0.1.0"
@@ -69,6 +71,7 @@ __all__ = [
     "Groups",
     "Plan",
     "Schedule",
+    "Task",
     "__version__",
     "allocate",
     "apply",
@@ -96,6 +99,7 @@ _HOMES = {
     "Groups": "edakari.core.choosing",
     "Plan": "edakari.core.plan",
     "Schedule": "edakari.core.protocols",
+    "Task": "edakari.tasks.own",
     "allocate": "edakari.methods.allocation",
     "apply": "edakari.surgery",
     "build": "edakari.surgery",

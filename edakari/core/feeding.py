@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from edakari.core.protocols import Batch
 from edakari.errors import DataError
 
-__all__ = ["feed"]
+__all__ = ["feed", "moved_to"]
 
 
 def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
@@ -29,7 +29,7 @@ def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
     Raises:
         DataError: the batch holds nothing of the kind.
     """
-    batch = _moved(batch, model)
+    batch = moved_to(model, batch)
     if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Mapping):
         batch = batch[0]
     if isinstance(batch, Mapping):
@@ -67,7 +67,8 @@ def _demanded(model: nn.Module) -> int:
     return max(1, sum(each.kind in positional and each.default is inspect.Parameter.empty for each in found))
 
 
-def _moved(batch: Batch, model: nn.Module) -> Batch:
+def moved_to(model: nn.Module, batch: Batch) -> Batch:
+    """A batch whose tensors are where a network is; as it is for a network without parameters and buffers."""
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
     if device is None:
         return batch

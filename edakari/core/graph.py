@@ -9,6 +9,7 @@ from typing import Any
 
 from edakari.core.layout import Axis, Layout, axes
 from edakari.core.space import Group
+from edakari.core.summaries import of_graph
 
 __all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Unprunable"]
 
@@ -159,6 +160,12 @@ class Graph:
     device_reason: str = ""
     branches: tuple[Branch, ...] = ()
     stored: Mapping[str, int] = dc.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return of_graph(self).text()
+
+    def _repr_html_(self) -> str:
+        return of_graph(self).html()
 
     def __getitem__(self, name: str) -> Group:
         return self._by_name[name]

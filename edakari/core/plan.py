@@ -11,6 +11,8 @@ from edakari.core.files import json_text
 from edakari.core.graph import InputSpec
 from edakari.core.reading import because, parse_json
 from edakari.core.space import Sizes
+from edakari.core.summaries import ROWS, input_text, rest
+from edakari.core.tables import Table, shortened
 from edakari.errors import PlanError
 
 __all__ = ["DropBranch", "Edit", "KeepChannels", "KeepTokens", "MaskWeights", "Plan"]
@@ -86,6 +88,21 @@ class Plan:
     method: str = ""
     version: int = VERSION
 
+    def __repr__(self) -> str:
+        return self._table().text()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+    def _table(self) -> Table:
+        return Table(
+            f"Plan of {len(self.edits)} edits" + (f" by {self.method}" if self.method else ""),
+            (("for input", input_text(self.inputs)), ("for graph", self.fingerprint[:12])),
+            ("edit", "where", "kept", "which"),
+            tuple(_row(edit) for edit in self.edits[:ROWS]),
+            rest(len(self.edits), "edits"),
+        )
+
     def then(self, later: Plan) -> Plan:
         """This plan followed by one that was made for the network that this plan leaves.
 
@@ -155,6 +172,19 @@ class Plan:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a plan: {because(error)}. Was the file edited or cut short?") from None
+
+
+def _row(edit: Edit) -> tuple[str, str, str, str]:
+    """An edit as a line: its kind, where it is, how many stay, and which."""
+    match edit:
+        case KeepChannels(group, indices):
+            return "keep channels", group, str(len(indices)), shortened(indices)
+        case KeepTokens(block, count, selector):
+            return "keep tokens", block, str(count), f"by {selector}"
+        case DropBranch(branch):
+            return "drop branch", branch, "0", ""
+        case MaskWeights(parameter):
+            return "mask weights", parameter, "–", ""
 
 
 def keep(indices: Iterable[int], group: str, size: int) -> KeepChannels:

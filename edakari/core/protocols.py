@@ -130,14 +130,18 @@ class Criterion(Protocol):
 
 
 class Task(Protocol):
-    """What the network is for: its data, its loss and its metrics."""
+    """What the network is for: its data, its loss and its metrics.
+
+    A task whose loss is not a function of the outputs alone has a method `objective(model, batch)` besides, which gives
+    the named terms, and which training and gradients then go by.
+    """
 
     @property
     def metric(self) -> str:
         """Name of the main figure in `evaluate`'s result; larger is better."""
 
-    def example(self) -> torch.Tensor:
-        """An input of batch size 1, with the right shape and dtype."""
+    def example(self) -> Any:
+        """An input of batch size 1 as `edakari.trace` takes it, with the right shapes and dtypes."""
 
     def batches(self, split: Split) -> Iterable[Batch]:
         """Batches of a split; one pass is one epoch. "calibration" is a part of the training data, never of "val"."""

@@ -23,6 +23,7 @@ from edakari.core.graph import Graph, Member
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product
 from edakari.core.networks import unwrapped
 from edakari.core.space import Scores
+from edakari.core.summaries import ScoreTable
 from edakari.errors import ModelError
 
 __all__ = [
@@ -149,5 +150,6 @@ def group_scores(
 def normalized(scores: Scores, normalize: Normalize) -> dict[str, torch.Tensor]:
     """Scores divided by their group's mean, or as they are; groups whose mean is not above 0 stay as they are."""
     if normalize == "none":
-        return dict(scores)
-    return {name: score / score.mean() if score.mean() > 0 else score for name, score in scores.items()}
+        return ScoreTable(scores)
+    means = {name: score.mean() for name, score in scores.items()}
+    return ScoreTable({name: score / means[name] if means[name] > 0 else score for name, score in scores.items()})

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from edakari.core.arguments import require, require_methods
+from edakari.core.arguments import require
 from edakari.core.graph import Graph, Member
 from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
+from edakari.core.objective import task_objective
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
 from edakari.criteria.reduce import (
@@ -57,7 +58,7 @@ class Taylor:
         if task is None:
             raise EdakariError("the Taylor criterion needs a task, for its loss, but got none")
         call = "score(model, graph, batches, task)"
-        require_methods(call, "task", task, ("outputs", "loss"))
+        objective = task_objective(task)
         require(call, batches=(batches, Iterable))
         model = unwrapped(model, call)
         parameters = parameters_of(model, graph)
@@ -71,7 +72,7 @@ class Taylor:
         count = 0
         with _probing(model, list(weights.values())):
             for batch in itertools.islice(batches, self.max_batches):
-                loss = torch.stack([term.reshape(()) for term in task.loss(task.outputs(model, batch), batch).values()])
+                loss = torch.stack([term.reshape(()) for term in objective(model, batch).values()])
                 found = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
                 _accumulate(sums, graph, members, weights, dict(zip(weights, found, strict=True)))
                 count += 1

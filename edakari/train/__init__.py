@@ -1,8 +1,9 @@
 """The training loop and what goes into it."""
 
+from edakari.core.objective import task_objective
 from edakari.train.bank import Bank, BankTeaching, bank_in
 from edakari.train.loop import Evaluate, FitSettings, fit, fitter
-from edakari.train.losses import distillation, task_objective
+from edakari.train.losses import distillation
 from edakari.train.optim import learning_rate
 from edakari.train.progress import progress_bar
 from edakari.train.resume import History

@@ -13,7 +13,7 @@ from edakari.core.arguments import require, require_methods
 from edakari.core.protocols import Batch, Objective, Task
 from edakari.errors import SettingsError
 
-__all__ = ["ComparingTask", "distillation", "task_objective"]
+__all__ = ["ComparingTask", "distillation"]
 
 
 @runtime_checkable
@@ -22,16 +22,6 @@ class ComparingTask(Protocol):
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
         """How far outputs are from a teacher's, both softened, mean over images."""
-
-
-def task_objective(task: Task) -> Objective:
-    """The task's own loss as an objective."""
-    require_methods("task_objective(task)", "task", task, ("outputs", "loss"))
-
-    def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-        return task.loss(task.outputs(model, batch), batch)
-
-    return objective
 
 
 def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperature: float = 4.0) -> Objective:

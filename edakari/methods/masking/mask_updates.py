@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome
+from edakari.core.objective import task_objective
 from edakari.core.plan import DropBranch, Edit, KeepChannels, Plan
 from edakari.core.protocols import Cost, Hook, Schedule, StepState, Values
 from edakari.core.space import Group, Sizes, legal_sizes
@@ -285,7 +286,7 @@ def train_and_cut(name: str, job: Job, hook: MaskUpdateHook, schedule: Schedule)
         with masks.installed():
             job.fit(
                 job.model,
-                lambda network, batch: job.task.loss(job.task.outputs(network, batch), batch),
+                task_objective(job.task),
                 schedule,
                 hooks=[hook],
             )
