@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-__all__ = ["Processes"]
+__all__ = ["ALONE", "Processes"]
 
 T = TypeVar("T")
 
@@ -93,6 +93,27 @@ class Processes:
         dist.all_reduce(total, how)
         return total.to(tensor.device)
 
+    def gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all processes, in order of their ranks.
+
+        Args:
+            tensor: of the same shape and kind on each of them.
+        """
+        if self.world == 1:
+            return [tensor]
+        own = tensor.to(_wire())
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(found, own)
+        return [each.to(tensor.device) for each in found]
+
+    def gathered_objects(self, value: T) -> list[T]:
+        """What each process has, in order of their ranks; it can be pickled."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
     def equalise_(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give tensors the main process's values, in place.
 
@@ -104,6 +125,10 @@ class Processes:
                 on_wire = tensor.detach().to(_wire())
                 dist.broadcast(on_wire, 0)
                 tensor.detach().copy_(on_wire)
+
+
+ALONE = Processes()
+"""One process, on the CPU."""
 
 
 def _wire() -> torch.device:

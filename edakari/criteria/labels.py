@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from edakari.core.collectives import reduced
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.errors import DataError
 
@@ -42,7 +42,7 @@ class Labels:
         table = torch.zeros((images, self.classes)) if several else torch.full((images,), -1)
         for first, labels in self.found:
             table[first : first + len(labels)] = labels.float() if several else labels
-        table = reduced(table, dist.ReduceOp.MAX)
+        table = Processes.here().reduced(table, dist.ReduceOp.MAX)
         if several:
             table = table / table.sum(1, keepdim=True).clamp(min=1)
         # labels of places are not among these

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
-from edakari.core.collectives import rank_and_world_size, reduced
+from edakari.core.processes import Processes
 from edakari.errors import ModelError
 
 __all__ = ["Ranking", "Strongest"]
@@ -153,18 +153,19 @@ class Ranking:
     def gather(self) -> None:
         """Merge the rankings of all processes; every one of them has the same afterwards."""
         self._merge()
-        if rank_and_world_size()[1] == 1:
+        here = Processes.here()
+        if here.world == 1:
             return
-        numbers = reduced(torch.cat([self.sums, self.sums.new_tensor([self.seen])]))
-        self.least = reduced(self.least, dist.ReduceOp.MIN)
+        numbers = here.reduced(torch.cat([self.sums, self.sums.new_tensor([self.seen])]))
+        self.least = here.reduced(self.least, dist.ReduceOp.MIN)
         self.sums, self.seen = numbers[:-1], int(numbers[-1])
         if self.seen > SHORT:
             self._widen()
         own = self.keys
-        widths = _gathered(own.new_tensor([self.width]))
+        widths = here.gathered(own.new_tensor([self.width]))
         most = int(max(widths))
-        all_keys = _gathered(_padded(own, most, EMPTY))
-        all_labels = None if self.labels is None else _gathered(_padded(self.labels, most, 0))
+        all_keys = here.gathered(_padded(own, most, EMPTY))
+        all_labels = None if self.labels is None else here.gathered(_padded(self.labels, most, 0))
         total, self.width = int(sum(int(width) for width in widths)), 0
         merged = torch.cat(all_keys, 1)
         self._keep_best(
@@ -210,9 +211,3 @@ def _response(ordered: torch.Tensor) -> torch.Tensor:
 
 def _padded(tensor: torch.Tensor, width: int, value: int) -> torch.Tensor:
     return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=value).contiguous()
-
-
-def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
-    found = [torch.empty_like(tensor) for _ in range(rank_and_world_size()[1])]
-    dist.all_gather(found, tensor)
-    return found

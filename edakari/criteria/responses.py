@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from edakari.core.arguments import require
-from edakari.core.collectives import rank_and_world_size
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, extent
 from edakari.core.networks import unwrapped
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
 from edakari.criteria.capture import watching
 from edakari.criteria.labels import Labels, LabelSource, at_positions, classes_of, labels_of
@@ -145,7 +145,7 @@ def collect_responses(
     """
     model = unwrapped(model, "score(model, graph, batches, task)")
     require("score(model, graph, batches, task)", graph=(graph, Graph), batches=(batches, Iterable))
-    layer_outputs, (rank, world) = layer_outputs_of(graph), rank_and_world_size()
+    layer_outputs, here = layer_outputs_of(graph), Processes.here()
     rankings: dict[tuple[LayerOutput, str], Ranking] = {}
     labels: Labels | None = None
     placed, seen = False, 0
@@ -161,7 +161,7 @@ def collect_responses(
                 placed = _at_places(graph, batch, how)
                 rankings = _rankings(model, graph, layer_outputs, how.most, placed)
             size = len(batch[0])
-            if turn % world == rank:
+            if turn % here.world == here.rank:
                 outputs = called(model, batch, task)
                 own = labels_of(batch, outputs, how.labels)
                 labels = labels or Labels(classes_of(outputs))

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from edakari.core.arguments import require
@@ -17,6 +16,7 @@ from edakari.core.graph import Graph, Member
 from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
 from edakari.core.objective import task_objective
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
 from edakari.core.space import Scores
 from edakari.criteria.reduce import (
@@ -76,7 +76,7 @@ class Taylor:
                 found = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
                 _accumulate(sums, graph, members, weights, dict(zip(weights, found, strict=True)))
                 count += 1
-        count = _reduced(sums, count, next(iter(weights.values())).device if weights else torch.device("cpu"))
+        count = _reduced(sums, count)
         if not count:
             raise DataError("the Taylor criterion got no batch of data; is the training data empty?")
         return group_scores(
@@ -107,13 +107,9 @@ def _accumulate(
                 sums[group.name, index][:] += change**2
 
 
-def _reduced(sums: Mapping[tuple[str, int], Array], count: int, device: torch.device) -> int:
+def _reduced(sums: Mapping[tuple[str, int], Array], count: int) -> int:
     """Add up over all ranks in place; returns the number of batches of all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return count
-    flat = torch.from_numpy(np.concatenate([*sums.values(), [float(count)]])).to(device)
-    dist.all_reduce(flat)
-    total = flat.cpu().numpy()
+    total = Processes.here().reduced(torch.from_numpy(np.concatenate([*sums.values(), [float(count)]]))).numpy()
     start = 0
     for own in sums.values():
         own[:] = total[start : start + len(own)]

@@ -24,7 +24,7 @@ from edakari.core.choosing import Chosen, choose
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.plan import KeepTokens
-from edakari.core.processes import Processes
+from edakari.core.processes import ALONE, Processes
 from edakari.core.protocols import Task
 from edakari.core.space import Group
 from edakari.cost import COSTS, dense
@@ -100,9 +100,6 @@ class GivenSubject:
     def task(self) -> Task:
         """See `Subject`."""
         return self.given
-
-
-ALONE = Processes()
 
 
 def silent(stage: str, state: str, figures: Any) -> None:

@@ -19,7 +19,6 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.arguments import require, require_methods
-from edakari.core.collectives import reduced
 from edakari.core.copying import copied
 from edakari.core.feeding import feed
 from edakari.core.graph import Graph
@@ -27,6 +26,7 @@ from edakari.core.layout import axes, kept
 from edakari.core.modes import judging
 from edakari.core.networks import unwrapped
 from edakari.core.plan import KeepChannels, Plan
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.errors import DataError, PlanError
 from edakari.surgery.applying import apply, checked
@@ -126,10 +126,11 @@ def _refit(
             error = _flat(layer, aim).double()[:, consumer.left.to(aim.device)] - _flat(layer, outputs).double()
             gram, cross = rows.T @ rows + gram.to(rows), rows.T @ error + cross.to(rows)
             count += len(rows)
-    total = reduced(torch.tensor(float(count)))
+    here = Processes.here()
+    total = here.reduced(torch.tensor(float(count)))
     if not total:
         raise DataError("reconstruct(model, plan, batches): there is no batch, or the network did not call a layer")
-    gram, cross = reduced(gram), reduced(cross)
+    gram, cross = here.reduced(gram), here.reduced(cross)
     change = _solved(gram, cross, ridge)
     if layer.bias is not None:
         change, shift = change[:-1], change[-1]

@@ -18,21 +18,15 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from edakari.core.processes import ALONE, Processes
 from edakari.errors import DataError
 from edakari.tasks.sources import Arrays, Source
 
-__all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels", "processes"]
+__all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels"]
 
 Images = torch.Tensor
 Labelled = tuple[torch.Tensor, ...]
 """Images and labels, and the images' numbers where they are asked for."""
-
-
-def processes() -> tuple[int, int]:
-    """This process' rank and the number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 @dc.dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Order:
         Raises:
             DataError: says how many images a batch has.
         """
-        size, world = min(self.batch_size, self.count), processes()[1]
+        size, world = min(self.batch_size, self.count), Processes.here().world
         if self.shuffle and not self.shared and size % world:
             raise DataError(
                 f"a batch of {size} images does not divide among {world} processes; change data.batch_size"
@@ -77,13 +71,13 @@ class Order:
             DataError: a batch cannot be shared equally among the processes.
         """
         self.check()
-        rank, world = (0, 1) if self.shared else processes()
+        here = ALONE if self.shared else Processes.here()
         indices = np.arange(self.count)
         if self.shuffle:
             indices = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         for number in range(first, len(self)):
             whole = indices[number * self.batch_size : (number + 1) * self.batch_size]
-            part = np.array_split(whole, world)[rank]
+            part = np.array_split(whole, here.world)[here.rank]
             if len(part):
                 yield part
 
@@ -222,7 +216,7 @@ class ArrayBatches:
         for number, indices in enumerate(self.order.batches(self.epoch, self.first), self.first):
             generator = None
             if self.pixels.augments:
-                seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, processes()[0]))
+                seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, Processes.here().rank))
                 generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
             images, labels = (
                 torch.from_numpy(self.source.images[indices]),

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from edakari.core.processes import Processes
 from edakari.errors import DataError
-from edakari.tasks.loaders import Labelled, Order, Pixels, processes
+from edakari.tasks.loaders import Labelled, Order, Pixels
 from edakari.tasks.npz import CLASSES
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, read_parts
@@ -190,7 +191,7 @@ class MapBatches:
             labels = torch.from_numpy(self.source.labels[indices]).long()
             generator = None
             if self.pixels.augments:
-                seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, processes()[0]))
+                seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, Processes.here().rank))
                 generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
                 images, labels = self._moved(images, labels, generator)
             yield colours(images, generator if self.pixels.jitter else None), labels

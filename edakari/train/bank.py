@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edakari.core.collectives import all_reduce_sum, rank_and_world_size, shard
 from edakari.core.files import replacing, write_json
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, IndexedTask
 from edakari.core.reading import read_json
 from edakari.errors import DataError, RunFolderError
@@ -69,10 +69,9 @@ def bank_in(
     whole = json.loads(json.dumps({**identity, "examples": task.digest(), "count": len(task.labels("train"))}))
     if not _known(folder, whole):
         _make(folder, task, teachers())
-        if rank_and_world_size()[0] == 0:
+        if Processes.here().main:
             write_json(folder / IDENTITY, whole)
-    if rank_and_world_size()[1] > 1:
-        torch.distributed.barrier()
+    Processes.here().wait()
     try:
         logits = np.load(folder / LOGITS, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -154,7 +153,7 @@ class BankTeaching:
             theirs_K = functional.cross_entropy(
                 every, labels_B[:, None].expand(-1, every.shape[2]), reduction="none"
             ).sum(0)
-        figures = all_reduce_sum(torch.cat([own.view(1), theirs_K]))
+        figures = Processes.here().reduced(torch.cat([own.view(1), theirs_K]))
         counts_K = figures[1:] < figures[0] if self.gate == "distance" else figures[1:] <= figures[0]
         # without any teacher the aim would be uniform
         counts_K[0] = True
@@ -190,9 +189,10 @@ def _make(folder: Path, task: IndexedTask, teachers: Sequence[nn.Module]) -> Non
     # in a fixed random order: where a folder is sorted by class, statistics of batches in its order would be of a class
     order = np.random.default_rng(0).permutation(count)
     parts = np.array_split(order, -(-count // BATCH))
-    main, share = rank_and_world_size()[0] == 0, shard(len(parts))
+    here = Processes.here()
+    main, share = here.main, here.share(len(parts))
     own = iter(task.batches_at("train", [parts[index] for index in share]))
-    rounds = -(-len(parts) // rank_and_world_size()[1])
+    rounds = -(-len(parts) // here.world)
     written = replacing(folder / LOGITS) if main else contextlib.nullcontext(None)
     with written as path, random_state_kept(), progress_bar("bank", rounds, main) as bar:
         file = None
@@ -226,10 +226,5 @@ def _judged(teachers: Sequence[nn.Module], task: IndexedTask, batch: Batch) -> t
 
 def _gathered(own: tuple[Any, Any] | None) -> tuple[Any, Any]:
     """What all processes have found in a round."""
-    if rank_and_world_size()[1] == 1:
-        assert own is not None
-        return own
-    found: list[Any] = [None] * rank_and_world_size()[1]
-    torch.distributed.all_gather_object(found, own)
-    parts = [part for part in found if part is not None]
+    parts = [part for part in Processes.here().gathered_objects(own) if part is not None]
     return np.concatenate([numbers for numbers, _ in parts]), np.concatenate([logits for _, logits in parts])

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from edakari.core.modes import judging
+from edakari.core.processes import Processes
 from edakari.core.protocols import Hook, StepState
 
 __all__ = ["KeepBest", "judging"]
@@ -42,9 +42,7 @@ class KeepBest(Hook):
         if not self.weights:
             return
         self.model.load_state_dict(self.weights)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            for value in self.model.state_dict().values():
-                dist.broadcast(value, 0)
+        Processes.here().equalise_(self.model.state_dict().values())
 
     def state_dict(self) -> Mapping[str, Any]:
         """See `Hook`."""

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from edakari.core.arguments import require, require_methods
-from edakari.core.collectives import reduced
 from edakari.core.copying import copied
 from edakari.core.feeding import feed
 from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.errors import DataError
 from edakari.train.scope import NORMS, random_state_kept
@@ -76,12 +76,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], run: Run = feed) -> 
     require_methods(call, "run", run, ("__call__",))
     fresh = copied(network)
     count = recalibrate_(fresh, run, batches)
-    total = int(reduced(torch.tensor(float(count))))
+    here = Processes.here()
+    total = int(here.reduced(torch.tensor(float(count))))
     if not total and has_norms(fresh):
         raise DataError("recalibrate(model, batches): there is no batch to take statistics of")
     for norm in _tracking(fresh) if total > count else ():
         for statistic in (norm.running_mean, norm.running_var):
-            statistic.copy_(reduced(statistic * count) / total)
+            statistic.copy_(here.reduced(statistic * count) / total)
     return fresh
 
 

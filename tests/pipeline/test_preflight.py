@@ -174,7 +174,7 @@ def test_measure_says_all_that_it_cannot_do_here_in_one_line(tmp_path, monkeypat
 
 
 def test_few_images_that_do_not_divide_are_told_before_anything_is_pruned(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("edakari.tasks.loaders.processes", lambda: (0, 5))
+    monkeypatch.setattr(Processes, "here", lambda device=None: OneOfThree(0, 5))
     content["data"]["batch_size"] = 100  # of 48 images
     with pytest.raises(DataError, match="48 images does not divide among 5 processes"):
         edakari.run(recipe_from(content), tmp_path / "run")

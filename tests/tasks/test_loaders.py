@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edakari.core.processes import Processes
 from edakari.errors import DataError
-from edakari.tasks import loaders
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Pixels
 from edakari.tasks.sources import Arrays, from_folder
 from edakari.tasks.transforms import training_transform
@@ -42,21 +42,21 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 @settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 6))
 def test_processes_share_each_batch(world, count, parts):
-    kept = loaders.processes
+    kept = Processes.__dict__["here"]
     try:
         whole = [batch.tolist() for batch in Order(count, parts * world, shuffle=False).batches(0)]
         shares = []
         for rank in range(world):
-            loaders.processes = lambda rank=rank: (rank, world)
+            Processes.here = lambda rank=rank: Processes(rank, world)
             shares.append([batch.tolist() for batch in Order(count, parts * world, shuffle=False).batches(0)])
             assert [b.tolist() for b in Order(count, parts * world, shared=True).batches(0)] == whole
         assert sorted(i for share in shares for batch in share for i in batch) == list(range(count))
     finally:
-        loaders.processes = kept
+        Processes.here = kept
 
 
 def test_training_batches_that_do_not_divide_are_refused(monkeypatch):
-    monkeypatch.setattr(loaders, "processes", lambda: (0, 2))
+    monkeypatch.setattr(Processes, "here", lambda: Processes(0, 2))
     with pytest.raises(DataError, match="5 images does not divide among 2"):
         next(Order(20, 5, shuffle=True).batches(0))
     with pytest.raises(DataError, match=r"3 images does not divide among 2.* there are 3 training images only"):

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.budget import Limits
-from edakari.core.collectives import all_reduce_sum, rank_and_world_size, shard
 from edakari.core.method import Job
 from edakari.core.plan import KeepChannels, Plan
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.core.space import Sizes
 from edakari.errors import ModelError
@@ -133,7 +133,7 @@ class EnsembleSearch:
         """
         dense, self._position, self._looked = max(limits.excess({}), 1e-12), 0, None
         known = [search_step.step for search_step in self.search_steps if search_step.step is not None]
-        with self.working(), progress_bar("search", 100, rank_and_world_size()[0] == 0) as bar:
+        with self.working(), progress_bar("search", 100, Processes.here().main) as bar:
             for sizes, step in self.descent.search(self.masks.groups, limits, self._look, known):
                 if self._looked is not None:
                     search_step, logits_NC = self._looked
@@ -190,7 +190,7 @@ class EnsembleSearch:
         """
         self.masks.set(kept)
         row_BK = torch.zeros(len(self.batches), self.masks.size, dtype=torch.float64)
-        for index in shard(len(self.batches)):
+        for index in Processes.here().share(len(self.batches)):
             images, labels, *rest = self.batches[index]
             batch = (images.clone().requires_grad_(), labels, *rest)
 
@@ -199,7 +199,7 @@ class EnsembleSearch:
                     return self.terms(self.job.task.outputs(self.masks.model, batch), index).sum()
 
             row_BK[index] = self.taylor.score(loss)
-        return all_reduce_sum(row_BK).sum(0) / sum(self.counts)
+        return Processes.here().reduced(row_BK).sum(0) / sum(self.counts)
 
     def _require_finite_scores(self, scores: torch.Tensor) -> None:
         for group in self.masks.groups:
@@ -224,14 +224,14 @@ class EnsembleSearch:
         table_KBT = torch.zeros(len(candidates), len(self.batches), 2, dtype=torch.float64)
         jobs = [(batch, index) for batch in range(len(self.batches)) for index in range(len(candidates))]
         logits = {}
-        for batch, index in (jobs[job] for job in shard(len(jobs))):
+        for batch, index in (jobs[job] for job in Processes.here().share(len(jobs))):
             group, kept = candidates[index]
             self.masks.set(kept)
             with self.reuse.handing_out(batch, self.masks.touched(group)):
                 outputs = self.job.task.outputs(self.masks.model, self.batches[batch]).float()
             table_KBT[index, batch] = self.terms(outputs, batch).double().cpu()
             logits[index, batch] = outputs.cpu()
-        return all_reduce_sum(table_KBT).sum(1) / sum(self.counts), logits
+        return Processes.here().reduced(table_KBT).sum(1) / sum(self.counts), logits
 
     def _joined(self, logits: dict[Any, torch.Tensor], best: int) -> torch.Tensor:
         """The logits of one candidate from all processes, [N, C]."""
@@ -239,7 +239,7 @@ class EnsembleSearch:
         for batch, part in enumerate(parts):
             if (best, batch) in logits:
                 part.copy_(logits[best, batch])
-        return all_reduce_sum(torch.cat(parts))
+        return Processes.here().reduced(torch.cat(parts))
 
     def terms(self, outputs: torch.Tensor, batch: int) -> torch.Tensor:
         """Task loss and distance to the knowledge, summed over the images of a batch: [2]."""
@@ -291,7 +291,7 @@ class EnsembleSearch:
         return {"settings": settings, "images": numbers, "groups": groups, "weights": weights}
 
     def _save(self) -> None:
-        if self.job.folder is None or rank_and_world_size()[0] != 0:
+        if self.job.folder is None or not Processes.here().main:
             return
         steps = [dc.asdict(search_step.step) for search_step in self.search_steps if search_step.step is not None]
         state = {

@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome
 from edakari.core.objective import task_objective
 from edakari.core.plan import DropBranch, Edit, KeepChannels, Plan
+from edakari.core.processes import Processes
 from edakari.core.protocols import Cost, Hook, Schedule, StepState, Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.cost import bind
@@ -239,10 +239,7 @@ class MaskUpdateHook(Hook):
 
     def _agreed(self, row: torch.Tensor) -> torch.Tensor:
         """The first process's figures, so that all of them choose the same masks; float64 on the CPU."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            if dist.get_backend() == "nccl":
-                row = row.cuda()
-            dist.broadcast(row, 0)
+        Processes.here().equalise_([row])
         return row.cpu().double()
 
     def _chosen(self, limits: Limits, solver: Solver) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edakari.core.collectives import all_reduce_sum, rank_and_world_size
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
 from edakari.criteria.capture import watching
 from edakari.criteria.labels import LabelSource, labels_of
@@ -66,10 +66,10 @@ def answers_of(
         DataError: there are no images for this process, or no labels.
     """
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    rank, world = rank_and_world_size()
+    here = Processes.here()
     with watching(model, (), lambda layer_output, x: None):
         for turn, batch in enumerate(until(batches, images)):
-            if turn % world == rank:
+            if turn % here.world == here.rank:
                 outputs = called(model, batch, task)
                 labels = labels_of(batch, outputs, source)
                 found.append((labels, *_answered(outputs.float(), labels.ndim == 2)))
@@ -93,7 +93,7 @@ def change_between(reference: Answers, trial: Answers) -> Change:
         ],
         dtype=torch.float64,
     )
-    drop, differing, entries, dissimilar, images = all_reduce_sum(sums).tolist()
+    drop, differing, entries, dissimilar, images = Processes.here().reduced(sums).tolist()
     return Change(100.0 * drop / entries, dissimilar / images, differing / entries)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from torch import nn
 
 from edakari.core.budget import Limits
-from edakari.core.collectives import broadcast, rank_and_world_size
 from edakari.core.files import write_json
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import Plan
+from edakari.core.processes import Processes
 from edakari.core.protocols import Cost, Criterion, Schedule
 from edakari.core.reading import parse_json
 from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
@@ -302,7 +302,7 @@ class Trials:
             plan, self.met = self.job.meet_budget(solve, self.job.costs, self.plan), True
         entry = {"plan": plan.to_json(), "tolerance": self.tolerance, "met": self.met}
         entry["figures"] = {"groups": float(len(plan.edits)), "disagreement": disagreement, **figures}
-        if self.job.folder is not None and rank_and_world_size()[0] == 0:
+        if self.job.folder is not None and Processes.here().main:
             write_json(self.job.folder / FILE, {"digest": self._digest(), "rounds": [*self.rounds, entry]})
         self._carry_out(entry)
 
@@ -353,12 +353,9 @@ class Trials:
 def _read(folder: Path | None, digest: str) -> list[dict[str, Any]]:
     """The rounds in a folder, as the first process finds them."""
     path = folder / FILE if folder is not None else None
-    text = (
-        path.read_text(encoding="utf-8")
-        if path is not None and path.is_file() and rank_and_world_size()[0] == 0
-        else ""
+    text = Processes.here().from_main(
+        lambda: path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
     )
-    text = broadcast(text)
     if not text:
         return []
     try:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
 from edakari.core.method import Job
 from edakari.core.modes import eval_mode
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Hook, Objective, StepState
 from edakari.surgery.tokens import Adaptive, Decision, DenseHead, TokenSite, gates, selections
 
@@ -82,10 +82,8 @@ class DualAscent(Hook):
 
     def after_step(self, state: StepState) -> None:
         """See `Hook`."""
-        kept = self.kept.clone()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(kept)
-            kept /= dist.get_world_size()
+        here = Processes.here()
+        kept = here.reduced(self.kept) / here.world
         step = self.rate * (kept.cpu().float() - self.targets)
         self.multipliers = (self.multipliers + step).clamp(-BOUND, BOUND)
 
