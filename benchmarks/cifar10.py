@@ -47,10 +47,8 @@ pass where two to four choices gave 64 to 72 %, other settings differing too; se
 RFC = {"data.calibration_size": 5000}
 DLRFC = {
     "data.calibration_size": 2560,
-    "images": 2560,
-    "trial_images": 512,
-    "tolerance": 4.0,
-    "recovery_epochs": 0,
+    "criterion": {"responses": {"images": 2560}},
+    "trial": {"images": 512, "tolerance": 4.0, "recovery_epochs": 0},
 }
 """Without training between the rounds, which a short schedule has no room for; of few images, larger drops show."""
 ISP = {

@@ -112,15 +112,17 @@ class UnknownName(EdakariError, ValueError):
         what: what kind of thing was named, for instance "method".
         name: the name as given.
         known: the names there are.
+        advice: what else to do, a sentence.
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], advice: str = "") -> None:
         known = sorted(known)
         hint = nearest(name, known)
         super().__init__(
             f"unknown {what} {name!r}"
             + (f"; did you mean {hint!r}?" if hint else ".")
             + f" Known: {', '.join(known) or 'none'}."
+            + (f" {advice}" if advice else "")
         )
 
 

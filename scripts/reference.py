@@ -25,6 +25,9 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from edakari.core.method import Method, registered
 from edakari.core.plan import DropBranch, KeepTokens
+from edakari.core.registry import Registry
+from edakari.core.settings import dataclass_of, holds_part, registry_of
+from edakari.criteria import CRITERIA
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = Path("docs/reference/methods")
@@ -51,9 +54,11 @@ def pages() -> dict[Path, str]:
     """Every page that this script writes, by its path below the root."""
     importlib.import_module("edakari.methods")
     methods = {name: cls for name, cls in registered().items() if cls.__module__.startswith("edakari.methods")}
+    criteria: dict[str, Any] = {n: cls for n, cls in CRITERIA.items() if cls.__module__.startswith("edakari.criteria")}
     return {
         **{METHODS / f"{name}.md": method_page(name, cls) for name, cls in methods.items()},
-        METHODS / "index.md": method_index(methods),
+        **{METHODS / f"{name}.md": criterion_page(name, cls) for name, cls in criteria.items()},
+        METHODS / "index.md": method_index(methods, criteria),
         RECIPE: with_tables((ROOT / RECIPE).read_text(encoding="utf-8"), recipe_tables()),
     }
 
@@ -80,21 +85,44 @@ def method_page(name: str, cls: type[Method]) -> str:
     )
 
 
+def criterion_page(name: str, cls: type[Any]) -> str:
+    """The page of one criterion, whose name is short for `score` with it."""
+    summary, *more = paragraphs(cls)
+    explained = next((page for page, names in EXPLAINED.items() if name in names), None)
+    facts = [f"- Paper: {cls.paper}.", f"- `method: {name}` is short for `method: {{name: score, criterion: {name}}}`."]
+    facts += [f"- Explained in [{title_of(explained)}](../../explanation/{explained}.md)."] if explained else []
+    return "\n".join(
+        [
+            *(f"# {name}", "", NOTE, "", f"A criterion for [`score`](score.md). {summary}", ""),
+            *(line for text in more for line in (text, "")),
+            *(*facts, "", "```yaml"),
+            'model: {name: "edakari:fashion_cnn", weights: pretrained}',
+            *(f"method: {name}", "budget: macs<=50%", "```", "", "## Settings", ""),
+            f"Keys of `method.criterion` in a recipe, and fields of `{cls.__module__}.{cls.__name__}`. The keys of",
+            "`method` itself are those of [`score`](score.md).",
+            *("", settings_table([cls]), ""),
+        ]
+    )
+
+
 def title_of(page: str) -> str:
     """The title of a page in docs/explanation."""
     first = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ")
 
 
-def method_index(methods: Mapping[str, type[Method]]) -> str:
-    """The list of all methods."""
+def method_index(methods: Mapping[str, type[Method]], criteria: Mapping[str, Any]) -> str:
+    """The list of all methods, and of the criteria whose names are short for one."""
     lines = [f"| [`{name}`]({name}.md) | {paragraphs(cls)[0]} | {cls.paper} |" for name, cls in methods.items()]
     head = [
         *("# Methods and their settings", "", NOTE, ""),
         "[Choose a method](../../how-to/choose-a-method.md) compares them; `edakari methods` prints this list.",
         *("", "| method | what it does | paper |", "|---|---|---|"),
     ]
-    return "\n".join([*head, *lines, ""])
+    criteria_lines = [f"| [`{n}`]({n}.md) | {paragraphs(cls)[0]} | {cls.paper} |" for n, cls in criteria.items()]
+    more = ["", "The name of a criterion is short for [`score`](score.md) with it:", ""]
+    more += ["| criterion | scores a channel by | paper |", "|---|---|---|"]
+    return "\n".join([*head, *lines, *more, *criteria_lines, ""])
 
 
 def recipe_tables() -> dict[str, str]:
@@ -132,17 +160,32 @@ def with_tables(text: str, tables: Mapping[str, str]) -> str:
 def settings_table(classes: Sequence[type[Any]]) -> str:
     """A row for each field: key, type, default, meaning."""
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for cls in classes:
-        hints, meanings = typing.get_type_hints(cls, include_extras=True), arguments(cls)
-        inherited = {field.name for base in cls.__mro__[1:] if dc.is_dataclass(base) for field in dc.fields(base)}
-        for field in dc.fields(cls):
-            if field.name in inherited:
-                continue
-            if field.name not in meanings:
-                raise ValueError(f"the docstring of {cls.__name__} does not explain {field.name}")
-            cells = (f"`{field.name}`", type_words(hints[field.name]), default_of(field), meanings[field.name])
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(row for cls in classes for row in settings_rows(cls, cls))])
+
+
+def settings_rows(cls: type[Any], made: Any, prefix: str = "") -> list[str]:
+    """The rows of a dataclass; those of a nested one follow the key that it stands under.
+
+    Args:
+        cls: the dataclass.
+        made: what has the defaults: the class, or an instance.
+        prefix: dotted keys above.
+    """
+    hints, meanings, rows = typing.get_type_hints(cls, include_extras=True), arguments(cls), []
+    inherited = {field.name for base in cls.__mro__[1:] if dc.is_dataclass(base) for field in dc.fields(base)}
+    for field in dc.fields(cls):
+        if field.name in inherited:
+            continue
+        hint, key = hints[field.name], f"{prefix}{field.name}"
+        if field.name not in meanings:
+            raise ValueError(f"the docstring of {cls.__name__} does not explain {field.name}")
+        default = field if isinstance(made, type) else getattr(made, field.name)
+        cells = (f"`{key}`", type_words(hint), default_of(default, hint), meanings[field.name])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        nested = default.default if isinstance(default, dc.Field) else default
+        if dataclass_of(hint) is not None and dc.is_dataclass(nested):
+            rows += settings_rows(dataclass_of(hint), nested, f"{key}.")
+    return rows
 
 
 def paragraphs(cls: type[Any]) -> list[str]:
@@ -166,6 +209,9 @@ def arguments(cls: type[Any]) -> dict[str, str]:
 def type_words(hint: Any) -> str:
     """A type in words, with its range."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    named = registry_of(hint)
+    if named is not None:
+        return part_words(named, holds_part(hint))
     if origin is Annotated:
         bounds = ", ".join(words for each in parts[1:] for words in bound_words(each))
         return f"{type_words(parts[0])} ({bounds})" if bounds else type_words(parts[0])
@@ -185,6 +231,12 @@ def type_words(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
+def part_words(named: Registry[Any], made: bool) -> str:
+    """What may stand where something of a registry is named."""
+    names = ", ".join(f"`{name}`" for name in named)
+    return f"{names}, or `file.py:NAME`; or a mapping of `name` and settings" if made else f"{names}, or `file.py:NAME`"
+
+
 def bare(hint: Any) -> Any:
     """A type without its range."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
@@ -198,11 +250,13 @@ def bound_words(bound: Any) -> list[str]:
     return [f"{BOUNDS[key]} {limit:.12g}" for key, limit in limits.items() if limit is not None and limit < ENDLESS]
 
 
-def default_of(field: dc.Field[Any]) -> str:
-    """A default as YAML would say it."""
-    value = field.default
-    if field.default_factory is not dc.MISSING:
-        value = field.default_factory()
+def default_of(value: Any, hint: Any) -> str:
+    """A default, or that of a field, as YAML would say it."""
+    if isinstance(value, dc.Field):
+        value = value.default if value.default_factory is dc.MISSING else value.default_factory()
+    named = registry_of(hint)
+    if named is not None and holds_part(hint):
+        return f"`{named.name_of(value)}`"
     return "needed" if value is dc.MISSING else f"`{yaml_words(value)}`"
 
 

@@ -16,7 +16,7 @@ from edakari.core.space import limited
 from edakari.criteria import Magnitude, Taylor
 from edakari.errors import EdakariError, RecipeError, UnknownName, WrongArgument
 from edakari.export import to_onnx, to_program
-from edakari.methods.baselines import MagnitudePruning
+from edakari.methods.score import ScorePruning
 from edakari.models import build
 from edakari.pipeline import read_recipe, recipe_from, train_dense
 from edakari.pipeline.load import networks
@@ -82,7 +82,7 @@ CALLS = {
     "register": (edakari.register, ("some name",)),
     "method_named": (method_named, ("magnitud",)),
     "budget": (edakari.Budget.parse, ("macs<=50%",)),
-    "check_method": (check_method, (MagnitudePruning(),)),
+    "check_method": (check_method, (ScorePruning(),)),
     "check_criterion": (check_criterion, (Magnitude(),)),
     "check_allocator": (check_allocator, (Threshold(),)),
 }

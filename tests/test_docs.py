@@ -16,8 +16,7 @@ import pytest
 import torch
 import yaml
 
-from edakari.core import method as registry
-from edakari.core.method import registered
+from edakari.core.method import METHODS, registered
 from edakari.graph.module_attributes import ATTRIBUTES
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
@@ -43,7 +42,7 @@ def name_of(path: Path) -> str:
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the pages register is forgotten afterwards."""
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registered()))
+    monkeypatch.setattr(METHODS, "_registered", dict(METHODS._registered))
     tables: list[dict[str, Any]] = [RULES, ATTRIBUTES]
     before = [dict(table) for table in tables]
     yield

@@ -42,10 +42,14 @@ def test_pages_are_what_the_code_says(reference: ModuleType) -> None:
 
 def test_a_setting_is_said_with_its_range_and_default(reference: ModuleType) -> None:
     from edakari.core.protocols import Schedule
-    from edakari.methods.baselines import MagnitudePruning
+    from edakari.criteria import Magnitude
+    from edakari.methods.rfc import DistinguishingLayerPruning
 
-    table = reference.settings_table([MagnitudePruning])
+    table = reference.settings_table([Magnitude])
     assert "| `p` | `1`, `2` | `2` | Order of the norm. |" in table
+    nested = reference.settings_table([DistinguishingLayerPruning])
+    assert "| `trial.tolerance` | number (above 0) | `0.1` |" in nested
+    assert "| `criterion.responses.images` | integer (at least 1) | `12800` |" in nested
     rows = [line for line in reference.settings_table([Schedule]).splitlines() if line.startswith("| `momentum` |")]
     assert rows
     assert "number (at least 0, below 1) | `0.9` |" in rows[0]

@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Mapping
 
-from edakari.core.protocols import Cost
+from edakari.core.costs import Cost
 from edakari.core.space import Sizes
-from edakari.errors import BudgetError, UnknownName
+from edakari.errors import BudgetError
 
 __all__ = ["Budget", "Limits", "Term"]
 
@@ -21,7 +21,9 @@ TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, "B, kB, MB, GB, TB, KiB, MiB, GiB, %")}
 """Of costs whose figures need one: the unit, what each suffix is worth in it, and how the suffixes are written."""
-TERM = re.compile(r"\s*([A-Za-z_]+)\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
+NAME = r"[A-Za-z_]\w*|[^\s<,][^<,]*\.py:[A-Za-z_]\w*"
+"""Of a cost; the second form is a cost in a file of the user's own."""
+TERM = re.compile(rf"\s*({NAME})\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Read a budget such as `macs<=50%`, `flops<=2.1G, params<=8M`, `size<=1MB` or `latency<=12ms`.
+
+        A term may name any cost, also one of your own, by its registered name or as in `costs.py:energy<=50%`; what it
+        means is known when the budget is bound to a network (`edakari.cost.bind`).
 
         Raises:
             BudgetError: the text is not a budget; says which term is wrong.
@@ -122,9 +127,8 @@ def _term(text: str) -> Term:
     found = TERM.fullmatch(text)
     if not found:
         raise BudgetError(f"cannot read the budget term {text.strip()!r}; write it as 'macs<=50%' or 'params<=8M'")
-    name, number, suffix = found.group(1).lower(), float(found.group(2)), found.group(3)
-    if name not in COUNTED + MEASURED:
-        raise UnknownName("cost in the budget", name, COUNTED + MEASURED)
+    name, number, suffix = found.group(1), float(found.group(2)), found.group(3)
+    name = name.lower() if name.lower() in COUNTED + MEASURED else name
     if suffix == "%":
         if not 0 < number <= 100:
             raise BudgetError(f"budget term {text.strip()!r}: a share must lie above 0 % and at most at 100 %")

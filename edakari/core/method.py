@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -14,10 +15,11 @@ from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost, Fit, Objective, Task
+from edakari.core.registry import Registry
 from edakari.core.space import Group
-from edakari.errors import EdakariError, UnknownName
 
 __all__ = [
+    "METHODS",
     "Job",
     "MeetBudget",
     "Method",
@@ -26,6 +28,7 @@ __all__ = [
     "allocate_once",
     "method_named",
     "name_of",
+    "paper_of",
     "register",
     "registered",
 ]
@@ -125,8 +128,15 @@ class Method(Protocol):
         """
 
 
+def paper_of(method: Method) -> str:
+    """The paper of a method, or of the criterion that it is given."""
+    own: str | None = getattr(getattr(method, "criterion", None), "paper", None)
+    return own or method.paper
+
+
 M = TypeVar("M", bound=type[Method])
-_REGISTRY: dict[str, type[Method]] = {}
+METHODS: Registry[type[Method]] = Registry("method", "edakari.methods", members=("prune", "paper", "emits"))
+"""Methods by the name that a recipe gives them; those of edakari are there once `edakari.methods` is imported."""
 
 
 def register(name: str) -> Callable[[M], M]:
@@ -137,33 +147,31 @@ def register(name: str) -> Callable[[M], M]:
     """
     require("register(name)", name=(name, str))
 
-    def add(cls: M) -> M:
-        taken = _REGISTRY.get(name)
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise EdakariError(f"method {name!r} is registered twice: {taken!r} and {cls!r}; rename one")
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
+    return METHODS.register(name)
 
 
 def registered() -> Mapping[str, type[Method]]:
     """Every known method by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return dict(METHODS)
 
 
-def method_named(name: str) -> type[Method]:
-    """The method of a name.
+def method_named(name: str) -> Callable[..., Method]:
+    """What makes the method of a name from its settings; the name of a criterion is short for `score` with it.
 
     Raises:
         UnknownName: there is none; says the nearest.
     """
     require("method_named(name)", name=(name, str))
-    if name not in _REGISTRY:
-        raise UnknownName("method", name, _REGISTRY)
-    return _REGISTRY[name]
+    full = METHODS.expanded({"name": name})["name"]
+    cls = METHODS.named(full)
+    return cls if full == name else functools.partial(_from_short, name, cls)
+
+
+def _from_short(short: str, cls: type[Method], **settings: Any) -> Method:
+    content = METHODS.expanded({"name": short, **settings})
+    return cls(**{key: value for key, value in content.items() if key != "name"})
 
 
 def name_of(method: Method) -> str:
     """The name that a method is registered by; that of its class where it is not."""
-    return next((name for name, cls in _REGISTRY.items() if cls is type(method)), type(method).__name__)
+    return METHODS.name_of(method) or type(method).__name__

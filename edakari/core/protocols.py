@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from edakari.core.budget import Limits
+from edakari.core.costs import Cost
 from edakari.core.graph import Graph
 from edakari.core.settings import (
     BelowOne,
@@ -24,9 +26,6 @@ from edakari.core.settings import (
     settings,
 )
 from edakari.core.space import Group, Scores, Sizes
-
-if TYPE_CHECKING:
-    from edakari.core.budget import Limits
 
 __all__ = [
     "Allocator",
@@ -59,31 +58,6 @@ Objective = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 
 Values = Mapping[str, npt.NDArray[np.float64]]
 """For each group, the value of keeping its k best channels at entry k, float64 [size + 1]; non-decreasing."""
-
-
-class Cost(Protocol):
-    """What a network costs, as a function of the sizes of its groups.
-
-    `total` is non-decreasing in every size; `total({})` is the cost of the dense network.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name in a budget, such as "macs"."""
-
-    @property
-    def unit(self) -> str:
-        """Unit of every figure, such as "MAC" or "ms"."""
-
-    def total(self, sizes: Sizes) -> float:
-        """Cost of the network at these sizes."""
-
-    def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
-        """Totals with this group at every size, the others as given.
-
-        Returns:
-            float64 [group.size + 1]; entry k equals `total({**sizes, group.name: k})`.
-        """
 
 
 class Allocator(Protocol):

@@ -6,6 +6,12 @@ A recipe is checked against the same declarations, so that a range stands in one
     class Pruning:
         epochs: Annotated[int, Ge(0)] = 10
         lr: PositiveFloat = 0.1
+        runtime: Annotated[str, RUNTIMES] = "torch"
+        criterion: Annotated[Criterion, CRITERIA] = Magnitude()
+
+A registry beside a text says that the text names something in it; beside another type, that the field holds such a
+thing, which a recipe names, alone or with settings of its own: `criterion: taylor`, or
+`criterion: {name: taylor, max_batches: 4}`. A field may be a dataclass of settings itself.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
+from edakari.core.registry import Registry
 from edakari.errors import SettingsError, nearest
 
 __all__ = [
@@ -35,6 +42,9 @@ __all__ = [
     "Seed",
     "Whole",
     "check_settings",
+    "dataclass_of",
+    "holds_part",
+    "registry_of",
     "settings",
 ]
 
@@ -83,12 +93,46 @@ def settings(cls: type[T]) -> type[T]:
     own = getattr(cls, "__post_init__", None)  # perhaps of the settings that it adds to
 
     def checked(self: T) -> None:
+        _make_parts(self)
         check_settings(self)
         if own is not None:
             own(self)
 
     cls.__post_init__ = checked  # type: ignore[attr-defined]
     return dc.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def registry_of(hint: Any) -> Registry[Any] | None:
+    """The registry that an annotation names; None where it names none.
+
+    Args:
+        hint: an annotation with its metadata, such as `Annotated[str, RUNTIMES]`.
+    """
+    if typing.get_origin(hint) is not Annotated:
+        return None
+    return next((each for each in typing.get_args(hint)[1:] if isinstance(each, Registry)), None)
+
+
+def dataclass_of(hint: Any) -> Any:
+    """The dataclass of an annotation, which may allow None too; None where it is another type."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((each for each in choices if isinstance(each, type) and dc.is_dataclass(each)), None)
+
+
+def holds_part(hint: Any) -> bool:
+    """Whether a field of this annotation holds a thing of a registry, and not its name alone."""
+    return registry_of(hint) is not None and typing.get_args(hint)[0] is not str
+
+
+def _make_parts(value: Any) -> None:
+    """Make what a program gives by its name, or as a mapping of its settings."""
+    for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
+        registry, given = registry_of(hint), getattr(value, name, None)
+        if isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
+            object.__setattr__(value, name, nested(**given))
+        elif registry is not None and holds_part(hint) and isinstance(given, str | Mapping):
+            content = {"name": given} if isinstance(given, str) else dict(given)
+            object.__setattr__(value, name, registry.named(content.pop("name", ""))(**content))
 
 
 def check_settings(value: Any) -> None:
@@ -112,6 +156,9 @@ def _mismatch(hint: Any, value: Any) -> str | None:
     """What a value should be, in words; None where it is that."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        registry = registry_of(hint)
+        if registry is not None:
+            return _no_part(registry, arguments[0], value)
         return _mismatch(arguments[0], value) or _out_of_range(arguments[1:], value)
     if origin in (Union, types.UnionType):
         wanted = [_mismatch(each, value) for each in arguments]
@@ -127,6 +174,16 @@ def _mismatch(hint: Any, value: Any) -> str | None:
     if hint in (str, bool):
         return None if isinstance(value, hint) else NAMES[hint]
     return None  # other types say themselves what they are
+
+
+def _no_part(registry: Registry[Any], hint: Any, value: Any) -> str | None:
+    """What a value should be that names a thing of a registry, or is one."""
+    if hint is not str:
+        lacking = [member for member in registry.members if not hasattr(value, member)]
+        return f"a {registry.what} (it has no {lacking[0]!r})" if lacking else None
+    if not isinstance(value, str):
+        return NAMES[str]
+    return None if value in registry else f"a known {registry.what}: {registry.unknown(value)}"
 
 
 def _mismatch_of_number(hint: type, value: Any) -> str | None:

@@ -1,5 +1,7 @@
 """Criteria: how much each channel of each group matters."""
 
+from edakari.core.protocols import Criterion
+from edakari.core.registry import Registry
 from edakari.criteria.batch_norm import BatchNormScale
 from edakari.criteria.discrimination import FeatureDiscrimination
 from edakari.criteria.geometric_median import GeometricMedian
@@ -10,6 +12,7 @@ from edakari.criteria.responses import ResponseSettings
 from edakari.criteria.taylor import Taylor
 
 __all__ = [
+    "CRITERIA",
     "BatchNormScale",
     "FeatureDiscrimination",
     "GeometricMedian",
@@ -19,3 +22,18 @@ __all__ = [
     "Taylor",
     "channels",
 ]
+
+CRITERIA: Registry[type[Criterion]] = Registry(
+    "criterion",
+    "edakari.criteria",
+    {
+        "bn_scale": "edakari.criteria.batch_norm:BatchNormScale",
+        "fpgm": "edakari.criteria.geometric_median:GeometricMedian",
+        "magnitude": "edakari.criteria.magnitude:Magnitude",
+        "random": "edakari.criteria.random:Random",
+        "rfc": "edakari.criteria.discrimination:FeatureDiscrimination",
+        "taylor": "edakari.criteria.taylor:Taylor",
+    },
+    members=("score",),
+)
+"""Criteria by the name that a recipe gives them."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 from torch import nn
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edakari.core.graph import Graph
 from edakari.core.networks import unwrapped
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import settings
 from edakari.core.space import Scores
 from edakari.criteria.magnitude import Magnitude
 from edakari.criteria.reduce import Array, Normalize, group_scores, normalized, parameters_of, per_channel
@@ -19,7 +20,7 @@ from edakari.criteria.reduce import Array, Normalize, group_scores, normalized, 
 __all__ = ["BatchNormScale"]
 
 
-@dc.dataclass(frozen=True)
+@settings
 class BatchNormScale:
     """Mean absolute scale of a channel in the batch normalisations that it passes.
 
@@ -31,6 +32,8 @@ class BatchNormScale:
         normalize: see `edakari.criteria.reduce.group_scores`. The paper ranks raw scales, "none"; they compare over
             layers only after training with its L1 term.
     """
+
+    paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"
 
     normalize: Normalize = "mean"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import settings
 from edakari.core.space import Scores
 from edakari.criteria.magnitude import Magnitude
 from edakari.criteria.ranking import Strongest
@@ -51,7 +52,7 @@ class Discriminated:
     strongest: Strongest
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class FeatureDiscrimination:
     """Receptive Field Criterion: low entropy of the classes of a channel's strongest images.
 
@@ -61,15 +62,17 @@ class FeatureDiscrimination:
     strongest responses is better, then the one of larger weights.
 
     Args:
-        response_settings: which images are looked at, and how.
-        histogram: what an image adds to its class.
-        measure: what says how peaked a histogram is.
-        balanced: divide by each class's share of all images, for data that is not balanced.
+        responses: which images are looked at, and how.
+        histogram: what an image adds to the bin of its class: "counts" adds one, "responses" adds the response.
+        measure: measure of how peaked a histogram is.
+        balanced: divide each histogram by the fraction of each class among all images.
         normalize: see `edakari.criteria.reduce.group_scores`. Raw importance grows towards the output, and a ranking
             over all layers would remove the first ones.
     """
 
-    response_settings: ResponseSettings = dc.field(default_factory=ResponseSettings)
+    paper: ClassVar[str] = "He et al., Filter Pruning via Feature Discrimination in Deep Neural Networks, ECCV 2022"
+
+    responses: ResponseSettings = ResponseSettings()
     histogram: Histogram = "counts"
     measure: Measure = "entropy"
     balanced: bool = False
@@ -81,7 +84,7 @@ class FeatureDiscrimination:
         Raises:
             DataError: there are no images, too few of them, no labels, or labels that do not fit the network.
         """
-        return self.scores(model, graph, collect_responses(model, graph, batches, task, self.response_settings))
+        return self.scores(model, graph, collect_responses(model, graph, batches, task, self.responses))
 
     def scores(self, model: nn.Module, graph: Graph, responses: FilterResponses) -> Scores:
         """The scores from responses that were gathered before."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ from torch import nn
 
 from edakari.core.graph import Graph, Member
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import settings
 from edakari.core.space import Scores
 from edakari.criteria.reduce import Array, Normalize, channels, counting, group_scores, parameters_of
 
 __all__ = ["GeometricMedian"]
 
 
-@dc.dataclass(frozen=True)
+@settings
 class GeometricMedian:
     """Mean distance of a channel's weights to those of all others: what lies in the middle can be replaced by them.
 
@@ -27,6 +28,10 @@ class GeometricMedian:
     Args:
         normalize: see `edakari.criteria.reduce.group_scores`.
     """
+
+    paper: ClassVar[str] = (
+        "He et al., Filter Pruning via Geometric Median for Deep Neural Networks Acceleration, CVPR 2019"
+    )
 
     normalize: Normalize = "mean"
 

@@ -74,7 +74,7 @@ def labels_of(batch: Batch, outputs: Any, source: LabelSource) -> torch.Tensor:
     if not isinstance(labels, torch.Tensor) or labels.ndim not in (1, 2, 3):
         raise DataError(
             "the scoring images have no labels (a batch is a pair of images and labels [N], [N, classes] or "
-            "[N, height, width]). To take the network's own predictions, ask for them: method.labels=predicted"
+            "[N, height, width]). To take the network's own predictions, ask for them: labels='predicted'"
         )
     labels = labels.detach().cpu()
     if labels.ndim == 2:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import settings
 from edakari.core.space import Scores
 from edakari.criteria.reduce import (
     Array,
@@ -26,7 +26,7 @@ from edakari.criteria.reduce import (
 __all__ = ["Magnitude"]
 
 
-@dc.dataclass(frozen=True)
+@settings
 class Magnitude:
     """Mean absolute (p = 1) or root mean square (p = 2) weight of a channel.
 
@@ -37,6 +37,8 @@ class Magnitude:
         p: order of the norm.
         normalize: see `edakari.criteria.reduce.group_scores`.
     """
+
+    paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
 
     p: Literal[1, 2] = 2
     normalize: Normalize = "mean"

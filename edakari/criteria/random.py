@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,25 +11,29 @@ from torch import nn
 from edakari.core.arguments import require
 from edakari.core.graph import Graph
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import Seed, settings
 from edakari.core.space import Scores
 
 __all__ = ["Random"]
 
 
-@dc.dataclass(frozen=True)
+@settings
 class Random:
     """Uniform random scores.
 
     Mittal et al., "Recovering from Random Pruning", WACV 2018, on how strong this baseline is.
 
     Args:
-        seed: of a generator of its own, so that the global random state stays as it is.
+        seed: of a generator of its own, so that the global random state stays as it is; None is that of the job, or 0
+            where there is no job.
     """
 
-    seed: int = 0
+    paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, WACV 2018"
+
+    seed: Seed | None = None
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch] = (), task: Task | None = None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs neither batches nor a task."""
         require("score(model, graph, batches, task)", graph=(graph, Graph))
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed or 0)
         return {group.name: torch.rand(group.size, generator=generator, dtype=torch.float64) for group in graph.groups}

@@ -16,11 +16,12 @@ from edakari.core.layout import Axis, extent
 from edakari.core.networks import unwrapped
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import Count, OpenFraction, settings
 from edakari.criteria.capture import watching
 from edakari.criteria.labels import Labels, LabelSource, at_positions, classes_of, labels_of
 from edakari.criteria.ranking import Ranking, Strongest
 from edakari.criteria.reduce import channels
-from edakari.errors import DataError, EdakariError, ModelError
+from edakari.errors import DataError, ModelError
 from edakari.graph.layer_outputs import LayerOutput, layer_outputs_of
 
 __all__ = [
@@ -57,31 +58,21 @@ class Response:
         return None if self.positions is None else at_positions(labels_NYX, self.positions, self.size)
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class ResponseSettings:
     """How responses are gathered.
 
     Args:
-        reduce: from a map to a response.
-        images: that are looked at, at most (whole batches), over all processes.
-        top: strongest responses that count for each filter; a share of the images below 1.
-        labels: where labels come from.
-
-    Raises:
-        EdakariError: a number is out of range.
+        reduce: how a filter's map becomes its response: "l2" takes the L2 norm, "max" the largest entry.
+        images: largest number of images to look at (whole batches), over all processes.
+        top: number of strongest images of each filter that count; below 1, a fraction of the images.
+        labels: "data" takes the labels of the data, "predicted" the network's own predictions.
     """
 
     reduce: Reduce = "l2"
-    images: int = 12800
-    top: int | float = 0.05
+    images: Count = 12800
+    top: Count | OpenFraction = 0.05
     labels: LabelSource = "data"
-
-    def __post_init__(self) -> None:
-        if self.images < 1 or not (self.top >= 1 if isinstance(self.top, int) else 0 < self.top < 1):
-            raise EdakariError(
-                "images must be at least 1, and top a number of images or a share above 0 and below 1, but got "
-                f"images={self.images}, top={self.top!r}"
-            )
 
     @property
     def most(self) -> int:
@@ -97,9 +88,12 @@ class ResponseSettings:
         if isinstance(self.top, int) and self.top > images:
             raise DataError(
                 f"the strongest {self.top} responses of each filter are asked for, but there are {images} images; "
-                "lower method.top, or raise data.calibration_size and method.images"
+                "lower `top`, or raise `images` and data.calibration_size"
             )
         return self.top if isinstance(self.top, int) else max(1, round(self.top * images))
+
+
+AS_PUBLISHED = ResponseSettings()
 
 
 @dc.dataclass(frozen=True)
@@ -126,7 +120,7 @@ def collect_responses(
     graph: Graph,
     batches: Iterable[Batch],
     task: Task | None,
-    how: ResponseSettings = ResponseSettings(),
+    how: ResponseSettings = AS_PUBLISHED,
 ) -> FilterResponses:
     """Run a network once over images, and keep the strongest responses of each filter with their images' numbers.
 
@@ -265,8 +259,8 @@ def _at_places(graph: Graph, batch: Batch, how: ResponseSettings) -> bool:
         placed = isinstance(labels, torch.Tensor) and labels.ndim == 3
     if placed and how.reduce != "max":
         raise DataError(
-            "labels at every pixel are counted at the place of the largest response, but method.reduce is "
-            f"{how.reduce!r}; set method.reduce to 'max'"
+            "labels at every pixel are counted at the place of the largest response, but reduce is "
+            f"{how.reduce!r}; set it to 'max' (method.criterion.responses.reduce in a recipe)"
         )
     return placed
 

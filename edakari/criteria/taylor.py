@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from edakari.core.networks import unwrapped
 from edakari.core.objective import task_objective
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
+from edakari.core.settings import Count, settings
 from edakari.core.space import Scores
 from edakari.criteria.reduce import (
     Array,
@@ -33,7 +34,7 @@ from edakari.errors import DataError, EdakariError
 __all__ = ["Taylor"]
 
 
-@dc.dataclass(frozen=True)
+@settings
 class Taylor:
     """Squared change of the loss, to first order, if a channel's weights were zero.
 
@@ -45,7 +46,9 @@ class Taylor:
         normalize: see `edakari.criteria.reduce.group_scores`.
     """
 
-    max_batches: int = 16
+    paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
+
+    max_batches: Count = 16
     normalize: Normalize = "mean"
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:

@@ -28,7 +28,7 @@ from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, recipe_of
 from edakari.report.filters import FilterView, FilterViews, LayerView
 from edakari.surgery import load_plan
-from edakari.tasks import ImageTask, Segmentation, task_from_settings
+from edakari.tasks import ImageTask, Segmentation, image_task
 
 __all__ = ["Choice", "filter_views"]
 
@@ -79,16 +79,16 @@ def filter_views(folder: str | Path, choice: Choice = Choice(), *, trust_code: b
     recipe = recipe_of(run, trust_code=trust_code)
     if not run.done("prune"):
         raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
-    task, plan = task_from_settings(recipe.data), load_plan(run.pruned)
+    task, plan = image_task(recipe.data), load_plan(run.pruned)
     model = dense_network(recipe)
     graph = trace(model, task.example())
     # labels at every pixel are those of the place that excites a filter most
     reduce: Reduce = "max" if isinstance(task, Segmentation) else "l2"
     criterion = FeatureDiscrimination(
-        response_settings=ResponseSettings(reduce=reduce, images=choice.images, top=choice.top, labels=choice.labels),
+        responses=ResponseSettings(reduce=reduce, images=choice.images, top=choice.top, labels=choice.labels),
         normalize="none",
     )
-    responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.response_settings)
+    responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.responses)
     found = {
         layer_output: each
         for (layer_output, group), each in criterion.discriminate(responses).items()

@@ -19,7 +19,7 @@ from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, networks, recipe_of
 from edakari.report.saliency import Looks, SaliencyView
 from edakari.surgery import load, load_plan
-from edakari.tasks import task_from_settings
+from edakari.tasks import image_task
 
 __all__ = ["saliency_view"]
 
@@ -54,7 +54,7 @@ def saliency_view(
         )
     if not run.kept.is_dir():
         raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
-    task, dense = task_from_settings(recipe.data), dense_network(recipe)
+    task, dense = image_task(recipe.data), dense_network(recipe)
     graph, plan = trace(dense, task.example()), load_plan(run.path)
     cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
     saliency = method.saliency(run.kept, dense, graph)

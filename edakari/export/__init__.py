@@ -1,7 +1,15 @@
 """Export of a network to ONNX and to `torch.export`, outputs compared before and after."""
 
-from edakari.export.check import ExportCheck
+from edakari.core.registry import Registry
+from edakari.export.check import ExportCheck, Exporter
 from edakari.export.onnx import to_onnx
 from edakari.export.program import to_program
 
-__all__ = ["ExportCheck", "to_onnx", "to_program"]
+__all__ = ["EXPORTERS", "ExportCheck", "Exporter", "to_onnx", "to_program"]
+
+EXPORTERS: Registry[Exporter] = Registry(
+    "export format",
+    "edakari.exporters",
+    {"onnx": "edakari.export.onnx:EXPORTER", "program": "edakari.export.program:EXPORTER"},
+)
+"""Exporters by the name that a recipe gives their format."""

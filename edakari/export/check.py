@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from edakari.core.modes import eval_mode
 from edakari.cost.example import arguments, shapes_text
 from edakari.errors import ExportError
 
-__all__ = ["ExportCheck", "compare", "module_outputs", "output_tensors"]
+__all__ = ["ExportCheck", "Exporter", "compare", "module_outputs", "output_tensors"]
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -35,6 +35,32 @@ class ExportCheck:
     absolute: float
     relative: float
     bytes: int
+
+
+@dc.dataclass(frozen=True)
+class Exporter:
+    """Writes a network in some format.
+
+    Args:
+        suffix: of its files, without the dot.
+        write: takes the network, an example and the file's path, and compares the outputs.
+    """
+
+    suffix: str
+    write: Callable[[nn.Module, Any, Path], ExportCheck]
+
+    def __call__(self, model: nn.Module, example: Any, path: Path) -> ExportCheck:
+        """Write a network.
+
+        Args:
+            model: left as found.
+            example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
+            path: of the file.
+
+        Raises:
+            ExportError: the network cannot be exported, or its outputs differ.
+        """
+        return self.write(model, example, path)
 
 
 def compare(

@@ -14,10 +14,10 @@ from edakari.core.files import replacing
 from edakari.core.networks import unwrapped
 from edakari.cost.example import mapped
 from edakari.errors import ExportError
-from edakari.export.check import ExportCheck, compare, module_outputs
+from edakari.export.check import ExportCheck, Exporter, compare, module_outputs
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
 
-__all__ = ["to_onnx"]
+__all__ = ["EXPORTER", "to_onnx"]
 
 
 def to_onnx(
@@ -62,3 +62,6 @@ def _difference(model: nn.Module, example: Any, path: Path, tolerance: float) ->
         raise ExportError(f"ONNX Runtime does not run the exported network: {type(error).__name__}: {error}") from error
     tensors = [torch.from_numpy(value) for value in found]
     return compare(module_outputs(model, example), tensors, "the ONNX model", tolerance)
+
+
+EXPORTER = Exporter("onnx", to_onnx)

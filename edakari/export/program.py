@@ -15,9 +15,9 @@ from edakari.core.modes import eval_mode
 from edakari.core.networks import unwrapped
 from edakari.cost.example import arguments
 from edakari.errors import ExportError
-from edakari.export.check import ExportCheck, compare, module_outputs, output_tensors
+from edakari.export.check import ExportCheck, Exporter, compare, module_outputs, output_tensors
 
-__all__ = ["to_program"]
+__all__ = ["EXPORTER", "to_program"]
 
 
 def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: float = 1e-5) -> ExportCheck:
@@ -60,3 +60,6 @@ def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: f
             named.unlink(missing_ok=True)
         size = temporary.stat().st_size
     return ExportCheck(Path(path), "program", absolute, relative, size)
+
+
+EXPORTER = Exporter("pt2", to_program)

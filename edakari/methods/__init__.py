@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import pkgutil
 
-from edakari.methods.allocation import ALLOCATORS, allocate, allocator_named
+from edakari.methods.allocation import allocate, allocator_named
 from edakari.methods.iterative import prune_by
 
-__all__ = ["ALLOCATORS", "allocate", "allocator_named", "prune_by"]
+__all__ = ["allocate", "allocator_named", "prune_by"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-for _entry in importlib.metadata.entry_points(group="edakari.methods"):
-    _entry.load()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from edakari.core.arguments import require, require_methods
 from edakari.core.budget import Budget, Limits
@@ -14,18 +13,10 @@ from edakari.core.protocols import Allocator, Cost
 from edakari.core.space import Group, Scores, Sizes
 from edakari.cost import bind
 from edakari.cost.cost_after import CostAfter
-from edakari.errors import EdakariError, InfeasibleBudget, UnknownName
-from edakari.solve import Knapsack, Threshold, Uniform, keep_best, values_of
+from edakari.errors import EdakariError, InfeasibleBudget
+from edakari.solve import ALLOCATORS, Threshold, keep_best, values_of
 
-__all__ = ["ALLOCATORS", "AllocatorName", "allocate", "allocator_named", "fixed_note"]
-
-AllocatorName = Literal["threshold", "uniform", "knapsack"]
-
-ALLOCATORS: Mapping[str, type[Threshold] | type[Uniform] | type[Knapsack]] = {
-    "threshold": Threshold,
-    "uniform": Uniform,
-    "knapsack": Knapsack,
-}
+__all__ = ["allocate", "allocator_named", "fixed_note"]
 
 
 def allocate(
@@ -102,6 +93,6 @@ def allocator_named(name: str) -> Allocator:
     Raises:
         UnknownName: there is none of that name; says the nearest.
     """
-    if name not in ALLOCATORS:
-        raise UnknownName("allocator", name, ALLOCATORS)
-    return ALLOCATORS[name]()
+    allocator = ALLOCATORS.named(name)()
+    ALLOCATORS.require(allocator, name)
+    return allocator

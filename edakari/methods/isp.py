@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses as dc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -23,14 +23,14 @@ from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, register
 from edakari.core.modes import eval_mode
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Cost, Schedule
+from edakari.core.protocols import Allocator, Cost, Schedule
 from edakari.core.settings import Count, LearningRate, NonNegative, Positive, PositiveFraction, settings
 from edakari.core.space import Group
 from edakari.core.stability import experimental
 from edakari.cost import bind
 from edakari.errors import EdakariError, InfeasibleBudget, SettingsError
 from edakari.graph.taps import find_taps
-from edakari.methods.allocation import AllocatorName, allocate, allocator_named
+from edakari.methods.allocation import allocate
 from edakari.methods.masking.gates import FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart
 from edakari.methods.masking.masks import maskable
 from edakari.methods.saliency.explaining import (
@@ -46,6 +46,7 @@ from edakari.methods.saliency.explaining import (
 from edakari.methods.saliency.gating import Gated, GateReport, Pairs, cost_penalty, inner_groups
 from edakari.methods.saliency.saved import load_saliency, save_saliency
 from edakari.models.saliency import Family
+from edakari.solve import ALLOCATORS, Threshold
 from edakari.surgery import apply
 from edakari.train import learning_rate
 
@@ -127,7 +128,7 @@ class InterpretationSteeredPruning:
     interpretation: NonNegative = 1.0
     cost_weight: NonNegative = 5.0
     streams: bool = False
-    allocator: AllocatorName = "threshold"
+    allocator: Annotated[Allocator, ALLOCATORS] = Threshold()
 
     def __post_init__(self) -> None:
         least, most = self.mask_widths
@@ -141,10 +142,9 @@ class InterpretationSteeredPruning:
         if limits.excess({}) <= 0:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "isp"), job.model)
         groups = maskable(job.graph, job.groups if self.streams else inner_groups(job))
-        allocator = allocator_named(self.allocator)
 
         def solved(scores: Mapping[str, torch.Tensor], costs: Sequence[Cost]) -> Plan:
-            found = allocate(job.graph, scores, job.budget, allocator, groups, costs)
+            found = allocate(job.graph, scores, job.budget, self.allocator, groups, costs)
             return dc.replace(found, method="isp")
 
         try:  # a budget out of reach is told before anything is trained

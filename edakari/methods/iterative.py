@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
 
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Graph
@@ -15,33 +14,28 @@ from edakari.core.space import Group, Scores, Sizes
 from edakari.cost import dense
 from edakari.cost.cost_after import CostAfter
 from edakari.graph import trace
-from edakari.methods.allocation import AllocatorName, allocate, allocator_named
+from edakari.methods.allocation import allocate
 from edakari.surgery import apply
 
-__all__ = ["Stepwise", "carried", "prune_by"]
+__all__ = ["Iterations", "carried", "prune_by"]
 
 
-class Stepwise(Protocol):
-    """The settings that all methods of score, allocate, cut share."""
+@dc.dataclass(frozen=True)
+class Iterations:
+    """How often is cut, and what lies between two cuts.
 
-    @property
-    def iterations(self) -> int:
-        """Cuts on the way to the budget; 1 is one-shot."""
+    Args:
+        count: cuts on the way to the budget; 1 cuts once.
+        recovery_epochs: epochs of training after each cut but the last, which the fine-tuning follows.
+        recovery_lr: peak learning rate of that training.
+    """
 
-    @property
-    def recovery_epochs(self) -> int:
-        """Epochs of training after each cut but the last, which the fine-tuning follows."""
-
-    @property
-    def recovery_lr(self) -> float:
-        """Peak learning rate of that training."""
-
-    @property
-    def allocator(self) -> AllocatorName:
-        """Who spends the budget on groups."""
+    count: int = 1
+    recovery_epochs: int = 0
+    recovery_lr: float = 0.01
 
 
-def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> Outcome:
+def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: Iterations, job: Job) -> Outcome:
     """Prune by a criterion.
 
     With k iterations, iteration i cuts to dense·(limit/dense)^(i/k), the same share each time; the cut network is
@@ -51,30 +45,30 @@ def prune_by(name: str, criterion: Criterion, settings: Stepwise, job: Job) -> O
     Args:
         name: of the method, noted in the plan.
         criterion: scores the groups of the network as it is at an iteration.
-        settings: how many iterations, what lies between them, who allocates.
+        allocator: divides the budget among the groups.
+        iterations: how many, and what lies between them.
         job: network, budget and data.
 
     Raises:
         InfeasibleBudget: the budget lies below what the groups can reach.
     """
-    allocator = allocator_named(settings.allocator)
-    whole = _costs(job.graph, job.costs, {})
+    whole = _costs(job, job.graph, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
-    for iteration in range(1, settings.iterations + 1):
-        if iteration > 1 and settings.recovery_epochs:
+    for iteration in range(1, iterations.count + 1):
+        if iteration > 1 and iterations.recovery_epochs:
             job.fit(
                 model,
                 lambda network, batch: job.task.loss(job.task.outputs(network, batch), batch),
-                Schedule(epochs=settings.recovery_epochs, lr=settings.recovery_lr),
+                Schedule(epochs=iterations.recovery_epochs, lr=iterations.recovery_lr),
             )
         scores = criterion.score(model, graph, _Lazily(job), job.task)
-        budget = _towards(job.budget, whole, iteration / settings.iterations)
-        allocate_within = job.meet_budget if iteration == settings.iterations else allocate_once
+        budget = _towards(job.budget, whole, iteration / iterations.count)
+        allocate_within = job.meet_budget if iteration == iterations.count else allocate_once
         cut = allocate_within(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name))
         model = apply(model, cut, graph)
         graph = trace(model, job.task.example())
-        job.log(f"iteration {iteration}", _costs(graph, job.costs, plan.sizes()))
+        job.log(f"iteration {iteration}", _costs(job, graph, plan.sizes()))
     return Outcome(plan, model)
 
 
@@ -100,9 +94,9 @@ def _solver(
     return solve
 
 
-def _costs(graph: Graph, measured: Sequence[Cost], sizes: Sizes) -> dict[str, float]:
+def _costs(job: Job, graph: Graph, sizes: Sizes) -> dict[str, float]:
     """Counted costs of a network, and measured ones of the first network at sizes."""
-    return {**dense(graph), **{cost.name: cost.total(sizes) for cost in measured}}
+    return {**dense(graph, job.budget), **{cost.name: cost.total(sizes) for cost in job.costs}}
 
 
 def _towards(budget: Budget, whole: Mapping[str, float], part: float) -> Budget:

@@ -11,13 +11,18 @@ import hashlib
 import os
 from pathlib import Path
 
+from edakari.core.user_code import names_file, parted_file
 from edakari.errors import UntrustedCode
 from edakari.models.zoo import SOURCES, ModelSpec, parted
 
-__all__ = ["check_trusted", "remember", "trusted_before"]
+__all__ = ["check_code", "check_trusted", "remember", "trusted_before"]
 
 FILE = "trusted_code.txt"
 """In the user's configuration folder: a digest for each Python file and function that a recipe was run with."""
+ALLOW = (
+    "If you trust it, allow it: `--trust` on the command line, `trust_code=True` in Python. See "
+    "docs/explanation/trust.md."
+)
 UNPICKLED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 """Options of timm's constructors that name files or addresses of weights, which some versions of timm unpickle."""
 
@@ -35,22 +40,39 @@ def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> No
     """
     if trust_code:
         return
-    allow = (
-        "If you trust it, allow it: `--trust` on the command line, `trust_code=True` in Python. See "
-        "docs/explanation/trust.md."
-    )
     path, function = parted(spec.name)
     if path.endswith(".py") and not trusted_before(spec.name):
         raise UntrustedCode(
             f"{where} names Python code that builds its network: the function {function!r} of {path}. Nothing was run; "
-            f"read {Path(path).absolute()} first, for it can do whatever you can. {allow}"
+            f"read {Path(path).absolute()} first, for it can do whatever you can. {ALLOW}"
         )
     named = [option for option in UNPICKLED if path in SOURCES and spec.options.get(option)]
     if named:
         raise UntrustedCode(
             f"{where} gives {spec.name} the option {named[0]!r} ({spec.options[named[0]]!r}), and weights read in that "
-            f"way may run code. Name a .safetensors file by model.weights instead. {allow}"
+            f"way may run code. Name a .safetensors file by model.weights instead. {ALLOW}"
         )
+
+
+def check_code(name: str, what: str, where: str | Path, *, trust_code: bool) -> None:
+    """Refuse a name out of a file if it stands for Python code that the user has not agreed to run.
+
+    Args:
+        name: "path/to/file.py:name"; other names need no trust.
+        what: the code is, such as "criterion".
+        where: the name stands, for the message.
+        trust_code: whether the user agrees to run what the file names.
+
+    Raises:
+        UntrustedCode: says what would run, and how to allow it.
+    """
+    if trust_code or not names_file(name) or trusted_before(name):
+        return
+    path, function = parted_file(name)
+    raise UntrustedCode(
+        f"{where} names Python code for its {what}: {function!r} of {path}. Nothing was run; read "
+        f"{Path(path).absolute()} first, for it can do whatever you can. {ALLOW}"
+    )
 
 
 def trusted_before(name: str) -> bool:

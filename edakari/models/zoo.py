@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import difflib
-import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from edakari.core.blank import blank
 from edakari.core.file_errors import file_errors
 from edakari.core.lazy import refuse_uninitialised
 from edakari.core.optional import needs
+from edakari.core.user_code import attribute, cause, run_file
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
 from edakari.models import embedded
 from edakari.models.weights import load_weights, read_weights
@@ -221,7 +221,7 @@ def _constructed(make: Callable[..., Any], spec: ModelSpec) -> Any:
             else "look at its options"
         )
         options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
-        raise kind(f"model {spec.name!r} with options ({options}) cannot be built: {_said(error)}; {hint}") from error
+        raise kind(f"model {spec.name!r} with options ({options}) cannot be built: {cause(error)}; {hint}") from error
 
 
 def _known(name: str, what: str, table: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
@@ -244,41 +244,19 @@ def _embedded_weights(name: str) -> dict[str, torch.Tensor]:
 
 
 def _own(path: Path, function: str) -> Callable[..., Any]:
-    module = _executed(path, function)
-    make = getattr(module, function, None)
-    if not callable(make):
-        offered = [name for name, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
-        raise UnknownName(f"function in {path}", function, offered)
-    return cast(Callable[..., Any], make)
+    return cast(Callable[..., Any], attribute(_executed(path, function), path, function, "function"))
 
 
 def _executed(path: Path, function: str) -> ModuleType:
-    """A user's file as a module."""
-    if not path.is_file():
-        raise ModelError(f"model '{path}:{function}': there is no file {str(path)!r}")
-    found = importlib.util.spec_from_file_location(f"edakari_user_{path.stem}", path)
-    if found is None or found.loader is None:
-        raise ModelError(f"model '{path}:{function}': {str(path)!r} is not a Python file")
-    module = importlib.util.module_from_spec(found)
-    try:
-        found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"model '{path}:{function}': running the file fails: {_said(error)}") from error
-    return module
+    """A user's file as a module, run afresh: networks that it holds are not shared between calls."""
+    return run_file(path, f"model '{path}:{function}'", ModelError)
 
 
 def _own_example(make: Callable[[], Any], what: str) -> Any:
     try:
         example = make()
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{what} fails: {_said(error)}") from error
+        raise ModelError(f"{what} fails: {cause(error)}") from error
     if not isinstance(example, torch.Tensor | tuple | dict):
         raise ModelError(f"{what} gave a {type(example).__name__}; give a tensor, a tuple of inputs or a dict of them")
     return example
-
-
-def _said(error: BaseException) -> str:
-    """An error of a user's own code; `sys.exit` in it must not end the program as if all had gone well."""
-    if isinstance(error, SystemExit):
-        return f"it ends the program (sys.exit({error.code!r})); a file that is imported must not do so"
-    return f"{type(error).__name__}: {error}"

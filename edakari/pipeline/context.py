@@ -27,7 +27,7 @@ from edakari.core.plan import KeepTokens
 from edakari.core.processes import ALONE, Processes
 from edakari.core.protocols import Task
 from edakari.core.space import Group
-from edakari.cost import COSTS, dense
+from edakari.cost import dense
 from edakari.cost.example import mapped
 from edakari.graph import trace
 from edakari.pipeline.load import dense_network
@@ -36,7 +36,7 @@ from edakari.pipeline.store import Store, Version
 from edakari.tasks import task_from_settings
 from edakari.train import FitSettings
 
-__all__ = ["GivenSubject", "Notify", "RecipeSubject", "Run", "Subject", "costs_at", "stored_bytes"]
+__all__ = ["GivenSubject", "Notify", "RecipeSubject", "Run", "Subject", "stored_bytes"]
 
 Notify = Callable[[str, str, Any], None]
 """Told of a stage, what became of it ("start", "done", "kept", "log"), and its result, or named figures of a log."""
@@ -147,7 +147,7 @@ class Run:
     @functools.cached_property
     def dense_costs(self) -> Mapping[str, float]:
         """Costs of the dense network by name."""
-        return dense(self.graph)
+        return dense(self.graph, self.settings.budget)
 
     @property
     def prunes_tokens(self) -> bool:
@@ -173,11 +173,6 @@ class Run:
         return FitSettings(
             folder=self.store.work(stage), seed=self.settings.seed, device=self.settings.device, title=stage
         )
-
-
-def costs_at(graph: Graph, sizes: Mapping[str, int]) -> dict[str, float]:
-    """Every counted cost at some sizes."""
-    return {name: float(cost(graph).total(sizes)) for name, cost in COSTS.items()}
 
 
 def stored_bytes(model: nn.Module) -> int:

@@ -7,22 +7,21 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from edakari.core.arguments import found_as
 from edakari.core.budget import Budget
-from edakari.core.method import Method, method_named, registered
+from edakari.core.method import METHODS, Method
 from edakari.core.protocols import Schedule
 from edakari.core.settings import Seed
-from edakari.errors import EdakariError, RecipeError
-from edakari.latency.runtimes import runtime_named
-from edakari.models import ModelSpec
+from edakari.cost import require_known
+from edakari.criteria import CRITERIA
+from edakari.errors import EdakariError, RecipeError, UntrustedCode
+from edakari.export import EXPORTERS
+from edakari.models import ModelSpec, check_code
 from edakari.pipeline.problems import message
-from edakari.pipeline.sections import Problem, check, unknown_key
+from edakari.pipeline.sections import Permit, Problem, check, unknown_key
 from edakari.pipeline.settings import (
-    BankSettings,
-    DistillSettings,
-    ExportFormat,
     FinetuneSettings,
     GroupSettings,
     LatencySettings,
@@ -42,7 +41,7 @@ class _Top:
     """What stands at the top of a recipe beside the sections."""
 
     budget: str
-    export: tuple[ExportFormat, ...] = ()
+    export: tuple[Annotated[str, EXPORTERS], ...] = ()
     seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
 
@@ -62,10 +61,12 @@ def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: b
     Args:
         path: of a YAML file; `docs/reference/recipe.md` says what it may hold.
         settings: values to replace, as texts `dotted.key=value`.
-        trust_code: whether to run a Python file that the recipe names to build its network.
+        trust_code: whether to run the Python files that the recipe names: for its network, or for a criterion, task,
+            cost and the like of your own.
 
     Raises:
         RecipeError: lists every problem with its line, key and found value.
+        UntrustedCode: it names a Python file for something else than its network, and `trust_code` is not set.
     """
     content, lines = read_yaml(path)
     return recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
@@ -84,15 +85,19 @@ def recipe_from(
         content: as a recipe file holds it.
         where: what to call it in errors.
         lines: line of each dotted key, for errors.
-        trust_code: whether to run a Python file that `model.name` names. Values out of a program name what its author
-            wants to run; pass False for values out of a file that may be somebody else's.
+        trust_code: whether to run Python files that it names. Values out of a program name what its author wants to
+            run; pass False for values out of a file that may be somebody else's.
 
     Raises:
         RecipeError: lists every problem with its key and found value.
     """
     if not isinstance(content, Mapping):
         raise RecipeError(f"{where} is a mapping of keys such as 'model' and 'budget', but found {found_as(content)}")
-    checker = _Checker(content)
+
+    def permit(name: str, what: str) -> None:
+        check_code(name, what, where, trust_code=trust_code)
+
+    checker = _Checker(content, permit)
     recipe = checker.recipe()
     if recipe is None:
         raise RecipeError(message(checker.problems, where, lines or {}))
@@ -102,7 +107,8 @@ def recipe_from(
 class _Checker:
     """Goes through the sections and gathers what is wrong."""
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
+    def __init__(self, content: Mapping[str, Any], permit: Permit) -> None:
+        self.permit = permit
         self.content = {key: value for key, value in content.items() if value is not None or key not in SECTIONS}
         self.problems = [Problem(str(key), unknown_key(str(key), list(KEYS))) for key in content if key not in KEYS]
 
@@ -114,7 +120,7 @@ class _Checker:
         model = self._check(ModelSpec, self._named("model"), "model")
         data = self._check(DataSettings, self.content.get("data", {}), "data")
         method = self._method()
-        finetune = self._finetune()
+        finetune = self._optional(FinetuneSettings, "finetune")
         train = self._optional(Schedule, "train")
         measure = self._optional(MeasureSettings, "measure")
         budget = self._budget(top.budget) if top else None
@@ -124,8 +130,6 @@ class _Checker:
         self._numbered(data, finetune)
         if model:
             self.problems += _not_plain(model.options, "model.options")
-        self._runtimes("measure.runtimes[{}]", measure.runtimes if measure else ())
-        self._runtimes("latency.runtime", (latency.runtime,) if latency else ())
         if self.problems or not (top and model and latency and data and groups and method and budget):
             return None
         return Recipe(
@@ -144,7 +148,7 @@ class _Checker:
         )
 
     def _check(self, cls: type[Any], content: Any, key: str, *also: str) -> Any:
-        value, problems = check(cls, content, key, also)
+        value, problems = check(cls, content, key, also, self.permit)
         self.problems.extend(problems)
         return value
 
@@ -165,31 +169,30 @@ class _Checker:
     def _method(self) -> Method | None:
         content = self._named("method")
         if not isinstance(content, Mapping) or not isinstance(content.get("name"), str):
-            known = ", ".join(registered())
+            known = ", ".join(METHODS.choices())
             self.problems.append(Problem("method.name", f"must name a method ({known}), found {content!r}"))
             return None
+        self.permit(content["name"], "method")
         try:
-            cls = method_named(content["name"])
+            content = METHODS.expanded(content)
+            cls = METHODS.named(content["name"])
         except EdakariError as error:
             self.problems.append(Problem("method.name", str(error)))
             return None
+        content = self._without_misplaced(self._named("method")["name"], content, cls)
         rest = {key: value for key, value in content.items() if key != "name"}
         method: Method | None = self._check(cls, rest, "method", "name")
         return method
 
-    def _finetune(self) -> FinetuneSettings | None:
-        content = self.content.get("finetune")
-        if content is None:
-            return None
-        if not isinstance(content, Mapping):
-            self._check(FinetuneSettings, content, "finetune")
-            return None
-        inner = {"distill": DistillSettings, "bank": BankSettings}
-        made = {name: self._check(cls, content.get(name) or {}, f"finetune.{name}") for name, cls in inner.items()}
-        rest = {key: value for key, value in content.items() if key not in inner}
-        values = {**rest, **{name: value for name, value in made.items() if value is not None}}
-        found: FinetuneSettings | None = self._check(FinetuneSettings, values, "finetune")
-        return found
+    def _without_misplaced(self, short: str, content: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
+        """The settings without those of the criterion whose name stands for the method with it."""
+        thing: Any = CRITERIA[short] if short != content["name"] else None
+        nested = {field.name for field in dc.fields(thing)} if dc.is_dataclass(thing) else set()
+        misplaced = [key for key in content if key in nested - {field.name for field in dc.fields(cls)}]
+        for key in misplaced:
+            text = f"is a setting of the criterion; write criterion: {{{key}: {content[key]}}}"
+            self.problems.append(Problem(f"method.{key}", f"unknown key; {text}"))
+        return {key: value for key, value in content.items() if key not in misplaced}
 
     def _numbered(self, data: DataSettings | None, tuning: FinetuneSettings | None) -> None:
         """What a memory bank and views need of the task: classes, and examples that have numbers."""
@@ -204,17 +207,16 @@ class _Checker:
 
     def _budget(self, text: str) -> Budget | None:
         try:
-            return Budget.parse(text)
+            budget = Budget.parse(text)
+            for term in budget.terms:
+                self.permit(term.cost, "cost")
+                require_known(term.cost)
+        except UntrustedCode:
+            raise
         except EdakariError as error:
             self.problems.append(Problem("budget", str(error)))
             return None
-
-    def _runtimes(self, key: str, names: Sequence[str]) -> None:
-        for index, name in enumerate(names):
-            try:
-                runtime_named(name)
-            except EdakariError as error:
-                self.problems.append(Problem(key.format(index), str(error)))
+        return budget
 
 
 def _not_plain(value: Any, key: str) -> Iterator[Problem]:

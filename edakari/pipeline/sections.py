@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses as dc
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, Union
 
 from edakari.core.optional import needs
-from edakari.errors import nearest
+from edakari.core.registry import Registry
+from edakari.core.settings import dataclass_of, holds_part, registry_of
+from edakari.errors import EdakariError, UntrustedCode, nearest
+from edakari.models import check_code
 
 with needs("train", "reading a recipe"):
     import pydantic
 
-__all__ = ["Problem", "check", "plain"]
+__all__ = ["Permit", "Problem", "check", "no_code", "plain"]
 
 T = TypeVar("T")
 CONFIG = pydantic.ConfigDict(
@@ -30,7 +33,23 @@ class Problem:
     text: str
 
 
-def check(cls: type[T], content: Any, key: str, also: tuple[str, ...] = ()) -> tuple[T | None, list[Problem]]:
+Permit = Callable[[str, str], None]
+"""Given a name such as `nets.py:make` and what it is to be; raises `UntrustedCode` where its code must not run."""
+
+
+def no_code(name: str, what: str) -> None:
+    """Permit no code but what the user has trusted before."""
+    check_code(name, what, "the recipe", trust_code=False)
+
+
+def check(
+    cls: type[T],
+    content: Any,
+    key: str,
+    also: tuple[str, ...] = (),
+    permit: Permit = no_code,
+    default: T | None = None,
+) -> tuple[T | None, list[Problem]]:
     """A dataclass from a mapping, or what is wrong with the mapping.
 
     Args:
@@ -38,34 +57,142 @@ def check(cls: type[T], content: Any, key: str, also: tuple[str, ...] = ()) -> t
         content: mapping of its fields, as read from YAML.
         key: dotted path of the mapping in the recipe.
         also: keys that may stand beside the fields, read elsewhere; for the list of known ones.
+        permit: asked before a Python file is run that the mapping names.
+        default: what fields are that the mapping does not name; None is the dataclass's own defaults.
+
+    Raises:
+        UntrustedCode: the mapping names Python code that must not run.
     """
     if not isinstance(content, Mapping):
         return None, [Problem(key, f"must be a mapping of keys ({', '.join(_names(cls))}), found {content!r}")]
+    nested = _nested(cls)
+    values, problems = _values(cls, {name: value for name, value in content.items() if name not in nested}, key, also)
+    for name, hint in nested.items():
+        if name in content:
+            values[name], found = _part(hint, content[name], f"{key}.{name}" if key else name, permit, cls, name)
+            problems += found
+    problems += _named(cls, values, key, permit)
+    if problems:
+        return None, problems
     try:
-        section = _section(cls).model_validate(dict(content))
-    except pydantic.ValidationError as error:
-        known = [*also, *_names(cls)]
-        return None, _one_each(_problem(known, entry, key) for entry in error.errors())
-    try:
-        return cls(**{name: getattr(section, name) for name in _names(cls)}), []
+        return (cls(**values) if default is None else dc.replace(default, **values)), []  # type: ignore[type-var]
     except ValueError as error:
         return None, [Problem(key, str(error))]
 
 
+def _values(cls: type[Any], content: Mapping[str, Any], key: str, also: tuple[str, ...]) -> Any:
+    """The fields of plain values that a mapping names, and what is wrong with them."""
+    try:
+        section = _section(cls).model_validate(dict(content))
+    except pydantic.ValidationError as error:
+        known = [*also, *_names(cls)]
+        return {}, _one_each(_problem(known, entry, key) for entry in error.errors())
+    return {name: getattr(section, name) for name in content}, []
+
+
+def _part(hint: Any, content: Any, key: str, permit: Permit, cls: type[Any], name: str) -> tuple[Any, list[Problem]]:
+    """A nested dataclass, or a thing of a registry: by its name, or by a mapping of its name and its settings."""
+    default = _default_of(cls, name)
+    registry = registry_of(hint)
+    if registry is None:
+        wanted = dataclass_of(hint)
+        if content is None and type(None) in typing.get_args(hint):
+            return None, []
+        content = {} if content is None else content  # a section of which nothing is written
+        return check(wanted, content, key, permit=permit, default=default if isinstance(default, wanted) else None)
+    settings = {"name": content} if isinstance(content, str) else content
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        known = ", ".join(registry)
+        return None, [
+            Problem(key, f"must name a {registry.what} ({known}, or path/to/file.py:NAME), found {content!r}")
+        ]
+    named = settings["name"]
+    try:
+        permit(named, registry.what)
+        thing = registry.named(named)
+        return _made(registry, thing, {k: v for k, v in settings.items() if k != "name"}, key, permit)
+    except UntrustedCode:
+        raise
+    except EdakariError as error:
+        return None, [Problem(f"{key}.name" if isinstance(content, Mapping) else key, str(error))]
+
+
+def _made(
+    registry: Registry[Any], thing: Any, settings: Mapping[str, Any], key: str, permit: Permit
+) -> tuple[Any, list[Problem]]:
+    if dc.is_dataclass(thing) and isinstance(thing, type):
+        part, problems = check(thing, settings, key, ("name",), permit)
+    elif settings:
+        name = registry.name_of(thing)
+        return None, [Problem(key, f"{registry.what} {name!r} has no settings, found {', '.join(map(str, settings))}")]
+    else:
+        part, problems = thing(), []
+    if not problems:
+        registry.require(part, getattr(thing, "__name__", repr(thing)))
+    return part, problems
+
+
+def _named(cls: type[Any], values: Mapping[str, Any], key: str, permit: Permit) -> Iterator[Problem]:
+    """Texts that name nothing in the registry that their field declares."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for name, value in values.items():
+        several = typing.get_origin(hints[name]) is tuple
+        registry = registry_of(typing.get_args(hints[name])[0] if several else hints[name])
+        if registry is None or holds_part(hints[name]):
+            continue
+        for index, each in enumerate(value if several else [value]):
+            permit(each, registry.what)
+            where = f"{key}.{name}" if key else name
+            if each not in registry:
+                yield Problem(f"{where}[{index}]" if several else where, str(registry.unknown(each)))
+
+
+def _nested(cls: type[Any]) -> dict[str, Any]:
+    """The fields that hold settings of their own, and their annotations."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        field.name: hints[field.name]
+        for field in dc.fields(cls)
+        if holds_part(hints[field.name]) or dataclass_of(hints[field.name]) is not None
+    }
+
+
+def _default_of(cls: type[Any], name: str) -> Any:
+    field = next(field for field in dc.fields(cls) if field.name == name)
+    return field.default_factory() if field.default_factory is not dc.MISSING else field.default
+
+
 def plain(value: Any) -> dict[str, Any]:
     """A dataclass as values that YAML and JSON can hold, defaults included."""
-    section = _section(type(value))
-    filled: dict[str, Any] = section(**{name: getattr(value, name) for name in _names(type(value))}).model_dump(
-        mode="json"
-    )
-    return filled
+    nested = _nested(type(value))
+    flat = {name: getattr(value, name) for name in _names(type(value)) if name not in nested}
+    filled: dict[str, Any] = _section(type(value))(**flat).model_dump(mode="json")
+    filled |= {name: _plain_part(hint, getattr(value, name)) for name, hint in nested.items()}
+    return {name: filled[name] for name in _names(type(value))}
+
+
+def _plain_part(hint: Any, part: Any) -> Any:
+    """A nested dataclass, or a thing of a registry with its name."""
+    registry = registry_of(hint)
+    if registry is None or part is None:
+        return None if part is None else plain(part)
+    name = registry.name_of(part)
+    if name is None:
+        raise EdakariError(
+            f"a recipe cannot hold {part!r}: no {registry.what} of that class has a name; register it under one"
+        )
+    settings = plain(part) if dc.is_dataclass(part) else {}
+    return {"name": name, **settings} if settings else name
 
 
 def _section(cls: Any) -> type[pydantic.BaseModel]:
     """The dataclass as pydantic checks it: the ranges that its annotations say, and numbers that are numbers."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields: dict[str, Any] = {}
+    nested = _nested(cls)
     for field in dc.fields(cls):
+        if field.name in nested:
+            continue
         hint = _strict(hints[field.name])
         if field.default_factory is not dc.MISSING:
             fields[field.name] = (hint, pydantic.Field(default_factory=field.default_factory))

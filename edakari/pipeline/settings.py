@@ -15,7 +15,9 @@ from edakari.core.protocols import Schedule
 from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
 from edakari.core.steady import STEADY
 from edakari.errors import SettingsError
+from edakari.export import EXPORTERS
 from edakari.latency.calibrate import FEWEST
+from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
 from edakari.pipeline.sections import plain
@@ -24,7 +26,6 @@ from edakari.tasks import DataSettings
 __all__ = [
     "BankSettings",
     "DistillSettings",
-    "ExportFormat",
     "FinetuneSettings",
     "GroupSettings",
     "LatencySettings",
@@ -32,8 +33,6 @@ __all__ = [
     "PruneSettings",
     "Recipe",
 ]
-
-ExportFormat = Literal["onnx", "program"]
 
 
 @settings
@@ -111,7 +110,7 @@ class MeasureSettings:
         repeats: smallest number of timed calls, in up to ten turns.
     """
 
-    runtimes: tuple[str, ...] = ("torch", "onnxruntime")
+    runtimes: tuple[Annotated[str, RUNTIMES], ...] = ("torch", "onnxruntime")
     batch: Count = 1
     threads: Whole = 1
     warmup: Whole = WARMUP
@@ -137,7 +136,7 @@ class LatencySettings:
         cache: folder of latency tables; None is `EDAKARI_CACHE`, or `~/.cache/edakari`.
     """
 
-    runtime: str = "onnxruntime"
+    runtime: Annotated[str, RUNTIMES] = "onnxruntime"
     batch: Count = 1
     threads: Whole = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -172,7 +171,7 @@ class PruneSettings:
     groups: GroupSettings = GroupSettings()
     finetune: FinetuneSettings | None = None
     measure: MeasureSettings | None = None
-    export: tuple[ExportFormat, ...] = ()
+    export: tuple[Annotated[str, EXPORTERS], ...] = ()
     seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
 

@@ -18,19 +18,19 @@ from edakari.core.blank import require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.finite import require_finite, require_finite_figures
-from edakari.core.method import Job, Outcome, allocate_once, name_of
+from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
-from edakari.cost import dense, uncounted
+from edakari.cost import counted, dense, uncounted
 from edakari.errors import PlanError
-from edakari.export import to_onnx, to_program
+from edakari.export import EXPORTERS
 from edakari.graph import fixed_graph
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
 from edakari.methods.fixed_widths import prune_beside
 from edakari.models.weights import weights_digest
-from edakari.pipeline.context import Run, costs_at, stored_bytes
+from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.exact import check_exact
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import logged, with_log
@@ -146,12 +146,14 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     latency = loop.met(plan) if loop else None
     result = PruneResult(
-        method=name,
-        paper=method.paper,
+        method=plan.method or name,
+        paper=paper_of(method),
         plan=plan.digest(),
         sizes=dict(plan.sizes()),
         tokens=_tokens(run, plan),
-        predicted=_counted(run, outcome.model) if plan.tokens() else costs_at(run.graph, plan.sizes()),
+        predicted=_counted(run, outcome.model)
+        if plan.tokens()
+        else counted(run.graph, plan.sizes(), run.settings.budget),
         latency=latency,
         own_finetune=outcome.finetune is not None,
         own_teachers=outcome.teachers is not None,
@@ -258,15 +260,14 @@ def export_stage(run: Run) -> ExportResult:
     folder = run.store.exported
     if not run.processes.main or folder is None:
         return ExportResult(files=())
-    exporters = {"onnx": (to_onnx, "onnx"), "program": (to_program, "pt2")}
     batch = run.settings.latency.batch if run.settings.latency else 1
     example, files = batched(run.task.example(), batch), []
     for kind in run.settings.export:
-        export, suffix = exporters[kind]
+        exporter = EXPORTERS.named(kind)
         for name, model in (("dense", run.dense), ("pruned", run.network("finished"))):
-            found = export(copied(model).cpu(), example, folder / f"{name}.{suffix}")
+            found = exporter(copied(model).cpu(), example, folder / f"{name}.{exporter.suffix}")
             how = {key: value for key, value in dc.asdict(found).items() if key != "path"}
-            files.append(ExportedFile(path=f"{folder.name}/{name}.{suffix}", network=name, **how))
+            files.append(ExportedFile(path=f"{folder.name}/{name}.{exporter.suffix}", network=name, **how))
     return ExportResult(files=tuple(files))
 
 
@@ -289,7 +290,7 @@ def report_stage(run: Run, plan: Plan) -> ReportResult:
 
 def _counted(run: Run, model: nn.Module) -> dict[str, float]:
     """What a finished network costs."""
-    return dict(dense(fixed_graph(model, run.example)))
+    return dense(fixed_graph(model, run.example), run.settings.budget)
 
 
 def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:

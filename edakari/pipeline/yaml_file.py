@@ -67,7 +67,7 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
         here: dict[str, Any] = changed
         for depth, part in enumerate(parts[:-1], start=1):
             below = here.get(part)
-            if isinstance(below, str) and ".".join(parts[:depth]) in ("model", "method"):
+            if isinstance(below, str) and parts[0] in ("model", "method"):  # a name alone stands for its section
                 below = {"name": below}
             elif below is None:
                 below = {}

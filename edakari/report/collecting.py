@@ -68,7 +68,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "version": 1,
         "model": recipe["model"]["name"],
         "random_weights": recipe["model"].get("weights") == "random",
-        "method": recipe["method"]["name"],
+        "method": method_label(recipe["method"]),
         "paper": pruned.paper if pruned else "",
         "budget": traced.budget,
         "limits": dict(results.latency.limits) if results.latency else {},
@@ -170,7 +170,7 @@ def _recipe(folder: Path) -> Content:
     path = folder / "recipe.yaml"
     try:
         content, _ = parse_yaml(read_text(inside(folder, path.name), YAML_BYTES))
-        names = content["model"]["name"], content["method"]["name"]
+        names = content["model"]["name"], method_label(content["method"])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise RunFolderError(f"{path} is not the recipe of a run: {because(error)}") from error
     if not all(isinstance(name, str) for name in names):
@@ -187,3 +187,9 @@ def _read(folder: Path, path: Path) -> Content:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} holds a {type(content).__name__}, not a mapping; was it edited?")
     return content
+
+
+def method_label(section: Mapping[str, Any]) -> str:
+    """What a recipe's method is called: the criterion, where it is the method that takes one."""
+    criterion = section.get("criterion") if section["name"] == "score" else None
+    return str(criterion.get("name") if isinstance(criterion, Mapping) else criterion or section["name"])

@@ -50,7 +50,8 @@ def inspection(name: str, graph: Graph, model: nn.Module) -> Inspection:
         graph: of the network.
         model: the network; its weights are not read.
     """
-    counts, whole = {key: make(graph) for key, make in COSTS.items()}, dense(graph)
+    whole = dense(graph)
+    counts = {name: COSTS[name](graph) for name in whole}
     shares = {
         group.name: {
             key: 1.0 - float(count.total({group.name: 0})) / whole[key] if whole[key] else 0.0

@@ -1,5 +1,7 @@
 """Allocators, which turn values and a budget into the size of each group, and a step-by-step greedy search."""
 
+from edakari.core.protocols import Allocator
+from edakari.core.registry import Registry
 from edakari.solve.binarization import otsu
 from edakari.solve.choices import solve_choices
 from edakari.solve.greedy import GreedyDescent
@@ -10,6 +12,7 @@ from edakari.solve.uniform import Uniform
 from edakari.solve.values import keep_best, values_of
 
 __all__ = [
+    "ALLOCATORS",
     "GreedyDescent",
     "Knapsack",
     "Threshold",
@@ -20,3 +23,15 @@ __all__ = [
     "solve_choices",
     "values_of",
 ]
+
+ALLOCATORS: Registry[type[Allocator]] = Registry(
+    "allocator",
+    "edakari.allocators",
+    {
+        "knapsack": "edakari.solve.knapsack:Knapsack",
+        "threshold": "edakari.solve.threshold:Threshold",
+        "uniform": "edakari.solve.uniform:Uniform",
+    },
+    members=("allocate",),
+)
+"""Allocators by the name that a recipe gives them."""

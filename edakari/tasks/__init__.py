@@ -2,18 +2,21 @@
 
 from edakari.tasks.classify import Classification
 from edakari.tasks.multilabel import MultiLabel
-from edakari.tasks.registry import ImageTask, task_from_settings
+from edakari.tasks.registry import ImageTask, image_task, task_from_settings
 from edakari.tasks.segment import Segmentation
-from edakari.tasks.settings import Augment, DataSettings
-from edakari.tasks.sources import EMBEDDED
+from edakari.tasks.settings import TASKS, Augment, DataSettings
+from edakari.tasks.sources import EMBEDDED, SOURCES
 
 __all__ = [
     "EMBEDDED",
+    "SOURCES",
+    "TASKS",
     "Augment",
     "Classification",
     "DataSettings",
     "ImageTask",
     "MultiLabel",
     "Segmentation",
+    "image_task",
     "task_from_settings",
 ]

@@ -17,7 +17,7 @@ from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import ArrayBatches, FileBatches, FixedBatches, Order, Pixels
 from edakari.tasks.settings import Augment, DataSettings
-from edakari.tasks.sources import Arrays, Labels, Source, embedded, from_folder, from_npz
+from edakari.tasks.sources import Arrays, Labels, Source, from_folder, from_npz, named_source
 from edakari.tasks.splits import (
     augmenting,
     device_of,
@@ -199,10 +199,9 @@ def classification(settings: DataSettings, seed: int = 0) -> Classification:
 
 def _sources(settings: DataSettings) -> tuple[Source, Source | None, tuple[str, ...]]:
     """Training data, validation data where there is some, and notes."""
-    if not settings.train and settings.source.startswith("embedded:"):
-        name = settings.source.removeprefix("embedded:")
-        train: Source = embedded(name, "train")
-        return train, embedded(name, "test") if settings.val is None else _read((settings.val,), train), ()
+    named = None if settings.train else named_source(settings.source)
+    if named is not None:
+        return named[0], named[1] if settings.val is None else _read((settings.val,), named[0]), ()
     if settings.train:
         train, beside = _read(settings.train, None), None
     else:

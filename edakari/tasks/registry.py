@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from edakari.core.file_errors import file_errors
-from edakari.errors import DataError, UnknownName
-from edakari.tasks.classify import Classification, classification
-from edakari.tasks.multilabel import MultiLabel, multilabel
-from edakari.tasks.segment import Segmentation, segmentation
-from edakari.tasks.settings import DataSettings
+from edakari.core.protocols import Task
+from edakari.errors import DataError
+from edakari.tasks.classify import Classification
+from edakari.tasks.multilabel import MultiLabel
+from edakari.tasks.segment import Segmentation
+from edakari.tasks.settings import TASKS, DataSettings
 
-__all__ = ["TASKS", "ImageTask", "task_from_settings"]
+__all__ = ["ImageTask", "image_task", "task_from_settings"]
 
 ImageTask = Classification | MultiLabel | Segmentation
-TASKS: Mapping[str, Callable[[DataSettings, int], ImageTask]] = {
-    "classification": classification,
-    "multilabel": multilabel,
-    "segmentation": segmentation,
-}
 
 
 @file_errors()
-def task_from_settings(settings: DataSettings, seed: int = 0) -> ImageTask:
+def task_from_settings(settings: DataSettings, seed: int = 0) -> Task:
     """The task that settings describe; reads arrays and label maps whole, and of other folders the names.
 
     Args:
@@ -33,8 +27,27 @@ def task_from_settings(settings: DataSettings, seed: int = 0) -> ImageTask:
         DataError: the data is missing, empty, unreadable or of the wrong form.
         UnknownName: the task, the metric or the embedded data set is not known.
     """
-    if settings.task not in TASKS:
-        raise UnknownName("task", settings.task, TASKS)
-    if settings.task != "classification" and not settings.train and settings.source.startswith("embedded:"):
+    make = TASKS.named(settings.task)
+    if (
+        settings.task in ("multilabel", "segmentation")
+        and not settings.train
+        and settings.source.startswith("embedded:")
+    ):
         raise DataError(f"data.task {settings.task} needs data.source or data.train; {settings.source!r} has classes")
-    return TASKS[settings.task](settings, seed)
+    task = make(settings, seed)
+    TASKS.require(task, settings.task)
+    return task
+
+
+def image_task(settings: DataSettings, seed: int = 0) -> ImageTask:
+    """The task that settings describe, which is one of edakari's own on images; see `task_from_settings`.
+
+    Raises:
+        DataError: it is another one.
+    """
+    task = task_from_settings(settings, seed)
+    if not isinstance(task, ImageTask):
+        raise DataError(
+            f"this needs a task on images (classification, multilabel, segmentation), not {settings.task!r}"
+        )
+    return task

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
+from edakari.core.protocols import Task
+from edakari.core.registry import Registry
 from edakari.core.settings import BelowOne, Count, OpenFraction, Positive, Seed, Whole, settings
 
-__all__ = ["Augment", "DataSettings", "TaskName"]
+__all__ = ["TASKS", "Augment", "DataSettings", "TaskFactory"]
 
 Augment = Literal["none", "light", "jitter", "timm"]
 LARGEST = 16384
 """Side of an image from which on a batch of one no longer fits into memory."""
-TaskName = Literal["classification", "multilabel", "segmentation"]
+TaskFactory = Callable[["DataSettings", int], Task]
+"""From what a recipe says about data, and the seed of the training's order, to the task."""
+TASKS: Registry[TaskFactory] = Registry(
+    "task",
+    "edakari.tasks",
+    {
+        "classification": "edakari.tasks.classify:classification",
+        "multilabel": "edakari.tasks.multilabel:multilabel",
+        "segmentation": "edakari.tasks.segment:segmentation",
+    },
+    members=("metric", "example", "batches", "outputs", "loss", "evaluate"),
+)
+"""What makes a task, by the name that a recipe gives it."""
 
 
 @settings
@@ -22,8 +37,10 @@ class DataSettings:
 
     Args:
         task: what images show. "classification": one class each; "multilabel": any number of classes each;
-            "segmentation": a class at every pixel.
-        source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), or an .npz file.
+            "segmentation": a class at every pixel; or one of your own, by its registered name or
+            "path/to/file.py:name".
+        source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, or
+            a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name".
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
         image_size: side of the network's input; None is as stored for .npz, 224 for folders.
@@ -53,7 +70,7 @@ class DataSettings:
             draws everything else.
     """
 
-    task: TaskName = "classification"
+    task: Annotated[str, TASKS] = "classification"
     source: str = "embedded:fashion"
     train: tuple[str, ...] = ()
     val: str | None = None

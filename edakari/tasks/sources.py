@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.optional import needs
+from edakari.core.registry import Registry
+from edakari.core.user_code import names_file
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.npz import CLASSES, read_npz
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["EMBEDDED", "Arrays", "Files", "Labels", "Source", "embedded", "from_folder", "from_npz", "read_parts"]
+__all__ = [
+    "EMBEDDED",
+    "SOURCES",
+    "Arrays",
+    "Files",
+    "Labels",
+    "Source",
+    "SourceReader",
+    "embedded",
+    "from_folder",
+    "from_npz",
+    "named_source",
+    "read_parts",
+]
 
 Labels = npt.NDArray[np.int64]
 EMBEDDED = {"fashion": "Fashion-MNIST: 10,000 training and 2,000 test images of 28x28 in grey, 10 classes"}
@@ -91,6 +106,45 @@ class Files:
 
 
 Source = Arrays | Files
+
+SourceReader = Callable[[str], tuple[Source, Source | None]]
+"""From what stands behind the colon of `data.source` to training data, and to validation data where there is some."""
+SOURCES: Registry[SourceReader] = Registry(
+    "source of data", "edakari.sources", {"embedded": "edakari.tasks.sources:both_embedded"}
+)
+"""Where labelled images come from, by the name in front of the colon of `data.source`. Image folders and .npz files are
+known by their form."""
+
+
+def named_source(text: str) -> tuple[Source, Source | None] | None:
+    """Training and validation data of a source that is named; None where the text is a path.
+
+    Args:
+        text: "NAME", "NAME:ARGUMENT" or "path/to/file.py:name".
+
+    Raises:
+        DataError: the source gives something else.
+        EdakariError: the file or package that offers the source cannot be used.
+    """
+    name, _, rest = (text, "", "") if names_file(text) else text.partition(":")
+    if name not in SOURCES or Path(text).exists():
+        return None
+    found = SOURCES.named(name)(rest)
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Source)):
+        raise DataError(
+            f"the source of data {text!r} gave a {type(found).__name__}; it gives a pair: training data as `Arrays` or "
+            "`Files`, and validation data or None"
+        )
+    return found
+
+
+def both_embedded(name: str) -> tuple[Source, Source | None]:
+    """An embedded data set: training and test images.
+
+    Raises:
+        UnknownName: there is no such data set.
+    """
+    return embedded(name, "train"), embedded(name, "test")
 
 
 def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files:

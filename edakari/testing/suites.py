@@ -204,7 +204,7 @@ def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -
     _check(
         shapes == found, f"{where}: apply(plan, fresh) and the outcome's model differ in {_differing(shapes, found)}"
     )
-    costs = dense(fixed_graph(outcome.model, job.task.example()))
+    costs = dense(fixed_graph(outcome.model, job.task.example()), job.budget)
     for term in job.budget.terms:
         _check(costs[term.cost] <= term.limit, f"{where}: the network has {costs[term.cost]} {term.cost}, above {term}")
     images = torch.randn(2, *job.task.example().shape[1:], generator=torch.Generator().manual_seed(0))

@@ -200,8 +200,9 @@ def toy_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
     graph = trace(model, task.example())
     latency = macs(graph)
     costs = (dc.replace(latency, name="latency", unit="ms"),) if "latency" in budget else ()
-    known = {**dense(graph), **{cost.name: cost.total({}) for cost in costs}}
-    limits = Budget.parse(budget).absolute(known)
+    asked = Budget.parse(budget)
+    known = {**dense(graph, asked), **{cost.name: cost.total({}) for cost in costs}}
+    limits = asked.absolute(known)
     return Job(copied(model), graph, graph.groups, task, limits, toy_fit, costs, seed=seed)
 
 

@@ -22,7 +22,7 @@ def call(*arguments: str):
 def fake(monkeypatch, tmp_path):
     """A runtime that takes a fifth longer for whole networks than its layers tell."""
     runtime = FormulaRuntime(factor=1.2)
-    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
+    monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
     monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     return runtime

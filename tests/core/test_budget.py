@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
+
 import pytest
 
 from edakari.core.budget import Budget, Limits, Term
 from edakari.core.space import Group, dense_sizes, legal_sizes, limited
+from edakari.cost import bind, macs
 from edakari.errors import BudgetError, UnknownName, nearest
+from edakari.graph import trace
+from edakari.testing import ToyTask, toy_cnn
 from edakari.testing.costs import ProductCost
 
 
@@ -60,9 +65,14 @@ def test_a_share_without_its_sign_is_asked_back(text: str, meant: str) -> None:
         Budget.parse(text)
 
 
-def test_an_unknown_cost_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'params'"):
-        Budget.parse("param<=50%")
+def test_any_cost_may_be_named_and_binding_decides() -> None:
+    for text in ("energy<=50%", "my/costs.py:energy<=2k", "./a-b.py:Energy<=3"):
+        assert str(Budget.parse(text)) == text.replace("2k", "2000")
+    graph = trace(toy_cnn(), ToyTask().example())
+    with pytest.raises(UnknownName, match=r"did you mean 'params'.*entry point group 'edakari.costs'"):
+        bind(Budget.parse("param<=50%"), graph)
+    own = dc.replace(macs(graph), name="energy", unit="mJ")
+    assert bind(Budget.parse("energy<=50%, macs<=1k"), graph, [own]).terms[0] == (own, own.total({}) / 2)
 
 
 def test_absolute_turns_shares_into_figures() -> None:

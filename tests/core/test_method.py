@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from edakari.core import method
-from edakari.core.method import method_named, register, registered
+from edakari.core.method import METHODS, method_named, register, registered
 from edakari.errors import EdakariError, UnknownName
 
 
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(method, "_REGISTRY", {})
+    monkeypatch.setattr(METHODS, "_registered", {})
 
 
 class First:

@@ -173,7 +173,7 @@ def partly_frozen(model: nn.Module) -> nn.Module:
 def test_public_calls_leave_the_mode_of_each_module(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "latency":
         runtime = FormulaRuntime()
-        monkeypatch.setattr(runtimes, "RUNTIMES", {runtime.name: runtime})
+        monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
         monkeypatch.setattr("edakari.latency.timing.time", runtime)
     make, called = CALLS[name]
     model = partly_frozen(make())

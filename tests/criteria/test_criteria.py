@@ -202,9 +202,9 @@ def test_other_shapes_and_broken_weights_are_refused() -> None:
 
 def test_random_depends_on_its_seed_only() -> None:
     model, graph = pair()
-    first = Random(3).score(model, graph)["g"]
-    assert torch.equal(first, Random(3).score(model, graph)["g"])
-    assert not torch.equal(first, Random(4).score(model, graph)["g"])
+    first = Random(seed=3).score(model, graph)["g"]
+    assert torch.equal(first, Random(seed=3).score(model, graph)["g"])
+    assert not torch.equal(first, Random(seed=4).score(model, graph)["g"])
 
 
 def test_tied_weights_count_once() -> None:

@@ -186,8 +186,8 @@ def test_a_group_scores_the_mean_of_its_members() -> None:
     torch.manual_seed(0)
     model, task = TwoBlocks().eval(), ToyTask()
     graph = trace(model, task.example())
-    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=8), normalize="none")
-    responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.response_settings)
+    criterion = FeatureDiscrimination(responses=ResponseSettings(top=8), normalize="none")
+    responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.responses)
     found = {layer_output.weight: each for (layer_output, _), each in criterion.discriminate(responses).items()}
     assert set(found) == {"stem.weight", "block.weight"}
     mean = (found["stem.weight"].importance + found["block.weight"].importance) / 2
@@ -201,7 +201,7 @@ def test_a_group_scores_the_mean_of_its_members() -> None:
 def test_scores_go_along_with_channels_that_change_places() -> None:
     task, model = ToyTask(), toy_cnn()
     graph = trace(model, task.example())
-    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=8), normalize="none")
+    criterion = FeatureDiscrimination(responses=ResponseSettings(top=8), normalize="none")
     before = criterion.score(model, graph, task.batches("calibration"), task)["first.0"]
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     first = model.get_submodule("first")
@@ -214,10 +214,10 @@ def test_scores_go_along_with_channels_that_change_places() -> None:
 
 
 def test_the_suite() -> None:
-    check_criterion(FeatureDiscrimination(response_settings=ResponseSettings(top=0.25)))
+    check_criterion(FeatureDiscrimination(responses=ResponseSettings(top=0.25)))
     check_criterion(
         FeatureDiscrimination(
-            response_settings=ResponseSettings(top=8, reduce="max"),
+            responses=ResponseSettings(top=8, reduce="max"),
             histogram="responses",
             measure="peak",
             balanced=True,
@@ -228,7 +228,7 @@ def test_the_suite() -> None:
 def test_any_batch_size_gives_the_same_scores() -> None:
     model = toy_cnn()
     graph = trace(model, ToyTask().example())
-    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=12))
+    criterion = FeatureDiscrimination(responses=ResponseSettings(top=12))
     scores = [criterion.score(model, graph, ToyTask(batch=size).batches("calibration"), ToyTask()) for size in (16, 8)]
     for name, score in scores[0].items():
         torch.testing.assert_close(scores[1][name], score, rtol=0, atol=1e-7)

@@ -101,7 +101,7 @@ def test_rounds_are_as_recorded(
     name: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Unlike(factor=1.3, constant=0.4)
-    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
+    monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
     monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     found = recorded(name, content, tmp_path / "files")

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from edakari.criteria import FeatureDiscrimination, ResponseSettings
+from edakari.methods.redundancy.trials import TrialSettings
 from edakari.methods.rfc import DistinguishingLayerPruning
 from edakari.testing import ToyTask, toy_cnn, toy_job
 from edakari.train import FitSettings, fitter
@@ -28,7 +29,7 @@ class Shared(ToyTask):
 
 def scored():
     job, task = toy_job(toy_cnn()), Shared()
-    criterion = FeatureDiscrimination(response_settings=ResponseSettings(top=11))
+    criterion = FeatureDiscrimination(responses=ResponseSettings(top=11))
     found = criterion.score(job.model, job.graph, task.batches("calibration"), task)
     return {name: score.tolist() for name, score in found.items()}
 
@@ -36,7 +37,10 @@ def scored():
 def pruned(folder, epochs):
     fit = fitter(Shared(), FitSettings(device="cpu", progress=False))
     job = dc.replace(toy_job(toy_cnn()), task=Shared(), fit=fit, folder=folder)
-    return DistinguishingLayerPruning(top=0.25, recovery_epochs=epochs, recovery_lr=0.01).prune(job)
+    return DistinguishingLayerPruning(
+        criterion=FeatureDiscrimination(responses=ResponseSettings(top=0.25)),
+        trial=TrialSettings(recovery_epochs=epochs, recovery_lr=0.01),
+    ).prune(job)
 
 
 def main(folder):

@@ -15,15 +15,19 @@ from torch import nn
 from edakari.core.method import Job
 from edakari.core.space import Group
 from edakari.cost import bind
+from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.errors import DataError, EdakariError, InfeasibleBudget, RunFolderError
 from edakari.methods.redundancy import trials as trials_module
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
-from edakari.methods.redundancy.trials import redundancy, step_down
-from edakari.methods.rfc import DistinguishingLayerPruning, FeatureDiscriminationPruning
+from edakari.methods.redundancy.trials import TrialSettings, redundancy, step_down
+from edakari.methods.rfc import DistinguishingLayerPruning
+from edakari.methods.score import ScorePruning
 from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
 
-QUICK = DistinguishingLayerPruning(top=0.25, recovery_epochs=0)
+QUICK = DistinguishingLayerPruning(
+    criterion=FeatureDiscrimination(responses=ResponseSettings(top=0.25)), trial=TrialSettings(recovery_epochs=0)
+)
 Stub = Callable[[Mapping[str, int]], Change]
 
 
@@ -48,13 +52,21 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stub], list[dict[str, int
     return use
 
 
+def trying(**settings: Any) -> DistinguishingLayerPruning:
+    return dc.replace(QUICK, trial=dc.replace(QUICK.trial, **settings))
+
+
+def by_rfc(top: int | float = 0.25, **settings: Any) -> ScorePruning:
+    return ScorePruning(criterion=FeatureDiscrimination(responses=ResponseSettings(top=top)), **settings)
+
+
 def logged(job: Job) -> tuple[Job, list[dict[str, float]]]:
     entries: list[dict[str, float]] = []
     return dc.replace(job, log=lambda stage, figures: entries.append(dict(figures))), entries
 
 
 def test_rfc_keeps_every_promise() -> None:
-    check_method(FeatureDiscriminationPruning(top=0.25))
+    check_method(by_rfc(top=0.25))
 
 
 def test_dlrfc_keeps_every_promise() -> None:
@@ -95,7 +107,7 @@ def test_steps_are_legal_and_end_at_the_least() -> None:
 def test_where_nothing_passes_steps_are_halved_down_to_one_filter(stub: Any) -> None:
     tried = stub(lambda sizes: Change(50.0, 0.0, 0.0))
     with pytest.raises(InfeasibleBudget, match="no group can be cut within tolerance"):
-        dc.replace(QUICK, stalled="stop", residual_weight=1.0).prune(toy_job(toy_cnn()))
+        trying(stalled="stop", residual_weight=1.0).prune(toy_job(toy_cnn()))
     widths = list(dict.fromkeys(sizes["first.0"] for sizes in tried if "first.0" in sizes))
     assert widths == [12, 18, 21, 22, 23]  # of 24: a half, a quarter, an eighth, a sixteenth, one
 
@@ -103,7 +115,7 @@ def test_where_nothing_passes_steps_are_halved_down_to_one_filter(stub: Any) -> 
 def test_where_nothing_passes_the_tolerance_is_doubled(stub: Any) -> None:
     stub(lambda sizes: Change(0.3, 0.0, 0.0))
     job, entries = logged(toy_job(toy_cnn()))
-    dc.replace(QUICK, residual_weight=1.0).prune(job)
+    trying(residual_weight=1.0).prune(job)
     assert {entry["tolerance"] for entry in entries} == {0.4}
 
 
@@ -125,7 +137,7 @@ def test_where_everything_passes_all_groups_shrink_until_the_budget(stub: Any) -
 def test_inner_groups_halve_and_halve_again(stub: Any) -> None:
     stub(lambda sizes: Change(0.0 if "first.0" in sizes else 99.0, 0.0, 0.0))
     job, entries = logged(toy_job(toy_cnn(), "macs<=85%"))
-    outcome = dc.replace(QUICK, residual_weight=1.0).prune(job)
+    outcome = trying(residual_weight=1.0).prune(job)
     assert list(outcome.plan.sizes()) == ["first.0"]
     assert {entry["phase"] for entry in entries} == {1}
 
@@ -136,7 +148,7 @@ def test_of_groups_that_do_not_go_together_the_best_half_goes(stub: Any) -> None
 
     stub(said)
     job, entries = logged(toy_job(toy_cnn()))
-    dc.replace(QUICK, joint=True, tolerance=1.0).prune(job)
+    trying(joint=True, tolerance=1.0).prune(job)
     assert max(entry["groups"] for entry in entries[:-1]) <= 2
 
 
@@ -180,7 +192,7 @@ class Cut(Exception):
 
 
 def test_an_interrupted_pruning_goes_on_after_its_last_round(tmp_path: Path) -> None:
-    method = dc.replace(QUICK, recovery_epochs=1, recovery_lr=0.01, inner_step=0.2)
+    method = trying(recovery_epochs=1, recovery_lr=0.01, inner_step=0.2)
     whole = method.prune(toy_job(toy_cnn(), "macs<=25%"))
     fits: list[int] = []
 
@@ -209,7 +221,7 @@ def test_an_interrupted_pruning_goes_on_after_its_last_round(tmp_path: Path) -> 
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
     with pytest.raises(RunFolderError, match="other settings"):
-        dc.replace(method, tolerance=0.2).prune(job(0))
+        trying(recovery_epochs=1, recovery_lr=0.01, inner_step=0.2, tolerance=0.2).prune(job(0))
     (tmp_path / "rounds.json").write_text("{")
     with pytest.raises(RunFolderError, match="cannot be read"):
         method.prune(job(0))
@@ -256,28 +268,28 @@ def test_a_budget_that_cannot_be_reached_is_said_before_anything_runs() -> None:
         ({"tolerance": 0.0}, "tolerance must be above 0"),
         ({"accuracy_weight": 1.5}, "accuracy_weight must be at least 0 and at most 1"),
         ({"inner_step": 0.0}, "inner_step must be above 0 and at most 1"),
-        ({"trial_images": 0}, "trial_images must be at least 1 or None"),
+        ({"images": 0}, "images must be at least 1 or None"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(EdakariError, match=says):
-        dc.replace(QUICK, **settings).prune(toy_job(toy_cnn()))
+        trying(**settings).prune(toy_job(toy_cnn()))
 
 
 @pytest.mark.parametrize("top", [0, 0.0, 1.5, -3])
 def test_how_many_count(top: float) -> None:
     with pytest.raises(EdakariError, match="top"):
-        FeatureDiscriminationPruning(top=top).prune(toy_job(toy_cnn()))
+        by_rfc(top=top).prune(toy_job(toy_cnn()))
 
 
 def test_fewer_images_than_count() -> None:
     with pytest.raises(DataError, match="there are 64 images"):
-        FeatureDiscriminationPruning(top=65).prune(toy_job(toy_cnn()))
+        by_rfc(top=65).prune(toy_job(toy_cnn()))
 
 
 def test_all_members_of_a_stream_lose_the_same_channels() -> None:
     job = toy_job(toy_cnn())
-    outcome = FeatureDiscriminationPruning(top=0.25, allocator="uniform").prune(job)
+    outcome = by_rfc(top=0.25, allocator="uniform").prune(job)
     kept = next(edit.indices for edit in outcome.plan.edits if edit.group == "stem.0")
     small, dense = apply(job.model, outcome.plan), dict(job.model.named_parameters())
     for name in ("stem.0.weight", "second.0.weight"):
@@ -290,7 +302,7 @@ def test_all_members_of_a_stream_lose_the_same_channels() -> None:
 def test_a_residual_stream_may_lose_more_accuracy_than_an_inner_group(stub: Any) -> None:
     stub(lambda sizes: Change(1.0, 0.0, 0.0))  # 0.8 of it count, and 0.08 in streams; 0.2 are tolerated
     job, entries = logged(toy_job(toy_cnn()))
-    outcome = dc.replace(QUICK, stalled="stop").prune(job)
+    outcome = trying(stalled="stop").prune(job)
     assert set(outcome.plan.sizes()) == {"stem.0"}
     assert all(entry["redundancy"] == pytest.approx(0.08) for entry in entries)
 
@@ -312,7 +324,7 @@ def test_after_a_cut_trials_are_compared_with_the_cut_network(monkeypatch: pytes
     monkeypatch.setattr(trials_module, "answers_of", answers)
     monkeypatch.setattr(trials_module, "change_between", between)
     job, entries = logged(toy_job(toy_cnn(), "macs<=30%"))
-    dc.replace(QUICK, tolerance=100.0).prune(job)
+    trying(tolerance=100.0).prune(job)
     sizes = [size for _, size in references]
     assert len(sizes) == len(entries)
     assert sizes[0] == sum(p.numel() for p in job.model.parameters())
@@ -330,8 +342,8 @@ def test_a_halved_step_stays_halved_after_a_cut(stub: Any) -> None:
     job, entries = logged(toy_job(toy_cnn(), "macs<=85%"))
     groups = len(job.groups)
     REFUSED = 2 * groups
-    dc.replace(QUICK, residual_weight=1.0, residual_share=0.0).prune(job)
+    trying(residual_weight=1.0, residual_share=0.0).prune(job)
     inner = [entry for entry in entries if entry["phase"] == 1]
     assert len(inner) > 1
     assert {entry["step"] for entry in inner} == {inner[0]["step"]}
-    assert inner[0]["step"] < QUICK.inner_step
+    assert inner[0]["step"] < QUICK.trial.inner_step

@@ -25,7 +25,7 @@ def advantages(images: int) -> dict[str, float]:
     task = task_from_settings(DataSettings(calibration_size=2000, max_images=6000, augment="none"))
     model = build("edakari:fashion_cnn", weights="pretrained").eval()
     graph = trace(model, task.example())
-    scores = FeatureDiscrimination(response_settings=ResponseSettings(top=0.05)).score(
+    scores = FeatureDiscrimination(responses=ResponseSettings(top=0.05)).score(
         model, graph, task.batches("calibration"), task
     )
     x, labels = (torch.cat(parts)[:images] for parts in zip(*task.batches("val"), strict=True))

@@ -79,7 +79,7 @@ def test_a_latency_that_no_count_reaches_is_told_with_the_least(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runtime = FormulaRuntime(factor=1.3, constant=0.4)
-    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
+    monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
     monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path))
     with pytest.raises(InfeasibleBudget, match=r"the fewest tokens at these blocks reach latency \d"):

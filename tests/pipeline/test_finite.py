@@ -17,6 +17,7 @@ import edakari.surgery.differences as differences_module
 from edakari.core.graph import Graph
 from edakari.core.method import method_named, registered
 from edakari.core.plan import Plan
+from edakari.criteria import CRITERIA
 from edakari.errors import EdakariError, ModelError, PlanError
 from edakari.pipeline import recipe_from, train_dense
 from edakari.pipeline.log import logged
@@ -123,16 +124,17 @@ SHORT = {
     "selector_epochs": 1,
     "joint_epochs": 1,
 }
-BY_VALUES = {"magnitude", "fpgm", "taylor", "rfc", "dlrfc", "isp", "smcp", "halp", "ekg"}
+BY_VALUES = {"magnitude", "fpgm", "taylor", "rfc", "score", "dlrfc", "isp", "smcp", "halp", "ekg"}
 """Methods that look at values of the first weights."""
 
 
-@pytest.mark.parametrize("name", sorted(registered()))
+@pytest.mark.parametrize("name", sorted({*registered(), *CRITERIA}))
 def test_methods_called_with_a_network_that_gives_nan_end_in_words(name: str) -> None:
     method = method_named(name)
-    network = toy_vit() if "KeepTokens" in {kind.__name__ for kind in method.emits} else toy_cnn()
+    cls: Any = registered().get(name, registered()["score"])
+    network = toy_vit() if "KeepTokens" in {kind.__name__ for kind in cls.emits} else toy_cnn()
     next(network.parameters()).data.view(-1)[0] = torch.nan
-    fields = {key: value for key, value in SHORT.items() if key in method.__dataclass_fields__}  # type: ignore[attr-defined]
+    fields = {key: value for key, value in SHORT.items() if key in cls.__dataclass_fields__}
     if name in BY_VALUES:
         with pytest.raises(EdakariError, match="finite"):
             method(**fields).prune(toy_job(network))

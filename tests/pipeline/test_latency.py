@@ -47,7 +47,7 @@ def wide(width: int = 96) -> nn.Module:
 def fake(monkeypatch, tmp_path) -> FormulaRuntime:
     """A runtime in which a whole network takes longer than the sum of its layers, by a factor and a constant."""
     runtime = FormulaRuntime(factor=1.3, constant=0.4)
-    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
+    monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
     monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     return runtime

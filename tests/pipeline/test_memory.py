@@ -6,13 +6,13 @@ import dataclasses as dc
 
 import pytest
 import torch
+from edakari.methods.baselines import MagnitudePruning
 from torch import nn
 
 import edakari
 from edakari.core.budget import Budget
 from edakari.core.protocols import Schedule
 from edakari.errors import RunFolderError
-from edakari.methods.baselines import MagnitudePruning
 from edakari.pipeline import FinetuneSettings, PruneSettings, recipe_from, run_given
 from edakari.pipeline.context import RecipeSubject
 from edakari.pipeline.load import networks

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from annotated_types import Ge
 
-from edakari.core.method import _REGISTRY, name_of
+from edakari.core.method import METHODS, method_named
 from edakari.core.protocols import Schedule
 from edakari.errors import RecipeError
 from edakari.pipeline import FinetuneSettings, read_recipe, recipe_from
@@ -25,7 +25,15 @@ def test_defaults_are_filled_in():
     recipe = recipe_from(MINIMAL)
     assert recipe.finetune is None
     assert recipe.content["data"]["batch_size"] == recipe.data.batch_size
-    assert recipe.content["method"]["name"] == "magnitude"
+    assert recipe.content["method"] == {
+        "name": "score",
+        "criterion": {"name": "magnitude", "p": 2, "normalize": "mean"},
+        "allocator": "threshold",
+        "iterations": 1,
+        "recovery_epochs": 0,
+        "recovery_lr": 0.01,
+    }
+    assert recipe_from({**MINIMAL, "method": recipe.content["method"]}) == recipe
     assert str(recipe.budget) == "macs<=50%"
 
 
@@ -60,8 +68,18 @@ def test_names_alone_will_do():
         ({"data": {"batchsize": 3}}, ["data.batchsize", "'batch_size'"]),
         ({"method": {"name": "magnitud"}}, ["method.name", "'magnitude'"]),
         ({"method": {"name": "magnitude", "iteration": 2}}, ["method.iteration", "'iterations'"]),
-        ({"method": {"name": "magnitude", "p": 3}}, ["method.p", "3"]),
+        ({"method": {"name": "magnitude", "criterion": {"p": 3}}}, ["method.criterion.p", "3"]),
         ({"method": {"name": "taylor", "p": 2}}, ["method.p", "unknown key"]),
+        ({"method": {"name": "magnitude", "p": 1}}, ["method.p", "criterion: {p: 1}"]),
+        ({"method": {"name": "taylor", "criterion": "fpgm"}}, ["method.name", "short for 'score'"]),
+        ({"method": {"name": "score", "criterion": "taylr"}}, ["method.criterion", "'taylor'"]),
+        ({"method": {"name": "score", "allocator": {"name": "knapsak"}}}, ["method.allocator.name", "'knapsack'"]),
+        ({"method": {"name": "dlrfc", "trial": {"tolerance": 0}}}, ["method.trial.tolerance", "greater than 0"]),
+        ({"method": {"name": "dlrfc", "trial": 3}}, ["method.trial", "mapping", "3"]),
+        (
+            {"method": {"name": "dlrfc", "criterion": {"responses": {"tpo": 3}}}},
+            ["method.criterion.responses.tpo", "'top'"],
+        ),
         ({"method": {}}, ["method.name", "magnitude"]),
         ({"budget": "macs<=fifty"}, ["budget", "fifty"]),
         ({"budget": "mac<=50%"}, ["budget", "'macs'"]),
@@ -145,7 +163,7 @@ def test_values_can_be_replaced(tmp_path):
     recipe = read_recipe(path, settings)
     assert recipe.finetune == FinetuneSettings(epochs=7, lr=1e-3)
     assert recipe.data.train == ("a.npz", "b.npz")
-    assert (name_of(recipe.method), str(recipe.budget)) == ("taylor", "params<=8e+06")
+    assert (recipe.method, str(recipe.budget)) == (method_named("taylor")(), "params<=8e+06")
 
 
 def test_replacing_leaves_the_original():
@@ -185,7 +203,7 @@ class Largest:
 
 
 def test_methods_of_others_may_name_their_fields_as_they_like(monkeypatch):
-    monkeypatch.setitem(_REGISTRY, "largest", Largest)
+    monkeypatch.setitem(METHODS._registered, "largest", Largest)
     recipe = recipe_from({**MINIMAL, "method": "largest"})
     assert recipe.content["method"] == {"name": "largest", "weight": 2.0, "steps": 0, "top": 4.0}
     message = refusal({**MINIMAL, "method": {"name": "largest", "top": 1}})

@@ -73,7 +73,11 @@ def content(folder: Path, task: str, **more: Any) -> dict[str, Any]:
     }
 
 
-METHODS = [{"name": "magnitude"}, {"name": "taylor"}, {"name": "rfc", "reduce": "max", "top": 6}]
+METHODS = [
+    {"name": "magnitude"},
+    {"name": "taylor"},
+    {"name": "rfc", "criterion": {"responses": {"reduce": "max", "top": 6}}},
+]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
@@ -98,7 +102,11 @@ def test_a_run_is_pruned_trained_exported_and_reported(
 
 @pytest.mark.parametrize("task", ["multilabel", "segmentation"])
 def test_the_whole_method_runs_on_them_too(tmp_path: Path, task: str) -> None:
-    method = {"name": "dlrfc", "reduce": "max", "top": 6, "tolerance": 20.0, "recovery_epochs": 0}
+    method = {
+        "name": "dlrfc",
+        "criterion": {"responses": {"reduce": "max", "top": 6}},
+        "trial": {"tolerance": 20.0, "recovery_epochs": 0},
+    }
     result = edakari.run(
         recipe_from(content(tmp_path, task, method=method, finetune=None, export=[])), tmp_path / "run"
     )

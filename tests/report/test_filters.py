@@ -24,7 +24,7 @@ from edakari.report.explanation import Explanation, Picture, explanations, keep
 @pytest.fixture
 def run(content: dict, tmp_path: Path) -> Path:
     content["finetune"] = content["measure"] = None
-    content["method"] = {"name": "rfc", "top": 8}
+    content["method"] = {"name": "rfc", "criterion": {"responses": {"top": 8}}}
     recipe = tmp_path / "my.yaml"
     recipe.write_text(yaml.safe_dump(content))
     found = CliRunner().invoke(app, ["prune", str(recipe), "--output", str(tmp_path / "run")])

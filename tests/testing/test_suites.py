@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from edakari.methods.baselines import MagnitudePruning
 
 from edakari.core.incremental_cost import incremental
 from edakari.core.plan import DropBranch, KeepChannels
@@ -17,7 +18,6 @@ from edakari.cost import activations, macs, params
 from edakari.cost.cost_after import CostAfter
 from edakari.errors import PlanError
 from edakari.graph import trace
-from edakari.methods.baselines import MagnitudePruning
 from edakari.solve import Threshold
 from edakari.surgery import apply, simulate
 from edakari.testing import (

@@ -1,20 +1,23 @@
-"""Runtimes in which a network can be timed, one file each."""
-
-from collections.abc import Mapping
+"""Runtimes in which a network can be timed, one file each; each is imported when it is asked for."""
 
 from edakari.core.arguments import require
-from edakari.errors import UnknownName
-from edakari.latency.runtimes.onnx_runtime import OnnxRuntime
-from edakari.latency.runtimes.openvino import OpenVino
-from edakari.latency.runtimes.torch_compile import TorchCompile
-from edakari.latency.runtimes.torch_eager import TorchEager
+from edakari.core.registry import Registry
 from edakari.latency.timing import Runtime
 
-__all__ = ["RUNTIMES", "OnnxRuntime", "OpenVino", "TorchCompile", "TorchEager", "runtime_named"]
+__all__ = ["RUNTIMES", "runtime_named"]
 
-RUNTIMES: Mapping[str, Runtime] = {
-    runtime.name: runtime for runtime in (TorchEager(), TorchCompile(), OnnxRuntime(), OpenVino())
-}
+RUNTIMES: Registry[type[Runtime]] = Registry(
+    "runtime",
+    "edakari.runtimes",
+    {
+        "torch": "edakari.latency.runtimes.torch_eager:TorchEager",
+        "torch_compile": "edakari.latency.runtimes.torch_compile:TorchCompile",
+        "onnxruntime": "edakari.latency.runtimes.onnx_runtime:OnnxRuntime",
+        "openvino": "edakari.latency.runtimes.openvino:OpenVino",
+    },
+    members=("name", "versions", "check", "prepare"),
+)
+"""What makes a runtime, by name: a class, or any callable without arguments."""
 
 
 def runtime_named(name: str) -> Runtime:
@@ -24,6 +27,6 @@ def runtime_named(name: str) -> Runtime:
         UnknownName: there is none; says the nearest.
     """
     require("runtime_named(name)", name=(name, str))
-    if name not in RUNTIMES:
-        raise UnknownName("runtime", name, RUNTIMES)
-    return RUNTIMES[name]
+    runtime = RUNTIMES.named(name)()
+    RUNTIMES.require(runtime, name)
+    return runtime

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
@@ -20,6 +20,7 @@ from edakari.core.plan import Plan
 from edakari.core.processes import Processes
 from edakari.core.protocols import Cost, Criterion, Schedule
 from edakari.core.reading import parse_json
+from edakari.core.settings import Count, Fraction, LearningRate, Positive, PositiveFraction, Whole, settings
 from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
 from edakari.cost import bind
 from edakari.criteria.labels import LabelSource
@@ -35,6 +36,8 @@ from edakari.surgery import apply
 __all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy", "step_down"]
 
 Soft = Literal["cosine", "off"]
+ALL = 2**31
+"""More images than there are."""
 SMALLEST = 1e-9
 """A step that takes as little as any step does."""
 
@@ -42,67 +45,44 @@ FILE = "rounds.json"
 """In the job's folder: the rounds so far."""
 
 
-class TrialSettings(Protocol):
-    """What a method says of its trials."""
+@settings
+class TrialSettings:
+    """How groups are tried out, and how much is cut at a time.
 
-    @property
-    def images(self) -> int:
-        """Images that trials are judged on, at most, unless `trial_images` says otherwise."""
+    Args:
+        images: largest number of images on which trials are evaluated; None takes as many as the criterion looks at.
+        tolerance: redundancy score below which a group is cut (tau in the paper).
+        accuracy_weight: weight of the accuracy drop in the redundancy score (beta in the paper); the rest weighs the
+            change of the class distribution.
+        residual_weight: factor of the accuracy drop in residual streams.
+        soft: "cosine" compares class distributions; "off" does not, which is what the authors' code does in effect.
+        residual_step: fraction of a residual stream's width that a cut removes at first, divided by its number of
+            blocks.
+        inner_step: fraction of the width that a cut removes at first, in groups that are not residual streams.
+        residual_share: fraction of the saving that residual streams make before the other groups begin.
+        joint: also try all groups of a round together, and leave out half of them if that loses too much.
+        stalled: what happens if no group can lose even one filter: "relax" doubles the tolerance, "stop" ends with an
+            error.
+        recovery_epochs: number of training epochs after each cut except the last.
+        recovery_lr: peak learning rate of the training between cuts.
+    """
 
-    @property
-    def trial_images(self) -> int | None:
-        """Images that trials are judged on, at most."""
-
-    @property
-    def labels(self) -> LabelSource:
-        """Where labels come from."""
-
-    @property
-    def tolerance(self) -> float:
-        """Redundancy below which a group gives way."""
-
-    @property
-    def accuracy_weight(self) -> float:
-        """Of the accuracy's drop in the redundancy; the rest is of the distribution's change."""
-
-    @property
-    def residual_weight(self) -> float:
-        """What a drop of the accuracy counts with in residual streams."""
-
-    @property
-    def soft(self) -> Soft:
-        """Whether distributions over classes are compared."""
-
-    @property
-    def residual_step(self) -> float:
-        """Share of a residual stream's width that a cut takes at first, divided by its number of blocks."""
-
-    @property
-    def inner_step(self) -> float:
-        """Share of any other group's width."""
-
-    @property
-    def residual_share(self) -> float:
-        """Of the saving that residual streams make before the others begin."""
-
-    @property
-    def joint(self) -> bool:
-        """Whether the groups of a round are tried together too."""
-
-    @property
-    def stalled(self) -> Literal["relax", "stop"]:
-        """What comes where no group can lose even one channel."""
-
-    @property
-    def recovery_epochs(self) -> int:
-        """Epochs of training after each cut but the last."""
-
-    @property
-    def recovery_lr(self) -> float:
-        """Peak learning rate of that training."""
+    images: Count | None = None
+    tolerance: Positive = 0.1
+    accuracy_weight: Fraction = 0.8
+    residual_weight: Fraction = 0.1
+    # differs: the authors' code compares single numbers by their cosine, which is 1 whatever they are
+    soft: Soft = "cosine"
+    residual_step: PositiveFraction = 0.5
+    inner_step: PositiveFraction = 0.5
+    residual_share: Fraction = 0.4
+    joint: bool = False
+    stalled: Literal["relax", "stop"] = "relax"
+    recovery_epochs: Whole = 1
+    recovery_lr: LearningRate = 0.001
 
 
-def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, job: Job) -> Outcome:
+def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, labels: LabelSource, job: Job) -> Outcome:
     """Cut in rounds, first residual streams, then the other groups, then all, until the budget is met.
 
     In each round every group is cut alone, to a smaller width, by the scores of the network as it is. Those groups are
@@ -114,12 +94,13 @@ def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, jo
         name: of the method, noted in the plan.
         criterion: scores the groups.
         settings: of the trials.
+        labels: where those come from that answers are compared with.
         job: network, budget and data.
 
     Raises:
         InfeasibleBudget: the budget lies below what the groups can reach, or no group gives way.
     """
-    return Trials(name, criterion, settings, job).run()
+    return Trials(name, criterion, settings, labels, job).run()
 
 
 def redundancy(change: Change, accuracy_weight: float, kappa: float = 1.0, soft: Soft = "cosine") -> float:
@@ -168,11 +149,12 @@ class Trials:
         name: of the method.
         criterion: scores the groups of the network as it is.
         settings: of the trials.
+        labels: where those come from that answers are compared with.
         job: network, budget and data.
     """
 
-    def __init__(self, name: str, criterion: Criterion, settings: TrialSettings, job: Job) -> None:
-        self.name, self.criterion, self.settings, self.job = name, criterion, settings, job
+    def __init__(self, name: str, criterion: Criterion, settings: TrialSettings, labels: LabelSource, job: Job) -> None:
+        self.name, self.criterion, self.settings, self.labels, self.job = name, criterion, settings, labels, job
         self.model: nn.Module = job.model
         self.graph: Graph = job.graph
         self.plan = Plan((), job.graph.fingerprint, job.graph.inputs, name)
@@ -241,8 +223,8 @@ class Trials:
         if self.settings.stalled == "stop":
             raise InfeasibleBudget(
                 f"method {self.name!r}: no group can be cut within tolerance={self.tolerance:g}, with "
-                f"{self.limits.describe(self.sizes)}. Raise method.tolerance or the budget, or set method.stalled to "
-                "'relax'.",
+                f"{self.limits.describe(self.sizes)}. Raise method.trial.tolerance or the budget, or set "
+                "method.trial.stalled to 'relax'.",
                 self._costs(),
             )
         # differs: the authors' code would go on for ever
@@ -267,8 +249,8 @@ class Trials:
         return self._changes[key]
 
     def _answers(self, model: nn.Module) -> Answers:
-        images = self.settings.trial_images or self.settings.images
-        return answers_of(model, self.job.task.batches("calibration"), self.job.task, images, self.settings.labels)
+        images = self.settings.images or ALL
+        return answers_of(model, self.job.task.batches("calibration"), self.job.task, images, self.labels)
 
     def _cut_to(self, sizes: Sizes) -> Plan:
         return Plan(keep_best(self._scored(), sizes), self.graph.fingerprint, self.graph.inputs, self.name)
@@ -339,7 +321,9 @@ class Trials:
 
     def _digest(self) -> str:
         """What rounds depend on, beside the data."""
-        said = f"{self.settings!r} {self.criterion!r} {self.job.budget} {self.job.groups!r} {self.job.seed}"
+        said = (
+            f"{self.settings!r} {self.labels} {self.criterion!r} {self.job.budget} {self.job.groups!r} {self.job.seed}"
+        )
         return hashlib.sha256(f"{said} {self.job.graph.fingerprint}".encode()).hexdigest()
 
     def _costs(self) -> dict[str, float]:

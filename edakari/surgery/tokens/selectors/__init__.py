@@ -2,6 +2,7 @@
 
 from edakari.surgery.tokens.selectors.base import (
     MERGER,
+    SELECTORS,
     Candidates,
     Selector,
     Site,
@@ -19,6 +20,7 @@ from edakari.surgery.tokens.selectors.unlike import Start
 
 __all__ = [
     "MERGER",
+    "SELECTORS",
     "AttentionSelector",
     "Candidates",
     "MultiHeadSelector",

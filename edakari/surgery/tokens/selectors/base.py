@@ -9,9 +9,20 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from edakari.errors import PlanError, UnknownName
+from edakari.core.registry import Registry
+from edakari.errors import PlanError
 
-__all__ = ["MERGER", "Candidates", "Selector", "Site", "Verdict", "build_selector", "needs_attention", "selector"]
+__all__ = [
+    "MERGER",
+    "SELECTORS",
+    "Candidates",
+    "Selector",
+    "Site",
+    "Verdict",
+    "build_selector",
+    "needs_attention",
+    "selector",
+]
 
 MERGER = "tome"
 """In `KeepTokens.selector`: tokens are merged, not selected."""
@@ -76,7 +87,9 @@ class Site:
 
 
 S = TypeVar("S", bound=Callable[..., nn.Module])
-_KNOWN: dict[str, tuple[Callable[..., nn.Module], bool]] = {}
+SELECTORS: Registry[Callable[..., nn.Module]] = Registry("selector of tokens", "edakari.selectors", files=False)
+"""What makes a selector from a `Site` and its settings. Plans name selectors, and no file runs that only a plan names:
+so a selector of one's own is registered by a program, or offered by an installed package."""
 
 
 def selector(name: str, *, attention: bool = False) -> Callable[[S], S]:
@@ -88,7 +101,8 @@ def selector(name: str, *, attention: bool = False) -> Callable[[S], S]:
     """
 
     def add(cls: S) -> S:
-        _KNOWN[name] = (cls, attention)
+        SELECTORS.add(name, cls)
+        cls.looks_at_attention = attention  # type: ignore[attr-defined]
         return cls
 
     return add
@@ -100,7 +114,7 @@ def needs_attention(name: str) -> bool:
     Raises:
         UnknownName: there is no such selector.
     """
-    return name == MERGER or _known(name)[1]
+    return name == MERGER or bool(getattr(SELECTORS.named(name), "looks_at_attention", False))
 
 
 def build_selector(name: str, site: Site, settings: dict[str, Any], seed: int = 0) -> nn.Module:
@@ -116,16 +130,10 @@ def build_selector(name: str, site: Site, settings: dict[str, Any], seed: int = 
         UnknownName: there is no such selector.
         PlanError: it does not take these settings.
     """
-    make, _ = _known(name)
+    make = SELECTORS.named(name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((1000 * seed + site.index) % 2**63)
             return make(site, **settings)
     except TypeError as error:
         raise PlanError(f"selector {name!r} does not take the settings {settings}: {error}") from None
-
-
-def _known(name: str) -> tuple[Callable[..., nn.Module], bool]:
-    if name not in _KNOWN:
-        raise UnknownName("selector of tokens", name, _KNOWN)
-    return _KNOWN[name]

@@ -1,0 +1,112 @@
+"""Python files of a user's own, named as `path/to/file.py:name`; to run one is to trust it.
+
+Whoever calls these functions has been told by a user, or by a program, to run the file; what only stands in a file that
+may be somebody else's goes through `edakari.models.trust` first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edakari.errors import EdakariError, UnknownName
+
+__all__ = ["attribute", "cause", "names_file", "parted_file", "run_file", "used_file"]
+
+
+def names_file(name: str) -> bool:
+    """Whether a name is of the form `path/to/file.py:name`."""
+    path, _ = parted_file(name)
+    return path.endswith(".py")
+
+
+def parted_file(name: str) -> tuple[str, str]:
+    """Path and attribute of a name; a path may have colons of its own."""
+    path, _, attribute_ = name.rpartition(":")
+    return path, attribute_
+
+
+def run_file(path: Path, what: str, kind: type[EdakariError] = EdakariError) -> ModuleType:
+    """Run a Python file afresh.
+
+    Args:
+        path: of the file.
+        what: wants it, as the subject of an error, such as "model 'nets.py:make'".
+        kind: of error to raise.
+
+    Raises:
+        EdakariError: of the kind given: there is no such file, it is no Python file, or running it fails.
+    """
+    if not path.is_file():
+        raise kind(f"{what}: there is no file {str(path)!r}")
+    found = importlib.util.spec_from_file_location(_module_name(path), path)
+    if found is None or found.loader is None:
+        raise kind(f"{what}: {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module  # dataclasses and type hints look up the module of a class there
+    try:
+        found.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        _put_back(module.__name__, before)
+        raise kind(f"{what}: running the file fails: {cause(error)}") from error
+    return module
+
+
+def used_file(path: Path, what: str, kind: type[EdakariError] = EdakariError) -> ModuleType:
+    """The module of a file that was run before and has not changed since, so that its classes stay the same ones.
+
+    Args:
+        path: see `run_file`.
+        what: see `run_file`.
+        kind: see `run_file`.
+
+    Raises:
+        EdakariError: see `run_file`.
+    """
+    ran = sys.modules.get(_module_name(path)) if path.is_file() else None
+    return ran if ran is not None else run_file(path, what, kind)
+
+
+def attribute(module: ModuleType, path: Path, name: str, what: str) -> Any:
+    """The class or function that a file calls by a name.
+
+    Args:
+        module: of the file.
+        path: of the file, for the error.
+        name: to look up.
+        what: it is to be, for the error, such as "function".
+
+    Raises:
+        UnknownName: the file has none of that name; says the nearest.
+    """
+    found = getattr(module, name, None)
+    if not callable(found):
+        offered = [key for key, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
+        raise UnknownName(f"{what} in {path}", name, offered)
+    return found
+
+
+def cause(error: BaseException) -> str:
+    """An error of a user's own code; `sys.exit` in it must not end the program as if all had gone well."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program (sys.exit({error.code!r})); a file that is imported must not do so"
+    return f"{type(error).__name__}: {error}"
+
+
+def _module_name(path: Path) -> str:
+    """A name that belongs to this file with this content."""
+    digest = hashlib.sha256(str(path.resolve()).encode() + b"\0" + path.read_bytes()).hexdigest()[:12]
+    return f"edakari_user_{path.stem}_{digest}"
+
+
+def _put_back(name: str, module: ModuleType | None) -> None:
+    if module is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = module
