@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from edakari.core.budget import Budget
 from edakari.core.processes import ALONE, Processes
-from edakari.methods.baselines import MagnitudePruning
+from edakari.methods.score import ScorePruning
 from edakari.pipeline import FinetuneSettings, PruneSettings, run_given
 from edakari.testing import ToyTask, toy_cnn
 from tests.together import together
@@ -36,7 +36,7 @@ def tell() -> None:
 def prune() -> None:
     """A run in memory on both."""
     settings = PruneSettings(
-        method=MagnitudePruning(),
+        method=ScorePruning(),
         budget=Budget.parse("macs<=60%"),
         finetune=FinetuneSettings(epochs=1),
         device="cpu",

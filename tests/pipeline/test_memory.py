@@ -6,13 +6,13 @@ import dataclasses as dc
 
 import pytest
 import torch
-from edakari.methods.baselines import MagnitudePruning
 from torch import nn
 
 import edakari
 from edakari.core.budget import Budget
 from edakari.core.protocols import Schedule
 from edakari.errors import RunFolderError
+from edakari.methods.score import ScorePruning
 from edakari.pipeline import FinetuneSettings, PruneSettings, recipe_from, run_given
 from edakari.pipeline.context import RecipeSubject
 from edakari.pipeline.load import networks
@@ -83,7 +83,7 @@ class Both(nn.Module):
 def test_neither_data_nor_one_tensor_is_needed(tmp_path, output):
     torch.manual_seed(0)
     model, example = Both(), {"words": torch.tensor([[1, 2, 3]]), "image": torch.randn(1, 6)}
-    settings = PruneSettings(method=MagnitudePruning(), budget=Budget.parse("params<=60%"), device="cpu")
+    settings = PruneSettings(method=ScorePruning(), budget=Budget.parse("params<=60%"), device="cpu")
     folder = tmp_path / "run" if output else None
     found = run_given(model, Nothing(example), settings, folder=folder)
     dense, pruned, _ = found.report["networks"]
@@ -98,7 +98,7 @@ def test_a_network_that_is_handed_in_goes_on_in_its_folder(content, tmp_path):
     subject = RecipeSubject(recipe_from(content))
     model, task = subject.model(), subject.task()
     settings = PruneSettings(
-        method=MagnitudePruning(),
+        method=ScorePruning(),
         budget=Budget.parse("macs<=50%"),
         finetune=FinetuneSettings.of(Schedule(epochs=1, lr=0.05)),
         device="cpu",

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from edakari.methods.baselines import MagnitudePruning
 
 from edakari.core.incremental_cost import incremental
 from edakari.core.plan import DropBranch, KeepChannels
@@ -18,6 +17,7 @@ from edakari.cost import activations, macs, params
 from edakari.cost.cost_after import CostAfter
 from edakari.errors import PlanError
 from edakari.graph import trace
+from edakari.methods.score import ScorePruning
 from edakari.solve import Threshold
 from edakari.surgery import apply, simulate
 from edakari.testing import (
@@ -167,7 +167,7 @@ class Faulty:
     def prune(self, job: Any) -> Any:
         budget = "macs<=60%" if self.fault == "overrun" else None
         job = dc.replace(job, budget=toy_job(job.model, budget).budget) if budget else job
-        outcome = MagnitudePruning().prune(job)
+        outcome = ScorePruning().prune(job)
         if self.fault == "not among":
             edits = (*outcome.plan.edits, DropBranch("first"))
             return dc.replace(outcome, plan=dc.replace(outcome.plan, edits=edits))
