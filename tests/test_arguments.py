@@ -1,10 +1,10 @@
 """Whatever is handed in where something else belongs, every public function ends in one EdakariError."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from typer.testing import CliRunner
 
@@ -14,7 +14,7 @@ from edakari.core.method import method_named
 from edakari.core.protocols import Schedule
 from edakari.core.space import limited
 from edakari.criteria import Magnitude, Taylor
-from edakari.errors import EdakariError, RecipeError, UnknownName, WrongArgument
+from edakari.errors import EdakariError, InfeasibleBudget, RecipeError, UnknownName, UntrustedCode, WrongArgument
 from edakari.export import to_onnx, to_program
 from edakari.methods.score import ScorePruning
 from edakari.models import build
@@ -124,13 +124,25 @@ def test_swapped_arguments_are_one_error(tmp_path, monkeypatch, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("recipe", ["file.yaml", Path("file.yaml")])
-def test_a_path_in_place_of_a_recipe_says_what_reads_it(tmp_path, recipe):
-    for call in (edakari.run, train_dense):
-        with pytest.raises(WrongArgument, match=r"read_recipe\("):
-            call(recipe, tmp_path / "run")
-        with pytest.raises(WrongArgument, match=r"recipe_from\("):
-            call(RECIPE, tmp_path / "run")
+@pytest.mark.parametrize("call", [edakari.run, train_dense])
+def test_a_recipe_may_be_a_file_plain_values_or_a_recipe(content, tmp_path, call, monkeypatch):
+    content |= {"budget": "macs<=0.001%", "train": None, "finetune": None, "measure": None}
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(content))
+    said = set()
+    for recipe in (file, str(file), content, recipe_from(content)):
+        with pytest.raises(EdakariError) as caught:
+            call(recipe, tmp_path / "out")
+        said.add(str(caught.value))
+    assert len(said) == 1
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(WrongArgument, match="recipe"):
+        call(3, tmp_path / "out")
+    monkeypatch.setenv("EDAKARI_CONFIG", str(tmp_path / "nothing is trusted"))
+    with pytest.raises(UntrustedCode):
+        edakari.run(file, tmp_path / "out")
+    with pytest.raises(InfeasibleBudget):
+        edakari.run(file, tmp_path / "out", trust_code=True)
 
 
 def test_a_function_in_place_of_a_task_is_named():

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, Solve, allocate_once
+from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
 from edakari.core.space import Group, Scores, Sizes
@@ -58,7 +59,7 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
         if iteration > 1 and iterations.recovery_epochs:
             job.fit(
                 model,
-                lambda network, batch: job.task.loss(job.task.outputs(network, batch), batch),
+                task_objective(job.task),
                 Schedule(epochs=iterations.recovery_epochs, lr=iterations.recovery_lr),
             )
         scores = criterion.score(model, graph, _Lazily(job), job.task)

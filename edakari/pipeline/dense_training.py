@@ -19,7 +19,7 @@ from edakari.pipeline import processes
 from edakari.pipeline.context import RecipeSubject
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, stored_recipe
-from edakari.pipeline.load import require_recipe
+from edakari.pipeline.load import as_recipe
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
 from edakari.train import FitSettings, fit, task_objective
@@ -33,15 +33,23 @@ KIND = "edakari.train/1"
 
 
 @file_errors()
-def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> Mapping[str, Any]:
+def train_dense(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    trust_code: bool = False,
+) -> Mapping[str, Any]:
     """Train a dense network by the recipe's `train` section and write its weights.
 
     An interrupted training goes on from the folder `<path>.work` beside the file, which is removed in the end.
 
     Args:
-        recipe: its model's weights are the start; random ones where there are none, or where they are this very file.
+        recipe: the path of a recipe file, what such a file holds, or a `Recipe`. Its model's weights are the start;
+            random ones where there are none, or where they are this very file.
         path: of the .safetensors file.
         overwrite: whether to replace an existing file, and the checkpoint of a training by another recipe.
+        trust_code: whether to run Python files that a recipe file names.
 
     Returns:
         The metrics, and the figures of each epoch.
@@ -52,7 +60,7 @@ def train_dense(recipe: Recipe, path: str | Path, *, overwrite: bool = False) ->
         WeightsError: the weights that it starts from are not there or do not fit.
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
     """
-    require_recipe("train_dense(recipe, path)", recipe, path)
+    recipe = as_recipe("train_dense(recipe, path)", recipe, path, trust_code=trust_code)
     path = Path(path)
     schedule = recipe.train
     if schedule is None:

@@ -12,15 +12,15 @@ from torch import nn
 
 from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
-from edakari.errors import RecipeError, RunFolderError, WeightsError, WrongArgument
+from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.graph import example_of
 from edakari.models import check_trusted
 from edakari.pipeline.folder import RunFolder
-from edakari.pipeline.recipe import recipe_from
+from edakari.pipeline.recipe import read_recipe, recipe_from
 from edakari.pipeline.settings import Recipe
 from edakari.surgery import build, is_saved, load, load_plan
 
-__all__ = ["GIVEN", "Networks", "check_weights", "dense_network", "networks", "recipe_of", "require_recipe"]
+__all__ = ["GIVEN", "Networks", "as_recipe", "check_weights", "dense_network", "networks", "recipe_of"]
 
 
 GIVEN = "given"
@@ -54,24 +54,24 @@ def dense_network(recipe: Recipe) -> nn.Module:
         return build(recipe.model, trust_code=recipe.trust_code)
 
 
-def require_recipe(call: str, recipe: Any, path: Any) -> None:
-    """Refuse what is no recipe and no path.
+def as_recipe(call: str, recipe: Any, path: Any, *, trust_code: bool) -> Recipe:
+    """A recipe as it was handed in: read where it is a file, checked where it is plain values.
 
     Args:
         call: the function and its arguments.
-        recipe: what was handed in as the recipe.
-        path: as the path of what is written.
+        recipe: a `Recipe`, the path of a recipe file, or a mapping of what such a file holds.
+        path: of what is written.
+        trust_code: whether to run Python files that a recipe file names; a `Recipe` says so itself, and plain values
+            name what their author wants to run.
 
     Raises:
-        WrongArgument: says what makes a recipe of a file or a dict.
+        WrongArgument: it is none of these, or `path` is no path.
+        RecipeError: it cannot be read, or has wrong keys or values.
     """
+    require(call, recipe=(recipe, (Recipe, str, Path, Mapping)), folder=(path, (str, Path)))
     if isinstance(recipe, str | Path):
-        raise WrongArgument(
-            f"{call} takes a Recipe, but got the path {str(recipe)!r}; edakari.pipeline.read_recipe(path) reads one"
-        )
-    if isinstance(recipe, Mapping):
-        raise WrongArgument(f"{call} takes a Recipe, but got a dict; edakari.pipeline.recipe_from(...) makes one of it")
-    require(call, recipe=(recipe, Recipe), folder=(path, (str, Path)))
+        return read_recipe(recipe, trust_code=trust_code)
+    return recipe if isinstance(recipe, Recipe) else recipe_from(recipe)
 
 
 @file_errors()

@@ -25,7 +25,7 @@ from edakari.pipeline import processes, stages
 from edakari.pipeline.context import GivenSubject, Notify, RecipeSubject, Run, silent
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RunFolder, claim, is_run, release
-from edakari.pipeline.load import GIVEN, check_weights, require_recipe
+from edakari.pipeline.load import GIVEN, as_recipe, check_weights
 from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import MemoryStore, Version
@@ -75,12 +75,20 @@ class Result:
 
 
 @file_errors()
-def run(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify: Notify = silent) -> Result:
+def run(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    trust_code: bool = False,
+    notify: Notify = silent,
+) -> Result:
     """Run a recipe, or go on with a run that was interrupted.
 
     Args:
-        recipe: what to do.
+        recipe: what to do: the path of a recipe file, what such a file holds as plain values, or a `Recipe`.
         folder: where results go; of a new run, or of an earlier run of the same recipe.
+        trust_code: whether to run Python files that a recipe file names.
         overwrite: whether to remove the results of an earlier run.
         notify: told as stages go on.
 
@@ -90,7 +98,7 @@ def run(recipe: Recipe, folder: str | Path, *, overwrite: bool = False, notify: 
         UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
         EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
     """
-    require_recipe("run(recipe, folder)", recipe, folder)
+    recipe = as_recipe("run(recipe, folder)", recipe, folder, trust_code=trust_code)
     # first of all: an overwrite would remove what is there for a run that may not begin
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)

@@ -16,6 +16,7 @@ from edakari.core.budget import Limits
 from edakari.core.files import write_json
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome
+from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.processes import Processes
 from edakari.core.protocols import Cost, Criterion, Schedule
@@ -300,7 +301,7 @@ class Trials:
             task = self.job.task
             self.job.fit(
                 self.model,
-                lambda network, batch: task.loss(task.outputs(network, batch), batch),
+                task_objective(task),
                 Schedule(epochs=self.settings.recovery_epochs, lr=self.settings.recovery_lr),
             )
         self.graph = trace(self.model, self.job.task.example())
