@@ -29,15 +29,15 @@ __all__ = [
 
 
 class EdakariError(Exception):
-    """Root of every error that edakari raises on purpose; those that mean a bad value are `ValueError` too."""
+    """Base class of every error that edakari raises on purpose; errors about a bad value are `ValueError` too."""
 
 
 class EdakariWarning(UserWarning):
-    """What a user should know, though the job goes on; the command line prints it as a note."""
+    """Base class of edakari's warnings: the job continues, and the command line prints the warning as a note."""
 
 
 class ExperimentalWarning(EdakariWarning):
-    """What is called may change in any release; see `edakari.core.stability`."""
+    """The function or class in use is experimental and may change in any release; see `edakari.core.stability`."""
 
 
 class ModelError(EdakariError):
@@ -45,27 +45,27 @@ class ModelError(EdakariError):
 
 
 class UntrustedCode(ModelError):
-    """A file, perhaps somebody else's, names code that would run, and the user has not agreed to that."""
+    """A file names code that would be run, and the user has not agreed to run it."""
 
 
 class PlanError(EdakariError, ValueError):
-    """A plan does not fit the network, or is damaged."""
+    """A plan does not fit the network, or its file is damaged."""
 
 
 class WeightsError(EdakariError):
-    """Stored weights do not fit the network, or are damaged."""
+    """Stored weights do not fit the network, or their file is damaged."""
 
 
 class BudgetError(EdakariError, ValueError):
-    """A budget cannot be read."""
+    """A budget cannot be parsed."""
 
 
 class InfeasibleBudget(BudgetError):
-    """A budget lies below what any legal sizes reach.
+    """A budget is smaller than the smallest network that the allowed group sizes can give.
 
     Args:
-        message: what to tell the user.
-        least: for each cost of the budget, the smallest total that can be reached, in the cost's unit.
+        message: the text for the user.
+        least: smallest reachable total of each cost in the budget, in the cost's unit.
     """
 
     def __init__(self, message: str, least: dict[str, float]) -> None:
@@ -78,15 +78,15 @@ class RecipeError(EdakariError, ValueError):
 
 
 class SettingsError(EdakariError, ValueError):
-    """A setting has a value that it cannot have; says which, and what it accepts."""
+    """A setting has an invalid value; the message names the setting and the accepted values."""
 
 
 class WrongArgument(EdakariError, TypeError):
-    """An argument is of another kind than what belongs there; says what was found, and what to do."""
+    """An argument has the wrong type; the message says what was found and what to pass instead."""
 
 
 class DataError(EdakariError):
-    """A data set is missing, empty, unreadable or of the wrong form."""
+    """A data set is missing, empty, unreadable or has the wrong format."""
 
 
 class RunFolderError(EdakariError):
@@ -94,24 +94,24 @@ class RunFolderError(EdakariError):
 
 
 class ExportError(EdakariError):
-    """An exported network is not the network it came from, or could not be written."""
+    """An exported network does not compute what the original computes, or could not be written."""
 
 
 class MeasurementError(EdakariError):
-    """Something could not be measured."""
+    """A latency or another quantity could not be measured."""
 
 
 class MissingPackage(EdakariError, ModuleNotFoundError):
-    """A package that only some of edakari needs is not installed; says what for, and how to install it."""
+    """An optional package is not installed; the message says what needs it and how to install it."""
 
 
 class UnknownName(EdakariError, ValueError):
-    """A name is not among the known ones.
+    """A name is unknown; the message suggests the nearest known name.
 
     Args:
-        what: what kind of thing was named, for instance "method".
+        what: kind of thing that was named, for instance "method".
         name: the name as given.
-        known: the names there are.
+        known: all valid names.
         advice: what else to do, a sentence.
     """
 
@@ -127,6 +127,6 @@ class UnknownName(EdakariError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like a mistyped one, or None where none is close."""
+    """Find the known name that is most like a mistyped one; None if no name is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return close[0] if close else None

@@ -1,4 +1,4 @@
-"""Criteria: how much each channel of each group matters."""
+"""Criteria: scores of how important each channel of each group is."""
 
 from edakari.core.protocols import Criterion
 from edakari.core.registry import Registry

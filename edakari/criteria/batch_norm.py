@@ -1,4 +1,4 @@
-"""Scales of batch normalisation."""
+"""The batch normalisation scale criterion (Network Slimming)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["BatchNormScale"]
 
 @settings
 class BatchNormScale:
-    """Mean absolute scale of a channel in the batch normalisations that it passes.
+    """Mean absolute scale of a channel in the batch normalisations that it passes through.
 
-    Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017. Groups that pass none
-    (in transformers, or where the normalisation has no scale) are scored by L2 `Magnitude`, brought to the mean score
-    of the groups that do.
+    Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017. Some groups pass
+    through no batch normalisation with a scale, for instance in transformers. They are scored by L2 `Magnitude`,
+    rescaled to the mean score of the other groups.
 
     Args:
-        normalize: see `edakari.criteria.reduce.group_scores`. The paper ranks raw scales, "none"; they compare over
-            layers only after training with its L1 term.
+        normalize: see `edakari.criteria.reduce.group_scores`. The paper ranks raw scales ("none"). These compare
+            across layers only after training with the paper's L1 penalty.
     """
 
     paper: ClassVar[str] = "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017"

@@ -1,4 +1,4 @@
-"""Looking at tensors where they are made, while a network runs."""
+"""Hooks that show intermediate tensors while a network runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["watching"]
 def watching(
     model: nn.Module, layer_outputs: Sequence[LayerOutput], take: Callable[[LayerOutput, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Inside, forward passes hand over the tensors at layer outputs, right where they are made; there are no gradients.
+    """Context in which forward passes pass the tensors at layer outputs to a callback, without gradients.
 
     Args:
-        model: in evaluation mode inside; modes, hooks and random state are put back.
-        layer_outputs: where.
-        take: told of each layer output and its tensor, which it must not keep.
+        model: the network; it runs in evaluation mode. Modes, hooks and random state are restored afterwards.
+        layer_outputs: the layer outputs to watch.
+        take: function that is called with each layer output and its tensor; it must not keep the tensor.
     """
     wanted: dict[str, list[LayerOutput]] = collections.defaultdict(list)
     for layer_output in layer_outputs:

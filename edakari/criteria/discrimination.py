@@ -1,4 +1,4 @@
-"""Feature discrimination: whether the images that excite a filter most are of few classes or of all."""
+"""Feature discrimination (RFC): how well a filter's strongest responses separate the classes."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from edakari.graph.layer_outputs import LayerOutput
 __all__ = ["Discriminated", "FeatureDiscrimination", "Histogram", "Measure", "class_shares", "discriminate", "entropy"]
 
 Histogram = Literal["counts", "responses"]
-"""What an image adds to its class: one, or its response."""
+"""What an image adds to its class in the histogram: one ("counts") or its response ("responses")."""
 
 Measure = Literal["entropy", "variance", "peak"]
-"""What says how peaked a histogram is; the paper's is its entropy."""
+"""How the peakedness of a histogram is measured; the paper uses entropy."""
 
 DIGITS = 9
-"""Of an importance that count; what lies behind is the order of a sum."""
+"""Decimal digits of an importance that are compared; later digits depend on the order of summation."""
 
 
 @dc.dataclass(frozen=True)
 class Discriminated:
-    """How well the filters of a group at one layer output tell classes apart.
+    """How well the filters of a group separate the classes at one layer output.
 
     Args:
-        rfc_entropy: of the classes of each filter's strongest images, bits, float64 [filters]; low means keep.
-        importance: from 0, all classes alike, to 1, a single class, float64 [filters]; high means keep.
-        shares: of each class among a filter's strongest images, float64 [filters, classes].
-        margin: mean response to the strongest images, over that to all images, float64 [filters].
-        strongest: what these come from.
+        rfc_entropy: entropy of the classes of each filter's strongest images, in bits, float64 [filters]; low is
+            important.
+        importance: from 0 (all classes equally) to 1 (a single class), float64 [filters]; high is important.
+        shares: fraction of each class among a filter's strongest images, float64 [filters, classes].
+        margin: mean response to the strongest images divided by the mean response to all images, float64 [filters].
+        strongest: the responses from which these values are computed.
     """
 
     rfc_entropy: torch.Tensor
@@ -57,17 +58,17 @@ class FeatureDiscrimination:
     """Receptive Field Criterion: low entropy of the classes of a channel's strongest images.
 
     He et al., "Filter Pruning via Feature Discrimination in Deep Neural Networks", ECCV 2022. A group's score is the
-    mean importance over the layers that write it. Groups that no layer writes visibly are scored by L2 `Magnitude`,
-    brought to the mean score of the others. Of channels that score the same, the one with the larger margin of its
-    strongest responses is better, then the one of larger weights.
+    mean importance over the layers that produce it. If no layer output of a group can be observed, it is scored by L2
+    `Magnitude`, rescaled to the mean score of the others. Between channels with equal scores, the larger margin of
+    strongest responses ranks higher, then the larger weights.
 
     Args:
         responses: which images are looked at, and how.
         histogram: what an image adds to the bin of its class: "counts" adds one, "responses" adds the response.
         measure: measure of how peaked a histogram is.
         balanced: divide each histogram by the fraction of each class among all images.
-        normalize: see `edakari.criteria.reduce.group_scores`. Raw importance grows towards the output, and a ranking
-            over all layers would remove the first ones.
+        normalize: see `edakari.criteria.reduce.group_scores`. Raw importance grows with depth, so a ranking of raw
+            scores over all layers would remove the first layers.
     """
 
     paper: ClassVar[str] = "He et al., Filter Pruning via Feature Discrimination in Deep Neural Networks, ECCV 2022"
@@ -87,7 +88,7 @@ class FeatureDiscrimination:
         return self.scores(model, graph, collect_responses(model, graph, batches, task, self.responses))
 
     def scores(self, model: nn.Module, graph: Graph, responses: FilterResponses) -> Scores:
-        """The scores from responses that were gathered before."""
+        """Compute the scores from responses that were collected before."""
         prior = _prior(responses) if self.balanced else None
         importance: dict[str, list[Array]] = {}
         margins: dict[str, list[Array]] = {}
@@ -111,7 +112,7 @@ class FeatureDiscrimination:
         return normalized(scores, self.normalize)
 
     def discriminate(self, responses: FilterResponses) -> Mapping[tuple[LayerOutput, str], Discriminated]:
-        """What the filters at each layer output tell apart."""
+        """Compute how well the filters separate the classes, for each layer output and group."""
         prior = _prior(responses) if self.balanced else None
         return {
             key: discriminate(strongest, responses, self.histogram, self.measure, prior)
@@ -126,17 +127,17 @@ def discriminate(
     measure: Measure = "entropy",
     prior: torch.Tensor | None = None,
 ) -> Discriminated:
-    """How well some filters tell classes apart.
+    """Compute how well some filters separate the classes.
 
-    Filters that respond alike to all images tell nothing apart, whatever images come first: they have the largest
-    entropy. So has what a filter does not respond to at all, each such image being shared out over all classes.
+    A filter with the same response to all images separates nothing: it gets the largest entropy, whichever images rank
+    first. An image without any response counts equally for all classes.
 
     Args:
-        strongest: responses of the filters.
-        responses: labels, number of classes and of responses that count.
+        strongest: the filters' strongest responses.
+        responses: the labels and the number of classes.
         histogram: see `Histogram`.
         measure: see `Measure`.
-        prior: share of each class among all images, to divide by, float64 [classes].
+        prior: fraction of each class among all images, to divide by, float64 [classes].
     """
     shares = class_shares(strongest, responses.labels, responses.classes, histogram, prior)
     # differs: the release ranks dead filters by whichever images come first
@@ -161,15 +162,15 @@ def class_shares(
     histogram: Histogram = "counts",
     prior: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Share of each class among the images that excite each filter most.
+    """Compute the fraction of each class among the images with each filter's strongest responses.
 
     Args:
-        strongest: their responses and numbers, [filters, top].
-        labels: of all images, int64 [images], or the mass of each class, float [images, classes]. Not looked at where
-            the responses come with labels of their own.
+        strongest: the strongest responses and the indices of their images, [filters, top].
+        labels: labels of all images, int64 [images], or the weight of each class, float [images, classes]. They are
+            ignored if the responses have labels of their own.
         classes: number of classes.
-        histogram: what an image adds.
-        prior: share of each class among all images, to divide by, float64 [classes].
+        histogram: what an image adds to its class.
+        prior: fraction of each class among all images, to divide by, float64 [classes].
 
     Returns:
         float64 [filters, classes]; rows add up to 1.
@@ -194,18 +195,18 @@ def class_shares(
 
 
 def entropy(shares: torch.Tensor) -> torch.Tensor:
-    """Shannon entropy of each row, bits: float64 [rows] of shares [rows, classes] that add up to 1."""
+    """Compute the Shannon entropy of each row in bits: float64 [rows]; rows of `shares` [rows, classes] sum to 1."""
     bits: torch.Tensor = torch.special.entr(shares.double()).sum(1) / math.log(2.0)
     return bits + 0.0  # turns -0 into 0
 
 
 def broken_ties(score: torch.Tensor, margin: Array, size: Array) -> torch.Tensor:
-    """Scores in which no two channels are alike: of equal ones the larger margin wins, then size, then the first.
+    """Break ties between equal scores: by the larger margin, then the larger weights, then the lower index.
 
     Args:
-        score: float64 [channels].
-        margin: of the strongest responses, float64 [channels].
-        size: of the weights, float64 [channels].
+        score: scores, float64 [channels].
+        margin: margin of the strongest responses, float64 [channels].
+        size: magnitude of the weights, float64 [channels].
     """
     rounded = score.numpy().round(DIGITS)
     order = np.lexsort((-np.arange(len(rounded)), size.round(DIGITS), margin.round(DIGITS)))
@@ -215,7 +216,7 @@ def broken_ties(score: torch.Tensor, margin: Array, size: Array) -> torch.Tensor
 
 
 def _prior(responses: FilterResponses) -> torch.Tensor | None:
-    """Share of each class among all images; None where labels belong to places."""
+    """Fraction of each class among all images; None for labels per pixel."""
     if responses.labels.ndim == 2:
         mass = responses.labels.double().sum(0)
     elif bool((responses.labels >= 0).all()):

@@ -1,4 +1,4 @@
-"""Distance from the geometric median."""
+"""The geometric median criterion (FPGM)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["GeometricMedian"]
 
 @settings
 class GeometricMedian:
-    """Mean distance of a channel's weights to those of all others: what lies in the middle can be replaced by them.
+    """Mean distance of a channel's weights to those of all other channels: a central channel is replaceable.
 
     He et al., "Filter Pruning via Geometric Median for Deep Neural Networks Acceleration", CVPR 2019, equation 6.
-    Distances are per weight (divided by the root of their number), so that all members count the same.
+    Distances are divided by the square root of the number of weights, so that all members count equally.
 
     Args:
         normalize: see `edakari.criteria.reduce.group_scores`.

@@ -1,4 +1,4 @@
-"""What images show, in the forms that tasks have it: a class, several classes, or a class at every pixel."""
+"""Labels of images in the forms that tasks use: one class, several classes, or one class per pixel."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edakari.errors import DataError
 __all__ = ["LabelSource", "Labels", "at_positions", "classes_of", "labels_of"]
 
 LabelSource = Literal["data", "predicted"]
-"""Labels as the data has them, or the classes that the network itself gives."""
+"""Where labels come from: the data, or the classes that the network predicts."""
 
 
 class Labels:
-    """What all scoring images show, gathered while they stream by; run state.
+    """Labels of all scoring images, collected batch by batch; mutable state of a run.
 
     Args:
         classes: number of classes.
@@ -29,14 +29,14 @@ class Labels:
         self.found: list[tuple[int, torch.Tensor]] = []
 
     def add(self, labels: torch.Tensor, first: int) -> None:
-        """Labels of images from number `first` on: int64 [N], or of several classes [N, classes]."""
+        """Add labels of the images with indices `first`, `first + 1`, ...: int64 [N], or multi-label [N, classes]."""
         self.found.append((first, labels.cpu()))
 
     def table(self, images: int) -> torch.Tensor:
-        """The labels of all images on all processes: int64 [images], or float32 [images, classes] that add up to 1.
+        """Labels of all images on all processes: int64 [images], or float32 [images, classes] with row sum 1.
 
         Raises:
-            DataError: all images show the same.
+            DataError: all images have the same label.
         """
         several = bool(self.found) and self.found[0][1].ndim == 2
         table = torch.zeros((images, self.classes)) if several else torch.full((images,), -1)
@@ -45,25 +45,25 @@ class Labels:
         table = Processes.here().reduced(table, dist.ReduceOp.MAX)
         if several:
             table = table / table.sum(1, keepdim=True).clamp(min=1)
-        # labels of places are not among these
+        # labels per pixel are not among these
         if self.found and bool((table == table[:1]).all()):
             raise DataError(
-                "all scoring images have the same label, so that filters cannot be told apart by classes; take images "
+                "all scoring images have the same label, so classes cannot distinguish the filters; take images "
                 "of several classes (is data.calibration_size large enough, is the data sorted?)"
             )
         return table
 
 
 def labels_of(batch: Batch, outputs: Any, source: LabelSource) -> torch.Tensor:
-    """The labels of a batch: int64 [N], several classes [N, classes], or int64 [N, height, width].
+    """Return the labels of a batch: int64 [N], multi-label [N, classes], or int64 [N, height, width].
 
     Args:
-        batch: (images, labels); what else it holds does not matter.
-        outputs: of the network, float [N, classes, ...]; looked at where the labels are its predictions.
-        source: where labels come from.
+        batch: (images, labels); further entries are ignored.
+        outputs: outputs of the network, float [N, classes, ...]; used if the labels are its predictions.
+        source: where the labels come from.
 
     Raises:
-        DataError: there are no labels, or they do not fit the classes that the network gives.
+        DataError: there are no labels, or they do not fit the network's classes.
     """
     classes = classes_of(outputs)
     if source == "predicted":
@@ -90,10 +90,10 @@ def labels_of(batch: Batch, outputs: Any, source: LabelSource) -> torch.Tensor:
 
 
 def classes_of(outputs: Any) -> int:
-    """How many classes a network tells apart; two where it gives one number.
+    """Return the number of classes that a network predicts; 2 for a single output.
 
     Raises:
-        DataError: its outputs are not one number for each class.
+        DataError: the outputs are not one number per class.
     """
     if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2:
         found = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
@@ -102,11 +102,11 @@ def classes_of(outputs: Any) -> int:
 
 
 def at_positions(labels_NYX: torch.Tensor, positions_NF: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The labels at positions of a coarser map.
+    """Look up the labels at positions of a coarser map.
 
     Args:
-        labels_NYX: int64 [N, height, width].
-        positions_NF: row times width plus column in the map, int64 [N, filters].
+        labels_NYX: labels per pixel, int64 [N, height, width].
+        positions_NF: flat indices (row * width + column) into the map, int64 [N, filters].
         size: height and width of the map.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Size of the weights."""
+"""The weight magnitude criterion."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = ["Magnitude"]
 class Magnitude:
     """Mean absolute (p = 1) or root mean square (p = 2) weight of a channel.
 
-    Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017. The paper sums over a filter; the mean ranks the
-    filters of a layer alike, and lets members with few and with many weights per channel count the same.
+    Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017. The paper sums over a filter. The mean gives the
+    same ranking within a layer, and members with few and with many weights per channel count equally.
 
     Args:
         p: order of the norm.

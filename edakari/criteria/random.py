@@ -1,4 +1,4 @@
-"""Chance, the baseline that every criterion must beat."""
+"""Random scores: the baseline that every criterion must beat."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Random"]
 class Random:
     """Uniform random scores.
 
-    Mittal et al., "Recovering from Random Pruning", WACV 2018, on how strong this baseline is.
+    Mittal et al., "Recovering from Random Pruning", WACV 2018, show how strong this baseline is.
 
     Args:
         seed: of a generator of its own, so that the global random state stays as it is; None is that of the job, or 0

@@ -1,4 +1,4 @@
-"""The strongest responses of each filter, kept while images stream by."""
+"""The strongest responses of each filter, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from edakari.errors import ModelError
 __all__ = ["Ranking", "Strongest"]
 
 BLOCK = 128
-"""Images that wait until they are merged; merging costs as much for one as for many."""
+"""Images that are buffered before a merge; merging one image costs as much as merging many."""
 
 ROWS = 512
-"""Filters that are merged at a time; bounds the memory that merging takes beside the ranking itself."""
+"""Filters that are merged at a time; this bounds the extra memory of a merge."""
 
 IDS = 0xFFFFFFFF
 SHORT = 1 << 16
-"""Images whose numbers 16 bits can hold."""
+"""Number of images whose indices fit in 16 bits."""
 EMPTY = torch.iinfo(torch.int64).min
 
 
 @dc.dataclass(frozen=True)
 class Strongest:
-    """What is known of some filters when all images have been seen.
+    """The strongest responses of some filters after all images have been seen.
 
     Args:
-        responses: the largest ones, falling, float32 [filters, top].
-        ids: images that they come from, int64 [filters, top].
-        labels: of the places that they come from, int64 [filters, top]; None where images have labels as wholes.
-        mean: over all images, float64 [filters].
-        dead: filters that respond alike to all images, bool [filters].
+        responses: the largest responses in descending order, float32 [filters, top].
+        ids: indices of their images, int64 [filters, top].
+        labels: labels at the pixels of the responses, int64 [filters, top]; None if labels belong to whole images.
+        mean: mean response over all images, float64 [filters].
+        dead: whether a filter has the same response to all images, bool [filters].
     """
 
     responses: torch.Tensor
@@ -45,23 +45,23 @@ class Strongest:
 
 
 class Ranking:
-    """The largest responses of some filters and the images that they come from; run state.
+    """The largest responses of some filters and the indices of their images; mutable state of a run.
 
-    A response and the number of its image are one integer: the response's bits, in an order that integers have too,
-    above the number's, turned round. So a larger response wins, and of equal ones the image that came first; merging is
-    exact, whatever the batches and the ranks. Kept apart they take 6 bytes an entry, 8 where there are more than 65,536
-    images. No image is named twice.
+    One integer key encodes a response and the index of its image. The upper bits hold the response, mapped so that
+    integers sort like floats. The lower bits hold the inverted index. So a larger response wins, and the earlier image
+    wins a tie: merging is exact for any batches and ranks. Stored separately, an entry takes 6 bytes, or 8 bytes for
+    more than 65,536 images. No image appears twice.
 
     Args:
-        filters: how many.
-        top: responses that are kept for each.
-        device: where.
-        placed: whether labels come with the responses.
+        filters: number of filters.
+        top: number of responses to keep for each filter.
+        device: device of the ranking.
+        placed: whether each response has a label of its own.
     """
 
     def __init__(self, filters: int, top: int, device: torch.device, placed: bool = False) -> None:
         self.filters, self.top = filters, top
-        # one place for good: a new one at every merge would leave holes in the memory
+        # allocated once: a new buffer at every merge would fragment the memory
         self.width = 0
         self.values = torch.empty((filters, top), dtype=torch.int32, device=device)
         self.ids = torch.empty((filters, top), dtype=torch.int16, device=device)
@@ -75,12 +75,12 @@ class Ranking:
         self.least = torch.full((filters,), torch.inf, device=device)
 
     def add(self, responses_NF: torch.Tensor, first: int, labels_NF: torch.Tensor | None = None) -> None:
-        """Take the responses to some images.
+        """Add the responses to some images.
 
         Args:
-            responses_NF: float32 [images, filters].
-            first: number of the first image; the others follow.
-            labels_NF: of the places that they come from, [images, filters].
+            responses_NF: responses, float32 [images, filters].
+            first: index of the first image; the other images follow it.
+            labels_NF: labels at the pixels of the responses, [images, filters].
         """
         if first + len(responses_NF) > SHORT:
             self._widen()
@@ -113,7 +113,7 @@ class Ranking:
 
     @property
     def keys(self) -> torch.Tensor:
-        """What is kept, in no order, int64 [filters, width]."""
+        """The keys in the ranking, unsorted, int64 [filters, width]."""
         return self._packed(slice(None))
 
     def _packed(self, rows: slice) -> torch.Tensor:
@@ -126,7 +126,7 @@ class Ranking:
         self.ids[rows, kept] = (IDS - (keys & IDS) - self._first()).to(self.ids.dtype)
 
     def _first(self) -> int:
-        """The number that 0 stands for: 16 bits with a sign hold half of the numbers below 0."""
+        """The image index that a stored 0 stands for: signed 16 bits hold half of the indices below 0."""
         return SHORT // 2 if self.ids.dtype == torch.int16 else 0
 
     def _widen(self) -> None:
@@ -135,7 +135,7 @@ class Ranking:
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """Labels of what is kept, int32 [filters, width]."""
+        """Labels of the keys in the ranking, int32 [filters, width]."""
         return None if self.label_store is None else self.label_store[:, : self.width]
 
     def _keep_best(self, new: Iterable[torch.Tensor], count: int, labels: torch.Tensor | None) -> None:
@@ -151,7 +151,7 @@ class Ranking:
         self.width = width
 
     def gather(self) -> None:
-        """Merge the rankings of all processes; every one of them has the same afterwards."""
+        """Merge the rankings of all processes, so that all processes have the same ranking."""
         self._merge()
         here = Processes.here()
         if here.world == 1:
@@ -171,7 +171,7 @@ class Ranking:
         self._keep_best(
             torch.split(merged, ROWS), merged.shape[1], None if all_labels is None else torch.cat(all_labels, 1)
         )
-        # what was padded is smaller than any response, and is dropped where there are fewer than `top`
+        # padding is smaller than any response, and is dropped if there are fewer than `top` responses
         if total < self.width:
             order = self.keys.argsort(1, descending=True)[:, :total]
             self._put(slice(None), self.keys.gather(1, order))
@@ -180,10 +180,10 @@ class Ranking:
             self.width = total
 
     def strongest(self, top: int) -> Strongest:
-        """What has been found, on the CPU; `gather` comes first.
+        """Return the strongest responses on the CPU; call `gather` first.
 
         Args:
-            top: responses of each filter that are wanted, at most as many as are kept.
+            top: number of responses per filter, at most the number in the ranking.
         """
         best = self.keys.topk(min(top, self.width), dim=1)
         responses = _response(best.values >> 32)
@@ -198,7 +198,7 @@ class Ranking:
 
 
 def _ordered(responses: torch.Tensor) -> torch.Tensor:
-    """Integers in the order of some numbers: int64 within 32 bits, of float32."""
+    """Map float32 to int64 values of 32 bits that sort in the same order."""
     bits = (responses + 0.0).view(torch.int32)  # turns -0 into 0
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
 

@@ -1,10 +1,9 @@
-"""From figures on weights to one score per channel of a group.
+"""Reduction of values per weight to one score per channel of a group, shared by all criteria on weights.
 
-What all criteria on weights share. A group's score is the mean over its counting members, and a member's score is
-taken over all elements that belong to a channel. Counting members are weights with more than one long dimension:
-matrices and convolution kernels, in the rows that write the group as in the columns that read it, since a channel
-is as dead when nobody reads it as when nobody writes it. Scales, biases and single tokens say where a distribution
-lies rather than how much it carries, so they count only in groups that have no other member.
+A group's score is the mean over its counting members. A member's score covers all elements that belong to a channel.
+Counting members are weights with more than one long dimension: matrices and convolution kernels. Both the rows that
+produce the group and the columns that consume it count, since a channel is useless without either. Scales, biases and
+single tokens shift a distribution and say little about importance. They count only in groups without other members.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ Normalize = Literal["mean", "none"]
 
 
 def channels(layout: Layout, group: str) -> npt.NDArray[np.int64]:
-    """Which channel of a group each position of a dimension belongs to.
+    """Return the channel of a group that each position of a dimension belongs to.
 
     Args:
         layout: description of the dimension.
         group: name of the group.
 
     Returns:
-        int64 [positions]; -1 where a position does not belong to the group. Every channel has equally many.
+        int64 [positions]; -1 for positions outside the group. Every channel has the same number of positions.
     """
     match layout:
         case Fixed(size):
@@ -70,10 +69,10 @@ _coordinates = functools.lru_cache(maxsize=4096)(channels)
 
 
 def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
-    """The parameters that groups appear in, by name.
+    """Return the parameters that belong to groups, by name.
 
     Raises:
-        ModelError: a parameter's shape is not the one that was traced.
+        ModelError: the shape of a parameter differs from the traced shape.
     """
     model = unwrapped(model, "score(model, graph, batches, task)")
     require("score(model, graph, batches, task)", graph=(graph, Graph))
@@ -91,7 +90,7 @@ def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
 
 
 def counting(graph: Graph, group: str, parameters: Mapping[str, torch.Tensor]) -> list[Member]:
-    """The members that a group's score is the mean of; tied weights count once."""
+    """Return the members that count for a group's score; tied weights count once."""
     found: dict[tuple[int, int], Member] = {}
     for member in graph.members(group):
         if member.tensor in parameters:
@@ -103,14 +102,14 @@ def counting(graph: Graph, group: str, parameters: Mapping[str, torch.Tensor]) -
 
 
 def sum_along(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sum over all dimensions but one; leading ones first, which reads memory in order."""
+    """Sum over all dimensions but one; leading dimensions first, which reads memory in order."""
     while dim > 0:
         tensor, dim = tensor.sum(0), dim - 1
     return tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor
 
 
 def per_channel(member: Member, group: str, size: int, along: Array) -> Array:
-    """Sum a figure per position, float64 [positions], over the positions of each channel, float64 [size]."""
+    """Sum values per position, float64 [positions], over the positions of each channel: float64 [size]."""
     if isinstance(member.layout, Axis):
         return along
     where = _coordinates(member.layout, group)
@@ -121,13 +120,13 @@ def per_channel(member: Member, group: str, size: int, along: Array) -> Array:
 def group_scores(
     graph: Graph, parts: Callable[[str, int], Sequence[Array]], normalize: Normalize = "mean"
 ) -> dict[str, torch.Tensor]:
-    """Mean over each group's members.
+    """Average the scores of each group's members.
 
     Args:
-        graph: whose groups are scored.
-        parts: the scores of a group's members, each float64 [size], from the group's name and size. Where there is
-            none, every channel scores 1.
-        normalize: "mean" divides by the group's mean score, so that groups can be ranked against each other.
+        graph: the graph whose groups are scored.
+        parts: function from a group's name and size to its members' scores, each float64 [size]. Without any, every
+            channel scores 1.
+        normalize: "mean" divides by the group's mean score, so that all groups can be ranked together.
 
     Returns:
         float64 [size] by group.
@@ -148,7 +147,7 @@ def group_scores(
 
 
 def normalized(scores: Scores, normalize: Normalize) -> dict[str, torch.Tensor]:
-    """Scores divided by their group's mean, or as they are; groups whose mean is not above 0 stay as they are."""
+    """Divide scores by their group's mean, or leave them; groups with a mean of 0 or below stay unchanged."""
     if normalize == "none":
         return ScoreTable(scores)
     means = {name: score.mean() for name, score in scores.items()}

@@ -1,4 +1,4 @@
-"""How strongly each filter responds to each image: reduced where it is made, so that no activation is kept."""
+"""Responses of each filter to each image, reduced inside hooks, so that no activation is stored."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 Reduce = Literal["l2", "max"]
-"""From a filter's map to one number: its L2 norm, or its largest entry."""
+"""Reduction of a filter's feature map to one number: its L2 norm, or its largest entry."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Response:
-    """One batch's responses of the filters of a group at a layer output.
+    """Responses of a group's filters at one layer output, for one batch.
 
     Args:
-        values: float32 [images, filters].
-        positions: of the largest entry, row times width plus column, int64 [images, filters]; where asked for.
-        size: height and width of the map; 1 and its length for what has one dimension in space.
+        values: responses, float32 [images, filters].
+        positions: flat index (row * width + column) of the largest entry, int64 [images, filters]; None if not wanted.
+        size: height and width of the map; (1, length) for maps with one spatial dimension.
     """
 
     values: torch.Tensor
@@ -54,13 +54,13 @@ class Response:
     size: tuple[int, int]
 
     def labels(self, labels_NYX: torch.Tensor) -> torch.Tensor | None:
-        """The labels at the positions, int64 [images, filters], of labels at every pixel."""
+        """Look up the labels at the positions, int64 [images, filters], in labels per pixel."""
         return None if self.positions is None else at_positions(labels_NYX, self.positions, self.size)
 
 
 @settings
 class ResponseSettings:
-    """How responses are gathered.
+    """How responses are collected.
 
     Args:
         reduce: how a filter's map becomes its response: "l2" takes the L2 norm, "max" the largest entry.
@@ -76,14 +76,14 @@ class ResponseSettings:
 
     @property
     def most(self) -> int:
-        """Responses of each filter that have to be kept."""
+        """Number of responses to keep for each filter."""
         return self.top if isinstance(self.top, int) else max(1, round(self.top * self.images))
 
     def count(self, images: int) -> int:
-        """Responses of each filter that count, of so many images.
+        """Return the number of responses per filter that count, for a number of images.
 
         Raises:
-            DataError: there are fewer images.
+            DataError: there are fewer images than `top`.
         """
         if isinstance(self.top, int) and self.top > images:
             raise DataError(
@@ -101,11 +101,11 @@ class FilterResponses:
     """The strongest responses of all filters.
 
     Args:
-        strongest: for each layer output and group, in order of the network.
-        labels: of the images, int64 [images], or [images, classes] of mass; -1 where places have labels of their own.
-        images: how many were seen.
-        classes: how many there are.
-        top: responses that count for each filter.
+        strongest: the strongest responses at each layer output and group, in the network's order.
+        labels: labels of the images, int64 [images], or class weights [images, classes]; -1 for labels per pixel.
+        images: number of images seen.
+        classes: number of classes.
+        top: number of responses that count for each filter.
     """
 
     strongest: Mapping[tuple[LayerOutput, str], Strongest]
@@ -122,20 +122,20 @@ def collect_responses(
     task: Task | None,
     how: ResponseSettings = AS_PUBLISHED,
 ) -> FilterResponses:
-    """Run a network once over images, and keep the strongest responses of each filter with their images' numbers.
+    """Run a network once over images, and collect each filter's strongest responses with their images' indices.
 
-    Responses are those in evaluation mode. Each process looks at its share of the batches, and all hear the same.
+    The network runs in evaluation mode. Each process runs a part of the batches; all processes get the same result.
 
     Args:
-        model: the network; it is left as found.
+        model: the network; it does not change.
         graph: its graph.
-        batches: of images and labels, the same on all processes.
-        task: how the network is called; None calls it with the images.
+        batches: pairs of images and labels, the same on all processes.
+        task: the task that calls the network; None calls the network with the images.
         how: see `ResponseSettings`.
 
     Raises:
         DataError: there are no images, too few of them, no labels, or labels that do not fit the network.
-        ModelError: a response is not finite, or a tensor has another batch size than the images.
+        ModelError: a response is not finite, or the batch size of a tensor differs from that of the images.
     """
     model = unwrapped(model, "score(model, graph, batches, task)")
     require("score(model, graph, batches, task)", graph=(graph, Graph), batches=(batches, Iterable))
@@ -171,7 +171,7 @@ def collect_responses(
 
 
 def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:
-    """A network's outputs for a batch."""
+    """Compute a network's outputs for a batch."""
     if task is not None:
         return task.outputs(model, batch)
     return model(batch[0].to(next(model.parameters()).device))
@@ -180,18 +180,18 @@ def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:
 def respond(
     layer_output: LayerOutput, group: str, x: torch.Tensor, images: int, reduce: Reduce, placed: bool
 ) -> Response:
-    """Reduce the maps at a layer output to responses.
+    """Reduce the feature maps at a layer output to responses.
 
     Args:
-        layer_output: where.
-        group: whose filters.
-        x: the tensor.
-        images: in the batch.
-        reduce: how.
-        placed: whether the position of the largest entry is wanted.
+        layer_output: the layer output.
+        group: name of the group of the filters.
+        x: the tensor at the layer output.
+        images: number of images in the batch.
+        reduce: reduction of a feature map to a number.
+        placed: whether to return the position of the largest entry, too.
 
     Raises:
-        ModelError: the tensor does not have that many images along its first dimension.
+        ModelError: the first dimension of the tensor does not fit the number of images.
     """
     x, dim, several = _by_filter(layer_output, group, x, images)
     others = [each for each in range(1, x.dim()) if each != dim]
@@ -209,7 +209,7 @@ def respond(
 
 
 def _by_filter(layer_output: LayerOutput, group: str, x: torch.Tensor, images: int) -> tuple[torch.Tensor, int, bool]:
-    """The tensor with images first, the dimension of filters, and whether the next one holds a filter's positions."""
+    """Return the tensor, images first; the dimension of filters; whether the next one holds a filter's positions."""
     layouts, dim = layer_output.layouts, layer_output.dims()[group]
     per_image = int(extent(layouts[0], {}))
     if x.dim() != len(layouts) or x.shape[0] != per_image * images:
@@ -230,10 +230,10 @@ def _by_filter(layer_output: LayerOutput, group: str, x: torch.Tensor, images: i
 
 
 def until(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
-    """Batches until so many images have come.
+    """Yield batches until the number of images is reached.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no images.
     """
     seen = 0
     for batch in batches:
@@ -246,10 +246,10 @@ def until(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
 
 
 def _at_places(graph: Graph, batch: Batch, how: ResponseSettings) -> bool:
-    """Whether labels belong to places instead of images.
+    """Return whether labels belong to pixels instead of images.
 
     Raises:
-        DataError: they do, and responses come from no place.
+        DataError: labels belong to pixels, but the reduction has no position.
     """
     if how.labels == "predicted":
         outputs = graph.calls[0].outputs
@@ -277,7 +277,7 @@ def _rankings(
 
 
 class _Decoded(Mapping[tuple[LayerOutput, str], Strongest]):
-    """Rankings in plain form, each made when it is asked for: all of them together are larger than the rankings."""
+    """Rankings in decoded form, each decoded on access: all decoded at once would take more memory."""
 
     def __init__(self, rankings: Mapping[tuple[LayerOutput, str], Ranking], top: int) -> None:
         self.rankings, self.top = rankings, top

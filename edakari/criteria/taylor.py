@@ -1,4 +1,4 @@
-"""First-order estimate of what the loss would lose."""
+"""The Taylor criterion: a first-order estimate of how the loss changes without a channel."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ __all__ = ["Taylor"]
 
 @settings
 class Taylor:
-    """Squared change of the loss, to first order, if a channel's weights were zero.
+    """Squared first-order change of the loss if a channel's weights were zero.
 
-    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8: per batch, the sum of
-    gradient times weight over a channel, squared; the mean over batches. The network is in evaluation mode.
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8. For each batch, the
+    score is the squared sum of gradient times weight over a channel; scores are averaged over batches. The network is
+    in evaluation mode.
 
     Args:
-        max_batches: most batches that are used, on each rank.
+        max_batches: largest number of batches on each rank.
         normalize: see `edakari.criteria.reduce.group_scores`.
     """
 
@@ -111,7 +112,7 @@ def _accumulate(
 
 
 def _reduced(sums: Mapping[tuple[str, int], Array], count: int) -> int:
-    """Add up over all ranks in place; returns the number of batches of all of them."""
+    """Sum over all ranks in place, and return the total number of batches."""
     total = Processes.here().reduced(torch.from_numpy(np.concatenate([*sums.values(), [float(count)]]))).numpy()
     start = 0
     for own in sums.values():
@@ -122,7 +123,7 @@ def _reduced(sums: Mapping[tuple[str, int], Array], count: int) -> int:
 
 @contextmanager
 def _probing(model: nn.Module, weights: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Evaluation mode with gradients of the weights; modes, flags and random state are put back."""
+    """Context of evaluation mode with gradients of the weights; modes, flags and random state are restored."""
     flags = [weight.requires_grad for weight in weights]
     devices = sorted({weight.device.index for weight in weights if weight.device.type == "cuda"})
     try:

@@ -1,4 +1,4 @@
-"""Export of a network to ONNX and to `torch.export`, outputs compared before and after."""
+"""Export of a network to ONNX and to `torch.export`, with a comparison of outputs."""
 
 from edakari.core.registry import Registry
 from edakari.export.check import ExportCheck, Exporter

@@ -1,4 +1,4 @@
-"""Whether an exported network still computes what the module computes."""
+"""Comparison of an exported network's outputs with the module's outputs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["ExportCheck", "Exporter", "compare", "module_outputs", "output_tenso
 
 @dc.dataclass(frozen=True, slots=True)
 class ExportCheck:
-    """How far an exported network's outputs lie from the module's.
+    """Differences between the outputs of an exported network and of the module.
 
     Args:
-        path: of the exported file.
+        path: path of the exported file.
         format: "onnx" or "program".
         absolute: largest absolute difference.
-        relative: largest absolute difference as a share of the largest output.
-        bytes: size of the file.
+        relative: largest absolute difference as a fraction of the largest output.
+        bytes: size of the file in bytes.
     """
 
     path: Path
@@ -66,18 +66,18 @@ class Exporter:
 def compare(
     expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor], what: str, tolerance: float
 ) -> tuple[float, float]:
-    """Worst absolute and worst relative difference between outputs.
+    """Compute the largest absolute and the largest relative difference between outputs.
 
     Raises:
-        ExportError: they differ by more than the tolerance, in number, or in shape.
+        ExportError: the outputs differ by more than the tolerance, in number or in shape.
     """
     if len(expected) != len(found):
-        raise ExportError(f"{what} gives {len(found)} outputs, the module {len(expected)}")
+        raise ExportError(f"{what} has {len(found)} outputs, but the module has {len(expected)}")
     absolute = relative = 0.0
     for index, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
         if ours.shape != theirs.shape:
             raise ExportError(
-                f"{what}: output {index} has shape {tuple(theirs.shape)}, the module's {tuple(ours.shape)}"
+                f"{what}: output {index} has shape {tuple(theirs.shape)}, but the module's has {tuple(ours.shape)}"
             )
         ours, theirs = ours.detach().cpu().double(), theirs.detach().cpu().double()
         # equal infinities are equal; NaN is equal to nothing
@@ -85,21 +85,21 @@ def compare(
         worst = float(error.max()) if ours.numel() else 0.0
         if not math.isfinite(worst):
             raise ExportError(
-                f"{what}: output {index} has values that are not finite (NaN or infinite) where the module's are other "
-                "ones, or the module's own are NaN; nothing can be compared. Export a network whose outputs are finite."
+                f"{what}: output {index} has values that are not finite (NaN or infinite) where the module's differ, "
+                "or the module's values are NaN; a comparison is impossible. Export a network with finite outputs."
             )
         scale = float(ours.abs().nan_to_num(posinf=0.0).max()) if ours.numel() else 0.0
         absolute, relative = max(absolute, worst), max(relative, worst / max(scale, 1e-12))
     if not relative <= tolerance:
         raise ExportError(
             f"{what} is not the same network: outputs differ by {absolute:.3g}, {relative:.3g} of the largest output, "
-            f"where {tolerance:g} is allowed. Export in float32, or allow more with `tolerance`."
+            f"but only {tolerance:g} is allowed. Export in float32, or raise `tolerance`."
         )
     return absolute, relative
 
 
 def module_outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
-    """The module's output tensors in evaluation mode, in order; modes are left as found.
+    """Run the module in evaluation mode and return its output tensors in order; modes are restored.
 
     Raises:
         ExportError: the forward pass fails.
@@ -115,7 +115,7 @@ def module_outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
 
 
 def output_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in what a network returns, in order."""
+    """Yield every tensor in the output of a network, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):

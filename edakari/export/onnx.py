@@ -1,4 +1,4 @@
-"""Export to ONNX, checked in ONNX Runtime."""
+"""Export to ONNX, with a check in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def to_onnx(
     dynamic_batch: bool = False,
     tolerance: float = 1e-4,
 ) -> ExportCheck:
-    """Write a network as one ONNX file whose outputs in ONNX Runtime are the module's.
+    """Export a network to one ONNX file, and check that ONNX Runtime gives the module's outputs.
 
     Args:
-        model: left as found.
-        example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors. The
-            model's inputs are called `input`, or `input_0`, `input_1`, …, or after the keywords.
-        path: of the file.
-        dynamic_batch: whether the batch size stays open; then a batch of 3 is compared too.
-        tolerance: largest difference allowed, as a share of the largest output.
+        model: the network; it does not change.
+        example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors. The
+            inputs in the file are named `input`, or `input_0`, `input_1`, …, or after the keywords.
+        path: path of the file to write.
+        dynamic_batch: whether the batch size is variable; then a batch of 3 is compared, too.
+        tolerance: largest allowed difference, as a fraction of the largest output.
 
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.

@@ -1,4 +1,4 @@
-"""A network as an ONNX model, by torch's dynamo exporter."""
+"""Export of a network to an ONNX model by torch's dynamo exporter."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ __all__ = ["feeds", "open_onnx", "write_onnx"]
 
 
 def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batch: bool = False) -> Path:
-    """Write a network as one ONNX file in evaluation mode; its inputs are called as `named_tensors` calls them.
+    """Export a network in evaluation mode to one ONNX file; `named_tensors` gives the names of its inputs.
 
     Args:
-        model: left as found.
-        example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
-        path: of the file.
-        dynamic_batch: whether the batch size stays open; else it is the example's.
+        model: the network; it does not change.
+        example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors.
+        path: path of the file to write.
+        dynamic_batch: whether the batch size is variable; otherwise it is the example's.
 
     Returns:
         The path.
 
     Raises:
-        ExportError: the network cannot be exported; says what the exporter said.
+        ExportError: the network cannot be exported; the message includes the exporter's error.
         MissingPackage: the extra `onnx` is not installed.
     """
     require_packages("onnx", "exporting to ONNX", "onnx", "onnxscript")
     tensors = named_tensors(example)
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
-    # A batch of 1 would be taken for a constant, so an open batch size is traced with 2.
+    # The exporter would take a batch of 1 for a constant, so a variable batch size is traced with 2.
     traced = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
     alone = isinstance(example, torch.Tensor)
     shapes = (batch,) if alone else (tuple(batch if x.dim() else None for x in traced),)
@@ -59,7 +59,7 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
                 verbose=False,
             )
             if program is None:
-                raise ExportError("torch.onnx.export gave nothing back")
+                raise ExportError("torch.onnx.export returned nothing")
             with replacing(path) as temporary:
                 program.save(str(temporary), external_data=False)
     except EdakariError:
@@ -77,19 +77,19 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
 
 
 def feeds(session: Any, example: Any) -> dict[str, Any]:
-    """What an ONNX Runtime session takes of an example on the CPU; inputs without an effect are not in the session."""
+    """Return the inputs of an ONNX Runtime session from an example; a session omits inputs without an effect."""
     tensors = named_tensors(example)
     taken = [given.name for given in session.get_inputs()]
     return {name: tensors[name].detach().numpy() for name in taken}
 
 
 def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None = None) -> Any:
-    """An ONNX Runtime session on the CPU.
+    """Open an ONNX Runtime session on the CPU.
 
     Args:
         model: path of the ONNX file, or its content.
-        threads: CPU threads of one call; 0 leaves ONNX Runtime's own choice.
-        profile: start of the path to which the session writes the time of each node; None is no profile.
+        threads: CPU threads of one call; 0 lets ONNX Runtime choose.
+        profile: prefix of the path for a profile with the time of each node; None writes no profile.
     """
     with needs("onnx", "running an ONNX model"):
         runtime: Any = importlib.import_module("onnxruntime")
@@ -103,7 +103,7 @@ def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None 
 
 
 def _root(error: BaseException) -> BaseException:
-    """What an error was raised from in the first place; the exporter's own words say only in which pass it stopped."""
+    """Find the root cause of an error; the exporter's own message names only the pass that failed."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -111,7 +111,7 @@ def _root(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter logs each pass and warns of its own deprecations; none of it is the user's business."""
+    """Silence the exporter's log of its passes and its own deprecation warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Export by `torch.export`, checked in memory."""
+"""Export by `torch.export`, with a check in memory."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["EXPORTER", "to_program"]
 
 
 def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: float = 1e-5) -> ExportCheck:
-    """Write a network as a `torch.export` program (.pt2) whose outputs are the module's.
+    """Export a network to a `torch.export` program (.pt2), and check that it gives the module's outputs.
 
-    The program is compared before it is written; reading the file back is left to who trusts it.
+    The program is compared before it is written. The file is not read back, because reading a .pt2 file requires trust.
 
     Args:
-        model: left as found.
-        example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
-        path: of the file.
-        tolerance: largest difference allowed, as a share of the largest output.
+        model: the network; it does not change.
+        example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors.
+        path: path of the file to write.
+        tolerance: largest allowed difference, as a fraction of the largest output.
 
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
@@ -51,7 +51,7 @@ def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: f
     tensors = list(output_tensors(found))
     absolute, relative = compare(module_outputs(model, example), tensors, "the exported program", tolerance)
     with replacing(Path(path)) as temporary:
-        # torch.export.save insists on its own suffix.
+        # torch.export.save requires its own suffix.
         named = temporary.with_suffix(".pt2")
         try:
             torch.export.save(program, named)

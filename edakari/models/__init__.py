@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Construction of networks by name."""
 
 from edakari.models.trust import check_code, check_trusted
 from edakari.models.weights import check_fit, load_weights, read_weights

@@ -1,4 +1,4 @@
-"""Weights out of checkpoints as trainers write them: found, and freed of wrappers' prefixes; no code is run."""
+"""Extraction of weights from trainers' checkpoints, without wrappers' prefixes and without running code."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ __all__ = ["Converted", "convert"]
 WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights")
 AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema", "averaged_model")
 OTHERS = ("optim", "sched", "scaler", "loss", "criterion")
-"""Beginnings of keys that hold the state of something else."""
+"""Prefixes of keys that hold other state than weights."""
 WRAPPERS = (
     *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "_checkpoint_wrapped_module."),
     *("model.", "ema_model.", "ema.", "model_ema.", "net.", "network.", "state_dict."),
 )
-"""Prefixes that wrappers and trainers put before every name."""
+"""Prefixes that wrappers and trainers add to every name."""
 ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Those that no network has of its own, wherever they stand in a name."""
+"""Wrappers' parts of names that no network has itself, anywhere in a name."""
 STRAYS = ("n_averaged", "num_updates", "decay")
-"""What wrappers that average weights keep beside them."""
+"""Entries that weight averaging wrappers store next to the weights."""
 SHOWN = 6
 
 
 @dc.dataclass(frozen=True)
 class Converted:
-    """Weights of a checkpoint, and how they were found.
+    """Weights from a checkpoint, and how they were found.
 
     Args:
-        tensors: by name, each with storage of its own.
-        key: dotted key under which they lay; empty where the checkpoint is nothing else.
-        prefixes: that were taken off the names, in order.
-        left_out: what else the checkpoint or the weights hold, in words.
+        tensors: tensors by name, each with its own storage.
+        key: dotted key of the weights; empty if the checkpoint holds only weights.
+        prefixes: prefixes that were removed from the names, in order.
+        left_out: description of the other content of the checkpoint.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -56,17 +56,17 @@ class Converted:
 def convert(
     path: str | Path, *, key: str | None = None, prefix: str | None = None, names: Iterable[str] = ()
 ) -> Converted:
-    """Find the weights in a checkpoint; nothing in it is run.
+    """Find the weights in a checkpoint, without running code from it.
 
     Args:
-        path: of a file that `torch.save` wrote, or of a safetensors file.
-        key: dotted key under which the weights lie, such as "ema.state_dict"; None finds it.
-        prefix: of the names to take, which is taken off; None finds the prefixes of wrappers, empty takes names as they
-            are.
-        names: of the network's state, where it is known: a prefix is then chosen so that they fit.
+        path: path of a file that `torch.save` wrote, or of a safetensors file.
+        key: dotted key of the weights, such as "ema.state_dict"; None searches for it.
+        prefix: prefix of the names to take, which is removed. None searches for wrappers' prefixes; an empty prefix
+            leaves the names unchanged.
+        names: names in the network's state dict, if known; the prefix is then chosen so that they fit.
 
     Raises:
-        WeightsError: the file cannot be read without running code, or holds no weights, or several; says what to do.
+        WeightsError: the file cannot be read without running code, or holds no or several sets of weights.
     """
     path = Path(path)
     content = read_weights(path) if path.suffix == ".safetensors" else _loaded(path)
@@ -84,11 +84,11 @@ def _loaded(path: Path) -> Any:
         raise WeightsError(f"checkpoint {str(path)!r}: there is no such file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of archives that are refused right away
+            warnings.simplefilter("ignore")  # about archives that are rejected right away
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refused(path, str(error))) from None
-    except Exception as error:  # torch and zipfile raise whatever a damaged file leads to
+    except Exception as error:  # torch and zipfile raise many types of errors for damaged files
         script = "TorchScript" in str(error)
         what = "is a TorchScript archive" if script else f"cannot be read ({type(error).__name__}: {_line(error)})"
         hint = "save the state_dict() of the module that it was made of" if script else "was it cut short?"
@@ -96,7 +96,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _refused(path: Path, text: str) -> str:
-    """What to do about a checkpoint that holds more than data."""
+    """Advice for a checkpoint that holds more than data."""
     named = re.search(r"GLOBAL ([\w.]+) was not an allowed global", text) or re.search(r"class ([\w.]+)", text)
     if named is None:
         return (
@@ -105,10 +105,10 @@ def _refused(path: Path, text: str) -> str:
     name = named[1]
     what = f"a numpy value ({name})" if name.startswith("numpy") else f"an object of {name}"
     return (
-        f"checkpoint {str(path)!r} holds {what}, and reading that would run code out of the file; nothing was run. "
-        "Where you trust the file, write its weights alone in Python, and convert those: checkpoint = torch.load("
+        f"checkpoint {str(path)!r} holds {what}, and reading it would run code from the file; nothing was run. "
+        "If you trust the file, save only its weights in Python, and convert these: checkpoint = torch.load("
         f"{str(path)!r}, weights_only=False, map_location='cpu'); torch.save(checkpoint['state_dict'], 'weights.pth'), "
-        "or checkpoint['model'].state_dict() where it holds a whole module"
+        "or checkpoint['model'].state_dict() if it holds a complete module"
     )
 
 
@@ -164,7 +164,7 @@ def _offered(content: Any) -> str:
 
 
 def _beside(content: Any, where: str) -> list[tuple[str, Any]]:
-    """What lies beside the weights on the way to them."""
+    """The entries next to the weights, at each level above them."""
     found, here, path = [], content, ""
     for part in where.split("."):
         found += [(f"{path}{key}", value) for key, value in here.items() if str(key) != part]
@@ -175,8 +175,8 @@ def _beside(content: Any, where: str) -> list[tuple[str, Any]]:
 def _freed(
     tensors: Mapping[str, torch.Tensor], prefix: str | None, wanted: frozenset[str], path: Path
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...], list[str]]:
-    """Tensors by their names without prefixes, the prefixes, and the names that were left out."""
-    names = {name: name for name in tensors}  # as in the file: as in the network
+    """Tensors by name without prefixes, the removed prefixes, and the names that were left out."""
+    names = {name: name for name in tensors}  # name in the file: name in the network
     taken: list[str] = []
     if prefix is not None:
         taken = [prefix] if prefix else []
@@ -194,13 +194,13 @@ def _freed(
     result: dict[str, torch.Tensor] = {}
     for name, short in names.items():
         if short in result:
-            raise WeightsError(f"checkpoint {str(path)!r}: two names become {short!r}; say which to take by --prefix")
+            raise WeightsError(f"checkpoint {str(path)!r}: two names become {short!r}; choose one with --prefix")
         result[short] = tensors[name]
     return result, tuple(taken), [name for name in tensors if name not in names]
 
 
 def _common(names: Iterable[str], wanted: frozenset[str]) -> str | None:
-    """A prefix to take off: the one that makes names fit the network, or a wrapper's that all names have."""
+    """Find the prefix to remove: one that makes names fit the network, or a wrapper's that all names have."""
     names = list(names)
     if wanted:
         return wrapper_prefix(names, wanted)
@@ -217,13 +217,13 @@ def _own(value: torch.Tensor, name: str, path: Path) -> torch.Tensor:
     if value.is_meta or value.is_quantized or value.layout != torch.strided:
         raise WeightsError(
             f"checkpoint {str(path)!r}: {name} is a {'meta' if value.is_meta else value.layout} tensor of type "
-            f"{value.dtype}, which a safetensors file does not hold; save it as a plain tensor"
+            f"{value.dtype}, which a safetensors file cannot hold; save it as a plain tensor"
         )
     return value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _said(value: Any) -> str:
-    """A value in a few words."""
+    """Describe a value in a few words."""
     if isinstance(value, torch.Tensor):
         return f"tensor {list(value.shape)}"
     if isinstance(value, Mapping):

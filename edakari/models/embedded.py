@@ -1,4 +1,4 @@
-"""Small networks that ship with edakari or that papers on pruning compare on."""
+"""Small networks that ship with edakari, or that pruning papers use for comparisons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shortcut = Literal["conv", "pad"]
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution and batch normalisation, with a ReLU where asked for."""
+    """Convolution and batch normalisation with an optional ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True):
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -27,10 +27,11 @@ class BasicBlock(nn.Module):
     """Residual block of two 3x3 convolutions (He et al., 2016, section 3.3).
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the first convolution.
-        shortcut: where the shape changes: "conv" is a 1x1 convolution (option B), "pad" fills with zeros (option A).
+        inputs: number of input channels.
+        outputs: number of output channels.
+        stride: stride of the first convolution.
+        shortcut: shortcut where the shape changes: "conv" is a 1x1 convolution (option B), "pad" pads with zeros
+            (option A).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, shortcut: Shortcut = "conv"):
@@ -57,7 +58,7 @@ class BasicBlock(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter depthwise, narrow; with a residual where the shape stays (Sandler et al., 2018, section 3.3)."""
+    """Inverted residual block: expand, filter depthwise, project (Sandler et al., 2018, section 3.3)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expand: int):
         super().__init__()
@@ -74,7 +75,7 @@ class InvertedResidual(nn.Module):
 
 
 class FashionCNN(nn.Module):
-    """A CNN for 28x28 grey images with residual blocks and depthwise convolutions."""
+    """CNN for 28x28 grey images with residual blocks and depthwise convolutions."""
 
     def __init__(self, num_classes: int = 10):
         super().__init__()
@@ -125,14 +126,14 @@ class ResNetCIFAR(nn.Module):
 
 
 def fashion_cnn(num_classes: int = 10) -> nn.Module:
-    """The embedded CNN for Fashion-MNIST."""
+    """Build the embedded CNN for Fashion-MNIST."""
     return FashionCNN(num_classes)
 
 
 def fashion_vit(num_classes: int = 10) -> nn.Module:
-    """The embedded vision transformer for Fashion-MNIST: 49 patches of 4x4, width 64, 6 blocks of 4 heads."""
+    """Build the embedded vision transformer for Fashion-MNIST: 49 patches of 4x4, width 64, 6 blocks of 4 heads."""
     with needs("train", "the network edakari:fashion_vit"):
-        # here, for it takes seconds to import
+        # imported here because it takes seconds
         from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
@@ -141,10 +142,10 @@ def fashion_vit(num_classes: int = 10) -> nn.Module:
 
 
 def resnet20(num_classes: int = 10, shortcut: Shortcut = "conv") -> nn.Module:
-    """ResNet-20 for CIFAR."""
+    """Build ResNet-20 for CIFAR."""
     return ResNetCIFAR(20, num_classes, shortcut)
 
 
 def resnet56(num_classes: int = 10, shortcut: Shortcut = "conv") -> nn.Module:
-    """ResNet-56 for CIFAR."""
+    """Build ResNet-56 for CIFAR."""
     return ResNetCIFAR(56, num_classes, shortcut)

@@ -1,4 +1,4 @@
-"""The explainer: the decoder half of a U-Net that reads the feature maps of a network which is already trained."""
+"""The explainer: the decoder half of a U-Net on the feature maps of a trained network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Size = tuple[int, int, int]
 
 
 class Explainer(nn.Module):
-    """From feature maps and a label to where the network looks for that label.
+    """Predicts from feature maps and a label where the network looks for that label.
 
-    Ganjdanesh et al., ECCV 2022, section 3: the network is the encoder, and stays as it is; this is what is trained.
+    Ganjdanesh et al., ECCV 2022, section 3. The network is the frozen encoder; only this decoder is trained.
 
     Args:
-        sizes: channels, height and width of each feature map, finest first.
+        sizes: (channels, height, width) of each feature map, finest first.
         classes: number of labels.
-        frame: of the images.
-        family: of the masks.
+        frame: size of the images.
+        family: kind of the masks.
     """
 
     def __init__(self, sizes: Sequence[Size], classes: int, frame: Frame, family: Family = "rbf") -> None:
@@ -37,11 +37,11 @@ class Explainer(nn.Module):
         self.head = RadialHead(channels, (height, width), frame) if family == "rbf" else FreeHead(channels, frame)
 
     def forward(self, features: Sequence[torch.Tensor], labels_N: torch.Tensor) -> torch.Tensor:
-        """Explanations before they are bounded, as the head gives them: [N, 3] of radial masks.
+        """Compute unbounded explanations, as the head returns them: [N, 3] for radial masks.
 
         Args:
-            features: a map [N, C, H, W] for each of the sizes.
-            labels_N: int64.
+            features: one feature map [N, C, H, W] for each of the sizes.
+            labels_N: labels to explain, int64 [N].
         """
         x_NCHW = features[-1]
         gate_NHW = torch.einsum("nchw,nc->nhw", x_NCHW, self.labels(labels_N))
@@ -52,16 +52,16 @@ class Explainer(nn.Module):
         return raw
 
     def mask(self, raw: torch.Tensor) -> torch.Tensor:
-        """The masks of explanations, float32 [N, 1, height, width]."""
+        """Compute the masks of explanations, float32 [N, 1, height, width]."""
         return self.head.mask(raw)
 
     def normalised(self, raw: torch.Tensor) -> torch.Tensor:
-        """Explanations in units in which they can be compared."""
+        """Return explanations in comparable units."""
         return self.head.normalised(raw)
 
 
 class _Up(nn.Module):
-    """Twice the resolution by pixel shuffle, then a residual block over it and the finer map."""
+    """Doubles the resolution by pixel shuffle, then applies a residual block to it and the finer map."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Up(nn.Module):
         self.shortcut = _conv(2 * outputs, outputs, 1)
 
     def forward(self, x_NCHW: torch.Tensor, skip_NCHW: torch.Tensor) -> torch.Tensor:
-        """A map of the skip's size and channels."""
+        """Return a feature map with the skip's size and channels."""
         x_NCHW = self.widen(x_NCHW)
         if x_NCHW.shape[2:] != skip_NCHW.shape[2:]:
             x_NCHW = functional.interpolate(x_NCHW, skip_NCHW.shape[2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Prefixes that wrappers put before the names of a network's tensors."""
+"""Prefixes that wrappers add to the names of a network's tensors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 __all__ = ["wrapper_prefix"]
 
 MOST = 4
-"""Parts that a prefix may have, such as those of `model.module.`."""
+"""Largest number of dotted parts in a prefix; `model.module.` has two."""
 
 
 def wrapper_prefix(names: Iterable[str], wanted: Iterable[str]) -> str | None:
-    """The prefix that most names have and the network's do not, or None where taking one off does not help.
+    """Find the prefix that most names in a file have and the network's names lack; None if removing it does not help.
 
     Args:
-        names: in a file.
-        wanted: of the network's state.
+        names: names of the tensors in a file.
+        wanted: names in the network's state dict.
     """
     names, wanted = list(names), set(wanted)
     starts = {name[: -len(want)] for name in names for want in _ends(name) if want in wanted and want != name}

@@ -1,8 +1,8 @@
-"""Saliency as masks over the image: radial ones of three numbers each, free ones, random ones, and samples of both.
+"""Saliency masks over an image: radial masks of three numbers, masks per pixel, random masks, and samples of them.
 
-Ganjdanesh, Gao, Huang, "Interpretations Steered Network Pruning via Amortized Inferred Saliency Maps", ECCV 2022:
-where a network looks is a radial basis function over the image, given by its centre and width. Masks are probabilities:
-pixels are drawn by them, and what is not drawn becomes 0, the mean colour of a normalised image.
+Ganjdanesh, Gao, Huang, "Interpretations Steered Network Pruning via Amortized Inferred Saliency Maps", ECCV 2022. A
+radial basis function with a centre and a width describes where a network looks. A mask is the probability of keeping
+each pixel. Other pixels become 0, the mean colour of a normalised image.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from torch.nn import functional
 __all__ = ["Family", "Frame", "FreeHead", "RadialHead", "random_masks", "relaxed_sample"]
 
 Family = Literal["rbf", "realx"]
-"""Kinds of masks: radial ones (ISP), or free ones, drawn pixel by pixel (REAL-X, Jethani et al., 2021)."""
+"""Kinds of masks: radial ("rbf", ISP), or one value per pixel ("realx", REAL-X, Jethani et al., 2021)."""
 
 SMALL = 64
-"""Images up to so many pixels keep centres 2 pixels off the border; larger ones 4."""
+"""Images up to this side keep centres 2 pixels from the border; larger images 4."""
 LEAST_WIDTH, MOST_WIDTH = 0.03, 1.0
-"""Of a radial mask, as shares of the image's side; beyond them there is nothing to explain."""
+"""Width limits of a radial mask, as fractions of the image's side; beyond them a mask explains nothing."""
 FIRST_WIDTH = 0.31
-"""Of radial masks before training, as a share of the image's side."""
+"""Width of radial masks before training, as a fraction of the image's side."""
 MOST_GRID = 32
-"""Side of the largest map that a radial head reads; larger ones are pooled to it."""
+"""Side of the largest feature map that a radial head reads; larger maps are pooled to it."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Frame:
-    """The image that masks lie on.
+    """Size of the image that masks cover.
 
     Args:
-        height: rows, in pixels.
-        width: columns, in pixels.
+        height: height in pixels.
+        width: width in pixels.
     """
 
     height: int
@@ -44,27 +44,27 @@ class Frame:
 
     @property
     def side(self) -> float:
-        """What widths are shares of, in pixels."""
+        """The side that widths are fractions of, in pixels."""
         return (self.height + self.width) / 2
 
     def reach(self, like: torch.Tensor) -> torch.Tensor:
-        """How far a centre may lie from the middle along rows and columns, in pixels, float [2]."""
+        """Return the largest distance of a centre from the middle along rows and columns, in pixels, float [2]."""
         margin = 2.0 if max(self.height, self.width) <= SMALL else 4.0
         return like.new_tensor([self.height / 2 - margin, self.width / 2 - margin])
 
     def middle(self, like: torch.Tensor) -> torch.Tensor:
-        """The image's middle, in pixels, float [2]."""
+        """Return the middle of the image in pixels, float [2]."""
         return like.new_tensor([self.height / 2, self.width / 2])
 
     def radial(self, centre_N2: torch.Tensor, width_N: torch.Tensor) -> torch.Tensor:
-        """Radial masks exp(-d^2 / (2 width^2)), 1 at their centre (section 3).
+        """Compute radial masks exp(-d^2 / (2 width^2)), which are 1 at their centre (section 3).
 
-        differs: the authors' code divides a density by its own maximum, which it detaches from the gradient: the values
-        are these, but a penalty on the area then makes masks grow.
+        differs: the authors' code divides a density by its own maximum, detached from the gradient. The values are the
+        same, but a penalty on the area then makes masks grow.
 
         Args:
-            centre_N2: row and column, in pixels.
-            width_N: in pixels, above 0.
+            centre_N2: row and column of the centres, in pixels, [N, 2].
+            width_N: widths in pixels, above 0, [N].
 
         Returns:
             float32 [N, 1, height, width], in (0, 1].
@@ -77,28 +77,28 @@ class Frame:
 
 
 class RadialHead(nn.Module):
-    """From a decoded feature map to centre and width of a radial mask, as three numbers without bounds.
+    """Predicts the centre and width of a radial mask from a decoded feature map, as three unbounded numbers.
 
     Args:
-        channels: of the map.
-        size: rows and columns of the map.
-        frame: of the images.
+        channels: channels of the feature map.
+        size: height and width of the feature map.
+        frame: size of the images.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], frame: Frame) -> None:
         super().__init__()
         self.frame = frame
         self.grid = (min(size[0], MOST_GRID), min(size[1], MOST_GRID))
-        # a convolution whose kernel covers the whole map
+        # a convolution whose kernel covers the complete map
         self.linear = nn.Linear(channels * self.grid[0] * self.grid[1], 3)
-        # differs: an Adam step moves each of the many weights by the whole rate; unscaled, the first ones would throw
-        # the centre into a corner and the width to its bound, where no gradient leads back
+        # differs: an Adam step moves each of the many weights by the full rate. Without scaling, the first steps would
+        # move the centre into a corner and the width to its bound, where the gradient vanishes.
         self.scale = self.linear.in_features**-0.5
         with torch.no_grad():
             self.linear.bias[2] = _inverse_softplus(FIRST_WIDTH * frame.side)
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
-        """Explanations, float32 [N, 3]: row, column and width before they are bounded."""
+        """Compute explanations, float32 [N, 3]: unbounded row, column and width."""
         pooled = features_NCHW
         if tuple(features_NCHW.shape[2:]) != self.grid:
             pooled = functional.adaptive_avg_pool2d(features_NCHW, self.grid)
@@ -106,7 +106,7 @@ class RadialHead(nn.Module):
         return found.float()
 
     def centre_and_width(self, raw_N3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centre [N, 2] and width [N], in pixels."""
+        """Return the centre [N, 2] and width [N] in pixels."""
         reach, side = self.frame.reach(raw_N3), self.frame.side
         centre_N2 = self.frame.middle(raw_N3) + reach * torch.tanh(raw_N3[:, :2] / reach)
         return centre_N2, functional.softplus(raw_N3[:, 2]).clamp(LEAST_WIDTH * side, MOST_WIDTH * side)
@@ -116,21 +116,21 @@ class RadialHead(nn.Module):
         return self.frame.radial(*self.centre_and_width(raw_N3))
 
     def normalised(self, raw_N3: torch.Tensor) -> torch.Tensor:
-        """Explanations in units that do not depend on the image's size, so that they can be compared."""
+        """Return explanations in units that do not depend on the image's size, so that they can be compared."""
         return raw_N3 / torch.cat([self.frame.reach(raw_N3), raw_N3.new_tensor([self.frame.side / 2])])
 
 
 def _inverse_softplus(value: float) -> float:
-    """What softplus takes to this value; exp(value) would overflow for images of 287 pixels and more."""
+    """Inverse of softplus; exp(value) would overflow for images of 287 pixels and more."""
     return value + math.log(-math.expm1(-value))
 
 
 class FreeHead(nn.Module):
-    """From a decoded feature map to a mask that is free at every pixel, |a| / (|a| + |b|) of two channels (REAL-X).
+    """Predicts one mask value per pixel, |a| / (|a| + |b|) of two channels, from a decoded feature map (REAL-X).
 
     Args:
-        channels: of the map.
-        frame: of the images.
+        channels: channels of the feature map.
+        frame: size of the images.
     """
 
     def __init__(self, channels: int, frame: Frame) -> None:
@@ -139,7 +139,7 @@ class FreeHead(nn.Module):
         self.conv = nn.Conv2d(channels, 2, 3, padding=1)
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
-        """Explanations, float32 [N, 2, height, width]: the two channels."""
+        """Compute explanations, float32 [N, 2, height, width]: the two channels."""
         found: torch.Tensor = self.conv(features_NCHW).float()
         size = (self.frame.height, self.frame.width)
         if found.shape[2:] == size:
@@ -147,7 +147,7 @@ class FreeHead(nn.Module):
         return functional.interpolate(found, size, mode="bilinear", align_corners=False)
 
     def centre_and_width(self, raw_N2HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centre [N, 2] and width [N] of the radial mask with the same mean and spread, in pixels."""
+        """Return the centre [N, 2] and width [N] in pixels of the radial mask with the same mean and spread."""
         mask_NHW = self.mask(raw_N2HW)[:, 0]
         share_NHW = mask_NHW / mask_NHW.sum((1, 2), keepdim=True)
         indices = [torch.arange(size, device=share_NHW.device) for size in share_NHW.shape[1:]]
@@ -163,21 +163,21 @@ class FreeHead(nn.Module):
         return strength_N2HW[:, :1] / (strength_N2HW.sum(1, keepdim=True) + 1e-8)
 
     def normalised(self, raw_N2HW: torch.Tensor) -> torch.Tensor:
-        """The masks themselves, since they are what can be compared."""
+        """Return the masks themselves, which can be compared."""
         return self.mask(raw_N2HW)
 
 
 def random_masks(
     count: int, frame: Frame, widths: tuple[float, float], family: Family, like: torch.Tensor
 ) -> torch.Tensor:
-    """Masks by chance, of the family that an explainer's masks come from (section 3).
+    """Draw random masks of an explainer's family (section 3).
 
     Args:
-        count: of masks.
-        frame: of the images.
-        widths: least and largest width of radial masks, as shares of the image's side.
-        family: "rbf" draws centres and widths uniformly, "realx" is one half everywhere.
-        like: gives device.
+        count: number of masks.
+        frame: size of the images.
+        widths: smallest and largest width of radial masks, as fractions of the image's side.
+        family: "rbf" draws centres and widths uniformly; "realx" masks are 0.5 everywhere.
+        like: tensor that gives the device.
 
     Returns:
         float32 [count, 1, height, width].
@@ -190,11 +190,11 @@ def random_masks(
 
 
 def relaxed_sample(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Samples of Bernoulli variables, relaxed so that gradients reach the probabilities (Maddison et al., 2017).
+    """Draw relaxed Bernoulli samples through which gradients reach the probabilities (Maddison et al., 2017).
 
     Args:
-        probabilities: float [...].
-        temperature: above 0; the smaller, the nearer samples lie to 0 and 1.
+        probabilities: probabilities, float [...].
+        temperature: temperature above 0; smaller values give samples closer to 0 and 1.
 
     Returns:
         float32 [...], in (0, 1).

@@ -1,7 +1,7 @@
-"""Whether code may run that only a file names: a run folder, a plan or a recipe may come from somebody else.
+"""Consent to run code that a file names: run folders, plans and recipes may come from somebody else.
 
-Whoever writes a name such as `nets.py:make` into a program or onto a command line asks for that file to be run. A name
-that stands in a file was perhaps written by somebody else, and its code runs only if the user says so.
+A user who writes a name such as `nets.py:make` in a program or on the command line asks to run that file. A name in a
+run folder, plan or recipe may come from another author. Its code runs only if the user agrees.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from edakari.models.zoo import SOURCES, ModelSpec, parted
 __all__ = ["check_code", "check_trusted", "remember", "trusted_before"]
 
 FILE = "trusted_code.txt"
-"""In the user's configuration folder: a digest for each Python file and function that a recipe was run with."""
+"""File in the user's configuration folder with a digest of each trusted Python file and function."""
 ALLOW = (
     "If you trust it, allow it: `--trust` on the command line, `trust_code=True` in Python. See "
     "docs/explanation/trust.md."
 )
 UNPICKLED = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
-"""Options of timm's constructors that name files or addresses of weights, which some versions of timm unpickle."""
+"""Options of timm's constructors that name files or URLs of weights; some versions of timm unpickle them."""
 
 
 def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> None:
-    """Refuse a network out of a file if building it runs code that the user has not agreed to.
+    """Raise an error if building a network that a file names would run code without the user's consent.
 
     Args:
-        spec: how the file says that the network is built.
-        where: the file, for the message.
+        spec: description of the network in the file.
+        where: path of the file, for the message.
         trust_code: whether the user agrees to run what the file names.
 
     Raises:
@@ -49,7 +49,7 @@ def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> No
     named = [option for option in UNPICKLED if path in SOURCES and spec.options.get(option)]
     if named:
         raise UntrustedCode(
-            f"{where} gives {spec.name} the option {named[0]!r} ({spec.options[named[0]]!r}), and weights read in that "
+            f"{where} gives {spec.name} the option {named[0]!r} ({spec.options[named[0]]!r}), and weights read in this "
             f"way may run code. Name a .safetensors file by model.weights instead. {ALLOW}"
         )
 
@@ -76,7 +76,7 @@ def check_code(name: str, what: str, where: str | Path, *, trust_code: bool) -> 
 
 
 def trusted_before(name: str) -> bool:
-    """Whether the user has run this function of this file by `--trust`, and the file has not changed since.
+    """Return whether the user has run this function with `--trust`, and its file has not changed since then.
 
     Args:
         name: "path/to/file.py:function".
@@ -90,7 +90,7 @@ def trusted_before(name: str) -> bool:
 
 
 def remember(name: str) -> None:
-    """Let a function of a file run from now on, until the file changes; where nothing can be written, nothing happens.
+    """Trust a function of a file until the file changes; no effect if the configuration folder is read-only.
 
     Args:
         name: "path/to/file.py:function"; other names need no trust.
@@ -105,7 +105,7 @@ def remember(name: str) -> None:
 
 
 def _digest(name: str) -> str | None:
-    """SHA-256 of where a file lies, of the function's name and of the file's content; None where there is no file."""
+    """SHA-256 of a file's path, the function's name and the file's content; None if there is no file."""
     source, function = parted(name)
     path = Path(source)
     if not source.endswith(".py"):
@@ -120,7 +120,7 @@ def _digest(name: str) -> str | None:
 
 
 def _remembered() -> Path | None:
-    """The file that remembers; None where there is no home."""
+    """Path of the file of trusted code; None if there is no home folder."""
     if named := os.environ.get("EDAKARI_CONFIG"):
         return Path(named) / FILE
     try:

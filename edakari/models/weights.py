@@ -1,4 +1,4 @@
-"""Weights from safetensors files, checked against the network before anything is loaded."""
+"""Weights from safetensors files, checked against the network before loading."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ SHOWN = 4
 
 @file_errors()
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, on the CPU.
+    """Read the tensors of a safetensors file to the CPU.
 
     Raises:
-        WeightsError: there is no such file, it is damaged, or it is of another kind.
+        WeightsError: the file does not exist, is damaged, or has another format.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         name = path.name.partition(".")[0] or "weights"
         raise WeightsError(
             f"weights {str(path)!r}: only .safetensors files are read, never pickles; `edakari convert {path} "
-            f"{path.with_name(name)}.safetensors` makes one, and runs no code out of the file"
+            f"{path.with_name(name)}.safetensors` converts it, and runs no code from the file"
         )
     if not path.is_file():
-        raise WeightsError(f"weights {str(path)!r}: there is no such file; `edakari convert` makes one of a checkpoint")
+        raise WeightsError(
+            f"weights {str(path)!r}: there is no such file; `edakari convert` makes one from a checkpoint"
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -47,26 +49,26 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
 
     Args:
         model: the network.
-        weights: a tensor for each name of its state.
+        weights: a tensor for each name in its state dict.
         source: where they come from, for the message.
 
     Raises:
-        WeightsError: names or shapes differ; says the first few.
+        WeightsError: names or shapes differ; the message lists the first few.
     """
     check_fit(model.state_dict(), weights, source)
     model.load_state_dict(dict(weights))
 
 
 def check_fit(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse weights that do not fit a network.
+    """Raise an error for weights that do not fit a network.
 
     Args:
-        wanted: the network's state.
-        weights: a tensor for each name of it.
+        wanted: the network's state dict.
+        weights: a tensor for each of its names.
         source: where they come from, for the message.
 
     Raises:
-        WeightsError: names or shapes differ; says the first few, and what to do.
+        WeightsError: names or shapes differ; the message lists the first few and says what to do.
     """
     missing = [f"{name} {list(wanted[name].shape)}" for name in wanted if name not in weights]
     unexpected = [f"{name} {list(weights[name].shape)}" for name in weights if name not in wanted]
@@ -85,25 +87,24 @@ def check_fit(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Te
 
 
 def _hint(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str:
-    """What to do about weights that do not fit."""
+    """Advice for weights that do not fit."""
     prefix = wrapper_prefix(weights, wanted)
     if prefix:
-        return (
-            f"Names in the file begin with the prefix {prefix!r}: `edakari convert FILE NEW.safetensors` takes it off"
-        )
+        return f"Names in the file begin with the prefix {prefix!r}: `edakari convert FILE NEW.safetensors` removes it"
     prefix = wrapper_prefix(wanted, weights)
     if prefix:
         return (
-            f"The network's names begin with the prefix {prefix!r}, which the file's lack: name the network within it"
+            f"The network's names begin with the prefix {prefix!r}, which the file's names lack: "
+            "use the network inside it"
         )
     return (
-        "Are the network's name and its number of classes those that the weights were trained with? "
-        "`edakari convert FILE NEW.safetensors --model NAME` takes off prefixes and compares"
+        "Were the weights trained with this network and this number of classes? "
+        "`edakari convert FILE NEW.safetensors --model NAME` removes prefixes and compares"
     )
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the names and values of the parameters and buffers."""
+    """Compute the SHA-256 of the names and values of the parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Networks by name, and the memory of how each was built."""
+"""Construction of networks by name, and a record of how each network was built."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ INPUTS = {"fashion_cnn": (1, 28, 28), "fashion_vit": (1, 28, 28), "resnet20": (3
 WEIGHTS = Path(__file__).parent / "weights"
 MEMORY = "edakari_spec"
 NONE = (None, "random", "as_built")
-"""Weights that leave a network as its constructor makes it."""
+"""Values of `weights` that keep a network as its constructor made it."""
 
 
 @dc.dataclass(frozen=True)
 class ModelSpec:
-    """How a network is built.
+    """Description of how to build a network.
 
     Args:
         name: "timm:NAME", "torchvision:NAME", "edakari:NAME" or "path/to/file.py:function".
         options: keyword arguments of the network's constructor.
-        weights: "random" (or null) initialises at random, "pretrained" takes what the source offers, "as_built" keeps
-            what a function in a file of yours loads itself; anything else is the path of a .safetensors file. `edakari
-            prune` needs to be told.
+        weights: "random" (or null) initialises at random; "pretrained" loads the source's pretrained weights;
+            "as_built" keeps the weights that your own function loads. Anything else is the path of a .safetensors file.
+            `edakari prune` requires this key.
     """
 
     name: str
@@ -59,17 +59,17 @@ class ModelSpec:
 
 @file_errors()
 def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options: Any) -> nn.Module:
-    """A network from its name, in evaluation mode; under `torch.device("meta")` it takes no memory.
+    """Build a network from its name, in evaluation mode; under `torch.device("meta")` it takes no memory.
 
     Args:
-        spec: name or whole description; see `ModelSpec`.
-        weights: takes the place of the description's.
-        options: are added to the description's.
+        spec: name or complete description; see `ModelSpec`.
+        weights: weights that replace those of the description.
+        options: options that are added to those of the description.
 
     Raises:
-        UnknownName: no such source or network; says the nearest.
-        ModelError: the constructor fails, or the file or function of a user's own is not there.
-        WeightsError: the weights cannot be had or do not fit.
+        UnknownName: the source or the network is unknown; the message suggests the nearest name.
+        ModelError: the constructor fails, or the user's file or function does not exist.
+        WeightsError: the weights are not available or do not fit.
     """
     require("build(spec)", spec=(spec, (ModelSpec, str)))
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
@@ -92,7 +92,7 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
         known = [*(f"{known}:NAME" for known in SOURCES), "FILE.py:FUNCTION", "RUN_FOLDER"]
         raise UnknownName("source of networks", source or spec.name, [*sources_of(spec.name), *known])
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model {spec.name!r}: the function gave a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(f"model {spec.name!r}: the function returned a {type(model).__name__}, not a torch.nn.Module")
     refuse_uninitialised(model)
     if spec.weights == "as_built" and not source.endswith(".py"):
         raise WeightsError(f"model {spec.name!r}: 'as_built' is for functions in files of your own, which load weights")
@@ -104,7 +104,7 @@ def build(spec: ModelSpec | str, *, weights: str | Path | None = None, **options
 
 
 def sources_of(name: str) -> list[str]:
-    """Networks that a name without a source may mean, such as "timm:resnet18" for "resnet18"."""
+    """List the networks that a name without a source may mean, such as "timm:resnet18" for "resnet18"."""
     offered = {"edakari": [*EMBEDDED]}
     with contextlib.suppress(ModuleNotFoundError):
         import timm
@@ -119,24 +119,24 @@ def sources_of(name: str) -> list[str]:
 
 
 def spec_of(model: nn.Module) -> ModelSpec | None:
-    """How a network was built, or None where `build` did not make it; copies of a network know it too."""
+    """Return how a network was built; None if `build` did not make it. Copies of a network keep this record."""
     found = getattr(model, MEMORY, None)
     return found if isinstance(found, ModelSpec) else None
 
 
 def default_example(spec: ModelSpec | str, model: nn.Module) -> Any:
-    """An input of the size that a network was made for.
+    """Make an input of the size that a network expects.
 
     Args:
-        spec: how it was built.
-        model: the network; timm's know their input size.
+        spec: description of the network.
+        model: the network; timm's networks know their input size.
 
     Returns:
-        float32 zeros [1, C, H, W], on the CPU; for a network from a user's own file what the file's function
-        `example()` gives, where it has one: a tensor, a tuple of positional arguments or a dict of keywords.
+        float32 zeros [1, C, H, W] on the CPU. If a network comes from a user's file with a function `example()`, the
+        result of this function: a tensor, a tuple of positional arguments or a dict of keywords.
 
     Raises:
-        ModelError: `example()` fails, or gives something else.
+        ModelError: `example()` fails, or returns another type.
     """
     name = spec if isinstance(spec, str) else spec.name
     source, short = parted(name)
@@ -160,7 +160,7 @@ def default_example(spec: ModelSpec | str, model: nn.Module) -> Any:
 
 
 def parted(name: str) -> tuple[str, str]:
-    """Source and name of a network; names of hubs and paths of files may have colons of their own.
+    """Split a name into source and name of a network; hub names and file paths may contain colons.
 
     Args:
         name: see `ModelSpec`.
@@ -181,7 +181,7 @@ def _asked(spec: ModelSpec | str, size: tuple[int, ...]) -> tuple[int, ...]:
 
 def _timm(name: str, spec: ModelSpec, pretrained: bool) -> Any:
     with needs("train", "a network of timm"):
-        # here and below, for they take seconds to import
+        # imported here and below because they take seconds
         import timm
 
     if not name.startswith("hf-hub") and not timm.is_model(name):
@@ -198,7 +198,7 @@ def _torchvision(name: str, spec: ModelSpec, pretrained: bool) -> Any:
         raise UnknownName("torchvision network", name, _close(name, known))
     random: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") and not pretrained else {}
     if "weights_backbone" in inspect.signature(registry.get_model_builder(name)).parameters and not pretrained:
-        # else detectors and segmenters fetch the weights of their backbones, which nobody asked for
+        # otherwise detectors and segmenters download the weights of their backbones
         random["weights_backbone"] = None
 
     def make(**options: Any) -> Any:
@@ -216,9 +216,9 @@ def _constructed(make: Callable[..., Any], spec: ModelSpec) -> Any:
         offline = spec.weights == "pretrained"
         kind = WeightsError if offline else ModelError
         hint = (
-            "are the weights to be had from here? Name a .safetensors file instead where they are not"
+            "are the weights available from here? If not, give the path of a .safetensors file"
             if offline
-            else "look at its options"
+            else "check its options"
         )
         options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
         raise kind(f"model {spec.name!r} with options ({options}) cannot be built: {cause(error)}; {hint}") from error
@@ -231,7 +231,7 @@ def _known(name: str, what: str, table: Mapping[str, Callable[..., nn.Module]]) 
 
 
 def _close(name: str, known: list[str]) -> list[str]:
-    """The names worth showing: there are more than a thousand."""
+    """The names to show in a message: there are more than a thousand."""
     return difflib.get_close_matches(name, known, n=8, cutoff=0.3)
 
 
@@ -239,7 +239,7 @@ def _embedded_weights(name: str) -> dict[str, torch.Tensor]:
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         having = ", ".join(sorted(f"edakari:{file.stem}" for file in WEIGHTS.glob("*.safetensors")))
-        raise WeightsError(f"model 'edakari:{name}' ships without weights (with weights: {having}); leave them out")
+        raise WeightsError(f"model 'edakari:{name}' ships without weights (with weights: {having}); omit model.weights")
     return read_weights(path)
 
 
@@ -258,5 +258,7 @@ def _own_example(make: Callable[[], Any], what: str) -> Any:
     except (Exception, SystemExit) as error:
         raise ModelError(f"{what} fails: {cause(error)}") from error
     if not isinstance(example, torch.Tensor | tuple | dict):
-        raise ModelError(f"{what} gave a {type(example).__name__}; give a tensor, a tuple of inputs or a dict of them")
+        raise ModelError(
+            f"{what} returned a {type(example).__name__}; return a tensor, a tuple of inputs or a dict of them"
+        )
     return example

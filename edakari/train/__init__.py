@@ -1,4 +1,4 @@
-"""The training loop and what goes into it."""
+"""The training loop, its objectives, optimizers and checkpoints."""
 
 from edakari.core.objective import task_objective
 from edakari.train.bank import Bank, BankTeaching, bank_in

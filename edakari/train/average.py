@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, as timm makes it, on a copy that edakari makes."""
+"""An exponential moving average of a network's weights: timm's average on edakari's copy of the network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["averaged_weights", "hand_over"]
 
 
 def averaged_weights(model: nn.Module, decay: float) -> Any:
-    """An average that begins with a network's weights; its `module` is the network that has them.
+    """Start a moving average of a network's weights; its `module` is the network with the averaged weights.
 
     Args:
-        model: stays as it is.
-        decay: share of the average that each step keeps.
+        model: the network; it does not change.
+        decay: fraction of the average that each step keeps.
     """
     with needs("train", "averaging weights"):
-        # here, for it takes seconds to import
+        # imported here because it takes seconds
         from timm.utils.model_ema import ModelEmaV3
 
-    # it copies what it gets by `copy.deepcopy`, so the network's copy is put in afterwards
+    # ModelEmaV3 copies by `copy.deepcopy`, so edakari's copy of the network replaces that copy
     device = next(model.parameters()).device
     average = ModelEmaV3(nn.ParameterList([torch.empty(0, device=device)]), decay, use_warmup=True)
     average.module = copied(model).eval()
@@ -32,7 +32,7 @@ def averaged_weights(model: nn.Module, decay: float) -> Any:
 
 
 def hand_over(average: Any, model: nn.Module) -> None:
-    """Give a network the averaged weights; changes the network, whose names may be those of a compiled one."""
+    """Copy the averaged weights into a network, in place; names may be those of a compiled network."""
     with torch.no_grad():
         for own, averaged in zip(model.state_dict().values(), average.module.state_dict().values(), strict=True):
             own.copy_(averaged)

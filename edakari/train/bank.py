@@ -1,4 +1,4 @@
-"""A memory bank: what some teachers gave for every training example, written once and read at each step.
+"""A memory bank: teachers' logits for every training example, written once and read at each step.
 
 Shapes: N training examples, K teachers, C logits; B examples of a batch, V views of each.
 """
@@ -33,21 +33,21 @@ Gate = Literal["distance", "loss"]
 LOGITS, IDENTITY = "logits.npy", "bank.json"
 BATCH = 256
 MANY_CLASSES = 1000
-"""From so many classes on the default temperature is 10, below it is 4."""
+"""With at least this number of classes the default temperature is 10, otherwise 4."""
 
 
 @dc.dataclass(frozen=True)
 class Bank:
-    """Logits of teachers, the best teacher first.
+    """Logits of several teachers, the best teacher first.
 
     Args:
-        logits: float16 [N, K, C], mapped from the disk; rows are in the order of the training examples.
+        logits: memory-mapped float16 [N, K, C]; rows are in the order of the training examples.
     """
 
     logits: npt.NDArray[np.float16]
 
     def rows(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Logits for some examples, float32 [B, K, C] where the numbers are."""
+        """Return the logits of some examples, float32 [B, K, C], on the device of the indices."""
         found = torch.from_numpy(self.logits[numbers.cpu().numpy()].astype(np.float32))
         return found.to(numbers.device, non_blocking=True)
 
@@ -55,16 +55,17 @@ class Bank:
 def bank_in(
     folder: Path, task: IndexedTask, identity: Mapping[str, Any], teachers: Callable[[], Sequence[nn.Module]]
 ) -> Bank:
-    """The bank in a folder, made where there is none; a bank that was not finished is made again.
+    """Open the bank in a folder; create it if it is missing or incomplete.
 
     Args:
-        folder: on a disk that all processes see.
-        task: whose training examples the teachers judge, not augmented.
-        identity: what the bank is made of, as JSON; a digest of the examples joins it.
-        teachers: gives them; asked where the bank is to be made. Batch normalisations take the statistics of batches.
+        folder: folder of the bank, on a disk that all processes share.
+        task: the task whose training examples the teachers run on, without augmentation.
+        identity: JSON values that identify the bank's content; a digest of the examples is added.
+        teachers: function that returns the teachers; called only to create the bank. Their batch normalisations use
+            batch statistics.
 
     Raises:
-        RunFolderError: the folder holds another bank, or a damaged one; says what differs.
+        RunFolderError: the folder holds a different or damaged bank; the message says what differs.
     """
     whole = json.loads(json.dumps({**identity, "examples": task.digest(), "count": len(task.labels("train"))}))
     if not _known(folder, whole):
@@ -82,27 +83,28 @@ def bank_in(
 
 
 def divergence(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T KL(teacher || student) of softened logits [..., C], [...]; the factor is T, not its square."""
+    """Compute T * KL(teacher || student) of softened logits [..., C]: [...]; the factor is T, not its square."""
     aim = functional.log_softmax(teacher.float() / temperature, dim=-1)
     found = functional.log_softmax(student.float() / temperature, dim=-1)
     return temperature * (aim.exp() * (aim - found)).sum(-1)
 
 
 class BankTeaching:
-    """Fine-tuning with a bank as an objective: the task's loss, and the divergence from the mean of some teachers.
+    """Objective for fine-tuning with a bank: the task's loss plus the divergence from the mean of selected teachers.
 
-    In each batch a teacher counts if it is nearer to the best teacher than the student is ("distance"), or if its loss
-    is not above the student's ("loss", the printed rule of the paper); the best one always counts. Batches are those of
-    `IndexedTask.with_indices`; the figures that decide are summed over processes.
+    A gate selects the teachers of each batch; the best teacher is always selected. With "distance", a teacher is
+    selected if it is closer to the best teacher than the student is. With "loss", the rule printed in the paper, it is
+    selected if its loss is at most the student's. Batches come from `IndexedTask.with_indices`; distances and losses
+    are summed over all processes.
 
     Lee and Song, "Ensemble Knowledge Guided Sub-network Search and Fine-tuning for Filter Pruning", ECCV 2022.
 
     Args:
-        task: gives outputs, logits [V·B, C], and the loss.
-        bank: of its training examples.
-        temperature: None is 4, and 10 from 1000 classes on.
-        gate: which teachers count.
-        weight: of the divergence.
+        task: the task; its outputs are logits [V·B, C].
+        bank: the bank of its training examples.
+        temperature: softening temperature T; None means 4, or 10 with 1000 classes or more.
+        gate: rule that selects teachers.
+        weight: weight of the divergence.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class BankTeaching:
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """See `edakari.core.protocols.Objective`."""
         if len(batch) < 3:
-            raise DataError("the memory bank needs batches with the examples' numbers; train on task.with_indices()")
+            raise DataError("the memory bank needs batches with the examples' indices; train on task.with_indices()")
         outputs = self.task.outputs(model, batch)
         numbers = batch[2].view(-1)
         count = int((numbers == numbers[0]).sum())
@@ -133,12 +135,12 @@ class BankTeaching:
 
     @property
     def used(self) -> float:
-        """Mean number of teachers that have counted, over the steps so far."""
+        """Mean number of selected teachers over the steps so far."""
         return float(self._used) / max(1, self.steps)
 
     @torch.no_grad()
     def _mixed(self, student_VBC: torch.Tensor, rows_BKC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        """Mean logits of the teachers that count, [B, C]."""
+        """Mean logits of the selected teachers, [B, C]."""
         if self.gate == "distance":
             best_BC = rows_BKC[:, 0]
             own = divergence(best_BC, student_VBC.mean(0), self.temperature).sum()
@@ -155,7 +157,7 @@ class BankTeaching:
             ).sum(0)
         figures = Processes.here().reduced(torch.cat([own.view(1), theirs_K]))
         counts_K = figures[1:] < figures[0] if self.gate == "distance" else figures[1:] <= figures[0]
-        # without any teacher the aim would be uniform
+        # without any teacher the target would be uniform
         counts_K[0] = True
         self.steps, self._used = self.steps + 1, self._used.to(counts_K.device) + counts_K.sum()
         return rows_BKC[:, counts_K].mean(1)
@@ -173,20 +175,20 @@ def _known(folder: Path, identity: Mapping[str, Any]) -> bool:
     if differing:
         key = differing[0]
         raise RunFolderError(
-            f"memory bank {folder} is another one: {key} is {found.get(key)!r} there and {identity.get(key)!r} here. "
-            "Name another folder (finetune.bank.folder), or delete it to have it made again"
+            f"memory bank {folder} is a different one: {key} is {found.get(key)!r} there and {identity.get(key)!r} "
+            "here. Choose another folder (finetune.bank.folder), or delete this one to create the bank again"
         )
     return True
 
 
 def _damaged(folder: Path, found: str) -> RunFolderError:
-    return RunFolderError(f"memory bank {folder} cannot be read ({found}); delete it to have it made again")
+    return RunFolderError(f"memory bank {folder} cannot be read ({found}); delete it to create it again")
 
 
 def _make(folder: Path, task: IndexedTask, teachers: Sequence[nn.Module]) -> None:
-    """Write the logits, whole or not at all; processes share the batches out and the first one writes."""
+    """Write the logits atomically; processes divide the batches among them, and the first one writes."""
     count = len(task.labels("train"))
-    # in a fixed random order: where a folder is sorted by class, statistics of batches in its order would be of a class
+    # in a fixed random order: in a folder sorted by class, batch statistics would describe a single class
     order = np.random.default_rng(0).permutation(count)
     parts = np.array_split(order, -(-count // BATCH))
     here = Processes.here()
@@ -207,24 +209,24 @@ def _make(folder: Path, task: IndexedTask, teachers: Sequence[nn.Module]) -> Non
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Any:
-    """A new file of float16 that is mapped to memory."""
+    """Create a memory-mapped file of float16."""
     formats: Any = np.lib.format
     return formats.open_memmap(path, "w+", np.float16, shape)
 
 
 def _judged(teachers: Sequence[nn.Module], task: IndexedTask, batch: Batch) -> tuple[Any, Any]:
-    """Numbers of a batch, and the teachers' logits, float16 [B, K, C]."""
+    """Indices of a batch's examples, and the teachers' logits, float16 [B, K, C]."""
     found = []
     with torch.no_grad():
         for teacher in teachers:
             with batch_statistics(teacher):
                 found.append(task.outputs(teacher, batch).float().cpu())
-    # logits beyond float16 are as good as its largest ones
+    # logits beyond the range of float16 are clamped to it
     limit = float(np.finfo(np.float16).max)
     return batch[2].numpy(), torch.stack(found, 1).clamp(-limit, limit).half().numpy()
 
 
 def _gathered(own: tuple[Any, Any] | None) -> tuple[Any, Any]:
-    """What all processes have found in a round."""
+    """Gather the results of all processes."""
     parts = [part for part in Processes.here().gathered_objects(own) if part is not None]
     return np.concatenate([numbers for numbers, _ in parts]), np.concatenate([logits for _, logits in parts])

@@ -1,4 +1,4 @@
-"""Keeping the weights of the best epoch."""
+"""A hook that keeps the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ["KeepBest", "judging"]
 
 
 class KeepBest(Hook):
-    """Keeps the weights of the epoch whose figure is best; run state.
+    """Keeps the weights of the epoch with the best value of a metric; mutable state of a run.
 
     Args:
-        model: whose weights are kept: the trained network or a part of it.
-        figure: asked after each epoch, with the network in evaluation mode; larger is better.
+        model: the network whose weights are kept: the trained network or a part of it.
+        figure: function that returns the metric after each epoch, with the network in evaluation mode; larger is
+            better.
     """
 
     def __init__(self, model: nn.Module, figure: Callable[[], float]) -> None:
@@ -38,7 +39,7 @@ class KeepBest(Hook):
             self.weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def restore(self) -> None:
-        """Put the best weights into the network, the same on all processes; nothing where no epoch has ended."""
+        """Load the best weights into the network on all processes; no effect before the first epoch has ended."""
         if not self.weights:
             return
         self.model.load_state_dict(self.weights)

@@ -1,4 +1,4 @@
-"""Where a training stands, as one safetensors file: tensors in its body, everything else as JSON in its header."""
+"""Training checkpoints as one safetensors file: tensors in its body, everything else as JSON in its header."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FORMAT = "edakari.fit/1"
 
 @dc.dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stands.
+    """State of a training after some steps.
 
     Args:
-        identity: what the training is; a checkpoint serves no other.
-        step: optimizer steps that are done.
-        done: whether that was the last one.
-        state: tensors, numbers and strings in dicts and lists.
+        identity: values that identify the training; only this training can resume from the checkpoint.
+        step: number of completed optimizer steps.
+        done: whether the training is finished.
+        state: tensors, numbers and strings in nested dicts and lists.
     """
 
     identity: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all: the earlier one stays until the new one is complete.
+    """Write a checkpoint atomically: the earlier one stays until the new one is complete.
 
     Raises:
         RunFolderError: the disk is full.
@@ -53,14 +53,14 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The checkpoint in a file, or None where there is no file.
+    """Read the checkpoint in a file; None if there is no file.
 
     Args:
         path: the file.
-        identity: what the training to continue is.
+        identity: identity of the training to resume.
 
     Raises:
-        RunFolderError: it is damaged, or of another training; says what differs.
+        RunFolderError: the checkpoint is damaged or belongs to another training; the message says what differs.
     """
     if not path.is_file():
         return None
@@ -77,14 +77,14 @@ def read(path: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     differing = _differences(found.identity, json.loads(json.dumps(identity)))
     if differing:
         raise RunFolderError(
-            f"checkpoint {path} is of another training: {'; '.join(differing[:4])}. "
-            "Name another folder, or delete the checkpoint to train from the start"
+            f"checkpoint {path} belongs to another training: {'; '.join(differing[:4])}. "
+            "Choose another folder, or delete the checkpoint to train from the start"
         )
     return found
 
 
 def identity_in(path: Path) -> Mapping[str, Any]:
-    """What the training of a checkpoint is; empty where there is none that can be read."""
+    """Read the identity of a checkpoint's training; empty if there is no readable checkpoint."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             found = json.loads(file.metadata()["content"])["identity"]
@@ -94,20 +94,20 @@ def identity_in(path: Path) -> Mapping[str, Any]:
 
 
 def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Part nested state into JSON and the tensors that it names.
+    """Split nested state into JSON and the tensors that it names.
 
     Args:
         state: tensors, arrays, numbers, strings and None in dicts, lists and tuples.
 
     Raises:
-        WrongArgument: there is something else in it.
+        WrongArgument: the state contains another type.
     """
     tensors: dict[str, torch.Tensor] = {}
 
     def visit(value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor | np.ndarray):
             kind = "tensor" if isinstance(value, torch.Tensor) else "array"
-            # A copy each: safetensors refuses tied tensors, and a view would drag its whole storage along.
+            # Copies: safetensors refuses tied tensors, and a view would store its full storage.
             tensors[path] = torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
             return {"": kind, "name": path}
         if isinstance(value, Mapping):
@@ -122,7 +122,7 @@ def pack(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         if value is None or isinstance(value, bool | int | float | str):
             return value
         raise WrongArgument(
-            f"state {path!r} is a {type(value).__name__}; only tensors, numbers and strings can be kept"
+            f"state {path!r} is a {type(value).__name__}; a checkpoint holds only tensors, numbers and strings"
         )
 
     return visit(state, "state"), tensors

@@ -1,4 +1,4 @@
-"""How a loss curves where a network is: the ends of its Hessian's spectrum, by Lanczos on Hessian-vector products."""
+"""Curvature of the loss: the extreme eigenvalues of its Hessian, by Lanczos on Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 __all__ = ["Curvature", "curvature"]
 
 ENOUGH = 1e-10
-"""A new direction shorter than this share of the largest eigenvalue so far: the space is exhausted."""
+"""A new direction shorter than this fraction of the largest eigenvalue so far means the space is exhausted."""
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -24,9 +24,9 @@ class Curvature:
 
     @property
     def condition(self) -> float:
-        """|smallest| / |largest|: 0 is a bowl with flat directions only, 1 a saddle as steep down as up.
+        """|smallest| / |largest| eigenvalue: 0 is a bowl, 1 a saddle that falls as steeply as it rises.
 
-        The paper of EKG does not define its condition number; its figures of 0 to 0.62 are of this form.
+        The EKG paper does not define its condition number; its values of 0 to 0.62 fit this definition.
         """
         return abs(self.smallest) / max(abs(self.largest), 1e-30)
 
@@ -34,15 +34,15 @@ class Curvature:
 def curvature(
     losses: Sequence[Callable[[], torch.Tensor]], params: Sequence[torch.Tensor], *, steps: int = 30, seed: int = 0
 ) -> Curvature:
-    """Both ends of the spectrum of the Hessian of a sum of losses.
+    """Estimate the smallest and largest eigenvalue of the Hessian of a sum of losses.
 
-    Lanczos with every direction made orthogonal to all before (Golub and Van Loan, Matrix Computations, section 10.3).
+    Lanczos with full reorthogonalisation (Golub and Van Loan, Matrix Computations, section 10.3).
 
     Args:
-        losses: each makes its forward pass anew and gives a scalar; one by one, to save memory.
-        params: that the loss is differentiated by.
-        steps: most directions.
-        seed: of the first direction.
+        losses: functions that each run a forward pass and return a scalar; called one by one to save memory.
+        params: the parameters to differentiate by.
+        steps: largest number of Lanczos steps.
+        seed: seed of the first direction.
     """
     size = sum(param.numel() for param in params)
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def curvature(
     for _ in range(min(steps, size)):
         found = product(basis[-1])
         diagonal.append(float(found @ basis[-1]))
-        for _ in range(2):  # once leaves what rounding has mixed in again
+        for _ in range(2):  # one pass leaves rounding errors
             for earlier in basis:
                 found = found - (found @ earlier) * earlier
         length = float(found.norm())

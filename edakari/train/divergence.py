@@ -1,4 +1,4 @@
-"""What is left of a training that diverged, and what to do about it."""
+"""Detection of a training that diverged, and advice for its error message."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["advice_for", "diverged"]
 
 
 def diverged(trained: Trained) -> str | None:
-    """The first tensor that is no longer finite, in words; None where all are."""
+    """Name the first tensor that is no longer finite; None if all are finite."""
     name = non_finite_tensor(trained.model)
     if name is not None:
         return f"{name!r} of the network"
-    return None if finite(trained.other) else "a parameter besides the network's"
+    return None if finite(trained.other) else "a parameter outside the network"
 
 
 def advice_for(schedule: Schedule) -> str:
-    """What to do where a training by this schedule diverges."""
+    """Advice for a training with this schedule that diverged."""
     rate = f"lower the learning rate ({schedule.lr:g})"
     return f"{rate} or set clip" if schedule.clip <= 0 else f"{rate} or clip ({schedule.clip:g})"

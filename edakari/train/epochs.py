@@ -1,4 +1,4 @@
-"""Optimizer steps of an epoch, and the batches of each."""
+"""Number of optimizer steps per epoch, and the batches of each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["groups_of", "steps_per_epoch"]
 
 
 def steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
-    """Optimizer steps that `fit` takes in an epoch.
+    """Return the number of optimizer steps that `fit` takes per epoch.
 
     Raises:
         DataError: the batches have no length, or there are none.
@@ -30,7 +30,7 @@ def steps_per_epoch(batches: Iterable[Batch], schedule: Schedule) -> int:
 
 
 def groups_of(batches: Iterable[Batch], epoch: int, first: int, size: int) -> Iterator[Sequence[Batch]]:
-    """The batches of each optimizer step of an epoch, from batch `first` on."""
+    """Yield the batches of each optimizer step of an epoch, starting at batch `first`."""
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(epoch)
     rest = batches.skip(first) if hasattr(batches, "skip") else itertools.islice(batches, first, None)

@@ -1,4 +1,4 @@
-"""The training loop: the only one."""
+"""The training loop: `fit`, which every training in edakari uses."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from edakari.train.terms import loss_terms
 __all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
 
 TensorObjective = Callable[[nn.Module, Batch], torch.Tensor]
-"""The loss of a batch as one scalar tensor."""
+"""Function that returns the loss of a batch as one scalar tensor."""
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 @settings
 class FitSettings:
-    """How to run a training, with no say in its result save for `seed` and `device`.
+    """How to run a training; only `seed` and `device` affect the result.
 
     Args:
-        folder: keeps the checkpoint and the history; None keeps nothing.
-        seed: of everything random in a step.
-        device: "cpu" stays off accelerators; "auto" takes what accelerate finds.
-        checkpoint_seconds: time between checkpoints within an epoch; 0 is none. Each epoch ends with one.
-        checkpoint_steps: optimizer steps between checkpoints; 0 is by time alone.
-        progress: draw a bar where there is a terminal.
-        title: stands before the bar.
-        unused_parameters: some trained parameters may have no part in a step; matters on several processes only.
+        folder: folder for the checkpoint and the history; None writes neither.
+        seed: seed of all random numbers.
+        device: "cpu" never uses an accelerator; "auto" uses the device that accelerate finds.
+        checkpoint_seconds: seconds between checkpoints within an epoch; 0 writes one only after each epoch.
+        checkpoint_steps: optimizer steps between checkpoints; 0 goes by time only.
+        progress: show a progress bar if there is a terminal.
+        title: text before the progress bar.
+        unused_parameters: some trained parameters may not take part in a step; matters only with several processes.
     """
 
     folder: Path | None = None
@@ -76,28 +76,28 @@ def fit(
 ) -> History:
     """Train a network in place.
 
-    Modes, requires_grad, device and random states are as found afterwards. With a folder, a run that was stopped at
-    any point, `kill -9` included, goes on to the result that it would have had, and one that is finished is not run
-    again: its weights are loaded.
+    Modes, requires_grad, device and random states are restored afterwards. With a folder, a run that was stopped at any
+    point (even by `kill -9`) resumes and gives the same result as an uninterrupted run. A finished run is not repeated;
+    its weights are loaded.
 
     Args:
-        model: trained in place; with `schedule.ema` it ends with the averaged weights.
-        objective: named loss terms of a batch, whose sum is minimised; or the loss as one tensor.
-        batches: one pass is one epoch; it has a length. `set_epoch(epoch)` and `skip(count)` are used where it has
-            them. Over several processes each gets its own part from it.
-        schedule: how long and how fast.
-        hooks: called around every step, in order.
-        params: what to train, None is every parameter that requires a gradient. Batch normalisations of which no
-            parameter is in it keep their statistics.
+        model: the network, trained in place; with `schedule.ema` it gets the averaged weights at the end.
+        objective: function that returns a batch's named loss terms, whose sum is minimised, or one loss tensor.
+        batches: iterable with a length; one pass is one epoch. Its methods `set_epoch(epoch)` and `skip(count)` are
+            used if it has them. With several processes, it gives each process its own part.
+        schedule: epochs, learning rate and the other training settings.
+        hooks: hooks that are called around every step, in order.
+        params: parameters to train; None trains every parameter with `requires_grad`. Batch normalisations without a
+            trained parameter keep their statistics.
         settings: see `FitSettings`.
-        evaluate: figures after each epoch, of the averaged weights where there are some.
+        evaluate: function that returns metrics after each epoch, of the averaged weights if there are any.
 
     Raises:
         DataError: there are no batches.
-        ModelError: nothing to train, or the loss, a weight, a statistic or a figure of `evaluate` is no longer finite
-            at an epoch's end.
-        RecipeError: the schedule cannot be run here.
-        RunFolderError: the folder is of another training, or the disk is full.
+        ModelError: there is nothing to train, or the loss, a weight, a statistic or a metric of `evaluate` is no longer
+            finite at the end of an epoch.
+        RecipeError: this machine cannot run the schedule.
+        RunFolderError: the folder belongs to another training, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
     """
     call = "fit(model, objective, batches, schedule)"
@@ -141,12 +141,12 @@ def fit(
 
 
 def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) -> Fit:
-    """`fit` bound to a task's training data, as methods get it; the n-th call keeps its own folder `fit-n`.
+    """Bind `fit` to a task's training data, for methods; the n-th call uses its own folder `fit-n`.
 
     Args:
-        task: gives the batches.
-        settings: their folder is the one above.
-        evaluate: figures after each epoch.
+        task: the task that gives the batches.
+        settings: see `FitSettings`; its folder becomes the parent folder.
+        evaluate: function that returns metrics after each epoch.
     """
     calls = itertools.count(1)
 
@@ -177,7 +177,7 @@ def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) 
 
 
 class _Loop:
-    """What a step needs: the network as wrapped for its processes, the optimizer and the averaged weights."""
+    """Objects of the loop: the network as wrapped for several processes, the optimizer and the averaged weights."""
 
     def __init__(
         self,
@@ -198,14 +198,14 @@ class _Loop:
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.params, schedule))
 
     def state(self, step: int, epoch: int) -> StepState:
-        """Where training stands, for hooks."""
+        """Return the state of the training for hooks."""
         return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch)
 
     def step(self, group: Sequence[Batch], step: int, steps: int, epoch: int) -> Mapping[str, torch.Tensor]:
-        """One optimizer step over the batches of a group.
+        """Take one optimizer step over the batches of a group.
 
         Returns:
-            Each loss term, mean over the group, without a gradient.
+            The mean of each loss term over the group, detached.
         """
         seed_step(self.settings.seed, step, self.accelerator.process_index)
         state = self.state(step, epoch)
@@ -242,7 +242,7 @@ class _Loop:
                 param.grad = self.accelerator.reduce(param.grad, "mean")
 
     def figures(self, progress: Progress, epoch: int) -> dict[str, float]:
-        """The named figures of an epoch's steps, equal on all processes.
+        """Return the named metrics of an epoch's steps, equal on all processes.
 
         Raises:
             ModelError: the loss, a weight or a statistic is no longer finite.
@@ -252,16 +252,16 @@ class _Loop:
         loss, advice = sum(terms.values()), advice_for(self.schedule)
         require_finite_figures({"the loss": loss}, f"fit, epoch {epoch + 1}", advice)
         wrong = diverged(self.chosen)
-        # batch statistics differ between processes, and all of them have to stop
+        # batch statistics differ between processes, but all processes have to stop together
         if float(self.accelerator.reduce(torch.tensor(float(wrong is not None), device=self.accelerator.device))):
             raise ModelError(f"fit, epoch {epoch + 1}: {wrong or 'a tensor'} is no longer finite; {advice}")
         return {"epoch": epoch + 1.0, "lr": self.optimizer.param_groups[0]["lr"], "loss": loss, **terms}
 
     def judged(self, evaluate: Evaluate | None, epoch: int) -> dict[str, float]:
-        """The evaluation's figures of the network, of its averaged weights where there are some.
+        """Evaluate the network, with its averaged weights if there are any.
 
         Raises:
-            ModelError: one is not finite.
+            ModelError: a metric is not finite.
         """
         if evaluate is None:
             return {}
@@ -271,7 +271,7 @@ class _Loop:
         return found
 
     def restore(self, folder: FitFolder) -> Progress:
-        """Go on from the folder's checkpoint where there is one."""
+        """Resume from the folder's checkpoint if there is one."""
         found = folder.read()
         if found is None:
             return Progress()
@@ -285,7 +285,7 @@ class _Loop:
         return Progress.restored(found)
 
     def save(self, folder: FitFolder, progress: Progress, stop: threading.Event) -> None:
-        """Write a checkpoint from the main process; where Ctrl-C was pressed, end here."""
+        """Write a checkpoint from the main process; stop here if Ctrl-C was pressed."""
         if self.accelerator.is_main_process and folder.path is not None:
             parts = {
                 "optimizer": self.optimizer.state_dict(),
@@ -297,7 +297,7 @@ class _Loop:
             raise KeyboardInterrupt
 
     def finish(self, folder: FitFolder, progress: Progress) -> None:
-        """Hand the final weights to the network, the same on all processes, and mark the training as finished."""
+        """Copy the final weights to the network on all processes, and mark the training as finished."""
         if self.ema is not None:
             hand_over(self.ema, self.chosen.model)
         for buffer in self.chosen.model.buffers() if self.many else ():
@@ -307,23 +307,23 @@ class _Loop:
             folder.write(progress, self.chosen, self.hooks, {})
 
     def close(self) -> None:
-        """Take off what accelerate put around the network's forward."""
+        """Remove accelerate's wrapper around the network's forward."""
         if self.model is not self.chosen.model:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.chosen.model.__dict__.pop("forward", None)
 
 
 def _tensors() -> Any:
-    """Accelerate's operations on nested tensors, which have no types."""
+    """Accelerate's operations on nested tensors, which have no type annotations."""
     from accelerate.utils import operations
 
     return operations
 
 
 def _device(settings: FitSettings) -> torch.device:
-    """Where accelerate will train."""
+    """The device that accelerate will train on."""
     with needs("train", "training"):
-        # here and below, since most that imports this module does not train
+        # imported here and below, since most importers of this module do not train
         from accelerate.state import AcceleratorState, PartialState
 
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
@@ -334,7 +334,7 @@ def _device(settings: FitSettings) -> torch.device:
 
 
 def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
-    """An accelerator of this training's own; accelerate keeps the settings of the first one otherwise."""
+    """A new accelerator for this training; otherwise accelerate would reuse the settings of the first one."""
     if schedule.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")
     from accelerate.accelerator import Accelerator

@@ -1,4 +1,4 @@
-"""Objectives that need no more than a task: its own loss, and distillation."""
+"""Objectives that need only a task: the task's loss, and distillation."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["ComparingTask", "distillation"]
 
 @runtime_checkable
 class ComparingTask(Protocol):
-    """A task whose outputs are not one distribution over classes for each image."""
+    """A task that compares outputs by itself, because they are not one class distribution per image."""
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
-        """How far outputs are from a teacher's, both softened, mean over images."""
+        """Compute the divergence of softened outputs from a teacher's, averaged over images."""
 
 
 def distillation(task: Task, teacher: nn.Module, weight: float = 0.5, temperature: float = 4.0) -> Objective:
-    """The task's loss mixed with the divergence from a teacher's softened outputs (Hinton et al., 2015, section 2).
+    """Mix the task's loss with the divergence from a teacher's softened outputs (Hinton et al., 2015, section 2).
 
-    The term "distillation" is T^2 KL(teacher || student) of the softmax at temperature T, mean over the batch; the
-    square keeps the size of its gradient as T changes.
+    The term "distillation" is T^2 * KL(teacher || student) of the softmax at temperature T, averaged over the batch.
+    The factor T^2 keeps the scale of its gradient as T changes.
 
     Args:
-        task: gives the outputs, logits [N, classes], and the loss; a `ComparingTask` says itself how outputs differ.
-        teacher: the network to follow; it is put in evaluation mode and moves to where the student is.
-        weight: share of the distillation; the task's terms have the rest.
-        temperature: T.
+        task: the task; its outputs are logits [N, classes], or it is a `ComparingTask`.
+        teacher: the teacher network; it is set to evaluation mode and moved to the student's device.
+        weight: weight of the distillation term, 0 to 1; the task's terms get the rest.
+        temperature: softening temperature T.
 
     Raises:
-        SettingsError: the weight is outside of 0 to 1, or the temperature is not above 0.
+        SettingsError: the weight is outside 0 to 1, or the temperature is not above 0.
     """
     require_methods("distillation(task, teacher)", "task", task, ("outputs", "loss"))
     require("distillation(task, teacher)", teacher=(teacher, nn.Module))

@@ -1,4 +1,4 @@
-"""Optimizers, what they decay, and the learning rate at every step."""
+"""Optimizers, weight decay, and the learning rate at every step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["learning_rate", "make_optimizer", "set_learning_rate"]
 
 
 def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.optim.Optimizer:
-    """The optimizer of a schedule; weight decay on tensors of two or more dimensions only.
+    """Make the optimizer of a schedule; only tensors of two or more dimensions get weight decay.
 
     Args:
-        params: what to train.
-        schedule: names the optimizer and its settings.
+        params: the parameters to train.
+        schedule: the optimizer's name and settings.
 
     Raises:
         UnknownName: there is no such optimizer.
@@ -37,12 +37,12 @@ def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine (Loshchilov & Hutter, 2017, without restarts), or steps down.
+    """Compute the learning rate: linear warm-up, then a cosine (Loshchilov & Hutter, 2017, no restarts) or steps.
 
     Args:
-        schedule: peak, share of the warm-up, and end of the learning rate, or the places where it drops.
-        step: optimizer step, from 0.
-        steps: of the whole training.
+        schedule: peak and final learning rate, fraction of warm-up, or the epochs at which the rate drops.
+        step: index of the optimizer step, from 0.
+        steps: number of steps of the complete training.
     """
     warm = round(schedule.warmup * steps)
     if step < warm:

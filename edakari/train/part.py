@@ -1,4 +1,4 @@
-"""A part of each pass over some batches."""
+"""A fraction of each pass over some batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["PartOfEach"]
 
 
 class PartOfEach:
-    """The first batches of each pass; where passes are shuffled, other images each time.
+    """The first batches of each pass; with shuffling, each pass gives different images.
 
     Args:
-        batches: with a length.
-        share: of each pass that is given, above 0 and up to 1; at least one batch.
+        batches: iterable of batches with a length.
+        share: fraction of each pass, above 0 and at most 1; at least one batch is given.
     """
 
     def __init__(self, batches: Any, share: float) -> None:
@@ -26,12 +26,12 @@ class PartOfEach:
         return self.count
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next pass is."""
+        """Set the epoch of the next pass."""
         if hasattr(self.batches, "set_epoch"):
             self.batches.set_epoch(epoch)
 
     def skip(self, count: int) -> Iterator[Batch]:
-        """The same pass without its first batches."""
+        """Return the same pass without its first batches."""
         if hasattr(self.batches, "skip"):
             return itertools.islice(self.batches.skip(count), max(0, self.count - count))
         return itertools.islice(self.batches, count, self.count)

@@ -1,4 +1,4 @@
-"""The precision that a training runs in, where the schedule leaves it to the hardware."""
+"""The precision of a training whose schedule says "auto"."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from edakari.train.checkpoint import identity_in
 __all__ = ["computes_bf16", "with_precision"]
 
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
-"""Of processors: what multiplies bf16 without going through fp32."""
+"""Instruction sets of processors that multiply bf16 natively."""
 
 
 def with_precision(schedule: Schedule, device: torch.device, checkpoint: Path | None) -> Schedule:
-    """The schedule with a precision in place of "auto".
+    """Replace the precision "auto" of a schedule.
 
-    A training that has begun keeps the precision that it began with, wherever it goes on: its result is to be the one
-    that it would have had. Bf16 that the device does not compute is warned about.
+    A resumed training keeps its first precision, so that its result is the same as without the interruption. A warning
+    tells the user if the device only emulates bf16.
 
     Args:
-        schedule: as asked for.
-        device: that trains.
-        checkpoint: of the training, if there is one.
+        schedule: the schedule as the user gave it.
+        device: device of the training.
+        checkpoint: path of the training's checkpoint, or None.
     """
     native = computes_bf16(device)
     if schedule.precision == "auto":
@@ -40,7 +40,7 @@ def with_precision(schedule: Schedule, device: torch.device, checkpoint: Path | 
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 by instructions of its own; others emulate it, at a multiple of fp32's time."""
+    """Return whether a device multiplies bf16 natively; others emulate it and take several times as long as fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and _processor_computes_bf16()
@@ -55,7 +55,7 @@ def _processor_computes_bf16() -> bool:
 
 @functools.cache
 def _warn_of_emulation() -> None:
-    """Once per process, however many trainings there are."""
+    """Warn once per process, for any number of trainings."""
     warnings.warn(
         "precision 'bf16' on this processor, which has no instructions for it: training will take many times as long "
         "as in 'fp32' (15 times was measured). Set the precision to 'auto' or 'fp32'.",

@@ -1,4 +1,4 @@
-"""A bar with the time that is left, where someone looks."""
+"""A progress bar with the remaining time, if there is a terminal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Advance = Callable[[int, str], None]
 
 @contextlib.contextmanager
 def progress_bar(title: str, steps: int, wanted: bool) -> Iterator[Advance]:
-    """A function that moves the bar to a step and shows a text; it does nothing where there is no terminal.
+    """Context that gives a function to move the bar to a step and show a text; without a terminal it does nothing.
 
     Args:
-        title: stands before the bar.
-        steps: of the whole training.
-        wanted: False draws none.
+        title: text before the bar.
+        steps: number of steps of the complete training.
+        wanted: whether to show a bar.
     """
     if not wanted:
         yield lambda step, text: None

@@ -1,4 +1,4 @@
-"""How far a training is, and its folder: the checkpoint to go on from, and the history to look at."""
+"""Progress of a training and its folder, with the checkpoint to resume from and the history to read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["FitFolder", "History", "Progress", "checkpoint_in", "identity_of"]
 
 @dc.dataclass(frozen=True)
 class History:
-    """How a training went.
+    """Record of a training.
 
     Args:
-        epochs: named figures of each epoch: "epoch", "lr", "loss", the loss terms, and "val_…" from the evaluation.
-        steps: optimizer steps.
-        seconds: spent training, over all runs that it took.
+        epochs: metrics of each epoch: "epoch", "lr", "loss", the loss terms, and "val_…" from the evaluation.
+        steps: number of optimizer steps.
+        seconds: training time in seconds over all runs, including interrupted ones.
     """
 
     epochs: tuple[Mapping[str, float], ...]
@@ -38,15 +38,15 @@ class Pace(Protocol):
 
     @property
     def checkpoint_seconds(self) -> float:
-        """Time between two."""
+        """Seconds between two checkpoints."""
 
     @property
     def checkpoint_steps(self) -> int:
-        """Optimizer steps between two."""
+        """Optimizer steps between two checkpoints."""
 
 
 class Progress:
-    """How far a training is: run state, part of every checkpoint."""
+    """Progress of a training: mutable state of a run, part of every checkpoint."""
 
     def __init__(self) -> None:
         self.step, self.done = 0, False
@@ -57,7 +57,7 @@ class Progress:
 
     @classmethod
     def restored(cls, checkpoint: Checkpoint) -> Progress:
-        """The progress that a checkpoint was written at."""
+        """Restore the progress from a checkpoint."""
         progress, state = cls(), checkpoint.state["progress"]
         progress.step, progress.done = checkpoint.step, checkpoint.done
         progress.epochs, progress._sums = list(state["epochs"]), dict(state["sums"])
@@ -65,16 +65,16 @@ class Progress:
         return progress
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return the values to store in a checkpoint."""
         return {"epochs": self.epochs, "sums": self._sums, "count": self._count, "seconds": self.seconds}
 
     @property
     def seconds(self) -> float:
-        """Time spent, over all runs so far."""
+        """Training time in seconds, over all runs so far."""
         return self._earlier + time.monotonic() - self._started
 
     def add(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Count a step."""
+        """Add the loss terms of one step."""
         self.step, self._count = self.step + 1, self._count + 1
         for name, term in terms.items():
             # No .item() here: waiting for the device at every step would leave it idle. Apple's has no float64.
@@ -82,30 +82,30 @@ class Progress:
             self._sums[name] = self._sums[name].to(term.device) + exact if name in self._sums else exact
 
     def means(self) -> dict[str, torch.Tensor]:
-        """Mean of each loss term over the steps of this epoch so far."""
+        """Return the mean of each loss term over the steps of this epoch so far."""
         return {name: value / max(1, self._count) for name, value in self._sums.items()}
 
     def end_epoch(self, figures: Mapping[str, float]) -> None:
-        """Note an epoch's figures."""
+        """Record the metrics of an epoch."""
         self.epochs.append(figures)
         self._sums, self._count = {}, 0
 
     def history(self) -> History:
-        """How it went so far."""
+        """Return the record of the training so far."""
         return History(tuple(self.epochs), self.step, self.seconds)
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """A training's checkpoint, from its folder."""
+    """Return the path of the checkpoint in a training's folder."""
     return folder / "checkpoint.safetensors"
 
 
 class FitFolder:
-    """A training's folder; with no path it keeps nothing.
+    """Folder of a training; without a path nothing is written.
 
     Args:
         path: the folder, or None.
-        identity: what the training is.
+        identity: values that identify the training.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ class FitFolder:
         self._written_at, self._written_step = time.monotonic(), 0
 
     def due(self, progress: Progress, pace: Pace) -> bool:
-        """Whether it is time for a checkpoint."""
+        """Return whether it is time to write a checkpoint."""
         if self.path is None:
             return False
         by_steps = pace.checkpoint_steps > 0 and progress.step - self._written_step >= pace.checkpoint_steps
@@ -121,10 +121,10 @@ class FitFolder:
         return by_steps or by_time
 
     def read(self) -> Checkpoint | None:
-        """The checkpoint to go on from, or None.
+        """Read the checkpoint to resume from; None if there is none.
 
         Raises:
-            RunFolderError: it is damaged or of another training.
+            RunFolderError: the checkpoint is damaged or belongs to another training.
         """
         return None if self.path is None else read(checkpoint_in(self.path), self.identity)
 
@@ -132,7 +132,7 @@ class FitFolder:
         """Write the checkpoint and the history.
 
         Raises:
-            RunFolderError: the disk is full; the earlier checkpoint is whole.
+            RunFolderError: the disk is full; the earlier checkpoint is intact.
         """
         if self.path is None:
             return
@@ -150,7 +150,7 @@ class FitFolder:
         self._written_at, self._written_step = time.monotonic(), progress.step
 
     def restore(self, found: Checkpoint, chosen: Trained, hooks: Sequence[Hook]) -> None:
-        """Put a checkpoint's tensors and the hooks' state back, in place."""
+        """Restore the tensors and the hooks' state from a checkpoint, in place."""
         self._written_step = found.step
         chosen.model.load_state_dict(found.state["model"])
         with torch.no_grad():
@@ -163,10 +163,10 @@ class FitFolder:
 def identity_of(
     chosen: Trained, schedule: Schedule, seed: int, per_epoch: int, hooks: Sequence[Hook]
 ) -> Mapping[str, Any]:
-    """What a training is: a checkpoint of another one is refused.
+    """Return the values that identify a training; checkpoints with other values are rejected.
 
-    The weights at its start are not part of it, for they may come from a computation that differs in the last bits
-    from run to run.
+    The initial weights are not part of the identity, because computations that produce them may differ in the last bits
+    between runs.
     """
     own = {id(param) for param in chosen.own}
     return {

@@ -1,4 +1,4 @@
-"""What `fit` changes for its duration and puts back: random state, modes, gradients asked for, device, Ctrl-C."""
+"""State that `fit` changes and restores: random state, modes, requires_grad, device and the Ctrl-C handler."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Trained:
-    """The tensors that are trained: `own` of the network, in its order, and `other` ones.
+    """The trained tensors: `own` belong to the network, in its order; `other` do not.
 
     Args:
         model: the network.
-        params: what to train; None is every parameter that requires a gradient. `frozen` are then the batch
-            normalisations that keep their statistics, as none of their parameters are trained.
+        params: parameters to train; None trains every parameter with `requires_grad`. Batch normalisations without a
+            trained parameter are `frozen`: they keep their statistics.
     """
 
     def __init__(self, model: nn.Module, params: Sequence[torch.Tensor] | None) -> None:
@@ -47,7 +47,7 @@ class Trained:
         ]
 
     def train(self) -> None:
-        """Put the network in training mode, in place, save for the frozen normalisations."""
+        """Set the network to training mode, in place, except for the frozen normalisations."""
         self.model.train()
         for module in self.frozen:
             module.eval()
@@ -55,10 +55,10 @@ class Trained:
 
 @contextlib.contextmanager
 def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: torch.device) -> Iterator[Trained]:
-    """The network on a device, with gradients asked for what is trained; all put back as found at the end.
+    """Context with the network on a device and gradients enabled for trained tensors; restores both at the end.
 
     Raises:
-        ModelError: nothing is to be trained.
+        ModelError: there is nothing to train.
     """
     chosen = Trained(model, params)
     if not chosen.own and not chosen.other:
@@ -85,9 +85,9 @@ def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: tor
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make everything random in a step a function of the seed, the step and the process.
+    """Seed the random generators for a step from the seed, the step and the process.
 
-    A resumed run then needs no random state of an earlier one, on any number of processes.
+    So a resumed run needs no stored random state, on any number of processes.
     """
     value = int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
     random.seed(value)
@@ -97,7 +97,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Put the random states of Python, NumPy and PyTorch back as found at the end."""
+    """Context that restores the random states of Python, NumPy and PyTorch at the end."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -112,7 +112,7 @@ def random_state_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that a step is never cut in two; a second one interrupts at once."""
+    """Context with an event that the first Ctrl-C sets, so that a step completes; a second one interrupts at once."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed

@@ -1,4 +1,4 @@
-"""Batch normalisations: by the statistics of the batch at hand, or with running statistics taken anew."""
+"""Statistics of batch normalisations: use of batch statistics, and recalibration of running statistics."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from edakari.train.scope import NORMS, random_state_kept
 __all__ = ["batch_statistics", "has_norms", "recalibrate", "recalibrate_"]
 
 Run = Callable[[nn.Module, Batch], Any]
-"""Calls a network with a batch."""
+"""Function that calls a network with a batch."""
 
 
 def has_norms(model: nn.Module) -> bool:
-    """Whether a network has batch normalisations that keep running statistics."""
+    """Return whether a network has batch normalisations with running statistics."""
     return any(isinstance(module, NORMS) and module.track_running_stats for module in model.modules())
 
 
 @contextlib.contextmanager
 def batch_statistics(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Evaluation mode, but batch normalisations take the statistics of each batch; running ones stay as they are.
+    """Context of evaluation mode in which batch normalisations use batch statistics and keep their running ones.
 
     Args:
-        model: its modes are as found afterwards.
-        wanted: False is plain evaluation mode.
+        model: the network; its modes are restored afterwards.
+        wanted: False gives plain evaluation mode.
     """
     norms = [module for module in model.modules() if wanted and isinstance(module, NORMS)]
     tracked = [module.track_running_stats for module in norms]
@@ -51,21 +51,21 @@ def batch_statistics(model: nn.Module, wanted: bool = True) -> Iterator[None]:
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Batch], run: Run = feed) -> nn.Module:
-    """A copy of a network whose batch normalisations have the statistics of some batches: no labels, no training.
+    """Copy a network and recompute its batch normalisation statistics on some batches, without labels or training.
 
-    A cut network has other activations than the one whose running means and variances it inherited. Taking them anew
-    often brings back most of what a cut costs. Under several processes all of them call this, and the statistics are
-    those of all their batches.
+    The activations of a pruned network differ from those of the dense network, but it inherits the dense network's
+    running means and variances. Recomputing them often recovers most of the lost accuracy. With several processes, all
+    of them call this function, and the statistics cover the batches of all processes.
 
     Args:
-        model: the network; stays as it is.
-        batches: inputs as in evaluation, not augmented, at least two in a batch; some hundred images are enough. Labels
-            beside them are not read.
-        run: calls a network with a batch; needed where a batch is no tensor, and no tuple or dict that begins with or
-            names the network's inputs.
+        model: the network; it does not change.
+        batches: batches of inputs as in evaluation, without augmentation, with at least two inputs each. A few hundred
+            images are enough. Labels are ignored.
+        run: function that calls a network with a batch. It is needed unless a batch is a tensor, a tuple that begins
+            with the network's inputs, or a dict with their names.
 
     Returns:
-        The copy, its modes those of `model`. Layers without running statistics stay as they are.
+        The copy, in the modes of `model`. Layers without running statistics do not change.
 
     Raises:
         DataError: there is no batch, or one is too small for statistics.
@@ -87,15 +87,15 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], run: Run = feed) -> 
 
 
 def recalibrate_(model: nn.Module, run: Run, batches: Iterable[Batch]) -> int:
-    """Take the running statistics of batch normalisations anew, in place: means over some batches.
+    """Recompute the running statistics of batch normalisations, in place, as means over some batches.
 
     Args:
-        model: its modes are as found afterwards; without batch normalisations nothing happens.
-        run: calls it with a batch.
-        batches: not augmented.
+        model: the network; its modes are restored. Without batch normalisations nothing happens.
+        run: function that calls the network with a batch.
+        batches: batches without augmentation.
 
     Returns:
-        Number of batches; without any, the statistics are the initial ones.
+        The number of batches; with 0, the statistics are the initial ones.
     """
     norms, count = _tracking(model), 0
     momenta = [norm.momentum for norm in norms]

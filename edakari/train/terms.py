@@ -1,4 +1,4 @@
-"""What an objective gave, as named loss terms."""
+"""Normalisation of an objective's result to named loss terms."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["loss_terms"]
 
 
 def loss_terms(found: Any) -> Mapping[str, torch.Tensor]:
-    """The loss terms that an objective gave; a single tensor is the term "loss".
+    """Return an objective's result as named loss terms; a single tensor becomes the term "loss".
 
     Raises:
-        WrongArgument: there is no term, or one is no tensor with a single value, or none has a gradient.
+        WrongArgument: there is no term, a term is not a tensor with a single value, or no term has a gradient.
     """
     terms: Any = {"loss": found} if isinstance(found, torch.Tensor) else found
     if not isinstance(terms, Mapping) or not terms:

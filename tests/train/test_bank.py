@@ -90,7 +90,7 @@ def test_many_classes_are_softened_more():
 
 def test_batches_without_numbers_are_refused():
     objective = BankTeaching(ToyTask(), Bank(np.zeros((1, 1, 2), np.float16)))
-    with pytest.raises(DataError, match="numbers; train on"):
+    with pytest.raises(DataError, match="indices; train on"):
         objective(Given(torch.zeros(1, 2)), (torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)))
 
 

@@ -432,5 +432,5 @@ def test_other_parameters_that_diverge_are_an_error():
         return {**problem.objective(model, batch), "other": other.sum() * 1e3}
 
     model, one = problem.network(), last_batch(0.5)[-1:]
-    with pytest.raises(ModelError, match="besides the network's"):
+    with pytest.raises(ModelError, match="outside the network"):
         fit(model, objective, one, Schedule(epochs=1, lr=1e37, warmup=0.0), params=[other])
