@@ -44,11 +44,13 @@ from edakari.latency.bench import Bench
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
 from edakari.models import build
-from edakari.pipeline.token_call import planned_within
+from edakari.pipeline import PruneSettings, run_given
+from edakari.pipeline.settings import LatencySettings
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.tasks.classify import Classification
+from edakari.tasks.own import Task
 from edakari.train import FitSettings, distillation, fit, fitter
 
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -78,9 +80,14 @@ def method(arm: str, **more: Any) -> Any:
 
 
 def planned(arm: str, share: float, model: nn.Module, bench: Bench) -> dict[str, Any]:
-    """Numbers of tokens at which an arm takes this share of the dense time."""
-    design = method(arm).design(token_sites(model, bench.example))
-    plan = planned_within(model, Budget.parse(f"latency<={share:.0%}"), design, bench, lambda text: None)
+    """Numbers of tokens at which an arm takes this fraction of the dense time, whatever its selectors have learned."""
+    own = method(arm)
+    own = dc.replace(own, start="unlike") if hasattr(own, "start") else own
+    timed = LatencySettings(
+        runtime=bench.runtime.name, batch=len(bench.example), repeats=bench.repeats, spread=bench.spread
+    )
+    settings = PruneSettings(method=own, budget=Budget.parse(f"latency<={share:.0%}"), latency=timed, device="cpu")
+    plan = run_given(model, Task.of(bench.example[:1]), settings).plan
     return {"blocks": [edit.block for edit in plan.tokens()], "counts": [edit.count for edit in plan.tokens()]}
 
 

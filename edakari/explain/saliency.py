@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edakari.core.method import name_of, registered
+from edakari.core.method import registered
 from edakari.core.modes import eval_mode
 from edakari.errors import RunFolderError
 from edakari.graph import trace
@@ -47,9 +47,10 @@ def saliency_view(
     recipe = recipe_of(run, trust_code=trust_code)
     method = recipe.method
     if not isinstance(method, SaliencyMethod):
+        name = run.recipe()["method"]["name"]
         able = [known for known, cls in registered().items() if issubclass(cls, SaliencyMethod)]
         raise RunFolderError(
-            f"{folder} holds no explainer: its method was {name_of(method)!r}, and only "
+            f"{folder} holds no explainer: its method was {name!r}, and only "
             f"{' or '.join(map(repr, able))} trains one"
         )
     if not run.kept.is_dir():

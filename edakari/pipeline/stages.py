@@ -24,7 +24,7 @@ from edakari.core.plan import Plan
 from edakari.cost import counted, dense, uncounted
 from edakari.errors import PlanError
 from edakari.export import EXPORTERS
-from edakari.graph import fixed_graph
+from edakari.graph import call, fixed_graph
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
@@ -77,8 +77,11 @@ def trace_stage(run: Run) -> TraceResult:
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     limited = {group.name: group for group in run.groups}
     batch = next(iter(run.task.batches("calibration")), None)
-    if batch is not None:
-        require_finite(run.dense, lambda: run.task.outputs(run.dense, batch), "the dense network")
+    require_finite(
+        run.dense,
+        lambda: call(run.dense, run.example) if batch is None else run.task.outputs(run.dense, batch),
+        "the dense network",
+    )
     return TraceResult(
         weights=weights_digest(run.dense),
         costs=dict(run.dense_costs),

@@ -48,7 +48,7 @@ def test_positions_that_follow_the_tokens_are_exported(name: str, by: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Beit"])
-@pytest.mark.parametrize("by", ["spvit", "evit", "tome", "random"])
+@pytest.mark.parametrize("by", ["spvit", "evit", "tome", "random_tokens"])
 def test_masks_that_transformers_makes_for_exports_follow_the_tokens(kind: str, by: str, tmp_path: Path) -> None:
     """Under export its networks hand every block a mask over all pairs of tokens."""
     transformers = pytest.importorskip("transformers")

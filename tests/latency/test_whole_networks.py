@@ -114,7 +114,7 @@ class WholeRuntime:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> WholeRuntime:
     runtime = WholeRuntime(FormulaRuntime(factor=1.3, constant=1.0))
-    monkeypatch.setattr(runtimes, "RUNTIMES", {**runtimes.RUNTIMES, runtime.name: runtime})
+    monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
     monkeypatch.setattr("edakari.latency.timing.time", runtime.timer)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     assert not isinstance(runtime, LayerRuntime)

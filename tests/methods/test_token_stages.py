@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 import edakari
 from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
-from edakari.errors import InfeasibleBudget, ModelError, PlanError
+from edakari.errors import DataError, InfeasibleBudget, ModelError, PlanError
 from edakari.graph import fixed_graph
 from edakari.latency import runtimes
 from edakari.methods.spvit import SoftTokenPruning
@@ -23,6 +24,7 @@ from edakari.methods.token_baselines import AttentionTokens, MergedTokens, Predi
 from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.costs import tokens_at
 from edakari.surgery.tokens.graphs import token_macs
+from edakari.tasks.own import Task
 from edakari.testing.formula_runtime import FormulaRuntime
 from edakari.testing.toys import toy_job
 
@@ -94,3 +96,12 @@ def test_what_stages_cannot_do_is_told() -> None:
             method.prune(toy_job(swin(), "macs<=90%"))
     with pytest.raises(ModelError, match="schedule: geometric"):
         SoftTokenPruning(schedule="progressive").prune(toy_job(swin(), "macs<=90%"))
+
+
+def test_selectors_without_data_stay_as_they_start() -> None:
+    job = dc.replace(toy_job(pit(), "macs<=90%"), task=Task.of(EXAMPLE))
+    outcome = PredictedTokens().prune(job)
+    x = torch.randn(2, *EXAMPLE.shape[1:])
+    assert torch.equal(outcome.model(x), edakari.apply(pit(), outcome.plan).eval()(x))
+    with pytest.raises(DataError, match="have to be trained, but the task has no data"):
+        PredictedTokens(start="random").prune(job)
