@@ -47,11 +47,10 @@ def saliency_view(
     recipe = recipe_of(run, trust_code=trust_code)
     method = recipe.method
     if not isinstance(method, SaliencyMethod):
-        name = run.recipe()["method"]["name"]
+        name = load_plan(run.path).method
         able = [known for known, cls in registered().items() if issubclass(cls, SaliencyMethod)]
         raise RunFolderError(
-            f"{folder} holds no explainer: its method was {name!r}, and only "
-            f"{' or '.join(map(repr, able))} trains one"
+            f"{folder} holds no explainer: its method was {name!r}, and only {' or '.join(map(repr, able))} trains one"
         )
     if not run.kept.is_dir():
         raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
