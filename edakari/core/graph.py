@@ -25,14 +25,14 @@ class Operator:
     """One operator call of the traced forward pass.
 
     Args:
-        name: such as "aten.convolution".
+        name: full name, such as "aten.convolution".
         module: dotted path of the module that called it ("" is the network itself).
         outputs: layout of each dimension of each output tensor.
         macs: multiply-accumulates are the sum over these terms, each a constant times the extents of its layouts.
             Empty for an operator that does no multiply-accumulates or whose cost is not counted.
         weights: names of the parameters that it reads.
         inputs: layout of each dimension of each tensor that it reads, weights included, in the order of its arguments.
-        settings: what else it was told, as plain values, such as a convolution's stride.
+        settings: other arguments as plain values, such as a convolution's stride.
         sources: for each different tensor among `inputs` that is no parameter or buffer, in order, the index in
             `Graph.operators` of the call that made it; None for an input of the network.
     """
@@ -53,8 +53,8 @@ class ModuleCall:
 
     Args:
         module: dotted path ("" is the network itself).
-        inputs: what went in.
-        outputs: what came out.
+        inputs: layouts of the input tensors.
+        outputs: layouts of the output tensors.
         made_shapes: shapes of the tensors that the module's own code made with explicit sizes (view, slice, zeros), per
             source line.
         input_sources: for each tensor among `inputs`, the index in `Graph.operators` of the call that made it; None for
@@ -91,15 +91,15 @@ class Branch:
 
     Args:
         name: from the module that holds it, ending in ":branch".
-        modules: dotted paths of its modules, all but the last; they pass on what they get when it is dropped.
-        exit: of the module that returns zeros then.
+        modules: dotted paths of its modules except the last; when it is dropped, they return their input.
+        exit: dotted path of its last module, which then returns zeros.
         returned: for each of these modules, the exit last, the length of the tuple that it returns; 0 for a tensor.
-        operators: indices in `Graph.operators` of the calls that go.
-        parameters: names of those that go.
-        calls: indices in `Graph.calls` of the calls inside of its modules, which go.
-        region: indices in `Graph.operators` of all calls that nothing but the sum depends on; those that do not go run
-            on what the modules pass on.
-        copies: the modules pass on copies, as code that stays writes into them in place.
+        operators: indices in `Graph.operators` of the calls that are removed.
+        parameters: names of the parameters that are removed.
+        calls: indices in `Graph.calls` of the calls inside of its modules, which are removed.
+        region: indices in `Graph.operators` of all calls that only the sum depends on. Those that are not removed run
+            on the inputs that the modules return.
+        copies: whether the modules return copies, because code that stays writes to the tensors in place.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Branch:
 
     @property
     def group(self) -> Group:
-        """The branch as something to be sized: 1 keeps it, 0 drops it."""
+        """The branch as a group of one: size 1 keeps it, size 0 drops it."""
         return Group(self.name, "branch", 1, least=0)
 
 
@@ -132,17 +132,17 @@ class Graph:
     """What can be pruned in a network, and what it costs; names and shapes only, no tensors.
 
     Args:
-        groups: what can be sized, in order of first use.
+        groups: what can be pruned, in order of first use.
         layouts: for each parameter and buffer, the layout of each of its dimensions.
         parameters: the names among them that are parameters.
         operators: the calls of the traced forward pass, in order.
         calls: the module calls of the traced forward pass, in order.
-        unprunable: what cannot be sized, and why.
+        unprunable: what cannot be pruned, and why.
         inputs: the example that was traced.
         device: where it ran: "meta", or "cpu" for a network that looks at values.
         device_reason: what did not run on meta, in torch's words; empty where all did.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
-        branches: residual branches that can be dropped whole, in order; methods that prune depth take their groups too.
+        branches: residual branches that can be dropped, in order; methods that prune depth take their groups too.
         stored: for each parameter and buffer that a file of weights holds, the bytes of one position there.
         fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
     """

@@ -1,4 +1,6 @@
-"""What the positions along one dimension of a tensor mean: a small algebra over prunable axes.
+"""Layouts: what the positions along one dimension of a tensor belong to, as immutable data.
+
+While a network is traced, `graph/algebra.py` describes dimensions by expressions that can still be refined.
 
 A dimension is described by a tree. `Fixed(n)` is n positions that nothing may remove. `Axis(group)` is one position
 per channel of a group. `Product` nests its parts in row-major order (a head axis times a head dimension), `Concat`

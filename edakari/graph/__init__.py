@@ -1,4 +1,4 @@
-"""From a network to its graph: one forward pass in which every operator says how axes flow."""
+"""From a network to its graph: in one forward pass, each operator's rule says how dimensions go through it."""
 
 from edakari.graph.cutting import cut
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs

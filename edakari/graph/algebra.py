@@ -48,9 +48,9 @@ class DimAxis:
     """A node of the union-find.
 
     Args:
-        size: number of positions; at least 2 where it is free.
-        kinds: what operators learned of it, such as "head".
-        group: name of the group that it is known to be; it never takes another axis' place.
+        size: number of positions; a free axis has at least 2.
+        kinds: what operators found out about it, such as "head".
+        group: name of its group, if that is known; such an axis is never replaced by another one.
     """
 
     __slots__ = ("group", "kinds", "least", "pinned", "size", "value")
@@ -142,13 +142,13 @@ def leaves(dim: DimExpr) -> Iterator[DimAxis]:
 
 
 def pin(dim: DimExpr, reason: str) -> None:
-    """Make every free axis of a dimension stay whole."""
+    """Pin every free axis of a dimension: none of its positions can be pruned."""
     for axis in list(leaves(dim)):
         axis.pinned = reason
 
 
 def settle(dim: DimExpr) -> None:
-    """Make a dimension stay whole without saying why: nobody would look for a reason."""
+    """Pin every free axis of a dimension without a reason, where a report of it would help nobody."""
     pin(dim, "")
 
 
@@ -160,7 +160,7 @@ def _define(axis: DimAxis, value: DimExpr) -> None:
 
 
 def split(dim: DimExpr, outer: int) -> tuple[DimExpr, DimExpr] | None:
-    """A dimension as an outer part of `outer` positions times an inner part; None where it is not such a product."""
+    """Splits a dimension into an outer part of `outer` positions and an inner part; None if it is no such product."""
     dim = resolve(dim)
     total = size(dim)
     if total % outer:
@@ -186,7 +186,7 @@ def split(dim: DimExpr, outer: int) -> tuple[DimExpr, DimExpr] | None:
 
 
 def _split_rows(blocks: DimConcat, outer: int, inner: int) -> tuple[DimExpr, DimExpr] | None:
-    """A concatenation as rows of `inner` positions each, which then are all alike."""
+    """Splits a concatenation into rows of `inner` positions each, and unifies the rows."""
     rows = _blocks(blocks, [inner] * outer)
     if rows is None:
         return None
@@ -213,7 +213,7 @@ def _split_product(parts: DimProduct, outer: int) -> tuple[DimExpr, DimExpr] | N
 
 
 def cut(dim: DimExpr, at: int) -> tuple[DimExpr, DimExpr] | None:
-    """A dimension as its first `at` positions and the rest; None where the cut runs through a product."""
+    """Splits a dimension into its first `at` positions and the rest; None if the cut runs through a product."""
     dim = resolve(dim)
     total = size(dim)
     if at == 0:
@@ -237,7 +237,7 @@ def cut(dim: DimExpr, at: int) -> tuple[DimExpr, DimExpr] | None:
 
 
 def _run(length: int) -> DimAxis:
-    """Some positions of an axis; where it is but one, taking it away would leave nothing."""
+    """An axis for a run of positions; a single position is pinned, because nothing would be left without it."""
     axis = DimAxis(length)
     if length == 1:
         axis.pinned = "a slice or split takes one position by itself"

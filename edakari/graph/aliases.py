@@ -1,4 +1,4 @@
-"""Which operators write into which tensors in place, seen through views."""
+"""Finds which operators write in place into which tensors, also through views."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Memory"]
 VIEWS = having(Trait.VIEW)
 
 Root = int | str | None
-"""Whose memory it is: the record that made it, the name of a parameter or buffer, None for an input."""
+"""Owner of a tensor's memory: the record that made it, the name of a parameter or buffer, None for an input."""
 
 
 class Memory:
-    """What the records of a forward pass read and write, with the memory that views share.
+    """The reads and writes of a recorded forward pass, views included.
 
     Args:
         records: of the forward pass, in order.
 
     Attributes:
-        sources: for each record, the records that it depends on directly, those included that wrote in place into the
-            memory that it reads.
+        sources: for each record, the records that it depends on directly. These include records that wrote in place
+            into the memory that it reads.
     """
 
     def __init__(self, records: Sequence[OperatorRecord]) -> None:
@@ -48,7 +48,7 @@ class Memory:
         return self.roots[tensor] if isinstance(tensor, int) else tensor
 
     def seen(self, tensor: Root, reader: int) -> Iterator[int]:
-        """The records that a tensor depends on directly when a record reads it: what made it and what wrote into it."""
+        """The records that a tensor depends on when it is read: the one that made it, and the last that wrote to it."""
         if isinstance(tensor, int):
             yield tensor
         writers = self._writers.get(self._root(tensor), ())

@@ -1,4 +1,4 @@
-"""The forward pass as a flow of axes: sees every operator call and asks its rule how axes go through."""
+"""Traces one forward pass: for every operator call, its rule says how dimensions go through."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edakari.graph.widths import known_widths
 __all__ = ["AxisTracer", "Call", "CallRecord", "OperatorRecord", "Rule", "Shape"]
 
 Rule = Callable[["AxisTracer", "Call"], Any]
-"""Says how axes go through one operator: Shape of the output, or a list of Shape where there are several."""
+"""Gives the symbolic shape of an operator's output, or a list of shapes if it has several outputs."""
 
 
 class AxisTracer:
@@ -34,7 +34,7 @@ class AxisTracer:
         stored: dimensions of each parameter and buffer, by the tensor's id.
         names: name of each parameter and buffer, by the tensor's id.
         rules: operator name to rule.
-        functions: torch functions that are taken whole instead of operator by operator, and their rules.
+        functions: torch functions that are traced as a whole instead of operator by operator, with their rules.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class AxisTracer:
         self.calls: list[CallRecord] = []
         self.running_calls: list[CallRecord] = []
         self.returned: set[int] = set()
-        """The records that made the network's outputs."""
+        """Indices of the records that made the network's outputs."""
         self.produced: list[DimExpr] = []
-        """Dimensions that products with weights made."""
+        """Output dimensions of products with weights."""
         self.notes: dict[tuple[str, str], DimExpr] = {}
         self.record = OperatorRecord("", "")
         self.quiet = False
@@ -68,11 +68,11 @@ class AxisTracer:
 
     @property
     def reason(self) -> str:
-        """Where the flow stands, in words, for axes that are pinned here."""
+        """The running operator and module, in words: the reason given for axes that are pinned now."""
         return f"{self.record.name} in {self.record.module or 'the network'}"
 
     def dims(self, tensor: torch.Tensor) -> Shape:
-        """What the dimensions of a tensor are made of."""
+        """The symbolic shape of a tensor; notes that the running operator reads it."""
         known = self.stored.get(id(tensor))
         if known is not None:
             name = self.names[id(tensor)]
@@ -83,12 +83,12 @@ class AxisTracer:
         return list(tensor.shape) if info is None or len(info.dims) != tensor.dim() else info.dims
 
     def peek(self, tensor: torch.Tensor) -> Shape:
-        """What the dimensions of a tensor are made of, without noting that anybody read it."""
+        """The symbolic shape of a tensor; unlike `dims`, this does not count as a read."""
         info = self.info(tensor)
         return self.stored.get(id(tensor)) or (list(tensor.shape) if info is None else info.dims)
 
     def info(self, tensor: torch.Tensor) -> TensorInfo | None:
-        """What this flow noted of a tensor that an operator made; one that was kept from another pass is unknown."""
+        """What this tracer noted about an operator's output; None for one cached from another forward pass."""
         info: TensorInfo | None = getattr(tensor, "_edakari_info", None)
         return info if info is not None and info.tracer is self else None
 
@@ -107,14 +107,16 @@ class AxisTracer:
         return info.indexed_dims if info is not None else ()
 
     def entries_index(self, output: int, *dims: DimExpr) -> None:
-        """Note that the entries of an output are position numbers along dimensions; who reads them pins these."""
+        """Note that an output's entries are indices along these dimensions; computing with them pins these."""
         self.record.position_dims[output] = tuple(dim for dim in dims if not isinstance(dim, int))
 
     def unify(self, left: DimExpr, right: DimExpr) -> None:
         """State that two dimensions hold the same positions."""
         if left is not right:
             algebra.unify(
-                left, right, self.reason + " joins it with an input, a constant or what else cannot be pruned"
+                left,
+                right,
+                self.reason + " joins it with an input, a constant or another dimension that cannot be pruned",
             )
 
     def pin(self, *dims: DimExpr, why: str = "") -> None:
@@ -146,22 +148,20 @@ class AxisTracer:
     # what the modes use
 
     def rule_of(self, name: str, operator: Any) -> Rule | None:
-        """The rule of an operator; whatever torch tags as acting position by position needs none of its own."""
+        """The rule of an operator; operators that torch tags as pointwise share one."""
         rule = self.rules.get(name)
         tags = getattr(operator, "tags", ())  # operators that take functions have none
         return self.rules["pointwise"] if rule is None and torch.Tag.pointwise in tags else rule
 
     def handle(self, name: str, rule: Rule | None, call: Call) -> None:
-        """Let a rule say what the outputs of a call are made of, and attach that to them."""
+        """Ask a rule for the symbolic shapes of a call's outputs, and attach them to the outputs."""
         self.record = record = OperatorRecord(name, self.modules[-1])
         outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, torch.Tensor)]
         tensors = call.tensors()
         inputs = {id(tensor) for tensor in tensors}
         indexed = tuple(dim for tensor in tensors for dim in self.indexed_by(tensor))
         if name not in NUMBERING and name not in MOVING:
-            self.pin(
-                *indexed, why="it computes with the numbers of positions, which change where positions are removed"
-            )
+            self.pin(*indexed, why="it computes with indices of positions, which change when positions are removed")
         if not outputs:
             return
         record.inputs = self._described(tensors)
@@ -184,7 +184,7 @@ class AxisTracer:
         self.records.append(record)
 
     def noticed(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
-        """The result of a torch function that has no rule of its own, where sizes remember what they count."""
+        """The result of a torch function without a rule, with sizes as tracked integers."""
         if self.ints is None or self.quiet or self.modules[-1] in self.opaque:
             return out
         out = self.ints.seen(function, args, kwargs, out)
@@ -193,18 +193,18 @@ class AxisTracer:
         return out
 
     def sizes_by_literals(self) -> bool:
-        """Whether code gave a length that may be pruned by a number of which nobody knows what it counts."""
+        """Whether code set the length of a prunable dimension with an integer of unknown origin, such as a literal."""
         sized = self.ints.literal if self.ints else ()
         return any(True for dim in sized for _ in algebra.leaves(dim))
 
     def hold_comparisons(self) -> None:
-        """Make sure that code which compared widths finds the same in a cut network."""
+        """Make sure that every comparison of widths has the same result in a cut network."""
         if self.ints:
             self.ints.hold()
 
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
-        """Let operators run without looking at them."""
+        """Run operators without tracing them."""
         self.quiet = True
         try:
             yield
@@ -213,13 +213,13 @@ class AxisTracer:
 
     def _refuse(self, call: Call, name: str) -> None:
         touched = [dim for tensor in call.tensors() for dim in self.dims(tensor)]
-        unknown = "edakari has no rule for this operator, so nobody knows which positions it joins"
-        unusual = "it is called in a way that its rule does not know"
+        unknown = "edakari has no rule for this operator, so it is unknown which positions it joins"
+        unusual = "its rule does not support these arguments"
         self.pin(*touched, why=unusual if name in self.rules else unknown)
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Follow the forward pass of a network: which module runs, and what goes in and out of it."""
+        """Trace the forward pass of a network, and note each module's call, inputs and outputs."""
         handles = []
         self.ints = IntTracker(self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek))
         self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
@@ -263,12 +263,12 @@ class AxisTracer:
         return tuple(info.index if info else None for info in map(self.info, _tensors(tree)))
 
     def _running(self) -> str | None:
-        """The module whose code runs; None where it runs unseen, or is torch's own."""
+        """Path of the module whose code runs; None if it is muted, or one of torch's own."""
         return None if self.quiet or self.modules[-1] in self.opaque | self.own else self.modules[-1]
 
     def _same_number(self, left: DimExpr, right: DimExpr) -> None:
         where = self.modules[-1] or "the network"
-        algebra.unify(left, right, f"the code of {where} takes one number for it and others")
+        algebra.unify(left, right, f"the code of {where} uses one integer for it and for others")
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
@@ -289,7 +289,7 @@ def _fits(dims: Sequence[Shape], outputs: Sequence[torch.Tensor]) -> bool:
 
 
 class FunctionMode(TorchFunctionMode):
-    """Takes the functions that have a rule of their own whole; everything else goes on to the operators."""
+    """Handles functions that have their own rule; all others are traced by their operators."""
 
     def __init__(self, tracer: AxisTracer) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class FunctionMode(TorchFunctionMode):
 
 
 class DispatchMode(TorchDispatchMode):
-    """Runs each operator and hands the call to the flow."""
+    """Runs each operator and hands the call to the tracer."""
 
     supports_higher_order_operators = True
 

@@ -27,8 +27,9 @@ DIVIDED = frozenset(named("division"))
 def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
     """The branches of a traced forward pass, in order; one inside of another is listed too.
 
-    A branch is what nothing but one side of a sum depends on, where the other side has no weights of its own. It can
-    be dropped if it ends in modules: the last one returns zeros instead, and those before it pass on what they get.
+    A branch consists of the operators that only one side of a residual sum depends on; the other side has no weights of
+    its own. It can be dropped if it ends in modules: the last one then returns zeros, and those before it return their
+    input.
 
     Args:
         tracer: after the forward pass.
@@ -68,7 +69,7 @@ class _Search:
         self.callers = _callers(self.single_calls)
 
     def _ancestors(self) -> list[int]:
-        """For each record, itself and all that it depends on, as the bits of an integer."""
+        """For each record, a bit mask of itself and of all records that it depends on."""
         found: list[int] = []
         for index, sources in enumerate(self.memory.sources):
             mine = 1 << index
@@ -78,9 +79,9 @@ class _Search:
         return found
 
     def _readers(self, tracer: AxisTracer) -> dict[int, list[int]]:
-        """For each record, those that read what it makes; beyond the last stands who called the network.
+        """For each record, the records that read its outputs; the caller of the network has the index after the last.
 
-        What the outputs do not depend on reads nothing.
+        Records that the network's outputs do not depend on are not listed as readers.
         """
         readers: dict[int, list[int]] = collections.defaultdict(list)
         end = len(self.records)
@@ -93,7 +94,7 @@ class _Search:
         return readers
 
     def region(self, source: int, other: int | None, end: int) -> list[int]:
-        """What only a sum depends on, by way of one of the two tensors that it adds; empty if this is no branch.
+        """The records that a sum depends on through one of its two tensors only; empty if this is no branch.
 
         Args:
             source: the record that made this tensor.
@@ -115,7 +116,7 @@ class _Search:
         return sorted(inside) if source in inside else []
 
     def branch(self, region: Sequence[int], source: int) -> Branch | None:
-        """A region as a branch that can be dropped; None where that cannot be done.
+        """Makes a branch of a region; None if it cannot be dropped.
 
         Args:
             region: as found above.
@@ -148,7 +149,7 @@ class _Search:
         )
 
     def _modules(self, region: Sequence[int], inside: frozenset[int]) -> list[CallRecord]:
-        """The outermost module calls that lie wholly in a region, of modules that are called nowhere else."""
+        """The outermost module calls inside of a region, of modules that are called only once."""
         first, last = bisect.bisect_left(self.starts, region[0]), bisect.bisect_right(self.starts, region[-1])
 
         def lies_inside(call_record: CallRecord) -> bool:
@@ -162,7 +163,7 @@ class _Search:
         return [call_record for call_record in found if not any(above in paths for above in _above(call_record.path))]
 
     def _enclosing(self, index: int, behind: int) -> Iterator[CallRecord]:
-        """The calls that were running at a record, of those before one of `single_calls`, the innermost first."""
+        """The calls among the first `behind` of `single_calls` that were running at a record, the innermost first."""
         number = behind - 1
         while number >= 0:
             if self.single_calls[number].end > index:
@@ -170,14 +171,14 @@ class _Search:
             number = self.callers[number]
 
     def _within(self, call_record: CallRecord) -> Iterator[int]:
-        """The numbers of the calls that a call makes."""
+        """Indices of the calls inside of a call."""
         number = self.call_indices[id(call_record)] + 1
         while number < len(self.calls) and self.calls[number].depth > call_record.depth:
             yield number
             number += 1
 
     def _zeros(self, region: Sequence[int], gone: Collection[int], last: CallRecord) -> set[int | str | None]:
-        """The records that make zeros where a module returns zeros, and those before it are gone."""
+        """The records that return zeros once the last module returns zeros and those before it are gone."""
         first = min(gone)
         lost = sum(1 << index - first for index in gone)
 
@@ -192,7 +193,7 @@ class _Search:
 
 
 def _callers(calls: Sequence[CallRecord]) -> list[int]:
-    """For each call, the number of the call that it lies in; -1 where there is none."""
+    """For each call, the index of the call that it lies in; -1 if there is none."""
     found: list[int] = []
     for number, call_record in enumerate(calls):
         caller = number - 1
@@ -205,7 +206,7 @@ def _callers(calls: Sequence[CallRecord]) -> list[int]:
 def _stays_zero(
     record: OperatorRecord, zeros: Collection[int | str | None], is_known: Callable[[int | str | None], bool]
 ) -> bool:
-    """Whether an operator makes zeros of what are zeros among its arguments, the others being as they were or not."""
+    """Whether an operator returns zeros, given which of its arguments are zeros and which have their usual values."""
     arguments = record.arguments
     from_zeros = [argument in zeros for argument in arguments]
     if record.name in ZEROS:
@@ -222,7 +223,7 @@ def _stays_zero(
 
 
 def _set_bits(region: int) -> list[int]:
-    """The bits of an integer that are set, rising."""
+    """Indices of the set bits of an integer, in ascending order."""
     start = (region & -region).bit_length() - 1
     return [start + index for index, bit in enumerate(reversed(bin(region >> start)[2:])) if bit == "1"]
 
@@ -234,9 +235,9 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _named(branches: Sequence[Branch], sizes: Mapping[str, int]) -> tuple[Branch, ...]:
-    """Named by the module that holds them, or else by the one with the most parameters, or else by the last one.
+    """Branches with names: of the module that holds them, else the one with the most parameters, else the last one.
 
-    The first of these names that no other branch has is taken; numbers tell apart what still has one name.
+    Each branch takes the first of these names that no other branch has; a number is added where none is free.
     """
     unique = list({(branch.modules, branch.exit): branch for branch in branches}.values())
     names = [_home(branch) for branch in unique]

@@ -1,7 +1,7 @@
-"""What code finds out by comparing widths must hold in the cut network too, or its code would take another way.
+"""Comparisons of widths: each must have the same result in the cut network, or its code would take another path.
 
 Think of `if c != self.width: raise`, `assert c % heads == 0`, `if wide != narrow: x = self.shortcut(x)`. Equal widths
-are tied, and where unequal ones could become equal, or change their order, as little as possible is kept whole.
+are tied. Where unequal ones could become equal, or change their order, as few positions as possible are pinned.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Terms = Mapping[tuple[int, ...], int]
 
 @dc.dataclass(frozen=True, slots=True)
 class Comparison:
-    """What code found out about two numbers.
+    """A comparison of two integers in the network's code.
 
     Args:
-        relation: that holds: "==", "!=", "<", "<=", or "%" where the remainder of a division matters.
-        left: a number.
-        right: another.
-        module: whose code compared them.
+        relation: the one that holds: "==", "!=", "<", "<=", or "%" where the remainder of a division matters.
+        left: an integer.
+        right: another integer.
+        module: the module whose code compared them.
     """
 
     relation: str
@@ -39,9 +39,9 @@ def hold(comparison: Comparison, left: DimExpr, right: DimExpr) -> None:
     """Make sure that a comparison has the same result for every legal size.
 
     Args:
-        comparison: as it was made.
-        left: what its left number counts.
-        right: what its right number counts.
+        comparison: of two integers.
+        left: the dimension that its left integer counts.
+        right: the dimension that its right integer counts.
     """
     left, right = algebra.resolve(left), algebra.resolve(right)
     if isinstance(left, int) and isinstance(right, int):

@@ -1,4 +1,4 @@
-"""A network with some positions of its groups gone: smaller tensors, and modules that know of it."""
+"""Cuts a network: smaller tensors, and module attributes that agree with them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[str] = ()) -> M:
-    """A copy of a network without the channels and branches that are gone.
+    """A copy of a network without the removed channels and branches.
 
     Args:
-        model: stays as it is.
-        graph: of it.
+        model: the network; it is not changed.
+        graph: its graph.
         masks: for each group that is cut, which of its channels are kept, bool [size].
         dropped: names of the branches that go.
     """

@@ -1,4 +1,4 @@
-"""Trial cuts without residual branches: which of those that a trace found really go."""
+"""Tries which of the residual branches that a trace found can really be dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Trial = Callable[[Sequence[Branch]], Fault | None]
 
 
 def branches_that_go(shadow: nn.Module, graph: Graph, trial: Trial) -> tuple[Branch, ...]:
-    """The branches without which a network runs, each alone and with any of the others.
+    """The branches that a network runs without, each alone and together with any of the others.
 
     An outer branch takes inner ones with it and would hide what they do. So branches are tried by how deep others lie
     in them, the innermost first, and then all together. Those of one level lie side by side, and each trial compares
@@ -24,8 +24,8 @@ def branches_that_go(shadow: nn.Module, graph: Graph, trial: Trial) -> tuple[Bra
 
     Args:
         shadow: the network that was traced.
-        graph: of it, with all branches that the trace found.
-        trial: says what goes wrong without some of them.
+        graph: its graph, with all branches that the trace found.
+        trial: returns the fault that occurs without some branches, None if there is none.
     """
     learned = {name for operator in graph.operators for name in operator.weights}.intersection(graph.parameters)
     # one that nothing that learns is left without is the network
@@ -59,13 +59,13 @@ def _heights(branches: Iterable[Branch]) -> dict[str, int]:
 
 
 def _kind(branch: Branch, shadow: nn.Module, graph: Graph) -> Hashable:
-    """What branches of blocks that are built alike have in common."""
+    """A key that branches of blocks with the same structure share."""
     classes = tuple(type(shadow.get_submodule(path)) for path in (*branch.modules, branch.exit))
     return classes, tuple(graph.operators[index].name for index in branch.region)
 
 
 def _proven(branches: Sequence[Branch], trial: Trial, kinds: dict[str, Hashable]) -> list[Branch]:
-    """Those that can go at once; where one cannot, those that are built alike stay too."""
+    """The branches that can be dropped together; if one cannot, those with the same structure stay too."""
     left = list(branches)
     while left:
         fault = trial(left)
@@ -77,7 +77,7 @@ def _proven(branches: Sequence[Branch], trial: Trial, kinds: dict[str, Hashable]
 
 
 def _guilty(branches: Sequence[Branch], fault: Fault, trial: Trial) -> Branch:
-    """One without which a network fails: halved down from those in the module that fails, or else from all."""
+    """A branch that a network fails without, by bisection among those in the failing module, or else all."""
     suspects = _in_module(branches, fault.module)
     if len(suspects) < len(branches) and trial(suspects) is None:
         suspects = list(branches)

@@ -1,4 +1,4 @@
-"""What stands in for the modules of a residual branch that was dropped."""
+"""Modules that replace those of a dropped residual branch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Passing", "Zeros", "without"]
 
 
 class Passing(nn.Module):
-    """Returns what it gets.
+    """Returns its input.
 
-    What it gets goes round the branch too, so nothing may write into it in place. Where code that stays does, and in
-    training, where code may run that no trace saw (an in-place dropout), it returns a copy.
+    The residual sum reads the same tensor, so nothing may write to it in place. If code that stays does so, the module
+    returns a copy; in training it always does, because code may run that no trace saw (an in-place dropout).
 
     Args:
         returned: length of the tuple that is returned, the tensor first and None after it; 0 returns the tensor alone.
@@ -30,7 +30,7 @@ class Passing(nn.Module):
         self.copies = copies
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The first tensor that comes in; others are left unread."""
+        """The first tensor among the inputs."""
         x = _first(args, kwargs)
         return self._form(x.clone() if self.copies or self.training else x)
 
@@ -43,17 +43,17 @@ class Passing(nn.Module):
 
 
 class Zeros(Passing):
-    """Returns zeros in the form of what it gets."""
+    """Returns zeros of its input's shape."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Zeros like the first tensor that comes in."""
+        """Zeros like the first tensor among the inputs."""
         return self._form(torch.zeros_like(_first(args, kwargs)))
 
 
 def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
     found = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
     if found is None:
-        raise TypeError("what stands in for a module of a dropped branch needs a tensor")
+        raise TypeError("the replacement of a dropped branch's module needs a tensor")
     return found
 
 

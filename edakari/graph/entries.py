@@ -1,7 +1,7 @@
 """Operators whose results or arguments hold position numbers, such as the indices that `argmax` returns.
 
-The numbers of channels change when a network gets narrower, so a channel may only be removed where nobody computes with
-its number. Moving a tensor of numbers around is harmless, and so is looking up what they were found for.
+The indices of channels change when a network gets narrower, so a channel may only be removed if nothing computes with
+its index. Rearranging a tensor of indices is harmless, and so is a lookup along the dimension that they index.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from edakari.graph.operators import Trait, having
 __all__ = ["MOVING", "NUMBERING"]
 
 MOVING = having(Trait.MOVES)
-"""Operators that return the numbers that they were given, in another form."""
+"""Operators that return the entries of their input, arranged in another way."""
 
 NUMBERING = having(Trait.NUMBERS)
-"""Operators whose rules say themselves what numbers they read, or that read none."""
+"""Operators whose own rule handles indices among their arguments, or that read no entries."""

@@ -58,7 +58,7 @@ def thaw(layout: Layout, axes: Mapping[str, DimAxis]) -> DimExpr:
 
 
 def pinned(dim: DimExpr) -> Iterator[tuple[int, str]]:
-    """Positions that stay, with the reason, among what a dimension turned out to be made of."""
+    """Runs of pinned positions in a dimension, each with its length and the reason."""
     if isinstance(dim, DimAxis):
         if dim.pinned:
             yield dim.size, dim.pinned

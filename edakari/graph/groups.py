@@ -1,4 +1,4 @@
-"""From a finished flow to the graph: which axes became groups, what they are called, and what stays."""
+"""Makes the graph after the trace: which axes became groups, their names, and what cannot be pruned."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def finish(
     device_reason: str,
     branches: tuple[Branch, ...],
 ) -> Graph:
-    """Freeze a flow into a graph.
+    """Freeze a finished trace into a graph.
 
     Args:
         tracer: after the forward pass, outputs pinned.
@@ -44,8 +44,8 @@ def finish(
             on whether the network ran before, so the fingerprint does not know it.
         inputs: the example that was traced.
         device: where the forward pass ran.
-        device_reason: why it did not run on meta, in the words of who refused.
-        branches: that can be dropped whole.
+        device_reason: why it did not run on meta, in torch's words.
+        branches: residual branches that can be dropped.
     """
     _pin_unproduced(tracer, stored, parameters)
     named = _named(stored)
@@ -75,7 +75,7 @@ def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
 
 
 def _pin_unproduced(tracer: AxisTracer, stored: Mapping[str, Shape], parameters: Collection[str]) -> None:
-    """Keep whole what the forward pass did not use, and what no weight makes."""
+    """Pin axes that the forward pass did not use, and axes that no weight produces."""
     for name, dims in stored.items():
         if name not in tracer.read:
             for dim in dims:

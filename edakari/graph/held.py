@@ -1,4 +1,4 @@
-"""What modules hold in plain attributes: tensors and numbers, also inside of lists, dicts and configuration objects."""
+"""Tensors and integers in plain attributes of modules, also inside of lists, dicts and configuration objects."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import nn
 __all__ = ["OWN", "containers", "held", "held_tensors", "item_of", "with_item"]
 
 CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|settings|namespace)$", re.IGNORECASE)
-"""Names of classes whose instances are bags of settings."""
+"""Names of classes whose instances hold settings."""
 
 DEPTH = 4
-"""Containers inside of containers that are looked into."""
+"""Depth of nested containers that are searched."""
 
 OWN = frozenset({*vars(nn.Module()), "_version"})
 """Attributes by which a module keeps its parameters, buffers, children and hooks."""
@@ -27,16 +27,16 @@ PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtyp
 """Kinds of values that hold no tensor; most attributes are of these, or tuples of them."""
 
 MANY = 4096
-"""Entries from which on a container is taken for data."""
+"""A container with this many entries or more is taken to be data."""
 
 
 def held(value: Any, name: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]:
-    """The values inside of an attribute that are no containers, each with its dotted name.
+    """The values inside of an attribute, each with its dotted name; containers themselves are not among them.
 
     Args:
         value: of the attribute.
         name: of the attribute; entries are named `name.position` and `name.key`.
-        depth: containers inside of containers that are looked into.
+        depth: of nested containers that are searched.
     """
     entries = _entries(value) if depth else None
     if entries is None:
@@ -81,12 +81,12 @@ def item_of(value: Any, keys: Sequence[str]) -> Any:
 
 
 def with_item(value: Any, keys: Sequence[str], item: Any) -> Any:
-    """An attribute's value with one entry replaced: dicts, lists and objects change in place, tuples are made anew.
+    """An attribute's value with one entry replaced; dicts, lists and objects change in place, tuples are rebuilt.
 
     Args:
         value: of the attribute.
         keys: of the entry, from the outside in; none is the value itself.
-        item: that takes its place.
+        item: the new entry.
     """
     if not keys:
         return item
@@ -105,7 +105,7 @@ def with_item(value: Any, keys: Sequence[str], item: Any) -> Any:
 
 
 def _entries(value: Any) -> list[tuple[str, Any]] | None:
-    """What a container holds, by key; None for what is no container."""
+    """The entries of a container by key; None if the value is no container."""
     if isinstance(value, dict):
         pairs = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, tuple | list):

@@ -15,10 +15,10 @@ from edakari.errors import ModelError
 __all__ = ["example_for", "example_of", "spec_of_inputs"]
 
 ELEMENTS = 2**28
-"""Numbers of an example input that a file describes, a gigabyte; images and texts have some millions at most."""
+"""Largest number of entries of an example that is read from a file: a gigabyte. Images and texts have some millions."""
 
 LARGEST = 1024
-"""Integers of a tensor that are kept; a larger tensor that is not the same everywhere comes back as zeros."""
+"""Largest number of entries of an integer tensor that are stored; a larger one becomes zeros unless constant."""
 
 
 def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta") -> Any:
@@ -40,8 +40,8 @@ def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta"
 def spec_of_inputs(example: Any) -> InputSpec:
     """An example as JSON: shapes and dtypes, and the values of integer and bool tensors.
 
-    Code takes sizes, lengths and indices from integers, so it may not run on others; floats it only computes with.
-    Up to 1,024 entries are kept one by one; of a larger tensor only the one value that it has everywhere, if it has.
+    Code takes sizes, lengths and indices from integers, so it may fail on other values; it only computes with floats.
+    Up to 1,024 entries are stored one by one; of a larger tensor, only its value if it is constant.
 
     Raises:
         ModelError: the example holds what is neither a tensor nor plain data.
@@ -60,7 +60,7 @@ def spec_of_inputs(example: Any) -> InputSpec:
 
 
 def _values(tensor: torch.Tensor) -> list[Any] | None:
-    """The entries that a description keeps; a single one stands for all."""
+    """The entries that a description stores; a single one stands for all."""
     if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta:
         return None
     flat = tensor.flatten()
@@ -71,7 +71,7 @@ def _values(tensor: torch.Tensor) -> list[Any] | None:
 
 
 def example_of(inputs: InputSpec, device: str | None = "meta") -> Any:
-    """The inverse of `spec_of_inputs`; what it does not keep is zeros.
+    """The inverse of `spec_of_inputs`; values that it does not store become zeros.
 
     Args:
         inputs: the description.

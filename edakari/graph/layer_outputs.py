@@ -1,4 +1,4 @@
-"""Where what a layer writes into a group can be seen while the network runs: at which module, in which tensor."""
+"""Finds, for each layer, the module input or output where its activation can be hooked."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TURNS = frozenset(named("permutation", "transposition"))
 
 @dc.dataclass(frozen=True, slots=True)
 class LayerOutput:
-    """A tensor that a layer has written, behind its batch normalisation and activation where these are its own.
+    """The output of a layer, after its batch normalisation and activation if these read nothing else.
 
-    A layer that writes into a residual sum is seen before the sum (its activation comes behind it).
+    For a layer that writes into a residual sum, this is the tensor before the sum (its activation comes after it).
 
     Args:
-        weight: name of the parameter that writes.
-        operator: position in `Graph.operators` of the operator that made the tensor.
-        layouts: of each dimension of the tensor.
-        module: that gives or gets the tensor.
-        call: which call of that module in a forward pass, from 0.
-        side: whether the tensor is among what goes into the module or what comes out.
-        index: which of these tensors.
+        weight: name of the layer's weight.
+        operator: index in `Graph.operators` of the operator that made the tensor.
+        layouts: layout of each dimension of the tensor.
+        module: dotted path of the module that receives or returns the tensor.
+        call: index of that module's call in a forward pass.
+        side: whether the tensor is among the module's inputs or outputs.
+        index: of the tensor among these.
     """
 
     weight: str
@@ -46,7 +46,7 @@ class LayerOutput:
     index: int
 
     def dims(self) -> dict[str, int]:
-        """The groups in the tensor, and the dimension in which each appears first; the images' own does not count."""
+        """The groups in the tensor, and the first dimension in which each appears, the batch aside."""
         found: dict[str, int] = {}
         for dim, layout in enumerate(self.layouts[1:], start=1):
             for axis in axes(layout):
@@ -57,8 +57,8 @@ class LayerOutput:
 def layer_outputs_of(graph: Graph) -> tuple[LayerOutput, ...]:
     """The layer outputs of all layers that write groups, in order.
 
-    A layer whose tensor is never given from one module to another has none. Nor has a gate, which is no feature: what
-    goes through a sigmoid.
+    A layer has none if its tensor never passes from one module to another. A gate has none either: the output of a
+    sigmoid is no feature.
 
     Args:
         graph: of the network.
@@ -85,7 +85,7 @@ def layer_outputs_of(graph: Graph) -> tuple[LayerOutput, ...]:
 
 
 def sums_into(graph: Graph) -> dict[str, int]:
-    """The groups that are residual streams, and how many sums of two tensors of features go into each."""
+    """The number of residual sums that write into each group, for those that have any."""
     features: set[int | None] = {None}
     for index, operator in enumerate(graph.operators):
         if features.intersection(operator.sources):
@@ -105,7 +105,7 @@ def _readers(graph: Graph) -> Mapping[int, Sequence[int]]:
 
 
 def _seams(graph: Graph) -> dict[int, tuple[str, int, Literal["inputs", "outputs"], int]]:
-    """For each operator whose tensor passes between modules, one module that sees it; one that gives it, if any."""
+    """For each operator whose tensor passes between modules, one module that returns it, or else receives it."""
     given: dict[int, tuple[str, int, Literal["inputs", "outputs"], int]] = {}
     got: dict[int, tuple[str, int, Literal["inputs", "outputs"], int]] = {}
     count: collections.Counter[str] = collections.Counter()
@@ -121,7 +121,7 @@ def _seams(graph: Graph) -> dict[int, tuple[str, int, Literal["inputs", "outputs
 
 
 def _chain(graph: Graph, readers: Mapping[int, Sequence[int]], index: int) -> Iterator[int]:
-    """A layer, its batch normalisation and its activation, as long as nobody else reads what lies between."""
+    """A layer, its batch normalisation and its activation, up to the first tensor with several readers."""
     yield index
     form = graph.operators[index].outputs[0]
     for kinds in (BATCH_NORMS, ACTIVATIONS):

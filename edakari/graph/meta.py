@@ -1,4 +1,4 @@
-"""Running on meta tensors without torch's slow way round: the results of common operators need no decomposition."""
+"""Fast forward passes on meta tensors: shapes of common operators are computed without torch's decompositions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BINARY = named("addition", "subtraction", "multiplication", "division")
 
 
 def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The result of an operator or function; only its form where the first argument is a meta tensor."""
+    """The result of an operator or function; for a meta tensor as first argument, only its shape and dtype."""
     shortcut = SHORTCUTS.get(name)
     if shortcut is not None and args and isinstance(args[0], torch.Tensor) and args[0].device.type == "meta":
         result = shortcut(args, kwargs)
@@ -129,7 +129,7 @@ WHOLE: dict[Callable[..., Any], str] = {
     F.scaled_dot_product_attention: "scaled_dot_product_attention",
     torch.batch_norm: "batch_norm",
 }
-"""Functions that have a shortcut of their own."""
+"""Functions that have their own shortcut."""
 
 
 class _Functions(TorchFunctionMode):
@@ -147,6 +147,6 @@ class _Operators(TorchDispatchMode):
 
 @contextlib.contextmanager
 def quick_meta() -> Iterator[None]:
-    """Inside, a forward pass on meta tensors takes a fraction of its usual time."""
+    """Context manager in which a forward pass on meta tensors takes a fraction of its usual time."""
     with _Functions(), _Operators():
         yield

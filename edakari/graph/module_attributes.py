@@ -1,4 +1,4 @@
-"""Mending what modules remember of their widths: a table from module class to function, and a careful fallback.
+"""Updates module attributes that hold widths: a table from module class to function, and a careful fallback.
 
 A module's forward code reads attributes such as `num_heads` or `groups`. After a cut they must say the new widths.
 The table knows torch's own modules. For any other, an integer that the trace saw to count a dimension follows it. One
@@ -35,7 +35,7 @@ WIDTHS = re.compile("dim|channel|chs|feature|width|hidden|embed|planes|head")
 Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 
 ATTRIBUTES: dict[type[nn.Module] | str, Mend] = {}
-"""Class of the module or of a base class, or its name, to the function that gives its new attributes."""
+"""Maps a module's class or base class, or its name, to the function that returns its new attributes."""
 
 
 def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
@@ -55,7 +55,7 @@ def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
 
 @dc.dataclass(frozen=True)
 class Widths:
-    """Extents before and after a cut, as one module sees them.
+    """Sizes of one module's dimensions before and after a cut.
 
     Args:
         graph: of the dense network.
@@ -150,13 +150,13 @@ def _seen(widths: Widths) -> set[str]:
 
 
 def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[str, int]:
-    """What the trace saw to count a dimension."""
+    """Names of the attributes that the trace saw to count a dimension."""
     values = {name: getattr(module, name, None) for name in seen if "." not in name}
     return {name: widths.noted(name, value) for name, value in values.items() if isinstance(value, int)}
 
 
 def _guessed(module: nn.Module, widths: Widths, seen: Collection[str]) -> dict[str, Any]:
-    """What nobody saw to count anything: a width by its name, with a value that only one thing which changed has."""
+    """Attributes that the trace did not see in use, named like a width, whose value just one changed dimension has."""
     wanted = {
         name: value
         for name, value in vars(module).items()
@@ -185,7 +185,7 @@ def _counts(value: Any) -> bool:
 
 
 def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
-    """Attention scales that were computed from the head dimension, for the one that is left."""
+    """Attention scales computed from the head dimension, updated to its new size."""
     children = ("", *(name for name, _ in module.named_children()))
     scales = {name: value for name, value in vars(module).items() if isinstance(value, float)}
     after = {
@@ -285,7 +285,7 @@ def recurrent_cell(module: Any, widths: Widths) -> Mapping[str, Any]:
 
 @attributes(nn.Transformer)
 def transformer(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """The width that inputs are checked against."""
+    """The width that the module checks its inputs against."""
     norm = getattr(module.encoder, "norm", None)
     return {"d_model": norm.weight.shape[0]} if norm is not None and norm.weight is not None else {}
 

@@ -153,9 +153,9 @@ _TABLE = (
     _row("made", "arange linspace scalar_tensor", FREE),
     # the same values elsewhere or in another form
     _row("copy", "clone contiguous", MOVES | ZEROS | FREE | LOCAL),
-    _row("copy", "detach alias", VIEW | MOVES | ZEROS | FREE | LOCAL),
-    _row("copy", "lift_fresh", MOVES | FREE),
-    _row("copy", "_to_copy", ZEROS | FREE | LOCAL),
+    _row("reference", "detach alias", VIEW | MOVES | ZEROS | FREE | LOCAL),
+    _row("reference", "lift_fresh", MOVES | FREE),
+    _row("conversion", "_to_copy", ZEROS | FREE | LOCAL),
     _row("write", "copy_", FREE | LOCAL),
     _row("view", "view _unsafe_view reshape _reshape_alias", VIEW | MOVES | ZEROS | FREE | LOCAL),
     _row("view", "flatten unflatten", VIEW | MOVES | ZEROS | FREE),

@@ -1,4 +1,4 @@
-"""Which of a network's outputs count, where not all do: named, so that the others need not keep their widths."""
+"""Selects the outputs of a network that must keep their widths; the others may be pruned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Outputs = str | int | Sequence[str | int] | None
 
 
 def output_names(outputs: Outputs) -> tuple[str, ...] | None:
-    """The chosen outputs as dotted names; None where all count.
+    """The chosen outputs as dotted names; None for all.
 
     Raises:
         ModelError: no output is chosen, or what chooses is no name and no position.
@@ -38,12 +38,12 @@ def output_names(outputs: Outputs) -> tuple[str, ...] | None:
 
 
 def with_outputs(inputs: InputSpec, names: tuple[str, ...] | None) -> InputSpec:
-    """The description of an example with the outputs that count for it."""
+    """The description of an example, with the chosen outputs added."""
     return inputs if names is None else {"inputs": inputs, "outputs": list(names)}
 
 
 def outputs_of(inputs: InputSpec) -> tuple[str, ...] | None:
-    """The outputs that count, of such a description; None where all do."""
+    """The chosen outputs of such a description; None for all."""
     match inputs:
         case {"outputs": list(names), "inputs": _}:
             return tuple(map(str, names))
@@ -51,11 +51,11 @@ def outputs_of(inputs: InputSpec) -> tuple[str, ...] | None:
 
 
 def selected(outputs: Any, names: tuple[str, ...] | None) -> Any:
-    """The outputs that count.
+    """The chosen outputs.
 
     Args:
         outputs: what a network returns.
-        names: of those that count; None is all.
+        names: dotted names of the chosen ones; None for all.
 
     Raises:
         ModelError: the network does not return one of them; says what it returns.
@@ -64,11 +64,11 @@ def selected(outputs: Any, names: tuple[str, ...] | None) -> Any:
 
 
 def tensors_in(outputs: Any, depth: int = DEPTH) -> list[torch.Tensor]:
-    """Every tensor in what a network returns, also inside of objects of classes that nobody knows.
+    """Every tensor in what a network returns, also inside of objects of unknown classes.
 
     Args:
         outputs: tensors in containers and objects.
-        depth: objects inside of objects that are looked into.
+        depth: of nested objects that are searched.
     """
     found: list[torch.Tensor] = []
     for leaf in tree_leaves(outputs):

@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 
 @dc.dataclass(frozen=True, slots=True)
 class Field:
-    """What the positions along one axis see, in input pixels.
+    """The receptive field of the positions along one axis, in input pixels.
 
     Args:
         size: pixels that one position sees.
@@ -40,25 +40,25 @@ class Field:
     start: Fraction = Fraction(0)
 
     def window(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> Field:
-        """What a window over these positions sees."""
+        """The field of a window over these positions."""
         return Field(
             self.size + dilation * (kernel - 1) * self.jump, self.jump * stride, self.start - padding * self.jump
         )
 
     def spread(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> Field:
-        """What the positions see that a transposed window over these writes."""
+        """The field of positions that a transposed window over these writes."""
         reach = Fraction(dilation * (kernel - 1), stride)
         start = self.start + self.jump * (Fraction(padding, stride) - reach)
         return Field(self.size + reach * self.jump, self.jump / stride, start)
 
     def resized(self, scale: Fraction, taps: int) -> Field:
-        """What the positions see of these at a finer or coarser raster, each read from `taps` neighbours at most."""
+        """The field after resizing by `scale`, where each position reads at most `taps` neighbours."""
         middle = Fraction(1, 2) / scale - Fraction(1, 2)
         reach = Fraction(taps, 2)
         return Field(self.size + 2 * reach * self.jump, self.jump / scale, self.start + (middle - reach) * self.jump)
 
     def joined(self, other: Field) -> Field | None:
-        """Both together; None where they do not agree in the jump."""
+        """The union of two fields; None if their jumps differ."""
         if self.jump != other.jump:
             return None
         start = min(self.start, other.start)
@@ -72,23 +72,23 @@ class Field:
 
 
 Seen = Mapping[int, Field]
-"""Along which dimensions a tensor lies in space, and what its positions see; empty where all positions are alike."""
+"""Maps a tensor's spatial dimensions to their receptive fields; empty if all positions are alike."""
 
 State = Seen | None
-"""None where a position may see anything."""
+"""None if a position may see any pixel."""
 
 
 def receptive_fields(graph: Graph) -> dict[int, Seen]:
-    """The receptive fields of what operators make.
+    """The receptive fields of operators' outputs.
 
-    What is the same at every position (the gate of a squeeze-and-excitation block, the statistics of a norm) says
-    nothing of a place, and does not count.
+    Tensors that are the same at every position (the gate of a squeeze-and-excitation block, the statistics of a norm)
+    are left out of the union: they do not depend on the position.
 
     Args:
         graph: of a network on images, [N, C, H, W].
 
     Returns:
-        By place in `Graph.operators`, a `Field` for each dimension of the operator's first output that lies in space.
+        By index in `Graph.operators`, a `Field` for each spatial dimension of the operator's first output.
         Operators whose positions may see anything are left out.
     """
     states: dict[int, State] = {}
@@ -137,7 +137,7 @@ def _seen(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operan
 
 
 def _local(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
-    """Every position is made of those at the same place."""
+    """Each position reads only the same position of its operands."""
     found: dict[int, Field] = {}
     for operand in operands:
         placed = _aligned(operand, shape)
@@ -152,7 +152,7 @@ def _local(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Opera
 
 
 def _aligned(operand: _Operand, shape: tuple[int, ...]) -> State:
-    """What an operand is along the dimensions of the result: those that keep their length, counted from an end."""
+    """Maps an operand's fields to the result's dimensions: those of equal length, counted from either end."""
     if operand.state is None:
         return {} if math.prod(operand.shape[2:]) == 1 < math.prod(shape[2:]) else None
     found = {}
@@ -215,13 +215,13 @@ def _upsampled(operator: Operator, shape: tuple[int, ...], operands: Sequence[_O
 
 
 def _linear(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
-    """The last dimension is mixed, the others stay."""
+    """Mixes the last dimension and keeps the others."""
     state = operands[0].state
     return None if state is None or len(operands[0].shape) - 1 in state else state
 
 
 def _still(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
-    """Pooling to the size that it finds."""
+    """Adaptive pooling that leaves the size as it is."""
     same = operands[0].shape == shape
     return operands[0].state if same else None
 

@@ -1,4 +1,4 @@
-"""What a flow notes of a forward pass: of each call of an operator, of each tensor, of each call of a module."""
+"""What the tracer records: each operator call, each tensor, and each module call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "CallRecord", "OperatorRecord", "Shape", "TensorInfo"]
 
 Shape = list[DimExpr]
-"""What each dimension of a tensor is made of."""
+"""Symbolic shape of a tensor: what each of its dimensions is made of."""
 
 Term = tuple[int, tuple[DimExpr, ...]]
 
@@ -32,7 +32,7 @@ class Call:
         self.out = out
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
-        """An argument, wherever the caller put it."""
+        """An argument, given by position or by name."""
         return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
 
     def tensors(self) -> list[torch.Tensor]:
@@ -47,7 +47,7 @@ class Call:
 
 
 class OperatorRecord:
-    """What the tracer notes of one call."""
+    """What the tracer records of one operator call."""
 
     __slots__ = (
         *(
@@ -76,15 +76,15 @@ class OperatorRecord:
         self.position_dims: dict[int, tuple[DimExpr, ...]] = {}
         """For outputs whose entries are position numbers: the dimensions that these numbers index."""
         self.sources: tuple[int | None, ...] = ()
-        """For each different tensor that went in, the record that made it; None for an input of the network."""
+        """For each different input tensor, the index of the record that made it; None for an input of the network."""
         self.arguments: tuple[int | str | None, ...] = ()
-        """For each tensor among the arguments, the record that made it, or its name if it is stored, or None."""
+        """For each tensor argument, the index of the record that made it, or its name if it is stored, or None."""
         self.scalars: tuple[float, ...] = ()
         """The plain numbers among the arguments."""
 
 
 class TensorInfo:
-    """What the tracer notes of a tensor: what its dimensions are made of, by which record, and whether of weights."""
+    """What the tracer notes about a tensor: symbolic shape, record that made it, whether only weights went in."""
 
     __slots__ = ("dims", "index", "indexed_dims", "of_weights", "tracer")
 
@@ -98,7 +98,7 @@ class TensorInfo:
 
 
 class CallRecord:
-    """One call of a module: what went in and came out, the records between, and what its own code gave a form."""
+    """One call of a module: inputs, outputs, the records between, and tensors that its code made with sizes."""
 
     __slots__ = (
         "depth",
@@ -121,14 +121,14 @@ class CallRecord:
         self.output_sources: tuple[int | None, ...] = ()
         """As `input_sources`: the record that made each tensor that came out; None for an input of the network."""
         self.made_shapes: dict[str, list[Shape]] = {}
-        """By the line of code."""
+        """Shapes of tensors created by operators with explicit sizes, per source line."""
         self.returned = 0
         """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
         self.depth = 0
-        """How many calls it lies in."""
+        """Number of calls that it lies in."""
         self.start = self.end = start
 
     @property
     def indices(self) -> range:
-        """Of its records."""
+        """Indices of its records."""
         return range(self.start, self.end)

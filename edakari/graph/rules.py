@@ -13,7 +13,7 @@ RULES: dict[str, Rule] = {}
 """Operator name, such as "aten.convolution", to its rule. "pointwise" serves every operator that torch tags so."""
 
 FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {}
-"""Torch functions that are taken whole, to their name and rule."""
+"""Torch functions that are traced as a whole, with their name and rule."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -32,7 +32,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def function_rule(name: str, functions: Iterable[Callable[..., Any]]) -> Callable[[Rule], Rule]:
-    """Decorator that makes a function the rule of torch functions, which then are not taken apart into operators."""
+    """Decorator that makes a function the rule of torch functions, which are then not traced by their operators."""
 
     def add(rule: Rule) -> Rule:
         for function in functions:

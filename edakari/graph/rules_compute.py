@@ -116,7 +116,7 @@ def grouped_product(tracer: AxisTracer, call: Call) -> Shape:
     a, b = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.unify(a[-1], b[-2])
     dealt = {4: a[-1:], 5: [a[0], b[0] if len(b) == 3 else b[-1]]}.get(len(a) + len(b), [])
-    tracer.pin(*dealt, why="its positions are dealt out to groups by number")
+    tracer.pin(*dealt, why="its positions are assigned to groups by index")
     outer = [a[-2], b[-1]]
     if len(a) == len(b) == 3:
         tracer.unify(a[0], b[0])
@@ -152,7 +152,7 @@ def attention(tracer: AxisTracer, call: Call) -> Shape:
     tracer.unify(q[-1], k[-1])
     tracer.unify(k[-2], v[-2])
     if call.arg(5, "is_causal", False):
-        tracer.pin(q[-2], k[-2], why="which keys a query sees goes by number")
+        tracer.pin(q[-2], k[-2], why="the keys that a query sees depend on their index")
     for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True):
         tracer.unify(b, c)
         repeat = size(a) // size(b)

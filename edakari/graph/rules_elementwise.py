@@ -41,9 +41,8 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Shape], shape: Sequence[int
 
 @rule(
     "pointwise",
-    *named(
-        "pointwise", "activation", "weighted_activation", "choice", "comparison", "dropout", "draw", "copy", "write"
-    ),
+    *named("pointwise", "activation", "weighted_activation", "choice", "comparison", "dropout", "draw"),
+    *named("copy", "reference", "conversion", "write"),
 )
 def pointwise(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Aligned dimensions hold the same positions."""
@@ -150,7 +149,5 @@ def weight_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
 def local_response_norm(tracer: AxisTracer, call: Call) -> Shape:
     """Each channel is divided by what its neighbours in the list are, so that the list stays as it is."""
     dims = list(tracer.dims(call.arg(0, "input")))
-    tracer.pin(
-        dims[1], why="it divides a channel by its neighbours in the list, which would be others in a shorter one"
-    )
+    tracer.pin(dims[1], why="it divides a channel by its neighbours, and removing channels changes the neighbours")
     return dims

@@ -23,10 +23,10 @@ def flex_attention(tracer: AxisTracer, call: Call) -> list[Shape]:
     """As attention; tokens stay, since scores may go by their numbers, and heads where they do."""
     query, key, value, of_score, mask = call.args[:5]
     q, k = tracer.dims(query), tracer.dims(key)
-    tracer.pin(q[-2], k[-2], why="scores may go by the numbers of tokens")
+    tracer.pin(q[-2], k[-2], why="scores may depend on the indices of tokens")
     wide = any(isinstance(tensor, torch.Tensor) and tensor.dim() > 2 and tensor.shape[1] > 1 for tensor in mask)
     if wide or _loads(of_score, HEAD + 1) or _loads(mask[-1], HEAD):
-        tracer.pin(q[1], k[1], why="scores go by the numbers of heads")
+        tracer.pin(q[1], k[1], why="scores depend on the indices of heads")
     out = attention(tracer, Call(call.name, (query, key, value), {}, None))
     return [out, *(list(q[:-1]) if each.dim() == 3 else list(each.shape) for each in call.out[1:])]
 

@@ -13,8 +13,8 @@ from edakari.graph.rules import rule
 
 __all__: list[str] = []
 
-BY_NUMBER = "it takes positions by their numbers, and among fewer positions these mean others"
-NUMBERS = "its entries are numbers of positions"
+BY_NUMBER = "it selects positions by index, and indices change when positions are removed"
+NUMBERS = "its entries are indices of positions"
 ONLY_SOME = "it reaches only the first positions of a longer dimension"
 
 
@@ -23,7 +23,7 @@ def select(tracer: AxisTracer, call: Call) -> Shape:
     """One position of a dimension."""
     dims = tracer.dims(call.args[0])
     along = call.args[1] % len(dims)
-    tracer.pin(dims[along], why="one position is taken by number")
+    tracer.pin(dims[along], why="one position is selected by index")
     return [*dims[:along], *dims[along + 1 :]]
 
 
@@ -38,7 +38,7 @@ def diagonal(tracer: AxisTracer, call: Call) -> Shape:
     """Positions of two dimensions that have one number."""
     dims = list(tracer.dims(call.args[0]))
     pair = {call.arg(2, "dim1", 0) % len(dims), call.arg(3, "dim2", 1) % len(dims)}
-    tracer.pin(*(dims[index] for index in pair), why="it pairs the positions of two dimensions by their numbers")
+    tracer.pin(*(dims[index] for index in pair), why="it pairs the positions of two dimensions by index")
     return [*(dim for index, dim in enumerate(dims) if index not in pair), int(call.out.shape[-1])]
 
 
@@ -63,7 +63,7 @@ def _pin_used(tracer: AxisTracer, dims: Shape, indices: Sequence[torch.Tensor | 
     for entry in indices:
         if entry is not None:
             tracer.pin(
-                *tracer.dims(entry), why="which positions it picks depends on values" if _is_mask(entry) else NUMBERS
+                *tracer.dims(entry), why="the selected positions depend on values" if _is_mask(entry) else NUMBERS
             )
     tracer.pin(*(dims[index] for index in used), why=BY_NUMBER)
     return used
@@ -114,7 +114,7 @@ def _meet_from_the_right(tracer: AxisTracer, values: Shape, target: Shape) -> No
         if size(value) == size(dim):
             tracer.unify(value, dim)
         elif size(value) > 1:
-            tracer.pin(value, why="it is written to positions that are found by number")
+            tracer.pin(value, why="it is written to positions that are selected by index")
 
 
 @rule("aten.index_select")
@@ -177,7 +177,7 @@ def scatter(tracer: AxisTracer, call: Call) -> Shape:
     if isinstance(source, torch.Tensor) and source.dim() == len(chosen):
         written = tracer.dims(source)
         _same_places(tracer, along, written, chosen)
-        tracer.pin(written[along], why="its positions are written to others by number")
+        tracer.pin(written[along], why="its positions are written to others by index")
     return list(dims)
 
 
@@ -189,11 +189,11 @@ def index_write(tracer: AxisTracer, call: Call) -> Shape:
     if not dims:
         return []
     along = call.args[1] % len(dims)
-    tracer.pin(dims[along], why="its positions are written by number")
+    tracer.pin(dims[along], why="its positions are written by index")
     tracer.pin(*tracer.dims(call.args[2]), why=NUMBERS)
     if isinstance(source, torch.Tensor) and source.dim() == len(dims):
         written = tracer.dims(source)
-        tracer.pin(written[along], why="its positions are written to others by number")
+        tracer.pin(written[along], why="its positions are written to others by index")
         _same_places(tracer, along, dims, written)
     return list(dims)
 
@@ -208,7 +208,7 @@ def slice_scatter(tracer: AxisTracer, call: Call) -> Shape:
     if size(dims[along]) == size(source[along]):
         tracer.unify(dims[along], source[along])
     else:
-        tracer.pin(dims[along], source[along], why="some of its positions are written by number")
+        tracer.pin(dims[along], source[along], why="some of its positions are written by index")
     _same_places(tracer, along, dims, source)
     return dims
 
@@ -220,7 +220,7 @@ def slice_scatter(tracer: AxisTracer, call: Call) -> Shape:
 def by_values(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """What comes out, or its order, depends on values."""
     for tensor in call.tensors():
-        tracer.pin(*tracer.dims(tensor), why="which positions it picks, and in what order, depends on values")
+        tracer.pin(*tracer.dims(tensor), why="the selected positions and their order depend on values")
     several = isinstance(call.out, tuple | list)
     return [list(out.shape) for out in call.out] if several else list(call.out.shape)
 
@@ -240,8 +240,8 @@ def masked_scatter(tracer: AxisTracer, call: Call) -> Shape:
             tracer.unify(dims[-1], held[-1])
         del held[-1:]
     else:
-        tracer.pin(dims[-1], why="values are dealt out one by one, in an order that depends on a mask")
-    tracer.pin(*dims[:-1], *held, *given, why="which positions it writes depends on a mask")
+        tracer.pin(dims[-1], why="values are assigned one by one, in an order that depends on a mask")
+    tracer.pin(*dims[:-1], *held, *given, why="the written positions depend on a mask")
     return list(dims)
 
 
@@ -258,7 +258,7 @@ def bucketize(tracer: AxisTracer, call: Call) -> Shape:
     """Each value is replaced by the number of the interval that it lies in."""
     bounds, values = (1, 0) if call.name == "aten.bucketize" else (0, 1)
     lowest = tracer.dims(call.args[bounds])
-    tracer.pin(lowest[-1], why="the number of an interval counts the bounds before it")
+    tracer.pin(lowest[-1], why="the index of an interval counts the bounds before it")
     x = call.args[values]
     if not isinstance(x, torch.Tensor):
         return list(call.out.shape)
@@ -272,7 +272,7 @@ def bucketize(tracer: AxisTracer, call: Call) -> Shape:
 def embedding(tracer: AxisTracer, call: Call) -> Shape:
     """Rows are looked up by number, so they all stay; columns go on."""
     weight, indices = tracer.dims(call.args[0]), tracer.dims(call.args[1])
-    tracer.pin(weight[0], why="its rows are looked up by number")
+    tracer.pin(weight[0], why="its rows are looked up by index")
     return [*indices, weight[1]]
 
 
@@ -280,7 +280,7 @@ def embedding(tracer: AxisTracer, call: Call) -> Shape:
 def embedding_bag(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Rows are looked up by number and summed up; columns go on."""
     weight = tracer.dims(call.args[0])
-    tracer.pin(weight[0], why="its rows are looked up by number")
+    tracer.pin(weight[0], why="its rows are looked up by index")
     for other in call.tensors()[1:]:
         tracer.pin(*tracer.dims(other), why=NUMBERS)
     return [[int(call.out[0].shape[0]), weight[1]], *(list(out.shape) for out in call.out[1:])]

@@ -45,7 +45,7 @@ def recurrent(tracer: AxisTracer, call: Call) -> list[Shape]:
     shown = fresh(int(layers[0][1].shape[1])) if projected else hidden
     tracer.mark(hidden, "hidden")
     if projected:
-        tracer.pin(hidden, shown, why="torch knows a projection by its being narrower")
+        tracer.pin(hidden, shown, why="torch recognises a projection by its smaller width")
     for level in range(0, len(layers), directions):
         for layer in layers[level : level + directions]:
             _layer(tracer, layer, x[-1], hidden, shown)

@@ -51,7 +51,7 @@ def extremum(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     dims = tracer.dims(call.args[0])
     along = _positions(call.arg(1, "dim"), len(dims))
     if call.name in POSITIONS and len(along) > 1:
-        tracer.pin(*dims, why="it numbers the positions of all dimensions together")
+        tracer.pin(*dims, why="its indices count the positions of all dimensions together")
     elif call.name in POSITIONS or isinstance(call.out, tuple | list):
         tracer.entries_index(0 if call.name in POSITIONS else 1, *(dims[index] for index in along))
     reduced: Shape | list[Shape] = reduce(tracer, call)
@@ -75,7 +75,7 @@ def ordered(tracer: AxisTracer, call: Call) -> list[Shape]:
         chosen = call.kwargs.get("dim", -1)
     along = chosen % max(len(dims), 1)
     if dims:
-        tracer.pin(dims[along], why="it takes values by their rank, and among fewer positions a rank means another one")
+        tracer.pin(dims[along], why="it selects values by rank, and ranks change when positions are removed")
     out = call.out[0]
     if call.name != "aten.kthvalue":
         dims[along : along + 1] = [int(length) for length in out.shape[along : along + 1]]
@@ -105,7 +105,7 @@ def reorder(tracer: AxisTracer, call: Call) -> Shape:
     dims = list(tracer.dims(call.args[0]))
     chosen = call.arg(2 if call.name == "aten.roll" else 1, "dims", ())
     for index in _positions(chosen, len(dims)):
-        tracer.pin(dims[index], why="its positions change places, which would be other places among fewer")
+        tracer.pin(dims[index], why="it reorders positions, and removing some changes where the others go")
         dims[index] = size(dims[index])
     return dims
 

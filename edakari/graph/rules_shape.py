@@ -122,10 +122,10 @@ def split_evenly(tracer: AxisTracer, call: Call) -> list[Shape]:
     if not isinstance(resolve(dims[along]), int) and len(set(lengths)) == 1:
         halves = split(dims[along], len(lengths))
         if halves is not None:
-            tracer.pin(halves[0], why="the code takes it apart into a fixed number of pieces")
+            tracer.pin(halves[0], why="the code splits it into a fixed number of pieces")
             return [_replaced(dims, along, product([halves[1]])) for _ in lengths]
     if not call.name.endswith("split_with_sizes") and len(set(lengths)) > 1:
-        tracer.pin(dims[along], why="the code takes it apart into pieces of which the last is shorter")
+        tracer.pin(dims[along], why="the code splits it into pieces of which the last is shorter")
     return [_replaced(dims, along, piece) for piece in _pieces(tracer, dims[along], lengths)]
 
 
@@ -186,7 +186,7 @@ def constant_pad(tracer: AxisTracer, call: Call) -> Shape:
         index = len(dims) - 1 - step
         before, after = widths[2 * step], widths[2 * step + 1]
         if before < 0 or after < 0:
-            tracer.pin(dims[index], why="padding takes positions away at its ends")
+            tracer.pin(dims[index], why="negative padding removes positions at its ends")
             dims[index] = size(dims[index]) + before + after
         elif before or after:
             dims[index] = concat([before, dims[index], after])
@@ -209,7 +209,7 @@ def channel_shuffle(tracer: AxisTracer, call: Call) -> Shape:
 def triangle(tracer: AxisTracer, call: Call) -> Shape:
     """Depends on the position in the last two dimensions."""
     dims = list(tracer.dims(call.args[0]))
-    tracer.pin(*dims[-2:], why="a triangle of it is kept, by the numbers of rows and columns")
+    tracer.pin(*dims[-2:], why="it keeps a triangle, by the indices of rows and columns")
     return dims
 
 
@@ -218,7 +218,7 @@ def unfold(tracer: AxisTracer, call: Call) -> Shape:
     """Windows along one dimension."""
     dims = list(tracer.dims(call.args[0]))
     along = call.args[1] % len(dims)
-    tracer.pin(dims[along], why="windows pass over its positions, which must stay next to one another")
+    tracer.pin(dims[along], why="windows slide over its positions, which must stay adjacent")
     dims[along] = int(call.out.shape[along])
     return [*dims, int(call.args[2])]
 

@@ -49,7 +49,7 @@ def _meet_offsets(tracer: AxisTracer, dims: Shape, batch: DimExpr, channels: Dim
 def regions(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Each region becomes a picture of one size; channels go on."""
     x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
-    tracer.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
+    tracer.pin(x[0], *x[2:], *rois, why="regions are found by indices of images and positions in space")
     several = isinstance(call.out, tuple | list)
     shape = (call.out[0] if several else call.out).shape
     dims: Shape = [shape[0], x[1], *shape[2:]]
@@ -60,7 +60,7 @@ def regions(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 def regions_by_position(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Channels are (channel, position in the region)."""
     x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
-    tracer.pin(x[0], *x[2:], *rois, why="regions are found by numbers of images and positions in space")
+    tracer.pin(x[0], *x[2:], *rois, why="regions are found by indices of images and positions in space")
     shape = call.out[0].shape
     halves = split(x[1], shape[1])
     if halves is None:

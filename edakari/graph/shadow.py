@@ -1,4 +1,4 @@
-"""Networks to run forward passes on without touching the user's: copies without data, or with data that is made up."""
+"""Copies of networks for trial forward passes, without data or with made-up data; the user's network is not touched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILURES = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
     *(NameError, RuntimeError, StopIteration, TypeError, ValueError),
 )
-"""What code raises that gets a size it was not made for."""
+"""Errors that code raises for an unexpected size."""
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ def shadow_of(model: nn.Module, device: str) -> nn.Module:
 
 
 def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
-    """A tensor in the form of one without data, with values under which most networks give sensible ones."""
+    """A tensor with the shape of a meta tensor, and values that suit most networks."""
     if device == "meta":
         return torch.empty(value.shape, dtype=value.dtype, device=device)
     if not value.is_floating_point():
@@ -81,8 +81,8 @@ def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
 
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
-    """Inside, compiled functions (`flex_attention` is one) and torch's own transformer layers run as their code says,
-    so that their operators can be seen; the layers have a fused kernel that hides them.
+    """Context manager in which compiled functions (such as `flex_attention`) and torch's transformer layers run as
+    their code says, so that their operators can be traced; fused kernels of the layers would hide them.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -98,7 +98,7 @@ def as_written() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_cache_of_einops() -> Iterator[None]:
-    """Inside, einops computes the sizes of each call: its cache would give numbers that count what another call had."""
+    """Context manager in which einops recomputes sizes at each call: its cache would return another call's."""
     module = sys.modules.get("einops.einops")
     cached = getattr(module, "_reconstruct_from_shape", None)
     computed = getattr(module, "_reconstruct_from_shape_uncached", cached)

@@ -1,4 +1,4 @@
-"""Where code gives tensors their form by ints: which arguments of which functions are sizes, and in which line."""
+"""Shapes that code sets with explicit sizes: which arguments of which functions are sizes, and in which source line."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def _flat(args: Sequence[Any]) -> Sequence[Any]:
     torch.reshape,
     torch.broadcast_to,
 )
-def _after_the_tensor(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _trailing_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     sizes = _flat(args[1:]) or kwargs.get("shape") or kwargs.get("size") or ()
     return _paired(ints, sizes, ints.dims_of(out))
 
 
 @_sizes(torch.Tensor.repeat)
-def _of_a_repeated_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _repeat_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     times = _flat(args[1:]) or kwargs.get("repeats", ())
     before = [*[1] * (len(times) - args[0].dim()), *args[0].shape]
     # one position that is repeated is as long as the number says
@@ -65,17 +65,17 @@ def _of_a_repeated_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[st
 
 
 @_sizes(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn)
-def _of_a_new_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _new_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     return _paired(ints, _flat(args) or kwargs.get("size", ()), ints.dims_of(out))
 
 
 @_sizes(torch.full)
-def _of_a_full_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _full_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     return _paired(ints, args[0] if args else kwargs["size"], ints.dims_of(out))
 
 
 @_sizes(torch.Tensor.unflatten, torch.unflatten)
-def _of_an_unflattened_one(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _unflatten_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     along = args[1] if len(args) > 1 else kwargs["dim"]
     sizes = args[2] if len(args) > 2 else kwargs["sizes"]
     start = along if along >= 0 else args[0].dim() + along
@@ -83,7 +83,7 @@ def _of_an_unflattened_one(ints: IntTracker, args: Sequence[Any], kwargs: Mappin
 
 
 @_sizes(torch.Tensor.split, torch.split, torch.Tensor.split_with_sizes, torch.split_with_sizes)
-def _of_pieces(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _split_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     sizes = next(value for value in (*args[1:], *kwargs.values()) if isinstance(value, int | tuple | list))
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     each = sizes if isinstance(sizes, tuple | list) else [sizes] * len(out)
@@ -91,19 +91,19 @@ def _of_pieces(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any],
 
 
 @_sizes(torch.Tensor.narrow, torch.narrow)
-def _of_a_run(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _narrow_size(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     if len(args) > 3:
         yield from _paired(ints, [args[3]], [ints.dims_of(out)[args[1]]])
 
 
 @_sizes(torch.Tensor.tensor_split, torch.tensor_split)
-def _of_a_number_of_pieces(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _piece_count(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     along = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     return _paired(ints, [len(out)] * len(out), [ints.dims_of(piece)[along] for piece in out])
 
 
 @_sizes(torch.Tensor.__getitem__)
-def _of_slices(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _slice_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     picks = args[1] if isinstance(args[1], tuple) else (args[1],)
     if not all(isinstance(pick, slice | type(...)) or pick is None for pick in picks):
         return
@@ -115,11 +115,11 @@ def _of_slices(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any],
         if pick is ...:
             index += missing
             continue
-        yield from _of_a_slice(ints, pick, whole[index])
+        yield from _slice_size(ints, pick, whole[index])
         index += 1
 
 
-def _of_a_slice(ints: IntTracker, pick: slice, whole: DimExpr) -> Stated:
+def _slice_size(ints: IntTracker, pick: slice, whole: DimExpr) -> Stated:
     if any(bound and not isinstance(bound, TrackedInt) for bound in (pick.start, pick.stop)):
         ints.literal.append(whole)
     if not pick.start and isinstance(pick.stop, TrackedInt):
@@ -132,7 +132,7 @@ def _of_a_slice(ints: IntTracker, pick: slice, whole: DimExpr) -> Stated:
 
 
 @_sizes(F.layer_norm, torch.layer_norm, F.rms_norm)
-def _of_what_is_normalised(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _normalized_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     # a wrong number is an error here, so that a plain one needs no second look
     return _paired(
@@ -143,7 +143,7 @@ def _of_what_is_normalised(ints: IntTracker, args: Sequence[Any], kwargs: Mappin
 
 
 @_sizes(F.group_norm, torch.group_norm)
-def _of_groups(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _group_count(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     groups = args[1] if len(args) > 1 else kwargs["num_groups"]
     group = (algebra.split(ints.dims_of(out)[1], int(groups)) or (1,))[0]
     if isinstance(groups, TrackedInt):
@@ -157,7 +157,7 @@ ATTENTION = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
 @_sizes(F.multi_head_attention_forward)
-def _of_heads(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
+def _head_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     given = {**dict(zip(ATTENTION, args, strict=False)), **kwargs}
     width, heads = ints.dims_of(given["query"])[-1], given["num_heads"]
     if given.get("use_separate_proj_weight"):
@@ -186,11 +186,11 @@ SHAPE_OPERATORS = frozenset(
         *(torch.Tensor.repeat_interleave, torch.repeat_interleave),
     }
 )
-"""Functions that give a tensor its form by numbers; a wrong number shows in what they return."""
+"""Functions that take explicit sizes; a wrong size shows in the shape of their result."""
 
 
 def line_of_code() -> str:
-    """The line of the network's code that runs, as file and number; empty where it is torch's own."""
+    """The running line of the network's code, as file and number; empty if the code is torch's own."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _belongs(frame, "edakari.graph"):
         frame = frame.f_back

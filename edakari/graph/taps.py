@@ -1,4 +1,4 @@
-"""Where a network's feature maps can be read: one tap per resolution, for whatever looks at them beside the network."""
+"""Finds where a network's feature maps can be read: one tap per resolution."""
 
 from __future__ import annotations
 

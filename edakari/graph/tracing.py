@@ -1,4 +1,4 @@
-"""Graphs of networks from one forward pass on meta tensors: with all that can be pruned, or of the network as it is."""
+"""Traces networks in one forward pass on meta tensors: into graphs with groups, or of the network as it is."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fixed_graph(model: nn.Module, example: Any) -> Graph:
 
 
 def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
-    """What `follow` gives on meta, or on the CPU for a network that looks at values; it is told why there."""
+    """The result of `follow` on meta, or on the CPU if the network looks at values; it is told the reason."""
     try:
         return follow("meta", "")
     except ModelError as error:
@@ -121,7 +121,7 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
 
 
 def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[AxisTracer, Any]:
-    """One forward pass, followed, and what it returned."""
+    """Traces one forward pass; returns the tracer and the network's outputs."""
     stored = stored_tensors(shadow)
     tracer = AxisTracer(
         {id(tensor): dims[name] for name, tensor in stored.items()},
@@ -137,10 +137,10 @@ def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[Ax
 
 
 def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Shape], example: Any, chosen: Names) -> None:
-    """Follow what runs in training alone too, such as auxiliary heads, so that a pruned network can still be trained.
+    """Trace modules that run only in training too, such as auxiliary heads, so that a pruned network can be trained.
 
-    Layers stay in evaluation mode, as batch statistics of an example would be none. What cannot run in training
-    without more than the example, such as a detector without targets, is left as it is.
+    Layers stay in evaluation mode, because one example has no batch statistics. A network that needs more than the
+    example in training, such as a detector without targets, is left as it is.
     """
     for module in shadow.modules():
         module.training = any(True for _ in module.children())
@@ -172,18 +172,18 @@ def _needs_data(error: ModelError) -> bool:
 
 
 def _moved(value: Any, device: str) -> Any:
-    """A value elsewhere, or a copy of it: the network may write to what it is given."""
+    """A copy of a value on a device: the network may write to its inputs."""
     if not isinstance(value, torch.Tensor):
         return value
     return torch.zeros_like(value, device=device) if value.device.type == "meta" else value.to(device, copy=True)
 
 
 def _pin_outputs(tracer: AxisTracer, outputs: Any, counting: Any) -> None:
-    """Keep whole what is returned and counts; whatever is returned is known to be."""
+    """Pin the dimensions of the chosen outputs, and note which records made the outputs."""
     tracer.returned |= {info.index for info in map(tracer.info, tensors_in(outputs)) if info is not None}
     for tensor in tensors_in(counting):
         for dim in tracer.indexed_by(tensor):
-            algebra.pin(dim, "the network returns numbers of its positions")
+            algebra.pin(dim, "the network returns indices of its positions")
         described: Shape = tracer.dims(tensor)
         for dim in described:
             algebra.pin(dim, "the network's output")

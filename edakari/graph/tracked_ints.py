@@ -1,4 +1,4 @@
-"""Numbers that remember what they count.
+"""Integers that remember which dimension they count.
 
 Code computes shapes with plain integers: `B, N, C = x.shape`, then `x.reshape(B, N, self.heads, C // self.heads)`.
 While a network is traced, sizes of prunable dimensions and integer attributes of its modules are `TrackedInt`s, which
@@ -28,8 +28,8 @@ from edakari.graph.widths import width_attributes
 __all__ = ["LISTENER", "OPAQUE", "IntTracker", "TrackedInt", "is_known", "track_attributes"]
 
 KNOWN = "torch.nn.modules"
-"""Modules of torch itself whose attributes the table of `graph/attributes.py` knows; but for those in OPEN. Of the
-others, only those that other code may read are numbers."""
+"""Package of torch's own modules, whose attributes the table of `graph/module_attributes.py` knows, except those in
+OPEN. Of their attributes, only those that other code may read are tracked."""
 
 OPEN = (nn.Unflatten, nn.GroupNorm)
 
@@ -46,7 +46,7 @@ class Extent:
 
 @dc.dataclass(frozen=True, slots=True)
 class Attribute:
-    """An integer that a module remembers; one inside of a tuple is named `name.position`."""
+    """An integer attribute of a module; one inside of a tuple is named `name.position`."""
 
     module: str
     name: str
@@ -69,7 +69,7 @@ R = TypeVar("R")
 Compared = Callable[[str, Any, Any], None]
 
 LISTENER: contextvars.ContextVar[Compared | None] = contextvars.ContextVar("LISTENER", default=None)
-"""Told what code finds out by comparing numbers while a network is traced."""
+"""Called with each comparison of tracked integers in the network's code."""
 
 
 class TrackedInt(int):
@@ -125,7 +125,7 @@ class TrackedInt(int):
 
 
 def _told(result: R, held: str, otherwise: str, left: Any, right: Any, counts: Callable[[Any], bool] = bool) -> R:
-    """The result of a comparison, of which whoever listens was told."""
+    """The result of a comparison, after LISTENER was called with it."""
     listener = LISTENER.get()
     if listener is not None and result is not NotImplemented and isinstance(right, int):
         frame = sys._getframe(2)
@@ -154,14 +154,14 @@ def _computed(value: Any, sign: str, left: Any, right: Any) -> Any:
 
 
 class IntTracker:
-    """What the numbers of one traced forward pass were seen to count.
+    """Notes which dimensions the integers of one traced forward pass count.
 
     Args:
-        notes: dimension that each (module, attribute) counts; filled.
-        dims_of: what the dimensions of a tensor are made of.
+        notes: the dimension that each (module, attribute) counts; the tracker adds to it.
+        dims_of: returns the symbolic shape of a tensor.
         unify: states that two dimensions hold the same positions.
-        running: dotted path of the module whose code runs; None where it does not matter.
-        known: dimensions that attributes count from the outset.
+        running: returns the dotted path of the module whose code runs; None for code that does not matter.
+        known: dimensions that attributes are known to count before the forward pass.
     """
 
     def __init__(
@@ -179,17 +179,17 @@ class IntTracker:
         self.dims_of = dims_of
         self.unify = unify
         self.literal: list[DimExpr] = []
-        """Dimensions that were sized by integers of which nobody knows what they count."""
+        """Dimensions whose size was given by an integer of unknown origin."""
 
     def shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
-        """A tensor's shape with the sizes of what may be prunable as numbers."""
+        """A tensor's shape, in which sizes of prunable dimensions are tracked integers."""
         dims = self.dims_of(tensor)
         if all(isinstance(dim, int) for dim in dims):
             return shape
         return torch.Size([_extent(dim, size) for dim, size in zip(dims, shape, strict=True)])
 
     def seen(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
-        """What a torch function returns, with numbers for sizes; numbers among its arguments state what they count."""
+        """The result of a torch function, with tracked sizes; notes what integers among its arguments count."""
         if function == SHAPE:
             return self.shape(args[0], out)
         if function is torch.Tensor.size:
@@ -200,7 +200,7 @@ class IntTracker:
         return out
 
     def used(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Look for numbers that a call of a torch function uses as sizes of its result."""
+        """Note tracked integers that a call of a torch function uses as sizes of its result."""
         pair = SIZES.get(function)
         if pair is None:
             return
@@ -211,7 +211,7 @@ class IntTracker:
             self.state(each, dim)
 
     def compared(self, relation: str, left: Any, right: Any) -> None:
-        """Code found out that a relation holds between two numbers."""
+        """Note a relation that code found to hold between two integers."""
         module = self.running()
         if module is None:
             return
@@ -228,7 +228,7 @@ class IntTracker:
             hold(comparison, *map(self._meaning_kept, (comparison.left, comparison.right)))
 
     def _meaning_kept(self, each: int) -> DimExpr:
-        """What a number that code compared counts; where it was not seen to count anything, it stays as it is."""
+        """The dimension that a compared integer counts; an integer that counts none is fixed."""
         known = self.meaning(each)
         if known is not None and algebra.size(known) == each:
             return known
@@ -240,7 +240,7 @@ class IntTracker:
         return int(each)
 
     def state(self, each: int, dim: DimExpr) -> None:
-        """A number is the size of a dimension."""
+        """State that an integer is the size of a dimension."""
         if not isinstance(each, TrackedInt) or int(each) != algebra.size(dim):
             return
         known = self.meaning(each)
@@ -270,7 +270,7 @@ class IntTracker:
             self.state(left, algebra.concat([self.meaning(right) or int(right), dim]))
 
     def meaning(self, each: int) -> DimExpr | None:
-        """What a number was seen to count; None where that is not known yet."""
+        """The dimension that an integer counts; None if that is not known yet."""
         if not isinstance(each, TrackedInt):
             return int(each)
         source = each.source
@@ -292,7 +292,7 @@ def _extent(dim: DimExpr, size: int) -> int:
 
 
 def _rest(whole: DimExpr, part: DimExpr, sign: str) -> DimExpr | None:
-    """What of a product or concatenation is left without one of its ends; None where that is no end of it."""
+    """The rest of a product or concatenation without one of its ends; None if `part` is no end of it."""
     whole = algebra.resolve(whole)
     join = algebra.product if sign == "/" else algebra.concat
     parts = list(whole) if isinstance(whole, DimProduct if sign == "/" else algebra.DimConcat) else [whole]
@@ -304,7 +304,7 @@ def _rest(whole: DimExpr, part: DimExpr, sign: str) -> DimExpr | None:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether a module is one of torch's own whose attributes are mended by the table."""
+    """Whether a module is one of torch's own whose attributes the table updates."""
     return type(module).__module__.startswith(KNOWN) and not isinstance(module, OPEN)
 
 
@@ -312,8 +312,8 @@ def track_attributes(copy: nn.Module, model: nn.Module) -> None:
     """Make the integer attributes of a network's modules remember where they come from.
 
     Args:
-        copy: of the network, which is changed.
-        model: stays as it is; what the copy shares with it, such as the settings of a whole library, is left alone.
+        copy: a copy of the network; it is changed.
+        model: the network; objects that the copy shares with it, such as a library's settings, are not changed.
     """
     shared = {id(each) for module in model.modules() for value in vars(module).values() for each in containers(value)}
     for path, module in copy.named_modules():
@@ -342,7 +342,7 @@ SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 Stated = Iterator[tuple[TrackedInt, DimExpr]]
 
 Pairs = Callable[[IntTracker, Sequence[Any], Mapping[str, Any], Any], Stated]
-"""Which numbers among the arguments of a function are sizes, each with the dimension that is so long."""
+"""Finds which integers among a function's arguments are sizes, each with the dimension of that size."""
 
 SIZES: dict[Any, Pairs] = {}
-"""Functions that take sizes; `graph/forms.py` fills it."""
+"""Functions that take sizes; filled by `graph/shape_operators.py`."""

@@ -1,8 +1,8 @@
-"""A rehearsal of pruning: every group is cut once, without data, before anybody relies on it.
+"""Trial cuts: every group is cut once, without data, before the graph is returned.
 
-Code may hold widths that no trace can follow: a literal, a number that went through a float or a config object. The
-rehearsal finds the module whose code fails, finds out which groups it is that it cannot do without, and keeps these
-whole, in every module of that class. Where only a very small size fails, the group's least size is raised instead.
+Code may hold widths that no trace can follow: a literal, or an integer that went through a float or a config object. A
+trial cut finds the module whose code fails and the groups whose cut makes it fail, and pins these groups in every
+module of that class. If only a very small size fails, the group's least size is raised instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["verify_by_cutting"]
 
 ATTEMPTS = 60
 SINGLY = 12
-"""How many suspects are tried one by one; more are halved first, or all kept whole where that tells nothing."""
+"""Suspects that are tried one by one. More are bisected first, or all pinned if that does not narrow them down."""
 
 
 def verify_by_cutting(
@@ -36,10 +36,10 @@ def verify_by_cutting(
     """A graph whose groups can really be cut.
 
     Args:
-        shadow: the network that was traced, in evaluation mode; stays as it is.
-        stored: dimensions of its parameters and buffers; what cannot be cut is pinned in them.
-        finish: makes the graph of what `stored` says now.
-        literals: sizes are given by literals, so that a wrong one may fit by chance: more cuts are tried.
+        shadow: the network that was traced, in evaluation mode; it is not changed.
+        stored: symbolic shapes of its parameters and buffers; what cannot be cut is pinned in them.
+        finish: makes the graph of the current `stored`.
+        literals: whether code gives sizes as literals. A wrong one may fit by accident, so more cuts are tried.
     """
     graph = finish()
     for _ in range(ATTEMPTS):
@@ -64,7 +64,7 @@ def verify_by_cutting(
 
 
 def _fixed_lengths(graph: Graph) -> frozenset[int]:
-    """Lengths of dimensions that no cut changes: a width that is cut to one of them would fit by chance."""
+    """Lengths of dimensions that no cut changes: a width that is cut to one of them could fit by accident."""
     outputs = (layout for operator in graph.operators for dims in operator.outputs for layout in dims)
     return frozenset(layout.size for layout in outputs if isinstance(layout, Fixed))
 
@@ -78,7 +78,7 @@ def _branches(shadow: nn.Module, graph: Graph, sizes: TrialSizes) -> tuple[Branc
 
 
 def _fault(shadow: nn.Module, graph: Graph, sizes: Sizes, branches: Sequence[Branch] = ()) -> Fault | None:
-    """What goes wrong in the network with groups of these sizes and without some branches."""
+    """The fault of the network with groups of these sizes and without some branches; None if there is none."""
     masks = {name: np.arange(graph[name].size) < size for name, size in sizes.items()}
     dropped = {branch.name: 0 for branch in branches}
     return fault_of(cut(shadow, graph, masks, dropped), graph, {**sizes, **dropped})
@@ -93,15 +93,15 @@ def _first_fault(shadow: nn.Module, graph: Graph, turns: Sequence[Sizes]) -> tup
 
 
 def _needs(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> dict[str, int]:
-    """The groups that a module fails without, each with the least size that it needs, 0 for all of it.
+    """The groups whose cut makes a module fail, each with the least size that it needs; 0 stands for its full size.
 
-    Those that it fails without each by itself; else one that only had too few positions for what the others have; else
-    those of which one more, kept whole, would have been enough; else all that touch it.
+    These are the groups whose cut alone makes it fail; else one that was only cut too far for the others' sizes; else
+    those that would each have sufficed if they were not cut; else all groups of the module's tensors.
 
     Args:
         shadow: the network that was traced.
-        graph: of it.
-        fault: what was found.
+        graph: its graph.
+        fault: the fault that was found.
         failing: the sizes with which it fails.
     """
     suspects = _suspects(shadow, graph, fault, failing)
@@ -122,7 +122,7 @@ def _needs(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> dic
 
 
 def _least(shadow: nn.Module, graph: Graph, fault: Fault, name: str, failing: Sizes) -> int:
-    """The least size of a group with which a module does not fail, others being cut to `failing`; 0 for all of it."""
+    """The least size of a group that a module runs with, others being cut to `failing`; 0 for its full size."""
     largest = graph[name].size - 1
 
     def fails(size: int) -> bool:
@@ -142,9 +142,9 @@ def _fails_alike(shadow: nn.Module, graph: Graph, sizes: Sizes, fault: Fault) ->
 
 
 def _suspects(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> list[str]:
-    """The groups of a module's own parameters and of what goes in and out of it and its children.
+    """The groups of a module's own parameters, and of the inputs and outputs of the module and its children.
 
-    Where these are many, half of them are enough if the module fails with that half, and so on.
+    If these are many, they are bisected as long as the module fails with one half.
     """
     names: dict[str, None] = {}
     for layouts in _seen_by(graph, fault.module):
@@ -175,7 +175,7 @@ def _seen_by(graph: Graph, module: str) -> Iterator[Sequence[Layout]]:
 def _alike(
     shadow: nn.Module, graph: Graph, module: str, group: str, stored: Mapping[str, Shape]
 ) -> list[algebra.DimAxis]:
-    """The axes of a group that a module needs, and those in the same places of the other modules of the class."""
+    """The axes of a group that a module needs, and the same axes of the other modules of its class."""
     start = f"{module}." if module else ""
     cls = type(shadow.get_submodule(module))
     others = [f"{path}." for path, other in shadow.named_modules() if type(other) is cls and path != module]

@@ -1,4 +1,4 @@
-"""Sizes of trial cuts, chosen so that no two widths agree in all of them by chance."""
+"""Sizes of trial cuts, chosen so that no two widths are equal in all of them by accident."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edakari.core.space import WIDTHS, Group, Sizes
 __all__ = ["TrialSizes", "trial_sizes"]
 
 MOST = 4
-"""Trial cuts at most, where many groups have few sizes."""
+"""Largest number of trial cuts, for networks in which many groups have few sizes."""
 
 
 @dc.dataclass(frozen=True)
 class TrialSizes:
-    """Sizes to cut a network to, to see whether it runs.
+    """Sizes of the trial cuts of a network.
 
     Args:
         turns: for each trial cut, the size of each group that it cuts.

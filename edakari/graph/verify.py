@@ -1,4 +1,4 @@
-"""Whether a cut network runs, with the shapes that the graph says; on tensors without data where that is possible."""
+"""Checks that a cut network runs, with the shapes that the graph predicts; on meta tensors if possible."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["Fault", "fault_of"]
 
 @dc.dataclass(frozen=True, slots=True)
 class Fault:
-    """Where a cut network goes wrong.
+    """A fault of a cut network.
 
     Args:
-        module: dotted path of the module that fails, or whose tensors have other shapes than the graph says.
-        found: what happened, in words.
+        module: dotted path of the module that fails, or whose tensors have other shapes than the graph predicts.
+        found: the fault, in words.
     """
 
     module: str
@@ -37,7 +37,7 @@ class Fault:
 
 
 class _Mismatch(Exception):
-    """Leaves the forward pass at once; its argument says what was found."""
+    """Ends the forward pass at once; its argument is the fault."""
 
 
 def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
@@ -73,7 +73,7 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
 
 
 class _Forms(TorchFunctionMode):
-    """Shows what code gives a form by numbers."""
+    """Shows the results of functions that take explicit sizes."""
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _Forms(TorchFunctionMode):
 
 
 class _Watch:
-    """Compares the tensors of each module call; what depends on data has no lengths to compare."""
+    """Compares the tensors of each module call; sizes that depend on data are not compared."""
 
     def __init__(self, graph: Graph, sizes: Sizes) -> None:
         self.sizes = sizes
@@ -132,7 +132,7 @@ class _Watch:
         return hook
 
     def made_shapes(self, out: Any) -> None:
-        """Compare what a line of the running module's code made with what it made in the trace."""
+        """Compare the shapes that a line of the running module's code made with those of the trace."""
         entry = self._entry(self.running)
         if entry is None or not self.every_length or self.running in self.homes:
             return

@@ -1,4 +1,4 @@
-"""Attributes of torch's own modules that say how wide a weight is, for code that reads them: `self.fc.in_features`."""
+"""Attributes of torch's own modules that hold a weight's width, for code that reads them: `self.fc.in_features`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def width_attributes(module: nn.Module) -> Iterator[tuple[str, int]]:
 def known_widths(
     model: nn.Module, dims_of: Callable[[torch.Tensor], Sequence[DimExpr]]
 ) -> dict[tuple[str, str], DimExpr]:
-    """The dimension that each such attribute of a network counts, by the module's path and the attribute's name."""
+    """The dimension that each such attribute of a network counts, by module path and attribute name."""
     found: dict[tuple[str, str], DimExpr] = {}
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")

@@ -15,6 +15,7 @@ from typing import Any
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Concat, Fixed, Layout, Product, axes, extent
+from edakari.graph.operators import named
 
 __all__ = ["AXES", "Layer", "Use", "layers_of", "unknown_operators", "widths_in_group"]
 
@@ -33,11 +34,11 @@ AXES: Mapping[str, tuple[str, ...]] = {
 """Kind of layer to the names of its widths. Two widths are one side by side where a kind would have three: those of a
 group's input and output, those of a head's keys and values."""
 
-VIEWS = frozenset(
-    """view _unsafe_view reshape _reshape_alias unsqueeze squeeze expand detach alias lift_fresh _to_copy t empty
-    empty_like zeros ones full arange new_zeros new_ones new_full zeros_like ones_like scalar_tensor native_dropout
-    dropout as_strided select slice linspace""".split()
+INSTANT = (
+    *("view", "unsqueeze", "squeeze", "expand", "strides", "slice", "selection", "reference", "conversion", "dropout"),
+    *("constant", "like", "made"),
 )
+VIEWS = frozenset(name.removeprefix("aten.").removesuffix("_") for name in named(*INSTANT)) | {"t"}
 """Operators that take no time of their own, or next to none, in every runtime."""
 
 TAILS: Mapping[str, str] = {

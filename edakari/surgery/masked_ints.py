@@ -1,4 +1,4 @@
-"""Integers of a masked network: they are what the dense network's code needs, and know what the cut network would have.
+"""Integers of a masked network: dense where code shapes tensors, the cut network's where code computes with them.
 
 A masked network keeps its dense shapes, so sizes and attributes stay dense. But where code computes with them instead
 of shaping tensors (an attention scale `C ** -0.5`, a mean as `x.sum(1) / self.width`), the cut network gets smaller
@@ -68,7 +68,7 @@ class MaskedInt(TrackedInt):
 
 
 class Ratio(float):
-    """A float of the cut network, to be computed with; as an integer again, to be a size, it is the dense network's."""
+    """A float of the cut network for arithmetic; converted to an integer, to be a size, it is the dense network's."""
 
     dense: float
 
@@ -94,9 +94,9 @@ def masked_int(dense: int, kept: int, source: Source) -> int:
     """An integer for a masked network; a plain one where nothing is gone.
 
     Args:
-        dense: the dense network's.
-        kept: the cut network's.
-        source: as of other numbers.
+        dense: its value in the dense network.
+        kept: its value in the cut network.
+        source: as of any tracked integer.
     """
     return int(dense) if dense == kept else _masked_int(dense, kept, source)
 
@@ -137,7 +137,7 @@ def arithmetic(
 
 
 def with_counts(model: nn.Module, graph: Graph, sizes: Sizes) -> nn.Module:
-    """A twin of a network that shares its tensors; what its modules remember counts as in the cut network."""
+    """A twin of a network that shares its tensors; integers in its modules also know their value in the cut network."""
     twin = copied_as_is(model)
     for path, module in twin.named_modules():
         if isinstance(module, nn.MultiheadAttention):

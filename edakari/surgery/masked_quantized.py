@@ -1,4 +1,4 @@
-"""What fake quantisation reads of a network that is masked instead of cut."""
+"""The masked reading of fake quantisation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["QUANTIZED"]
 
 
 def _observed(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The observed range is that of what is kept: positions that are gone repeat one that is kept."""
+    """Removed positions repeat a kept one, so that the observed range is that of the kept positions."""
     x = args[0]
     along, each = (args[10], args[11]) if len(args) > 11 else (kwargs.get("ch_axis", 0), False)
     mixed = [dim for dim in range(x.dim()) if not each or dim != along % x.dim()]
@@ -27,4 +27,4 @@ def _observed(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mappin
 
 
 QUANTIZED: dict[str, Callable[..., Any]] = dict.fromkeys(named("observed_quantisation"), _observed)
-"""Functions by name, and how each reads what is kept."""
+"""Functions by name, with their masked readings."""

@@ -1,4 +1,4 @@
-"""What operators read of a network that is masked instead of cut: one reading per operator that mixes positions."""
+"""How operators of a masked network ignore removed positions: one masked reading per operator that mixes positions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ CONSTANTS = frozenset(
         *(torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to, torch.Tensor.repeat),
     }
 )
-"""Functions whose result is the same everywhere, or along what they repeat, or drawn anew."""
+"""Functions whose result is constant, repeats a dimension, or is random."""
 
 
 class MaskedReads:
-    """State of one masked forward pass: what every tensor's dimensions are made of, and what of them is gone.
+    """State of one masked forward pass: the symbolic shape of every tensor, and which of its positions are removed.
 
     Args:
         graph: of the dense network.
@@ -68,12 +68,12 @@ class MaskedReads:
         return torch.from_numpy(layouts.kept(freeze(dim, self.layouts), self.masks))
 
     def sized(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Note what of a constant would be gone whose sizes are numbers of the cut network."""
+        """Note which dimensions the sizes of a new constant count."""
         if function in CONSTANTS:
             self.ints.used(function, args, kwargs, out)
 
     def shape(self, x: torch.Tensor) -> torch.Size:
-        """A tensor's shape, in which sizes also know what is kept."""
+        """A tensor's shape, in which sizes also know those of the cut network."""
         dims = self.tracer.peek(x)
         if all(isinstance(dim, int) for dim in dims):
             return x.shape
@@ -84,7 +84,7 @@ class MaskedReads:
         return size if keep is None else masked_int(size, int(keep.sum()), Extent(dim))
 
     def masked(self, x: torch.Tensor, positions: Sequence[int], fill: float = 0.0) -> torch.Tensor:
-        """A tensor with the positions that are gone along some dimensions filled."""
+        """A tensor with the removed positions along some dimensions filled."""
         for position, keep in self.gone(x, positions).items():
             shape = [1] * x.dim()
             shape[position] = -1
@@ -92,7 +92,7 @@ class MaskedReads:
         return x
 
     def gone(self, x: torch.Tensor, positions: Sequence[int]) -> dict[int, torch.Tensor]:
-        """For those of the dimensions along which positions are gone, which are kept."""
+        """For each of these dimensions that has removed positions, which positions are kept."""
         dims = self.tracer.dims(x)
         found = {position % max(x.dim(), 1): self.kept(dims[position]) for position in positions if dims}
         return {position: keep for position, keep in found.items() if keep is not None}
@@ -179,7 +179,7 @@ def _rms_norm(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mappin
 
 
 def _like(reads: MaskedReads, x: torch.Tensor, other: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
-    """Another tensor of the same form, masked as the first one would be."""
+    """Another tensor of the same shape, masked as the first one would be."""
     for position, keep in reads.gone(x, positions).items():
         shape = [1] * x.dim()
         shape[position] = -1
@@ -262,4 +262,4 @@ READS: dict[str, Read] = {
     **REDUCTIONS,
     **QUANTIZED,
 }
-"""Every operator that mixes positions of an axis which may be pruned, and how it reads what is kept."""
+"""Every operator that mixes positions of a prunable axis, with its masked reading."""

@@ -1,4 +1,4 @@
-"""What reductions, lookups and quantisation read of a network that is masked instead of cut."""
+"""Masked readings of reductions, lookups, losses and distances."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _kept(argument: int = 1, numbering: int | None = None) -> Read:
     """Reads only what is kept.
 
     Args:
-        argument: position of the one that says over which dimensions.
-        numbering: the output that holds position numbers, which are given in the dense network's count.
+        argument: index of the argument that holds the dimensions.
+        numbering: index of the output that holds positions, which are returned as in the dense network.
     """
 
     def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -57,7 +57,7 @@ def _everything(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapp
 
 
 def _running(fill: float) -> Read:
-    """Reads what is gone as what changes nothing."""
+    """Reads removed positions as the neutral element."""
 
     def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         x = args[0]
@@ -77,7 +77,7 @@ def _bound(dtype: torch.dtype, fill: float) -> float:
 
 
 def _by_number(argument: int) -> Read:
-    """Numbers at positions that are gone may be anything, and no position may have them: they become 0."""
+    """Indices at removed positions may be out of range, so they are read as 0."""
 
     def read(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         index = args[argument]
@@ -137,4 +137,4 @@ REDUCTIONS: dict[str, Read] = {
     **_of(_bilinear, "bilinear"),
     **_of(_as_it_is, "response_norm"),
 }
-"""Operators by name, and how each reads what is kept."""
+"""Operators by name, with their masked readings."""

@@ -36,14 +36,14 @@ def simulate(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Mod
     statistics over them, only those that are kept), so biases do not leak. Weights are shared with `model` and stay as
     they are (moving or casting the twin moves or casts `model`); there is no gradient.
 
-    Where the plan prunes tokens, these are masked too; which, is asked of the cut network (see `BothMasked`). Where
-    tokens are merged, or positions of stages skipped, channels are cut, and only the part that cuts channels can be
-    simulated by itself.
+    If the plan prunes tokens, these are masked too; the cut network says which (see `BothMasked`). If tokens are
+    merged, or positions of stages skipped, the returned network has cut channels: simulate the plan without its token
+    edits to mask them.
 
     Args:
-        plan: made for this network.
         model: the dense network. Of a compiled or data-parallel one, the network inside is masked.
-        graph: of the network as it is now, so that it need not be traced again; None traces it.
+        plan: made for this network.
+        graph: graph of the network as it is now; None traces it.
 
     Returns:
         A module that is called as `model` is.
@@ -97,7 +97,7 @@ class Simulated(nn.Module):
             return self.model(*args, **kwargs)
 
     def attach(self, plan: Plan) -> None:
-        """Put a plan's selectors in; they work channel by channel, so what comes out is made of what goes in."""
+        """Insert a plan's selectors; they act on each channel alone, so their outputs have the inputs' channels."""
         insert(self.model, plan.tokens(), example_for(self.model, plan.inputs))
         for selection in selections(self.model).values():
             selection.register_forward_pre_hook(self._before)
@@ -118,7 +118,7 @@ class Simulated(nn.Module):
 
 @contextlib.contextmanager
 def _buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Leave buffers as they were: observers of quantisation also count in evaluation mode."""
+    """Restore buffers afterwards: observers of quantisation update theirs in evaluation mode too."""
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
@@ -135,11 +135,11 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "batch_norm": ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
     "local_response_norm": ("input", "size", "alpha", "beta", "k"),
 }
-"""Names of the arguments of torch functions that have a rule, for callers that name them."""
+"""Names of the arguments of torch functions that have a rule, in order."""
 
 
 def _in_order(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Arguments by position where a caller named them, as far as there is no gap."""
+    """Moves named arguments to their positions, up to the first gap."""
     ordered, rest = list(args), dict(kwargs)
     for argument in ARGUMENTS.get(name, ())[len(args) :]:
         if argument not in rest:

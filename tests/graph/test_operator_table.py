@@ -59,6 +59,18 @@ def test_names_of_operators_are_put_together_in_the_table_only() -> None:
     assert found - {TABLE.name} == rules
 
 
+def test_no_other_file_lists_operators_without_their_namespace() -> None:
+    known = {name.removeprefix("aten.") for name in ROWS}
+    listed = {
+        path.name
+        for path in ROOT.rglob("*.py")
+        for text, _ in literals(path)
+        if path != TABLE and len(text.split()) >= 5 and known.issuperset(text.split())
+    }
+    # those that a runtime has a layer for, by what the layer is called
+    assert listed == {"layers.py"}
+
+
 def test_an_operator_has_one_row() -> None:
     rows = {id(row): row for row in ROWS.values()}.values()
     assert sum(len(row.names) for row in rows) == len(ROWS)

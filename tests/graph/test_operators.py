@@ -201,18 +201,18 @@ def written(x: torch.Tensor) -> torch.Tensor:
 
 
 STAY = {
-    "read index": (lambda x: x + x.argmax(1, keepdim=True), "with the numbers of positions"),
-    "index as a number": (lambda x: x * x.max(1).indices.unsqueeze(1), "with the numbers of positions"),
-    "index of everything": (lambda x: x * x.argmax(), "numbers the positions of all dimensions"),
-    "topk": (lambda x: x.topk(4, 1).values, "by their rank"),
-    "sort": (lambda x: x.sort(1).values, "by their rank"),
-    "permutation": (shuffled, "these mean others"),
-    "written by number": (written, "number"),  # torch 2.11 has another operator for it than 2.15, with words of its own
-    "index_select": (lambda x: x.index_select(1, torch.arange(7, -1, -1)), "these mean others"),
-    "index_add": (lambda x: x.index_add(1, torch.arange(8), x), "written by number"),
-    "flip": (lambda x: x.flip(1), "change places"),
+    "read index": (lambda x: x + x.argmax(1, keepdim=True), "with indices of positions"),
+    "index as a number": (lambda x: x * x.max(1).indices.unsqueeze(1), "with indices of positions"),
+    "index of everything": (lambda x: x * x.argmax(), "count the positions of all dimensions"),
+    "topk": (lambda x: x.topk(4, 1).values, "by rank"),
+    "sort": (lambda x: x.sort(1).values, "by rank"),
+    "permutation": (shuffled, "selects positions by index"),
+    "written by number": (written, "index"),  # torch 2.11 has another operator for it than 2.15, with words of its own
+    "index_select": (lambda x: x.index_select(1, torch.arange(7, -1, -1)), "selects positions by index"),
+    "index_add": (lambda x: x.index_add(1, torch.arange(8), x), "written by index"),
+    "flip": (lambda x: x.flip(1), "reorders positions"),
     "fourier over channels": (lambda x: torch.fft.rfft(x, dim=1).abs(), "into frequencies"),
-    "response": (lambda x: F.local_response_norm(x, 3), "neighbours in the list"),
+    "response": (lambda x: F.local_response_norm(x, 3), "changes the neighbours"),
 }
 
 
@@ -251,7 +251,7 @@ class Elsewhere(nn.Module):
 def test_numbers_of_other_channels_keep_both() -> None:
     graph = cut_exactly(Elsewhere())
     assert not graph.groups
-    assert "these mean others" in reasons(graph)
+    assert "selects positions by index" in reasons(graph)
 
 
 class Numbered(nn.Module):
@@ -269,7 +269,7 @@ class Numbered(nn.Module):
 def test_numbers_of_channels_that_are_returned_keep_them() -> None:
     graph = cut_exactly(Numbered())
     assert not graph.groups
-    assert "returns numbers of its positions" in reasons(graph)
+    assert "returns indices of its positions" in reasons(graph)
 
 
 class Attention(nn.Module):
@@ -387,7 +387,7 @@ def multiplies_groups() -> bool:
 @pytest.mark.skipif(not multiplies_groups(), reason="this torch has no such operator")
 def test_products_of_experts_are_counted() -> None:
     graph = trace(Experts(), IMAGES.float())
-    assert "dealt out to groups by number" in reasons(graph)
+    assert "assigned to groups by index" in reasons(graph)
     assert macs(graph).total({}) == 72 * (3 * 16 + 16 * 8 + 8 * 4)
     # what torch itself needs of the lengths of rows, in words
     assert "multiple of 16 bytes" in reasons(graph)

@@ -127,7 +127,7 @@ def test_keys_that_are_gone_are_not_attended_to():
 def test_a_causal_mask_keeps_tokens_whole():
     graph = cut_exactly(MixedTokens(causal=True))
     assert not graph.groups
-    assert any("sees goes by number" in unprunable.reason for unprunable in graph.unprunable)
+    assert any("sees depend on their index" in unprunable.reason for unprunable in graph.unprunable)
 
 
 class HalvesOfBranches(nn.Module):

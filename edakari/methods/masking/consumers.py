@@ -1,9 +1,11 @@
-"""Where a network reads and writes its groups: what a method that masks or scores channels has to know.
+"""Consumers and producers of groups: the weights and norms that read and write them.
+
+Methods that mask or score channels need this.
 
 A convolution or linear layer reads the groups on its weight's input dimension and writes those on its output dimension.
 Depthwise convolutions and norms of single channels lie on the axis: they neither read nor write it. A layer norm reads
-what it takes statistics over. Everything else that mixes the positions of a group (queries with keys over the head
-dimension, a group norm, a sum over channels) closes it: no mask on weights can stand for a cut there.
+the dimensions of its statistics. Anything else that mixes the positions of a group (queries with keys over the head
+dimension, a group norm, a sum over channels) closes it: no mask on weights can replace a cut there.
 """
 
 from __future__ import annotations
@@ -41,10 +43,10 @@ class WeightConsumer:
 
     Args:
         weight: name of the parameter.
-        dim: its dimension that reads.
-        caller: module that uses it.
-        norm: weight of the batch normalisation right behind the layer; empty where there is none.
-        norm_caller: module that uses that.
+        dim: the dimension of the weight that reads them.
+        caller: dotted path of the module that uses it.
+        norm: weight of the batch normalisation right after the layer; empty if there is none.
+        norm_caller: dotted path of the module that uses the batch normalisation.
     """
 
     weight: str
@@ -60,9 +62,9 @@ class Layer:
 
     Args:
         weight: name of the parameter.
-        caller: module that uses it.
-        normed: a batch normalisation is right behind it.
-        last: what it writes belongs to no group, such as logits.
+        caller: dotted path of the module that uses it.
+        normed: whether a batch normalisation comes right after it.
+        last: whether its outputs belong to no group, as logits do.
     """
 
     weight: str
@@ -73,7 +75,7 @@ class Layer:
 
 @dc.dataclass(frozen=True, slots=True)
 class WeightProducer:
-    """A weight that writes groups along `dim`, and weight and bias of the batch norm right behind it, if any."""
+    """A weight that writes groups along `dim`, with weight and bias of the batch norm right after it, if any."""
 
     weight: str
     dim: int
@@ -91,13 +93,13 @@ class LayerNormConsumer:
 
 @dc.dataclass(frozen=True)
 class Structure:
-    """All reads and writes of a network.
+    """All consumers and producers of a network's groups.
 
     Args:
-        reads: weights that read groups.
-        writes: weights that write groups.
+        consumers: weights that read groups.
+        producers: weights that write groups.
         layer_norms: layer norms over groups.
-        closed: groups that something else reads, and what.
+        closed: groups that something else mixes, and what that is.
     """
 
     consumers: tuple[WeightConsumer, ...]
@@ -113,7 +115,7 @@ def structure_of(graph: Graph) -> Structure:
         graph: of the network.
 
     Returns:
-        Its structure. Where a group is read and not closed, masking what reads it equals cutting it.
+        Its structure. If a group is read and not closed, masking its consumers equals cutting it.
     """
     consumers: dict[WeightConsumer, None] = {}
     producers: dict[WeightProducer, None] = {}
@@ -175,7 +177,7 @@ def _layer(graph: Graph, index: int) -> tuple[str, int, str] | None:
 
 
 def _norm_behind(graph: Graph, index: int) -> Operator | None:
-    """The batch normalisation that comes right behind a layer and normalises what it made."""
+    """The batch normalisation of a layer's output that comes right after the layer; None if there is none."""
     made = graph.operators[index].outputs[0]
     for operator in graph.operators[index + 1 :]:
         if operator.name in CONSTANTS:
