@@ -96,6 +96,8 @@ class TokenState:
 
 
 _ASKED: ContextVar[TokenState | None] = ContextVar("edakari_tokens", default=None)
+_LATEST: list[TokenState | None] = [None]
+"""What `_ASKED` holds, for compiled networks: torch.compile of torch 2.11 cannot read a context variable."""
 PASSES = 16
 """Forward passes whose blocks may still run again in a backward pass."""
 
@@ -135,7 +137,7 @@ class Chain:
 
     def start(self) -> TokenState:
         """The state for a forward pass that comes to its first gate."""
-        state = self.states[_thread()] = _ASKED.get() or TokenState()
+        state = self.states[_thread()] = _asked() or TokenState()
         if self.moments:
             open_passes = [noted for noted in self.moments if not all(each.done for each in noted if each.heads)]
             self.moments = [*open_passes[1 - PASSES :], []]
@@ -176,11 +178,17 @@ class Chain:
 @contextlib.contextmanager
 def running(state: TokenState) -> Iterator[TokenState]:
     """Forward passes in the block use this state; one pass to a state."""
-    before = _ASKED.set(state)
+    token, latest = _ASKED.set(state), _LATEST[0]
+    _LATEST[0] = state
     try:
         yield state
     finally:
-        _ASKED.reset(before)
+        _ASKED.reset(token)
+        _LATEST[0] = latest
+
+
+def _asked() -> TokenState | None:
+    return _LATEST[0] if torch.compiler.is_compiling() else _ASKED.get()
 
 
 def _thread() -> int:
