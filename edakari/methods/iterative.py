@@ -14,7 +14,7 @@ from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
 from edakari.core.space import Group, Scores, Sizes
 from edakari.cost import dense
 from edakari.cost.cost_after import CostAfter
-from edakari.graph import trace
+from edakari.graph import fixed_graph, trace
 from edakari.methods.allocation import allocate
 from edakari.surgery import apply
 
@@ -68,7 +68,8 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
         cut = allocate_within(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name))
         model = apply(model, cut, graph)
-        graph = trace(model, job.task.example())
+        # of the last one, only the costs are asked
+        graph = (trace if iteration < iterations.count else fixed_graph)(model, job.task.example())
         job.log(f"iteration {iteration}", _costs(job, graph, plan.sizes()))
     return Outcome(plan, model)
 

@@ -57,7 +57,7 @@ def check_method(
         outcome = method.prune(job)
         _check_plan(method, outcome, job, where)
         _check_network(outcome, network, job, where)
-        again = method.prune(job_of(copied(network), "macs<=50%"))
+        again = method.prune(dc.replace(job, model=copied(network)))
         _check(again.plan == outcome.plan, f"{where}: the same job gave another plan the second time")
         measured = job_of(copied(network), "latency<=60%")
         _check_plan(method, method.prune(measured), measured, f"{where} with a measured cost")
@@ -199,7 +199,7 @@ def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:
 
 
 def _check_network(outcome: Outcome, network: nn.Module, job: Job, where: str) -> None:
-    small = apply(copied(network), outcome.plan)
+    small = apply(copied(network), outcome.plan, job.graph)
     shapes, found = _shapes(small), _shapes(outcome.model)
     _check(
         shapes == found, f"{where}: apply(plan, fresh) and the outcome's model differ in {_differing(shapes, found)}"

@@ -305,7 +305,7 @@ def counted(monkeypatch, name):
 
 
 def test_a_branch_that_an_outer_one_hides_is_tried_by_itself(monkeypatch):
-    trials = counted(monkeypatch, "rehearse")
+    trials = counted(monkeypatch, "trial_cuts")
     needed = []
     for blocks in (2, 8):
         trials.clear()
@@ -580,7 +580,7 @@ class Llama(nn.Module):
 
 
 def test_each_block_of_a_language_model_offers_the_same_branches(monkeypatch):
-    trials = counted(monkeypatch, "rehearse")
+    trials = counted(monkeypatch, "trial_cuts")
     words = torch.tensor([[1, 3, 0, 8, 5]])
     needed = []
     for blocks in (4, 8, 16):

@@ -34,7 +34,7 @@ EXAMPLE = torch.zeros(1, 3, 16, 16)
 def swin() -> nn.Module:
     torch.manual_seed(0)
     return SwinTransformer(
-        img_size=16, patch_size=2, window_size=4, embed_dim=16, depths=(2, 4), num_heads=(2, 4), num_classes=4
+        img_size=16, patch_size=2, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=4
     ).eval()
 
 
