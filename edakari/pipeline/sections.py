@@ -6,6 +6,7 @@ import dataclasses as dc
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, Union
 
 from edakari.core.optional import needs
@@ -49,6 +50,7 @@ def check(
     also: tuple[str, ...] = (),
     permit: Permit = no_code,
     default: T | None = None,
+    made: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[T | None, list[Problem]]:
     """A dataclass from a mapping, or what is wrong with the mapping.
 
@@ -59,31 +61,37 @@ def check(
         also: keys that may stand beside the fields, read elsewhere; for the list of known ones.
         permit: asked before a Python file is run that the mapping names.
         default: what fields are that the mapping does not name; None is the dataclass's own defaults.
+        made: fields that were read elsewhere; None where something is wrong with one.
 
     Raises:
         UntrustedCode: the mapping names Python code that must not run.
     """
     if not isinstance(content, Mapping):
         return None, [Problem(key, f"must be a mapping of keys ({', '.join(_names(cls))}), found {content!r}")]
-    nested = _nested(cls)
-    values, problems = _values(cls, {name: value for name, value in content.items() if name not in nested}, key, also)
+    nested = {name: hint for name, hint in _nested(cls).items() if name not in made}
+    flat = {name: value for name, value in content.items() if name not in nested}
+    values, problems = _values(cls, flat, key, also, made)
     for name, hint in nested.items():
-        if name in content:
-            values[name], found = _part(hint, content[name], f"{key}.{name}" if key else name, permit, cls, name)
+        if name in content or _default_of(cls, name) is dc.MISSING:
+            written = content.get(name)
+            values[name], found = _part(hint, written, f"{key}.{name}" if key else name, permit, cls, name)
             problems += found
     problems += _named(cls, values, key, permit)
-    if problems:
+    if problems or None in made.values():
         return None, problems
+    values |= made
     try:
         return (cls(**values) if default is None else dc.replace(default, **values)), []  # type: ignore[type-var]
     except ValueError as error:
         return None, [Problem(key, str(error))]
 
 
-def _values(cls: type[Any], content: Mapping[str, Any], key: str, also: tuple[str, ...]) -> Any:
+def _values(
+    cls: type[Any], content: Mapping[str, Any], key: str, also: tuple[str, ...], made: Iterable[str]
+) -> tuple[dict[str, Any], list[Problem]]:
     """The fields of plain values that a mapping names, and what is wrong with them."""
     try:
-        section = _section(cls).model_validate(dict(content))
+        section = _section(cls, *made).model_validate(dict(content))
     except pydantic.ValidationError as error:
         known = [*also, *_names(cls)]
         return {}, _one_each(_problem(known, entry, key) for entry in error.errors())
@@ -99,6 +107,8 @@ def _part(hint: Any, content: Any, key: str, permit: Permit, cls: type[Any], nam
         if content is None and type(None) in typing.get_args(hint):
             return None, []
         content = {} if content is None else content  # a section of which nothing is written
+        if isinstance(content, str) and "name" in _names(wanted):
+            content = {"name": content}
         return check(wanted, content, key, permit=permit, default=default if isinstance(default, wanted) else None)
     settings = {"name": content} if isinstance(content, str) else content
     if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
@@ -185,13 +195,13 @@ def _plain_part(hint: Any, part: Any) -> Any:
     return {"name": name, **settings} if settings else name
 
 
-def _section(cls: Any) -> type[pydantic.BaseModel]:
+def _section(cls: Any, *without: str) -> type[pydantic.BaseModel]:
     """The dataclass as pydantic checks it: the ranges that its annotations say, and numbers that are numbers."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields: dict[str, Any] = {}
-    nested = _nested(cls)
+    elsewhere = {*_nested(cls), *without}
     for field in dc.fields(cls):
-        if field.name in nested:
+        if field.name in elsewhere or field.name not in _names(cls):
             continue
         hint = _strict(hints[field.name])
         if field.default_factory is not dc.MISSING:
@@ -219,7 +229,8 @@ def _strict(hint: Any) -> Any:
 
 
 def _names(cls: Any) -> list[str]:
-    return [field.name for field in dc.fields(cls)]
+    """The keys of a section; fields that are not compared say something about it, and are not part of it."""
+    return [field.name for field in dc.fields(cls) if field.compare]
 
 
 def _problem(known: list[str], error: Any, key: str) -> Problem:

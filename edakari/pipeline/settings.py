@@ -176,18 +176,20 @@ class PruneSettings:
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.latency is None and self.budget.term("latency") is not None:
-            object.__setattr__(self, "latency", LatencySettings())
+        timed = self.budget.term("latency") is not None
+        object.__setattr__(self, "latency", (self.latency or LatencySettings()) if timed else None)
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """The fields that are written beside the results; what a class adds comes first."""
+        names = [field.name for field in dc.fields(cls) if field.compare]
+        added = [name for name in names if name in cls.__annotations__ and cls is not PruneSettings]
+        return (*added, *(name for name in names if name not in added))
 
     @property
     def content(self) -> dict[str, Any]:
         """All of this as plain values, as it is written beside the results."""
-        own = [field for field in dc.fields(self) if field.name not in _NAMES and field.compare]
-        shared = [field for field in dc.fields(self) if field.name in _NAMES]
-        return {field.name: _plain(getattr(self, field.name)) for field in (*own, *shared)}
-
-
-_NAMES = frozenset(field.name for field in dc.fields(PruneSettings))
+        return {name: _plain(getattr(self, name)) for name in self.keys()}
 
 
 def _plain(value: Any) -> Any:

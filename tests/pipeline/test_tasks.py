@@ -115,7 +115,13 @@ def test_the_whole_method_runs_on_them_too(tmp_path: Path, task: str) -> None:
 
 def test_what_a_filter_tells_apart_is_counted_where_it_is_excited(tmp_path: Path) -> None:
     """A network whose filters answer to one colour each."""
-    settings = content(tmp_path, "segmentation", finetune=None, export=[], method={"name": "rfc", "reduce": "max"})
+    settings = content(
+        tmp_path,
+        "segmentation",
+        finetune=None,
+        export=[],
+        method={"name": "rfc", "criterion": {"responses": {"reduce": "max"}}},
+    )
     settings["data"]["augment"] = "none"
     path = tmp_path / "known.safetensors"
     model = build(ModelSpec(name=f"{tmp_path}/networks.py:maps"))
