@@ -19,7 +19,8 @@ SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 """To the unit of latency, which is ms."""
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
-UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, "B, kB, MB, GB, TB, KiB, MiB, GiB, %")}
+SIZES = "B, kB, MB, GB, TB, KiB, MiB, GiB, %"
+UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, SIZES), "memory": ("B", BYTES, SIZES)}
 """Of costs whose figures need one: the unit, what each suffix is worth in it, and how the suffixes are written."""
 NAME = r"[A-Za-z_]\w*|[^\s<,][^<,]*\.py:[A-Za-z_]\w*"
 """Of a cost; the second form is a cost in a file of the user's own."""
@@ -30,7 +31,7 @@ TERM = re.compile(rf"\s*({NAME})\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s
 class Term:
     """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit.
 
-    The unit of a latency is ms, that of a size is bytes.
+    The unit of a latency is ms, that of a size and of memory is bytes.
     """
 
     cost: str
@@ -128,7 +129,7 @@ def _term(text: str) -> Term:
     if not found:
         raise BudgetError(f"cannot read the budget term {text.strip()!r}; write it as 'macs<=50%' or 'params<=8M'")
     name, number, suffix = found.group(1), float(found.group(2)), found.group(3)
-    name = name.lower() if name.lower() in COUNTED + MEASURED else name
+    name = name.lower() if name.lower() in (*COUNTED, *UNITS) else name
     if suffix == "%":
         if not 0 < number <= 100:
             raise BudgetError(f"budget term {text.strip()!r}: a share must lie above 0 % and at most at 100 %")

@@ -16,7 +16,7 @@ __all__ = ["COSTS", "bind", "counted", "dense", "require_known"]
 COSTS: Registry[Callable[[Graph], Cost]] = Registry(
     "cost",
     "edakari.costs",
-    {name: f"edakari.cost.counts:{name}" for name in COUNTED},
+    {**{name: f"edakari.cost.counts:{name}" for name in COUNTED}, "memory": "edakari.cost.memory:memory"},
     members=("name", "unit", "total", "curve"),
 )
 """Every cost that the graph alone tells, by name; see `edakari.core.protocols.Cost`."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from edakari.core.user_code import names_file, parted_file
 from edakari.errors import UntrustedCode
 from edakari.models.zoo import SOURCES, ModelSpec, parted
 
-__all__ = ["check_code", "check_trusted", "remember", "trusted_before"]
+__all__ = ["check_code", "check_trusted", "code_in", "remember", "trusted_before"]
 
 FILE = "trusted_code.txt"
 """File in the user's configuration folder with a digest of each trusted Python file and function."""
@@ -73,6 +76,21 @@ def check_code(name: str, what: str, where: str | Path, *, trust_code: bool) -> 
         f"{where} names Python code for its {what}: {function!r} of {path}. Nothing was run; read "
         f"{Path(path).absolute()} first, for it can do whatever you can. {ALLOW}"
     )
+
+
+def code_in(content: Any) -> Iterator[str]:
+    """Every name of Python code in plain values, such as a recipe's.
+
+    Args:
+        content: texts, also budgets with such names, in mappings and lists.
+    """
+    if isinstance(content, Mapping):
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        for each in content:
+            yield from code_in(each)
+    elif isinstance(content, str):
+        yield from (part.strip() for part in re.split("[,<]", content) if names_file(part.strip()))
 
 
 def trusted_before(name: str) -> bool:

@@ -265,6 +265,8 @@ def export_stage(run: Run) -> ExportResult:
         return ExportResult(files=())
     batch = run.settings.latency.batch if run.settings.latency else 1
     example, files = batched(run.task.example(), batch), []
+    if run.settings.export:
+        folder.mkdir(parents=True, exist_ok=True)
     for kind in run.settings.export:
         exporter = EXPORTERS.named(kind)
         for name, model in (("dense", run.dense), ("pruned", run.network("finished"))):

@@ -36,12 +36,13 @@ def prune(
 
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
     """A recipe from its file; code that is run by `--trust` may run later, in commands on the run's folder, too."""
-    from edakari.models.trust import remember
+    from edakari.models.trust import code_in, remember
     from edakari.pipeline import read_recipe
 
     recipe = read_recipe(path, settings, trust_code=trust)
     if trust:
-        remember(recipe.model.name)
+        for name in code_in(recipe.content):
+            remember(name)
     return recipe
 
 

@@ -1,0 +1,155 @@
+"""The peak of memory while a network runs: its weights, its inputs, and what of its own tensors is alive at a time.
+
+A tensor is born by the operator that makes it and dies after the last one that reads it, or a view of it. That is what
+a runtime needs that frees as early as it can; eager PyTorch keeps what variables of the forward code still name.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edakari.core.graph import Graph
+from edakari.core.layout import Layout, extent
+from edakari.core.space import Group, Sizes
+from edakari.cost.counts import Count, size
+
+__all__ = ["Memory", "memory"]
+
+INDEX_BYTES = 8
+ONLY_FIRST_LIVES = ("norm", "with_indices", "attention", "pool")
+"""In names of operators whose further outputs are for training: they are gone after the call."""
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Buffer:
+    """A tensor that an operator allocates.
+
+    Args:
+        bytes: of one position.
+        layouts: of its dimensions, and of the branches that it lies in.
+        born: index of the operator that makes it.
+        dies: index of the last operator that reads it.
+    """
+
+    bytes: int
+    layouts: tuple[Layout, ...]
+    born: int
+    dies: int
+
+
+@dc.dataclass(frozen=True)
+class Memory:
+    """The peak as a cost; see `memory`.
+
+    Args:
+        weights: bytes of parameters and buffers.
+        inputs: bytes of the network's inputs.
+        buffers: what its operators allocate.
+        steps: number of operators.
+    """
+
+    weights: Count
+    inputs: int
+    buffers: tuple[Buffer, ...]
+    steps: int
+    name: str = "memory"
+    unit: str = "B"
+
+    def total(self, sizes: Sizes) -> float:
+        """See `edakari.core.protocols.Cost.total`."""
+        return float(self.weights.total(sizes) + self.inputs + self._peak(sizes, 1)[0])
+
+    def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
+        """See `edakari.core.protocols.Cost.curve`."""
+        every: Any = np.arange(group.size + 1, dtype=np.float64)
+        peak = self._peak({**sizes, group.name: every}, group.size + 1)
+        return self.weights.curve(group, sizes) + self.inputs + peak
+
+    def _peak(self, sizes: Mapping[str, Any], points: int) -> npt.NDArray[np.float64]:
+        """Most bytes of buffers at a time, float64 [points]."""
+        change = np.zeros((self.steps + 2, points))
+        for buffer in self.buffers:
+            taken = buffer.bytes * math.prod(extent(layout, sizes) for layout in buffer.layouts)
+            change[buffer.born] += taken
+            change[buffer.dies + 1] -= taken
+        peak: npt.NDArray[np.float64] = change.cumsum(axis=0).max(axis=0)
+        return peak
+
+
+def memory(graph: Graph, batch: int = 1) -> Memory:
+    """The largest number of bytes that are alive at a time while the network runs without gradients.
+
+    Args:
+        graph: of the network, traced in the type of numbers that it will run in.
+        batch: how many times the traced example is computed at once.
+    """
+    roots, last = _lifetimes(graph)
+    unit = _float_bytes(graph)
+    buffers = []
+    for index, operator in enumerate(graph.operators):
+        if roots[index] != index:
+            continue
+        for place, layouts in enumerate(operator.outputs):
+            spare = place > 0 and any(word in operator.name for word in ONLY_FIRST_LIVES)
+            each = INDEX_BYTES if place > 0 and "with_indices" in operator.name else unit
+            dies = index if spare else last.get(index, index)
+            buffers.append(Buffer(batch * each, (*layouts, *graph.enclosing_branches(index)), index, dies))
+    return Memory(size(graph), batch * sum(_input_bytes(graph.inputs)), tuple(buffers), len(graph.operators))
+
+
+def _lifetimes(graph: Graph) -> tuple[list[int | None], dict[int, int]]:
+    """For each operator the one whose memory its output lies in, None for weights and inputs; and each one's end."""
+    roots: list[int | None] = []
+    last: dict[int, int] = {}
+    for index, operator in enumerate(graph.operators):
+        for source in operator.sources:
+            root = roots[source] if source is not None else None
+            if root is not None:
+                last[root] = index
+        if _is_view(operator.name):
+            first = operator.sources[0] if operator.sources else None
+            roots.append(roots[first] if first is not None else None)
+        else:
+            roots.append(index)
+    for source in next((call.output_sources for call in graph.calls if call.module == ""), ()):
+        root = roots[source] if source is not None else None
+        if root is not None:
+            last[root] = len(graph.operators)
+    return roots, last
+
+
+@functools.cache
+def _is_view(name: str) -> bool:
+    """Whether an operator gives back memory of its first argument, by its schema."""
+    namespace, _, short = name.partition(".")
+    packet = getattr(getattr(torch.ops, namespace), short.partition(".")[0], None)
+    if packet is None:
+        return False
+    schema = getattr(packet, packet.overloads()[0])._schema
+    return any(each.alias_info is not None for each in schema.returns)
+
+
+def _float_bytes(graph: Graph) -> int:
+    """Bytes of a number in the network's tensors: of its parameters, or of its inputs where it has none."""
+    widths = [graph.stored[name] for name in graph.parameters if name in graph.stored]
+    return max(set(widths), key=widths.count) if widths else 4
+
+
+def _input_bytes(inputs: Any) -> Iterator[int]:
+    if isinstance(inputs, Mapping) and "tensor" in inputs:
+        shape, dtype = inputs["tensor"]
+        yield math.prod(shape) * getattr(torch, dtype).itemsize
+    elif isinstance(inputs, Mapping):
+        for each in inputs.values():
+            yield from _input_bytes(each)
+    elif isinstance(inputs, list | tuple):
+        for each in inputs:
+            yield from _input_bytes(each)

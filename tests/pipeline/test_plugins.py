@@ -1,0 +1,134 @@
+"""Plug-ins outside of the package, one file each, named by a recipe; and what happens where nobody trusts them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import edakari
+from edakari.cost import bind
+from edakari.errors import RecipeError, UntrustedCode
+from edakari.graph import trace
+from edakari.models.trust import code_in, remember
+from edakari.pipeline import read_recipe, recipe_from
+from edakari.testing import ToyTask, check_allocator, check_cost, check_criterion, toy_cnn
+
+HERE = Path(__file__).parents[1] / "plugins"
+NAMES = {
+    "criterion": "LargestWeight",
+    "cost": "energy",
+    "allocator": "SameFraction",
+    "task": "brightness",
+    "runtime": "Stopwatch",
+    "exporter": "shapes",
+    "source": "halves",
+}
+RECIPE: dict[str, Any] = {
+    "model": {"name": "edakari:fashion_cnn", "weights": "pretrained"},
+    "data": {"task": "task.py:brightness", "batch_size": 16},
+    "method": {
+        "name": "score",
+        "criterion": {"name": "criterion.py:LargestWeight", "power": 2.0},
+        "allocator": {"name": "allocator.py:SameFraction", "steps": 64},
+    },
+    "budget": "cost.py:energy<=50%",
+    "measure": {"runtimes": ["runtime.py:Stopwatch"], "repeats": 2, "warmup": 0},
+    "export": ["exporter.py:shapes"],
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a user's own, with the plug-ins in it."""
+    for path in HERE.glob("*.py"):
+        shutil.copy(path, tmp_path / path.name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDAKARI_CONFIG", str(tmp_path / "config"))
+    return tmp_path
+
+
+def test_each_kind_is_one_file_that_a_recipe_names(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    recipe = read_recipe("recipe.yaml", trust_code=True)
+    edakari.run(recipe, folder / "run")
+    report = json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))
+    network = edakari.build("edakari:fashion_cnn")
+    first, second, _ = report["networks"]
+    dense, pruned = (each["costs"]["cost.py:energy"] for each in (first, second))
+    assert dense == bind(recipe.budget, trace(network, torch.zeros(1, 1, 28, 28))).terms[0][0].total({})
+    assert 0.4 * dense < pruned <= 0.5 * dense
+    assert report["metric"] == "minus_error"
+    assert report["method"] == "criterion.py:LargestWeight"
+    assert all(each["kept"] < each["size"] for each in report["groups"])
+    assert set(first["latency"]) == {"runtime.py:Stopwatch"}
+    assert "classifier" in (folder / "run" / "export" / "pruned.txt").read_text(encoding="utf-8")
+    again = recipe_from(yaml.safe_load((folder / "run" / "recipe.yaml").read_text(encoding="utf-8")))
+    assert again.content == recipe.content
+
+
+@pytest.mark.parametrize("kind", sorted(NAMES))
+def test_nothing_of_a_stranger_runs_unasked(kind: str, folder: Path) -> None:
+    named = f"{kind}.py:{NAMES[kind]}"
+    (folder / f"{kind}.py").write_text("open('ran', 'w').close()\nraise SystemExit(3)", encoding="utf-8")
+    content: dict[str, Any] = {"model": RECIPE["model"], "method": "magnitude", "budget": "macs<=50%"}
+    places: dict[str, dict[str, Any]] = {
+        "criterion": {"method": {"name": "score", "criterion": named}},
+        "allocator": {"method": {"name": "magnitude", "allocator": {"name": named}}},
+        "cost": {"budget": f"macs<=50%, {named}<=3k"},
+        "task": {"data": {"task": named}},
+        "source": {"data": {"source": named}},
+        "runtime": {"measure": {"runtimes": ["torch", named]}},
+        "exporter": {"export": [named]},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**content, **places[kind]}), encoding="utf-8")
+    with pytest.raises(UntrustedCode, match=rf"recipe.yaml names Python code .*'{NAMES[kind]}' of {kind}\.py"):
+        edakari.run(read_recipe("recipe.yaml"), folder / "run")
+    assert not (folder / "ran").exists()
+
+
+def test_code_that_was_trusted_once_runs_again(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    with pytest.raises(UntrustedCode):
+        read_recipe("recipe.yaml")
+    named = set(code_in(recipe_from(RECIPE).content))
+    assert named == {f"{kind}.py:{name}" for kind, name in NAMES.items() if kind != "source"}
+    for name in named:
+        remember(name)
+    assert read_recipe("recipe.yaml").content["method"]["criterion"]["power"] == 2.0
+
+
+def test_settings_of_a_plug_in_are_checked_like_others(folder: Path) -> None:
+    wrong = {**RECIPE, "method": {"name": "score", "criterion": {"name": "criterion.py:LargestWeight", "power": 0}}}
+    with pytest.raises(RecipeError, match=r"method\.criterion\.power: should be greater than 0"):
+        recipe_from(wrong)
+    with pytest.raises(RecipeError, match=r"method\.criterion: .*has no 'score'"):
+        recipe_from({**RECIPE, "method": {"name": "score", "criterion": "allocator.py:SameFraction"}})
+
+
+def test_a_source_of_data(folder: Path) -> None:
+    recipe = recipe_from({**RECIPE, "data": {"source": "source.py:halves", "batch_size": 16, "workers": 0}})
+    from edakari.tasks import task_from_settings
+
+    task: Any = task_from_settings(recipe.data)
+    assert task.classes == ("dark", "bright")
+    assert len(task.labels("val")) == 16
+
+
+def test_plug_ins_keep_the_promises_of_their_kind(folder: Path) -> None:
+    from edakari.core.registry import Registry
+    from edakari.cost import COSTS
+    from edakari.criteria import CRITERIA
+    from edakari.solve import ALLOCATORS
+
+    kinds: list[tuple[Registry[Any], str]] = [(CRITERIA, "criterion"), (ALLOCATORS, "allocator"), (COSTS, "cost")]
+    criterion, allocator, cost = (registry.named(f"{kind}.py:{NAMES[kind]}") for registry, kind in kinds)
+    check_criterion(criterion())
+    check_allocator(allocator())
+    check_cost(cost(trace(toy_cnn(), ToyTask().example())), trace(toy_cnn(), ToyTask().example()).groups)
