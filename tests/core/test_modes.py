@@ -142,7 +142,7 @@ CALLS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Path], A
     "write_onnx": (tiny, lambda model, path: write_onnx(model, EXAMPLE, path / "x.onnx")),
     "write_onnx that fails": (tiny, lambda model, path: write_onnx(model, EXAMPLE[:, :1], path / "x.onnx")),
     "BatchNormScale": (toy_cnn, scored(BatchNormScale())),
-    "FeatureDiscrimination": (toy_cnn, scored(FeatureDiscrimination(response_settings=ResponseSettings(images=16)))),
+    "FeatureDiscrimination": (toy_cnn, scored(FeatureDiscrimination(responses=ResponseSettings(images=16)))),
     "GeometricMedian": (toy_cnn, scored(GeometricMedian())),
     "Magnitude": (toy_cnn, scored(Magnitude())),
     "Random": (toy_cnn, scored(Random())),

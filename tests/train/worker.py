@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from edakari.core.processes import Processes
 from edakari.tasks import Classification, DataSettings
-from edakari.tasks.loaders import Pixels, processes
+from edakari.tasks.loaders import Pixels
 from edakari.train import FitSettings, fit
 from tests.train.problem import SCHEDULE, batches, network, objective
 
@@ -29,7 +30,7 @@ def train(folder, mode):
         terms = objective(network, batch)
         return {**terms, "gate": (gate - batch[0].mean()).square().sum()}
 
-    settings = FitSettings(folder=Path(folder) / mode / str(processes()[1]), device="cpu")
+    settings = FitSettings(folder=Path(folder) / mode / str(Processes.here().world), device="cpu")
     schedule = dc.replace(SCHEDULE, precision="bf16" if mode == "norm" else "fp32")
     params = [*model.parameters(), gate] if mode == "plain" else None
     figures = {}
@@ -49,5 +50,6 @@ def train(folder, mode):
         }
     assert "forward" not in model.__dict__
     assert isinstance(model[0], nn.Conv2d)
-    rank, world = processes()
+    here = Processes.here()
+    rank, world = here.rank, here.world
     save_file({**model.state_dict(), **figures}, Path(folder) / f"{mode}-{world}-{rank}.safetensors")

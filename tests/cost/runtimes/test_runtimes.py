@@ -16,7 +16,10 @@ from edakari.graph import trace
 from edakari.latency import Layer, fill, key_of, latency_cost, layers_of, open_table, plan_measurement, wanted
 from edakari.latency.onnx_layers import onnx_layer, timed_part
 from edakari.latency.runnable import require_runnable
-from edakari.latency.runtimes import OnnxRuntime, OpenVino, TorchCompile, TorchEager
+from edakari.latency.runtimes.onnx_runtime import OnnxRuntime
+from edakari.latency.runtimes.openvino import OpenVino
+from edakari.latency.runtimes.torch_compile import TorchCompile
+from edakari.latency.runtimes.torch_eager import TorchEager
 from edakari.latency.timing import RunSettings, measure
 from edakari.latency.torch_layers import torch_layer
 from edakari.testing import toy_cnn
