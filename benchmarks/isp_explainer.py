@@ -27,8 +27,8 @@ import torch
 from records import write_record
 
 import edakari
-from edakari.explain.saliency import saliency_view
 from edakari.pipeline import read_recipe
+from edakari.pipeline.explained import run_saliency
 from edakari.pipeline.folder import RunFolder
 from edakari.report.saliency import shares
 
@@ -67,7 +67,7 @@ def judged(folder: Path, images: int) -> dict[str, Any]:
     entry["top1"] = {name: network["metrics"]["top1"] for name, network in networks.items()}
     entry["macs_share"] = last["costs"]["macs"] / dense["costs"]["macs"]
     for stage in ("pruned", "finished"):
-        entry[stage] = shares(saliency_view(folder, images, stage))
+        entry[stage] = shares(run_saliency(folder, images, stage))
     return entry
 
 

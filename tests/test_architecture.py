@@ -21,8 +21,8 @@ LEVELS = (
     {"methods"},
     {"results"},
     {"report", "testing"},
-    {"pipeline"},
     {"explain"},
+    {"pipeline"},
     {"cli"},
 )
 LEVEL = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}

@@ -1,11 +1,10 @@
-"""What the filters of a run's dense network tell apart, and which of them its plan keeps."""
+"""What the filters of a network tell apart, and which of them a plan keeps."""
 
 from __future__ import annotations
 
 import dataclasses as dc
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +19,12 @@ from edakari.criteria.capture import watching
 from edakari.criteria.discrimination import Discriminated
 from edakari.criteria.labels import LabelSource
 from edakari.criteria.responses import Reduce, Response, called, collect_responses, respond, until
-from edakari.errors import DataError, RunFolderError, UnknownName
+from edakari.errors import DataError, UnknownName
 from edakari.graph import trace
 from edakari.graph.layer_outputs import LayerOutput
 from edakari.graph.receptive import Seen, receptive_fields
-from edakari.pipeline.folder import RunFolder
-from edakari.pipeline.load import dense_network, recipe_of
 from edakari.report.filters import FilterView, FilterViews, LayerView
-from edakari.surgery import load_plan
-from edakari.tasks import ImageTask, Segmentation, image_task
+from edakari.tasks import ImageTask, Segmentation
 
 __all__ = ["Choice", "filter_views"]
 
@@ -62,25 +58,19 @@ class Choice:
     labels: LabelSource = "data"
 
 
-def filter_views(folder: str | Path, choice: Choice = Choice(), *, trust_code: bool = False) -> FilterViews:
-    """Look at the filters of the dense network of a run, by any method, as far as its plan is made.
+def filter_views(model: nn.Module, plan: Plan, task: ImageTask, choice: Choice = Choice()) -> FilterViews:
+    """What the filters of a network tell apart, and which of them a plan keeps.
 
     Args:
-        folder: of the run.
+        model: the network before pruning, in evaluation mode.
+        plan: that it is pruned by.
+        task: its images, on which filters are looked at.
         choice: what to look at.
-        trust_code: whether to run a Python file that the run's recipe names.
 
     Raises:
-        RunFolderError: it is no run folder, or nothing is pruned in it yet.
         UnknownName: no layer meets a pattern.
         DataError: there are too few images, or no labels.
     """
-    run = RunFolder(Path(folder))
-    recipe = recipe_of(run, trust_code=trust_code)
-    if not run.done("prune"):
-        raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
-    task, plan = image_task(recipe.data), load_plan(run.pruned)
-    model = dense_network(recipe)
     graph = trace(model, task.example())
     # labels at every pixel are those of the place that excites a filter most
     reduce: Reduce = "max" if isinstance(task, Segmentation) else "l2"

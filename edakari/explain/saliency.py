@@ -1,80 +1,45 @@
-"""Where the networks of a finished run look."""
+"""Where networks look before and after pruning."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from edakari.core.method import registered
 from edakari.core.modes import eval_mode
-from edakari.errors import RunFolderError
-from edakari.graph import trace
-from edakari.methods.saliency.explaining import Explained, Saliency, widened
-from edakari.methods.saliency.saved import SaliencyMethod
-from edakari.pipeline.folder import RunFolder
-from edakari.pipeline.load import dense_network, networks, recipe_of
+from edakari.criteria.labels import LabelSource
+from edakari.methods.saliency.explaining import Explained, Saliency
 from edakari.report.saliency import Looks, SaliencyView
-from edakari.surgery import load, load_plan
-from edakari.tasks import image_task
+from edakari.tasks import ImageTask
 
 __all__ = ["saliency_view"]
 
 
 def saliency_view(
-    folder: str | Path,
-    most: int = 2048,
-    stage: Literal["pruned", "finished"] = "finished",
-    *,
-    trust_code: bool = False,
+    dense: Explained, pruned: Explained, saliency: Saliency, task: ImageTask, labels: LabelSource, most: int = 2048
 ) -> SaliencyView:
-    """Where the dense and the pruned network of a run of ISP look in validation images.
+    """Where a dense and a pruned network look in validation images.
 
     Args:
-        folder: of the run.
+        dense: the dense network, explained.
+        pruned: the pruned network, explained as the dense one.
+        saliency: what explains them.
+        task: gives the images.
+        labels: classes that are explained: those of the data, or the dense network's predictions.
         most: images.
-        stage: the network as it is in the end, or as it was pruned, before fine-tuning.
-        trust_code: whether to run a Python file that the run's recipe names.
-
-    Raises:
-        RunFolderError: it is no finished run, or its method left no explainer.
     """
-    run = RunFolder(Path(folder))
-    final = networks(folder, trust_code=trust_code).pruned
-    recipe = recipe_of(run, trust_code=trust_code)
-    method = recipe.method
-    if not isinstance(method, SaliencyMethod):
-        name = load_plan(run.path).method
-        able = [known for known, cls in registered().items() if issubclass(cls, SaliencyMethod)]
-        raise RunFolderError(
-            f"{folder} holds no explainer: its method was {name!r}, and only {' or '.join(map(repr, able))} trains one"
-        )
-    if not run.kept.is_dir():
-        raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
-    task, dense = image_task(recipe.data), dense_network(recipe)
-    graph, plan = trace(dense, task.example()), load_plan(run.path)
-    cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
-    saliency = method.saliency(run.kept, dense, graph)
     batches, count = [], 0
-    for images, labels in task.batches("val"):
-        batches.append((images[: most - count], labels[: most - count]))
+    for images, shown in task.batches("val"):
+        batches.append((images[: most - count], shown[: most - count]))
         count += len(batches[-1][0])
         if count >= most:
             break
-    own = None if method.explained_labels() == "predicted" else [labels for _, labels in batches]
     inputs = [images for images, _ in batches]
-    said = _said(dense, inputs) if own is None else own
-    models = (
-        Explained(dense, saliency.taps, saliency.explainer),
-        Explained(cut, saliency.taps, saliency.explainer, widened(plan, graph)),
-    )
-    looks = [_looks(model, saliency, inputs, said) for model in models]
+    asked = _said(dense.tapped.network, inputs) if labels == "predicted" else [found for _, found in batches]
+    looks = [_looks(model, saliency, inputs, asked) for model in (dense, pruned)]
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (task.pixels.mean, task.pixels.std))
     pixels = (torch.cat(inputs) * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
-    labels_N = torch.cat([labels for _, labels in batches])
+    labels_N = torch.cat([found for _, found in batches])
     return SaliencyView(pixels.double().numpy(), labels_N.numpy(), task.classes, looks[0], looks[1])
 
 

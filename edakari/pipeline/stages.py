@@ -282,7 +282,7 @@ def report_stage(run: Run, plan: Plan) -> ReportResult:
     if folder is None:
         return ReportResult(page="")
     if run.processes.main:
-        from edakari.pipeline.token_view import token_view
+        from edakari.explain.tokens import token_view
         from edakari.report import write_report
         from edakari.report.explanation import keep
         from edakari.report.tokens import draw_tokens

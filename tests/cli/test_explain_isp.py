@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from edakari.cli.main import app
-from edakari.explain.saliency import saliency_view
+from edakari.pipeline.explained import run_saliency
 from edakari.report.saliency import Looks, SaliencyView, shares
 
 METHOD = {"name": "isp", "predictor_epochs": 1, "explainer_epochs": 1, "gate_epochs": 6, "gate_lr": 0.5}
@@ -49,7 +49,7 @@ def test_a_run_is_explained_by_one_command(content: dict[str, Any], tmp_path: Pa
 
 def test_before_fine_tuning_it_looks_elsewhere(content: dict[str, Any], tmp_path: Path) -> None:
     run = pruned(content, tmp_path, METHOD)
-    finished, cut = saliency_view(run, 10), saliency_view(run, 10, "pruned")
+    finished, cut = run_saliency(run, 10), run_saliency(run, 10, "pruned")
     assert len(finished.images) == 10
     assert np.array_equal(finished.dense.masks, cut.dense.masks)
     assert not np.array_equal(finished.pruned.masks, cut.pruned.masks)

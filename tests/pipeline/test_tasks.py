@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 import edakari
 from edakari.errors import DataError
-from edakari.explain.filters import Choice, filter_views
+from edakari.explain.filters import Choice
 from edakari.models import ModelSpec, build
 from edakari.pipeline import recipe_from
+from edakari.pipeline.explained import run_filters
 
 NETWORKS = """
 import torch
@@ -94,7 +95,7 @@ def test_a_run_is_pruned_trained_exported_and_reported(
     assert (tmp_path / "run" / "export" / "pruned.onnx").is_file()
     assert "mean" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["metric"] == metric
-    views = filter_views(tmp_path / "run", Choice(top=6), trust_code=True)
+    views = run_filters(tmp_path / "run", Choice(top=6), trust_code=True)
     counted = {label for layer in views.layers for each in layer.filters for label in each.labels}
     assert counted <= set(range(3))
     assert len(counted) > 1
@@ -133,7 +134,7 @@ def test_what_a_filter_tells_apart_is_counted_where_it_is_excited(tmp_path: Path
     save_file(model.state_dict(), path)
     settings["model"]["weights"] = str(path)
     edakari.run(recipe_from(settings), tmp_path / "run")
-    (layer,) = filter_views(tmp_path / "run", Choice(layers=("stem.0",), top=8, filters=16), trust_code=True).layers[:1]
+    (layer,) = run_filters(tmp_path / "run", Choice(layers=("stem.0",), top=8, filters=16), trust_code=True).layers[:1]
     for each in layer.filters:
         assert each.shares.argmax() == 1 + each.index % 2
         assert each.shares.max() > 0.7

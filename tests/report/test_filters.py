@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from edakari.cli.main import app
 from edakari.criteria.responses import Response
 from edakari.errors import RunFolderError, UnknownName
-from edakari.explain.filters import Choice, _cropped, filter_views
+from edakari.explain.filters import Choice, _cropped
 from edakari.graph.receptive import Field
+from edakari.pipeline.explained import run_filters
 from edakari.report import collect
 from edakari.report.explanation import Explanation, Picture, explanations, keep
 
@@ -50,7 +51,7 @@ def test_the_command_draws_into_the_folder_and_the_report(run: Path) -> None:
 
 
 def test_a_view_holds_the_ends_of_the_ranking_and_what_the_plan_keeps(run: Path) -> None:
-    views = filter_views(run, Choice(filters=4, crops=3, top=8))
+    views = run_filters(run, Choice(filters=4, crops=3, top=8))
     assert [layer.name for layer in views.layers] == ["0", "3"]
     assert views.images == 48
     assert views.top == 8
@@ -91,12 +92,12 @@ def test_a_crop_is_what_the_filter_sees_where_it_responds_most() -> None:
 
 def test_wrong_names_and_folders(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown layer 'blocks"):
-        filter_views(run, Choice(layers=("blocks.*",), top=8))
+        run_filters(run, Choice(layers=("blocks.*",), top=8))
     (run / "stages" / "prune.json").unlink()
     with pytest.raises(RunFolderError, match="no pruned network yet"):
-        filter_views(run)
+        run_filters(run)
     with pytest.raises(RunFolderError):
-        filter_views(tmp_path / "nowhere")
+        run_filters(tmp_path / "nowhere")
 
 
 def test_too_few_images_are_said_on_the_command_line(run: Path) -> None:

@@ -23,13 +23,13 @@ def isp(
     """Draw where the dense and the pruned network look, side by side, and how far they agree."""
     from rich.markup import escape
 
-    from edakari.explain.saliency import saliency_view
+    from edakari.pipeline.explained import run_saliency
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.saliency import draw_saliency, shares
 
     require_room(run)
-    view = saliency_view(run, images, trust_code=trust)
+    view = run_saliency(run, images, trust_code=trust)
     explanation = draw_saliency(view, run, columns)
     keep(explanation, run)
     page = write_report(run)

@@ -31,7 +31,8 @@ def rfc(
     """Draw filters from most to least discriminative: the images that excite them, and the classes of these."""
     from rich.markup import escape
 
-    from edakari.explain.filters import Choice, filter_views
+    from edakari.explain.filters import Choice
+    from edakari.pipeline.explained import run_filters
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.filters import draw_filters
@@ -45,7 +46,7 @@ def rfc(
         top=int(top) if top >= 1 else top,
         labels=labels,
     )
-    explanation = draw_filters(filter_views(run, choice, trust_code=trust), run)
+    explanation = draw_filters(run_filters(run, choice, trust_code=trust), run)
     keep(explanation, run)
     page = write_report(run)
     show(explanation.text)

@@ -21,24 +21,13 @@ def tokens(
     """Draw images with the patches that each selector keeps, and how many each image keeps."""
     from rich.markup import escape
 
-    from edakari.errors import RunFolderError
-    from edakari.pipeline.folder import RunFolder
-    from edakari.pipeline.load import networks, recipe_of
-    from edakari.pipeline.token_view import token_view
+    from edakari.pipeline.explained import run_tokens
     from edakari.report import write_report
     from edakari.report.explanation import FOLDER, keep, require_room
     from edakari.report.tokens import draw_tokens
-    from edakari.surgery import load_plan
-    from edakari.tasks import task_from_settings
 
     require_room(run)
-    found, plan = networks(run, trust_code=trust), load_plan(run)
-    if not plan.tokens():
-        raise RunFolderError(
-            f"{run} holds a network whose tokens are all there; `edakari prune` with spvit prunes some"
-        )
-    task = task_from_settings(recipe_of(RunFolder(run), trust_code=trust).data)
-    explanation = draw_tokens(token_view(found.dense, found.pruned, plan, task, images=images), run)
+    explanation = draw_tokens(run_tokens(run, images, trust_code=trust), run)
     keep(explanation, run)
     page = write_report(run)
     show(explanation.text)

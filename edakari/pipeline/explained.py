@@ -1,0 +1,105 @@
+"""What `edakari explain` draws of a run folder: its networks, plan and data, handed to `edakari.explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from edakari.core.method import registered
+from edakari.errors import RunFolderError
+from edakari.explain.filters import Choice, filter_views
+from edakari.explain.saliency import saliency_view
+from edakari.explain.tokens import token_view
+from edakari.graph import trace
+from edakari.methods.saliency.explaining import Explained, widened
+from edakari.methods.saliency.saved import SaliencyMethod
+from edakari.pipeline.folder import RunFolder
+from edakari.pipeline.load import dense_network, networks, recipe_of
+from edakari.report.filters import FilterViews
+from edakari.report.saliency import SaliencyView
+from edakari.report.tokens import TokenView
+from edakari.surgery import load, load_plan
+from edakari.tasks import image_task
+
+__all__ = ["run_filters", "run_saliency", "run_tokens"]
+
+PLAIN = Choice()
+
+
+def run_filters(folder: str | Path, choice: Choice = PLAIN, *, trust_code: bool = False) -> FilterViews:
+    """The filters of the dense network of a run, by any method, as far as its plan is made.
+
+    Args:
+        folder: of the run.
+        choice: what to look at.
+        trust_code: whether to run a Python file that the run's recipe names.
+
+    Raises:
+        RunFolderError: it is no run folder, or nothing is pruned in it yet.
+        UnknownName: no layer meets a pattern.
+        DataError: there are too few images, or no labels.
+    """
+    run = RunFolder(Path(folder))
+    recipe = recipe_of(run, trust_code=trust_code)
+    if not run.done("prune"):
+        raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
+    return filter_views(dense_network(recipe), load_plan(run.pruned), image_task(recipe.data), choice)
+
+
+def run_saliency(
+    folder: str | Path,
+    most: int = 2048,
+    stage: Literal["pruned", "finished"] = "finished",
+    *,
+    trust_code: bool = False,
+) -> SaliencyView:
+    """Where the dense and the pruned network of a run look in validation images; its method has to train an explainer.
+
+    Args:
+        folder: of the run.
+        most: images.
+        stage: the network as it is in the end, or as it was pruned, before fine-tuning.
+        trust_code: whether to run a Python file that the run's recipe names.
+
+    Raises:
+        RunFolderError: it is no finished run, or its method left no explainer.
+    """
+    run = RunFolder(Path(folder))
+    final = networks(folder, trust_code=trust_code).pruned
+    recipe, plan = recipe_of(run, trust_code=trust_code), load_plan(run.path)
+    method = recipe.method
+    if not isinstance(method, SaliencyMethod):
+        able = [known for known, cls in registered().items() if issubclass(cls, SaliencyMethod)]
+        raise RunFolderError(
+            f"{folder} holds no explainer: its method was {plan.method!r}, and only {' or '.join(map(repr, able))} "
+            "trains one"
+        )
+    if not run.kept.is_dir():
+        raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
+    task, dense = image_task(recipe.data), dense_network(recipe)
+    graph = trace(dense, task.example())
+    saliency = method.saliency(run.kept, dense, graph)
+    cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
+    before = Explained(dense, saliency.taps, saliency.explainer)
+    after = Explained(cut, saliency.taps, saliency.explainer, widened(plan, graph))
+    return saliency_view(before, after, saliency, task, method.explained_labels(), most)
+
+
+def run_tokens(folder: str | Path, images: int = 512, *, trust_code: bool = False) -> TokenView:
+    """What the selectors of a finished run decide on validation images.
+
+    Args:
+        folder: of the run.
+        images: how many are counted; six are drawn.
+        trust_code: whether to run a Python file that the run's recipe names.
+
+    Raises:
+        RunFolderError: it is no finished run, or no tokens are pruned in it.
+    """
+    found, plan = networks(folder, trust_code=trust_code), load_plan(folder)
+    if not plan.tokens():
+        raise RunFolderError(
+            f"{folder} holds a network whose tokens are all there; `edakari prune` with spvit prunes some"
+        )
+    task = image_task(recipe_of(RunFolder(Path(folder)), trust_code=trust_code).data)
+    return token_view(found.dense, found.pruned, plan, task, images=images)
