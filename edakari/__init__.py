@@ -2,12 +2,10 @@
 
     import edakari
 
-    graph = edakari.trace(model, example)
-    scores = edakari.criteria.Magnitude().score(model, graph)
-    plan = edakari.allocate(graph, scores, "macs<=50%")
-    small = edakari.apply(model, plan)
+    small = edakari.prune(model, example, "macs<=50%").model
 
 Prune
+    prune            a network that is there, with data or without, in memory or in a folder
     run              carries out a recipe, as `edakari prune recipe.yaml` does
     prune_tokens     fewer tokens in a vision transformer, without data
 
@@ -58,7 +56,7 @@ if TYPE_CHECKING:
     from edakari.graph import trace
     from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
-    from edakari.pipeline import run
+    from edakari.pipeline import prune, run
     from edakari.pipeline.token_call import prune_tokens
     from edakari.surgery import apply, build, load, reconstruct, save, simulate
     from edakari.tasks.own import Task
@@ -82,6 +80,7 @@ __all__ = [
     "load",
     "measure_latency",
     "methods",
+    "prune",
     "prune_tokens",
     "recalibrate",
     "reconstruct",
@@ -106,6 +105,7 @@ _HOMES = {
     "fit": "edakari.train",
     "load": "edakari.surgery",
     "measure_latency": "edakari.latency.measuring",
+    "prune": "edakari.pipeline",
     "prune_tokens": "edakari.pipeline.token_call",
     "recalibrate": "edakari.train",
     "reconstruct": "edakari.surgery",

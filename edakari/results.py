@@ -203,6 +203,8 @@ class PruneResult:
         latency: how the budget's was met; None without one.
         own_finetune: whether the method brings its own objective for the fine-tuning.
         own_teachers: whether it brings networks for a memory bank.
+        as_cut: figures of the network before its statistics were taken anew and its layers refit; None where that was
+            not asked for.
         log: what it told; the key "stage" of each entry is a text, the others are figures.
         seconds: that the stage took.
     """
@@ -217,6 +219,7 @@ class PruneResult:
     latency: MetLatency | None = None
     own_finetune: bool = False
     own_teachers: bool = False
+    as_cut: Figures | None = None
     log: tuple[Mapping[str, float | str], ...] = ()
     seconds: NonNegative = 0.0
 

@@ -28,6 +28,7 @@ __all__ = [
     "allocate_once",
     "method_named",
     "name_of",
+    "needs_data",
     "paper_of",
     "register",
     "registered",
@@ -170,6 +171,11 @@ def method_named(name: str) -> Callable[..., Method]:
 def _from_short(short: str, cls: type[Method], **settings: Any) -> Method:
     content = METHODS.expanded({"name": short, **settings})
     return cls(**{key: value for key, value in content.items() if key != "name"})
+
+
+def needs_data(method: Method) -> bool:
+    """Whether a method asks for data; it or its criterion says so by `needs_data`, and does not ask otherwise."""
+    return any(getattr(each, "needs_data", False) for each in (method, getattr(method, "criterion", None)))
 
 
 def name_of(method: Method) -> str:

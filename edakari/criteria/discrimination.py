@@ -72,6 +72,7 @@ class FeatureDiscrimination:
     """
 
     paper: ClassVar[str] = "He et al., Filter Pruning via Feature Discrimination in Deep Neural Networks, ECCV 2022"
+    needs_data: ClassVar[bool] = True
 
     responses: ResponseSettings = ResponseSettings()
     histogram: Histogram = "counts"

@@ -48,6 +48,7 @@ class Taylor:
     """
 
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"
+    needs_data: ClassVar[bool] = True
 
     max_batches: Count = 16
     normalize: Normalize = "mean"

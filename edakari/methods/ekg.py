@@ -71,6 +71,7 @@ class EnsembleKnowledgePruning:
         "Lee and Song, Ensemble Knowledge Guided Sub-network Search and Fine-tuning for Filter Pruning, ECCV 2022"
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
+    needs_data: ClassVar[bool] = True
 
     cut: PositiveFraction = 0.2
     knowledge: Literal["ensemble", "single", "none"] = "ensemble"

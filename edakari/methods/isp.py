@@ -98,6 +98,7 @@ class InterpretationSteeredPruning:
         "Ganjdanesh et al., Interpretations Steered Network Pruning via Amortized Inferred Saliency Maps, ECCV 2022"
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
+    needs_data: ClassVar[bool] = True
 
     # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights are near
     predictor_epochs: Count = 20

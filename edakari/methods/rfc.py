@@ -36,6 +36,7 @@ class DistinguishingLayerPruning:
 
     paper: ClassVar[str] = PAPER
     emits: ClassVar[frozenset[type[Any]]] = CHANNELS
+    needs_data: ClassVar[bool] = True
 
     criterion: FeatureDiscrimination = FeatureDiscrimination()
     trial: TrialSettings = TrialSettings()

@@ -41,6 +41,11 @@ class ScorePruning:
     recovery_epochs: Whole = 0
     recovery_lr: LearningRate = 0.01
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it trains between cuts; its criterion says for itself."""
+        return self.iterations > 1 and self.recovery_epochs > 0
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         name = CRITERIA.name_of(self.criterion) or type(self.criterion).__name__

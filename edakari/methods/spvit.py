@@ -79,6 +79,7 @@ class SoftTokenPruning:
         "Kong et al., SPViT: Enabling Faster Vision Transformers via Latency-aware Soft Token Pruning, ECCV 2022"
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepTokens})
+    needs_data: ClassVar[bool] = True
 
     schedule: Literal["geometric", "progressive"] = "geometric"
     blocks: tuple[Whole, ...] = ()

@@ -76,6 +76,7 @@ class PredictedTokens:
         "Rao et al., DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification, NeurIPS 2021"
     )
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
+    needs_data: ClassVar[bool] = True
 
     blocks: tuple[Whole, ...] = ()
     keep_ratios: tuple[PositiveFraction, ...] = ()

@@ -2,6 +2,7 @@
 
 from edakari.pipeline.dense_training import train_dense
 from edakari.pipeline.folder import RunFolder
+from edakari.pipeline.pruning import prune
 from edakari.pipeline.recipe import read_recipe, recipe_from
 from edakari.pipeline.runner import Result, run, run_given
 from edakari.pipeline.settings import (
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "Result",
     "RunFolder",
+    "prune",
     "read_recipe",
     "recipe_from",
     "run",

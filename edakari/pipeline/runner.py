@@ -13,6 +13,7 @@ from torch import nn
 
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import write_json
+from edakari.core.graph import Graph
 from edakari.core.ledger import MARKER
 from edakari.core.method import Outcome, name_of
 from edakari.core.plan import Plan
@@ -31,6 +32,7 @@ from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import MemoryStore, Version
 from edakari.report import collect
 from edakari.report.collecting import gathered
+from edakari.report.summary import of_results
 from edakari.results import (
     STAGES,
     CheckResult,
@@ -45,6 +47,7 @@ from edakari.results import (
     StageResult,
     TraceResult,
 )
+from edakari.surgery import save
 
 __all__ = ["Result", "run", "run_given", "run_stages"]
 
@@ -63,6 +66,7 @@ class Result:
         fresh: whether this call did anything; False where the run was finished before.
         results: of the stages.
         dense: the network as it was.
+        graph: its graph.
     """
 
     folder: Path | None
@@ -72,6 +76,23 @@ class Result:
     fresh: bool
     results: Results
     dense: nn.Module
+    graph: Graph
+
+    @property
+    def costs(self) -> Mapping[str, float]:
+        """Counted costs of the finished network by name; `result.report["networks"]` has those of all networks."""
+        assert self.results.check is not None
+        return self.results.check.costs
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the finished network, so that `edakari.load` reads it; see `edakari.save`."""
+        save(self.model, self.plan, folder, base=self.dense, overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        return of_results(self.report).text()
+
+    def _repr_html_(self) -> str:
+        return of_results(self.report).html()
 
 
 @file_errors()
@@ -276,8 +297,8 @@ def _in_folder(
 
 
 def _result(run: Run, report: Mapping[str, Any], worked: bool) -> Result:
-    results = run.store.results()
-    return Result(run.store.path, run.store.plan(), run.network("finished"), report, worked, results, run.dense)
+    plan, model = run.store.plan(), run.network("finished")
+    return Result(run.store.path, plan, model, report, worked, run.store.results(), run.dense, run.graph)
 
 
 def _claimed(folder: Path, content: Mapping[str, Any], together: Processes, overwrite: bool) -> RunFolder:

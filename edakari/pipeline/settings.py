@@ -158,6 +158,9 @@ class PruneSettings:
         budget: what the pruned network may cost.
         latency: where the budget's latency is to be met; None where it has none.
         groups: which of them may be sized, and to what.
+        recalibrate: batches of the calibration data on which batch norms take their statistics anew after the cut,
+            before any fine-tuning; 0 leaves them as they are.
+        reconstruct: refit the layers behind a cut to the calibration data; see `edakari.reconstruct`.
         finetune: of the pruned network; None is no fine-tuning.
         measure: of latency; None is no measurement.
         export: formats to write.
@@ -169,6 +172,8 @@ class PruneSettings:
     budget: Budget
     latency: LatencySettings | None = None
     groups: GroupSettings = GroupSettings()
+    recalibrate: Whole = 0
+    reconstruct: bool = False
     finetune: FinetuneSettings | None = None
     measure: MeasureSettings | None = None
     export: tuple[Annotated[str, EXPORTERS], ...] = ()

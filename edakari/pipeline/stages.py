@@ -20,20 +20,23 @@ from edakari.core.copying import copied
 from edakari.core.finite import require_finite, require_finite_figures
 from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
-from edakari.core.plan import Plan
-from edakari.cost import counted, dense, uncounted
-from edakari.errors import PlanError
+from edakari.core.plan import KeepChannels, Plan
+from edakari.core.space import legal_sizes
+from edakari.cost import bind, counted, dense, uncounted
+from edakari.errors import InfeasibleBudget, PlanError
 from edakari.export import EXPORTERS
 from edakari.graph import call, fixed_graph
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
+from edakari.methods.allocation import fixed_note
 from edakari.methods.fixed_widths import prune_beside
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.exact import check_exact
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import logged, with_log
+from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.teaching import training
 from edakari.results import (
@@ -50,6 +53,7 @@ from edakari.results import (
     TracedGroup,
     TraceResult,
 )
+from edakari.solve.spend import require_within
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
 from edakari.train import fit, fitter
@@ -75,6 +79,7 @@ def trace_stage(run: Run) -> TraceResult:
         for tensor in tree_leaves(run.example) if timed is not None else ():  # not only hours later, when it is timed
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
+    _require_reachable(run)
     limited = {group.name: group for group in run.groups}
     batch = next(iter(run.task.batches("calibration")), None)
     require_finite(
@@ -94,6 +99,24 @@ def trace_stage(run: Run) -> TraceResult:
         uncounted=dict(uncounted(run.graph)),
         budget=str(run.settings.budget),
     )
+
+
+def _require_reachable(run: Run) -> None:
+    """Refuse a budget below what the smallest sizes of all groups cost, before anything is measured or scored.
+
+    Raises:
+        InfeasibleBudget: says what the least is.
+    """
+    if run.settings.method.emits != {KeepChannels}:
+        return  # dropped branches and fewer tokens cost less
+    terms = tuple(term for term in run.settings.budget.terms if term.cost in run.dense_costs)
+    if terms:
+        sizes = {**{group.name: legal_sizes(group)[0] for group in run.chosen.free}, **run.chosen.fixed}
+        try:
+            require_within(bind(Budget(terms), run.graph), sizes, len(run.chosen.free))
+        except InfeasibleBudget as error:
+            note = f" {fixed_note(run.chosen.fixed)}" if run.chosen.fixed else ""
+            raise InfeasibleBudget(f"{error}{note}", error.least) from None
 
 
 def latency_stage(run: Run) -> LatencyResult:
@@ -148,6 +171,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         outcome = prune_beside(run.chosen.fixed, method, job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     latency = loop.met(plan) if loop else None
+    model, as_cut = recovered(run, plan, outcome.model)
     result = PruneResult(
         method=plan.method or name,
         paper=paper_of(method),
@@ -160,9 +184,10 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         latency=latency,
         own_finetune=outcome.finetune is not None,
         own_teachers=outcome.teachers is not None,
+        as_cut=as_cut,
         log=tuple(log),
     )
-    return result, dc.replace(outcome, plan=plan)
+    return result, dc.replace(outcome, plan=plan, model=model)
 
 
 def _tokens(run: Run, plan: Plan) -> tuple[KeptTokens, ...]:

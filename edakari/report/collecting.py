@@ -75,6 +75,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "finished": results.export is not None,
         "metric": (results.dense.metric or None) if results.dense else None,
         "networks": _networks(results),
+        "as_cut": dict(pruned.as_cut) if pruned and pruned.as_cut is not None else None,
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
         "latency": _latency(results),
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),

@@ -15,7 +15,7 @@ from edakari.core.protocols import Values
 from edakari.core.space import Group, Sizes, dense_sizes, legal_choices, legal_sizes
 from edakari.errors import EdakariError, InfeasibleBudget
 
-__all__ = ["Array", "Ledger", "fill", "fits", "largest", "loads", "reachable", "used_up", "worth_of"]
+__all__ = ["Array", "Ledger", "fill", "fits", "largest", "loads", "reachable", "require_within", "used_up", "worth_of"]
 
 ENOUGH = 5e-4
 """Share of a limit that is not worth looking for takers of."""
@@ -79,14 +79,29 @@ def reachable(groups: Sequence[Group], values: Values, limits: Limits) -> Sizes 
     if fits(limits, dense):
         return dense
     smallest = {group.name: legal_sizes(group)[0] for group in groups}
-    if not fits(limits, smallest):
-        least = {cost.name: float(cost.total(smallest)) for cost, _ in limits.terms}
-        raise InfeasibleBudget(
-            f"the budget cannot be reached with {len(groups)} groups at their smallest legal sizes: "
-            f"{limits.describe(smallest)}. Raise the budget, or allow smaller sizes.",
-            least,
-        )
+    require_within(limits, smallest, len(groups))
     return None
+
+
+def require_within(limits: Limits, smallest: Sizes, groups: int) -> None:
+    """Refuse limits that the smallest sizes do not meet.
+
+    Args:
+        limits: the budget.
+        smallest: legal sizes of all groups.
+        groups: how many may be sized, for the message.
+
+    Raises:
+        InfeasibleBudget: says what the least is.
+    """
+    if fits(limits, smallest):
+        return
+    least = {cost.name: float(cost.total(smallest)) for cost, _ in limits.terms}
+    raise InfeasibleBudget(
+        f"the budget cannot be reached with {groups} groups at their smallest legal sizes: "
+        f"{limits.describe(smallest)}. Raise the budget, or allow smaller sizes.",
+        least,
+    )
 
 
 def largest(limits: Limits, sizes_at: Callable[[int], Sizes], count: int) -> Sizes:

@@ -1,0 +1,187 @@
+"""One call that prunes a network that is there: the stages of a recipe's run, in memory or in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import torch
+from torch import nn
+
+from edakari.core.arguments import found_as, require
+from edakari.core.budget import Budget
+from edakari.core.choosing import Groups
+from edakari.core.method import Method, method_named, name_of, needs_data
+from edakari.core.networks import unwrapped
+from edakari.core.protocols import Schedule
+from edakari.core.protocols import Task as AnyTask
+from edakari.errors import DataError, UnknownName, WrongArgument
+from edakari.pipeline.context import Notify
+from edakari.pipeline.recipe import ROUND_TO, recipe_from
+from edakari.pipeline.runner import Result, run_given
+from edakari.pipeline.settings import (
+    FinetuneSettings,
+    LatencySettings,
+    MeasureSettings,
+    PruneSettings,
+    Recipe,
+)
+from edakari.tasks.own import Task
+
+__all__ = ["prune"]
+
+CALL = "prune(model, example_or_task, budget)"
+PARTS = ("example", "batches", "outputs", "loss", "evaluate")
+"""What makes a task."""
+
+
+BATCHES = 16
+
+
+class Others(TypedDict, total=False):
+    """What `prune` takes besides, by keyword."""
+
+    recalibrate: int
+    reconstruct: bool
+    latency: LatencySettings
+    measure: MeasureSettings
+    export: tuple[str, ...]
+    device: Literal["auto", "cpu"]
+    notify: Notify
+    overwrite: bool
+
+
+def prune(
+    model: nn.Module,
+    example_or_task: Any,
+    budget: Budget | str,
+    method: str | Mapping[str, Any] | Method = "magnitude",
+    *,
+    finetune: Schedule | None = None,
+    groups: Groups | Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    seed: int = 0,
+    **others: Unpack[Others],
+) -> Result:
+    """Prune a trained network to a budget.
+
+        small = edakari.prune(model, example, "macs<=50%").model
+
+    The cut network is compared with its masked twin and with the budget before it is returned. Whatever does not fit
+    together is told before anything is computed.
+
+    Args:
+        model: trained; stays as it is.
+        example_or_task: an input as `edakari.trace` takes it (a tensor, a tuple of positional arguments, or a dict of
+            keyword arguments), for methods that need no data; or a task, such as `edakari.Task.of(example, train=...)`.
+        budget: what the pruned network may cost, such as "macs<=50%" or "latency<=12ms, size<=5MB". A latency is
+            measured on this machine and met by measurement.
+        method: name of a method (`edakari methods` lists them), a dict of its name and settings as in a recipe, or the
+            method itself.
+        finetune: training of the pruned network; None is none.
+        groups: which groups may be cut and to what, such as `Groups(exclude=("fc",), widths={"conv1": 32})`. Without
+            it, widths become multiples of 8 if the budget has a latency.
+        output: folder that keeps results, a report and what is needed to go on after an interruption; calling again
+            with the same arguments goes on. None keeps results in memory.
+        seed: of everything random.
+        others: `recalibrate` (batches of the task's calibration data on which batch norms take their statistics anew
+            after the cut, 16 unless said; 0 leaves them), `reconstruct` (refit the layers behind a cut to that data),
+            `latency` (a `LatencySettings`: where and how a latency of the budget is measured), `measure` (a
+            `MeasureSettings`: latency before and after), `export` (formats to write into `output`), `device` ("auto" or
+            "cpu"), `notify` (told as stages go on), `overwrite` (start anew in `output`).
+
+    Returns:
+        The pruned network in evaluation mode (`model`), its plan, costs and figures; prints as a table.
+
+    Raises:
+        UnknownName: there is no such method; says the nearest.
+        BudgetError: the budget cannot be read, or not be reached (`InfeasibleBudget`).
+        DataError: the method, or what is asked for besides, needs data that the task does not have.
+        ModelError: the network cannot be traced with this example.
+        EdakariError: whatever else is wrong with the input.
+    """
+    unknown = others.keys() - Others.__annotations__.keys()
+    if unknown:
+        raise UnknownName("argument of prune", min(unknown), Others.__annotations__)
+    require(CALL, budget=(budget, (Budget, str)), output=(output, (str, Path, type(None))))
+    network, chosen = unwrapped(model, CALL), _method(method)
+    task = _task(example_or_task)
+    parsed = Budget.parse(budget) if isinstance(budget, str) else budget
+    asked: dict[str, Any] = {"recalibrate": BATCHES, **others}
+    run_only = {key: asked.pop(key) for key in ("notify", "overwrite") if key in asked}
+    if not _has(task, "calibration"):
+        asked["recalibrate"] = 0
+    settings = PruneSettings(
+        method=chosen,
+        budget=parsed,
+        groups=_groups(groups, timed=parsed.term("latency") is not None),
+        finetune=_finetuning(finetune),
+        seed=seed,
+        **asked,
+    )
+    _require_data(task, settings, method if isinstance(method, str) else name_of(chosen))
+    return run_given(network, task, settings, folder=output, **run_only)
+
+
+def _method(method: Any) -> Method:
+    if isinstance(method, str):
+        return method_named(method)()
+    if isinstance(method, Mapping):
+        return _as_in_a_recipe("method", method).method
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise WrongArgument(f"{CALL}: method takes a name, a dict with one, or a method, but got {found_as(method)}")
+    return method
+
+
+def _as_in_a_recipe(key: str, content: Any) -> Recipe:
+    """A part of a recipe, checked as there; the rest stands in for what is given otherwise."""
+    return recipe_from({"model": "given", "method": "magnitude", "budget": "macs<=100%", key: content}, CALL)
+
+
+def _task(given: Any) -> AnyTask:
+    """A task as it is; an example as a task without data."""
+    if isinstance(given, type):
+        raise WrongArgument(f"{CALL}: takes an example or a task, but got {found_as(given)}")
+    if all(callable(getattr(given, part, None)) for part in PARTS):
+        task: AnyTask = given
+        return task
+    if not isinstance(given, torch.Tensor | list | tuple | Mapping):
+        raise WrongArgument(f"{CALL}: an example is a tensor, a tuple or a dict, but got {found_as(given)}")
+    return Task.of(given)
+
+
+def _groups(groups: Any, *, timed: bool) -> Groups:
+    if groups is None:
+        return Groups(round_to=ROUND_TO) if timed else Groups()
+    if isinstance(groups, Mapping):
+        return _as_in_a_recipe("groups", groups).groups
+    require(CALL, groups=(groups, Groups))
+    chosen: Groups = groups
+    return chosen
+
+
+def _finetuning(schedule: Any) -> FinetuneSettings | None:
+    if schedule is None or isinstance(schedule, FinetuneSettings):
+        return schedule
+    require(CALL, finetune=(schedule, Schedule))
+    return FinetuneSettings.of(schedule)
+
+
+def _has(task: AnyTask, split: Literal["train", "calibration"]) -> bool:
+    return next(iter(task.batches(split)), None) is not None
+
+
+def _require_data(task: AnyTask, settings: PruneSettings, name: str) -> None:
+    """Refuse what needs data of a task that has none."""
+    asking = {
+        f"method {name!r}": needs_data(settings.method),
+        "finetune": settings.finetune is not None and settings.finetune.epochs > 0,
+        "reconstruct": settings.reconstruct,
+    }
+    found = [what for what, asks in asking.items() if asks]
+    if found and not _has(task, "calibration"):
+        raise DataError(
+            f"{CALL}: {' and '.join(found)} cannot do without data; hand in a task in place of the example: "
+            "edakari.Task.of(example, train=..., loss=...)"
+        )
