@@ -11,6 +11,7 @@ from edakari.cli.commands.convert import convert
 from edakari.cli.commands.demo import demo
 from edakari.cli.commands.explain import explain
 from edakari.cli.commands.export import export
+from edakari.cli.commands.init import init
 from edakari.cli.commands.inspect import inspect
 from edakari.cli.commands.measure import measure
 from edakari.cli.commands.methods import methods
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, inspect, prune, measure, export, report, methods, train, convert):
+for _command in (demo, init, inspect, prune, measure, export, report, methods, train, convert):
     app.command()(_command)
 app.add_typer(explain, name="explain")
 

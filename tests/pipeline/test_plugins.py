@@ -132,3 +132,13 @@ def test_plug_ins_keep_the_promises_of_their_kind(folder: Path) -> None:
     check_criterion(criterion())
     check_allocator(allocator())
     check_cost(cost(trace(toy_cnn(), ToyTask().example())), trace(toy_cnn(), ToyTask().example()).groups)
+
+
+def test_a_runtime_that_times_whole_networks_meets_a_latency(folder: Path) -> None:
+    latency = {"runtime": "runtime.py:Stopwatch", "repeats": 10, "warmup": 0, "spread": 0.9, "cache": "tables"}
+    content = {"model": RECIPE["model"], "data": RECIPE["data"], "method": "magnitude", "device": "cpu"}
+    edakari.run({**content, "budget": "latency<=60%", "latency": latency}, folder / "run")
+    report = json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))
+    first, second, _ = report["networks"]
+    share = second["costs"]["params"] / first["costs"]["params"]  # which is what this runtime's time is made of
+    assert 0.5 < share <= 0.61

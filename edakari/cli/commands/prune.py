@@ -27,11 +27,30 @@ def prune(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
     trust: Trust = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check recipe, network, data and budget, say how long it takes, and stop.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Prune a trained network to a budget, as a recipe says; an interrupted run goes on where it stopped."""
     file, folder = _found(recipe)
+    if check:
+        _check(own_recipe(file, settings or (), trust))
+        return
     run_recipe(own_recipe(file, settings or (), trust), output or folder, overwrite, as_json)
+
+
+def _check(recipe: Any) -> None:
+    """Say that a recipe can be run, what its budget is in figures, and how long it takes."""
+    from edakari.pipeline.checking import check_recipe
+
+    found = check_recipe(recipe)
+    limits = ", ".join(f"{name} {found.costs[name]:.4g} to {limit:.4g}" for name, limit in found.limits.items())
+    show(f"[green]✓[/] {recipe.where} can be run" + (f": {limits}" if limits else ""))
+    for name, seconds in found.seconds.items():
+        show(
+            f"  {name}: about {seconds:.0f} s here" if seconds < 120 else f"  {name}: about {seconds / 60:.0f} min here"
+        )
 
 
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:

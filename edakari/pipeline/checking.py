@@ -1,0 +1,95 @@
+"""What can be checked without pruning: recipe, packages, network, data and budget; and how long a run takes."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import itertools
+import time
+from collections.abc import Mapping, Sized
+
+import numpy as np
+import torch
+
+from edakari.core.budget import Budget
+from edakari.core.copying import copied
+from edakari.core.file_errors import file_errors
+from edakari.cost import bind
+from edakari.models import check_trusted
+from edakari.pipeline import processes
+from edakari.pipeline.context import RecipeSubject, Run, silent
+from edakari.pipeline.load import check_weights
+from edakari.pipeline.preflight import check_pruning
+from edakari.pipeline.settings import Recipe
+from edakari.pipeline.store import MemoryStore
+from edakari.solve.spend import reachable
+
+__all__ = ["Checked", "check_recipe"]
+
+STEPS = 3
+"""Batches on which a training step is timed, after one that warms up."""
+EVALUATIONS = 3
+"""Networks of a run that are judged: the unpruned one, the pruned one, the fine-tuned one."""
+
+
+@dc.dataclass(frozen=True)
+class Checked:
+    """What a check found; a problem would have been an error.
+
+    Args:
+        costs: of the unpruned network, by name.
+        limits: of the budget in figures; a latency is not measured.
+        seconds: expected at least, on this machine, by what takes them. The method's own training is not among them.
+    """
+
+    costs: Mapping[str, float]
+    limits: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+
+@file_errors()
+def check_recipe(recipe: Recipe) -> Checked:
+    """Check all that a run needs, and stop.
+
+    Args:
+        recipe: to be checked.
+
+    Raises:
+        EdakariError: what is wrong: packages, code that is not trusted, the network, its weights, its data, or a budget
+            below what the groups can reach.
+    """
+    check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
+    check_weights(recipe)
+    together = processes.started(cpu=recipe.device == "cpu")
+    check_pruning(recipe, together, lambda stage: False)
+    run = Run(recipe, RecipeSubject(recipe), MemoryStore(), together, silent)
+    counted = Budget(tuple(term for term in recipe.budget.terms if term.cost != "latency"))
+    limits = {}
+    if counted.terms:
+        bound = bind(counted, run.graph)
+        limits = {term.cost: limit for term, (_, limit) in zip(counted.terms, bound.terms, strict=True)}
+        if not run.prunes_tokens:
+            reachable(run.groups, {group.name: np.zeros(group.size + 1) for group in run.groups}, bound)
+    return Checked(dict(run.dense_costs), limits, _seconds(run))
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    train, val = run.task.batches("train"), run.task.batches("val")
+    model = copied(run.dense)
+    step, look = [], []
+    for batch in itertools.islice(train, STEPS + 1):
+        start = time.perf_counter()
+        outputs = run.task.outputs(model, batch)
+        middle = time.perf_counter()
+        loss = torch.stack([term.reshape(()) for term in run.task.loss(outputs, batch).values()]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        look.append(middle - start)
+        step.append(time.perf_counter() - start)
+    if len(step) > 1:
+        step, look = step[1:], look[1:]
+    found = {}
+    if isinstance(val, Sized):
+        found["evaluation"] = EVALUATIONS * len(val) * float(np.median(look))
+    finetune = getattr(run.settings, "finetune", None)
+    if finetune is not None and isinstance(train, Sized):
+        found["fine-tuning"] = finetune.epochs * len(train) * float(np.median(step))
+    return found

@@ -1,0 +1,123 @@
+"""The JSON schema of a recipe, from the dataclasses that it is read into: editors complete and check by it."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from edakari.core.budget import Budget
+from edakari.core.method import METHODS, Method
+from edakari.core.registry import Registry
+from edakari.core.settings import dataclass_of, holds_part, registry_of
+from edakari.models import ModelSpec
+from edakari.pipeline.settings import Recipe
+
+__all__ = ["SCHEMA", "recipe_schema"]
+
+SCHEMA = "edakari-recipe.schema.json"
+"""The usual name of its file."""
+Schema = dict[str, Any]
+TYPES: Mapping[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+FILE: Schema = {"type": "string", "pattern": r"\.py:\w+$", "description": "path/to/file.py:NAME"}
+
+
+def recipe_schema() -> Schema:
+    """The schema of a recipe file (JSON Schema, draft 2020-12), with what is registered and installed now."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edakari recipe", **_object(Recipe)}
+
+
+def _object(cls: type[Any], **constant: Any) -> Schema:
+    hints, meanings = typing.get_type_hints(cls, include_extras=True), _meanings(cls)
+    properties: dict[str, Schema] = {key: {"const": value} for key, value in constant.items()}
+    required = list(constant)
+    for field in dc.fields(cls):
+        if not field.compare:
+            continue
+        found = _of(hints[field.name])
+        if field.name in meanings:
+            found = {"description": meanings[field.name], **found}
+        properties[field.name] = found
+        if field.default is dc.MISSING and field.default_factory is dc.MISSING:
+            required.append(field.name)
+    found = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**found, "required": required} if required else found
+
+
+def _of(hint: Any) -> Schema:
+    """The schema of a value by its annotation."""
+    if hint is Method:
+        return _part(METHODS)
+    if hint is Budget:
+        return {"type": "string", "examples": ["macs<=50%", "latency<=12ms", "params<=8M, memory<=50%"]}
+    if hint is ModelSpec:
+        return {"anyOf": [{"type": "string"}, _object(ModelSpec)]}
+    registry = registry_of(hint)
+    if registry is not None:
+        return _part(registry) if holds_part(hint) else _name(registry)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return {**_of(parts[0]), **_bounds(parts[1:])}
+    if origin is Literal:
+        return {"enum": list(parts)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_of(part) for part in parts]}
+    if origin is tuple:
+        many = len(parts) == 2 and parts[1] is Ellipsis
+        return {"type": "array", **({"items": _of(parts[0])} if many else {"prefixItems": list(map(_of, parts))})}
+    if dataclass_of(hint) is not None:
+        return {"anyOf": [_object(dataclass_of(hint)), {"type": "null"}]}
+    if hint in TYPES:
+        return {"type": TYPES[hint]}
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {"type": "object"}
+    return {}
+
+
+def _part(registry: Registry[Any]) -> Schema:
+    """A name, or a mapping of a name and settings."""
+    choices: list[Schema] = [_name(registry)]
+    for name in registry.choices():
+        full = registry.expanded({"name": name})
+        thing = registry.named(full["name"])
+        if not (isinstance(thing, type) and dc.is_dataclass(thing)):
+            choices.append({"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]})
+            continue
+        choices.append(_object(thing, name=name))
+        for key in set(full) - {"name"}:  # a short form, whose own part need not be named again
+            choices[-1]["properties"][key] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+    choices.append({"type": "object", "properties": {"name": FILE}, "required": ["name"]})
+    return {"anyOf": choices}
+
+
+def _name(registry: Registry[Any]) -> Schema:
+    return {"anyOf": [{"enum": list(registry.choices())}, *([FILE] if registry.files else [])]}
+
+
+def _bounds(metadata: tuple[Any, ...]) -> Schema:
+    return {
+        word: limit
+        for each in metadata
+        if isinstance(each, Ge | Gt | Interval | Le | Lt)
+        for key, word in BOUNDS.items()
+        if (limit := getattr(each, key, None)) is not None
+    }
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of the fields."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        text = inspect.cleandoc(each.__doc__ or "").partition("\nArgs:\n")[2]
+        found |= {
+            name: " ".join(meaning.split())
+            for name, meaning in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
+        }
+    return found
