@@ -14,12 +14,14 @@ from edakari.core.arguments import require
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
-from edakari.core.protocols import Cost, Fit, Objective, Task
+from edakari.core.protocols import Allocator, Cost, Fit, Objective, Task
 from edakari.core.registry import Registry
-from edakari.core.space import Group
+from edakari.core.space import Group, Scores
+from edakari.errors import WrongArgument
 
 __all__ = [
     "METHODS",
+    "Allocate",
     "Job",
     "MeetBudget",
     "Method",
@@ -60,6 +62,27 @@ def allocate_once(solve: Solve, costs: Sequence[Cost], before: Plan | None = Non
     return solve(costs)
 
 
+class Allocate(Protocol):
+    """From scores and a budget to a plan, as `edakari.allocate`."""
+
+    def __call__(
+        self,
+        graph: Graph,
+        scores: Scores,
+        budget: Budget,
+        allocator: Allocator | None,
+        groups: Sequence[Group],
+        costs: Sequence[Cost],
+        /,
+    ) -> Plan:
+        """The plan."""
+
+
+def _cannot_allocate(*arguments: Any) -> Plan:
+    """What a job does that was made without a way to allocate."""
+    raise WrongArgument("this job was made without a way to allocate; make it with allocating=edakari.allocate")
+
+
 @dc.dataclass(frozen=True)
 class Job:
     """What a method gets.
@@ -74,8 +97,8 @@ class Job:
         costs: measured costs of the network that the budget may name, such as its latency; with them
             `bind(job.budget, job.graph, job.costs)` and `allocate(..., costs=job.costs)` know every term. Counted costs
             are not among them.
-        meet_budget: `plan = job.meet_budget(solve, job.costs)` makes the last allocation, where `solve(costs)`
-            gives the plan for costs; it solves again with corrected costs while the measured network misses the budget.
+        loop: solves an allocation again while the measured network misses the budget; see `meet_budget`.
+        allocating: spends a budget on groups by scores, as `edakari.allocate` does; see `allocate`.
         seed: of everything random.
         log: reports named figures of a stage, such as `log("step 1", {"macs": 2.1e9})`.
         folder: where the method may cache what is dear to compute; None is nowhere.
@@ -89,11 +112,46 @@ class Job:
     budget: Budget
     fit: Fit
     costs: Sequence[Cost] = ()
-    meet_budget: MeetBudget = allocate_once
+    loop: MeetBudget = allocate_once
+    allocating: Allocate = _cannot_allocate
     seed: int = 0
     log: Callable[[str, Mapping[str, float]], None] = lambda stage, figures: None
     folder: Path | None = None
     artifacts: Path | None = None
+
+    def allocate(self, scores: Scores, allocator: Allocator | None = None) -> Plan:
+        """The plan that keeps the best channels of the job's groups, as many as its budget allows.
+
+        Where the budget names a measured cost, the plan's network is measured, and meets it.
+
+        Args:
+            scores: score of each channel, float [size], by group.
+            allocator: who spends the budget on groups; None is the usual one.
+
+        Raises:
+            InfeasibleBudget: no legal sizes are within the budget.
+            MeasurementError: the network could not be measured, or stays above the budget.
+        """
+
+        def solve(costs: Sequence[Cost]) -> Plan:
+            return self.allocating(self.graph, scores, self.budget, allocator, self.groups, costs)
+
+        return self.meet_budget(solve)
+
+    def meet_budget(self, solve: Solve, before: Plan | None = None) -> Plan:
+        """The last allocation of a method that does not allocate by scores: `solve(costs)` gives the plan for costs.
+
+        It is solved again with corrected costs while the measured network misses the budget.
+
+        Args:
+            solve: gives the plan for measured costs of the job's network.
+            before: plan that leads from the job's network to the one that `solve` plans for; None is no cut yet.
+
+        Raises:
+            InfeasibleBudget: what corrected costs leave cannot be reached.
+            MeasurementError: the network could not be measured, or stays above the budget.
+        """
+        return self.loop(solve, self.costs, before)
 
 
 @dc.dataclass(frozen=True)

@@ -121,7 +121,7 @@ class EnsembleKnowledgePruning:
             masks.fold()
             return apply(twin, search.plan(search_step), job.graph)
 
-        plan = job.meet_budget(solve, job.costs)
+        plan = job.meet_budget(solve)
         way = ways[plan.digest()]
 
         def teachers(count: int) -> list[nn.Module]:

@@ -45,9 +45,9 @@ def prune_beside(fixed: Sizes, method: Method, job: Job) -> Outcome:
     small = apply(job.model, first, job.graph)
     graph = trace(small, job.task.example())
 
-    def meet_budget(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
+    def loop(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
         joined = first if before is None else first.then(before)
-        return job.meet_budget(lambda given: solve(_after(given, fixed)), job.costs, joined)
+        return job.loop(lambda given: solve(_after(given, fixed)), job.costs, joined)
 
     left = dc.replace(
         job,
@@ -55,7 +55,7 @@ def prune_beside(fixed: Sizes, method: Method, job: Job) -> Outcome:
         graph=graph,
         groups=carried(graph, [group for group in job.groups if group.name not in fixed]),
         costs=_after(job.costs, fixed),
-        meet_budget=meet_budget,
+        loop=loop,
     )
     try:
         outcome = method.prune(left)

@@ -159,7 +159,7 @@ class InterpretationSteeredPruning:
         ranks = torch.sigmoid(logits.double())
         parts = torch.split(ranks, [group.size for group in groups])
         scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
-        plan = job.meet_budget(lambda costs: solved(scores, costs), job.costs)
+        plan = job.meet_budget(lambda costs: solved(scores, costs))
         return Outcome(plan, apply(job.model, plan, job.graph))
 
     def saliency(self, folder: Path, model: nn.Module, graph: Graph) -> Saliency:

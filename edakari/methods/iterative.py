@@ -64,7 +64,7 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
             )
         scores = criterion.score(model, graph, _Lazily(job), job.task)
         budget = _towards(job.budget, whole, iteration / iterations.count)
-        allocate_within = job.meet_budget if iteration == iterations.count else allocate_once
+        allocate_within = job.loop if iteration == iterations.count else allocate_once
         cut = allocate_within(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name))
         model = apply(model, cut, graph)

@@ -29,7 +29,7 @@ from edakari.graph import call, fixed_graph
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
-from edakari.methods.allocation import fixed_note
+from edakari.methods.allocation import allocate, fixed_note
 from edakari.methods.fixed_widths import prune_beside
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
@@ -160,7 +160,8 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         budget=limits.budget,
         fit=with_log(fitter(run.task, run.fitting("prune")), log),
         costs=loop.costs if loop else (),
-        meet_budget=loop or allocate_once,
+        loop=loop or allocate_once,
+        allocating=allocate,
         seed=run.settings.seed,
         log=note,
         folder=work,

@@ -6,7 +6,7 @@ import dataclasses as dc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,15 +15,19 @@ from edakari.core.file_errors import file_errors
 from edakari.core.reading import because, inside, read_json, read_text
 from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RunFolderError
-from edakari.latency.timing import Timing
 from edakari.report.explanation import explanations
 from edakari.report.stage_files import read_results
-from edakari.results import CheckResult, DenseResult, FinetuneResult, Results, TracedGroup, TraceResult
+
+if TYPE_CHECKING:
+    # what the command line shows at once must not wait for torch
+    from edakari.latency.timing import Timing
+    from edakari.results import CheckResult, DenseResult, FinetuneResult, Results, TracedGroup, TraceResult
+
+    Judged = DenseResult | CheckResult | FinetuneResult
 
 __all__ = ["collect", "gathered"]
 
 Content = dict[str, Any]
-Judged = DenseResult | CheckResult | FinetuneResult
 
 
 @file_errors()

@@ -6,14 +6,16 @@ import dataclasses as dc
 import functools
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic
 from typing_extensions import TypedDict
 
 from edakari.core.reading import because, inside, read_json
 from edakari.errors import RunFolderError
-from edakari.results import STAGES, Results, StageResult
+
+if TYPE_CHECKING:
+    from edakari.results import Results, StageResult
 
 __all__ = ["check_explanation", "read_results", "result_from", "stored"]
 
@@ -69,6 +71,8 @@ def read_results(folder: Path) -> Results:
     Raises:
         RunFolderError: no stage is finished, or a file is damaged.
     """
+    from edakari.results import STAGES, Results  # which imports torch
+
     found = {}
     for name, kind in STAGES.items():
         path = folder / "stages" / f"{name}.json"

@@ -22,6 +22,7 @@ from edakari.core.protocols import Batch, Hook, Objective, Schedule, Split, Step
 from edakari.cost import dense, macs
 from edakari.errors import ModelError
 from edakari.graph import trace
+from edakari.methods.allocation import allocate
 
 __all__ = ["ToyTask", "toy_cnn", "toy_fit", "toy_job", "toy_vit"]
 
@@ -203,7 +204,7 @@ def toy_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
     asked = Budget.parse(budget)
     known = {**dense(graph, asked), **{cost.name: cost.total({}) for cost in costs}}
     limits = asked.absolute(known)
-    return Job(copied(model), graph, graph.groups, task, limits, toy_fit, costs, seed=seed)
+    return Job(copied(model), graph, graph.groups, task, limits, toy_fit, costs, allocating=allocate, seed=seed)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

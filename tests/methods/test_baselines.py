@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from edakari.core.method import method_named, paper_of, registered
+from edakari.core.method import Job, method_named, paper_of, registered
 from edakari.core.space import limited
 from edakari.cost import bind, dense
 from edakari.criteria import CRITERIA, Magnitude
-from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, UnknownName
+from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, UnknownName, WrongArgument
 from edakari.graph import trace
 from edakari.methods import allocate
-from edakari.solve import Knapsack
+from edakari.solve import Knapsack, Uniform
 from edakari.surgery import apply
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
 
@@ -144,10 +144,24 @@ def test_the_last_step_is_solved_again_until_the_measurement_is_met(steps: int) 
         met.append((cost.total(first), cost.total(before.then(cut).sizes())))
         return cut
 
-    outcome = method_named("magnitude")(iterations=steps).prune(dc.replace(job, meet_budget=meet_budget))  # type: ignore[call-arg]
+    outcome = method_named("magnitude")(iterations=steps).prune(dc.replace(job, loop=meet_budget))  # type: ignore[call-arg]
     assert met == [(pytest.approx(job.budget.terms[0].limit, rel=0.02), cost.total(outcome.plan.sizes()))]
     assert met[0][1] == pytest.approx(job.budget.terms[0].limit / 2, rel=0.02)
     assert dense(trace(outcome.model, job.task.example()))["macs"] == met[0][1]
+
+
+@pytest.mark.parametrize("budget", ["macs<=50%", "latency<=60%"])
+def test_a_job_allocates_as_the_function_does(budget: str) -> None:
+    job = toy_job(toy_cnn(), budget)
+    scores = Magnitude().score(job.model, job.graph)
+    for allocator in (None, Uniform()):
+        wanted = allocate(job.graph, scores, job.budget, allocator, job.groups, job.costs)
+        assert job.allocate(scores, allocator) == wanted
+    fewer = dc.replace(job, groups=job.groups[:-1], loop=lambda solve, costs, before: solve(costs))
+    assert job.groups[-1].name not in fewer.allocate(scores).sizes()
+    bare = Job(job.model, job.graph, job.groups, job.task, job.budget, job.fit, job.costs)
+    with pytest.raises(WrongArgument, match=r"allocating=edakari\.allocate"):
+        bare.allocate(scores)
 
 
 def test_a_measured_cost_that_is_not_given_is_told() -> None:

@@ -80,7 +80,7 @@ def test_measured_costs_and_their_loop_see_the_whole_network() -> None:
         return plan
 
     budget = edakari.Budget.parse("latency<=30%").absolute({"latency": cost.total({})})
-    job = dc.replace(job, budget=budget, costs=[cost], meet_budget=meet)
+    job = dc.replace(job, budget=budget, costs=[cost], loop=meet)
     outcome = prune_beside(FIXED, method_named("magnitude")(), job)
     (whole,) = seen
     assert whole.sizes() == outcome.plan.sizes()

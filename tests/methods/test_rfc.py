@@ -252,7 +252,7 @@ def test_the_last_allocation_is_settled_by_measurement() -> None:
         asked.append(costs[0].total(before.then(first).sizes()))
         return solve(dearer)
 
-    outcome = QUICK.prune(dc.replace(job, meet_budget=meet_budget))
+    outcome = QUICK.prune(dc.replace(job, loop=meet_budget))
     assert len(asked) == 1
     assert job.costs[0].total(outcome.plan.sizes()) <= job.budget.terms[0].limit
 

@@ -155,7 +155,7 @@ def test_a_method_that_does_not_settle_is_measured_all_the_same(fake, recipe, tm
     cls = method_named("magnitude")
     honest = cls.prune
     monkeypatch.setattr(
-        cls, "prune", lambda self, job: honest(self, dc.replace(job, meet_budget=lambda solve, *rest: solve(job.costs)))
+        cls, "prune", lambda self, job: honest(self, dc.replace(job, loop=lambda solve, *rest: solve(job.costs)))
     )
     timed = edakari.run(recipe(), tmp_path / "run").report["latency"]
     assert len(timed["rounds"]) >= 1

@@ -162,7 +162,7 @@ class MaskUpdateHook(Hook):
             tried[plan.digest()] = kept
             return plan
 
-        self._set(tried[self.job.meet_budget(solve, self.job.costs).digest()])
+        self._set(tried[self.job.meet_budget(solve).digest()])
         self.final = True
 
     def sizes(self) -> dict[str, int]:

@@ -282,7 +282,7 @@ class Trials:
                 limits = bind(self.job.budget, self.job.graph, costs)
                 return self._cut_to(shortened(self.job.groups, self.sizes, proposed, self._scored(), limits))
 
-            plan, self.met = self.job.meet_budget(solve, self.job.costs, self.plan), True
+            plan, self.met = self.job.meet_budget(solve, self.plan), True
         entry = {"plan": plan.to_json(), "tolerance": self.tolerance, "met": self.met}
         entry["figures"] = {"groups": float(len(plan.edits)), "disagreement": disagreement, **figures}
         if self.job.folder is not None and Processes.here().main:

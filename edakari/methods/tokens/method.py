@@ -97,7 +97,7 @@ def prune_tokens_by(
             f"method {name!r}: selectors that start at random have to be trained, but the task has no data; give it "
             "some, or set start: unlike"
         )
-    plan = job.meet_budget(solve, job.costs)
+    plan = job.meet_budget(solve)
     edits = {edit.block: edit.count for edit in plan.tokens()}
     job.log("tokens", {f"{block} keeps": float(count) for block, count in edits.items()})
     if not edits or training is None or not learns:
