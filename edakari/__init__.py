@@ -7,7 +7,6 @@
 Prune
     prune            a network that is there, with data or without, in memory or in a folder
     run              carries out a recipe, as `edakari prune recipe.yaml` does
-    prune_tokens     fewer tokens in a vision transformer, without data
 
 Step by step
     trace            finds what can be pruned in a network, and what it costs
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
     from edakari.pipeline import prune, run
-    from edakari.pipeline.token_call import prune_tokens
     from edakari.surgery import apply, build, load, reconstruct, save, simulate
     from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
@@ -81,7 +79,6 @@ __all__ = [
     "measure_latency",
     "methods",
     "prune",
-    "prune_tokens",
     "recalibrate",
     "reconstruct",
     "register",
@@ -106,7 +103,6 @@ _HOMES = {
     "load": "edakari.surgery",
     "measure_latency": "edakari.latency.measuring",
     "prune": "edakari.pipeline",
-    "prune_tokens": "edakari.pipeline.token_call",
     "recalibrate": "edakari.train",
     "reconstruct": "edakari.surgery",
     "register": "edakari.core.method",

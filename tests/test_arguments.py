@@ -23,7 +23,7 @@ from edakari.pipeline.load import networks
 from edakari.report import collect, write_report
 from edakari.solve import Knapsack, Threshold
 from edakari.testing import check_allocator, check_criterion, check_method, exactness
-from edakari.testing.toys import ToyTask, toy_cnn, toy_vit
+from edakari.testing.toys import ToyTask, toy_cnn
 from edakari.train import distillation, fit, task_objective
 
 
@@ -77,7 +77,6 @@ CALLS = {
     "fit": (fit, (MODEL, task_objective(TASK), TASK.batches("train"), Schedule(epochs=0))),
     "task_objective": (task_objective, (TASK,)),
     "distillation": (distillation, (TASK, MODEL)),
-    "prune_tokens": (edakari.prune_tokens, (toy_vit(), EXAMPLE, "macs<=80%")),
     "limited": (limited, (GRAPH.groups,)),
     "register": (edakari.register, ("some name",)),
     "method_named": (method_named, ("magnitud",)),

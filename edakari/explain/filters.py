@@ -46,7 +46,7 @@ class Choice:
         filters: how many of a layer, half of them the most discriminative ones, half the least.
         crops: images of each filter.
         images: of the training data, at most.
-        top: strongest images of each filter that count; a share of them below 1.
+        top: number of the strongest images of each filter that count; below 1 it is a fraction of all.
         labels: those of the data, or the network's own predictions.
     """
 

@@ -4,7 +4,7 @@ Reading order: `layers` (what there is to time in a network), `grid` (at which w
 `measure_table` (filling it), `predict` (the cost), `calibrate` (how far to trust it), `model` (the protocol that
 `widths`, `tokens` and `whole` fulfil), `budget_loop` (meeting a budget by measurement).
 
-How a layer is timed was chosen by experiment (ONNX Runtime 1.32, one thread; the sum over all layers beside the whole
+How a layer is timed was chosen by experiment (ONNX Runtime 1.32, one thread; the sum over all layers and the whole
 network's median, on a machine that others used too):
 
 | | ResNet-50 | MobileNetV2 | ViT-S |

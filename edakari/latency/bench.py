@@ -1,4 +1,4 @@
-"""Where and how networks are timed whole."""
+"""Where and how whole networks are timed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from edakari.latency.timing import RunSettings, Runtime, Timing, expected_second
 __all__ = ["MAX_ATTEMPTS", "Bench", "Tell", "duration"]
 
 Tell = Callable[[str], None]
-"""Told in words what is going on."""
+"""Takes messages about the progress."""
 
 MAX_ATTEMPTS = 3
-"""Most times that networks are timed anew where the machine is noisy."""
+"""Most times that networks are timed on a noisy machine."""
 MEDIAN_TOLERANCE = 0.004
-"""Uncertainty of a timing, as a share, up to which networks are timed further where it decides."""
+"""Relative uncertainty of a timing down to which networks are timed further where the timing decides."""
 
 
 @dc.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Bench:
     """Where and how networks are timed.
 
     Args:
-        runtime: in which.
-        settings: of the runtime.
+        runtime: that runs the networks.
+        settings: how it runs them.
         example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
         repeats: calls of each network that are timed, at least.
-        spread: largest distance between the quartiles that is accepted, as a share of the median.
+        spread: largest distance between the quartiles that is accepted, as a fraction of the median.
         cache: folder of latency tables; None is the usual one.
     """
 
@@ -58,18 +58,18 @@ class Bench:
         return open_table(key_of(self.runtime, self.settings), self.cache)
 
     def timed(self, models: Mapping[str, nn.Module], tolerance: float = math.inf) -> dict[str, Timing]:
-        """Latency of networks in turns, steady or not; see `edakari.latency.timing.time_callables`."""
+        """Latency of networks timed alternately, steady or not; see `edakari.latency.timing.time_callables`."""
         device = torch.device(self.settings.device)
         placed = {name: _on(device, model) for name, model in models.items()}
         example = mapped(self.example, lambda x: x.to(device))
         return measure(placed, example, self.runtime, settings=self.settings, repeats=self.repeats, tolerance=tolerance)
 
     def expected(self, latencies_ms: Iterable[float]) -> str:
-        """In words, how long networks of about these latencies take to be timed, once the runtime has loaded them."""
+        """Says how long it takes to time networks of about these latencies, once the runtime has loaded them."""
         return f"about {duration(expected_seconds(latencies_ms, self.settings.warmup, self.repeats))}"
 
     def steady(self, models: Mapping[str, nn.Module], tolerance: float = MEDIAN_TOLERANCE) -> dict[str, Timing]:
-        """Latency of networks in turns, until it is known within a tolerance; again where the machine was noisy.
+        """Latency of networks timed alternately until it is known within a tolerance; repeated on a noisy machine.
 
         Raises:
             MeasurementError: it stays noisy, or a network does not run; says which, and the spread.

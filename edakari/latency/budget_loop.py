@@ -41,22 +41,22 @@ __all__ = [
 ]
 
 NEAR = 0.01
-"""Distance from the limit, as a share of it, from which on the allocation is solved again."""
+"""Relative distance from the limit above which the allocation is solved again."""
 MISS = 0.02
-"""How far above the limit, as a share of it, a network may lie."""
+"""Fraction of the limit by which a network may exceed it."""
 DISTURBED = 0.03
-"""How much slower than the quickest a timing of the dense network is, as a share, if something else ran meanwhile."""
+"""A timing of the dense network counts as disturbed if it exceeds the quickest one by this fraction."""
 NEAREST = 0.005
-"""Difference of two factors, as a share, that is worth solving again for."""
+"""Relative difference of two factors that is worth another solution."""
 ROUNDS = 5
-"""Most networks that are measured."""
+"""Largest number of networks that are measured."""
 SPARE = 7
 """Times that the allocation is solved beyond the rounds, for some lead to networks that are known."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class TimedPair:
-    """The dense and the pruned network, timed in turns."""
+    """Latencies of the dense and the pruned network, timed alternately."""
 
     dense: Timing
     pruned: Timing
@@ -68,13 +68,13 @@ class LatencyTarget:
 
     Args:
         limit_ms: what the budget allows.
-        dense_ms: latency of the dense network, each time that it was measured.
-        share: the limit is a share of what was measured first, whatever is measured later.
+        dense_ms: latency of the dense network, one for each time that it was measured.
+        relative: whether the limit is a fraction of the first of these latencies; later ones then do not count.
     """
 
     limit_ms: float
     dense_ms: tuple[float, ...]
-    share: bool
+    relative: bool
 
     @classmethod
     def of(cls, asked: Budget, dense_ms: float) -> LatencyTarget:
@@ -84,8 +84,8 @@ class LatencyTarget:
         return cls(term.limit * (dense_ms if term.relative else 1.0), (dense_ms,), term.relative)
 
     def seen(self, pair: TimedPair) -> LatencyTarget:
-        """The target when the dense network was measured once more, which tells more of how fast the machine is."""
-        return self if self.share else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
+        """The target after one more measurement of the dense network, which says how fast the machine is."""
+        return self if self.relative else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
 
     @property
     def speed_ms(self) -> float:
@@ -93,10 +93,10 @@ class LatencyTarget:
         return statistics.median(each for each in self.dense_ms if not disturbed(each, min(self.dense_ms)))
 
     def relative_error(self, pair: TimedPair) -> float:
-        """How far a network lies above the limit, as a share of it.
+        """How far a network lies above the limit, as a fraction of it.
 
-        It is compared, turn by turn, with the dense one that was measured in turns with it, so that a machine that was
-        slower or quicker in that minute does not count.
+        The network is compared with the dense one, turn by turn, because both were timed alternately. A machine that
+        was slower or quicker in that minute therefore does not count.
         """
         return pair.pruned.ratio * self.speed_ms / self.limit_ms - 1.0
 
@@ -107,13 +107,13 @@ def disturbed(dense_ms: float, quickest_ms: float) -> bool:
 
 
 def retime_if_noisy(bench: Bench, dense: nn.Module, pruned: nn.Module, quickest_ms: float) -> TimedPair:
-    """Both networks in turns, a few times if need be: what slows both changes their ratio too.
+    """Times both networks alternately, again if the machine was disturbed: what slows both changes their ratio too.
 
     Args:
-        bench: where.
-        dense: network.
-        pruned: network.
-        quickest_ms: least that the dense network was seen to take.
+        bench: that times them.
+        dense: the dense network.
+        pruned: the pruned network.
+        quickest_ms: smallest latency of the dense network so far.
 
     Raises:
         MeasurementError: the machine is too noisy from the first.
@@ -139,7 +139,7 @@ class LoopRound:
         factor: of the cost that its allocation was solved with.
         predicted_ms: its latency by that cost.
         timing: of it and of the dense network.
-        relative_error: how far it lies above the limit, as a share of it.
+        relative_error: how far it lies above the limit, as a fraction of it.
         sizes: of the groups that are cut.
     """
 
@@ -198,8 +198,8 @@ class ClosedLoop:
     Args:
         latency: as predicted.
         target: to be met.
-        measure: times the network of a plan for the dense network, in turns with that.
-        tell: told of each round, counted from 1.
+        measure: times the network of a plan and the dense network alternately.
+        tell: takes the number of each round, counted from 1, and the round.
         settings: how the loop goes.
     """
 
@@ -330,8 +330,8 @@ def _missed(rounds: Sequence[LoopRound], target: LatencyTarget) -> MeasurementEr
     pruned = nearest.timing.pruned
     lower = target.limit_ms / (1.0 + nearest.relative_error)
     return MeasurementError(
-        f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms) beside "
-        f"{nearest.timing.dense.median_ms:.3g} ms dense, {nearest.relative_error:.1%} "
+        f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms), compared with "
+        f"{nearest.timing.dense.median_ms:.3g} ms of the dense one: {nearest.relative_error:.1%} "
         f"above the budget of {target.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Close other "
         f"programs and retry, or set the budget to about {lower:.3g} ms."
     )

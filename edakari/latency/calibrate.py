@@ -1,4 +1,4 @@
-"""How far predictions can be trusted: random sub-networks timed whole, against what the table says of them."""
+"""How far predictions can be trusted: latencies of random sub-networks compared with what the table predicts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def random_sizes(
     Args:
         groups: what may be sized, with legal sizes.
         count: how many.
-        keep: range of the mean share that a network keeps; each group lies within 0.2 of its network's.
+        keep: range of the mean fraction that a network keeps; each group lies within 0.2 of its network's.
         seed: equal seeds give equal sizes.
     """
     rng = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ CHAINS = (8, 64)
 BATCH = 24
 PROBES = 8
 NOISY = 0.1
-"""Distance between the quartiles, as a share of the median, from which on a point is timed again."""
+"""Distance between the quartiles, as a fraction of the median, above which a point is timed again."""
 TICK = 0.003
 """Distance between the quartiles that is never noise, ms: profiles count whole microseconds."""
 AGAIN = 2
@@ -149,7 +149,7 @@ def fill(
 
 
 def timed(batch: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, repeats: int) -> Mapping[Point, Sample]:
-    """Time points in turns; those whose calls differ much are timed again.
+    """Time points alternately; those whose calls differ much are timed again.
 
     Args:
         batch: points, few enough to be open at the same time.

@@ -49,7 +49,7 @@ def measure_latency(
         networks: random sub-networks that are timed whole to fit the predictions, unless the table has such a fit;
             0 is none.
         cache: folder of latency tables; None is the usual one.
-        tell: told in words how long it will take and how far it has come; `print` will do.
+        tell: takes messages about the time it will take and the progress; `print` will do.
 
     Raises:
         MeasurementError: the runtime is not installed, times no single layers, or does not run the network, or a table

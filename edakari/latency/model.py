@@ -33,7 +33,7 @@ __all__ = ["LatencyModel", "calibrate", "fill_table", "known_fit", "unfitted"]
 Result = dict[str, Any]
 
 PROGRESS_SECONDS = 10.0
-"""Seconds between two words on how far it has come."""
+"""Seconds between two reports of the progress."""
 
 
 class LatencyModel(Protocol):
@@ -90,7 +90,7 @@ def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Re
     Args:
         model: says which layers.
         bench: where they are timed.
-        tell: told how it goes.
+        tell: takes messages about the progress.
 
     Returns:
         The table, and figures of the filling.
@@ -123,13 +123,13 @@ def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Re
 
 
 def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> tuple[Table, Result]:
-    """The table with a fit of the predictions to sub-networks that are timed whole.
+    """The table with a fit of the predictions to measured sub-networks.
 
     Args:
         model: of the latency.
         bench: where networks are timed; its table has the layers.
         networks: how many sub-networks are timed.
-        tell: told how it goes.
+        tell: takes messages about the progress.
 
     Returns:
         The table, and how far predictions erred, as plain values: `fit` is None where nothing is fitted.
@@ -167,7 +167,7 @@ def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> t
 
 @dc.dataclass
 class _Progress:
-    """Says now and then how far it has come."""
+    """Reports the progress every few seconds."""
 
     what: str
     tell: Tell

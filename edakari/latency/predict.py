@@ -109,7 +109,7 @@ class _Axis:
         return cls(every, {int(lane): np.flatnonzero((found == lane) | (every == 0)) for lane in names}, steps)
 
     def places(self, widths: Ints, exactly: bool) -> list[Place]:
-        """For each lane the knots before and behind, the share of the way between, and whether the lane serves."""
+        """For each lane: knots around each width, fraction of the way between them, and whether the lane applies."""
         found = []
         for lane, indices in self.lanes.items():
             knots = self.knots[indices]

@@ -74,7 +74,7 @@ class Fit:
         constant_ms: of every call.
         scale: factor of the layers' times.
         networks: sub-networks that were timed.
-        median_error: of the predictions, as a share of what was measured.
+        median_error: median error of the predictions, as a fraction of the measured latency.
         worst_error: the largest.
         rank_correlation: Spearman's, between predicted and measured latencies.
     """
@@ -171,7 +171,7 @@ def network_key(graph: Graph) -> str:
 
 
 def extended(table: Table, samples: Mapping[Point, Sample], fits: Mapping[str, Fit] | None = None) -> Table:
-    """The table with more in it, on disk as well; what another process has added meanwhile is kept.
+    """The table with more in it, on disk as well; what another process has added in the meantime is kept.
 
     Args:
         table: stays as it is.

@@ -61,8 +61,8 @@ class Timing:
         repeats: calls that were timed.
         ratio: median over the turns of its median to that of the first callable's turn next to it, which a machine
             whose speed drifts moves less than it moves the medians.
-        uncertainty: standard error of `ratio` as a share of it, from its quartiles over the turns; of `median_ms` for
-            the first callable.
+        uncertainty: standard error of `ratio` as a fraction of it, from its quartiles over the turns; of `median_ms`
+            for the first callable.
     """
 
     median_ms: Positive
@@ -173,7 +173,7 @@ def require_clock(runtime: Runtime) -> LayerRuntime:
 def time_callables(
     calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int, tolerance: float = math.inf
 ) -> dict[str, Timing]:
-    """Time callables in turns, so that a busy machine slows all of them alike.
+    """Time callables alternately, so that a busy machine slows all of them alike.
 
     The turns are long: called alternately, networks would drive each other out of the caches, which slows large ones
     and small ones differently, and none is served like that.
@@ -292,7 +292,7 @@ def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:
     Args:
         timing: of the network.
         name: what was timed, for the message.
-        limit: largest distance between the quartiles, as a share of the median.
+        limit: largest distance between the quartiles, as a fraction of the median.
 
     Raises:
         MeasurementError: the machine is too noisy; says the spread.
@@ -320,7 +320,7 @@ def _timing(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) 
 
 
 def _uncertainty(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    """Standard error of a median, as a share of it.
+    """Standard error of a median, as a fraction of it.
 
     It is sqrt(pi / 2) standard deviations over the root of the count, and a normal distribution's quartiles lie 1.349
     standard deviations apart; they hold where some turns are outliers.

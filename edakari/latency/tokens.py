@@ -28,9 +28,9 @@ __all__ = ["TokenLatency"]
 Floats = npt.NDArray[np.float64]
 
 FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-"""Of all patches, at which blocks are timed."""
+"""Fractions of all patches at which blocks are timed."""
 STRENGTHS = (0.05, 0.15, 0.3, 0.5)
-"""Of the schedules that are timed whole; others lie between them."""
+"""Strengths of the schedules whose networks are measured; others lie between them."""
 
 
 @dc.dataclass(frozen=True)

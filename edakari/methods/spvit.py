@@ -79,7 +79,6 @@ class SoftTokenPruning:
         "Kong et al., SPViT: Enabling Faster Vision Transformers via Latency-aware Soft Token Pruning, ECCV 2022"
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepTokens})
-    needs_data: ClassVar[bool] = True
 
     schedule: Literal["geometric", "progressive"] = "geometric"
     blocks: tuple[Whole, ...] = ()
@@ -112,6 +111,11 @@ class SoftTokenPruning:
     epochs_per_step: Whole = 1
     phase_tolerance: NonNegative = 0.085
     precision: Precision = "fp32"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot do without data; selectors that start unlike the mean choose well before any training."""
+        return self.start == "random" or self.schedule == "progressive"
 
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where; positions that are skipped leave no package."""

@@ -1,4 +1,4 @@
-"""The baselines of token pruning: by chance, by a learned score, by the class token's attention, and by merging."""
+"""Baselines of token pruning: at random, by a learned score, by the class token's attention, and by merging."""
 
 from __future__ import annotations
 
@@ -76,7 +76,6 @@ class PredictedTokens:
         "Rao et al., DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification, NeurIPS 2021"
     )
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
-    needs_data: ClassVar[bool] = True
 
     blocks: tuple[Whole, ...] = ()
     keep_ratios: tuple[PositiveFraction, ...] = ()
@@ -88,6 +87,11 @@ class PredictedTokens:
     selector_lr: LearningRate = 5e-4
     joint_lr: LearningRate = 5e-5
     precision: Precision = "fp32"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot do without data; predictors that start as `spvit` does choose well before any training."""
+        return self.start == "random"
 
     def design(self, sites: TokenSites) -> TokenDesign:
         """Which selectors stand where."""

@@ -77,7 +77,7 @@ def measured_latency(run: Run) -> PlannedLatency | None:
 def finished_latency(
     run: Run, planned: PlannedLatency | None, met: MetLatency | None
 ) -> tuple[TimedPair, float] | None:
-    """The finished network beside the dense one, in turns; None without a latency budget.
+    """Latencies of the finished and the dense network, timed alternately; None without a latency budget.
 
     Args:
         run: which.
@@ -85,7 +85,7 @@ def finished_latency(
         met: how the latency was met.
 
     Returns:
-        The pair, and how far the finished network lies above the limit, as a share of it.
+        The pair, and how far the finished network lies above the limit, as a fraction of it.
     """
     settings = run.settings.latency
     if settings is None or planned is None or met is None:

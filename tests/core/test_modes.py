@@ -151,7 +151,7 @@ CALLS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Path], A
     "fit that fails": (tiny, lambda model, path: trained(model, raising)),
     "toy_fit": (tiny, lambda model, path: toy_fit(model, task_objective(TASK), Schedule(epochs=1, lr=0.01))),
     "recalibrate_": (toy_cnn, lambda model, path: recalibrate_(model, TASK.outputs, TASK.batches("calibration"))),
-    "prune_tokens": (toy_vit, lambda model, path: edakari.prune_tokens(model, EXAMPLE, "macs<=80%")),
+    "prune tokens": (toy_vit, lambda model, path: edakari.prune(model, EXAMPLE, "macs<=80%", method="tome")),
     "token_layout": (toy_vit, lambda model, path: token_layout(model, EXAMPLE)),
     "calibrate": (selecting, lambda model, path: calibrate(model, TASK.outputs, list(TASK.batches("calibration")))),
     "fit_predictor": (tiny, lambda model, path: predicted(model)),

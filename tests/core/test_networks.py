@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from edakari import Plan, apply, load, measure_latency, prune_tokens, save, simulate, trace
+from edakari import Plan, apply, load, measure_latency, prune, save, simulate, trace
 from edakari.core.copying import copied
 from edakari.core.networks import unwrapped
 from edakari.core.protocols import Criterion
@@ -221,7 +221,7 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
         (lambda: apply(net, plan, x), PlanError, "the graph of apply.*a Tensor"),  # type: ignore[arg-type]
         (lambda: save(plan, net, tmp_path), WrongArgument, r"save\(model, plan, folder\): .*the network Net"),  # type: ignore[arg-type]
         (lambda: measure_latency(Net, x), ModelError, r"measure_latency\(model, example\) .*the class Net"),  # type: ignore[arg-type]
-        (lambda: prune_tokens(x, net, "macs<=50%"), EdakariError, "Net|Tensor"),  # type: ignore[arg-type]
+        (lambda: prune(x, net, "macs<=50%"), EdakariError, "Net|Tensor"),  # type: ignore[arg-type]
         (lambda: to_onnx(Net, x, tmp_path / "x.onnx"), ModelError, "the class Net"),  # type: ignore[arg-type]
         (lambda: to_program(Net, x, tmp_path / "x.pt2"), ModelError, "the class Net"),  # type: ignore[arg-type]
         (lambda: Magnitude().score(Net, graph), ModelError, "the class Net"),  # type: ignore[arg-type]

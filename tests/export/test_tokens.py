@@ -42,7 +42,7 @@ def test_positions_that_follow_the_tokens_are_exported(name: str, by: str, tmp_p
     small = {"img_size": 56 if "patch14" in name else 64, "depth": 3, "embed_dim": 48, "num_heads": 4}
     model = timm.create_model(name, num_classes=3, **small).eval()
     x = torch.randn(1, 3, small["img_size"], small["img_size"])
-    fewer, _ = edakari.prune_tokens(model, x, "macs<=80%", by=by)
+    fewer = edakari.prune(model, x, "macs<=80%", method=by).model
     assert to_onnx(fewer, x, tmp_path / "net.onnx").absolute <= 1e-4
     assert not DYNAMIC & {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
@@ -61,7 +61,7 @@ def test_masks_that_transformers_makes_for_exports_follow_the_tokens(kind: str, 
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     x = torch.randn(1, 3, 32, 32)
-    fewer, _ = edakari.prune_tokens(model, x, "macs<=80%", by=by)
+    fewer = edakari.prune(model, x, "macs<=80%", method=by).model
     assert to_onnx(fewer, x, tmp_path / "net.onnx").absolute <= 1e-4
 
 

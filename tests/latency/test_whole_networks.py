@@ -84,7 +84,7 @@ def test_any_machine_that_is_slower_for_wider_networks_is_met(shape: str, fracti
         return TimedPair(timing(times[-1]), timing(ms, ms / times[-1]))
 
     latency = SurrogateLatency(Width()).corrected({}, times[-1])
-    target = LatencyTarget(limit, (times[-1],), share=True)
+    target = LatencyTarget(limit, (times[-1],), relative=True)
     loop = ClosedLoop(latency, target, measure, lambda number, found: None, LoopSettings(12, affine))
     plan, rounds = loop.run(widest(limit), (latency,), None)
     best = max(ms for ms in times if ms <= limit * (1 + MISS))

@@ -21,6 +21,7 @@ from edakari.graph import fixed_graph
 from edakari.latency import runtimes
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
+from edakari.pipeline.settings import LatencySettings
 from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.costs import tokens_at
 from edakari.surgery.tokens.graphs import token_macs
@@ -84,8 +85,9 @@ def test_a_latency_that_no_count_reaches_is_told_with_the_least(
     monkeypatch.setitem(runtimes.RUNTIMES._registered, runtime.name, lambda: runtime)
     monkeypatch.setattr("edakari.latency.timing.time", runtime)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path))
+    timed = LatencySettings(runtime="formula", networks=4)
     with pytest.raises(InfeasibleBudget, match=r"the fewest tokens at these blocks reach latency \d"):
-        edakari.prune_tokens(swin(), EXAMPLE, "latency<=50%", by="spvit", blocks=(0, 2), runtime="formula")
+        edakari.prune(swin(), EXAMPLE, "latency<=50%", SoftTokenPruning(blocks=(0, 2)), latency=timed)
 
 
 def test_what_stages_cannot_do_is_told() -> None:

@@ -35,13 +35,13 @@ class Busy:
 
 
 def test_disturbed_timings_of_the_dense_network_do_not_count() -> None:
-    aim = LatencyTarget(1.0, (2.04,), share=False).seen(pair(3.0)).seen(pair(2.0))
+    aim = LatencyTarget(1.0, (2.04,), relative=False).seen(pair(3.0)).seen(pair(2.0))
     assert aim.speed_ms == pytest.approx(2.02)
     assert aim.relative_error(pair(7.0, 0.6)) == pytest.approx(0.6 * 2.02 - 1)
 
 
 def test_a_share_is_of_what_was_measured_first() -> None:
-    aim = LatencyTarget(1.0, (2.0,), share=True).seen(pair(1.0))
+    aim = LatencyTarget(1.0, (2.0,), relative=True).seen(pair(1.0))
     assert aim.relative_error(pair(7.0, 0.6)) == pytest.approx(0.2)
 
 
@@ -75,7 +75,7 @@ def test_the_edge_of_what_is_possible_is_found() -> None:
 
 def trials(*offs: float, limit_ms: float = 1.0) -> _Trials:
     """Rounds that lie so far off a limit; the networks were asked for by factors 1, 2, …"""
-    found = _Trials(LatencyTarget(limit_ms, (2.0,), share=True))
+    found = _Trials(LatencyTarget(limit_ms, (2.0,), relative=True))
     for number, off in enumerate(offs):
         timing = pair(2.0, (1 + off) * limit_ms / 2.0)
         found.add(Plan((), "", {}), 1.0 + number, 1.0, timing, {"group": number})

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import edakari
 from edakari.cost import dense
-from edakari.errors import InfeasibleBudget, ModelError, UnknownName
+from edakari.errors import DataError, InfeasibleBudget, ModelError
 from edakari.latency import runtimes
+from edakari.methods.token_baselines import PredictedTokens
 from edakari.pipeline import recipe_from
+from edakari.pipeline.settings import LatencySettings
 from edakari.testing import toy_cnn, toy_vit
 from edakari.testing.formula_runtime import FormulaRuntime
+
+TIMED: dict[str, Any] = {"runtime": "formula", "networks": 4}
 
 VIT = """
 import torch
@@ -78,13 +83,10 @@ def test_a_recipe_from_end_to_end(
 @pytest.mark.parametrize("by", ["tome", "spvit"])
 def test_one_call_meets_a_latency(by: str, fake: FormulaRuntime) -> None:
     """The fewest tokens of SPViT reach 92.5 %; predictions corrected by the first round call that impossible."""
-    model, told = deep(), []
-    small, plan = edakari.prune_tokens(
-        model, torch.zeros(1, 3, 16, 16), "latency<=92%", by=by, runtime="formula", tell=told.append
-    )
-    assert plan.tokens()
-    assert any("round 1" in text for text in told)
-    graphs = [edakari.trace(network, torch.zeros(1, 3, 16, 16)) for network in (model, small)]
+    model = deep()
+    found = edakari.prune(model, torch.zeros(1, 3, 16, 16), "latency<=92%", by, latency=LatencySettings(**TIMED))
+    assert found.plan.tokens()
+    graphs = [edakari.trace(network, torch.zeros(1, 3, 16, 16)) for network in (model, found.model)]
     before, after = (fake.latency(graph, {}) for graph in graphs)
     assert after / before <= 0.92 * 1.02
 
@@ -92,7 +94,7 @@ def test_one_call_meets_a_latency(by: str, fake: FormulaRuntime) -> None:
 def test_one_call_meets_macs_and_leaves_the_network() -> None:
     model, x = deep(), torch.randn(1, 3, 16, 16)
     before = model(x)
-    small, _ = edakari.prune_tokens(model, x, "macs<=70%")
+    small = edakari.prune(model, x, "macs<=70%", method="tome").model
     assert dense(edakari.trace(small, x))["macs"] <= 0.7 * dense(edakari.trace(model, x))["macs"]
     assert torch.equal(model(x), before)
     assert not torch.allclose(small(x), before)
@@ -100,12 +102,12 @@ def test_one_call_meets_macs_and_leaves_the_network() -> None:
 
 def test_one_call_says_what_it_cannot_do(fake: FormulaRuntime) -> None:
     with pytest.raises(ModelError, match="has no tokens"):
-        edakari.prune_tokens(toy_cnn(), torch.zeros(1, 3, 16, 16), "macs<=50%")
-    with pytest.raises(UnknownName, match=r"'dynamic'.*dynamicvit"):
-        edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "macs<=50%", by="dynamic")  # type: ignore[arg-type]
+        edakari.prune(toy_cnn(), torch.zeros(1, 3, 16, 16), "macs<=50%", method="tome")
+    with pytest.raises(DataError, match="cannot do without data"):
+        edakari.prune(deep(), torch.zeros(1, 3, 16, 16), "macs<=50%", PredictedTokens(start="random"))
     least = r"latency [\d.]+ ms: the fewest tokens at these blocks reach latency [\d.]+ ms"
     with pytest.raises(InfeasibleBudget, match=least):
-        edakari.prune_tokens(deep(), torch.zeros(1, 3, 16, 16), "latency<=1%", runtime="formula")
+        edakari.prune(deep(), torch.zeros(1, 3, 16, 16), "latency<=1%", method="tome", latency=LatencySettings(**TIMED))
 
 
 def deep() -> torch.nn.Module:

@@ -31,10 +31,10 @@ class Progress:
 
     Args:
         grid: step of the ratios.
-        accuracy_drop: of the task's metric on the calibration split, that may be lost, as a share of 1.
+        accuracy_drop: of the task's metric on the calibration split, that may be lost, as a fraction of 1.
         epochs_per_step: of training for each ratio that is tried.
         phase_tolerance: neighbours whose ratios differ by less become one phase.
-        first_share: blocks before this share of the depth stay whole, for tokens are not told apart there yet.
+        first_share: blocks before this fraction of the depth stay unpruned, as tokens hardly differ there yet.
     """
 
     grid: float = 0.1

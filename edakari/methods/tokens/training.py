@@ -105,7 +105,7 @@ class TokenTrainer:
         student: masks tokens, by decisions that are drawn.
         teacher: the dense network; frozen.
         last: block behind which tokens are compared.
-        targets: share of all patches to be kept by each selector.
+        targets: fraction of all patches that each selector is to keep.
         loss: weights of the terms.
         dual: multipliers of the constraint; None leaves the penalty alone.
     """

@@ -67,7 +67,7 @@ class TokenDesign:
         return tuple(found)
 
     def counts(self, strength: float) -> Counts:
-        """Patches behind each selector; in networks with stages the same share of each stage's."""
+        """Patches behind each selector; in networks with stages, the same fraction of each stage's."""
         if self.sites.staged:
             return tuple(int(self.sites.patches[index] * (1 - strength) + 1e-9) for index in self.blocks)
         return self.schedule(strength, self.sites.patches[0], len(self.blocks))
