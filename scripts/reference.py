@@ -127,6 +127,7 @@ def method_index(methods: Mapping[str, type[Method]], criteria: Mapping[str, Any
 
 def recipe_tables() -> dict[str, str]:
     """The tables of the recipe's sections by name."""
+    from edakari.core.choosing import Groups
     from edakari.core.protocols import Schedule
     from edakari.models import ModelSpec
     from edakari.pipeline import settings as sections
@@ -136,7 +137,7 @@ def recipe_tables() -> dict[str, str]:
         "model": [ModelSpec],
         "data": [DataSettings],
         "latency": [sections.LatencySettings],
-        "groups": [sections.GroupSettings],
+        "groups": [Groups],
         "train": [Schedule],
         "finetune": [sections.FinetuneSettings],
         "bank": [sections.BankSettings],

@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 
+from edakari.core.choosing import Groups
 from edakari.core.method import METHODS, registered
 from edakari.graph.module_attributes import ATTRIBUTES
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
-from edakari.pipeline import DistillSettings, GroupSettings, LatencySettings, MeasureSettings, read_recipe, recipe_from
+from edakari.pipeline import DistillSettings, LatencySettings, MeasureSettings, read_recipe, recipe_from
 from edakari.pipeline.recipe import KEYS
 from edakari.pipeline.settings import BankSettings, FinetuneSettings
 from edakari.tasks import DataSettings
@@ -123,7 +124,7 @@ SECTIONS = {
     "model": [ModelSpec],
     "data": [DataSettings],
     "latency": [LatencySettings],
-    "groups": [GroupSettings],
+    "groups": [Groups],
     "finetune and train": [FinetuneSettings],
     "finetune.bank": [BankSettings],
     "finetune.distill": [DistillSettings],

@@ -8,7 +8,6 @@ from edakari.pipeline.runner import Result, run, run_given
 from edakari.pipeline.settings import (
     DistillSettings,
     FinetuneSettings,
-    GroupSettings,
     LatencySettings,
     MeasureSettings,
     PruneSettings,
@@ -18,7 +17,6 @@ from edakari.pipeline.settings import (
 __all__ = [
     "DistillSettings",
     "FinetuneSettings",
-    "GroupSettings",
     "LatencySettings",
     "MeasureSettings",
     "PruneSettings",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from edakari.core.budget import Budget
-from edakari.core.choosing import Groups as GroupSettings
+from edakari.core.choosing import Groups
 from edakari.core.method import Method, name_of
 from edakari.core.protocols import Schedule
 from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
@@ -27,7 +27,6 @@ __all__ = [
     "BankSettings",
     "DistillSettings",
     "FinetuneSettings",
-    "GroupSettings",
     "LatencySettings",
     "MeasureSettings",
     "PruneSettings",
@@ -171,7 +170,7 @@ class PruneSettings:
     method: Method
     budget: Budget
     latency: LatencySettings | None = None
-    groups: GroupSettings = GroupSettings()
+    groups: Groups = Groups()
     recalibrate: Whole = 0
     reconstruct: bool = False
     finetune: FinetuneSettings | None = None

@@ -63,8 +63,9 @@ def reconstruct(
     Args:
         model: the dense network; stays as it is.
         plan: how it is cut.
-        batches: inputs as in evaluation, gone through once for each layer; labels beside them are not read. Under
-            several processes each has its own, at least one.
+        batches: inputs as in evaluation, gone through once for each layer; labels beside them are not read. They should
+            hold many more values than a layer has weights for each output: some hundred images. Under several
+            processes each has its own, at least one.
         small: the network as cut, if its weights are others than those that `apply` leaves; stays as it is.
         graph: of the dense network; None traces it.
         ridge: penalty of a change of weights, as a share of the mean square of the layer's inputs.
