@@ -19,7 +19,7 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Shape], shape: Sequence[int
     """Align dimensions from the right and unify those that are not broadcast.
 
     Args:
-        tracer: the flow.
+        tracer: of the running forward pass.
         operands: dimensions of each operand.
         shape: of the result.
 
