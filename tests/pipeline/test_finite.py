@@ -87,7 +87,7 @@ def test_a_last_step_that_diverges_is_an_error(content: dict[str, Any], lr: floa
 def test_the_check_sees_what_apply_does_wrong(
     content: dict[str, Any], wrong: float, edits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(plan: Plan, model: nn.Module, graph: Graph) -> nn.Module:
+    def spoil(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         made = apply(model, plan, graph)
         if bool(plan.edits) == edits:
             made.get_parameter("7.bias").data[0] += wrong
