@@ -19,7 +19,7 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Shape], shape: Sequence[int
     """Align dimensions from the right and unify those that are not broadcast.
 
     Args:
-        tracer: of the running forward pass.
+        tracer: the flow.
         operands: dimensions of each operand.
         shape: of the result.
 
