@@ -65,7 +65,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "isp": {"method": {"name": "isp", "predictor_epochs": 1, "explainer_epochs": 1, "gate_epochs": 6, "gate_lr": 0.5}},
     "spvit": {
         "model": "vit",
-        "method": {"name": "spvit", "blocks": [1, 2], "selector_epochs": 1, "joint_epochs": 2},
+        "method": {"name": "spvit", "blocks": [1, 2], "training": {"selector_epochs": 1, "joint_epochs": 2}},
         "budget": "macs<=80%",
     },
 }

@@ -54,14 +54,14 @@ from edakari.tasks.own import Task
 from edakari.train import FitSettings, distillation, fit, fitter
 
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "SPViT": ("spvit", {"selector_epochs": 0}),
-    "SPViT, two selectors": ("spvit", {"selector_epochs": 0, "blocks": (1, 3)}),
-    "DynamicViT-like": ("dynamicvit", {"selector_epochs": 1, "start": "random"}),
-    "DynamicViT-like, SPViT's start": ("dynamicvit", {"selector_epochs": 0}),
+    "SPViT": ("spvit", {"training": {"selector_epochs": 0}}),
+    "SPViT, two selectors": ("spvit", {"training": {"selector_epochs": 0}, "blocks": (1, 3)}),
+    "DynamicViT-like": ("dynamicvit", {"training": {"selector_epochs": 1}, "start": "random"}),
+    "DynamicViT-like, SPViT's start": ("dynamicvit", {"training": {"selector_epochs": 0}}),
     "EViT": ("evit", {}),
     "ToMe": ("tome", {}),
     "random": ("random_tokens", {}),
-    "SPViT, choice for nothing": ("spvit", {"selector_epochs": 0}),
+    "SPViT, choice for nothing": ("spvit", {"training": {"selector_epochs": 0}}),
 }
 FOR_NOTHING = "SPViT, choice for nothing"
 LEARNED = ("SPViT", "SPViT, two selectors", "DynamicViT-like", "DynamicViT-like, SPViT's start", FOR_NOTHING)
@@ -106,9 +106,10 @@ def pruned(arm: str, counts: list[int], tuned: bool, given: Job, arguments: argp
     left = arguments.epochs if tuned else 0
     if arm in LEARNED:
         # SPViT's masks are dear: one epoch with them, the rest with tokens removed
-        alone = method(arm).selector_epochs
+        alone = method(arm).training.selector_epochs
         joint = min(left, 1) if arm != "DynamicViT-like" else max(0, left - alone)
-        more |= {"joint_epochs": joint, "joint_lr": arguments.lr, "selector_lr": arguments.selector_lr}
+        rates = {"joint_lr": arguments.lr, "selector_lr": arguments.selector_lr}
+        more["training"] = dc.replace(method(arm).training, joint_epochs=joint, **rates)
         left -= min(left, joint + (alone if tuned else 0))
     teacher = copy.deepcopy(given.model)
     model = method(arm, **more).prune(given).model

@@ -129,7 +129,9 @@ def _make_parts(value: Any) -> None:
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         registry, given = registry_of(hint), getattr(value, name, None)
         if isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
-            object.__setattr__(value, name, nested(**given))
+            default = getattr(type(value), name, None)  # what is not given is as the field has it
+            made = dc.replace(default, **given) if isinstance(default, nested) else nested(**given)
+            object.__setattr__(value, name, made)
         elif registry is not None and holds_part(hint) and isinstance(given, str | Mapping):
             content = {"name": given} if isinstance(given, str) else dict(given)
             object.__setattr__(value, name, registry.named(content.pop("name", ""))(**content))

@@ -13,19 +13,13 @@ from typing import Any, ClassVar, Literal
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
-from edakari.core.protocols import Precision
 from edakari.core.settings import (
-    Count,
-    LearningRate,
-    NonNegative,
-    OpenFraction,
     PositiveFraction,
     Whole,
     settings,
 )
 from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
 from edakari.methods.tokens.progressive import Progress
-from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
 from edakari.surgery.tokens.design import TokenDesign
 from edakari.surgery.tokens.package_token import Packages
@@ -54,25 +48,8 @@ class SoftTokenPruning:
         merge: how the scores of the heads are merged: "geo" as in the authors' code, "arith" as in the paper.
         head_branch: weigh heads by their importance.
         share_head_mlp: use one set of selector weights for all heads.
-        imitation_epochs: number of epochs in which selectors learn what attention would keep, without labels.
-        selector_epochs: number of epochs in which only the selectors are trained.
-        joint_epochs: number of epochs in which selectors and network are trained together.
-        selector_lr: peak learning rate while only the selectors are trained.
-        joint_lr: peak learning rate while selectors and network are trained together.
-        selector_decay: weight decay in both trainings.
-        ratio_weight: weight of the squared distance from the planned ratios.
-        logit_weight: weight of the divergence from the dense network's outputs.
-        token_weight: weight of the distance from the dense network's tokens.
-        dual_rate: step size of the multipliers that hold the ratios; 0 uses the penalty alone, as the authors do.
-        joint_rule: tokens in the joint training: "sample" draws them, as the authors do; "count" keeps as many as
-            planned, as the exported network will.
-        batches: largest number of batches of the calibration split by which thresholds are set.
-        grid: step size of the ratios that the progressive schedule tries.
-        accuracy_drop: drop of the metric on the calibration split that the progressive schedule may cause.
-        epochs_per_step: number of training epochs for each ratio that the progressive schedule tries.
-        phase_tolerance: largest difference of ratios of neighbouring blocks that become one phase of the progressive
-            schedule.
-        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
+        training: how selectors and network are trained.
+        progress: how the progressive schedule goes; not used by the other one.
     """
 
     paper: ClassVar[str] = (
@@ -92,25 +69,8 @@ class SoftTokenPruning:
     merge: Literal["geo", "arith"] = "geo"
     head_branch: bool = True
     share_head_mlp: bool = True
-    imitation_epochs: Whole = 0
-    selector_epochs: Whole = 5
-    joint_epochs: Whole = 25
-    selector_lr: LearningRate = 5e-4
-    # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
-    joint_lr: LearningRate = 5e-5
-    selector_decay: NonNegative = 0.05
-    ratio_weight: NonNegative = 2.0
-    logit_weight: NonNegative = 0.5
-    token_weight: NonNegative = 0.5
-    dual_rate: NonNegative = 0.05
-    # differs: the authors draw; until scores are far from 0 what is drawn differs from what is kept afterwards
-    joint_rule: Literal["sample", "count"] = "count"
-    batches: Count = 16
-    grid: OpenFraction = 0.1
-    accuracy_drop: float = 0.01
-    epochs_per_step: Whole = 1
-    phase_tolerance: NonNegative = 0.085
-    precision: Precision = "fp32"
+    training: TokenTraining = TokenTraining()
+    progress: Progress = Progress()
 
     @property
     def needs_data(self) -> bool:
@@ -138,25 +98,6 @@ class SoftTokenPruning:
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         design = self.design(sites_of(job))
-        training = TokenTraining(
-            imitation_epochs=self.imitation_epochs,
-            selector_epochs=self.selector_epochs,
-            joint_epochs=self.joint_epochs,
-            lr=self.selector_lr,
-            joint_lr=self.joint_lr,
-            weight_decay=self.selector_decay,
-            precision=self.precision,
-            loss=TokenLoss(ratio=self.ratio_weight, logits=self.logit_weight, tokens=self.token_weight),
-            dual_rate=self.dual_rate,
-            batches=self.batches,
-            joint_rule=self.joint_rule,
-        )
         if self.schedule == "progressive" and not self.keep_ratios:
-            steps = Progress(
-                grid=self.grid,
-                accuracy_drop=self.accuracy_drop,
-                epochs_per_step=self.epochs_per_step,
-                phase_tolerance=self.phase_tolerance,
-            )
-            design = progressive_design(job, design, training, steps)
-        return prune_tokens_by("spvit", job, design, self.keep_ratios, training)
+            design = progressive_design(job, design, self.training, self.progress)
+        return prune_tokens_by("spvit", job, design, self.keep_ratios, self.training)

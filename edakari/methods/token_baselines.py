@@ -6,10 +6,8 @@ from typing import Any, ClassVar
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
-from edakari.core.protocols import Precision
-from edakari.core.settings import LearningRate, PositiveFraction, Whole, settings
+from edakari.core.settings import PositiveFraction, Whole, settings
 from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_of
-from edakari.methods.tokens.training import TokenLoss
 from edakari.surgery.tokens import TokenSites
 from edakari.surgery.tokens.design import TokenDesign, linear
 from edakari.surgery.tokens.selectors import Start
@@ -63,13 +61,7 @@ class PredictedTokens:
         keep_ratios: fraction of all patches left behind each predictor; empty takes the largest ones within the budget.
         start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" is what the
             authors use.
-        imitation_epochs: number of epochs in which predictors learn what attention would keep, without labels; the
-            paper has none.
-        selector_epochs: number of epochs in which only the predictors are trained.
-        joint_epochs: number of epochs in which predictors and network are trained together.
-        selector_lr: peak learning rate while only the predictors are trained.
-        joint_lr: peak learning rate while predictors and network are trained together.
-        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
+        training: how predictors and network are trained.
     """
 
     paper: ClassVar[str] = (
@@ -81,12 +73,7 @@ class PredictedTokens:
     keep_ratios: tuple[PositiveFraction, ...] = ()
     # differs: the authors begin with random scores, which are of no use without training; this is where `spvit` begins
     start: Start = "unlike"
-    imitation_epochs: Whole = 0
-    selector_epochs: Whole = 5
-    joint_epochs: Whole = 25
-    selector_lr: LearningRate = 5e-4
-    joint_lr: LearningRate = 5e-5
-    precision: Precision = "fp32"
+    training: TokenTraining = TokenTraining(dual_rate=0.0, joint_rule="sample")
 
     @property
     def needs_data(self) -> bool:
@@ -106,19 +93,7 @@ class PredictedTokens:
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         design = self.design(sites_of(job))
-        training = TokenTraining(
-            imitation_epochs=self.imitation_epochs,
-            selector_epochs=self.selector_epochs,
-            joint_epochs=self.joint_epochs,
-            lr=self.selector_lr,
-            joint_lr=self.joint_lr,
-            weight_decay=0.05,
-            precision=self.precision,
-            loss=TokenLoss(ratio=2.0, logits=0.5, tokens=0.5),
-            dual_rate=0.0,
-            batches=16,
-        )
-        return prune_tokens_by("dynamicvit", job, design, self.keep_ratios, training)
+        return prune_tokens_by("dynamicvit", job, design, self.keep_ratios, self.training)
 
 
 @register("evit")

@@ -24,8 +24,8 @@ from edakari.cost import dense
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
-from edakari.methods.tokens.method import sites_of
-from edakari.methods.tokens.progressive import phases, profile
+from edakari.methods.tokens.method import TokenTraining, sites_of
+from edakari.methods.tokens.progressive import Progress, phases, profile
 from edakari.methods.tokens.training import (
     DualAscent,
     TokenLoss,
@@ -56,7 +56,7 @@ def toy_token_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) ->
     return dc.replace(job, groups=groups, costs=(cost, dc.replace(cost, name="latency", unit="ms")))
 
 
-SHORT: dict[str, Any] = {"imitation_epochs": 1, "selector_epochs": 1, "joint_epochs": 1}
+SHORT = TokenTraining(imitation_epochs=1, selector_epochs=1, joint_epochs=1)
 
 
 def network(seed: int = 0, depth: int = 6) -> nn.Module:
@@ -239,8 +239,8 @@ def test_thresholds_keep_what_was_planned_on_average() -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        SoftTokenPruning(**SHORT),
-        PredictedTokens(**SHORT),
+        SoftTokenPruning(training=SHORT),
+        PredictedTokens(training={"imitation_epochs": 1, "selector_epochs": 1, "joint_epochs": 1}),  # type: ignore[arg-type]
         RandomTokens(),
         AttentionTokens(),
         MergedTokens(),
@@ -253,7 +253,7 @@ def test_methods_keep_their_promises(method: Any) -> None:
 
 def test_training_moves_selectors_and_keeps_the_constraint() -> None:
     job = toy_token_job(network(), "macs<=70%")
-    outcome = SoftTokenPruning(selector_epochs=6, joint_epochs=0, selector_lr=0.05).prune(job)
+    outcome = SoftTokenPruning(training=TokenTraining(selector_epochs=6, joint_epochs=0, selector_lr=0.05)).prune(job)
     fresh = edakari.apply(network(), outcome.plan)
     moved = [
         not torch.equal(value, fresh.state_dict()[name])
@@ -268,7 +268,9 @@ def test_training_moves_selectors_and_keeps_the_constraint() -> None:
 def test_progressive_schedule_walks_from_the_back_and_merges_phases(tmp_path: Path) -> None:
     job = dc.replace(toy_token_job(network(), "macs<=70%"), artifacts=tmp_path)
     method = SoftTokenPruning(
-        schedule="progressive", grid=0.25, accuracy_drop=1.0, selector_epochs=0, joint_epochs=1, joint_lr=0.01
+        schedule="progressive",
+        progress=Progress(grid=0.25, accuracy_drop=1.0),
+        training=TokenTraining(selector_epochs=0, joint_epochs=1, joint_lr=0.01),
     )
     outcome = method.prune(job)
     trail = json.loads((tmp_path / "progressive.json").read_text())
@@ -278,7 +280,7 @@ def test_progressive_schedule_walks_from_the_back_and_merges_phases(tmp_path: Pa
         ratios = [step["ratios"][block] for block in sorted(step["ratios"])]
         assert ratios == sorted(ratios, reverse=True)
     assert dense(edakari.trace(outcome.model, job.task.example()))["macs"] <= job.budget.terms[0].limit
-    strict = dc.replace(method, accuracy_drop=-1.0)
+    strict = dc.replace(method, progress=dc.replace(method.progress, accuracy_drop=-1.0))
     with pytest.raises(InfeasibleBudget, match="allow a larger drop"):
         strict.prune(toy_token_job(network(), "macs<=70%"))
 
@@ -300,7 +302,7 @@ def test_wrong_settings_are_told() -> None:
     with pytest.raises(PlanError, match="blocks 0 to 5"):
         AttentionTokens(blocks=(1, 6)).prune(job)
     with pytest.raises(EdakariError, match="selector_epochs must be at least 0, found -1"):
-        SoftTokenPruning(selector_epochs=-1).prune(job)
+        SoftTokenPruning(training={"selector_epochs": -1}).prune(job)  # type: ignore[arg-type]
     with pytest.raises(InfeasibleBudget, match="fewest tokens"):
         AttentionTokens(blocks=(5,)).prune(job)
     with pytest.raises(BudgetError, match="does not depend on the number of tokens"):

@@ -48,9 +48,14 @@ def pit() -> nn.Module:
 
 @pytest.mark.parametrize(("make", "budget"), [(swin, "macs<=88%"), (pit, "macs<=88%")])
 @pytest.mark.parametrize(
-    "method", [SoftTokenPruning(selector_epochs=1, joint_epochs=1), PredictedTokens(selector_epochs=1, joint_epochs=0),
-               RandomTokens()], ids=lambda method: type(method).__name__
-)  # fmt: skip
+    "method",
+    [
+        SoftTokenPruning(training={"selector_epochs": 1, "joint_epochs": 1}),
+        PredictedTokens(training={"selector_epochs": 1, "joint_epochs": 0}),
+        RandomTokens(),
+    ],
+    ids=lambda method: type(method).__name__,
+)
 def test_counts_are_searched(make: Callable[[], nn.Module], budget: str, method: Any) -> None:
     model = make()
     job = toy_job(model, budget)

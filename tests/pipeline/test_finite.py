@@ -120,9 +120,7 @@ SHORT = {
     "milestone_interval": 2,
     "warmup_images": 8,
     "search_images": 4,
-    "imitation_epochs": 1,
-    "selector_epochs": 1,
-    "joint_epochs": 1,
+    "training": {"imitation_epochs": 1, "selector_epochs": 1, "joint_epochs": 1},
 }
 BY_VALUES = {"magnitude", "fpgm", "taylor", "rfc", "score", "dlrfc", "isp", "smcp", "halp", "ekg"}
 """Methods that look at values of the first weights."""

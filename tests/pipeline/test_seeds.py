@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import edakari
 import edakari.train.loop as loop_module
 from edakari.methods.spvit import SoftTokenPruning
+from edakari.methods.tokens.method import TokenTraining
 from edakari.pipeline import recipe_from
 from edakari.surgery.tokens import attach, selections, token_sites
 from edakari.testing import ToyTask, toy_job, toy_vit
@@ -81,7 +82,9 @@ def test_selectors_begin_by_the_seed() -> None:
 
 
 def test_the_seed_of_a_job_reaches_its_selectors() -> None:
-    method = SoftTokenPruning(blocks=(1,), imitation_epochs=0, selector_epochs=0, joint_epochs=0, batches=1)
+    method = SoftTokenPruning(
+        blocks=(1,), training=TokenTraining(imitation_epochs=0, selector_epochs=0, joint_epochs=0, batches=1)
+    )
     found = []
     for seed in (0, 0, 1):
         job = dc.replace(toy_job(toy_vit(), "macs<=85%"), seed=seed)

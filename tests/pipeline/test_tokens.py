@@ -47,7 +47,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FormulaRuntime:
     ("method", "budget"),
     [
         ({"name": "evit", "blocks": [1, 2]}, "latency<=80%"),
-        ({"name": "spvit", "blocks": [1, 2], "selector_epochs": 1, "joint_epochs": 1}, "macs<=80%"),
+        ({"name": "spvit", "blocks": [1, 2], "training": {"selector_epochs": 1, "joint_epochs": 1}}, "macs<=80%"),
     ],
     ids=["evit", "spvit"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
+from edakari.core.settings import Count, LearningRate, NonNegative, Whole, settings
 from edakari.core.stability import experimental
 from edakari.errors import DataError, ModelError
 from edakari.graph import example_for
@@ -21,7 +23,6 @@ from edakari.methods.tokens.training import DualAscent, TokenLoss, TokenTrainer,
 from edakari.surgery import apply
 from edakari.surgery.tokens import (
     Adaptive,
-    Rule,
     TokenLayout,
     TokenSites,
     attach,
@@ -35,35 +36,38 @@ from edakari.surgery.tokens.design import TokenDesign
 __all__ = ["TokenTraining", "progressive_design", "prune_tokens_by", "sites_of"]
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class TokenTraining:
     """How selectors and network are trained.
 
     Args:
-        imitation_epochs: in which selectors learn, without labels, what attention would keep.
-        selector_epochs: of selectors alone, with all losses.
-        joint_epochs: of selectors and network.
-        lr: peak learning rate of selectors alone.
-        joint_lr: of selectors and network together.
-        weight_decay: of both.
-        precision: "auto", "fp32", "bf16" or "fp16".
-        loss: weights of the terms.
-        dual_rate: step of the multipliers that hold the constraint; 0 leaves the penalty alone.
-        batches: most batches of the calibration split that thresholds are set by.
-        joint_rule: which tokens go on while both are trained.
+        imitation_epochs: number of epochs in which selectors learn what attention would keep, without labels.
+        selector_epochs: number of epochs in which only the selectors are trained.
+        joint_epochs: number of epochs in which selectors and network are trained together.
+        selector_lr: peak learning rate while only the selectors are trained.
+        joint_lr: peak learning rate while selectors and network are trained together.
+        weight_decay: weight decay in both trainings.
+        loss: weights of the terms of the loss.
+        dual_rate: step size of the multipliers that hold the ratios; 0 uses the penalty alone, as the authors do.
+        joint_rule: tokens in the joint training: "sample" draws them, as the authors do; "count" keeps as many as
+            planned, as the exported network will.
+        batches: largest number of batches of the calibration split by which thresholds are set.
+        precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
-    imitation_epochs: int
-    selector_epochs: int
-    joint_epochs: int
-    lr: float
-    joint_lr: float
-    weight_decay: float
-    precision: Precision
-    loss: TokenLoss
-    dual_rate: float
-    batches: int
-    joint_rule: Rule = "sample"
+    imitation_epochs: Whole = 0
+    selector_epochs: Whole = 5
+    joint_epochs: Whole = 25
+    selector_lr: LearningRate = 5e-4
+    # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
+    joint_lr: LearningRate = 5e-5
+    weight_decay: NonNegative = 0.05
+    loss: TokenLoss = TokenLoss()
+    dual_rate: NonNegative = 0.05
+    # differs: the authors draw; until scores are far from 0 what is drawn differs from what is kept afterwards
+    joint_rule: Literal["sample", "count"] = "count"
+    batches: Count = 16
+    precision: Precision = "fp32"
 
 
 def sites_of(job: Job) -> TokenSites:
@@ -169,7 +173,7 @@ def trained(job: Job, sites: TokenSites, plan: Plan, training: TokenTraining) ->
     trainer = TokenTrainer(job, Adaptive(model), teacher, sites.blocks[-1], targets, training.loss, dual)
     selectors = trainer.selector_parameters()
     schedule = Schedule(
-        lr=training.lr,
+        lr=training.selector_lr,
         optimizer="adamw",
         weight_decay=training.weight_decay,
         precision=training.precision,

@@ -6,7 +6,6 @@ code has no progressive schedule.
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
@@ -15,6 +14,7 @@ from edakari.core.budget import Limits
 from edakari.core.copying import copied
 from edakari.core.files import write_json
 from edakari.core.method import Job
+from edakari.core.settings import Fraction, NonNegative, OpenFraction, Whole, settings
 from edakari.errors import InfeasibleBudget
 from edakari.surgery.tokens.costs import tokens_at
 from edakari.surgery.tokens.design import Counts, Schedule
@@ -25,7 +25,7 @@ Train = Callable[[nn.Module, Mapping[int, int]], nn.Module]
 """From a network, and patches behind the selector of each block, to the network with trained selectors."""
 
 
-@dc.dataclass(frozen=True, kw_only=True)
+@settings
 class Progress:
     """How the schedule goes.
 
@@ -37,11 +37,11 @@ class Progress:
         first_share: blocks before this fraction of the depth stay unpruned, as tokens hardly differ there yet.
     """
 
-    grid: float = 0.1
+    grid: OpenFraction = 0.1
     accuracy_drop: float = 0.01
-    epochs_per_step: int = 1
-    phase_tolerance: float = 0.085
-    first_share: float = 0.25
+    epochs_per_step: Whole = 1
+    phase_tolerance: NonNegative = 0.085
+    first_share: Fraction = 0.25
 
 
 def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, train: Train, steps: Progress) -> Counts:

@@ -15,6 +15,7 @@ from edakari.core.method import Job
 from edakari.core.modes import eval_mode
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Hook, Objective, StepState
+from edakari.core.settings import NonNegative, settings
 from edakari.surgery.tokens import Adaptive, Decision, DenseHead, TokenSite, gates, selections
 
 __all__ = [
@@ -47,7 +48,7 @@ def ratio_loss(kept_S: torch.Tensor, target_S: torch.Tensor) -> torch.Tensor:
     return ((kept_S - target_S) ** 2).mean()
 
 
-@dc.dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class TokenLoss:
     """Weights of the terms; the authors' code has these.
 
@@ -58,9 +59,9 @@ class TokenLoss:
             something of every patch.
     """
 
-    ratio: float = 2.0
-    logits: float = 0.5
-    tokens: float = 0.5
+    ratio: NonNegative = 2.0
+    logits: NonNegative = 0.5
+    tokens: NonNegative = 0.5
 
 
 class DualAscent(Hook):
