@@ -14,6 +14,7 @@ from edakari.errors import (
     ModelError,
     RecipeError,
     RunFolderError,
+    SettingsError,
     UntrustedCode,
     WeightsError,
 )
@@ -151,7 +152,7 @@ def test_a_folder_of_another_recipe_is_left_alone(content, tmp_path):
         ({"data": {"source": "nowhere"}}, EdakariError, "nowhere"),
         ({"model": {"name": "edakari:fashion_cnn", "weights": "none.safetensors"}}, EdakariError, "none.safetensors"),
         ({"model": {"name": "edakari:resnet20", "weights": "random"}}, EdakariError, "channel"),
-        ({"groups": {"exclude": ["layer9"]}}, RecipeError, "groups.exclude: 'layer9'"),
+        ({"groups": {"exclude": ["layer9"]}}, SettingsError, "groups.exclude: 'layer9'"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(content, tmp_path, change, error, match):
