@@ -3,6 +3,6 @@
 from edakari.core.optional import needs
 
 with needs("cli", "the command line"):
-    # what every command uses, so that none of them has to ask for it
+    # imports of every command, checked here once
     import rich  # noqa: F401
     import typer  # noqa: F401

@@ -1,4 +1,4 @@
-"""What `edakari measure --calibrate` does and says: how good the predictions of a network's latency are."""
+"""`edakari measure --calibrate`: fits a latency table and reports how accurate its predictions are."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from edakari.latency.widths import WidthLatency
 __all__ = ["calibration", "calibration_text"]
 
 LEAST = 0.25
-"""Smallest share of a group that is measured and drawn."""
+"""Smallest fraction of a group that is measured and sampled."""
 
 
 def calibration(model: nn.Module, bench: Bench, networks: int, step: int) -> dict[str, Any]:
-    """Fill the table of a runtime for a network, time sub-networks, and keep the fit in the table.
+    """Fill the table of a runtime for a network, time sub-networks, and store the fit in the table.
 
     Args:
         model: the network, on the CPU.
-        bench: where and how it is timed.
-        networks: random sub-networks to time.
+        bench: runtime and settings of the timing.
+        networks: number of random sub-networks to time.
         step: widths are multiples of this.
 
     Returns:
-        Plain values: what was measured, and how far predictions were off.
+        Plain values: the measurements, and the errors of the predictions.
     """
     graph = trace(model, bench.example)
     groups = limited(graph.groups, round_to=step, min_channels=LEAST)
@@ -44,7 +44,7 @@ def calibration(model: nn.Module, bench: Bench, networks: int, step: int) -> dic
 
 
 def calibration_text(name: str, result: Mapping[str, Any]) -> str:
-    """What a calibration found, in a few lines."""
+    """Format the result of a calibration in a few lines."""
     fit, spread = Fit(**result["fit"]), result["spread"]
     lines = [
         f"{name}: {fit.networks} sub-networks of {min(_medians(result)):.3g} to {max(_medians(result)):.3g} ms",
@@ -57,7 +57,7 @@ def calibration_text(name: str, result: Mapping[str, Any]) -> str:
     if spread > STEADY:
         lines.append(
             f"  [yellow]The machine is noisy:[/] calls of one network differ by {spread:.0%} (between the quartiles). "
-            "Calibrate again when it is quiet."
+            "Calibrate again when the machine is idle."
         )
     if result["unknown_operators"]:
         lines.append(f"  priced as a pass over their values: {', '.join(result['unknown_operators'])}")

@@ -1,4 +1,4 @@
-"""What the commands have in common: output, and errors as one line."""
+"""Output and one-line errors, shared by all commands."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def show(renderable: Any) -> None:
 
 
 def width() -> int:
-    """Characters in a line: the terminal's, and enough for a table where the output goes elsewhere."""
+    """Return the line width: the terminal's, or enough for a table if the output goes elsewhere."""
     console = Console()
     return console.width if console.is_terminal else max(console.width, 100)
 
 
 def note(text: str) -> None:
-    """Tell the user what is going on, apart from the results."""
+    """Print a note for the user to stderr, apart from the results."""
     if _main_process():
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
@@ -52,7 +52,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Let a command end in one clear line where the input is wrong, the disk is full, or Ctrl-C was pressed.
+    """Make a command end with one clear line for wrong input, a full disk or Ctrl-C.
 
     Exit codes: 1 for errors, 130 after Ctrl-C; `--debug` before the command's name lets the error through.
     """
@@ -64,19 +64,19 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            # a run that was there before is gone by now, and to overwrite again would be to begin again
+            # the earlier run has been removed by now, and to overwrite again would restart this one
             left_out = () if "train" in sys.argv else ("--overwrite",)
             again = shlex.join(["edakari", *(part for part in sys.argv[1:] if part not in left_out)])
-            note(f"[yellow]Interrupted.[/] To go on from here, give the same command again: {escape(again)}")
+            note(f"[yellow]Interrupted.[/] To continue, run the same command again: {escape(again)}")
             raise typer.Exit(130) from None
         except SystemExit as error:
-            # of the user's own code: what was asked for is not done, whatever its code says
+            # from the user's code: the request is not done, whatever the exit code says
             if "--debug" in sys.argv:
                 raise
             note(f"[bold red]Error:[/] [red]the network's own code ends the program (sys.exit({error.code!r}))[/]")
             raise typer.Exit(1) from None
         except (EdakariError, OSError) as error:
-            # what the operating system says of no file is a fault of ours, and shows where it lies
+            # an operating system error without a file is a bug of edakari, so its traceback is shown
             if "--debug" in sys.argv or not (isinstance(error, EdakariError) or _of_a_file(error)):
                 raise
             note(f"[bold red]Error:[/] [red]{escape(_text(error))}[/]")
@@ -88,7 +88,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _warned(others: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Show our own warnings as a note, without the line of code that they come from."""
+    """Show edakari's warnings as notes, without their line of code."""
     if issubclass(category, EdakariWarning):
         note(f"[yellow]Note:[/] {escape(str(message))}")
     else:

@@ -1,4 +1,4 @@
-"""The tables that the commands print."""
+"""Tables that the commands print."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TONES = {"good": "green", "bad": "yellow", "": ""}
 
 
 def comparison(report: Mapping[str, Any]) -> Table:
-    """Dense, pruned and fine-tuned network side by side."""
+    """Compare the dense, pruned and fine-tuned network side by side."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for network in report["networks"]:
@@ -49,7 +49,7 @@ def comparison(report: Mapping[str, Any]) -> Table:
 
 
 def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
-    """What can be pruned, and the share of each cost that every group is part of."""
+    """List prunable groups, and the fraction of each cost that every group is part of."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group", overflow="fold")
     table.add_column("kind")
@@ -67,7 +67,7 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def unprunable_table(unprunable: Sequence[Mapping[str, Any]]) -> Table:
-    """What cannot be pruned, and why."""
+    """List what cannot be pruned, with reasons."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("left alone", overflow="fold")
     table.add_column("size", justify="right")
@@ -78,10 +78,10 @@ def unprunable_table(unprunable: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def totals(found: Inspection, width: int) -> Text:
-    """What can be pruned altogether, and what stays by reason.
+    """Summarise what can be pruned, and what cannot, by reason.
 
     Args:
-        found: of a network.
+        found: inspection of a network.
         width: characters in a line.
     """
     params = found.costs["params"]
@@ -111,13 +111,13 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 
 
 def _hanging(text: str, width: int, indent: int) -> str:
-    """Text in several lines, the first of which begins after the indent."""
+    """Wrap text to several lines with a hanging indent."""
     lines: Iterable[str] = textwrap.wrap(text, max(width - indent, 30), break_long_words=False)
     return f"\n{' ' * indent}".join(lines)
 
 
 def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Latency of the dense and the pruned network."""
+    """List latencies of the dense and the pruned network."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("runtime", "dense", "pruned", "now"):
         table.add_column(name, justify="left" if name == "runtime" else "right")
@@ -131,7 +131,7 @@ def _times_as_fast(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def latency_line(timed: Mapping[str, Any]) -> str:
-    """The budget's latency: asked for, dense, predicted, measured."""
+    """Format the budget's latency: limit, dense, predicted and measured."""
     return (
         f"Latency of the budget, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
         f"dense {latency(timed['dense'])}, predicted {predicted(timed)}, measured {latency(timed['measured'])} "
@@ -140,12 +140,12 @@ def latency_line(timed: Mapping[str, Any]) -> str:
 
 
 def costs_line(costs: Mapping[str, float]) -> str:
-    """All costs in one line."""
+    """Format all costs in one line."""
     return ", ".join(f"{cost(value)} {name}" for name, value in costs.items())
 
 
 def stage_line(result: StageResult) -> str:
-    """What a finished stage found, in one line."""
+    """Format the result of a finished stage in one line."""
     from edakari.results import (
         CheckResult,
         DenseResult,
@@ -177,7 +177,7 @@ def stage_line(result: StageResult) -> str:
             pairs = {name: dc.asdict(pair) for name, pair in result.runtimes.items()}
             return ", ".join(f"{_times_as_fast(pair)} in {name}{noisy(*pair.values())}" for name, pair in pairs.items())
         case ExportResult():
-            return ", ".join(file.path for file in result.files) or "none asked for"
+            return ", ".join(file.path for file in result.files) or "none requested"
         case ReportResult():
             return result.page
     return ""

@@ -19,16 +19,16 @@ __all__ = ["TreeSettings", "module_tree"]
 GAP = "  "
 ARROW = " → "
 SHORTEST = 12
-"""Of the groups' names; where not even that is left, the classes make room."""
+"""Smallest width of the column of group names; below it, the column of classes shrinks."""
 
 
 @dc.dataclass(frozen=True)
 class TreeSettings:
-    """How much of a tree is shown.
+    """How much of a tree to show.
 
     Args:
-        depth: levels below the network; 0 is all.
-        everything: show each module, even those that are alike or have no cost.
+        depth: number of levels below the network; 0 shows all.
+        everything: show every module, including equal ones and those without cost.
         width: characters in a line.
     """
 
@@ -39,7 +39,7 @@ class TreeSettings:
 
 @dc.dataclass(frozen=True)
 class _Line:
-    """One module, or several that are alike, in columns."""
+    """One module, or several equal ones, in columns."""
 
     guide: str
     name: str
@@ -54,7 +54,7 @@ class _Line:
 
 
 def module_tree(found: Inspection, settings: TreeSettings) -> Text:
-    """Modules with their classes, widths, groups, shares of cost, and what stays of them."""
+    """Format modules with their classes, widths, groups, fractions of cost, and unprunable positions."""
     tree = found.tree if settings.everything else condensed(found.tree)
     lines = list(_lines(tree, found, settings))
     titles = _Line("", "module", "class", "in → out", ("consumes", "produces"), "MACs %", "params %", "", ())
@@ -111,7 +111,7 @@ def _width(node: ModuleNode) -> str:
 
 
 def _groups(node: ModuleNode, parent: str) -> tuple[str, ...]:
-    """The groups read and made; one entry where both are the same."""
+    """The consumed and produced groups; one entry if both are the same."""
     sides = [
         group_names(layout, parent) or "–" for layout in (node.input_layout, node.output_layout) if layout is not None
     ]
@@ -135,7 +135,7 @@ def _pins(node: ModuleNode) -> Iterator[Pin]:
 
 
 def _widths(lines: Sequence[_Line], total: int) -> tuple[int, ...]:
-    """Of all columns: the groups' names take what is left."""
+    """Widths of all columns; the column of group names takes the rest."""
     columns = [
         [len(line.guide) + len(line.name) for line in lines],
         [len(line.kind) for line in lines],
@@ -163,7 +163,7 @@ def _row(line: _Line, widths: Sequence[int], style: str = "") -> Text:
 
 
 def _fitted(names: Sequence[str], width: int) -> str:
-    """Names with an arrow between them, the longest without its beginning where they are too long."""
+    """Join names with arrows; if the text is too long, cut the beginning of the longest name."""
     names = list(names)
     while len(ARROW.join(names)) > width:
         longest = max(range(len(names)), key=lambda index: len(names[index]))

@@ -1,4 +1,4 @@
-"""A failure in the user's own network, told with the place in the user's own code."""
+"""Explanation of a failure in the user's network, with the line in the user's code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["explained"]
 
 
 def explained(network: str, example: Any, error: BaseException) -> str:
-    """What failed, on which input, where in the user's code, and what to do.
+    """Explain a failure: the input, the line in the user's code, and what to do.
 
     Args:
-        network: name of the class.
-        example: what it was given.
-        error: what its forward pass raised.
+        network: name of the network's class.
+        example: the input.
+        error: the exception from its forward pass.
     """
     from torch import Tensor
     from torch.utils._pytree import tree_leaves
@@ -30,7 +30,7 @@ def explained(network: str, example: Any, error: BaseException) -> str:
     if frames:
         index = frames[-1]
         lines.append(f"  in {index.filename}:{index.lineno}, {index.name}: {index.line}")
-    lines.append("If it takes another input, say its sizes after the batch, such as --input 1,28,28.")
+    lines.append("If the network takes another input, give its sizes without the batch, such as --input 1,28,28.")
     return "\n".join(lines)
 
 

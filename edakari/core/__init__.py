@@ -1,1 +1,1 @@
-"""Contracts and data that every other part is built on."""
+"""Protocols and data types that all other packages use."""

@@ -1,4 +1,4 @@
-"""What users hand in where something else belongs: one clear error, before it is used."""
+"""Checks of arguments' types, with one clear error before an argument is used."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["found_as", "require", "require_methods"]
 
 
 def require(call: str, **given: tuple[Any, type | tuple[type, ...]]) -> None:
-    """Refuse arguments of another kind.
+    """Raise an error for an argument of a wrong type.
 
     Args:
         call: the function and its arguments, such as "save(model, plan, folder)".
-        given: for each argument what was handed in, and its kind or kinds.
+        given: for each argument, its value and the accepted type or types.
 
     Raises:
-        WrongArgument: names the first that is of another kind, what belongs there and what was found.
+        WrongArgument: an argument has a wrong type; the message names the first, the accepted type and what was found.
     """
     for name, (value, kinds) in given.items():
         if not isinstance(value, kinds):
@@ -30,16 +30,16 @@ def require(call: str, **given: tuple[Any, type | tuple[type, ...]]) -> None:
 
 
 def require_methods(call: str, name: str, value: Any, methods: Sequence[str]) -> None:
-    """Refuse an argument that is no object with some methods: a class, a function, a text.
+    """Raise an error for an argument that is not an object with some methods.
 
     Args:
         call: the function and its arguments.
-        name: of the argument.
-        value: what was handed in.
-        methods: that it must have.
+        name: name of the argument.
+        value: value of the argument.
+        methods: names of the methods that it must have.
 
     Raises:
-        WrongArgument: says what belongs there and what was found.
+        WrongArgument: the argument is a class, a function or another object; the message says what was found.
     """
     if inspect.isclass(value) or not all(callable(getattr(value, method, None)) for method in methods):
         wanted = " and ".join(f"{method}(...)" for method in methods)
@@ -47,7 +47,7 @@ def require_methods(call: str, name: str, value: Any, methods: Sequence[str]) ->
 
 
 def found_as(value: Any) -> str:
-    """What was found in place of something else, and what to do where that can be said."""
+    """Describe a wrong value for an error message, with advice if there is any."""
     if inspect.isclass(value):
         return f"the class {value.__name__}; make one of it first: {value.__name__}(...)"
     if inspect.isroutine(value):

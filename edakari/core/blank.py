@@ -1,4 +1,4 @@
-"""Inputs of zeros, and batches of one input over and over, refused where they are larger than this machine's memory."""
+"""Inputs of zeros and batches of repeated inputs, with an error if they exceed this machine's memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["blank", "repeated", "require_memory"]
 
 
 def blank(*sizes: int) -> torch.Tensor:
-    """An input of zeros, float32, on the CPU.
+    """Make an input of float32 zeros on the CPU.
 
     Raises:
         ModelError: it would not fit into this machine's memory.
@@ -24,11 +24,11 @@ def blank(*sizes: int) -> torch.Tensor:
 
 
 def repeated(example: torch.Tensor, batch: int) -> torch.Tensor:
-    """A batch of so many times the same input.
+    """Make a batch that repeats one input.
 
     Args:
         example: the input, [1, ...].
-        batch: how many times.
+        batch: number of repetitions.
 
     Returns:
         [batch, ...].
@@ -41,20 +41,20 @@ def repeated(example: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def require_memory(sizes: Sequence[int], each: int) -> None:
-    """Refuse an input that would not fit into this machine's memory.
+    """Raise an error for an input that would not fit into this machine's memory.
 
     Args:
-        sizes: of its dimensions.
-        each: bytes of a value.
+        sizes: sizes of its dimensions.
+        each: bytes per value.
 
     Raises:
-        ModelError: says how much it takes, and how much there is.
+        ModelError: the input is too large; the message gives its size and the memory.
     """
     wanted, there = math.prod(sizes) * each, _memory()
     if wanted > there:
         raise ModelError(
             f"an input of {'×'.join(map(str, sizes))} takes {wanted / 1e9:.3g} GB, but this machine has a memory of "
-            f"{there / 1e9:.3g} GB; ask for a smaller size or batch"
+            f"{there / 1e9:.3g} GB; use a smaller size or batch"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which groups may be sized, to what, and which ones have a size that their user has fixed."""
+"""Choice of the groups to prune, their legal sizes, and fixed sizes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from edakari.errors import SettingsError, nearest
 __all__ = ["Chosen", "Groups", "choose"]
 
 Width = str | int | float
-"""Channels, or a share of the group: "75%", or 0.75."""
+"""Number of channels, or a fraction of the group: "75%" or 0.75."""
 
 
 @settings
 class Groups:
-    """Which groups may be sized, and to what.
+    """Which groups may be pruned, and to which sizes.
 
-    A pattern is met by the name of a group, or by the dotted path of a module whose width the group is.
+    A pattern matches the name of a group, or the dotted path of a module whose width is the group.
 
     Args:
         round_to: widths become multiples of this number; 8 if the budget has a latency and nothing is given.
         min_channels: smallest size of a group; below 1, a fraction of the group.
         include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
-        exclude: patterns of groups, or of modules whose width stays whole.
-        widths: fixed sizes by pattern, such as `{"layer4.*": "75%", "conv1": 32}`: a number of channels, or a share,
-            rounded to the nearest legal size. The last pattern that a group meets counts, whatever `include` and
-            `exclude` say; the budget is spent on the other groups.
+        exclude: patterns of groups, or of modules whose width is not pruned.
+        widths: fixed sizes by pattern, such as `{"layer4.*": "75%", "conv1": 32}`: a number of channels or a fraction,
+            rounded to the nearest legal size. The last matching pattern counts and overrides `include` and `exclude`.
+            The budget is spent on the other groups.
     """
 
     round_to: Count = 1
@@ -49,12 +49,12 @@ class Groups:
 
 @dc.dataclass(frozen=True)
 class Chosen:
-    """What some `Groups` say of a network.
+    """Result of applying `Groups` to a network.
 
     Args:
         free: the groups on which the budget is spent, with their legal sizes.
-        fixed: size of each group that has a fixed one.
-        every: both, as they lie in the network.
+        fixed: size of each group with a fixed size.
+        every: both, in the network's order.
     """
 
     free: tuple[Group, ...]
@@ -63,15 +63,15 @@ class Chosen:
 
 
 def choose(graph: Graph, groups: Groups) -> Chosen:
-    """The groups of a network that may be sized, and those whose sizes are fixed.
+    """Choose the groups of a network to prune, and the groups with fixed sizes.
 
     Args:
-        graph: of the network.
-        groups: what may be sized; patterns are met by a group's name, or by the dotted path of a module that has the
-            group in the first dimension of a parameter, which is the width that the module gives out.
+        graph: graph of the network.
+        groups: the groups that may be pruned. A pattern matches a group's name, or the dotted path of a module with
+            the group in the first dimension of a parameter, which is the module's output width.
 
     Raises:
-        SettingsError: a pattern is met by no group (says the nearest name), or a width is larger than a group.
+        SettingsError: a pattern matches no group (the message suggests a name), or a width is larger than its group.
     """
     names = {group.name: _names(graph, group) for group in graph.groups}
     for key in ("include", "exclude", "widths"):
@@ -101,17 +101,17 @@ def _require_met(key: str, pattern: str, names: Mapping[str, set[str]]) -> None:
     if not any(fnmatch.filter(found, pattern) for found in names.values()):
         hint = nearest(pattern, sorted(set().union(*names.values()) - {""}))
         raise SettingsError(
-            f"groups.{key}: {pattern!r} is met by no group or module"
+            f"groups.{key}: {pattern!r} matches no group or module"
             + (f"; did you mean {hint!r}?" if hint else ".")
             + " `edakari inspect` lists the groups."
         )
 
 
 def _share_or_count(pattern: str, width: Any) -> float | int:
-    """A share of a group, above 0 and at most 1, as a float; or a number of channels as an int.
+    """Parse a fraction of a group, above 0 and at most 1, to a float, or a number of channels to an int.
 
     Raises:
-        SettingsError: it is neither.
+        SettingsError: the width is neither.
     """
     try:
         text = isinstance(width, str) and width.strip().endswith("%")
@@ -121,12 +121,13 @@ def _share_or_count(pattern: str, width: Any) -> float | int:
     except ValueError:
         pass
     raise SettingsError(
-        f"the width of {pattern!r} must be a number of channels such as 32, or a share such as '75%', found {width!r}"
+        f"the width of {pattern!r} must be a number of channels such as 32, or a fraction such as '75%', "
+        f"found {width!r}"
     )
 
 
 def _fixed_size(group: Group, width: Width) -> int:
-    """The legal size nearest to a width; of two as near the larger one."""
+    """The legal size nearest to a width; the larger of two equally near sizes."""
     wanted = _share_or_count(group.name, width)
     if isinstance(wanted, int) and wanted > group.size:
         raise SettingsError(f"groups.widths: {width!r} channels for group {group.name!r}, which has only {group.size}")

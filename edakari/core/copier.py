@@ -1,4 +1,4 @@
-"""Copies of whatever a network holds, each made once, by kind of value."""
+"""Copies of all values that a network holds, each made once, by type of value."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ATOMIC = frozenset(
     )
 )
 CONTAINERS = frozenset((dict, collections.OrderedDict, list, set))
-"""Kinds of which each module holds a dozen that are empty: its hooks."""
+"""Types of containers that each module holds a dozen times empty: its hooks."""
 
 SHARED = (
     *(type, int, float, str, bytes, enum.Enum, types.ModuleType, re.Pattern, property, staticmethod, classmethod),
@@ -46,7 +46,7 @@ SHARED = (
     *(torch.jit.ScriptFunction, torch.cuda.Stream, torch.cuda.Event),
     *((torch.distributed.ProcessGroup,) if torch.distributed.is_available() else ()),
 )
-"""Kinds that a copy shares: they cannot change, or stand for something outside of the network."""
+"""Types of values that copies share: immutable values, or objects outside the network."""
 
 VIEWS: dict[type[Any], Callable[[Any], Any]] = {
     type({}.keys()): lambda found: found.keys(),
@@ -60,26 +60,26 @@ VIEWS: dict[type[Any], Callable[[Any], Any]] = {
 
 
 class Copier:
-    """Copies values, each once.
+    """Copies values, each one once.
 
     Args:
-        root: what holds all that is to be copied.
-        memo: copies that are known, by the id of what they are copies of.
+        root: object that holds all values to copy.
+        memo: known copies, by the id of the original.
     """
 
     def __init__(self, root: Any, memo: Mapping[int, Any]) -> None:
         self.root = root
         self.memo = dict(memo)
         self.alive: list[Any] = []
-        """What has an entry in `memo` and is held by nobody else: its id must not be given away."""
+        """Objects in `memo` that nothing else holds, kept alive so that their ids are not reused."""
 
     @functools.cached_property
     def held(self) -> set[int]:
-        """Ids of all that the root holds."""
+        """Return the ids of all objects that the root holds."""
         return reachable(self.root)
 
     def __call__(self, value: Any) -> Any:
-        """The copy of a value; the value itself where nothing in it can change, or where copies share it."""
+        """Copy a value; immutable and shared values are returned themselves."""
         cls = type(value)
         if cls in ATOMIC:
             return value
@@ -118,7 +118,7 @@ class Copier:
         return made
 
     def _frozen(self, value: Any) -> Any:
-        """A tuple or frozenset: itself where nothing in it changes."""
+        """Copy a tuple or frozenset; return it if no element changes."""
         if ATOMIC.issuperset(map(type, value)):
             return value
         items = list(map(self, value))
@@ -145,12 +145,12 @@ class Copier:
         return made
 
     def _cached_function(self, value: Any) -> Any:
-        """A function with `functools.lru_cache` around it: without what it keeps, which may be of other widths."""
+        """Copy a function with `functools.lru_cache` without its cache, which may hold tensors of other widths."""
         function = self(value.__wrapped__)
         return value if function is value.__wrapped__ else functools.lru_cache(**value.cache_parameters())(function)
 
     def _function(self, value: types.FunctionType) -> Any:
-        """A function with what it closes over, its defaults and attributes; itself where nothing in it changes."""
+        """Copy a function with its closure, defaults and attributes; return it if nothing in it changes."""
         compiled_from = vars(value).get("_torchdynamo_orig_callable")
         if compiled_from is not None:
             return self(compiled_from)
@@ -185,7 +185,7 @@ class Copier:
         return value if made is target else weakref.proxy(made)
 
     def _referent(self, value: Any) -> Any:
-        """What a weak reference to an object refers to in the copy: itself where the network does not hold it."""
+        """The target of a weak reference in the copy; the original object if the network does not hold it."""
         return self(value) if id(value) in self.memo or id(value) in self.held else value
 
     def _weak_items(self, value: Any) -> Any:
@@ -208,17 +208,17 @@ class Copier:
         return self.by_own_way(value)
 
     def copy_tensor(self, value: torch.Tensor) -> torch.Tensor:
-        """A tensor's copy, of its values alone where an earlier pass made it."""
+        """Copy a tensor; a tensor from an earlier pass is detached."""
         if value.is_leaf and not value.is_inference():
             return copy.deepcopy(value, self.memo)
         return value.detach().clone()  # of an earlier pass: its history is that of the network's own weights
 
     def copy_module(self, value: nn.Module) -> nn.Module:
-        """A module's copy; a network knows how."""
+        """Copy a module; copiers of networks implement this."""
         raise NotImplementedError
 
     def by_own_way(self, value: Any) -> Any:
-        """An object by its own way, or by the one that `copy.deepcopy` takes."""
+        """Copy an object by its own `__deepcopy__`, or as `copy.deepcopy` does."""
         cls = type(value)
         own = getattr(cls, "__deepcopy__", None)
         if own is not None:
@@ -242,7 +242,7 @@ class Copier:
 
 
 def _padded(parts: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The six parts of what `__reduce_ex__` gives."""
+    """Pad the result of `__reduce_ex__` to six parts."""
     return parts + (None,) * (6 - len(parts))
 
 

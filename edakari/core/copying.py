@@ -1,9 +1,9 @@
-"""Copies of networks: the one place that makes them, here and in every package above.
+"""Copies of networks; all packages use this module.
 
-A copy shares nothing with the network that can change. What the network's modules hold is copied once, however many
-of them hold it: containers, objects, functions with what they close over, bound methods, hooks. So a copy behaves as
-another network would that the same code had built. What belongs to the program is shared: classes, modules of Python,
-loggers, locks, threads, open handles, and module-level state, unless the network holds that too.
+A copy shares no mutable state with the network. Each object that modules hold is copied once, even if several modules
+hold it: containers, objects, functions with their closures, bound methods, hooks. So a copy behaves like a second
+network built by the same code. State of the program is shared: classes, Python modules, loggers, locks, threads, open
+handles, and module-level state, unless the network holds it, too.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ M = TypeVar("M", bound=nn.Module)
 
 UNIQUE = ("__dict__", "__weakref__")
 NOT_COPIED = frozenset({"_compiled_call_impl"})
-"""Attributes of modules that run the module which they were made for."""
+"""Attributes of modules that are bound to the original module."""
 
 
 def copied(model: M, tensors: Mapping[int, torch.Tensor] | None = None) -> M:
-    """A copy of a network that shares nothing with it that can change.
+    """Copy a network; the copy shares no mutable state with it.
 
-    Hooks keep their order and their ids, tied parameters stay tied. Tensors that an earlier pass left behind are
-    detached. Compiled parts are copied as they were before compilation. Caches (dictionaries of tensors whose name has
-    "cache" in it) are left empty, and hooks on tensors are left behind.
+    Hooks keep their order and their ids, and tied parameters stay tied. Tensors from an earlier pass are detached.
+    Compiled parts are copied in their uncompiled form. Caches (dictionaries of tensors with "cache" in their name) are
+    emptied, and hooks on tensors are not copied.
 
     Args:
-        model: stays as it is.
-        tensors: what takes the place of a tensor, by the tensor's id; other tensors are copied.
+        model: the network; it does not change.
+        tensors: replacements for tensors, by the tensor's id; other tensors are copied.
 
     Returns:
-        The copy; without the wrapper where a network is one that `inner` knows.
+        The copy, without a wrapper that `inner` knows.
 
     Raises:
-        ModelError: the network holds what cannot be copied; says where.
+        ModelError: the network holds an object that cannot be copied; the message says where.
     """
     return cast(M, _Copier(model, tensors or {}).network())
 
 
 def copied_as_is(model: M) -> M:
-    """A copy of a network's modules and of what they hold, with the very tensors of the network."""
+    """Copy a network's modules and the objects they hold, but share the network's tensors."""
     return cast(M, _CopierOfStructure(model, {}).network())
 
 
@@ -68,7 +68,7 @@ class _Copier(Copier):
         self.running: set[int] = set()
 
     def network(self) -> nn.Module:
-        """The network's copy."""
+        """Return the copy of the network."""
         parts = {path: module for path, module in self.model.named_modules() if inner(module) is None}
         self.keep(used_by_forward(parts.values()))
         self.leave_empty(parts.values())
@@ -79,7 +79,7 @@ class _Copier(Copier):
             return cast(nn.Module, self(self.model))
 
     def keep(self, values: Sequence[Any]) -> None:
-        """Some objects are their own copies."""
+        """Register objects that are shared instead of copied."""
         self.alive.extend(values)
         self.memo.update({id(value): value for value in values})
 
@@ -92,19 +92,18 @@ class _Copier(Copier):
                         empty.clear()
 
     def add_shells(self, modules: Iterable[nn.Module]) -> None:
-        """Make the copies of modules, to be filled: so whatever refers to a module finds its copy."""
+        """Make empty copies of modules first, so that every reference to a module finds its copy."""
         for module in modules:
             if not _copies_itself(type(module)):
                 self.memo[id(module)] = object.__new__(_class_for(module))
                 self.shells.add(id(module))
 
     def fill(self, path: str | None, module: nn.Module) -> None:
-        """Copy what a module holds.
+        """Copy the content of a module.
 
         Args:
-            path: of the module in the network, to say where something cannot be copied; None for a module in something
-                that the network holds.
-            module: whose shell was made.
+            path: path of the module in the network, for error messages; None for a module inside another object.
+            module: the module whose empty copy was made.
 
         Raises:
             ModelError: something in it cannot be copied.
@@ -137,14 +136,14 @@ class _Copier(Copier):
             ) from error
 
     def _label(self, tensor: torch.Tensor | None) -> None:
-        """What code has noted on a parameter, such as that it is not to decay, goes along."""
+        """Copy attributes that code has set on a parameter, such as a flag against weight decay."""
         if tensor is not None and vars(tensor):
             made = self.memo.get(id(tensor), tensor)
             if made is not tensor:
                 vars(made).update({name: self(value) for name, value in vars(tensor).items()})
 
     def copy_module(self, value: nn.Module) -> nn.Module:
-        """A module with a way of its own to be copied, or one that is no registered part of the network."""
+        """Copy a module with its own `__deepcopy__`, or a module that is not a registered part of the network."""
         wrapped = inner(value)
         if wrapped is not None:
             return cast(nn.Module, self(wrapped))
@@ -174,7 +173,7 @@ class _Copier(Copier):
 
 
 class _CopierOfStructure(_Copier):
-    """Copies all but tensors."""
+    """Copies everything except tensors."""
 
     def copy_tensor(self, value: torch.Tensor) -> torch.Tensor:
         return value
@@ -192,12 +191,12 @@ def _copies_itself(cls: type[nn.Module]) -> bool:
 
 
 def _is_parametrized(cls: type[nn.Module]) -> bool:
-    """Whether torch made a class for one module, to compute its weights by `torch.nn.utils.parametrize`."""
+    """Return whether torch made the class for one module by `torch.nn.utils.parametrize`."""
     return getattr(vars(cls).get("__getstate__"), "__module__", "") == "torch.nn.utils.parametrize"
 
 
 def _class_for(module: nn.Module) -> type[nn.Module]:
-    """The class of a module's copy; a class of one module has what is that module's own, and is not shared."""
+    """The class of a module's copy; a class made for one module is not shared."""
     cls = type(module)
     if not _is_parametrized(cls):
         return cls

@@ -1,4 +1,4 @@
-"""The contract of a cost. It stands apart: budgets are made of costs, and the other contracts speak of budgets."""
+"""The protocol of costs, in a module of its own because budgets use it and other protocols use budgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Cost"]
 
 
 class Cost(Protocol):
-    """What a network costs, as a function of the sizes of its groups.
+    """Cost of a network as a function of the sizes of its groups.
 
     `total` is non-decreasing in every size; `total({})` is the cost of the dense network.
     """
@@ -24,13 +24,13 @@ class Cost(Protocol):
 
     @property
     def unit(self) -> str:
-        """Unit of every figure, such as "MAC" or "ms"."""
+        """Unit of the values, such as "MAC" or "ms"."""
 
     def total(self, sizes: Sizes) -> float:
-        """Cost of the network at these sizes."""
+        """Return the cost of the network at these sizes."""
 
     def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
-        """Totals with this group at every size, the others as given.
+        """Return the totals with this group at every size, and the others as given.
 
         Returns:
             float64 [group.size + 1]; entry k equals `total({**sizes, group.name: k})`.

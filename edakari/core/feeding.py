@@ -1,4 +1,4 @@
-"""A network called with what a batch holds for it."""
+"""Calls of a network with the inputs in a batch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["feed", "moved_to"]
 
 
 def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
-    """What a network gives for a batch, of which it may need only a part: labels stay out.
+    """Call a network with the inputs in a batch, without labels.
 
     Args:
-        model: the network; tensors are moved to where its parameters are.
-        batch: a tensor goes in as it is. Of a tuple or list the network gets the first entries, as many as the example
-            has, or else as its `forward` demands (at least one); of a dict those keys that the example has, or else
-            that `forward` takes. A tuple whose first entry is such a dict counts as that dict.
-        example: an input that is known to fit, as `edakari.trace` takes it; None is unknown.
+        model: the network; tensors are moved to the device of its parameters.
+        batch: a tensor is passed directly. From a tuple or list, the network gets as many leading entries as the
+            example has, or as `forward` requires (at least one). From a dict, it gets the example's keys, or the keys
+            that `forward` accepts. A tuple with such a dict as its first entry counts as that dict.
+        example: a valid input, as for `edakari.trace`; None if unknown.
 
     Raises:
-        DataError: the batch holds nothing of the kind.
+        DataError: the batch contains no inputs for the network.
     """
     batch = moved_to(model, batch)
     if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Mapping):
@@ -42,7 +42,7 @@ def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
     if isinstance(batch, torch.Tensor):
         return model(batch)
     raise DataError(
-        f"a batch is a {type(batch).__name__}, which says nothing of the network's inputs; give tensors, or tuples or "
+        f"a batch is a {type(batch).__name__}, in which no network inputs can be found; give tensors, or tuples or "
         "dicts of them"
     )
 
@@ -61,14 +61,14 @@ def _keywords(model: nn.Module, batch: Mapping[str, Any], example: Any) -> dict[
 
 
 def _demanded(model: nn.Module) -> int:
-    """How many inputs by position a network cannot do without, at least one."""
+    """Number of required positional inputs of a network, at least one."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = inspect.signature(model.forward).parameters.values()
     return max(1, sum(each.kind in positional and each.default is inspect.Parameter.empty for each in found))
 
 
 def moved_to(model: nn.Module, batch: Batch) -> Batch:
-    """A batch whose tensors are where a network is; as it is for a network without parameters and buffers."""
+    """Move a batch to a network's device; unchanged for a network without parameters and buffers."""
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
     if device is None:
         return batch

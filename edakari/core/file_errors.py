@@ -1,4 +1,4 @@
-"""What the operating system says of files that a user named, in words: which file, why, and what to do."""
+"""Clear messages for operating system errors about files: which file, why, and what to do."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["disk_full", "file_errors", "in_words", "require_writable"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NAME_BYTES, TEMPORARY_BYTES = 255, 16
-"""Longest name on most file systems, and what the name of a file has in front and behind while it is written."""
+"""Longest file name on most file systems, and the extra length of a temporary name."""
 
 
 @contextlib.contextmanager
 def file_errors(path: str | Path | None = None) -> Iterator[None]:
-    """Turn what the operating system says of a file into one clear error; also a decorator.
+    """Context or decorator that turns operating system errors about files into one clear error.
 
-    Errors that name no file, such as those of a network connection, go through as they are.
+    Errors without a file name, such as those of a network connection, are not changed.
 
     Args:
-        path: what the user named, where the operating system may name something else; None is what it names.
+        path: path that the user gave; None takes the path in the error.
 
     Raises:
-        RunFolderError: says which file, why it cannot be used, and what to do.
+        RunFolderError: a file cannot be used; the message says which file, why, and what to do.
     """
     try:
         yield
@@ -40,11 +40,11 @@ def file_errors(path: str | Path | None = None) -> Iterator[None]:
 
 
 def in_words(error: Exception, path: str | Path | None = None) -> str:
-    """Which file, why it cannot be used, and what to do.
+    """Describe which file cannot be used, why, and what to do.
 
     Args:
-        error: of the operating system, or one that says that the disk is full.
-        path: of the file, if it is another one than the error names.
+        error: an operating system error, or an error about a full disk.
+        path: path of the file, if it differs from the path in the error.
     """
     named = error.filename if isinstance(error, OSError) else None
     where = path if path is not None else os.fsdecode(named) if named else "a file"
@@ -55,15 +55,15 @@ def in_words(error: Exception, path: str | Path | None = None) -> str:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; safetensors says so in words only."""
+    """Return whether an error means a full disk; safetensors only says so in its text."""
     return (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def require_writable(path: str | Path) -> None:
-    """Try whether a file can be written at a path, before the work whose result it is to hold; nothing stays behind.
+    """Check that a file can be written before the work for its content starts; leaves no file behind.
 
     Args:
-        path: of a file, in a folder that need not be there yet.
+        path: path of a file, in a folder that may not exist yet.
 
     Raises:
         RunFolderError: says why not, and what to do.

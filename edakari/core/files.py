@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old content or the new, never a part."""
+"""Atomic writing of files: a reader finds the old or the new content, never a part."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["json_text", "replacing", "write_json", "write_text"]
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Context with a temporary path that replaces `path` if the block succeeds, and is removed if it fails.
 
     Raises:
-        RunFolderError: the file cannot be written, or the disk is full; says why and what to do.
+        RunFolderError: the file cannot be written, or the disk is full; the message says why and what to do.
     """
     path = Path(path)
     with file_errors(path):
@@ -46,7 +46,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -54,20 +54,20 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
+    """Write a value as JSON, atomically."""
     write_text(path, json_text(content, str(path), indent=2, ensure_ascii=False) + "\n")
 
 
 def json_text(content: Any, what: str, **form: Any) -> str:
-    """A value as JSON, which has no word for NaN and infinity.
+    """Convert a value to JSON, which has no NaN and no infinity.
 
     Args:
-        content: dicts, lists, texts, numbers, flags and None.
-        what: what is written, for the message.
+        content: dicts, lists, strings, numbers, booleans and None.
+        what: name of the content, for the message.
         form: see `json.dumps`.
 
     Raises:
-        EdakariError: a number is not finite; says where.
+        EdakariError: a number is not finite; the message says where.
     """
     try:
         return json.dumps(content, allow_nan=False, **form)

@@ -1,4 +1,4 @@
-"""Values that are not finite: where a network has them, and errors that say so before anything is built on them."""
+"""Detection of values that are not finite, with errors before anything uses them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def finite(tree: Any) -> bool:
-    """Whether all floating values of all tensors in a tree are finite."""
+    """Return whether all floating values of all tensors in a tree are finite."""
     return all(_finite(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
 def non_finite_tensor(model: nn.Module) -> str | None:
-    """Name of the first parameter or buffer with a value that is not finite; None where all are.
+    """Find the first parameter or buffer with a value that is not finite; None if all are finite.
 
-    Buffers may hold infinities, as masks of attention do; running statistics may not.
+    Buffers may hold infinities, as attention masks do; running statistics may not.
     """
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
@@ -39,15 +39,15 @@ def non_finite_tensor(model: nn.Module) -> str | None:
 
 
 def require_finite(model: nn.Module, run: Callable[[], Any], what: str = "the network") -> None:
-    """Refuse a network whose weights or outputs are not finite.
+    """Raise an error for a network whose weights or outputs are not finite.
 
     Args:
-        model: left as found.
-        run: runs the network on an input and returns its outputs.
-        what: the network, for the message.
+        model: the network; it does not change.
+        run: function that runs the network on an input and returns its outputs.
+        what: name of the network, for the message.
 
     Raises:
-        ModelError: names the first parameter, buffer or module with a value that is not finite.
+        ModelError: a value is not finite; the message names the first parameter, buffer or module.
     """
     name = non_finite_tensor(model)
     if name is not None:
@@ -77,15 +77,15 @@ def require_finite(model: nn.Module, run: Callable[[], Any], what: str = "the ne
 
 
 def require_finite_figures(figures: Mapping[str, float], what: str, advice: str) -> None:
-    """Refuse figures that are not finite.
+    """Raise an error for metrics that are not finite.
 
     Args:
-        figures: by name.
-        what: whose figures, at the start of the message.
-        advice: what to do, at its end.
+        figures: metrics by name.
+        what: source of the metrics, for the start of the message.
+        advice: advice for the end of the message.
 
     Raises:
-        ModelError: names the first figure that is not finite.
+        ModelError: a metric is not finite; the message names the first.
     """
     for name, value in figures.items():
         if not math.isfinite(value):

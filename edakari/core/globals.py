@@ -1,4 +1,4 @@
-"""Module-level state that the code of a network uses: what of it belongs to the program, and what to the network."""
+"""Module-level state that a network's code uses, divided into state of the program and of the network."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from torch import nn
 __all__ = ["globals_for", "reachable", "used_by_forward"]
 
 FOREIGN = ("torch", "numpy", "builtins")
-"""Packages whose own functions keep no state of a network."""
+"""Packages whose functions hold no state of a network."""
 
 CONSTANT = (
     *(int, float, complex, str, bytes, type(None), type, types.ModuleType, types.BuiltinFunctionType),
     *(logging.Logger, torch.dtype, torch.device, torch.Tensor, nn.Module),
 )
-"""Globals that no code changes in place, or that are no containers of state."""
+"""Types of globals that are immutable, or that hold no state."""
 
 
 @functools.lru_cache(maxsize=4096)
 def _names_of(code: types.CodeType) -> frozenset[str]:
-    """The names of globals and attributes that code uses, that of functions inside of it included."""
+    """The names of globals and attributes that code uses, including its inner functions."""
     inside = (_names_of(each) for each in code.co_consts if isinstance(each, types.CodeType))
     return frozenset(code.co_names).union(*inside)
 
 
 def used_by_forward(modules: Iterable[nn.Module]) -> list[Any]:
-    """The state of classes and modules of Python that the code of a network uses while it runs.
+    """Find the state of classes and Python modules that a network's code uses while it runs.
 
-    A copy of the network runs the same classes, so their code goes on to use these very objects. Methods are followed
-    by their names, from `forward` on; those that run at construction alone are left out.
+    A copy of the network has the same classes, so their code continues to use these objects. Methods are followed by
+    name, starting at `forward`; methods that only run at construction are omitted.
 
     Args:
-        modules: of the network.
+        modules: modules of the network.
     """
     methods: dict[str, list[types.FunctionType]] = {}
     found: dict[int, Any] = {}
@@ -72,7 +72,7 @@ def _closed_over(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
-    """The functions behind what stands in a class."""
+    """Yield the functions of a class attribute."""
     if isinstance(value, property):
         parts: tuple[Any, ...] = (value.fget, value.fset)
     elif isinstance(value, functools.cached_property):
@@ -87,7 +87,7 @@ def _is_foreign(value: Any) -> bool:
 
 
 def reachable(root: Any) -> set[int]:
-    """Ids of all that an object holds, at whatever depth; module-level state that code uses by name is not held."""
+    """Return the ids of all objects that an object holds, at any depth, without module-level state."""
     seen: set[int] = set()
     waiting = [root]
     while waiting:
@@ -107,15 +107,15 @@ def globals_for(
     copy_of: Callable[[Any], Any],
     running: frozenset[types.FunctionType] = frozenset(),
 ) -> dict[str, Any] | None:
-    """Globals for a function that a copy keeps, where it uses state by name that the network holds too.
+    """Make globals for a copied function that uses state by name which the network also holds.
 
     Args:
-        function: that a module keeps, such as a hook.
-        copy_of: gives the copy of an object, or the object itself where the network does not hold it.
-        running: functions that lead to this one.
+        function: a function that a module holds, such as a hook.
+        copy_of: function that returns an object's copy, or the object itself if the network does not hold it.
+        running: functions that refer to this one.
 
     Returns:
-        The globals that the function's code names, with the copies in them; None where nothing changes.
+        The globals that the function's code names, with copies; None if nothing changes.
     """
     if _is_foreign(function) or function in running:
         return None
@@ -137,7 +137,7 @@ def globals_for(
 
 
 def with_globals(function: types.FunctionType, found: dict[str, Any]) -> types.FunctionType:
-    """A function with other globals."""
+    """Copy a function with other globals."""
     made = types.FunctionType(function.__code__, found, function.__name__, function.__defaults__, function.__closure__)
     made.__kwdefaults__, made.__qualname__ = function.__kwdefaults__, function.__qualname__
     made.__dict__.update(function.__dict__)

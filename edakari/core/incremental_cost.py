@@ -1,4 +1,4 @@
-"""A cost at sizes that change group by group, as solvers ask for it: thousands of times, one change apart."""
+"""Incremental evaluation of a cost, for solvers that change one group at a time."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ Ints = npt.NDArray[np.int64]
 
 
 class IncrementalCost(Protocol):
-    """Where a cost stands, and what it would be with one group at other sizes."""
+    """A cost at current sizes, and at other sizes of one group."""
 
     @property
     def total(self) -> float:
-        """The cost at the sizes as they are now; equals `Cost.total` of them."""
+        """Return the cost at the current sizes; equals `Cost.total`."""
 
     def totals(self, group: Group, choices: Ints) -> Floats:
-        """Totals with a group at each of the sizes in `choices`, all others as they are now, float64 [choices]."""
+        """Return the totals with one group at each size in `choices`, the others unchanged, float64 [choices]."""
 
     def move(self, name: str, size: int) -> None:
-        """Give a group another size."""
+        """Change the size of a group."""
 
 
 @runtime_checkable
 class IncrementallyCosted(Protocol):
-    """A cost that knows a quicker way than to be asked anew about all sizes; the figures are the same."""
+    """A cost with a fast incremental evaluation that gives the same values."""
 
     def incremental(self, sizes: Sizes) -> IncrementalCost:
-        """Increments that starts at these sizes."""
+        """Start an incremental evaluation at these sizes."""
 
 
 def incremental(cost: Cost, sizes: Sizes) -> IncrementalCost:
-    """A walk of a cost, by its own way if it has one.
+    """Evaluate a cost incrementally, by its own implementation if it has one.
 
     Args:
-        cost: to be asked.
-        sizes: where the walk starts; they are copied.
+        cost: the cost.
+        sizes: initial sizes; they are copied.
     """
     return cost.incremental(sizes) if isinstance(cost, IncrementallyCosted) else _Asking(cost, sizes)
 
 
 class _Asking:
-    """The walk of a cost that has no way of its own."""
+    """Incremental evaluation of a cost without its own implementation."""
 
     def __init__(self, cost: Cost, sizes: Sizes) -> None:
         self.cost = cost

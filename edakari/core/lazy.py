@@ -1,4 +1,4 @@
-"""Networks whose parameters have no shape yet."""
+"""Check for networks with uninitialised lazy parameters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["refuse_uninitialised"]
 
 
 def refuse_uninitialised(model: nn.Module) -> None:
-    """Refuse a network with lazy modules that have not seen an input.
+    """Raise an error for a network with lazy modules that have not seen an input.
 
     Raises:
-        ModelError: names the first parameter, and says to run the network once.
+        ModelError: a parameter is uninitialised; the message says to run the network once.
     """
     lazy = [name for name, value in itertools.chain(model.named_parameters(), model.named_buffers()) if is_lazy(value)]
     if lazy:

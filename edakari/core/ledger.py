@@ -1,4 +1,4 @@
-"""The list of files that edakari wrote into a folder of its own, such as a run folder."""
+"""List of the files that edakari wrote into one of its folders, such as a run folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edakari.errors import RunFolderError
 __all__ = ["LEDGER", "MARKER", "enlist", "listed"]
 
 MARKER = "edakari.json"
-"""Only edakari writes a file of this name; it makes a folder one of edakari's own."""
+"""File that marks a folder as edakari's; only edakari writes this name."""
 LEDGER = ".edakari.files"
 OWN = frozenset(
     {
@@ -19,11 +19,11 @@ OWN = frozenset(
         *("checkpoint.safetensors", "history.json"),
     }
 )
-"""What edakari writes at the top of its folders, beside `work` and its successors."""
+"""Files that edakari writes at the top of its folders, in addition to `work` and its successors."""
 
 
 def enlist(path: Path) -> None:
-    """Note a file that is about to be written; does nothing outside of edakari's own folders."""
+    """Record a file before it is written; no effect outside edakari's folders."""
     absolute = path.absolute()
     folder = next((parent for parent in absolute.parents if (parent / MARKER).is_file()), None)
     if folder is None:
@@ -33,17 +33,17 @@ def enlist(path: Path) -> None:
         return
     ledger = folder / LEDGER
     if ledger.is_symlink() or (ledger.exists() and not ledger.is_file()):
-        # a folder of somebody else's: what it leads to is not ours to write
+        # the folder belongs to somebody else, so edakari must not write to the target
         raise RunFolderError(
             f"{ledger} is a link or no file; edakari makes none such. Remove it, or name another folder"
         )
     with (folder / LEDGER).open("a", encoding="utf-8") as file:
-        # a line of its own even where the last one was cut short by a crash
+        # a new line, even if a crash cut the last one short
         file.write(f"\n{name}\n")
 
 
 def listed(folder: Path) -> list[str]:
-    """The files of a folder that edakari wrote, as relative paths; those that lead elsewhere are left out."""
+    """Return the files that edakari wrote into a folder, as relative paths; paths outside it are omitted."""
     try:
         lines = read_text(folder / LEDGER).split("\n")
     except (OSError, ValueError):

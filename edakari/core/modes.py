@@ -1,4 +1,4 @@
-"""Training and evaluation mode of modules: set for a while, then put back for each module as it was."""
+"""Contexts that set training or evaluation mode, and restore the mode of each module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["eval_mode", "judging", "preserve_modes"]
 
 @contextmanager
 def eval_mode(*models: nn.Module) -> Iterator[None]:
-    """Put networks in evaluation mode inside the block; see `preserve_modes` for what happens at its end.
+    """Context of evaluation mode; `preserve_modes` restores the modes at the end.
 
-    Gradients and random state are not touched.
+    Gradients and random state are not changed.
 
     Args:
         models: the networks; they may share modules.
@@ -28,10 +28,10 @@ def eval_mode(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_modes(*models: nn.Module) -> Iterator[None]:
-    """Put the mode of every module back at the end of the block, also where the block raises.
+    """Context that restores the mode of every module at the end, also after an exception.
 
-    `model.train(flag)` would give one flag to all modules, and so thaw a batch normalisation that a user froze in a
-    network that trains.
+    `model.train(flag)` would set all modules to one mode, and so unfreeze a batch normalisation that the user froze in
+    a network in training mode.
 
     Args:
         models: the networks; they may share modules.
@@ -40,7 +40,7 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        # A module whose `train` does more than set flags, such as one that merges adapters, has to be told.
+        # Call `train` of modules that do more in it than set flags, such as modules that merge adapters.
         for module, mode in before:
             if module.training != mode and type(module).train is not nn.Module.train:
                 module.train(mode)
@@ -50,7 +50,7 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def judging(*models: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode without gradients; modes and random state are put back."""
+    """Context of evaluation mode without gradients; restores modes and random state."""
     found = {parameter.device for model in models for parameter in model.parameters()}
     devices = sorted(device.index or 0 for device in found if device.type == "cuda")
     with eval_mode(*models), torch.no_grad(), torch.random.fork_rng(devices):

@@ -1,4 +1,4 @@
-"""What a user hands in where a network belongs."""
+"""Checks and unwrapping of networks that users pass."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ __all__ = ["described", "unwrapped"]
 
 
 def unwrapped(model: Any, call: str) -> nn.Module:
-    """The network that a user hands in, without what stands around it or its parts.
+    """Unwrap the network that a user passes.
 
-    Every function that a user gives a network passes it through here. What is named in it is then named alike whether
-    it was handed in by itself, compiled by `torch.compile` or `model.compile()`, or in `DistributedDataParallel`.
+    Every public function that takes a network calls this function. So names in the network are the same for a plain
+    network, one compiled by `torch.compile` or `model.compile()`, and one in `DistributedDataParallel`.
 
     Args:
-        model: what was handed in.
+        model: the argument that the user passed.
         call: the function and its arguments, for the message.
 
     Returns:
-        The network itself; where parts of it are wrapped or compiled, a network without that which shares its tensors.
+        The network itself. If parts of it are wrapped or compiled, a network without these wrappers that shares its
+        tensors.
 
     Raises:
-        ModelError: it is no network, or one that cannot be unwrapped; says what to hand in instead.
+        ModelError: the argument is not a network, or cannot be unwrapped; the message says what to pass instead.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"{call} takes a network (a torch.nn.Module), but got {described(model)}.")
@@ -42,7 +43,7 @@ def unwrapped(model: Any, call: str) -> nn.Module:
 
 
 def described(value: Any) -> str:
-    """What was found in place of something else, and what to do where that can be said."""
+    """Describe a wrong value for an error message, with advice if there is any."""
     name = type(value).__name__
     if inspect.isclass(value):
         hint = f" (make a network of it first: {value.__name__}(...))" if issubclass(value, nn.Module) else ""
@@ -52,9 +53,9 @@ def described(value: Any) -> str:
     if isinstance(value, dict):
         return "a dict (if it is a state dict, build the network and call network.load_state_dict first)"
     if isinstance(value, str):
-        return f"the text {value!r} (edakari.build makes a network of a name)"
+        return f"the text {value!r} (edakari.build makes a network from a name)"
     if isinstance(value, torch.export.ExportedProgram):
-        return "an ExportedProgram (hand in the network as it was before torch.export.export)"
+        return "an ExportedProgram (pass the network from before torch.export.export)"
     if inspect.isroutine(value) or isinstance(value, torch.jit.ScriptFunction):
         return f"the function {getattr(value, '__name__', name)} (only what a module holds can be pruned)"
     return f"a {name}"

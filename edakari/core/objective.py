@@ -1,4 +1,4 @@
-"""The loss of a task as one function of a network and a batch."""
+"""The loss of a task as a function of a network and a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["task_objective"]
 
 
 def task_objective(task: Task) -> Objective:
-    """The task's own loss as an objective: its method `objective` if it has one, else the loss of its outputs."""
+    """Return a task's loss as an objective: its method `objective` if it has one, else the loss of its outputs."""
     own = getattr(task, "objective", None)
     if callable(own):
         found: Objective = own

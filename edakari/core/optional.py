@@ -1,4 +1,4 @@
-"""Packages that only some of edakari needs: what each extra installs, and one clear error where one is missing."""
+"""Optional packages: the extras that install them, and one clear error if a package is missing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cli": ("typer", "rich", "yaml"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
 }
-"""The packages that each extra installs, as they are imported."""
+"""The packages that each extra installs, by import name."""
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML"}
-"""The names of packages that pip knows by another name than Python."""
+"""Names on PyPI of packages whose import name differs."""
 
 
 @contextlib.contextmanager
 def needs(extra: str, purpose: str) -> Iterator[None]:
-    """Say which extra to install where an import in this block fails.
+    """Context for imports that names the extra to install if an import fails.
 
         with needs("onnx", "exporting to ONNX"):
             import onnx
@@ -48,17 +48,17 @@ def needs(extra: str, purpose: str) -> Iterator[None]:
 
 
 def missing_packages(*names: str) -> list[str]:
-    """Those of some packages, as they are imported, that are not installed; imports nothing."""
+    """Return the packages, by import name, that are not installed; imports nothing."""
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def require_packages(extra: str, purpose: str, *names: str) -> None:
-    """Refuse to begin what would end in a missing package; imports nothing.
+    """Raise an error if a package is missing, before any work starts; imports nothing.
 
     Args:
         extra: a key of `EXTRAS`.
         purpose: what the packages are needed for, as the subject of a sentence.
-        names: the packages that are needed, as they are imported; none stands for the whole extra.
+        names: import names of the needed packages; without names, all packages of the extra.
 
     Raises:
         MissingPackage: one of them is not installed.

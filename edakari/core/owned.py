@@ -1,4 +1,4 @@
-"""Folders that edakari makes: known by a marker that only edakari writes, emptied of what edakari wrote and listed."""
+"""Folders that edakari makes: identified by a marker file, and cleared only of files that edakari listed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["clear", "enlisting", "is_free", "mark", "marker", "release", "remove
 
 
 FIRST = (MARKER, "recipe.yaml")
-"""The first file of a folder, now and before there were markers."""
+"""The first file of a folder, with and without markers."""
 
 
 def marker(folder: Path) -> Mapping[str, Any] | None:
-    """What the marker of a folder says; None where edakari has not written one."""
+    """Read the marker of a folder; None if there is none from edakari."""
     try:
         content = read_json(folder / MARKER)
     except (OSError, ValueError):
@@ -30,16 +30,16 @@ def marker(folder: Path) -> Mapping[str, Any] | None:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a kill left while its first file was written."""
+    """Return whether a folder is empty, apart from leftovers of a kill during its first write."""
     return not folder.exists() or all(any(_is_part(path, name) for name in FIRST) for path in folder.iterdir())
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Make a folder one of edakari's own.
+    """Mark a folder as edakari's.
 
     Args:
-        folder: made if it is not there.
-        kind: of folder, such as "edakari.pipeline/1".
+        folder: the folder, which is created if missing.
+        kind: kind of folder, such as "edakari.pipeline/1".
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_parts(folder, *FIRST)
@@ -48,9 +48,9 @@ def mark(folder: Path, kind: str) -> None:
 
 
 def clear(folder: Path, kind: str) -> None:
-    """Remove what edakari wrote into its folder and listed, and nothing else; the folder stays marked.
+    """Remove the listed files that edakari wrote into a folder; the folder stays marked.
 
-    A kill in between leaves a marker that says so, and `marker(folder)["clearing"]` tells.
+    After a kill during this, `marker(folder)["clearing"]` is set.
     """
     write_json(folder / MARKER, {**(marker(folder) or {}), "format": kind, "clearing": True})
     remove_listed(folder)
@@ -59,12 +59,12 @@ def clear(folder: Path, kind: str) -> None:
 
 
 def release(folder: Path, kind: str, *, remove: bool) -> None:
-    """Clear a folder and, where nothing else is left in it, take the marker away.
+    """Clear a folder and, if nothing else is left in it, remove the marker.
 
     Args:
         folder: one of edakari's own.
-        kind: of folder.
-        remove: whether the folder goes too, if it is empty then.
+        kind: kind of folder.
+        remove: whether to remove the folder, too, if it is empty then.
     """
     clear(folder, kind)
     if all(path.name == MARKER for path in folder.iterdir()):
@@ -74,11 +74,11 @@ def release(folder: Path, kind: str, *, remove: bool) -> None:
 
 
 def remove_listed(folder: Path, under: str = "") -> None:
-    """Remove the listed files of a folder, and the folders below that are empty then.
+    """Remove the listed files of a folder, and subfolders that are empty then.
 
     Args:
         folder: one of edakari's own.
-        under: only files below this name; all if empty.
+        under: only remove files below this name; empty for all files.
     """
     sweep(folder)
     names = [name for name in _within(folder) if not under or name.startswith(f"{under}/")]
@@ -93,21 +93,21 @@ def remove_listed(folder: Path, under: str = "") -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a kill left of files that were being written; no other process may write into the folder."""
+    """Remove partial files that a kill left; no other process may write into the folder."""
     remove_parts(folder, MARKER)
     for name in _within(folder):
         remove_parts((folder / name).parent, Path(name).name)
 
 
 def _within(folder: Path) -> list[str]:
-    """The listed files that no linked folder leads away from where they seem to be: the list may be somebody else's."""
+    """The listed files that are really inside the folder, without links: the list may come from somebody else."""
     whole = folder.resolve()
     return [name for name in listed(folder) if (folder / name).parent.resolve().is_relative_to(whole)]
 
 
 @contextlib.contextmanager
 def enlisting(*folders: Path) -> Iterator[None]:
-    """List what appears or changes in folders meanwhile, by whomever it is written."""
+    """Context that lists all files that appear or change in folders meanwhile."""
     before = _seen(folders)
     yield
     for path, found in _seen(folders).items():
@@ -121,7 +121,7 @@ def _seen(folders: tuple[Path, ...]) -> dict[Path, tuple[int, int]]:
 
 
 def remove_parts(folder: Path, *names: str) -> None:
-    """Remove what a kill left while files of these names were being written into a folder."""
+    """Remove partial files of these names that a kill left in a folder."""
     if folder.is_dir():
         for path in folder.iterdir():
             if any(_is_part(path, name) for name in names):
@@ -129,5 +129,5 @@ def remove_parts(folder: Path, *names: str) -> None:
 
 
 def _is_part(path: Path, name: str) -> bool:
-    """Whether a file is what `replacing(name)` leaves where it is killed."""
+    """Return whether a file is a leftover of a killed `replacing(name)`."""
     return re.fullmatch(rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}\.part", path.name) is not None and path.is_file()

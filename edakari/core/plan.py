@@ -1,4 +1,4 @@
-"""The plan: what to remove from a network, as data."""
+"""Plans: the edits to a network, as data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSION = 1
 
 @dc.dataclass(frozen=True, slots=True)
 class KeepChannels:
-    """Keep only these channels of a group, rising."""
+    """Keep only these channels of a group, in increasing order."""
 
     group: str
     indices: tuple[int, ...]
@@ -30,13 +30,13 @@ class KeepChannels:
 
 @dc.dataclass(frozen=True, slots=True)
 class KeepTokens:
-    """Pass on `count` patch tokens at a block, chosen by a selector.
+    """Keep `count` patch tokens at a block, chosen by a selector.
 
     Args:
-        block: dotted path of the block in front of which the selector stands.
-        count: patches that go on; class tokens and packages are not counted.
-        selector: its name.
-        settings: of the selector and its package, as pairs sorted by name.
+        block: dotted path of the block after the selector.
+        count: number of patches to keep, without class tokens and packages.
+        selector: name of the selector.
+        settings: settings of the selector and its package, as pairs sorted by name.
     """
 
     block: str
@@ -52,14 +52,14 @@ class KeepTokens:
 
 @dc.dataclass(frozen=True, slots=True)
 class DropBranch:
-    """Remove a residual branch whole; named as in `Graph.branches`."""
+    """Remove a complete residual branch; names are those of `Graph.branches`."""
 
     branch: str
 
 
 @dc.dataclass(frozen=True, slots=True)
 class MaskWeights:
-    """Set single weights to zero; the mask lies beside the plan, named by its digest."""
+    """Set single weights to zero; a file next to the plan, named by its digest, holds the mask."""
 
     parameter: str
     digest: str
@@ -75,11 +75,11 @@ class Plan:
     """Edits of one network, in order.
 
     Args:
-        edits: what to do.
-        fingerprint: of the graph that it was made for.
+        edits: the edits.
+        fingerprint: fingerprint of the graph that the plan was made for.
         inputs: the example that was traced, so that the network can be traced again.
-        method: name of the method that made it.
-        version: of the format.
+        method: name of the method that made the plan.
+        version: version of the format.
     """
 
     edits: tuple[Edit, ...]
@@ -104,9 +104,9 @@ class Plan:
         )
 
     def then(self, later: Plan) -> Plan:
-        """This plan followed by one that was made for the network that this plan leaves.
+        """Join this plan with a later plan that was made for this plan's result.
 
-        `apply(a.then(b), model)` equals `apply(apply(a, model), b)`.
+        `apply(model, a.then(b))` equals `apply(apply(model, a), b)`.
 
         Raises:
             PlanError: the later plan keeps a channel that this one has already removed, or both prune tokens.
@@ -114,7 +114,7 @@ class Plan:
         if any(isinstance(edit, KeepTokens) for edit in self.edits) and any(
             isinstance(edit, KeepTokens) and edit not in self.edits for edit in later.edits
         ):
-            raise PlanError("both plans prune tokens; make one plan with all selectors for the network as it was")
+            raise PlanError("both plans prune tokens; make one plan with all selectors for the original network")
         channels = {edit.group: edit.indices for edit in self.edits if isinstance(edit, KeepChannels)}
         for edit in later.edits:
             if isinstance(edit, KeepChannels):
@@ -127,21 +127,21 @@ class Plan:
         return self
 
     def sizes(self) -> Sizes:
-        """Size of each group that the plan cuts; 0 for a dropped branch; patches kept at a block."""
+        """Return the size of each cut group, 0 for a dropped branch, and the number of patches kept at a block."""
         kept = {edit.group: len(edit.indices) for edit in self.edits if isinstance(edit, KeepChannels)}
         tokens = {edit.group: edit.count for edit in self.edits if isinstance(edit, KeepTokens)}
         return {**kept, **{edit.branch: 0 for edit in self.edits if isinstance(edit, DropBranch)}, **tokens}
 
     def tokens(self) -> tuple[KeepTokens, ...]:
-        """The edits that prune tokens."""
+        """Return the edits that prune tokens."""
         return tuple(edit for edit in self.edits if isinstance(edit, KeepTokens))
 
     def digest(self) -> str:
-        """SHA-256 of the plan's JSON; equal plans have equal digests on every rank and machine."""
+        """Compute the SHA-256 of the plan's JSON; equal plans have equal digests on every rank and machine."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The plan as canonical JSON."""
+        """Convert the plan to canonical JSON."""
         edits = [{"kind": type(edit).__name__, **dc.asdict(edit)} for edit in self.edits]
         content = {
             "version": self.version,
@@ -154,7 +154,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan.
+        """Read a plan from JSON.
 
         Raises:
             PlanError: the text is not a plan of this version.
@@ -164,7 +164,7 @@ class Plan:
             if content["version"] != VERSION:
                 raise PlanError(
                     f"the plan has version {content['version']!r}; this edakari reads version {VERSION}. "
-                    "Make the plan again, or install the edakari that made it."
+                    "Make the plan again, or install the version of edakari that made it."
                 )
             edits = tuple(_edit(entry) for entry in content["edits"])
             return cls(edits, str(content["fingerprint"]), content["inputs"], str(content["method"]))
@@ -175,7 +175,7 @@ class Plan:
 
 
 def _row(edit: Edit) -> tuple[str, str, str, str]:
-    """An edit as a line: its kind, where it is, how many stay, and which."""
+    """Row of a table for an edit: its kind, its group or block, the number of kept indices, and the indices."""
     match edit:
         case KeepChannels(group, indices):
             return "keep channels", group, str(len(indices)), shortened(indices)
@@ -188,10 +188,10 @@ def _row(edit: Edit) -> tuple[str, str, str, str]:
 
 
 def keep(indices: Iterable[int], group: str, size: int) -> KeepChannels:
-    """A checked `KeepChannels`.
+    """Make a checked `KeepChannels`.
 
     Raises:
-        PlanError: no index, a repeated one, or one outside of the group.
+        PlanError: there is no index, a repeated index, or an index outside the group.
     """
     chosen = tuple(sorted(int(index) for index in indices))
     if not chosen or len(set(chosen)) != len(chosen) or chosen[0] < 0 or chosen[-1] >= size:
@@ -205,7 +205,7 @@ def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int,
     if later.indices[-1] >= len(earlier):
         raise PlanError(
             f"the later plan keeps channel {later.indices[-1]} of group {later.group!r}, of which the earlier plan "
-            f"leaves {len(earlier)}. Was it made for the network that the earlier plan leaves?"
+            f"keeps {len(earlier)}. Was it made for the result of the earlier plan?"
         )
     return tuple(earlier[index] for index in later.indices)
 

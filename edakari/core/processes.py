@@ -1,8 +1,8 @@
-"""One process or many: who writes, where each computes, and what they tell each other.
+"""The processes of a job: which one writes, their devices, and their communication.
 
-A job asks once which processes there are (`edakari.pipeline.processes.started` sets them up first, where a launcher has
-begun several) and hands the answer on; what is called from anywhere, such as a criterion, asks `Processes.here()`.
-On one process nothing is sent.
+A job determines its processes once and passes the result on (`edakari.pipeline.processes.started` sets them up if a
+launcher has started several). Code that can be called from anywhere, such as a criterion, uses `Processes.here()`. With
+one process nothing is sent.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 @dc.dataclass(frozen=True)
 class Processes:
-    """The processes of a job, as one of them sees them.
+    """The processes of a job, from the view of one of them.
 
     Args:
-        rank: number of this process.
+        rank: index of this process.
         world: number of processes.
-        device: where this process computes.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -35,10 +35,10 @@ class Processes:
 
     @classmethod
     def here(cls, device: torch.device | None = None) -> Processes:
-        """The processes that `torch.distributed` knows; one where it was not set up.
+        """Return the processes of `torch.distributed`; one process if it was not set up.
 
         Args:
-            device: where this process computes; None is the CPU.
+            device: device of this process; None means the CPU.
         """
         device = torch.device("cpu") if device is None else device
         if dist.is_available() and dist.is_initialized():
@@ -47,19 +47,19 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.world > 1:
             dist.barrier()
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What the main process makes, on every process.
+        """Compute a value in the main process and return it on every process.
 
         Args:
-            make: called in the main process only; what it gives can be pickled.
+            make: function that is called only in the main process; its result must be picklable.
         """
         if self.world == 1:
             return make()
@@ -69,23 +69,23 @@ class Processes:
         return made
 
     def agreed(self, answer: T) -> T:
-        """The main process's answer, on every process."""
+        """Return the main process's value on every process."""
         return self.from_main(lambda: answer)
 
     def share(self, count: int) -> range:
-        """The jobs of this process, of so many: runs of equal length, the first ones longer by one where needed."""
+        """Return this process's part of `count` jobs: contiguous ranges whose lengths differ by at most one."""
         each, more = divmod(count, self.world)
         start = self.rank * each + min(self.rank, more)
         return range(start, start + each + (self.rank < more))
 
     def reduced(self, tensor: torch.Tensor, how: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> torch.Tensor:
-        """A tensor reduced entry by entry over all processes; the tensor itself where there is one process.
+        """Reduce a tensor elementwise over all processes; with one process, return the tensor itself.
 
-        A sum is exact where each entry is zero on all processes but one.
+        A sum is exact if each entry is nonzero on at most one process.
 
         Args:
-            tensor: of the same shape and kind on each of them.
-            how: sum, smallest or largest.
+            tensor: tensor with the same shape and type on each process.
+            how: reduction: sum, minimum or maximum.
         """
         if self.world == 1:
             return tensor
@@ -94,10 +94,10 @@ class Processes:
         return total.to(tensor.device)
 
     def gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """The tensors of all processes, in order of their ranks.
+        """Gather the tensors of all processes, in order of rank.
 
         Args:
-            tensor: of the same shape and kind on each of them.
+            tensor: tensor with the same shape and type on each process.
         """
         if self.world == 1:
             return [tensor]
@@ -107,7 +107,7 @@ class Processes:
         return [each.to(tensor.device) for each in found]
 
     def gathered_objects(self, value: T) -> list[T]:
-        """What each process has, in order of their ranks; it can be pickled."""
+        """Gather the picklable values of all processes, in order of rank."""
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
@@ -115,10 +115,10 @@ class Processes:
         return found
 
     def equalise_(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give tensors the main process's values, in place.
+        """Broadcast the main process's values to tensors, in place.
 
         Args:
-            tensors: of the same shapes and kinds on each process, in the same order.
+            tensors: tensors with the same shapes, types and order on each process.
         """
         if self.world > 1:
             for tensor in tensors:
@@ -132,5 +132,5 @@ ALONE = Processes()
 
 
 def _wire() -> torch.device:
-    """Where tensors lie that processes send each other."""
+    """The device of tensors that processes send to each other."""
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -1,4 +1,4 @@
-"""The contracts between the parts: what a cost, a solver, a criterion, a task and a training hook promise."""
+"""Protocols between the packages: costs, solvers, criteria, tasks and training hooks."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ __all__ = [
 ]
 
 Batch = Any
-"""Whatever a task's loader yields: tensors in tuples, lists and dicts."""
+"""An item of a task's loader: tensors in tuples, lists and dicts."""
 
 Split = Literal["train", "calibration", "val"]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""Of a training; "auto" is bf16 where the device computes it, else fp32."""
+"""Precision of a training; "auto" is bf16 if the device supports it natively, else fp32."""
 
 Objective = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 """Named loss terms of one batch, each a scalar tensor; `fit` minimises their sum."""
@@ -61,21 +61,21 @@ Values = Mapping[str, npt.NDArray[np.float64]]
 
 
 class Allocator(Protocol):
-    """Spends a budget on groups whose values add up."""
+    """Distributes a budget over groups with additive values."""
 
     def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
-        """Sizes of most value within the limits.
+        """Find the sizes of largest value within the limits.
 
         The result is legal (`legal_sizes`), within the limits by `limits.excess`, names every group, and is the same
         for the same arguments.
 
         Raises:
-            InfeasibleBudget: no legal sizes are within the limits; says the smallest cost that can be reached.
+            InfeasibleBudget: no legal sizes are within the limits; the message gives the smallest reachable cost.
         """
 
 
 class Search(Protocol):
-    """Looks for good sizes by trying them out."""
+    """Searches for good sizes by evaluating candidates."""
 
     def search(
         self,
@@ -84,88 +84,88 @@ class Search(Protocol):
         evaluate: Callable[[Sizes], float],
         rng: np.random.Generator,
     ) -> Iterator[tuple[Sizes, float]]:
-        """The accepted sizes with their values, in order; the last ones are within the limits."""
+        """Yield accepted sizes with their values, in order; the last ones are within the limits."""
 
 
 class Criterion(Protocol):
-    """Says how much each channel of each group matters."""
+    """Scores the importance of each channel of each group."""
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
-        """Scores of all groups.
+        """Compute the scores of all groups.
 
-        Leaves weights, buffers, training mode and random state as found; equal on all ranks.
+        Does not change weights, buffers, training mode or random state; the scores are equal on all ranks.
 
         Args:
             model: the network that `graph` was traced from.
             graph: its graph.
-            batches: data for criteria that need some; others do not touch it.
-            task: loss for criteria that need one.
+            batches: data for criteria that need data; others do not iterate it.
+            task: task with the loss, for criteria that need one.
         """
 
 
 class Task(Protocol):
-    """What the network is for: its data, its loss and its metrics.
+    """Task of a network: data, loss and metrics.
 
-    A task whose loss is not a function of the outputs alone has a method `objective(model, batch)` besides, which gives
-    the named terms, and which training and gradients then go by.
+    A task whose loss is not a function of only the outputs has an additional method `objective(model, batch)`. It
+    returns the named loss terms, and training and gradients use it.
     """
 
     @property
     def metric(self) -> str:
-        """Name of the main figure in `evaluate`'s result; larger is better."""
+        """Name of the main metric in the result of `evaluate`; larger is better."""
 
     def example(self) -> Any:
-        """An input of batch size 1 as `edakari.trace` takes it, with the right shapes and dtypes."""
+        """Return an input of batch size 1 for `edakari.trace`, with the right shapes and dtypes."""
 
     def batches(self, split: Split) -> Iterable[Batch]:
-        """Batches of a split; one pass is one epoch. "calibration" is a part of the training data, never of "val"."""
+        """Return the batches of a split; one pass is one epoch. "calibration" is a part of the training data."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
-        """The network's outputs for a batch."""
+        """Compute the network's outputs for a batch."""
 
     def loss(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Named loss terms, each a scalar tensor."""
+        """Compute the named loss terms, each a scalar tensor."""
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
-        """Metrics over a split, with the network in evaluation mode; leaves its mode as found."""
+        """Compute metrics over a split, with the network in evaluation mode; restores its mode."""
 
 
 @runtime_checkable
 class IndexedTask(Task, Protocol):
-    """A task of classes whose examples have numbers, so that some can be chosen, and something kept for each."""
+    """A classification task with indexed examples, so that subsets can be drawn and per-example data cached."""
 
     @property
     def held_out(self) -> bool:
         """Whether no example of "calibration" is in "train"."""
 
     def labels(self, split: Split) -> npt.NDArray[np.int64]:
-        """Class of each example of a split, int64 [examples]."""
+        """Return the class of each example of a split, int64 [examples]."""
 
     def batches_at(
         self, split: Split, parts: Sequence[npt.NDArray[np.int64]], *, augmented: bool = False
     ) -> Iterable[Batch]:
-        """A batch (inputs, labels, numbers) for each array of numbers; every process gets all of it.
+        """Return a batch (inputs, labels, indices) for each array of indices; every process gets all batches.
 
         Args:
-            split: whose examples are numbered.
-            parts: numbers of the examples of each batch.
-            augmented: as in training, in the same way in every epoch.
+            split: split of the examples.
+            parts: indices of the examples of each batch.
+            augmented: whether to augment as in training, equally in every epoch.
         """
 
     def with_indices(self, views: int = 1) -> Iterable[Batch]:
-        """The batches of "train", with numbers as their third entry.
+        """Return the batches of "train" with indices as their third entry.
 
-        Several views are several draws of the augmentation of the same examples, one view after another: inputs, labels
-        and numbers [views · examples].
+        Each view is another random augmentation of the same examples. Views are concatenated: inputs, labels and
+        indices have length views * examples.
         """
 
     def digest(self) -> str:
-        """SHA-256 of the training examples, their order, and how they become inputs."""
+        """Compute the SHA-256 of the training examples, their order, and their preprocessing."""
 
 
 @settings
 class Schedule:
-    """How long and how fast to train.
+    """Schedule and optimizer settings of a training.
 
     Args:
         epochs: number of passes over the training data.
@@ -201,7 +201,7 @@ class Schedule:
 
 @dc.dataclass
 class StepState:
-    """Where training stands, as hooks see it."""
+    """State of a training, for hooks."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -210,19 +210,19 @@ class StepState:
 
 
 class Hook:
-    """What a method does inside of `fit`; every method does nothing here, override what you need."""
+    """Callbacks inside `fit`; all methods do nothing by default, so override what you need."""
 
     def before_step(self, state: StepState) -> None:
-        """Before the forward pass of an optimizer step."""
+        """Run before the forward pass of an optimizer step."""
 
     def after_step(self, state: StepState) -> None:
-        """After the optimizer step, gradients still there."""
+        """Run after the optimizer step, before gradients are reset."""
 
     def end_epoch(self, state: StepState) -> None:
-        """After the last step of an epoch."""
+        """Run after the last step of an epoch."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Tensors, numbers and strings (in dicts and lists) that a resumed run needs."""
+        """Return the state for a resumed run: tensors, numbers and strings in dicts and lists."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -230,7 +230,7 @@ class Hook:
 
 
 class Fit(Protocol):
-    """Trains a network in place, on the job's training data or other batches; the only way in which a method trains."""
+    """Trains a network in place on the job's training data or other batches; methods train only through it."""
 
     def __call__(
         self,
@@ -245,10 +245,10 @@ class Fit(Protocol):
         """Minimise the objective.
 
         Args:
-            model: trained in place.
-            objective: named loss terms of a batch.
-            schedule: how long and how fast.
-            hooks: called around every step.
-            params: what to train; None is every parameter that requires a gradient.
-            batches: what to train on, with a length; one pass is one epoch. None is the training data.
+            model: the network, trained in place.
+            objective: function that returns the named loss terms of a batch.
+            schedule: schedule and optimizer settings.
+            hooks: hooks that are called around every step.
+            params: parameters to train; None trains every parameter with `requires_grad`.
+            batches: training batches with a length; one pass is one epoch. None takes the job's training data.
         """

@@ -1,4 +1,4 @@
-"""Reading files that may be damaged, or made to do harm: whatever they hold, it ends soon and in words."""
+"""Safe reading of files that may be damaged or malicious: always fast, and with a clear error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BRACKETS = 1_000_000
 DEPTH = 64
 """Brackets within brackets: files of ours have fewer than ten, and code that walks them calls itself as deep."""
 DIGITS = 100
-"""Of an integer: states of random generators have 39."""
+"""Largest number of digits of an integer; states of random generators have 39."""
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -41,14 +41,14 @@ KINDS = {
 
 
 class Unreadable(EdakariError, ValueError):
-    """The content of a file cannot be used; says why, but not where it lies, which callers add."""
+    """The content of a file cannot be used; the message says why, and callers add the path."""
 
 
 def because(error: Exception) -> str:
-    """Why the content of a file cannot be used, for the messages of those who know where it lies.
+    """Describe why the content of a file cannot be used, for messages of callers that know the path.
 
     Args:
-        error: of reading it, or of looking for what should be in it.
+        error: error from reading the file or from missing content.
     """
     if isinstance(error, Unreadable):
         return str(error)
@@ -60,15 +60,15 @@ def because(error: Exception) -> str:
 
 
 def read_bytes(path: str | Path, most: int = JSON_BYTES) -> bytes:
-    """The content of a file.
+    """Read the bytes of a file.
 
     Args:
-        path: of the file.
-        most: bytes that it may have.
+        path: path of the file.
+        most: largest allowed number of bytes.
 
     Raises:
-        OSError: there is none, or it may not be read.
-        Unreadable: it is no regular file (reading a pipe would wait for ever), or too large.
+        OSError: the file does not exist, or is not readable.
+        Unreadable: it is not a regular file (reading a pipe would wait forever), or too large.
     """
     require_regular(path)
     with Path(path).open("rb") as file:
@@ -79,11 +79,11 @@ def read_bytes(path: str | Path, most: int = JSON_BYTES) -> bytes:
 
 
 def require_regular(path: str | Path) -> None:
-    """Refuse what is no file but a pipe, a device, a socket or a folder.
+    """Raise an error for a pipe, a device, a socket or a folder.
 
     Raises:
-        OSError: there is nothing.
-        Unreadable: says what it is.
+        OSError: the path does not exist.
+        Unreadable: it is not a regular file; the message says what it is.
     """
     kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind != stat.S_IFREG:
@@ -91,10 +91,10 @@ def require_regular(path: str | Path) -> None:
 
 
 def read_text(path: str | Path, most: int = JSON_BYTES) -> str:
-    """The content of a text file; see `read_bytes`.
+    """Read a text file; see `read_bytes`.
 
     Raises:
-        Unreadable: it is not UTF-8 either.
+        Unreadable: the file is not UTF-8, or see `read_bytes`.
     """
     try:
         return read_bytes(path, most).decode("utf-8")
@@ -103,15 +103,15 @@ def read_text(path: str | Path, most: int = JSON_BYTES) -> str:
 
 
 def read_json(path: str | Path, most: int = JSON_BYTES) -> Any:
-    """The value in a JSON file; see `read_bytes` and `parse_json`."""
+    """Read the value in a JSON file; see `read_bytes` and `parse_json`."""
     return parse_json(read_text(path, most))
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        Unreadable: it is no JSON, has a key twice or an absurd number, or is nested too deep.
+        Unreadable: it is not JSON, has a duplicate key or a huge number, or is nested too deeply.
     """
     if text.count("[") + text.count("{") > BRACKETS:
         raise Unreadable(f"it has more than {BRACKETS:,} lists and mappings, which no such file needs")
@@ -132,14 +132,14 @@ def parse_json(text: str) -> Any:
 
 
 def inside(folder: str | Path, path: str | Path) -> Path:
-    """A path that lies in a folder, whatever links and `..` it goes through.
+    """Resolve a path and check that it is inside a folder, through all links and `..`.
 
     Args:
         folder: the folder.
-        path: in it, or relative to it.
+        path: path in the folder, or relative to it.
 
     Raises:
-        Unreadable: it leads out of the folder.
+        Unreadable: the path leads out of the folder.
     """
     whole = Path(folder) / path
     try:
@@ -171,5 +171,5 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def too_deep() -> Unreadable:
-    """The error of a file whose lists and mappings are nested more than `DEPTH` deep."""
+    """Make the error for lists and mappings that are nested more than `DEPTH` deep."""
     return Unreadable(f"it is nested more than {DEPTH} deep, which no such file needs")

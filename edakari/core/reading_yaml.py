@@ -1,4 +1,4 @@
-"""Reading YAML that may be damaged, or made to do harm: it ends soon and in words."""
+"""Safe reading of YAML that may be damaged or malicious: always fast, and with a clear error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODES = 20_000
 
 
 def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
-    """The value of a YAML text, and the tree of nodes, which knows the lines.
+    """Parse a YAML text to its value and its tree of nodes, which has line numbers.
 
     Raises:
         Unreadable: it is nested too deep, its aliases refer to themselves or stand for too much, or a value does not
@@ -49,7 +49,7 @@ def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Ends early in what is nested too deep: its time grows with the square of the depth."""
+    """Stops early at deep nesting: the time grows with the square of the depth."""
 
     def fetch_flow_collection_start(self, token: Any) -> None:
         if self.flow_level > DEPTH:
@@ -64,7 +64,7 @@ _Loader.add_implicit_resolver(
 
 
 def _check_tree(root: yaml.Node) -> None:
-    """Count what a walk through the tree meets, each node once, so that aliases of aliases take no time."""
+    """Count the nodes of the tree with aliases expanded; visits each node once, so nested aliases take no time."""
     sizes: dict[int, tuple[int, int]] = {}
     for node, open_nodes in _after_children(root):
         below = [sizes[id(child)] for child in _children(node)]
@@ -79,7 +79,7 @@ def _check_tree(root: yaml.Node) -> None:
 
 
 def _after_children(root: yaml.Node) -> Iterator[tuple[yaml.Node, int]]:
-    """Every node once, after those below it, and how many nodes it lies within."""
+    """Yield every node once, after its children, with its depth."""
     stack, within, done = [(root, iter(_children(root)))], {id(root)}, set()
     while stack:
         node, rest = stack[-1]

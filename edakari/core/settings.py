@@ -82,7 +82,7 @@ NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a te
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dc.field,))
 def settings(cls: type[T]) -> type[T]:
-    """Make a frozen dataclass of keywords that refuses values which its annotations exclude.
+    """Make a frozen keyword-only dataclass that rejects values outside its annotations.
 
     Numbers must be finite. `Annotated[int, Ge(1)]` and the names of this module say ranges. A `__post_init__` of the
     class runs after this check, and may compare fields with each other.
@@ -103,7 +103,7 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def registry_of(hint: Any) -> Registry[Any] | None:
-    """The registry that an annotation names; None where it names none.
+    """Return the registry in an annotation; None if there is none.
 
     Args:
         hint: an annotation with its metadata, such as `Annotated[str, RUNTIMES]`.
@@ -114,18 +114,18 @@ def registry_of(hint: Any) -> Registry[Any] | None:
 
 
 def dataclass_of(hint: Any) -> Any:
-    """The dataclass of an annotation, which may allow None too; None where it is another type."""
+    """Return the dataclass of an annotation, which may also allow None; None for other types."""
     choices = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     return next((each for each in choices if isinstance(each, type) and dc.is_dataclass(each)), None)
 
 
 def holds_part(hint: Any) -> bool:
-    """Whether a field of this annotation holds a thing of a registry, and not its name alone."""
+    """Return whether a field with this annotation holds an object of a registry, not only its name."""
     return registry_of(hint) is not None and typing.get_args(hint)[0] is not str
 
 
 def _make_parts(value: Any) -> None:
-    """Make what a program gives by its name, or as a mapping of its settings."""
+    """Make objects that a program gives by name, or as a mapping of settings."""
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         registry, given = registry_of(hint), getattr(value, name, None)
         if isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
@@ -138,13 +138,13 @@ def _make_parts(value: Any) -> None:
 
 
 def check_settings(value: Any) -> None:
-    """Compare the fields of a dataclass with their annotations.
+    """Check the fields of a dataclass against their annotations.
 
     Args:
         value: the dataclass.
 
     Raises:
-        SettingsError: names the class, the field, what it accepts and what it was given.
+        SettingsError: a value is invalid; the message names the class, the field, the accepted values and the value.
     """
     hints = typing.get_type_hints(type(value), include_extras=True)
     for field in dc.fields(value):
@@ -155,7 +155,7 @@ def check_settings(value: Any) -> None:
 
 
 def _mismatch(hint: Any, value: Any) -> str | None:
-    """What a value should be, in words; None where it is that."""
+    """Describe what a value should be; None if the value is valid."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         registry = registry_of(hint)

@@ -1,4 +1,4 @@
-"""What may still change: a mark on functions whose behaviour no release promises yet."""
+"""A decorator for experimental functions, whose behaviour may change in any release."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def experimental(what: str, may_change: str) -> Callable[[Callable[P, R]], Calla
         def prune(self, job): ...
 
     Args:
-        what: the subject of the warning, as a user knows it; it is told once for each subject.
-        may_change: what may change in any release, without a period in which the old way works too.
+        what: the subject of the warning, as users know it; there is one warning per subject.
+        may_change: what may change in any release without a deprecation period.
     """
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,7 +33,7 @@ def experimental(what: str, may_change: str) -> Callable[[Callable[P, R]], Calla
             if what not in _TOLD:
                 _TOLD.add(what)
                 warnings.warn(
-                    f"{what} is experimental: {may_change} may change in any release. Pin edakari's version where that "
+                    f"{what} is experimental: {may_change} may change in any release. Pin edakari's version if that "
                     "matters.",
                     ExperimentalWarning,
                     stacklevel=2,

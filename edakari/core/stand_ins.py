@@ -1,6 +1,6 @@
-"""What stands in for a method or a parameter of one module: an attribute of the instance, which Python finds first.
+"""Replacements for a method or a parameter of one module, as attributes of the instance, which Python finds first.
 
-The module keeps its class and its parameters' names, and is as it was when the stand-in is taken off.
+The module keeps its class and its parameter names. Removing the replacement restores the module.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ __all__ = ["has_stand_in", "put_stand_in", "take_stand_in_off"]
 
 
 def has_stand_in(module: nn.Module, name: str = "forward") -> bool:
-    """Whether something stands in for an attribute of a module."""
+    """Return whether an attribute of a module is replaced."""
     return name in vars(module)
 
 
 def put_stand_in(module: nn.Module, value: Any, name: str = "forward") -> Any:
-    """Let a value stand in for an attribute of a module.
+    """Replace an attribute of a module by a value.
 
     Args:
-        module: changed in place.
-        value: that is found instead.
-        name: of the method or parameter.
+        module: the module, changed in place.
+        value: the replacement.
+        name: name of the method or parameter.
 
     Returns:
-        What stood in for it before, None where nothing did.
+        The previous replacement, or None.
     """
     before = vars(module).get(name)
     vars(module)[name] = value
@@ -34,12 +34,12 @@ def put_stand_in(module: nn.Module, value: Any, name: str = "forward") -> Any:
 
 
 def take_stand_in_off(module: nn.Module, name: str = "forward", before: Any = None) -> None:
-    """Let an attribute of a module be found again.
+    """Remove the replacement of an attribute of a module.
 
     Args:
-        module: changed in place; stays as it is where nothing stands in.
-        name: of the method or parameter.
-        before: what stood in for it earlier, which is put back; None for nothing.
+        module: the module, changed in place; unchanged if nothing is replaced.
+        name: name of the method or parameter.
+        before: the previous replacement to restore, or None.
     """
     vars(module).pop(name, None)
     if before is not None:

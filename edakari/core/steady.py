@@ -5,4 +5,4 @@ from __future__ import annotations
 __all__ = ["STEADY"]
 
 STEADY = 0.15
-"""Distance between the quartiles, as a share of the median, up to which timings are trusted unless said."""
+"""Largest interquartile range of trusted timings, as a fraction of the median, by default."""

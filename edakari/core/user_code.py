@@ -20,24 +20,24 @@ __all__ = ["attribute", "cause", "names_file", "parted_file", "run_file", "used_
 
 
 def names_file(name: str) -> bool:
-    """Whether a name is of the form `path/to/file.py:name`."""
+    """Return whether a name has the form `path/to/file.py:name`."""
     path, _ = parted_file(name)
     return path.endswith(".py")
 
 
 def parted_file(name: str) -> tuple[str, str]:
-    """Path and attribute of a name; a path may have colons of its own."""
+    """Split a name into path and attribute; a path may contain colons."""
     path, _, attribute_ = name.rpartition(":")
     return path, attribute_
 
 
 def run_file(path: Path, what: str, kind: type[EdakariError] = EdakariError) -> ModuleType:
-    """Run a Python file afresh.
+    """Run a Python file as a new module.
 
     Args:
-        path: of the file.
-        what: wants it, as the subject of an error, such as "model 'nets.py:make'".
-        kind: of error to raise.
+        path: path of the file.
+        what: user of the file, as the subject of an error, such as "model 'nets.py:make'".
+        kind: type of the error to raise.
 
     Raises:
         EdakariError: of the kind given: there is no such file, it is no Python file, or running it fails.
@@ -59,7 +59,7 @@ def run_file(path: Path, what: str, kind: type[EdakariError] = EdakariError) -> 
 
 
 def used_file(path: Path, what: str, kind: type[EdakariError] = EdakariError) -> ModuleType:
-    """The module of a file that was run before and has not changed since, so that its classes stay the same ones.
+    """Return the module of a file that was run before and has not changed, so that its classes stay identical.
 
     Args:
         path: see `run_file`.
@@ -74,16 +74,16 @@ def used_file(path: Path, what: str, kind: type[EdakariError] = EdakariError) ->
 
 
 def attribute(module: ModuleType, path: Path, name: str, what: str) -> Any:
-    """The class or function that a file calls by a name.
+    """Look up a class or function in a user's file.
 
     Args:
-        module: of the file.
-        path: of the file, for the error.
-        name: to look up.
-        what: it is to be, for the error, such as "function".
+        module: module of the file.
+        path: path of the file, for the error.
+        name: name to look up.
+        what: kind of object, for the error, such as "function".
 
     Raises:
-        UnknownName: the file has none of that name; says the nearest.
+        UnknownName: the file has no such name; the message suggests the nearest.
     """
     found = getattr(module, name, None)
     if not callable(found):

@@ -60,7 +60,7 @@ def labels_of(batch: Batch, outputs: Any, source: LabelSource) -> torch.Tensor:
     Args:
         batch: (images, labels); further entries are ignored.
         outputs: outputs of the network, float [N, classes, ...]; used if the labels are its predictions.
-        source: where the labels come from.
+        source: source of the labels.
 
     Raises:
         DataError: there are no labels, or they do not fit the network's classes.

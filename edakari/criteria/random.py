@@ -24,8 +24,8 @@ class Random:
     Mittal et al., "Recovering from Random Pruning", WACV 2018, show how strong this baseline is.
 
     Args:
-        seed: of a generator of its own, so that the global random state stays as it is; None is that of the job, or 0
-            where there is no job.
+        seed: seed of a separate generator, so that the global random state does not change. None takes the seed of the
+            job, or 0 without a job.
     """
 
     paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, WACV 2018"

@@ -42,8 +42,8 @@ class Exporter:
     """Writes a network in some format.
 
     Args:
-        suffix: of its files, without the dot.
-        write: takes the network, an example and the file's path, and compares the outputs.
+        suffix: suffix of its files, without the dot.
+        write: function that writes a network, given an example and the file's path, and compares the outputs.
     """
 
     suffix: str

@@ -36,10 +36,10 @@ def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> No
     Args:
         spec: description of the network in the file.
         where: path of the file, for the message.
-        trust_code: whether the user agrees to run what the file names.
+        trust_code: whether the user agrees to run the code that the file names.
 
     Raises:
-        UntrustedCode: says what would run, and how to allow it.
+        UntrustedCode: the user has not agreed; the message says what would run and how to allow it.
     """
     if trust_code:
         return
@@ -47,34 +47,34 @@ def check_trusted(spec: ModelSpec, where: str | Path, *, trust_code: bool) -> No
     if path.endswith(".py") and not trusted_before(spec.name):
         raise UntrustedCode(
             f"{where} names Python code that builds its network: the function {function!r} of {path}. Nothing was run; "
-            f"read {Path(path).absolute()} first, for it can do whatever you can. {ALLOW}"
+            f"read {Path(path).absolute()} first, because it can do everything that you can. {ALLOW}"
         )
     named = [option for option in UNPICKLED if path in SOURCES and spec.options.get(option)]
     if named:
         raise UntrustedCode(
             f"{where} gives {spec.name} the option {named[0]!r} ({spec.options[named[0]]!r}), and weights read in this "
-            f"way may run code. Name a .safetensors file by model.weights instead. {ALLOW}"
+            f"way may run code. Set model.weights to a .safetensors file instead. {ALLOW}"
         )
 
 
 def check_code(name: str, what: str, where: str | Path, *, trust_code: bool) -> None:
-    """Refuse a name out of a file if it stands for Python code that the user has not agreed to run.
+    """Raise an error for a name from a file if it means Python code that the user has not agreed to run.
 
     Args:
         name: "path/to/file.py:name"; other names need no trust.
-        what: the code is, such as "criterion".
-        where: the name stands, for the message.
-        trust_code: whether the user agrees to run what the file names.
+        what: kind of the code, such as "criterion".
+        where: path of the file that contains the name, for the message.
+        trust_code: whether the user agrees to run the code that the file names.
 
     Raises:
-        UntrustedCode: says what would run, and how to allow it.
+        UntrustedCode: the user has not agreed; the message says what would run and how to allow it.
     """
     if trust_code or not names_file(name) or trusted_before(name):
         return
     path, function = parted_file(name)
     raise UntrustedCode(
         f"{where} names Python code for its {what}: {function!r} of {path}. Nothing was run; read "
-        f"{Path(path).absolute()} first, for it can do whatever you can. {ALLOW}"
+        f"{Path(path).absolute()} first, because it can do everything that you can. {ALLOW}"
     )
 
 

@@ -50,7 +50,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], source: 
     Args:
         model: the network.
         weights: a tensor for each name in its state dict.
-        source: where they come from, for the message.
+        source: source of the weights, for the message.
 
     Raises:
         WeightsError: names or shapes differ; the message lists the first few.
@@ -65,7 +65,7 @@ def check_fit(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Te
     Args:
         wanted: the network's state dict.
         weights: a tensor for each of its names.
-        source: where they come from, for the message.
+        source: source of the weights, for the message.
 
     Raises:
         WeightsError: names or shapes differ; the message lists the first few and says what to do.

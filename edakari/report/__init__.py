@@ -1,9 +1,9 @@
-"""The report of a run: figures, one self-contained page, a picture."""
+"""The report of a run: a JSON file, a self-contained HTML page and a picture."""
 
 from edakari.core.optional import needs
 
 with needs("report", "a report"):
-    # what the modules of this package import at their top, so that none of them has to ask for it
+    # imports of this package's modules, checked here once
     import jinja2  # noqa: F401
     import markupsafe  # noqa: F401
     import pydantic  # noqa: F401

@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 
 @dc.dataclass(frozen=True)
 class Point:
-    """A network in a trade-off: x, y, its name, and its colour class."""
+    """A network in a trade-off chart: x, y, its name, and its colour class."""
 
     x: float
     y: float
@@ -32,20 +32,20 @@ class Point:
 
 @dc.dataclass(frozen=True)
 class Frame:
-    """Ranges of both axes, and how they map onto the drawing."""
+    """Ranges of both axes, and their mapping to the drawing."""
 
     x: tuple[float, float]
     y: tuple[float, float]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a value lies, px."""
+        """Return the position of a value in px."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the trade-off charts show: for each x quantity its title, unit, points, and the budget's limit."""
+    """Return the content of the trade-off charts: title, unit, points and budget limit of each x quantity."""
     name = report["metric"]
     networks = [network for network in report["networks"] if name in network["metrics"]]
     if len(networks) < 2:
@@ -71,7 +71,7 @@ def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _limit_ms(report: Mapping[str, Any], runtime: str) -> float | None:
-    """The budget's latency at the speed that the machine had when this runtime's latencies were taken."""
+    """The latency limit at the machine's speed when this runtime was measured."""
     timed, here = report["latency"], report["measured"]
     asked = timed and (timed["runtime"], timed["batch"], timed["settings"]["threads"])
     if asked != (runtime, here["batch"], here["threads"]):
@@ -82,10 +82,10 @@ def _limit_ms(report: Mapping[str, Any], runtime: str) -> float | None:
 
 
 def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) -> Markup:
-    """Networks by cost and quality, joined in the order in which they came to be.
+    """Draw networks by cost and quality, connected in the order in which they were made.
 
     Args:
-        points: in that order.
+        points: networks in this order.
         across: title of the x axis, whose range starts at 0.
         up: name of the metric.
         limit: x of the budget, or None.
@@ -112,11 +112,11 @@ def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) 
 
 
 def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tuple[str, float] | None) -> Markup:
-    """A figure over the epochs.
+    """Draw a metric over the epochs.
 
     Args:
-        values: pairs of epoch and figure.
-        name: of the figure.
+        values: pairs of epoch and value.
+        name: name of the metric.
         tone: colour class.
         level: name and height of a line to compare with, or None.
     """
@@ -142,13 +142,13 @@ def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tu
 
 
 def stations(points: Sequence[Point], across: str, up: str, *, joined: bool) -> Markup:
-    """Small dots with their names as hints: a way where they are joined in order, else marks on a plane.
+    """Draw small dots with their names as hints, optionally connected in order.
 
     Args:
-        points: what is shown.
+        points: the dots.
         across: title of the x axis.
         up: title of the y axis.
-        joined: whether a line goes through them.
+        joined: whether a line connects them.
     """
     xs, ys = [point.x for point in points], [point.y for point in points]
     frame = Frame(_padded(xs, share=False), _padded(ys, share=False))
@@ -167,7 +167,7 @@ def _point(network: Mapping[str, Any], x: float, name: str) -> Point:
 
 
 def _label(name: str, figure: str, x: float, y: float, taken: list[Box]) -> str:
-    """Two lines beside a point, at the first place that is free; its box joins those taken."""
+    """Write two lines next to a point at the first free position, and reserve their box."""
     wide = 7.2 * max(len(name), len(figure))
     beside = [("start", x + 11, y - 4), ("end", x - 11, y - 4)]
     above = [(end, x + 6 if end == "start" else x - 6 if end == "end" else x, y - 27) for end in ENDS]

@@ -1,4 +1,4 @@
-"""Explanations of a run: pictures with a few words, made on request, kept in its folder, shown in its report."""
+"""Explanations of a run: pictures with short texts, made on request, stored in its folder, shown in its report."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edakari.report.stage_files import check_explanation
 __all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "keep", "require_room"]
 
 FOLDER = "explain"
-"""Where explanations lie in a run folder."""
+"""Folder of explanations in a run folder."""
 PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE_BYTES = 32 * 2**20
-"""Of one picture; ours have some hundred kilobytes."""
+"""Largest size of one picture; edakari's pictures have a few hundred kilobytes."""
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Picture:
     """A PNG file of an explanation.
 
     Args:
-        file: its name, beside the explanation's own file.
-        title: what it shows.
-        note: what a reader should see in it.
+        file: file name, in the folder of the explanation.
+        title: title of the picture.
+        note: text that says what the picture shows.
     """
 
     file: str
@@ -40,13 +40,13 @@ class Picture:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Why a method did what it did, in pictures.
+    """Explanation of a method's decisions by pictures.
 
     Args:
-        name: of the explanation, such as "rfc"; one of each name is kept.
+        name: name of the explanation, such as "rfc"; a run has at most one of each name.
         title: heading of its section.
         text: how to read the pictures.
-        pictures: in order.
+        pictures: pictures in order.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Explanation:
 
 
 def require_room(folder: str | Path) -> None:
-    """Try whether an explanation can be written into a run's folder, before it is made.
+    """Check that an explanation can be written into a run folder, before it is made.
 
     Raises:
-        RunFolderError: says why not, and what to do.
+        RunFolderError: the folder is not writable; the message says why, and what to do.
     """
     for name in ("report.html", f"{FOLDER}/explanation.json"):
         require_writable(Path(folder) / name)
 
 
 def keep(explanation: Explanation, folder: str | Path) -> Path:
-    """Write an explanation, whose pictures are there already, into a run's `explain` folder.
+    """Write an explanation, whose pictures already exist, into a run's `explain` folder.
 
     Returns:
         The path of its file.
@@ -77,7 +77,7 @@ def keep(explanation: Explanation, folder: str | Path) -> Path:
 
 
 def explanations(folder: str | Path) -> list[dict[str, Any]]:
-    """The explanations in a run folder as plain values, in order of their names.
+    """Read the explanations in a run folder as plain values, sorted by name.
 
     Raises:
         RunFolderError: a file is damaged, or a picture is missing.
@@ -97,21 +97,21 @@ def explanations(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def inlined(folder: str | Path, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The pictures of explanations as data URLs, by file name, for a page that needs nothing beside itself."""
+    """Return the pictures of explanations as data URLs, by file name, for a self-contained page."""
     files = [picture["file"] for explanation in found for picture in explanation["pictures"]]
     return {file: _data_url(Path(folder) / FOLDER, file) for file in files}
 
 
 def _data_url(folder: Path, name: str) -> str:
-    """A picture in a folder as a data URL.
+    """Encode a picture in a folder as a data URL.
 
     Raises:
-        RunFolderError: it leads out of the folder, or is no picture: a page that is shown around holds nothing else.
+        RunFolderError: the path leads out of the folder, or the file is not a PNG; a shared page contains nothing else.
     """
     try:
         content = read_bytes(inside(folder, name), PICTURE_BYTES)
         if not content.startswith(PNG):
-            raise Unreadable("it is no PNG file")
+            raise Unreadable("it is not a PNG file")
     except (OSError, Unreadable) as error:
         raise RunFolderError(
             f"{folder / name} cannot be shown: {because(error)}; run `edakari explain` again"

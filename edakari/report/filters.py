@@ -1,4 +1,4 @@
-"""What the filters of a network tell apart, as pictures: the images that excite them most, and the classes of these."""
+"""Pictures of what filters respond to: images with the strongest responses, and the classes of these images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["FilterView", "FilterViews", "LayerView", "draw_filters"]
 Floats = npt.NDArray[np.float64]
 KEPT, REMOVED, SOFT, INK, FRAME = "#0f766e", "#d97706", "#94a3b8", "#16202c", "#e11d48"
 BARS = 20
-"""Classes that are drawn one by one; of more, only the commonest of each filter."""
+"""Largest number of classes drawn individually; with more, only each filter's most frequent ones are drawn."""
 
 
 @dc.dataclass(frozen=True, eq=False)
@@ -32,13 +32,13 @@ class FilterView:
     """One filter.
 
     Args:
-        index: its number in the group.
-        entropy: of the classes of its strongest images, bits.
+        index: index of the filter in the group.
+        entropy: entropy of the classes of its strongest images, in bits.
         kept: whether the plan keeps it.
-        crops: what it sees at its strongest responses, strongest first, each [height, width, channels] in 0 to 1, with
-            the layer's margin around it; NaN beyond the border of the image.
-        labels: class of each of these, -1 where there is none.
-        shares: of each class among all its strongest images, [classes].
+        crops: image regions of its strongest responses, strongest first, each [height, width, channels] in 0 to 1,
+            with the layer's margin; NaN outside the image.
+        labels: class of each crop, -1 without a class.
+        shares: fraction of each class among all its strongest images, [classes].
     """
 
     index: int
@@ -55,12 +55,12 @@ class LayerView:
 
     Args:
         name: dotted path of its module.
-        field: height and width of the receptive field, pixels; None where it may see the whole image.
-        margin: pixels around the receptive field that crops show too.
-        entropies: of all filters, bits, [filters].
-        kept: which of them the plan keeps, [filters].
-        shared: whether other layers' filters go together with these.
-        filters: those to draw, most discriminative first.
+        field: height and width of the receptive field in pixels; None if it may cover the complete image.
+        margin: pixels around the receptive field that crops include.
+        entropies: entropies of all filters in bits, [filters].
+        kept: which filters the plan keeps, [filters].
+        shared: whether filters of other layers are removed together with these.
+        filters: filters to draw, most discriminative first.
     """
 
     name: str
@@ -74,14 +74,14 @@ class LayerView:
 
 @dc.dataclass(frozen=True, eq=False)
 class FilterViews:
-    """The dense network of a run.
+    """Filters of the dense network of a run.
 
     Args:
-        layers: all that write groups, in order; those without filters are in the overview only.
-        classes: names.
-        images: how many were looked at.
-        top: how many of them count for each filter.
-        method: that made the plan.
+        layers: all layers that produce groups, in order; layers without filters appear only in the overview.
+        classes: names of the classes.
+        images: number of images used.
+        top: number of strongest images of each filter.
+        method: name of the method that made the plan.
     """
 
     layers: tuple[LayerView, ...]
@@ -92,19 +92,19 @@ class FilterViews:
 
     @property
     def most(self) -> float:
-        """The largest entropy there can be, bits."""
+        """The largest possible entropy, in bits."""
         return float(np.log2(max(2, min(len(self.classes), self.top))))
 
 
 def draw_filters(views: FilterViews, folder: str | Path) -> Explanation:
-    """Write the pictures into a run's folder.
+    """Write the pictures into a run folder.
 
     Args:
-        views: of its dense network.
+        views: filters of the run's dense network.
         folder: the run folder.
 
     Returns:
-        The explanation that names them.
+        The explanation with these pictures.
     """
     path = Path(folder) / FOLDER
     _draw_overview(views, path / "rfc-layers.png")
@@ -112,7 +112,7 @@ def draw_filters(views: FilterViews, folder: str | Path) -> Explanation:
         Picture(
             file="rfc-layers.png",
             title="All filters of all layers",
-            note="Each dot is a filter; up is flat over classes, down is for few classes. Orange ones are removed.",
+            note="Each dot is a filter; high entropy means many classes, low means few. Removed filters are orange.",
         )
     ]
     for layer in views.layers:
@@ -120,16 +120,16 @@ def draw_filters(views: FilterViews, folder: str | Path) -> Explanation:
             file = f"rfc-{re.sub(r'[^A-Za-z0-9]+', '-', layer.name)}.png"
             _draw_layer(layer, views, path / file)
             pictures.append(Picture(file=file, title=layer.name, note=_layer_note(layer)))
-    return Explanation(name="rfc", title="What filters tell apart", text=_text(views), pictures=tuple(pictures))
+    return Explanation(name="rfc", title="What filters respond to", text=_text(views), pictures=tuple(pictures))
 
 
 def _text(views: FilterViews) -> str:
     kept = np.concatenate([layer.entropies[layer.kept] for layer in views.layers])
     gone = np.concatenate([layer.entropies[~layer.kept] for layer in views.layers])
     text = (
-        f"For each filter of the dense network, the {views.top} of {views.images} training images that excite it most, "
-        "and the classes of these. The fewer classes, the lower the entropy, and the better the filter tells classes "
-        f"apart: 0 bits is a single class, {views.most:.2f} bits all classes alike. "
+        f"For each filter of the dense network: the {views.top} of {views.images} training images with the strongest "
+        "responses, and their classes. Fewer classes give a lower entropy, and the filter separates classes better. "
+        f"An entropy of 0 bits means a single class, {views.most:.2f} bits all classes equally. "
     )
     if not len(gone):
         return text + "The plan removes no filter of these layers."
@@ -142,12 +142,12 @@ def _text(views: FilterViews) -> str:
 def _layer_note(layer: LayerView) -> str:
     seen = (
         f"Each {'frame' if layer.margin else 'crop'} is the {layer.field[0]} × {layer.field[1]} pixels that the filter "
-        "sees where it responds most"
+        "sees at its strongest response"
         if layer.field
         else "Each filter sees the whole image"
     )
     return f"{seen}. {int((~layer.kept).sum())} of {len(layer.kept)} filters are removed." + (
-        " They go with those of other layers, by the mean over all that write the same sum." if layer.shared else ""
+        " Filters of layers that add to the same sum are removed together, by mean score." if layer.shared else ""
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures in words: how a number is written in tables and sentences."""
+"""Formatting of numbers for tables and sentences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TITLES = {
 
 
 def cost(value: float) -> str:
-    """A count with three figures and a suffix: 12.3 M."""
+    """Format a count with three digits and a suffix: 12.3 M."""
     for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * limit:
             return f"{float(f'{value / limit:.3g}'):g} {suffix}"
@@ -43,37 +43,37 @@ def cost(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in kB or MB."""
+    """Format bytes in kB or MB."""
     return f"{value / 1e6:.3g} MB" if value >= 999_500 else f"{value / 1e3:.3g} kB"
 
 
 def metric(name: str, value: float) -> str:
-    """A metric: shares in per cent, all else with four figures."""
+    """Format a metric: fractions in per cent, others with four digits."""
     return f"{value * 100:.2f} %" if is_share(name) else f"{value:.4g}"
 
 
 def title_of(name: str) -> str:
-    """A metric's name as one reads it."""
+    """Return a metric's readable name."""
     return TITLES.get(name, name)
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric is a share of the images."""
+    """Return whether a metric is a fraction."""
     return any(name.lower().startswith(share) for share in SHARES)
 
 
 def latency(timing: Mapping[str, float]) -> str:
-    """A median with its spread, and a word where that is too wide to trust it."""
+    """Format a median with its spread, and mark a spread that is too wide."""
     return f"{timing['median_ms']:.3g} ± {timing['spread'] / 2:.1g} ms{noisy(timing)}"
 
 
 def noisy(*timings: Mapping[str, float]) -> str:
-    """A word to add where the spread of a timing is too wide to trust it, else nothing."""
+    """Return a mark for a timing with too wide a spread, otherwise an empty text."""
     return " (noisy)" if any(timing["spread"] > STEADY * timing["median_ms"] for timing in timings) else ""
 
 
 def predicted(budgeted: Mapping[str, Any]) -> str:
-    """What was predicted of the budget's latency, with the typical error of such predictions."""
+    """Format the predicted latency of the budget, with the typical error of predictions."""
     value = budgeted["predicted_ms"]
     if value is None or budgeted["fit"] is None:  # a runtime that only times whole networks predicts nothing
         return "–"
@@ -81,7 +81,7 @@ def predicted(budgeted: Mapping[str, Any]) -> str:
 
 
 def signed(share: float) -> str:
-    """How far something lies above, or below, what it should be."""
+    """Format a relative difference with its sign."""
     return f"{share * 100:+.1f} %".replace("-", "−")
 
 
@@ -101,21 +101,21 @@ def rounds(budgeted: Mapping[str, Any]) -> list[list[str]]:
 
 
 def seconds(value: float) -> str:
-    """A time in seconds, minutes or hours."""
+    """Format a time in seconds, minutes or hours."""
     if value < 60:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.1f} h"
 
 
 def change(dense: float, now: float) -> str:
-    """A cost as a share of the dense network's."""
+    """Format a cost as a fraction of the dense network's cost."""
     return f"{now / dense * 100:.1f} %" if dense else "–"
 
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table: for each quantity its name, one text for each network, and what became of it.
+    """Return the rows of the table: a quantity's name, one text for each network, and the change.
 
-    `tone` is "good" where the pruned network costs less, "bad" where it is worse, else "".
+    `tone` is "good" if the pruned network costs less, "bad" if it is worse, otherwise "".
     """
     networks = report["networks"]
     dense, last = networks[0], networks[-1]

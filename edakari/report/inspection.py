@@ -1,4 +1,4 @@
-"""All that `edakari inspect` shows of a network."""
+"""Content of `edakari inspect`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Inspection", "as_json", "input_text", "inspection"]
 
 @dc.dataclass(frozen=True)
 class Inspection:
-    """What can be pruned in a network, what it costs, and what stays.
+    """Prunable groups of a network, costs, and unprunable positions.
 
     Args:
-        name: of the network.
-        graph: of the network.
-        tree: its modules.
-        costs: by name, for the traced example.
-        shares: for each group, its share of each cost: what would go if all of the group did, 0 to 1.
-        prunable: number of parameters that lie in some group.
-        pinned: what stays, by reason.
-        uncounted: operators whose multiply-accumulates are not counted, and their numbers of calls.
+        name: name of the network.
+        graph: graph of the network.
+        tree: tree of its modules.
+        costs: costs by name, for the traced example.
+        shares: for each group, the fraction of each cost that removing the complete group would save, 0 to 1.
+        prunable: number of parameters that belong to a group.
+        pinned: unprunable positions, by reason.
+        uncounted: operators whose MACs are not counted, and their numbers of calls.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Inspection:
 
 
 def inspection(name: str, graph: Graph, model: nn.Module) -> Inspection:
-    """Gather what there is to show.
+    """Collect the content of `edakari inspect`.
 
     Args:
-        name: of the network, for titles.
-        graph: of the network.
+        name: name of the network, for titles.
+        graph: graph of the network.
         model: the network; its weights are not read.
     """
     whole = dense(graph)
@@ -73,7 +73,7 @@ def inspection(name: str, graph: Graph, model: nn.Module) -> Inspection:
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
-    """The same as plain values."""
+    """Convert an inspection to plain values."""
     graph = found.graph
     return {
         "model": found.name,
@@ -100,7 +100,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
 
 
 def input_text(inputs: InputSpec) -> str:
-    """The shapes of an example in words: 1×3×224×224."""
+    """Format the shapes of an example: 1×3×224×224."""
     return _text(_shapes(inputs))
 
 
@@ -116,7 +116,7 @@ def _text(shapes: Any) -> str:
 
 
 def _shapes(inputs: Any) -> Any:
-    """Shape of the example, or of each of its tensors where there are several."""
+    """Shape of the example, or of each of its tensors if there are several."""
     match inputs:
         case {"tensor": [shape, _]}:
             return shape

@@ -1,4 +1,4 @@
-"""A network's groups as one HTML page that needs nothing beside itself."""
+"""A network's groups as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["render_network"]
 
 
 def render_network(found: Inspection) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        found: of a network.
+        found: inspection of a network.
     """
     groups = _groups(found)
     return template("network.html.j2").render(

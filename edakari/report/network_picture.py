@@ -21,14 +21,14 @@ NAME, LANES, MIDDLE, SUMS, SIZES, MACS, PARAMS = 138, 330, 606, 722, 780, 868, 9
 """Left edges of the columns, px; the middle is the layer between what it consumes and what it produces."""
 LANE, LONGEST, BAR, THICK = 18.0, 104.0, 58.0, 12.0
 MANY = 60
-"""With more layers than this, blocks that are like the one before are folded."""
+"""With more layers than this, blocks that equal the previous block are folded."""
 STRONG, SOFT = 12, 7
-"""Numbers of colours: the groups with the largest costs have one of their own."""
+"""Numbers of colours: the groups with the largest costs have individual colours."""
 
 
 @dc.dataclass(frozen=True)
 class Part:
-    """A stretch of the picture; one with a title can be folded away."""
+    """A part of the picture; a part with a title can be folded."""
 
     title: str
     note: str
@@ -48,7 +48,7 @@ class Picture:
 
 @dc.dataclass(frozen=True)
 class _Scene:
-    """What is drawn, and where."""
+    """The drawn elements and their positions."""
 
     found: Inspection
     rows: Sequence[Row]
@@ -63,7 +63,7 @@ class _Scene:
 
 
 def colours(found: Inspection) -> dict[str, str]:
-    """Colour class of each group: those with the largest share of the costs have one of their own."""
+    """Return the colour class of each group; groups with the largest cost have individual colours."""
     ranked = sorted(found.shares, key=lambda name: -max(found.shares[name]["macs"], found.shares[name]["params"]))
     strong = set(ranked[:STRONG])
     hue, tint = itertools.count(), itertools.count()
@@ -73,10 +73,10 @@ def colours(found: Inspection) -> dict[str, str]:
 
 
 def draw_network(found: Inspection) -> Picture:
-    """The picture.
+    """Draw the network.
 
     Args:
-        found: of a network.
+        found: inspection of the network.
     """
     scene = _scene(found)
     folds = [row.fold if len(scene.rows) > MANY else "" for row in scene.rows]
@@ -123,7 +123,7 @@ def _scene(found: Inspection) -> _Scene:
 
 
 def _drawing(scene: _Scene, indices: Sequence[int]) -> Markup:
-    """Some rows, one below the other."""
+    """Draw rows, one below the other."""
     tops, y = {}, 2.0
     for index in indices:
         if index != indices[0] and _starts_block(scene, index):
@@ -139,7 +139,7 @@ def _drawing(scene: _Scene, indices: Sequence[int]) -> Markup:
 
 
 def _summary(scene: _Scene, indices: Sequence[int]) -> Markup:
-    """One line that stands for folded rows: the lanes that go through, and a square for each group inside."""
+    """Draw one line for folded rows: the lanes that pass through, and a square for each group inside."""
     first, last = indices[0], indices[-1]
     parts = [_lane(scene, lane, {first: 2.0}, LINE + 4.0) for lane in scene.lanes if lane.first < first]
     inner = [lane for lane in scene.lanes if first <= lane.first and lane.last <= last]
@@ -171,7 +171,7 @@ def _starts_block(scene: _Scene, index: int) -> bool:
 
 
 def _stripes(scene: _Scene, tops: Mapping[int, float]) -> Iterator[str]:
-    """A ground for each block, every other one a little darker."""
+    """Draw a background for each block, alternately a little darker."""
     blocks = list(dict.fromkeys(row.block or f"/{row.node.path}" for row in scene.rows))
     for block, run in itertools.groupby(tops, key=lambda index: scene.rows[index].block):
         indices = list(run)
@@ -181,7 +181,7 @@ def _stripes(scene: _Scene, tops: Mapping[int, float]) -> Iterator[str]:
 
 
 def _lane(scene: _Scene, lane: Lane, tops: Mapping[int, float], height: float) -> str:
-    """A group's line through these rows, as thick as the group is wide."""
+    """Draw a group's line through these rows; its thickness shows the group's width."""
     indices = list(tops)
     if lane.last < indices[0] or lane.first > indices[-1]:
         return ""
@@ -222,7 +222,7 @@ def _row(scene: _Scene, index: int, top: float, first: bool) -> Iterator[str]:
 
 
 def _name(row: Row, x: float, y: float, most: int) -> str:
-    """A layer's name, and its kernel or class where there is room."""
+    """Write a layer's name, and its kernel or class if there is room."""
     name = _tail(row.name, most)
     more = row.node.detail or row.node.kind
     kind = f'<tspan class="kind" dx="6">{escape(more)}</tspan>' if len(name) + len(more) < most else ""
@@ -241,7 +241,7 @@ def _dot(scene: _Scene, lane: Lane, role: str, y: float) -> str:
 
 
 def _box(scene: _Scene, layout: Layout, sign: int, y: float, pins: Sequence[str]) -> Iterator[str]:
-    """One half of a layer: to the left what it consumes, to the right what it produces, as long as it is wide."""
+    """Draw one half of a layer: consumed width to the left, produced width to the right."""
     size = extent(layout, {})
     length = max(LONGEST * math.sqrt(size / scene.widest), 2.0)
     x = MIDDLE + 1.0 if sign > 0 else MIDDLE - 1.0 - length
@@ -275,17 +275,17 @@ def _flat(layout: Layout) -> Iterator[Layout]:
 
 
 def _mark(scene: _Scene, group: str, kind: str) -> str:
-    """What makes a shape a part of a group, for its colour and for the pointer."""
+    """Attributes that assign a shape to a group, for its colour and for the pointer."""
     return f'class="{kind} g {scene.colours[group]}" data-g="{scene.numbers[group]}"'
 
 
 def _bracket(bracket: Bracket, tops: Mapping[int, float]) -> Iterator[str]:
-    """A line around what is added to, from where it leaves to the sum."""
+    """Draw a bracket around a residual branch, from its start to the sum."""
     if bracket.first not in tops or bracket.last not in tops:
         return
     x, bend = SUMS + 10 + 9 * min(bracket.column, 3), SUMS
     top, bottom = tops[bracket.first] + 3, tops[bracket.last] + LINE - 1
-    title = "residual sum, can be dropped whole" if bracket.droppable else "residual sum"
+    title = "residual sum, branch can be dropped" if bracket.droppable else "residual sum"
     kind = "sum drop" if bracket.droppable else "sum"
     yield (
         f'<path class="{kind}" d="M{bend} {top:.1f}H{x - 4}q4 0 4 4V{bottom - 4:.1f}q0 4 -4 4H{bend}">'
@@ -295,7 +295,7 @@ def _bracket(bracket: Bracket, tops: Mapping[int, float]) -> Iterator[str]:
     yield f'<path class="plus" d="M{bend - 3} {bottom:.1f}h6m-3 -3v6"/>'
     for index in bracket.beside:
         y = tops[index] + LINE / 2
-        title = _title("lies on the shortcut")
+        title = _title("part of the shortcut")
         yield f'<rect class="plus" x="{x - 4}" y="{y - 4:.1f}" width="8" height="8">{title}</rect>'
 
 

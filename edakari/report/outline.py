@@ -1,4 +1,4 @@
-"""A tree of modules made short: what costs nothing is left out, norms join their layers, equal siblings fold."""
+"""A short tree of modules: modules without cost are omitted, norms join their layers, equal siblings fold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["condensed", "group_names", "name_in", "pin_lines", "runs"]
 
 
 def condensed(node: ModuleNode) -> ModuleNode:
-    """The tree without modules that have no cost and nothing that stays, and without needless levels.
+    """Remove modules without costs and unprunable positions from a tree, and unnecessary levels.
 
     A norm joins the layer before it that has the same width; a module with one child is replaced by that child.
     """
@@ -37,16 +37,16 @@ def condensed(node: ModuleNode) -> ModuleNode:
 
 
 def runs(nodes: Iterable[ModuleNode]) -> tuple[tuple[ModuleNode, ...], ...]:
-    """Siblings, those that are alike and follow each other taken together.
+    """Group consecutive siblings that are equal.
 
-    Two are alike when they have the same classes, widths and costs, with groups of their own at the same places and
-    the same groups of others.
+    Two siblings are equal if they have the same classes, widths and costs, groups of their own at the same positions,
+    and the same shared groups.
     """
     found: list[list[ModuleNode]] = []
     before: tuple[Any, ...] = ()
     previous = ""
     for node in nodes:
-        # a block may read what the same block reads, or what the block before it made
+        # a block may consume its own groups, or the output of the previous block
         signatures = (_signature(node, node.path, ""), _signature(node, node.path, previous))
         if any(one == other for one, other in zip(signatures, before, strict=False)):
             found[-1].append(node)
@@ -57,7 +57,7 @@ def runs(nodes: Iterable[ModuleNode]) -> tuple[tuple[ModuleNode, ...], ...]:
 
 
 def name_in(node: ModuleNode, parent: str) -> str:
-    """What a node is called below the module at the path of its parent."""
+    """Return the name of a node relative to its parent's path."""
     if node.own:
         return node.own
     name = node.path[len(parent) + 1 :] if parent and node.path.startswith(f"{parent}.") else node.path
@@ -65,7 +65,7 @@ def name_in(node: ModuleNode, parent: str) -> str:
 
 
 def group_names(layout: Layout, parent: str) -> str:
-    """The groups of a layout in short: a dot stands for the parent's path, many are counted."""
+    """Write the groups of a layout in short form: a dot means the parent's path, and many groups are counted."""
     names = list(dict.fromkeys(axis.group for axis in axes(layout)))
     if not names:
         return ""
@@ -77,7 +77,7 @@ def group_names(layout: Layout, parent: str) -> str:
 
 
 def pin_lines(node: ModuleNode) -> list[str]:
-    """What stays of a module's own parameters, in words: one line for each side and reason."""
+    """Describe unprunable positions of a module's own parameters: one line for each side and reason."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     indices: dict[tuple[str, str], dict[str, None]] = {}
     for pin in node.pins:
@@ -96,7 +96,7 @@ def pin_lines(node: ModuleNode) -> list[str]:
 
 
 def _side(pin: Pin, kind: str) -> str:
-    """Which side of its module a dimension of a parameter is."""
+    """Return the side of a module, input or output, of a parameter's dimension."""
     last = pin.tensor.rpartition(".")[2]
     if pin.dim > 1 or last not in ("weight", "bias"):
         return f"{last}[{pin.dim}]"
@@ -126,7 +126,7 @@ def _is_norm_of(norm: ModuleNode, layer: ModuleNode) -> bool:
 
 
 def _signature(node: ModuleNode, base: str, previous: str) -> Any:
-    """What makes two siblings alike: paths below `base` count from there, those of the sibling before it too."""
+    """Signature that is the same for equal siblings: paths are relative to `base` or to the previous sibling."""
 
     def relative(path: str) -> str:
         for sign, start in ((".", base), ("^", previous)):

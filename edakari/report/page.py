@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside itself."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["render"]
 
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        report: as `collect` gives it.
-        pictures: of the explanations, as URLs by file name.
+        report: the report from `collect`.
+        pictures: URLs of the explanations' pictures, by file name.
     """
     return template("page.html.j2").render(
         report=report,
@@ -61,7 +61,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures that one looks for first."""
+    """The main numbers at the top of the page."""
     dense, last = report["networks"][0], report["networks"][-1]
     if last is dense:
         return []
@@ -99,7 +99,7 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _budgeted(timed: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The budget's latency in words."""
+    """Describe the latency of the budget."""
     if timed is None:
         return None
     measured = timed["measured"]

@@ -1,4 +1,4 @@
-"""The trade-off and the widths as a PNG, for slides and for README files."""
+"""The trade-off and the widths as a PNG, for slides and README files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def draw(report: Mapping[str, Any], path: str | Path) -> Path:
     """Write the picture.
 
     Args:
-        report: as `collect` gives it.
-        path: of the PNG file.
+        report: the report from `collect`.
+        path: path of the PNG file to write.
     """
     with needs("report", "drawing a picture"):
         # most commands draw nothing, and matplotlib takes long to import
@@ -82,7 +82,7 @@ def _tokens(ax: Axes, tokens: Sequence[Mapping[str, Any]]) -> None:
     _shares(ax, [each["kept"] / each["of"] for each in tokens])
     ax.set_xticks(range(len(tokens)), [each["block"] for each in tokens], rotation=30 if len(tokens) > 3 else 0)
     ax.set_xlabel("in front of")
-    ax.set_ylabel("patches that go on, %")
+    ax.set_ylabel("patches kept, %")
 
 
 def _shares(ax: Axes, shares: Sequence[float]) -> None:

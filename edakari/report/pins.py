@@ -1,4 +1,4 @@
-"""What stays whole in a network and why, read from a graph's refusals."""
+"""Unprunable positions of a network with their reasons, read from a graph."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Pin", "PinnedReason", "parameter_sizes", "pinned_by_reason", "pins_o
 
 PLACE = re.compile(r"(?P<tensor>.*)\[(?P<dim>\d+)\]", re.DOTALL)
 REASON = re.compile(r"(?P<operator>\S+) in (?P<module>the network|[^\s:]+)(?P<why>:?(\s.*)?)", re.DOTALL)
-"""A refusal's place and its reason as the graph words them."""
+"""Location and reason in the graph's text of an unprunable dimension."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Pin:
-    """Positions along one dimension of a parameter that stay.
+    """Unprunable positions along one dimension of a parameter.
 
     Args:
         tensor: name of the parameter.
         dim: which of its dimensions.
-        size: number of positions that stay.
-        operator: that fixed them, such as "aten.split"; "" where none did.
-        module: in which that operator ran; "" is the network itself.
-        reason: in words, with the operator and without the module.
+        size: number of unprunable positions.
+        operator: the operator that fixes them, such as "aten.split"; "" if there is none.
+        module: module in which this operator ran; "" is the network itself.
+        reason: reason as text, with the operator and without the module.
     """
 
     tensor: str
@@ -41,15 +41,15 @@ class Pin:
 
 @dc.dataclass(frozen=True, slots=True)
 class PinnedReason:
-    """All that stays for one reason.
+    """All unprunable positions with one reason.
 
     Args:
         operator: as in `Pin`.
         reason: as in `Pin`.
         dims: number of dimensions of parameters.
         tensors: the parameters, in the network's order.
-        params_share: share of the network's parameters that have such a position, 0 to 1. A parameter can stay for
-            one reason along one dimension and for another along the next, so that shares may add up to more than 1.
+        params_share: fraction of the network's parameters that have such a position, 0 to 1. A parameter can have
+            different reasons along different dimensions, so fractions may sum to more than 1.
     """
 
     operator: str
@@ -60,7 +60,7 @@ class PinnedReason:
 
 
 def pins_of(graph: Graph) -> tuple[Pin, ...]:
-    """What stays, for each dimension of each parameter; buffers follow the parameters that they belong to."""
+    """Return the unprunable positions of each dimension of each parameter; buffers follow their parameters."""
     parameters = frozenset(graph.parameters)
     pins = []
     for unprunable in graph.unprunable:
@@ -75,7 +75,7 @@ def pins_of(graph: Graph) -> tuple[Pin, ...]:
 
 
 def pinned_by_reason(graph: Graph) -> tuple[PinnedReason, ...]:
-    """What stays, gathered by operator and reason; the largest share of parameters first."""
+    """Group unprunable positions by operator and reason; the largest fraction of parameters comes first."""
     sizes = parameter_sizes(graph)
     total = sum(sizes.values())
     by_reason: dict[tuple[str, str], list[Pin]] = {}
@@ -95,12 +95,12 @@ def pinned_by_reason(graph: Graph) -> tuple[PinnedReason, ...]:
 
 
 def parameter_sizes(graph: Graph) -> dict[str, int]:
-    """Number of values of each parameter."""
+    """Return the number of values of each parameter."""
     return {name: math.prod(int(extent(dim, {})) for dim in graph.layouts[name]) for name in graph.parameters}
 
 
 def _touched(graph: Graph, sizes: Mapping[str, int], pins: Iterable[Pin]) -> float:
-    """How many parameters have one of these positions."""
+    """Count the parameters that have one of these positions."""
     stay: collections.Counter[tuple[str, int]] = collections.Counter()
     for pin in pins:
         stay[pin.tensor, pin.dim] += pin.size

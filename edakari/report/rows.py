@@ -14,7 +14,7 @@ from edakari.report.structure import ModuleNode, shortcuts
 __all__ = ["Bracket", "Lane", "Role", "Row", "brackets", "lanes", "network_rows"]
 
 Role = Literal["produces", "consumes", "carries"]
-"""What a layer does with a group: it produces its positions, consumes them, or lets them through."""
+"""Role of a layer for a group: it produces its positions, consumes them, or passes them through."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class Row:
 
     Args:
         node: the layer.
-        block: path of the block that it is part of; "" is none.
-        name: of the layer in the block.
-        fold: title of the blocks that are like the one before, if it is in one of them; else "".
-        roles: what it does with each group.
+        block: path of its block; "" if there is none.
+        name: name of the layer in the block.
+        fold: title of the folded blocks if it is in one of them; otherwise "".
+        roles: its role for each group.
     """
 
     node: ModuleNode
@@ -38,7 +38,7 @@ class Row:
 
 @dc.dataclass(frozen=True, slots=True)
 class Lane:
-    """From which row to which a group lives, and the column in which it is drawn."""
+    """First and last row of a group, and the column in which it is drawn."""
 
     group: str
     first: int
@@ -51,11 +51,11 @@ class Bracket:
     """A residual sum around rows.
 
     Args:
-        first: row.
-        last: row, after which the sum is taken.
-        column: in which it is drawn, so that brackets do not meet.
-        beside: rows in it that lie on the shortcut, such as a projection.
-        droppable: whether what it is around can be dropped whole.
+        first: first row.
+        last: last row, after which the sum is computed.
+        column: column of the bracket, so that brackets do not overlap.
+        beside: rows on the shortcut, such as a projection.
+        droppable: whether the branch can be dropped.
     """
 
     first: int
@@ -66,11 +66,11 @@ class Bracket:
 
 
 def network_rows(graph: Graph, tree: ModuleNode) -> tuple[Row, ...]:
-    """The layers of a network.
+    """Return the layers of a network as rows.
 
     Args:
-        graph: of the network.
-        tree: its modules.
+        graph: graph of the network.
+        tree: tree of its modules.
     """
     dims: dict[str, dict[str, set[int]]] = {}
     for group in graph.groups:
@@ -81,14 +81,14 @@ def network_rows(graph: Graph, tree: ModuleNode) -> tuple[Row, ...]:
                 found.add(member.dim)
     rows = []
     for row in _layers(condensed(tree), "", ""):
-        # norms first, for the layer that they joined says more
+        # norms first, because the layer that they join is more informative
         indices = [index for path in (*row.node.joined, row.node.path) for index in dims.get(path, {}).items()]
         rows.append(dc.replace(row, roles={name: _role(row.node, name, found) for name, found in indices}))
     return tuple(rows)
 
 
 def lanes(graph: Graph, rows: Sequence[Row]) -> tuple[Lane, ...]:
-    """A lane for each group that is in a layer; those that live longest come first."""
+    """Return a lane for each group in a layer; the longest lanes come first."""
     spans: dict[str, tuple[int, int]] = {}
     for index, row in enumerate(rows):
         for name in row.roles:
@@ -99,7 +99,7 @@ def lanes(graph: Graph, rows: Sequence[Row]) -> tuple[Lane, ...]:
 
 
 def brackets(graph: Graph, rows: Sequence[Row]) -> tuple[Bracket, ...]:
-    """The residual sums of a network."""
+    """Return the residual sums of a network as brackets."""
     branches = [(*branch.modules, branch.exit) for branch in graph.branches]
     found = []
     for shortcut in shortcuts(graph):
@@ -131,7 +131,7 @@ def _layers(node: ModuleNode, block: str, fold: str) -> Iterator[Row]:
 
 
 def _role(node: ModuleNode, group: str, dims: Collection[int]) -> Role:
-    """What a layer does with a group that is along these dimensions of its weight matrix."""
+    """Role of a layer for a group along these dimensions of its weight matrix."""
     if not dims:
         return "carries"
     enters, leaves = (
@@ -149,7 +149,7 @@ def _holds(layout: Layout, group: str) -> bool:
 
 
 def _columns(spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The first column in which a span meets no earlier one."""
+    """The first column in which each span overlaps no earlier span."""
     taken: list[list[tuple[int, int]]] = []
     columns = []
     for first, last in spans:
@@ -165,7 +165,7 @@ def _columns(spans: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _beside(rows: Sequence[Row], inside: Sequence[int]) -> tuple[int, ...]:
-    """Layers that go straight from what came in to what goes out, where others take more steps."""
+    """Layers on the direct path from the input to the sum."""
     input_layout, output_layout = rows[inside[0]].node.input_layout, rows[inside[-1]].node.output_layout
     found = [
         index
@@ -176,7 +176,7 @@ def _beside(rows: Sequence[Row], inside: Sequence[int]) -> tuple[int, ...]:
 
 
 def _droppable(rows: Sequence[Row], inside: Sequence[int], branches: Iterable[Iterable[str]]) -> bool:
-    """Whether these rows are those of a branch that can be dropped."""
+    """Whether these rows form a branch that can be dropped."""
     paths = [rows[index].node.path for index in inside]
     return any(all(any(_is_in(path, module) for module in modules) for path in paths) for modules in branches)
 

@@ -1,4 +1,4 @@
-"""Where a network looks before and after pruning, as pictures."""
+"""Pictures of where a network looks before and after pruning."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ HALF = float(np.sqrt(2 * np.log(2)))
 
 @dc.dataclass(frozen=True, eq=False)
 class Looks:
-    """Where one network looks in each of N images.
+    """Saliency of one network on N images.
 
     Args:
-        centres: row and column, pixels, [N, 2].
-        widths: pixels, [N].
-        masks: [N, H, W], in 0 to 1.
-        said: class that the network gives each image, [N].
-        masked: class that the predictor gives each masked image, [N].
-        astray: class that the predictor gives each image under the mask of another one, [N].
+        centres: row and column of mask centres in pixels, [N, 2].
+        widths: mask widths in pixels, [N].
+        masks: masks from 0 to 1, [N, H, W].
+        said: class that the network predicts for each image, [N].
+        masked: class that the predictor predicts for each masked image, [N].
+        astray: class that the predictor predicts for each image with another image's mask, [N].
     """
 
     centres: Floats
@@ -48,30 +48,30 @@ class Looks:
 
     @property
     def agreement(self) -> float:
-        """Share of images that are given the same class when only what the mask shows is seen."""
+        """Fraction of images whose masked version gets the same class."""
         return float((self.said == self.masked).mean())
 
     @property
     def chance(self) -> float:
-        """The same share where each image is seen through the mask of another image: what a mask has to beat."""
+        """The same fraction with the masks of other images: the baseline for masks."""
         return float((self.said == self.astray).mean())
 
     @property
     def shown(self) -> float:
-        """Mean share of the image that the masks show."""
+        """Mean fraction of the image that the masks show."""
         return float(self.masks.mean())
 
 
 @dc.dataclass(frozen=True, eq=False)
 class SaliencyView:
-    """The same images through the eyes of the dense and of the pruned network.
+    """Saliency of the dense and the pruned network on the same images.
 
     Args:
-        images: [N, H, W, channels], in 0 to 1.
+        images: images with values from 0 to 1, [N, H, W, channels].
         labels: true classes, [N].
-        classes: their names.
-        dense: where the dense network looks.
-        pruned: where the pruned network looks.
+        classes: names of the classes.
+        dense: saliency of the dense network.
+        pruned: saliency of the pruned network.
     """
 
     images: Floats
@@ -82,20 +82,20 @@ class SaliencyView:
 
     @property
     def overlaps(self) -> Floats:
-        """Of the two masks of each image, the sum of the smaller over the sum of the larger values, [N]."""
+        """Compute the overlap of each image's two masks: sum of minima divided by sum of maxima, [N]."""
         both = np.stack([self.dense.masks, self.pruned.masks])
         overlaps: Floats = both.min(0).sum((1, 2)) / both.max(0).sum((1, 2))
         return overlaps
 
     @property
     def shifts(self) -> Floats:
-        """Distance between the two centres of each image, pixels, [N]."""
+        """Compute the distance between each image's two centres in pixels, [N]."""
         distances: Floats = np.linalg.norm(self.dense.centres - self.pruned.centres, axis=1)
         return distances
 
 
 def shares(view: SaliencyView) -> dict[str, float]:
-    """The figures of a view: agreements and overlaps as shares, distances in pixels."""
+    """Return the metrics of a view: agreements and overlaps as fractions, distances in pixels."""
     same = float((view.dense.said == view.pruned.said).mean())
     return {
         "images": float(len(view.images)),
@@ -112,15 +112,15 @@ def shares(view: SaliencyView) -> dict[str, float]:
 
 
 def draw_saliency(view: SaliencyView, folder: str | Path, columns: int = 10) -> Explanation:
-    """Write the pictures into a run's folder.
+    """Write the pictures into a run folder.
 
     Args:
-        view: of some images.
+        view: saliency on some images.
         folder: the run folder.
-        columns: images that are shown one by one: the first of each class, then the next.
+        columns: number of images shown individually: the first of each class, then the second ones.
 
     Returns:
-        The explanation that names them.
+        The explanation with these pictures.
     """
     found, side = shares(view), sum(view.images.shape[1:3]) / 2
     path = Path(folder) / FOLDER
@@ -151,8 +151,8 @@ def draw_saliency(view: SaliencyView, folder: str | Path, columns: int = 10) -> 
 def _text(found: Mapping[str, float], images: int, side: float) -> str:
     shift = found["shift_median_px"]
     return (
-        "An explainer gives each image a mask: centre and width of where a network looks for the image's class. It was "
-        "trained on the dense network and stays as it is; what changes is the network under it. "
+        "An explainer predicts a mask for each image: centre and width of the region where a network looks for the "
+        "image's class. It was trained on the dense network and is frozen; only the network changes. "
         f"Over {images} validation images the masks of the dense and the pruned network overlap by "
         f"{found['overlap_median']:.0%} (median), and their centres lie {shift:.1f} pixels apart "
         f"({shift / side:.0%} of the image's side). A second network sees only what a mask shows, "
@@ -164,7 +164,7 @@ def _text(found: Mapping[str, float], images: int, side: float) -> str:
 
 
 def _first_of_each_class(labels: Integers, count: int) -> list[int]:
-    """Places of images: the first of each class, then the second of each, and so on."""
+    """Indices of images: the first of each class, then the second of each, and so on."""
     turns = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
@@ -195,7 +195,7 @@ def _draw_images(view: SaliencyView, chosen: Sequence[int], path: Path) -> None:
 
 
 def _show(ax: Axes, image: Floats, mask: Floats | None) -> None:
-    """An image, dimmed where a mask is dark."""
+    """Draw an image, dimmed by a mask."""
     pixels = image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
     if mask is not None:
         grey = pixels.mean(2, keepdims=True)

@@ -1,4 +1,4 @@
-"""The way of a search as charts: cost against reward, and which group was cut when."""
+"""Charts of a search: cost against reward, and the group that each step cuts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["trail"]
 
 
 def trail(report: Mapping[str, Any]) -> list[Markup]:
-    """The charts of a method that logged steps `step N: GROUP` with a "reward" and a "width"; none for others.
+    """Draw the charts of a method that logs steps `step N: GROUP` with a "reward" and a "width"; none for others.
 
     Args:
-        report: as `collect` gives it. Where a search was made several times, the last one is shown.
+        report: the report from `collect`. If the search ran several times, the last one is shown.
     """
     steps = _last_search(report["log"])
     if len(steps) < 2:

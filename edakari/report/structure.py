@@ -1,4 +1,4 @@
-"""A network's modules as a tree: widths, groups, shares of cost, and what stays whole."""
+"""A network's modules as a tree, with widths, groups, costs and unprunable positions."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 @dc.dataclass(frozen=True, slots=True)
 class ModuleNode:
-    """A module, or what a module with children computes itself; costs are those of all below it.
+    """A module, or the part that a module with children computes itself; costs include all nodes below.
 
     Args:
         path: dotted path; "" is the network.
-        own: for what a module computes itself, beside its children: its parameters or operators; else "".
+        own: parameters or operators that a module with children has itself; "" for other nodes.
         kind: name of its class.
         detail: kernel size, stride and grouping of a convolution.
         container: whether it only holds its children, as `nn.Sequential` does.
-        input_layout: layout of the width that comes in; None if it is unknown.
-        output_layout: layout of the width that goes out.
+        input_layout: layout of the input width; None if it is unknown.
+        output_layout: layout of the output width.
         macs: multiply-accumulates for the traced example.
         params: number of parameters.
-        pins: what stays whole in its own parameters.
+        pins: unprunable positions of its own parameters.
         order: position of its first operator in the forward pass.
-        droppable: modules inside, relative to this one, that can be dropped together as one branch; "" is all of it.
-        children: in the order in which they run.
-        joined: paths of the norms that were joined with it.
+        droppable: inner modules, relative to this one, that can be dropped as one branch; "" is the module itself.
+        children: children in the order of execution.
+        joined: paths of the norms joined with it.
     """
 
     path: str
@@ -58,7 +58,7 @@ class ModuleNode:
 
 @dc.dataclass(frozen=True, slots=True)
 class Shortcut:
-    """A residual sum: what the operators from `first` to `last` make is added to what they were given."""
+    """A residual sum: the result of the operators from `first` to `last` is added to their input."""
 
     module: str
     first: int
@@ -66,25 +66,25 @@ class Shortcut:
 
 
 def structure(graph: Graph, model: nn.Module) -> ModuleNode:
-    """The tree of a network's modules.
+    """Build the tree of a network's modules.
 
     Args:
-        graph: of the network.
-        model: the network; its classes are read, not its weights.
+        graph: graph of the network.
+        model: the network; only its classes are read, not its weights.
 
     Returns:
-        The network's own node. The costs of a node are the sums of its children's: what a module with children
-        computes itself, or has as parameters of its own, is a child too.
+        The root node. The costs of a node are the sums over its children. The operators and parameters that a module
+        with children has itself form an additional child.
     """
     modules = dict(model.named_modules())
     return _node("", modules, _facts(graph))
 
 
 def shortcuts(graph: Graph) -> tuple[Shortcut, ...]:
-    """The residual sums that can be told from the graph.
+    """Find the residual sums in a graph.
 
-    A residual sum that a module computes itself, with the width of the module's output, adds what was made since the
-    module began, or since its last such sum, to what there was before.
+    A sum that a module computes itself, with the width of its output, counts as residual. It adds the result since the
+    start of the module, or since its previous residual sum, to the earlier value.
     """
     outputs = {call.module: _positions(call.outputs[0]) for call in graph.calls if call.outputs}
     sums = set(residual_sums(graph.operators))
@@ -101,14 +101,14 @@ def shortcuts(graph: Graph) -> tuple[Shortcut, ...]:
 
 
 def _positions(tensor: tuple[Layout, ...]) -> tuple[tuple[Layout, ...], int]:
-    """The dimensions with groups, and the number of all other positions: what a reshape of the rest leaves alike."""
+    """The dimensions with groups, and the number of all other positions, which reshapes do not change."""
     free = tuple(dim for dim in tensor if any(axes(dim)))
     return free, math.prod(dim.size for dim in tensor if isinstance(dim, Fixed))
 
 
 @dc.dataclass(frozen=True)
 class _Facts:
-    """What a graph says of modules, by their paths."""
+    """Information from a graph about modules, by path."""
 
     layouts: Mapping[str, tuple[Layout, ...]]
     parameters: Mapping[str, Mapping[str, int]]
@@ -169,7 +169,7 @@ def _node(path: str, modules: Mapping[str, nn.Module], facts: _Facts) -> ModuleN
 
 
 def _itself(path: str, module: nn.Module, facts: _Facts) -> ModuleNode:
-    """A module without its children."""
+    """Make the node of a module without its children."""
     parameters = facts.parameters.get(path, {})
     matrix = next((facts.layouts[name] for name in parameters if len(facts.layouts[name]) > 1 and "weight" in name), ())
     vector = next((dim for name in parameters for dim in reversed(facts.layouts[name]) if any(axes(dim))), None)
@@ -194,7 +194,7 @@ def _itself(path: str, module: nn.Module, facts: _Facts) -> ModuleNode:
 
 
 def _in_order(children: Sequence[ModuleNode]) -> list[ModuleNode]:
-    """As they run; one that runs no operator stays behind the one that it was listed after."""
+    """Sort by execution; a child without operators stays after its predecessor in the list."""
     indices, last = [], -1
     for child in children:
         last = child.order if child.order >= 0 else last
@@ -205,7 +205,7 @@ def _in_order(children: Sequence[ModuleNode]) -> list[ModuleNode]:
 def _called(
     call: ModuleCall | None, input_layout: Layout | None, output_layout: Layout | None
 ) -> tuple[Layout | None, Layout | None]:
-    """Layouts of the widths that go in and out, from a call where there was one, else as the weights have them."""
+    """Layouts of input and output width, from a call if there is one, otherwise from the weights."""
     if call is None:
         return input_layout, output_layout
     before = _width(call.inputs[0], input_layout) if call.inputs else input_layout
@@ -214,7 +214,7 @@ def _called(
 
 
 def _width(tensor: tuple[Layout, ...], known: Layout | None) -> Layout | None:
-    """The dimension of a tensor that is its width; heads and head dimension are one."""
+    """The layout of a tensor's width; heads and head dimension are combined."""
     free = tuple(dim for dim in tensor if any(axes(dim)))
     if free:
         return free[0] if len(free) == 1 else Product(free)
@@ -225,7 +225,7 @@ def _width(tensor: tuple[Layout, ...], known: Layout | None) -> Layout | None:
 
 
 def _detail(module: Any) -> str:
-    """Kernel size, stride and grouping of a convolution, in short."""
+    """Kernel size, stride and grouping of a convolution as short text."""
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return ""
     stride = max(module.stride)
@@ -239,7 +239,7 @@ def _detail(module: Any) -> str:
 
 
 def _branches(graph: Graph) -> dict[str, list[str]]:
-    """For each block, which of its modules can be dropped together."""
+    """Return, for each block, the modules that can be dropped together."""
     found: dict[str, list[str]] = {}
     for branch in graph.branches:
         parts = [module.split(".") for module in (*branch.modules, branch.exit)]
@@ -259,7 +259,7 @@ def _shared(parts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _place(operator: Operator) -> str:
-    """The module that an operator belongs to: the one whose weight it reads, where that is inside of the caller."""
+    """The module that an operator belongs to: the owner of its weight, if it is inside the caller."""
     owners = [name.rpartition(".")[0] for name in operator.weights]
     return owners[0] if owners and operator.module in _lineage(owners[0]) else operator.module
 
@@ -270,7 +270,7 @@ def _own(path: str) -> str:
 
 
 def _lineage(path: str) -> Iterator[str]:
-    """A module's path and those of all that it is in, from the network on."""
+    """Yield the paths of a module's ancestors from the network on, and its own path."""
     yield ""
     parts = path.split(".") if path else []
     for count in range(1, len(parts) + 1):

@@ -1,4 +1,4 @@
-"""The templates of the pages that edakari writes."""
+"""Templates of the pages that edakari writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["template"]
 
 
 def template(name: str) -> jinja2.Template:
-    """A template by its file name; what is put into it is escaped, and a name that it lacks is an error."""
+    """Load a template by its file name; values are escaped, and a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edakari.report", "templates"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Which tokens go on: images block by block, and how many each image keeps."""
+"""Pictures of kept tokens: images block by block, and the number of kept tokens per image."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["TokenView", "draw_tokens"]
 
 FADED = 0.18
-"""Brightness of patches that are gone."""
+"""Brightness of pruned patches."""
 
 
 @dc.dataclass(frozen=True, eq=False)
 class TokenView:
-    """What selectors decided on some images.
+    """Decisions of selectors on some images.
 
     Args:
-        images: from 0 to 1, float [images, height, width, 1 or 3].
-        kept: for each block with a selector, which patches go on, bool [images, rows, columns].
-        counts: for each such block, patches that go on in each of many images, by the selectors' thresholds;
-            empty where tokens go by number alone.
-        planned: for each such block, how many go on by the plan.
+        images: images with values from 0 to 1, float [images, height, width, 1 or 3].
+        kept: for each block with a selector, the mask of kept patches, bool [images, rows, columns].
+        counts: for each such block, the number of patches that the selector's threshold keeps in each of many images;
+            empty if a fixed number is kept.
+        planned: for each such block, the number of patches that the plan keeps.
     """
 
     images: npt.NDArray[np.float32]
@@ -42,25 +42,25 @@ class TokenView:
 
 
 def draw_tokens(view: TokenView, folder: str | Path) -> Explanation:
-    """Draw the pictures into a run folder.
+    """Write the pictures into a run folder.
 
     Args:
-        view: what selectors decided.
-        folder: of the run.
+        view: decisions of the selectors.
+        folder: the run folder.
 
     Returns:
-        The explanation that shows them.
+        The explanation with these pictures.
     """
     target = Path(folder) / FOLDER
     target.mkdir(parents=True, exist_ok=True)
     _save(_images(view), target / "tokens_images.png")
-    pictures = [Picture(file="tokens_images.png", title="Patches that go on", note="Faded ones were pruned.")]
+    pictures = [Picture(file="tokens_images.png", title="Kept patches", note="Pruned patches are faded.")]
     if view.counts:
         _save(_histograms(view), target / "tokens_counts.png")
-        note = "By the selectors' thresholds; the line is the number that every image keeps by the plan."
+        note = "Numbers by the selectors' thresholds; the line is the plan's number for every image."
         pictures.append(Picture(file="tokens_counts.png", title="Patches kept per image", note=note))
     planned = ", ".join(f"{count} at {block}" for block, count in view.planned.items())
-    text = f"Tokens are pruned in front of {len(view.planned)} blocks; patches that go on: {planned}."
+    text = f"Tokens are pruned before {len(view.planned)} blocks; kept patches: {planned}."
     return Explanation(name="tokens", title="Tokens", text=text, pictures=tuple(pictures))
 
 

@@ -20,13 +20,13 @@ def write_report(folder: str | Path) -> Path:
     """Write `report.json`, `report.html` and `report.png` from the results in a run folder.
 
     Args:
-        folder: of a run, finished or not.
+        folder: folder of a run, finished or not.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunFolderError: it is no run folder, holds no results yet, or cannot be written to.
+        RunFolderError: the folder is not a run folder, has no results yet, or is not writable.
     """
     require("write_report(folder)", folder=(folder, (str, Path)))
     folder = Path(folder)

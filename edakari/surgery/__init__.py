@@ -1,4 +1,4 @@
-"""From a plan to a smaller network, to its masked twin, and to a folder."""
+"""Application of plans: smaller networks, masked networks, and folders of saved networks."""
 
 from edakari.surgery.applying import apply
 from edakari.surgery.networks import build, is_saved

@@ -1,4 +1,4 @@
-"""`apply`: a plan and a network in, a new and really smaller network out."""
+"""`apply`: makes a new, smaller network from a network and a plan."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["apply", "branches_dropped", "checked", "cut_by", "masks_of"]
 
 
 def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module:
-    """Carry out a plan.
+    """Apply a plan to a network: return a new, smaller network.
 
     Args:
-        model: the dense network; stays as it is. A compiled or data-parallel one is cut as the network inside.
-        plan: made for this network.
-        graph: of the network as it is now, so that it need not be traced again; None traces it.
+        model: the dense network; it does not change. Wrappers of compilation or data parallelism are ignored.
+        plan: a plan that was made for this network.
+        graph: graph of the network in its current state, to avoid a new trace; None traces the network.
 
     Returns:
-        A new module with the kept weights, on the same device, in the same training mode; it shares no storage with
-        `model`. It has run once on tensors without data, so its shapes fit.
+        A new module with the remaining weights, on the same device and in the same training mode. It shares no storage
+        with `model`. It has run once on meta tensors, so its shapes are consistent.
 
     Raises:
-        PlanError: the plan or the graph was made for another network, or the cut network does not run; says where.
+        PlanError: the plan or the graph was made for another network, or the cut network fails; the message says where.
         ModelError: the network cannot be traced or copied.
     """
     network, graph = checked(plan, model, graph, "apply(model, plan)")
@@ -40,19 +40,19 @@ def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module
 
 
 def cut_by(plan: Plan, network: nn.Module, graph: Graph) -> nn.Module:
-    """`apply`, for what `checked` gave."""
+    """Apply a plan to the network and graph that `checked` returned."""
     small = cut(network, graph, masks_of(plan, graph), branches_dropped(plan))
     fault = fault_of(shadow_of(small, graph.device), graph, plan.sizes())
     if fault is not None:
         raise PlanError(
-            f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code holds "
-            "a width that edakari does not know of: tell it by @edakari.graph.attributes, or leave its groups out."
+            f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code uses "
+            "a width that edakari does not know: declare it with @edakari.graph.attributes, or exclude its groups."
         )
     return noted(_with_selectors(small, plan) if plan.tokens() else small, plan, network)
 
 
 def _with_selectors(small: nn.Module, plan: Plan) -> nn.Module:
-    """A cut network with the plan's selectors, which has run once on tensors without data."""
+    """Add the plan's selectors to a cut network, and run it once on meta tensors."""
     attach(small, plan.tokens(), example_for(small, plan.inputs))
     try:
         call(shadow_of(small, "meta"), example_for(small, plan.inputs))
@@ -62,21 +62,21 @@ def _with_selectors(small: nn.Module, plan: Plan) -> nn.Module:
 
 
 def checked(plan: Plan, model: nn.Module, graph: Graph | None, call: str) -> tuple[nn.Module, Graph]:
-    """What a plan is to be carried out on.
+    """Check a plan, a network and a graph before the plan is applied.
 
     Args:
-        plan: what a user gave as the plan.
-        model: as the network.
-        graph: as the network's graph; None traces it.
+        plan: the plan that the user passed.
+        model: the network that the user passed.
+        graph: the graph that the user passed; None traces the network.
         call: the function and its arguments, for messages.
 
     Returns:
-        The network without what is around it, and its graph.
+        The network without wrappers, and its graph.
 
     Raises:
-        PlanError: the plan was made for another network, or for other inputs, or edits what the network does not have;
-            or the graph is that of another network.
-        ModelError: what was given as the network is none.
+        PlanError: the plan was made for another network or for other inputs, or edits missing groups or branches; or
+            the graph belongs to another network.
+        ModelError: `model` is not a network.
     """
     if isinstance(plan, nn.Module) and isinstance(model, Plan):
         raise PlanError(f"the arguments of {call} are swapped: the network comes first, then the plan")
@@ -111,18 +111,19 @@ def _traced(plan: Plan, network: nn.Module) -> Graph:
 
 
 def _check_graph(graph: Graph, network: nn.Module, call: str) -> None:
-    """Refuse a graph that cannot be the network's."""
+    """Raise an error for a graph that cannot belong to the network."""
     if not isinstance(graph, Graph):
-        raise PlanError(f"the graph of {call} is what edakari.trace gives, but got {described(graph)}")
+        raise PlanError(f"{call} takes a graph from edakari.trace, but got {described(graph)}")
     found = {name: tuple(tensor.shape) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    # plain attributes may have come or gone since
+    # plain attributes may have been added or removed since then
     known = {name: tuple(extent(dim, {}) for dim in dims) for name, dims in graph.layouts.items() if name in found}
     missing = [name for name in graph.parameters if name not in found]
     for name in sorted({*found, *missing}):
         if found.get(name) != known.get(name):
             raise PlanError(
-                f"the graph is not one of this {type(network).__name__}: {name!r} has the shape {found.get(name)} in "
-                f"the network and {known.get(name)} in the graph. Leave the graph out, or trace the network again."
+                f"the graph does not belong to this {type(network).__name__}: {name!r} has the shape "
+                f"{found.get(name)} in the network and {known.get(name)} in the graph. "
+                "Omit the graph, or trace the network again."
             )
 
 
@@ -134,13 +135,13 @@ def _check_edits(plan: Plan, graph: Graph) -> None:
         if isinstance(edit, KeepTokens):
             continue  # attach checks it against the network's blocks
         if not isinstance(edit, KeepChannels):
-            raise PlanError(f"this edakari cannot carry out the edit {type(edit).__name__} of the plan: {edit}")
+            raise PlanError(f"this version of edakari cannot apply the edit {type(edit).__name__} of the plan: {edit}")
         if edit.group not in graph:
             raise PlanError(f"the plan cuts group {edit.group!r}, which the network does not have")
         if len(edit.indices) < graph[edit.group].least:
             raise PlanError(
-                f"the plan keeps {len(edit.indices)} of group {edit.group!r}; with fewer than "
-                f"{graph[edit.group].least}, the network's code fails or takes another way"
+                f"the plan keeps {len(edit.indices)} channels of group {edit.group!r}; with fewer than "
+                f"{graph[edit.group].least}, the network's code fails or takes another branch"
             )
         if edit.indices[-1] >= graph[edit.group].size:
             raise PlanError(
@@ -157,12 +158,12 @@ def _check_branch(edit: DropBranch, graph: Graph) -> None:
 
 
 def branches_dropped(plan: Plan) -> tuple[str, ...]:
-    """The branches that a plan drops."""
+    """Return the branches that a plan drops."""
     return tuple(edit.branch for edit in plan.edits if isinstance(edit, DropBranch))
 
 
 def masks_of(plan: Plan, graph: Graph) -> dict[str, Mask]:
-    """Which channels of each cut group a plan keeps."""
+    """Return, for each cut group, the mask of the channels that a plan keeps."""
     masks: dict[str, Mask] = {}
     for edit in plan.edits:
         if isinstance(edit, KeepChannels):

@@ -1,4 +1,4 @@
-"""How far a plan's networks are from what they have to be: nothing of it may be lost on a NaN, a type or a shape."""
+"""Numerical comparison of pruned, masked and dense networks; NaN, other types and other shapes count as failures."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Differences", "differences", "other_inputs", "worst_difference"]
 
 @dc.dataclass(frozen=True, slots=True)
 class Differences:
-    """Largest differences of outputs, relative to the largest value of each output; infinite where one is not finite.
+    """Largest differences of outputs, relative to each output's largest value; infinite for non-finite values.
 
     Args:
-        empty: between the network itself and what an empty plan makes of it.
-        cut: between the cut network and its masked twin.
+        empty: difference between the network and the result of an empty plan.
+        cut: difference between the cut network and the masked network.
     """
 
     empty: float
@@ -36,21 +36,21 @@ class Differences:
 
     @property
     def worst(self) -> float:
-        """The larger of both."""
+        """The larger of the two differences."""
         return max(self.empty, self.cut)
 
 
 def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Graph) -> Differences:
-    """Compare what `apply` makes of a network with the network itself, and with what `simulate` makes of it.
+    """Compare the result of `apply` with the network itself, and with the result of `simulate`.
 
-    Where the plan's graph was made with `outputs`, only these are compared.
+    If the graph was traced with `outputs`, only these outputs are compared.
 
     Args:
-        model: the dense network; in float64 the results are near 1e-15 where all is right.
-        plan: made for this network.
-        inputs: a tensor, a tuple of positional arguments or a dict of keywords each. Some should be others than the
-            network was traced with: what was baked in by a trace does not show on its own example.
-        graph: of the network as it is now.
+        model: the dense network; in float64, correct results are near 1e-15.
+        plan: a plan that was made for this network.
+        inputs: inputs, each a tensor, a tuple of positional arguments or a dict of keywords. Some should differ from
+            the traced example, which does not reveal constants that the trace baked in.
+        graph: graph of the network in its current state.
     """
     unpruned = apply(model, dc.replace(plan, edits=()), graph)
     cut, masked = apply(model, plan, graph), simulate(model, plan, graph)
@@ -64,10 +64,10 @@ def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Grap
 
 
 def worst_difference(found: Any, wanted: Any) -> float:
-    """Largest difference between two outputs, relative to the largest value of each wanted tensor.
+    """Compute the largest difference between two outputs, relative to each wanted tensor's largest value.
 
-    Infinite where structure, shapes, types, whole numbers, flags or texts differ, where a value is not finite, and
-    where there is no tensor to compare.
+    The result is infinite if structure, shapes, types, integers, booleans or strings differ, if a value is not finite,
+    or if there is no tensor to compare.
     """
     lefts, left_form = tree_flatten(_opened(found))
     rights, right_form = tree_flatten(_opened(wanted))
@@ -77,14 +77,14 @@ def worst_difference(found: Any, wanted: Any) -> float:
 
 
 def other_inputs(example: Any, seed: int = 0) -> Any:
-    """Inputs of the same shapes and types with other values: those of the example in another order.
+    """Make inputs of the same shapes and types by permuting the values of an example.
 
-    So they stay in the range that the network takes. Floating values rise from the first to the last, whole numbers
-    are shuffled, and floating tensors of one value only, such as zeros, are drawn from a normal distribution.
+    So the values stay in the range that the network expects. Floating values are sorted and integers are shuffled.
+    Constant floating tensors, such as zeros, are drawn from a normal distribution.
 
     Args:
         example: a tensor, a tuple of positional arguments or a dict of keywords.
-        seed: of the draw.
+        seed: seed of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -94,7 +94,7 @@ def other_inputs(example: Any, seed: int = 0) -> Any:
         flat = value.detach().cpu().flatten()
         if value.is_floating_point() and bool((flat == flat[0]).all()):
             return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
-        # shuffled pixels have the statistics of the example, and a network that averages hardly tells them apart
+        # shuffled pixels keep the statistics of the example, so a network that averages hardly distinguishes them
         rising = value.is_floating_point() and bool((flat.diff() < 0).any())
         order = flat.argsort() if rising else torch.randperm(len(flat), generator=generator)
         return flat[order].view(value.shape).to(value)
@@ -104,12 +104,12 @@ def other_inputs(example: Any, seed: int = 0) -> Any:
 
 def _outputs(model: nn.Module, inputs: Any) -> Any:
     with judging(model):
-        torch.manual_seed(0)  # what draws at random draws the same in all of them
+        torch.manual_seed(0)  # random operations give the same numbers in all networks
         return call(model, inputs)
 
 
 def _opened(tree: Any, depth: int = 4) -> Any:
-    """A tree in which objects that pytorch does not look into, such as dataclasses, are dicts of their attributes."""
+    """Turn objects that pytree does not open, such as dataclasses, into dicts of their attributes."""
 
     def opened(leaf: Any) -> Any:
         if (

@@ -40,7 +40,7 @@ class MaskedReads:
     """State of one masked forward pass: the symbolic shape of every tensor, and which of its positions are removed.
 
     Args:
-        graph: of the dense network.
+        graph: graph of the dense network.
         masks: which channels of each cut group are kept.
         stored: the network's parameters and buffers by name.
     """

@@ -1,4 +1,4 @@
-"""Networks by name, pruned ones by the folder that they lie in."""
+"""Construction of networks by name, and of pruned networks by folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["build", "is_saved"]
 
 
 def is_saved(name: str) -> bool:
-    """Whether a name is that of a folder, where pruned networks lie."""
+    """Return whether a name is a folder, which holds a pruned network."""
     return Path(name).is_dir() or (Path(name) / NETWORK).is_file()
 
 
@@ -26,20 +26,20 @@ def is_saved(name: str) -> bool:
 def build(
     spec: ModelSpec | str, *, weights: str | Path | None = None, trust_code: bool = False, **options: Any
 ) -> nn.Module:
-    """A network from its name, in evaluation mode.
+    """Build a network from its name, in evaluation mode.
 
     Args:
-        spec: name or whole description, see `ModelSpec`; or a folder with a pruned network, such as a run's.
-        weights: takes the place of the description's; None is random, or those of the pruned network.
-        trust_code: whether to run a Python file that the folder of a pruned network names to build it.
-        options: are added to the description's.
+        spec: name or complete description, see `ModelSpec`; or a folder with a pruned network, such as a run folder.
+        weights: weights that replace those of the description; None means random, or the pruned network's weights.
+        trust_code: whether to run a Python file that the folder of a pruned network names.
+        options: options that are added to those of the description.
 
     Raises:
-        UnknownName: no such source or network; says the nearest.
-        ModelError: the constructor fails, or the file or function of a user's own is not there.
-        WeightsError: the weights cannot be had or do not fit.
+        UnknownName: the source or the network is unknown; the message suggests the nearest name.
+        ModelError: the constructor fails, or the user's file or function does not exist.
+        WeightsError: the weights are not available or do not fit.
         RunFolderError: the folder holds no pruned network.
-        UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
+        UntrustedCode: a Python file builds the network, and `trust_code` is not set.
     """
     require("build(spec)", spec=(spec, (ModelSpec, str)))
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
@@ -48,7 +48,7 @@ def build(
     asked = str(weights) if weights is not None else spec.weights
     if asked is not None or spec.options or options:
         raise ModelError(
-            f"model {spec.name!r}: a pruned network comes with its weights and options; leave weights "
-            f"({asked!r}) and options ({ {**spec.options, **options}!r}) out"
+            f"model {spec.name!r}: a pruned network comes with its weights and options; omit weights "
+            f"({asked!r}) and options ({ {**spec.options, **options}!r})"
         )
     return load(spec.name, trust_code=trust_code)

@@ -1,4 +1,4 @@
-"""How a pruned network came to be: the plans that it was pruned by, noted on the network itself."""
+"""History of a pruned network: the plans that were applied, recorded on the network itself."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MEMORY = "edakari_steps"
 
 @dc.dataclass(frozen=True)
 class Step:
-    """One cut.
+    """One application of a plan.
 
     Args:
-        plan: that was carried out.
-        before: structure of the network that it was carried out on.
-        after: structure of the network that it left.
+        plan: the plan that was applied.
+        before: structure of the network before.
+        after: structure of the network afterwards.
     """
 
     plan: Plan
@@ -38,27 +38,27 @@ class Step:
 
 
 def steps_of(model: nn.Module) -> tuple[Step, ...]:
-    """The cuts that led to a network, the first one first; copies of a network know them too."""
+    """Return the steps that led to a network, in order; copies of a network keep this record."""
     found = vars(model).get(MEMORY, ())
     return found if isinstance(found, tuple) else ()
 
 
 def noted(small: nn.Module, plan: Plan, model: nn.Module) -> nn.Module:
-    """A network that a plan has just left of another, with the note of it."""
+    """Record on a pruned network that a plan was applied to `model`."""
     step = Step(plan, structure_of(model), structure_of(small))
     setattr(small, MEMORY, (*steps_of(model), step))
     return small
 
 
 def step_by(plan: Plan, steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step]:
-    """The last cut as one by this plan, and the cuts before it.
+    """Return the steps before this plan, and the last step as one application of this plan.
 
     Args:
-        plan: the one of the last cut, or of several last cuts joined by `Plan.then`.
-        steps: that led to a network.
+        plan: the plan of the last step, or of the last steps joined by `Plan.then`.
+        steps: the steps that led to a network.
 
     Raises:
-        PlanError: it is neither.
+        PlanError: the plan is neither.
     """
     for first in range(len(steps) - 1, -1, -1):
         last = steps[first:]
@@ -66,13 +66,13 @@ def step_by(plan: Plan, steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step]:
             return tuple(steps[:first]), Step(plan, last[0].before, last[-1].after)
     made = ", ".join(f"one of {len(step.plan.edits)} edits" for step in steps)
     raise PlanError(
-        f"the network was not pruned by this plan of {len(plan.edits)} edits, but by {made}; pass the plan that was "
-        "given to apply last"
+        f"the network was not pruned by this plan of {len(plan.edits)} edits, but by {made}; pass the last plan "
+        "that was given to apply"
     )
 
 
 def _joined(steps: Sequence[Step]) -> set[Any] | None:
-    """The edits of cuts as one plan; None where they are not one, as where a module was replaced between them."""
+    """Join the edits of several steps; None if this is impossible, for instance after a module was replaced."""
     try:
         for before, after in itertools.pairwise(steps):
             if replaced(before.after, after.before):

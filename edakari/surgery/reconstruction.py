@@ -1,9 +1,9 @@
-"""Layers behind a cut, refit so that they give what they gave before: least squares on some batches.
+"""Least-squares reconstruction of the layers that consume cut channels.
 
-He, Zhang & Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1, equation 5. Layer
-by layer from the input, with the inputs X of the cut network and the outputs Y of the dense one, the weights that stay
-are changed by dW = argmin |Y - X (W + dW)|² + r |dW|².
-differs: the ridge r holds the change small, not the weights, so that no layer fits worse than before.
+He, Zhang & Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1, equation 5. Layers
+are refit in order from the input. With inputs X of the cut network and outputs Y of the dense network, the remaining
+weights W change by dW = argmin |Y - X (W + dW)|² + r |dW|².
+differs: the ridge r penalises the change, not the weights, so that no layer fits worse than before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 @dc.dataclass(frozen=True)
 class _Consumer:
-    """A layer of which some inputs are cut, and which of its outputs are left, bool [outputs]."""
+    """A layer with cut inputs, and the mask of its remaining outputs, bool [outputs]."""
 
     path: str
     left: torch.Tensor
@@ -55,10 +55,10 @@ def reconstruct(
     ridge: float = 1e-4,
     run: Run = feed,
 ) -> nn.Module:
-    """The network that a plan leaves, its layers refit to give what they give in the dense network: no labels.
+    """Prune a network and refit its layers to the outputs of the dense network, without labels.
 
-    Linear layers and convolutions (without groups) that read a width that was cut are refit one after another, from the
-    input on, weights and biases. Recalibrate batch normalisations afterwards (`edakari.recalibrate`).
+    Linear layers and convolutions (without groups) with cut inputs are refit one after another from the input, with
+    weights and biases. Recalibrate batch normalisations afterwards (`edakari.recalibrate`).
 
     Args:
         model: the dense network; stays as it is.
@@ -67,8 +67,8 @@ def reconstruct(
             hold many more values than a layer has weights for each output: some hundred images. Under several
             processes each has its own, at least one.
         small: the network as cut, if its weights are others than those that `apply` leaves; stays as it is.
-        graph: of the dense network; None traces it.
-        ridge: penalty of a change of weights, as a share of the mean square of the layer's inputs.
+        graph: graph of the dense network; None traces it.
+        ridge: penalty of a change of weights, as a fraction of the mean square of the layer's inputs.
         run: calls a network with a batch; see `edakari.recalibrate`.
 
     Returns:
@@ -83,9 +83,9 @@ def reconstruct(
     require(call, batches=(batches, Iterable))
     require_methods(call, "run", run, ("__call__",))
     if plan.tokens():
-        raise PlanError(f"{call}: the plan prunes tokens, so that layers see others than before; cut channels only")
+        raise PlanError(f"{call}: the plan prunes tokens, which changes the inputs of layers; only cut channels")
     if iter(batches) is batches:
-        raise DataError(f"{call}: batches can be gone through only once; give a list or a loader")
+        raise DataError(f"{call}: batches can be iterated only once; pass a list or a loader")
     fitted = apply(network, plan, graph) if small is None else copied(unwrapped(small, call))
     with judging(network, fitted):
         for consumer in _consumers(fitted, plan, graph):
@@ -94,7 +94,7 @@ def reconstruct(
 
 
 def _consumers(small: nn.Module, plan: Plan, graph: Graph) -> Iterator[_Consumer]:
-    """The layers that read a width that was cut, in the order in which they are called."""
+    """Yield the layers with cut inputs, in the order of their calls."""
     masks = _masks(plan, graph)
     modules = dict(small.named_modules())
     for path in dict.fromkeys(operator.module for operator in graph.operators):
@@ -140,7 +140,7 @@ def _refit(
 
 
 def _solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """The smallest least-squares solution of `gram @ change = cross`, with a penalty of changes."""
+    """The smallest least-squares solution of `gram @ change = cross`, with a penalty on changes."""
     penalised = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(penalised)
     if ridge and not failed:
@@ -150,7 +150,7 @@ def _solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tens
 
 
 def _rows(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
-    """What each output of a layer is a weighted sum of, [values, weights of an output (and one for its bias)]."""
+    """The inputs that each output of a layer sums, [values, weights of an output (plus one for a bias)]."""
     if isinstance(layer, nn.Linear):
         rows = inputs.flatten(0, -2)
     else:
@@ -187,11 +187,11 @@ def _seen(model: nn.Module, path: str, batch: Batch, run: Run) -> list[tuple[tor
 
 
 class _Watching:
-    """Hands on what goes into a layer and comes out of it, until it is closed."""
+    """Records a layer's inputs and outputs until it is closed."""
 
     def __init__(self, layer: nn.Module, told: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
         self.handle = layer.register_forward_hook(lambda module, inputs, outputs: told(inputs[0], outputs))
 
     def close(self) -> None:
-        """Stop."""
+        """Stop recording."""
         self.handle.remove()

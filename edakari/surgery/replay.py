@@ -1,4 +1,4 @@
-"""Masks of tokens and of channels at once: which tokens go is asked of the cut network, and told to the masked one."""
+"""Masks of tokens and channels together: the cut network selects tokens, and the masked network repeats this."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["BothMasked"]
 class BothMasked(nn.Module):
     """A network that masks channels and tokens.
 
-    Selectors are made for the width that is left, so they cannot look at the tokens of a network whose channels are
-    only masked: they look at those of the cut network, and what they say is replayed.
+    Selectors fit the reduced width, so they cannot read the wider tokens of a network with masked channels. They read
+    the tokens of the cut network, and their decisions are replayed in the masked network.
 
     Args:
-        cut: with channels cut and tokens masked.
-        masked: with selectors in the same places, channels masked and tokens masked.
+        cut: the network with cut channels and masked tokens.
+        masked: the network with masked channels and masked tokens, and selectors at the same blocks.
     """
 
     def __init__(self, cut: Adaptive, masked: Adaptive) -> None:
@@ -33,7 +33,7 @@ class BothMasked(nn.Module):
             selection.selector = _Replay()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The pruned network's outputs."""
+        """Compute the pruned network's outputs."""
         with torch.no_grad():
             self.cut(*args, **kwargs)
             for selection, decision in zip(selections(self.masked.model).values(), self.cut.decisions, strict=True):
@@ -44,12 +44,12 @@ class BothMasked(nn.Module):
 
 
 class _Replay(nn.Module):
-    """Says what another selector said."""
+    """Repeats the decision of another selector."""
 
     verdict: Verdict | None = None
 
     def forward(self, seen: Candidates) -> Verdict:
         """See `edakari.surgery.tokens.selectors.Selector`."""
         if self.verdict is None:
-            raise PlanError("a selector that repeats another one's verdict was asked before that one")
+            raise PlanError("a selector that repeats another one's verdict ran before that one")
         return self.verdict

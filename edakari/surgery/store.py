@@ -1,4 +1,4 @@
-"""A pruned network in a folder: the plans and how to build the dense network as JSON, the weights as safetensors."""
+"""Folders of pruned networks: plans and the dense network's description as JSON, weights as safetensors."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Replaced = Mapping[str, dict[str, Any]]
 
 @dc.dataclass(frozen=True)
 class StoredStep:
-    """One cut, as a folder says it.
+    """One application of a plan, as stored in a folder.
 
     Args:
-        replaced: modules to put into the network before it; see `replace_modules`.
-        plan: to carry out.
+        replaced: modules to replace in the network first; see `replace_modules`.
+        plan: the plan to apply.
     """
 
     replaced: Replaced
@@ -50,22 +50,22 @@ class StoredStep:
 def save(
     model: nn.Module, plan: Plan, folder: str | Path, *, base: nn.Module | None = None, overwrite: bool = False
 ) -> None:
-    """Write a pruned network, so that `load` reads it in another process.
+    """Save a pruned network to a folder, from which `load` reads it.
 
-    A network that was pruned several times is written with all of its plans. Simple modules that were replaced, such as
-    the head for other classes, are written with it. Tensors keep their types.
+    A network that was pruned several times is saved with all of its plans. Replaced simple modules, such as a head for
+    other classes, are saved, too. Tensors keep their types.
 
     Args:
-        model: what `apply(dense, plan)` gave, perhaps trained since; without the wrappers of `torch.compile` and of
-            training on several processes.
-        plan: that it was pruned by last.
-        folder: made if it is not there; holds plan.json, weights.safetensors and network.json afterwards.
-        base: the network that the plan was made for; needed where `apply` did not make `model`.
-        overwrite: whether a network that is already there may go.
+        model: the result of `apply(model, plan)`, perhaps trained since then. Wrappers of `torch.compile` and of
+            distributed training are removed.
+        plan: the plan that was applied last.
+        folder: the folder, which is created if missing. It will hold plan.json, weights.safetensors and network.json.
+        base: the network that the plan was made for; needed if `apply` did not make `model`.
+        overwrite: whether to replace a network that the folder already holds.
 
     Raises:
-        RunFolderError: the folder holds a network already or cannot be written to, or the disk is full.
-        PlanError: `load` could not make this network again: it is not what the plan leaves; says where it differs.
+        RunFolderError: the folder already holds a network or is read-only, or the disk is full.
+        PlanError: `load` could not rebuild this network, because it is not the plan's result; says where it differs.
         WeightsError: a tensor cannot be stored.
         ModelError: the network is sharded over processes, or scripted.
     """
@@ -73,7 +73,7 @@ def save(
     require(call, plan=(plan, Plan), folder=(folder, (str, Path)))
     model, folder = unwrapped(model, call), Path(folder)
     if (folder / NETWORK).exists() and not overwrite:
-        raise RunFolderError(f"{folder} holds a pruned network already; choose another folder, or pass overwrite=True")
+        raise RunFolderError(f"{folder} already holds a pruned network; choose another folder, or pass overwrite=True")
     require_writable(folder / NETWORK)
     tensors = _tensors(model)
     earlier, last, spec = _history(model, plan, base)
@@ -84,7 +84,7 @@ def save(
         after = replaced(last.after, structure_of(model))
     except PlanError as error:
         raise PlanError(
-            f"this {type(model).__name__} is not what its plan leaves, so that load could not make it again: {error}. "
+            f"this {type(model).__name__} is not the result of its plan, so that load could not rebuild it: {error}. "
             "Only simple modules (Linear, convolutions, norms, activations) may be replaced after pruning"
         ) from error
     with replacing(folder / WEIGHTS) as temporary:
@@ -107,23 +107,23 @@ def save(
 
 @file_errors()
 def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool = False) -> nn.Module:
-    """Read a pruned network.
+    """Load a pruned network from a folder.
 
     Args:
-        folder: that `save` wrote.
-        model: the dense network, or for a network that was pruned several times one of those between; needed where
-            `edakari.models.build` did not make the dense one. Its weights do not matter, and it stays as it is.
+        folder: a folder that `save` wrote.
+        model: the dense network, or an intermediate one of a network that was pruned several times. It is needed if
+            `edakari.models.build` did not make the dense network. Its weights do not matter, and it does not change.
         trust_code: whether to run a Python file that the folder names to build its network. A folder from somebody else
-            may name any file, and what it does is not limited to building networks.
+            may name any file, and this file may do anything.
 
     Returns:
-        The pruned network in evaluation mode, on the CPU (or where `model` is), in the types that were saved.
+        The pruned network in evaluation mode, on the CPU (or on the device of `model`), in the saved types.
 
     Raises:
         RunFolderError: the folder holds no such network, or a file is damaged.
         PlanError: the plan was made for another network.
         WeightsError: the weights are damaged or do not fit.
-        UntrustedCode: the network is built by a Python file, and `trust_code` is not set.
+        UntrustedCode: a Python file builds the network, and `trust_code` is not set.
     """
     require("load(folder)", folder=(folder, (str, Path)))
     folder = Path(folder)
@@ -143,7 +143,7 @@ def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool
 
 @file_errors()
 def load_plan(folder: str | Path) -> Plan:
-    """The plan in a folder: of a network that was pruned several times, the last one.
+    """Load the plan in a folder; the last one if the network was pruned several times.
 
     Raises:
         RunFolderError: there is none.
@@ -162,7 +162,7 @@ def load_plan(folder: str | Path) -> Plan:
 
 
 def load_steps(folder: str | Path) -> tuple[StoredStep, ...]:
-    """The cuts that lead from the dense network to the one in a folder, the first one first.
+    """Load the steps that lead from the dense network to the one in a folder, in order.
 
     Raises:
         RunFolderError: the folder holds no network.
@@ -179,14 +179,14 @@ def load_steps(folder: str | Path) -> tuple[StoredStep, ...]:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a network as tensors that a file can hold."""
+    """Return the state dict of a network as tensors that a file can hold."""
     tensors = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise WeightsError(f"the state of the network has a {type(value).__name__} at {name!r}, not a tensor")
         if value.is_meta or value.is_quantized or value.layout != torch.strided:
             what = "has no values (meta)" if value.is_meta else f"is of type {value.dtype} and layout {value.layout}"
-            raise WeightsError(f"{name} {what}, which a safetensors file does not hold")
+            raise WeightsError(f"{name} {what}, which a safetensors file cannot hold")
         tensors[name] = value.detach().cpu().contiguous().clone()
     return tensors
 
@@ -200,7 +200,7 @@ def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _history(model: nn.Module, plan: Plan, base: nn.Module | None) -> tuple[tuple[Step, ...], Step, ModelSpec | None]:
-    """The cuts before the last, the last one by this plan, and how the first network is built, if that is known."""
+    """Return the steps before the last, the last step by this plan, and the first network's description if known."""
     owner = model if base is None else unwrapped(base, "save(model, plan, folder, base=base)")
     steps, spec = steps_of(model), spec_of(owner)
     if steps and (base is None or _began(steps, owner)):
@@ -208,26 +208,26 @@ def _history(model: nn.Module, plan: Plan, base: nn.Module | None) -> tuple[tupl
     if base is None:
         if spec is None:
             raise PlanError(
-                f"this {type(model).__name__} was not made by apply or load, so that nothing is known of the network "
-                "that its plan was made for; pass that network as base="
+                f"this {type(model).__name__} was not made by apply or load, so that the network that its plan "
+                "was made for is unknown; pass that network as base="
             )
         owner = build(ModelSpec(spec.name, spec.options))
     return steps_of(owner), Step(plan, structure_of(owner), structure_of(apply(owner, plan))), spec
 
 
 def _began(steps: tuple[Step, ...], base: nn.Module) -> bool:
-    """Whether cuts go on from those of a network."""
+    """Return whether steps continue those of a network."""
     known = steps_of(base)
     return len(steps) > len(known) and steps[len(known)].before == structure_of(base)
 
 
 def _start(spec: ModelSpec | None, before: Structure, *, given: bool) -> tuple[ModelSpec | None, Structure]:
-    """How the first network is built and what that gives; nothing where `load` needs the network itself.
+    """Return the first network's description and structure; no description if `load` needs the network itself.
 
     Args:
-        spec: how it was built, if that is known.
-        before: the first network as it was cut.
-        given: whether the user says that this is the network.
+        spec: description of the network, if known.
+        before: structure of the first network when it was cut.
+        given: whether the user passed this network.
     """
     if spec is None:
         return None, before
@@ -238,14 +238,14 @@ def _start(spec: ModelSpec | None, before: Structure, *, given: bool) -> tuple[M
         if given:
             return None, before
         raise PlanError(
-            f"the network that was pruned is not {spec.name} as it is built: {error}. Pass it to save as base=, and to "
-            "load as model="
+            f"the network that was pruned is not {spec.name} as `build` makes it: {error}. Pass it to save as base=, "
+            "and to load as model="
         ) from error
     return spec, built
 
 
 def _built(spec: ModelSpec) -> Structure:
-    """Structure of a network as `load` will build it, of options as JSON holds them."""
+    """Return the structure of a network as `load` will build it, with options read back from JSON."""
     try:
         options = json.loads(json.dumps(dict(spec.options), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -254,12 +254,12 @@ def _built(spec: ModelSpec) -> Structure:
     try:
         with torch.device("meta"):
             return structure_of(build(plain))
-    except Exception:  # constructors that compute with values do not run without
+    except Exception:  # constructors that compute with values fail on meta tensors
         return structure_of(build(plain))
 
 
 def _carried_out(model: nn.Module, steps: tuple[StoredStep, ...]) -> nn.Module:
-    """The network that all cuts leave, begun where this network stands among them."""
+    """Apply the remaining steps to a network, starting at the step that fits it."""
     first, there = 0, False
     if len(steps) > 1 or steps[0].replaced:
         standing = [index for index, step in enumerate(steps) if _stands_before(step.plan, model)]
@@ -281,7 +281,7 @@ def _stands_before(plan: Plan, model: nn.Module) -> bool:
 
 
 def _cast(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give a network's tensors the types of the stored ones, in place; tied ones stay tied."""
+    """Cast a network's tensors to the stored types, in place; tied tensors stay tied."""
     for path, module in model.named_modules():
         for name, value in (*module._parameters.items(), *module._buffers.items()):
             stored = weights.get(f"{path}.{name}" if path else name)
@@ -304,12 +304,12 @@ def _network(folder: Path) -> dict[str, Any]:
     content = {"earlier": [], "replaced": {"before": {}, "after": {}}, **content}
     wrong = _wrong(content)
     if wrong:
-        raise RunFolderError(f"{path} is damaged: its key {wrong!r} is missing or is not what save writes")
+        raise RunFolderError(f"{path} is damaged: its key {wrong!r} is missing or has a value that save never writes")
     return content
 
 
 def _wrong(content: Mapping[str, Any]) -> str | None:
-    """A key of network.json whose value is of another kind than what `save` writes."""
+    """Find a key of network.json whose value `save` could not have written."""
     model, swapped = content.get("model", ""), content["replaced"]
     described = (
         isinstance(model, dict) and isinstance(model.get("name"), str) and isinstance(model.get("options"), dict)
@@ -329,7 +329,7 @@ def _dense(folder: Path, content: dict[str, Any], trust_code: bool) -> nn.Module
     described = content["model"]
     if described is None:
         raise RunFolderError(
-            f"{folder} does not say how its network is built, since edakari.models.build did not make it; "
+            f"{folder} does not say how its network is built, because edakari.models.build did not make it; "
             "call load(folder, model=…) with the dense network"
         )
     spec = dc.replace(ModelSpec(described["name"]), options=described["options"])

@@ -1,4 +1,4 @@
-"""What a network is made of, as plain data: enough to say in words, and in a file, in what it differs from another."""
+"""Structure of a network as plain data, to describe in messages and files how two networks differ."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ SIMPLE: Mapping[str, tuple[type[nn.Module], tuple[str, ...]]] = {
         *((pool, ("output_size",)) for pool in (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)),
     )
 }
-"""Modules that a few numbers describe, and the arguments that hold them; `bias` is told by the weights."""
+"""Simple modules and the constructor arguments that describe them; the weights tell `bias`."""
 WITH_BIAS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm")
 FEW = 6
-"""Layers that may be replaced in any network, as in a head of several; in large ones a quarter."""
+"""Number of layers that may be replaced in any network; in large networks a quarter of the layers."""
 
 Description = dict[str, Any]
 
@@ -48,8 +48,8 @@ class Structure:
     """Modules and tensors of a network.
 
     Args:
-        modules: for each dotted path, the description of a simple module as JSON, or the name of its class.
-        tensors: shapes of the network's state by name.
+        modules: JSON description of each simple module, or class name of another module, by dotted path.
+        tensors: shapes of the tensors in the state dict, by name.
     """
 
     modules: Mapping[str, str]
@@ -60,24 +60,24 @@ class Structure:
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """The structure of a network."""
+    """Return the structure of a network."""
     modules = {path: _signature(module) for path, module in model.named_modules(remove_duplicate=False)}
     state = model.state_dict()
     return Structure(modules, {name: tuple(value.shape) for name, value in state.items() if hasattr(value, "shape")})
 
 
 def replaced(expected: Structure, found: Structure) -> dict[str, Description]:
-    """The modules that have to be put into a network so that it becomes another one.
+    """Find the modules to replace in one network so that it becomes another.
 
     Args:
-        expected: of the network as it can be built.
-        found: of the network as it is.
+        expected: structure of the network as it can be built.
+        found: structure of the network as it is.
 
     Returns:
-        Descriptions by dotted path; outer modules stand for what is in them.
+        Descriptions by dotted path; an outer module includes its inner modules.
 
     Raises:
-        PlanError: the networks differ in something that no description says; names it.
+        PlanError: the networks differ in a way that no description covers; the message names the difference.
     """
     paths = sorted({*expected.modules, *found.modules}, key=lambda path: (path.count("."), path))
     result: dict[str, Description] = {}
@@ -88,7 +88,7 @@ def replaced(expected: Structure, found: Structure) -> dict[str, Description]:
         described = _described(path, found)
         if described is None or not path:
             raise PlanError(
-                f"module {path or 'the network itself'!r} is {_plain(after)}, where the plan leaves {_plain(before)}"
+                f"module {path or 'the network itself'!r} is {_plain(after)}, but the plan gives {_plain(before)}"
             )
         result[path] = described
     _check_few(result, found)
@@ -98,28 +98,28 @@ def replaced(expected: Structure, found: Structure) -> dict[str, Description]:
         first = differing[0]
         more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise PlanError(
-            f"{first} is {_shape(found.tensors.get(first))}, where the plan leaves "
+            f"{first} is {_shape(found.tensors.get(first))}, but the plan gives "
             f"{_shape(expected.tensors.get(first))}{more}"
         )
     return result
 
 
 def _check_few(descriptions: Mapping[str, Description], found: Structure) -> None:
-    """Refuse a network of which so many layers are others that it has no new head, but was cut in another way."""
+    """Raise an error if too many layers differ: the network was pruned differently."""
     holders = {name.rpartition(".")[0] for name in found.tensors}
     others = [path for path in holders if _within(path, descriptions)]
     if len(others) > max(FEW, len(holders) // 4):
         raise PlanError(
-            f"{len(others)} of {len(holders)} layers are not as the plan leaves them, such as {min(others)!r}; was it "
+            f"{len(others)} of {len(holders)} layers differ from the plan's result, such as {min(others)!r}; was it "
             "pruned by this plan?"
         )
 
 
 def replace_modules(model: nn.Module, descriptions: Mapping[str, Description]) -> None:
-    """Put described modules into a network, in place; their weights are not set.
+    """Replace modules of a network by new ones from descriptions, in place; weights are not set.
 
     Raises:
-        RunFolderError: a description is of no simple module, or its place is not there.
+        RunFolderError: a description is not of a simple module, or the network has no module at its path.
     """
     for path, description in descriptions.items():
         try:
@@ -153,7 +153,7 @@ def _description(module: nn.Module) -> Description | None:
 
 
 def _described(path: str, found: Structure) -> Description | None:
-    """A module of a structure as a description: a simple one, or a sequence of such."""
+    """Describe a module of a structure: a simple module, or a sequence of simple modules."""
     signature = found.modules.get(path)
     if signature is None:
         return None
@@ -184,12 +184,12 @@ def _argument(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_argument(each) for each in value)
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise ValueError(f"{value!r} is no argument of a simple module")
+        raise ValueError(f"{value!r} is not an argument of a simple module")
     return value
 
 
 def _same_norm(before: str | None, after: str | None) -> bool:
-    """Whether one is the batch normalisation that the other becomes over several processes."""
+    """Return whether one is the synchronised form of the other batch normalisation."""
     return after == "torch.nn.modules.batchnorm.SyncBatchNorm" and "BatchNorm" in (before or "")
 
 

@@ -1,4 +1,4 @@
-"""Data, losses and metrics of one task each."""
+"""Tasks: data, losses and metrics."""
 
 from edakari.tasks.classify import Classification
 from edakari.tasks.multilabel import MultiLabel

@@ -45,7 +45,7 @@ class Classification:
         splits: the images of each split.
         pixels: how they become the network's input, without augmentation.
         notes: what a reader of the figures should know about the data, in words.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
     """
 
     settings: DataSettings
@@ -76,8 +76,8 @@ class Classification:
     def batches(self, split: Split) -> ArrayBatches | FileBatches:
         """Batches (images float32 [N, C, H, W], labels int64 [N]) of a split.
 
-        "train" is shuffled and augmented anew each epoch (`set_epoch`); it and "val" are shared among processes, while
-        each process gets all of "calibration".
+        "train" is shuffled and augmented differently in each epoch (`set_epoch`); it and "val" are shared among
+        processes, while each process gets all of "calibration".
 
         Raises:
             UnknownName: there is no such split.
@@ -183,7 +183,7 @@ def classification(settings: DataSettings, seed: int = 0) -> Classification:
 
     Args:
         settings: see `DataSettings`.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.

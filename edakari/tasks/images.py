@@ -1,4 +1,4 @@
-"""Reading an image or a label map as it is: what Pillow would change without a word is kept, or is an error."""
+"""Lossless reading of images and label maps: silent changes by Pillow are avoided, or are errors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ with needs("train", "reading images"):
 __all__ = ["eight_bits", "orientation", "read_image", "read_label_map"]
 
 PIXELS = 178_956_970
-"""Of one image: where Pillow too calls it a bomb, half a gigabyte of colours."""
+"""Largest number of pixels of an image, as in Pillow's limit: half a gigabyte in colour."""
 FORMATS = ("PNG", "JPEG", "MPO", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF", "JPEG2000")
-"""What images may be, whatever their names end in: Pillow runs another program for some others."""
+"""Accepted image formats, independent of file suffixes: for some others Pillow runs another program."""
 LOSSLESS = ("PNG", "BMP", "DIB", "TIFF")
 COLOURS = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -37,20 +37,20 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image by each orientation of EXIF."""
+"""Operation that rotates an image for each EXIF orientation."""
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """An image, turned as its EXIF tag says, without its alpha channel.
+    """Read an image, rotated by its EXIF tag, without its alpha channel.
 
     Args:
-        path: of a file in one of `FORMATS`.
+        path: path of a file in one of `FORMATS`.
 
     Returns:
         "RGB"; or "F" with values from 0 to 1 for grey of more than 8 bits, which other modes of Pillow would clip.
 
     Raises:
-        DataError: it cannot be read, or its values cannot be represented; names the file.
+        DataError: the file cannot be read, or its values cannot be represented; the message names the file.
     """
     with _opened(path, FORMATS) as image:
         _refuse_unknown(image)
@@ -74,23 +74,23 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """An image of `read_image` as "RGB", grey of more bits rounded to 8."""
+    """Convert an image from `read_image` to "RGB"; grey of more bits is rounded to 8."""
     if image.mode != "F":
         return image
     return Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def read_label_map(path: str | Path) -> npt.NDArray[np.int32]:
-    """The number of each pixel's class, as it is stored: of palettes the index.
+    """Read the stored class index of each pixel; for palette images, the palette index.
 
     Args:
-        path: of a file in one of `LOSSLESS`.
+        path: path of a file in one of `LOSSLESS`.
 
     Returns:
         int32 [H, W].
 
     Raises:
-        DataError: it cannot be read, or does not hold one number for each pixel; names the file.
+        DataError: the file cannot be read, or has not one number per pixel; the message names the file.
     """
     with _opened(path, LOSSLESS) as image:
         if image.mode not in ("1", "L", "P", "I", *SIXTEEN):
@@ -109,10 +109,10 @@ def read_label_map(path: str | Path) -> npt.NDArray[np.int32]:
 
 
 def orientation(path: str | Path) -> int:
-    """How an image is to be turned for the eye, by its EXIF tag; 1 is not at all.
+    """Return the EXIF orientation of an image; 1 means no rotation.
 
     Raises:
-        DataError: it cannot be read; names the file.
+        DataError: the file cannot be read; the message names it.
     """
     with _opened(path, FORMATS) as image:
         return _orientation(image)
@@ -164,7 +164,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _tag(image: Image.Image, tag: int) -> int | None:
-    """A number among the tags of a TIFF file."""
+    """Read a number from the tags of a TIFF file."""
     found = getattr(image, "tag_v2", {}).get(tag)
     found = found[0] if isinstance(found, tuple) and found else found
     return found if isinstance(found, int) else None

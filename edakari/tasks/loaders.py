@@ -1,4 +1,4 @@
-"""Batches whose order and augmentation depend on the seed and the epoch only, from arrays or from files.
+"""Batches from arrays or files, whose order and augmentation depend only on the seed and the epoch.
 
 A batch size counts the images over all processes together; each process gets an equal part of every training batch.
 """
@@ -26,19 +26,19 @@ __all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels"]
 
 Images = torch.Tensor
 Labelled = tuple[torch.Tensor, ...]
-"""Images and labels, and the images' numbers where they are asked for."""
+"""Images and labels, and optionally the images' indices."""
 
 
 @dc.dataclass(frozen=True)
 class Order:
-    """Which images make up each batch.
+    """Order of images in batches.
 
     Args:
         count: number of images.
         batch_size: images per batch, over all processes.
-        seed: of the shuffling.
-        shuffle: draw a new order each epoch, and leave out the last batch where it is not full.
-        shared: every process gets the whole of each batch.
+        seed: seed of the shuffling.
+        shuffle: whether to draw a new order each epoch, and drop an incomplete last batch.
+        shared: whether every process gets all images of each batch.
     """
 
     count: int
@@ -48,10 +48,10 @@ class Order:
     shared: bool = False
 
     def check(self) -> None:
-        """Refuse batches that cannot be shared equally among the processes.
+        """Raise an error for batches that cannot be divided equally among the processes.
 
         Raises:
-            DataError: says how many images a batch has.
+            DataError: a batch cannot be divided; the message gives its number of images.
         """
         size, world = min(self.batch_size, self.count), Processes.here().world
         if self.shuffle and not self.shared and size % world:
@@ -65,10 +65,10 @@ class Order:
         return full if rest == 0 or (self.shuffle and full) else full + 1
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Indices of this process in each batch from `first` on.
+        """Yield this process's indices in each batch from `first` on.
 
         Raises:
-            DataError: a batch cannot be shared equally among the processes.
+            DataError: a batch cannot be divided equally among the processes.
         """
         self.check()
         here = ALONE if self.shared else Processes.here()
@@ -84,11 +84,11 @@ class Order:
 
 @dc.dataclass(frozen=True)
 class FixedBatches:
-    """Batches that are given one by one, the same in every epoch and on every process.
+    """Given batches, the same in every epoch and on every process.
 
     Args:
-        parts: numbers of the images of each batch, int64.
-        seed: of the augmentation.
+        parts: indices of the images of each batch, int64.
+        seed: seed of the augmentation.
     """
 
     parts: tuple[npt.NDArray[np.int64], ...]
@@ -98,23 +98,23 @@ class FixedBatches:
         return len(self.parts)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Indices of each batch from `first` on."""
+        """Yield the indices of each batch from `first` on."""
         yield from self.parts[first:]
 
 
 @dc.dataclass(frozen=True)
 class Pixels:
-    """How bytes become the network's input, for whole batches at once.
+    """Conversion of image bytes to the network's input, for complete batches.
 
     Args:
         size: side of the images; others are resized.
         channels: 1 or 3; grey is repeated, colours are averaged.
-        mean: of each channel, for pixels in 0 to 1.
-        std: of each channel.
-        pad: each side is padded by so many pixels, then cut at a random place; 0 does not.
-        flip: mirror half of the images.
-        jitter: brightness, contrast and saturation are multiplied by up to so much more or less than 1; where they are,
-            shifts show mirrored borders instead of black ones.
+        mean: mean of each channel, for pixels in 0 to 1.
+        std: standard deviation of each channel.
+        pad: number of pixels to pad on each side before a random crop; 0 does not pad.
+        flip: whether to mirror half of the images.
+        jitter: largest relative change of brightness, contrast and saturation. Above 0, shifts show mirrored borders
+            instead of black ones.
     """
 
     size: int
@@ -127,15 +127,15 @@ class Pixels:
 
     @property
     def augments(self) -> bool:
-        """Whether anything is drawn."""
+        """Whether any augmentation is random."""
         return bool(self.pad or self.flip or self.jitter)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Images:
-        """Normalised images, augmented where there is a generator.
+        """Normalise images, and augment them if there is a generator.
 
         Args:
-            images: uint8 [N, H, W, C].
-            generator: of the augmentation.
+            images: images, uint8 [N, H, W, C].
+            generator: random generator of the augmentation.
 
         Returns:
             float32 [N, channels, size, size].
@@ -177,7 +177,7 @@ def _coloured(pixels: Images, factors: torch.Tensor) -> Images:
 
 
 def _grey(pixels: Images) -> Images:
-    """Luma [N, 1, H, W] (ITU-R BT.601)."""
+    """Compute luma [N, 1, H, W] (ITU-R BT.601)."""
     if pixels.shape[1] == 1:
         return pixels
     luma = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
@@ -185,14 +185,14 @@ def _grey(pixels: Images) -> Images:
 
 
 class ArrayBatches:
-    """Batches (float32 [N, C, H, W], int64 [N]) of images in memory, made with a few tensor operations each.
+    """Batches (float32 [N, C, H, W], int64 [N]) of images in memory, made by a few tensor operations each.
 
     Args:
         source: the images.
         order: which make up each batch.
         pixels: how they become the network's input.
-        views: draws of the augmentation, one after another, the images' numbers as the third entry; 0 is one draw and
-            no numbers.
+        views: number of augmented views, concatenated, with the images' indices as the third entry; 0 gives one view
+            without indices.
     """
 
     def __init__(self, source: Arrays, order: Order | FixedBatches, pixels: Pixels, views: int = 0) -> None:
@@ -230,13 +230,13 @@ class ArrayBatches:
 
 
 class FileBatches:
-    """Batches (float32 [N, C, H, W], int64 [N]) of images that go through transforms one by one, in workers.
+    """Batches (float32 [N, C, H, W], int64 [N]) of images that workers transform one by one.
 
     Args:
         source: the images.
         order: which make up each batch.
-        transform: from a PIL image to float32 [C, H, W].
-        workers: number of processes that read.
+        transform: function from a PIL image to float32 [C, H, W].
+        workers: number of processes that read files.
         views: see `ArrayBatches`.
     """
 
@@ -283,7 +283,7 @@ class FileBatches:
                 else:
                     yield images, labels
         except DataError as error:
-            # A worker's error arrives as its whole traceback.
+            # A worker's error arrives with its complete traceback.
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("edakari.errors.DataError: ")) from None
 
 
@@ -305,7 +305,7 @@ class _Transformed(Dataset[Labelled]):
 
 @contextlib.contextmanager
 def _seeded(seeds: Sequence[int]) -> Iterator[None]:
-    """Random states that are a function of the seeds; transforms draw from all three kinds."""
+    """Context with random states that depend only on the seeds; transforms use all three generators."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
     random.seed(seed)
@@ -320,5 +320,5 @@ def _seeded(seeds: Sequence[int]) -> Iterator[None]:
 
 
 def _deaf(worker: int) -> None:
-    # Ctrl-C goes to the workers too; the main process decides when to stop.
+    # Ctrl-C reaches the workers, too; the main process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

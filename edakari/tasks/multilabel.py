@@ -43,7 +43,7 @@ class MultiLabel:
         splits: the images of each split, with labels of 0 and 1 [N, classes].
         pixels: how they become the network's input, without augmentation.
         notes: what a reader of the figures should know about the data, in words.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
     """
 
     settings: DataSettings
@@ -135,7 +135,7 @@ def multilabel(settings: DataSettings, seed: int = 0) -> MultiLabel:
 
     Args:
         settings: see `DataSettings`.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.

@@ -1,4 +1,4 @@
-"""Reading .npz files whose headers may say anything: what they hold is judged before any of it is read."""
+"""Safe reading of .npz files: headers are checked before any content is read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _check_header(name: str, file: IO[bytes], size: int) -> None:
-    """Refuse an array whose header does not fit what follows it."""
+    """Raise an error for an array whose header does not fit its data."""
     version = np.lib.format.read_magic(file)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
     shape, _, dtype = read(file, max_header_size=HEADER)

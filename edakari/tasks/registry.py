@@ -21,7 +21,7 @@ def task_from_settings(settings: DataSettings, seed: int = 0) -> Task:
 
     Args:
         settings: see `DataSettings`; their own seed draws splits and subsets alone.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.

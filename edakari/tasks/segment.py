@@ -43,7 +43,7 @@ class Segmentation:
         splits: the images of each split, with labels [N, H, W].
         pixels: how they become the network's input, without augmentation.
         notes: what a reader of the figures should know about the data, in words.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
     """
 
     settings: DataSettings
@@ -157,7 +157,7 @@ def segmentation(settings: DataSettings, seed: int = 0) -> Segmentation:
 
     Args:
         settings: see `DataSettings`.
-        seed: of the training's order and augmentation.
+        seed: seed of the training's order and augmentation.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.

@@ -1,4 +1,4 @@
-"""Images with label maps: reading them, and batches in which both move alike."""
+"""Images with label maps: reading, and batches with the same augmentation for both."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["MapBatches", "read_maps"]
 
 ENDINGS = (".png", ".bmp", ".tif", ".tiff")
-"""Of label maps: what keeps numbers as they are."""
+"""Suffixes of label maps: lossless formats."""
 BILINEAR = 2
 """Pillow's number of the filter, so that nothing needs Pillow that reads no images."""
 Part = tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]
 
 
 def read_maps(settings: DataSettings) -> tuple[Arrays, Arrays | None]:
-    """Training data, and validation data where there is some, held in memory at the input's size.
+    """Read training data, and validation data if there is any, into memory at the input's size.
 
     A folder has `images/` and `labels/` in it, files of the same stem belonging together, or `train/` and `val/` with
     these. An .npz file holds `images`, uint8 [N, H, W, C], and `labels`, integers [N, H, W]. Label maps hold numbers of
@@ -161,8 +161,8 @@ class MapBatches:
     """Batches (float32 [N, C, H, W], int64 [N, H, W]) of images and maps in memory, mirrored and shifted together.
 
     Args:
-        source: images and label maps.
-        order: which make up each batch.
+        source: images and their label maps.
+        order: order of the images in batches.
         pixels: how images become the network's input; its mirroring and shifting are those of the maps too.
         ignored: label of pixels that were shifted in from outside.
     """

@@ -1,4 +1,4 @@
-"""What a recipe says about data, as plain settings."""
+"""Settings of the data section of a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TASKS", "Augment", "DataSettings", "TaskFactory"]
 
 Augment = Literal["none", "light", "jitter", "timm"]
 LARGEST = 16384
-"""Side of an image from which on a batch of one no longer fits into memory."""
+"""Largest side of an image; above it, a batch of one does not fit into memory."""
 TaskFactory = Callable[["DataSettings", int], Task]
 """From what a recipe says about data, and the seed of the training's order, to the task."""
 TASKS: Registry[TaskFactory] = Registry(

@@ -44,8 +44,8 @@ class Arrays:
     """Images in memory.
 
     Args:
-        images: uint8 [N, H, W, C].
-        labels: int64 [N]; of several classes an image, 0 and 1 [N, classes]; of pixels [N, H, W].
+        images: images, uint8 [N, H, W, C].
+        labels: labels, int64 [N]; multi-label 0 and 1 [N, classes]; per pixel [N, H, W].
         classes: name of each class.
     """
 
@@ -58,7 +58,7 @@ class Arrays:
         return Arrays(self.images[indices], self.labels[indices], self.classes)
 
     def image(self, index: int) -> Image.Image:
-        """One image for PIL, "L" or "RGB"."""
+        """Return one image as a PIL image, "L" or "RGB"."""
         with needs("train", "reading images"):
             from PIL import Image
 
@@ -73,11 +73,11 @@ class Arrays:
 
 @dc.dataclass(frozen=True, eq=False)
 class Files:
-    """Images on the disk, read when asked for, in colours.
+    """Images on the disk, read on access, in colour.
 
     Args:
-        paths: of the images.
-        labels: int64 [N].
+        paths: paths of the images.
+        labels: labels, int64 [N].
         classes: name of each class.
     """
 
@@ -90,10 +90,10 @@ class Files:
         return Files(tuple(self.paths[index] for index in indices), self.labels[indices], self.classes)
 
     def image(self, index: int) -> Image.Image:
-        """One image, as `read_image` gives it: "RGB", or "F" for grey of more than 8 bits.
+        """Read one image by `read_image`: "RGB", or "F" for grey of more than 8 bits.
 
         Raises:
-            DataError: it cannot be read or represented; names the file.
+            DataError: the file cannot be read or represented; the message names it.
         """
         from edakari.tasks.images import read_image
 
@@ -139,7 +139,7 @@ def named_source(text: str) -> tuple[Source, Source | None] | None:
 
 
 def both_embedded(name: str) -> tuple[Source, Source | None]:
-    """An embedded data set: training and test images.
+    """Read an embedded data set: training and test images.
 
     Raises:
         UnknownName: there is no such data set.
@@ -148,11 +148,11 @@ def both_embedded(name: str) -> tuple[Source, Source | None]:
 
 
 def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files:
-    """The images of a folder that has one folder for each class.
+    """Read the images of a folder that has one subfolder for each class.
 
     Args:
         path: the folder.
-        classes: the classes it has to have, in order of their labels; None takes the folders' names, sorted.
+        classes: the required classes, in order of their labels; None takes the sorted names of the subfolders.
 
     Raises:
         DataError: no folder, no class, only one, one without images, or other classes than asked for.
@@ -189,13 +189,13 @@ def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files
 
 
 def from_npz(paths: Sequence[str | Path], classes: Sequence[str] | None = None) -> Arrays:
-    """Images and labels of .npz files, one after another.
+    """Read images and labels of .npz files, concatenated.
 
     Each file holds `images`, uint8 [N, H, W, C] or [N, H, W], and `labels`, integers [N]; `class_names` may be there.
 
     Args:
         paths: the files.
-        classes: names of the classes; None takes the files' own, or numbers.
+        classes: names of the classes; None takes the names in the files, or numbers.
 
     Raises:
         DataError: a file is missing, damaged, empty or of another form, its labels have no class, or all have one.
@@ -234,7 +234,7 @@ def read_parts(
 
 
 def embedded(name: str, split: str) -> Arrays:
-    """A split, "train" or "test", of an embedded data set.
+    """Read a split, "train" or "test", of an embedded data set.
 
     Raises:
         UnknownName: there is no such data set.

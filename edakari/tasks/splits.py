@@ -1,4 +1,4 @@
-"""Training, calibration and validation data from what was read, the same way for every task on images."""
+"""Splits into training, calibration and validation data, shared by all image tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FASHION = ((0.2860,), (0.3530,))
 
 
 def named_metric(settings: DataSettings, known: Sequence[str]) -> str:
-    """The figure that counts, the first of those that a task knows where none is named.
+    """Return the main metric: the one in the settings, or the first that a task knows.
 
     Raises:
         UnknownName: it is none of them.
@@ -51,16 +51,16 @@ def named_metric(settings: DataSettings, known: Sequence[str]) -> str:
 def divided(
     settings: DataSettings, train: Source, val: Source | None, notes: tuple[str, ...] = ()
 ) -> tuple[dict[Split, Source], tuple[str, ...]]:
-    """The data of each split, and what a reader of figures should know about them.
+    """Divide data into splits, and return notes about them for reports.
 
     Args:
-        settings: say how much goes where.
-        train: what was read.
-        val: as read; None takes a part of the training data.
-        notes: so far.
+        settings: settings with the sizes of the splits.
+        train: training data as read.
+        val: validation data as read; None takes a part of the training data.
+        notes: earlier notes.
 
     Raises:
-        DataError: what is held out leaves a class without images.
+        DataError: the held-out images leave a class without training images.
     """
     if settings.max_images is not None and settings.max_images < len(train.labels):
         train = train.take(_drawn(train.labels, settings.max_images, settings.seed))
@@ -79,7 +79,7 @@ def divided(
 
 
 def pixels_of(settings: DataSettings, train: Source) -> Pixels:
-    """How the bytes of images become the network's input.
+    """Make the conversion of image bytes to the network's input.
 
     Raises:
         DataError: images are not square, or mean and deviation do not fit them.
@@ -106,16 +106,16 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
 
 
 def order_of(settings: DataSettings, source: Source, split: Split, seed: int) -> Order:
-    """Which images make up the batches of a split.
+    """Make the order of images in the batches of a split.
 
     Args:
-        settings: give the batch size.
+        settings: settings with the batch size.
         source: the images of the split.
         split: "train" is shuffled.
-        seed: of the training.
+        seed: seed of the training.
 
     Raises:
-        DataError: batches cannot be shared equally among the processes.
+        DataError: batches cannot be divided equally among the processes.
     """
     count, size = len(source.labels), settings.batch_size
     order = Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "calibration")
@@ -129,14 +129,14 @@ def training_seed(seed: int) -> int:
 
 
 def augmenting(pixels: Pixels, settings: DataSettings, augment: Augment) -> Pixels:
-    """The same with what is drawn in training."""
+    """Add the random augmentation of training."""
     moves = augment != "none"
     jitter = JITTER if augment == "jitter" else 0.0
     return dc.replace(pixels, pad=settings.pad if moves else 0, flip=moves, jitter=jitter)
 
 
 def images_for(model: nn.Module, batch: Batch, settings: DataSettings) -> torch.Tensor:
-    """A batch's images where the network is, in the memory format that is asked for."""
+    """Move a batch's images to the network's device, in the memory format of the settings."""
     form = MEMORY_FORMATS[settings.memory_format]
     images: torch.Tensor = batch[0].to(device_of(model), non_blocking=True, memory_format=form)
     return images
@@ -144,13 +144,13 @@ def images_for(model: nn.Module, batch: Batch, settings: DataSettings) -> torch.
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode without gradients; its modes are put back."""
+    """Context of evaluation mode without gradients; the network's modes are restored."""
     with eval_mode(model), torch.no_grad():
         yield
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network is."""
+    """Return the device of a network."""
     first = next(model.parameters(), None)
     return first.device if first is not None else torch.device("cpu")
 

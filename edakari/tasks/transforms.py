@@ -1,4 +1,4 @@
-"""From a PIL image to the network's input, one by one, by torchvision v2 or timm."""
+"""Transforms from a PIL image to the network's input, by torchvision v2 or timm."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ JITTER = 0.2
 
 
 def evaluation_transform(pixels: Pixels) -> Transform:
-    """Resize and cut the middle; images of at most 64 pixels are resized only.
+    """Make the evaluation transform: resize and centre crop; sizes up to 64 pixels are only resized.
 
     Args:
-        pixels: size and normalisation.
+        pixels: size and normalisation of the input.
     """
     v2 = _torchvision()
     if pixels.size <= SMALL:
@@ -35,10 +35,10 @@ def evaluation_transform(pixels: Pixels) -> Transform:
 
 
 def training_transform(pixels: Pixels, augment: str) -> Transform:
-    """What the training split goes through.
+    """Make the transform of the training split.
 
     Args:
-        pixels: size, normalisation, and the shift of small images.
+        pixels: size and normalisation of the input, and the shift of small images.
         augment: "none", "light", "jitter" or "timm".
 
     Raises:
@@ -74,7 +74,7 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
 
 
 def _torchvision() -> Any:
-    """Its transforms, which take seconds to import and have no types."""
+    """Import torchvision's transforms, which takes seconds; they have no types."""
     with needs("train", "resizing and augmenting images"):
         from torchvision.transforms import v2
 
@@ -90,7 +90,7 @@ def _composed(pixels: Pixels, *steps: Any) -> Transform:
 
 
 def _deep_as_tensor(image: Image) -> Any:
-    """Grey of more than 8 bits as a tensor from 0 to 1, since Pillow has no colours of so many."""
+    """Convert grey of more than 8 bits to a tensor from 0 to 1; Pillow has no such colour mode."""
     return _torchvision().functional.to_image(image) if image.mode == "F" else image
 
 

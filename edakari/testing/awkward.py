@@ -1,4 +1,4 @@
-"""Small networks in the styles that people write, for tests of rules: each holds what makes pruning hard."""
+"""Small networks in common coding styles for tests of operator rules; each contains a difficulty for pruning."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class Recurrent(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """`nn.Transformer` whole, with a learnt query."""
+    """A complete `nn.Transformer` with a learned query."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,4 +254,4 @@ AWKWARD: Mapping[str, Callable[[], nn.Module]] = {
     "encoder and decoder": EncoderDecoder,
     "pyramid": Pyramid,
 }
-"""By what is awkward in them; each takes images of 32 by 32 pixels."""
+"""Networks by their difficulty; each takes images of 32 by 32 pixels."""

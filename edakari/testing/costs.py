@@ -1,4 +1,4 @@
-"""A cost from a formula, for instances made by hand."""
+"""A cost from a formula, for hand-made test cases."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ProductCost:
     Args:
         whole: size of each group in the dense network.
         terms: constants, each with the names of the groups whose sizes it is multiplied by.
-        name: in a budget.
-        unit: of the total.
+        name: name of the cost in a budget.
+        unit: unit of the total.
     """
 
     whole: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""How exactly a cut network does what the dense one does with the removed parts masked."""
+"""Numerical comparison of a pruned network with the dense network whose removed parts are masked."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ __all__ = ["difference", "enlivened", "exactness"]
 
 
 def exactness(model: nn.Module, example: Any, plan: Plan, graph: Graph | None = None) -> float:
-    """Worst difference between `apply` and `simulate` in evaluation mode, relative to the largest of each output.
+    """Compute the largest difference between `apply` and `simulate`, relative to each output's largest value.
 
-    What an empty plan makes of the network is compared with the network itself too, and all of it also on inputs with
-    other values than the example's, as far as the network takes them. Where the plan's graph was made with `outputs`,
-    only these are compared.
+    The result of an empty plan is compared with the network itself, too. All comparisons are repeated on inputs with
+    other values than the example, if the network accepts them. If the plan's graph was traced with `outputs`, only
+    these are compared.
 
     Args:
-        model: the dense network; in float64 the result is near 1e-15 where all agree.
+        model: the dense network; in float64, correct results are near 1e-15.
         example: an input: a tensor, a tuple of positional arguments or a dict of keywords.
-        plan: made for this network.
-        graph: of the network as it is now, so that it need not be traced again; None traces it.
+        plan: a plan that was made for this network.
+        graph: graph of the network in its current state, to avoid a new trace; None traces the network.
 
     Returns:
-        Infinite where an output is not finite, where forms or types differ, or where all outputs are zeros.
+        The difference; infinite if an output is not finite, if shapes or types differ, or if all outputs are zero.
     """
     network, graph = checked(plan, model, graph, "exactness(model, example, plan)")
     inputs = [example]
@@ -45,29 +45,28 @@ def exactness(model: nn.Module, example: Any, plan: Plan, graph: Graph | None = 
         try:
             other = other_inputs(example)
             inputs += [other] if finite(selected(call(network, other), names)) else []
-        except ModelError:  # values that this network does not take
+        except ModelError:  # values that this network does not accept
             pass
     return differences(network, plan, inputs, graph).worst if _says_something(wanted) else math.inf
 
 
 def difference(found: Any, wanted: Any) -> float:
-    """Worst difference between two outputs of one form, relative to the largest value of each wanted tensor.
+    """Compute the largest difference between two outputs, relative to each wanted tensor's largest value.
 
-    Infinite where forms, types or whole numbers differ, where a value is not finite, or where there is nothing but
-    zeros to compare.
+    The result is infinite if shapes, types or integers differ, if a value is not finite, or if all values are zero.
     """
     return worst_difference(found, wanted) if _says_something(wanted) else math.inf
 
 
 def _says_something(wanted: Any) -> bool:
-    """Whether some output is not zero: all zeros agree with whatever is wrong."""
+    """Return whether an output is not zero: zeros would hide errors."""
     return any(leaf.numel() and bool(leaf.any()) for leaf in tensors_in(wanted))
 
 
 def enlivened(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy in float64 and evaluation mode whose biases, scales and statistics are not the initial ones.
+    """Copy a network to float64 and evaluation mode, with random biases, scales and statistics.
 
-    What starts as zero or one hides a mask that leaks; here nothing does.
+    Initial values of zero or one could hide an incomplete mask; random values cannot.
 
     Args:
         model: any network.

@@ -1,4 +1,4 @@
-"""A runtime whose times are a known formula, so that tests know what is to be found; nothing is really timed."""
+"""A runtime whose times are a known formula, so that tests know the true values; nothing is really timed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from edakari.latency.timing import RunSettings
 __all__ = ["FormulaRuntime"]
 
 CALL, OPERATOR = 0.3, 0.002
-"""ms of a call, and of each operator, besides the layers."""
+"""Time of a call, and of each operator outside the layers, in ms."""
 PRODUCT = 2e-7
-"""ms of a multiply-accumulate."""
+"""Time of one multiply-accumulate, in ms."""
 
 
 @dc.dataclass
@@ -31,11 +31,11 @@ class FormulaRuntime:
     """Widths padded to multiples of 8; input widths of convolutions that 4 does not divide take half as long again.
 
     Args:
-        noise: typical share by which a call takes longer.
-        outliers: share of the calls that take two to five times as long.
-        version: of the runtime.
-        factor: by which a whole network's layers take longer than they do alone.
-        constant: ms that a whole network takes besides.
+        noise: typical fraction by which a call takes longer.
+        outliers: fraction of the calls that take two to five times as long.
+        version: version of the runtime.
+        factor: factor of the layers' times in a complete network compared with layers alone.
+        constant: additional time of a complete network, in ms.
         now_ns: time of its clock, which whole networks put forward and `perf_counter_ns` tells.
         opened: every point for which a clock was made, in order.
     """
@@ -77,7 +77,7 @@ class FormulaRuntime:
         return _Clock(self, self.time(layer, widths))
 
     def time(self, layer: Layer, widths: tuple[int, ...]) -> float:
-        """Time of a layer without noise, ms."""
+        """Return the time of a layer without noise, in ms."""
         if layer.kind == "chain":
             return CALL + OPERATOR * widths[0]
         if layer.kind not in ("convolution", "linear", "grouped_convolution"):
@@ -90,13 +90,13 @@ class FormulaRuntime:
         return float(0.005 + awkward * PRODUCT * work)
 
     def latency(self, graph: Graph, sizes: Sizes) -> float:
-        """Time of a whole network without noise, ms."""
+        """Return the time of a complete network without noise, in ms."""
         uses = layers_of(graph)
         times = (self.time(use.layer, tuple(int(extent(width, sizes)) for width in use.widths)) for use in uses)
         return self.constant + self.factor * (CALL + OPERATOR * len(uses) + sum(times))
 
     def noisy(self, time: float, calls: int) -> list[float]:
-        """Times of calls that would take `time` each, ms."""
+        """Return noisy times of calls that would take `time` each, in ms."""
         noise = 1.0 + np.abs(self.rng.normal(0.0, self.noise, calls))
         late = np.where(self.rng.random(calls) < self.outliers, self.rng.uniform(2.0, 5.0, calls), 1.0)
         return list((time * noise * late).tolist())

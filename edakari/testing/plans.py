@@ -1,4 +1,4 @@
-"""Plans made by chance."""
+"""Random plans for tests."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def random_plan(
     groups: Sequence[Group] | None = None,
     drop: float = 0.0,
 ) -> Plan:
-    """A plan that keeps random channels of each group, and may drop branches.
+    """Make a plan that keeps random channels of each group, and may drop branches.
 
     Args:
-        graph: of the network.
-        keep: share of each group that is kept, or a range from which each group draws its own.
+        graph: graph of the network.
+        keep: fraction of each group to keep, or a range from which each group draws its fraction.
         seed: equal seeds give equal plans.
-        groups: the groups to cut, with their legal sizes; None is all of the graph's.
+        groups: the groups to cut, with their legal sizes; None cuts all groups of the graph.
         drop: probability that a residual branch is dropped.
 
     Returns:
-        One edit per group that does not stay whole; sizes are the nearest legal ones.
+        A plan with one edit per cut group; sizes are the nearest legal ones.
 
     Raises:
-        PlanError: a share does not lie above 0 and at most at 1.
+        PlanError: a fraction is not above 0 and at most 1.
     """
     low, high = keep if isinstance(keep, tuple) else (keep, keep)
     if not 0 < low <= high <= 1:
-        raise PlanError(f"the share to keep must lie above 0 and at most at 1, but got {keep!r}")
+        raise PlanError(f"the fraction to keep must be above 0 and at most 1, but got {keep!r}")
     rng = np.random.default_rng(seed)
     edits: list[Edit] = []
     for group in graph.groups if groups is None else groups:

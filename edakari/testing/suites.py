@@ -1,4 +1,4 @@
-"""What every method, criterion, allocator and cost must do; each suite raises AssertionError with the reason."""
+"""Conformance suites for methods, criteria, allocators and costs; they raise AssertionError with the reason."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def check_method(
     networks: Sequence[nn.Module] | None = None,
     job_of: Callable[[nn.Module, str], Job] = toy_job,
 ) -> None:
-    """Run a method on networks and check all that it promises.
+    """Run a method on networks and check that it fulfils its protocol.
 
     Args:
-        method: a method, or its class, which is taken with its defaults.
-        networks: trained networks; None is the toy CNN and the toy transformer.
-        job_of: a job for a network and a budget as text.
+        method: a method, or its class, which is used with its defaults.
+        networks: trained networks; None uses the toy CNN and the toy transformer.
+        job_of: function from a network and a budget as text to a job.
 
     Raises:
-        AssertionError: the method breaks a promise; says which.
+        AssertionError: the method breaks its protocol; the message says how.
     """
     method = method() if isinstance(method, type) else method
     require_methods("check_method(method)", "method", method, ("prune",))
@@ -68,14 +68,14 @@ def check_method(
 
 
 def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None = None) -> None:
-    """Score networks and check the scores, and that nothing was left changed.
+    """Score networks, check the scores, and check that nothing was changed.
 
     Args:
-        criterion: to check.
-        networks: None is the toy CNN and the toy transformer.
+        criterion: the criterion to check.
+        networks: networks to score; None uses the toy CNN and the toy transformer.
 
     Raises:
-        AssertionError: the criterion breaks a promise; says which.
+        AssertionError: the criterion breaks its protocol; the message says how.
     """
     require_methods("check_criterion(criterion)", "criterion", criterion, ("score",))
     task = ToyTask()
@@ -107,14 +107,14 @@ def check_criterion(criterion: Criterion, networks: Sequence[nn.Module] | None =
 
 
 def check_allocator(allocator: Allocator, seeds: Sequence[int] = (0, 1, 2)) -> None:
-    """Allocate on random networks of coupled costs and check the sizes.
+    """Allocate on random networks with coupled costs and check the sizes.
 
     Args:
-        allocator: to check.
-        seeds: one network of random layers each.
+        allocator: the allocator to check.
+        seeds: seeds; each gives one random network.
 
     Raises:
-        AssertionError: the allocator breaks a promise; says which.
+        AssertionError: the allocator breaks its protocol; the message says how.
     """
     require_methods("check_allocator(allocator)", "allocator", allocator, ("allocate",))
     for seed in seeds:
@@ -141,15 +141,15 @@ def check_allocator(allocator: Allocator, seeds: Sequence[int] = (0, 1, 2)) -> N
 
 
 def check_cost(cost: Cost, groups: Sequence[Group], seed: int = 0) -> None:
-    """Ask a cost at random sizes and check that its answers agree.
+    """Evaluate a cost at random sizes and check that its values are consistent.
 
     Args:
-        cost: to check.
-        groups: that it depends on.
-        seed: of the sizes.
+        cost: the cost to check.
+        groups: groups that the cost depends on.
+        seed: seed of the sizes.
 
     Raises:
-        AssertionError: the cost breaks a promise; says which.
+        AssertionError: the cost breaks its protocol; the message says how.
     """
     require_methods("check_cost(cost, groups)", "cost", cost, ("total", "curve"))
     _check(bool(cost.name) and bool(cost.unit), f"{cost!r} has no name or no unit")
@@ -171,7 +171,7 @@ def check_cost(cost: Cost, groups: Sequence[Group], seed: int = 0) -> None:
 
 
 def _check_incremental(cost: Cost, groups: Sequence[Group], rng: np.random.Generator) -> None:
-    """A walk has to say at every step what the cost says of the same sizes."""
+    """Check that the incremental cost equals the cost at every step."""
     sizes = {group.name: int(rng.integers(1, group.size + 1)) for group in groups[1:]}
     steps = incremental(cost, sizes)
     for index in rng.permutation(np.tile(np.arange(len(groups)), 2)):

@@ -1,4 +1,4 @@
-"""Networks, a task and a training loop that are small enough for a test."""
+"""Networks, a task and a training loop that are small enough for tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PIXELS, CLASSES = 16, 4
 
 
 class ToyCNN(nn.Module):
-    """A residual connection, a depthwise convolution and a concatenation in a few thousand weights."""
+    """CNN of a few thousand weights with a residual connection, a depthwise convolution and a concatenation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ToyCNN(nn.Module):
 
 
 def toy_cnn(seed: int = 0) -> nn.Module:
-    """A convolutional network for `ToyTask`, with running statistics that are not the initial ones."""
+    """Build a convolutional network for `ToyTask`, with running statistics that are not the initial ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ToyCNN()
@@ -68,7 +68,7 @@ def toy_cnn(seed: int = 0) -> nn.Module:
 
 
 def toy_vit(seed: int = 0) -> nn.Module:
-    """A vision transformer with fused query, key and value for `ToyTask`."""
+    """Build a vision transformer with fused query, key and value for `ToyTask`."""
     with needs("train", "toy_vit"):
         from timm.models.vision_transformer import VisionTransformer
 
@@ -85,12 +85,12 @@ def toy_vit(seed: int = 0) -> nn.Module:
 
 @dc.dataclass(frozen=True)
 class ToyTask:
-    """Images of four classes, each a pattern of its own in noise; learnt in a few epochs.
+    """Images of four classes, each a pattern in noise; networks learn them in a few epochs.
 
     Args:
-        images: per split.
+        images: number of images per split.
         batch: images per batch.
-        seed: of patterns and noise.
+        seed: seed of patterns and noise.
     """
 
     images: int = 64
@@ -196,7 +196,7 @@ def toy_fit(
 
 
 def toy_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
-    """What a method gets, for a toy network and `ToyTask`; a latency in the budget is the MACs under another name."""
+    """Make a method's job for a toy network and `ToyTask`; a latency in the budget is the MACs by another name."""
     task = ToyTask()
     graph = trace(model, task.example())
     latency = macs(graph)

@@ -155,9 +155,9 @@ def test_a_failing_forward_pass_shows_the_users_own_error_and_line(own):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--input", "a,b"], "after the batch"),
-        (["--input", "0,9,9"], "after the batch"),
-        (["--input", ""], "after the batch"),
+        (["--input", "a,b"], "without the batch"),
+        (["--input", "0,9,9"], "without the batch"),
+        (["--input", ""], "without the batch"),
         (["--input", "1,9,9", "--image-size", "9"], "one of them"),
     ],
 )

@@ -295,7 +295,7 @@ def test_phases_and_profiles() -> None:
 
 def test_wrong_settings_are_told() -> None:
     job = toy_token_job(network())
-    with pytest.raises(PlanError, match="never rise"):
+    with pytest.raises(PlanError, match="must not increase"):
         AttentionTokens(blocks=(1, 3), keep_ratios=(0.5, 0.7)).prune(job)
     with pytest.raises(PlanError, match="1 ratios for 2 selectors"):
         AttentionTokens(blocks=(1, 3), keep_ratios=(0.5,)).prune(job)

@@ -96,10 +96,10 @@ def test_a_latency_that_no_count_reaches_is_told_with_the_least(
 
 
 def test_what_stages_cannot_do_is_told() -> None:
-    with pytest.raises(PlanError, match=r"one selector, but blocks .* begin with blocks \[0, 2\]"):
+    with pytest.raises(PlanError, match=r"one selector, but blocks .* begin at blocks \[0, 2\]"):
         RandomTokens(blocks=(2, 3)).prune(toy_job(swin(), "macs<=90%"))
     for method in (AttentionTokens(), MergedTokens()):
-        with pytest.raises(PlanError, match=r"attention over all tokens.*take spvit"):
+        with pytest.raises(PlanError, match=r"attention over all tokens.*use spvit"):
             method.prune(toy_job(swin(), "macs<=90%"))
     with pytest.raises(ModelError, match="schedule: geometric"):
         SoftTokenPruning(schedule="progressive").prune(toy_job(swin(), "macs<=90%"))

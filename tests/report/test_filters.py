@@ -39,7 +39,7 @@ def test_the_command_draws_into_the_folder_and_the_report(run: Path) -> None:
     names = {path.name for path in (run / "explain").iterdir()}
     assert names == {"rfc.json", "rfc-layers.png", "rfc-0.png", "rfc-3.png"}
     page = (run / "report.html").read_text()
-    assert "What filters tell apart" in page
+    assert "What filters respond to" in page
     assert page.count("data:image/png;base64,") == 3
     assert [each["name"] for each in collect(run)["explanations"]] == ["rfc"]
     picture = matplotlib.image.imread(run / "explain" / "rfc-0.png")

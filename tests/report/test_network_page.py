@@ -87,7 +87,7 @@ def test_many_equal_blocks_are_folded(count, folded):
     found = re.search(r"<summary><span[^>]*><b>2 … 40</b> 39 like 1</span>", text)
     assert (found is not None) == folded
     assert Page(text).drawn == set(range(groups))
-    assert text.count("<title>residual sum, can be dropped whole</title>") == count
+    assert text.count("<title>residual sum, branch can be dropped</title>") == count
 
 
 def test_names_from_the_network_are_escaped():

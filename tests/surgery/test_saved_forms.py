@@ -222,7 +222,7 @@ def test_a_network_that_was_changed_before_pruning_is_given_as_base(tmp_path: Pa
 
     base = changed()
     small, plan = cut(base)
-    with pytest.raises(PlanError, match=r"a Twice, where the plan leaves ReLU.*base="):
+    with pytest.raises(PlanError, match=r"a Twice, but the plan gives ReLU.*base="):
         save(small, plan, tmp_path / "run")
     save(small, plan, tmp_path / "run", base=base)
     assert torch.equal(load(tmp_path / "run", changed())(X), small.eval()(X))
@@ -311,12 +311,12 @@ def on_meta() -> tuple[nn.Module, Plan]:
         (other_plan, PlanError, "not pruned by this plan"),
         (earlier_plan, PlanError, "not pruned by this plan"),
         (plan_of_another_network, PlanError, "not pruned by this plan"),
-        (dense_itself, PlanError, "not what its plan leaves"),
+        (dense_itself, PlanError, "not the result of its plan"),
         (wrapped, PlanError, "base="),
-        (own_module_in_it, PlanError, "Wrapped, where the plan leaves ReLU"),
+        (own_module_in_it, PlanError, "Wrapped, but the plan gives ReLU"),
         (parametrized, PlanError, "ParametrizedConv2d"),
-        (a_tensor_of_another_shape, PlanError, r"extra is \[3\], where the plan leaves not there"),
-        (a_module_less, PlanError, "not there, where the plan leaves Linear"),
+        (a_tensor_of_another_shape, PlanError, r"extra is \[3\], but the plan gives not there"),
+        (a_module_less, PlanError, "not there, but the plan gives Linear"),
         (on_meta, WeightsError, "has no values"),
     ],
 )

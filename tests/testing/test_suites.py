@@ -203,7 +203,7 @@ def test_random_plans_keep_shares_of_legal_size() -> None:
         assert plan.sizes()[group.name] in legal_sizes(group)
         assert abs(plan.sizes()[group.name] - group.size / 2) <= 2
     assert random_plan(graph, 1.0).edits == ()
-    with pytest.raises(PlanError, match="share to keep"):
+    with pytest.raises(PlanError, match="fraction to keep"):
         random_plan(graph, 0.0)
 
 

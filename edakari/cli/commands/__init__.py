@@ -1,1 +1,1 @@
-"""The commands, one file each; what they need is imported when they run."""
+"""The commands, one file each; they import what they need when they run."""

@@ -1,4 +1,4 @@
-"""`edakari convert`: a checkpoint of another training to a safetensors file."""
+"""`edakari convert`: converts a checkpoint of another training to a safetensors file."""
 
 from __future__ import annotations
 
@@ -17,34 +17,32 @@ SHOWN = 12
 
 @guarded
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="File that a training wrote by torch.save, such as best.pth.tar.")],
+    checkpoint: Annotated[Path, typer.Argument(help="File written by torch.save, such as best.pth.tar.")],
     output: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    key: Annotated[
-        str | None, typer.Option(help="Dotted key under which the weights lie, such as ema.state_dict.")
-    ] = None,
+    key: Annotated[str | None, typer.Option(help="Dotted key of the weights, such as ema.state_dict.")] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="Take the names that begin so, without it; '' takes names as they are.")
+        str | None, typer.Option(help="Take only names with this prefix, and remove it; '' keeps all names.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Network, such as timm:resnet50, whose names and shapes have to fit.")
+        str | None, typer.Option(help="Network whose names and shapes must fit, such as timm:resnet50.")
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="Keyword of its constructor: key=value, such as num_classes=10."),
+        typer.Option("--option", help="Keyword argument of its constructor: key=value, such as num_classes=10."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write the weights in a checkpoint as safetensors, which recipes read; runs no code out of the file."""
+    """Write the weights in a checkpoint as safetensors, which recipes read; runs no code from the file."""
     from rich.markup import escape
 
     from edakari.core.file_errors import require_writable
     from edakari.errors import RunFolderError, WeightsError
 
     if output.suffix != ".safetensors":
-        raise WeightsError(f"{output}: name a .safetensors file to write")
+        raise WeightsError(f"{output}: the output must be a .safetensors file")
     if output.exists() and not overwrite:
-        raise RunFolderError(f"{output} is there already; name another file or give --overwrite")
+        raise RunFolderError(f"{output} is there already; choose another file or pass --overwrite")
     require_writable(output)
     done = _converted(checkpoint, output, key, prefix, model, keywords(option or []))
     if as_json:
@@ -52,9 +50,9 @@ def convert(
         return
     rows = {
         "weights under": done["key"] or "the file itself",
-        "prefixes taken off": ", ".join(done["prefixes"]) or "none",
+        "prefixes removed": ", ".join(done["prefixes"]) or "none",
         "tensors": f"{done['tensors']}, {done['bytes'] / 1e6:.1f} MB ({', '.join(done['types'])})",
-        "fit": done["model"] or "not compared with a network; --model NAME does",
+        "fit": done["model"] or "not compared with a network; use --model NAME",
         "left out": "\n".join([*done["left_out"][:SHOWN], *_more(done["left_out"])]) or "nothing",
     }
     show(_table(rows))

@@ -1,4 +1,4 @@
-"""`edakari demo`: the main job on embedded data and weights."""
+"""`edakari demo`: prunes an embedded network on embedded data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["demo"]
 
 
 def demo_recipe(model: str, budget: str) -> dict[str, Any]:
-    """The recipe of the demo, as `recipes/fashion_*.yaml` hold it for longer runs."""
+    """Return the recipe of the demo; `recipes/fashion_*.yaml` are longer versions."""
     finetune: dict[str, dict[str, Any]] = {
         "cnn": {"epochs": 6, "lr": 0.02},
         "vit": {"epochs": 3, "lr": 0.001, "optimizer": "adamw", "weight_decay": 0.01},
@@ -35,10 +35,8 @@ def demo_recipe(model: str, budget: str) -> dict[str, Any]:
 @guarded
 def demo(
     model: Annotated[Literal["cnn", "vit"], typer.Option(help="A CNN or a vision transformer.")] = "cnn",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run folder; runs/demo-MODEL if not given.")
-    ] = None,
-    budget: Annotated[str, typer.Option(help="What the pruned network may cost, such as latency<=60%.")] = "macs<=50%",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder. Default: runs/demo-MODEL.")] = None,
+    budget: Annotated[str, typer.Option(help="Budget of the pruned network, such as latency<=60%.")] = "macs<=50%",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`edakari explain`: pictures of why something was pruned, one sub-command for each way of seeing it."""
+"""`edakari explain`: pictures that show why parts were pruned, with one sub-command for each kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from edakari.cli.commands.explain_tokens import tokens
 
 __all__ = ["explain"]
 
-explain = typer.Typer(help="Draw why something was pruned, into a run's folder and its report.", no_args_is_help=True)
+explain = typer.Typer(
+    help="Draw why parts were pruned; adds pictures to a run folder and its report.", no_args_is_help=True
+)
 explain.command()(isp)
 explain.command()(rfc)
 explain.command()(tokens)

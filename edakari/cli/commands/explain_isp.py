@@ -1,4 +1,4 @@
-"""`edakari explain isp`: where a network looks, before and after pruning."""
+"""`edakari explain isp`: shows where a network looks before and after pruning."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["isp"]
 @guarded
 def isp(
     run: Annotated[Path, typer.Argument(help="Finished run folder that `edakari prune` made by the method isp.")],
-    images: Annotated[int, typer.Option(min=1, help="Validation images that are looked at.")] = 2048,
-    columns: Annotated[int, typer.Option(min=1, max=20, help="Images that are drawn one by one.")] = 10,
+    images: Annotated[int, typer.Option(min=1, help="Number of validation images.")] = 2048,
+    columns: Annotated[int, typer.Option(min=1, max=20, help="Number of images drawn individually.")] = 10,
     trust: Trust = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Draw where the dense and the pruned network look, side by side, and how far they agree."""
     from rich.markup import escape

@@ -1,4 +1,4 @@
-"""`edakari explain rfc`: what the filters of a network tell apart."""
+"""`edakari explain rfc`: shows what the filters of a network respond to."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ def rfc(
     run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made, by any method.")],
     layer: Annotated[
         list[str] | None,
-        typer.Option("--layer", "-l", help="Layer to draw, or a pattern such as blocks.3.*; may be given again."),
+        typer.Option("--layer", "-l", help="Layer to draw, or a pattern such as blocks.3.*; may be repeated."),
     ] = None,
-    filters: Annotated[int, typer.Option(min=2, help="Filters of each layer, best and worst.")] = 8,
-    crops: Annotated[int, typer.Option(min=1, max=20, help="Images of each filter.")] = 8,
-    images: Annotated[int, typer.Option(min=2, help="Training images that are looked at, at most.")] = 12800,
-    top: Annotated[float, typer.Option(min=0.0, help="Strongest images that count; a share below 1.")] = 0.05,
+    filters: Annotated[int, typer.Option(min=2, help="Filters per layer, best and worst.")] = 8,
+    crops: Annotated[int, typer.Option(min=1, max=20, help="Images per filter.")] = 8,
+    images: Annotated[int, typer.Option(min=2, help="Largest number of training images.")] = 12800,
+    top: Annotated[
+        float, typer.Option(min=0.0, help="Number of strongest images per filter; below 1, a fraction.")
+    ] = 0.05,
     labels: Annotated[
-        Literal["data", "predicted"], typer.Option(help="Classes of the data, or those that the network gives.")
+        Literal["data", "predicted"], typer.Option(help="Labels of the data, or the network's predictions.")
     ] = "data",
     trust: Trust = False,
 ) -> None:
-    """Draw filters from most to least discriminative: the images that excite them, and the classes of these."""
+    """Draw filters from most to least discriminative, with their strongest images and the classes of these."""
     from rich.markup import escape
 
     from edakari.explain.filters import Choice

@@ -1,4 +1,4 @@
-"""`edakari explain tokens`: which patches go on at each selector."""
+"""`edakari explain tokens`: shows the patches that each selector keeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tokens(
     images: Annotated[int, typer.Option(min=1, help="Validation images whose tokens are counted.")] = 512,
     trust: Trust = False,
 ) -> None:
-    """Draw images with the patches that each selector keeps, and how many each image keeps."""
+    """Draw images with the patches that each selector keeps, and the number of kept patches per image."""
     from rich.markup import escape
 
     from edakari.pipeline.explained import run_tokens

@@ -1,4 +1,4 @@
-"""`edakari export`: a run's networks in other formats."""
+"""`edakari export`: writes a run's networks in other formats."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ __all__ = ["export"]
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made.")],
     to: Annotated[Literal["onnx", "program"], typer.Option(help="onnx, or program for torch.export.")] = "onnx",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; RUN/export if not given.")] = None,
-    dense: Annotated[bool, typer.Option("--dense", help="Export the dense network too.")] = False,
-    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch size open (onnx).")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: RUN/export.")
+    ] = None,
+    dense: Annotated[bool, typer.Option("--dense", help="Export the dense network, too.")] = False,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Make the batch size variable (onnx).")
+    ] = False,
     trust: Trust = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Write a run's pruned network in another format, and check that its outputs are the same."""
     from rich.markup import escape
@@ -36,9 +40,9 @@ def export(
     paths = {name: folder / f"{name}.{suffix}" for name in (("dense", "pruned") if dense else ("pruned",))}
     for path in paths.values():
         if path.exists() and not overwrite:
-            raise ExportError(f"{path} is there already; name another folder with --output, or give --overwrite")
+            raise ExportError(f"{path} is there already; choose another folder with --output, or pass --overwrite")
     if dynamic_batch and to != "onnx":
-        raise ExportError("--dynamic-batch goes with --to onnx only")
+        raise ExportError("--dynamic-batch works only with --to onnx")
     for path in paths.values():
         require_writable(path)
     found = networks(run, trust_code=trust)

@@ -1,4 +1,4 @@
-"""`edakari inspect`: what can be pruned in a network."""
+"""`edakari inspect`: shows what can be pruned in a network."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ def inspect(  # noqa: PLR0913 - one for each option
     ],
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="Keyword of its constructor: key=value, such as num_classes=10."),
+        typer.Option("--option", help="Keyword argument of its constructor: key=value, such as num_classes=10."),
     ] = None,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Sizes of an input after the batch, such as 1,28,28; once for each input."),
+        typer.Option("--input", help="Sizes of an input without the batch, such as 1,28,28; once for each input."),
     ] = None,
-    image_size: Annotated[int, typer.Option(min=0, help="Side of the input; 0 is the network's own.")] = 0,
-    depth: Annotated[int, typer.Option(min=0, help="Levels of modules to show; 0 is all.")] = 0,
-    everything: Annotated[bool, typer.Option("--all", help="Leave nothing out, fold nothing.")] = False,
-    groups: Annotated[bool, typer.Option("--groups", help="List groups and what was left alone instead.")] = False,
-    page: Annotated[Path | None, typer.Option("--html", help="Draw the network into this HTML file.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Let --html overwrite the file.")] = False,
+    image_size: Annotated[int, typer.Option(min=0, help="Side of the input image; 0 takes the network's default.")] = 0,
+    depth: Annotated[int, typer.Option(min=0, help="Levels of modules to show; 0 shows all.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="Show every module, without folding.")] = False,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="List the groups and what cannot be pruned instead.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write a picture of the network to this HTML file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Allow --html to overwrite the file.")] = False,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what can be pruned in a network, what it costs, and what is left alone and why; needs no weights."""
+    """Show what can be pruned in a network, its costs, and what cannot be pruned and why; needs no weights."""
     from edakari.cli.tree import TreeSettings
 
     if page is not None:
@@ -58,7 +62,7 @@ def inspect(  # noqa: PLR0913 - one for each option
 
 
 def _inspected(name: str, options: list[str], sizes: list[str], image_size: int, trust: bool) -> Inspection:
-    """A named network, built without taking memory."""
+    """Inspect a named network, built on the meta device."""
     import torch
 
     from edakari.errors import ModelError
@@ -68,7 +72,7 @@ def _inspected(name: str, options: list[str], sizes: list[str], image_size: int,
     from edakari.surgery import build, is_saved
 
     spec = ModelSpec(name, keywords(options))
-    # what lies in a folder is read from files, which have values
+    # networks in folders are read from files, which have values
     with contextlib.nullcontext() if is_saved(name) else torch.device("meta"):
         model = build(spec, trust_code=trust)
     example = _example(spec, model, sizes, image_size)
@@ -84,7 +88,7 @@ def _inspected(name: str, options: list[str], sizes: list[str], image_size: int,
 
 
 def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
-    """What the network is given: the sizes that were asked for, else what it was made for."""
+    """Make the network's input: the requested sizes, or its default input."""
     import torch
 
     from edakari.core.blank import blank
@@ -94,7 +98,7 @@ def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
     from edakari.surgery import is_saved, load_plan
 
     if sizes and image_size:
-        raise RecipeError("--input and --image-size both say how large the input is: give one of them")
+        raise RecipeError("--input and --image-size both set the input size: use only one of them")
     if sizes:
         tensors = tuple(blank(1, *_shape(text)) for text in sizes)
         return tensors[0] if len(tensors) == 1 else tensors
@@ -102,7 +106,7 @@ def _example(spec: Any, model: Any, sizes: list[str], image_size: int) -> Any:
     if not image_size:
         return example
     if not isinstance(example, torch.Tensor) or example.dim() != 4:
-        raise RecipeError("--image-size is for networks that take one image; give the sizes with --input instead")
+        raise RecipeError("--image-size is for networks that take one image; use --input instead")
     return blank(*example.shape[:2], image_size, image_size)
 
 
@@ -111,12 +115,12 @@ def _shape(text: str) -> list[int]:
 
     parts = text.replace("x", ",").split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise RecipeError(f"--input {text!r}: write the sizes after the batch, such as 1,28,28 or 3,224,224")
+        raise RecipeError(f"--input {text!r}: write the sizes without the batch, such as 1,28,28 or 3,224,224")
     return [int(part) for part in parts]
 
 
 def keywords(options: list[str]) -> dict[str, Any]:
-    """Keywords of a constructor from texts `key=value`."""
+    """Parse keyword arguments of a constructor from texts `key=value`."""
     import yaml
 
     from edakari.core.reading import Unreadable
@@ -180,7 +184,7 @@ def _check_free(page: Path, force: bool) -> None:
     from edakari.errors import ExportError
 
     if page.is_dir():
-        raise ExportError(f"--html {page} is a folder; name a file")
+        raise ExportError(f"--html {page} is a folder; give the path of a file")
     if page.exists() and not force:
         raise ExportError(f"--html {page} is there already; --force overwrites it")
     require_writable(page)

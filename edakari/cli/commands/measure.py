@@ -1,4 +1,4 @@
-"""`edakari measure`: latency of networks, and how well it can be predicted."""
+"""`edakari measure`: measures latencies of networks, and how well they can be predicted."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def measure(  # noqa: PLR0913 - one for each option
         list[str] | None,
         typer.Option(
             "--runtime",
-            help="torch, torch_compile, onnxruntime or openvino; may be given again. "
-            "If not given torch and onnxruntime, or onnxruntime to calibrate.",
+            help="torch, torch_compile, onnxruntime or openvino; may be repeated. "
+            "Default: torch and onnxruntime; with --calibrate, onnxruntime.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the runtime's own choice.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Calls that are timed, at least.")] = 50,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets the runtime choose.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Smallest number of timed calls.")] = 50,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Fill the latency table, and compare its predictions with sub-networks."),
+        typer.Option("--calibrate", help="Fill the latency table, and test its predictions on sub-networks."),
     ] = False,
-    networks: Annotated[int, typer.Option(min=4, help="Random sub-networks to calibrate with.")] = 20,
-    step: Annotated[int, typer.Option(min=1, help="Widths that may be pruned to are multiples of this.")] = 8,
+    networks: Annotated[int, typer.Option(min=4, help="Number of random sub-networks for calibration.")] = 20,
+    step: Annotated[int, typer.Option(min=1, help="Pruned widths are multiples of this number.")] = 8,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of latency tables; if not given EDAKARI_CACHE, or ~/.cache/edakari.")
+        Path | None, typer.Option(help="Folder of latency tables. Default: EDAKARI_CACHE, or ~/.cache/edakari.")
     ] = None,
     spread: Annotated[
-        float, typer.Option(help="Refuse figures with more between their quartiles, as a share of the median.")
+        float, typer.Option(help="Largest interquartile range of accepted timings, as a fraction of the median.")
     ] = STEADY,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Time the dense and the pruned network of a run in turns, or one network, here and now; a run's report stays."""
+    """Time the dense and the pruned network of a run alternately, or one network; a run's report is not changed."""
     from edakari.latency.runtimes import runtime_named
 
     chosen = tuple(runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"]))
@@ -88,7 +88,7 @@ def measure(  # noqa: PLR0913 - one for each option
 
 
 def _check_runnable(runtimes: Sequence[Runtime], threads: int) -> None:
-    """Refuse what cannot be measured here before a network is read; all of it at once."""
+    """Raise one error for all runtimes that cannot run here, before a network is read."""
     from edakari.errors import MeasurementError
     from edakari.latency.runnable import faults
     from edakari.latency.timing import RunSettings
@@ -100,10 +100,10 @@ def _check_runnable(runtimes: Sequence[Runtime], threads: int) -> None:
 
 
 def _networks(name: str, trust: bool) -> tuple[Mapping[str, nn.Module], torch.Tensor]:
-    """The networks of a run folder, dense first, or one network by its name; and an input."""
+    """Return the networks of a run folder, dense first, or one network by its name; and an input."""
     from edakari.models.zoo import sources_of
 
-    # a name without its source is told by `build`, anything else is a folder
+    # `build` explains a name without a source; anything else is a folder
     if Path(name).is_dir() or (":" not in name and not sources_of(name)):
         from edakari.pipeline.load import networks
 

@@ -1,4 +1,4 @@
-"""`edakari methods`: which methods there are."""
+"""`edakari methods`: lists the pruning methods."""
 
 from __future__ import annotations
 

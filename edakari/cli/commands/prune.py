@@ -1,4 +1,4 @@
-"""`edakari prune`: the main job."""
+"""`edakari prune`: runs a recipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edakari.cli.console import Trust, guarded, note, print_json, show
 
 __all__ = ["own_recipe", "prune", "run_recipe"]
 
-UNTRAINED = "accuracies will say nothing of a trained network"
+UNTRAINED = "accuracies will be meaningless"
 
 
 @guarded
 def prune(
-    recipe: Annotated[Path, typer.Argument(help="YAML file that says what to do, or a run folder to go on with.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe, or a run folder to resume.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder; runs/NAME, or the recipe's own, if not given.")
     ] = None,
@@ -32,7 +32,7 @@ def prune(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Prune a trained network to a budget, as a recipe says; an interrupted run goes on where it stopped."""
+    """Prune a trained network to a budget by a recipe; an interrupted run resumes where it stopped."""
     file, folder = _found(recipe)
     if check:
         _check(own_recipe(file, settings or (), trust))
@@ -54,7 +54,7 @@ def _check(recipe: Any) -> None:
 
 
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
-    """A recipe from its file; code that is run by `--trust` may run later, in commands on the run's folder, too."""
+    """Read a recipe; `--trust` also allows later commands on the run folder to run its code."""
     from edakari.models.trust import code_in, remember
     from edakari.pipeline import read_recipe
 
@@ -66,7 +66,7 @@ def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
 
 
 def _found(recipe: Path) -> tuple[Path, Path]:
-    """The recipe's file, and where its run lies if nothing is said: a run's own recipe goes on with that run."""
+    """Return the recipe's file and its default run folder; a run folder's own recipe resumes that run."""
     from edakari.pipeline.folder import RECIPE, is_run
 
     file = recipe / RECIPE if is_run(recipe) else recipe
@@ -75,7 +75,7 @@ def _found(recipe: Path) -> tuple[Path, Path]:
 
 
 def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> None:
-    """Run a recipe and print what came of it."""
+    """Run a recipe and print the results."""
     from rich.markup import escape
 
     from edakari.cli.tables import comparison, latency_line, stage_line
@@ -98,7 +98,7 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
         note(f"[bold yellow]Random weights:[/] {escape(recipe.model.name)} is pruned untrained; {UNTRAINED}")
     result = run(recipe, folder, overwrite=overwrite, notify=tell)
     if not result.fresh:
-        note(f"[yellow]{folder} was finished before; nothing was done.[/] --overwrite starts anew.")
+        note(f"[yellow]{folder} was finished before; nothing was done.[/] --overwrite starts again.")
     if as_json:
         print_json(result.report)
         return

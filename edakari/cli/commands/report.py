@@ -1,4 +1,4 @@
-"""`edakari report`: the report of a run, anew."""
+"""`edakari report`: writes the report of a run again."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def report(
         return
     page = write_report(run)
     if content["random_weights"]:
-        note("[bold yellow]Random weights:[/] the dense network was not trained; accuracies say nothing of one that is")
+        note("[bold yellow]Random weights:[/] the dense network was not trained, so accuracies are meaningless")
     show(comparison(content))
     show(f"\nReport: [bold]{escape(str(page.resolve()))}[/]")

@@ -1,4 +1,4 @@
-"""`edakari train`: a dense network, to have something to prune."""
+"""`edakari train`: trains a dense network to prune."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ __all__ = ["train"]
 @guarded
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML file with a `train` section.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write, such as resnet20.safetensors.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File of weights to write, such as resnet20.safetensors.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as train.epochs=10.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     trust: Trust = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Train the recipe's dense network and write its weights; an interrupted training goes on where it stopped.
+    """Train the recipe's dense network and write its weights; an interrupted training resumes where it stopped.
 
-    It starts from the weights that the recipe names, or from random ones where it names none or the file that is made.
+    Training starts from the recipe's weights, or from random weights if the recipe names none or the output file.
     """
     from rich.markup import escape
 

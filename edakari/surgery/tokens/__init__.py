@@ -1,4 +1,4 @@
-"""Token pruning: selectors in front of the blocks of vision transformers."""
+"""Token pruning: selectors before the blocks of vision transformers."""
 
 from edakari.surgery.tokens.adaptive import Adaptive
 from edakari.surgery.tokens.attachment import attach, detach, gates, insert, selections

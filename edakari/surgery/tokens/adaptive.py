@@ -1,4 +1,4 @@
-"""A network with selectors that masks tokens, or removes each image's own number, instead of a fixed one."""
+"""A network with selectors that masks tokens, or removes a different number of tokens for each image."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState, r
 __all__ = ["Adaptive"]
 
 FLOOR = 1e-6
-"""What masked keys count in training; the authors' epsilon."""
+"""Weight of masked keys in training; the authors' epsilon."""
 
 
 class Adaptive(nn.Module):
-    """Runs a network whose blocks have gates.
+    """Runs a network with token selectors in a chosen strategy.
 
-    In training tokens are masked, and decisions have a gradient; in evaluation tokens go as asked for.
+    In training, tokens are masked and decisions have a gradient. In evaluation, tokens are removed by the strategy.
 
     Args:
-        model: with selectors attached; called as before.
-        strategy: of evaluation.
-        rule: of evaluation: as many tokens as the plan says, or those above each selector's threshold.
-        caps: most patches of an image behind the selector of a block, under "padded"; the fullest image otherwise.
-        temperature: of decisions that are drawn.
-        training_rule: which tokens go on in training: drawn by their scores, or as many as the plan says.
-        edges: numbers of patches that images are filled up to under "bucketed", rising; at most 4 are of use.
+        model: the network with attached selectors; it is called as before.
+        strategy: strategy in evaluation.
+        rule: rule in evaluation: the plan's number of tokens, or the tokens above each selector's threshold.
+        caps: for "padded", the largest number of patches per image after each block's selector; otherwise the number
+            of the fullest image.
+        temperature: temperature of sampled decisions.
+        training_rule: rule in training: tokens sampled by their scores, or the plan's number of tokens.
+        edges: for "bucketed", increasing numbers of patches to which images are padded; at most 4 are useful.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class Adaptive(nn.Module):
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's outputs; what each selector decided is in `decisions` until the next pass.
+        """Compute the network's outputs; `decisions` holds each selector's decision until the next pass.
 
-        The tokens behind the last block that has a gate are in `tokens`.
+        `tokens` holds the tokens after the last block with a gate.
         """
         state = TokenState(
             strategy="mask" if self.training else self.strategy,

@@ -1,4 +1,4 @@
-"""Putting selectors into a network and taking them out again."""
+"""Attaching selectors to a network, and detaching them."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ V = TypeVar("V")
 
 
 def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: int = 0) -> nn.Module:
-    """Put selectors in front of blocks, in place.
+    """Attach selectors before blocks, in place.
 
-    A copy of the network is run first with its tokens masked and with its tokens removed: both must give the same.
+    First, a copy of the network runs with masked tokens and with removed tokens; both must give the same outputs.
 
     Args:
-        model: a network without selectors; its blocks get gates as one more child each.
-        edits: at most one for each block.
-        example: an input as the network takes it.
-        seed: of the selectors' first weights.
+        model: a network without selectors; each block gets a gate as an additional child.
+        edits: edits of the plan, at most one for each block.
+        example: an example input of the network.
+        seed: seed of the selectors' initial weights.
 
     Returns:
         The same network.
 
     Raises:
-        ModelError: the network has no tokens, or holds selectors already, or masked tokens are not what removed ones
-            are; names the block. The network is as it was.
-        PlanError: an edit names no block, or keeps more tokens than come.
+        ModelError: the network has no tokens or already has selectors, or masked and removed tokens give different
+            outputs; the message names the block. The network is unchanged.
+        PlanError: an edit names an unknown block, or keeps more tokens than arrive there.
     """
     insertion = _insertion(model, edits, example, seed)
     if edits and not any(parameter.is_meta for parameter in model.parameters()):
@@ -56,10 +56,10 @@ def attach(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: in
 
 
 def insert(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Module:
-    """Put selectors in front of blocks as `attach` does, without its check: for copies of networks that passed it.
+    """Attach selectors as `attach` does, without its check: for copies of networks that passed it.
 
     Args:
-        model: as for `attach`; it may be without data.
+        model: as for `attach`; it may be on the meta device.
         edits: as for `attach`.
         example: as for `attach`.
     """
@@ -68,16 +68,16 @@ def insert(model: nn.Module, edits: Sequence[KeepTokens], example: Any) -> nn.Mo
 
 @dc.dataclass(frozen=True)
 class _Insertion:
-    """What puts the selectors of a plan into a network, or into a copy of it."""
+    """Function that attaches the selectors of a plan to a network, or to a copy of it."""
 
     put: Callable[[nn.Module], nn.Module]
     indices: Places
 
 
 def _insertion(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed: int) -> _Insertion:
-    """How selectors are put in, once the edits suit the network."""
+    """Check the edits, and return the function that attaches the selectors."""
     if any(True for _ in gates(model)):
-        raise ModelError(f"this {type(model).__name__} holds token selectors already; take them off with detach first")
+        raise ModelError(f"this {type(model).__name__} already has token selectors; remove them with detach first")
     watch = watched(model, example, MASK)
     stages = stages_of_pass(watch)
     if stages:
@@ -92,7 +92,7 @@ def _insertion(model: nn.Module, edits: Sequence[KeepTokens], example: Any, seed
 def _put(
     model: nn.Module, by_block: Mapping[str, KeepTokens], layout: TokenLayout, biased: bool, seed: int
 ) -> nn.Module:
-    """Selectors in a network whose blocks have the same tokens."""
+    """Attach selectors to a network whose blocks all have the same tokens."""
     if not by_block:
         return model
     names = layout.names
@@ -125,21 +125,21 @@ def _put(
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Take all selectors out of a network, in place; it is bit by bit what it was without them."""
+    """Remove all selectors from a network, in place; the result is bit-identical to the original network."""
     for gate in list(gates(model)):
         gate.remove()
     return model
 
 
 def gates(model: nn.Module) -> Iterator[TokenGate | GridGate]:
-    """The gates of a network, in the order of its modules."""
+    """Yield the gates of a network, in the order of its modules."""
     for path, module in model.named_modules():
         if isinstance(module, TokenGate | GridGate) and path.rpartition(".")[2] == GATE:
             yield module
 
 
 def selections(model: nn.Module) -> dict[str, Selection]:
-    """The selectors of a network by the block that they stand in front of."""
+    """Return the selectors of a network by the name of the block after them."""
     return {
         gate.step.settings.block: gate.step
         for gate in gates(model)
@@ -148,7 +148,7 @@ def selections(model: nn.Module) -> dict[str, Selection]:
 
 
 def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, KeepTokens]:
-    """Edits by block, in the order of blocks."""
+    """Return the edits by block, in the order of blocks."""
     known = {edit.block: edit for edit in edits}
     for edit in edits:
         if edit.block not in layout.names:
@@ -156,15 +156,15 @@ def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, Keep
             hint = f"; did you mean {close!r}?" if close else f"; it has {len(layout.names)} blocks"
             raise PlanError(f"the plan prunes tokens at block {edit.block!r}, which the network does not have{hint}")
     if len(known) != len(edits):
-        raise PlanError("the plan prunes tokens twice at one block; keep one edit for each block")
+        raise PlanError("the plan prunes tokens twice at one block; use one edit for each block")
     before = layout.patches
     ordered = {name: known[name] for name in layout.names if name in known}
     for name, edit in ordered.items():
         if not 0 <= edit.count <= before:
-            raise PlanError(f"the plan keeps {edit.count} tokens at block {name!r}, where {before} come")
+            raise PlanError(f"the plan keeps {edit.count} tokens at block {name!r}, but only {before} arrive there")
         if layout.dense and not edit.count:
             raise PlanError(
-                f"the plan keeps no patch at block {name!r}, but the network takes the largest over its patches; keep "
+                f"the plan keeps no patch at block {name!r}, but the network takes the maximum over its patches; keep "
                 "one or more"
             )
         before = edit.count
@@ -188,7 +188,7 @@ def _step(edit: KeepTokens, layout: TokenLayout, index: int, entering: int, seed
     )
     if edit.selector == MERGER:
         if index == 0:
-            raise PlanError("tokens are merged by the attention of the block before; block 0 has none")
+            raise PlanError("tokens are merged by the attention of the previous block; block 0 has none")
         return Merger(settings)
     site = Site(layout.width, layout.blocks[index].heads, layout.patches, index)
     return Selection(build_selector(edit.selector, site, options, seed), settings)
@@ -202,7 +202,7 @@ def _chosen(value: object, known: tuple[V, ...], edit: KeepTokens) -> V:
 
 
 def _position_biased(model: nn.Module, layout: TokenLayout) -> bool:
-    """Whether blocks add a bias for each pair of tokens, which must follow the tokens."""
+    """Return whether blocks add a bias for each pair of tokens, which must follow the tokens."""
     dense = layout.prefix + layout.patches
     tables = (*dict(model.named_parameters()).items(), *dict(model.named_buffers()).items())
     return any("relative_position" in name or tuple(value.shape[-2:]) == (dense, dense) for name, value in tables)

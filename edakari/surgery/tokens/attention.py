@@ -1,8 +1,8 @@
-"""Attention among the tokens that are left, without touching the code of any network.
+"""Attention among the remaining tokens, without changes to the code of any network.
 
-Every attention ends in `scaled_dot_product_attention` or in a softmax. This mode stands in front of these functions: it
-hides masked tokens from being read, keeps images that lie in one row apart, and picks the rows and columns of relative
-position biases that belong to the tokens that are there.
+Every attention ends in `scaled_dot_product_attention` or in a softmax. This mode intercepts these functions. It hides
+masked tokens, separates the images of a packed row, and selects the rows and columns of relative position biases that
+belong to the remaining tokens.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ WEIGHTS_STAY = (
     *(torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.flatten, torch.flatten),
     *(torch.Tensor.unflatten, torch.Tensor.squeeze, torch.Tensor.unsqueeze),
 )
-"""Between the softmax and the product with the values, these leave 0 where it was 0."""
+"""Functions between the softmax and the product with the values that keep zeros at 0."""
 
 
 class TokenAttention(TorchFunctionMode):
-    """Torch functions inside a block as the tokens of one forward pass need them."""
+    """Adapts torch functions inside a block to the tokens of one forward pass."""
 
     def __init__(self, state: TokenState, dense: int, roles: Sequence[Role] = ()) -> None:
-        """Put the mode around a block.
+        """Make the mode for a block.
 
         Args:
-            state: of the pass.
-            dense: tokens before the first selector.
-            roles: of the block's reductions.
+            state: state of the pass.
+            dense: number of tokens before the first selector.
+            roles: roles of the block's reductions.
         """
         super().__init__()
         self.state, self.dense, self.roles = state, dense, Roles(roles)
@@ -54,9 +54,9 @@ class TokenAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in ATTENTIONS and self.region is not forward_region():
             raise ModelError(
-                "a block with token selectors checkpoints a part of itself that holds its attention, which then would "
-                "run again without its tokens' masks; checkpoint whole blocks (torch.utils.checkpoint around a block), "
-                "or switch gradient checkpointing off"
+                "a block with token selectors checkpoints a part that contains its attention; this part would run "
+                "again without the tokens' masks. Checkpoint complete blocks (torch.utils.checkpoint around a block), "
+                "or disable gradient checkpointing"
             )
         if func is F.multi_head_attention_forward:
             return self._module(func, args, kwargs)
@@ -99,7 +99,7 @@ class TokenAttention(TorchFunctionMode):
         return out
 
     def _unmixed(self, left: Any) -> Any:
-        """Weights of attention where masked keys weigh nothing, also where heads were mixed and a bias was added."""
+        """Attention weights with 0 for masked keys, also if heads were mixed and a bias was added."""
         weights, self.weights = self.weights, None
         state = self.state
         if left is weights or not isinstance(left, torch.Tensor) or left.dim() < 3:
@@ -134,7 +134,7 @@ class TokenAttention(TorchFunctionMode):
         return product
 
     def _module(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The function behind `nn.MultiheadAttention`: no mode sees what it calls, but it takes a mask."""
+        """The function of `nn.MultiheadAttention`: a mode does not see its inner calls, but it accepts a mask."""
         query_NBC, key_SBC, heads = args[0], args[1], args[4]
         count, batch = query_NBC.shape[:2]
         self._note_projections(args)
@@ -161,7 +161,7 @@ class TokenAttention(TorchFunctionMode):
         self.state.attended = (q, k)
 
     def _apart(self, func: Any, named: dict[str, Any]) -> torch.Tensor:
-        """Attention of images that lie in one row, one image after the other, or all of one length at once."""
+        """Attention of images in one packed row: one image after the other, or all images of one length together."""
         if named["query"].dim() == 3:
             whole = {name: named[name][None] for name in ("query", "key", "value")}
             return self._apart(func, {**named, **whole})[0]
@@ -199,6 +199,6 @@ def _square(mask: torch.Tensor, index: int, lengths: Sequence[int]) -> torch.Ten
 
 def _one_row(what: str) -> str:
     return (
-        f"a block holds {what}, which would mix images that lie in one row; take the strategy 'padded' or 'mask' "
+        f"a block contains {what}, which would mix images in one packed row; use the strategy 'padded' or 'mask' "
         "instead of 'packed' or 'bucketed'"
     )

@@ -1,4 +1,4 @@
-"""What is added to the logits of attention so that masked tokens are not read, in the forms that networks need."""
+"""Biases on attention logits that hide masked tokens, in the forms that networks need."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"
 
 
 def attention_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `scaled_dot_product_attention` by their names."""
+    """Return the arguments of a call of `scaled_dot_product_attention` by name."""
     return {**dict(zip(NAMES, args, strict=False)), **kwargs}
 
 
 def key_bias(alive_BN: torch.Tensor, floor: float) -> torch.Tensor:
-    """What is added to the logits of each key: log(alive), [B, 1, 1, N] (additive form of the authors' masked softmax).
+    """Compute the bias of each key: log(alive), [B, 1, 1, N] (additive form of the authors' masked softmax).
 
-    differs: pruned tokens do not even see themselves here; nothing reads their rows, and each key has one bias.
+    differs: pruned tokens do not see themselves here. Nothing reads their rows, and each key has one bias.
 
     Args:
-        alive_BN: 1 or 0.
-        floor: added to it, so that the gradient is finite where it is 0.
+        alive_BN: 1 for present tokens, 0 for masked tokens.
+        floor: small value that is added, so that the gradient is finite at 0.
     """
     alive_BN = alive_BN.to(torch.promote_types(alive_BN.dtype, torch.float32))
     return torch.log(alive_BN + floor if floor else alive_BN)[:, None, None, :]
 
 
 def key_row(state: TokenState, count: int) -> torch.Tensor | None:
-    """What is added to the logits of each of `count` keys, [B or 1, count]; None if nothing is.
+    """Return the bias on the logits of each of `count` keys, [B or 1, count]; None without a bias.
 
     Args:
-        state: of the pass.
-        count: keys of an attention; one over other tensors than the tokens that are there gets nothing.
+        state: state of the pass.
+        count: number of keys of an attention; there is no bias if it differs from the number of present tokens.
     """
     row = None
     if state.alive is not None and state.alive.shape[-1] == count:
@@ -49,15 +49,15 @@ def key_row(state: TokenState, count: int) -> torch.Tensor | None:
 
 
 def fitted(row_BN: torch.Tensor, shape: Sequence[int], dim: int) -> torch.Tensor | None:
-    """One row for each image in the form of a tensor whose first dimension holds images, or images times heads.
+    """Reshape one row per image for a tensor whose first dimension holds images, or images times heads.
 
     Args:
-        row_BN: a value for each token of each image; one row serves all images.
-        shape: of the tensor that it is added to.
-        dim: the tensor's dimension of tokens, counted from the front.
+        row_BN: one value for each token of each image; a single row is used for all images.
+        shape: shape of the tensor that the row is added to.
+        dim: dimension of tokens in this tensor, counted from the front.
 
     Returns:
-        None if the tensor's first dimension is no multiple of the number of images.
+        The reshaped row; None if the tensor's first dimension is not a multiple of the number of images.
     """
     if dim == 0 or shape[0] % len(row_BN):
         return None
@@ -67,26 +67,26 @@ def fitted(row_BN: torch.Tensor, shape: Sequence[int], dim: int) -> torch.Tensor
 
 
 def apart(lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """1 where two tokens that lie in one row belong to one image, else 0, [T, T]."""
+    """Return a mask over pairs of tokens in a packed row: 1 for pairs of the same image, else 0, [T, T]."""
     image = torch.repeat_interleave(torch.tensor(list(lengths), device=like.device))
     return (image[:, None] == image[None]).to(like.dtype)
 
 
 def additive(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A mask as what is added to logits, in the floating type of another one."""
+    """Convert a mask to a bias on logits, in the floating type of `like`."""
     if mask.dtype is not torch.bool:
         return mask.to(like.dtype)
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, -torch.inf)
 
 
 def placed(mask: torch.Tensor, place_BN: torch.Tensor | None, dense: int) -> torch.Tensor:
-    """The part of a mask over the dense network's tokens that belongs to the tokens that are there.
+    """Select the part of a mask over the dense network's tokens that belongs to the present tokens.
 
     Args:
-        mask: for each pair of tokens whether the one reads the other (bool) or what is added to its logit, [dense,
-            dense] or [batch or 1, heads or 1, dense, dense]; others are given back as they are.
-        place_BN: of each token in the dense network, -1 for packages, which everything reads; None is all in place.
-        dense: tokens before the first selector.
+        mask: boolean mask or bias for each pair of tokens, [dense, dense] or [batch or 1, heads or 1, dense, dense];
+            other shapes are returned unchanged.
+        place_BN: index of each token in the dense network, -1 for packages, which all tokens read; None if unchanged.
+        dense: number of tokens before the first selector.
     """
     if place_BN is None or mask.dim() not in (2, 4) or mask.shape[-2:] != (dense, dense):
         return mask

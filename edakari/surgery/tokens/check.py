@@ -1,4 +1,4 @@
-"""Whether masked tokens are what removed tokens are: seen on a copy of the network, before selectors are put in."""
+"""Check on a copy of the network that masked tokens and removed tokens give the same outputs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from edakari.surgery.tokens.state import Decision
 __all__ = ["Places", "check_masking"]
 
 IMAGES = 2
-"""That the check runs on: with one, networks that mix up images and heads would pass."""
+"""Number of images of the check: with one image, networks that confuse images and heads would pass."""
 WAYS = ((torch.float64, True, 1e-5), (torch.float64, False, 1e-5), (torch.float32, False, 1e-3))
-"""Precision of the copy, whether its weights are made unlike, and how far outputs may part; the first that runs."""
+"""Precision of the copy, whether its weights are perturbed, and the tolerance; the first that runs is used."""
 
 
 @dc.dataclass(frozen=True)
 class Places:
-    """Where a network keeps its tokens.
+    """Positions of tokens in a network.
 
     Args:
-        blocks: dotted paths, in the order of execution.
-        prefix: tokens that are never pruned.
-        patches: of the dense network; 0 where pruned positions stay in their tensors.
+        blocks: dotted paths of the blocks, in the order of execution.
+        prefix: number of tokens that are never pruned.
+        patches: number of patches of the dense network; 0 if pruned positions stay in their tensors.
     """
 
     blocks: tuple[str, ...]
@@ -43,7 +43,7 @@ class Places:
 
 @dc.dataclass
 class _Pass:
-    """One forward pass: what each block gave, what the network gave, and what selectors decided."""
+    """One forward pass: outputs of each block and of the network, and the decisions of selectors."""
 
     blocks: dict[str, torch.Tensor] = dc.field(default_factory=dict)
     outputs: list[torch.Tensor] = dc.field(default_factory=list)
@@ -51,12 +51,12 @@ class _Pass:
 
     @property
     def finite(self) -> bool:
-        """Whether all outputs are."""
+        """Whether all outputs are finite."""
         return all(bool(each.isfinite().all()) for each in self.outputs if each.is_floating_point())
 
 
 class _Scattered(nn.Module):
-    """In place of a selector: scores at random, another one for each patch of each image."""
+    """Replaces a selector: gives random scores, different for each patch of each image."""
 
     def __init__(self, selector: nn.Module, patches: int, seed: int, like: torch.Tensor) -> None:
         super().__init__()
@@ -72,16 +72,16 @@ class _Scattered(nn.Module):
 
 
 def check_masking(model: nn.Module, put: Callable[[nn.Module], nn.Module], indices: Places, example: Any) -> None:
-    """Raise where masked tokens leave another output than removed ones.
+    """Raise an error if masked tokens and removed tokens give different outputs.
 
     Args:
-        model: the network, without selectors; stays as it is.
-        put: puts the selectors into a copy of it.
-        indices: of its tokens.
-        example: an input as the network takes it.
+        model: the network without selectors; it does not change.
+        put: function that attaches the selectors to a copy of the network.
+        indices: positions of its tokens.
+        example: an example input of the network.
 
     Raises:
-        ModelError: names the first block whose tokens differ, or says that it is what follows the blocks.
+        ModelError: outputs differ; the message names the first block that differs, or the part after the blocks.
     """
     failure: ModelError | None = None
     for dtype, unlike, tolerance in WAYS:
@@ -103,9 +103,9 @@ def check_masking(model: nn.Module, put: Callable[[nn.Module], nn.Module], indic
 
 
 def _copy(model: nn.Module, dtype: torch.dtype, unlike: bool) -> nn.Module:
-    """A copy whose weights are near those of the network, and none of them 0: a part that is 0 would hide the rest."""
+    """Copy a network with slightly perturbed weights, none of them 0: a zero part would hide the rest."""
     twin: nn.Module = copied(model).requires_grad_(False).to(dtype=dtype).eval()
-    if next(twin.parameters()).device.type == "mps":  # which has no float64
+    if next(twin.parameters()).device.type == "mps":  # MPS has no float64
         twin = twin.cpu()
     generator = torch.Generator().manual_seed(0)
     for parameter in twin.parameters() if unlike else ():
@@ -128,7 +128,7 @@ def _scatter(twin: nn.Module, patches: int) -> None:
 
 
 def _inputs(example: Any, like: torch.Tensor) -> Any:
-    """Random inputs in the form of an example, for `IMAGES` images."""
+    """Make random inputs with the structure of an example, for `IMAGES` images."""
     tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor) and leaf.dim()]
     batch = tensors[0].shape[0] if tensors else 1
     generator = torch.Generator().manual_seed(0)
@@ -154,8 +154,8 @@ def _run(twin: nn.Module, strategy: Any, inputs: Any, indices: Places) -> _Pass:
         where = _after(found, indices)
         raise ModelError(
             f"{type(twin).__name__} does not run with fewer tokens: {where} "
-            f"({type(error.__cause__).__name__}: {error.__cause__}). It may hold a number of tokens, or put them back "
-            "on a grid; such networks cannot lose tokens"
+            f"({type(error.__cause__).__name__}: {error.__cause__}). Its code may fix the number of tokens, or put "
+            "them back on a grid; tokens of such networks cannot be removed"
         ) from error
     finally:
         for handle in handles:
@@ -172,14 +172,14 @@ def _noting(found: _Pass, name: str) -> Any:
 
 
 def _after(found: _Pass, indices: Places) -> str:
-    """In words, which part of a pass was running."""
+    """Describe which part of a pass was running."""
     if len(found.blocks) == len(indices.blocks):
-        return f"what follows its last block {indices.blocks[-1]!r} fails"
+        return f"the part after its last block {indices.blocks[-1]!r} fails"
     return f"its block {indices.blocks[len(found.blocks)]!r} fails"
 
 
 def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a network's outputs; those of transformers are mappings of their own."""
+    """Yield the tensors in a network's outputs; transformers returns mappings of its own."""
     for leaf in tree_leaves(tree):
         if isinstance(leaf, torch.Tensor):
             yield leaf
@@ -193,24 +193,24 @@ def _compare(removed: _Pass, masked: _Pass, indices: Places, tolerance: float, k
         difference = _difference(wanted, masked.blocks[name], kept, indices)
         if not difference <= tolerance:
             raise ModelError(
-                f"masked tokens are not what removed tokens are in block {name!r} of {kind}: the outputs of the tokens "
-                f"that are left differ by {difference:.2g} of the largest. Something in the block besides a softmax, "
-                "a scaled dot product, a mean, a sum or a maximum mixes tokens, or gives weight to what is masked"
+                f"masked and removed tokens give different outputs in block {name!r} of {kind}: the outputs of the "
+                f"remaining tokens differ by {difference:.2g} of the largest. Another operation than a softmax, a "
+                "scaled dot product, a mean, a sum or a maximum mixes tokens in the block, or masked tokens have weight"
             )
     kept = _kept_until(indices.blocks[-1], masked, indices)
     for wanted, found in zip(removed.outputs, masked.outputs, strict=True):
         difference = _difference(wanted, found, kept, indices)
         if not difference <= tolerance:
             raise ModelError(
-                "masked tokens are not what removed tokens are "
-                f"behind the last block {indices.blocks[-1]!r} of {kind}: "
-                f"outputs differ by {difference:.2g} of the largest. What follows the blocks may pool tokens by a "
-                "mean, a sum, a maximum, a softmax or an attention; a median, a sort or a variance cannot be masked"
+                "masked and removed tokens give different outputs "
+                f"after the last block {indices.blocks[-1]!r} of {kind}: "
+                f"outputs differ by {difference:.2g} of the largest. After the blocks, tokens may be pooled by a mean, "
+                "a sum, a maximum, a softmax or an attention; a median, a sort or a variance cannot be masked"
             )
 
 
 def _kept_until(name: str, masked: _Pass, indices: Places) -> torch.Tensor | None:
-    """Which patches are left behind a block, [B, N]; None where all are, or positions stay."""
+    """Return the remaining patches after a block, [B, N]; None if all remain, or if positions stay."""
     if not indices.patches:
         return None
     before = indices.blocks[: indices.blocks.index(name) + 1]
@@ -218,7 +218,7 @@ def _kept_until(name: str, masked: _Pass, indices: Places) -> torch.Tensor | Non
 
 
 def _difference(wanted: torch.Tensor, found: torch.Tensor, kept: torch.Tensor | None, indices: Places) -> float:
-    """The largest difference as a share of the largest value; of tokens that are left, where only they are there."""
+    """Compute the largest difference as a fraction of the largest value, over the remaining tokens."""
     if kept is not None and wanted.dim() == 3 and wanted.shape != found.shape:
         end, count = indices.prefix + indices.patches, int(kept[0].sum())
         if not found.shape[1] >= end or wanted.shape[1] < indices.prefix + count:

@@ -1,9 +1,9 @@
-"""Selectors inside of gradient checkpointing: blocks that run again in the backward pass.
+"""Selectors with gradient checkpointing, which runs blocks again in the backward pass.
 
-What gates hand to each other goes beside the tokens, where checkpointing does not see it. So a gate notes what it knew
-when it was entered, and knows it again when its block runs once more. Reentrant checkpointing runs the forward pass
-without gradient: there what a gate decides becomes leaves that catch the gradients of all that comes behind, and these
-join the gradient of the block when it runs again.
+Gates exchange state that is not part of the tokens, so checkpointing does not save it. A gate therefore records its
+state on entry, and restores the state when its block runs again. Reentrant checkpointing runs the forward pass without
+gradients. There, a gate's results become leaves that collect gradients from later parts. These gradients are added when
+the block runs again.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["Entry", "entered", "left", "own_checkpointing", "without_own_checkpo
 
 FIELDS = ("alive", "weight", "size", "going", "tokens")
 SWITCH = "gradient_checkpointing"
-"""What layers of transformers call their own."""
+"""Name of the attribute that switches checkpointing in layers of the transformers library."""
 DECIDED = ("kept", "score", "package", "weight")
 
 
 @dc.dataclass(frozen=True)
 class Entry:
-    """A gate that is entered.
+    """Entry into a gate.
 
     Args:
-        state: of the pass.
-        moment: what is noted of it; None outside of gradient checkpointing.
-        again: whether the block runs once more, in a backward pass.
-        before: what the state held.
-        decisions: that it held.
+        state: state of the pass.
+        moment: recorded state; None outside gradient checkpointing.
+        again: whether the block runs again, in a backward pass.
+        before: values of the state on entry.
+        decisions: number of decisions in the state on entry.
     """
 
     state: TokenState
@@ -48,15 +48,15 @@ class Entry:
 
 
 def entered(chain: Chain, gate: object, first: bool) -> Entry:
-    """The state that a gate works with.
+    """Return the state for a gate.
 
     Args:
-        chain: of the network's gates.
-        gate: that is entered.
-        first: of the network's gates.
+        chain: the chain of the network's gates.
+        gate: the gate.
+        first: whether it is the first of the network's gates.
 
     Raises:
-        ModelError: a backward pass runs the block again, but nothing was noted of it.
+        ModelError: a backward pass runs the block again, but its state was not recorded.
     """
     if torch.compiler.is_compiling():
         return _entry(chain.start() if first else chain.now(), None, False)
@@ -69,9 +69,9 @@ def entered(chain: Chain, gate: object, first: bool) -> Entry:
     moment = None if region is None else chain.moment(gate, region)
     if moment is None and (region is not None or not (first or chain.runs)):
         raise ModelError(
-            "a block of a network with token selectors runs again in a backward pass, but what its selectors decided "
-            f"is not known any more: it is kept for {PASSES} forward passes of torch.utils.checkpoint. Run backward "
-            "more often, or switch gradient checkpointing off"
+            "a block of a network with token selectors runs again in a backward pass, but the decisions of its "
+            f"selectors are lost: only {PASSES} forward passes of torch.utils.checkpoint are stored. Run backward "
+            "more often, or disable gradient checkpointing"
         )
     if moment is not None and moment.heads:
         moment.done = True
@@ -86,11 +86,11 @@ def _entry(state: TokenState, moment: Moment | None, again: bool) -> Entry:
 
 
 def left(entry: Entry, tokens: torch.Tensor) -> torch.Tensor:
-    """The tokens that a gate gives.
+    """Return the output tokens of a gate.
 
     Args:
-        entry: as the gate was entered.
-        tokens: that the gate's block made.
+        entry: the entry into the gate.
+        tokens: output of the gate's block.
     """
     if entry.moment is None:
         return tokens
@@ -111,7 +111,7 @@ def left(entry: Entry, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _computed(entry: Entry) -> Iterator[tuple[str | tuple[int, str], torch.Tensor]]:
-    """What the gate computed, of all that others read."""
+    """Yield the tensors that the gate computed and later parts read."""
     for name, before in entry.before.items():
         value = getattr(entry.state, name)
         if value is not None and value is not before:
@@ -139,10 +139,10 @@ def _made_leaves(entry: Entry) -> dict[str | tuple[int, str], torch.Tensor]:
 
 
 def own_checkpointing(block: nn.Module) -> Callable[..., Any] | None:
-    """What a block of transformers runs its own forward through, where its checkpointing is on and begins with it.
+    """Return the checkpoint function of a block of the transformers library, if its own checkpointing is on.
 
     Args:
-        block: whose class checkpoints inside of `forward`; selectors belong into what is computed again.
+        block: a block whose class checkpoints inside `forward`; selectors must run inside the checkpoint.
     """
     on = getattr(block, SWITCH, False) is True and block.training and torch.is_grad_enabled()
     if not on or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
@@ -153,7 +153,7 @@ def own_checkpointing(block: nn.Module) -> Callable[..., Any] | None:
 
 @contextlib.contextmanager
 def without_own_checkpointing(block: nn.Module) -> Iterator[None]:
-    """The block runs as it does without checkpointing of its own."""
+    """Context in which a block runs without its own checkpointing."""
     vars(block)[SWITCH], before = False, vars(block).get(SWITCH)
     try:
         yield
@@ -164,7 +164,7 @@ def without_own_checkpointing(block: nn.Module) -> Iterator[None]:
 
 
 class _Joined(torch.autograd.Function):
-    """Tokens as they are; in the backward pass gradients that were caught join in."""
+    """Identity on tokens; the backward pass adds the collected gradients."""
 
     @staticmethod
     def forward(ctx: Any, tokens: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:

@@ -20,29 +20,29 @@ Floats = npt.NDArray[np.float64]
 
 
 def tokens_at(block: str) -> str:
-    """Name of the group whose size is the number of patches that a block gets."""
+    """Return the name of the group whose size is the number of patches at a block."""
     return f"{block}:tokens"
 
 
 @dc.dataclass(frozen=True, eq=False)
 class TokenCost:
-    """Cost by the number of patches that each block gets; fulfils `Cost`.
+    """Cost by the number of patches at each block; implements `Cost`.
 
-    Sizes are named by `tokens_at`; a block that is not named passes on what comes. The total is a constant, and a scale
-    times the sum of the blocks, the selectors and the rest.
+    Sizes are named by `tokens_at`; an unnamed block gets as many patches as the block before. The total is `constant`
+    plus `scale` times the sum over blocks, selectors and the rest.
 
     Args:
-        name: in a budget.
-        unit: of the total.
-        blocks: dotted paths, in order.
-        patches: of the dense network; in networks with stages, of the largest.
-        packages: that selectors make.
+        name: name of the cost in a budget.
+        unit: unit of the total.
+        blocks: dotted paths of the blocks, in order.
+        patches: number of patches of the dense network; of the largest stage if there are several.
+        packages: package tokens that selectors make.
         table: cost of each block at each number of patches and packages, float [blocks, patches + 1 + more].
-        stages: blocks with which a stage begins, and its patches: all of them are there again.
-        rest: cost of what is no block.
-        selector: cost of a selector for each token that it looks at.
-        constant: of every network.
-        scale: factor of all but the constant.
+        stages: first block of each stage and the stage's number of patches; each stage starts with all patches.
+        rest: cost of everything outside the blocks.
+        selector: cost of a selector per token.
+        constant: constant cost of every network.
+        scale: factor of everything but the constant.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TokenCost:
     stages: Mapping[str, int] = dc.field(default_factory=dict)
 
     def total(self, sizes: Sizes) -> float:
-        """Cost at these numbers of patches."""
+        """Return the cost at these numbers of patches."""
         patches, packages, total = self.patches, 0, self.rest
         for block, costs in zip(self.blocks, self.table, strict=True):
             if block in self.stages:
@@ -72,27 +72,27 @@ class TokenCost:
         return self.constant + self.scale * total
 
     def curve(self, group: Group, sizes: Sizes) -> Floats:
-        """Totals with one block at every number of patches."""
+        """Return the totals for every number of patches at one block."""
         return np.array([self.total({**sizes, group.name: size}) for size in range(group.size + 1)])
 
     def predict(self, sizes: Sizes) -> float:
-        """Cost that a network of these sizes is expected to have; the total."""
+        """Return the predicted cost of a network of these sizes, which is the total."""
         return self.total(sizes)
 
     def corrected(self, sizes: Sizes, measured: float) -> TokenCost:
-        """The same cost scaled so that the total at some sizes is what was measured there."""
+        """Return the cost scaled so that its total at some sizes equals a measurement."""
         return self.scaled(measured / self.total(sizes))
 
     def scaled(self, factor: float) -> TokenCost:
-        """The same cost times a factor."""
+        """Return the cost times a factor."""
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
 
 
 def block_macs(graph: Graph, blocks: Sequence[str], own: str) -> tuple[Floats, float, float]:
-    """Multiply-accumulates of each block, of the selectors, and of all else.
+    """Count the MACs of each block, of the selectors, and of everything else.
 
     Args:
-        graph: of a network at some number of tokens.
+        graph: graph of a network at some number of tokens.
         blocks: dotted paths.
         own: name of the child in which a block keeps its selector.
     """
@@ -106,12 +106,12 @@ def block_macs(graph: Graph, blocks: Sequence[str], own: str) -> tuple[Floats, f
 
 
 def quadratic(last: Sequence[Floats], index: int | Sequence[int], most: int) -> Floats:
-    """A quadratic through three successive points, at every place; exact for whole numbers.
+    """Evaluate a quadratic through three successive points at every integer; exact for integer values.
 
     Args:
-        last: values at `index`, one before, and two before, float [blocks] each.
-        index: of the first; one for all, or for each block its own.
-        most: largest place asked for.
+        last: values at `index`, `index - 1` and `index - 2`, float [blocks] each.
+        index: position of the first value; one for all blocks, or one for each block.
+        most: largest integer to evaluate at.
 
     Returns:
         float [blocks, most + 1].
@@ -123,11 +123,11 @@ def quadratic(last: Sequence[Floats], index: int | Sequence[int], most: int) -> 
 
 
 def interpolated(points: Mapping[int, Floats], most: int) -> Floats:
-    """Values between measured numbers of tokens, linear; beyond them the last slope goes on.
+    """Interpolate linearly between measured numbers of tokens, and extrapolate with the last slope.
 
     Args:
-        points: values by number of tokens, float [blocks] each; two at least.
-        most: largest number asked for.
+        points: values by number of tokens, float [blocks] each; at least two.
+        most: largest number of tokens to evaluate at.
 
     Returns:
         float [blocks, most + 1].
@@ -142,10 +142,10 @@ def interpolated(points: Mapping[int, Floats], most: int) -> Floats:
 
 
 def by_block(costs: Sequence[tuple[str, float]], blocks: Sequence[str], own: str) -> tuple[Floats, float, float]:
-    """Sums of costs over each block, over the selectors, and over all else.
+    """Sum costs over each block, over the selectors, and over everything else.
 
     Args:
-        costs: dotted paths of modules, and what each costs.
+        costs: dotted paths of modules and their costs.
         blocks: dotted paths.
         own: name of the child in which a block keeps its selector.
     """

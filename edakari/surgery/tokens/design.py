@@ -1,4 +1,4 @@
-"""Which token selectors stand where in a network, and schedules of how many patches they keep."""
+"""Positions and kinds of token selectors, and schedules of how many patches they keep."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from edakari.surgery.tokens.sites import TokenSites
 __all__ = ["Counts", "Schedule", "TokenDesign", "geometric", "linear"]
 
 Counts = tuple[int, ...]
-"""Patches behind each selector, not rising."""
+"""Number of patches after each selector, non-increasing."""
 
 Schedule = Callable[[float, int, int], Counts]
-"""From strength in [0, 1), patches and the number of selectors to counts."""
+"""Function from a strength in [0, 1), the number of patches and the number of selectors to counts."""
 
 
 def geometric(strength: float, patches: int, selectors: int) -> Counts:
-    """Each selector keeps the same fraction of what it gets, so that (1 - strength)^s of all remain behind the s-th."""
+    """Keep the same fraction at each selector, so that (1 - strength)^s of all patches remain after the s-th."""
     return tuple(int(patches * (1 - strength) ** (index + 1) + 1e-9) for index in range(selectors))
 
 
 def linear(strength: float, patches: int, selectors: int) -> Counts:
-    """Each selector removes equally many patches, `strength` times half of all, and at most half of what it gets."""
+    """Remove equally many patches at each selector: `strength` times half of all, at most half of its input."""
     counts, left = [], patches
     for index in range(selectors):
         wanted = patches - round(strength * patches / 2 * (index + 1))
@@ -37,14 +37,14 @@ def linear(strength: float, patches: int, selectors: int) -> Counts:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class TokenDesign:
-    """Which selectors stand where in a network.
+    """Kinds and positions of the selectors of a network.
 
     Args:
         sites: blocks of the network.
-        selector: name of the selectors.
-        blocks: indices of the blocks in front of which selectors stand, rising.
-        settings: of the selectors, by name.
-        packages: package tokens that the selectors leave.
+        selector: name of the kind of selector.
+        blocks: indices of the blocks that have a selector before them, increasing.
+        settings: settings of the selectors, by name.
+        packages: package tokens that the selectors make.
         schedule: how many patches each selector keeps, by strength.
     """
 
@@ -56,7 +56,7 @@ class TokenDesign:
     schedule: Schedule = geometric
 
     def edits(self, counts: Counts) -> tuple[KeepTokens, ...]:
-        """The edits that keep these counts; selectors that would keep all are left out."""
+        """Return the edits that keep these counts; selectors that would keep all patches are omitted."""
         settings = tuple(sorted(self.settings.items()))
         before, found = dict(enumerate(self.sites.firsts().values())), []
         for index, count in zip(self.blocks, counts, strict=True):
@@ -73,33 +73,33 @@ class TokenDesign:
         return self.schedule(strength, self.sites.patches[0], len(self.blocks))
 
     def check(self) -> None:
-        """Refuse blocks that cannot have the selectors.
+        """Raise an error if the blocks cannot have the selectors.
 
         Raises:
-            PlanError: there are none, they do not rise, the network has fewer blocks, or its stages do not suit the
-            selector.
+            PlanError: there are no blocks, they are not increasing, the network has fewer blocks, or its stages do not
+                fit the selector.
         """
         sites, depth = self.sites, len(self.sites.blocks)
         right = list(self.blocks) == sorted(set(self.blocks))
         if not self.blocks or not right or self.blocks[0] < 0 or self.blocks[-1] >= depth:
-            raise PlanError(f"selectors stand in front of blocks 0 to {depth - 1}, rising, but got {self.blocks}")
+            raise PlanError(f"selectors need increasing block indices from 0 to {depth - 1}, but got {self.blocks}")
         if sites.staged and needs_attention(self.selector):
             raise PlanError(
-                f"{self.selector!r} looks at an attention over all tokens, but this network puts tokens back on a grid "
-                "between stages; take spvit, dynamicvit or random_tokens"
+                f"{self.selector!r} needs an attention over all tokens, but this network puts tokens back on a grid "
+                "between stages; use spvit, dynamicvit or random_tokens"
             )
         stages = [sites.blocks[index].stage for index in self.blocks]
         if sites.staged and len(set(stages)) < len(stages):
             raise PlanError(
-                f"a stage has one selector, but blocks {self.blocks} have several in one; the stages begin with blocks "
-                f"{[sites.names.index(name) for name in sites.firsts()]}"
+                f"a stage can have one selector, but blocks {self.blocks} put several into one; the stages begin at "
+                f"blocks {[sites.names.index(name) for name in sites.firsts()]}"
             )
 
     def counts_of(self, keep_ratios: Sequence[float]) -> Counts:
-        """Counts from ratios that the user names: fractions of all patches, or of each stage's.
+        """Compute counts from the user's ratios: fractions of all patches, or of each stage's patches.
 
         Raises:
-            PlanError: there is not one for each selector, they rise within one stage, or one lies outside of 0 to 1.
+            PlanError: the number of ratios is wrong, ratios increase within a stage, or a ratio is outside 0 to 1.
         """
         if len(keep_ratios) != len(self.blocks):
             raise PlanError(
@@ -107,8 +107,6 @@ class TokenDesign:
             )
         rising = not self.sites.staged and list(keep_ratios) != sorted(keep_ratios, reverse=True)
         if any(not 0 < ratio <= 1 for ratio in keep_ratios) or rising:
-            raise PlanError(
-                f"keep ratios lie above 0 and up to 1 and never rise from selector to selector, found {keep_ratios}"
-            )
+            raise PlanError(f"keep_ratios must be above 0 and at most 1, and must not increase, but got {keep_ratios}")
         patches = self.sites.patches
         return tuple(int(patches[index] * ratio + 1e-9) for index, ratio in zip(self.blocks, keep_ratios, strict=True))

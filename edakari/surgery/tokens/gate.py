@@ -1,4 +1,4 @@
-"""What stands around a block of a network whose tokens are pruned."""
+"""Gates: wrappers around the blocks of a network whose tokens are pruned."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from edakari.surgery.tokens.state import Chain, TokenState
 __all__ = ["GATE", "GateSettings", "TokenGate", "refuse_gated"]
 
 GATE = "token_gate"
-"""Name under which a block holds its gate."""
+"""Name of the child in which a block holds its gate."""
 
 
 def refuse_gated(block: nn.Module, *inside: nn.Module) -> None:
-    """Raise PlanError where a block has a gate, or it or a module inside of it another forward."""
+    """Raise PlanError if a block already has a gate, or its forward or an inner module's forward was replaced."""
     if GATE in block._modules or any(map(has_stand_in, (block, *inside))):
-        raise PlanError(f"{type(block).__name__} has a gate or another forward already; take that off first")
+        raise PlanError(f"{type(block).__name__} already has a gate or a replaced forward; remove it first")
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class GateSettings:
-    """Where a gate stands.
+    """Position and properties of a gate.
 
     Args:
-        dense: tokens before any is pruned, prefix included.
-        first: of the network's gates.
-        last: of the network's blocks.
-        watches: its block's attention is looked at or biased even where nothing is masked.
-        takes_mask: whether its block hands an argument `attn_mask` on to its attention.
-        drops: packages end with it, for what follows reads each token as a patch.
-        roles: of its block's reductions.
-        behind: of those that follow the last block.
+        dense: number of tokens before pruning, including the prefix.
+        first: whether it is the first of the network's gates.
+        last: whether its block is the last of the network.
+        watches: whether its block's attention is observed or biased even without masked tokens.
+        takes_mask: whether its block passes an argument `attn_mask` to its attention.
+        drops: whether packages are dropped after it, because later parts read each token as a patch.
+        roles: roles of its block's reductions.
+        behind: roles of the reductions after the last block.
     """
 
     dense: int
@@ -59,20 +59,20 @@ class GateSettings:
 
 
 class TokenGate(nn.Module):
-    """Stands in for a block's forward: first its selector, if it has one, then the block among the tokens left.
+    """Replaces a block's forward: runs the selector, if any, and then the block on the remaining tokens.
 
-    The block stays where it is, with its class and its parameters' names; its gate is one more child. `remove` gives
-    the block back bit by bit.
+    The block keeps its position, class and parameter names; its gate is an additional child. `remove` restores the
+    block exactly.
     """
 
     def __init__(self, block: nn.Module, step: nn.Module | None, chain: Chain, settings: GateSettings) -> None:
-        """Put a gate around a block.
+        """Attach a gate to a block.
 
         Args:
-            block: of the network, changed in place.
-            step: selector or merger; None where nothing is removed.
-            chain: shared by the network's gates.
-            settings: where it stands.
+            block: block of the network, changed in place.
+            step: selector or merger; None if no token is removed.
+            chain: the chain that all gates of the network share.
+            settings: see `GateSettings`.
         """
         super().__init__()
         refuse_gated(block)
@@ -83,7 +83,7 @@ class TokenGate(nn.Module):
         put_stand_in(block, self.run)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The block's outputs for the tokens that are left."""
+        """Compute the block's outputs for the remaining tokens."""
         through = own_checkpointing(vars(self)["block"])
         if through is None:
             return self._run(*args, **kwargs)
@@ -97,7 +97,7 @@ class TokenGate(nn.Module):
         entry = entered(self.chain, self, self.settings.first)
         state = entry.state
         if self.step is not None:
-            state.inside = True  # what a selector computes is no pooling of the network's
+            state.inside = True  # a selector's computations are not the network's pooling
             args, kwargs = _with_tokens(self.step, state, args, kwargs)
             state.inside = False
         args, kwargs = rotations(args, kwargs, state, self.settings.dense)
@@ -131,13 +131,13 @@ class TokenGate(nn.Module):
             state.inside = False
 
     def remove(self) -> None:
-        """Give the block back as it was."""
+        """Remove the gate and restore the block."""
         block = vars(self)["block"]
         take_stand_in_off(block)
         del block._modules[GATE]
 
     def _is_pairs(self, value: Any) -> bool:
-        """Whether it is a mask over pairs of tokens, which networks of transformers give to blocks when exported."""
+        """Return whether a value is a mask over pairs of tokens, which exported transformers models pass to blocks."""
         return (
             isinstance(value, torch.Tensor)
             and value.dim() == 4
@@ -145,7 +145,7 @@ class TokenGate(nn.Module):
         )
 
     def _as_logits(self, value: Any) -> Any:
-        # BEiT of transformers adds its bias to a mask of truths, which makes each true pair one larger
+        # transformers' BEiT adds its bias to a boolean mask, which adds 1 to each true pair
         truths = self._is_pairs(value) and value.dtype is torch.bool
         return additive(value, next(vars(self)["block"].parameters())) if truths else value
 
@@ -153,7 +153,7 @@ class TokenGate(nn.Module):
 def _with_tokens(
     step: nn.Module, state: TokenState, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A block's arguments with other tokens; they are its first tensor."""
+    """Return a block's arguments with new tokens in place of the first tensor."""
     if args:
         return (step(args[0], state), *args[1:]), dict(kwargs)
     name = next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
@@ -161,7 +161,7 @@ def _with_tokens(
 
 
 def _unpacked(out: Any, state: TokenState) -> Any:
-    """The last block's tokens without packages."""
+    """Return the last block's tokens without packages."""
     tokens = out[0] if isinstance(out, tuple) else out
     end = tokens.shape[1] - state.packages
     state.alive = None if state.alive is None else state.alive[:, :end]
@@ -170,7 +170,7 @@ def _unpacked(out: Any, state: TokenState) -> Any:
 
 
 def _spread(out: Any, state: TokenState) -> Any:
-    """The last block's tokens with every image by itself again."""
+    """Return the last block's tokens with images separated again."""
     if state.lengths is None:
         return out
     lengths, packages = state.lengths, state.packages

@@ -1,4 +1,4 @@
-"""Graphs of a network at other numbers of patches, and the multiply-accumulates that they tell."""
+"""Graphs of a network at other numbers of patches, and their MACs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["graph_with_selectors", "stages_of", "token_graph", "token_macs"]
 
 
 def graph_with_selectors(small: nn.Module, example: Any) -> Graph:
-    """The graph of a network with selectors.
+    """Trace a network with selectors.
 
     Raises:
         ModelError: the network does not run with fewer tokens.
@@ -31,21 +31,21 @@ def graph_with_selectors(small: nn.Module, example: Any) -> Graph:
         return fixed_graph(small, example)
     except ModelError as error:
         raise ModelError(
-            f"{type(small).__name__} does not run with fewer tokens: {error.__cause__ or error}. It may hold a number "
-            "of tokens, or put them back on a grid; such networks cannot lose tokens"
+            f"{type(small).__name__} does not run with fewer tokens: {error.__cause__ or error}. Its code may fix the "
+            "number of tokens, or put them back on a grid; tokens of such networks cannot be removed"
         ) from error
 
 
 def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites) -> Graph:
-    """The graph of a network whose blocks all get some number of patches; any ones, for it is all the same.
+    """Trace a network with a given number of patches at its blocks; it does not matter which patches remain.
 
-    Nothing in it can be pruned; it is for costs and for the layers that are timed.
+    The graph serves for costs and for timing layers; nothing in it can be pruned.
 
     Args:
-        model: the network, without selectors.
+        model: the network without selectors.
         example: an input.
-        counts: patches from the first block of each stage on, by its name.
-        sites: of the network.
+        counts: number of patches from the first block of each stage on, by the block's name.
+        sites: blocks of the network.
     """
     small = shadow_of(model, "meta")
     whole = sites.firsts()
@@ -55,13 +55,13 @@ def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites
 
 
 def token_macs(model: nn.Module, example: Any, sites: TokenSites, packages: Packages = "one") -> TokenCost:
-    """Multiply-accumulates of a network by the patches that its blocks get; those of the selectors are not counted.
+    """Return the MACs of a network as a function of the patches at its blocks, without the selectors' MACs.
 
     Args:
         model: the network.
         example: an input.
         sites: blocks of the network.
-        packages: package tokens that its selectors leave.
+        packages: package tokens that its selectors make.
     """
     steps = [{name: max(1, count - back) for name, count in sites.firsts().items()} for back in range(3)]
     graphs = [token_graph(model, example, counts, sites) for counts in steps]
@@ -76,5 +76,5 @@ def token_macs(model: nn.Module, example: Any, sites: TokenSites, packages: Pack
 
 
 def stages_of(sites: TokenSites) -> Mapping[str, int]:
-    """What a cost has to know of stages: nothing where there is one."""
+    """Return the stages for a cost; empty if there is only one."""
     return sites.firsts() if sites.staged else {}

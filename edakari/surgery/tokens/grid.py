@@ -1,10 +1,10 @@
-"""Networks that put tokens back on a grid between stages (Swin, PiT): pruned positions stay, and skip the MLPs.
+"""Token pruning of networks that put tokens back on a grid between stages (Swin, PiT): pruned positions skip the MLPs.
 
-A selector in front of a block of a stage decides for that block and all behind it in the stage; the next stage begins
-with all positions again. Attention keeps its windows and its shape, so only the MLPs' work is saved: the trace of the
-network counts what that is.
+A selector before a block of a stage decides for this block and all later blocks of the stage. The next stage begins
+with all positions. Attention keeps its windows and its shape, so only the MLPs become cheaper; the trace of the network
+counts the saved MACs.
 
-differs: pruned positions stay keys of their windows, and there is no package; nothing is known of the authors' Swin.
+differs: pruned positions remain keys of their windows, and there is no package. The authors' Swin is not published.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from edakari.surgery.tokens.state import Chain, Decision, TokenState
 __all__ = ["GridGate", "attach_grid"]
 
 PACKED = ("package", "package_norm", "proportional")
-"""Settings of packages, which there are none of here."""
+"""Settings of packages, which do not exist here."""
 
 
 class GridGate(nn.Module):
-    """Stands around a block of a stage and its MLP: the block's input is judged, and the MLP works on what is kept."""
+    """Gate of a block in a stage and of its MLP: scores the block's input and runs the MLP on kept positions."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class GridGate(nn.Module):
         put_stand_in(mlp, self.feed)
 
     def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The block's outputs; in front of a selector positions are judged first."""
+        """Compute the block's outputs; a selector scores the positions first."""
         entry = entered(self.chain, self, self.selector is not None)
         if self.selector is not None:
             self._decide(x, entry.state)
@@ -69,7 +69,7 @@ class GridGate(nn.Module):
         return (left(entry, out[0]), *out[1:]) if isinstance(out, tuple) else left(entry, out)
 
     def feed(self, x: torch.Tensor) -> torch.Tensor:
-        """The MLP's outputs; zeros, which a residual sum passes over, where positions are pruned."""
+        """Compute the MLP's outputs, with zeros at pruned positions, which a residual sum ignores."""
         mlp, state = vars(self)["mlp"], self.chain.now()
         shape, prefix = x.shape, self.stage.prefix
         x_BNC = x.reshape(shape[0], -1, shape[-1])
@@ -81,7 +81,7 @@ class GridGate(nn.Module):
         index_BK = state.working
         chosen = torch.cat([x_BNC[:, :prefix], pick(x_BNC[:, prefix:], index_BK)], 1)
         out_BMC = type(mlp).forward(mlp, chosen)
-        # every place looks up its row; pruned ones find a row of zeros at the end
+        # every position looks up its row; pruned positions get a row of zeros at the end
         count = index_BK.shape[1]
         rows = torch.full_like(x_BNC[:, prefix:, 0], count, dtype=torch.long)
         rows = rows.scatter(1, index_BK, torch.arange(count, device=x.device).expand_as(index_BK))
@@ -89,7 +89,7 @@ class GridGate(nn.Module):
         return torch.cat([out_BMC[:, :prefix], pick(padded, rows)], 1).view(shape)
 
     def remove(self) -> None:
-        """Give the block back as it was."""
+        """Remove the gate and restore the block."""
         block = vars(self)["block"]
         take_stand_in_off(block)
         take_stand_in_off(vars(self)["mlp"])
@@ -102,8 +102,8 @@ class GridGate(nn.Module):
         patches = x_BNC.shape[1]
         if patches != self.stage.patches:
             raise PlanError(
-                f"the selector at {self.edit.block!r} was made for {self.stage.patches} positions, but {patches} came: "
-                "tokens are pruned for one size of images; make the plan again for this size"
+                f"the selector at {self.edit.block!r} was made for {self.stage.patches} positions, but got {patches}: "
+                "token pruning is for one image size; make a new plan for this size"
             )
         place_BN = torch.arange(patches, device=x.device).expand(len(x_BNC), -1)
         alive = torch.ones_like(x_BNC[..., 0])
@@ -122,10 +122,10 @@ class GridGate(nn.Module):
 
 
 def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[GridStage], seed: int = 0) -> nn.Module:
-    """Put selectors into the stages of a network, in place; see `edakari.surgery.tokens.attachment`.
+    """Attach selectors to the stages of a network, in place; see `edakari.surgery.tokens.attachment`.
 
     Raises:
-        PlanError: an edit names no block, keeps more positions than there are, or its selector needs attention.
+        PlanError: an edit names an unknown block, keeps too many positions, or its selector needs attention.
     """
     names = [block.name for stage in stages for block in stage.blocks]
     chain, like = Chain(), next(model.parameters())
@@ -135,7 +135,7 @@ def attach_grid(model: nn.Module, edits: Sequence[KeepTokens], stages: Sequence[
             hint = f"; did you mean {close!r}?" if close else ""
             raise PlanError(f"the plan prunes tokens at block {edit.block!r}, which the network does not have{hint}")
         if needs_attention(edit.selector):
-            raise PlanError(f"selector {edit.selector!r} looks at an attention over all tokens; stages have windows")
+            raise PlanError(f"selector {edit.selector!r} needs an attention over all tokens, but stages have windows")
     for stage in stages:
         chosen = [edit for edit in edits if edit.block in [block.name for block in stage.blocks]]
         if len(chosen) > 1:

@@ -1,4 +1,4 @@
-"""Where the tokens of a vision transformer are: its blocks, its prefix and its grid, found by running it once."""
+"""Layout of the tokens of a vision transformer: blocks, prefix and grid, found by running it once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edakari.surgery.tokens.watching import ModuleCall, Watched, chains, hands_o
 __all__ = ["MASK", "TokenBlock", "TokenLayout", "layout_of", "token_layout"]
 
 MASK = "attn_mask"
-"""What timm's blocks call that which they add to the logits of attention."""
+"""Name of the argument of timm's blocks that is added to the attention logits."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class TokenBlock:
     """One transformer block.
 
     Args:
-        name: dotted path.
-        heads: of its attention.
-        takes_mask: whether it hands an argument `attn_mask` on to its attention.
-        roles: of its means, sums, extrema and softmaxes.
+        name: dotted path of the block.
+        heads: number of heads of its attention.
+        takes_mask: whether it passes an argument `attn_mask` to its attention.
+        roles: roles of its means, sums, extrema and softmaxes.
     """
 
     name: str
@@ -37,15 +37,15 @@ class TokenBlock:
 
 @dc.dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """How a network keeps its tokens: [prefix | patches], the same in front of each block.
+    """Layout of a network's tokens: [prefix | patches], the same before each block.
 
     Args:
-        blocks: in the order of execution.
-        prefix: tokens at the front that stand for no patch: class, distillation, registers.
+        blocks: blocks in the order of execution.
+        prefix: number of tokens at the front that are not patches: class, distillation, registers.
         grid: rows and columns of patches.
         width: channels of a token.
-        dense: whether the largest of what is said of each patch goes into the output, as in LV-ViT.
-        roles: of the means, sums, extrema and softmaxes that follow the blocks.
+        dense: whether the output includes a maximum over the outputs of all patches, as in LV-ViT.
+        roles: roles of the means, sums, extrema and softmaxes after the blocks.
     """
 
     blocks: tuple[TokenBlock, ...]
@@ -57,7 +57,7 @@ class TokenLayout:
 
     @property
     def patches(self) -> int:
-        """Tokens that may be pruned."""
+        """Number of tokens that may be pruned."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -67,26 +67,26 @@ class TokenLayout:
 
 
 def token_layout(model: nn.Module, example: Any) -> TokenLayout:
-    """The blocks of a network and the form of its tokens; nothing is looked up by class or name.
+    """Find the blocks of a network and the layout of its tokens, independent of class and module names.
 
-    Blocks are the children of one container that each take and give tensors of the same form [batch, tokens, channels]
-    and hold an attention over all tokens; patches are the positions of the last convolution in front of them.
+    Blocks are children of one container. Each of them takes and returns tensors of the same shape [batch, tokens,
+    channels] and contains an attention over all tokens. Patches are the positions of the last convolution before them.
 
     Args:
-        model: the network, as it came: without selectors.
-        example: an input as the network takes it.
+        model: the original network without selectors.
+        example: an example input of the network.
 
     Raises:
-        ModelError: the network has no such tokens, or the attention of a block cannot be masked; names the block.
+        ModelError: the network has no such tokens, or a block's attention cannot be masked; names the block.
     """
     return layout_of(watched(model, example, MASK))
 
 
 def layout_of(watch: Watched) -> TokenLayout:
-    """The layout of a network whose forward pass was watched; see `token_layout`.
+    """Return the layout of a network from a recorded forward pass; see `token_layout`.
 
     Args:
-        watch: of the pass; blocks that have a parameter `attn_mask` kept their arguments.
+        watch: record of the pass; blocks with a parameter `attn_mask` have stored their arguments.
     """
     calls = _blocks(watch)
     _, tokens, width = calls[0].entering
@@ -109,17 +109,17 @@ def layout_of(watch: Watched) -> TokenLayout:
         for entry in calls
     )
     largest = any(shape[1] in counts for shape in watch.largest)
-    # behind the blocks a class token may join in front
+    # after the blocks a class token may be added at the front
     roles = tuple(_role(found, range(patches, tokens + 2)) for found in watch.reductions[calls[-1].before :])
     return TokenLayout(blocks, tokens - patches, grid, width, largest, roles)
 
 
 def _role(found: Reduction, counts: range) -> Role:
-    """Whether tokens lie along what is reduced; of two dimensions that might be theirs it is the second, as in blocks.
+    """Return whether a reduction is along tokens; of two candidate dimensions, the second holds tokens.
 
     Args:
-        found: in the dense network.
-        counts: how many tokens there may be, with the prefix or without.
+        found: the reduction in the dense network.
+        counts: possible numbers of tokens, with or without the prefix.
     """
     shape, most = found.x.shape, counts.stop - 1
     tokens = found.dim > 0 and shape[found.dim] in counts
@@ -133,8 +133,8 @@ def _blocks(watch: Watched) -> list[ModuleCall]:
     found, kind = list(chains(watch)), watch.kind
     if len({chain[0].entering[1] for chain in found if len(chain) > 1 and chain[0].attentions}) > 1:
         raise ModelError(
-            f"{kind} puts its tokens on a grid between stages, so that they cannot be removed; 'spvit', 'dynamicvit' "
-            "and 'random_tokens' let positions skip the MLPs of a stage instead (docs/explanation/tokens.md)"
+            f"{kind} puts its tokens on a grid between stages, so they cannot be removed; 'spvit', 'dynamicvit' "
+            "and 'random_tokens' can make positions skip the MLPs of a stage instead (docs/explanation/tokens.md)"
         )
     calls = max(found, key=len, default=[])
     if len(calls) >= 2:
@@ -143,18 +143,18 @@ def _blocks(watch: Watched) -> list[ModuleCall]:
     if grids:
         raise ModelError(
             f"the blocks of {kind}, from {grids[0][0].path!r} on, keep their patches on one grid, in tensors of shape "
-            f"{grids[0][0].entering}: windows need every position, so that no token can be removed, and positions "
-            "skip MLPs only in networks of several stages"
+            f"{grids[0][0].entering}: windows need every position, so no token can be removed; and positions can "
+            "skip MLPs only in networks with several stages"
         )
     _refuse_several_forms(watch)
     raise ModelError(
-        f"{kind} has no tokens to prune: no container in it holds blocks that take and give tensors of one form "
+        f"{kind} has no tokens to prune: no container in it has blocks that take and return tensors of one shape "
         "[batch, tokens, channels]; token pruning is for vision transformers"
     )
 
 
 def _refuse_several_forms(watch: Watched) -> None:
-    """Raise where the children of a container attend, but not all over tensors of one form."""
+    """Raise an error if the children of a container have attentions over tensors of several shapes."""
     by_container: dict[str, dict[tuple[int, ...], ModuleCall]] = {}
     for entry in watch.calls:
         container, _, name = entry.path.rpartition(".")
@@ -164,20 +164,20 @@ def _refuse_several_forms(watch: Watched) -> None:
         if len(found) > 1:
             shapes = ", ".join(f"{entry.path!r} has {shape}" for shape, entry in found.items())
             raise ModelError(
-                f"the blocks of {watch.kind} work on tensors of several forms ({shapes}), so that its tokens are not "
-                "the same in front of each block; they cannot be pruned"
+                f"the blocks of {watch.kind} work on tensors of several shapes ({shapes}), so its tokens are not "
+                "the same before each block and cannot be pruned"
             )
 
 
 def _grid(watch: Watched, first: ModuleCall, tokens: int) -> tuple[int, int]:
-    """Rows and columns of the last convolution in front of the blocks."""
+    """Rows and columns of the last convolution before the blocks."""
     kind = watch.kind
     batch = watch.calls[0].entering[:1]
     if batch and first.entering[0] != batch[0]:
         raise ModelError(
             f"the first tensor that block {first.path!r} of {kind} takes has the shape {first.entering} for "
             f"{batch[0]} images: its first dimension does not hold images (it holds patches, windows or pixels of "
-            "patches), so that no token can be removed from an image"
+            "patches), so no token can be removed from an image"
         )
     found = [
         entry.leaving[-2:]
@@ -186,12 +186,12 @@ def _grid(watch: Watched, first: ModuleCall, tokens: int) -> tuple[int, int]:
     ]
     grids = [grid for grid in found if grid[0] * grid[1] <= tokens]
     if not grids:
-        raise ModelError(f"{kind} has {tokens} tokens, but no convolution in front of its blocks tells their grid")
+        raise ModelError(f"{kind} has {tokens} tokens, but no convolution before its blocks shows their grid")
     return (int(grids[-1][0]), int(grids[-1][1]))
 
 
 def _heads(entry: ModuleCall, tokens: int) -> int:
-    """Heads of the attention of a block; images times heads may lie in one dimension."""
+    """Number of heads of a block's attention; images times heads may be one dimension."""
     shape = next(shape for shape in entry.attentions if shape[-1] == tokens)
     if len(shape) >= 3:
         return shape[1]

@@ -1,4 +1,4 @@
-"""One step of ToMe at work: some tokens go into others."""
+"""One merging step of ToMe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Merger"]
 
 
 class Merger(nn.Module):
-    """Merges tokens by the keys of the attention before (Bolya et al., 2023); keys are weighted by the tokens' sizes.
+    """Merges tokens by the keys of the previous attention (Bolya et al., 2023); keys are weighted by token sizes.
 
-    differs: tokens are merged between two blocks, and not between the attention and the MLP of one.
+    differs: tokens are merged between two blocks, not between the attention and the MLP of one block.
     """
 
     def __init__(self, settings: SelectionSettings) -> None:
@@ -25,20 +25,20 @@ class Merger(nn.Module):
         least = settings.entering - settings.entering // 2
         if settings.count < least:
             raise PlanError(
-                f"one merging at {settings.block!r} can leave {least} of {settings.entering} tokens at least, but "
-                f"{settings.count} are asked for; merge in front of more blocks"
+                f"one merging at {settings.block!r} leaves at least {least} of {settings.entering} tokens, but "
+                f"{settings.count} are requested; merge before more blocks"
             )
         self.settings = settings
 
     def forward(self, x_BMC: torch.Tensor, state: TokenState) -> torch.Tensor:
-        """Tokens that the block gets."""
+        """Return the merged tokens for the block."""
         settings = self.settings
         if state.strategy not in ("topk", "mask"):
-            raise PlanError(f"tokens are merged to a fixed number; there is no strategy {state.strategy!r} for that")
+            raise PlanError(f"tokens are merged to a fixed number, so strategy {state.strategy!r} is impossible")
         if state.attended is None:
             raise PlanError(
-                f"the merging at block {settings.block!r} looks at the keys of the block before it, which are seen in "
-                "scaled_dot_product_attention and nn.MultiheadAttention alone; take 'spvit', 'dynamicvit' or 'random'"
+                f"the merging at block {settings.block!r} needs the keys of the block before it, which are visible in "
+                "scaled_dot_product_attention and nn.MultiheadAttention only; use 'spvit', 'dynamicvit' or 'random'"
             )
         prefix, batch, state.merged = settings.prefix, x_BMC.shape[0], True
         place_BM = state.index
@@ -66,7 +66,7 @@ class Merger(nn.Module):
         return x_BMC
 
     def _left(self, alive_BM: torch.Tensor, state: TokenState) -> torch.Tensor:
-        """Places of the tokens that are left: a masked pass merges among them as though the others were not there."""
+        """Indices of the remaining tokens: a masked pass merges among them and ignores the others."""
         if state.alive is None:
             return torch.arange(self.settings.prefix, alive_BM.shape[1], device=alive_BM.device).expand(
                 alive_BM.shape[0], -1
@@ -79,8 +79,8 @@ class Merger(nn.Module):
         expected = settings.patches if state.strategy == "mask" else settings.entering
         if x_BMC.shape[1] - settings.prefix != expected:
             raise PlanError(
-                f"the merging at {settings.block!r} was made for {expected} patches, but "
-                f"{x_BMC.shape[1] - settings.prefix} came: tokens are pruned for one size of images"
+                f"the merging at {settings.block!r} was made for {expected} patches, but got "
+                f"{x_BMC.shape[1] - settings.prefix}: token pruning is for one image size; make a new plan"
             )
         return settings.entering - settings.count
 

@@ -1,4 +1,4 @@
-"""What follows the blocks, and averages inside of them, over the tokens that are there."""
+"""Pooling after the blocks and reductions inside them, over the present tokens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["DenseHead", "TokenPooling", "largest_over_tokens", "over_living"]
 def over_living(
     state: TokenState, found: Reduction, role: bool | None, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
-    """A mean, a sum or an extremum; over tokens it leaves out those that are masked.
+    """Compute a mean, a sum or an extremum; masked tokens are ignored.
 
     Args:
-        state: of the pass.
-        found: what is reduced.
-        role: whether tokens lie along it; None goes by the size.
-        func: the function.
-        args: of the call.
-        kwargs: of the call.
+        state: state of the pass.
+        found: the reduction.
+        role: whether the reduction is along tokens; None decides by the size.
+        func: the called function.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
     """
     alive = None if role is False else _alive_along(state, found, role)
     if alive is None:
@@ -54,18 +54,18 @@ def _weighted(found: Reduction, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _alive_along(state: TokenState, found: Reduction, role: bool | None) -> torch.Tensor | None:
-    """For a tensor [batch, tokens, channels] or [batch, channels, tokens], which of its tokens are there."""
+    """Return which tokens of a tensor [batch, tokens, channels] or [batch, channels, tokens] are present."""
     if found.kind == "softmax" or found.x.dim() != 3 or found.dim == 0:
         return None
     if role is None and found.dim == 2 and _living(state, found.x.shape[0], found.x.shape[1]) is not None:
         whole = None if state.alive is None else state.alive.shape[1]
         if found.x.shape[2] != whole or found.x.shape[1] == whole:
-            return None  # the second dimension holds the tokens, as far as sizes tell
+            return None  # judging by sizes, the second dimension holds the tokens
     return _living(state, found.x.shape[0], found.x.shape[found.dim])
 
 
 def _living(state: TokenState, images: int, count: int) -> torch.Tensor | None:
-    """1 or 0 for each of `count` tokens; some of the prefix may have been left out, or one have joined in front."""
+    """Return 1 or 0 for each of `count` tokens; prefix tokens may be missing, or one added at the front."""
     alive = state.alive
     if alive is None or len(alive) != images:
         return None
@@ -77,7 +77,7 @@ def _living(state: TokenState, images: int, count: int) -> torch.Tensor | None:
 
 
 class TokenPooling(TorchFunctionMode):
-    """Behind the blocks, pooling of every kind leaves out tokens that are masked."""
+    """Makes every pooling after the blocks ignore masked tokens."""
 
     def __init__(self, state: TokenState) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class TokenPooling(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.state.inside or self.state.alive is None:  # a block has a mode of its own
+        if self.state.inside or self.state.alive is None:  # a block has its own mode
             return func(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return func(*args, **self._module_masked(args, kwargs))
@@ -104,7 +104,7 @@ class TokenPooling(TorchFunctionMode):
         return over_living(self.state, found, role, func, args, kwargs)
 
     def _row(self, count: int) -> torch.Tensor | None:
-        """What is added to the logits of `count` tokens, [B, count]."""
+        """The bias on the logits of `count` tokens, [B, count]."""
         alive = self.state.alive
         alive = None if alive is None else _living(self.state, len(alive), count)
         return None if alive is None else key_bias(alive, self.state.bias_floor)[:, 0, 0]
@@ -130,9 +130,9 @@ class TokenPooling(TorchFunctionMode):
 
 
 def largest_over_tokens(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """What a call takes the largest over, [batch, tokens, channels]; None if it does something else.
+    """Return the tensor that a call takes the maximum of, [batch, tokens, channels]; None for other calls.
 
-    Which of two dimensions holds the tokens is not known here: of [batch, channels, tokens] the transposed is given.
+    The dimension of tokens is unknown here: for [batch, channels, tokens] the transposed tensor is returned.
     """
     found = reduction(func, args, kwargs)
     if found is None or found.kind != "largest" or found.x.dim() != 3 or found.dim == 0:
@@ -141,7 +141,7 @@ def largest_over_tokens(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
 
 
 class DenseHead(TorchFunctionMode):
-    """Notes what a head says of every patch, [B, N, classes], where it then takes the largest over them."""
+    """Records a head's outputs for every patch, [B, N, classes], if it then takes the maximum over patches."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ POOLED = {
     F.adaptive_max_pool1d_with_indices: "largest",
     torch.adaptive_max_pool1d: "largest",
 }
-"""By functions that keep the dimension that they pool; they pool the last one to the size that they are given."""
+"""Reductions by functions that pool the last dimension to a given size and keep it."""
 KINDS = {
     **dict.fromkeys(SOFTMAX, "softmax"),
     **dict.fromkeys(MEAN, "mean"),
@@ -43,7 +43,7 @@ class Reduction:
         kind: "mean", "sum", "largest", "smallest" or "softmax".
         x: the tensor.
         dim: the dimension, counted from the front.
-        keepdim: whether a mean keeps the dimension, with size 1.
+        keepdim: whether the result keeps the dimension, with size 1.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Reduction:
 
 
 def reduction(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reduction | None:
-    """What a call of a torch function reduces; None if it reduces nothing, or several dimensions at once."""
+    """Return the reduction of a torch call; None if it reduces no dimension, or several at once."""
     kind = KINDS.get(func)
     if kind is None:
         return None
@@ -75,19 +75,19 @@ def reduction(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Redu
 
 
 def replaced(x: torch.Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments with another first tensor."""
+    """Return a call's arguments with a new first tensor."""
     return ((x, *args[1:]), dict(kwargs)) if args else ((), {**kwargs, "input": x})
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Role:
-    """What one reduction of the dense network is, for a size alone does not tell: channels may be as many as tokens.
+    """Role of one reduction of the dense network; sizes are ambiguous if there are as many channels as tokens.
 
     Args:
         kind: see `Reduction`.
-        dims: of its tensor.
-        dim: that it reduces.
-        tokens: whether tokens lie along it.
+        dims: number of dimensions of its tensor.
+        dim: reduced dimension.
+        tokens: whether this is the dimension of tokens.
     """
 
     kind: str
@@ -97,13 +97,13 @@ class Role:
 
 
 class Roles:
-    """The reductions of one part of a network, in the order in which it computes them."""
+    """Roles of the reductions in one part of a network, in the order of their calls."""
 
     def __init__(self, known: Sequence[Role]) -> None:
         self.known, self.seen = known, 0
 
     def next(self, found: Reduction) -> bool | None:
-        """Whether tokens lie along what is reduced now; None where the part computes something else than before."""
+        """Return whether the current reduction is along tokens; None if the part computes something new."""
         index, self.seen = self.seen, self.seen + 1
         role = self.known[index] if index < len(self.known) else None
         if role is None or (role.kind, role.dims, role.dim) != (found.kind, found.x.dim(), found.dim):

@@ -1,4 +1,4 @@
-"""Which part of a network torch's gradient checkpointing is running: for the first time, or once more."""
+"""Detection of the checkpointed part that torch is running, for the first time or again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["forward_region", "repeated_region"]
 
 
 def forward_region() -> object | None:
-    """What stands for the checkpointed part that a forward pass is in; None outside of one.
+    """Return an object that identifies the checkpointed part of the current forward pass; None outside of one.
 
-    Reentrant checkpointing runs such a part without gradient, inside of a function of autograd; the other form records
-    it through hooks on saved tensors.
+    Reentrant checkpointing runs such a part without gradients inside an autograd function; the non-reentrant form
+    records it by hooks on saved tensors.
     """
     if torch.is_grad_enabled():
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
@@ -26,12 +26,12 @@ def forward_region() -> object | None:
 
 
 def repeated_region() -> object | None:
-    """What stands for the checkpointed part that a backward pass computes once more; None if it does not."""
+    """Return an object that identifies the checkpointed part that a backward pass recomputes; None otherwise."""
     return _in_stack("backward")
 
 
 def _held(hook: Callable[..., Any], name: str) -> object | None:
-    """A variable that a function keeps."""
+    """Return a variable from a function's closure."""
     code, cells = getattr(hook, "__code__", None), getattr(hook, "__closure__", None) or ()
     kept = dict(zip(code.co_freevars, cells, strict=False)) if code is not None else {}
     return kept[name].cell_contents if name in kept else None

@@ -1,4 +1,4 @@
-"""Rotary tables, which networks give to blocks beside the tokens, for the tokens that are there."""
+"""Rotary tables, which networks pass to blocks next to the tokens, for the present tokens."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from edakari.surgery.tokens.state import TokenState
 __all__ = ["rotations"]
 
 ROPE = "rope"
-"""What timm's blocks call a table [.., patches, sines and cosines]."""
+"""Name of the argument of timm's blocks with a table [.., patches, sines and cosines]."""
 
 
 def rotations(
     args: Sequence[Any], kwargs: Mapping[str, Any], state: TokenState, dense: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A block's arguments with the rows of its rotary tables that belong to the tokens that are there.
+    """Return a block's arguments with the rows of its rotary tables for the present tokens.
 
     Tables are tensors [.., patches, channels] named `rope` that hold sines and then cosines, or pairs of cosines and
-    sines, as the networks of transformers have them. Packages stand for no place: they are not rotated.
+    sines, as in the transformers library. Packages have no position, so they are not rotated.
 
     Args:
-        args: of the block.
-        kwargs: of the block.
-        state: of the pass.
-        dense: tokens before any is pruned, prefix included.
+        args: positional arguments of the block.
+        kwargs: keyword arguments of the block.
+        state: state of the pass.
+        dense: number of tokens before pruning, including the prefix.
     """
     if state.index is None:
         return tuple(args), dict(kwargs)
@@ -56,10 +56,10 @@ def _is_table(value: Any, state: TokenState, dense: int) -> bool:
 
 
 def _rows(table: torch.Tensor, still: torch.Tensor, state: TokenState, dense: int) -> torch.Tensor:
-    """Rows of a table [N, D], [heads, N, D] or [batch or 1, heads or 1, N, D] by image, [batch, heads or 1, M, D]."""
+    """Select rows of a table [N, D], [heads, N, D] or [batch or 1, heads or 1, N, D]: [batch, heads or 1, M, D]."""
     assert state.index is not None
     count = table.shape[-2]
-    skipped = dense - count  # tokens at the front that the table has no rows for
+    skipped = dense - count  # tokens at the front without rows in the table
     row_BM = state.index[:, skipped:] - skipped
     row_BM = torch.where(row_BM < 0, torch.full_like(row_BM, count), row_BM)
     whole = torch.cat([table, still], -2)

@@ -1,4 +1,4 @@
-"""Tokens in the forms that strategies need: picked, moved to the front, in one row, and back on their grid."""
+"""Arrangements of tokens for strategies: selection, packing into one row, and restoring the grid."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["in_one_row", "pick", "restore", "side_by_side"]
 
 
 def pick(x_BNC: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
-    """Rows of each image, [B, K, ...].
+    """Select rows of each image, [B, K, ...].
 
-    One lookup over all images: gathers with an index for each channel are several times as slow in runtimes.
+    This is one lookup over all images: gathers with an index per channel are several times slower in runtimes.
 
     Args:
-        x_BNC: [B, N, ...].
-        index_BK: places in N.
+        x_BNC: tokens, [B, N, ...].
+        index_BK: indices into N.
     """
     batch, count = x_BNC.shape[:2]
     if batch == 1:
@@ -27,13 +27,13 @@ def pick(x_BNC: torch.Tensor, index_BK: torch.Tensor) -> torch.Tensor:
 
 
 def in_one_row(x_BNC: torch.Tensor, counts: Sequence[int], prefix: int, packages: int) -> torch.Tensor:
-    """The tokens of all images behind each other, [1, sum, ...].
+    """Concatenate the tokens of all images, [1, sum, ...].
 
     Args:
-        x_BNC: [B, prefix + patches + packages, ...].
-        counts: patches of each image that count, the first ones.
-        prefix: tokens at the front of each.
-        packages: tokens at the end of each.
+        x_BNC: tokens, [B, prefix + patches + packages, ...].
+        counts: number of patches to take from the front of each image's patches.
+        prefix: number of tokens at the front of each image.
+        packages: number of tokens at the end of each image.
     """
     end = x_BNC.shape[1] - packages
     rows = [
@@ -45,14 +45,14 @@ def in_one_row(x_BNC: torch.Tensor, counts: Sequence[int], prefix: int, packages
 def side_by_side(
     x_1TC: torch.Tensor, lengths: Sequence[int], packages: int, fill: float = 0.0, dim: int = 1
 ) -> torch.Tensor:
-    """The inverse of `in_one_row`: every image as long as the longest, with filling between patches and packages.
+    """Invert `in_one_row`: pad every image to the longest, between patches and packages.
 
     Args:
-        x_1TC: all tokens along `dim`.
-        lengths: tokens of each image.
-        packages: tokens at the end of each.
-        fill: value in between.
-        dim: along which tokens lie.
+        x_1TC: all tokens, along `dim`.
+        lengths: number of tokens of each image.
+        packages: number of tokens at the end of each image.
+        fill: padding value.
+        dim: dimension of tokens.
     """
     longest = max(lengths)
     images = []
@@ -66,13 +66,13 @@ def side_by_side(
 
 
 def restore(x_BNC: torch.Tensor, place_BN: torch.Tensor, patches: int, fill: float = 0.0) -> torch.Tensor:
-    """Tokens back in their places on the grid, for what needs a value at every patch.
+    """Put tokens back at their positions on the grid, for operations that need a value at every patch.
 
     Args:
-        x_BNC: tokens of patches that are left.
-        place_BN: the patch of each, from 0; negative ones (packages) are left out.
-        patches: of the dense network.
-        fill: value of patches that are gone.
+        x_BNC: tokens of the remaining patches.
+        place_BN: patch index of each token, from 0; tokens with negative indices (packages) are dropped.
+        patches: number of patches of the dense network.
+        fill: value of pruned patches.
 
     Returns:
         [B, patches, C].

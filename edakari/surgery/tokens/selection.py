@@ -1,4 +1,4 @@
-"""One selector at work: score, decide, pack, remove."""
+"""Token selection: scores, decisions, packages and removal."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["Selection", "SelectionSettings", "sampled", "straight_through"]
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionSettings:
-    """Where a selector stands and what it leaves.
+    """Position of a selector and number of tokens that it keeps.
 
     Args:
-        block: dotted path of the block behind it.
-        prefix: tokens that are never pruned.
-        patches: of the dense network.
-        entering: patches that come in where every selector before kept its count.
-        count: patches that go on.
-        package: what becomes of the pruned.
+        block: dotted path of the block after the selector.
+        prefix: number of tokens that are never pruned.
+        patches: number of patches of the dense network.
+        entering: number of input patches if every earlier selector kept its count.
+        count: number of patches to keep.
+        package: what happens to pruned tokens.
         package_norm: see `edakari.surgery.tokens.package_token`.
-        keeps_one: an image keeps its best patch where it would keep none, for what follows needs one.
-        proportional: the package is read like as many tokens as it stands for (proportional attention, from ToMe).
+        keeps_one: whether an image always keeps its best patch, because later parts need at least one.
+        proportional: whether attention weighs the package by the number of its tokens (proportional attention, ToMe).
     """
 
     block: str
@@ -44,16 +44,16 @@ class SelectionSettings:
 
 
 class Selection(nn.Module):
-    """A selector, what it keeps, and the package token; state of a pass is in its `TokenState`."""
+    """A selector with its settings and package token; `TokenState` holds the state of a pass."""
 
     def __init__(self, selector: nn.Module, settings: SelectionSettings) -> None:
         super().__init__()
         self.selector, self.settings = selector, settings
-        # of a kept token's logit, where the number of tokens is each image's own; probabilities saturate
+        # threshold on a token's logit, for a different number of tokens per image; probabilities saturate
         self.register_buffer("threshold", torch.tensor(0.0))
 
     def forward(self, x_BMC: torch.Tensor, state: TokenState) -> torch.Tensor:
-        """Tokens that the block gets, in the form that the pass's strategy has."""
+        """Return the tokens for the block, in the form of the pass's strategy."""
         settings = self.settings
         x_BMC, alive_BM = self._rectangular(x_BMC, state)
         end = x_BMC.shape[1] - state.packages
@@ -87,12 +87,12 @@ class Selection(nn.Module):
         expected = self.settings.patches if state.strategy == "mask" else self.settings.entering
         if state.strategy in ("mask", "topk") and patches != expected:
             raise PlanError(
-                f"the selector at {self.settings.block!r} was made for {expected} patches, but {patches} came: tokens "
-                "are pruned for one size of images; make the plan again for this size"
+                f"the selector at {self.settings.block!r} was made for {expected} patches, but got {patches}: token "
+                "pruning is for one image size; make a new plan for this size"
             )
 
     def _rectangular(self, x_BMC: torch.Tensor, state: TokenState) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images side by side again where they lay in one row, and which tokens are there."""
+        """Separate the images of a packed row, and return which tokens are present."""
         if state.lengths is not None:
             lengths, packages = state.lengths, state.packages
             x_BMC = side_by_side(x_BMC, lengths, packages)
@@ -115,7 +115,7 @@ class Selection(nn.Module):
     def _decided(
         self, score_BN: torch.Tensor, alive_BN: torch.Tensor, state: TokenState
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """1 for each patch that goes on, and under "topk" their places, rising."""
+        """Return 1 for each kept patch and, for "topk", their indices in increasing order."""
         masked = score_BN.masked_fill(alive_BN == 0, -torch.inf) if state.alive is not None else score_BN
         if state.rule == "sample":
             return self._never_none(sampled(score_BN, state.temperature) * alive_BN, masked), None
@@ -130,7 +130,7 @@ class Selection(nn.Module):
         return kept * alive_BN, index_BK
 
     def _capped(self, kept_BN: torch.Tensor, score_BN: torch.Tensor, state: TokenState) -> torch.Tensor:
-        """At most the largest number of tokens that fits."""
+        """Limit the number of tokens to the largest number that fits."""
         cap = state.caps.get(self.settings.block)
         if cap is None or cap >= kept_BN.shape[1]:
             return kept_BN
@@ -138,7 +138,7 @@ class Selection(nn.Module):
         return kept_BN * best
 
     def _never_none(self, kept_BN: torch.Tensor, score_BN: torch.Tensor) -> torch.Tensor:
-        """The best living patch of an image that would lose all; decisions keep their gradient."""
+        """Keep the best patch of an image that would lose all patches; decisions keep their gradient."""
         if not self.settings.keeps_one:
             return kept_BN
         best = torch.zeros_like(kept_BN).scatter(1, score_BN.argmax(1, keepdim=True), 1.0)
@@ -148,7 +148,7 @@ class Selection(nn.Module):
     def _packed(
         self, x_BMC: torch.Tensor, weight_BN: torch.Tensor, state: TokenState
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """All package tokens behind this selector, [B, P, C], and the weight that the last stands for."""
+        """All package tokens after this selector, [B, P, C], and the total weight of the last one."""
         mode, count = self.settings.package, x_BMC.shape[1]
         packs_BPC = x_BMC[:, count - state.packages :]
         if mode == "none":
@@ -169,7 +169,7 @@ class Selection(nn.Module):
         alive_BM: torch.Tensor,
         state: TokenState,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens that go on, in one tensor, and the places of their patches; None where all stay in it."""
+        """Kept tokens in one tensor, and the indices of their patches; None if all patches stay in the tensor."""
         prefix, end = self.settings.prefix, x_BMC.shape[1] - state.packages
         place_BM = state.index
         assert place_BM is not None
@@ -195,7 +195,7 @@ class Selection(nn.Module):
         return x_BMC, index_BK
 
     def _sizes(self, x_BMC: torch.Tensor, gone_BN: torch.Tensor, state: TokenState) -> torch.Tensor | None:
-        """Patches that each package behind this selector stands for, [B or 1, P]; None where nobody asks."""
+        """Number of patches in each package after this selector, [B or 1, P]; None if not needed."""
         settings, prefix, old = self.settings, self.settings.prefix, state.packages
         if state.size is None and not settings.proportional:
             return None
@@ -215,7 +215,7 @@ class Selection(nn.Module):
     def _resized(
         self, x_BMC: torch.Tensor, index_BK: torch.Tensor | None, size_BP: torch.Tensor, state: TokenState
     ) -> None:
-        """Note what each token now stands for; packages that stand for nothing are not there."""
+        """Record the number of patches that each token represents; empty packages are absent."""
         prefix, patches = self.settings.prefix, x_BMC.shape[1] - self.settings.prefix - state.packages
         size = state.size
         if size is None or (state.strategy == "topk" and not state.merged):
@@ -226,7 +226,7 @@ class Selection(nn.Module):
         state.size = torch.cat([size_BM, size_BP.clamp_min(1.0)], 1)
 
     def _order(self, kept_BN: torch.Tensor, state: TokenState) -> torch.Tensor | None:
-        """Kept patches first, in their order, as many as the fullest image has; None where all stay in the tensor."""
+        """Kept patches first, in order, padded to the fullest image; None if all stay in the tensor."""
         if state.strategy == "mask":
             return None
         cap = state.caps.get(self.settings.block) if state.strategy == "padded" else None
@@ -275,13 +275,13 @@ class Selection(nn.Module):
 
 
 def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Decisions drawn by logits, 1 or 0, with the gradient of the softened ones (straight-through Gumbel-softmax).
+    """Sample decisions (1 or 0) by logits, with the gradient of soft decisions (straight-through Gumbel-softmax).
 
-    The difference of two Gumbel variables is a logistic one, so one draw for each token does.
+    The difference of two Gumbel variables is logistic, so one sample per token is enough.
 
     Args:
-        score_BN: logit to stay.
-        temperature: of the softened decision.
+        score_BN: logit of keeping each token.
+        temperature: temperature of the soft decisions.
     """
     uniform = torch.rand_like(score_BN).clamp(1e-7, 1 - 1e-7)
     soft = torch.sigmoid((score_BN + torch.logit(uniform)) / temperature)
@@ -290,7 +290,7 @@ def sampled(score_BN: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
 
 
 def straight_through(kept_BN: torch.Tensor, score_BN: torch.Tensor, edge_B1: torch.Tensor) -> torch.Tensor:
-    """Decisions by rank with the gradient of softened ones, whose middle is the last score that is kept."""
+    """Return decisions by rank with the gradient of soft decisions, centred at the last kept score."""
     soft = torch.sigmoid(score_BN - edge_B1.detach())
     return soft + (kept_BN.to(soft.dtype) - soft).detach()
 

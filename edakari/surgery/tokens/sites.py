@@ -1,4 +1,4 @@
-"""Where selectors may stand, alike for networks with one form of tokens and for those with stages."""
+"""Possible positions of selectors, for networks with one or several stages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["TokenSite", "TokenSites", "token_sites"]
 
 @dc.dataclass(frozen=True, slots=True)
 class TokenSite:
-    """A block in front of which a selector may stand.
+    """A block that can have a selector before it.
 
     Args:
-        name: dotted path.
-        stage: that it is in, from 0.
-        prefix: tokens at the front that stand for no patch.
-        grid: rows and columns of the patches that come in the dense network.
+        name: dotted path of the block.
+        stage: index of its stage, from 0.
+        prefix: number of tokens at the front that are not patches.
+        grid: rows and columns of patches in the dense network.
     """
 
     name: str
@@ -32,16 +32,16 @@ class TokenSite:
 
     @property
     def patches(self) -> int:
-        """Tokens that may be pruned."""
+        """Number of tokens that may be pruned."""
         return self.grid[0] * self.grid[1]
 
 
 @dc.dataclass(frozen=True)
 class TokenSites:
-    """All blocks of a network, in order. A stage begins with all of its patches, whatever was pruned before.
+    """All blocks of a network in order. Each stage begins with all of its patches.
 
     Args:
-        blocks: in the order of execution.
+        blocks: blocks in the order of execution.
     """
 
     blocks: tuple[TokenSite, ...]
@@ -53,23 +53,23 @@ class TokenSites:
 
     @property
     def staged(self) -> bool:
-        """Whether there are several stages: then positions are skipped, and not removed."""
+        """Whether there are several stages; then positions are skipped, not removed."""
         return self.blocks[-1].stage > 0
 
     @property
     def patches(self) -> tuple[int, ...]:
-        """Patches of each block in the dense network."""
+        """Number of patches at each block of the dense network."""
         return tuple(block.patches for block in self.blocks)
 
     def firsts(self) -> dict[str, int]:
-        """The first block of each stage, and its patches."""
+        """Return the first block of each stage and its number of patches."""
         found: dict[int, TokenSite] = {}
         for block in self.blocks:
             found.setdefault(block.stage, block)
         return {block.name: block.patches for block in found.values()}
 
     def quarters(self) -> tuple[int, ...]:
-        """Places of the authors' selectors: after each quarter, [3, 6, 9] of 12; in the middle of each stage."""
+        """Positions of the authors' selectors: after each quarter ([3, 6, 9] of 12), or in the middle of each stage."""
         depth = len(self.blocks)
         if not self.staged:
             return tuple(dict.fromkeys(max(1, depth * quarter // 4) for quarter in (1, 2, 3)))
@@ -78,16 +78,16 @@ class TokenSites:
 
 
 def token_sites(model: nn.Module, example: Any) -> TokenSites:
-    """The blocks of a network, which has one stage or several; see `token_layout` and `grid_stages`.
+    """Find the blocks of a network with one or several stages; see `token_layout` and `grid_stages`.
 
-    Nothing is remembered of earlier calls: the network is run once, without data, as it is now.
+    There is no cache: each call runs the network once on meta tensors.
 
     Args:
-        model: the network, without selectors.
-        example: an input as the network takes it.
+        model: the network without selectors.
+        example: an example input of the network.
 
     Raises:
-        ModelError: the network has no tokens, or the attention of a block cannot be masked; names the block.
+        ModelError: the network has no tokens, or a block's attention cannot be masked; the message names the block.
     """
     watch = watched(model, example, MASK)
     stages = stages_of_pass(watch)

@@ -1,4 +1,4 @@
-"""Networks that put tokens back on a grid between stages: blocks that share a grid, and what of them can be skipped."""
+"""Stages of networks that put tokens back on a grid: blocks that share a grid, and their MLPs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class GridBlock:
     """One block of a stage.
 
     Args:
-        name: dotted path.
+        name: dotted path of the block.
         mlp: dotted path of its position-wise part.
-        heads: of its attention.
+        heads: number of heads of its attention.
     """
 
     name: str
@@ -31,11 +31,11 @@ class GridBlock:
 
 @dc.dataclass(frozen=True, slots=True)
 class GridStage:
-    """Blocks on one grid, in a network that has several.
+    """Blocks on one grid, in a network with several grids.
 
     Args:
-        blocks: in order.
-        prefix: tokens at the front that stand for no position.
+        blocks: blocks in order.
+        prefix: number of tokens at the front that have no position.
         grid: rows and columns of positions.
         width: channels of a position.
     """
@@ -47,25 +47,25 @@ class GridStage:
 
     @property
     def patches(self) -> int:
-        """Positions of the grid."""
+        """Number of positions of the grid."""
         return self.grid[0] * self.grid[1]
 
 
 def grid_stages(model: nn.Module, example: Any) -> tuple[GridStage, ...]:
-    """The stages of a network that puts tokens back on a grid between them; none where it has one stage.
+    """Find the stages of a network that puts tokens back on a grid between them; empty for a single stage.
 
     Args:
-        model: the network, without selectors.
-        example: an input as the network takes it.
+        model: the network without selectors.
+        example: an example input of the network.
 
     Raises:
-        ModelError: it has several stages, but fewer than two have MLPs that can be skipped; names a block.
+        ModelError: there are several stages, but fewer than two have MLPs that can be skipped; names a block.
     """
     return stages_of_pass(watched(model, example))
 
 
 def stages_of_pass(watch: Watched) -> tuple[GridStage, ...]:
-    """The stages of a network whose forward pass was watched; see `grid_stages`."""
+    """Return the stages of a network from a recorded forward pass; see `grid_stages`."""
     found = [chain for chain in chains(watch, (3, 4)) if all(entry.attentions for entry in chain)]
     if len({chain[0].entering for chain in found}) < 2:
         return ()
@@ -80,22 +80,22 @@ def stages_of_pass(watch: Watched) -> tuple[GridStage, ...]:
             stages.append(_stage(chain, [each.path for each in mlps], watch))
     if len(stages) < 2:
         raise ModelError(
-            f"{watch.kind} has {len(found)} stages, so that tokens cannot be removed, and the MLPs of fewer than two "
-            f"of them can be skipped: {reasons[0]}"
+            f"{watch.kind} has {len(found)} stages, so tokens cannot be removed, and fewer than two of the stages "
+            f"have MLPs that can be skipped: {reasons[0]}"
         )
     return tuple(stages)
 
 
 @dc.dataclass(frozen=True)
 class _Mlp:
-    """The part of a block that works position by position, or why it has none."""
+    """The position-wise part of a block, or the reason why it has none."""
 
     path: str = ""
     reason: str = ""
 
 
 def _mlp(block: ModuleCall, watch: Watched) -> _Mlp:
-    """The child of a block that works position by position and has most weights."""
+    """Find the position-wise child of a block with the most weights."""
     positions, width = math.prod(block.entering[1:-1]), block.entering[-1]
     weights, reasons = {}, []
     for entry in watch.calls:
@@ -104,7 +104,7 @@ def _mlp(block: ModuleCall, watch: Watched) -> _Mlp:
         module = watch.shadow.get_submodule(entry.path)
         weight = sum(parameter.numel() for parameter in module.parameters())
         shape = entry.entering
-        if not shape or weight <= 2 * width:  # norms and scales save nothing
+        if not shape or weight <= 2 * width:  # skipping norms and scales saves nothing
             continue
         if shape[0] != block.entering[0] or shape[-1] != width or math.prod(shape[1:-1]) != positions:
             reasons.append((weight, f"{entry.path!r} sees {shape} where its block sees {block.entering}"))
@@ -122,7 +122,7 @@ def _mlp(block: ModuleCall, watch: Watched) -> _Mlp:
 
 
 def _spatial(module: nn.Module) -> str | None:
-    """What in a module looks at other positions than its own, by its form."""
+    """Find an operation in a module that mixes positions, by its class and shape."""
     for part in module.modules():
         size = getattr(part, "kernel_size", 1)
         if max(size if isinstance(size, (tuple, list)) else (size,)) > 1:

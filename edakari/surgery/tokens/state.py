@@ -1,4 +1,4 @@
-"""What one forward pass knows of its tokens, and how a wrapper asks for another way of running."""
+"""State of the tokens of one forward pass, and the way for wrappers to request a strategy."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from edakari.surgery.tokens.reductions import Roles
 __all__ = ["PASSES", "Chain", "Decision", "Moment", "Rule", "Strategy", "TokenState", "running"]
 
 Strategy = Literal["topk", "mask", "padded", "packed", "bucketed"]
-"""Tokens are removed to a fixed number, masked, or removed to a number of each image's own, in three forms."""
+"""How tokens are pruned: to a fixed number, by masks, or to a different number per image in three forms."""
 
 Rule = Literal["count", "threshold", "sample"]
-"""Which tokens stay: as many as the plan says, those above a threshold, or drawn by their scores (in training)."""
+"""Which tokens are kept: the plan's number, those above a threshold, or sampled by score (in training)."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Decision:
-    """What one selector decided for a batch.
+    """Decision of one selector for a batch.
 
     Args:
-        block: dotted path of the block in front of which it stands.
-        kept: for each patch of the network, 1 where it goes on, float [B, N]; with a gradient where it was sampled.
-        score: its score, a logit to stay, [B, N]; -inf where it was gone before.
-        package: the package token that it made, [B, C]; None where it makes none.
-        weight: weight of each patch in the package if it goes, [B, N]; None where none is made.
+        block: dotted path of the block after the selector.
+        kept: 1 for each kept patch of the network, float [B, N]; sampled decisions have a gradient.
+        score: score of each patch, the logit of keeping it, [B, N]; -inf if it was pruned before.
+        package: the package token, [B, C]; None without packages.
+        weight: weight of each patch in the package if it is pruned, [B, N]; None without packages.
     """
 
     block: str
@@ -43,32 +43,31 @@ class Decision:
 
 @dc.dataclass
 class TokenState:
-    """State of one forward pass: made anew by the first selector, or by the wrapper that asks for a strategy.
+    """State of one forward pass, made by the first selector or by the wrapper that requests a strategy.
 
     Args:
-        strategy: how tokens go.
-        rule: which go.
-        bias_floor: what masked keys get in place of 0, so that its logarithm has a gradient; 0 in evaluation.
-        alive: for each token now there, 1 or 0, float [B, N]; None where all are.
-        index: for each token now there, its place among the dense network's, -1 for packages, [B, N]; None where
-            unchanged.
-        prefix: tokens at the front that are never pruned.
-        packages: tokens at the end that stand for pruned ones.
-        weight: total weight that the last package stands for, [B].
-        size: patches that each token stands for, where that counts in attention, [B or 1, N].
-        merged: whether patches were merged, so that sizes are each image's own.
-        lengths: tokens of each image, where they lie behind each other in one row.
-        edges: most tokens of an image under "bucketed", rising.
+        strategy: how tokens are pruned.
+        rule: which tokens are kept.
+        bias_floor: weight of masked keys instead of 0, so that its logarithm has a gradient; 0 in evaluation.
+        alive: 1 or 0 for each token in the tensor, float [B, N]; None if all are present.
+        index: index of each token in the dense network, -1 for packages, [B, N]; None if unchanged.
+        prefix: number of tokens at the front that are never pruned.
+        packages: number of package tokens at the end.
+        weight: total weight of the last package, [B].
+        size: number of patches that each token represents, if attention uses it, [B or 1, N].
+        merged: whether patches were merged, so that sizes differ between images.
+        lengths: number of tokens of each image, if images are packed in one row.
+        edges: for "bucketed", increasing limits on the number of tokens of an image.
         attended: query and key of the last attention, [batch, heads, tokens, channels].
         inside: whether a block is running.
-        roles: of the reductions that follow the blocks; None before the last block is left.
-        going: in a stage with a grid, 1 or 0 for every position, [B, N]; None where all go on.
-        working: in such a stage, positions that the MLPs work on, [B, K]; None where they work on all.
-        caps: most patches of an image behind the selector of a block, under "padded".
-        temperature: of sampled decisions.
-        record: whether decisions are noted.
-        decisions: of each selector that ran.
-        tokens: behind the last block, where decisions are noted.
+        roles: roles of the reductions after the blocks; None until the last block has run.
+        going: 1 or 0 for every position of a stage with a grid, [B, N]; None if all are kept.
+        working: positions of such a stage that the MLPs run on, [B, K]; None for all positions.
+        caps: for "padded", the largest number of patches per image after each block's selector.
+        temperature: temperature of sampled decisions.
+        record: whether decisions are recorded.
+        decisions: decisions of all selectors that have run.
+        tokens: tokens after the last block, if decisions are recorded.
     """
 
     strategy: Strategy = "topk"
@@ -99,21 +98,21 @@ _ASKED: ContextVar[TokenState | None] = ContextVar("edakari_tokens", default=Non
 _LATEST: list[TokenState | None] = [None]
 """What `_ASKED` holds, for compiled networks: torch.compile of torch 2.11 cannot read a context variable."""
 PASSES = 16
-"""Forward passes whose blocks may still run again in a backward pass."""
+"""Number of forward passes whose blocks can still run again in a backward pass."""
 
 
 @dc.dataclass
 class Moment:
-    """What a gate knew when it was entered inside of gradient checkpointing, where its block will run once more.
+    """State of a gate on entry under gradient checkpointing, where its block will run again.
 
     Args:
-        gate: that was entered.
-        region: number of the object that stands for the part of the network that is computed again.
+        gate: the gate.
+        region: id of the object that identifies the recomputed part of the network.
         heads: whether the gate is the first one in that part.
-        state: as it was then.
-        done: whether the block ran again.
-        leaves: in place of what the gate computed without gradient, so that theirs is caught; by field, or by the
-            number of the decision and its field.
+        state: state on entry.
+        done: whether the block has run again.
+        leaves: leaf tensors in place of the gate's results without gradients, to collect gradients; by field, or by
+            the index of the decision and its field.
     """
 
     gate: object
@@ -125,18 +124,18 @@ class Moment:
 
 
 class Chain:
-    """What the gates of one network share: the state of the forward pass that is running, in each thread."""
+    """Shared state of a network's gates: the state of the running forward pass in each thread."""
 
     def __init__(self) -> None:
         self.states: dict[int, TokenState] = {}
         self.moments: list[list[Moment]] = []
 
     def __reduce__(self) -> tuple[type[Chain], tuple[()]]:
-        """Copies begin without passes."""
+        """Copy without passes."""
         return Chain, ()
 
     def start(self) -> TokenState:
-        """The state for a forward pass that comes to its first gate."""
+        """Return the state for a forward pass at its first gate."""
         state = self.states[_thread()] = _asked() or TokenState()
         if self.moments:
             open_passes = [noted for noted in self.moments if not all(each.done for each in noted if each.heads)]
@@ -144,16 +143,16 @@ class Chain:
         return state
 
     def now(self) -> TokenState:
-        """The state of the forward pass that is running."""
+        """Return the state of the running forward pass."""
         state = self.states.get(_thread())
         return self.start() if state is None else state
 
     def again(self, state: TokenState) -> None:
-        """Go on from a state that was noted: blocks of an earlier pass run once more."""
+        """Continue from a recorded state: blocks of an earlier pass run again."""
         self.states[_thread()] = state
 
     def note(self, gate: object, region: object, state: TokenState) -> Moment:
-        """Remember what a gate knows as it is entered, for the time when its block runs again."""
+        """Record the state of a gate on entry, for when its block runs again."""
         self.moments = self.moments or [[]]
         noted = self.moments[-1]
         heads = not noted or noted[-1].region != id(region)
@@ -161,23 +160,23 @@ class Chain:
         return noted[-1]
 
     def moment(self, gate: object, region: object) -> Moment | None:
-        """What a gate knew when its block ran first."""
+        """Return the recorded state of a gate from the first run of its block."""
         found = [each for noted in self.moments for each in noted if each.gate is gate and each.region == id(region)]
         return found[-1] if found else None
 
     @property
     def runs(self) -> bool:
-        """Whether a pass is running in this thread."""
+        """Return whether a pass is running in this thread."""
         return _thread() in self.states
 
     def finish(self) -> None:
-        """Forget the state of a forward pass that has left the last gate."""
+        """Discard the state of a forward pass that has left the last gate."""
         self.states.pop(_thread(), None)
 
 
 @contextlib.contextmanager
 def running(state: TokenState) -> Iterator[TokenState]:
-    """Forward passes in the block use this state; one pass to a state."""
+    """Context in which a forward pass uses this state; each state serves one pass."""
     token, latest = _ASKED.set(state), _LATEST[0]
     _LATEST[0] = state
     try:

@@ -1,4 +1,4 @@
-"""One forward pass on tensors without data: the calls of modules, and the attentions and maxima in them."""
+"""Record of one forward pass on meta tensors: calls of modules with their attentions and reductions."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class ModuleCall:
 
     Args:
         path: dotted path of the module.
-        order: of the call among all.
-        entering: shape of the first tensor in.
-        leaving: shape of the first tensor out.
-        convolution: whether the module is one.
-        attentions: shapes of the queries of attentions in it.
-        before: reductions of the whole network until it was left.
-        reductions: in it, in order.
-        alone: whether one tensor and nothing else went in.
-        arguments: what went in, kept for blocks that take a mask.
+        order: index of the call among all calls.
+        entering: shape of the first input tensor.
+        leaving: shape of the first output tensor.
+        convolution: whether the module is a convolution.
+        attentions: shapes of the queries of attentions inside it.
+        before: number of reductions in the network until the end of the call.
+        reductions: reductions inside it, in order.
+        alone: whether a single tensor is the only input.
+        arguments: input arguments, stored for blocks that take a mask.
     """
 
     path: str
@@ -51,10 +51,10 @@ class ModuleCall:
 
 
 class Watched(TorchFunctionMode):
-    """Notes the calls of modules, and for each the queries of attentions that run in it."""
+    """Records the calls of modules, and the queries of the attentions inside each call."""
 
     def __init__(self, shadow: nn.Module, kind: str) -> None:
-        """Args: a copy of the network without data; `kind` is the name of the network's class."""
+        """Args: `shadow` is a copy of the network on the meta device; `kind` is the name of the network's class."""
         super().__init__()
         self.shadow, self.kind = shadow, kind
         self.calls: list[ModuleCall] = []
@@ -63,7 +63,7 @@ class Watched(TorchFunctionMode):
         self.reductions: list[Reduction] = []
 
     def entering(self, path: str, keep: bool) -> Any:
-        """The hook in front of a module."""
+        """Make the forward pre-hook of a module."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             alone = len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
@@ -75,7 +75,7 @@ class Watched(TorchFunctionMode):
         return hook
 
     def leaving(self, convolution: bool) -> Any:
-        """The hook behind a module."""
+        """Make the forward hook of a module."""
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             entry = self.open.pop()
@@ -108,12 +108,12 @@ class Watched(TorchFunctionMode):
 
 
 def watched(model: nn.Module, example: Any, keeping: str = "") -> Watched:
-    """The calls of one forward pass of a network on tensors without data.
+    """Record one forward pass of a network on meta tensors.
 
     Args:
-        model: the network; stays as it is.
-        example: an input as the network takes it.
-        keeping: name of a parameter of forward; modules that have it keep their arguments.
+        model: the network; it does not change.
+        example: an example input of the network.
+        keeping: name of a forward parameter; the arguments of modules that have it are stored.
     """
     shadow = shadow_of(model, "meta")
     watch = Watched(shadow, type(model).__name__)
@@ -128,16 +128,16 @@ def watched(model: nn.Module, example: Any, keeping: str = "") -> Watched:
 
 
 def first_shape(tree: Any) -> tuple[int, ...]:
-    """The shape of the first tensor in arguments or outputs."""
+    """Return the shape of the first tensor in arguments or outputs."""
     return next((tuple(leaf.shape) for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)), ())
 
 
 def chains(watch: Watched, dims: tuple[int, ...] = (3,)) -> Iterator[list[ModuleCall]]:
-    """For each container, the calls of its children that take and give tensors of one form.
+    """Yield, for each container, the calls of its children that take and return tensors of one shape.
 
     Args:
-        watch: of a forward pass.
-        dims: of such tensors.
+        watch: record of a forward pass.
+        dims: possible numbers of dimensions of these tensors.
     """
     by_path: dict[str, list[ModuleCall]] = {}
     for entry in watch.calls:
@@ -153,7 +153,7 @@ def chains(watch: Watched, dims: tuple[int, ...] = (3,)) -> Iterator[list[Module
 
 
 class _Masks(TorchFunctionMode):
-    """Notes the masks that reach `scaled_dot_product_attention`."""
+    """Records the masks that reach `scaled_dot_product_attention`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,13 +169,13 @@ class _Masks(TorchFunctionMode):
 
 
 def hands_on(watch: Watched, entry: ModuleCall, mask: str, tokens: int) -> bool:
-    """Whether a block hands a mask [batch, 1, 1, tokens] on to `scaled_dot_product_attention` as it is.
+    """Return whether a block passes a mask [batch, 1, 1, tokens] unchanged to `scaled_dot_product_attention`.
 
     Args:
-        watch: of the forward pass.
+        watch: record of the forward pass.
         entry: the block's call.
         mask: name of the block's parameter.
-        tokens: that the block gets.
+        tokens: number of tokens at the block.
     """
     if entry.arguments is None:
         return False
@@ -187,7 +187,7 @@ def hands_on(watch: Watched, entry: ModuleCall, mask: str, tokens: int) -> bool:
     try:
         with quick_meta(), masks, torch.no_grad():
             type(block).forward(block, *args, **{**kwargs, mask: bias})
-    except Exception:  # whatever a block does with a mask in another form
+    except Exception:  # blocks may do anything with a mask of another shape
         return False
     return bool(masks.found) and all(
         isinstance(found, torch.Tensor) and tuple(found.shape) == tuple(bias.shape) for found in masks.found

@@ -187,7 +187,7 @@ def test_blocks_that_checkpoint_themselves(reentrant: bool) -> None:
 
 def test_a_part_of_a_block_that_is_checkpointed_is_refused() -> None:
     model = with_blocks(PartCheckpointed)
-    with pytest.raises(ModelError, match="checkpoint whole blocks"):
+    with pytest.raises(ModelError, match="Checkpoint complete blocks"):
         Adaptive(model).train()(images(2, 16))
 
 

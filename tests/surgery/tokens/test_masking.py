@@ -79,7 +79,7 @@ def test_attention_that_cannot_be_masked_is_refused_by_name(form: str) -> None:
 
 @pytest.mark.parametrize("pool", sorted(REFUSED_POOLS))
 def test_pooling_that_cannot_be_masked_is_refused(pool: str) -> None:
-    with pytest.raises(ModelError, match=r"behind the last block 'blocks\.3'|what follows its last block 'blocks\.3'"):
+    with pytest.raises(ModelError, match=r"after the last block 'blocks\.3'|the part after its last block 'blocks\.3'"):
         attach(enlivened(HandViT(pool=pool)), edits(), images(1, 16))
 
 
@@ -87,14 +87,14 @@ def test_weights_that_are_zero_hide_nothing() -> None:
     """A head without weights gives 0 for all; the check looks at a copy with others."""
     model = enlivened(HandViT(pool="median"))
     nn.init.zeros_(model.head.weight)
-    with pytest.raises(ModelError, match="behind the last block"):
+    with pytest.raises(ModelError, match="after the last block"):
         attach(model, edits(), images(1, 16))
 
 
 @pytest.mark.parametrize("form", ["linear", "squeeze"])
 def test_one_row_is_refused_where_images_would_mix(form: str) -> None:
     model = attach(enlivened(HandViT(form)), edits(), images(1, 16))
-    with pytest.raises(ModelError, match="take the strategy 'padded'"):
+    with pytest.raises(ModelError, match="use the strategy 'padded'"):
         logits(Adaptive(model, "packed", "threshold").eval(), images(2, 16))
 
 
@@ -202,7 +202,7 @@ def test_cosines_and_sines_follow_the_tokens() -> None:
         ("pvt_v2_b0", {"depths": (2, 2, 1, 1), "img_size": 64}, r"mlp' takes more than"),
         ("samvit_base_patch16", {"depth": 2, "img_size": 64, "embed_dim": 48, "num_heads": 4}, "one grid"),
         ("tnt_s_patch16_224", {"depth": 2, "img_size": 64}, "does not hold images"),
-        ("convit_tiny", {"depth": 12, "img_size": 64, "embed_dim": 8}, "tensors of several forms"),
+        ("convit_tiny", {"depth": 12, "img_size": 64, "embed_dim": 8}, "tensors of several shapes"),
     ],
 )
 def test_networks_that_cannot_lose_tokens_are_told_why(name: str, options: dict[str, Any], reason: str) -> None:

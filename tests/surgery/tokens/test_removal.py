@@ -314,7 +314,7 @@ def test_tokens_twice_are_refused() -> None:
         one.then(plan(KeepTokens("blocks.2", 9, "evit")))
     assert one.then(one).edits == one.edits
     model = attach(tiny(), one.edits, images(1))
-    with pytest.raises(ModelError, match="holds token selectors already"):
+    with pytest.raises(ModelError, match="already has token selectors"):
         attach(model, one.edits, images(1))
 
 

@@ -1,4 +1,4 @@
-"""Selectors: what judges tokens, one to a file."""
+"""Selectors: modules that score tokens, one per file."""
 
 from edakari.surgery.tokens.selectors.base import (
     MERGER,

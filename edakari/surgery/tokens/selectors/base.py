@@ -1,4 +1,4 @@
-"""What a selector is: it looks at tokens and gives each a score and a weight."""
+"""The protocol of selectors, which give each token a score and a weight."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = [
 ]
 
 MERGER = "tome"
-"""In `KeepTokens.selector`: tokens are merged, not selected."""
+"""Value of `KeepTokens.selector` for tokens that are merged, not selected."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Candidates:
-    """Tokens in front of a selector: patches, then packages of earlier selectors; no prefix.
+    """Input of a selector: patches, then packages of earlier selectors, without the prefix.
 
     Args:
-        x: their features, [B, N, C].
-        alive: 1 where a token is there, 0 where it was pruned and only kept in the tensor, float [B, N].
-        patches: how many are patches.
-        index: for each patch, its place in the grid, long [B, patches].
-        prefix: tokens in front of them, as the network has them.
-        attended: query and key of the last attention, [batch, heads, prefix + N, channels]; None where none was seen.
+        x: features of the tokens, [B, N, C].
+        alive: 1 for present tokens, 0 for masked tokens, float [B, N].
+        patches: number of patches.
+        index: index of each patch in the grid, long [B, patches].
+        prefix: number of prefix tokens before them.
+        attended: query and key of the last attention, [batch, heads, prefix + N, channels]; None if unknown.
     """
 
     x: torch.Tensor
@@ -51,11 +51,11 @@ class Candidates:
 
 @dc.dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a selector thinks of each patch.
+    """Output of a selector for each patch.
 
     Args:
-        score: logit to stay, [B, patches].
-        weight: weight in the package if it goes, [B, patches].
+        score: logit of keeping each patch, [B, patches].
+        weight: weight of each patch in the package if it is pruned, [B, patches].
     """
 
     score: torch.Tensor
@@ -63,21 +63,21 @@ class Verdict:
 
 
 class Selector(Protocol):
-    """A module that judges tokens; equal inputs give equal verdicts, and no image depends on another."""
+    """A module that scores tokens; it is deterministic, and images do not depend on each other."""
 
     def __call__(self, seen: Candidates) -> Verdict:
-        """Judge tokens."""
+        """Score the tokens."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Site:
-    """Where a selector is to stand.
+    """Position of a selector in a network.
 
     Args:
         width: channels of a token.
-        heads: of the block behind it.
-        patches: of the dense network.
-        index: of its block, counted from 0.
+        heads: number of heads of the block after it.
+        patches: number of patches of the dense network.
+        index: index of its block, counted from 0.
     """
 
     width: int
@@ -93,11 +93,11 @@ so a selector of one's own is registered by a program, or offered by an installe
 
 
 def selector(name: str, *, attention: bool = False) -> Callable[[S], S]:
-    """Class decorator that makes a selector known to plans.
+    """Class decorator that registers a selector for plans.
 
     Args:
-        name: in `KeepTokens.selector`.
-        attention: whether it looks at the attention of the block before it.
+        name: name for `KeepTokens.selector`.
+        attention: whether it needs the attention of the block before it.
     """
 
     def add(cls: S) -> S:
@@ -109,7 +109,7 @@ def selector(name: str, *, attention: bool = False) -> Callable[[S], S]:
 
 
 def needs_attention(name: str) -> bool:
-    """Whether a selector, or the merger, looks at the attention of the block before it.
+    """Return whether a selector, or the merger, needs the attention of the block before it.
 
     Raises:
         UnknownName: there is no such selector.
@@ -118,17 +118,17 @@ def needs_attention(name: str) -> bool:
 
 
 def build_selector(name: str, site: Site, settings: dict[str, Any], seed: int = 0) -> nn.Module:
-    """A selector with its first weights, the same every time.
+    """Build a selector with reproducible initial weights.
 
     Args:
-        name: in `KeepTokens.selector`.
-        site: where it stands.
-        settings: of the selector.
-        seed: of its first weights.
+        name: value of `KeepTokens.selector`.
+        site: position of the selector.
+        settings: settings of the selector.
+        seed: seed of its initial weights.
 
     Raises:
         UnknownName: there is no such selector.
-        PlanError: it does not take these settings.
+        PlanError: the selector does not take these settings.
     """
     make = SELECTORS.named(name)
     try:

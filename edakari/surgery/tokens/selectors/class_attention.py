@@ -1,4 +1,4 @@
-"""EViT's measure: how much the class token looks at each token."""
+"""EViT's selector: attention of the class token to each token."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["AttentionSelector"]
 
 @selector("evit", attention=True)
 class AttentionSelector(nn.Module):
-    """Scores by the attention of the class token in the block before, mean over heads (Liang et al., 2022, eq. 3).
+    """Scores by the class token's attention in the previous block, averaged over heads (Liang et al., 2022, eq. 3).
 
-    Networks without a class token: the mean over all tokens' attention. differs: tokens go between two blocks, and not
-    between the attention and the MLP of one, so that no block's code has to be rewritten.
+    Networks without a class token use the mean attention of all tokens. differs: tokens are removed between two blocks,
+    not between the attention and the MLP of one block, so that no block's code has to be rewritten.
 
     Args:
-        site: where it stands.
+        site: position of the selector.
     """
 
     def __init__(self, site: Site) -> None:

@@ -1,4 +1,4 @@
-"""ToMe: tokens that are alike are merged instead of dropped."""
+"""ToMe: similar tokens are merged instead of dropped."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ __all__ = ["bipartite", "merge_tokens"]
 
 
 def bipartite(metric_BND: torch.Tensor, alive_BN: torch.Tensor, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which tokens go into which: bipartite soft matching (Bolya et al., 2023, section 3).
+    """Match tokens to merge: bipartite soft matching (Bolya et al., 2023, section 3).
 
-    Tokens are dealt out to two sets in turns; of the first set, the r that are most like one of the second go.
+    Tokens are assigned alternately to two sets. The r tokens of the first set with the most similar partner in the
+    second set are merged into their partners.
 
     Args:
-        metric_BND: what tokens are compared by, by the cosine.
-        alive_BN: 1 where a token may take part.
-        r: how many go; at most half of them.
+        metric_BND: features whose cosine similarity compares tokens.
+        alive_BN: 1 for tokens that may take part.
+        r: number of tokens to merge; at most half of them.
 
     Returns:
-        Places of the tokens that go, and of those that they go into, both long [B, r].
+        Indices of the merged tokens and of their partners, both long [B, r].
     """
     metric = metric_BND / metric_BND.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     alike_BMN = metric[:, ::2] @ metric[:, 1::2].transpose(-1, -2)
@@ -32,13 +33,13 @@ def bipartite(metric_BND: torch.Tensor, alive_BN: torch.Tensor, r: int) -> tuple
 def merge_tokens(
     x_BNC: torch.Tensor, size_BN: torch.Tensor, source_BR: torch.Tensor, into_BR: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every token that others go into becomes the mean of all, weighted by the patches that each stands for.
+    """Replace each partner by the mean of its tokens, weighted by the number of patches that each represents.
 
     Args:
-        x_BNC: tokens; those that go stay in their places here.
-        size_BN: patches that each stands for.
-        source_BR: places of the tokens that go.
-        into_BR: where they go.
+        x_BNC: tokens; merged tokens stay at their positions here.
+        size_BN: number of patches that each token represents.
+        source_BR: indices of the merged tokens.
+        into_BR: indices of their partners.
 
     Returns:
         The tokens [B, N, C] and their sizes [B, N].

@@ -1,4 +1,4 @@
-"""SPViT's selector: every head looks at every token through its own channels, and a branch weighs the heads."""
+"""SPViT's selector: each head scores tokens by its own channels, and a branch weighs the heads."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class MultiHeadSelector(nn.Module):
     """The token selector of SPViT (Kong et al., 2022, section 3.2; the authors' code where it differs).
 
     Args:
-        site: where it stands; the width is a multiple of the heads.
-        head_branch: weigh the heads by their importance; else all count alike.
-        share_head_mlp: one set of weights for all heads, as in the authors' code.
-        merge: of the heads' verdicts: "geo" is the mean of their log-probabilities, as in the authors' code, "arith"
-            of their probabilities, as in the paper.
-        features: of the local and the global part together: "code" is channels of a head, half each; "paper" uses the
-            same half for both.
-        bias: of the last layer towards keeping.
-        start: what scores begin as: "unlike" is how unlike the mean of all tokens a token is, so that what is packed is
-            much alike and its mean says most of it; "random" is the authors'.
+        site: position of the selector; the width is a multiple of the heads.
+        head_branch: whether to weigh the heads by their importance; otherwise all heads count equally.
+        share_head_mlp: whether all heads share one set of weights, as in the authors' code.
+        merge: how to merge the heads' outputs: "geo" is the mean of log-probabilities, as in the authors' code; "arith"
+            is the mean of probabilities, as in the paper.
+        features: local and global features: "code" splits a head's channels into halves; "paper" uses the same half for
+            both.
+        bias: initial bias of the last layer towards keeping.
+        start: initial scores: "unlike" measures how much a token differs from the mean of all tokens, so that packed
+            tokens are similar and their mean represents them well; "random" is the authors' initialisation.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MultiHeadSelector(nn.Module):
         return Verdict(score, weight[:, : seen.patches])
 
     def judged(self, x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each head's logit to keep, and how much it counts, both [B, N, H]."""
+        """Compute each head's logit of keeping, and its importance, both [B, N, H]."""
         x_BNHD = x_BNC.reshape(*x_BNC.shape[:2], self.heads, -1)
         u_BNHD = functional.gelu(self.enter(self.norm(x_BNHD)))
         local, shared = u_BNHD[..., : self.local], u_BNHD[..., -self.local :]
@@ -107,15 +107,15 @@ class MultiHeadSelector(nn.Module):
 def merged(
     odds_BNH: torch.Tensor, importance_BNH: torch.Tensor, merge: Merge = "geo"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One verdict from those of the heads.
+    """Merge the heads' outputs.
 
     Args:
-        odds_BNH: logit of each head to keep.
+        odds_BNH: each head's logit of keeping.
         importance_BNH: weight of each head, above 0.
-        merge: how the decision is merged; the package weight is the weighted mean of the probabilities in any case.
+        merge: how logits are merged; the package weight is always the weighted mean of the probabilities.
 
     Returns:
-        The logit to keep, and the package weight in (0, 1), both [B, N], at least in float32.
+        The logit of keeping, and the package weight in (0, 1), both [B, N], at least in float32.
     """
     odds = odds_BNH.to(torch.promote_types(odds_BNH.dtype, torch.float32))
     importance = importance_BNH.to(odds.dtype)

@@ -1,4 +1,4 @@
-"""Tokens are dropped by chance: the baseline under all others."""
+"""Tokens are dropped at random: the baseline for all selectors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["RandomSelector"]
 
 @selector("random")
 class RandomSelector(nn.Module):
-    """Keeps the same random places in every image in evaluation, others in each in training.
+    """Keeps the same random positions in every image in evaluation, and different positions per image in training.
 
     Args:
-        site: where it stands.
-        seed: of the places.
+        site: position of the selector.
+        seed: seed of the random positions.
     """
 
     def __init__(self, site: Site, *, seed: int = 0) -> None:

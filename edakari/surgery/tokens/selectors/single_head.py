@@ -1,4 +1,4 @@
-"""DynamicViT's predictor: one MLP on the whole embedding."""
+"""DynamicViT's predictor: one MLP on the complete embedding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["SingleHeadSelector"]
 
 @selector("dynamicvit")
 class SingleHeadSelector(nn.Module):
-    """Local features beside their mean over the tokens that are there (Rao et al., 2021, section 3.2).
+    """Scores by local features and their mean over the present tokens (Rao et al., 2021, section 3.2).
 
     Args:
-        site: where it stands.
-        start: what scores begin as: "random" is the authors', "unlike" how unlike the mean of all tokens a token is.
+        site: position of the selector.
+        start: initial scores: "random" is the authors' initialisation; "unlike" measures how much a token differs from
+            the mean of all tokens.
     """
 
     def __init__(self, site: Site, *, start: Start = "random") -> None:

@@ -1,4 +1,4 @@
-"""How unlike the mean of all tokens each one is: what scores can begin as, before anything is learned."""
+"""Dissimilarity of each token to the mean of all tokens, as an initial score."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SHORT = 1e-12
 
 
 def unlikeness(x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> torch.Tensor:
-    """How much less like the mean of all tokens each is than tokens are on average, by the cosine, [B, N].
+    """Compute how dissimilar each token is to the mean of all tokens, relative to the average (cosine), [B, N].
 
     Args:
         x_BNC: tokens.
-        alive_BN: 1 where a token is there.
+        alive_BN: 1 for present tokens.
     """
     x_BNC = x_BNC.to(torch.promote_types(x_BNC.dtype, torch.float32))
     length_BN = x_BNC.norm(dim=-1).clamp_min(SHORT)
@@ -33,12 +33,12 @@ def unlikeness(x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> torch.Tensor:
 
 
 def shares(alive_BN: torch.Tensor) -> torch.Tensor:
-    """Weights of a mean over the tokens that are there, at least in float32."""
+    """Return the weights of a mean over the present tokens, at least in float32."""
     alive = alive_BN.to(torch.promote_types(alive_BN.dtype, torch.float32))
     return alive / alive.sum(1, keepdim=True).clamp_min(1.0)
 
 
 def weighted_mean(x_BNC: torch.Tensor, share_BN: torch.Tensor) -> torch.Tensor:
-    """Weighted sum of tokens, [B, C]."""
+    """Compute the weighted sum of tokens, [B, C]."""
     mean_B1C: torch.Tensor = share_BN[:, None] @ x_BNC.to(share_BN.dtype)
     return mean_B1C[:, 0]
