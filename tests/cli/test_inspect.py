@@ -131,7 +131,7 @@ def test_the_example_of_an_own_file_is_used(own, body, shape):
     assert json.loads(call(f"{own}:small", "--input", "1,7,7", "--json").stdout)["input"] == [1, 1, 7, 7]
 
 
-@pytest.mark.parametrize(("body", "text"), [("1 / 0", "ZeroDivisionError"), ("'x'", "gave a str")])
+@pytest.mark.parametrize(("body", "text"), [("1 / 0", "ZeroDivisionError"), ("'x'", "returned a str")])
 def test_an_example_that_fails_is_one_clear_error(own, body, text):
     with open(own, "a") as file:
         file.write(f"\n\ndef example():\n    return {body}\n")
