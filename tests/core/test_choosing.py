@@ -37,7 +37,7 @@ def test_a_width_becomes_the_nearest_legal_size(width: str | float, round_to: in
 
 
 def test_the_last_pattern_counts_whatever_include_and_exclude_say() -> None:
-    groups = Groups(exclude=("first.0",), include=("expand.0",), widths={"[lrs]*t*.0": "50%", "first.0": 7})
+    groups = Groups(exclude=("first.0",), include=("expand.0",), widths={"[flrs]*t*.0": "50%", "first.0": 7})
     chosen = choose(GRAPH, groups)
     assert chosen.fixed == {"first.0": 7, "stem.0": 8, "left.0": 6, "right.0": 10}
     assert [group.name for group in chosen.free] == ["expand.0"]
