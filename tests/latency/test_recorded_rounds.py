@@ -79,8 +79,11 @@ def recorded(name: str, content: dict[str, Any], folder: Path) -> dict[str, Any]
     edakari.run(recipe_from({**content, **changes}), folder / "run")
     stages = folder / "run" / "stages"
     measured, pruned = (json.loads((stages / f"{name}.json").read_text()) for name in ("latency", "prune"))
-    timed = {key: value for key, value in measured.items() if key in MEASURED}
-    return {"latency": timed, "prune": pruned["latency"], "sizes": pruned["sizes"]}
+    planned, met = measured["planned"], pruned["latency"]
+    everything = {**measured, **planned, **planned["details"]}
+    timed = {key: value for key, value in everything.items() if key in MEASURED}
+    met["relative_error"] = met["rounds"][met["chosen_round"]]["relative_error"]
+    return {"latency": timed, "prune": met, "sizes": pruned["sizes"]}
 
 
 MEASURED = ("dense", "points", "layers", "filled", "fit", "unfitted_median_error", "networks", "limits")
