@@ -152,7 +152,7 @@ def test_milliseconds_are_met_at_the_speed_that_the_machine_mostly_had(fake, rec
 
 
 def test_a_method_that_does_not_settle_is_measured_all_the_same(fake, recipe, tmp_path, monkeypatch):
-    cls = method_named("magnitude")
+    cls = type(method_named("magnitude")())
     honest = cls.prune
     monkeypatch.setattr(
         cls, "prune", lambda self, job: honest(self, dc.replace(job, loop=lambda solve, *rest: solve(job.costs)))

@@ -90,7 +90,7 @@ def test_a_wrong_network_is_seen(edits: bool, wrong: float, monkeypatch: pytest.
     plan = random_plan(graph)
     assert exactness(model, X, plan) < 1e-12
 
-    def spoiled(plan: Plan, model: nn.Module, graph: Graph) -> nn.Module:
+    def spoiled(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         made = apply(model, plan, graph)
         if bool(plan.edits) == edits:
             made.get_parameter("head.bias").data[0] += wrong
@@ -110,7 +110,7 @@ def test_what_holds_for_the_example_only_is_seen(monkeypatch: pytest.MonkeyPatch
     graph = trace(model, X[:1])
     plan = random_plan(graph)
 
-    def constant(plan: Plan, model: nn.Module, graph: Graph) -> nn.Module:
+    def constant(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
         made = apply(model, plan, graph)
         with torch.no_grad():
             always = made(X)
