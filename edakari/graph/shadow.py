@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.copying import copied
-from edakari.errors import ModelError
+from edakari.errors import EdakariError, ModelError
 from edakari.graph.held import held_tensors
 
 __all__ = ["as_written", "bytes_on_disk", "call", "run_on", "shadow_of", "stored_tensors"]
@@ -131,6 +131,8 @@ def run_on(model: nn.Module, example: Any) -> Any:
             if isinstance(example, dict):
                 return model(**example)
             return model(*example) if isinstance(example, tuple) else model(example)
+    except EdakariError:
+        raise  # it says already what is wrong
     except FAILURES as error:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
         raise ModelError(
