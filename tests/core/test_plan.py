@@ -45,7 +45,7 @@ def test_then_is_one_plan_after_the_other(first: dict[str, list[int]], data: st.
 
 
 def test_then_refuses_a_coordinate_that_is_gone() -> None:
-    with pytest.raises(PlanError, match=r"'a'.*leaves 2"):
+    with pytest.raises(PlanError, match=r"'a'.*keeps 2"):
         plan(KeepChannels("a", (1, 4))).then(plan(KeepChannels("a", (2,))))
 
 

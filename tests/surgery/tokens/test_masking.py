@@ -71,7 +71,7 @@ def test_attention_that_cannot_be_masked_is_refused_by_name(form: str) -> None:
     broken = enlivened(HandViT(form))
     model.blocks[2] = broken.blocks[2]
     before = logits(model, images(2, 16))
-    with pytest.raises(ModelError, match=r"masked tokens are not.*'blocks\.2'"):
+    with pytest.raises(ModelError, match=r"masked and removed tokens give different outputs.*'blocks\.2'"):
         attach(model, edits(), images(1, 16))
     assert torch.equal(logits(model, images(2, 16)), before)
     assert not selections(model)
