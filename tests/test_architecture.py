@@ -94,6 +94,10 @@ def test_methods_never_import_each_other() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_files_stay_short() -> None:
+    assert {module: count for module, path in FILES.items() if (count := len(path.read_text().splitlines())) > 350} == {}
+
+
 def test_there_is_no_cycle_of_imports() -> None:
     graph = {m: {n for n in imported(m, tree, at_load=True) if n in FILES and n != m} for m, tree in trees().items()}
     done: set[str] = set()

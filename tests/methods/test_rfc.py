@@ -19,7 +19,8 @@ from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.errors import DataError, EdakariError, InfeasibleBudget, RunFolderError
 from edakari.methods.redundancy import trials as trials_module
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
-from edakari.methods.redundancy.trials import TrialSettings, redundancy, step_down
+from edakari.methods.redundancy.steps import step_down
+from edakari.methods.redundancy.trials import TrialSettings, redundancy
 from edakari.methods.rfc import DistinguishingLayerPruning
 from edakari.methods.score import ScorePruning
 from edakari.surgery import apply

@@ -23,7 +23,8 @@ from edakari.core.layout import Layout
 from edakari.core.space import Group
 from edakari.core.stand_ins import put_stand_in, take_stand_in_off
 from edakari.criteria import channels
-from edakari.methods.masking.consumers import LayerNormConsumer, Structure, WeightConsumer, names_in, structure_of
+from edakari.methods.masking.consumers import Structure, WeightConsumer, names_in, structure_of
+from edakari.methods.masking.layer_norms import normalised_where_kept
 from edakari.methods.masking.straight import Rescaled, Straight
 
 __all__ = ["Masks", "Mode", "maskable"]
@@ -235,7 +236,9 @@ class Masks:
                 handles.append(module.register_forward_pre_hook(_before(stand_ins)))
                 handles.append(module.register_forward_hook(_after(stand_ins), always_call=True))
             for norm in self.layer_norms:
-                handles.append(self.model.get_submodule(norm.module).register_forward_hook(_normalised(self, norm)))
+                handles.append(
+                    self.model.get_submodule(norm.module).register_forward_hook(normalised_where_kept(self, norm))
+                )
             for branch in self.branches:
                 handles.append(self.model.get_submodule(branch.exit).register_forward_hook(_gated(self, branch)))
             yield
@@ -328,24 +331,6 @@ def _rescaled(masks: Masks, norm: str) -> Callable[[torch.Tensor], torch.Tensor]
         return made
 
     return make
-
-
-def _normalised(masks: Masks, norm: LayerNormConsumer) -> Callable[[Any, Any, Any], Any]:
-    def normalised(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-        x = args[0].float() if args[0].dtype in (torch.float16, torch.bfloat16) else args[0]
-        mask = masks.positions(norm.layout, x)
-        if mask is None:
-            return output
-        shape = [-1, *[1] * (-norm.dim - 1)]
-        mask = mask.view(shape)
-        count = mask.sum()
-        centred = x - (x * mask).sum(norm.dim, keepdim=True) / count
-        variance = (centred.square() * mask).sum(norm.dim, keepdim=True) / count
-        out = centred * torch.rsqrt(variance + module.eps) * module.weight.view(shape)
-        whole: torch.Tensor = out if module.bias is None else out + module.bias.view(shape)
-        return whole.to(output.dtype)
-
-    return normalised
 
 
 def _gated(masks: Masks, branch: Branch) -> Callable[[Any, Any, Any], Any]:

@@ -22,19 +22,20 @@ from edakari.core.processes import Processes
 from edakari.core.protocols import Cost, Criterion, Schedule
 from edakari.core.reading import parse_json
 from edakari.core.settings import Count, Fraction, LearningRate, Positive, PositiveFraction, Whole, settings
-from edakari.core.space import Group, Scores, Sizes, dense_sizes, legal_sizes
+from edakari.core.space import Group, Scores, Sizes, dense_sizes
 from edakari.cost import bind
 from edakari.criteria.labels import LabelSource
 from edakari.errors import InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph import trace
 from edakari.graph.layer_outputs import sums_into
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
+from edakari.methods.redundancy.steps import step_down
 from edakari.solve import keep_best
 from edakari.solve.last_step import shortened
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
 
-__all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy", "step_down"]
+__all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy"]
 
 Soft = Literal["cosine", "off"]
 ALL = 2**31
@@ -115,23 +116,6 @@ def redundancy(change: Change, accuracy_weight: float, kappa: float = 1.0, soft:
     """
     shift = change.dissimilarity if soft == "cosine" else 0.0
     return (1.0 - accuracy_weight) * shift + accuracy_weight * kappa * change.accuracy_drop
-
-
-def step_down(group: Group, width: int, step: float, blocks: int = 0) -> int | None:
-    """The width to try.
-
-    Args:
-        group: with its legal sizes.
-        width: as it is.
-        step: share of the width to take.
-        blocks: that write into a residual stream; 0 is no stream.
-
-    Returns:
-        The legal width next to what the step leads to; None where nothing smaller is legal.
-    """
-    wanted = int(width - (width * step / blocks + 1)) if blocks else int(width - width * step)
-    smaller = [size for size in legal_sizes(group) if size < width]
-    return min(smaller, key=lambda size: (abs(size - wanted), -size), default=None)
 
 
 @dc.dataclass(frozen=True)
