@@ -95,7 +95,9 @@ def test_methods_never_import_each_other() -> None:
 
 
 def test_files_stay_short() -> None:
-    assert {module: count for module, path in FILES.items() if (count := len(path.read_text().splitlines())) > 350} == {}
+    assert {
+        module: count for module, path in FILES.items() if (count := len(path.read_text().splitlines())) > 350
+    } == {}
 
 
 def test_there_is_no_cycle_of_imports() -> None:

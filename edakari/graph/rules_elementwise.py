@@ -109,7 +109,13 @@ def layer_norm(tracer: AxisTracer, call: Call) -> list[Shape] | Shape:
         tracer.note(f"normalized_shape.{position}", dim)
     if not isinstance(call.out, tuple | list):
         return list(x)
-    return [list(x), *(list(o.shape) for o in call.out[1:])]
+    statistics = [*x[: -len(normalized)], *[1] * len(normalized)]
+    return [list(x), *(_statistics(o, statistics) for o in call.out[1:])]
+
+
+def _statistics(output: torch.Tensor, expected: Shape) -> Shape:
+    """What statistics of a norm are indexed by; some kernels give them another form, which nothing reads."""
+    return list(expected) if [size(dim) for dim in expected] == list(output.shape) else list(output.shape)
 
 
 def _norm_parameters(tracer: AxisTracer, dims: Shape, tensors: Sequence[torch.Tensor | None]) -> None:
@@ -123,7 +129,7 @@ def _norm_parameters(tracer: AxisTracer, dims: Shape, tensors: Sequence[torch.Te
 def group_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Channels are (group, channel in group): statistics mix within a group."""
     x = tracer.dims(call.args[0])
-    groups = call.args[6]
+    groups, group = call.args[6], x[1]
     if 1 < groups < size(x[1]):
         group = fresh(groups)
         tracer.unify(x[1], product([group, fresh(size(x[1]) // groups)]))
@@ -133,7 +139,7 @@ def group_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
         tracer.note("num_groups", x[1])
     tracer.note("num_channels", x[1])
     _norm_parameters(tracer, [x[1]], call.args[1:3])
-    return [list(x), *(list(o.shape) for o in call.out[1:])]
+    return [list(x), *(_statistics(o, [x[0], group if groups > 1 else 1]) for o in call.out[1:])]
 
 
 @rule(*named("weight_norm"))

@@ -223,7 +223,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_layers_are_timed(tmp_path
     (tmp_path / "file").write_text("mine")
     (tmp_path / "locked").mkdir()
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / place))
-    monkeypatch.setattr("edakari.latency.bench.fill", lambda *args, **kwargs: pytest.fail("layers were timed"))
+    monkeypatch.setattr("edakari.latency.model.fill", lambda *args, **kwargs: pytest.fail("layers were timed"))
     with locked(tmp_path / "locked"):
         said = refused("measure", "edakari:resnet20", "--calibrate", "--runtime", "torch", "--networks", "4")
     assert str(tmp_path / place) in said

@@ -299,7 +299,7 @@ def test_wrong_settings_are_told() -> None:
         AttentionTokens(blocks=(1, 3), keep_ratios=(0.5, 0.7)).prune(job)
     with pytest.raises(PlanError, match="1 ratios for 2 selectors"):
         AttentionTokens(blocks=(1, 3), keep_ratios=(0.5,)).prune(job)
-    with pytest.raises(PlanError, match="blocks 0 to 5"):
+    with pytest.raises(PlanError, match="indices from 0 to 5"):
         AttentionTokens(blocks=(1, 6)).prune(job)
     with pytest.raises(EdakariError, match="selector_epochs must be at least 0, found -1"):
         SoftTokenPruning(training={"selector_epochs": -1}).prune(job)  # type: ignore[arg-type]

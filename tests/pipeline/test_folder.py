@@ -6,8 +6,10 @@ import edakari.core.files as files_module
 from edakari.core.owned import marker
 from edakari.errors import RunFolderError
 from edakari.pipeline.folder import claim, release
+from edakari.results import CheckResult
 
 RECIPE = {"model": {"name": "a", "options": {}}, "budget": "macs<=50%", "seed": 0}
+CHECKED = CheckResult(difference=0.0, costs={"macs": 1.0, "params": 1.0, "activations": 1.0}, bytes=4, metrics={})
 OTHER = {**RECIPE, "seed": 1}
 
 
@@ -46,10 +48,10 @@ def names(folder):
 
 def test_a_folder_is_taken_up_again(tmp_path):
     folder = claim(tmp_path / "run", RECIPE)
-    folder.finish("prune", {"x": 1.5})
+    folder.finish(CHECKED)
     again = claim(tmp_path / "run", RECIPE)
-    assert again.done("prune")
-    assert again.read("prune") == {"x": 1.5}
+    assert again.done("check")
+    assert again.result(CheckResult) == CHECKED
     assert not again.done("measure")
 
 
@@ -86,7 +88,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_overwriting_removes_what_was_written_and_listed_and_nothing_else(tmp_path):
     folder = claim(tmp_path, RECIPE)
-    folder.finish("prune", {})
+    folder.finish(CHECKED)
     files_module.write_text(folder.work("prune") / "cache.json", "ours")
     files_module.write_text(folder.exported / "pruned.onnx", "ours")
     files_module.write_text(tmp_path / "deploy" / "pruned.onnx", "asked for by its name")
@@ -131,39 +133,39 @@ def test_a_kill_while_a_folder_is_made_is_not_held_against_it(tmp_path, monkeypa
     with monkeypatch.context() as patched:
         killed_at(patched, count)
         with pytest.raises(Killed):
-            claim(run, RECIPE).finish("trace", {})
+            claim(run, RECIPE).finish(CHECKED)
     restore_parts(run)
     assert list(run.rglob("*.part"))
-    claim(run, RECIPE).finish("trace", {})
-    assert names(run) == [".edakari.files", "edakari.json", "recipe.yaml", "stages/trace.json"]
+    claim(run, RECIPE).finish(CHECKED)
+    assert names(run) == [".edakari.files", "edakari.json", "recipe.yaml", "stages/check.json"]
 
 
 @pytest.mark.parametrize("count", range(3))
 @pytest.mark.parametrize("again", [False, True], ids=["resumed", "overwritten"])
 def test_a_kill_while_a_run_is_overwritten_leaves_no_half_of_it(tmp_path, monkeypatch, killed_at, count, again):
     run = tmp_path / "run"
-    claim(run, RECIPE).finish("trace", {})
+    claim(run, RECIPE).finish(CHECKED)
     with monkeypatch.context() as patched:
         killed_at(patched, count)
         with pytest.raises(Killed):
             claim(run, OTHER, overwrite=True)
     restore_parts(run)
     if count == 0:  # nothing had gone yet
-        assert claim(run, RECIPE).done("trace")
+        assert claim(run, RECIPE).done("check")
     fresh = claim(run, OTHER, overwrite=again or count == 0)
-    assert not fresh.done("trace")
+    assert not fresh.done("check")
     assert fresh.recipe()["seed"] == 1
     assert not list(run.rglob("*.part"))
 
 
 def test_a_kill_between_two_removals_ends_in_a_fresh_run(tmp_path, monkeypatch):
-    claim(tmp_path, RECIPE).finish("trace", {})
+    claim(tmp_path, RECIPE).finish(CHECKED)
     with monkeypatch.context() as patched:
         patched.setattr("edakari.core.owned.remove_listed", lambda folder: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             claim(tmp_path, OTHER, overwrite=True)
-    assert (tmp_path / "stages" / "trace.json").is_file()
-    assert not claim(tmp_path, OTHER).done("trace")
+    assert (tmp_path / "stages" / "check.json").is_file()
+    assert not claim(tmp_path, OTHER).done("check")
 
 
 def test_a_failed_run_leaves_the_users_files_and_the_folder_usable(tmp_path):
@@ -181,11 +183,11 @@ def test_a_failed_run_leaves_the_users_files_and_the_folder_usable(tmp_path):
 
 def test_a_damaged_result_is_named(tmp_path):
     folder = claim(tmp_path, RECIPE)
-    folder.finish("check", {})
+    folder.finish(CHECKED)
     for content in ('{"a": ', "[" * 10**5, "[]", b"\xff\xfe"):
         (tmp_path / "stages" / "check.json").write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(RunFolderError, match=r"check\.json"):
-            folder.read("check")
+            folder.result(CheckResult)
 
 
 @pytest.mark.parametrize("name", ["export", "explain", "work"])

@@ -91,7 +91,7 @@ def test_what_is_not_known_any_more_is_told() -> None:
     for _ in range(PASSES):
         later = runner(x).sum()
     later.backward()
-    with pytest.raises(ModelError, match="kept for 16 forward passes"):
+    with pytest.raises(ModelError, match="only 16 forward passes"):
         first.backward()
 
 
