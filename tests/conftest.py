@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# before torch is imported, here and in the processes of tests: kernels of another number of threads round differently
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from pathlib import Path
 
 import hypothesis
