@@ -65,7 +65,7 @@ def channels(layout: Layout, group: str) -> npt.NDArray[np.int64]:
             return np.concatenate([channels(part, group) for part in parts])
 
 
-_coordinates = functools.lru_cache(maxsize=4096)(channels)
+_channel_indices = functools.lru_cache(maxsize=4096)(channels)
 
 
 def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
@@ -80,10 +80,10 @@ def parameters_of(model: nn.Module, graph: Graph) -> dict[str, torch.Tensor]:
     for group in graph.groups:
         for member in graph.members(group.name):
             tensor = parameters.get(member.tensor)
-            if tensor is not None and tensor.shape[member.dim] != len(_coordinates(member.layout, group.name)):
+            if tensor is not None and tensor.shape[member.dim] != len(_channel_indices(member.layout, group.name)):
                 raise ModelError(
                     f"parameter {member.tensor!r} has {tensor.shape[member.dim]} positions along dimension "
-                    f"{member.dim}, but the graph was traced with {len(_coordinates(member.layout, group.name))}. "
+                    f"{member.dim}, but the graph was traced with {len(_channel_indices(member.layout, group.name))}. "
                     "Trace this network again."
                 )
     return parameters
@@ -112,7 +112,7 @@ def per_channel(member: Member, group: str, size: int, along: Array) -> Array:
     """Sum values per position, float64 [positions], over the positions of each channel: float64 [size]."""
     if isinstance(member.layout, Axis):
         return along
-    where = _coordinates(member.layout, group)
+    where = _channel_indices(member.layout, group)
     chosen = where >= 0
     return np.bincount(where[chosen], weights=along[chosen], minlength=size).astype(np.float64)
 

@@ -123,5 +123,5 @@ def norm_taylor(masks: Masks) -> torch.Tensor | None:
             if parameter.grad is None:
                 return None
             product = (parameter.detach() * parameter.grad).movedim(write.dim if parameter.dim() > 1 else 0, 0)
-            masks.on_coordinates(row, layout, -(product.flatten(1).sum(1) if product.dim() > 1 else product))
+            masks.on_channels(row, layout, -(product.flatten(1).sum(1) if product.dim() > 1 else product))
     return None if row is None else row[:-1]

@@ -219,7 +219,7 @@ def input_taylor(masks: Masks) -> torch.Tensor | None:
         product_OI = product_OI.flatten(2).sum(2) if weight.dim() > 2 else product_OI
         rows = masks.positions(masks.graph.layouts[read.weight][1 - read.dim], product_OI)
         change = product_OI.sum(0) if rows is None else rows @ product_OI
-        masks.on_coordinates(row, masks.graph.layouts[read.weight][read.dim], -change)
+        masks.on_channels(row, masks.graph.layouts[read.weight][read.dim], -change)
     for branch in masks.branches:
         for parameter in masks.model.get_submodule(branch.exit).parameters():
             if parameter.grad is not None:

@@ -106,3 +106,20 @@ def test_memory_is_a_budget() -> None:
     assert 0.45 < measured(apply(model, plan, graph), x) / measured(model, x) <= 0.5
     ((term, limit),) = bind(Budget.parse("Memory<=20KiB"), graph).terms
     assert (term.name, term.unit, limit) == ("memory", "B", 20480.0)
+
+
+class _Norms(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 1), norm, nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(8, 8), nn.GroupNorm(4, 8)], ids=str)
+def test_statistics_of_norms_shrink_with_the_channels_that_they_belong_to(norm: nn.Module) -> None:
+    model, x = _Norms(norm).eval(), torch.randn(2, 3, 4, 4)
+    graph = trace(model, x)
+    plan = random_plan(graph, keep=0.5)
+    assert memory(graph).total(plan.sizes()) == memory(trace(apply(model, plan, graph), x)).total({})

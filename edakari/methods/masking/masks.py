@@ -96,7 +96,7 @@ class Masks:
         self._dropped: frozenset[str] = frozenset()
         self.set(torch.ones(self.size, dtype=torch.bool))
 
-    def _coordinates(self, layout: Layout, device: torch.device = CPU) -> dict[str, torch.Tensor]:
+    def _channel_indices(self, layout: Layout, device: torch.device = CPU) -> dict[str, torch.Tensor]:
         """For each masked group of a dimension, the index in the row of each position; the end where it has none."""
         if (layout, device) not in self._places:
             found = self._places[layout, device] = {}
@@ -147,7 +147,7 @@ class Masks:
         return mask
 
     def _product(self, layout: Layout) -> torch.Tensor | None:
-        factors = [self._row[index] for index in self._coordinates(layout).values()]
+        factors = [self._row[index] for index in self._channel_indices(layout).values()]
         if not factors:
             return None
         mask = math.prod(factors[1:], start=factors[0])
@@ -190,7 +190,7 @@ class Masks:
         found |= {norm.module for norm in self.layer_norms if group in names_in(norm.layout)}
         return frozenset(found | {branch.exit for branch in self.branches if branch.name == group})
 
-    def on_coordinates(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
+    def on_channels(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
         """Add figures on the positions of a dimension to the channels that they belong to, in place.
 
         Where a dimension is a product of groups, positions that another group has masked are left out: they have no
@@ -202,8 +202,8 @@ class Masks:
             figures: float [positions].
         """
         figures = figures.to(row.dtype)
-        kept = {name: self._row[index] for name, index in self._coordinates(layout).items()}
-        for name, index in self._coordinates(layout, row.device).items():
+        kept = {name: self._row[index] for name, index in self._channel_indices(layout).items()}
+        for name, index in self._channel_indices(layout, row.device).items():
             others = [mask for other, mask in kept.items() if other != name]
             counted = figures * math.prod(others[1:], start=others[0]).to(row) if others else figures
             row.index_add_(0, index, counted)
