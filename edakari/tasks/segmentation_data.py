@@ -15,9 +15,9 @@ from torch.nn import functional
 from edakari.core.processes import Processes
 from edakari.errors import DataError
 from edakari.tasks.loaders import Labelled, Order, Pixels
-from edakari.tasks.npz import CLASSES
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, read_parts
+from edakari.tasks.sources.npz import CLASSES
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,8 +10,8 @@ import pytest
 
 from edakari.errors import DataError
 from edakari.tasks import DataSettings, task_from_settings
-from edakari.tasks import npz as npz_module
 from edakari.tasks.sources import from_npz
+from edakari.tasks.sources import npz as npz_module
 from edakari.tasks.splits import _drawn
 
 IMAGES, LABELS = np.zeros((4, 2, 2, 3), np.uint8), np.array([0, 1, 0, 1])

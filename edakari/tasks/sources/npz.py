@@ -1,10 +1,11 @@
-"""Safe reading of .npz files: headers are checked before any content is read."""
+"""Labelled images of .npz files, read safely: headers are checked before any content is read."""
 
 from __future__ import annotations
 
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,14 +14,60 @@ import numpy.typing as npt
 
 from edakari.core.reading import Unreadable, require_regular
 from edakari.errors import DataError
+from edakari.tasks.sources.arrays import Arrays, Labels
 
-__all__ = ["CLASSES", "read_npz"]
+__all__ = ["CLASSES", "from_npz", "read_npz", "read_parts"]
 
 CLASSES = 1_000_000
 """That data may have: the last layer of a network for so many has a billion weights, and each class gets a name."""
 NAMES = ("images", "labels", "class_names")
 HEADER = 10_000
 """Bytes of the header of an array; ours have a hundred. numpy evaluates it, in time that grows quickly."""
+
+
+def from_npz(paths: Sequence[str | Path], classes: Sequence[str] | None = None) -> Arrays:
+    """Read images and labels of .npz files, concatenated.
+
+    Each file holds `images`, uint8 [N, H, W, C] or [N, H, W], and `labels`, integers [N]; `class_names` may be there.
+
+    Args:
+        paths: the files.
+        classes: names of the classes; None takes the names in the files, or numbers.
+
+    Raises:
+        DataError: a file is missing, damaged, empty or of another form, its labels have no class, or all have one.
+    """
+    where = ", ".join(str(path) for path in paths)
+    parts = read_parts(paths)
+    labels = np.concatenate(
+        [_classes_in(Path(path), len(part[0]), part[1]) for path, part in zip(paths, parts, strict=True)]
+    )
+    images = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
+    names = tuple(classes or parts[0][2] or (str(number) for number in range(int(labels.max()) + 1)))
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise DataError(
+            f"{where}: labels range over {labels.min()} to {labels.max()}, but there are {len(names)} classes (0 to "
+            f"{len(names) - 1})"
+        )
+    if len(np.unique(labels)) < 2:
+        raise DataError(f"{where}: all {len(labels)} labels are {labels[0]}; there is only one class to tell apart")
+    return Arrays(images, labels, names)
+
+
+def read_parts(
+    paths: Sequence[str | Path],
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]]:
+    """What `from_npz` finds in each of some files, whose images are of one size.
+
+    Raises:
+        DataError: see `from_npz`, or the images differ in size.
+    """
+    parts = [read_npz(Path(path)) for path in paths]
+    shapes = {images.shape[1:] for images, _, _ in parts}
+    if len(shapes) > 1:
+        where = ", ".join(str(path) for path in paths)
+        raise DataError(f"{where}: the files' images differ in size: {sorted(shapes)}")
+    return parts
 
 
 def read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]:
@@ -52,6 +99,19 @@ def read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple
     if not images.size:
         raise DataError(f"{path}: it has no images" if not len(images) else f"{path}: its images have no pixels")
     return images, labels, names
+
+
+def _classes_in(path: Path, images: int, labels: npt.NDArray[Any]) -> Labels:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (images,):
+        hint = {2: "; for several classes an image set data.task to multilabel"}.get(labels.ndim, "")
+        hint = "; for a label at every pixel set data.task to segmentation" if labels.ndim == 3 else hint
+        raise DataError(
+            f"{path}: `labels` must be integers [{images}], one for each image, found {labels.dtype} "
+            f"{list(labels.shape)}{hint}"
+        )
+    if labels.size and labels.max() >= CLASSES:
+        raise DataError(f"{path}: a label is {labels.max()}; at most {CLASSES:,} classes are counted, from 0 on")
+    return labels.astype(np.int64)
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

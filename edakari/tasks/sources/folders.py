@@ -1,0 +1,95 @@
+"""Labelled images on the disk: a folder with one subfolder for each class."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edakari.core.optional import needs
+from edakari.errors import DataError
+from edakari.tasks.sources.arrays import Labels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Files", "from_folder"]
+
+
+@dc.dataclass(frozen=True, eq=False)
+class Files:
+    """Images on the disk, read on access, in colour.
+
+    Args:
+        paths: paths of the images.
+        labels: labels, int64 [N].
+        classes: name of each class.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Labels
+    classes: tuple[str, ...]
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Files:
+        """The images at these indices, in their order."""
+        return Files(tuple(self.paths[index] for index in indices), self.labels[indices], self.classes)
+
+    def image(self, index: int) -> Image.Image:
+        """Read one image by `read_image`: "RGB", or "F" for grey of more than 8 bits.
+
+        Raises:
+            DataError: the file cannot be read or represented; the message names it.
+        """
+        from edakari.tasks.images import read_image
+
+        return read_image(self.paths[index])
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return 3
+
+
+def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files:
+    """Read the images of a folder that has one subfolder for each class.
+
+    Args:
+        path: the folder.
+        classes: the required classes, in order of their labels; None takes the sorted names of the subfolders.
+
+    Raises:
+        DataError: no folder, no class, only one, one without images, or other classes than asked for.
+    """
+    with needs("train", "reading images"):
+        # here, for torchvision takes seconds to import
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"image folder {str(path)!r}: there is no such folder")
+    found = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(found) < 2:
+        raise DataError(
+            f"image folder {str(path)!r} has {len(found)} class folders ({', '.join(found) or 'it is empty'}); "
+            "it needs two or more, each with the images of one class"
+        )
+    if classes is not None and set(found) != set(classes):
+        extra, missing = sorted(set(found) - set(classes)), sorted(set(classes) - set(found))
+        raise DataError(
+            f"image folder {str(path)!r} has other classes than the training data: "
+            f"missing {missing[:4]}, unknown {extra[:4]}"
+        )
+    names = tuple(classes or found)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        images = sorted(file for file in (path / name).rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+        if not images:
+            raise DataError(f"image folder {str(path / name)!r} has no images ({', '.join(IMG_EXTENSIONS)})")
+        paths += images
+        labels += [label] * len(images)
+    return Files(tuple(paths), np.array(labels, np.int64), names)
