@@ -49,6 +49,7 @@ READ = (
     "criteria",
     "errors.py",
     "export",
+    "latency",
     "models",
     "report/charts.py",
     "report/explanation.py",

@@ -1,11 +1,11 @@
-"""Latency as a cost: layers are measured, whole networks predicted from them, and the predictions checked.
+"""Latency as a cost: measures layers, predicts whole networks from them, and checks the predictions.
 
-Reading order: `layers` (what there is to time in a network), `grid` (at which widths), `table` (the file),
-`measure_table` (filling it), `predict` (the cost), `calibrate` (how far to trust it), `model` (the protocol that
+Reading order: `layers` (the layers of a network), `grid` (the widths to time), `table` (the file), `measure_table`
+(filling the table), `predict` (the cost), `calibrate` (the errors of the predictions), `model` (the protocol that
 `widths`, `tokens` and `whole` fulfil), `budget_loop` (meeting a budget by measurement).
 
-How a layer is timed was chosen by experiment (ONNX Runtime 1.32, one thread; the sum over all layers and the whole
-network's median, on a machine that others used too):
+An experiment decided how a layer is timed (ONNX Runtime 1.32, one thread, a busy machine). It compared sums over all
+layers with the whole network's median:
 
 | | ResNet-50 | MobileNetV2 | ViT-S |
 |---|---|---|---|
@@ -13,10 +13,10 @@ network's median, on a machine that others used too):
 | sum of its kernels, by its own profile | 80.4 | 10.9 | 117.6 |
 | sum of single layers, kernels by their profiles | 81.3 | 11.2 | 127.5 |
 
-Single layers tell as much as profiles of whole networks, can be shared between networks, need no exporter (a model of
-one layer is made in milliseconds, an export takes seconds), and their widths can be chosen freely, where in a network
-they are tied to each other. Timed from outside instead, they would carry the cost of a call and of converting layouts
-at both ends, which is more than a small layer itself.
+Single layers predict as well as profiles of whole networks. Networks can share them, and their widths can be chosen
+freely, whereas widths in a network depend on each other. They need no exporter: the model of one layer is built in
+milliseconds, and an export takes seconds. Timed from outside instead of by profile, a layer would include the cost of a
+call and of two layout conversions, which exceeds that of a small layer itself.
 """
 
 from edakari.latency.cache import cache_folder, require_cache

@@ -21,12 +21,12 @@ from edakari.latency.timing import RunSettings, Runtime, Timing, expected_second
 __all__ = ["MAX_ATTEMPTS", "Bench", "Tell", "duration"]
 
 Tell = Callable[[str], None]
-"""Takes messages about the progress."""
+"""Callback that takes messages about the progress."""
 
 MAX_ATTEMPTS = 3
-"""Most times that networks are timed on a noisy machine."""
+"""Largest number of attempts to time networks on a noisy machine."""
 MEDIAN_TOLERANCE = 0.004
-"""Relative uncertainty of a timing down to which networks are timed further where the timing decides."""
+"""Relative uncertainty of a timing; networks are timed until it is reached where a decision depends on the timing."""
 
 
 @dc.dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Bench:
     """Where and how networks are timed.
 
     Args:
-        runtime: that runs the networks.
-        settings: how it runs them.
+        runtime: runtime that runs the networks.
+        settings: settings of the runtime.
         example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
-        repeats: calls of each network that are timed, at least.
-        spread: largest distance between the quartiles that is accepted, as a fraction of the median.
-        cache: folder of latency tables; None is the usual one.
+        repeats: least number of timed calls of each network.
+        spread: largest accepted interquartile range, as a fraction of the median.
+        cache: folder of latency tables; None selects `edakari.latency.cache_folder()`.
     """
 
     runtime: Runtime
@@ -50,7 +50,7 @@ class Bench:
     cache: Path | None = None
 
     def table(self) -> Table:
-        """The table of this machine, runtime and settings.
+        """Return the table of this machine, runtime and settings.
 
         Raises:
             MeasurementError: the runtime is not installed, or the table cannot be trusted.
@@ -58,21 +58,22 @@ class Bench:
         return open_table(key_of(self.runtime, self.settings), self.cache)
 
     def timed(self, models: Mapping[str, nn.Module], tolerance: float = math.inf) -> dict[str, Timing]:
-        """Latency of networks timed alternately, steady or not; see `edakari.latency.timing.time_callables`."""
+        """Time networks alternately, steady or not; see `edakari.latency.timing.time_callables`."""
         device = torch.device(self.settings.device)
         placed = {name: _on(device, model) for name, model in models.items()}
         example = mapped(self.example, lambda x: x.to(device))
         return measure(placed, example, self.runtime, settings=self.settings, repeats=self.repeats, tolerance=tolerance)
 
     def expected(self, latencies_ms: Iterable[float]) -> str:
-        """Says how long it takes to time networks of about these latencies, once the runtime has loaded them."""
+        """Estimate how long it takes to time networks of these latencies, in ms, once they are loaded."""
         return f"about {duration(expected_seconds(latencies_ms, self.settings.warmup, self.repeats))}"
 
     def steady(self, models: Mapping[str, nn.Module], tolerance: float = MEDIAN_TOLERANCE) -> dict[str, Timing]:
-        """Latency of networks timed alternately until it is known within a tolerance; repeated on a noisy machine.
+        """Time networks alternately until the latency is known within a tolerance; try again on a noisy machine.
 
         Raises:
-            MeasurementError: it stays noisy, or a network does not run; says which, and the spread.
+            MeasurementError: the timings stay noisy, or a network does not run. The message names the network and the
+                spread.
         """
         for left in reversed(range(MAX_ATTEMPTS)):
             timings = self.timed(models, tolerance)
@@ -88,7 +89,7 @@ class Bench:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in words."""
+    """Format a duration as text."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

@@ -1,9 +1,9 @@
-"""Closing the loop: a network is measured whole, and where it misses its latency the allocation is solved again.
+"""The closed loop: measure the whole pruned network; solve the allocation again if it misses its latency.
 
-The cost that the allocation is solved with is multiplied by one factor. It starts at 1; after each measurement it is
-what makes the cost right for the network just measured. As sizes go in steps, and machines are noisy, a factor can lead
-back to a network that is known; then the next one lies half way between one that gave too slow a network and one that
-gave too quick a network.
+The allocation is solved with the cost times one factor. The factor starts at 1. After each measurement, it becomes the
+factor that makes the cost right for the network just measured. Sizes are discrete and timings are noisy, so a factor
+can lead back to a network that was measured before. The next factor then is the geometric mean of a factor that gave
+too slow a network and one that gave a fast enough network.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ NEAR = 0.01
 MISS = 0.02
 """Fraction of the limit by which a network may exceed it."""
 DISTURBED = 0.03
-"""A timing of the dense network counts as disturbed if it exceeds the quickest one by this fraction."""
+"""A timing of the dense network counts as disturbed if it exceeds the fastest one by this fraction."""
 NEAREST = 0.005
-"""Relative difference of two factors that is worth another solution."""
+"""Relative difference of two factors below which the allocation is not solved again."""
 ROUNDS = 5
 """Largest number of networks that are measured."""
 SPARE = 7
-"""Times that the allocation is solved beyond the rounds, for some lead to networks that are known."""
+"""Number of times that the allocation may be solved beyond the rounds, as some factors lead to known networks."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class TimedPair:
 
 @dc.dataclass(frozen=True, slots=True)
 class LatencyTarget:
-    """The latency to be met.
+    """The latency limit, and the latencies of the dense network.
 
     Args:
-        limit_ms: what the budget allows.
-        dense_ms: latency of the dense network, one for each time that it was measured.
-        relative: whether the limit is a fraction of the first of these latencies; later ones then do not count.
+        limit_ms: largest latency that the budget allows, ms.
+        dense_ms: latency of the dense network in each measurement, ms.
+        relative: whether the limit is a fraction of the first of these latencies; later ones are then ignored.
     """
 
     limit_ms: float
@@ -78,45 +78,45 @@ class LatencyTarget:
 
     @classmethod
     def of(cls, asked: Budget, dense_ms: float) -> LatencyTarget:
-        """The target of a budget with a latency, when the dense network was timed for the first time."""
+        """Create the target of a budget on the latency, after the dense network was timed for the first time."""
         term = asked.term("latency")
         assert term is not None
         return cls(term.limit * (dense_ms if term.relative else 1.0), (dense_ms,), term.relative)
 
     def seen(self, pair: TimedPair) -> LatencyTarget:
-        """The target after one more measurement of the dense network, which says how fast the machine is."""
+        """Return the target after one more measurement of the dense network, which shows how fast the machine is."""
         return self if self.relative else dc.replace(self, dense_ms=(*self.dense_ms, pair.dense.median_ms))
 
     @property
     def speed_ms(self) -> float:
-        """Latency of the dense network when nothing else slows the machine: the median without disturbed timings."""
+        """Latency of the dense network on an undisturbed machine, ms: the median of the undisturbed timings."""
         return statistics.median(each for each in self.dense_ms if not disturbed(each, min(self.dense_ms)))
 
     def relative_error(self, pair: TimedPair) -> float:
-        """How far a network lies above the limit, as a fraction of it.
+        """Distance of a network's latency above the limit, as a fraction of the limit.
 
-        The network is compared with the dense one, turn by turn, because both were timed alternately. A machine that
-        was slower or quicker in that minute therefore does not count.
+        Both networks were timed alternately, so the ratio of their latencies does not depend on the speed of the
+        machine at that time.
         """
         return pair.pruned.ratio * self.speed_ms / self.limit_ms - 1.0
 
 
 def disturbed(dense_ms: float, quickest_ms: float) -> bool:
-    """Whether something else ran on the machine while the dense network was timed."""
+    """Whether the timing of the dense network shows that another program ran on the machine."""
     return dense_ms > (1.0 + DISTURBED) * quickest_ms
 
 
 def retime_if_noisy(bench: Bench, dense: nn.Module, pruned: nn.Module, quickest_ms: float) -> TimedPair:
-    """Times both networks alternately, again if the machine was disturbed: what slows both changes their ratio too.
+    """Time both networks alternately; try again if the machine was disturbed, as this changes the ratio too.
 
     Args:
-        bench: that times them.
+        bench: how and where the networks are timed.
         dense: the dense network.
         pruned: the pruned network.
-        quickest_ms: smallest latency of the dense network so far.
+        quickest_ms: smallest latency of the dense network so far, ms.
 
     Raises:
-        MeasurementError: the machine is too noisy from the first.
+        MeasurementError: the machine is too noisy at the first attempt.
     """
     networks = {"dense": dense, "pruned": pruned}
     best = TimedPair(**bench.steady(networks))
@@ -125,7 +125,7 @@ def retime_if_noisy(bench: Bench, dense: nn.Module, pruned: nn.Module, quickest_
             break
         try:
             again = TimedPair(**bench.steady(networks))
-        except MeasurementError:  # it got worse
+        except MeasurementError:  # the machine became noisier
             break
         best = min(best, again, key=lambda pair: pair.dense.median_ms)
     return best
@@ -133,14 +133,14 @@ def retime_if_noisy(bench: Bench, dense: nn.Module, pruned: nn.Module, quickest_
 
 @dc.dataclass(frozen=True, slots=True)
 class LoopRound:
-    """One network that was measured.
+    """One measured network.
 
     Args:
-        factor: of the cost that its allocation was solved with.
-        predicted_ms: its latency by that cost.
-        timing: of it and of the dense network.
-        relative_error: how far it lies above the limit, as a fraction of it.
-        sizes: of the groups that are cut.
+        factor: factor of the cost with which the allocation was solved.
+        predicted_ms: latency that this cost predicts, ms.
+        timing: timings of this network and of the dense one.
+        relative_error: distance of its latency above the limit, as a fraction of the limit.
+        sizes: sizes of the pruned groups.
     """
 
     factor: float
@@ -151,19 +151,19 @@ class LoopRound:
 
 
 Correct = Callable[[Sequence[LoopRound], int, LatencyTarget, PredictedLatency], float]
-"""From all rounds, the latest of them, the latency to be met, and the cost: the factor that would have been right."""
+"""From all rounds, the index of the latest one, the target and the cost: the factor that would have been right."""
 
 
 def proportional(rounds: Sequence[LoopRound], index: int, target: LatencyTarget, latency: PredictedLatency) -> float:
-    """What makes the cost right for the network just measured; for costs that are nearly right."""
+    """Return the factor that makes the cost right for the network just measured; for costs that are nearly right."""
     return target.limit_ms * (1.0 + rounds[index].relative_error) / latency.total(rounds[index].sizes)
 
 
 def affine(rounds: Sequence[LoopRound], index: int, target: LatencyTarget, latency: PredictedLatency) -> float:
-    """The limit on a straight line through two measured networks; for costs that only grow with the latency.
+    """Return the factor from a straight line through two measured networks; for costs that only grow with the latency.
 
-    The two are the nearest to the limit above and below it, or the nearest two where all are slower; the dense network
-    is one of those that were measured.
+    The two networks are the nearest ones above and below the limit, or the two nearest ones if all are slower. The
+    dense network is one of the measured networks.
     """
     points = {latency.total(each.sizes): target.limit_ms * (1.0 + each.relative_error) for each in rounds}
     points.setdefault(latency.total({}), target.speed_ms)
@@ -180,11 +180,11 @@ def affine(rounds: Sequence[LoopRound], index: int, target: LatencyTarget, laten
 
 @dc.dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """How the closed loop goes.
+    """Settings of the closed loop.
 
     Args:
-        rounds: most networks that are measured.
-        correct: tells the factor that would have been right.
+        rounds: largest number of networks that are measured.
+        correct: function that returns the factor that would have been right.
     """
 
     rounds: int = ROUNDS
@@ -193,14 +193,14 @@ class LoopSettings:
 
 @dc.dataclass(frozen=True)
 class ClosedLoop:
-    """Finds the plan whose network comes nearest to a latency, and not more than `MISS` above it.
+    """Finds the plan whose network comes nearest to a latency limit and exceeds it by at most `MISS`.
 
     Args:
-        latency: as predicted.
-        target: to be met.
-        measure: times the network of a plan and the dense network alternately.
-        tell: takes the number of each round, counted from 1, and the round.
-        settings: how the loop goes.
+        latency: predicted latency.
+        target: latency limit.
+        measure: function that times the network of a plan and the dense network alternately.
+        tell: callback that takes the number of each round, counted from 1, and the round.
+        settings: settings of the loop.
     """
 
     latency: PredictedLatency
@@ -210,11 +210,11 @@ class ClosedLoop:
     settings: LoopSettings = LoopSettings()
 
     def run(self, solve: Solve, costs: Sequence[Cost], before: Plan | None) -> tuple[Plan, tuple[LoopRound, ...]]:
-        """The plan, and all rounds in order; see `edakari.core.method.MeetBudget`.
+        """Return the plan and all rounds in order; see `edakari.core.method.MeetBudget`.
 
         Raises:
-            MeasurementError: every network lies above the limit.
-            InfeasibleBudget: no allocation meets the limit, by the predictions, and no network that was measured does.
+            MeasurementError: every measured network lies above the limit.
+            InfeasibleBudget: no allocation meets the limit according to the predictions, and no measured network does.
         """
         trials, factor = _Trials(self.target, self.settings.correct), 1.0
         beyond: InfeasibleBudget | None = None
@@ -230,14 +230,14 @@ class ClosedLoop:
                 edge = _edge(solved, trials.asked[-1][0], factor) if trials.asked and trials.best() is None else None
                 if edge is None:
                     beyond = error
-                    break  # nearer than what there is cannot be had
+                    break  # no plan can come nearer than those that were measured
                 plan, factor = edge
             index = self._tried(trials, plan, factor, before)
             if abs(trials.rounds[index].relative_error) <= NEAR or len(trials.rounds) == self.settings.rounds:
                 break
             following = trials.next_factor(factor, index, self.latency)
             if following is None:
-                break  # what is cut does not depend on the latency any more
+                break  # the allocation no longer depends on the latency
             factor = following
         best = trials.best()
         if best is None:
@@ -245,7 +245,7 @@ class ClosedLoop:
         return trials.plans[best], tuple(trials.rounds)
 
     def _tried(self, trials: _Trials, plan: Plan, factor: float, before: Plan | None) -> int:
-        """The round of a plan's network, which is measured unless it is known."""
+        """Return the index of the round of a plan's network; measure the network unless it is known."""
         whole = before.then(plan) if before else plan
         sizes = whole.sizes()
         index = trials.index(sizes)
@@ -257,14 +257,14 @@ class ClosedLoop:
 
 @dc.dataclass
 class _Trials:
-    """Networks that were measured, and what was asked to come to them.
+    """Measured networks, and the factors that led to them.
 
     Args:
-        target: the latency, with all that is known of the dense network.
-        correct: tells the factor that would have been right.
-        rounds: one for each network.
-        plans: of each round, as they were solved.
-        asked: each factor that was solved with, and the round that it led to.
+        target: latency limit, with all known latencies of the dense network.
+        correct: function that returns the factor that would have been right.
+        rounds: one round for each network.
+        plans: plan of each round, as it was solved.
+        asked: each factor that was solved with, and the index of the round that it led to.
     """
 
     target: LatencyTarget
@@ -274,11 +274,11 @@ class _Trials:
     asked: list[tuple[float, int]] = dc.field(default_factory=list)
 
     def index(self, sizes: Sizes) -> int | None:
-        """The round of a network that is known."""
+        """Index of the round of a known network; None if it is unknown."""
         return next((index for index, each in enumerate(self.rounds) if each.sizes == sizes), None)
 
     def add(self, plan: Plan, factor: float, predicted_ms: float, timing: TimedPair, sizes: Sizes) -> int:
-        """Take in a new network; what is known now of the dense network counts for all."""
+        """Add a new network; its timing of the dense network changes the errors of all rounds."""
         self.target = self.target.seen(timing)
         self.plans.append(plan)
         self.rounds.append(LoopRound(factor, predicted_ms, timing, 0.0, sizes))
@@ -286,12 +286,12 @@ class _Trials:
         return len(self.rounds) - 1
 
     def best(self) -> int | None:
-        """The round nearest to the limit of those that are not too slow."""
+        """Index of the round nearest to the limit among those that are fast enough."""
         allowed = [index for index, each in enumerate(self.rounds) if each.relative_error <= MISS]
         return min(allowed, key=lambda index: abs(self.rounds[index].relative_error), default=None)
 
     def next_factor(self, factor: float, index: int, latency: PredictedLatency) -> float | None:
-        """The factor to solve with after one that led to a round; None where it makes no difference."""
+        """Return the factor to solve with next; None if another factor makes no difference."""
         known = any(index == other for _, other in self.asked)
         self.asked.append((factor, index))
         slow = max((each for each, other in self.asked if self.rounds[other].relative_error > 0), default=0.0)
@@ -304,10 +304,10 @@ class _Trials:
 
 
 def _edge(solved: Callable[[float], Plan], possible: float, impossible: float) -> tuple[Plan, float] | None:
-    """The plan of about the largest factor that can be solved with, and the factor; None where there is no larger one.
+    """Return a plan of about the largest feasible factor, and this factor; None if there is no larger one.
 
-    What does not depend on sizes, such as selectors of tokens, is multiplied too, so that a factor can call a network
-    impossible that meets the limit.
+    The factor also scales costs that do not depend on sizes, such as those of token selectors. A factor can therefore
+    make a network infeasible that meets the limit.
     """
     found = None
     while impossible > (1.0 + NEAREST) * possible:
@@ -321,7 +321,7 @@ def _edge(solved: Callable[[float], Plan], possible: float, impossible: float) -
 
 
 def plain(found: LoopRound) -> dict[str, Any]:
-    """A round as JSON holds it."""
+    """Convert a round to the values that JSON holds."""
     return {**dc.asdict(found), "sizes": dict(found.sizes)}
 
 
@@ -332,6 +332,6 @@ def _missed(rounds: Sequence[LoopRound], target: LatencyTarget) -> MeasurementEr
     return MeasurementError(
         f"the pruned network takes {pruned.median_ms:.3g} ms (± {pruned.spread / 2:.1g} ms), compared with "
         f"{nearest.timing.dense.median_ms:.3g} ms of the dense one: {nearest.relative_error:.1%} "
-        f"above the budget of {target.limit_ms:.3g} ms, the best of {len(rounds)} that were measured. Close other "
+        f"above the budget of {target.limit_ms:.3g} ms, the best of {len(rounds)} measured networks. Close other "
         f"programs and retry, or set the budget to about {lower:.3g} ms."
     )

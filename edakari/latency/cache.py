@@ -1,4 +1,4 @@
-"""Where tables of latencies lie, and whether they can be written there."""
+"""The folder of latency tables, and whether files can be written there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["cache_folder", "require_cache"]
 
 
 def cache_folder() -> Path:
-    """Where tables lie: `latency` in EDAKARI_CACHE, or in ~/.cache/edakari.
+    """Return the folder of latency tables: `latency` in EDAKARI_CACHE, or in ~/.cache/edakari.
 
-    Without a home folder that can be written to, as in many containers, a warning says that they lie in a folder of
-    this user's in the temporary folder instead.
+    If the home folder is not writable, as in many containers, the tables lie in a folder of this user in the temporary
+    folder, and a warning says so.
 
     Raises:
-        MeasurementError: that folder is somebody else's.
+        MeasurementError: that folder belongs to another user.
     """
     given = os.environ.get("EDAKARI_CACHE")
     if given:
@@ -30,19 +30,19 @@ def cache_folder() -> Path:
         usual = Path.home() / ".cache" / "edakari" / "latency"
         if not os.access(usual, os.R_OK | os.X_OK):
             require_writable(usual / "table.json")
-    except (RuntimeError, RunFolderError) as error:  # nobody knows where home is, or nothing can be written there
+    except (RuntimeError, RunFolderError) as error:  # the home folder is unknown or not writable
         return _temporary_cache(str(error))
     return usual
 
 
 def require_cache(path: Path) -> None:
-    """Try whether a table can be written, before the minutes that it takes to measure what goes into it.
+    """Check that a table can be written, before its layers are measured for minutes.
 
     Args:
-        path: of the table.
+        path: path of the table.
 
     Raises:
-        MeasurementError: says why not, and what to do.
+        MeasurementError: the table cannot be written; says why, and what to do.
     """
     try:
         require_writable(path)
@@ -54,7 +54,7 @@ def require_cache(path: Path) -> None:
 
 
 def _temporary_cache(reason: str) -> Path:
-    """A folder that nobody else can have put a table into."""
+    """A folder into which no other user can have put a table."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"edakari-{user}"
     with file_errors():
@@ -62,10 +62,11 @@ def _temporary_cache(reason: str) -> Path:
         found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != user) or found.st_mode & 0o022:
         raise MeasurementError(
-            f"{folder} would hold the tables of latencies, but others may write to it; name another by EDAKARI_CACHE"
+            f"the latency tables would lie in {folder}, but other users may write to it; name another folder by "
+            "EDAKARI_CACHE"
         )
     warnings.warn(
-        f"Tables of latencies lie in {folder}, as there is no place for them at home ({reason}). EDAKARI_CACHE names "
+        f"The latency tables lie in {folder}, as the home folder cannot hold them ({reason}). EDAKARI_CACHE names "
         "another folder.",
         EdakariWarning,
         stacklevel=3,

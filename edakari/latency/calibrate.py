@@ -1,4 +1,4 @@
-"""How far predictions can be trusted: latencies of random sub-networks compared with what the table predicts."""
+"""Calibration: compares measured latencies of random sub-networks with the predictions of the table."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Floats = npt.NDArray[np.float64]
 
 
 FEWEST = 4
-"""Fewest sub-networks from which constant and scale can be told, and one left out."""
+"""Fewest sub-networks that determine constant and scale when one is left out."""
 BELIEF = 0.1
-"""Weight of the belief that the scale is 1, against that of one measured network; it counts where all are alike."""
+"""Weight of the prior that the scale is 1, relative to one measured network; it matters if all networks are alike."""
 
 
 def random_sizes(
     groups: Sequence[Group], count: int, keep: tuple[float, float] = (0.3, 1.0), seed: int = 0
 ) -> list[dict[str, int]]:
-    """Sizes of random sub-networks, from small to large ones.
+    """Draw sizes of random sub-networks, from small to large ones.
 
     Args:
-        groups: what may be sized, with legal sizes.
-        count: how many.
-        keep: range of the mean fraction that a network keeps; each group lies within 0.2 of its network's.
-        seed: equal seeds give equal sizes.
+        groups: groups that may be pruned, with their legal sizes.
+        count: number of sub-networks.
+        keep: range of the mean fraction of channels that a network keeps. Each group's fraction lies within 0.2 of it.
+        seed: seed of the draw; equal seeds give equal sizes.
     """
     rng = np.random.default_rng(seed)
     low, high = keep
@@ -48,12 +48,12 @@ def random_sizes(
 
 
 def fit_latency(cost: PredictedLatency, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Fit:
-    """Constant and scale of a network's latency, and how well they predict networks that were left out of the fit.
+    """Fit constant and scale of a network's latency; report how well they predict networks left out of the fit.
 
     Args:
-        cost: of the network, with any constant and scale.
-        sizes: of each sub-network.
-        measured_ms: latency of each, ms.
+        cost: predicted latency of the network, with any constant and scale.
+        sizes: sizes of each sub-network.
+        measured_ms: latency of each sub-network, ms.
 
     Raises:
         MeasurementError: there are too few sub-networks.
@@ -71,22 +71,22 @@ def fit_latency(cost: PredictedLatency, sizes: Sequence[Sizes], measured_ms: Seq
 
 
 def left_out(cost: PredictedLatency, sizes: Sequence[Sizes], measured_ms: Sequence[float]) -> Floats:
-    """Each sub-network's latency as predicted by a fit to all the others, ms; arguments as of `fit_latency`."""
+    """Predict each sub-network's latency by a fit to all the others, ms; for the arguments see `fit_latency`."""
     layers = np.array([(cost.predict(each) - cost.constant) / cost.scale for each in sizes])
     return _left_out(layers, np.array(measured_ms))
 
 
 def correction(predicted_ms: float, measured_ms: float) -> float:
-    """Factor by which to lower a target so that, if predictions err alike again, the measurement meets it."""
+    """Factor for the target: if the predictions err in the same way again, the measurement meets the target."""
     return predicted_ms / measured_ms
 
 
 def _solved(layers: Floats, measured: Floats) -> tuple[float, float]:
-    """Least squares of the relative errors."""
+    """Minimise the squared relative errors; return constant and scale."""
     rows = np.stack([1.0 / measured, layers / measured], axis=1)
     rows = np.vstack([rows, [0.0, BELIEF]])
     constant, scale = np.linalg.lstsq(rows, np.append(np.ones(len(measured)), BELIEF), rcond=None)[0]
-    if scale <= 0:  # noise alone: nothing is told of a slope
+    if scale <= 0:  # the differences are noise only
         return 0.0, float(np.median(measured / layers))
     return float(constant), float(scale)
 

@@ -1,11 +1,12 @@
-"""Which widths to time, so that what lies between can be interpolated although runtimes work in steps.
+"""The widths to time, so that latencies between them can be interpolated although runtimes work in blocks.
 
-A runtime pads widths to its blocks (8 or 16 channels, by the processor) or takes a slower kernel where one does not
-fit, so that time over width is a staircase, and not even a rising one: in ONNX Runtime a 3×3 convolution of 65 input
-channels takes 1.5 times as long as one of 68. Interpolating across the steps would hide them. But the multiples of 16
-all lie at the end of a step, the odd multiples of 8 all in its middle: each of these two `lanes` is smooth, and is
-interpolated by itself, which is exact for steps of 8 and of 16. Other widths are not timed, save the whole one: they
-are priced as the next multiple of 8, which a network could have for the same time or less.
+A runtime pads widths to its blocks (8 or 16 channels, depending on the processor), or takes a slower kernel where a
+width does not fit. Latency over width is therefore a staircase, and not even a rising one: in ONNX Runtime, a 3×3
+convolution of 65 input channels takes 1.5 times as long as one of 68. Interpolation across the steps would hide them.
+But the multiples of 16 all lie at the end of a step, and the odd multiples of 8 all lie in its middle. Each of these
+two `lanes` is smooth and is interpolated separately, which is exact for steps of 8 and of 16. Of the other widths, only
+the unpruned one is timed. They cost as much as the next multiple of 8, which a network could have for the same time or
+less.
 """
 
 from __future__ import annotations
@@ -24,40 +25,40 @@ __all__ = ["Knots", "knots_of", "lanes", "reachable", "stepped"]
 Ints = npt.NDArray[np.int64]
 
 Knots = tuple[int, ...]
-"""Widths along one axis at which a layer is timed, rising."""
+"""Widths along one axis at which a layer is timed, in ascending order."""
 
 LANES = (16, 8)
 UNSTEPPED = ("heads", "batch", "per_group", "elements", "operators")
-"""Widths over which time is smooth."""
+"""Axes over which latency is smooth."""
 BLOCK = 16
-"""Widths up to here are so few that they need no lanes."""
+"""Largest width for which every width is timed, without lanes."""
 RUNGS = tuple(1 << power for power in range(17))
-"""Knots as multiples of 1 or of a block: one an octave. Two an octave took 2.5 times as long for ResNet-50 and
-predicted no better."""
+"""Knots as multiples of 1 or of a block, one per octave. Two per octave took 2.5 times as long for ResNet-50, and
+the predictions were not better."""
 ELEMENTS = tuple(1 << power for power in range(8, 32, 2))
-"""Knots over a number of values."""
+"""Knots over numbers of elements."""
 MOST = 4096
-"""Most different widths that are kept of one layout."""
+"""Largest number of different widths that are kept for one layout."""
 
 
 def stepped(layer: Layer, axis: str) -> bool:
-    """Whether time over this width of a layer goes in steps."""
+    """Whether the latency of a layer over this width is a staircase."""
     return axis not in UNSTEPPED and (axis != "groups" or layer["ratio"] == (1, 1))
 
 
 def lanes(widths: npt.ArrayLike) -> Ints:
-    """Lane of each width: 16 for its multiples, 8 for its odd multiples, 0 for all others."""
+    """Lane of each width: 16 for multiples of 16, 8 for odd multiples of 8, 0 for all others."""
     widths = np.asarray(widths, dtype=np.int64)
     return np.select([widths % 16 == 0, widths % 8 == 0], LANES, 0)
 
 
 def knots_of(layer: Layer, axis: str, widths: Sequence[int] | Ints) -> Knots:
-    """The widths to time for those that legal sizes reach, the least and the largest of each lane included.
+    """Return the widths to time for a range of legal widths; the least and largest of each lane are included.
 
     Args:
-        layer: what is timed.
-        axis: which of its widths.
-        widths: all that can occur.
+        layer: layer to be timed.
+        axis: name of one of its widths.
+        widths: all legal widths.
     """
     given = np.unique(np.asarray(widths, dtype=np.int64))
     low, high = int(given[0]), int(given[-1])
@@ -70,7 +71,7 @@ def knots_of(layer: Layer, axis: str, widths: Sequence[int] | Ints) -> Knots:
     for lane in LANES:
         members = padded[lanes(padded) == lane]
         if len(members):
-            # the odd multiples of 8 lie behind the multiples of 16
+            # odd multiples of 8 follow the multiples of 16
             ladder = [BLOCK * rung + lane % BLOCK for rung in (0, *RUNGS)]
             found.update(_between(ladder, int(members[0]), int(members[-1])))
     return tuple(sorted(found))
@@ -81,15 +82,15 @@ def _between(ladder: Sequence[int], low: int, high: int) -> Knots:
 
 
 def reachable(layout: Layout, groups: Mapping[str, Group]) -> Ints:
-    """Every extent that a layout can have while groups have legal sizes, rising; the ends of it where they are many.
+    """Every extent that a layout can have for legal sizes, in ascending order; only the extremes if they are many.
 
     Args:
-        layout: of one dimension.
-        groups: those that may be sized, by name; others stay whole.
+        layout: layout of one dimension.
+        groups: groups that may be pruned, by name; all others keep their size.
     """
     names = {axis.group for axis in axes(layout) if axis.group in groups}
     if len(names) == 1:
-        # the same group may appear twice, and has one size in both places
+        # a group may appear twice, with the same size in both entries
         name = names.pop()
         return np.unique(extent(layout, {name: np.array(legal_sizes(groups[name]), dtype=np.int64)}))
     match layout:

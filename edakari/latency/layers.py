@@ -1,9 +1,9 @@
-"""What there is to time in a network: its distinct layers, and which widths each call of one has.
+"""The layers of a network to be timed: the distinct ones, and the widths of each call.
 
-A `Layer` is all that decides a time but the widths: what it does, in which form, on how many positions, and its tail,
-the position-wise operators that follow it at once (batch norm, activation, the addition of a shortcut). What a runtime
-makes of the tail, one kernel or several, is the runtime's affair: it is timed together. A network has few distinct
-layers; each call (`Use`) says which layouts of the graph its widths are.
+A `Layer` holds all that determines a latency except the widths: operation, variant, number of positions, and tail. The
+tail are the position-wise operators that follow directly (batch norm, activation, addition of a shortcut). The tail is
+timed with the layer, as the runtime decides how many kernels they become. A network has few distinct layers. Each call
+(`Use`) names the layouts of the graph that are its widths.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "elementwise": ("elements",),
     "chain": ("operators",),
 }
-"""Kind of layer to the names of its widths. Two widths are one side by side where a kind would have three: those of a
-group's input and output, those of a head's keys and values."""
+"""Names of the widths of each kind of layer. Where a kind would have three widths, two of them are added: the input and
+output widths of a group, and the widths of a head's keys and values."""
 
 INSTANT = (
     *("view", "unsqueeze", "squeeze", "expand", "strides", "slice", "selection", "reference", "conversion", "dropout"),
     *("constant", "like", "made"),
 )
 VIEWS = frozenset(name.removeprefix("aten.").removesuffix("_") for name in named(*INSTANT)) | {"t"}
-"""Operators that take no time of their own, or next to none, in every runtime."""
+"""Operators that take no time of their own, or almost none, in every runtime."""
 
 TAILS: Mapping[str, str] = {
     **dict.fromkeys(("native_batch_norm", "batch_norm", "cudnn_batch_norm"), "batch_norm"),
@@ -48,7 +48,7 @@ TAILS: Mapping[str, str] = {
     "clamp": "clip",
     "relu6": "clip",
 }
-"""Operators that act position by position, and what they are called in a layer; in-place twins included."""
+"""Operators that act position by position, and their names in a layer; in-place variants included."""
 
 ELEMENTWISE: Mapping[str, str] = {
     **TAILS,
@@ -65,22 +65,22 @@ ELEMENTWISE: Mapping[str, str] = {
     "_adaptive_avg_pool2d": "mean",
     "adaptive_avg_pool2d": "mean",
 }
-"""Operators whose time goes with the number of values, and what they are called in a layer."""
+"""Operators whose latency grows with the number of elements, and their names in a layer."""
 
 POOLS = {"max_pool2d_with_indices": "max", "max_pool2d": "max", "avg_pool2d": "average"}
 NORMS = {"native_layer_norm": "layer", "layer_norm": "layer", "rms_norm": "rms", "_fused_rms_norm": "rms"}
 ANCHORS = ("convolution", "grouped_convolution", "linear")
-"""Kinds that take what follows as their tail."""
+"""Kinds of layers that can have a tail."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Layer:
-    """What is timed: all that decides how long it takes but its widths.
+    """A layer without its widths: all else that determines its latency.
 
     Args:
         kind: a key of `AXES`.
-        settings: names and plain values, sorted by name.
-        tail: position-wise operators that follow at once.
+        settings: pairs of name and plain value, sorted by name.
+        tail: names of the position-wise operators that follow directly.
     """
 
     kind: str
@@ -106,8 +106,8 @@ class Use:
     """One call of a layer.
 
     Args:
-        layer: what is called.
-        widths: a layout for each of the layer's axes.
+        layer: the layer.
+        widths: one layout for each of the layer's axes.
         module: dotted path of the module that calls it.
     """
 
@@ -117,10 +117,10 @@ class Use:
 
 
 def layers_of(graph: Graph) -> tuple[Use, ...]:
-    """The timed calls of a network, in order.
+    """Return the layer calls of a network that are timed, in order.
 
-    An operator joins the tail of the layer just before it if it acts position by position on a tensor of the same
-    layout; every other operator that takes time is a layer of its own.
+    An operator joins the tail of the previous layer if it acts position by position on a tensor of the same layout.
+    Every other operator that takes time is a layer.
     """
     uses: list[Use] = []
     last: tuple[Layout, ...] = ()
@@ -139,11 +139,11 @@ def layers_of(graph: Graph) -> tuple[Use, ...]:
 
 
 def widths_in_group(layer: Layer, both: int) -> tuple[int, int]:
-    """Input and output width of one group of a grouped convolution.
+    """Return the input and output width of one group of a grouped convolution.
 
     Args:
-        layer: the convolution; its ratio is that of the two widths in the dense network.
-        both: their sum.
+        layer: the convolution; the ratio of the two widths is that of the dense network.
+        both: sum of the two widths.
     """
     inward, outward = layer["ratio"]
     first = min(max(1, round(both * inward / (inward + outward))), max(1, both - 1))
@@ -151,7 +151,7 @@ def widths_in_group(layer: Layer, both: int) -> tuple[int, int]:
 
 
 def unknown_operators(graph: Graph) -> tuple[str, ...]:
-    """Operators that are priced like a pass over their values, because nothing closer is known of them."""
+    """Names of the operators that are timed like an elementwise operator, because their cost is unknown."""
     known = {*VIEWS, *_BUILDERS, *ELEMENTWISE}
     names = (operator.name for operator in graph.operators if not _only_weights(operator))
     return tuple(dict.fromkeys(name for name in names if _short(name) not in known))
@@ -172,7 +172,7 @@ def _only_weights(operator: Operator) -> bool:
 def _joins(use: Use, name: str, operator: Operator, last: tuple[Layout, ...]) -> bool:
     if use.layer.kind not in ANCHORS or operator.outputs[0] != last:
         return False
-    # a shortcut has the form of what it is added to
+    # a shortcut has the shape of the tensor that it is added to
     return name != "add" or (len(operator.inputs) == 2 and all(dims == last for dims in operator.inputs))
 
 
@@ -208,7 +208,7 @@ def _convolution(operator: Operator) -> Use:
 
 
 def _grouped(channels: Layout, groups: int) -> tuple[Layout, Layout]:
-    """A channel dimension as groups and channels in a group."""
+    """The groups of a channel dimension, and the channels of one group."""
     parts = channels.parts if isinstance(channels, Product) else (channels,)
     for count in range(1, len(parts) + 1):
         if math.prod(_shape(parts[:count])) == groups:
@@ -226,7 +226,7 @@ def _linear(operator: Operator) -> Use:
 def _matmul(operator: Operator) -> Use:
     """A product of two activations: batches of [rows, inner] times [inner, columns].
 
-    Of the four, at most two are taken to change: the batch (heads, mostly), and whichever of inner and columns can.
+    At most two of the four may change: the batch (mostly heads), and either inner or columns.
     """
     left, right = [dims for dims in operator.inputs if len(dims) >= 2][-2:]
     batch = Product(tuple(left[:-2]))

@@ -1,9 +1,9 @@
-"""Filling a table: which points are missing, how long they will take, and timing them on a noisy machine.
+"""Filling a latency table: which points are missing, how long they take, and how to time them on a noisy machine.
 
-Points are timed in batches of a random order. The calls of a batch take turns, so that a burst of noise hits a call of
-each point instead of all calls of one, and so that each layer finds its weights as cold as it does in a network, whose
-other layers ran in between. A point whose calls differ much is timed again, up to a limit. After each batch the table
-is on disk: a killed measurement goes on where it was.
+Points are timed in batches of random order. The points of a batch are called alternately: a burst of noise then hits
+one call of each point instead of all calls of one point, and each layer finds its weights outside the caches, as in a
+network whose other layers ran in between. A point is timed again if its calls differ much, up to a limit. The table is
+written after each batch, so a measurement that was stopped continues there.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from edakari.latency.timing import Clock, LayerRuntime, RunSettings
 __all__ = ["CHAINS", "MeasurePlan", "Wanted", "fill", "plan_measurement", "timed", "wanted"]
 
 CHAINS = (8, 64)
-"""Lengths of the chains of tiny operators from which the cost of a call and of an operator is taken."""
+"""Lengths of the chains of tiny operators that determine the cost of a call and of an operator."""
 BATCH = 24
 PROBES = 8
 NOISY = 0.1
-"""Distance between the quartiles, as a fraction of the median, above which a point is timed again."""
+"""Interquartile range, as a fraction of the median, above which a point is timed again."""
 TICK = 0.003
-"""Distance between the quartiles that is never noise, ms: profiles count whole microseconds."""
+"""Interquartile range that never counts as noise, ms: profiles count whole microseconds."""
 AGAIN = 2
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Wanted:
-    """A layer call and the knots over which its time is asked for.
+    """A layer call, and the knots at which its latency is wanted.
 
     Args:
-        use: the call.
-        knots: for each of its axes.
+        use: the layer call.
+        knots: knots of each of its axes.
     """
 
     use: Use
     knots: tuple[Knots, ...]
 
     def points(self) -> list[Point]:
-        """The layer at every combination of knots, the last axis fastest."""
+        """Return the layer at every combination of knots; the last axis varies fastest."""
         return [(self.use.layer, widths) for widths in itertools.product(*self.knots)]
 
 
 @dc.dataclass(frozen=True, slots=True)
 class MeasurePlan:
-    """What is to be timed, and how long that will take.
+    """The points that are to be timed, and how long that takes.
 
     Args:
-        layers: distinct layers of the network.
-        points: all points of their grids.
-        missing: the points that the table does not have.
-        seconds: expected time for these, from a few of them; an estimate.
+        layers: number of distinct layers of the network.
+        points: number of all points of their grids.
+        missing: points that the table lacks.
+        seconds: estimated time to measure the missing points, s.
     """
 
     layers: int
@@ -70,11 +70,11 @@ class MeasurePlan:
 
 
 def wanted(graph: Graph, groups: Sequence[Group] | None = None) -> tuple[Wanted, ...]:
-    """The layer calls of a network with the knots that legal sizes of its groups ask for.
+    """Return the layer calls of a network with the knots for all legal sizes of its groups.
 
     Args:
-        graph: of the network.
-        groups: those that may be sized, with their legal sizes; None is all of the graph's.
+        graph: graph of the network.
+        groups: groups that may be pruned, with their legal sizes; None selects all groups of the graph.
     """
     sized = {group.name: group for group in (graph.groups if groups is None else groups)}
     known: dict[object, Knots] = {}
@@ -93,14 +93,14 @@ def wanted(graph: Graph, groups: Sequence[Group] | None = None) -> tuple[Wanted,
 def plan_measurement(
     uses: Sequence[Wanted], table: Table, runtime: LayerRuntime, settings: RunSettings, repeats: int = 10
 ) -> MeasurePlan:
-    """What is missing in a table, and how long it will take: a few random points are timed to say so.
+    """Find the points that a table lacks; time a few random ones to estimate the duration.
 
     Args:
-        uses: the layer calls of a network.
-        table: what is known already.
-        runtime: in which to time.
-        settings: of the runtime.
-        repeats: calls of each point.
+        uses: layer calls of a network.
+        table: table with the known points.
+        runtime: runtime in which the points are timed.
+        settings: settings of the runtime.
+        repeats: number of calls of each point.
     """
     points = list(dict.fromkeys(point for use in uses for point in use.points()))
     if runtime.kernels_only:
@@ -129,15 +129,15 @@ def fill(
     repeats: int = 10,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Table:
-    """Time points and keep them on disk.
+    """Time points and write them to the table's file.
 
     Args:
-        table: to extend; stays as it is.
-        missing: what to time, as `plan_measurement` found.
-        runtime: in which to time.
-        settings: of the runtime.
-        repeats: calls of each point that count; noisy points get more.
-        progress: told of the number of points after each batch.
+        table: table to extend; it does not change.
+        missing: points to time, from `plan_measurement`.
+        runtime: runtime in which the points are timed.
+        settings: settings of the runtime.
+        repeats: number of calls of each point that count; noisy points are called more often.
+        progress: callback that takes the number of points after each batch.
 
     Returns:
         The table with these points.
@@ -149,13 +149,13 @@ def fill(
 
 
 def timed(batch: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, repeats: int) -> Mapping[Point, Sample]:
-    """Time points alternately; those whose calls differ much are timed again.
+    """Time points alternately; time those again whose calls differ much.
 
     Args:
-        batch: points, few enough to be open at the same time.
-        runtime: in which to time.
-        settings: of the runtime.
-        repeats: calls of each point that count.
+        batch: points, few enough to be loaded at the same time.
+        runtime: runtime in which the points are timed.
+        settings: settings of the runtime.
+        repeats: number of calls of each point that count.
     """
     elapsed: dict[Point, list[float]] = {point: [] for point in batch}
     left = list(batch)

@@ -23,7 +23,7 @@ from edakari.latency.widths import WidthLatency
 __all__ = ["measure_latency"]
 
 STEP = 8
-"""Widths that runtimes work in."""
+"""Sizes in whose multiples runtimes work."""
 
 
 @file_errors()
@@ -38,25 +38,25 @@ def measure_latency(
     cache: str | Path | None = None,
     tell: Tell = lambda text: None,
 ) -> LatencyCost:
-    """The latency of a network on this machine as a cost: measures what no run before has measured.
+    """Return the latency of a network on this machine as a cost; measure the layers that no earlier run has measured.
 
     Args:
-        model: the network, on the CPU; left as found.
+        model: network on the CPU; it does not change.
         example: its inputs, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
-        runtime: which will serve it.
-        threads: CPU threads of one call; 0 leaves the runtime's own choice.
-        groups: those that will be sized, with their legal sizes; None is all, in multiples of 8.
-        networks: random sub-networks that are timed whole to fit the predictions, unless the table has such a fit;
-            0 is none.
-        cache: folder of latency tables; None is the usual one.
-        tell: takes messages about the time it will take and the progress; `print` will do.
+        runtime: runtime that will serve the network.
+        threads: CPU threads of one call; 0 leaves the choice to the runtime.
+        groups: groups that will be pruned, with their legal sizes; None selects all, in multiples of 8.
+        networks: number of random sub-networks that are timed whole to fit the predictions, unless the table already
+            has such a fit; 0 fits nothing.
+        cache: folder of latency tables; None selects `edakari.latency.cache_folder()`.
+        tell: callback that takes messages about the duration and the progress, such as `print`.
 
     Raises:
-        MeasurementError: the runtime is not installed, times no single layers, or does not run the network, or a table
-            cannot be trusted.
+        MeasurementError: the runtime is not installed, cannot time single layers, or does not run the network; or a
+            table cannot be trusted.
     """
     model = unwrapped(model, "measure_latency(model, example)")
-    named_tensors(example)  # there are such
+    named_tensors(example)  # raises where there is no tensor
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
     require_clock(bench.runtime)
     bench.table()

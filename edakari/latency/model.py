@@ -1,8 +1,8 @@
-"""What stands between a network and its latency: one protocol, and the work that is the same for all who fulfil it.
+"""The protocol of a network's latency, and the functions that are the same for all classes that fulfil it.
 
-A latency model says which layers are timed, which sub-networks its predictions are fitted to, and what the times in a
-table add up to. The functions here fill the table and fit the predictions of any model. `WidthLatency` predicts by the
-widths of layers, `TokenLatency` by numbers of tokens; `WholeLatency` is for runtimes that cannot time layers.
+A latency model names the layers to time, the sub-networks that its predictions are fitted to, and how the times in a
+table add up. The functions here fill the table and fit the predictions of any model. `WidthLatency` predicts from the
+widths of layers, and `TokenLatency` from numbers of tokens. `WholeLatency` serves runtimes that cannot time layers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["LatencyModel", "calibrate", "fill_table", "known_fit", "unfitted"]
 Result = dict[str, Any]
 
 PROGRESS_SECONDS = 10.0
-"""Seconds between two reports of the progress."""
+"""Seconds between two progress reports."""
 
 
 class LatencyModel(Protocol):
@@ -45,58 +45,62 @@ class LatencyModel(Protocol):
 
     @property
     def graph(self) -> Graph:
-        """Its graph, on the inputs that are timed."""
+        """Graph of the network on the inputs that are timed."""
 
     @property
     def key(self) -> str:
-        """What fits of its predictions are filed under in a table."""
+        """Key of the fits of its predictions in a table."""
 
     @property
     def uses(self) -> Sequence[Wanted]:
-        """The layer calls to time; none where only whole networks are."""
+        """Layer calls to time; empty if the runtime only times whole networks."""
 
     @property
     def loop(self) -> LoopSettings:
-        """How the closed loop goes that meets a budget by this latency."""
+        """Settings of the closed loop that meets a budget on this latency."""
 
     def samples(self, count: int) -> Sequence[Plan]:
-        """So many sub-networks, from small to large ones, to fit predictions to; none where nothing is fitted."""
-
-    def cost(self, table: Table) -> PredictedLatency:
-        """The predicted latency, with the network's fit if the table has one.
+        """Return plans of sub-networks to fit the predictions to, from small to large; empty if nothing is fitted.
 
         Args:
-            table: has the times of all `uses`.
+            count: number of sub-networks.
+        """
+
+    def cost(self, table: Table) -> PredictedLatency:
+        """Return the predicted latency; it includes the network's fit if the table has one.
+
+        Args:
+            table: table with the times of all `uses`.
 
         Raises:
-            MeasurementError: layers are missing in the table.
+            MeasurementError: the table lacks layers.
         """
 
 
 def known_fit(model: LatencyModel, table: Table, networks: int) -> Fit | None:
-    """A table's fit of a latency to at least so many networks; None where there is none."""
+    """Return a table's fit of a latency to at least so many networks; None if there is none."""
     fit = table.fits.get(model.key)
     return fit if fit is not None and fit.networks >= networks else None
 
 
 def unfitted(table: Table) -> Table:
-    """The same table without any fit."""
+    """Return the same table without fits."""
     return dc.replace(table, fits={})
 
 
 def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Result]:
-    """The table with all layers of a network; says beforehand how long that takes.
+    """Time all layers of a network that the table lacks; report beforehand how long that takes.
 
     Args:
-        model: says which layers.
-        bench: where they are timed.
-        tell: takes messages about the progress.
+        model: latency model that names the layers.
+        bench: how and where the layers are timed.
+        tell: callback that takes messages about the progress.
 
     Returns:
-        The table, and figures of the filling.
+        The table, and numbers and duration of the measurement.
 
     Raises:
-        MeasurementError: the table cannot be trusted or written, or the runtime times no layers.
+        MeasurementError: the table cannot be trusted or written, or the runtime cannot time layers.
     """
     table, uses = bench.table(), model.uses
     if not uses:
@@ -123,16 +127,16 @@ def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Re
 
 
 def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> tuple[Table, Result]:
-    """The table with a fit of the predictions to measured sub-networks.
+    """Fit the predictions to measured sub-networks, and add the fit to the table.
 
     Args:
-        model: of the latency.
-        bench: where networks are timed; its table has the layers.
-        networks: how many sub-networks are timed.
-        tell: takes messages about the progress.
+        model: latency model whose predictions are fitted.
+        bench: how and where networks are timed; its table has the layers.
+        networks: number of sub-networks to time.
+        tell: callback that takes messages about the progress.
 
     Returns:
-        The table, and how far predictions erred, as plain values: `fit` is None where nothing is fitted.
+        The table, and the errors of the predictions as plain values; `fit` is None if nothing is fitted.
 
     Raises:
         MeasurementError: the table cannot be written, or a network does not run.

@@ -1,8 +1,8 @@
-"""A layer as an ONNX model of a few nodes, made in a millisecond without torch's exporter.
+"""A layer as an ONNX model of a few nodes, built in a millisecond without torch's exporter.
 
-Convolutions and pools stand between a producer and a consumer, both pointwise convolutions of few channels: ONNX
-Runtime and OpenVINO run them in a blocked layout, and without these two the conversions at the edges of the model,
-which a whole network seldom pays, would be the larger part of its time. `timed_part` picks the nodes between.
+Convolutions and pools stand between a producer and a consumer, both pointwise convolutions of few channels. ONNX
+Runtime and OpenVINO run them in a blocked layout. Without the two, the layout conversions at the edges of the model
+would take most of its time, though a whole network rarely needs them. `timed_part` selects the nodes in between.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Array = npt.NDArray[np.float32]
 
 PRODUCERS, CONSUMER = ("producer", "shortcut"), "consumer"
 EDGE = 16
-"""Channels at the outer side of producer and consumer: one block."""
+"""Outer channels of producer and consumer: one block."""
 STEM = 4
-"""A layer of at most so many input channels reads the network's input, which no convolution made."""
+"""A layer with at most so many input channels reads the network's input, which no convolution produced."""
 OPSET, IR = 20, 10
 FLOAT = 1
-"""ONNX's number of float32."""
+"""Code of float32 in ONNX."""
 
 UNARY = {
     "relu": "Relu", "gelu": "Gelu", "sigmoid": "Sigmoid", "tanh": "Tanh", "hardswish": "HardSwish",
@@ -42,11 +42,11 @@ BINARY = {"add": "Add", "mul": "Mul", "sub": "Sub", "div": "Div"}
 
 @dc.dataclass(frozen=True)
 class OnnxLayer:
-    """A layer as a model.
+    """A layer as an ONNX model.
 
     Args:
-        model: serialised; empty where the layer takes no time in ONNX.
-        feeds: the model's inputs by name.
+        model: serialised model; empty if the layer takes no time in ONNX.
+        feeds: inputs of the model by name.
     """
 
     model: bytes
@@ -54,11 +54,11 @@ class OnnxLayer:
 
 
 def onnx_layer(layer: Layer, widths: Sequence[int]) -> OnnxLayer:
-    """The model of a layer at given widths; weights and inputs are random, from a fixed seed.
+    """Build the model of a layer at given widths; weights and inputs are random, from a fixed seed.
 
     Args:
-        layer: what to build.
-        widths: one for each of the layer's axes.
+        layer: layer to build.
+        widths: one width for each of the layer's axes.
     """
     build = _Builder()
     _KINDS[layer.kind](build, layer, *widths)
@@ -66,13 +66,13 @@ def onnx_layer(layer: Layer, widths: Sequence[int]) -> OnnxLayer:
 
 
 def timed_part(nodes: Sequence[tuple[str, str, float]]) -> float:
-    """Time of the layer among the nodes of one run.
+    """Return the time of the layer among the nodes of one run.
 
-    From the first node that neither makes the layer's inputs nor converts them, up to the consumer: conversions
-    behind the layer are its own, since a network with such widths pays them.
+    The layer begins at the first node that neither produces nor converts its inputs, and ends before the consumer.
+    Conversions after the layer belong to it, since a network with such widths needs them.
 
     Args:
-        nodes: name, operator and time of each node of the run, in the order they ran.
+        nodes: name, operator and time of each node of the run, in order of execution.
     """
     total, started = 0.0, False
     for name, operator, time in nodes:
@@ -86,7 +86,7 @@ def timed_part(nodes: Sequence[tuple[str, str, float]]) -> float:
 
 
 class _Builder:
-    """Nodes, weights and inputs of a model that is being put together."""
+    """Nodes, weights and inputs of an unfinished model."""
 
     def __init__(self) -> None:
         with needs("onnx", "timing layers as ONNX models"):
@@ -137,11 +137,11 @@ class _Builder:
         return self.node("Conv", source, self.weight(channels, EDGE, *ones), self.weight(channels), name=name)
 
     def consumed(self, channels: int, space: int) -> None:
-        # every position is read: a stride here would be moved into the layer by OpenVINO, which then skips the rest
+        # the stride must be 1: OpenVINO would move a stride into the layer and skip the other positions
         self.node("Conv", self.last, self.weight(EDGE, channels, *[1] * space), name=CONSUMER)
 
     def tail(self, layer: Layer, shape: Sequence[int], shortcut: Callable[[], str]) -> None:
-        """The position-wise operators behind a layer whose output has this shape."""
+        """Add the position-wise operators that follow a layer with this output shape."""
         folded = layer.kind != "linear"
         for index, name in enumerate(layer.tail):
             if name == "batch_norm" and index == 0 and folded:
@@ -166,7 +166,7 @@ def _convolution(build: _Builder, layer: Layer, inward: int, outward: int, group
     batch, space = layer["batch"], layer["space"]
     x = build.input(batch, inward, *space) if inward <= STEM else build.produced(inward, batch, space)
     after = output_space(layer)
-    # made before the layer, so that it never runs in between
+    # this runs before the layer, so that no other node runs in between
     shortcut = build.produced(outward, batch, after, "shortcut") if "add" in layer.tail else ""
     transposed = layer["transposed"]
     first, second = (inward, outward // groups) if transposed else (outward, inward // groups)
@@ -192,7 +192,7 @@ def _grouped(build: _Builder, layer: Layer, groups: int, per_group: int) -> None
 
 
 def output_space(layer: Layer) -> tuple[int, ...]:
-    """Positions in space that a convolution or pool writes."""
+    """Output extent of a convolution or pool along each spatial dimension."""
     found = []
     for index, size in enumerate(layer["space"]):
         kernel, stride, padding = (layer[name][index] for name in ("kernel", "stride", "padding"))

@@ -1,9 +1,9 @@
-"""From a table of layers to the latency of a whole network: a cost like any other.
+"""Predicts the latency of a whole network from a table of layers; the prediction is a cost like any other.
 
-The latency is a constant and a scale times the sum of the layers' times, each interpolated between the knots of its
-grid, bilinearly and by lane (see `grid`). A layer's time is that of its quickest call, because noise only ever adds:
-on a busy machine a table of medians erred by 13 % on ViT-S where one of minima, from the same calls, erred by 4 %.
-Constant and scale start as what a call and its operators cost by themselves and 1; a calibration fits them.
+The latency is a constant plus a scale times the sum of the layers' times. Each time is interpolated bilinearly between
+the knots of its grid, lane by lane (see `grid`). A layer's time is its fastest call, because noise only adds time: on a
+busy machine, a table of medians erred by 13 % on ViT-S, and a table of minima from the same calls erred by 4 %. At
+first, the constant is the cost of a call and its operators, and the scale is 1. A calibration fits both.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ __all__ = ["LatencyCost", "Part", "Surface", "call_overhead", "latency_cost"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Place = tuple[Ints, Ints, Floats, npt.NDArray[np.bool_]]
+Bracket = tuple[Ints, Ints, Floats, npt.NDArray[np.bool_]]
 
 
 class Surface:
     """Time of one layer over its widths.
 
     Args:
-        knots: of each axis, rising.
-        times: at every combination of knots, ms, float [knots, ...].
-        steps: for each axis, whether time goes in steps over it.
+        knots: knots of each axis, in ascending order.
+        times: time at every combination of knots, ms, float [knots, ...].
+        steps: for each axis, whether the time is a staircase over it.
     """
 
     def __init__(self, knots: Sequence[Knots], times: Floats, steps: Sequence[bool]) -> None:
         self.axes = [_Axis.of(each, step) for each, step in zip(knots, steps, strict=True)]
-        # a layer of width 0 is not there
+        # a layer of width 0 does not exist
         self.times = np.pad(times, [(1, 0)] * times.ndim)
         for indices in itertools.product(*(axis.lanes.values() for axis in self.axes)):
-            # within a lane nothing gets quicker by being wider, so that a dip is noise
+            # within a lane, a wider layer is never faster, so a dip is noise
             block = self.times[np.ix_(*indices)]
             for axis in range(block.ndim):
                 block = np.maximum.accumulate(block, axis=axis)
@@ -55,16 +55,16 @@ class Surface:
         self.known: dict[tuple[int, ...], float] = {}
 
     def at(self, *widths: npt.ArrayLike) -> Floats:
-        """Time at widths; at the next multiple of 8 where they are none."""
+        """Time at these widths, ms; widths that fit no block count as the next multiple of 8."""
         found = self._best(widths, exactly=True)
         return np.where(np.isfinite(found), found, self._best(widths, exactly=False))
 
     def at_least(self, *widths: npt.ArrayLike) -> Floats:
-        """Time of the quickest layer that is at least as wide; never falls as widths grow."""
+        """Time of the fastest layer that is at least as wide, ms; it never falls as widths grow."""
         return self._best(widths, exactly=False)
 
     def least(self, widths: tuple[int, ...]) -> float:
-        """`at_least` for one combination of widths, remembered."""
+        """Like `at_least`, for one combination of widths; results are cached."""
         found = self.known.get(widths)
         if found is None:
             found = self.known[widths] = float(self.at_least(*widths))
@@ -72,28 +72,29 @@ class Surface:
 
     def _best(self, widths: Sequence[npt.ArrayLike], *, exactly: bool) -> Floats:
         arrays = np.broadcast_arrays(*(np.asarray(width, dtype=np.int64) for width in widths))
-        choices = [axis.places(array, exactly) for axis, array in zip(self.axes, arrays, strict=True)]
+        choices = [axis.brackets(array, exactly) for axis, array in zip(self.axes, arrays, strict=True)]
         best = np.full(arrays[0].shape, np.inf)
         for combination in itertools.product(*choices):
             best = np.minimum(best, self._interpolated(combination))
         return best
 
-    def _interpolated(self, indices: Sequence[Place]) -> Floats:
+    def _interpolated(self, brackets: Sequence[Bracket]) -> Floats:
         total: Any = 0.0
-        for corner in itertools.product((0, 1), repeat=len(indices)):
+        for corner in itertools.product((0, 1), repeat=len(brackets)):
             weight: Any = 1.0
-            for high, index in zip(corner, indices, strict=True):
-                weight = weight * (index[2] if high else 1.0 - index[2])
-            total = total + weight * self.times[tuple(index[high] for high, index in zip(corner, indices, strict=True))]
-        allowed = np.logical_and.reduce([index[3] for index in indices])
+            for high, bracket in zip(corner, brackets, strict=True):
+                weight = weight * (bracket[2] if high else 1.0 - bracket[2])
+            knots = tuple(bracket[high] for high, bracket in zip(corner, brackets, strict=True))
+            total = total + weight * self.times[knots]
+        allowed = np.logical_and.reduce([bracket[3] for bracket in brackets])
         return np.where(allowed, total, np.inf)
 
 
 @dc.dataclass(frozen=True)
 class _Axis:
-    """Knots along one width, 0 before them, and which of them lie in each lane.
+    """Knots along one axis, preceded by 0, and the lane of each knot.
 
-    Lane 0 is the whole width where 8 does not divide it, or all knots where time has no steps.
+    Lane 0 is the unpruned width if 8 does not divide it, or all knots if the time has no steps.
     """
 
     knots: Ints
@@ -108,20 +109,20 @@ class _Axis:
         names = np.unique(found[1:])
         return cls(every, {int(lane): np.flatnonzero((found == lane) | (every == 0)) for lane in names}, steps)
 
-    def places(self, widths: Ints, exactly: bool) -> list[Place]:
-        """For each lane: knots around each width, fraction of the way between them, and whether the lane applies."""
+    def brackets(self, widths: Ints, exactly: bool) -> list[Bracket]:
+        """For each lane: knots around each width, weight of the upper knot, and whether the lane applies."""
         found = []
         for lane, indices in self.lanes.items():
             knots = self.knots[indices]
             member = self._next_in(lane, widths) if self.stepped else widths
             allowed = member == widths if exactly else member <= knots[-1]
             high = np.clip(np.searchsorted(knots, member), 1, len(knots) - 1)
-            share = (member - knots[high - 1]) / (knots[high] - knots[high - 1])
-            found.append((indices[high - 1], indices[high], share, allowed))
+            fraction = (member - knots[high - 1]) / (knots[high] - knots[high - 1])
+            found.append((indices[high - 1], indices[high], fraction, allowed))
         return found
 
     def _next_in(self, lane: int, widths: Ints) -> Ints:
-        """The least width of a lane that is at least as large; 0 stays 0."""
+        """The smallest width of a lane that is at least as large; 0 stays 0."""
         if lane == 16:
             return -(-widths // 16) * 16
         odd = -(-(widths - 8) // 16) * 16 + 8 if lane == 8 else self.knots[-1]
@@ -133,10 +134,10 @@ class Part:
     """Equal layer calls of a network.
 
     Args:
-        layer: what is called.
-        widths: a layout for each of its axes.
-        surface: its times.
-        calls: how often it is called.
+        layer: the layer.
+        widths: one layout for each of its axes.
+        surface: times of the layer.
+        calls: number of calls.
     """
 
     layer: Layer
@@ -149,16 +150,16 @@ class Part:
 class LatencyCost:
     """Predicted latency of a network; fulfils `Cost`.
 
-    Where a wider layer is quicker than a narrower one, which happens at the widths that fit the hardware, the narrower
-    counts as the wider, since it could be had for that: so the total never falls as sizes grow, and solvers take the
-    width that fits. `predict` leaves this out.
+    A wider layer can be faster than a narrower one, at widths that fit the hardware. The narrower layer then counts as
+    the wider one, since a network could use that instead. The total therefore never falls as sizes grow, and solvers
+    choose the width that fits. `predict` does without this correction.
 
     Args:
-        parts: the timed layer calls.
-        constant: ms of every call, whatever the sizes.
+        parts: timed layer calls.
+        constant: time of every call that does not depend on sizes, ms.
         scale: factor of the layers' times.
-        name: in a budget.
-        unit: of the total.
+        name: name in a budget.
+        unit: unit of the total.
     """
 
     parts: tuple[Part, ...]
@@ -173,7 +174,7 @@ class LatencyCost:
         return self.constant + self.scale * sum(times)
 
     def curve(self, group: Group, sizes: Sizes) -> Floats:
-        """Totals with this group at every size from 0 to the whole."""
+        """Totals with this group at every size from 0 to its full size, ms."""
         return self.incremental(sizes).totals(group, np.arange(group.size + 1, dtype=np.int64))
 
     def incremental(self, sizes: Sizes) -> _LatencyIncrements:
@@ -181,26 +182,26 @@ class LatencyCost:
         return _LatencyIncrements(self, sizes)
 
     def predict(self, sizes: Sizes) -> float:
-        """Latency that a network of these very sizes is expected to have, ms."""
+        """Expected latency of a network with exactly these sizes, ms."""
         times = (part.calls * float(part.surface.at(*_widths(part, sizes))) for part in self.parts)
         return self.constant + self.scale * sum(times)
 
     def corrected(self, sizes: Sizes, measured_ms: float) -> LatencyCost:
-        """The same cost scaled so that the total at some sizes is what was measured there.
+        """Return the same cost, scaled so that its total at some sizes is the measured latency.
 
         Args:
-            sizes: of a network that was measured.
-            measured_ms: its latency, ms.
+            sizes: sizes of a measured network.
+            measured_ms: latency of this network, ms.
         """
         return self.scaled(measured_ms / self.total(sizes))
 
     def scaled(self, factor: float) -> LatencyCost:
-        """The same cost times a factor."""
+        """Return the same cost times a factor."""
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
 
 
 class _LatencyIncrements:
-    """A latency at sizes that change group by group; only the layers that a group reaches are looked up again."""
+    """Latency while sizes change group by group; only layers that a changed group reaches are computed again."""
 
     def __init__(self, cost: LatencyCost, sizes: Sizes) -> None:
         self.cost = cost
@@ -235,15 +236,15 @@ class _LatencyIncrements:
 
 
 def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = None) -> LatencyCost:
-    """The predicted latency of a network as a cost, with the network's calibration if the table has one.
+    """Return the predicted latency of a network as a cost; it includes the network's fit if the table has one.
 
     Args:
-        graph: of the network.
-        table: has the points of its layers (see `plan_measurement` and `fill`).
-        groups: those that may be sized, with their legal sizes, as when the table was filled; None is all.
+        graph: graph of the network.
+        table: table with the points of its layers (see `plan_measurement` and `fill`).
+        groups: groups that may be pruned, with their legal sizes, as when the table was filled; None selects all.
 
     Raises:
-        MeasurementError: points are missing in the table.
+        MeasurementError: the table lacks points.
     """
     uses = wanted(graph, groups)
     calls = collections.Counter((each.use.layer, each.use.widths) for each in uses)
@@ -275,7 +276,7 @@ def _surface(each: Wanted, table: Table) -> Surface:
 
 
 def call_overhead(table: Table, operators: int) -> float:
-    """What a call and its operators cost besides their kernels, by chains of tiny operators where they were timed."""
+    """Cost of a call and its operators besides their kernels, ms; from chains of tiny operators if they were timed."""
     if (Layer("chain"), CHAINS[:1]) not in table.samples:
         return 0.0
     short, long = (table.samples[Layer("chain"), (length,)].minimum_ms for length in CHAINS)

@@ -1,4 +1,4 @@
-"""What the closed loop asks of a predicted latency."""
+"""The protocol of predicted latencies that the closed loop uses."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ __all__ = ["PredictedLatency"]
 
 
 class PredictedLatency(Cost, Protocol):
-    """A predicted latency: a cost that can be corrected by what was measured."""
+    """A predicted latency: a cost that measurements can correct."""
 
     @property
     def constant(self) -> float:
-        """Time of every call, ms."""
+        """Time of every call that does not depend on sizes, ms."""
 
     @property
     def scale(self) -> float:
-        """Factor of all that depends on sizes."""
+        """Factor of all times that depend on sizes."""
 
     def predict(self, sizes: Sizes) -> float:
-        """Latency that a network of these very sizes is expected to have, ms."""
+        """Expected latency of a network with exactly these sizes, ms."""
 
     def corrected(self, sizes: Sizes, measured_ms: float) -> PredictedLatency:
-        """The same cost scaled so that the total at some sizes is what was measured there.
+        """Return the same cost, scaled so that its total at some sizes is the measured latency.
 
         Args:
-            sizes: of a network that was measured.
-            measured_ms: its latency, ms.
+            sizes: sizes of a measured network.
+            measured_ms: latency of this network, ms.
         """
 
     def scaled(self, factor: float) -> PredictedLatency:
-        """The same cost times a factor."""
+        """Return the same cost times a factor."""

@@ -1,4 +1,4 @@
-"""What a run finds out about the latency of its budget: before anything is pruned, and when it was met."""
+"""Results of a run about the latency in its budget: before the pruning, and after the budget was met."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["MetLatency", "PlannedLatency"]
 
 @dc.dataclass(frozen=True, kw_only=True)
 class PlannedLatency:
-    """What was measured of the dense network before anything is pruned.
+    """Measurements of the dense network before anything is pruned.
 
     Args:
-        key: the hardware, the runtime and its settings.
-        batch: images per call.
-        table: path of the table of layers.
-        dense: the dense network's latency.
-        fit: of the predictions to networks that were timed whole; None in a runtime that only times whole networks.
-        details: of filling the table and fitting the predictions.
+        key: hardware, runtime and settings.
+        batch: number of images per call.
+        table: path of the latency table.
+        dense: latency of the dense network.
+        fit: fit of the predictions to measured networks; None in a runtime that only times whole networks.
+        details: details of filling the table and fitting the predictions.
     """
 
     key: Key
@@ -44,13 +44,13 @@ class PlannedLatency:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class MetLatency:
-    """How the budget's latency was met.
+    """How the closed loop met the latency budget.
 
     Args:
-        limit_ms: what the budget allows.
-        predicted_ms: latency of the plan before anything of it was measured.
-        rounds: networks that were measured, in order.
-        chosen_round: place among them of the plan's network.
+        limit_ms: largest latency that the budget allows, ms.
+        predicted_ms: predicted latency of the plan before anything was measured, ms.
+        rounds: measured networks, in order.
+        chosen_round: index of the round of the plan's network.
     """
 
     limit_ms: float

@@ -1,4 +1,4 @@
-"""Whether a runtime can run networks here as asked, said before it is given one."""
+"""Checks whether a runtime can run networks on this machine with given settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["faults", "require_runnable"]
 
 
 def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]:
-    """What a runtime cannot do here: the setting that asks for it, "runtime" for the runtime itself, and why.
+    """Find what a runtime cannot do here: pairs of the setting, or "runtime" for the runtime itself, and the reason.
 
     Args:
-        runtime: that is to run networks.
-        settings: how.
+        runtime: runtime that is to run networks.
+        settings: settings of the runtime.
     """
     processors = os.cpu_count() or 1
     if not 0 <= settings.threads <= processors:
@@ -39,10 +39,10 @@ def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]
 
 
 def require_runnable(runtime: Runtime, settings: RunSettings) -> None:
-    """Refuse what a runtime cannot do here.
+    """Refuse settings with which a runtime cannot run here.
 
     Raises:
-        MeasurementError: lists all of it.
+        MeasurementError: the runtime or a setting does not work here; lists all reasons.
     """
     found = [text if name == "runtime" else f"{name} {text}" for name, text in faults(runtime, settings)]
     if found:

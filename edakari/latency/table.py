@@ -1,6 +1,6 @@
-"""The table of measured layers: a JSON file for each machine, runtime, version and setting, shared by all runs.
+"""The table of measured layers: a JSON file for each machine, runtime, version and settings, shared by all runs.
 
-A file is trusted only if it says what it is, has the form that it should have, and was made where it is read.
+A file is trusted only if it says what it is, has the right structure, and was made on this machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 FORMAT, VERSION = "edakari latency table", 1
 
 Point = tuple[Layer, tuple[int, ...]]
-"""A layer and a width for each of its axes."""
+"""A layer, and one width for each of its axes."""
 
 Milliseconds = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]
@@ -49,13 +49,13 @@ Count = Annotated[int, Ge(1)]
 
 @dc.dataclass(frozen=True, slots=True)
 class Sample:
-    """How long a layer took at one point.
+    """Latency of a layer at one point.
 
     Args:
-        minimum_ms: quickest call.
-        median_ms: median over the calls.
-        spread_ms: distance between the quartiles.
-        repeats: calls that were timed.
+        minimum_ms: time of the fastest call, ms.
+        median_ms: median over the calls, ms.
+        spread_ms: interquartile range, ms.
+        repeats: number of timed calls.
     """
 
     minimum_ms: Milliseconds
@@ -66,17 +66,17 @@ class Sample:
 
 @dc.dataclass(frozen=True, slots=True)
 class Fit:
-    """What calibrating a network found: its latency is `constant_ms` plus `scale` times the sum of its layers.
+    """Result of calibrating a network: its latency is `constant_ms` plus `scale` times the sum of its layers.
 
-    The errors are of networks that the fit had not seen (leaving one out each time).
+    The errors are those of networks that were left out of the fit, one at a time.
 
     Args:
-        constant_ms: of every call.
+        constant_ms: time of every call that does not depend on sizes, ms.
         scale: factor of the layers' times.
-        networks: sub-networks that were timed.
+        networks: number of measured sub-networks.
         median_error: median error of the predictions, as a fraction of the measured latency.
-        worst_error: the largest.
-        rank_correlation: Spearman's, between predicted and measured latencies.
+        worst_error: largest error, as a fraction of the measured latency.
+        rank_correlation: Spearman's correlation between predicted and measured latencies.
     """
 
     constant_ms: float
@@ -89,13 +89,13 @@ class Fit:
 
 @dc.dataclass(frozen=True)
 class Key:
-    """What decides the times in a table.
+    """What determines the times in a table.
 
     Args:
-        hardware: what the layers ran on.
+        hardware: hardware that ran the layers.
         runtime: name of the runtime.
-        versions: of the runtime.
-        settings: of the runtime. The batch size is a part of each layer.
+        versions: versions of the runtime.
+        settings: settings of the runtime. The batch size is a part of each layer.
     """
 
     hardware: Mapping[str, str]
@@ -105,7 +105,7 @@ class Key:
 
     @property
     def digest(self) -> str:
-        """Short digest, for the file's name."""
+        """Short digest for the name of the file."""
         return hashlib.sha256(json.dumps(dc.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -114,10 +114,10 @@ class Table:
     """Measured layers.
 
     Args:
-        path: of the file.
-        key: what decides the times.
-        samples: by point.
-        fits: what calibrations found, by `network_key`.
+        path: path of the file.
+        key: what determines the times.
+        samples: latency of each point.
+        fits: results of calibrations, by `network_key`.
     """
 
     path: Path
@@ -127,7 +127,7 @@ class Table:
 
 
 def hardware(device: str = "cpu") -> dict[str, str]:
-    """What runs layers here.
+    """Describe the hardware that runs layers here.
 
     Args:
         device: "cpu", or a CUDA device.
@@ -143,7 +143,7 @@ def hardware(device: str = "cpu") -> dict[str, str]:
 
 
 def key_of(runtime: Runtime, settings: RunSettings) -> Key:
-    """The key of a runtime's tables on this machine.
+    """Return the key of a runtime's tables on this machine.
 
     Raises:
         MeasurementError: the runtime is not installed.
@@ -152,31 +152,31 @@ def key_of(runtime: Runtime, settings: RunSettings) -> Key:
 
 
 def open_table(key: Key, folder: Path | None = None) -> Table:
-    """The table of a key, as it is on disk; empty where there is no file yet.
+    """Read the table of a key; it is empty if there is no file yet.
 
     Args:
-        key: what the times must have been made with.
-        folder: where tables lie; None is `cache_folder()`.
+        key: what determines the times.
+        folder: folder of latency tables; None selects `cache_folder()`.
 
     Raises:
-        MeasurementError: the file is damaged, or was made elsewhere.
+        MeasurementError: the file is damaged, or was made on another machine.
     """
     path = (folder or cache_folder()) / f"{key.runtime}-{key.digest}.json"
     return _read(path, key) if path.exists() else Table(path, key)
 
 
 def network_key(graph: Graph) -> str:
-    """What a network's calibration is filed under: the same for equal networks on inputs of the same shape."""
+    """Key of a network's calibration: it is the same for equal networks on inputs of the same shape."""
     return hashlib.sha256(json.dumps([graph.fingerprint, graph.inputs]).encode()).hexdigest()[:16]
 
 
 def extended(table: Table, samples: Mapping[Point, Sample], fits: Mapping[str, Fit] | None = None) -> Table:
-    """The table with more in it, on disk as well; what another process has added in the meantime is kept.
+    """Add entries to a table and its file; entries that other processes added in the meantime are kept.
 
     Args:
-        table: stays as it is.
-        samples: new points, or old ones timed again.
-        fits: new calibrations.
+        table: table to extend; it does not change.
+        samples: new points, or known points that were timed again.
+        fits: new calibrations, by `network_key`.
     """
     there = open_table(table.key, table.path.parent)
     found = dc.replace(
@@ -203,11 +203,11 @@ def extended(table: Table, samples: Mapping[Point, Sample], fits: Mapping[str, F
 
 
 TABLE_BYTES = 256 * 2**20
-"""Tables grow by every network that is measured, by some hundred bytes a width."""
+"""Largest size of the file in bytes; each measured network adds some hundred bytes per width."""
 
 
 def _read(path: Path, key: Key) -> Table:
-    # here, since whoever plans by counted costs reads no tables and need not have pydantic
+    # imported here, so that plans by counted costs do not need pydantic
     from edakari.latency.table_file import TableFile, first_fault
 
     try:

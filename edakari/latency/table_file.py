@@ -1,4 +1,4 @@
-"""The form that the file of a latency table must have."""
+"""The structure of the file of a latency table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TableFile(_Strict):
 
 
 def first_fault(error: ValueError) -> str:
-    """Where a file is not of this form, and why."""
+    """Say where a file departs from this structure, and why."""
     if not isinstance(error, pydantic.ValidationError):
         return str(error)
     first = error.errors()[0]

@@ -1,4 +1,7 @@
-"""Latency: measured in the runtime that will serve the network, dense and pruned under the same noise."""
+"""Latency, measured in the runtime that will serve the network; dense and pruned networks see the same noise.
+
+A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn.
+"""
 
 from __future__ import annotations
 
@@ -38,31 +41,31 @@ __all__ = [
 
 
 WARMUP = 3
-"""Calls that are not timed, wherever nothing else is said; tables are told apart by it."""
+"""Default number of calls before timing starts; it is a part of a table's key."""
 TURNS = 10
-"""Turns that each callable has at most, where their scatter is of no concern."""
+"""Largest number of turns of each callable if no tolerance is given."""
 MOST_TURNS = 60
-"""Turns that each callable has at most, where they scatter by more than is asked for."""
+"""Largest number of turns of each callable if their scatter exceeds the tolerance."""
 CALLS = 5
-"""Timed calls that a turn has at least."""
+"""Least number of timed calls in a turn."""
 WARM_MS, TURN_MS = 20.0, 50.0
-"""How long at least a turn goes on before calls are timed, and while they are: a processor that was given something
-else to do takes milliseconds to come to its speed, and caches to be filled."""
+"""Least duration of the warm-up of a turn, and of its timed calls, ms: after other work, a processor takes milliseconds
+to reach its speed and to fill its caches."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one call takes.
+    """Latency of one call.
 
     Args:
-        median_ms: median over the repeats, ms.
-        minimum_ms: quickest repeat, ms.
-        spread: distance between the quartiles of one turn, ms; the median over the turns.
-        repeats: calls that were timed.
-        ratio: median over the turns of its median to that of the first callable's turn next to it, which a machine
-            whose speed drifts moves less than it moves the medians.
-        uncertainty: standard error of `ratio` as a fraction of it, from its quartiles over the turns; of `median_ms`
-            for the first callable.
+        median_ms: median over the timed calls, ms.
+        minimum_ms: fastest call, ms.
+        spread: interquartile range of one turn, ms; the median over the turns.
+        repeats: number of timed calls.
+        ratio: ratio of a turn's median to that of the first callable's neighbouring turn, as the median over the turns.
+            A drift of the machine's speed changes it less than the medians.
+        uncertainty: standard error of `ratio` as a fraction of it, from the quartiles over the turns; that of
+            `median_ms` for the first callable.
     """
 
     median_ms: Positive
@@ -75,14 +78,14 @@ class Timing:
 
 @settings
 class RunSettings:
-    """How a runtime runs a network; a part of the key of every table.
+    """Settings with which a runtime runs a network; a part of the key of every table.
 
     Args:
-        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        threads: CPU threads of one call; 0 leaves the choice to the runtime.
         precision: type of weights and activations.
-        memory_format: order of the dimensions of images in memory, where the runtime leaves the choice.
-        device: where layers are timed; a whole network is timed where its weights are.
-        warmup: calls that are not timed.
+        memory_format: order of the dimensions of images in memory, if the runtime leaves the choice.
+        device: device on which layers are timed; a whole network is timed on the device of its weights.
+        warmup: number of calls before timing starts.
     """
 
     threads: Whole = 1
@@ -96,70 +99,70 @@ class Clock(Protocol):
     """Times one layer, call after call."""
 
     def run(self) -> None:
-        """Call the layer once."""
+        """Call the layer once and time it."""
 
     def times(self) -> list[float]:
-        """Time of each call, ms, in order; no call may follow."""
+        """Time of each call, ms, in order; `run` must not be called afterwards."""
 
 
 class Runtime(Protocol):
-    """Something that runs networks. One that can also time single layers is a `LayerRuntime`."""
+    """A runtime for networks. A runtime that can also time single layers is a `LayerRuntime`."""
 
     @property
     def name(self) -> str:
         """Name in recipes and tables."""
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of what decides its times.
+        """Versions of the packages that determine its times.
 
         Raises:
-            MeasurementError: it is not installed; says how to install it.
+            MeasurementError: the runtime is not installed; says how to install it.
         """
 
     def check(self, settings: RunSettings) -> None:
-        """Refuse settings in which it cannot run networks here, whatever the network.
+        """Refuse settings with which it cannot run any network here.
 
         Raises:
-            MeasurementError: it is not installed, or does not have what is asked for; says what to do.
+            MeasurementError: the runtime is not installed, or lacks what the settings ask for; says what to do.
         """
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """A callable that runs the network once and returns when its outputs are there.
+        """Return a callable that runs the network once and returns when its outputs are ready.
 
         Args:
-            model: to run; the caller has put it in evaluation mode.
-            example: the inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
-            settings: how to run it.
+            model: network to run, in evaluation mode.
+            example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
+            settings: settings of the runtime.
         """
 
 
 @runtime_checkable
 class LayerRuntime(Runtime, Protocol):
-    """A runtime that also times single layers, from which the latency of any sub-network is predicted.
+    """A runtime that can also time single layers, so that the latency of any sub-network can be predicted.
 
-    Without these two members a runtime can only time whole networks. A latency budget is then met by the closed loop
-    alone, which measures more networks.
+    A runtime without these two members can only time whole networks. The closed loop alone then meets a latency budget,
+    and measures more networks.
     """
 
     @property
     def kernels_only(self) -> bool:
-        """Whether its clocks time kernels alone, without what the runtime spends between them."""
+        """Whether its clocks time kernels only, without the time that the runtime spends between them."""
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer at given widths, with weights of its own.
+        """Return a clock for one layer at given widths, with weights of its own.
 
         Args:
-            layer: what to time.
-            widths: one for each of the layer's axes.
-            settings: how to run it.
+            layer: layer to time.
+            widths: one width for each of the layer's axes.
+            settings: settings of the runtime.
         """
 
 
 def require_clock(runtime: Runtime) -> LayerRuntime:
-    """The runtime as one that times single layers.
+    """Check that a runtime can time single layers, and return it.
 
     Raises:
-        MeasurementError: it only times whole networks.
+        MeasurementError: the runtime only times whole networks.
     """
     if not isinstance(runtime, LayerRuntime):
         raise MeasurementError(
@@ -175,16 +178,16 @@ def time_callables(
 ) -> dict[str, Timing]:
     """Time callables alternately, so that a busy machine slows all of them alike.
 
-    The turns are long: called alternately, networks would drive each other out of the caches, which slows large ones
-    and small ones differently, and none is served like that.
+    Turns are long: networks called one after the other would evict each other from the caches. That slows large and
+    small networks differently, and no served network runs like that.
 
     Args:
-        calls: what to time, by name.
-        warmup: calls at the beginning of each turn that are not timed, at least.
-        repeats: calls of each that are timed, at least, shared out among up to `TURNS` turns; in every round of turns
-            another callable is first.
-        tolerance: uncertainty of every ratio, or of the median of one that is timed alone, up to which turns go on
-            beyond `TURNS`; never for more than `MOST_TURNS`, nor where fewer than `TURNS` are asked for.
+        calls: callables to time, by name.
+        warmup: least number of calls at the beginning of each turn that are not timed.
+        repeats: least number of timed calls of each callable, divided among at most `TURNS` turns. Each round of turns
+            begins with another callable.
+        tolerance: largest uncertainty of every ratio, or of the median if there is one callable. Turns continue beyond
+            `TURNS` until it is reached, up to `MOST_TURNS`; not if `repeats` gives fewer than `TURNS` turns.
 
     Raises:
         MeasurementError: `repeats` is below 1 or `warmup` below 0.
@@ -212,10 +215,10 @@ def time_callables(
 
 
 def expected_seconds(latencies_ms: Iterable[float], warmup: int, repeats: int) -> float:
-    """How long `time_callables` takes where scatter is of no concern, s.
+    """Estimate how long `time_callables` takes without a tolerance, s.
 
     Args:
-        latencies_ms: of one call of each callable, ms.
+        latencies_ms: latency of one call of each callable, ms.
         warmup: see `time_callables`.
         repeats: see `time_callables`.
     """
@@ -229,7 +232,7 @@ def _rounds(repeats: int) -> int:
 
 
 def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:
-    """Times of so many calls, and of more until so much time has passed, ms."""
+    """Time a number of calls, and more until a duration has passed; return the times, ms."""
     elapsed: list[float] = []
     while len(elapsed) < least or (least and sum(elapsed) < least_ms):
         start = time.perf_counter_ns()
@@ -247,18 +250,19 @@ def measure(
     repeats: int = 50,
     tolerance: float = math.inf,
 ) -> dict[str, Timing]:
-    """Latency of networks on the same inputs in one runtime.
+    """Time networks on the same inputs in one runtime.
 
     Args:
-        models: what to time, by name; left as found.
-        example: inputs, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
-        runtime: what runs them.
-        settings: how it runs them; None is `RunSettings()`.
-        repeats: calls of each network that are timed, at least.
+        models: networks to time, by name; they do not change.
+        example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such
+            tensors.
+        runtime: runtime that runs the networks.
+        settings: settings of the runtime; None selects `RunSettings()`.
+        repeats: least number of timed calls of each network.
         tolerance: see `time_callables`.
 
     Raises:
-        MeasurementError: a network does not run there (names it and the runtime), or nothing runs there as asked.
+        MeasurementError: a network does not run there (the message names it and the runtime), or the settings do not.
     """
     settings = settings or RunSettings()
     require_runnable(runtime, settings)
@@ -272,7 +276,7 @@ def measure(
 
 
 def _prepared(name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings) -> Callable[[], None]:
-    """What runs a network once, tried."""
+    """Return a callable that runs a network once, after one trial call."""
     try:
         call = runtime.prepare(model, example, settings)
         call()
@@ -290,12 +294,12 @@ def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:
     """Refuse a timing that is too noisy to be compared with a budget.
 
     Args:
-        timing: of the network.
-        name: what was timed, for the message.
-        limit: largest distance between the quartiles, as a fraction of the median.
+        timing: timing of the network.
+        name: name of the network, for the message.
+        limit: largest interquartile range, as a fraction of the median.
 
     Raises:
-        MeasurementError: the machine is too noisy; says the spread.
+        MeasurementError: the machine is too noisy; states the spread.
     """
     if timing.spread > limit * timing.median_ms:
         raise MeasurementError(
@@ -322,8 +326,8 @@ def _timing(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) 
 def _uncertainty(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
     """Standard error of a median, as a fraction of it.
 
-    It is sqrt(pi / 2) standard deviations over the root of the count, and a normal distribution's quartiles lie 1.349
-    standard deviations apart; they hold where some turns are outliers.
+    It is sqrt(pi / 2) standard deviations over the root of the count. The quartiles of a normal distribution lie 1.349
+    standard deviations apart; they are robust to outlying turns.
     """
     deviation = float(np.subtract(*np.percentile(values, (75, 25)))) / 1.349
     return math.sqrt(math.pi / 2 / len(values)) * deviation / max(float(np.median(values)), 1e-9)

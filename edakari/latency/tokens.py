@@ -1,4 +1,4 @@
-"""The latency of a vision transformer by its numbers of patches: each block from a table."""
+"""The latency of a vision transformer from its numbers of patches; the time of each block comes from a table."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Floats = npt.NDArray[np.float64]
 FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Fractions of all patches at which blocks are timed."""
 STRENGTHS = (0.05, 0.15, 0.3, 0.5)
-"""Strengths of the schedules whose networks are measured; others lie between them."""
+"""Strengths of the schedules whose networks are measured; others lie in between."""
 
 
 @dc.dataclass(frozen=True)
 class TokenLatency:
-    """The latency by the number of patches that each block gets; fulfils `LatencyModel`.
+    """Latency from the number of patches that each block receives; fulfils `LatencyModel`.
 
     Args:
-        network: on the CPU.
-        graph: of it, on the inputs that are timed.
-        sites: its blocks.
-        graphs: of the network at the fractions of its patches that are timed; 1 is the network as it is.
+        network: network on the CPU.
+        graph: graph of the network on the inputs that are timed.
+        sites: blocks of the network.
+        graphs: graph of the network at each timed fraction of its patches; 1 is the unpruned network.
     """
 
     network: nn.Module
@@ -51,14 +51,14 @@ class TokenLatency:
 
     @classmethod
     def of(cls, network: nn.Module, graph: Graph) -> TokenLatency:
-        """The model of a network.
+        """Create the latency model of a network.
 
         Args:
-            network: on the CPU.
-            graph: of it, on the inputs that are timed.
+            network: network on the CPU.
+            graph: graph of the network on the inputs that are timed.
 
         Raises:
-            ModelError: the network has no tokens, or does not run with fewer.
+            ModelError: the network has no tokens, or does not run with fewer tokens.
         """
         example = example_for(network, graph.inputs)
         sites, known = token_sites(network, example), set()
@@ -124,7 +124,7 @@ def _count(fraction: float, patches: int) -> int:
 
 
 def _by_block(graph: Graph, table: Table, blocks: Sequence[str]) -> tuple[Floats, float, float]:
-    """Time of each block, of the selectors, and of all else: sums over their layers in a table, ms."""
+    """Times of each block, of the selectors, and of all other layers: sums over their layers in a table, ms."""
     times = []
     for each in wanted(graph, ()):
         (point,) = each.points()

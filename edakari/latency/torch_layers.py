@@ -1,4 +1,4 @@
-"""A layer as a torch module, as an eager network would call it: nothing folded, nothing fused."""
+"""A layer as a torch module, as eager mode runs it: without folding or fusion."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ CONVOLUTIONS: Mapping[tuple[int, bool], type[nn.Module]] = {
 
 
 def torch_layer(layer: Layer, widths: Sequence[int]) -> tuple[nn.Module, Inputs]:
-    """The module of a layer at given widths, in evaluation mode, and the inputs of one call.
+    """Build the module of a layer at given widths, in evaluation mode, and the inputs of one call.
 
     Args:
-        layer: what to build.
-        widths: one for each of the layer's axes.
+        layer: layer to build.
+        widths: one width for each of the layer's axes.
     """
     body, inputs = _KINDS[layer.kind](layer, *widths)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def torch_layer(layer: Layer, widths: Sequence[int]) -> tuple[nn.Module, Inputs]
 
 
 class _Timed(nn.Module):
-    """A layer and its tail; the last input is the shortcut, where there is one."""
+    """A layer and its tail; the last input is the shortcut, if there is one."""
 
     def __init__(self, body: nn.Module, tail: Sequence[nn.Module | str]) -> None:
         super().__init__()

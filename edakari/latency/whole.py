@@ -1,4 +1,4 @@
-"""The latency of a network in a runtime that can only time whole networks: nothing is predicted but by another cost."""
+"""The latency of a network in a runtime that can only time whole networks; another cost replaces the table."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Ints = npt.NDArray[np.int64]
 
 @dc.dataclass(frozen=True)
 class SurrogateLatency:
-    """Another cost times a factor, in place of a latency that no table tells; fulfils `PredictedLatency`.
+    """Another cost times a factor, in place of a latency without a table; fulfils `PredictedLatency`.
 
     Args:
-        cost: such as multiply-accumulates.
-        scale: ms for each of its units.
-        constant: ms of every call; a surrogate knows of none.
-        name: in a budget.
-        unit: of the total.
+        cost: cost that grows with the latency, such as multiply-accumulates.
+        scale: ms per unit of this cost.
+        constant: time of every call that does not depend on sizes, ms; a surrogate has none.
+        name: name in a budget.
+        unit: unit of the total.
     """
 
     cost: Cost
@@ -90,12 +90,12 @@ class _ScaledIncrements:
 class WholeLatency:
     """The latency of a network whose layers cannot be timed one by one; fulfils `LatencyModel`.
 
-    The closed loop alone finds the sizes, by a surrogate.
+    The closed loop alone finds the sizes, guided by a surrogate.
 
     Args:
-        network: on the CPU.
-        graph: of it, on the inputs that are timed.
-        surrogate: a counted cost that grows with the latency, such as multiply-accumulates.
+        network: network on the CPU.
+        graph: graph of the network on the inputs that are timed.
+        surrogate: counted cost that grows with the latency, such as multiply-accumulates.
     """
 
     network: nn.Module
@@ -104,11 +104,11 @@ class WholeLatency:
 
     @classmethod
     def of_tokens(cls, network: nn.Module, graph: Graph) -> WholeLatency:
-        """The latency by numbers of patches, by the multiply-accumulates of a network with so many.
+        """Create the model of the latency over numbers of patches; the surrogate is the multiply-accumulates.
 
         Args:
-            network: on the CPU.
-            graph: of it, on the inputs that are timed.
+            network: network on the CPU.
+            graph: graph of the network on the inputs that are timed.
         """
         example = example_for(network, graph.inputs)
         sites = token_sites(network, example)

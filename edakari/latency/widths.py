@@ -1,4 +1,4 @@
-"""The latency of a network by the widths of its layers, each interpolated from a table."""
+"""The latency of a network from the widths of its layers, each interpolated from a table."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["WidthLatency", "first_channels"]
 
 @dc.dataclass(frozen=True)
 class WidthLatency:
-    """The latency by the sizes of groups of channels; fulfils `LatencyModel`.
+    """Latency from the sizes of groups of channels; fulfils `LatencyModel`.
 
     Args:
-        network: on the CPU.
-        graph: of it, on the inputs that are timed.
-        groups: that may be sized, with their legal sizes.
+        network: network on the CPU.
+        graph: graph of the network on the inputs that are timed.
+        groups: groups that may be pruned, with their legal sizes.
     """
 
     network: nn.Module
@@ -58,6 +58,6 @@ class WidthLatency:
 
 
 def first_channels(graph: Graph, sizes: Sizes) -> Plan:
-    """The plan that keeps the first channels of each group: which ones they are makes no difference to the time."""
+    """Return the plan that keeps the first channels of each group; which channels they are does not affect the time."""
     edits = [KeepChannels(name, tuple(range(size))) for name, size in sizes.items() if size < graph[name].size]
     return Plan(tuple(edits), graph.fingerprint, graph.inputs, "calibration")

@@ -1,4 +1,4 @@
-"""Runtimes in which a network can be timed, one file each; each is imported when it is asked for."""
+"""Runtimes in which a network can be timed, one file each; a runtime is imported when it is used."""
 
 from edakari.core.arguments import require
 from edakari.core.registry import Registry
@@ -17,14 +17,14 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     },
     members=("name", "versions", "check", "prepare"),
 )
-"""What makes a runtime, by name: a class, or any callable without arguments."""
+"""Constructor of each runtime by name: a class, or any callable without arguments."""
 
 
 def runtime_named(name: str) -> Runtime:
-    """The runtime of a name.
+    """Create the runtime of this name.
 
     Raises:
-        UnknownName: there is none; says the nearest.
+        UnknownName: there is no such runtime; the message names the nearest one.
     """
     require("runtime_named(name)", name=(name, str))
     runtime = RUNTIMES.named(name)()

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: exported once, optimised by its own graph passes.
 
-Layers are timed by the session's own profile, which has the time of every kernel: what one call costs from outside
-is several times a small layer's kernel, and a large part of that is conversion of layouts at the model's edges.
+Layers are timed by the session's profile, which holds the time of every kernel. Timed from outside, one call costs
+several times a small layer's kernel, mostly for layout conversions at the model's edges.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
 @dc.dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime's CPU provider, all graph optimisations on."""
+    """ONNX Runtime's CPU provider with all graph optimisations."""
 
     name: str = "onnxruntime"
     kernels_only: bool = True
@@ -51,7 +51,7 @@ class OnnxRuntime:
         _require_plain(settings)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """A callable that runs the network once; see `Runtime.prepare`."""
+        """Return a callable that runs the network once; see `Runtime.prepare`."""
         _require_plain(settings)
         with tempfile.TemporaryDirectory() as folder:
             given = mapped(example, torch.Tensor.cpu)
@@ -64,7 +64,7 @@ class OnnxRuntime:
         return call
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer; see `LayerRuntime.clock`."""
+        """Return a clock for one layer; see `LayerRuntime.clock`."""
         _require_plain(settings)
         built = onnx_layer(layer, widths)
         if not built.model:
@@ -83,7 +83,7 @@ def _require_plain(settings: RunSettings) -> None:
 
 
 class _NoTime:
-    """A layer that the runtime takes out of the network."""
+    """A layer that the runtime removes from the network."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -116,7 +116,7 @@ class _KernelClock:
     """Times the layer's kernels by the session's profile."""
 
     def __init__(self, built: OnnxLayer, threads: int) -> None:
-        self.folder = tempfile.TemporaryDirectory()  # a folder each, since profiles are named by the second
+        self.folder = tempfile.TemporaryDirectory()  # one folder each, since profiles are named by the second
         self.session: Any = open_onnx(built.model, threads, profile=Path(self.folder.name) / "profile")
         self.feeds = built.feeds
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, an optional extra; networks come to it as ONNX."""
+"""OpenVINO on the CPU, an optional extra; networks are passed to it as ONNX."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 @dc.dataclass(frozen=True)
 class OpenVino:
-    """OpenVINO's CPU plugin, set for the latency of one call."""
+    """OpenVINO's CPU plugin, configured for the latency of one call."""
 
     name: str = "openvino"
     kernels_only: bool = True
@@ -48,7 +48,7 @@ class OpenVino:
         _require_plain(settings)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """A callable that runs the network once; see `Runtime.prepare`."""
+        """Return a callable that runs the network once; see `Runtime.prepare`."""
         with tempfile.TemporaryDirectory() as folder:
             given = mapped(example, torch.Tensor.cpu)
             path = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx")
@@ -61,7 +61,7 @@ class OpenVino:
         return call
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer, by the plugin's own profile; see `LayerRuntime.clock`."""
+        """Return a clock for one layer, from the plugin's profile; see `LayerRuntime.clock`."""
         built = onnx_layer(layer, widths)
         if not built.model:
             return CallClock(lambda: None)
@@ -82,7 +82,7 @@ class _KernelClock:
     def run(self) -> None:
         self.request.infer(self.feeds)
         nodes = [
-            # the plugin's name for a conversion of layouts
+            # the plugin's name for a layout conversion
             (info.node_name, "Reorder" if info.node_type == "Reorder" else info.node_type, time)
             for info in self.request.get_profiling_info()
             if (time := info.real_time.total_seconds() * 1e3) > 0

@@ -1,7 +1,7 @@
 """PyTorch through torch.compile: a network becomes a few generated kernels.
 
-Each layer is compiled for its widths alone, which takes seconds, so that a table here is dear; a measurement's plan
-says how dear before it starts.
+Each layer is compiled for its widths alone, which takes seconds. Filling a table is therefore slow; the measurement
+reports the duration before it starts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["TorchCompile"]
 
 @dc.dataclass(frozen=True)
 class TorchCompile:
-    """torch.compile with its default compiler, shapes fixed, on the device of the network's weights."""
+    """torch.compile with its default backend and static shapes, on the device of the network's weights."""
 
     name: str = "torch_compile"
     kernels_only: bool = False
@@ -41,7 +41,7 @@ class TorchCompile:
         return {"torch": torch.__version__}
 
     def check(self, settings: RunSettings) -> None:
-        """See `Runtime.check`; on a CPU its compiler writes C++."""
+        """See `Runtime.check`; on a CPU, the compiler writes C++."""
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if torch.device(settings.device).type == "cpu" and shutil.which(compiler.split()[0]) is None:
             raise MeasurementError(
@@ -50,13 +50,13 @@ class TorchCompile:
             )
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """A callable that runs the network once; the first call compiles. See `Runtime.prepare`."""
+        """Return a callable that runs the network once; its first call compiles. See `Runtime.prepare`."""
         device = device_of(model, example)
         args, kwargs = arguments(mapped(example, lambda x: cast(x.to(device), settings)))
         return _compiled(copied(model), args, kwargs, device, settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer, compiled by itself; see `LayerRuntime.clock`."""
+        """Return a clock for one layer, compiled separately; see `LayerRuntime.clock`."""
         model, inputs = torch_layer(layer, widths)
         device = torch.device(settings.device)
         placed = tuple(cast(x.to(device), settings) for x in inputs)
@@ -71,7 +71,7 @@ def _compiled(
     def forward(*values: Any, **named: Any) -> Any:
         return network(*values, **named)
 
-    # torch compiles a piece of code eight times at most, so each network gets a copy of it
+    # torch compiles one code object at most eight times, so each network gets a copy
     code = forward.__code__.replace()
     own = types.FunctionType(code, forward.__globals__, closure=forward.__closure__)
     compiled: Any = torch.compile(own, dynamic=False)

@@ -1,4 +1,4 @@
-"""PyTorch as it is, operator by operator."""
+"""PyTorch in eager mode, operator by operator."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class TorchEager:
         return {"torch": torch.__version__}
 
     def check(self, settings: RunSettings) -> None:
-        """See `Runtime.check`; PyTorch takes any settings."""
+        """See `Runtime.check`; PyTorch accepts all settings."""
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """A callable that runs the network once; see `Runtime.prepare`."""
+        """Return a callable that runs the network once; see `Runtime.prepare`."""
         device = device_of(model, example)
         if settings.precision != "fp32" or settings.memory_format != "contiguous":
             model = copied(model)
@@ -45,7 +45,7 @@ class TorchEager:
         return caller(functools.partial(cast(model, settings), *args, **kwargs), device, settings)
 
     def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """A clock for one layer, timed from outside as Python calls it; see `LayerRuntime.clock`."""
+        """Return a clock for one layer, timed from outside as Python calls it; see `LayerRuntime.clock`."""
         model, inputs = torch_layer(layer, widths)
         device = torch.device(settings.device)
         placed = tuple(cast(x.to(device), settings) for x in inputs)
@@ -53,12 +53,12 @@ class TorchEager:
 
 
 def device_of(model: nn.Module, example: Any) -> torch.device:
-    """Where a network's weights are, or else its inputs."""
+    """Device of a network's weights, or else of its inputs."""
     return next(model.parameters(), next(iter(named_tensors(example).values()))).device
 
 
 def cast(value: Any, settings: RunSettings) -> Any:
-    """A network or tensor in the precision and memory format that is asked for; integers stay integers."""
+    """Convert a network or tensor to the precision and memory format of the settings; integers stay integers."""
     if isinstance(value, nn.Module) or value.is_floating_point():
         value = value.to(DTYPES[settings.precision])
     if settings.memory_format == "channels_last" and (isinstance(value, nn.Module) or value.dim() == 4):
@@ -67,12 +67,12 @@ def cast(value: Any, settings: RunSettings) -> Any:
 
 
 def caller(run: Callable[[], Any], device: torch.device, settings: RunSettings) -> Callable[[], None]:
-    """A callable that runs a network once and waits for its outputs.
+    """Return a callable that runs a network once and waits for its outputs.
 
     Args:
-        run: runs the network on the inputs of every call.
-        device: where it runs.
-        settings: threads are set before the call where they differ.
+        run: function that runs the network on the inputs of every call.
+        device: device on which the network runs.
+        settings: settings of the runtime; the number of threads is set before the call if it differs.
     """
     cuda = device if device.type == "cuda" else None
 
