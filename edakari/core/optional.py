@@ -12,13 +12,14 @@ __all__ = ["EXTRAS", "missing_packages", "needs", "require_packages"]
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("accelerate", "torchvision", "timm", "torchmetrics", "PIL", "pydantic", "yaml", "rich"),
+    "detection": ("faster_coco_eval",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "pydantic"),
     "report": ("jinja2", "markupsafe", "matplotlib", "pydantic", "yaml"),
     "cli": ("typer", "rich", "yaml"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
 }
 """The packages that each extra installs, by import name."""
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "faster_coco_eval": "faster-coco-eval"}
 """Names on PyPI of packages whose import name differs."""
 
 

@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +108,22 @@ def read_json(path: str | Path, most: int = JSON_BYTES) -> Any:
     return parse_json(read_text(path, most))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, brackets: int = BRACKETS, each: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Parse a JSON text.
+
+    Args:
+        text: the text.
+        brackets: largest number of lists and mappings.
+        each: function that replaces every mapping as soon as it is read, such as by something smaller.
 
     Raises:
         Unreadable: it is not JSON, has a duplicate key or a huge number, or is nested too deeply.
     """
-    if text.count("[") + text.count("{") > BRACKETS:
-        raise Unreadable(f"it has more than {BRACKETS:,} lists and mappings, which no such file needs")
+    if text.count("[") + text.count("{") > brackets:
+        raise Unreadable(f"it has more than {brackets:,} lists and mappings, which no such file needs")
+    hook = _mapping if each is None else lambda pairs: each(_mapping(pairs))
     try:
-        value = json.loads(text, parse_int=_integer, object_pairs_hook=_mapping)
+        value = json.loads(text, parse_int=_integer, object_pairs_hook=hook)
     except RecursionError:
         raise too_deep() from None
     except Unreadable:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edakari.core.optional import needs
 from edakari.core.reading import Unreadable, require_regular
@@ -17,7 +18,7 @@ from edakari.errors import DataError
 with needs("train", "reading images"):
     from PIL import Image
 
-__all__ = ["eight_bits", "orientation", "read_image", "read_label_map"]
+__all__ = ["eight_bits", "image_size", "orientation", "read_image", "read_label_map", "read_pixels"]
 
 PIXELS = 178_956_970
 """Largest number of pixels of an image, as in Pillow's limit: half a gigabyte in colour."""
@@ -106,6 +107,28 @@ def read_label_map(path: str | Path) -> npt.NDArray[np.int32]:
         values = np.asarray(_turned(image)).astype(np.int32)
         # Pillow spreads grey of 2 and 4 bits over 0 to 255
         return values // {"L;2": 85, "L;4": 17}.get(raw[:3], 1)
+
+
+def read_pixels(path: str | Path) -> torch.Tensor:
+    """Read an image as `read_image` does, in colour of 8 bits.
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        DataError: see `read_image`.
+    """
+    return torch.from_numpy(np.array(eight_bits(read_image(path)))).permute(2, 0, 1).contiguous()
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return height and width of an image, rotated by its EXIF tag, without decoding it.
+
+    Raises:
+        DataError: the file cannot be read; the message names it.
+    """
+    with _opened(path, FORMATS) as image:
+        return (image.width, image.height) if _orientation(image) > 4 else (image.height, image.width)
 
 
 def orientation(path: str | Path) -> int:

@@ -31,6 +31,7 @@ __all__ = [
     "Joined",
     "Target",
     "Wanted",
+    "at_index",
     "labels_of",
     "notes_of",
     "sizes_of",
@@ -211,7 +212,7 @@ class Joined:
 
     def _at(self, index: int) -> tuple[Examples, int]:
         ends = np.cumsum([len(each) for each in self.sources])
-        index = _index(index, int(ends[-1]))
+        index = at_index(index, int(ends[-1]))
         which = int(np.searchsorted(ends, index, side="right"))
         return self.sources[which], index - (int(ends[which - 1]) if which else 0)
 
@@ -234,8 +235,8 @@ def notes_of(examples: Examples) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _index(index: int, count: int) -> int:
-    """An index from 0 on; raises IndexError beyond the end, which ends plain iteration."""
+def at_index(index: int, count: int) -> int:
+    """Return an index from 0 on; raise IndexError beyond the end, which ends plain iteration."""
     if not -count <= index < count:
         raise IndexError(f"index {index} of {count} images")
     return index % count

@@ -1,0 +1,76 @@
+"""Formats of annotated images by name, and what stands in `data.source`, `data.train` and `data.val`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edakari.core.registry import Registry
+from edakari.errors import DataError
+from edakari.tasks.sources.examples import Examples, ExamplesReader, Joined, Wanted
+
+__all__ = ["EXAMPLES", "read_examples"]
+
+EXAMPLES: Registry[ExamplesReader] = Registry(
+    "format of annotated images",
+    "edakari.examples",
+    {
+        "coco": "edakari.tasks.sources.coco:coco",
+    },
+    files=False,
+)
+"""Readers of annotated images, by the name in front of the colon of `data.source`."""
+SUFFIXES = {".json": "coco"}
+"""Formats that the name of a file tells."""
+
+
+def read_examples(
+    source: str, wanted: Wanted, train: Sequence[str] = (), val: str | None = None
+) -> tuple[Examples, Examples | None]:
+    """Read the training examples, and the validation examples if there are any, that a recipe names.
+
+    Args:
+        source: "FORMAT:ARGUMENT", such as "coco:PATH", or a file whose suffix tells its format.
+        wanted: what the task asks for.
+        train: sources of training examples, which are concatenated; takes the place of `source`.
+        val: source of validation examples; takes the place of those that belong to `source`.
+
+    Raises:
+        DataError: a source is missing, damaged, of another form, or lacks what is wanted.
+        UnknownName: there is no such format.
+    """
+    if train:
+        first, beside = _joined(train, wanted), None
+    else:
+        first, beside = _read(source, wanted)
+    if val is not None:
+        one, other = _read(val, wanted.like(first))
+        beside = other or one
+    return first, beside
+
+
+def _joined(texts: Sequence[str], wanted: Wanted) -> Examples:
+    first, _ = _read(texts[0], wanted)
+    rest = [_read(text, wanted.like(first))[0] for text in texts[1:]]
+    return Joined((first, *rest)) if rest else first
+
+
+def _read(text: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
+    name, argument = _parted(text)
+    return EXAMPLES.named(name)(argument, wanted)
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """The format that a text names or implies, and the rest."""
+    name, colon, rest = text.partition(":")
+    if colon and name in EXAMPLES:
+        return name, rest
+    path = Path(text)
+    if path.suffix.lower() in SUFFIXES:
+        return SUFFIXES[path.suffix.lower()], text
+    if colon and not path.exists():
+        raise EXAMPLES.unknown(name)
+    raise DataError(
+        f"{text!r} does not say of which format its annotations are; write FORMAT:{text} with one of "
+        f"{', '.join(EXAMPLES.names())}"
+    )

@@ -1,0 +1,74 @@
+"""Many short byte strings in one array: a million Python objects would fill the memory of every worker."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Packed", "existing"]
+
+
+@dc.dataclass(frozen=True, eq=False)
+class Packed:
+    """Byte strings, concatenated.
+
+    Args:
+        data: the bytes, uint8.
+        starts: start of each string in `data`, and the end of the last one, int64 [N + 1].
+    """
+
+    data: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, parts: Iterable[bytes]) -> Packed:
+        """Pack byte strings."""
+        parts = list(parts)
+        starts = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=starts[1:])
+        return cls(np.frombuffer(b"".join(parts), np.uint8), starts)
+
+    @classmethod
+    def texts(cls, parts: Iterable[str]) -> Packed:
+        """Pack texts, such as the paths of files."""
+        return cls.of(os.fsencode(part) for part in parts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.data[self.starts[index] : self.starts[index + 1]].tobytes()
+
+    def text(self, index: int) -> str:
+        """Return a text that was packed by `texts`."""
+        return os.fsdecode(self[index])
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
+        """The strings at these indices, in their order."""
+        return Packed.of(self[int(index)] for index in indices)
+
+
+def existing(root: Path, files: Packed) -> npt.NDArray[np.bool_]:
+    """Return for each file whether it exists; lists every folder once.
+
+    Args:
+        root: folder that the paths are relative to.
+        files: paths with forward slashes.
+    """
+    listed: dict[str, frozenset[str]] = {}
+    found = np.zeros(len(files), np.bool_)
+    for index in range(len(files)):
+        path = PurePosixPath(files.text(index))
+        parent = str(path.parent)
+        if parent not in listed:
+            try:
+                listed[parent] = frozenset(os.listdir(root / parent))
+            except OSError:
+                listed[parent] = frozenset()
+        found[index] = path.name in listed[parent]
+    return found
