@@ -16,6 +16,7 @@ from edakari.graph import algebra
 from edakari.graph.algebra import DimExpr
 from edakari.graph.entries import MOVING, NUMBERING
 from edakari.graph.meta import execute, operator_name
+from edakari.graph.module_calls import told_of_calls
 from edakari.graph.records import Call, CallRecord, OperatorRecord, Shape, TensorInfo
 from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
 from edakari.graph.tracked_ints import LISTENER, OPAQUE, IntTracker, is_known
@@ -220,32 +221,23 @@ class AxisTracer:
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Trace the forward pass of a network, and note each module's call, inputs and outputs."""
-        handles = []
         self.ints = IntTracker(self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek))
         self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
         self.own = frozenset(path for path, module in model.named_modules() if is_known(module))
-        for path, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(path)))
-            handles.append(module.register_forward_hook(self._leave))
         token = LISTENER.set(self.ints.compared)
         try:
-            with FunctionMode(self), DispatchMode(self):
+            with told_of_calls(model, self._entered, self._left), FunctionMode(self), DispatchMode(self):
                 yield
         finally:
             LISTENER.reset(token)
-            for handle in handles:
-                handle.remove()
 
-    def _enter(self, path: str) -> Callable[..., None]:
-        def enter(module: nn.Module, args: Any) -> None:
-            self.modules.append(path)
-            self.running_calls.append(CallRecord(path, self._described(args), self._sources(args), len(self.records)))
-            self.running_calls[-1].depth = len(self.running_calls)
-            self.calls.append(self.running_calls[-1])
+    def _entered(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.modules.append(path)
+        self.running_calls.append(CallRecord(path, self._described(args), self._sources(args), len(self.records)))
+        self.running_calls[-1].depth = len(self.running_calls)
+        self.calls.append(self.running_calls[-1])
 
-        return enter
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _left(self, path: str, output: Any) -> None:
         self.modules.pop()
         call_record = self.running_calls.pop()
         call_record.outputs, call_record.output_sources = self._described(output), self._sources(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from edakari.core.space import Sizes
 from edakari.errors import ModelError
 from edakari.graph.inputs import example_for
 from edakari.graph.meta import quick_meta
+from edakari.graph.module_calls import told_of_calls
 from edakari.graph.shadow import run_on
 from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
 
@@ -53,22 +54,15 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
         The first fault, or None where there is none.
     """
     watch = _Watch(graph, sizes)
-    handles = []
-    for path, module in small.named_modules():
-        handles.append(module.register_forward_pre_hook(watch.enter(path)))
-        handles.append(module.register_forward_hook(watch.leave(path)))
     example = example_for(small, graph.inputs, graph.device)
     try:
-        with quick_meta(), _Forms(watch):
+        with told_of_calls(small, watch.entered, watch.left), quick_meta(), _Forms(watch):
             run_on(small, example)
     except _Mismatch as mismatch:
         return Fault(watch.running, str(mismatch))
     except ModelError as error:
         lines = str(error.__cause__ or error).strip().splitlines()
         return Fault(watch.running, lines[0] if lines else type(error.__cause__).__name__)
-    finally:
-        for handle in handles:
-            handle.remove()
     return watch.missed()
 
 
@@ -110,26 +104,22 @@ class _Watch:
     def running(self) -> str:
         return self.stack[-1] if self.stack else ""
 
-    def enter(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> None:
-            entry = self._entry(path)
-            if entry is not None and self.changed.isdisjoint(entry.input_sources):
-                self._compare(entry.inputs, args, f"{path or 'the network'} gets")
-            self.stack.append(path)
-            self.indices.append({})
+    def entered(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Compare the tensors that a module gets by position."""
+        entry = self._entry(path)
+        if entry is not None and self.changed.isdisjoint(entry.input_sources):
+            self._compare(entry.inputs, args, f"{path or 'the network'} gets")
+        self.stack.append(path)
+        self.indices.append({})
 
-        return hook
-
-    def leave(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            entry = self._entry(path)
-            if entry is not None and self.changed.isdisjoint(entry.output_sources):
-                self._compare(entry.outputs, output, f"{path or 'the network'} returns")
-            self.count[path] = self.count.get(path, 0) + 1
-            self.stack.pop()
-            self.indices.pop()
-
-        return hook
+    def left(self, path: str, output: Any) -> None:
+        """Compare the tensors that a module returns."""
+        entry = self._entry(path)
+        if entry is not None and self.changed.isdisjoint(entry.output_sources):
+            self._compare(entry.outputs, output, f"{path or 'the network'} returns")
+        self.count[path] = self.count.get(path, 0) + 1
+        self.stack.pop()
+        self.indices.pop()
 
     def made_shapes(self, out: Any) -> None:
         """Compare the shapes that a line of the running module's code made with those of the trace."""

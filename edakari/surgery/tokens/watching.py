@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.graph import call, quick_meta, shadow_of
+from edakari.graph.module_calls import told_of_calls
 from edakari.surgery.tokens.biases import attention_arguments
 from edakari.surgery.tokens.pooling import largest_over_tokens
 from edakari.surgery.tokens.reductions import Reduction, reduction
@@ -53,36 +54,32 @@ class ModuleCall:
 class Watched(TorchFunctionMode):
     """Records the calls of modules, and the queries of the attentions inside each call."""
 
-    def __init__(self, shadow: nn.Module, kind: str) -> None:
-        """Args: `shadow` is a copy of the network on the meta device; `kind` is the name of the network's class."""
+    def __init__(self, shadow: nn.Module, kind: str, keeping: str) -> None:
+        """Args: `shadow` is a copy of the network on the meta device; `kind` is the name of the network's class;
+        `keeping` is a forward parameter: the arguments of modules that have it are stored.
+        """
         super().__init__()
-        self.shadow, self.kind = shadow, kind
+        self.shadow, self.kind, self.keeping = shadow, kind, keeping
         self.calls: list[ModuleCall] = []
         self.open: list[ModuleCall] = []
         self.largest: list[tuple[int, ...]] = []
         self.reductions: list[Reduction] = []
 
-    def entering(self, path: str, keep: bool) -> Any:
-        """Make the forward pre-hook of a module."""
+    def entered(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Note the call of a module that begins now."""
+        module = self.shadow.get_submodule(path)
+        entry = ModuleCall(path, len(self.calls), first_shape((args, kwargs)))
+        entry.alone = len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
+        entry.convolution = isinstance(module, nn.modules.conv._ConvNd)
+        if self.keeping and self.keeping in inspect.signature(type(module).forward).parameters:
+            entry.arguments = args, kwargs
+        self.calls.append(entry)
+        self.open.append(entry)
 
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            alone = len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs
-            entry = ModuleCall(path, len(self.calls), first_shape((args, kwargs)), alone=alone)
-            entry.arguments = (args, kwargs) if keep else None
-            self.calls.append(entry)
-            self.open.append(entry)
-
-        return hook
-
-    def leaving(self, convolution: bool) -> Any:
-        """Make the forward hook of a module."""
-
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            entry = self.open.pop()
-            entry.leaving, entry.convolution = first_shape(output), convolution
-            entry.before = len(self.reductions)
-
-        return hook
+    def left(self, path: str, output: Any) -> None:
+        """Note what the module that ends now returned."""
+        entry = self.open.pop()
+        entry.leaving, entry.before = first_shape(output), len(self.reductions)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -116,13 +113,9 @@ def watched(model: nn.Module, example: Any, keeping: str = "") -> Watched:
         keeping: name of a forward parameter; the arguments of modules that have it are stored.
     """
     shadow = shadow_of(model, "meta")
-    watch = Watched(shadow, type(model).__name__)
-    for path, module in shadow.named_modules():
-        keep = bool(keeping) and keeping in inspect.signature(type(module).forward).parameters
-        module.register_forward_pre_hook(watch.entering(path, keep), with_kwargs=True)
-        module.register_forward_hook(watch.leaving(isinstance(module, nn.modules.conv._ConvNd)))
+    watch = Watched(shadow, type(model).__name__, keeping)
     meta = tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
-    with quick_meta(), watch:
+    with told_of_calls(shadow, watch.entered, watch.left), quick_meta(), watch:
         call(shadow, meta)
     return watch
 
