@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses as dc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from edakari.core.modes import eval_mode
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Hook, Objective, StepState
 from edakari.core.settings import NonNegative, settings
-from edakari.surgery.tokens import Adaptive, Decision, DenseHead, TokenSite, gates, selections
+from edakari.surgery.tokens import Adaptive, Decision, TokenSite, gates, selections
+from edakari.surgery.tokens.patches import patch_tokens, patches_of
 
 __all__ = [
     "DualAscent",
@@ -126,13 +126,15 @@ class TokenTrainer:
     def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Task, ratio, logits and tokens (the authors' code, losses.py; weights in `TokenLoss`)."""
         task = self.job.task
-        with _patches_of(self.student.model, self.last) as mine:
+        with patches_of(self.student.model, self.last) as mine:
             outputs = task.outputs(model, batch)
         decisions = self.student.decisions
         if self.student.tokens is not None and self._stage(decisions[-1]):
-            mine.tokens = _patches(self.student.tokens, self.last)  # those of the hook lack gradient where it is cut
+            mine.tokens = patch_tokens(
+                self.student.tokens, self.last
+            )  # those of the hook lack gradient where it is cut
         teacher = self.teacher.to(outputs.device)
-        with eval_mode(teacher), torch.no_grad(), _patches_of(teacher, self.last) as theirs:
+        with eval_mode(teacher), torch.no_grad(), patches_of(teacher, self.last) as theirs:
             aims = task.outputs(teacher, batch)
         kept_S = kept_ratios(decisions)
         terms = dict(task.loss(outputs, batch))
@@ -193,40 +195,6 @@ def token_divergence(mine_BNK: torch.Tensor, theirs_BNK: torch.Tensor, kept_BN: 
 def _mean_of_left(each_BN: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
     kept_BN = kept_BN.detach()
     return (each_BN * kept_BN).sum() / kept_BN.sum().clamp_min(1.0)
-
-
-@dc.dataclass
-class _Patches:
-    """What a forward pass made of each patch: its token behind the last block, and its logits where a head has some."""
-
-    tokens: torch.Tensor = dc.field(default_factory=lambda: torch.empty(0))
-    logits: torch.Tensor | None = None
-
-
-@contextlib.contextmanager
-def _patches_of(model: nn.Module, last: TokenSite) -> Iterator[_Patches]:
-    """What the forward pass that runs in the block makes of each patch."""
-    found, said = _Patches(), DenseHead()
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        tokens = output[0] if isinstance(output, tuple) else output
-        found.tokens = _patches(tokens, last)
-        said.logits.clear()
-
-    handle = model.get_submodule(last.name).register_forward_hook(note)
-    try:
-        with said:
-            yield found
-    finally:
-        handle.remove()
-    for logits_BNK in said.logits:
-        if logits_BNK.shape[1] in (last.patches, last.prefix + last.patches):
-            found.logits = logits_BNK[:, -last.patches :]
-
-
-def _patches(tokens: torch.Tensor, last: TokenSite) -> torch.Tensor:
-    """The patches of a block's tokens, [B, N, C]."""
-    return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])[:, last.prefix : last.prefix + last.patches]
 
 
 def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch.Tensor]]) -> Objective:

@@ -4,7 +4,6 @@ from edakari.surgery.tokens.adaptive import Adaptive
 from edakari.surgery.tokens.attachment import attach, detach, gates, insert, selections
 from edakari.surgery.tokens.layout import TokenBlock, TokenLayout, token_layout
 from edakari.surgery.tokens.package_token import PackageMode, PackageNorm, package
-from edakari.surgery.tokens.pooling import DenseHead
 from edakari.surgery.tokens.rows import restore
 from edakari.surgery.tokens.selection import Selection, SelectionSettings, sampled
 from edakari.surgery.tokens.sites import TokenSite, TokenSites, token_sites
@@ -13,7 +12,6 @@ from edakari.surgery.tokens.state import Decision, Rule, Strategy, TokenState
 __all__ = [
     "Adaptive",
     "Decision",
-    "DenseHead",
     "PackageMode",
     "PackageNorm",
     "Rule",

@@ -13,7 +13,7 @@ from edakari.surgery.tokens.biases import additive, attention_arguments, fitted,
 from edakari.surgery.tokens.reductions import Reduction, reduction, replaced
 from edakari.surgery.tokens.state import TokenState
 
-__all__ = ["DenseHead", "TokenPooling", "largest_over_tokens", "over_living"]
+__all__ = ["TokenPooling", "largest_over_tokens", "over_living"]
 
 
 def over_living(
@@ -138,18 +138,3 @@ def largest_over_tokens(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     if found is None or found.kind != "largest" or found.x.dim() != 3 or found.dim == 0:
         return None
     return found.x if found.dim == 1 else found.x.transpose(1, 2)
-
-
-class DenseHead(TorchFunctionMode):
-    """Records a head's outputs for every patch, [B, N, classes], if it then takes the maximum over patches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logits: list[torch.Tensor] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        said = largest_over_tokens(func, args, kwargs)
-        if said is not None:
-            self.logits.append(said)
-        return func(*args, **kwargs)
