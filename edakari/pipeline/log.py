@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
+from edakari.core.protocols import Hook
 
-from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule
-
-__all__ = ["logged", "with_log"]
+__all__ = ["KeepLog", "logged"]
 
 
 class KeepLog(Hook):
@@ -33,23 +30,6 @@ class KeepLog(Hook):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Hook`."""
         self.log[self.start :] = state["entries"]
-
-
-def with_log(fit: Fit, log: list[dict[str, Any]]) -> Fit:
-    """The same way to train, whose checkpoints keep what is logged meanwhile."""
-
-    def bound(
-        model: nn.Module,
-        objective: Objective,
-        schedule: Schedule,
-        *,
-        hooks: Sequence[Hook] = (),
-        params: Sequence[torch.Tensor] | None = None,
-        batches: Iterable[Batch] | None = None,
-    ) -> None:
-        fit(model, objective, schedule, hooks=[*hooks, KeepLog(log)], params=params, batches=batches)
-
-    return bound
 
 
 def logged(stage: str, figures: Mapping[str, float]) -> dict[str, Any]:

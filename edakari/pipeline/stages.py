@@ -35,7 +35,7 @@ from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.exact import check_exact
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
-from edakari.pipeline.log import logged, with_log
+from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.teaching import training
@@ -158,7 +158,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         groups=run.groups,
         task=run.task,
         budget=limits.budget,
-        fit=with_log(fitter(run.task, run.fitting("prune")), log),
+        fit=fitter(run.task, run.fitting("prune"), lambda: (KeepLog(log),)),
         costs=loop.costs if loop else (),
         loop=loop or allocate_once,
         allocating=allocate,

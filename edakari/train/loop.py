@@ -140,13 +140,13 @@ def fit(
     return progress.history()
 
 
-def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) -> Fit:
+def fitter(task: Task, settings: FitSettings, own_hooks: Callable[[], Sequence[Hook]] = tuple) -> Fit:
     """Bind `fit` to a task's training data, for methods; the n-th call uses its own folder `fit-n`.
 
     Args:
         task: the task that gives the batches.
         settings: see `FitSettings`; its folder becomes the parent folder.
-        evaluate: function that returns metrics after each epoch.
+        own_hooks: makes further hooks for each call, which come after the caller's.
     """
     calls = itertools.count(1)
 
@@ -167,10 +167,9 @@ def fitter(task: Task, settings: FitSettings, evaluate: Evaluate | None = None) 
             objective,
             task.batches("train") if batches is None else batches,
             schedule,
-            hooks=hooks,
+            hooks=[*hooks, *own_hooks()],
             params=params,
             settings=own,
-            evaluate=evaluate,
         )
 
     return bound

@@ -1,6 +1,7 @@
 import dataclasses as dc
 import errno
 import importlib.util
+import itertools
 import json
 import math
 import signal
@@ -372,6 +373,25 @@ def test_a_method_gets_fit_bound_to_its_task_with_a_folder_for_each_call(tmp_pat
             bound(models[-1], problem.objective, ONE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fit-1", "fit-2"]
     assert not equal(weights(models[0]), weights(models[1]))
+
+
+def test_every_training_of_a_method_gets_hooks_of_its_own_after_those_of_the_method():
+    class Toy:
+        def batches(self, split):
+            return problem.batches()
+
+    class Note(Hook):
+        def __init__(self, name):
+            self.name = name
+
+        def end_epoch(self, state):
+            called.append(self.name)
+
+    called, made = [], itertools.count(1)
+    bound = fitter(Toy(), FitSettings(), lambda: [Note(f"own {next(made)}")])
+    for _ in range(2):
+        bound(problem.network(), problem.objective, ONE, hooks=[Note("the method's")])
+    assert called == ["the method's", "own 1", "the method's", "own 2"]
 
 
 def test_a_trained_network_still_knows_its_constructor():
