@@ -257,7 +257,7 @@ def default_of(value: Any, hint: Any) -> str:
         value = value.default if value.default_factory is dc.MISSING else value.default_factory()
     named = registry_of(hint)
     if named is not None and holds_part(hint):
-        return f"`{named.name_of(value)}`"
+        return f"`{value if isinstance(value, str) else named.name_of(value)}`"
     return "needed" if value is dc.MISSING else f"`{yaml_words(value)}`"
 
 

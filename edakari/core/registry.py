@@ -35,6 +35,7 @@ class Registry(Mapping[str, T]):
         built_in: name to "package.module:attribute".
         members: what a thing of this kind must have, such as `("score",)`.
         files: whether a name may be a file of the user's own.
+        adapt: makes a thing of this kind of what a program, a package or a file offers; None takes it as it is.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class Registry(Mapping[str, T]):
         *,
         members: tuple[str, ...] = (),
         files: bool = True,
+        adapt: Callable[[Any], T] | None = None,
     ) -> None:
         self.what, self.group, self.members, self.files = what, group, members, files
+        self._adapt: Callable[[Any], Any] = adapt or (lambda thing: thing)
         self._built_in = dict(built_in or {})
         self._registered: dict[str, T] = {}
         self._short: tuple[Mapping[str, Any], str, str] | None = None
@@ -93,7 +96,7 @@ class Registry(Mapping[str, T]):
         taken = _home(other) if other is not None else self._built_in.get(name)
         if other is not thing and taken is not None and taken.partition(":")[2] != _home(thing).partition(":")[2]:
             raise EdakariError(f"{self.what} {name!r} is registered twice: {taken} and {_home(thing)}; rename one")
-        self._registered[name] = thing
+        self._registered[name] = self._adapt(thing)
 
     def shorten(self, others: Mapping[str, Any], name: str, key: str) -> None:
         """Let the names of other things stand for a thing with one of them as a setting.
@@ -196,7 +199,7 @@ class Registry(Mapping[str, T]):
     def _from_file(self, name: str) -> T:
         path, short = parted_file(name)
         module = used_file(Path(path), f"{self.what} {name!r}")
-        thing: T = attribute(module, Path(path), short, self.what)
+        thing: T = self._adapt(attribute(module, Path(path), short, self.what))
         _mark(thing, name)
         return thing
 
@@ -215,8 +218,8 @@ class Registry(Mapping[str, T]):
                 f"the entry point {name!r} of {_package(entry)} in {self.group!r} names the module {found.__name__!r}, "
                 f"which registers no {self.what} {name!r}; let it name the class, as module:Class"
             )
-        _mark(found, name)
-        thing: T = found
+        thing: T = self._adapt(found)
+        _mark(thing, name)
         return thing
 
     def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:

@@ -168,7 +168,6 @@ def _crops(
     for spot in spots:
         by_image.setdefault(spot[2], []).append(spot)
     layer_outputs = tuple({spot[0]: None for wanted in by_image.values() for spot in wanted})
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (task.pixels.mean, task.pixels.std))
     responses: dict[LayerOutput, Response] = {}
     found: dict[Spot, Floats] = {}
     first = 0
@@ -183,10 +182,12 @@ def _crops(
             if wanted:
                 some = torch.stack([batch[0][image - first] for image in wanted])
                 called(model, (some,), None)
+                pictures = task.pictures(some).permute(0, 2, 3, 1).double().numpy()
                 for row, image in enumerate(wanted):
-                    pixels = (some[row].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).double().numpy()
                     for spot in by_image[image]:
-                        found[spot] = _cropped(pixels, responses[spot[0]], row, spot[1], fields.get(spot[0].operator))
+                        found[spot] = _cropped(
+                            pictures[row], responses[spot[0]], row, spot[1], fields.get(spot[0].operator)
+                        )
             first += len(batch[0])
     return found
 

@@ -37,8 +37,7 @@ def saliency_view(
     inputs = [images for images, _ in batches]
     asked = _said(dense.tapped.network, inputs) if labels == "predicted" else [found for _, found in batches]
     looks = [_looks(model, saliency, inputs, asked) for model in (dense, pruned)]
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (task.pixels.mean, task.pixels.std))
-    pixels = (torch.cat(inputs) * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+    pixels = task.pictures(torch.cat(inputs)).permute(0, 2, 3, 1)
     labels_N = torch.cat([found for _, found in batches])
     return SaliencyView(pixels.double().numpy(), labels_N.numpy(), task.classes, looks[0], looks[1])
 

@@ -20,6 +20,7 @@ from edakari.pipeline.problems import message
 from edakari.pipeline.sections import Permit, Problem, check
 from edakari.pipeline.settings import Recipe
 from edakari.pipeline.yaml_file import override, read_yaml
+from edakari.tasks import TASKS
 
 __all__ = ["KEYS", "read_recipe", "recipe_from"]
 
@@ -146,12 +147,14 @@ def _budget(text: Any, permit: Permit) -> tuple[Budget | None, list[Problem]]:
 def _indexed(recipe: Recipe) -> Iterator[Problem]:
     """What a memory bank and views need of the task: classes, and examples that have numbers."""
     tuning, task = recipe.finetune, recipe.data.task
-    if tuning is None or task == "classification":
+    if tuning is None or getattr(task, "indexed", False):
         return
     for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
         if asked:
             found = getattr(tuning, key)
-            yield Problem(f"finetune.{key}", f"{found!r} needs data.task 'classification', found {task!r}")
+            yield Problem(
+                f"finetune.{key}", f"{found!r} needs data.task 'classification', found {TASKS.name_of(task)!r}"
+            )
 
 
 def _not_plain(value: Any, key: str) -> Iterator[Problem]:

@@ -1,8 +1,9 @@
 """Tasks: data, losses and metrics."""
 
 from edakari.tasks.classify import Classification
+from edakari.tasks.image_task import ImageTask
 from edakari.tasks.multilabel import MultiLabel
-from edakari.tasks.registry import ImageTask, image_task, task_from_settings
+from edakari.tasks.registry import image_task, task_from_settings
 from edakari.tasks.segment import Segmentation
 from edakari.tasks.settings import TASKS, Augment, DataSettings
 from edakari.tasks.sources import EMBEDDED, SOURCES

@@ -3,133 +3,99 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, final
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from edakari.core.blank import blank
 from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
-from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import ArrayBatches, FileBatches, FixedBatches, Order, Pixels
-from edakari.tasks.settings import Augment, DataSettings
-from edakari.tasks.sources import Arrays, Labels, Source, from_folder, from_npz, named_source
-from edakari.tasks.splits import (
-    augmenting,
-    device_of,
-    divided,
-    evaluating,
-    images_for,
-    named_metric,
-    order_of,
-    pixels_of,
-    training_seed,
-)
-from edakari.tasks.transforms import training_transform
+from edakari.core.settings import BelowOne, settings
+from edakari.errors import DataError
+from edakari.tasks.image_data import ImageData, image_data
+from edakari.tasks.image_task import ImageTask, class_logits
+from edakari.tasks.loaders import ArrayBatches, FileBatches
+from edakari.tasks.settings import DataSettings
+from edakari.tasks.sources import Labels, Source, from_folder, from_npz, named_source
+from edakari.tasks.splits import device_of, evaluating, named_metric
 
-__all__ = ["Classification", "classification"]
-
-METRICS = ("top1", "top5")
+__all__ = ["Classification", "ClassificationSettings"]
 
 
-@dc.dataclass(frozen=True, eq=False)
-class Classification:
-    """Which of some classes an image shows: cross-entropy, top-1 and top-5 accuracy.
+@settings
+class ClassificationSettings:
+    """Which one of some classes an image shows.
 
     Args:
-        settings: see `DataSettings`.
-        splits: the images of each split.
-        pixels: how they become the network's input, without augmentation.
-        notes: what a reader of the figures should know about the data, in words.
-        seed: seed of the training's order and augmentation.
+        label_smoothing: label smoothing of the loss (Szegedy et al., 2016, section 7).
     """
 
-    settings: DataSettings
-    splits: Mapping[Split, Source]
-    pixels: Pixels
-    notes: tuple[str, ...] = ()
-    seed: int = 0
+    label_smoothing: BelowOne = 0.0
 
-    @property
-    def metric(self) -> str:
-        """Name of the main figure; larger is better."""
-        return self.settings.metric or METRICS[0]
+    indexed: ClassVar[bool] = True
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Name of each class, in order of the labels."""
-        return self.splits["train"].classes
+    def make(self, data: DataSettings, seed: int = 0) -> Classification:
+        """Read the data; arrays into memory, and of folders the names.
+
+        Args:
+            data: settings of the data.
+            seed: seed of the training's order and augmentation.
+
+        Raises:
+            DataError: the data is missing, empty, unreadable or of the wrong form.
+            UnknownName: the metric or the embedded data set is unknown.
+        """
+        metric = named_metric(data, Classification.metrics)
+        train, val, notes = _sources(data)
+        if metric == "top5" and len(train.classes) <= 5:
+            raise DataError(f"data.metric is 'top5', but there are {len(train.classes)} classes; use 'top1'")
+        return Classification(image_data(data, train, val, notes, seed), self)
+
+
+@final
+@dc.dataclass(frozen=True, eq=False)
+class Classification(ImageTask):
+    """Which one of some classes an image shows: cross-entropy, top-1 and top-5 accuracy.
+
+    Args:
+        data: images and their classes.
+        options: settings of the task.
+    """
+
+    data: ImageData
+    options: ClassificationSettings = dc.field(default_factory=ClassificationSettings)
+
+    metrics = ("top1", "top5")
 
     @property
     def held_out(self) -> bool:
         """Whether no image of "calibration" is in "train"."""
-        return self.settings.hold_out
-
-    def example(self) -> torch.Tensor:
-        """float32 zeros [1, channels, size, size]."""
-        return blank(1, self.pixels.channels, self.pixels.size, self.pixels.size)
-
-    def batches(self, split: Split) -> ArrayBatches | FileBatches:
-        """Batches (images float32 [N, C, H, W], labels int64 [N]) of a split.
-
-        "train" is shuffled and augmented differently in each epoch (`set_epoch`); it and "val" are shared among
-        processes, while each process gets all of "calibration".
-
-        Raises:
-            UnknownName: there is no such split.
-        """
-        training = split == "train"
-        return self._loaded(self._source(split), self._order(split), self.settings.augment if training else "none")
+        return self.data.settings.hold_out
 
     def labels(self, split: Split) -> Labels:
-        """Class of each image of a split, int64 [images].
+        """Return the class of each image of a split, int64 [images].
 
         Raises:
             UnknownName: there is no such split.
         """
-        return self._source(split).labels
+        return self.data.source(split).labels
 
     def batches_at(
         self, split: Split, parts: Sequence[Labels], *, augmented: bool = False
     ) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
-        augment = self.settings.augment if augmented else "none"
-        return self._loaded(self._source(split), FixedBatches(tuple(parts), training_seed(self.seed)), augment, 1)
+        return self.data.batches_at(split, parts, augmented)
 
     def with_indices(self, views: int = 1) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
-        return self._loaded(self._source("train"), self._order("train"), self.settings.augment, views)
+        return self.data.with_indices(views)
 
     def digest(self) -> str:
-        """See `edakari.core.protocols.IndexedTask`; of files the names count, not what is in them."""
-        source, pixels = self._source("train"), self.pixels
-        digest = hashlib.sha256(repr((pixels.size, pixels.channels, pixels.mean, pixels.std, source.classes)).encode())
-        digest.update(source.labels.tobytes())
-        if isinstance(source, Arrays):
-            digest.update(source.images.tobytes())
-        else:
-            digest.update("\n".join("/".join(path.parts[-2:]) for path in source.paths).encode())
-        return digest.hexdigest()
-
-    def _source(self, split: Split) -> Source:
-        if split not in self.splits:
-            raise UnknownName("split", split, self.splits)
-        return self.splits[split]
-
-    def _order(self, split: Split) -> Order:
-        return order_of(self.settings, self._source(split), split, self.seed)
-
-    def _loaded(
-        self, source: Source, order: Order | FixedBatches, augment: Augment, views: int = 0
-    ) -> ArrayBatches | FileBatches:
-        if isinstance(source, Arrays) and augment != "timm":
-            return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views)
-        transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment)
-        return FileBatches(source, order, transform, self.settings.workers, views)
+        """See `edakari.core.protocols.IndexedTask`; covers the names of files, not their content."""
+        return self.data.digest()
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [N, classes], where the network is.
@@ -137,19 +103,12 @@ class Classification:
         Raises:
             DataError: the network has another number of outputs than there are classes.
         """
-        logits: torch.Tensor = model(images_for(model, batch, self.settings))
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != len(self.classes):
-            found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise DataError(
-                f"the network gives {found} for a batch, but the data has {len(self.classes)} classes; build it with "
-                f"num_classes={len(self.classes)}"
-            )
-        return logits
+        return class_logits(self.called(model, batch), self.classes)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
         """The term "cross_entropy", mean over the batch."""
         labels = batch[1].to(outputs.device, non_blocking=True)
-        smoothing = self.settings.label_smoothing
+        smoothing = self.options.label_smoothing
         return {"cross_entropy": functional.cross_entropy(outputs.float(), labels, label_smoothing=smoothing)}
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
@@ -176,25 +135,6 @@ class Classification:
                 loss.update(functional.cross_entropy(logits, labels, reduction="none"))
         figures = {name: float(value) for name, value in accuracy.compute().items()}
         return {**figures, "loss": float(loss.compute())}
-
-
-def classification(settings: DataSettings, seed: int = 0) -> Classification:
-    """The task of one class for each image; reads arrays whole, and of folders the names.
-
-    Args:
-        settings: see `DataSettings`.
-        seed: seed of the training's order and augmentation.
-
-    Raises:
-        DataError: the data is missing, empty, unreadable or of the wrong form.
-        UnknownName: the metric or the embedded data set is not known.
-    """
-    metric = named_metric(settings, METRICS)
-    train, val, notes = _sources(settings)
-    if metric == "top5" and len(train.classes) <= 5:
-        raise DataError(f"data.metric is 'top5', but there are {len(train.classes)} classes; use 'top1'")
-    splits, notes = divided(settings, train, val, notes)
-    return Classification(settings, splits, pixels_of(settings, splits["train"]), notes, seed)
 
 
 def _sources(settings: DataSettings) -> tuple[Source, Source | None, tuple[str, ...]]:

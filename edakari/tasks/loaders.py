@@ -9,7 +9,7 @@ import contextlib
 import dataclasses as dc
 import random
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from edakari.core.processes import ALONE, Processes
 from edakari.errors import DataError
 from edakari.tasks.sources import Arrays, Source
 
-__all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels"]
+__all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels", "loaded", "seeded"]
 
 Images = torch.Tensor
 Labelled = tuple[torch.Tensor, ...]
@@ -107,7 +107,7 @@ class Pixels:
     """Conversion of image bytes to the network's input, for complete batches.
 
     Args:
-        size: side of the images; others are resized.
+        size: height and width of the images; others are resized.
         channels: 1 or 3; grey is repeated, colours are averaged.
         mean: mean of each channel, for pixels in 0 to 1.
         std: standard deviation of each channel.
@@ -117,7 +117,7 @@ class Pixels:
             instead of black ones.
     """
 
-    size: int
+    size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -138,13 +138,13 @@ class Pixels:
             generator: random generator of the augmentation.
 
         Returns:
-            float32 [N, channels, size, size].
+            float32 [N, channels, height, width].
         """
         pixels = images.permute(0, 3, 1, 2).float().div_(255.0)
         if pixels.shape[1] != self.channels:
             pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
-        if pixels.shape[-2:] != (self.size, self.size):
-            pixels = functional.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        if pixels.shape[-2:] != self.size:
+            pixels = functional.interpolate(pixels, self.size, mode="bilinear", antialias=True)
         if generator is not None:
             pixels = self._augmented(pixels, generator)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
@@ -160,9 +160,9 @@ class Pixels:
         if self.pad:
             padded = functional.pad(pixels, (self.pad,) * 4, mode="reflect" if self.jitter else "constant")
             tops, lefts = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator)
-            steps = torch.arange(self.size)
-            rows, columns = (tops[:, None] + steps)[:, :, None], (lefts[:, None] + steps)[:, None, :]
-            # Indexing moves the channels last: [N, size, size, C].
+            rows = (tops[:, None] + torch.arange(self.size[0]))[:, :, None]
+            columns = (lefts[:, None] + torch.arange(self.size[1]))[:, None, :]
+            # Indexing moves the channels last: [N, height, width, C].
             pixels = padded[torch.arange(count)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
         return pixels
 
@@ -266,25 +266,48 @@ class FileBatches:
         return rest
 
     def __iter__(self) -> Iterator[Labelled]:
-        loader: DataLoader[Labelled] = DataLoader(
-            _Transformed(self.source, self.transform, (self.order.seed, self.epoch), max(1, self.views)),
-            batch_sampler=[indices.tolist() for indices in self.order.batches(self.epoch, self.first)],
-            num_workers=self.workers,
-            worker_init_fn=_deaf,
-            # Its own: the loader would draw a seed from the global state otherwise.
-            generator=torch.Generator().manual_seed(0),
-            pin_memory=torch.cuda.is_available(),
-        )
-        try:
-            for images_NVCHW, labels, numbers in loader:
-                images = images_NVCHW.transpose(0, 1).flatten(0, 1)
-                if self.views:
-                    yield images, labels.repeat(self.views), numbers.repeat(self.views)
-                else:
-                    yield images, labels
-        except DataError as error:
-            # A worker's error arrives with its complete traceback.
-            raise DataError(str(error).strip().splitlines()[-1].removeprefix("edakari.errors.DataError: ")) from None
+        dataset = _Transformed(self.source, self.transform, (self.order.seed, self.epoch), max(1, self.views))
+        batches = self.order.batches(self.epoch, self.first)
+        for images_NVCHW, labels, numbers in loaded(dataset, batches, self.workers):
+            images = images_NVCHW.transpose(0, 1).flatten(0, 1)
+            if self.views:
+                yield images, labels.repeat(self.views), numbers.repeat(self.views)
+            else:
+                yield images, labels
+
+
+def loaded(
+    dataset: Dataset[Any],
+    batches: Iterable[npt.NDArray[np.int64]],
+    workers: int,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[Any]:
+    """Yield batches of a data set's items, read by workers.
+
+    Args:
+        dataset: a map-style data set whose items depend only on their index.
+        batches: indices of each batch.
+        workers: number of processes that read items; 0 reads in this process.
+        collate: function that makes a batch of a list of items; None stacks tensors.
+
+    Raises:
+        DataError: an item cannot be read.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=[indices.tolist() for indices in batches],
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_deaf,
+        # Its own: the loader would draw a seed from the global state otherwise.
+        generator=torch.Generator().manual_seed(0),
+        pin_memory=torch.cuda.is_available(),
+    )
+    try:
+        yield from loader
+    except DataError as error:
+        # A worker's error arrives with its complete traceback.
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("edakari.errors.DataError: ")) from None
 
 
 class _Transformed(Dataset[Labelled]):
@@ -298,13 +321,13 @@ class _Transformed(Dataset[Labelled]):
 
     def __getitem__(self, index: int) -> Labelled:
         image = self.source.image(index)
-        with _seeded((*self.seeds, index)):
+        with seeded((*self.seeds, index)):
             views_VCHW = torch.stack([self.transform(image) for _ in range(self.views)])
         return views_VCHW, torch.tensor(self.source.labels[index]), torch.tensor(index)
 
 
 @contextlib.contextmanager
-def _seeded(seeds: Sequence[int]) -> Iterator[None]:
+def seeded(seeds: Sequence[int]) -> Iterator[None]:
     """Context with random states that depend only on the seeds; transforms use all three generators."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])

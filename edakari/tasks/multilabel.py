@@ -5,79 +5,62 @@ from __future__ import annotations
 import dataclasses as dc
 from collections.abc import Mapping
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from edakari.core.blank import blank
 from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
-from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import ArrayBatches, Pixels
+from edakari.core.settings import settings
+from edakari.errors import DataError
+from edakari.tasks.image_data import ImageData, image_data
+from edakari.tasks.image_task import ImageTask, class_logits
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, Labels, read_parts
-from edakari.tasks.splits import (
-    augmenting,
-    device_of,
-    divided,
-    evaluating,
-    images_for,
-    named_metric,
-    order_of,
-    pixels_of,
-)
+from edakari.tasks.splits import device_of, evaluating, named_metric, require_own
 
-__all__ = ["MultiLabel", "multilabel"]
-
-METRICS = ("map",)
+__all__ = ["MultiLabel", "MultiLabelSettings"]
 
 
-@dc.dataclass(frozen=True, eq=False)
-class MultiLabel:
-    """Which classes an image shows, each on its own: binary cross-entropy and mean average precision.
+@settings
+class MultiLabelSettings:
+    """Which of some classes an image shows, each on its own; reads .npz files of `images` and `labels` [N, classes]."""
 
-    Args:
-        settings: see `DataSettings`.
-        splits: the images of each split, with labels of 0 and 1 [N, classes].
-        pixels: how they become the network's input, without augmentation.
-        notes: what a reader of the figures should know about the data, in words.
-        seed: seed of the training's order and augmentation.
-    """
+    def make(self, data: DataSettings, seed: int = 0) -> MultiLabel:
+        """Read the data into memory.
 
-    settings: DataSettings
-    splits: Mapping[Split, Arrays]
-    pixels: Pixels
-    notes: tuple[str, ...] = ()
-    seed: int = 0
-
-    @property
-    def metric(self) -> str:
-        """Name of the main figure; larger is better."""
-        return self.settings.metric or METRICS[0]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Name of each class, in order of the labels' columns."""
-        return self.splits["train"].classes
-
-    def example(self) -> torch.Tensor:
-        """float32 zeros [1, channels, size, size]."""
-        return blank(1, self.pixels.channels, self.pixels.size, self.pixels.size)
-
-    def batches(self, split: Split) -> ArrayBatches:
-        """Batches (images float32 [N, C, H, W], labels of 0 and 1, int64 [N, classes]) of a split.
+        Args:
+            data: settings of the data.
+            seed: seed of the training's order and augmentation.
 
         Raises:
-            UnknownName: there is no such split.
+            DataError: the data is missing, empty, unreadable or of the wrong form.
+            UnknownName: the metric is unknown.
         """
-        if split not in self.splits:
-            raise UnknownName("split", split, self.splits)
-        source = self.splits[split]
-        augment = self.settings.augment if split == "train" else "none"
-        order = order_of(self.settings, source, split, self.seed)
-        return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment))
+        named_metric(data, MultiLabel.metrics)
+        require_own(data, "multilabel")
+        train, val = data.train or (data.source,), data.val
+        if not all(path.endswith(".npz") for path in (*train, val or "x.npz")):
+            raise DataError(f"data.task multilabel reads .npz files in data.train and data.val, found {[*train, val]}")
+        found = _read(train, None)
+        return MultiLabel(image_data(data, found, _read((val,), found) if val else None, seed=seed))
+
+
+@final
+@dc.dataclass(frozen=True, eq=False)
+class MultiLabel(ImageTask):
+    """Which of some classes an image shows, each on its own: binary cross-entropy and mean average precision.
+
+    Args:
+        data: images with labels 0 and 1 [N, classes].
+    """
+
+    data: ImageData
+
+    metrics = ("map",)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [N, classes], where the network is.
@@ -85,14 +68,7 @@ class MultiLabel:
         Raises:
             DataError: the network has another number of outputs than there are classes.
         """
-        logits: torch.Tensor = model(images_for(model, batch, self.settings))
-        if not isinstance(logits, torch.Tensor) or logits.shape[1:] != (len(self.classes),):
-            found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise DataError(
-                f"the network gives {found} for a batch, but the data has {len(self.classes)} classes; build it with "
-                f"num_classes={len(self.classes)}"
-            )
-        return logits
+        return class_logits(self.called(model, batch), self.classes)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
         """The term "binary_cross_entropy", mean over images and classes."""
@@ -128,29 +104,6 @@ class MultiLabel:
                 precision.update(logits.double().sigmoid(), labels)
                 loss.update(functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none"))
         return {"map": float(precision.compute().nanmean()), "loss": float(loss.compute())}
-
-
-def multilabel(settings: DataSettings, seed: int = 0) -> MultiLabel:
-    """The task of several classes for each image, from .npz files of `images` and `labels` [N, classes].
-
-    Args:
-        settings: see `DataSettings`.
-        seed: seed of the training's order and augmentation.
-
-    Raises:
-        DataError: the data is missing, empty, unreadable or of the wrong form.
-        UnknownName: the metric is not known.
-    """
-    named_metric(settings, METRICS)
-    if settings.augment == "timm":
-        raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')
-    train, val = settings.train or (settings.source,), settings.val
-    if not all(path.endswith(".npz") for path in (*train, val or "x.npz")):
-        raise DataError(f"data.task multilabel reads .npz files in data.train and data.val, found {[*train, val]}")
-    found = _read(train, None)
-    splits, notes = divided(settings, found, _read((val,), found) if val else None)
-    arrays = {split: source for split, source in splits.items() if isinstance(source, Arrays)}
-    return MultiLabel(settings, arrays, pixels_of(settings, splits["train"]), notes, seed)
 
 
 def _read(paths: tuple[str, ...], like: Arrays | None) -> Arrays:

@@ -4,80 +4,80 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast, final
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from edakari.core.blank import blank
 from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
-from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import Pixels
+from edakari.core.settings import settings
+from edakari.errors import DataError
+from edakari.tasks.image_data import ImageData, image_data
+from edakari.tasks.image_task import ImageTask
 from edakari.tasks.segmentation_data import MapBatches, read_maps
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays
-from edakari.tasks.splits import (
-    augmenting,
-    device_of,
-    divided,
-    evaluating,
-    images_for,
-    named_metric,
-    order_of,
-    pixels_of,
-)
+from edakari.tasks.splits import augmenting, device_of, evaluating, named_metric, require_own
 
-__all__ = ["Segmentation", "segmentation"]
-
-METRICS = ("miou", "pixel_accuracy")
+__all__ = ["Segmentation", "SegmentationSettings"]
 
 
-@dc.dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Which class each pixel shows: cross-entropy, mean intersection over union, accuracy of pixels.
+@settings
+class SegmentationSettings:
+    """Which class each pixel shows.
 
     Args:
-        settings: see `DataSettings`.
-        splits: the images of each split, with labels [N, H, W].
-        pixels: how they become the network's input, without augmentation.
-        notes: what a reader of the figures should know about the data, in words.
-        seed: seed of the training's order and augmentation.
+        ignore_index: label of pixels that do not count.
     """
 
-    settings: DataSettings
-    splits: Mapping[Split, Arrays]
-    pixels: Pixels
-    notes: tuple[str, ...] = ()
-    seed: int = 0
+    ignore_index: int = 255
 
-    @property
-    def metric(self) -> str:
-        """Name of the main figure; larger is better."""
-        return self.settings.metric or METRICS[0]
+    def make(self, data: DataSettings, seed: int = 0) -> Segmentation:
+        """Read the data; see `edakari.tasks.segmentation_data.read_maps`.
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Name of each class, in order of the labels."""
-        return self.splits["train"].classes
+        Args:
+            data: settings of the data.
+            seed: seed of the training's order and augmentation.
 
-    def example(self) -> torch.Tensor:
-        """float32 zeros [1, channels, size, size]."""
-        return blank(1, self.pixels.channels, self.pixels.size, self.pixels.size)
+        Raises:
+            DataError: the data is missing, empty, unreadable or of the wrong form.
+            UnknownName: the metric is unknown.
+        """
+        named_metric(data, Segmentation.metrics)
+        require_own(data, "segmentation")
+        train, val = read_maps(data, self.ignore_index)
+        return Segmentation(image_data(data, train, val, seed=seed), self)
+
+
+@final
+@dc.dataclass(frozen=True, eq=False)
+class Segmentation(ImageTask):
+    """Which class each pixel shows: cross-entropy, mean intersection over union, pixel accuracy.
+
+    Args:
+        data: images with labels [N, H, W].
+        options: settings of the task.
+    """
+
+    data: ImageData
+    options: SegmentationSettings = dc.field(default_factory=SegmentationSettings)
+
+    metrics = ("miou", "pixel_accuracy")
 
     def batches(self, split: Split) -> MapBatches:
-        """Batches (images float32 [N, C, H, W], labels int64 [N, H, W]) of a split; of training both move alike.
+        """Return the batches (images float32 [N, C, H, W], labels int64 [N, H, W]) of a split.
+
+        Mirrors and shifts move images and labels of "train" together.
 
         Raises:
             UnknownName: there is no such split.
         """
-        if split not in self.splits:
-            raise UnknownName("split", split, self.splits)
-        source = self.splits[split]
-        augment = self.settings.augment if split == "train" else "none"
-        order = order_of(self.settings, source, split, self.seed)
-        return MapBatches(source, order, augmenting(self.pixels, self.settings, augment), self.settings.ignore_index)
+        data = self.data
+        pixels = augmenting(data.pixels, data.settings, data.augment(split))
+        source = cast(Arrays, data.source(split))
+        return MapBatches(source, data.order(split), pixels, self.options.ignore_index)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits [N, classes, H, W] at the images' size, where the network is.
@@ -88,7 +88,7 @@ class Segmentation:
         Raises:
             DataError: the network has another number of classes than the data, or gives no maps.
         """
-        logits: Any = model(images_for(model, batch, self.settings))
+        logits: Any = self.called(model, batch)
         if isinstance(logits, Mapping) and "out" in logits:
             logits = logits["out"]
         if not isinstance(logits, torch.Tensor) or logits.ndim != 4 or logits.shape[1] != len(self.classes):
@@ -111,7 +111,7 @@ class Segmentation:
     def _entropy(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of each pixel, 0 where it does not count, and where it does."""
         labels = batch[1].to(outputs.device, non_blocking=True)
-        ignored = self.settings.ignore_index
+        ignored = self.options.ignore_index
         each = functional.cross_entropy(outputs.float(), labels, ignore_index=ignored, reduction="none")
         return each, labels != ignored
 
@@ -134,7 +134,7 @@ class Segmentation:
             from torchmetrics import MeanMetric, MetricCollection
             from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-        device, classes, ignored = device_of(model), len(self.classes), self.settings.ignore_index
+        device, classes, ignored = device_of(model), len(self.classes), self.options.ignore_index
         figures = MetricCollection(
             {
                 "miou": MulticlassJaccardIndex(classes, ignore_index=ignored),
@@ -150,23 +150,3 @@ class Segmentation:
                 loss.update(each, counts.float())
         found = {name: float(value) for name, value in figures.compute().items()}
         return {**found, "loss": float(loss.compute())}
-
-
-def segmentation(settings: DataSettings, seed: int = 0) -> Segmentation:
-    """The task of a class at every pixel, from .npz files or folders; see `edakari.tasks.segmentation_data.read_maps`.
-
-    Args:
-        settings: see `DataSettings`.
-        seed: seed of the training's order and augmentation.
-
-    Raises:
-        DataError: the data is missing, empty, unreadable or of the wrong form.
-        UnknownName: the metric is not known.
-    """
-    named_metric(settings, METRICS)
-    if settings.augment == "timm":
-        raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')
-    train, val = read_maps(settings)
-    splits, notes = divided(settings, train, val)
-    arrays = {split: source for split, source in splits.items() if isinstance(source, Arrays)}
-    return Segmentation(settings, arrays, pixels_of(settings, splits["train"]), notes, seed)

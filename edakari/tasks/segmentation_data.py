@@ -31,12 +31,12 @@ BILINEAR = 2
 Part = tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple[str, ...]]
 
 
-def read_maps(settings: DataSettings) -> tuple[Arrays, Arrays | None]:
+def read_maps(settings: DataSettings, ignored: int) -> tuple[Arrays, Arrays | None]:
     """Read training data, and validation data if there is any, into memory at the input's size.
 
     A folder has `images/` and `labels/` in it, files of the same stem belonging together, or `train/` and `val/` with
     these. An .npz file holds `images`, uint8 [N, H, W, C], and `labels`, integers [N, H, W]. Label maps hold numbers of
-    classes from 0 on, and `data.ignore_index` where a pixel does not count.
+    classes from 0 on, and `ignored` where a pixel does not count.
 
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form, or there is one class only.
@@ -48,20 +48,20 @@ def read_maps(settings: DataSettings) -> tuple[Arrays, Arrays | None]:
         inner = root / "train"
         beside = str(root / "val") if inner.is_dir() and (root / "val").is_dir() else None
         held, train = settings.val or beside, (str(inner if inner.is_dir() else root),)
-    found = _source(train, settings, None)
-    return found, _source((held,), settings, found) if held else None
+    found = _source(train, settings.size, ignored, None)
+    return found, _source((held,), settings.size, ignored, found) if held else None
 
 
-def _source(paths: Sequence[str], settings: DataSettings, like: Arrays | None) -> Arrays:
+def _source(paths: Sequence[str], size: tuple[int, int] | None, ignored: int, like: Arrays | None) -> Arrays:
     where = ", ".join(paths)
     if all(path.endswith(".npz") for path in paths):
-        parts = [_sized(part, settings.image_size) for part in read_parts(paths)]
+        parts = [_sized(part, size) for part in read_parts(paths)]
     elif len(paths) == 1:
-        parts = [_from_folder(Path(paths[0]), settings.image_size)]
+        parts = [_from_folder(Path(paths[0]), size)]
     else:
         raise DataError(f"data.train names {list(paths)}; give .npz files only, or a single folder")
     labels = np.concatenate([_checked(path, *part[:2]) for path, part in zip(paths, parts, strict=True)])
-    counted = labels[labels != settings.ignore_index]
+    counted = labels[labels != ignored]
     names = like.classes if like else parts[0][2]
     if counted.size and counted.max() >= CLASSES:
         raise DataError(f"{where}: a label is {counted.max()}; at most {CLASSES:,} classes are counted, from 0 on")
@@ -70,7 +70,7 @@ def _source(paths: Sequence[str], settings: DataSettings, like: Arrays | None) -
         span = f"from {counted.min()} to {counted.max()}" if counted.size else "that all are ignored"
         raise DataError(
             f"{where}: labels {span}, but there are {len(names)} classes (from 0 on); pixels that do not count have "
-            f"{settings.ignore_index} (data.ignore_index)"
+            f"{ignored} (ignore_index of data.task)"
         )
     if len(names) < 2 or (like is None and counted.min() == counted.max()):
         raise DataError(f"{where}: all pixels are of one class; there is nothing to tell apart")
@@ -90,20 +90,20 @@ def _checked(path: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any])
     return labels.astype(np.uint8) if low >= 0 and high < 256 else labels.astype(np.int32)
 
 
-def _sized(part: Part, size: int | None) -> Part:
+def _sized(part: Part, size: tuple[int, int] | None) -> Part:
     """Images and maps of a file at the input's size."""
     images, labels, names = part
-    if size is None or images.shape[1:3] == (size, size) or labels.shape != images.shape[:3]:
+    if size is None or images.shape[1:3] == size or labels.shape != images.shape[:3]:
         return part
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     shrunk = [
-        functional.interpolate(some.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+        functional.interpolate(some.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         for some in torch.split(pixels, 64)
     ]
     return torch.cat(shrunk).permute(0, 2, 3, 1).contiguous().numpy(), _nearest(labels, size), names
 
 
-def _from_folder(path: Path, size: int | None) -> Part:
+def _from_folder(path: Path, size: tuple[int, int] | None) -> Part:
     folders = path / "images", path / "labels"
     if not all(folder.is_dir() for folder in folders):
         raise DataError(
@@ -123,7 +123,7 @@ def _from_folder(path: Path, size: int | None) -> Part:
     for file in files:
         image, label = _pair(file, maps[file.stem])
         if size is not None:
-            image = image.resize((size, size), BILINEAR)
+            image = image.resize(size[::-1], BILINEAR)
             label = _nearest(label[None], size)[0]
         elif images and image.size != images[0].shape[1::-1]:
             raise DataError(f"folder {str(path)!r}: images differ in size; name data.image_size")
@@ -151,9 +151,9 @@ def _pair(file: Path, labels: Path) -> tuple[Image, npt.NDArray[np.int32]]:
     return image, label
 
 
-def _nearest(labels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+def _nearest(labels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
     """Label maps [N, H, W] at another size, each pixel that of the nearest place."""
-    rows, columns = ((np.arange(size) + 0.5) * side / size for side in labels.shape[1:])
+    rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(size, labels.shape[1:], strict=True))
     return labels[:, rows.astype(int)][:, :, columns.astype(int)]
 
 

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from edakari.core.protocols import Task
 from edakari.core.registry import Registry
-from edakari.core.settings import BelowOne, Count, OpenFraction, Positive, Seed, Whole, settings
+from edakari.core.settings import Count, OpenFraction, Positive, Seed, Whole, settings
+from edakari.tasks.choice import TaskSettings, settings_of_task
 
-__all__ = ["TASKS", "Augment", "DataSettings", "TaskFactory"]
+__all__ = ["TASKS", "Augment", "DataSettings"]
 
 Augment = Literal["none", "light", "jitter", "timm"]
 LARGEST = 16384
 """Largest side of an image; above it, a batch of one does not fit into memory."""
-TaskFactory = Callable[["DataSettings", int], Task]
-"""From what a recipe says about data, and the seed of the training's order, to the task."""
-TASKS: Registry[TaskFactory] = Registry(
+Side = Annotated[int, Interval(ge=1, le=LARGEST)]
+"""Pixels of a side of the network's input."""
+TASKS: Registry[type[TaskSettings]] = Registry(
     "task",
     "edakari.tasks",
     {
-        "classification": "edakari.tasks.classify:classification",
-        "multilabel": "edakari.tasks.multilabel:multilabel",
-        "segmentation": "edakari.tasks.segment:segmentation",
+        "classification": "edakari.tasks.classify:ClassificationSettings",
+        "multilabel": "edakari.tasks.multilabel:MultiLabelSettings",
+        "segmentation": "edakari.tasks.segment:SegmentationSettings",
     },
-    members=("metric", "example", "batches", "outputs", "loss", "evaluate"),
+    members=("make",),
+    adapt=settings_of_task,
 )
-"""What makes a task, by the name that a recipe gives it."""
+"""Settings of tasks, by the name that a recipe gives them."""
 
 
 @settings
@@ -36,14 +36,15 @@ class DataSettings:
     """Where images come from and how they become batches.
 
     Args:
-        task: what images show. "classification": one class each; "multilabel": any number of classes each;
-            "segmentation": a class at every pixel; or one of your own, by its registered name or
+        task: what images show, with the settings of that task: "classification": one class each; "multilabel": any
+            number of classes each; "segmentation": a class at every pixel; or your own, by its registered name or
             "path/to/file.py:name".
         source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, or
             a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name".
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
-        image_size: side of the network's input; None is as stored for .npz, 224 for folders.
+        image_size: height and width of the network's input, or one number for both; None is as stored for .npz, 224 for
+            folders.
         channels: number of channels of the network's input; None is as stored.
         mean: mean of each channel, for pixels in 0 to 1; None is the data set's own for embedded data and ImageNet's
             for folders, and is computed from the training images for .npz.
@@ -64,17 +65,15 @@ class DataSettings:
         max_images: largest number of training images, drawn in proportion to the classes; None takes all.
         metric: main metric: "top1" or "top5" in classification; "map", mean average precision, with several classes an
             image; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
-        label_smoothing: label smoothing of the loss (Szegedy et al., 2016, section 7); classification only.
-        ignore_index: label of pixels that do not count; segmentation only.
         seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
             draws everything else.
     """
 
-    task: Annotated[str, TASKS] = "classification"
+    task: Annotated[TaskSettings, TASKS] = "classification"  # type: ignore[assignment]
     source: str = "embedded:fashion"
     train: tuple[str, ...] = ()
     val: str | None = None
-    image_size: Annotated[int, Interval(ge=1, le=LARGEST)] | None = None
+    image_size: Side | tuple[Side, Side] | None = None
     channels: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
@@ -88,6 +87,10 @@ class DataSettings:
     val_share: OpenFraction = 0.1
     max_images: Annotated[int, Ge(2)] | None = None
     metric: str | None = None
-    label_smoothing: BelowOne = 0.0
-    ignore_index: int = 255
     seed: Seed = 0
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the network's input; None where they follow from the data."""
+        given = self.image_size
+        return (given, given) if isinstance(given, int) else given

@@ -28,6 +28,7 @@ __all__ = [
     "named_metric",
     "order_of",
     "pixels_of",
+    "require_own",
     "training_seed",
 ]
 
@@ -46,6 +47,18 @@ def named_metric(settings: DataSettings, known: Sequence[str]) -> str:
     if metric not in known:
         raise UnknownName("metric", metric, known)
     return metric
+
+
+def require_own(settings: DataSettings, task: str) -> None:
+    """Raise an error for settings that only classification can use.
+
+    Raises:
+        DataError: neither `data.source` nor `data.train` names data, or the augmentation is "timm".
+    """
+    if not settings.train and settings.source.startswith("embedded:"):
+        raise DataError(f"data.task {task} needs data.source or data.train; {settings.source!r} has classes")
+    if settings.augment == "timm":
+        raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')
 
 
 def divided(
@@ -82,16 +95,13 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
     """Make the conversion of image bytes to the network's input.
 
     Raises:
-        DataError: images are not square, or mean and deviation do not fit them.
+        DataError: mean and standard deviation do not fit the channels.
     """
     channels = settings.channels or train.channels
     if isinstance(train, Arrays):
-        height, width = train.images.shape[1:3]
-        if settings.image_size is None and height != width:
-            raise DataError(f"the images are {height}x{width}; name data.image_size to make them square")
-        size = settings.image_size or int(height)
+        size = settings.size or (int(train.images.shape[1]), int(train.images.shape[2]))
     else:
-        size = settings.image_size or 224
+        size = settings.size or (224, 224)
     mean, std = settings.mean, settings.std
     if mean is None or std is None:
         own_mean, own_std = _statistics(settings, train)
@@ -105,20 +115,21 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
     return Pixels(size, channels, tuple(mean) * repeat[0], tuple(std) * repeat[1])
 
 
-def order_of(settings: DataSettings, source: Source, split: Split, seed: int) -> Order:
+def order_of(settings: DataSettings, count: int, split: Split, seed: int) -> Order:
     """Make the order of images in the batches of a split.
 
     Args:
         settings: settings with the batch size.
-        source: the images of the split.
+        count: number of images of the split.
         split: "train" is shuffled.
         seed: seed of the training.
 
     Raises:
         DataError: batches cannot be divided equally among the processes.
     """
-    count, size = len(source.labels), settings.batch_size
-    order = Order(count, size, training_seed(seed), shuffle=split == "train", shared=split == "calibration")
+    order = Order(
+        count, settings.batch_size, training_seed(seed), shuffle=split == "train", shared=split == "calibration"
+    )
     order.check()
     return order
 

@@ -29,9 +29,9 @@ def evaluation_transform(pixels: Pixels) -> Transform:
         pixels: size and normalisation of the input.
     """
     v2 = _torchvision()
-    if pixels.size <= SMALL:
-        return _composed(pixels, v2.Resize((pixels.size, pixels.size), antialias=True))
-    return _composed(pixels, v2.Resize(round(pixels.size / CROP), antialias=True), v2.CenterCrop(pixels.size))
+    if max(pixels.size) <= SMALL:
+        return _composed(pixels, v2.Resize(pixels.size, antialias=True))
+    return _composed(pixels, _around(pixels.size), v2.CenterCrop(pixels.size))
 
 
 def training_transform(pixels: Pixels, augment: str) -> Transform:
@@ -53,7 +53,7 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
         from edakari.tasks.images import eight_bits
 
         make: Any = create_transform
-        size = (pixels.channels, pixels.size, pixels.size)
+        size = (pixels.channels, *pixels.size)
         randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
         transform = _guarded(make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std))
         # what timm draws from works on 8 bits
@@ -63,14 +63,28 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
     if augment not in ("light", "jitter"):
         raise UnknownName("augmentation", augment, ("none", "light", "jitter", "timm"))
     colours = [v2.ColorJitter(JITTER, JITTER, JITTER)] if augment == "jitter" else []
-    if pixels.size <= SMALL:
-        resize = v2.Resize((pixels.size, pixels.size), antialias=True)
+    if max(pixels.size) <= SMALL:
+        resize = v2.Resize(pixels.size, antialias=True)
         shift = v2.RandomCrop(
             pixels.size, padding=pixels.pad or None, padding_mode="reflect" if colours else "constant"
         )
         return _composed(pixels, resize, *colours, shift, v2.RandomHorizontalFlip())
     crop = v2.RandomResizedCrop(pixels.size, scale=(0.35, 1.0), antialias=True)
     return _composed(pixels, crop, *colours, v2.RandomHorizontalFlip())
+
+
+def _around(size: tuple[int, int]) -> Any:
+    """The resize before a centre crop: it keeps the aspect, and leaves a border around the crop."""
+    v2, (height, width) = _torchvision(), (round(side / CROP) for side in size)
+    if height == width:
+        return v2.Resize(height, antialias=True)
+
+    def resize(image: Any) -> Any:
+        high, wide = v2.functional.get_size(image)
+        scale = max(height / high, width / wide)
+        return v2.functional.resize(image, [round(high * scale), round(wide * scale)], antialias=True)
+
+    return resize
 
 
 def _torchvision() -> Any:

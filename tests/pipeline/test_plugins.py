@@ -13,7 +13,7 @@ import yaml
 
 import edakari
 from edakari.cost import bind
-from edakari.errors import RecipeError, UntrustedCode
+from edakari.errors import DataError, RecipeError, UntrustedCode
 from edakari.graph import trace
 from edakari.models.trust import code_in, remember
 from edakari.pipeline import read_recipe, recipe_from
@@ -110,6 +110,29 @@ def test_settings_of_a_plug_in_are_checked_like_others(folder: Path) -> None:
         recipe_from(wrong)
     with pytest.raises(RecipeError, match=r"method\.criterion: .*has no 'score'"):
         recipe_from({**RECIPE, "method": {"name": "score", "criterion": "allocator.py:SameFraction"}})
+
+
+def test_parameters_of_a_function_that_makes_a_task_are_its_settings(folder: Path) -> None:
+    from edakari.tasks import task_from_settings
+
+    def tasked(task: Any) -> Any:
+        recipe = recipe_from({**RECIPE, "data": {"task": task, "batch_size": 16}, "seed": 3})
+        assert recipe_from(recipe.content).content == recipe.content
+        return task_from_settings(recipe.data, recipe.seed)
+
+    task = tasked({"name": "task.py:brightness", "power": 0.5})
+    assert (task.batch, task.seed, task.power) == (16, 3, 0.5)
+    assert tasked("task.py:brightness").power == 1.0
+    with pytest.raises(RecipeError, match=r"data\.task\.power: should be less than or equal to 1, found 5"):
+        tasked({"name": "task.py:brightness", "power": 5})
+    with pytest.raises(RecipeError, match=r"data\.task\.powr: unknown key; did you mean 'power'"):
+        tasked({"name": "task.py:brightness", "powr": 1})
+    (folder / "nothing.py").write_text("def nothing(root='x'):\n    return root", encoding="utf-8")
+    with pytest.raises(DataError, match=r"'nothing\.py:nothing' returned str, which has no 'metric'"):
+        tasked("nothing.py:nothing")
+    (folder / "loose.py").write_text("def loose(*names):\n    return names", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"data\.task: the task 'loose' takes names; give every parameter a name"):
+        tasked("loose.py:loose")
 
 
 def test_a_source_of_data(folder: Path) -> None:

@@ -99,7 +99,10 @@ def test_names_alone_will_do():
         ({"data": {"batch_size": "64"}}, ["data.batch_size", "integer", "'64'"]),
         ({"data": {"image_size": 0}}, ["data.image_size", "greater than or equal to 1", "0"]),
         ({"data": {"image_size": 1000000}}, ["data.image_size", "less than or equal to 16384"]),
-        ({"data": {"label_smoothing": 5}}, ["data.label_smoothing", "less than 1", "5"]),
+        (
+            {"data": {"task": {"name": "classification", "label_smoothing": 5}}},
+            ["data.task.label_smoothing", "less than 1", "5"],
+        ),
         ({"data": {"mean": [float("inf")]}}, ["data.mean[0]", "finite"]),
         ({"data": {"std": [0.0]}}, ["data.std[0]", "greater than 0"]),
         ({"method": {"name": "smcp", "interval": 0}}, ["method.interval", "greater than or equal to 1"]),

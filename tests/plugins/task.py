@@ -5,12 +5,14 @@ import dataclasses as dc
 import torch
 
 from edakari.core.modes import eval_mode
+from edakari.core.settings import PositiveFraction
 
 
 @dc.dataclass(frozen=True)
 class Brightness:
     batch: int
     seed: int
+    power: float = 1.0
     metric: str = "minus_error"
 
     def example(self):
@@ -19,7 +21,10 @@ class Brightness:
     def batches(self, split):
         generator = torch.Generator().manual_seed(self.seed + len(split))
         images = torch.rand(32, 1, 28, 28, generator=generator) * torch.rand(32, 1, 1, 1, generator=generator)
-        return list(zip(images.split(self.batch), images.mean((1, 2, 3)).split(self.batch), strict=True))
+        return list(zip(images.split(self.batch), self._target(images).split(self.batch), strict=True))
+
+    def _target(self, images):
+        return images.mean((1, 2, 3)) ** self.power
 
     def outputs(self, model, batch):
         return model(batch[0].to(next(model.parameters())))
@@ -33,5 +38,5 @@ class Brightness:
         return {"minus_error": -sum(errors) / len(errors)}
 
 
-def brightness(settings, seed):
-    return Brightness(settings.batch_size, seed)
+def brightness(data, seed, power: PositiveFraction = 1.0):
+    return Brightness(data.batch_size, seed, power)

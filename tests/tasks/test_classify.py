@@ -65,12 +65,12 @@ def test_images_enter_the_network_in_the_memory_format_that_is_asked_for(tmp_pat
 
 def test_a_missing_validation_split_is_cut_from_training_and_said(tmp_path):
     task = task_from_settings(DataSettings(source=npz(tmp_path / "a.npz"), val_share=0.2, calibration_size=12))
-    train, val, search = (task.splits[name].images for name in ("train", "val", "calibration"))
+    train, val, search = (task.data.splits[name].images for name in ("train", "val", "calibration"))
     assert (len(train), len(val), len(search)) == (48, 12, 12)
     keys = [{image.tobytes() for image in images} for images in (train, val, search)]
     assert not keys[0] & keys[1]
     assert keys[2] <= keys[0]
-    assert np.bincount(task.splits["val"].labels).tolist() == [2] * 6
+    assert np.bincount(task.data.splits["val"].labels).tolist() == [2] * 6
     assert "12 images cut from the training data" in task.notes[0]
 
 
@@ -86,7 +86,7 @@ def test_the_search_split_is_the_same_each_time_and_not_augmented(tmp_path):
 
 def test_a_limit_draws_from_every_class(tmp_path):
     task = task_from_settings(DataSettings(source=npz(tmp_path / "a.npz"), max_images=12, val=npz(tmp_path / "v.npz")))
-    assert np.bincount(task.splits["train"].labels).tolist() == [2] * 6
+    assert np.bincount(task.data.splits["train"].labels).tolist() == [2] * 6
     assert "12 images only" in task.notes[0]
 
 

@@ -124,7 +124,7 @@ def test_a_ramp_reaches_the_network_as_it_is(case, channels, tmp_path):
 @pytest.mark.parametrize("augment", ["light", "jitter", "timm"])
 def test_deep_images_go_through_every_augmentation(augment, tmp_path):
     (tmp_path / "x.png").write_bytes(CASES["16 bits, PNG"][1])
-    pixels = Pixels(SIDE, 3, (0.0,) * 3, (1.0,) * 3, pad=1)
+    pixels = Pixels((SIDE, SIDE), 3, (0.0,) * 3, (1.0,) * 3, pad=1)
     found = training_transform(pixels, augment)(read_image(tmp_path / "x.png"))
     assert found.shape == (3, SIDE, SIDE)
     assert found.min() >= 0
@@ -133,7 +133,7 @@ def test_deep_images_go_through_every_augmentation(augment, tmp_path):
 
 def test_no_draw_of_timm_fails():
     torch.manual_seed(0)
-    pixels = Pixels(4, 3, (0.5,) * 3, (0.5,) * 3)
+    pixels = Pixels((4, 4), 3, (0.5,) * 3, (0.5,) * 3)
     transform, image = training_transform(pixels, "timm"), rgb().resize((4, 4))
     for _ in range(3000):
         assert torch.isfinite(transform(image)).all()
@@ -244,7 +244,7 @@ def pair(folder: Path, image: bytes, label: bytes) -> DataSettings:
 def test_images_and_maps_are_turned_together_or_not_at_all(tmp_path):
     turned = rotated(Image.fromarray(np.rot90(BYTES, 1).copy()), 6, "PNG")
     task = task_from_settings(pair(tmp_path, turned, MAPS["turned"][1]))
-    source = task.splits["train"]
+    source = task.data.splits["train"]
     assert (source.labels[0] == NUMBERS).all()
     assert (source.images[0, :, :, 1] == BYTES).all()
     (tmp_path / "other").mkdir()

@@ -11,7 +11,7 @@ from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Pixels
 from edakari.tasks.sources import Arrays, from_folder
 from edakari.tasks.transforms import training_transform
 
-PLAIN = Pixels(6, 1, (0.0,), (1.0,))
+PLAIN = Pixels((6, 6), 1, (0.0,), (1.0,))
 
 
 def arrays(count=23, channels=1):
@@ -67,7 +67,7 @@ def test_training_batches_that_do_not_divide_are_refused(monkeypatch):
 
 def test_pixels_without_augmentation_are_the_images_normalised():
     source = arrays()
-    batches = ArrayBatches(source, Order(23, 10), Pixels(6, 1, (0.25,), (0.5,)))
+    batches = ArrayBatches(source, Order(23, 10), Pixels((6, 6), 1, (0.25,), (0.5,)))
     images, labels = map(torch.cat, zip(*batches, strict=True))
     expected = (torch.from_numpy(source.images[..., 0]).double() / 255 - 0.25) / 0.5
     torch.testing.assert_close(images[:, 0].double(), expected, atol=1e-6, rtol=0)
@@ -77,7 +77,7 @@ def test_pixels_without_augmentation_are_the_images_normalised():
 
 def test_augmented_images_are_shifted_or_mirrored_originals():
     source = arrays(40)
-    pixels = Pixels(6, 1, (0.0,), (1.0,), pad=2, flip=True)
+    pixels = Pixels((6, 6), 1, (0.0,), (1.0,), pad=2, flip=True)
     ((images, _),) = ArrayBatches(source, Order(40, 40), pixels)
     found = set()
     for index, image in enumerate(images[:, 0]):
@@ -95,7 +95,7 @@ def test_augmented_images_are_shifted_or_mirrored_originals():
 
 
 def test_channels_and_size_are_adapted():
-    ((images, _),) = ArrayBatches(arrays(4), Order(4, 4), Pixels(12, 3, (0.0,) * 3, (1.0,) * 3))
+    ((images, _),) = ArrayBatches(arrays(4), Order(4, 4), Pixels((12, 12), 3, (0.0,) * 3, (1.0,) * 3))
     assert images.shape == (4, 3, 12, 12)
     assert torch.equal(images[:, 0], images[:, 2])
     colour = arrays(4, channels=3)
@@ -118,10 +118,10 @@ def folder(tmp_path):
 def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
     if kind == "arrays":
         make = lambda workers: ArrayBatches(  # noqa: E731
-            arrays(), Order(23, 4, 7, shuffle=True), Pixels(6, 1, (0.0,), (1.0,), pad=2, flip=True)
+            arrays(), Order(23, 4, 7, shuffle=True), Pixels((6, 6), 1, (0.0,), (1.0,), pad=2, flip=True)
         )
     else:
-        source, pixels = folder(tmp_path), Pixels(8, 3, (0.5,) * 3, (0.5,) * 3, pad=2)
+        source, pixels = folder(tmp_path), Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3, pad=2)
         make = lambda workers: FileBatches(  # noqa: E731
             source, Order(10, 3, 7, shuffle=True), training_transform(pixels, kind), workers
         )
@@ -146,7 +146,7 @@ def test_an_unreadable_image_is_named_from_workers_too(tmp_path, workers):
     source = folder(tmp_path)
     source.paths[4].write_bytes(b"nothing")
     batches = FileBatches(
-        source, Order(10, 5), training_transform(Pixels(8, 3, (0.5,) * 3, (0.5,) * 3), "none"), workers
+        source, Order(10, 5), training_transform(Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3), "none"), workers
     )
     with pytest.raises(DataError, match=r"^image .*4\.png cannot be read") as caught:
         list(batches)

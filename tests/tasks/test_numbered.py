@@ -57,7 +57,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
 
 
 def test_jitter_of_a_constant_image_is_its_brightness():
-    pixels = Pixels(4, 3, (0.0,) * 3, (1.0,) * 3, jitter=0.2)
+    pixels = Pixels((4, 4), 3, (0.0,) * 3, (1.0,) * 3, jitter=0.2)
     images = torch.full((200, 4, 4, 3), 100, dtype=torch.uint8)
     found = pixels(images, torch.Generator().manual_seed(0))[:, 0, 0, 0] * 255
     assert 80 <= found.min() < 85

@@ -120,29 +120,29 @@ def test_a_folder_gives_what_its_arrays_give(tmp_path: Path, mode: str) -> None:
     images, labels = maps()
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     for split in ("train", "val", "calibration"):
-        source = task.splits[split]
+        source = task.data.splits[split]
         for image, label in zip(source.images, source.labels, strict=True):
             assert np.array_equal(known[image.tobytes()], label)
-    assert len(task.splits["val"].labels) == 3
+    assert len(task.data.splits["val"].labels) == 3
 
 
 def test_maps_are_resized_without_mixing_classes(tmp_path: Path) -> None:
     labels = np.zeros((12, 8, 8), np.int64)
     labels[:, 4:] = 2
     by_file = task_from_settings(settings(npz(tmp_path / "t.npz", labels), image_size=4))
-    found = by_file.splits["train"].labels
+    found = by_file.data.splits["train"].labels
     assert found.shape[1:] == (4, 4)
     assert found[0].tolist() == [[0] * 4] * 2 + [[2] * 4] * 2
     from_files = task_from_settings(settings(folder(tmp_path / "data"), image_size=16))
-    assert from_files.splits["train"].images.shape[1:] == (16, 16, 3)
-    assert set(np.unique(from_files.splits["train"].labels)) == {0, 1, 2}
+    assert from_files.data.splits["train"].images.shape[1:] == (16, 16, 3)
+    assert set(np.unique(from_files.data.splits["train"].labels)) == {0, 1, 2}
 
 
 def test_a_folder_with_its_own_validation_data(tmp_path: Path) -> None:
     folder(tmp_path / "data" / "train")
     folder(tmp_path / "data" / "val")
     task = task_from_settings(settings(tmp_path / "data"))
-    assert [len(task.splits[split].labels) for split in ("train", "val")] == [12, 12]
+    assert [len(task.data.splits[split].labels) for split in ("train", "val")] == [12, 12]
     assert task.notes == ()
 
 

@@ -69,7 +69,7 @@ def test_batches_keep_labels_with_their_images(tmp_path: Path) -> None:
         known = {
             image.tobytes(): label.tolist() for image, label in zip(stored["images"], stored["labels"], strict=True)
         }
-    mean = torch.tensor(task.pixels.mean).view(3, 1, 1)
+    mean = torch.tensor(task.data.pixels.mean).view(3, 1, 1)
     found = 0
     for images, labels in task.batches("train"):
         for image, label in zip(images, labels, strict=True):
@@ -77,7 +77,7 @@ def test_batches_keep_labels_with_their_images(tmp_path: Path) -> None:
             assert known[pixels.tobytes()] == label.tolist()
             found += 1
     assert found == 32
-    assert len(task.splits["val"].labels) == 4
+    assert len(task.data.splits["val"].labels) == 4
 
 
 def test_distillation_is_nothing_where_outputs_agree_and_treats_classes_one_by_one(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def batches(count=64, batch_size=8):
     generator = np.random.default_rng(0)
     labels = np.arange(count) % 3
     images = (generator.integers(0, 120, (count, 6, 6, 1)) + 60 * labels[:, None, None, None]).astype(np.uint8)
-    pixels = Pixels(6, 1, (0.5,), (0.25,), pad=1, flip=True)
+    pixels = Pixels((6, 6), 1, (0.5,), (0.25,), pad=1, flip=True)
     return ArrayBatches(Arrays(images, labels, ("a", "b", "c")), Order(count, batch_size, 5, shuffle=True), pixels)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from edakari.core.processes import Processes
 from edakari.tasks import Classification, DataSettings
+from edakari.tasks.image_data import ImageData
 from edakari.tasks.loaders import Pixels
 from edakari.train import FitSettings, fit
 from tests.train.problem import SCHEDULE, batches, network, objective
@@ -24,7 +25,7 @@ def train(folder, mode):
     data = batches()
     data.pixels = dc.replace(data.pixels, pad=0, flip=False)
     splits = dict.fromkeys(("train", "calibration", "val"), data.source)
-    task = Classification(DataSettings(batch_size=10), splits, Pixels(6, 1, (0.5,), (0.25,)))
+    task = Classification(ImageData(DataSettings(batch_size=10), splits, Pixels((6, 6), 1, (0.5,), (0.25,))))
 
     def gated(network, batch):
         terms = objective(network, batch)

@@ -1,0 +1,129 @@
+"""Images with labels of a fixed size, in memory or in files, and their batches."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from edakari.core.blank import blank
+from edakari.core.protocols import Split
+from edakari.errors import UnknownName
+from edakari.tasks.loaders import ArrayBatches, FileBatches, FixedBatches, Order, Pixels
+from edakari.tasks.settings import Augment, DataSettings
+from edakari.tasks.sources import Arrays, Labels, Source
+from edakari.tasks.splits import augmenting, divided, order_of, pixels_of, training_seed
+from edakari.tasks.transforms import training_transform
+
+__all__ = ["ImageData", "image_data"]
+
+
+@dc.dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images with labels; fulfils `edakari.tasks.image_task.TaskData`.
+
+    Args:
+        settings: settings of the data.
+        splits: the images of each split.
+        pixels: conversion to the network's input, without augmentation.
+        notes: sentences about the data for readers of the results.
+        seed: seed of the training's order and augmentation.
+    """
+
+    settings: DataSettings
+    splits: Mapping[Split, Source]
+    pixels: Pixels
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in order of the labels."""
+        return self.splits["train"].classes
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, for pixels in 0 to 1."""
+        return self.pixels.mean, self.pixels.std
+
+    def example(self) -> torch.Tensor:
+        """Return float32 zeros [1, channels, height, width]."""
+        return blank(1, self.pixels.channels, *self.pixels.size)
+
+    def source(self, split: Split) -> Source:
+        """Return the images of a split.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        if split not in self.splits:
+            raise UnknownName("split", split, self.splits)
+        return self.splits[split]
+
+    def augment(self, split: Split) -> Augment:
+        """Return the augmentation of a split: that of the settings for "train"."""
+        return self.settings.augment if split == "train" else "none"
+
+    def order(self, split: Split) -> Order:
+        """Return the order of a split's images in batches."""
+        return order_of(self.settings, len(self.source(split).labels), split, self.seed)
+
+    def batches(self, split: Split) -> ArrayBatches | FileBatches:
+        """Return the batches (images float32 [N, C, H, W], labels int64) of a split.
+
+        "train" is shuffled and augmented differently in each epoch (`set_epoch`). "train" and "val" are divided among
+        processes; each process gets all of "calibration".
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        return self._loaded(self.source(split), self.order(split), self.augment(split))
+
+    def batches_at(self, split: Split, parts: Sequence[Labels], augmented: bool) -> ArrayBatches | FileBatches:
+        """See `edakari.core.protocols.IndexedTask`."""
+        order = FixedBatches(tuple(parts), training_seed(self.seed))
+        return self._loaded(self.source(split), order, self.settings.augment if augmented else "none", 1)
+
+    def with_indices(self, views: int) -> ArrayBatches | FileBatches:
+        """See `edakari.core.protocols.IndexedTask`."""
+        return self._loaded(self.source("train"), self.order("train"), self.settings.augment, views)
+
+    def digest(self) -> str:
+        """See `edakari.core.protocols.IndexedTask`; covers the names of files, not their content."""
+        source, pixels = self.source("train"), self.pixels
+        digest = hashlib.sha256(repr((pixels.size, pixels.channels, pixels.mean, pixels.std, source.classes)).encode())
+        digest.update(source.labels.tobytes())
+        if isinstance(source, Arrays):
+            digest.update(source.images.tobytes())
+        else:
+            digest.update("\n".join("/".join(path.parts[-2:]) for path in source.paths).encode())
+        return digest.hexdigest()
+
+    def _loaded(
+        self, source: Source, order: Order | FixedBatches, augment: Augment, views: int = 0
+    ) -> ArrayBatches | FileBatches:
+        if isinstance(source, Arrays) and augment != "timm":
+            return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views)
+        transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment)
+        return FileBatches(source, order, transform, self.settings.workers, views)
+
+
+def image_data(
+    settings: DataSettings, train: Source, val: Source | None, notes: tuple[str, ...] = (), seed: int = 0
+) -> ImageData:
+    """Divide images into splits.
+
+    Args:
+        settings: settings of the data.
+        train: training images as read.
+        val: validation images as read; None takes a part of the training images.
+        notes: sentences about the data.
+        seed: seed of the training's order and augmentation.
+
+    Raises:
+        DataError: a class would be left without training images, or the images do not fit the settings.
+    """
+    splits, notes = divided(settings, train, val, notes)
+    return ImageData(settings, splits, pixels_of(settings, splits["train"]), notes, seed)
