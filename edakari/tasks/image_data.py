@@ -11,7 +11,8 @@ import torch
 from edakari.core.blank import blank
 from edakari.core.protocols import Split
 from edakari.errors import UnknownName
-from edakari.tasks.loaders import ArrayBatches, FileBatches, FixedBatches, Order, Pixels
+from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
+from edakari.tasks.order import FixedBatches, Order
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source
 from edakari.tasks.splits import augmenting, divided, order_of, pixels_of, training_seed

@@ -1,7 +1,4 @@
-"""Batches from arrays or files, whose order and augmentation depend only on the seed and the epoch.
-
-A batch size counts the images over all processes together; each process gets an equal part of every training batch.
-"""
+"""Batches from arrays or files, whose order and augmentation depend only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -18,88 +15,16 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from edakari.core.processes import ALONE, Processes
+from edakari.core.processes import Processes
 from edakari.errors import DataError
+from edakari.tasks.order import FixedBatches, Order
 from edakari.tasks.sources import Arrays, Source
 
-__all__ = ["ArrayBatches", "FileBatches", "FixedBatches", "Order", "Pixels", "loaded", "seeded"]
+__all__ = ["ArrayBatches", "FileBatches", "Pixels", "loaded", "seeded"]
 
 Images = torch.Tensor
 Labelled = tuple[torch.Tensor, ...]
 """Images and labels, and optionally the images' indices."""
-
-
-@dc.dataclass(frozen=True)
-class Order:
-    """Order of images in batches.
-
-    Args:
-        count: number of images.
-        batch_size: images per batch, over all processes.
-        seed: seed of the shuffling.
-        shuffle: whether to draw a new order each epoch, and drop an incomplete last batch.
-        shared: whether every process gets all images of each batch.
-    """
-
-    count: int
-    batch_size: int
-    seed: int = 0
-    shuffle: bool = False
-    shared: bool = False
-
-    def check(self) -> None:
-        """Raise an error for batches that cannot be divided equally among the processes.
-
-        Raises:
-            DataError: a batch cannot be divided; the message gives its number of images.
-        """
-        size, world = min(self.batch_size, self.count), Processes.here().world
-        if self.shuffle and not self.shared and size % world:
-            raise DataError(
-                f"a batch of {size} images does not divide among {world} processes; change data.batch_size"
-                + (f", as there are {self.count} training images only" if size < self.batch_size else "")
-            )
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.count, self.batch_size)
-        return full if rest == 0 or (self.shuffle and full) else full + 1
-
-    def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield this process's indices in each batch from `first` on.
-
-        Raises:
-            DataError: a batch cannot be divided equally among the processes.
-        """
-        self.check()
-        here = ALONE if self.shared else Processes.here()
-        indices = np.arange(self.count)
-        if self.shuffle:
-            indices = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        for number in range(first, len(self)):
-            whole = indices[number * self.batch_size : (number + 1) * self.batch_size]
-            part = np.array_split(whole, here.world)[here.rank]
-            if len(part):
-                yield part
-
-
-@dc.dataclass(frozen=True)
-class FixedBatches:
-    """Given batches, the same in every epoch and on every process.
-
-    Args:
-        parts: indices of the images of each batch, int64.
-        seed: seed of the augmentation.
-    """
-
-    parts: tuple[npt.NDArray[np.int64], ...]
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the indices of each batch from `first` on."""
-        yield from self.parts[first:]
 
 
 @dc.dataclass(frozen=True)

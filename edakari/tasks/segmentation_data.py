@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from edakari.core.processes import Processes
 from edakari.errors import DataError
-from edakari.tasks.loaders import Labelled, Order, Pixels
+from edakari.tasks.loaders import Labelled, Pixels
+from edakari.tasks.order import Order
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, read_parts
 from edakari.tasks.sources.npz import CLASSES

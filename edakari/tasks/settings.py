@@ -54,6 +54,7 @@ class DataSettings:
             up to a fifth; "timm": timm's `create_transform` for training, with RandAugment.
         pad: largest shift in "light" and "jitter", in pixels.
         batch_size: images per batch over all processes.
+        drop_last: leave out an incomplete last batch in training; a last batch of one image is always left out.
         workers: number of processes that read files.
         memory_format: memory format of images when they enter the network; convolutions may be faster with
             "channels_last", a network that calls `view` on feature maps needs "contiguous".
@@ -80,6 +81,7 @@ class DataSettings:
     augment: Augment = "light"
     pad: Whole = 4
     batch_size: Count = 128
+    drop_last: bool = False
     workers: Whole = 2
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     calibration_size: Count = 1024

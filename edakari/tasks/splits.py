@@ -14,7 +14,8 @@ from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Split
 from edakari.core.seeds import derived_seed
 from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import Order, Pixels
+from edakari.tasks.loaders import Pixels
+from edakari.tasks.order import Order
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source
 from edakari.tasks.transforms import JITTER
@@ -127,9 +128,8 @@ def order_of(settings: DataSettings, count: int, split: Split, seed: int) -> Ord
     Raises:
         DataError: batches cannot be divided equally among the processes.
     """
-    order = Order(
-        count, settings.batch_size, training_seed(seed), shuffle=split == "train", shared=split == "calibration"
-    )
+    shared, drop = split == "calibration", settings.drop_last and split == "train"
+    order = Order(count, settings.batch_size, training_seed(seed), split == "train", shared, drop)
     order.check()
     return order
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from edakari.core.processes import Processes
 from edakari.errors import DataError
-from edakari.tasks.loaders import ArrayBatches, FileBatches, Order, Pixels
+from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
+from edakari.tasks.order import Order
 from edakari.tasks.sources import Arrays, from_folder
 from edakari.tasks.transforms import training_transform
 
@@ -28,6 +29,12 @@ def test_an_order_has_its_length_and_repeats_nothing(count, batch_size, epoch, s
     assert len(set(indices.tolist())) == len(indices)
     if not shuffle:
         assert indices.tolist() == list(range(count))
+    full = list(Order(count, batch_size, seed=1, shuffle=shuffle, drop_last=True).batches(epoch))
+    if count >= batch_size:
+        assert len(indices) >= count - 1  # a single image in a last batch is left out
+        assert [batch.tolist() for batch in full] == [batch.tolist() for batch in batches if len(batch) == batch_size]
+    else:
+        assert len(indices) == count
     assert [batch.tolist() for batch in order.batches(epoch, 1)] == [batch.tolist() for batch in batches[1:]]
 
 
@@ -51,6 +58,13 @@ def test_processes_share_each_batch(world, count, parts):
             shares.append([batch.tolist() for batch in Order(count, parts * world, shuffle=False).batches(0)])
             assert [b.tolist() for b in Order(count, parts * world, shared=True).batches(0)] == whole
         assert sorted(i for share in shares for batch in share for i in batch) == list(range(count))
+        sizes = set()
+        for rank in range(world):
+            Processes.here = lambda rank=rank: Processes(rank, world)
+            order = Order(count - count % world, parts * world, shuffle=True)
+            sizes.add(tuple(len(batch) for batch in order.batches(0)))
+            assert all(len(each) == len(order) for each in sizes)
+        assert len(sizes) == 1  # or a process would wait for the others' gradients forever
     finally:
         Processes.here = kept
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edakari.core.protocols import Hook, Schedule
-from edakari.tasks.loaders import ArrayBatches, Order, Pixels
+from edakari.tasks.loaders import ArrayBatches, Pixels
+from edakari.tasks.order import Order
 from edakari.tasks.sources import Arrays
 from edakari.train import FitSettings, fit
 
