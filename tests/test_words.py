@@ -51,6 +51,7 @@ READ = (
     "export",
     "latency",
     "models",
+    "pipeline",
     "report/charts.py",
     "report/explanation.py",
     "report/filters.py",

@@ -24,25 +24,26 @@ BELIEF = 0.1
 
 
 def random_sizes(
-    groups: Sequence[Group], count: int, keep: tuple[float, float] = (0.3, 1.0), seed: int = 0
+    groups: Sequence[Group], count: int, keep_ratios: tuple[float, float] = (0.3, 1.0), seed: int = 0
 ) -> list[dict[str, int]]:
     """Draw sizes of random sub-networks, from small to large ones.
 
     Args:
         groups: groups that may be pruned, with their legal sizes.
         count: number of sub-networks.
-        keep: range of the mean fraction of channels that a network keeps. Each group's fraction lies within 0.2 of it.
+        keep_ratios: range of the mean fraction of channels that a network keeps. Each group's fraction lies
+            within 0.2 of it.
         seed: seed of the draw; equal seeds give equal sizes.
     """
     rng = np.random.default_rng(seed)
-    low, high = keep
+    low, high = keep_ratios
     found = []
     for mean in rng.permutation(np.linspace(low, high, count)):
         sizes = {}
         for group in groups:
-            share = np.clip(mean + rng.uniform(-0.2, 0.2), low, 1.0)
+            fraction = np.clip(mean + rng.uniform(-0.2, 0.2), low, 1.0)
             legal = np.array(legal_sizes(group))
-            sizes[group.name] = int(legal[np.abs(legal - share * group.size).argmin()])
+            sizes[group.name] = int(legal[np.abs(legal - fraction * group.size).argmin()])
         found.append(sizes)
     return found
 

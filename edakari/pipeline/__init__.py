@@ -1,4 +1,4 @@
-"""A whole job: recipe in, run folder out."""
+"""Runs a whole recipe: reads it, carries out its stages, and writes a run folder."""
 
 from edakari.pipeline.dense_training import train_dense
 from edakari.pipeline.folder import RunFolder

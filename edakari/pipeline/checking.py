@@ -1,4 +1,4 @@
-"""What can be checked without pruning: recipe, packages, network, data and budget; and how long a run takes."""
+"""Checks a run without pruning: recipe, packages, network, data and budget; and estimates its duration."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from edakari.solve.spend import reachable
 __all__ = ["Checked", "check_recipe"]
 
 STEPS = 3
-"""Batches on which a training step is timed, after one that warms up."""
+"""Number of timed batches of a training step, after one warm-up batch."""
 EVALUATIONS = 3
-"""Networks of a run that are judged: the unpruned one, the pruned one, the fine-tuned one."""
+"""Number of evaluated networks in a run: the unpruned, the pruned and the fine-tuned one."""
 
 
 @dc.dataclass(frozen=True)
 class Checked:
-    """What a check found; a problem would have been an error.
+    """Result of a check that found no problem; a problem raises an error.
 
     Args:
-        costs: of the unpruned network, by name.
-        limits: of the budget in figures; a latency is not measured.
-        seconds: expected at least, on this machine, by what takes them. The method's own training is not among them.
+        costs: costs of the unpruned network, by name.
+        limits: limits of the budget as numbers; a latency is not measured.
+        seconds: expected duration of each step on this machine, at least, s. The method's own training is not included.
     """
 
     costs: Mapping[str, float]
@@ -48,14 +48,14 @@ class Checked:
 
 @file_errors()
 def check_recipe(recipe: Recipe) -> Checked:
-    """Check all that a run needs, and stop.
+    """Check all that a run needs, without running it.
 
     Args:
-        recipe: to be checked.
+        recipe: recipe to check.
 
     Raises:
-        EdakariError: what is wrong: packages, code that is not trusted, the network, its weights, its data, or a budget
-            below what the groups can reach.
+        EdakariError: something is wrong: packages, code that is not trusted, the network, its weights, its data, or a
+            budget below what the groups can reach.
     """
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)

@@ -1,14 +1,14 @@
-"""What the stages of a run work on. Everything here follows from the inputs alone, whatever stage has been run.
+"""The inputs of a run's stages. All of it follows from the arguments alone, whatever stages have run.
 
-The seam between what was asked for and how it is carried out:
+It separates what a run is asked for from how it is carried out:
 
-- `Subject`: which network, and what it is for; made of a recipe (`RecipeSubject`) or handed in (`GivenSubject`).
+- `Subject`: the network and its task, from a recipe (`RecipeSubject`) or from the caller (`GivenSubject`).
 - `PruneSettings`: method, budget, groups, fine-tuning and the like.
-- `Store`: where results are kept, a `RunFolder` or a `MemoryStore`.
-- `Processes`: which processes there are, and where this one computes.
+- `Store`: where results are stored, a `RunFolder` or a `MemoryStore`.
+- `Processes`: the processes of the run, and the device of this one.
 
-`Run` holds these four, and `edakari.pipeline.runner.run_stages(run)` carries it out: `edakari.run(recipe, folder)` and
-`edakari.prune(model, task, ...)` differ in how they make a `Run`, and in nothing else.
+`Run` holds these four, and `edakari.pipeline.runner.run_stages(run)` carries it out. `edakari.run(recipe, folder)` and
+`edakari.prune(model, task, ...)` only differ in how they make a `Run`.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ from edakari.train import FitSettings
 __all__ = ["GivenSubject", "Notify", "RecipeSubject", "Run", "Subject", "stored_bytes"]
 
 Notify = Callable[[str, str, Any], None]
-"""Told of a stage, what became of it ("start", "done", "kept", "log"), and its result, or named figures of a log."""
+"""Callback that takes a stage, its state ("start", "done", "kept", "log"), and its result or the values of a log."""
 
 
 class Subject(Protocol):
-    """A trained network, and what it is for."""
+    """A trained network and its task."""
 
     @property
     def name(self) -> str:
-        """What errors call the network."""
+        """Name of the network in errors."""
 
     def model(self) -> nn.Module:
-        """The trained network in evaluation mode, which the run leaves as it is; asked once."""
+        """Return the trained network in evaluation mode, which the run does not change; called once."""
 
     def task(self) -> Task:
-        """Its data, loss and metrics; asked once."""
+        """Return its data, loss and metrics; called once."""
 
 
 @dc.dataclass(frozen=True)
 class RecipeSubject:
-    """What a recipe names: the network is built, and the data opened, when they are asked for."""
+    """The network and task of a recipe: the network is built and the data is opened on demand."""
 
     recipe: Recipe
 
@@ -78,11 +78,11 @@ class RecipeSubject:
 
 @dc.dataclass(frozen=True)
 class GivenSubject:
-    """A network and a task that are there.
+    """A network and a task that the caller passes.
 
     Args:
-        network: trained; a copy in evaluation mode is pruned.
-        given: what it is for.
+        network: trained network; a copy in evaluation mode is pruned.
+        given: task of the network.
     """
 
     network: nn.Module
@@ -108,14 +108,14 @@ def silent(stage: str, state: str, figures: Any) -> None:
 
 @dc.dataclass(frozen=True)
 class Run:
-    """One run; see the module.
+    """One run; see the module's docstring.
 
     Args:
-        settings: what is asked for.
-        subject: of which network.
-        store: where results are kept.
-        processes: that take part.
-        notify: told as stages go on.
+        settings: settings of the run.
+        subject: network and task.
+        store: store of the results.
+        processes: processes that take part.
+        notify: callback for the progress of the stages.
     """
 
     settings: PruneSettings
@@ -126,7 +126,7 @@ class Run:
 
     @functools.cached_property
     def dense(self) -> nn.Module:
-        """The trained network as it came, in evaluation mode, where this process computes."""
+        """The unpruned network in evaluation mode, on the device of this process."""
         return self.subject.model().to(self.processes.device)
 
     @functools.cached_property
@@ -136,7 +136,7 @@ class Run:
 
     @functools.cached_property
     def example(self) -> Any:
-        """An input of the network, of batch size 1, where this process computes."""
+        """An input of the network with batch size 1, on the device of this process."""
         return mapped(self.task.example(), lambda tensor: tensor.to(self.processes.device))
 
     @functools.cached_property
@@ -156,25 +156,25 @@ class Run:
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
-        """The groups that the settings let be sized, or give a size."""
+        """Groups that may be pruned according to the settings, or whose size the settings set."""
         return self.chosen.every
 
     @functools.cached_property
     def chosen(self) -> Chosen:
-        """What the settings say of the groups."""
+        """The groups' settings, applied to the network."""
         return choose(self.graph, self.settings.groups)
 
     def network(self, version: Version) -> nn.Module:
-        """A network of the run from its store, where this process computes."""
+        """Read a network of the run from its store, on the device of this process."""
         return self.store.network(version, self.dense).to(self.processes.device)
 
     def fitting(self, stage: str) -> FitSettings:
-        """Settings of a training inside of a stage."""
+        """Settings of a training inside a stage."""
         return FitSettings(
             folder=self.store.work(stage), seed=self.settings.seed, device=self.settings.device, title=stage
         )
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes that the parameters and buffers take when stored."""
+    """Number of bytes of the parameters and buffers when stored."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

@@ -1,4 +1,4 @@
-"""Training of a dense network, to have something to prune."""
+"""Training of a dense network that can then be pruned."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def train_dense(
 ) -> Mapping[str, Any]:
     """Train a dense network by the recipe's `train` section and write its weights.
 
-    An interrupted training goes on from the folder `<path>.work` beside the file, which is removed in the end.
+    An interrupted training resumes from the folder `<path>.work` next to the file, which is removed at the end.
 
     Args:
-        recipe: the path of a recipe file, what such a file holds, or a `Recipe`. Its model's weights are the start;
-            random ones where there are none, or where they are this very file.
-        path: of the .safetensors file.
+        recipe: path of a recipe file, content of such a file, or a `Recipe`. The training starts from its model's
+            weights; from random ones if there are none, or if they are this very file.
+        path: path of the .safetensors file.
         overwrite: whether to replace an existing file, and the checkpoint of a training by another recipe.
         trust_code: whether to run Python files that a recipe file names.
 
     Returns:
-        The metrics, and the figures of each epoch.
+        The metrics, and the values of each epoch.
 
     Raises:
-        RecipeError: the recipe has no `train` section, or asks for what cannot be done here.
-        RunFolderError: the file is there already or cannot be written, or a training by another recipe was interrupted.
-        WeightsError: the weights that it starts from are not there or do not fit.
-        UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
+        RecipeError: the recipe has no `train` section, or asks for something that is not possible here.
+        RunFolderError: the file exists already or cannot be written, or a training by another recipe was interrupted.
+        WeightsError: the weights to start from do not exist or do not fit.
+        UntrustedCode: a recipe from a file names Python code, and the user has not agreed to run it.
     """
     recipe = as_recipe("train_dense(recipe, path)", recipe, path, trust_code=trust_code)
     path = Path(path)
@@ -66,7 +66,7 @@ def train_dense(
     if schedule is None:
         raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
     if path.exists() and not overwrite:
-        raise RunFolderError(f"{path} is there already; name another file or give --overwrite")
+        raise RunFolderError(f"{path} already exists; name another file or give --overwrite")
     for written in (path, path.with_suffix(".json"), path.with_name(f"{path.name}.work") / RECIPE):
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
@@ -100,7 +100,7 @@ def train_dense(
 
 
 def _started(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the weights that training starts from: random ones in place of those that it is to make."""
+    """The recipe with the weights that training starts from: random ones if it is to make the weights that it names."""
     weights = recipe.model.weights
     if weights is not None and Path(weights).resolve() != path.resolve():
         if weights.endswith(".safetensors") and not Path(weights).is_file():
@@ -113,7 +113,7 @@ def _started(recipe: Recipe, path: Path) -> Recipe:
 
 
 def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Make the folder of checkpoints, or take up the one of an interrupted training by the same recipe."""
+    """Make the folder of checkpoints, or continue with that of an interrupted training by the same recipe."""
     content = recipe.content
     own = {key: content[key] for key in ("model", "data", "train", "seed")}
     found = owned.marker(work)
@@ -132,7 +132,7 @@ def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
         if not overwrite:
             raise RunFolderError(
                 f"{work} holds an interrupted training by another recipe: {key} is {theirs!r} there and {ours!r} here. "
-                f"To go on with it, give --set {key}={theirs}; to start anew, name another file or give --overwrite"
+                f"To resume it, give --set {key}={theirs}; to start again, name another file or give --overwrite"
             )
         owned.clear(work, KIND)
     write_text(work / RECIPE, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))

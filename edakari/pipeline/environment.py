@@ -1,4 +1,4 @@
-"""Where and how a run was made."""
+"""The machine and the software with which a run was made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnx
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Hardware, versions, seed, command and commit, as plain values."""
+    """Return hardware, versions, seed, command and commit, as plain values."""
     cuda = torch.cuda.is_available()
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of edakari's own checkout, marked where files differ from it; None outside of one."""
+    """The commit of edakari's own checkout, marked if files were changed; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""The check of a run: its networks are what the plan says, in float64, on images that nothing was traced with."""
+"""The check of a run: its networks do what the plan says, in float64, on images that were not used for tracing."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from edakari.surgery.differences import differences, other_inputs
 __all__ = ["TOLERANCE", "check_exact"]
 
 TOLERANCE = 1e-6
-"""Between outputs that should be equal in float64, as a share of the largest output."""
+"""Largest allowed difference of outputs that should be equal in float64, as a fraction of the largest output."""
 IMAGES = 4
-"""Of each of the two inputs."""
+"""Number of images in each of the two inputs."""
 
 
 def check_exact(run: Run, plan: Plan) -> float:
-    """Compare the cut network with its masked twin, and what an empty plan makes of the dense one with itself.
+    """Compare the cut network with its masked twin, and the dense network with what an empty plan makes of it.
 
     Args:
-        run: which.
-        plan: made for its dense network.
+        run: the run.
+        plan: plan for its dense network.
 
     Returns:
-        The largest difference, as a share of the largest output.
+        The largest difference, as a fraction of the largest output.
 
     Raises:
-        PlanError: they differ, or an output is not finite.
+        PlanError: two networks differ, or an output is not finite.
     """
     network = copied(run.dense).cpu().double()
     found = differences(network, plan, list(_inputs(run)), run.graph)
@@ -52,7 +52,7 @@ def check_exact(run: Run, plan: Plan) -> float:
 
 
 def _inputs(run: Run) -> Iterator[Any]:
-    """Two different inputs, of validation images where there are enough of the right form."""
+    """Yield two different inputs: validation images if there are enough of the right shape, else random ones."""
     example = run.task.example()
     if not isinstance(example, torch.Tensor):
         for seed in (run.settings.seed, run.settings.seed + 1):
@@ -62,7 +62,7 @@ def _inputs(run: Run) -> Iterator[Any]:
     batch = next(iter(run.task.batches("val")), None)
     images = batch[0] if isinstance(batch, (list, tuple)) else None
     if not isinstance(images, torch.Tensor) or images.shape[1:] != example.shape[1:]:
-        if not example.is_floating_point():  # whole numbers mean something, such as words
+        if not example.is_floating_point():  # integers have a meaning, such as words
             yield from (_on_cpu(other_inputs(example, run.settings.seed + each)) for each in (0, 1))
             return
         images = torch.randn(2 * IMAGES, *example.shape[1:], generator=generator)

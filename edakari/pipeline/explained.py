@@ -1,4 +1,4 @@
-"""What `edakari explain` draws of a run folder: its networks, plan and data, handed to `edakari.explain`."""
+"""What `edakari explain` shows of a run folder: passes its networks, plan and data to `edakari.explain`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PLAIN = Choice()
 
 
 def run_filters(folder: str | Path, choice: Choice = PLAIN, *, trust_code: bool = False) -> FilterViews:
-    """The filters of the dense network of a run, by any method, as far as its plan is made.
+    """Show the filters of the dense network of a run; this needs its plan, and works for any method.
 
     Args:
-        folder: of the run.
-        choice: what to look at.
+        folder: run folder.
+        choice: images and filters to show.
         trust_code: whether to run a Python file that the run's recipe names.
 
     Raises:
-        RunFolderError: it is no run folder, or nothing is pruned in it yet.
-        UnknownName: no layer meets a pattern.
+        RunFolderError: the folder is no run folder, or nothing is pruned in it yet.
+        UnknownName: no layer matches a pattern.
         DataError: there are too few images, or no labels.
     """
     run = RunFolder(Path(folder))
@@ -53,16 +53,18 @@ def run_saliency(
     *,
     trust_code: bool = False,
 ) -> SaliencyView:
-    """Where the dense and the pruned network of a run look in validation images; its method has to train an explainer.
+    """Show where the dense and the pruned network of a run look in validation images.
+
+    The method of the run must be one that trains an explainer.
 
     Args:
-        folder: of the run.
-        most: images.
-        stage: the network as it is in the end, or as it was pruned, before fine-tuning.
+        folder: run folder.
+        most: largest number of images.
+        stage: the finished network, or the pruned one before fine-tuning.
         trust_code: whether to run a Python file that the run's recipe names.
 
     Raises:
-        RunFolderError: it is no finished run, or its method left no explainer.
+        RunFolderError: the folder is no finished run, or its method left no explainer.
     """
     run = RunFolder(Path(folder))
     final = networks(folder, trust_code=trust_code).pruned
@@ -74,11 +76,11 @@ def run_saliency(
             f"{folder} holds no explainer: its method was {plan.method!r}, and only {' or '.join(map(repr, able))} "
             "trains one"
         )
-    if not run.kept.is_dir():
+    if not run.artifacts.is_dir():
         raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
     task, dense = image_task(recipe.data), dense_network(recipe)
     graph = trace(dense, task.example())
-    saliency = method.saliency(run.kept, dense, graph)
+    saliency = method.saliency(run.artifacts, dense, graph)
     cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
     before = Explained(dense, saliency.taps, saliency.explainer)
     after = Explained(cut, saliency.taps, saliency.explainer, widened(plan, graph))
@@ -86,20 +88,18 @@ def run_saliency(
 
 
 def run_tokens(folder: str | Path, images: int = 512, *, trust_code: bool = False) -> TokenView:
-    """What the selectors of a finished run decide on validation images.
+    """Show what the selectors of a finished run decide on validation images.
 
     Args:
-        folder: of the run.
-        images: how many are counted; six are drawn.
+        folder: run folder.
+        images: number of images over which decisions are counted; six of them are drawn.
         trust_code: whether to run a Python file that the run's recipe names.
 
     Raises:
-        RunFolderError: it is no finished run, or no tokens are pruned in it.
+        RunFolderError: the folder is no finished run, or no tokens are pruned in it.
     """
     found, plan = networks(folder, trust_code=trust_code), load_plan(folder)
     if not plan.tokens():
-        raise RunFolderError(
-            f"{folder} holds a network whose tokens are all there; `edakari prune` with spvit prunes some"
-        )
+        raise RunFolderError(f"{folder} holds a network without pruned tokens; `edakari prune` with spvit prunes some")
     task = image_task(recipe_of(RunFolder(Path(folder)), trust_code=trust_code).data)
     return token_view(found.dense, found.pruned, plan, task, images=images)

@@ -1,4 +1,4 @@
-"""The folder of a run: the recipe as run, one JSON per finished stage, the networks, the exports, the report."""
+"""The folder of a run: its recipe, one JSON file per finished stage, the networks, the exports, the report."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ KIND = "edakari.pipeline/1"
 
 @dc.dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its results.
+    """The folder in which a run stores its results.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     path: Path
 
     @property
     def pruned(self) -> Path:
-        """Where the network lies as pruned, before fine-tuning."""
+        """Folder of the pruned network before fine-tuning."""
         return self.path / "pruned"
 
     @property
-    def kept(self) -> Path:
-        """Where the method leaves what explains its result."""
+    def artifacts(self) -> Path:
+        """Folder in which the method stores the artifacts that explain its result."""
         return self.path / "kept"
 
     @property
     def exported(self) -> Path:
-        """Where exported networks lie."""
+        """Folder of the exported networks."""
         return self.path / "export"
 
     def work(self, stage: str) -> Path:
-        """Where a stage may keep what it needs to go on after an interruption."""
+        """Folder in which a stage may store what it needs to resume after an interruption."""
         return self.path / str((owned.marker(self.path) or {}).get("work", "work")) / stage
 
     def done(self, stage: str) -> bool:
@@ -70,7 +70,7 @@ class RunFolder:
         return self._file(stage).is_file()
 
     def result(self, kind: type[R]) -> R:
-        """The result of a finished stage.
+        """Read the result of a finished stage.
 
         Raises:
             RunFolderError: the stage is not finished, or its file is damaged.
@@ -81,7 +81,7 @@ class RunFolder:
         return result_from(kind, _json(path), path)
 
     def results(self) -> Results:
-        """The results of all finished stages; see `result`."""
+        """Read the results of all finished stages; see `result`."""
         from edakari.report.stage_files import read_results
 
         return read_results(self.path)
@@ -95,25 +95,25 @@ class RunFolder:
         save(model, plan, self._of(version), base=base, overwrite=True)
 
     def network(self, version: Version, base: nn.Module) -> nn.Module:
-        """A network that was put, in evaluation mode, on the device of `base`."""
+        """Read a stored network, in evaluation mode, on the device of `base`."""
         return load(self._of(version), copied(base))
 
     def plan(self) -> Plan:
-        """The plan of the network as it was cut."""
+        """Read the plan by which the network was cut."""
         return load_plan(self.pruned)
 
     def _of(self, version: Version) -> Path:
         return self.pruned if version == "pruned" else self.path
 
     def tidy(self) -> None:
-        """Remove what was only there to go on after an interruption."""
+        """Remove files that only served to resume after an interruption."""
         owned.remove_listed(self.path, self.work("").name)
 
     def recipe(self) -> dict[str, Any]:
-        """The recipe as run.
+        """Read the recipe of the run, with all defaults.
 
         Raises:
-            RunFolderError: there is none, or it is damaged.
+            RunFolderError: there is no recipe, or it is damaged.
         """
         return stored_recipe(self.path)
 
@@ -122,23 +122,23 @@ class RunFolder:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is one that edakari made for a run."""
+    """Whether edakari made this folder for a run."""
     return (owned.marker(path) or {}).get("format") == KIND
 
 
 def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
-    """The folder of a run of this recipe: made where there is none, taken up where one of the same recipe is.
+    """Make the folder of a run, or continue with the folder of an earlier run of the same recipe.
 
-    What a kill left of files that were being written goes; no other process may write into the folder.
+    Partly written files of a killed process are removed; no other process may write into the folder.
 
     Args:
-        path: of the folder.
-        recipe: content of the recipe with all defaults.
+        path: path of the folder.
+        recipe: content of the recipe, with all defaults.
         overwrite: whether to remove the results of an earlier run.
 
     Raises:
-        RunFolderError: the folder is of another recipe (names the keys that differ), is no run folder, or cannot be
-            made.
+        RunFolderError: the folder is of another recipe (the message names the keys that differ), is no run folder, or
+            cannot be made.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -163,7 +163,7 @@ def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = Fals
 
 
 def release(folder: RunFolder, *, remove: bool) -> None:
-    """Remove what a run that failed wrote, and the folder too if asked for and nothing else is left in it."""
+    """Remove what a failed run wrote; remove the folder too if `remove` is set and it is then empty."""
     owned.release(folder.path, KIND, remove=remove)
 
 
@@ -172,17 +172,17 @@ def _of_another_recipe(path: Path, found: list[tuple[str, Any, Any]]) -> str:
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(theirs)}')}" for key, theirs, _ in found[:4])
     return (
-        f"{path} holds a run of another recipe: {key} is {theirs!r} there and {ours!r} here{more}. To go on with the "
+        f"{path} holds a run of another recipe: {key} is {theirs!r} there and {ours!r} here{more}. To resume the "
         f"run that is there, run `edakari prune {path}`, or repeat its settings"
         f"{f' ({settings})' if len(found) <= 4 else ''}. For a new run, name another folder with --output."
     )
 
 
 def stored_recipe(path: Path) -> dict[str, Any]:
-    """The recipe that was written into a folder.
+    """Read the recipe in a folder.
 
     Raises:
-        RunFolderError: there is none, or it is damaged.
+        RunFolderError: there is no recipe, or it is damaged.
     """
     try:
         content, _ = parse_yaml(read_text(inside(path, RECIPE), YAML_BYTES))
@@ -204,7 +204,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys in which two recipes differ, with the values of both."""
+    """Yield the dotted keys in which two recipes differ, with the values of both."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in (*ours, *(name for name in theirs if name not in ours)):
             yield from differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)

@@ -1,4 +1,4 @@
-"""The latency of a run: measured before anything is pruned, met while it is pruned, measured again in the end."""
+"""The latency of a run: measured before the pruning, met by the closed loop, and measured again at the end."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ Log = Callable[[str, Mapping[str, float]], None]
 
 
 def measured_latency(run: Run) -> PlannedLatency | None:
-    """The dense network's latency and a table from which any sizes can be predicted; None without a latency budget.
+    """Time the dense network and fill a table that predicts the latency of any sizes; None without a latency budget.
 
-    The dense network comes first, so that a runtime that is missing or does not run it ends the run at once.
+    The dense network is timed first, so that a runtime that is missing or cannot run it ends the run at once.
     """
     settings = run.settings.latency
     if settings is None:
@@ -68,7 +68,7 @@ def measured_latency(run: Run) -> PlannedLatency | None:
         fitted = dict(calibrate(model, bench, settings.networks, tell)[1])
         found = fitted.pop("fit")
         fit, details = Fit(**found) if found else None, {**details, **fitted}
-    # before and after the minutes that the table took: what else runs on a machine comes and goes, and only slows
+    # before and after the minutes that the table took: other programs come and go, and only slow the machine down
     after = bench.steady({"dense": run.dense})["dense"]
     dense = min(before, after, key=lambda timing: timing.median_ms)
     return PlannedLatency(key=key, table=str(table.path), batch=settings.batch, dense=dense, fit=fit, details=details)
@@ -77,15 +77,15 @@ def measured_latency(run: Run) -> PlannedLatency | None:
 def finished_latency(
     run: Run, planned: PlannedLatency | None, met: MetLatency | None
 ) -> tuple[TimedPair, float] | None:
-    """Latencies of the finished and the dense network, timed alternately; None without a latency budget.
+    """Time the finished and the dense network alternately; None without a latency budget.
 
     Args:
-        run: which.
-        planned: what was measured before anything was pruned.
-        met: how the latency was met.
+        run: the run.
+        planned: measurements before anything was pruned.
+        met: how the closed loop met the latency.
 
     Returns:
-        The pair, and how far the finished network lies above the limit, as a fraction of it.
+        The pair, and the distance of the finished network's latency above the limit, as a fraction of the limit.
     """
     settings = run.settings.latency
     if settings is None or planned is None or met is None:
@@ -99,17 +99,17 @@ def finished_latency(
 
 @dc.dataclass
 class BudgetLoop:
-    """Measures what a method's allocation leads to, and has it solved again; see `edakari.core.method.MeetBudget`.
+    """Measures the networks of a method's allocations, and solves them again; see `edakari.core.method.MeetBudget`.
 
     Args:
-        run: of which.
-        planned: what was measured before.
-        bench: where networks are timed.
-        cost: latency as predicted.
-        log: told of each round.
-        settings: how the loop goes.
-        rounds: what was measured last.
-        timed: networks that were timed, by their sizes.
+        run: the run.
+        planned: measurements before anything was pruned.
+        bench: how and where networks are timed.
+        cost: predicted latency.
+        log: callback that takes each round.
+        settings: settings of the loop.
+        rounds: rounds of the last call.
+        timed: timings of networks, by their sizes.
     """
 
     run: Run
@@ -123,12 +123,12 @@ class BudgetLoop:
 
     @classmethod
     def of(cls, run: Run, planned: PlannedLatency, log: Log) -> BudgetLoop:
-        """The loop of a run whose latency stage is finished."""
+        """Create the loop of a run whose latency stage is finished."""
         assert run.settings.latency is not None
         bench = _bench(run, run.settings.latency)
         model = _latency_model(run, bench)
         cost = model.cost(dc.replace(bench.table(), fits={model.key: planned.fit} if planned.fit else {}))
-        # the machine may have been slower or quicker when the table was filled than when the dense network was timed
+        # the machine's speed may have changed between filling the table and timing the dense network
         cost = cost.corrected({}, planned.dense.median_ms)
         return cls(run, planned, bench, cost, log, model.loop, timed=_read(_rounds_file(run)))
 
@@ -144,10 +144,10 @@ class BudgetLoop:
         return plan
 
     def met(self, plan: Plan) -> MetLatency:
-        """What became of the latency; a plan of a method that did not ask for rounds is measured now.
+        """Return how the latency was met; if the method did not call the loop, its network is measured now.
 
         Raises:
-            MeasurementError: its network lies above the budget.
+            MeasurementError: the network lies above the budget.
         """
         if not any(each.sizes == plan.sizes() for each in self.rounds):
             self(lambda costs: plan, self.costs)
@@ -164,10 +164,10 @@ class BudgetLoop:
         self.log(f"round {number}", figures)
 
     def _measured(self, plan: Plan) -> TimedPair:
-        return self.run.processes.from_main(functools.partial(self._kept, plan))
+        return self.run.processes.from_main(functools.partial(self._cached_timing, plan))
 
-    def _kept(self, plan: Plan) -> TimedPair:
-        """A network's timing, which is kept for a run that is interrupted."""
+    def _cached_timing(self, plan: Plan) -> TimedPair:
+        """A network's timing, which is cached for an interrupted run."""
         name = json.dumps(plan.sizes(), sort_keys=True)
         if name not in self.timed:
             quickest = min([self.planned.dense.median_ms, *(pair.dense.median_ms for pair in self.timed.values())])
@@ -180,7 +180,7 @@ class BudgetLoop:
 
 
 def batched(example: Any, batch: int) -> Any:
-    """An example of batch size 1 so many times; in a tuple or dict, each tensor that has a dimension."""
+    """Repeat an example of batch size 1; in a tuple or dict, each tensor that has a dimension."""
     return mapped(example, lambda tensor: repeated(tensor, batch) if batch > 1 and tensor.dim() else tensor)
 
 
@@ -196,8 +196,8 @@ def _bench(run: Run, settings: LatencySettings) -> Bench:
 
 
 def _latency_model(run: Run, bench: Bench) -> LatencyModel:
-    """What predicts the latency: by widths, by numbers of tokens, or not at all where layers cannot be timed."""
-    # what layers work on depends on the batch
+    """The model that predicts the latency: from widths, from numbers of tokens, or not at all without timed layers."""
+    # the shapes of the layers depend on the batch
     alone = run.settings.latency is None or run.settings.latency.batch == 1
     graph = run.graph if alone else trace(run.dense, mapped(bench.example, lambda x: x.to(run.processes.device)))
     layered = isinstance(bench.runtime, LayerRuntime)

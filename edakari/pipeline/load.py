@@ -1,4 +1,4 @@
-"""The networks of a finished run, ready to use."""
+"""Loads the networks of a finished run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["GIVEN", "Networks", "as_recipe", "check_weights", "dense_network", "
 
 
 GIVEN = "given"
-"""Weights of a network that a program handed in, as a run's recipe says them."""
+"""Value of `model.weights` in the recipe of a run whose network came from a program."""
 
 
 @dc.dataclass(frozen=True)
 class Networks:
-    """What a run started from and what it made, in evaluation mode on the CPU.
+    """The first and the last network of a run, in evaluation mode on the CPU.
 
     Args:
-        dense: the network as it was.
+        dense: the unpruned network.
         pruned: the finished network.
         example: an input, [1, ...].
     """
@@ -43,10 +43,10 @@ class Networks:
 
 
 def dense_network(recipe: Recipe) -> nn.Module:
-    """The network that a recipe starts from, on the CPU in evaluation mode; random weights come from its seed.
+    """Build the network that a recipe starts from, on the CPU in evaluation mode; random weights come from its seed.
 
     Raises:
-        UntrustedCode: it is built by a Python file, and the recipe came out of a file that the user does not trust.
+        UntrustedCode: a Python file builds the network, and the recipe came from a file that the user does not trust.
     """
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     with torch.random.fork_rng(devices=[]):
@@ -55,18 +55,18 @@ def dense_network(recipe: Recipe) -> nn.Module:
 
 
 def as_recipe(call: str, recipe: Any, path: Any, *, trust_code: bool) -> Recipe:
-    """A recipe as it was handed in: read where it is a file, checked where it is plain values.
+    """Return a recipe from any form: read from a file, checked if it is plain values.
 
     Args:
         call: the function and its arguments.
-        recipe: a `Recipe`, the path of a recipe file, or a mapping of what such a file holds.
-        path: of what is written.
-        trust_code: whether to run Python files that a recipe file names; a `Recipe` says so itself, and plain values
-            name what their author wants to run.
+        recipe: a `Recipe`, the path of a recipe file, or a mapping with the content of such a file.
+        path: path to which results are written.
+        trust_code: whether to run Python files that a recipe file names; a `Recipe` has its own setting, and plain
+            values name what their author wants to run.
 
     Raises:
-        WrongArgument: it is none of these, or `path` is no path.
-        RecipeError: it cannot be read, or has wrong keys or values.
+        WrongArgument: `recipe` has another type, or `path` is no path.
+        RecipeError: the recipe cannot be read, or has wrong keys or values.
     """
     require(call, recipe=(recipe, (Recipe, str, Path, Mapping)), folder=(path, (str, Path)))
     if isinstance(recipe, str | Path):
@@ -76,11 +76,11 @@ def as_recipe(call: str, recipe: Any, path: Any, *, trust_code: bool) -> Recipe:
 
 @file_errors()
 def check_weights(recipe: Recipe) -> None:
-    """Refuse to prune a network without being told which weights it has.
+    """Refuse to prune a network if the recipe does not say which weights it has.
 
     Raises:
-        RecipeError: the recipe does not say.
-        WeightsError: the file that it names is not there.
+        RecipeError: the recipe names no weights.
+        WeightsError: the file that it names does not exist.
     """
     model, path = recipe.model, recipe.model.weights
     if is_saved(model.name):
@@ -102,22 +102,23 @@ def check_weights(recipe: Recipe) -> None:
 
 
 def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:
-    """The recipe of a run, perhaps of somebody else's.
+    """Read the recipe of a run, possibly of another user.
 
     Args:
-        run: its folder.
+        run: folder of the run.
         trust_code: whether to run a Python file that the recipe names to build its network.
 
     Raises:
-        RunFolderError: there is none, it is damaged, or it was written for a network that a program handed in.
+        RunFolderError: there is no recipe, it is damaged, or its network came from a program.
         RecipeError: it has wrong keys or values.
-        UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
+        UntrustedCode: a Python file builds its network, and `trust_code` is not set.
     """
     where, content = run.path / "recipe.yaml", run.recipe()
     if isinstance(content.get("model"), Mapping) and content["model"].get("weights") == GIVEN:
         raise RunFolderError(
-            f"{run.path} is of a network that a program handed in, so that nothing here says how it is built; call "
-            "edakari.prune with it and this folder to go on, or edakari.load(folder, model) for the pruned network"
+            f"{run.path} is a run of a network that a program passed to edakari.prune, so nothing here says how to "
+            "build it. Call edakari.prune with it and this folder to resume, or edakari.load(folder, model) for the "
+            "pruned network"
         )
     recipe = recipe_from(content, str(where), trust_code=trust_code)
     check_trusted(recipe.model, where, trust_code=trust_code)
@@ -126,15 +127,15 @@ def recipe_of(run: RunFolder, *, trust_code: bool) -> Recipe:
 
 @file_errors()
 def networks(folder: str | Path, *, trust_code: bool = False) -> Networks:
-    """The networks of a run.
+    """Load the networks of a run.
 
     Args:
-        folder: of the run.
+        folder: run folder.
         trust_code: see `recipe_of`.
 
     Raises:
-        RunFolderError: it is no run folder, or the run has not come to a finished network yet.
-        UntrustedCode: its network is built by a Python file, and `trust_code` is not set.
+        RunFolderError: the folder is no run folder, or the run has no finished network yet.
+        UntrustedCode: a Python file builds its network, and `trust_code` is not set.
     """
     require("networks(folder)", folder=(folder, (str, Path)))
     run = RunFolder(Path(folder))

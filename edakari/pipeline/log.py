@@ -12,9 +12,9 @@ __all__ = ["KeepLog", "logged"]
 
 
 class KeepLog(Hook):
-    """Keeps what is logged during a training in its checkpoints; run state.
+    """Stores log entries of a training in its checkpoints; run state.
 
-    A training that goes on from a checkpoint does not log again what came before it.
+    A resumed training does not log again what came before its checkpoint.
 
     Args:
         log: entries of plain values; grows while the training runs.
@@ -33,7 +33,7 @@ class KeepLog(Hook):
 
 
 def logged(stage: str, figures: Mapping[str, float]) -> dict[str, Any]:
-    """A line of a method's log; figures that are not finite, which JSON cannot hold, go into its text."""
+    """Make a line of a method's log; values that are not finite, which JSON cannot hold, become a part of its text."""
     wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
     text = f"{stage} ({', '.join(wrong)})" if wrong else stage
     return {"stage": text, **{name: value for name, value in figures.items() if math.isfinite(value)}}

@@ -1,4 +1,4 @@
-"""What a recipe asks for and cannot be done here, told before anything runs, all of it at once."""
+"""Finds all requests of a recipe that are not possible on this machine, before anything runs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def check_pruning(recipe: Recipe, processes: Processes, done: Callable[[str], bool]) -> None:
-    """Refuse a recipe that this machine cannot prune by.
+    """Refuse a recipe with which this machine cannot prune.
 
     Args:
-        recipe: what is asked.
-        processes: that take part.
-        done: whether a stage is finished; what only finished stages needed may be gone.
+        recipe: recipe to check.
+        processes: processes that take part.
+        done: function that says whether a stage is finished; requirements of finished stages are not checked.
 
     Raises:
-        RecipeError: lists what cannot be done, with keys and lines.
+        RecipeError: lists what is not possible, with keys and lines.
     """
     problems: list[Problem] = []
     if not done("prune"):
@@ -58,14 +58,14 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
     """Refuse a recipe whose dense network this machine cannot train.
 
     Raises:
-        RecipeError: lists what cannot be done, with keys and lines.
+        RecipeError: lists what is not possible, with keys and lines.
     """
     assert recipe.train is not None
     _raise([*_precisions(recipe, {"train.precision": recipe.train.precision}), *_batches(recipe, processes)], recipe)
 
 
 def run_settings(settings: LatencySettings) -> RunSettings:
-    """How the runtime of a latency budget runs networks."""
+    """Settings of the runtime of a latency budget."""
     return RunSettings(
         threads=settings.threads,
         precision=settings.precision,
@@ -81,7 +81,7 @@ def _raise(problems: list[Problem], recipe: Recipe) -> None:
 
 
 def _precisions_of(cls: type) -> list[str]:
-    """Fields of a method that say in which precision it trains."""
+    """Names of a method's fields that set the precision of its training."""
     return [name for name, hint in typing.get_type_hints(cls).items() if hint == Precision]
 
 
@@ -125,7 +125,7 @@ def _folders(recipe: Recipe) -> Iterator[Problem]:
         else None,
     }
     for key, folder in named.items():
-        # one that is there may hold all that is needed, and is tried where something is to be added
+        # an existing folder may hold all that is needed; it is checked when something must be added
         if folder is not None and not Path(folder).is_dir():
             try:
                 require_writable(Path(folder) / MARKER)

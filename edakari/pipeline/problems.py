@@ -1,4 +1,4 @@
-"""Problems of a recipe as one message."""
+"""Formats the problems of a recipe as one message."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["message"]
 
 
 def message(problems: Sequence[Problem], where: str, lines: Mapping[str, int]) -> str:
-    """All problems, each once, with the key and where known the line.
+    """List all problems, each once, with the key and, if known, the line.
 
     Args:
-        problems: at least one.
-        where: the recipe, such as the path of its file.
+        problems: at least one problem.
+        where: name of the recipe, such as the path of its file.
         lines: line of each dotted key.
     """
 

@@ -1,4 +1,4 @@
-"""The processes of a run, set up where a launcher such as `accelerate launch` has begun several."""
+"""The processes of a run, set up where a launcher such as `accelerate launch` has started several."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["started"]
 
 
 def started(*, cpu: bool) -> Processes:
-    """The processes that this run goes on in.
+    """Set up the processes of this run.
 
     Args:
-        cpu: whether they stay off accelerators; has a say where they are set up by this call.
+        cpu: whether they avoid accelerators; this only has an effect if this call sets them up.
     """
-    if importlib.util.find_spec("accelerate") is None:  # then nothing can be trained, and nobody launches several
+    if importlib.util.find_spec("accelerate") is None:  # nothing can be trained then, and no launcher is used
         return Processes.here(torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu"))
     from accelerate.state import PartialState
 

@@ -1,4 +1,4 @@
-"""One call that prunes a network that is there: the stages of a recipe's run, in memory or in a folder."""
+"""`edakari.prune`: prunes a given network in one call, with the stages of a recipe's run, in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = ["prune"]
 
 CALL = "prune(model, example_or_task, budget)"
 PARTS = ("example", "batches", "outputs", "loss", "evaluate")
-"""What makes a task."""
+"""Functions that make a task."""
 
 
 BATCHES = 16
 
 
 class Others(TypedDict, total=False):
-    """What `prune` takes besides, by keyword."""
+    """Further keyword arguments of `prune`."""
 
     recalibrate: int
     reconstruct: bool
@@ -68,38 +68,39 @@ def prune(
 
         small = edakari.prune(model, example, "macs<=50%").model
 
-    The cut network is compared with its masked twin and with the budget before it is returned. Whatever does not fit
-    together is told before anything is computed.
+    The cut network is compared with its masked twin and with the budget before it is returned. Arguments that do not
+    fit together raise an error before anything is computed.
 
     Args:
-        model: trained; stays as it is.
+        model: trained network; it does not change.
         example_or_task: an input as `edakari.trace` takes it (a tensor, a tuple of positional arguments, or a dict of
             keyword arguments), for methods that need no data; or a task, such as `edakari.Task.of(example, train=...)`.
-        budget: what the pruned network may cost, such as "macs<=50%" or "latency<=12ms, size<=5MB". A latency is
-            measured on this machine and met by measurement.
+        budget: limits of the pruned network's costs, such as "macs<=50%" or "latency<=12ms, size<=5MB". A latency is
+            measured on this machine, and met by measurement.
         method: name of a method (`edakari methods` lists them), a dict of its name and settings as in a recipe, or the
             method itself.
-        finetune: training of the pruned network; None is none.
-        groups: which groups may be cut and to what, such as `Groups(exclude=("fc",), widths={"conv1": 32})`. Without
-            it, widths become multiples of 8 if the budget has a latency.
-        output: folder that keeps results, a report and what is needed to go on after an interruption; calling again
-            with the same arguments goes on. None keeps results in memory.
-        seed: of everything random.
-        others: `recalibrate` (batches of the task's calibration data on which batch norms take their statistics anew
-            after the cut, 16 unless said; 0 leaves them), `reconstruct` (refit the layers behind a cut to that data),
-            `latency` (a `LatencySettings`: where and how a latency of the budget is measured), `measure` (a
-            `MeasureSettings`: latency before and after), `export` (formats to write into `output`), `device` ("auto" or
-            "cpu"), `notify` (told as stages go on), `overwrite` (start anew in `output`).
+        finetune: training of the pruned network; None trains nothing.
+        groups: groups that may be cut, and their sizes, such as `Groups(exclude=("fc",), widths={"conv1": 32})`. By
+            default, widths become multiples of 8 if the budget has a latency.
+        output: folder for results, a report, and what is needed to resume after an interruption; another call with the
+            same arguments resumes. None stores results in memory.
+        seed: seed of everything random.
+        others: `recalibrate` (number of batches of the task's calibration data from which batch norms recompute their
+            statistics after the cut, 16 by default; 0 leaves the statistics), `reconstruct` (refit the layers after a
+            cut to that data), `latency` (a `LatencySettings`: where and how a latency in the budget is measured),
+            `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write into `output`),
+            `device` ("auto" or "cpu"), `notify` (callback for the progress of the stages), `overwrite` (start again in
+            `output`).
 
     Returns:
-        The pruned network in evaluation mode (`model`), its plan, costs and figures; prints as a table.
+        The pruned network in evaluation mode (`model`), its plan, costs and metrics; prints as a table.
 
     Raises:
-        UnknownName: there is no such method; says the nearest.
-        BudgetError: the budget cannot be read, or not be reached (`InfeasibleBudget`).
-        DataError: the method, or what is asked for besides, needs data that the task does not have.
+        UnknownName: there is no such method; the message names the nearest one.
+        BudgetError: the budget cannot be read, or cannot be reached (`InfeasibleBudget`).
+        DataError: the method or another argument needs data that the task does not have.
         ModelError: the network cannot be traced with this example.
-        EdakariError: whatever else is wrong with the input.
+        EdakariError: something else is wrong with the input.
     """
     unknown = others.keys() - Others.__annotations__.keys()
     if unknown:
@@ -135,12 +136,12 @@ def _method(method: Any) -> Method:
 
 
 def _as_in_a_recipe(key: str, content: Any) -> Recipe:
-    """A part of a recipe, checked as there; the rest stands in for what is given otherwise."""
+    """Check a part of a recipe; placeholders stand for the parts that are given otherwise."""
     return recipe_from({"model": "given", "method": "magnitude", "budget": "macs<=100%", key: content}, CALL)
 
 
 def _task(given: Any) -> AnyTask:
-    """A task as it is; an example as a task without data."""
+    """Return a task as it is; make a task without data from an example."""
     if isinstance(given, type):
         raise WrongArgument(f"{CALL}: takes an example or a task, but got {found_as(given)}")
     if all(callable(getattr(given, part, None)) for part in PARTS):
@@ -173,7 +174,7 @@ def _has(task: AnyTask, split: Literal["train", "calibration"]) -> bool:
 
 
 def _require_data(task: AnyTask, settings: PruneSettings, name: str) -> None:
-    """Refuse what needs data of a task that has none."""
+    """Refuse settings that need data if the task has none."""
     asking = {
         f"method {name!r}": needs_data(settings.method),
         "finetune": settings.finetune is not None and settings.finetune.epochs > 0,
@@ -182,6 +183,6 @@ def _require_data(task: AnyTask, settings: PruneSettings, name: str) -> None:
     found = [what for what, asks in asking.items() if asks]
     if found and not _has(task, "calibration"):
         raise DataError(
-            f"{CALL}: {' and '.join(found)} cannot do without data; hand in a task in place of the example: "
+            f"{CALL}: {' and '.join(found)} cannot do without data; pass a task instead of the example: "
             "edakari.Task.of(example, train=..., loss=...)"
         )

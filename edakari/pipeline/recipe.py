@@ -1,4 +1,4 @@
-"""Recipes: a YAML file to a checked `Recipe`, with every problem named at its place."""
+"""Reads a YAML file as a checked `Recipe`; names every problem and its line."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from edakari.tasks import TASKS
 
 __all__ = ["KEYS", "read_recipe", "recipe_from"]
 
-importlib.import_module("edakari.methods")  # which makes the methods known
+importlib.import_module("edakari.methods")  # registers the methods
 
 
 KEYS = Recipe.keys()
-"""The keys of a recipe file, which are the fields of a `Recipe`."""
+"""Keys of a recipe file: the fields of a `Recipe`."""
 ROUND_TO = 8
-"""What group sizes are rounded to where the budget has a latency and the recipe is silent: runtimes work in eights."""
+"""Default rounding of group sizes if the budget has a latency: runtimes work in blocks of eight."""
 
 
 def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
-    """A recipe from its file.
+    """Read a recipe from its file.
 
     Args:
-        path: of a YAML file; `docs/reference/recipe.md` says what it may hold.
-        settings: values to replace, as texts `dotted.key=value`.
-        trust_code: whether to run the Python files that the recipe names: for its network, or for a criterion, task,
-            cost and the like of your own.
+        path: path of a YAML file; `docs/reference/recipe.md` says what it may hold.
+        settings: values to replace, each in the form `dotted.key=value`.
+        trust_code: whether to run the Python files that the recipe names: for its network, or for your own criterion,
+            task, cost and the like.
 
     Raises:
         RecipeError: lists every problem with its line, key and found value.
-        UntrustedCode: it names a Python file for something else than its network, and `trust_code` is not set.
+        UntrustedCode: the recipe names a Python file for something other than its network, and `trust_code` is not set.
     """
     content, lines = read_yaml(path)
     return recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
@@ -57,14 +57,14 @@ def recipe_from(
     *,
     trust_code: bool = True,
 ) -> Recipe:
-    """A recipe from plain values.
+    """Make a recipe from plain values.
 
     Args:
-        content: as a recipe file holds it.
-        where: what to call it in errors.
+        content: content of a recipe file.
+        where: name of the recipe in errors.
         lines: line of each dotted key, for errors.
-        trust_code: whether to run Python files that it names. Values out of a program name what its author wants to
-            run; pass False for values out of a file that may be somebody else's.
+        trust_code: whether to run Python files that it names. Values in a program name what its author wants to run;
+            pass False for values from a file that may come from somebody else.
 
     Raises:
         RecipeError: lists every problem with its key and found value.
@@ -82,10 +82,10 @@ def recipe_from(
 
 
 def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, list[Problem]]:
-    """The recipe, and all that is wrong with it.
+    """The recipe, and all problems in it.
 
-    `Recipe` is the schema: every field is read by its annotation. Two are read here, the method, which one is told by
-    its name, and the budget, which is a text; and the step of groups depends on the budget.
+    `Recipe` is the schema: every field is read by its annotation. Two fields are read here: the method, whose name
+    selects its class, and the budget, which is text. The rounding of groups depends on the budget.
     """
     method, wrong = _method(content.get("method"), permit)
     budget, more = _budget(content.get("budget"), permit)
@@ -123,7 +123,7 @@ def _method(content: Any, permit: Permit) -> tuple[Method | None, list[Problem]]
 
 
 def _misplaced(short: str, content: Mapping[str, Any], cls: type[Any]) -> list[str]:
-    """Keys beside a method's settings that are settings of the criterion whose name stands for the method with it."""
+    """Keys next to a method's settings that belong to its criterion, whose name stands for the method too."""
     thing: Any = CRITERIA[short] if short != content["name"] else None
     nested = {field.name for field in dc.fields(thing)} if dc.is_dataclass(thing) else set()
     return [key for key in content if key in nested - {field.name for field in dc.fields(cls)}]
@@ -145,7 +145,7 @@ def _budget(text: Any, permit: Permit) -> tuple[Budget | None, list[Problem]]:
 
 
 def _indexed(recipe: Recipe) -> Iterator[Problem]:
-    """What a memory bank and views need of the task: classes, and examples that have numbers."""
+    """Check that the task suits a memory bank and views: it needs classes and indexed examples."""
     tuning, task = recipe.finetune, recipe.data.task
     if tuning is None or getattr(task, "indexed", False):
         return
@@ -158,7 +158,7 @@ def _indexed(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _not_plain(value: Any, key: str) -> Iterator[Problem]:
-    """What JSON cannot hold, so that no run folder could say how the network is built."""
+    """Problems with values that JSON cannot hold: a run folder could not say how the network is built."""
     if isinstance(value, Mapping):
         for name, below in value.items():
             if not isinstance(name, str):

@@ -1,4 +1,4 @@
-"""What a few batches without labels bring back after a cut, before any training."""
+"""Recovers accuracy after a cut with a few unlabelled batches, before any training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from edakari.train import has_norms, recalibrate
 __all__ = ["FITTED", "recovered"]
 
 FITTED = 16
-"""Batches that layers are refit to where no number is given."""
+"""Default number of batches to which layers are refit."""
 
 
 def recovered(run: Run, plan: Plan, model: nn.Module) -> tuple[nn.Module, Mapping[str, float] | None]:
-    """A cut network with refit layers and statistics taken anew, as the run's settings ask for.
+    """Refit layers and recompute statistics of a cut network, as the run's settings ask.
 
     Args:
-        run: whose calibration data it is.
-        plan: that the network was cut by.
-        model: the network as cut.
+        run: run with the calibration data.
+        plan: plan by which the network was cut.
+        model: cut network.
 
     Returns:
-        The network, and the figures that it had before; None where there was nothing to do.
+        The network, and its metrics before the recovery; None if there was nothing to do.
 
     Raises:
-        DataError: the task has no calibration data, or batches of one image.
+        DataError: the task has no calibration data, or its batches have one image.
     """
     settings = run.settings
     anew = settings.recalibrate > 0 and has_norms(model)
@@ -53,7 +53,7 @@ def recovered(run: Run, plan: Plan, model: nn.Module) -> tuple[nn.Module, Mappin
 
 @dc.dataclass(frozen=True)
 class _First:
-    """The first batches of some."""
+    """The first batches of an iterable."""
 
     batches: Iterable[Batch]
     most: int

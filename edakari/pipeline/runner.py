@@ -1,4 +1,4 @@
-"""From what was asked for to a finished network, stage by stage: `run_stages`; `run` for a recipe and its folder."""
+"""Runs all stages: `run_stages` does so for any run, `run` for a recipe and its folder."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ R = TypeVar("R", bound=StageResult)
 
 @dc.dataclass(frozen=True)
 class Result:
-    """What a run gives.
+    """Result of a run.
 
     Args:
-        folder: the run folder; None where the run was kept in memory.
-        plan: what was removed.
-        model: the finished network.
-        report: all figures, as in `report.json`.
-        fresh: whether this call did anything; False where the run was finished before.
-        results: of the stages.
-        dense: the network as it was.
-        graph: its graph.
+        folder: run folder; None if the run was in memory.
+        plan: plan by which the network was pruned.
+        model: finished network.
+        report: all values of the report, as in `report.json`.
+        fresh: whether this call ran a stage; False if the run was finished before.
+        results: results of the stages.
+        dense: unpruned network.
+        graph: graph of the unpruned network.
     """
 
     folder: Path | None
@@ -85,7 +85,7 @@ class Result:
         return self.results.check.costs
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the finished network, so that `edakari.load` reads it; see `edakari.save`."""
+        """Write the finished network for `edakari.load`; see `edakari.save`."""
         save(self.model, self.plan, folder, base=self.dense, overwrite=overwrite)
 
     def __repr__(self) -> str:
@@ -104,23 +104,24 @@ def run(
     trust_code: bool = False,
     notify: Notify = silent,
 ) -> Result:
-    """Run a recipe, or go on with a run that was interrupted.
+    """Run a recipe, or resume an interrupted run.
 
     Args:
-        recipe: what to do: the path of a recipe file, what such a file holds as plain values, or a `Recipe`.
-        folder: where results go; of a new run, or of an earlier run of the same recipe.
+        recipe: path of a recipe file, content of such a file as plain values, or a `Recipe`.
+        folder: folder for the results; a new one, or that of an earlier run of the same recipe.
         trust_code: whether to run Python files that a recipe file names.
         overwrite: whether to remove the results of an earlier run.
-        notify: told as stages go on.
+        notify: callback for the progress of the stages.
 
     Raises:
-        RecipeError: the recipe does not say which weights the network has, or asks for what cannot be done here.
-        RunFolderError: the folder is of another recipe or cannot be written to, or the disk is full.
-        UntrustedCode: a recipe out of a file names Python code, and the user has not agreed to run it.
-        EdakariError: whatever is wrong with the input; a run that fails before it has pruned leaves nothing behind.
+        RecipeError: the recipe does not say which weights the network has, or asks for something that is not possible
+            here.
+        RunFolderError: the folder is of another recipe or cannot be written, or the disk is full.
+        UntrustedCode: a recipe from a file names Python code, and the user has not agreed to run it.
+        EdakariError: something else is wrong with the input. A run that fails before the pruning leaves nothing behind.
     """
     recipe = as_recipe("run(recipe, folder)", recipe, folder, trust_code=trust_code)
-    # first of all: an overwrite would remove what is there for a run that may not begin
+    # check this first: an overwrite would remove earlier results for a run that cannot start
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)
     together, begun = processes.started(cpu=recipe.device == "cpu"), RunFolder(Path(folder))
@@ -143,25 +144,25 @@ def run_given(
     overwrite: bool = False,
     notify: Notify = silent,
 ) -> Result:
-    """The same for a network and a task that are there: in memory, or in a folder, where it can go on.
+    """Run the stages for a given network and task: in memory, or in a folder, from which a run can resume.
 
     Args:
-        model: trained; it stays as it is.
-        task: its data, loss and metrics. A task that has no figures to judge by gives none in `evaluate`.
-        settings: how to prune.
-        folder: where results go; None keeps them in memory.
+        model: trained network; it does not change.
+        task: its data, loss and metrics. A task without metrics returns none from `evaluate`.
+        settings: settings of the run.
+        folder: folder for the results; None stores them in memory.
         overwrite: whether to remove the results of an earlier run.
-        notify: told as stages go on.
+        notify: callback for the progress of the stages.
 
     Raises:
-        EdakariError: as in `run`.
+        EdakariError: see `run`.
     """
     together, subject = processes.started(cpu=settings.device == "cpu"), GivenSubject(model, task)
     content = {"model": {"name": type(model).__name__, "weights": GIVEN}, **settings.content}
     if folder is None:
-        kept = Run(settings, subject, MemoryStore(), together, notify)
-        results, worked = run_stages(kept)
-        return _result(kept, gathered(results, content), worked)
+        in_memory = Run(settings, subject, MemoryStore(), together, notify)
+        results, worked = run_stages(in_memory)
+        return _result(in_memory, gathered(results, content), worked)
 
     def made(store: RunFolder) -> Run:
         return Run(settings, subject, store, together, notify)
@@ -170,17 +171,17 @@ def run_given(
 
 
 def run_stages(run: Run) -> tuple[Results, bool]:
-    """Carry out a run; stages that its store has finished are not run again.
+    """Carry out a run; stages that are finished in its store do not run again.
 
     Args:
-        run: which.
+        run: the run.
 
     Returns:
-        What all stages found out, and whether any of them was run now.
+        The results of all stages, and whether any of them ran now.
 
     Raises:
         RunFolderError: the store holds a run of a network with other weights.
-        EdakariError: whatever is wrong with the input.
+        EdakariError: something is wrong with the input.
     """
     steps = _Steps(run)
     traced = steps.take(TraceResult, lambda: stages.trace_stage(run))
@@ -208,20 +209,20 @@ class _Steps:
     """Takes a run from stage to stage; run state.
 
     Args:
-        run: which.
-        worked: whether a stage was run.
+        run: the run.
+        worked: whether a stage ran.
     """
 
     run: Run
     worked: bool = False
 
     def take(self, kind: type[R], make: Callable[[], R]) -> R:
-        """The result of a stage: as the store has it, else made and kept."""
+        """Return the result of a stage: the stored one, else a new one, which is stored."""
         run, name = self.run, kind.stage
         if run.processes.agreed(run.store.done(name)):
-            kept = run.store.result(kind)
-            run.notify(name, "kept", kept)
-            return kept
+            stored = run.store.result(kind)
+            run.notify(name, "kept", stored)
+            return stored
         if not self.worked and kind is not TraceResult:
             _same_weights(run)
         self.worked = True
@@ -239,12 +240,12 @@ class _Steps:
 
 @dc.dataclass
 class _Method:
-    """What the method gave, in a process that ran it; run state.
+    """The method's outcome, in a process that ran it; run state.
 
     Args:
-        run: which.
-        limits: the budget in figures.
-        outcome: what it gave.
+        run: the run.
+        limits: limits of the budget as numbers.
+        outcome: outcome of the method.
     """
 
     run: Run
@@ -252,19 +253,19 @@ class _Method:
     outcome: Outcome | None = None
 
     def result(self) -> PruneResult:
-        """Run the method and keep the network that it gives."""
+        """Run the method and store the network that it returns."""
         result, self.outcome = stages.prune_stage(self.run, self.limits)
         _put(self.run, "pruned", self.outcome.model, self.outcome.plan)
         return result
 
     def given(self, before: PruneResult) -> Outcome:
-        """What the method gave; a process that goes on with a run has it made again from what the method cached."""
+        """Return the method's outcome; a process that resumes a run makes it again from what the method cached."""
         if self.outcome is None:
             result, outcome = stages.prune_stage(self.run, self.limits)
             if result.plan != before.plan:
                 raise RunFolderError(
                     f"{self.run.store.path}: method {name_of(self.run.settings.method)!r} made another plan when run "
-                    "again; start anew with --overwrite"
+                    "again; start again with --overwrite"
                 )
             self.outcome = outcome
         return self.outcome
@@ -279,7 +280,7 @@ def _put(run: Run, version: Version, model: nn.Module, plan: Plan) -> None:
 def _in_folder(
     made: Callable[[RunFolder], Run], folder: Path, content: Mapping[str, Any], together: Processes, overwrite: bool
 ) -> Result:
-    """Carry out a run in its folder; one that fails before it has pruned leaves nothing behind."""
+    """Carry out a run in its folder; a run that fails before the pruning leaves nothing behind."""
     fresh, existed = overwrite or not is_run(folder), folder.is_dir()
     store = _claimed(folder, content, together, overwrite)
     run = made(store)
@@ -288,7 +289,7 @@ def _in_folder(
         _, worked = run_stages(run)
     except EdakariError:
         if fresh and together.main and not store.done(PruneResult.stage):
-            with contextlib.suppress(OSError):  # what went wrong matters, not that it stops the tidying as well
+            with contextlib.suppress(OSError):  # the first error matters, not that the clean-up fails as well
                 release(store, remove=not existed)
         raise
     if together.main:
@@ -311,10 +312,10 @@ def _claimed(folder: Path, content: Mapping[str, Any], together: Processes, over
 
 
 def _check_writable(store: RunFolder, together: Processes) -> None:
-    """Try the folders of a run in which something is left to do: a finished one may lie where nothing can be written.
+    """Check the folders of an unfinished run; a finished run may lie where nothing can be written.
 
     Raises:
-        RunFolderError: says which of them cannot be written to, why, and what to do.
+        RunFolderError: a folder cannot be written; says which, why, and what to do.
     """
     if not together.main or all(store.done(name) for name in STAGES):
         return
@@ -323,9 +324,9 @@ def _check_writable(store: RunFolder, together: Processes) -> None:
 
 
 def _same_weights(run: Run) -> None:
-    """A run that goes on with other weights than it began with would report on neither."""
+    """Refuse to resume a run with other weights: its report would be wrong for both."""
     if run.store.result(TraceResult).weights != weights_digest(run.dense):
         raise RunFolderError(
-            f"{run.store.path} was begun with other weights than {run.subject.name} has now; put those back, or name "
+            f"{run.store.path} was started with other weights than {run.subject.name} has now; restore those, or name "
             "another folder for a new run"
         )

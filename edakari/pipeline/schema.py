@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe, from the dataclasses that it is read into: editors complete and check by it."""
+"""The JSON schema of a recipe, made from its dataclasses; editors use it to complete and check recipes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edakari.pipeline.settings import Recipe
 __all__ = ["SCHEMA", "recipe_schema"]
 
 SCHEMA = "edakari-recipe.schema.json"
-"""The usual name of its file."""
+"""Usual name of the schema's file."""
 Schema = dict[str, Any]
 TYPES: Mapping[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
@@ -30,7 +30,7 @@ FILE: Schema = {"type": "string", "pattern": r"\.py:\w+$", "description": "path/
 
 
 def recipe_schema() -> Schema:
-    """The schema of a recipe file (JSON Schema, draft 2020-12), with what is registered and installed now."""
+    """Return the schema of a recipe file (JSON Schema, draft 2020-12), with all that is installed now."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edakari recipe", **_object(Recipe)}
 
 
@@ -52,7 +52,7 @@ def _object(cls: type[Any], **constant: Any) -> Schema:
 
 
 def _of(hint: Any) -> Schema:
-    """The schema of a value by its annotation."""
+    """The schema of a value with this annotation."""
     if hint is Method:
         return _part(METHODS)
     if hint is Budget:
@@ -91,7 +91,7 @@ def _part(registry: Registry[Any]) -> Schema:
             choices.append({"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]})
             continue
         choices.append(_object(thing, name=name))
-        for key in set(full) - {"name"}:  # a short form, whose own part need not be named again
+        for key in set(full) - {"name"}:  # a short form; its own part needs no name then
             choices[-1]["properties"][key] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     choices.append({"type": "object", "properties": {"name": FILE}, "required": ["name"]})
     return {"anyOf": choices}
@@ -112,7 +112,7 @@ def _bounds(metadata: tuple[Any, ...]) -> Schema:
 
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of the fields."""
+    """What the docstrings of a class and its bases say about the fields."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         text = inspect.cleandoc(each.__doc__ or "").partition("\nArgs:\n")[2]

@@ -1,4 +1,4 @@
-"""Checking a part of a recipe against the dataclass that it becomes."""
+"""Checks a section of a recipe against its dataclass."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ CONFIG = pydantic.ConfigDict(
 
 @dc.dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong at one place of a recipe."""
+    """A problem with one key of a recipe."""
 
     key: str
     text: str
 
 
 Permit = Callable[[str, str], None]
-"""Given a name such as `nets.py:make` and what it is to be; raises `UntrustedCode` where its code must not run."""
+"""Takes a name such as `nets.py:make` and what it names; raises `UntrustedCode` if its code must not run."""
 
 
 def no_code(name: str, what: str) -> None:
-    """Permit no code but what the user has trusted before."""
+    """Permit no code except what the user has trusted before."""
     check_code(name, what, "the recipe", trust_code=False)
 
 
@@ -52,16 +52,16 @@ def check(
     default: T | None = None,
     made: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[T | None, list[Problem]]:
-    """A dataclass from a mapping, or what is wrong with the mapping.
+    """Make a dataclass from a mapping, or list what is wrong with the mapping.
 
     Args:
         cls: a dataclass of plain values.
-        content: mapping of its fields, as read from YAML.
+        content: fields of the dataclass, as read from YAML.
         key: dotted path of the mapping in the recipe.
-        also: keys that may stand beside the fields, read elsewhere; for the list of known ones.
-        permit: asked before a Python file is run that the mapping names.
-        default: what fields are that the mapping does not name; None is the dataclass's own defaults.
-        made: fields that were read elsewhere; None where something is wrong with one.
+        also: further legal keys, read elsewhere; for the list of known ones.
+        permit: function that is called before a Python file in the mapping runs.
+        default: dataclass with the values of missing fields; None takes the class's own defaults.
+        made: fields that were read elsewhere; a field with a problem is None.
 
     Raises:
         UntrustedCode: the mapping names Python code that must not run.
@@ -89,7 +89,7 @@ def check(
 def _values(
     cls: type[Any], content: Mapping[str, Any], key: str, also: tuple[str, ...], made: Iterable[str]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields of plain values that a mapping names, and what is wrong with them."""
+    """The fields of plain values in a mapping, and the problems with them."""
     try:
         section = _section(cls, *made).model_validate(dict(content))
     except pydantic.ValidationError as error:
@@ -99,14 +99,14 @@ def _values(
 
 
 def _part(hint: Any, content: Any, key: str, permit: Permit, cls: type[Any], name: str) -> tuple[Any, list[Problem]]:
-    """A nested dataclass, or a thing of a registry: by its name, or by a mapping of its name and its settings."""
+    """A nested dataclass, or an entry of a registry: by its name, or by a mapping of its name and its settings."""
     default = _default_of(cls, name)
     registry = registry_of(hint)
     if registry is None:
         wanted = dataclass_of(hint)
         if content is None and type(None) in typing.get_args(hint):
             return None, []
-        content = {} if content is None else content  # a section of which nothing is written
+        content = {} if content is None else content  # an empty section
         if isinstance(content, str) and "name" in _names(wanted):
             content = {"name": content}
         return check(wanted, content, key, permit=permit, default=default if isinstance(default, wanted) else None)
@@ -143,7 +143,7 @@ def _made(
 
 
 def _named(cls: type[Any], values: Mapping[str, Any], key: str, permit: Permit) -> Iterator[Problem]:
-    """Texts that name nothing in the registry that their field declares."""
+    """Problems with names that are missing in the registry of their field."""
     hints = typing.get_type_hints(cls, include_extras=True)
     for name, value in values.items():
         several = typing.get_origin(hints[name]) is tuple
@@ -158,7 +158,7 @@ def _named(cls: type[Any], values: Mapping[str, Any], key: str, permit: Permit) 
 
 
 def _nested(cls: type[Any]) -> dict[str, Any]:
-    """The fields that hold settings of their own, and their annotations."""
+    """The fields that hold settings, and their annotations."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {
         field.name: hints[field.name]
@@ -173,7 +173,7 @@ def _default_of(cls: type[Any], name: str) -> Any:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as values that YAML and JSON can hold, defaults included."""
+    """Convert a dataclass to values that YAML and JSON can hold, defaults included."""
     nested = _nested(type(value))
     flat = {name: getattr(value, name) for name in _names(type(value)) if name not in nested}
     filled: dict[str, Any] = _section(type(value))(**flat).model_dump(mode="json")
@@ -182,7 +182,7 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def _plain_part(hint: Any, part: Any) -> Any:
-    """A nested dataclass, or a thing of a registry with its name."""
+    """A nested dataclass, or an entry of a registry with its name."""
     registry = registry_of(hint)
     if registry is None or part is None:
         return None if part is None else plain(part)
@@ -196,7 +196,7 @@ def _plain_part(hint: Any, part: Any) -> Any:
 
 
 def _section(cls: Any, *without: str) -> type[pydantic.BaseModel]:
-    """The dataclass as pydantic checks it: the ranges that its annotations say, and numbers that are numbers."""
+    """The dataclass as a pydantic model: with the ranges of its annotations, and without type conversion."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields: dict[str, Any] = {}
     elsewhere = {*_nested(cls), *without}
@@ -213,7 +213,7 @@ def _section(cls: Any, *without: str) -> type[pydantic.BaseModel]:
 
 
 def _strict(hint: Any) -> Any:
-    """The annotation with texts, numbers and truth values that are taken as they are: '64' is no number, true no 1."""
+    """The annotation without type conversion of texts, numbers and truth values: '64' is no number, true is not 1."""
     if hint in (int, float, bool, str):
         return Annotated[hint, pydantic.Strict()]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -229,7 +229,7 @@ def _strict(hint: Any) -> Any:
 
 
 def _names(cls: Any) -> list[str]:
-    """The keys of a section; fields that are not compared say something about it, and are not part of it."""
+    """The keys of a section; fields that are not compared describe the section and are no part of it."""
     return [field.name for field in dc.fields(cls) if field.compare]
 
 
@@ -247,13 +247,13 @@ def _problem(known: list[str], error: Any, key: str) -> Problem:
 
 
 def unknown_key(name: str, known: list[str]) -> str:
-    """What to say of a key that there is not."""
+    """Message about an unknown key."""
     hint = nearest(name, known)
     return "unknown key" + (f"; did you mean {hint!r}?" if hint else ".") + f" Known here: {', '.join(known)}"
 
 
 def _one_each(problems: Iterable[Problem]) -> list[Problem]:
-    """One problem for each place: a value that fits no part of a union fails once for each."""
+    """The first problem of each key: a value that fits no part of a union fails once for each part."""
     first: dict[str, Problem] = {}
     for problem in problems:
         first.setdefault(problem.key, problem)

@@ -1,4 +1,4 @@
-"""What a recipe asks for, as plain data."""
+"""The settings of a recipe, as plain data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class DistillSettings:
     """Distillation from the dense network while fine-tuning.
 
     Args:
-        weight: fraction of the distillation term in the loss, the rest is the task's own; 0 does not distil.
+        weight: weight of the distillation term in the loss, from 0 to 1; the task's loss gets the rest. 0 does not
+            distil.
         temperature: temperature by which the logits of both networks are divided.
     """
 
@@ -52,13 +53,13 @@ class BankSettings:
     """The memory bank: the outputs of networks between the dense and the pruned one, written once.
 
     Args:
-        teachers: number of teachers, among the networks that the method went through, or on the straight way to its
-            plan.
+        teachers: number of teachers, among the networks that the method went through, or between the dense network and
+            its plan.
         temperature: temperature by which logits are divided; None is 4, and 10 from 1000 classes on.
-        gate: which teachers count: those nearer to the best one than the student is ("distance"), or those whose loss
-            is not above the student's ("loss").
+        gate: teachers that count: those nearer to the best teacher than the student is ("distance"), or those whose
+            loss does not exceed the student's ("loss").
         share: factor of the divergence from the teachers, which is added to the task's loss.
-        folder: folder in which the bank is stored; None is the run folder, until the run is finished.
+        folder: folder in which the bank is stored; None selects the run folder, until the run is finished.
     """
 
     teachers: Count = 5
@@ -74,10 +75,10 @@ class FinetuneSettings(Schedule):
 
     Args:
         views: number of times that each image appears in a batch, each time with other augmentation.
-        teacher: "dense" is the dense network, as `distill` says; "bank" is a memory bank of the outputs of several
-            networks. None is "dense" if `distill` has a weight, and no teacher otherwise.
+        teacher: "dense" is the dense network, with the settings in `distill`; "bank" is a memory bank of the outputs of
+            several networks. None is "dense" if `distill` has a weight, and no teacher otherwise.
         distill: distillation from the dense network.
-        bank: the memory bank, where it teaches.
+        bank: memory bank, if it is the teacher.
     """
 
     views: Count = 1
@@ -91,7 +92,7 @@ class FinetuneSettings(Schedule):
 
     @classmethod
     def of(cls, schedule: Schedule) -> FinetuneSettings:
-        """A schedule alone as these settings: one view, and nobody teaches."""
+        """Make these settings from a schedule alone: one view, and no teacher."""
         if isinstance(schedule, cls):
             return schedule
         return cls(**{field.name: getattr(schedule, field.name) for field in dc.fields(Schedule)})
@@ -103,10 +104,10 @@ class MeasureSettings:
 
     Args:
         runtimes: runtimes in which networks are timed: "torch", "onnxruntime".
-        batch: images per call.
-        threads: CPU threads of one call; 0 leaves the runtime's own choice.
-        warmup: smallest number of calls at the start of a network's turn that are not timed.
-        repeats: smallest number of timed calls, in up to ten turns.
+        batch: number of images per call.
+        threads: CPU threads of one call; 0 leaves the choice to the runtime.
+        warmup: least number of calls at the start of a network's turn that are not timed.
+        repeats: least number of timed calls, in up to ten turns.
     """
 
     runtimes: tuple[Annotated[str, RUNTIMES], ...] = ("torch", "onnxruntime")
@@ -118,21 +119,21 @@ class MeasureSettings:
 
 @settings
 class LatencySettings:
-    """Where the latency of the budget is to be met, and how it is measured.
+    """The runtime in which the budget's latency must be met, and how it is measured.
 
     Args:
         runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile" or "openvino".
-        batch: images per call.
-        threads: CPU threads of one call; 0 leaves the runtime's own choice.
+        batch: number of images per call.
+        threads: CPU threads of one call; 0 leaves the choice to the runtime.
         precision: "fp32", "bf16" or "fp16", in runtimes that offer a choice.
         memory_format: "contiguous" or "channels_last", in runtimes that offer a choice.
         device: device on which networks are timed: "cpu" or "cuda".
         warmup: number of calls that are not timed.
-        repeats: smallest number of timed calls of a whole network; more are made until the time is known within 0.4 %.
+        repeats: least number of timed calls of a whole network; more are made until the time is known within 0.4 %.
         networks: number of random sub-networks that are timed to fit the predictions, unless an earlier run has done
             so.
-        spread: largest accepted distance between the quartiles, as a fraction of the median.
-        cache: folder of latency tables; None is `EDAKARI_CACHE`, or `~/.cache/edakari`.
+        spread: largest accepted interquartile range, as a fraction of the median.
+        cache: folder of latency tables; None selects `EDAKARI_CACHE`, or `~/.cache/edakari`.
     """
 
     runtime: Annotated[str, RUNTIMES] = "onnxruntime"
@@ -150,21 +151,21 @@ class LatencySettings:
 
 @settings
 class PruneSettings:
-    """How a trained network becomes a smaller one; a recipe adds which network, and on which data.
+    """Settings that turn a trained network into a smaller one; a recipe adds the network and its data.
 
     Args:
-        method: how to prune.
-        budget: what the pruned network may cost.
-        latency: where the budget's latency is to be met; None where it has none.
-        groups: which of them may be sized, and to what.
-        recalibrate: batches of the calibration data on which batch norms take their statistics anew after the cut,
-            before any fine-tuning; 0 leaves them as they are.
-        reconstruct: refit the layers behind a cut to the calibration data; see `edakari.reconstruct`.
-        finetune: of the pruned network; None is no fine-tuning.
-        measure: of latency; None is no measurement.
+        method: pruning method.
+        budget: limits of the pruned network's costs.
+        latency: runtime of the budget's latency; None if the budget has none.
+        groups: groups that may be pruned, and their sizes.
+        recalibrate: number of batches of the calibration data from which batch norms recompute their statistics after
+            the cut, before any fine-tuning; 0 leaves them as they are.
+        reconstruct: refit the layers after a cut to the calibration data; see `edakari.reconstruct`.
+        finetune: training of the pruned network; None trains nothing.
+        measure: measurement of the latency before and after; None measures nothing.
         export: formats to write.
-        seed: of everything random but the splits and subsets of the data, which `data.seed` draws.
-        device: "auto" takes an accelerator where there is one.
+        seed: seed of everything random except the splits and subsets of the data, which depend on `data.seed`.
+        device: "auto" selects an accelerator if there is one.
     """
 
     method: Method
@@ -185,14 +186,14 @@ class PruneSettings:
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """The fields that are written beside the results; what a class adds comes first."""
+        """Names of the fields that are stored with the results; those that a subclass adds come first."""
         names = [field.name for field in dc.fields(cls) if field.compare]
         added = [name for name in names if name in cls.__annotations__ and cls is not PruneSettings]
         return (*added, *(name for name in names if name not in added))
 
     @property
     def content(self) -> dict[str, Any]:
-        """All of this as plain values, as it is written beside the results."""
+        """All of these as plain values, as they are stored with the results."""
         return {name: _plain(getattr(self, name)) for name in self.keys()}
 
 
@@ -206,22 +207,22 @@ def _plain(value: Any) -> Any:
 
 
 def _about(default: Any) -> Any:
-    """A field that says something about a recipe, and is not part of it."""
+    """A field that describes a recipe and is no part of it."""
     made = {"default_factory": default} if callable(default) else {"default": default}
     return dc.field(**made, compare=False, repr=False)
 
 
 @settings
 class Recipe(PruneSettings):
-    """A whole job; its fields are the keys of a recipe file.
+    """A whole recipe; its fields are the keys of a recipe file.
 
     Args:
-        model: the trained network.
-        data: what it is trained and judged on.
-        train: of a dense network by `edakari train`.
+        model: trained network.
+        data: data on which it is trained and evaluated.
+        train: training of a dense network by `edakari train`.
         trust_code: whether to run a Python file that `model.name` names.
-        where: the recipe came from, for errors.
-        lines: line of each dotted key there, where they are known.
+        where: origin of the recipe, for errors.
+        lines: line of each dotted key, if known.
     """
 
     model: ModelSpec

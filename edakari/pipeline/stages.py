@@ -1,7 +1,7 @@
-"""The stages of a run: each takes the run and values that stages before it gave, and gives a value.
+"""The stages of a run: each takes the run and results of earlier stages, and returns a result.
 
-What a stage finds out is one of the dataclasses in `edakari.results`; a stage that makes a network gives it
-beside that. Nothing is kept here: `edakari.pipeline.runner` calls the stages and puts what they give into a store.
+Results are the dataclasses in `edakari.results`; a stage that makes a network returns it as well. Stages store nothing:
+`edakari.pipeline.runner` calls them and puts their results into a store.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ __all__ = [
 
 
 def trace_stage(run: Run) -> TraceResult:
-    """What can be pruned, what it costs, what was refused; a network whose outputs are not finite is."""
-    run.task.batches("train")  # which are refused here where they do not divide among the processes
+    """Find the groups, their costs and what is unprunable; a network with outputs that are not finite is refused."""
+    run.task.batches("train")  # raises here if the batches do not divide among the processes
     for timed in (run.settings.latency, run.settings.measure):
-        for tensor in tree_leaves(run.example) if timed is not None else ():  # not only hours later, when it is timed
+        for tensor in tree_leaves(run.example) if timed is not None else ():  # check memory now, not hours later
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     _require_reachable(run)
@@ -102,13 +102,13 @@ def trace_stage(run: Run) -> TraceResult:
 
 
 def _require_reachable(run: Run) -> None:
-    """Refuse a budget below what the smallest sizes of all groups cost, before anything is measured or scored.
+    """Refuse a budget below the cost of the smallest sizes of all groups, before anything is measured or scored.
 
     Raises:
-        InfeasibleBudget: says what the least is.
+        InfeasibleBudget: the message states the least possible cost.
     """
     if run.settings.method.emits != {KeepChannels}:
-        return  # dropped branches and fewer tokens cost less
+        return  # dropped branches and fewer tokens lower the cost further
     terms = tuple(term for term in run.settings.budget.terms if term.cost in run.dense_costs)
     if terms:
         sizes = {**{group.name: legal_sizes(group)[0] for group in run.chosen.free}, **run.chosen.fixed}
@@ -120,28 +120,28 @@ def _require_reachable(run: Run) -> None:
 
 
 def latency_stage(run: Run) -> LatencyResult:
-    """The budget in figures; where it has a latency, what a solver needs to know of this machine."""
+    """Compute the limits of the budget; for a latency, measure what a solver needs on this machine."""
     planned = run.processes.from_main(lambda: measured_latency(run))
-    share = {"latency": planned.dense.median_ms} if planned else {}
-    budget = run.settings.budget.absolute({**run.dense_costs, **share})
+    latency = {"latency": planned.dense.median_ms} if planned else {}
+    budget = run.settings.budget.absolute({**run.dense_costs, **latency})
     return LatencyResult(limits={term.cost: term.limit for term in budget.terms}, planned=planned)
 
 
 def dense_stage(run: Run) -> DenseResult:
-    """How good the dense network is."""
+    """Evaluate the dense network."""
     metrics = _metrics(run, run.dense, "the dense network", "check its weights")
     return DenseResult(metric=run.task.metric if metrics else "", metrics=metrics)
 
 
 def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
-    """The method: from the dense network to a plan and a pruned network.
+    """Run the method: from the dense network to a plan and a pruned network.
 
     Args:
-        run: which.
-        limits: the budget in figures.
+        run: the run.
+        limits: limits of the budget as numbers.
 
     Returns:
-        What is told of it, and what the method gave, whose plan says which method made it.
+        The result, and the outcome of the method, whose plan names the method.
     """
     log: list[dict[str, Any]] = []
 
@@ -165,9 +165,9 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         seed=run.settings.seed,
         log=note,
         folder=work,
-        artifacts=run.store.kept,
+        artifacts=run.store.artifacts,
     )
-    written = [folder for folder in (run.store.kept, work) if folder is not None and run.processes.main]
+    written = [folder for folder in (run.store.artifacts, work) if folder is not None and run.processes.main]
     with enlisting(*written) if written else contextlib.nullcontext():
         outcome = prune_beside(run.chosen.fixed, method, job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
@@ -192,7 +192,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
 
 
 def _tokens(run: Run, plan: Plan) -> tuple[KeptTokens, ...]:
-    """Patches that go on at each selector, and those that the dense network has there."""
+    """Number of patches that each selector keeps, and that the dense network has there."""
     edits = plan.tokens()
     if not edits:
         return ()
@@ -202,16 +202,16 @@ def _tokens(run: Run, plan: Plan) -> tuple[KeptTokens, ...]:
 
 
 def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) -> CheckResult:
-    """That the cut network is what the plan says: equal to its masked twin, and within the budget.
+    """Check that the cut network equals its masked twin and lies within the budget.
 
     Args:
-        run: which.
-        plan: of the method.
-        pruned: the network that the method gave.
-        limits: the budget in figures.
+        run: the run.
+        plan: plan of the method.
+        pruned: network that the method returned.
+        limits: limits of the budget as numbers.
 
     Raises:
-        PlanError: it is not.
+        PlanError: the network does not.
     """
     _same_shapes(run, plan, pruned)
     difference = check_exact(run, plan)
@@ -228,14 +228,14 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
 def finetune_stage(
     run: Run, traced: TraceResult, pruned: PruneResult, model: nn.Module, given: Callable[[], Outcome]
 ) -> FinetuneResult:
-    """Training of the pruned network; resumes inside of itself.
+    """Train the pruned network; an interrupted training resumes.
 
     Args:
-        run: which.
-        traced: says which weights the dense network has.
-        pruned: what the method did.
-        model: the network that it gave; trained in place.
-        given: what the method gave, asked for where it brings an objective or teachers of its own that are needed.
+        run: the run.
+        traced: result of the trace stage, with the digest of the dense network's weights.
+        pruned: result of the method.
+        model: network that the method returned; trained in place.
+        given: function that returns the method's outcome; called if its own objective or teachers are needed.
     """
     schedule, epochs = run.settings.finetune, []
     if schedule is not None and schedule.epochs > 0:
@@ -254,7 +254,7 @@ def finetune_stage(
 
 
 def measure_stage(run: Run, limits: LatencyResult, pruned: PruneResult) -> MeasureResult:
-    """Latency of the dense and of the finished network, in turns; in the main process alone."""
+    """Time the dense and the finished network alternately; in the main process only."""
     if not run.processes.main:
         return MeasureResult(runtimes={})
     timed = finished_latency(run, limits.planned, pruned.latency)
@@ -268,13 +268,13 @@ def measure_stage(run: Run, limits: LatencyResult, pruned: PruneResult) -> Measu
 
 
 def time_networks(dense: nn.Module, pruned: nn.Module, example: Any, settings: MeasureSettings) -> dict[str, TimedPair]:
-    """Latency of two networks in turns, by runtime.
+    """Time two networks alternately, in each runtime.
 
     Args:
-        dense: the network as it was.
-        pruned: the network as it is.
+        dense: unpruned network.
+        pruned: pruned network.
         example: an input of batch size 1.
-        settings: where and how often.
+        settings: runtimes, and number of calls.
     """
     networks, batch, found = {"dense": dense, "pruned": pruned}, batched(example, settings.batch), {}
     for name in settings.runtimes:
@@ -285,7 +285,7 @@ def time_networks(dense: nn.Module, pruned: nn.Module, example: Any, settings: M
 
 
 def export_stage(run: Run) -> ExportResult:
-    """The dense and the finished network in other formats, for the batch whose latency is met; outputs compared."""
+    """Export the dense and the finished network with the batch size of the latency, and compare their outputs."""
     folder = run.store.exported
     if not run.processes.main or folder is None:
         return ExportResult(files=())
@@ -303,7 +303,7 @@ def export_stage(run: Run) -> ExportResult:
 
 
 def report_stage(run: Run, plan: Plan) -> ReportResult:
-    """The report of a run in a folder, as JSON, as a page and as a picture."""
+    """Write the report of a run in a folder: as JSON, as a page and as a picture."""
     folder = run.store.path
     if folder is None:
         return ReportResult(page="")
@@ -320,7 +320,7 @@ def report_stage(run: Run, plan: Plan) -> ReportResult:
 
 
 def _counted(run: Run, model: nn.Module) -> dict[str, float]:
-    """What a finished network costs."""
+    """Costs of a finished network."""
     return dense(fixed_graph(model, run.example), run.settings.budget)
 
 
@@ -336,14 +336,14 @@ def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:
 
 
 def _metrics(run: Run, model: nn.Module, what: str, advice: str) -> dict[str, float]:
-    """The task's figures of a network, all of them finite."""
+    """The task's metrics of a network; all must be finite."""
     metrics = dict(run.task.evaluate(model))
     require_finite_figures(metrics, what, advice)
     return metrics
 
 
 def _within(budget: Budget, costs: Mapping[str, float], method: str) -> None:
-    for term in budget.terms:  # a latency has been measured by the loop
+    for term in budget.terms:  # the loop has measured a latency already
         if term.cost in costs and costs[term.cost] > term.limit * (1 + 1e-9):
             raise PlanError(
                 f"method {method!r} left {term.cost} at {costs[term.cost]:.6g}, above the budget of {term.limit:.6g}"

@@ -1,7 +1,7 @@
-"""Where the results of a run's stages are kept: in a folder, or in memory.
+"""Stores of the results of a run's stages: a folder, or memory.
 
-A stage takes and gives values (`edakari.results`, networks); a store is a cache around the stages and nothing more.
-With a folder a run that was interrupted goes on; in memory its results live as long as the store.
+Stages take and return values (`edakari.results`, networks). A store only caches these values. With a folder, an
+interrupted run can resume; results in memory live as long as the store.
 """
 
 from __future__ import annotations
@@ -21,66 +21,66 @@ __all__ = ["MemoryStore", "Store", "Version"]
 
 R = TypeVar("R", bound=StageResult)
 Version = Literal["pruned", "finished"]
-"""The network as it was cut, or as it is after fine-tuning."""
+"""The pruned network, or the network after fine-tuning."""
 
 
 class Store(Protocol):
-    """Keeps what stages give. The main process writes; what `done` and `result` say may be asked in any process."""
+    """Stores what stages return. Only the main process writes; `done` and `result` work in any process."""
 
     @property
     def path(self) -> Path | None:
         """The folder; None in memory."""
 
     @property
-    def kept(self) -> Path | None:
-        """Where the method leaves what explains its result; None is nowhere."""
+    def artifacts(self) -> Path | None:
+        """Folder for the artifacts that explain the method's result; None stores none."""
 
     @property
     def exported(self) -> Path | None:
-        """Where exported networks lie; None is nowhere."""
+        """Folder of exported networks; None exports none."""
 
     def work(self, stage: str) -> Path | None:
-        """Where a stage may keep what it needs to go on after an interruption; None is nowhere."""
+        """Folder in which a stage may store what it needs to resume after an interruption; None if there is none."""
 
     def done(self, stage: str) -> bool:
         """Whether a stage is finished."""
 
     def result(self, kind: type[R]) -> R:
-        """The result of a finished stage.
+        """Return the result of a finished stage.
 
         Raises:
             RunFolderError: the stage is not finished, or its file is damaged.
         """
 
     def results(self) -> Results:
-        """The results of all finished stages; see `result`."""
+        """Return the results of all finished stages; see `result`."""
 
     def finish(self, result: StageResult) -> None:
-        """Keep the result of a stage, which makes it finished."""
+        """Store the result of a stage; the stage is then finished."""
 
     def put(self, version: Version, model: nn.Module, plan: Plan, base: nn.Module) -> None:
-        """Keep a network of the run.
+        """Store a network of the run.
 
         Args:
-            version: which.
-            model: the network.
-            plan: that it was cut by.
-            base: the network that the plan was made for.
+            version: version of the network.
+            model: network to store.
+            plan: plan by which it was cut.
+            base: network for which the plan was made.
         """
 
     def network(self, version: Version, base: nn.Module) -> nn.Module:
-        """A network that was put, in evaluation mode, on the device of `base`; the caller may change it."""
+        """Return a stored network, in evaluation mode, on the device of `base`; the caller may change it."""
 
     def plan(self) -> Plan:
-        """The plan of the network as it was cut."""
+        """Return the plan by which the network was cut."""
 
 
 @dc.dataclass
 class MemoryStore:
-    """Keeps results in this process, for as long as it lives; run state."""
+    """Stores results in this process, as long as it lives; run state."""
 
     path: None = None
-    kept: None = None
+    artifacts: None = None
     exported: None = None
     _results: dict[str, StageResult] = dc.field(default_factory=dict)
     _networks: dict[Version, tuple[nn.Module, Plan]] = dc.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a pruned network is fine-tuned on, and who teaches it: nobody, the dense network, or a memory bank."""
+"""Objective and teacher of the fine-tuning: no teacher, the dense network, or a memory bank."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = ["networks_between", "training"]
 def training(
     run: Run, traced: TraceResult, pruned: PruneResult, given: Callable[[], Outcome]
 ) -> Iterator[tuple[Objective, Iterable[Batch]]]:
-    """Objective and batches of a run's fine-tuning, which is inside of the block.
+    """Context with the objective and batches of a run's fine-tuning.
 
     Args:
-        run: whose settings say what is wanted.
-        traced: says which weights the dense network has.
-        pruned: what the method did.
-        given: what the method gave, should it be needed: its own objective, or teachers of a bank.
+        run: run with the settings.
+        traced: result of the trace stage, with the digest of the dense network's weights.
+        pruned: result of the method.
+        given: function that returns the method's outcome; called if its own objective or teachers are needed.
 
     Raises:
-        RecipeError: the task's examples have no numbers, and views or a bank are asked for.
+        RecipeError: views or a bank are asked for, but the task's examples have no indices.
     """
     task, tuning = run.task, run.settings.finetune
     assert tuning is not None
     batches = task.batches("train")
     if tuning.views > 1 or tuning.teacher == "bank":
-        batches = _numbered(run).with_indices(tuning.views)
+        batches = _indexed_task(run).with_indices(tuning.views)
     if tuning.teacher == "bank":
         with _bank_folder(run, tuning.bank.folder) as folder:
             yield _taught_by_bank(run, tuning.bank, folder, (traced, pruned), given), batches
@@ -62,26 +62,26 @@ def training(
 
 
 def networks_between(plan: Plan, model: nn.Module, run: Run, count: int) -> list[nn.Module]:
-    """Networks on the straight way from the dense network to a plan, the dense one first and the plan's left out.
+    """Make networks between the dense network and a plan; the first is the dense one, and the plan's is left out.
 
-    Of the channels that the plan removes from a group, network k of K keeps those of largest weights, in the share
-    (K - k)/K. Other edits than those of channels are left out.
+    Of the channels that the plan removes from a group, network k of K keeps the fraction (K - k)/K with the largest
+    weights. Edits of other things than channels are left out.
 
     Args:
-        plan: made for the network.
-        model: the dense network.
-        run: whose graph is the network's.
-        count: of networks.
+        plan: plan for the network.
+        model: dense network.
+        run: run with the network's graph.
+        count: number of networks.
     """
     scores = Magnitude().score(model, run.graph)
     networks = []
-    for place in range(count):
+    for number in range(count):
         edits = []
         for edit in plan.edits:
-            if isinstance(edit, KeepChannels) and place > 0:
+            if isinstance(edit, KeepChannels) and number > 0:
                 ranks = np.argsort(-scores[edit.group].numpy(), kind="stable")
                 gone = [int(index) for index in ranks if int(index) not in {*edit.indices}]
-                more = gone[: round(len(gone) * (count - place) / count)]
+                more = gone[: round(len(gone) * (count - number) / count)]
                 edits.append(KeepChannels(edit.group, tuple(sorted((*edit.indices, *more)))))
         networks.append(apply(model, Plan(tuple(edits), plan.fingerprint, plan.inputs), run.graph))
     return networks
@@ -95,7 +95,7 @@ def _taught_by_bank(
     given: Callable[[], Outcome],
 ) -> Objective:
     traced, pruned = found
-    task = _numbered(run)
+    task = _indexed_task(run)
 
     def teachers() -> Sequence[nn.Module]:
         if pruned.own_teachers:
@@ -117,7 +117,7 @@ def _taught_by_bank(
 
 @contextlib.contextmanager
 def _bank_folder(run: Run, asked: str | None) -> Iterator[Path]:
-    """Where a bank lies: where the settings say, else in the run's folder, else for as long as the block lasts."""
+    """Folder of a bank: that of the settings, else one in the run's folder, else a temporary one for this block."""
     own = Path(asked) if asked else run.store.work("bank")
     if own is not None:
         yield own
@@ -130,7 +130,7 @@ def _bank_folder(run: Run, asked: str | None) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _numbered(run: Run) -> IndexedTask:
+def _indexed_task(run: Run) -> IndexedTask:
     if not isinstance(run.task, IndexedTask):
         raise RecipeError(
             f"finetune.views and finetune.teacher=bank need a task of classes with indexed examples, not a "

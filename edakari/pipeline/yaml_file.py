@@ -1,4 +1,4 @@
-"""Reading a YAML file together with where each key stands in it."""
+"""Reads a YAML file and the line of each key in it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["override", "read_yaml"]
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The content of a YAML file, and the line of each dotted key.
+    """Read the content of a YAML file, and the line of each dotted key.
 
     Raises:
-        RecipeError: there is no such file, it is not YAML, not a mapping, or has a key twice.
+        RecipeError: the file does not exist, is not YAML, is no mapping, or has a key twice.
     """
     require("read_recipe(path)", path=(path, (str, Path)))
     try:
@@ -39,20 +39,20 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
     lines: dict[str, int] = {}
     for key, line in _keys(node, ""):
         if key in lines:
-            raise RecipeError(f"{path}:{line}: {key} stands here again, first in line {lines[key]}; keep one")
+            raise RecipeError(f"{path}:{line}: {key} appears again; it is first in line {lines[key]}. Keep one of them")
         lines[key] = line
     return content, lines
 
 
 def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """The same content with values replaced.
+    """Return the same content with some values replaced.
 
     Args:
         content: nested mappings.
-        settings: texts `dotted.key=value`; the value is read as YAML.
+        settings: values in the form `dotted.key=value`; the value is read as YAML.
 
     Raises:
-        RecipeError: a text is not of that form, or the key leads through something that is not a mapping.
+        RecipeError: a text does not have that form, or the key leads through a value that is no mapping.
     """
     changed: dict[str, Any] = _copy(content)
     for setting in settings:
@@ -67,7 +67,7 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
         here: dict[str, Any] = changed
         for depth, part in enumerate(parts[:-1], start=1):
             below = here.get(part)
-            if isinstance(below, str) and parts[0] in ("model", "method"):  # a name alone stands for its section
+            if isinstance(below, str) and parts[0] in ("model", "method"):  # a plain name stands for its section
                 below = {"name": below}
             elif below is None:
                 below = {}

@@ -138,7 +138,7 @@ def test_the_line_is_named(tmp_path):
         ("a: [1", r"r\.yaml:\d+: not YAML"),
         ("- 1", "mapping"),
         ("", "mapping"),
-        ("seed: 1\nseed: 2", r"r\.yaml:2: seed stands here again, first in line 1"),
+        ("seed: 1\nseed: 2", r"r\.yaml:2: seed appears again; it is first in line 1"),
         ("a: !!python/object:os.system {}", "not YAML"),
     ],
 )

@@ -42,7 +42,7 @@ def convert(
     if output.suffix != ".safetensors":
         raise WeightsError(f"{output}: the output must be a .safetensors file")
     if output.exists() and not overwrite:
-        raise RunFolderError(f"{output} is there already; choose another file or pass --overwrite")
+        raise RunFolderError(f"{output} already exists; choose another file or pass --overwrite")
     require_writable(output)
     done = _converted(checkpoint, output, key, prefix, model, keywords(option or []))
     if as_json:

@@ -40,7 +40,7 @@ def export(
     paths = {name: folder / f"{name}.{suffix}" for name in (("dense", "pruned") if dense else ("pruned",))}
     for path in paths.values():
         if path.exists() and not overwrite:
-            raise ExportError(f"{path} is there already; choose another folder with --output, or pass --overwrite")
+            raise ExportError(f"{path} already exists; choose another folder with --output, or pass --overwrite")
     if dynamic_batch and to != "onnx":
         raise ExportError("--dynamic-batch works only with --to onnx")
     for path in paths.values():

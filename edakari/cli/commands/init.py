@@ -53,7 +53,7 @@ def init(
     from edakari.pipeline.schema import SCHEMA, recipe_schema
 
     if path.exists() and not schema_only:
-        raise RunFolderError(f"{path} is there already; name another file, or ask for --schema alone")
+        raise RunFolderError(f"{path} already exists; name another file, or ask for --schema alone")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.parent / SCHEMA, json.dumps(recipe_schema(), indent=1) + "\n")
     if not schema_only:

@@ -186,7 +186,7 @@ def _check_free(page: Path, force: bool) -> None:
     if page.is_dir():
         raise ExportError(f"--html {page} is a folder; give the path of a file")
     if page.exists() and not force:
-        raise ExportError(f"--html {page} is there already; --force overwrites it")
+        raise ExportError(f"--html {page} already exists; --force overwrites it")
     require_writable(page)
 
 
