@@ -171,13 +171,13 @@ def test_broken_annotations_are_counted_named_and_treated_by_the_policy(tmp_path
     said = str(error.value)
     for part in (
         f"8 of {whole + 8} annotations are broken",
-        "2 have no area (image 1.png: box 1, 1, 1, 5",
-        "1 reach beyond the image (image 1.png: box 8, 8, 408, 10)",
-        "1 are of an unknown class",
-        "1 belong to an image that is not listed (no image: box 1, 1, 5, 5)",
-        "1 have no box of four numbers",
-        "1 have no mask",
-        "1 have a mask of another size",
+        "no area: 2 (image 1.png: box 1, 1, 1, 5",
+        "beyond the image: 1 (image 1.png: box 8, 8, 408, 10)",
+        "unknown class: 1 (image 1.png: annotation None of category 4)",
+        "an image that is not listed: 1 (annotation None of image id 1)",
+        "no box of four numbers: 1 (",
+        "no mask, or a damaged one: 1 (",
+        "a mask of another size than the image: 1 (",
     ):
         assert part in said
     dropped, _ = coco(path, Wanted(target="masks", broken="drop"))
@@ -196,7 +196,7 @@ def test_a_wrong_number_of_keypoints_is_broken(tmp_path: Path) -> None:
         found["annotations"][0]["keypoints"] = [1, 1, 2]
 
     path = str(write(tmp_path, "train", pictures(6, count=2), change))
-    with pytest.raises(DataError, match="1 have another number of keypoints than the class"):
+    with pytest.raises(DataError, match="a wrong number of keypoints: 1"):
         coco(path, Wanted(target="keypoints", broken="stop"))
     coco(path, Wanted(target="boxes", broken="stop"))
 
@@ -205,7 +205,7 @@ def test_missing_images_are_counted(tmp_path: Path) -> None:
     written = pictures(7, count=4)
     path = str(write(tmp_path, "train", written))
     (tmp_path / "train2017" / written[2].name).unlink()
-    with pytest.raises(DataError, match="belong to an image that is missing"):
+    with pytest.raises(DataError, match="a missing image: "):
         coco(path, Wanted(broken="stop"))
     rest, _ = coco(path, Wanted())
     assert_read(rest, in_order([written[0], written[1], written[3]]))

@@ -97,10 +97,11 @@ def _faults(
 
 
 def _name(listed: Listed, objects: Objects, index: int) -> str:
-    """The file and the box of an object."""
+    """The file of an object, and the reader's remark or its box."""
     image = int(objects.images[index])
     box = ", ".join(f"{side:g}" for side in objects.boxes[index])
-    return f"{listed.files.text(image) if image >= 0 else 'no image'}: box {box}"
+    said = objects.remarks.get(index, f"box {box}")
+    return f"{listed.files.text(image)}: {said}" if image >= 0 else said
 
 
 def _clean(

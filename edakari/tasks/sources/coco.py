@@ -23,7 +23,7 @@ from edakari.tasks.sources.checking import annotated, labels_by_name
 from edakari.tasks.sources.examples import Examples, Target, Wanted
 from edakari.tasks.sources.masks import polygon_bytes, rle_bytes
 from edakari.tasks.sources.mending import Fault
-from edakari.tasks.sources.objects import AnnotatedImages, Listed, Rows
+from edakari.tasks.sources.objects import AnnotatedImages, Listed, Row, Rows
 from edakari.tasks.sources.packed import Packed
 
 __all__ = ["coco", "read_coco"]
@@ -174,17 +174,28 @@ def _rows(annotations: Iterable[Mapping[str, Any]], kind: _Categories, images: M
         area, points = each.get("area"), each.get("keypoints") or ()
         if not _numbers(points):
             points, fault = (), Fault.KEYPOINTS
-        rows.add(
-            images.get(each.get("image_id"), -1),  # type: ignore[arg-type]
-            kind.labels.get(category, -1),  # type: ignore[arg-type]
+        image, label = images.get(each.get("image_id"), -1), kind.labels.get(category, -1)  # type: ignore[arg-type]
+        row = Row(
+            image,
+            label,
             box,
             area=float(area) if isinstance(area, int | float) and not isinstance(area, bool) else None,
             crowd=bool(each.get("iscrowd", 0)),
             points=points,
             mask=each.get("mask", b""),
             fault=fault,
+            remark=_remark(each, image, label),
         )
+        rows.add(row)
     return rows
+
+
+def _remark(annotation: Mapping[str, Any], image: int, label: int) -> str:
+    """What a message says of an annotation without image or class."""
+    number = annotation.get("id")
+    if image < 0:
+        return f"annotation {number} of image id {annotation.get('image_id')}"
+    return f"annotation {number} of category {annotation.get('category_id')}" if label < 0 else ""
 
 
 def _corners(box: Any) -> tuple[tuple[float, float, float, float], int]:

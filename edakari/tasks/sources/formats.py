@@ -16,6 +16,7 @@ EXAMPLES: Registry[ExamplesReader] = Registry(
     "edakari.examples",
     {
         "coco": "edakari.tasks.sources.coco:coco",
+        "voc": "edakari.tasks.sources.voc:voc",
     },
     files=False,
 )

@@ -15,16 +15,16 @@ __all__ = ["FAULTS", "Fault", "Found", "found_in", "inside_image", "judged"]
 
 FAULTS = (
     "",
-    "have no area",
-    "reach beyond the image",
-    "are of an unknown class",
-    "belong to an image that is not listed",
-    "belong to an image that is missing",
-    "have no box of four numbers",
-    "have another number of keypoints than the class",
-    "have no mask, or a damaged one",
-    "have a mask of another size than the image",
-    "are not in the form that the format demands",
+    "no area",
+    "beyond the image",
+    "unknown class",
+    "an image that is not listed",
+    "a missing image",
+    "no box of four numbers",
+    "a wrong number of keypoints",
+    "no mask, or a damaged one",
+    "a mask of another size than the image",
+    "not in the form that the format demands",
 )
 """What can be wrong with an annotation, by number; 0 is nothing."""
 NAMED = 3
@@ -44,7 +44,7 @@ class Found:
     """One kind of broken annotation.
 
     Args:
-        what: what they have in common, a verb with its object.
+        what: what they have in common, one of `FAULTS`.
         count: number of them.
         names: the first few, each with its file.
     """
@@ -54,8 +54,8 @@ class Found:
     names: tuple[str, ...]
 
     def __str__(self) -> str:
-        rest = ", ..." if self.count > len(self.names) else ""
-        return f"{self.count:,} {self.what} ({'; '.join(self.names)}{rest})"
+        rest = "; ..." if self.count > len(self.names) else ""
+        return f"{self.what}: {self.count:,} ({'; '.join(self.names)}{rest})"
 
 
 def found_in(faults: npt.NDArray[np.int8], name: Callable[[int], str]) -> tuple[Found, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses as dc
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,10 @@ from edakari.tasks.sources.packed import Packed
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
-__all__ = ["AnnotatedImages", "Listed", "Objects", "Rows"]
+__all__ = ["AnnotatedImages", "Listed", "Objects", "Row", "Rows"]
+
+REMARKS = 1000
+"""Largest number of remarks that are kept; a message names three of each fault."""
 
 
 @dc.dataclass(frozen=True, eq=False)
@@ -51,6 +54,32 @@ class Listed:
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
 
+class Row(NamedTuple):
+    """An object as a format's reader finds it.
+
+    Args:
+        image: index of the image; -1 where it is not listed.
+        label: label of the class; -1 where it is unknown.
+        box: left, top, right and bottom in pixels.
+        area: area in pixels; None takes the box's.
+        crowd: whether it stands for a region of many objects, or is one that does not count.
+        points: x, y and visibility of each keypoint; empty where none is labelled.
+        mask: its mask; see `edakari.tasks.sources.masks`.
+        fault: a number of `Fault`, if the reader found one.
+        remark: what a message says of the object where it is broken; empty is its box.
+    """
+
+    image: int
+    label: int
+    box: Sequence[float]
+    area: float | None = None
+    crowd: bool = False
+    points: Sequence[float] = ()
+    mask: bytes = b""
+    fault: int = Fault.NONE
+    remark: str = ""
+
+
 class Rows:
     """Objects in the order in which a format's reader finds them.
 
@@ -64,49 +93,30 @@ class Rows:
         self._boxes, self._areas, self._points = array("f"), array("f"), array("f")
         self._crowd, self._faults = array("b"), array("b")
         self._masks: list[bytes] = []
+        self._remarks: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(
-        self,
-        image: int,
-        label: int,
-        box: Sequence[float],
-        *,
-        area: float | None = None,
-        crowd: bool = False,
-        points: Sequence[float] = (),
-        mask: bytes = b"",
-        fault: int = Fault.NONE,
-    ) -> None:
-        """Add an object.
-
-        Args:
-            image: index of the image; -1 where it is not listed.
-            label: label of the class; -1 where it is unknown.
-            box: left, top, right and bottom in pixels.
-            area: area in pixels; None takes the box's.
-            crowd: whether it stands for a region of many objects, or is one that does not count.
-            points: x, y and visibility of each keypoint; empty where none is labelled.
-            mask: its mask; see `edakari.tasks.sources.masks`.
-            fault: a number of `Fault`, if the reader found one.
-        """
+    def add(self, row: Row) -> None:
+        """Add an object."""
+        points, fault = row.points, row.fault
         if points and len(points) != 3 * self.joints:
-            fault = fault or Fault.KEYPOINTS
-            points = ()
-        if label < 0:
+            points, fault = (), fault or Fault.KEYPOINTS
+        if row.label < 0:
             fault = fault or Fault.CLASS
-        if image < 0:
+        if row.image < 0:
             fault = fault or Fault.UNLISTED
-        self._images.append(image)
-        self._labels.append(label)
-        self._boxes.extend(box)
-        self._areas.append(float("nan") if area is None else area)
-        self._crowd.append(crowd)
+        if fault and row.remark and len(self._remarks) < REMARKS:
+            self._remarks[len(self)] = row.remark
+        self._images.append(row.image)
+        self._labels.append(row.label)
+        self._boxes.extend(row.box)
+        self._areas.append(float("nan") if row.area is None else row.area)
+        self._crowd.append(row.crowd)
         self._points.extend(points or (0.0,) * (3 * self.joints))
         self._faults.append(fault)
-        self._masks.append(mask)
+        self._masks.append(row.mask)
 
     def packed(self) -> Objects:
         """The objects as arrays, sorted by image."""
@@ -121,6 +131,7 @@ class Rows:
             np.array(self._points, np.float32).reshape(len(order), self.joints, 3)[order],
             Packed.of(self._masks[int(index)] for index in order),
             np.array(self._faults, np.int8)[order],
+            {at: self._remarks[index] for at, index in enumerate(order.tolist()) if index in self._remarks},
         )
 
 
@@ -137,6 +148,7 @@ class Objects:
         points: x, y and visibility of the keypoints, float32 [n, K, 3].
         masks: the masks.
         faults: numbers of `Fault`, int8 [n].
+        remarks: what a message says of broken objects, by index.
     """
 
     images: npt.NDArray[np.int64]
@@ -147,10 +159,12 @@ class Objects:
     points: npt.NDArray[np.float32]
     masks: Packed
     faults: npt.NDArray[np.int8]
+    remarks: Mapping[int, str] = dc.field(default_factory=dict)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Objects:
-        """The objects at these indices."""
-        arrays = {field.name: getattr(self, field.name)[indices] for field in dc.fields(self) if field.name != "masks"}
+        """The objects at these indices, without remarks."""
+        names = [field.name for field in dc.fields(self) if field.name not in ("masks", "remarks")]
+        arrays = {name: getattr(self, name)[indices] for name in names}
         return Objects(masks=self.masks.take(indices), **arrays)
 
 
