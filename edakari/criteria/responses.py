@@ -31,6 +31,7 @@ __all__ = [
     "ResponseSettings",
     "called",
     "collect_responses",
+    "labels_per_pixel",
     "respond",
     "until",
 ]
@@ -245,18 +246,28 @@ def until(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
         raise DataError("there are no scoring images; is the training data empty?")
 
 
-def _at_places(graph: Graph, batch: Batch, how: ResponseSettings) -> bool:
+def labels_per_pixel(graph: Graph, batch: Batch, source: LabelSource) -> bool:
     """Return whether labels belong to pixels instead of images.
 
-    Raises:
-        DataError: labels belong to pixels, but the reduction has no position.
+    Args:
+        graph: graph of the network.
+        batch: a batch of scoring images.
+        source: source of the labels.
     """
-    if how.labels == "predicted":
+    if source == "predicted":
         outputs = graph.calls[0].outputs
-        placed = bool(outputs) and len(outputs[0]) == 4
-    else:
-        labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-        placed = isinstance(labels, torch.Tensor) and labels.ndim == 3
+        return bool(outputs) and len(outputs[0]) == 4
+    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    return isinstance(labels, torch.Tensor) and labels.ndim == 3
+
+
+def _at_places(graph: Graph, batch: Batch, how: ResponseSettings) -> bool:
+    """Return whether labels belong to pixels; see `labels_per_pixel`.
+
+    Raises:
+        DataError: they do, but the reduction has no position.
+    """
+    placed = labels_per_pixel(graph, batch, how.labels)
     if placed and how.reduce != "max":
         raise DataError(
             "labels at every pixel are counted at the place of the largest response, but reduce is "

@@ -18,13 +18,21 @@ from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.criteria.capture import watching
 from edakari.criteria.discrimination import Discriminated
 from edakari.criteria.labels import LabelSource
-from edakari.criteria.responses import Reduce, Response, called, collect_responses, respond, until
+from edakari.criteria.responses import (
+    Reduce,
+    Response,
+    called,
+    collect_responses,
+    labels_per_pixel,
+    respond,
+    until,
+)
 from edakari.errors import DataError, UnknownName
 from edakari.graph import trace
 from edakari.graph.layer_outputs import LayerOutput
 from edakari.graph.receptive import Seen, receptive_fields
 from edakari.report.filters import FilterView, FilterViews, LayerView
-from edakari.tasks import ImageTask, Segmentation
+from edakari.tasks import ImageTask
 
 __all__ = ["Choice", "filter_views"]
 
@@ -72,10 +80,10 @@ def filter_views(model: nn.Module, plan: Plan, task: ImageTask, choice: Choice =
         DataError: there are too few images, or no labels.
     """
     graph = trace(model, task.example())
-    # labels at every pixel are those of the place that excites a filter most
-    reduce: Reduce = "max" if isinstance(task, Segmentation) else "l2"
     criterion = FeatureDiscrimination(
-        responses=ResponseSettings(reduce=reduce, images=choice.images, top=choice.top, labels=choice.labels),
+        responses=ResponseSettings(
+            reduce=_reduce(graph, task, choice), images=choice.images, top=choice.top, labels=choice.labels
+        ),
         normalize="none",
     )
     responses = collect_responses(model, graph, task.batches("calibration"), task, criterion.responses)
@@ -112,6 +120,12 @@ def filter_views(model: nn.Module, plan: Plan, task: ImageTask, choice: Choice =
         for layer_output, each in found.items()
     )
     return FilterViews(layers, task.classes, responses.images, responses.top, plan.method)
+
+
+def _reduce(graph: Graph, task: ImageTask, choice: Choice) -> Reduce:
+    """Labels per pixel are looked up at the position that excites a filter most."""
+    batch = next(iter(task.batches("calibration")), None)
+    return "max" if batch is not None and labels_per_pixel(graph, batch, choice.labels) else "l2"
 
 
 def _group(layer_output: LayerOutput) -> str:

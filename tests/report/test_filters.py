@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 from typer.testing import CliRunner
 
+import edakari
 from edakari.cli.main import app
+from edakari.core.plan import Plan
 from edakari.criteria.responses import Response
 from edakari.errors import RunFolderError, UnknownName
-from edakari.explain.filters import Choice, _cropped
+from edakari.explain.filters import Choice, _cropped, filter_views
 from edakari.graph.receptive import Field
 from edakari.pipeline.explained import run_filters
 from edakari.report import collect
 from edakari.report.explanation import Explanation, Picture, explanations, keep
+from edakari.tasks import DataSettings, image_task
 
 
 @pytest.fixture
@@ -88,6 +92,30 @@ def test_a_crop_is_what_the_filter_sees_where_it_responds_most() -> None:
     whole = _cropped(pixels, response, 0, 1, {2: Field(31, 2, -4), 3: Field(31, 2, -4)})
     assert whole is pixels
     assert _cropped(pixels, response, 0, 1, None) is pixels
+
+
+@pytest.mark.parametrize("labels", ["data", "predicted"])
+def test_the_class_of_a_crop_is_that_of_the_pixel_where_labels_belong_to_pixels(tmp_path: Path, labels: str) -> None:
+    random = np.random.default_rng(0)
+    images, maps = random.integers(0, 256, (30, 8, 8), np.uint8), random.integers(0, 2, (30, 8, 8), np.int64)
+    np.savez(tmp_path / "d.npz", images=images, labels=maps)
+    task = image_task(DataSettings(task="segmentation", source=str(tmp_path / "d.npz")))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(task.example().shape[1], 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    graph = edakari.trace(model, task.example())
+    views = filter_views(
+        model, Plan((), graph.fingerprint, graph.inputs), task, Choice(filters=4, crops=3, top=5, labels=labels)
+    )
+    x, own = (torch.cat(parts) for parts in zip(*task.batches("calibration"), strict=True))
+    with torch.no_grad():
+        shown = own if labels == "data" else model(x).argmax(1)
+        maps_FNS = model[:2](x).flatten(2).movedim(1, 0)
+    values_FN, positions_FN = maps_FNS.max(2)
+    for filter_view in views.layers[0].filters:
+        index = filter_view.index
+        strongest = values_FN[index].topk(3).indices
+        expected = [int(shown[image].flatten()[positions_FN[index, image]]) for image in strongest]
+        assert list(filter_view.labels) == expected
 
 
 def test_wrong_names_and_folders(run: Path, tmp_path: Path) -> None:
