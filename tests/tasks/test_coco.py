@@ -209,7 +209,7 @@ def test_missing_images_are_counted(tmp_path: Path) -> None:
         coco(path, Wanted(broken="stop"))
     rest, _ = coco(path, Wanted())
     assert_read(rest, in_order([written[0], written[1], written[3]]))
-    assert "1 of 4 images are missing (image 2.png)" in " ".join(notes_of(rest))
+    assert "1 of 4 images are missing or unreadable (image 2.png)" in " ".join(notes_of(rest))
 
 
 def _remove(*keys: str) -> Any:

@@ -32,10 +32,10 @@ def annotated(listed: Listed, rows: Rows, wanted: Wanted) -> AnnotatedImages:
     objects = rows.packed()
     if not len(listed.files):
         raise DataError(f"{listed.where}: it lists no images")
-    there = existing(listed.root, listed.files)
+    there = existing(listed.root, listed.files) & (listed.sizes >= 0).all(1)
     if not there.any():
         raise DataError(
-            f"{listed.where}: none of its {len(there):,} images is there, such as "
+            f"{listed.where}: none of its {len(there):,} images is there and readable, such as "
             f"{str(listed.root / listed.files.text(0))!r}"
         )
     boxes, faults = _faults(listed, objects, there, wanted)
@@ -44,9 +44,14 @@ def annotated(listed: Listed, rows: Rows, wanted: Wanted) -> AnnotatedImages:
     lost = int((~there).sum())
     notes = judged(listed.where, len(faults), found, wanted.broken)
     if lost and wanted.broken == "stop":
-        raise DataError(f"{listed.where}: {lost:,} of {len(there):,} images are missing, such as {', '.join(missing)}")
+        raise DataError(
+            f"{listed.where}: {lost:,} of {len(there):,} images are missing or unreadable, such as {', '.join(missing)}"
+        )
     if lost:
-        notes = (*notes, f"{listed.where}: {lost:,} of {len(there):,} images are missing ({', '.join(missing)})")
+        notes = (
+            *notes,
+            f"{listed.where}: {lost:,} of {len(there):,} images are missing or unreadable ({', '.join(missing)})",
+        )
     stays = faults == Fault.NONE
     if wanted.broken == "clip":
         stays |= (faults == Fault.OUTSIDE) & (boxes[:, 2:] > boxes[:, :2]).all(1)

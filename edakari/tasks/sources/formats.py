@@ -17,11 +17,12 @@ EXAMPLES: Registry[ExamplesReader] = Registry(
     {
         "coco": "edakari.tasks.sources.coco:coco",
         "voc": "edakari.tasks.sources.voc:voc",
+        "yolo": "edakari.tasks.sources.yolo:yolo",
     },
     files=False,
 )
 """Readers of annotated images, by the name in front of the colon of `data.source`."""
-SUFFIXES = {".json": "coco"}
+SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
 """Formats that the name of a file tells."""
 
 

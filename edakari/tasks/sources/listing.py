@@ -54,7 +54,7 @@ def first_there(paths: Iterable[Path]) -> Path | None:
 
 
 def sizes_on_disk(root: Path, files: Packed | Sequence[str]) -> npt.NDArray[np.int32]:
-    """Read height and width of images from their headers, int32 [N, 2]; 0 where the file is missing or unreadable.
+    """Read height and width of images from their headers, int32 [N, 2]; -1 where the file is missing or unreadable.
 
     Args:
         root: folder that the paths are relative to.
@@ -68,7 +68,7 @@ def sizes_on_disk(root: Path, files: Packed | Sequence[str]) -> npt.NDArray[np.i
         try:
             return image_size(root / file)
         except DataError:
-            return 0, 0
+            return -1, -1
 
     with ThreadPoolExecutor(READERS) as pool:
         return np.array(list(pool.map(size, range(len(files)))), np.int32).reshape(-1, 2)

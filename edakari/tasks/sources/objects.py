@@ -37,7 +37,7 @@ class Listed:
         where: the source, as the subject of a sentence in errors and notes.
         root: folder that the paths of images are relative to.
         files: paths of the images, with forward slashes.
-        sizes: height and width of each image, int32 [N, 2]; 0 where unknown.
+        sizes: height and width of each image, int32 [N, 2]; 0 where unknown, below 0 where the image is unreadable.
         ids: number of each image, int64 [N].
         classes: names in order of the labels.
         joints: names of the keypoints.
