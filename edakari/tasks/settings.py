@@ -9,6 +9,7 @@ from annotated_types import Ge, Interval
 from edakari.core.registry import Registry
 from edakari.core.settings import Count, OpenFraction, Positive, Seed, Whole, settings
 from edakari.tasks.choice import TaskSettings, settings_of_task
+from edakari.tasks.sources.examples import Broken
 
 __all__ = ["TASKS", "Augment", "DataSettings"]
 
@@ -22,6 +23,7 @@ TASKS: Registry[type[TaskSettings]] = Registry(
     "edakari.tasks",
     {
         "classification": "edakari.tasks.classify:ClassificationSettings",
+        "detection": "edakari.tasks.detection:DetectionSettings",
         "multilabel": "edakari.tasks.multilabel:MultiLabelSettings",
         "segmentation": "edakari.tasks.segment:SegmentationSettings",
     },
@@ -37,14 +39,18 @@ class DataSettings:
 
     Args:
         task: what images show, with the settings of that task: "classification": one class each; "multilabel": any
-            number of classes each; "segmentation": a class at every pixel; or your own, by its registered name or
-            "path/to/file.py:name".
+            number of classes each; "segmentation": a class at every pixel; "detection": objects in boxes; or your own,
+            by its registered name or "path/to/file.py:name".
         source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, or
             a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name".
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
         image_size: height and width of the network's input, or one number for both; None is as stored for .npz, 224 for
             folders.
+        resize: how annotated images get the network's size: "stretch" changes their aspect, "letterbox" keeps it and
+            fills the rest with grey. Images of classes are cropped instead.
+        broken: what happens to broken annotations: "stop" counts and names them in an error; "drop" removes them;
+            "clip" cuts boxes off at the border of the image, and removes what is broken otherwise.
         channels: number of channels of the network's input; None is as stored.
         mean: mean of each channel, for pixels in 0 to 1; None is the data set's own for embedded data and ImageNet's
             for folders, and is computed from the training images for .npz.
@@ -75,6 +81,8 @@ class DataSettings:
     train: tuple[str, ...] = ()
     val: str | None = None
     image_size: Side | tuple[Side, Side] | None = None
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    broken: Broken = "clip"
     channels: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
