@@ -13,6 +13,7 @@ import torch
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.file_errors import file_errors
+from edakari.core.objective import task_objective
 from edakari.cost import bind
 from edakari.models import check_trusted
 from edakari.pipeline import processes

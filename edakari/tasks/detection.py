@@ -89,8 +89,8 @@ class Detection(ImageTask):
         if count is not None and count != len(self.classes):
             raise DataError(
                 f"{type(bare(model)).__name__} tells {count} classes apart, but the data has {len(self.classes)}: "
-                f"{', '.join(self.classes[:8])}; build it with as many (where the background counts, as in torchvision, "
-                f"num_classes={len(self.classes) + 1})"
+                f"{', '.join(self.classes[:8])}; build it with as many (where the background counts, as in "
+                f"torchvision, num_classes={len(self.classes) + 1})"
             )
         return found
 
