@@ -22,7 +22,7 @@ LEVELS = (
     {"results"},
     {"report", "testing"},
     {"explain"},
-    {"pipeline"},
+    {"pipeline", "integrations"},
     {"cli"},
 )
 LEVEL = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}

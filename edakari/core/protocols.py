@@ -201,12 +201,22 @@ class Schedule:
 
 @dc.dataclass
 class StepState:
-    """State of a training, for hooks."""
+    """State of a training, for hooks.
+
+    Args:
+        model: the network itself, not a wrapper around it.
+        optimizer: its optimizer; `edakari.train.with_gradients` calls a function between gradients and update.
+        step: index of the optimizer step, from 0 over all epochs.
+        epoch: index of the epoch, from 0.
+        loss: the objective's sum: of the step in `after_step`, as a detached tensor or a number, the mean over the
+            epoch's steps in `end_epoch`; None before the forward pass, and in loops that do not tell it.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: int
     epoch: int
+    loss: float | torch.Tensor | None = None
 
 
 class Hook:
@@ -230,7 +240,24 @@ class Hook:
 
 
 class Fit(Protocol):
-    """Trains a network in place on the job's training data or other batches; methods train only through it."""
+    """Trains a network in place on the job's training data or other batches; methods train only through it.
+
+    A training loop of any library becomes a `Fit` if it keeps these promises:
+
+    - For each optimizer step, in this order: `before_step` of each hook, forward and backward passes of
+      `schedule.accumulate` batches (fewer at the end of an epoch), clipping, `optimizer.step()`, `after_step` of each
+      hook, and only then resets of gradients. `end_epoch` follows the last step of each epoch. Hooks are called in
+      order. `StepState` says what they are given.
+    - `len(batches)` batches are one epoch. If the batches have a method `set_epoch(epoch)`, it is called before each.
+    - Only `params` change, whether they belong to the network or not, and whatever their `requires_grad` was before;
+      and statistics of batch normalisations that have a trained parameter, unless `params` is None: then all of them.
+    - Whatever the schedule says is done or refused with an error; nothing is left out without a word.
+
+    A fit that a user hands in (`edakari.prune(..., fit=...)`) is called with batches, and need not care for the rest:
+    edakari sets `requires_grad` and training mode, seeds each step, stops a training whose values are no longer finite,
+    restores modes and random states, and keeps the result of each finished call in the run folder. A call that was
+    interrupted begins again from its first step. A fit that does not call the hooks is an error.
+    """
 
     def __call__(
         self,

@@ -196,6 +196,13 @@ class Registry(Mapping[str, T]):
         if missing:
             raise EdakariError(f"{name!r} is no {self.what}: it has no {missing[0]!r}")
 
+    def makes(self, thing: Any) -> bool:
+        """Whether what a name stands for makes a thing of this kind when it is called; False where it is one itself.
+
+        A function is a thing itself in a registry of functions, whose `members` are `("__call__",)`.
+        """
+        return isinstance(thing, type) or not self.members or not all(hasattr(thing, each) for each in self.members)
+
     def _from_file(self, name: str) -> T:
         path, short = parted_file(name)
         module = used_file(Path(path), f"{self.what} {name!r}")

@@ -134,7 +134,8 @@ def _make_parts(value: Any) -> None:
             object.__setattr__(value, name, made)
         elif registry is not None and holds_part(hint) and isinstance(given, str | Mapping):
             content = {"name": given} if isinstance(given, str) else dict(given)
-            object.__setattr__(value, name, registry.named(content.pop("name", ""))(**content))
+            thing = registry.named(content.pop("name", ""))
+            object.__setattr__(value, name, thing(**content) if content or registry.makes(thing) else thing)
 
 
 def check_settings(value: Any) -> None:
@@ -181,6 +182,8 @@ def _mismatch(hint: Any, value: Any) -> str | None:
 def _no_part(registry: Registry[Any], hint: Any, value: Any) -> str | None:
     """What a value should be that names a thing of a registry, or is one."""
     if hint is not str:
+        if value is None and type(None) in typing.get_args(hint):
+            return None
         lacking = [member for member in registry.members if not hasattr(value, member)]
         return f"a {registry.what} (it has no {lacking[0]!r})" if lacking else None
     if not isinstance(value, str):

@@ -34,9 +34,10 @@ from edakari.pipeline.load import dense_network
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import Store, Version
 from edakari.tasks import task_from_settings
-from edakari.train import FitSettings
+from edakari.train import FitSettings, History, fit
+from edakari.train.fits import fit_by
 
-__all__ = ["GivenSubject", "Notify", "RecipeSubject", "Run", "Subject", "stored_bytes"]
+__all__ = ["GivenSubject", "Notify", "RecipeSubject", "Run", "Subject", "stored_bytes", "training_loop"]
 
 Notify = Callable[[str, str, Any], None]
 """Callback that takes a stage, its state ("start", "done", "kept", "log"), and its result or the values of a log."""
@@ -168,11 +169,21 @@ class Run:
         """Read a network of the run from its store, on the device of this process."""
         return self.store.network(version, self.dense).to(self.processes.device)
 
+    @property
+    def train(self) -> Callable[..., History]:
+        """The training loop, with the arguments of `edakari.train.fit`."""
+        return training_loop(self.settings)
+
     def fitting(self, stage: str) -> FitSettings:
         """Settings of a training inside a stage."""
         return FitSettings(
             folder=self.store.work(stage), seed=self.settings.seed, device=self.settings.device, title=stage
         )
+
+
+def training_loop(settings: PruneSettings) -> Callable[..., History]:
+    """The training loop of some settings, with the arguments of `edakari.train.fit`: edakari's own, or another."""
+    return fit if settings.fit is None else fit_by(settings.fit)
 
 
 def stored_bytes(model: nn.Module) -> int:

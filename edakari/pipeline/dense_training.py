@@ -16,13 +16,13 @@ from edakari.core.optional import needs
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.pipeline import processes
-from edakari.pipeline.context import RecipeSubject
+from edakari.pipeline.context import RecipeSubject, training_loop
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, stored_recipe
 from edakari.pipeline.load import as_recipe
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
-from edakari.train import FitSettings, fit, task_objective
+from edakari.train import FitSettings, task_objective
 
 with needs("train", "running a recipe"):
     import yaml
@@ -80,7 +80,7 @@ def train_dense(
     together.wait()
     subject = RecipeSubject(recipe)
     model, task = subject.model().to(together.device), subject.task()
-    history = fit(
+    history = training_loop(recipe)(
         model,
         task_objective(task),
         task.batches("train"),

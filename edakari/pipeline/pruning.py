@@ -14,7 +14,7 @@ from edakari.core.budget import Budget
 from edakari.core.choosing import Groups
 from edakari.core.method import Method, method_named, name_of, needs_data
 from edakari.core.networks import unwrapped
-from edakari.core.protocols import Schedule
+from edakari.core.protocols import Fit, Schedule
 from edakari.core.protocols import Task as AnyTask
 from edakari.errors import DataError, UnknownName, WrongArgument
 from edakari.pipeline.context import Notify
@@ -46,6 +46,7 @@ class Others(TypedDict, total=False):
     reconstruct: bool
     latency: LatencySettings
     measure: MeasureSettings
+    fit: Fit | str | Mapping[str, Any]
     export: tuple[str, ...]
     device: Literal["auto", "cpu"]
     notify: Notify
@@ -87,7 +88,9 @@ def prune(
         seed: seed of everything random.
         others: `recalibrate` (number of batches of the task's calibration data from which batch norms recompute their
             statistics after the cut, 16 by default; 0 leaves the statistics), `reconstruct` (refit the layers after a
-            cut to that data), `latency` (a `LatencySettings`: where and how a latency in the budget is measured),
+            cut to that data), `fit` (training loop in place of edakari's own: a function or object that keeps the
+            promises of `edakari.core.protocols.Fit`, such as `edakari.integrations.timm.fit()`, or a name as in a
+            recipe), `latency` (a `LatencySettings`: where and how a latency in the budget is measured),
             `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write into `output`),
             `device` ("auto" or "cpu"), `notify` (callback for the progress of the stages), `overwrite` (start again in
             `output`).

@@ -61,7 +61,7 @@ def _of(hint: Any) -> Schema:
         return {"anyOf": [{"type": "string"}, _object(ModelSpec)]}
     registry = registry_of(hint)
     if registry is not None:
-        return _part(registry) if holds_part(hint) else _name(registry)
+        return _named(registry, hint)
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return {**_of(parts[0]), **_bounds(parts[1:])}
@@ -79,6 +79,14 @@ def _of(hint: Any) -> Schema:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {"type": "object"}
     return {}
+
+
+def _named(registry: Registry[Any], hint: Any) -> Schema:
+    """What a registry offers, by its name alone or with settings; null where the annotation allows it."""
+    if not holds_part(hint):
+        return _name(registry)
+    optional = type(None) in typing.get_args(typing.get_args(hint)[0])
+    return {"anyOf": [_part(registry), {"type": "null"}]} if optional else _part(registry)
 
 
 def _part(registry: Registry[Any]) -> Schema:

@@ -110,6 +110,8 @@ def _part(hint: Any, content: Any, key: str, permit: Permit, cls: type[Any], nam
         if isinstance(content, str) and "name" in _names(wanted):
             content = {"name": content}
         return check(wanted, content, key, permit=permit, default=default if isinstance(default, wanted) else None)
+    if content is None and type(None) in typing.get_args(typing.get_args(hint)[0]):
+        return None, []
     settings = {"name": content} if isinstance(content, str) else content
     if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
         known = ", ".join(registry)
@@ -136,7 +138,7 @@ def _made(
         name = registry.name_of(thing)
         return None, [Problem(key, f"{registry.what} {name!r} has no settings, found {', '.join(map(str, settings))}")]
     else:
-        part, problems = thing(), []
+        part, problems = thing() if registry.makes(thing) else thing, []
     if not problems:
         registry.require(part, getattr(thing, "__name__", repr(thing)))
     return part, problems

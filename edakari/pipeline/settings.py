@@ -11,7 +11,7 @@ from annotated_types import Ge
 from edakari.core.budget import Budget
 from edakari.core.choosing import Groups
 from edakari.core.method import Method, name_of
-from edakari.core.protocols import Schedule
+from edakari.core.protocols import Fit, Schedule
 from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
 from edakari.core.steady import STEADY
 from edakari.errors import SettingsError
@@ -22,6 +22,7 @@ from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
 from edakari.pipeline.sections import plain
 from edakari.tasks import DataSettings
+from edakari.train.fits import FITS, fit_name, require_fit
 
 __all__ = [
     "BankSettings",
@@ -162,6 +163,7 @@ class PruneSettings:
             the cut, before any fine-tuning; 0 leaves them as they are.
         reconstruct: refit the layers after a cut to the calibration data; see `edakari.reconstruct`.
         finetune: training of the pruned network; None trains nothing.
+        fit: training loop of every training in the run, such as another library's; None is edakari's own.
         measure: measurement of the latency before and after; None measures nothing.
         export: formats to write.
         seed: seed of everything random except the splits and subsets of the data, which depend on `data.seed`.
@@ -175,6 +177,7 @@ class PruneSettings:
     recalibrate: Whole = 0
     reconstruct: bool = False
     finetune: FinetuneSettings | None = None
+    fit: Annotated[Fit | None, FITS] = None
     measure: MeasureSettings | None = None
     export: tuple[Annotated[str, EXPORTERS], ...] = ()
     seed: Seed = 0
@@ -183,6 +186,8 @@ class PruneSettings:
     def __post_init__(self) -> None:
         timed = self.budget.term("latency") is not None
         object.__setattr__(self, "latency", (self.latency or LatencySettings()) if timed else None)
+        if self.fit is not None:
+            require_fit(self.fit)
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
@@ -194,7 +199,24 @@ class PruneSettings:
     @property
     def content(self) -> dict[str, Any]:
         """All of these as plain values, as they are stored with the results."""
-        return {name: _plain(getattr(self, name)) for name in self.keys()}
+        return {name: (_named if name == "fit" else _plain)(getattr(self, name)) for name in self.keys()}
+
+
+def _named(fit: Fit | None) -> Any:
+    """The name of a training loop, with its settings if it has any; objects among them are told by their class."""
+    if fit is None or not dc.is_dataclass(fit):
+        return None if fit is None else fit_name(fit)
+    given = {field.name: getattr(fit, field.name) for field in dc.fields(fit)}
+    told = {name: _told(value) for name, value in given.items() if value}
+    return {"name": fit_name(fit), **told} if told else fit_name(fit)
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _told(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__qualname__
 
 
 def _plain(value: Any) -> Any:

@@ -56,7 +56,7 @@ from edakari.results import (
 from edakari.solve.spend import require_within
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
-from edakari.train import fit, fitter
+from edakari.train import fitter
 
 __all__ = [
     "check_stage",
@@ -158,7 +158,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         groups=run.groups,
         task=run.task,
         budget=limits.budget,
-        fit=fitter(run.task, run.fitting("prune"), lambda: (KeepLog(log),)),
+        fit=fitter(run.task, run.fitting("prune"), lambda: (KeepLog(log),), train=run.train),
         costs=loop.costs if loop else (),
         loop=loop or allocate_once,
         allocating=allocate,
@@ -240,7 +240,7 @@ def finetune_stage(
     schedule, epochs = run.settings.finetune, []
     if schedule is not None and schedule.epochs > 0:
         with training(run, traced, pruned, given) as (objective, batches):
-            history = fit(
+            history = run.train(
                 model,
                 objective,
                 batches,

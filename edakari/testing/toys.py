@@ -182,7 +182,8 @@ def toy_fit(
                     hook.before_step(state)
                 state.optimizer.zero_grad()
                 loss = torch.stack(list(objective(model, batch).values())).sum()
-                total += float(loss.detach())
+                state.loss = float(loss.detach())
+                total += state.loss
                 loss.backward()  # type: ignore[no-untyped-call]
                 state.optimizer.step()
                 for hook in hooks:

@@ -2,6 +2,8 @@
 
 from edakari.core.objective import task_objective
 from edakari.train.bank import Bank, BankTeaching, bank_in
+from edakari.train.fits import FITS, fit_by
+from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate, FitSettings, fit, fitter
 from edakari.train.losses import distillation
 from edakari.train.optim import learning_rate
@@ -10,6 +12,7 @@ from edakari.train.resume import History
 from edakari.train.statistics import batch_statistics, has_norms, recalibrate, recalibrate_
 
 __all__ = [
+    "FITS",
     "Bank",
     "BankTeaching",
     "Evaluate",
@@ -19,6 +22,7 @@ __all__ = [
     "batch_statistics",
     "distillation",
     "fit",
+    "fit_by",
     "fitter",
     "has_norms",
     "learning_rate",
@@ -26,4 +30,5 @@ __all__ = [
     "recalibrate",
     "recalibrate_",
     "task_objective",
+    "with_gradients",
 ]

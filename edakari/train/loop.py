@@ -16,10 +16,10 @@ from torch import nn
 from edakari.core.arguments import require, require_methods
 from edakari.core.file_errors import file_errors
 from edakari.core.finite import require_finite_figures
-from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
 from edakari.core.settings import NonNegative, Seed, Whole, settings
-from edakari.errors import DataError, ModelError, RecipeError
+from edakari.errors import DataError, ModelError
+from edakari.train.accelerators import device_here, nested_tensors, new_accelerator
 from edakari.train.average import averaged_weights, hand_over
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import groups_of, steps_per_epoch
@@ -28,7 +28,7 @@ from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
 from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
-from edakari.train.terms import loss_terms
+from edakari.train.terms import loss_terms, total_loss
 
 __all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
 
@@ -104,8 +104,10 @@ def fit(
     require(call, model=(model, nn.Module), schedule=(schedule, Schedule))
     require_methods(call, "objective", objective, ("__call__",))
     checkpoint = checkpoint_in(settings.folder) if settings.folder else None
-    schedule = with_precision(schedule, _device(settings), checkpoint)
-    accelerator = _accelerator(schedule, settings)
+    schedule = with_precision(schedule, device_here(cpu=settings.device == "cpu"), checkpoint)
+    accelerator = new_accelerator(
+        schedule.precision, cpu=settings.device == "cpu", unused_parameters=settings.unused_parameters
+    )
     per_epoch = steps_per_epoch(batches, schedule)
     with (
         random_state_kept(),
@@ -132,7 +134,7 @@ def fit(
                 raise DataError(f"fit: an epoch gave {progress.step - epoch * per_epoch} steps, its length {per_epoch}")
             figures = loop.figures(progress, epoch)
             for hook in hooks:
-                hook.end_epoch(loop.state(progress.step, epoch))
+                hook.end_epoch(loop.state(progress.step, epoch, figures["loss"]))
             progress.end_epoch({**figures, **loop.judged(evaluate, epoch)})
             loop.save(folder, progress, stop)
         if not progress.done:
@@ -140,13 +142,19 @@ def fit(
     return progress.history()
 
 
-def fitter(task: Task, settings: FitSettings, own_hooks: Callable[[], Sequence[Hook]] = tuple) -> Fit:
-    """Bind `fit` to a task's training data, for methods; the n-th call uses its own folder `fit-n`.
+def fitter(
+    task: Task,
+    settings: FitSettings,
+    own_hooks: Callable[[], Sequence[Hook]] = tuple,
+    train: Callable[..., History] = fit,
+) -> Fit:
+    """Bind a training to a task's training data, for methods; the n-th call uses its own folder `fit-n`.
 
     Args:
         task: the task that gives the batches.
         settings: see `FitSettings`; its folder becomes the parent folder.
         own_hooks: makes further hooks for each call, which come after the caller's.
+        train: function with the arguments of `fit`: `fit` itself, or a loop that `fit_by` calls.
     """
     calls = itertools.count(1)
 
@@ -162,7 +170,7 @@ def fitter(task: Task, settings: FitSettings, own_hooks: Callable[[], Sequence[H
         call = next(calls)
         folder = settings.folder / f"fit-{call}" if settings.folder else None
         own = dc.replace(settings, folder=folder, title=f"{settings.title} {call}", seed=settings.seed + call)
-        fit(
+        train(
             model,
             objective,
             task.batches("train") if batches is None else batches,
@@ -190,15 +198,15 @@ class _Loop:
         self.accelerator, self.chosen, self.objective = accelerator, chosen, objective
         self.schedule, self.hooks, self.settings = schedule, hooks, settings
         self.params = [*chosen.own, *chosen.other]
-        self.tensors = _tensors()
+        self.tensors = nested_tensors()
         self.ema = averaged_weights(chosen.model, schedule.ema) if schedule.ema > 0 else None
         self.many = accelerator.num_processes > 1
         self.model = accelerator.prepare_model(chosen.model) if self.many and chosen.own else chosen.model
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.params, schedule))
 
-    def state(self, step: int, epoch: int) -> StepState:
+    def state(self, step: int, epoch: int, loss: float | None = None) -> StepState:
         """Return the state of the training for hooks."""
-        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch)
+        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch, loss)
 
     def step(self, group: Sequence[Batch], step: int, steps: int, epoch: int) -> Mapping[str, torch.Tensor]:
         """Take one optimizer step over the batches of a group.
@@ -212,6 +220,7 @@ class _Loop:
             hook.before_step(state)
         set_learning_rate(self.optimizer, learning_rate(self.schedule, step, steps))
         sums: dict[str, torch.Tensor] = {}
+        losses: list[torch.Tensor] = []
         for index, batch in enumerate(group):
             last = index == len(group) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -219,8 +228,9 @@ class _Loop:
                     terms = loss_terms(
                         self.objective(self.model, self.tensors.send_to_device(batch, self.accelerator.device))
                     )
-                    loss = torch.stack([term.float() for term in terms.values()]).sum() / len(group)
+                    loss = total_loss(terms) / len(group)
                 self.accelerator.backward(loss)
+            losses.append(loss.detach())
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term.detach())) + term.detach() / len(group)
         self._reduce_other()
@@ -229,6 +239,7 @@ class _Loop:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.chosen.model, step + 1)
+        state.loss = torch.stack(losses).sum()
         for hook in self.hooks:
             hook.after_step(state)
         self.optimizer.zero_grad()
@@ -310,37 +321,3 @@ class _Loop:
         if self.model is not self.chosen.model:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.chosen.model.__dict__.pop("forward", None)
-
-
-def _tensors() -> Any:
-    """Accelerate's operations on nested tensors, which have no type annotations."""
-    from accelerate.utils import operations
-
-    return operations
-
-
-def _device(settings: FitSettings) -> torch.device:
-    """The device that accelerate will train on."""
-    with needs("train", "training"):
-        # imported here and below, since most importers of this module do not train
-        from accelerate.state import AcceleratorState, PartialState
-
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    # PartialState's constructor has no annotations
-    make: Any = PartialState
-    device: torch.device = make(cpu=settings.device == "cpu").device
-    return device
-
-
-def _accelerator(schedule: Schedule, settings: FitSettings) -> Any:
-    """A new accelerator for this training; otherwise accelerate would reuse the settings of the first one."""
-    if schedule.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
-        raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")
-    from accelerate.accelerator import Accelerator
-    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
-
-    return Accelerator(
-        mixed_precision="no" if schedule.precision == "fp32" else schedule.precision,
-        cpu=settings.device == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.unused_parameters)],
-    )

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from edakari.core.protocols import Schedule
 from edakari.errors import UnknownName
 
-__all__ = ["learning_rate", "make_optimizer", "set_learning_rate"]
+__all__ = ["learning_rate", "make_optimizer", "parameter_groups", "set_learning_rate"]
+
+
+def parameter_groups(params: Sequence[torch.Tensor], schedule: Schedule) -> list[dict[str, Any]]:
+    """Return parameters as groups for an optimizer; only tensors of two or more dimensions get weight decay."""
+    groups = [
+        {"params": [param for param in params if param.ndim > 1], "weight_decay": schedule.weight_decay},
+        {"params": [param for param in params if param.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.optim.Optimizer:
@@ -23,11 +33,7 @@ def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.
     Raises:
         UnknownName: there is no such optimizer.
     """
-    groups = [
-        {"params": [param for param in params if param.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [param for param in params if param.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = parameter_groups(params, schedule)
     if schedule.optimizer == "sgd":
         nesterov = schedule.momentum > 0
         return torch.optim.SGD(groups, schedule.lr, momentum=schedule.momentum, nesterov=nesterov)

@@ -10,7 +10,7 @@ import torch
 from edakari.core.arguments import found_as
 from edakari.errors import WrongArgument
 
-__all__ = ["loss_terms"]
+__all__ = ["loss_terms", "total_loss"]
 
 
 def loss_terms(found: Any) -> Mapping[str, torch.Tensor]:
@@ -36,3 +36,9 @@ def loss_terms(found: Any) -> Mapping[str, torch.Tensor]:
             "network, under no_grad, or with .detach() or .item()"
         )
     return {name: term.reshape(()) for name, term in terms.items()}
+
+
+def total_loss(terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the sum of loss terms, in float32 at least; half precision would lose small terms beside large ones."""
+    wide = any(term.dtype == torch.float64 for term in terms.values())
+    return torch.stack([term.to(torch.float64 if wide else torch.float32) for term in terms.values()]).sum()

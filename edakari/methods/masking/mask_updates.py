@@ -22,6 +22,7 @@ from edakari.methods.masking.masks import Masks
 from edakari.solve import Knapsack, values_of
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
+from edakari.train.gradients import with_gradients
 
 __all__ = [
     "Average",
@@ -121,7 +122,7 @@ class MaskUpdateHook(Hook):
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
         if not self._watched:
-            state.optimizer.register_step_pre_hook(lambda *_: self._gradients_are_there())
+            with_gradients(state.optimizer, self._gradients_are_there)
             self._watched = True
         if not self.final and self.mask_schedule.over(state.step, state.epoch):
             self.finish()

@@ -1,0 +1,65 @@
+"""The accelerator of a training, from the library accelerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edakari.core.optional import needs
+from edakari.core.protocols import Precision
+from edakari.errors import RecipeError
+
+__all__ = ["device_here", "nested_tensors", "new_accelerator", "require_fp16"]
+
+
+def nested_tensors() -> Any:
+    """Return accelerate's operations on nested tensors, which have no type annotations."""
+    from accelerate.utils import operations
+
+    return operations
+
+
+def device_here(*, cpu: bool) -> torch.device:
+    """Return the device that accelerate will train on."""
+    with needs("train", "training"):
+        # imported here and below, since most importers of this module do not train
+        from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # PartialState's constructor has no annotations
+    make: Any = PartialState
+    device: torch.device = make(cpu=cpu).device
+    return device
+
+
+def new_accelerator(precision: Precision, *, cpu: bool, unused_parameters: bool) -> Any:
+    """Make a new accelerator for a training; otherwise accelerate would reuse the settings of the first one.
+
+    Args:
+        precision: "fp32", "bf16" or "fp16".
+        cpu: use no other device.
+        unused_parameters: some trained parameters may not take part in a step.
+
+    Raises:
+        RecipeError: fp16 needs a GPU, and there is none.
+    """
+    require_fp16(precision, cpu=cpu)
+    from accelerate.accelerator import Accelerator
+    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=cpu,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
+    )
+
+
+def require_fp16(precision: Precision, *, cpu: bool) -> None:
+    """Refuse fp16 where there is no GPU.
+
+    Raises:
+        RecipeError: the precision is fp16, and there is no GPU or it is not to be used.
+    """
+    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        raise RecipeError("schedule precision 'fp16' needs a GPU, and there is none here; use 'bf16' or 'fp32'")

@@ -1,0 +1,45 @@
+"""The moment of an optimizer step when gradients are there and weights have not changed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["with_gradients"]
+
+Removed = Callable[[], None]
+
+
+def with_gradients(optimizer: torch.optim.Optimizer, call: Callable[[], None]) -> Removed:
+    """Call a function in each step of an optimizer, after gradients are computed and before weights change.
+
+    A loop may hand the optimizer a closure that computes the gradients, as Lightning does. The function is then called
+    after the closure: torch's own hooks for optimizer steps would come too early.
+
+    Args:
+        optimizer: the optimizer.
+        call: function that may read and change gradients and weights.
+
+    Returns:
+        Function that ends the calls.
+    """
+
+    def before_update(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # torch hands the optimizer itself over as the first argument of its method
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            call()
+            return None
+
+        def computed() -> Any:
+            loss = closure()
+            call()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], computed, *args[2:]), kwargs
+        return args, {**kwargs, "closure": computed}
+
+    return optimizer.register_step_pre_hook(before_update).remove
