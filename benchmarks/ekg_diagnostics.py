@@ -201,7 +201,7 @@ def search_data(arguments: argparse.Namespace) -> dict[str, Any]:
             after = job.task.evaluate(model)
             row = {
                 "start": start_loss(job, method),
-                "warned": any("by heart" in remark for remark in said),
+                "warned": any("overfitted" in remark for remark in said),
                 "before": before[job.task.metric],
                 "after": after[job.task.metric],
                 "loss_after": after["loss"],

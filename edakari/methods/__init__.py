@@ -1,4 +1,4 @@
-"""Pruning methods: one paper, one file; importing this package makes all of them known."""
+"""Pruning methods: one file per paper. Importing this package registers all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From scores and a budget to a plan."""
+"""Allocation: turns scores and a budget into a plan."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ def allocate(
     groups: Groups | Sequence[Group] | None = None,
     costs: Sequence[Cost] = (),
 ) -> Plan:
-    """Keep the best channels of each group, as many as a budget allows.
+    """Keep the channels of highest score in each group, as many as a budget allows.
 
     Args:
-        graph: of the network to prune.
+        graph: graph of the network to prune.
         scores: score of each channel, float [size], by group.
-        budget: what the pruned network may cost; shares are of this graph's own cost. A text is parsed.
-        allocator: who spends the budget on groups; None is `Threshold()`.
-        groups: which groups may be cut and to what, as `edakari.Groups(round_to=8, widths={"layer4.*": "75%"})`, or
-            the groups themselves with their legal sizes; None is all of the graph's. Others stay whole.
+        budget: limits on the costs of the pruned network; percentages refer to the costs of `graph`. Text is parsed.
+        allocator: allocator that chooses the size of each group; None is `Threshold()`.
+        groups: groups that may be cut and their legal sizes, as `edakari.Groups(round_to=8,
+            widths={"layer4.*": "75%"})` or as a sequence of groups; None is all groups of the graph. Other groups stay
+            unpruned.
         costs: measured costs that the budget names, such as `edakari.measure_latency(model, example)`.
 
     Returns:
-        A plan within the budget; groups that stay whole have no edit.
+        A plan within the budget; unpruned groups have no edit.
 
     Raises:
         InfeasibleBudget: no legal sizes are within the budget.
         BudgetError: the budget names a measured cost that is not among `costs`.
-        EdakariError: a group to be cut has no scores, or not one per channel.
-        SettingsError: a pattern of `groups` is met by no group, or a fixed width is larger than its group.
+        EdakariError: a group that may be cut has no scores, or their number differs from its number of channels.
+        SettingsError: a pattern of `groups` matches no group, or a fixed width is larger than its group.
     """
     call = "allocate(graph, scores, budget)"
     require(call, graph=(graph, Graph), scores=(scores, Mapping), budget=(budget, (Budget, str)))
@@ -62,7 +63,7 @@ def allocate(
     if missing:
         raise EdakariError(
             f"{len(missing)} of {len(groups)} groups have no scores, such as {missing[0]!r}; "
-            "score them, or name the groups to cut in `groups`"
+            "score them, or list the groups to cut in `groups`"
         )
     limits = bind(Budget.parse(budget) if isinstance(budget, str) else budget, graph, costs)
     scores = {group.name: scores[group.name] for group in groups}
@@ -72,7 +73,7 @@ def allocate(
 
 
 def _spent(allocator: Allocator, groups: Sequence[Group], scores: Scores, limits: Limits, fixed: Sizes) -> Sizes:
-    """Sizes of all groups, those that are fixed among them."""
+    """Return the sizes of all groups, including the fixed ones."""
     if not fixed:
         return allocator.allocate(groups, values_of(scores), limits)
     left = Limits(tuple((CostAfter(cost, fixed), limit) for cost, limit in limits.terms))
@@ -83,15 +84,22 @@ def _spent(allocator: Allocator, groups: Sequence[Group], scores: Scores, limits
 
 
 def fixed_note(fixed: Sizes) -> str:
-    """What to add where a budget cannot be reached."""
+    """Return the hint that an error about an infeasible budget gives on fixed widths.
+
+    Args:
+        fixed: fixed size of each group, by name; not empty.
+    """
     return f"Widths of {len(fixed)} groups are fixed, such as {next(iter(fixed))!r}: fix fewer, or smaller ones."
 
 
 def allocator_named(name: str) -> Allocator:
-    """An allocator with its own defaults.
+    """Return the allocator of a name, with its default settings.
+
+    Args:
+        name: registered name, such as "knapsack", or `file.py:NAME`.
 
     Raises:
-        UnknownName: there is none of that name; says the nearest.
+        UnknownName: no allocator has this name; the error gives the nearest name.
     """
     allocator = ALLOCATORS.named(name)()
     ALLOCATORS.require(allocator, name)

@@ -1,12 +1,13 @@
-"""EKG: a greedy search whose reward is the knowledge of the networks it has passed through.
+"""EKG: a greedy search whose reward is the distance to the labels and to the ensemble of earlier sub-networks.
 
-The story in five lines: (1) one short pass of training on a few images; (2) the outputs of the network on other
-training images are the first knowledge; (3) at each step channels are scored by what label loss and distance to the
-knowledge would lose, every group offers its next cut, and the cut that loses least is taken; (4) the outputs of the
-network that it leads to join the knowledge, which is their running mean; (5) within the budget the network is cut. Some
-of the networks on the way may teach it afterwards, through a memory bank of their outputs.
+Lee and Song, ECCV 2022. The method in five steps: (1) train the network for one epoch on a few images; (2) take its
+outputs on other training images as the first knowledge; (3) at each step, score the channels by the first-order change
+of the label loss plus the distance to the knowledge, let every group propose its next cut, and accept the cut that
+increases the sum least; (4) add the outputs of the new sub-network to the knowledge, which is their running mean;
+(5) cut the network once it is within the budget. Some sub-networks may teach it afterwards, through a memory bank of
+their outputs.
 
-Weights stay as they are during the search: candidates are masks.
+The search leaves the weights unchanged: candidates are masks.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ __all__ = ["EnsembleKnowledgePruning", "balanced_parts", "chosen_teachers"]
 
 Indices = npt.NDArray[np.int64]
 OVERFIT_LOSS = 0.01
-"""Loss on the search images below which their labels say next to nothing."""
+"""A smaller loss on the search images means that the network has overfitted them."""
 WITHOUT_NORMS = (
-    "statistics of the batch (statistics), taking them anew after the cut, and the norm of weights in front of them "
+    "batch statistics (statistics), their recalibration after the cut, and the norm of weights in front of them "
     "(lengths) do not apply; the last weights keep their norm"
 )
 
@@ -64,7 +65,7 @@ class EnsembleKnowledgePruning:
         lengths: which weights keep their norm when parts of them are removed: those in front of batch "norms" and the
             last ones, "all", or "none".
         teachers: "poster" spreads the teachers between the first and the last network, "interim" over those in between.
-        reuse_mb: memory for outputs of layers that candidates share, in MB.
+        reuse_mb: memory for outputs of layers that are the same in all candidates, in MB.
     """
 
     paper: ClassVar[str] = (
@@ -89,46 +90,46 @@ class EnsembleKnowledgePruning:
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         groups, limits = maskable(job.graph, job.groups), bind(job.budget, job.graph, job.costs)
-        nothing = {group.name: np.zeros(group.size + 1) for group in groups}
-        if limits.excess({}) <= 0 or reachable(groups, nothing, limits) is not None:
+        no_values = {group.name: np.zeros(group.size + 1) for group in groups}
+        if limits.excess({}) <= 0 or reachable(groups, no_values, limits) is not None:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "ekg"), job.model)
-        task = _numbered(job.task)
+        task = _indexed(job.task)
         split: Split = "calibration" if self.search_data == "held_out" else "train"
-        warmup, found = self._data(task, job.seed)
+        warmup, searched = self._data(task, job.seed)
         warmup_batches = task.batches_at("train", warmup)
-        # differs: weights of two or more dimensions decay, norms and biases do not
+        # differs: weight decay acts on weights of two or more dimensions, not on norms and biases
         schedule = Schedule(epochs=1, lr=self.warmup_lr, warmup=0.0, final_lr=1.0)
         job.fit(job.model, task_objective(task), schedule, batches=warmup_batches)
 
         def masks_on(model: nn.Module) -> Masks:
             return Masks(model, job.graph, groups, "hard", lengthened=self._lengthened(job))
 
-        batches = list(task.batches_at(split, found, augmented=self.search_data == "augmented"))
+        batches = list(task.batches_at(split, searched, augmented=self.search_data == "augmented"))
         search = EnsembleSearch(job, masks_on(job.model), self._settings(), batches)
-        self._remark(job, search)
-        ways: dict[str, tuple[SearchStep, ...]] = {}
+        self._log_limitations(job, search)
+        paths: dict[str, tuple[SearchStep, ...]] = {}
 
         def solve(costs: Sequence[Cost]) -> Plan:
-            way = search.run(bind(job.budget, job.graph, costs))
-            plan = search.plan(way[-1])
-            ways[plan.digest()] = way
+            path = search.run(bind(job.budget, job.graph, costs))
+            plan = search.plan(path[-1])
+            paths[plan.digest()] = path
             return plan
 
         def network(search_step: SearchStep) -> nn.Module:
-            twin = copied(job.model)
-            masks = masks_on(twin)
+            model = copied(job.model)
+            masks = masks_on(model)
             masks.set(search_step.kept)
             masks.fold()
-            return apply(twin, search.plan(search_step), job.graph)
+            return apply(model, search.plan(search_step), job.graph)
 
         plan = job.meet_budget(solve)
-        way = ways[plan.digest()]
+        path = paths[plan.digest()]
 
         def teachers(count: int) -> list[nn.Module]:
-            losses = [search_step.loss for search_step in way]
-            return [network(way[index]) for index in chosen_teachers(losses, count, self.teachers)]
+            losses = [search_step.loss for search_step in path]
+            return [network(path[index]) for index in chosen_teachers(losses, count, self.teachers)]
 
-        model = network(way[-1])
+        model = network(path[-1])
         recalibrate_(model, task.outputs, warmup_batches)
         return Outcome(dc.replace(plan, method="ekg"), model, teachers=teachers)
 
@@ -142,12 +143,12 @@ class EnsembleKnowledgePruning:
         )
 
     def _data(self, task: IndexedTask, seed: int) -> tuple[list[Indices], list[Indices]]:
-        """Numbers of the images of the warm-up and of the search, in batches."""
+        """Return the indices of the images of the warm-up and of the search, in batches."""
         first, last, batch = self.warmup_images, self.search_images, self.search_batch
         if self.search_data != "held_out":
             return balanced_parts(task.labels("train"), first, last, batch, seed)
         if not task.held_out:
-            raise DataError("method 'ekg': search_data=held_out needs data.hold_out: true, which keeps images apart")
+            raise DataError("method 'ekg': search_data=held_out needs held-out images; set data.hold_out: true")
         missing = np.setdiff1d(task.labels("train"), task.labels("calibration"))
         if len(missing):
             raise DataError(
@@ -155,8 +156,8 @@ class EnsembleKnowledgePruning:
                 "data.calibration_size to at least search_images times the number of classes"
             )
         warmup, _ = balanced_parts(task.labels("train"), first, 0, batch, seed)
-        _, found = balanced_parts(task.labels("calibration"), 0, last, batch, seed)
-        return warmup, found
+        _, searched = balanced_parts(task.labels("calibration"), 0, last, batch, seed)
+        return warmup, searched
 
     def _lengthened(self, job: Job) -> dict[str, str]:
         def wanted(layer: Layer) -> bool:
@@ -164,22 +165,22 @@ class EnsembleKnowledgePruning:
 
         return {layer.weight: layer.caller for layer in layers_of(job.graph) if wanted(layer)}
 
-    def _remark(self, job: Job, search: EnsembleSearch) -> None:
-        left = [group.name for group in job.groups if group.name not in search.masks.offsets]
-        if left:
-            job.log(f"{len(left)} groups stay whole, since no mask can stand for a cut there, such as {left[0]}", {})
+    def _log_limitations(self, job: Job, search: EnsembleSearch) -> None:
+        unmasked = [group.name for group in job.groups if group.name not in search.masks.offsets]
+        if unmasked:
+            job.log(f"{len(unmasked)} groups stay unpruned, as no mask can replace a cut, such as {unmasked[0]}", {})
         if not has_norms(job.model):
             job.log(f"no batch normalisation: {WITHOUT_NORMS}", {})
         if search.start.loss < OVERFIT_LOSS and self.search_data == "training":
-            remark = "the network knows the search images by heart; augmented or held-out ones (search_data) say more"
+            remark = "the network has overfitted the search images; use augmented or held-out ones (search_data)"
             job.log(remark, {"loss": search.start.loss})
 
 
-def _numbered(task: Task) -> IndexedTask:
+def _indexed(task: Task) -> IndexedTask:
     if not isinstance(task, IndexedTask):
         raise DataError(
-            "method 'ekg' needs a task of classes with indexed examples (labels, batches_at, with_indices), "
-            f"not a {type(task).__name__}"
+            "method 'ekg' needs a classification task with indexed examples (labels, batches_at, with_indices), "
+            f"but got a {type(task).__name__}"
         )
     return task
 
@@ -187,14 +188,19 @@ def _numbered(task: Task) -> IndexedTask:
 def balanced_parts(
     labels: Indices, first: int, last: int, batch: int, seed: int
 ) -> tuple[list[Indices], list[Indices]]:
-    """Numbers of the first and of the last examples of each class, each shuffled and in batches of equal length.
+    """Draw two disjoint sets of example indices with equal numbers of each class, shuffled and in batches.
+
+    The batches of a set differ in length by at most one, so that their statistics are about equally noisy.
 
     Args:
         labels: class of each example, int64 [examples].
-        first: examples of each class in the first set.
-        last: in the second one; the sets are disjoint.
-        batch: most examples in a batch. Batches of unequal lengths would have statistics of unequal noise.
-        seed: of the shuffling.
+        first: number of examples of each class in the first set, from the start of the class.
+        last: number of examples of each class in the second set, from the end of the class.
+        batch: largest number of examples in a batch.
+        seed: seed of the shuffling.
+
+    Returns:
+        The batches of indices of each set, int64 [batch].
 
     Raises:
         DataError: a class has too few examples.
@@ -204,7 +210,7 @@ def balanced_parts(
     if len(fewest) < first + last:
         raise DataError(
             f"method 'ekg': class {labels[fewest[0]]} has {len(fewest)} images, but warmup_images={first} and "
-            f"search_images={last} of each class are asked for here; lower them or give more images"
+            f"search_images={last} of each class are needed; lower them or give more images"
         )
     rng = np.random.default_rng(seed)
 
@@ -216,16 +222,16 @@ def balanced_parts(
 
 
 def chosen_teachers(losses: Sequence[float], count: int, rule: Literal["poster", "interim"] = "poster") -> list[int]:
-    """Networks that lie evenly by loss on the way, the one of least loss first.
+    """Choose teachers whose losses are evenly spaced among the networks of a search.
 
     Args:
-        losses: of the first network, of those on the way, and of the final one.
-        count: most teachers; each is chosen once, and the final network never.
-        rule: "poster": for k of 1 to K, the nearest to (K - k)/K of the final loss and k/K of the first; "interim": to
-            K even places from the least loss on the way up.
+        losses: losses of the first network, of the intermediate ones, and of the final one.
+        count: largest number of teachers; each is chosen once, and the final network never.
+        rule: "poster" takes, for k = 1 to K, the network whose loss is nearest to (K - k)/K of the final loss plus k/K
+            of the first; "interim" takes the networks nearest to K evenly spaced losses, from the least one upwards.
 
     Returns:
-        Their places.
+        Their indices, the one of least loss first.
     """
     free = list(range(len(losses) - 1))
     count = min(count, len(free))
@@ -234,9 +240,9 @@ def chosen_teachers(losses: Sequence[float], count: int, rule: Literal["poster",
     else:
         low, high = min(losses[:-1]), max(losses[:-1])
         aims = [low + k * (high - low) / count for k in range(count)]
-    found = []
+    chosen = []
     for aim in aims:
         nearest = min(free, key=lambda index: (abs(losses[index] - aim), index))
         free.remove(nearest)
-        found.append(nearest)
-    return sorted(found, key=lambda index: (losses[index], index))
+        chosen.append(nearest)
+    return sorted(chosen, key=lambda index: (losses[index], index))

@@ -1,4 +1,4 @@
-"""Groups whose sizes their user has fixed: cut first, so that any method spends the budget on the others."""
+"""Groups of fixed size: they are cut first, so that any method can spend the budget on the others."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from edakari.methods.iterative import carried
 from edakari.solve import keep_best
 from edakari.surgery import apply
 
-__all__ = ["prune_beside"]
+__all__ = ["prune_with_fixed"]
 
 
-def prune_beside(fixed: Sizes, method: Method, job: Job) -> Outcome:
-    """What a method makes of a network in which some groups have a fixed size.
+def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
+    """Prune a network in which some groups have a fixed size.
 
-    These groups are cut to their sizes first, of which the channels of largest weights stay, and the method gets what
-    that leaves.
+    Cuts these groups to their sizes first, keeping the channels of largest weight magnitude. The method then prunes the
+    smaller network.
 
     Args:
-        fixed: size of each of these groups.
-        method: prunes the others.
-        job: of the network as it is.
+        fixed: size of each group that has a fixed one, by name.
+        method: method that prunes the other groups.
+        job: job of the unpruned network.
 
     Returns:
-        The method's outcome; its plan is for the network of the job.
+        The method's outcome, with a plan for the unpruned network.
 
     Raises:
         InfeasibleBudget: the other groups cannot reach the budget.
@@ -49,7 +49,7 @@ def prune_beside(fixed: Sizes, method: Method, job: Job) -> Outcome:
         joined = first if before is None else first.then(before)
         return job.loop(lambda given: solve(_after(given, fixed)), job.costs, joined)
 
-    left = dc.replace(
+    remaining = dc.replace(
         job,
         model=small,
         graph=graph,
@@ -58,7 +58,7 @@ def prune_beside(fixed: Sizes, method: Method, job: Job) -> Outcome:
         loop=loop,
     )
     try:
-        outcome = method.prune(left)
+        outcome = method.prune(remaining)
     except InfeasibleBudget as error:
         raise InfeasibleBudget(f"{error} {fixed_note(fixed)}", error.least) from None
     return dc.replace(outcome, plan=first.then(outcome.plan))

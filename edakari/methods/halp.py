@@ -1,4 +1,4 @@
-"""HALP, the predecessor of SMCP: what is masked stays masked, and the budget tightens in early steps."""
+"""HALP, the predecessor of SMCP: masked channels stay masked, and the budget tightens early in the training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["HardMaskedPruning", "StepRamp", "norm_taylor"]
 @register("halp")
 @settings
 class HardMaskedPruning:
-    """Early in a training, mask for good the channels that matter least by their batch norms, then cut.
+    """Permanently mask the channels that matter least by their batch norms, early in a training, then cut.
 
     Args:
         epochs: number of epochs of the training; the masks are chosen at its start, and the rest recovers.
-        milestones: number of times that masks are chosen; 1 is one-shot.
+        milestones: number of times at which masks are chosen; 1 is one-shot.
         milestone_interval: number of optimizer steps between two choices of masks.
         milestone_start: number of optimizer steps before the first choice of masks.
         lr: peak learning rate of the training with masks.
@@ -52,8 +52,8 @@ class HardMaskedPruning:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        # differs: an exact knapsack over true costs in place of the paper's dynamic programme, which takes channels in
-        # the order of their scores and prices each by a table with all other layers as they are
+        # differs: an exact knapsack over true costs replaces the paper's dynamic programme, which takes channels in the
+        # order of their scores and prices each one by a table with all other layers unchanged
         hook = MaskUpdateHook(
             Masks(job.model, job.graph, maskable(job.graph, job.groups), "permanent"),
             job,
@@ -73,7 +73,13 @@ class HardMaskedPruning:
 
 @dc.dataclass(frozen=True)
 class StepRamp:
-    """A number of milestones at even distances, at each of which the same share of what is left goes."""
+    """A budget that tightens at evenly spaced milestones, by the same factor at each.
+
+    Args:
+        count: number of milestones.
+        interval: number of optimizer steps between two milestones.
+        start: number of optimizer steps before the first interval.
+    """
 
     count: int
     interval: int
@@ -88,7 +94,7 @@ class StepRamp:
         return step >= self.start + self.count * self.interval
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """See `edakari.methods.masking.mask_updates.MaskSchedule`; masks are chosen after `step`, from 0."""
+        """See `edakari.methods.masking.mask_updates.MaskSchedule`; masks change after `step`, which counts from 0."""
         if final >= dense:
             return final
         index = min((step + 1 - self.start) // self.interval, self.count)
@@ -96,16 +102,16 @@ class StepRamp:
 
 
 def norm_taylor(masks: Masks) -> torch.Tensor | None:
-    """Change of the loss, to first order, if the batch normalisations of a channel's producers were zero there.
+    """First-order change of the loss if the batch norms behind a channel's producers were zero at that channel.
 
-    Scale times its gradient and shift times its, summed over all that produce the channel; the rows of the weights
-    instead where a producer of the group has no batch normalisation.
+    Sums scale times gradient plus shift times gradient over all producers of the channel. If a producer of the group
+    has no batch norm, rows of the weights take the place of scale and shift. Shen et al., NeurIPS 2022.
 
     Args:
-        masks: of the network, whose gradients are there.
+        masks: masks of a network whose gradients have been computed.
 
     Returns:
-        float [channels] on the device of the weights; None where there are no gradients.
+        float [channels] on the device of the weights; None if there are no gradients.
     """
     layouts = [masks.graph.layouts[write.weight][write.dim] for write in masks.producers]
     bare = {

@@ -1,10 +1,11 @@
-"""ISP: channels are closed as long as the network goes on looking where it looked.
+"""ISP: gates close the channels without which the network still looks at the same places of an image.
 
-The story in four lines: (1) a predictor learns to classify partly masked images as the network does whole ones; (2) an
-explainer, the decoder of a U-Net over the frozen network, learns to say in three numbers (centre and width of a radial
-mask) where the network looks, judged by the predictor; (3) gates on channel groups are learnt, while all weights stay,
-by the class loss, the distance between the explanations with and without gates, and a penalty on the cost; (4) one
-threshold over the gates' logits is moved until the true cost meets the budget, and the closed channels are cut.
+Ganjdanesh et al., ECCV 2022. The method in four steps: (1) a predictor learns to classify partly masked images as the
+network classifies unmasked ones; (2) an explainer, the decoder of a U-Net over the frozen network, learns to predict in
+three numbers (centre and width of a radial mask) where the network looks, and the predictor judges it; (3) gates on
+channel groups are trained with frozen weights, by the class loss, the distance between the explanations with and
+without gates, and a penalty on the cost; (4) one threshold over the logits of the gates is moved until the true cost
+meets the budget, and the closed channels are cut.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ from edakari.train import learning_rate
 __all__ = ["InterpretationSteeredPruning"]
 
 TRUSTED = 0.8
-"""Agreement below which an explainer says little."""
+"""Agreement below which an explanation is not reliable."""
 SLACK = 1.2
-"""How much farther than needed logits should be able to go."""
+"""Factor by which logits should be able to move farther than needed."""
 
 
 @register("isp")
@@ -81,9 +82,9 @@ class InterpretationSteeredPruning:
         explainer: folder `kept` of an earlier run on the same weights, whose explainer is used; None trains one.
         labels: classes that are explained: "data" takes the images' labels, "predicted" the network's predictions.
         gate_epochs: number of epochs in which the gates are trained, on the calibration split.
-        gate_lr: peak learning rate of the gates; its sum over all steps is how far a logit can move.
-        gates: "free" trains a logit per channel, "hyper" a recurrent network that makes the logits.
-        gate_start: initial values of what is trained: "zeros", or random ones ("normal").
+        gate_lr: peak learning rate of the gates; its sum over all steps bounds how far a logit can move.
+        gates: "free" trains one logit per channel, "hyper" a recurrent network that computes the logits.
+        gate_start: initial values of the free logits: "zeros", or random ones ("normal").
         gate_offset: offset that is added to the logits, so that gates start open.
         gate_temperature: temperature of the gates' random draws.
         gate_mode: factor of the features: gates of 0 and 1 ("hard"), or in between ("soft").
@@ -100,7 +101,7 @@ class InterpretationSteeredPruning:
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
 
-    # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights are near
+    # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights need fewer
     predictor_epochs: Count = 20
     predictor_lr: LearningRate = 1e-3
     predictor_start: Literal["pretrained", "scratch"] = "pretrained"
@@ -118,22 +119,22 @@ class InterpretationSteeredPruning:
     explainer: str | None = None
     labels: LabelSource = "data"
     gate_epochs: Count = 200
-    # differs: a constant 1e-3 over 4000 steps; the rate falls here, so that the cost comes to rest
+    # differs: the authors use a constant 1e-3 over 4000 steps; here the rate decays, so that the cost converges
     gate_lr: LearningRate = 0.02
     gates: Literal["free", "hyper"] = "free"
     gate_start: LogitStart = "normal"
     gate_offset: float = 3.0
     gate_temperature: Positive = 0.4
     gate_mode: GateMode = "hard"
-    # differs: 10 and 1; explanations are compared in shares of the image here, in pixels there
+    # differs: the authors use 10 and 1; they compare explanations in pixels, we in fractions of the image
     interpretation: NonNegative = 1.0
     cost_weight: NonNegative = 5.0
     streams: bool = False
     allocator: Annotated[Allocator, ALLOCATORS] = Threshold()
 
     def __post_init__(self) -> None:
-        least, most = self.mask_widths
-        if least > most:
+        smallest, largest = self.mask_widths
+        if smallest > largest:
             raise SettingsError(f"method 'isp': mask_widths must rise, found {self.mask_widths}")
 
     @experimental("the method isp", "its settings and the explainers that it saves")
@@ -144,22 +145,22 @@ class InterpretationSteeredPruning:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "isp"), job.model)
         groups = maskable(job.graph, job.groups if self.streams else inner_groups(job))
 
-        def solved(scores: Mapping[str, torch.Tensor], costs: Sequence[Cost]) -> Plan:
-            found = allocate(job.graph, scores, job.budget, self.allocator, groups, costs)
-            return dc.replace(found, method="isp")
+        def solve(scores: Mapping[str, torch.Tensor], costs: Sequence[Cost]) -> Plan:
+            plan = allocate(job.graph, scores, job.budget, self.allocator, groups, costs)
+            return dc.replace(plan, method="isp")
 
-        try:  # a budget out of reach is told before anything is trained
-            solved({group.name: torch.ones(group.size) for group in groups}, job.costs)
+        try:  # an infeasible budget raises before anything is trained
+            solve({group.name: torch.ones(group.size) for group in groups}, job.costs)
         except InfeasibleBudget as error:
-            hint = "" if self.streams else " ISP leaves residual streams whole; method.streams: true gates them too."
-            raise InfeasibleBudget(f"{error}{hint}", error.least) from None
+            hint = " ISP leaves residual streams unpruned; set method.streams: true to gate them too."
+            raise InfeasibleBudget(f"{error}{'' if self.streams else hint}", error.least) from None
         with eval_mode(job.model):
             logits = self._gates(job, groups, limits, self._saliency(job))
-        # logits may be negative, and values must not; the order is what counts
+        # values must not be negative, but logits may be; the sigmoid keeps their order
         ranks = torch.sigmoid(logits.double())
         parts = torch.split(ranks, [group.size for group in groups])
         scores = {group.name: part for group, part in zip(groups, parts, strict=True)}
-        plan = job.meet_budget(lambda costs: solved(scores, costs))
+        plan = job.meet_budget(lambda costs: solve(scores, costs))
         return Outcome(plan, apply(job.model, plan, job.graph))
 
     def saliency(self, folder: Path, model: nn.Module, graph: Graph) -> Saliency:
@@ -171,21 +172,22 @@ class InterpretationSteeredPruning:
         return self.labels
 
     def _saliency(self, job: Job) -> Saliency:
-        """What explains the job's network: stages 1 and 2, or those of an earlier run."""
+        """Train or load the explainer and the predictor of the job's network (stages 1 and 2)."""
         shape = checked(job.task, job.model, self.labels)
         if self.explainer is not None:
             found = load_saliency(self.explainer, job.model, job.graph)
             if found.explainer.family != self.selector:
                 raise EdakariError(
-                    f"method 'isp': the explainer in {self.explainer} is of selector {found.explainer.family!r}, not "
-                    f"{self.selector!r}; name another folder, or set method.selector"
+                    f"method 'isp': the explainer in {self.explainer} has selector {found.explainer.family!r}, not "
+                    f"{self.selector!r}; choose another folder, or set method.selector"
                 )
         else:
             taps = find_taps(job.model, job.graph, self.taps)
             predictor = fit_predictor(job, shape[0], self._predictor())
             found = fit_explainer(job, predictor, taps, shape, self._explainer())
         if found.agreement < TRUSTED:
-            job.log("the explainer agrees too seldom to steer by", {"agreement": found.agreement, "wanted": TRUSTED})
+            remark = "the explainer agrees with the network too rarely to guide the pruning"
+            job.log(remark, {"agreement": found.agreement, "wanted": TRUSTED})
         if job.artifacts is not None:
             save_saliency(found, job.artifacts, job.model)
         return found
@@ -213,7 +215,7 @@ class InterpretationSteeredPruning:
         )
 
     def _gates(self, job: Job, groups: Sequence[Group], limits: Limits, saliency: Saliency) -> torch.Tensor:
-        """The logits of gates that were trained with all else frozen (stage 3), float [channels] on the CPU."""
+        """Train gates with frozen weights (stage 3); returns their logits, float [channels] on the CPU."""
         logits: nn.Module
         if self.gates == "free":
             logits = FreeLogits(groups, self.gate_offset, self.gate_start, job.seed)
@@ -224,26 +226,26 @@ class InterpretationSteeredPruning:
         )
         pairs = Pairs.of(job, saliency, self.labels)
         schedule = _adam(self.gate_epochs, self.gate_lr, 0.0)
-        self._warn_of_travel(job, schedule, len(pairs) * schedule.epochs)
+        self._warn_if_too_slow(job, schedule, len(pairs) * schedule.epochs)
 
         def objective(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
             images, labels, aim = batch
-            said, raw, gates = network(images, labels)
-            steady = functional.mse_loss(saliency.explainer.normalised(raw), saliency.explainer.normalised(aim))
+            outputs, raw, gates = network(images, labels)
+            distance = functional.mse_loss(saliency.explainer.normalised(raw), saliency.explainer.normalised(aim))
             sizes = torch.stack([part.sum() for part in torch.split(gates, [group.size for group in groups])])
             return {
-                **job.task.loss(said, (images, labels)),
-                "interpretation": self.interpretation * steady,
+                **job.task.loss(outputs, (images, labels)),
+                "interpretation": self.interpretation * distance,
                 "cost": self.cost_weight * cost_penalty(limits, groups, sizes),
             }
 
         hooks = [Gumbel(model.masks.size, job.seed, model.take), GateReport(job, model, limits, self.gate_epochs)]
         with unchanged("training the gates", job.model, saliency.explainer), model.masks.installed():
             job.fit(model, objective, schedule, hooks=hooks, params=list(logits.parameters()), batches=pairs)
-        found: torch.Tensor = model.logits().detach().cpu()
-        return found
+        trained: torch.Tensor = model.logits().detach().cpu()
+        return trained
 
-    def _warn_of_travel(self, job: Job, schedule: Schedule, steps: int) -> None:
+    def _warn_if_too_slow(self, job: Job, schedule: Schedule, steps: int) -> None:
         travel = sum(learning_rate(schedule, step, steps) for step in range(steps))
         needed = SLACK * (self.gate_offset + 0.37)
         if self.gates == "free" and travel < needed:

@@ -1,4 +1,4 @@
-"""Score, allocate, cut: in one step, or in several with training between them."""
+"""Scores, allocates and cuts, in one iteration or in several with training between them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Iterations", "carried", "prune_by"]
 
 @dc.dataclass(frozen=True)
 class Iterations:
-    """How often is cut, and what lies between two cuts.
+    """Number of cuts, and the training between them.
 
     Args:
-        count: cuts on the way to the budget; 1 cuts once.
-        recovery_epochs: epochs of training after each cut but the last, which the fine-tuning follows.
+        count: number of cuts on the way to the budget; 1 is one-shot.
+        recovery_epochs: number of training epochs after each cut except the last.
         recovery_lr: peak learning rate of that training.
     """
 
@@ -37,23 +37,26 @@ class Iterations:
 
 
 def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: Iterations, job: Job) -> Outcome:
-    """Prune by a criterion.
+    """Prune the channels that a criterion scores lowest.
 
-    With k iterations, iteration i cuts to dense·(limit/dense)^(i/k), the same share each time; the cut network is
-    traced and scored again, and the plans are joined. Where a cost is measured, the last iteration meets the budget by
-    measurement.
+    With k iterations, iteration i cuts to dense·(limit/dense)^(i/k), that is by the same factor each time. Each cut
+    network is traced and scored again, and the plans are composed. If the budget names a measured cost, the last
+    iteration repeats its allocation until the measured network meets the budget.
 
     Args:
-        name: of the method, noted in the plan.
-        criterion: scores the groups of the network as it is at an iteration.
-        allocator: divides the budget among the groups.
-        iterations: how many, and what lies between them.
+        name: name of the method, recorded in the plan.
+        criterion: criterion that scores the channels of the current network.
+        allocator: allocator that divides the budget among the groups.
+        iterations: number of cuts, and the training between them.
         job: network, budget and data.
 
+    Returns:
+        The pruned network, and its plan for the job's network.
+
     Raises:
-        InfeasibleBudget: the budget lies below what the groups can reach.
+        InfeasibleBudget: the groups cannot reach the budget.
     """
-    whole = _costs(job, job.graph, {})
+    dense_costs = _costs(job, job.graph, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
     for iteration in range(1, iterations.count + 1):
         if iteration > 1 and iterations.recovery_epochs:
@@ -63,12 +66,12 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
                 Schedule(epochs=iterations.recovery_epochs, lr=iterations.recovery_lr),
             )
         scores = criterion.score(model, graph, _Lazily(job), job.task)
-        budget = _towards(job.budget, whole, iteration / iterations.count)
+        budget = _towards(job.budget, dense_costs, iteration / iterations.count)
         allocate_within = job.loop if iteration == iterations.count else allocate_once
         cut = allocate_within(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name))
         model = apply(model, cut, graph)
-        # of the last one, only the costs are asked
+        # the graph of the last network is only needed for its costs
         graph = (trace if iteration < iterations.count else fixed_graph)(model, job.task.example())
         job.log(f"iteration {iteration}", _costs(job, graph, plan.sizes()))
     return Outcome(plan, model)
@@ -76,7 +79,7 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
 
 @dc.dataclass(frozen=True)
 class _Lazily:
-    """The calibration split, which is opened only by a criterion that reads it."""
+    """The calibration split, opened only if a criterion reads it."""
 
     job: Job
 
@@ -87,31 +90,36 @@ class _Lazily:
 def _solver(
     graph: Graph, scores: Scores, budget: Budget, allocator: Allocator, groups: Sequence[Group], start: Sizes
 ) -> Solve:
-    """What allocates for a network that a plan to sizes `start` has led to, given costs of the network before it."""
+    """Return the allocation for a network that was cut to sizes `start`, given costs of the network before the cut."""
 
     def solve(costs: Sequence[Cost]) -> Plan:
-        left = [CostAfter(cost, start) for cost in costs]
-        return allocate(graph, scores, budget, allocator, carried(graph, groups), left)
+        after = [CostAfter(cost, start) for cost in costs]
+        return allocate(graph, scores, budget, allocator, carried(graph, groups), after)
 
     return solve
 
 
 def _costs(job: Job, graph: Graph, sizes: Sizes) -> dict[str, float]:
-    """Counted costs of a network, and measured ones of the first network at sizes."""
+    """Counted costs of a network, and measured costs of the first network at some sizes."""
     return {**dense(graph, job.budget), **{cost.name: cost.total(sizes) for cost in job.costs}}
 
 
-def _towards(budget: Budget, whole: Mapping[str, float], part: float) -> Budget:
-    """The budget a part of the way from the dense network, in figures."""
+def _towards(budget: Budget, dense_costs: Mapping[str, float], fraction: float) -> Budget:
+    """Interpolate geometrically between the dense costs (fraction 0) and the budget (fraction 1), in absolute units."""
     terms = []
-    for term in budget.absolute(whole).terms:
-        cost = max(whole[term.cost], term.limit)
-        terms.append(Term(term.cost, cost * (term.limit / cost) ** part if part < 1 else term.limit, False))
+    for term in budget.absolute(dense_costs).terms:
+        cost = max(dense_costs[term.cost], term.limit)
+        terms.append(Term(term.cost, cost * (term.limit / cost) ** fraction if fraction < 1 else term.limit, False))
     return Budget(tuple(terms))
 
 
 def carried(graph: Graph, groups: Sequence[Group]) -> tuple[Group, ...]:
-    """The groups of a graph that may be cut, with the legal sizes that they had at first."""
+    """Return the groups of a pruned graph that may still be cut, with the legal sizes of the original groups.
+
+    Args:
+        graph: graph of the pruned network.
+        groups: groups of the original network that may be cut.
+    """
     first = {group.name: group for group in groups}
     return tuple(
         dc.replace(group, step=first[group.name].step, least=min(first[group.name].least, group.size))

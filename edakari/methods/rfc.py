@@ -1,10 +1,10 @@
-"""Filter pruning by feature discrimination: the criterion (RFC), and the method that decides where to prune (DLRFC).
+"""Filter pruning by feature discrimination: the method (DLRFC) that decides where to prune by the RFC criterion.
 
 He et al., "Filter Pruning via Feature Discrimination in Deep Neural Networks", ECCV 2022. A filter is worth keeping if
-the images that excite it most are of few classes. Scores are compared inside of a group only; which groups give way is
-tried out: each is cut alone, and those are cut for which accuracy and the distribution over classes hardly change.
-First the residual streams give way, then what lies inside of blocks, with a little training after each cut. Details are
-those of the authors' code; where it is not followed, a comment `# differs:` says so.
+the images that excite it most belong to few classes. Scores are compared within a group only. Trial cuts choose the
+groups: the method cuts each group alone, and then cuts those for which accuracy and class distribution hardly change.
+It cuts residual streams first, then the groups inside blocks, and trains briefly after each cut. Details follow the
+authors' code; a comment `# differs:` marks each deviation.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CHANNELS: frozenset[type[Any]] = frozenset({KeepChannels})
 @register("dlrfc")
 @settings
 class DistinguishingLayerPruning:
-    """Round by round, cut the groups that lose least with their least discriminative filters.
+    """In each round, cut the groups whose least discriminative filters matter least.
 
     Args:
-        criterion: how filters are scored.
-        trial: how groups are tried out, and how much is cut at a time.
+        criterion: settings of the criterion that scores the filters.
+        trial: settings of the trial cuts, and the fraction that one cut removes.
     """
 
     paper: ClassVar[str] = PAPER

@@ -1,6 +1,6 @@
-"""Score channels by a criterion, allocate the budget, cut: the baselines, and every criterion of one's own.
+"""Scores channels by a criterion, allocates the budget and cuts: the baselines, and every user-defined criterion.
 
-A criterion's name is short for the method with it: `method: taylor` is `method: {name: score, criterion: taylor}`.
+The name of a criterion stands for this method: `method: taylor` means `method: {name: score, criterion: taylor}`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ScorePruning:
         recovery_lr: peak learning rate of the training between cuts.
     """
 
-    paper: ClassVar[str] = "that of its criterion"
+    paper: ClassVar[str] = "the paper of the chosen criterion"
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
 
     criterion: Annotated[Criterion, CRITERIA] = Magnitude()
@@ -43,7 +43,7 @@ class ScorePruning:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it trains between cuts; its criterion says for itself."""
+        """Whether the method trains between cuts; the criterion has a `needs_data` of its own."""
         return self.iterations > 1 and self.recovery_epochs > 0
 
     def prune(self, job: Job) -> Outcome:
@@ -54,7 +54,12 @@ class ScorePruning:
 
 
 def seeded(criterion: Criterion, seed: int) -> Criterion:
-    """The criterion with the seed of a job, where it has a `seed` and none is named."""
+    """Return the criterion with the seed of a job, if its field `seed` is None.
+
+    Args:
+        criterion: criterion, with or without a field `seed`.
+        seed: seed of the job.
+    """
     if getattr(criterion, "seed", 0) is None and dc.is_dataclass(criterion) and not isinstance(criterion, type):
         return dc.replace(criterion, seed=seed)
     return criterion

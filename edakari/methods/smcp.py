@@ -1,10 +1,11 @@
-"""SMCP: soft masks, chosen again and again by a knapsack while the network trains.
+"""SMCP: soft masks that a knapsack updates repeatedly while the network trains.
 
-The story in five lines: (1) each channel group gets a mask, applied where the group is read, so that the producers go
-on computing what is masked and its readers go on getting gradients; (2) every few steps channels are scored by what
-the loss would lose, masked ones too; (3) a knapsack over true costs picks how many of each group stay, within a budget
-that tightens along a curve; what is masked may come back; (4) batch normalisations behind masked layers are scaled by
-the share of inputs that is left, and masked weights decay; (5) the masks are frozen and, in the end, cut.
+Humble et al., ECCV 2022. The method in five steps: (1) each channel group gets a mask on the weights that consume it,
+so that producers still compute masked channels and consumers still get gradients; (2) every few steps, all channels,
+masked or not, are scored by the first-order change of the loss; (3) a knapsack over true costs chooses how many
+channels each group keeps, within a budget that tightens along a curve, and masked channels may return; (4) batch norms
+behind masked layers are scaled by the fraction of unmasked inputs, and masked weights decay; (5) the masks are frozen,
+and in the end the masked channels are cut.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.prices import one_sided
 from edakari.train.epochs import steps_per_epoch
 
-__all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_share"]
+__all__ = ["EpochRamp", "SoftMaskedPruning", "input_taylor", "removed_fraction"]
 
 Curve = Literal["exp", "exp2", "linear"]
 STEEPNESS = 0.05
-"""Of the curve "exp", per epoch."""
+"""Steepness of the curve "exp", per epoch."""
 
 
 @register("smcp")
@@ -40,20 +41,20 @@ class SoftMaskedPruning:
 
     Args:
         epochs: number of epochs of the training with masks, all phases together.
-        warmup_epochs: number of epochs without masks at the start; this and the next two may be fractions of an epoch.
+        warmup_epochs: number of epochs without masks at the start; it and the next two need not be integers.
         ramp_epochs: number of epochs after the warm-up in which the budget tightens; it does not change afterwards.
         freeze_epochs: number of epochs at the end in which the masks do not change.
-        interval: number of optimizer steps between two choices of masks; the paper's code has 80 at batch size 256.
+        interval: number of optimizer steps between two choices of masks; the authors use 80 at batch size 256.
         curve: shape of the curve along which the removed fraction of the cost grows.
-        masks: gradient of masked weights: "soft" gives the gradient that they would have without the mask, "hard" gives
-            none, "permanent" gives none and masked weights never return.
+        masks: gradient of masked weights: "soft" passes the gradient as if there were no mask, "hard" passes none,
+            "permanent" passes none, and masked channels never return.
         average: how the scores of single steps are averaged; see `edakari.methods.masking.mask_updates.ScoreAveraging`.
-        regrowth: scores of masked channels: "absolute" values, or "signed" ones, so that only channels return that
-            would lower the loss.
+        regrowth: scores of masked channels: "absolute" values, or "signed" ones, so that only channels that would lower
+            the loss return.
         keep_bonus: factor of the scores of channels that are not masked.
-        masked_decay: decay of masked weights, in addition to `weight_decay`; shorter trainings need more.
-        norm_scale: "kept" multiplies batch norms behind masked layers by the fraction of inputs that is kept; "none"
-            does not.
+        masked_decay: weight decay of masked weights, in addition to `weight_decay`; shorter schedules need more.
+        norm_scale: "kept" multiplies batch norms behind masked layers by the fraction of unmasked inputs; "none" does
+            not.
         pricing: "coupled" takes the true costs; "one_sided" takes the cost of each group with all other groups
             unchanged.
         consumer_share: fraction of a layer's one-sided price that its input groups pay; its output group pays the rest.
@@ -76,18 +77,18 @@ class SoftMaskedPruning:
     interval: Count = 80
     curve: Curve = "exp"
     masks: Mode = "soft"
-    # differs: the authors' code takes the batch at which masks are chosen alone, which is noisy in small batches
+    # differs: the authors' code scores by a single batch before each choice, which is noisy with small batches
     average: Average = "average"
     regrowth: Regrowth = "absolute"
     keep_bonus: Positive = 1.0
     masked_decay: NonNegative = 2e-4
-    # differs: off in the authors' code unless asked for, but a part of the published method
+    # differs: off by default in the authors' code, but part of the published method
     norm_scale: Literal["kept", "none"] = "kept"
-    # differs: one-sided prices miss the budget by up to a tenth, since all groups move at once
+    # differs: the authors use one-sided prices, which miss the budget by up to 10 %, since all groups change at once
     pricing: Literal["coupled", "one_sided"] = "coupled"
     consumer_share: Fraction = 1.0
     remove_branches: bool = False
-    # differs: 0.256 at batch size 256; a recipe's own batch size is 128
+    # differs: the authors use 0.256 at batch size 256; our default batch size is 128
     lr: LearningRate = 0.128
     momentum: BelowOne = 0.875
     weight_decay: NonNegative = 3.0517578125e-5
@@ -131,22 +132,22 @@ class SoftMaskedPruning:
         if sum(phases) > self.epochs or self.warmup_epochs + self.freeze_epochs >= self.epochs:
             raise EdakariError(
                 f"method 'smcp': warmup_epochs={phases[0]}, ramp_epochs={phases[1]} and freeze_epochs={phases[2]} must "
-                f"fit into epochs={self.epochs} and leave some between the first and the last"
+                f"fit into epochs={self.epochs}, with some epochs left between warm-up and freeze"
             )
 
 
 @dc.dataclass(frozen=True)
 class EpochRamp:
-    """Masks every `interval` steps, from a warm-up until they are frozen; one budget within an epoch.
+    """A mask schedule with warm-up, ramp and freeze; the budget is constant within an epoch.
 
     Args:
-        epochs: of the training.
-        warmup: epochs before masks are chosen.
-        ramp: epochs until the budget is what it is in the end.
-        freeze: last epochs, in which the masks stay.
-        interval: optimizer steps from one choice to the next.
-        curve: see `removed_share`.
-        per_epoch: optimizer steps of an epoch, for phases that begin within one.
+        epochs: number of epochs of the training.
+        warmup: number of epochs before masks are chosen.
+        ramp: number of epochs after the warm-up until the budget reaches its final value.
+        freeze: number of epochs at the end in which the masks do not change.
+        interval: number of optimizer steps between two choices of masks.
+        curve: shape of the ramp; see `removed_fraction`.
+        per_epoch: number of optimizer steps per epoch, for phases that begin within an epoch.
     """
 
     epochs: int
@@ -171,22 +172,23 @@ class EpochRamp:
         """See `edakari.methods.masking.mask_updates.MaskSchedule`."""
         if final >= dense or self._epochs_until(step, epoch) >= self.warmup + self.ramp:
             return final
-        share = removed_share(self.curve, 1 - final / dense, epoch - math.floor(self.warmup) + 1, self.ramp + 1)
-        return dense * (1 - share)
+        index = epoch - math.floor(self.warmup) + 1
+        return dense * (1 - removed_fraction(self.curve, 1 - final / dense, index, self.ramp + 1))
 
     def _epochs_until(self, step: int, epoch: int) -> float:
-        """Epochs until a step, counted from 0."""
+        """Number of epochs before a step, which counts from 0."""
         return epoch + step % self.per_epoch / self.per_epoch
 
 
-def removed_share(curve: Curve, final: float, index: float, end: float) -> float:
-    """Share of the cost that is removed at a position of the ramp.
+def removed_fraction(curve: Curve, final: float, index: float, end: float) -> float:
+    """Fraction of the cost that is removed at a position of the ramp.
 
     Args:
-        curve: "exp" is steep at first, "exp2" removes the same share of what is left at every place, or "linear".
-        final: share that is removed in the end.
-        index: 0 is before the ramp, `end` is its end.
-        end: its length.
+        curve: "exp" is steep at first, "exp2" removes the same fraction of the remaining cost in every epoch, "linear"
+            removes the same cost in every epoch.
+        final: fraction that is removed at the end of the ramp.
+        index: position in epochs; 0 is before the ramp, `end` is its end.
+        end: length of the ramp in epochs.
     """
     index = min(max(index, 0), end)
     if curve == "exp":
@@ -197,16 +199,16 @@ def removed_share(curve: Curve, final: float, index: float, end: float) -> float
 
 
 def input_taylor(masks: Masks) -> torch.Tensor | None:
-    """Change of the loss, to first order, if the columns that read a channel were zero.
+    """First-order change of the loss if the weight columns that read a channel were zero.
 
-    Weight times gradient, summed over the kernel, over the rows that are not masked, and over all that read the
-    channel; a branch's is that of the parameters of its last module.
+    Sums weight times gradient over the kernel, over the unmasked rows, and over all consumers of the channel. For a
+    branch, sums it over the parameters of the branch's last module. Humble et al., ECCV 2022.
 
     Args:
-        masks: of the network, whose gradients are there.
+        masks: masks of a network whose gradients have been computed.
 
     Returns:
-        float [channels] on the device of the weights; None where no weight has a gradient.
+        float [channels] on the device of the weights; None if no weight has a gradient.
     """
     row = torch.zeros(masks.size + 1, device=next(masks.model.parameters()).device)
     counted = False

@@ -1,10 +1,10 @@
-"""SPViT: learned selectors drop tokens of a vision transformer, and what they drop leaves a package behind.
+"""SPViT: learned selectors prune tokens of a vision transformer and merge them into package tokens.
 
-The story in five lines: (1) numbers of tokens are chosen so that the network meets its latency, from a table of how
-long each block takes at each number; (2) a small selector in front of some blocks looks at every token head by head and
-decides whether it goes on; (3) pruned tokens are averaged, by their scores, into one package token; (4) selectors are
-trained with masks, by decisions that are drawn, towards the numbers of (1), and the dense network teaches; (5) in the
-end as many tokens as planned go on in every image, or those above a threshold.
+Kong et al., ECCV 2022. The method in five steps: (1) choose numbers of tokens that meet the latency budget, from a
+table of the latency of each block at each number of tokens; (2) insert a small selector in front of some blocks, which
+decides from every head of a token whether the token is kept; (3) average pruned tokens, weighted by their scores, into
+a package token; (4) train the selectors with masks of sampled decisions, towards the numbers of (1), with the dense
+network as teacher; (5) at inference, keep as many tokens as planned in every image, or those above a threshold.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepTokens
-from edakari.core.settings import (
-    PositiveFraction,
-    Whole,
-    settings,
-)
+from edakari.core.settings import PositiveFraction, Whole, settings
 from edakari.methods.tokens.method import TokenTraining, progressive_design, prune_tokens_by, sites_of
 from edakari.methods.tokens.progressive import Progress
 from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
@@ -35,21 +31,21 @@ class SoftTokenPruning:
 
     Args:
         schedule: "geometric" keeps the same fraction of incoming tokens at each selector; "progressive" goes from the
-            last block to the first, prunes each as far as accuracy allows, and merges neighbours into phases.
+            last block to the first, prunes each as far as accuracy allows, and merges neighbouring blocks into phases.
         blocks: indices, from 0, of the blocks in front of which selectors stand; empty is after each quarter.
         keep_ratios: fraction of all patches behind each selector; empty takes the largest ones within the budget, with
             the same fraction of incoming tokens at each.
-        package: what becomes of pruned tokens: "merge" keeps one package of all, "add" and "append" are the authors'
-            ways with one and with several packages, "none" drops the tokens.
-        package_norm: "mean", or "sum" as in the authors' way with several packages.
-        proportional: attention counts a package as many times as it has tokens.
-        start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" is what the
-            authors use.
-        merge: how the scores of the heads are merged: "geo" as in the authors' code, "arith" as in the paper.
+        package: use of pruned tokens: "merge" keeps one package of all, "add" and "append" are the authors' variants
+            with one and with several packages, "none" drops the tokens.
+        package_norm: "mean", or "sum" as in the authors' variant with several packages.
+        proportional: let attention count a package as many times as it has tokens.
+        start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" follows the
+            authors.
+        merge: mean by which the scores of the heads are merged: "geo" as in the authors' code, "arith" as in the paper.
         head_branch: weigh heads by their importance.
         share_head_mlp: use one set of selector weights for all heads.
-        training: how selectors and network are trained.
-        progress: how the progressive schedule goes; not used by the other one.
+        training: settings of the training of selectors and network.
+        progress: settings of the progressive schedule; the geometric one does not use them.
     """
 
     paper: ClassVar[str] = (
@@ -60,10 +56,10 @@ class SoftTokenPruning:
     schedule: Literal["geometric", "progressive"] = "geometric"
     blocks: tuple[Whole, ...] = ()
     keep_ratios: tuple[PositiveFraction, ...] = ()
-    # differs: the authors' one package with a mean, or three with sums; what is behind many is kept better by several
+    # differs: the authors use one package with a mean, or three with sums; several packages lose less information
     package: PackageMode = "append"
     package_norm: PackageNorm = "mean"
-    # differs: the authors' packages count as one token, so that what was pruned is heard far less than before
+    # differs: the authors' packages count as one token, which gives pruned tokens far less weight than before
     proportional: bool = True
     start: Start = "unlike"
     merge: Literal["geo", "arith"] = "geo"
@@ -74,11 +70,15 @@ class SoftTokenPruning:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it cannot do without data; selectors that start unlike the mean choose well before any training."""
+        """Whether the method needs data; with `start="unlike"`, selectors choose well before any training."""
         return self.start == "random" or self.schedule == "progressive"
 
     def design(self, sites: TokenSites) -> TokenDesign:
-        """Which selectors stand where; positions that are skipped leave no package."""
+        """Return the selectors and their blocks; staged networks get no packages.
+
+        Args:
+            sites: blocks of the network in front of which selectors can be inserted.
+        """
         packed = {"package": self.package, "package_norm": self.package_norm, "proportional": self.proportional}
         packages: Packages = "each" if self.package == "append" else "one"
         return TokenDesign(

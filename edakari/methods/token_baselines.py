@@ -1,4 +1,4 @@
-"""Baselines of token pruning: at random, by a learned score, by the class token's attention, and by merging."""
+"""Baselines of token pruning: random, by a learned score, by the attention of the class token, and by merging."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RandomTokens:
         packed: add a package of the pruned tokens.
     """
 
-    paper: ClassVar[str] = "none; the baseline under all others"
+    paper: ClassVar[str] = "none; a baseline"
     emits: ClassVar[frozenset[type[Any]]] = TOKENS
 
     blocks: tuple[Whole, ...] = ()
@@ -37,7 +37,12 @@ class RandomTokens:
     packed: bool = False
 
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
-        """Which selectors stand where."""
+        """Return the selectors and their blocks.
+
+        Args:
+            sites: blocks of the network in front of which tokens can be pruned.
+            seed: seed of the random choice.
+        """
         return TokenDesign(
             sites=sites,
             selector="random",
@@ -54,14 +59,14 @@ class RandomTokens:
 @register("dynamicvit")
 @settings
 class PredictedTokens:
-    """Keep the tokens to which a learned predictor gives the highest scores, the same number in every image.
+    """Keep the tokens that a learned predictor scores highest, the same number in every image.
 
     Args:
         blocks: indices, from 0, of the blocks in front of which predictors stand; empty is after each quarter.
         keep_ratios: fraction of all patches left behind each predictor; empty takes the largest ones within the budget.
-        start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" is what the
-            authors use.
-        training: how predictors and network are trained.
+        start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" follows the
+            authors.
+        training: settings of the training of predictors and network.
     """
 
     paper: ClassVar[str] = (
@@ -71,17 +76,21 @@ class PredictedTokens:
 
     blocks: tuple[Whole, ...] = ()
     keep_ratios: tuple[PositiveFraction, ...] = ()
-    # differs: the authors begin with random scores, which are of no use without training; this is where `spvit` begins
+    # differs: the authors start with random scores, which are useless without training; we start as `spvit` does
     start: Start = "unlike"
     training: TokenTraining = TokenTraining(dual_rate=0.0, joint_rule="sample")
 
     @property
     def needs_data(self) -> bool:
-        """Whether it cannot do without data; predictors that start as `spvit` does choose well before any training."""
+        """Whether the method needs data; with `start="unlike"`, predictors choose well before any training."""
         return self.start == "random"
 
     def design(self, sites: TokenSites) -> TokenDesign:
-        """Which selectors stand where."""
+        """Return the selectors and their blocks.
+
+        Args:
+            sites: blocks of the network in front of which tokens can be pruned.
+        """
         return TokenDesign(
             sites=sites,
             selector="dynamicvit",
@@ -116,7 +125,11 @@ class AttentionTokens:
     fused: bool = True
 
     def design(self, sites: TokenSites) -> TokenDesign:
-        """Which selectors stand where."""
+        """Return the selectors and their blocks.
+
+        Args:
+            sites: blocks of the network in front of which tokens can be pruned.
+        """
         return TokenDesign(
             sites=sites,
             selector="evit",
@@ -148,7 +161,11 @@ class MergedTokens:
     keep_ratios: tuple[PositiveFraction, ...] = ()
 
     def design(self, sites: TokenSites) -> TokenDesign:
-        """Which selectors stand where."""
+        """Return the selectors and their blocks.
+
+        Args:
+            sites: blocks of the network in front of which tokens can be pruned.
+        """
         blocks = self.blocks or tuple(range(1, len(sites.blocks)))
         return TokenDesign(sites=sites, selector="tome", blocks=blocks, packages="none", schedule=linear)
 

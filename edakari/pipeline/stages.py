@@ -30,7 +30,7 @@ from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
 from edakari.methods.allocation import allocate, fixed_note
-from edakari.methods.fixed_widths import prune_beside
+from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.exact import check_exact
@@ -169,7 +169,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
     )
     written = [folder for folder in (run.store.artifacts, work) if folder is not None and run.processes.main]
     with enlisting(*written) if written else contextlib.nullcontext():
-        outcome = prune_beside(run.chosen.fixed, method, job)
+        outcome = prune_with_fixed(run.chosen.fixed, method, job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     latency = loop.met(plan) if loop else None
     model, as_cut = recovered(run, plan, outcome.model)

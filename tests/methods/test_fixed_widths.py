@@ -18,7 +18,7 @@ from edakari.criteria import Magnitude
 from edakari.errors import InfeasibleBudget
 from edakari.graph import trace
 from edakari.methods import allocate
-from edakari.methods.fixed_widths import prune_beside
+from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.pipeline import recipe_from
 from edakari.testing import ToyTask, toy_cnn, toy_job
 
@@ -59,7 +59,7 @@ SHORT = {"epochs": 4, "warmup_epochs": 1, "ramp_epochs": 2, "freeze_epochs": 1, 
 def test_any_method_leaves_them_at_their_size(name: str, settings: dict) -> None:
     method: Method = method_named(name)(**settings)
     job = toy_job(toy_cnn(), "macs<=30%")
-    outcome = prune_beside(FIXED, method, job)
+    outcome = prune_with_fixed(FIXED, method, job)
     small = edakari.apply(job.model, outcome.plan)
     assert {name: sizes_of(outcome.plan)[name] for name in FIXED} == FIXED
     assert {name: value.shape for name, value in small.state_dict().items()} == {
@@ -81,7 +81,7 @@ def test_measured_costs_and_their_loop_see_the_whole_network() -> None:
 
     budget = edakari.Budget.parse("latency<=30%").absolute({"latency": cost.total({})})
     job = dc.replace(job, budget=budget, costs=[cost], loop=meet)
-    outcome = prune_beside(FIXED, method_named("magnitude")(), job)
+    outcome = prune_with_fixed(FIXED, method_named("magnitude")(), job)
     (whole,) = seen
     assert whole.sizes() == outcome.plan.sizes()
     assert bind(budget, job.graph, [cost]).excess(whole.sizes()) <= 0
@@ -93,7 +93,7 @@ def test_widths_that_leave_too_little_are_one_error() -> None:
     with pytest.raises(InfeasibleBudget, match="Widths of 2 groups are fixed, such as 'first"):
         allocate(GRAPH, SCORES, "macs<=3%", groups=settings)
     with pytest.raises(InfeasibleBudget, match="Widths of 2 groups are fixed"):
-        prune_beside({"first.0": 24, "expand.0": 32}, method_named("magnitude")(), toy_job(toy_cnn(), "macs<=3%"))
+        prune_with_fixed({"first.0": 24, "expand.0": 32}, method_named("magnitude")(), toy_job(toy_cnn(), "macs<=3%"))
     every = Groups(widths={"*": "50%"})
     assert allocate(GRAPH, SCORES, "macs<=40%", groups=every).sizes()["first.0"] == 12
     with pytest.raises(InfeasibleBudget):

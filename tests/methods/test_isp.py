@@ -339,7 +339,7 @@ def test_an_explainer_is_taken_from_an_earlier_run(tmp_path: Path) -> None:
         dc.replace(first, explainer=str(tmp_path)).prune(other)
     with pytest.raises(RunFolderError, match=r"saliency\.json is not there; name the folder `kept`"):
         dc.replace(first, explainer=str(tmp_path / "none")).prune(job)
-    with pytest.raises(EdakariError, match="is of selector 'rbf', not 'realx'"):
+    with pytest.raises(EdakariError, match="has selector 'rbf', not 'realx'"):
         dc.replace(first, explainer=str(tmp_path), selector="realx").prune(job)
     saved = load_saliency(tmp_path, job.model, job.graph)
     save_saliency(saved, tmp_path / "again", job.model)
@@ -426,7 +426,7 @@ def test_a_budget_out_of_reach_is_told_before_anything_is_trained() -> None:
     def fit(*args: Any, **options: Any) -> None:
         raise AssertionError("trained")
 
-    with pytest.raises(InfeasibleBudget, match=r"method\.streams: true gates them too"):
+    with pytest.raises(InfeasibleBudget, match=r"method\.streams: true to gate them too"):
         InterpretationSteeredPruning().prune(dc.replace(toy_job(toy_cnn(), "macs<=1%"), fit=fit))
 
 

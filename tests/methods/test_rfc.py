@@ -162,14 +162,14 @@ def test_paired_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "labels", "chosen"),
+    ("outputs", "labels", "predicted"),
     [
         (torch.tensor([[2.0, -1.0], [-1.0, -2.0]]), torch.tensor([[1, 0], [1, 1]]), [[1, 0], [0, 0]]),
         (torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0]), [1, 0]),
         (torch.tensor([[[[2.0, 0.0]], [[1.0, 3.0]]]]), torch.tensor([[[0, 1]]]), [[[0, 1]]]),
     ],
 )
-def test_answers_of_all_forms(outputs: torch.Tensor, labels: torch.Tensor, chosen: list[Any]) -> None:
+def test_answers_of_all_forms(outputs: torch.Tensor, labels: torch.Tensor, predicted: list[Any]) -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -184,8 +184,8 @@ def test_answers_of_all_forms(outputs: torch.Tensor, labels: torch.Tensor, chose
             return found
 
     found = answers_of(Fixed(), [(torch.zeros(len(labels), 1), labels)], Task(), 10)
-    assert found.chosen.tolist() == chosen
-    assert found.shares.shape == (len(labels), 2)
+    assert found.predicted.tolist() == predicted
+    assert found.probabilities.shape == (len(labels), 2)
 
 
 class Cut(Exception):

@@ -25,7 +25,7 @@ from edakari.methods.halp import HardMaskedPruning, StepRamp, norm_taylor
 from edakari.methods.masking.mask_updates import MaskUpdateHook, ScoreAveraging, values_at
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.masking.prices import one_sided, prices_of
-from edakari.methods.smcp import EpochRamp, SoftMaskedPruning, input_taylor, removed_share
+from edakari.methods.smcp import EpochRamp, SoftMaskedPruning, input_taylor, removed_fraction
 from edakari.solve import solve_choices
 from edakari.testing import ToyTask, check_method, random_plan, toy_cnn, toy_job, toy_vit
 from edakari.train import FitSettings, fitter
@@ -84,7 +84,7 @@ def test_schedules(curve: Any, wanted: tuple[float, ...]) -> None:
     assert [ramp.due(160, epoch) for epoch in (9, 10, 64, 65)] == [False, True, True, False]
     assert not ramp.due(161, 20)
     assert [ramp.over(0, epoch) for epoch in (64, 65)] == [False, True]
-    assert removed_share(curve, 0.7, 99, 56) == pytest.approx(0.7)
+    assert removed_fraction(curve, 0.7, 99, 56) == pytest.approx(0.7)
 
 
 def test_phases_may_be_parts_of_an_epoch() -> None:

@@ -110,5 +110,5 @@ def test_selectors_without_data_stay_as_they_start() -> None:
     outcome = PredictedTokens().prune(job)
     x = torch.randn(2, *EXAMPLE.shape[1:])
     assert torch.equal(outcome.model(x), edakari.apply(pit(), outcome.plan).eval()(x))
-    with pytest.raises(DataError, match="have to be trained, but the task has no data"):
+    with pytest.raises(DataError, match="need training, but the task has no data"):
         PredictedTokens(start="random").prune(job)

@@ -1,1 +1,1 @@
-"""Groups judged by trial, for DLRFC."""
+"""Trial cuts of groups, for DLRFC."""

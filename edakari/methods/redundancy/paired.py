@@ -1,4 +1,4 @@
-"""What a cut changes on the very same images: how many answers are right, and how classes are weighed."""
+"""Changes of a network's predictions by a cut, on the same images: accuracy and class distribution."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["Answers", "Change", "answers_of", "change_between"]
 
 @dc.dataclass(frozen=True)
 class Answers:
-    """What a network says to this process's images.
+    """Predictions of a network for the images of this process.
 
     Args:
-        labels: what they show, or what the network itself says; see `edakari.criteria.labels`.
-        chosen: class of each image or pixel, or of each class whether it is there.
-        shares: of each class, float32 [images, classes]; the mean over pixels where each has its own.
+        labels: labels of the data, or the network's own predictions; see `edakari.criteria.labels`.
+        predicted: class of each image or pixel, int64; with several classes per image, 1 for each predicted class.
+        probabilities: probability of each class, float32 [images, classes]; the mean over pixels in segmentation.
     """
 
     labels: torch.Tensor
-    chosen: torch.Tensor
-    shares: torch.Tensor
+    predicted: torch.Tensor
+    probabilities: torch.Tensor
 
 
 @dc.dataclass(frozen=True)
 class Change:
-    """From one network to another.
+    """Change of the predictions from one network to another.
 
     Args:
-        accuracy_drop: percentage points, below 0 where the second one is better.
-        dissimilarity: 1 minus the mean cosine of the distributions over classes, from 0 to 1.
-        disagreement: share of the images (pixels, entries) to which they do not say the same.
+        accuracy_drop: drop of the accuracy in percentage points; negative if the second network is better.
+        dissimilarity: 1 minus the mean cosine similarity of the class distributions, from 0 to 1.
+        disagreement: fraction of the images (pixels, entries) for which the two networks predict different classes.
     """
 
     accuracy_drop: float
@@ -53,40 +53,45 @@ class Change:
 def answers_of(
     model: nn.Module, batches: Iterable[Batch], task: Task, images: int, source: LabelSource = "data"
 ) -> Answers:
-    """Ask a network, in evaluation mode.
+    """Return the predictions of a network in evaluation mode.
 
     Args:
-        model: the network; it is left as found.
-        batches: the same on all processes; each looks at its share.
-        task: how the network is called.
-        images: that are looked at, at most (whole batches).
-        source: where labels come from.
+        model: the network; its modes are restored.
+        batches: batches, the same on all processes; each process evaluates every world-size-th one.
+        task: task that calls the network.
+        images: largest number of images, rounded up to whole batches.
+        source: source of the labels.
 
     Raises:
         DataError: there are no images for this process, or no labels.
     """
-    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     here = Processes.here()
     with watching(model, (), lambda layer_output, x: None):
-        for turn, batch in enumerate(until(batches, images)):
-            if turn % here.world == here.rank:
+        for index, batch in enumerate(until(batches, images)):
+            if index % here.world == here.rank:
                 outputs = called(model, batch, task)
                 labels = labels_of(batch, outputs, source)
-                found.append((labels, *_answered(outputs.float(), labels.ndim == 2)))
-    if not found:
+                parts.append((labels, *_predicted(outputs.float(), labels.ndim == 2)))
+    if not parts:
         raise DataError("there are fewer batches of trial images than processes; lower data.batch_size")
-    return Answers(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    return Answers(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def change_between(reference: Answers, trial: Answers) -> Change:
-    """What changed, over all processes; both answer to the same images, and the first's labels say what is right."""
-    before = (reference.chosen == reference.labels).double()
-    after = (trial.chosen == reference.labels).double()
-    cosine = functional.cosine_similarity(reference.shares.double(), trial.shares.double(), dim=1)
+    """Compare the predictions of two networks for the same images, over all processes.
+
+    Args:
+        reference: predictions of the first network; its labels are the correct ones.
+        trial: predictions of the second network.
+    """
+    before = (reference.predicted == reference.labels).double()
+    after = (trial.predicted == reference.labels).double()
+    cosine = functional.cosine_similarity(reference.probabilities.double(), trial.probabilities.double(), dim=1)
     sums = torch.tensor(
         [
             float((before - after).sum()),
-            float((reference.chosen != trial.chosen).sum()),
+            float((reference.predicted != trial.predicted).sum()),
             float(before.numel()),
             float((1.0 - cosine).clamp(0.0, 1.0).sum()),
             float(len(cosine)),
@@ -97,11 +102,12 @@ def change_between(reference: Answers, trial: Answers) -> Change:
     return Change(100.0 * drop / entries, dissimilar / images, differing / entries)
 
 
-def _answered(outputs: Any, several: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The classes chosen, and the share of each, of logits [N, classes, ...]."""
+def _predicted(outputs: Any, several: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predicted classes, and probability of each class, from logits [N, classes, ...]."""
     if several:
         return (outputs > 0).long().cpu(), outputs.sigmoid().cpu()
     if outputs.shape[1] == 1:
         outputs = torch.cat([torch.zeros_like(outputs), outputs], 1)
-    shares = outputs.softmax(1)
-    return outputs.argmax(1).cpu(), (shares.flatten(2).mean(2) if shares.ndim > 2 else shares).cpu()
+    probabilities = outputs.softmax(1)
+    per_image = probabilities.flatten(2).mean(2) if probabilities.ndim > 2 else probabilities
+    return outputs.argmax(1).cpu(), per_image.cpu()

@@ -14,7 +14,7 @@ def step_down(group: Group, width: int, step: float, blocks: int = 0) -> int | N
         group: the group, with its legal sizes.
         width: current width.
         step: fraction of the width to remove.
-        blocks: number of blocks that write into the group's residual stream; 0 if it is none.
+        blocks: number of blocks that write into the group's residual stream; 0 if the group is no residual stream.
 
     Returns:
         The smaller legal width nearest to the width after the step; None if no smaller one is legal.

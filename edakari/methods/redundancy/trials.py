@@ -1,4 +1,4 @@
-"""Cutting by trial: those groups give way that hardly change what a network says to the very same images."""
+"""Cutting by trial: cuts the groups whose trial cut hardly changes the network's predictions on the same images."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ __all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy"]
 
 Soft = Literal["cosine", "off"]
 ALL = 2**31
-"""More images than there are."""
+"""A number of images that no data set has."""
 SMALLEST = 1e-9
-"""A step that takes as little as any step does."""
+"""A step so small that every group loses only one legal size."""
 
 FILE = "rounds.json"
-"""In the job's folder: the rounds so far."""
+"""Name of the file in the job's folder that records the rounds so far."""
 
 
 @settings
 class TrialSettings:
-    """How groups are tried out, and how much is cut at a time.
+    """Settings of the trial cuts, and the fraction that one cut removes.
 
     Args:
         images: largest number of images on which trials are evaluated; None takes as many as the criterion looks at.
@@ -57,12 +57,12 @@ class TrialSettings:
         accuracy_weight: weight of the accuracy drop in the redundancy score (beta in the paper); the rest weighs the
             change of the class distribution.
         residual_weight: factor of the accuracy drop in residual streams.
-        soft: "cosine" compares class distributions; "off" does not, which is what the authors' code does in effect.
+        soft: "cosine" compares class distributions; "off" does not, as the authors' code in effect does not.
         residual_step: fraction of a residual stream's width that a cut removes at first, divided by its number of
             blocks.
         inner_step: fraction of the width that a cut removes at first, in groups that are not residual streams.
         residual_share: fraction of the saving that residual streams make before the other groups begin.
-        joint: also try all groups of a round together, and leave out half of them if that loses too much.
+        joint: also try all groups of a round together, and drop half of them if that loses too much.
         stalled: what happens if no group can lose even one filter: "relax" doubles the tolerance, "stop" ends with an
             error.
         recovery_epochs: number of training epochs after each cut except the last.
@@ -73,7 +73,7 @@ class TrialSettings:
     tolerance: Positive = 0.1
     accuracy_weight: Fraction = 0.8
     residual_weight: Fraction = 0.1
-    # differs: the authors' code compares single numbers by their cosine, which is 1 whatever they are
+    # differs: the authors' code takes the cosine of single numbers, which is always 1
     soft: Soft = "cosine"
     residual_step: PositiveFraction = 0.5
     inner_step: PositiveFraction = 0.5
@@ -87,32 +87,32 @@ class TrialSettings:
 def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, labels: LabelSource, job: Job) -> Outcome:
     """Cut in rounds, first residual streams, then the other groups, then all, until the budget is met.
 
-    In each round every group is cut alone, to a smaller width, by the scores of the network as it is. Those groups are
-    cut together whose redundancy is below the tolerance; where there is none, the steps are halved. The last round is
-    shortened so that it ends just within the budget. What was cut is kept in the job's folder, so that an interrupted
-    pruning goes on after its last round.
+    Each round first cuts every group alone, to a smaller width, by the scores of the current network. It then cuts all
+    groups whose redundancy score is below the tolerance; if there are none, it halves the steps. The last round is
+    shortened so that it ends just within the budget. The job's folder records every round, so that an interrupted
+    pruning continues after its last round. He et al., ECCV 2022, section 3.
 
     Args:
-        name: of the method, noted in the plan.
-        criterion: scores the groups.
-        settings: of the trials.
-        labels: where those come from that answers are compared with.
+        name: name of the method, recorded in the plan.
+        criterion: criterion that scores the channels.
+        settings: settings of the trial cuts.
+        labels: source of the labels with which predictions are compared.
         job: network, budget and data.
 
     Raises:
-        InfeasibleBudget: the budget lies below what the groups can reach, or no group gives way.
+        InfeasibleBudget: the groups cannot reach the budget, or no group can be cut within the tolerance.
     """
     return Trials(name, criterion, settings, labels, job).run()
 
 
 def redundancy(change: Change, accuracy_weight: float, kappa: float = 1.0, soft: Soft = "cosine") -> float:
-    """What a trial's change amounts to; a group with little of it is redundant.
+    """Redundancy score of a trial cut; a group with a low score is redundant.
 
     Args:
-        change: from the network to its trial.
-        accuracy_weight: beta.
-        kappa: that a drop of the accuracy counts with.
-        soft: whether the distribution counts.
+        change: change of the predictions by the trial cut.
+        accuracy_weight: weight of the accuracy drop (beta in the paper); the rest weighs the class distribution.
+        kappa: factor of the accuracy drop.
+        soft: "cosine" counts the change of the class distribution, "off" does not.
     """
     shift = change.dissimilarity if soft == "cosine" else 0.0
     return (1.0 - accuracy_weight) * shift + accuracy_weight * kappa * change.accuracy_drop
@@ -120,7 +120,7 @@ def redundancy(change: Change, accuracy_weight: float, kappa: float = 1.0, soft:
 
 @dc.dataclass(frozen=True)
 class _Phase:
-    """Which groups give way, from which step, down to which limits."""
+    """Groups that are cut together, the first step, and the limits at which the phase ends."""
 
     groups: tuple[Group, ...]
     step: float
@@ -131,10 +131,10 @@ class Trials:
     """The rounds of one pruning; run state.
 
     Args:
-        name: of the method.
-        criterion: scores the groups of the network as it is.
-        settings: of the trials.
-        labels: where those come from that answers are compared with.
+        name: name of the method, recorded in the plan.
+        criterion: criterion that scores the channels of the current network.
+        settings: settings of the trial cuts.
+        labels: source of the labels with which predictions are compared.
         job: network, budget and data.
     """
 
@@ -170,7 +170,7 @@ class Trials:
         inner = tuple(group for group in groups if group.name not in self.blocks)
         dense = [(cost, cost.total({}), limit) for cost, limit in self.limits.terms]
         first = Limits(
-            tuple((cost, max(limit, whole - settings.residual_share * (whole - limit))) for cost, whole, limit in dense)
+            tuple((cost, max(limit, full - settings.residual_share * (full - limit))) for cost, full, limit in dense)
         )
         return [
             *([_Phase(streams, settings.residual_step, first)] if streams else []),
@@ -180,14 +180,14 @@ class Trials:
 
     def _phase(self, number: int, phase: _Phase, step: float, last: bool) -> None:
         while not self.met and phase.limits.excess(self.sizes) > 0:
-            tried = self._tried(phase, step)
+            tried = self._trial_sizes(phase, step)
             redundant = {name: self._redundancy({name: size}) for name, size in tried.items()}
             passing = {name: size for name, size in tried.items() if redundant[name] < self.tolerance}
             if passing:
                 passing = self._jointly(passing, redundant)
                 figures = {"phase": float(number), "step": step, "redundancy": max(map(redundant.__getitem__, passing))}
                 self._cut(passing, figures)
-            elif tried != self._tried(phase, SMALLEST):
+            elif tried != self._trial_sizes(phase, SMALLEST):
                 step /= 2
             elif not last:
                 return
@@ -195,14 +195,14 @@ class Trials:
                 self._stalled()
                 step = phase.step
 
-    def _tried(self, phase: _Phase, step: float) -> dict[str, int]:
-        """What each group would be cut to."""
-        found = {}
+    def _trial_sizes(self, phase: _Phase, step: float) -> dict[str, int]:
+        """Return the size to which each group would be cut."""
+        sizes = {}
         for group in phase.groups:
             width = step_down(group, self.sizes[group.name], step, self.blocks.get(group.name, 0))
             if width is not None:
-                found[group.name] = width
-        return found
+                sizes[group.name] = width
+        return sizes
 
     def _stalled(self) -> None:
         if self.settings.stalled == "stop":
@@ -212,11 +212,11 @@ class Trials:
                 "method.trial.stalled to 'relax'.",
                 self._costs(),
             )
-        # differs: the authors' code would go on for ever
+        # differs: the authors' code would loop forever
         self.tolerance *= 2
 
     def _redundancy(self, sizes: Sizes) -> float:
-        """Of what would be cut; trials are remembered as long as the network stays."""
+        """Redundancy score of a cut to some sizes; trials are cached until the network changes."""
         change = self._change(sizes)
         kappa = self.settings.residual_weight if all(name in self.blocks for name in sizes) else 1.0
         found = redundancy(change, self.settings.accuracy_weight, kappa, self.settings.soft)
@@ -247,7 +247,7 @@ class Trials:
         return self._scores
 
     def _jointly(self, passing: Mapping[str, int], redundant: Mapping[str, float]) -> dict[str, int]:
-        """Those of the groups that may go together: all, or where that is tried too, the best half, or its half."""
+        """Return the groups to cut together: all, or with `joint` the largest of their halves within the tolerance."""
         order = sorted(passing, key=lambda name: (redundant[name], name))
         while self.settings.joint and len(order) > 1:
             if self._redundancy({name: passing[name] for name in order}) < self.tolerance:
@@ -256,7 +256,7 @@ class Trials:
         return {name: passing[name] for name in order}
 
     def _cut(self, sizes: Mapping[str, int], figures: Mapping[str, float]) -> None:
-        """Cut groups, and train a little unless that was the last cut."""
+        """Cut groups, and train briefly unless this was the last cut."""
         disagreement = max(self._change({name: size}).disagreement for name, size in sizes.items())
         proposed = {**self.sizes, **sizes}
         plan = self._cut_to(sizes)
@@ -292,10 +292,10 @@ class Trials:
         self._forget()
 
     def _resume(self) -> tuple[int, float | None]:
-        """Carry out the rounds of a pruning that was interrupted, whose trainings are loaded; phase and step to go on.
+        """Repeat the cuts of an interrupted pruning; returns the phase and the step with which it continues.
 
         Raises:
-            RunFolderError: the file of rounds is damaged, or of another pruning.
+            RunFolderError: the file of rounds is damaged, or belongs to another pruning.
         """
         for entry in _read(self.job.folder, self._digest()):
             self._carry_out(entry)
@@ -305,22 +305,22 @@ class Trials:
         return int(figures["phase"]), float(figures["step"])
 
     def _digest(self) -> str:
-        """What rounds depend on, beside the data."""
-        said = (
+        """Digest of everything that the rounds depend on, except the data."""
+        inputs = (
             f"{self.settings!r} {self.labels} {self.criterion!r} {self.job.budget} {self.job.groups!r} {self.job.seed}"
         )
-        return hashlib.sha256(f"{said} {self.job.graph.fingerprint}".encode()).hexdigest()
+        return hashlib.sha256(f"{inputs} {self.job.graph.fingerprint}".encode()).hexdigest()
 
     def _costs(self) -> dict[str, float]:
         return {cost.name: float(cost.total(self.sizes)) for cost, _ in self.limits.terms}
 
     def _forget(self) -> None:
-        """The network has changed."""
+        """Drop what was cached for the previous network."""
         self._scores, self._reference, self._changes = None, None, {}
 
 
 def _read(folder: Path | None, digest: str) -> list[dict[str, Any]]:
-    """The rounds in a folder, as the first process finds them."""
+    """Read the rounds from a folder; the first process reads for all."""
     path = folder / FILE if folder is not None else None
     text = Processes.here().from_main(
         lambda: path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
@@ -332,7 +332,7 @@ def _read(folder: Path | None, digest: str) -> list[dict[str, Any]]:
         rounds: list[dict[str, Any]] = content["rounds"]
         known = content["digest"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error!r}; remove it to prune anew") from error
+        raise RunFolderError(f"{path} cannot be read: {error!r}; remove it to prune from the start") from error
     if known != digest:
-        raise RunFolderError(f"{path} is of a pruning with other settings; remove it, or give --overwrite")
+        raise RunFolderError(f"{path} belongs to a pruning with other settings; remove it, or use --overwrite")
     return rounds

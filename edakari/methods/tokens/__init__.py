@@ -1,1 +1,1 @@
-"""Counts, training and schedules of token selectors."""
+"""Numbers of tokens, training and schedules of token selectors."""

@@ -1,4 +1,4 @@
-"""The most patches within a budget: a design's counts at the least strength that meets it."""
+"""The largest numbers of patches within a budget: a design's counts at the smallest strength that meets it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from edakari.surgery.tokens.graphs import graph_with_selectors, token_macs
 __all__ = ["known_costs", "mildest", "planned", "token_limits"]
 
 STEPS = 400
-"""Strengths that are tried between none and all."""
+"""Number of strengths that are tried between no pruning and the strongest one."""
 SPARE = 8
-"""Rounds in which a schedule is made harder because its network costs more than its blocks."""
+"""Rounds in which the limits are lowered, because the network costs more than its blocks alone."""
 
 
 def mildest(limits: Limits, schedule: Callable[[float], Counts], names: Sequence[str], steps: int = STEPS) -> Counts:
-    """The counts of the least strength that is within limits; every strength is looked up by itself.
+    """Return the counts of the smallest strength whose costs are within the limits.
 
     Args:
-        limits: costs and what they may reach.
-        schedule: counts by strength.
-        names: of the blocks of the selectors.
-        steps: strengths that are tried.
+        limits: costs and their limits.
+        schedule: function from a strength, from 0 to 1, to the number of patches behind each selector.
+        names: dotted paths of the blocks that have selectors.
+        steps: number of strengths that are tried.
 
     Raises:
-        InfeasibleBudget: none is; says what the hardest reaches.
+        InfeasibleBudget: no strength is within the limits; the error gives the lowest costs.
     """
     least: dict[str, float] = {}
     for counts in _distinct(schedule, steps):
@@ -50,7 +50,7 @@ def mildest(limits: Limits, schedule: Callable[[float], Counts], names: Sequence
     asked = ", ".join(f"{cost.name} {limit:.6g} {cost.unit}" for cost, limit in limits.terms)
     raise InfeasibleBudget(
         f"no number of tokens is within the budget of {asked}: the fewest tokens at these blocks reach {reached}. "
-        "Prune earlier blocks, prune channels too, or ask for less.",
+        "Prune earlier blocks, prune channels too, or raise the budget.",
         least,
     )
 
@@ -65,17 +65,17 @@ def _distinct(schedule: Callable[[float], Counts], steps: int) -> Iterator[Count
 
 
 def planned(job: Job, design: TokenDesign, costs: Sequence[Cost], keep_ratios: Sequence[float] = ()) -> Plan:
-    """The plan of a design within a job's budget.
+    """Return the plan of a design within a job's budget.
 
     Args:
         job: network and budget.
-        design: the selectors.
+        design: selectors and their blocks.
         costs: measured costs; multiply-accumulates are counted, unless they are among them.
-        keep_ratios: fractions of the patches that the user names; then they are only checked against the budget.
+        keep_ratios: fractions of the patches that the user sets; they are only checked against the budget.
 
     Raises:
         InfeasibleBudget: the budget cannot be met.
-        BudgetError: it names a cost that does not depend on tokens.
+        BudgetError: the budget names a cost that does not depend on tokens.
     """
     design.check()
     names = [design.sites.names[index] for index in design.blocks]
@@ -88,17 +88,23 @@ def planned(job: Job, design: TokenDesign, costs: Sequence[Cost], keep_ratios: S
         plan = Plan(design.edits(counts), job.graph.fingerprint, job.graph.inputs)
         if counted is None or not plan.edits:
             return plan
-        found = _exact_macs(job.model, plan)
-        if found <= counted:
+        exact = _exact_macs(job.model, plan)
+        if exact <= counted:
             return plan
-        # the selectors' own work counts too
+        # the selectors have multiply-accumulates too
         estimated = known["macs"].total(plan.sizes())
-        limits = _limits(job.budget, known, {"macs": counted - (found - estimated)})
-    raise InfeasibleBudget(f"with its selectors the network stays at {found:.6g} MACs", {"macs": found})
+        limits = _limits(job.budget, known, {"macs": counted - (exact - estimated)})
+    raise InfeasibleBudget(f"the network with selectors stays at {exact:.6g} MACs; raise the budget", {"macs": exact})
 
 
 def known_costs(job: Job, design: TokenDesign, costs: Sequence[Cost]) -> dict[str, Cost]:
-    """Costs by name: those that were measured, and multiply-accumulates where the budget names them."""
+    """Return costs by name: the measured ones, and multiply-accumulates if the budget names them.
+
+    Args:
+        job: network and budget.
+        design: selectors and their blocks.
+        costs: measured costs.
+    """
     known = {cost.name: cost for cost in costs}
     if any(term.cost == "macs" for term in job.budget.terms) and "macs" not in known:
         example = example_for(job.model, job.graph.inputs)
@@ -107,10 +113,14 @@ def known_costs(job: Job, design: TokenDesign, costs: Sequence[Cost]) -> dict[st
 
 
 def token_limits(job: Job, design: TokenDesign) -> Limits:
-    """A job's budget bound to costs by numbers of tokens.
+    """Bind a job's budget to costs that depend on numbers of tokens.
+
+    Args:
+        job: network, budget and measured costs.
+        design: selectors and their blocks.
 
     Raises:
-        BudgetError: it names a cost that does not depend on tokens.
+        BudgetError: the budget names a cost that does not depend on tokens.
     """
     return _limits(job.budget, known_costs(job, design, job.costs))
 

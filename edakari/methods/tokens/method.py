@@ -1,4 +1,4 @@
-"""What all methods that prune tokens do alike: place selectors, meet the budget, train, and hand over."""
+"""The steps that all token pruning methods share: insert selectors, meet the budget, train."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ __all__ = ["TokenTraining", "progressive_design", "prune_tokens_by", "sites_of"]
 
 @settings
 class TokenTraining:
-    """How selectors and network are trained.
+    """Settings of the training of selectors and network.
 
     Args:
-        imitation_epochs: number of epochs in which selectors learn what attention would keep, without labels.
+        imitation_epochs: number of epochs in which selectors learn to keep the most attended tokens, without labels.
         selector_epochs: number of epochs in which only the selectors are trained.
         joint_epochs: number of epochs in which selectors and network are trained together.
         selector_lr: peak learning rate while only the selectors are trained.
         joint_lr: peak learning rate while selectors and network are trained together.
         weight_decay: weight decay in both trainings.
         loss: weights of the terms of the loss.
-        dual_rate: step size of the multipliers that hold the ratios; 0 uses the penalty alone, as the authors do.
-        joint_rule: tokens in the joint training: "sample" draws them, as the authors do; "count" keeps as many as
-            planned, as the exported network will.
-        batches: largest number of batches of the calibration split by which thresholds are set.
+        dual_rate: step size of the Lagrange multipliers of the ratios; 0 uses the penalty alone, as the authors do.
+        joint_rule: selection of tokens in the joint training: "sample" samples them, as the authors do; "count" keeps
+            as many as planned, as the exported network does.
+        batches: largest number of calibration batches from which thresholds are set.
         precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
 
@@ -59,19 +59,19 @@ class TokenTraining:
     selector_epochs: Whole = 5
     joint_epochs: Whole = 25
     selector_lr: LearningRate = 5e-4
-    # differs: the authors train the network at a hundredth of the selectors' rate; here both have one
+    # differs: the authors train the network at a hundredth of the selectors' rate; here both have the same rate
     joint_lr: LearningRate = 5e-5
     weight_decay: NonNegative = 0.05
     loss: TokenLoss = TokenLoss()
     dual_rate: NonNegative = 0.05
-    # differs: the authors draw; until scores are far from 0 what is drawn differs from what is kept afterwards
+    # differs: the authors sample; while scores are near 0, samples differ from the tokens that inference keeps
     joint_rule: Literal["sample", "count"] = "count"
     batches: Count = 16
     precision: Precision = "fp32"
 
 
 def sites_of(job: Job) -> TokenSites:
-    """Blocks of a job's network."""
+    """Return the blocks of a job's network in front of which selectors can be inserted."""
     return token_sites(job.model, example_for(job.model, job.graph.inputs))
 
 
@@ -79,17 +79,19 @@ def sites_of(job: Job) -> TokenSites:
 def prune_tokens_by(
     name: str, job: Job, design: TokenDesign, keep_ratios: Sequence[float] = (), training: TokenTraining | None = None
 ) -> Outcome:
-    """From a design to an outcome: counts within the budget, selectors, training, thresholds.
+    """Prune the tokens of a job's network: choose counts within the budget, insert selectors, train, set thresholds.
 
     Args:
-        name: of the method, noted in the plan.
+        name: name of the method, recorded in the plan.
         job: network, budget and data.
-        design: which selectors stand where.
-        keep_ratios: shares of patches that the user named; searched where empty.
-        training: of selectors that learn; None for those that do not. Without data they stay as they start.
+        design: selectors and their blocks.
+        keep_ratios: fraction of patches behind each selector, set by the user; empty takes the largest within the
+            budget.
+        training: settings of the training; None if the selectors have no weights. Without data, selectors keep their
+            initial weights.
 
     Raises:
-        DataError: selectors start at random, and there are no data to train them.
+        DataError: the selectors start with random weights, and there are no data to train them.
     """
 
     def solve(costs: Sequence[Cost]) -> Plan:
@@ -98,8 +100,8 @@ def prune_tokens_by(
     learns = training is not None and has_data(job)
     if training is not None and not learns and design.settings.get("start") == "random":
         raise DataError(
-            f"method {name!r}: selectors that start at random have to be trained, but the task has no data; give it "
-            "some, or set start: unlike"
+            f"method {name!r}: selectors with random weights need training, but the task has no data; add data, or "
+            "set start: unlike"
         )
     plan = job.meet_budget(solve)
     edits = {edit.block: edit.count for edit in plan.tokens()}
@@ -111,39 +113,41 @@ def prune_tokens_by(
 
 
 def has_data(job: Job) -> bool:
-    """Whether a job's task has any examples."""
+    """Whether the calibration split of a job's task has any batches."""
     return next(iter(job.task.batches("calibration")), None) is not None
 
 
 def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, steps: Progress) -> TokenDesign:
-    """The design with blocks and proportions from the progressive schedule.
+    """Return a design whose blocks and ratios come from the progressive schedule.
 
     Args:
         job: network, budget and data.
         design: selectors and their settings.
-        training: how selectors are trained.
-        steps: how the schedule goes.
+        training: settings of the training of the selectors.
+        steps: settings of the schedule.
 
     Raises:
-        InfeasibleBudget: accuracy allows no ratios within the budget.
+        ModelError: the network has several stages of tokens.
+        DataError: the task has no data.
+        InfeasibleBudget: no ratios within the allowed accuracy drop meet the budget.
     """
     sites = design.sites
     if sites.staged:
         raise ModelError(
-            f"the progressive schedule walks through one stage of tokens, but this {type(job.model).__name__} has "
+            f"the progressive schedule needs a single stage of tokens, but this {type(job.model).__name__} has "
             f"{len(sites.firsts())}; use schedule: geometric"
         )
     if not has_data(job):
         raise DataError(
-            "the progressive schedule trains after every step, but the task has no data; use schedule: geometric"
+            "the progressive schedule trains after every step, but the task has no data; add data, or use "
+            "schedule: geometric"
         )
     limits = token_limits(job, design)
     short = dc.replace(training, imitation_epochs=0, selector_epochs=0, joint_epochs=steps.epochs_per_step)
 
     def train(model: nn.Module, counts: Mapping[int, int]) -> nn.Module:
         indices = tuple(sorted(counts))
-        kept = tuple(counts[index] for index in indices)
-        edits = dc.replace(design, blocks=indices).edits(kept)
+        edits = dc.replace(design, blocks=indices).edits(tuple(counts[index] for index in indices))
         plan = Plan(edits, job.graph.fingerprint, job.graph.inputs)
         return trained(dc.replace(job, model=model), sites, plan, short)
 
@@ -156,19 +160,19 @@ def progressive_design(job: Job, design: TokenDesign, training: TokenTraining, s
 
 
 def trained(job: Job, sites: TokenSites, plan: Plan, training: TokenTraining) -> nn.Module:
-    """A network with the selectors of a plan, trained by the masks of its own decisions.
+    """Return a network with the selectors of a plan, trained with masks of its own decisions.
 
     Args:
         job: network and data.
         sites: blocks of the network.
-        plan: of the tokens.
-        training: how.
+        plan: plan whose edits say where selectors are inserted, and how many tokens each keeps.
+        training: settings of the training.
     """
     example = example_for(job.model, job.graph.inputs)
     teacher = copied(job.model).eval().requires_grad_(False)
     model = attach(job.model, plan.tokens(), example, job.seed)
-    whole = dict(zip(sites.names, sites.patches, strict=True))
-    targets = [edit.count / whole[edit.block] for edit in plan.tokens()]
+    dense_patches = dict(zip(sites.names, sites.patches, strict=True))
+    targets = [edit.count / dense_patches[edit.block] for edit in plan.tokens()]
     dual = DualAscent(targets, training.dual_rate) if training.dual_rate > 0 else None
     trainer = TokenTrainer(job, Adaptive(model), teacher, sites.blocks[-1], targets, training.loss, dual)
     selectors = trainer.selector_parameters()
@@ -184,14 +188,14 @@ def trained(job: Job, sites: TokenSites, plan: Plan, training: TokenTraining) ->
         objective = imitation(trainer, attention_scores(trainer, plan, token_layout(teacher, example)))
         job.fit(trainer.student, objective, dc.replace(schedule, epochs=training.imitation_epochs), params=selectors)
     if training.selector_epochs:
-        one = dc.replace(schedule, epochs=training.selector_epochs)
-        job.fit(trainer.student, trainer.objective, one, hooks=hooks, params=selectors)
+        alone = dc.replace(schedule, epochs=training.selector_epochs)
+        job.fit(trainer.student, trainer.objective, alone, hooks=hooks, params=selectors)
     if training.joint_epochs:
-        both = dc.replace(schedule, epochs=training.joint_epochs, lr=training.joint_lr)
+        joint = dc.replace(schedule, epochs=training.joint_epochs, lr=training.joint_lr)
         trainer.student.training_rule = training.joint_rule
-        if training.joint_rule == "count":  # the constraint holds by itself
+        if training.joint_rule == "count":  # every image keeps the planned number, so no constraint is needed
             trainer.dual, hooks = None, []
-        job.fit(trainer.student, trainer.objective, both, hooks=hooks)
+        job.fit(trainer.student, trainer.objective, joint, hooks=hooks)
     batches = [batch for batch, _ in zip(job.task.batches("calibration"), range(training.batches), strict=False)]
     caps = calibrate(model, job.task.outputs, batches)
     job.log("thresholds", {block: float(each.get_buffer("threshold")) for block, each in selections(model).items()})
@@ -202,12 +206,17 @@ def trained(job: Job, sites: TokenSites, plan: Plan, training: TokenTraining) ->
 def attention_scores(
     trainer: TokenTrainer, plan: Plan, layout: TokenLayout
 ) -> Callable[[Batch], Sequence[torch.Tensor]]:
-    """For a batch, how much the dense network's class token looks at each patch from each selector's block on.
+    """Return a function that scores the patches of a batch by the attention of the dense network's class token.
+
+    The score of a patch for a selector is the mean attention over the selector's block and all later ones.
 
     Args:
-        trainer: has the dense network.
-        plan: of the tokens.
-        layout: of the network.
+        trainer: trainer that holds the dense network.
+        plan: plan whose edits say where selectors are inserted.
+        layout: layout of the network's tokens.
+
+    Returns:
+        A function from a batch to the scores for each selector, float [B, N] each.
     """
     settings = (("package", "none"),)
     watched = [KeepTokens(name, layout.patches, "evit", settings) for name in layout.names[1:]]

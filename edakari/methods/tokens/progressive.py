@@ -1,7 +1,7 @@
-"""The progressive schedule: selectors block by block from the back, as deep as accuracy allows, then phases.
+"""The progressive schedule: adds selectors block by block from the last one, while the accuracy allows, then phases.
 
-Written from second-hand summaries of the paper; grid, budget of accuracy and tolerance are settings, for the authors'
-code has no progressive schedule.
+Kong et al., ECCV 2022. It is written from second-hand summaries of the paper. Grid, accuracy drop and tolerance are
+settings, because the authors' code has no progressive schedule.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from edakari.surgery.tokens.design import Counts, Schedule
 __all__ = ["Progress", "phases", "profile", "progressive"]
 
 Train = Callable[[nn.Module, Mapping[int, int]], nn.Module]
-"""From a network, and patches behind the selector of each block, to the network with trained selectors."""
+"""A function from a network and the number of patches behind each block's selector to the trained network."""
 
 
 @settings
 class Progress:
-    """How the schedule goes.
+    """Settings of the progressive schedule.
 
     Args:
-        grid: step of the ratios.
-        accuracy_drop: of the task's metric on the calibration split, that may be lost, as a fraction of 1.
-        epochs_per_step: of training for each ratio that is tried.
-        phase_tolerance: neighbours whose ratios differ by less become one phase.
+        grid: step by which ratios are lowered.
+        accuracy_drop: largest allowed drop of the task's metric on the calibration split, as a fraction of 1.
+        epochs_per_step: number of training epochs for each ratio that is tried.
+        phase_tolerance: largest difference between the ratios of neighbouring blocks that form one phase.
         first_share: blocks before this fraction of the depth stay unpruned, as tokens hardly differ there yet.
     """
 
@@ -45,22 +45,22 @@ class Progress:
 
 
 def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, train: Train, steps: Progress) -> Counts:
-    """Patches behind each block's selector, in the order of blocks; whole where there is none.
+    """Return the number of patches behind each block's selector; all patches if a block has none.
 
-    Walks from the last block towards the first. In front of each it lowers the ratio along the grid as long as the
-    metric stays within the allowed drop, and ends when the budget is met; then the first ratio is raised as far as the
-    budget allows.
+    Goes from the last block to the first. At each block it lowers the ratio along the grid while the metric stays
+    within the allowed drop, and it ends once the budget is met. Then it raises the first ratio as far as the budget
+    allows.
 
     Args:
-        job: network, task and where the trail is kept.
-        blocks: dotted paths, in order.
-        patches: of the dense network.
-        limits: to be met.
-        train: trains selectors.
-        steps: how.
+        job: network, task, and the folder in which the tried ratios are recorded.
+        blocks: dotted paths of the blocks, in order.
+        patches: number of patches of the dense network.
+        limits: limits that the ratios have to meet.
+        train: function that trains selectors.
+        steps: settings of the schedule.
 
     Raises:
-        InfeasibleBudget: the accuracy allows no ratios within the budget; says how far it came.
+        InfeasibleBudget: no ratios within the allowed drop meet the limits; the error gives the lowest costs reached.
     """
     floor = job.task.evaluate(job.model, "calibration")[job.task.metric] - steps.accuracy_drop
     ratios: dict[int, float] = {}
@@ -83,24 +83,24 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
     if excess > 0:
         reached = limits.describe(_sizes(ratios, blocks, patches))
         raise InfeasibleBudget(
-            f"within a drop of {steps.accuracy_drop:g} of {job.task.metric} fewer tokens reach {reached}; allow a "
-            "larger drop (accuracy_drop), train longer (epochs_per_step), or ask for less",
+            f"with a drop of {job.task.metric} by at most {steps.accuracy_drop:g}, the fewest tokens reach {reached}; "
+            "allow a larger drop (accuracy_drop), train longer (epochs_per_step), or raise the budget",
             {cost.name: cost.total(_sizes(ratios, blocks, patches)) for cost, _ in limits.terms},
         )
     ratios = _relaxed(ratios, blocks, patches, limits, steps.grid)
-    kept, counts = patches, []
+    count, counts = patches, []
     for index in range(len(blocks)):
-        kept = min(kept, _count(ratios.get(index, 1.0), patches))
-        counts.append(kept)
+        count = min(count, _count(ratios.get(index, 1.0), patches))
+        counts.append(count)
     return tuple(counts)
 
 
 def phases(ratios: Sequence[float], tolerance: float) -> tuple[int, ...]:
-    """Places of the blocks that begin a phase of fewer tokens: neighbours whose ratios are close are one phase.
+    """Return the indices of the blocks that begin a phase; neighbouring blocks with similar ratios form one phase.
 
     Args:
-        ratios: behind each block's selector, not rising.
-        tolerance: largest difference from the first ratio of a phase within it.
+        ratios: fraction of patches behind each block's selector, non-increasing.
+        tolerance: largest difference from the first ratio within a phase.
     """
     found, level = [], 1.0
     for index, ratio in enumerate(ratios):
@@ -111,7 +111,11 @@ def phases(ratios: Sequence[float], tolerance: float) -> tuple[int, ...]:
 
 
 def profile(ratios: Sequence[float]) -> Schedule:
-    """A schedule that keeps the proportions of some ratios: ratio^g behind each selector, with g = s / (1 - s)."""
+    """Return a schedule that keeps the fraction ratio^g of the patches, with g = s / (1 - s) at strength s.
+
+    Args:
+        ratios: fraction of patches behind each selector at strength 1/2.
+    """
 
     def schedule(strength: float, patches: int, selectors: int) -> Counts:
         power = strength / (1 - strength)
@@ -121,14 +125,14 @@ def profile(ratios: Sequence[float]) -> Schedule:
 
 
 def _with(ratios: Mapping[int, float], index: int, ratio: float) -> dict[int, float]:
-    """Ratios with one more in front; none behind it is higher."""
+    """Return the ratios with one more in front; the ratios behind it are lowered to it."""
     return {index: ratio, **{at: min(each, ratio) for at, each in ratios.items() if at != index}}
 
 
 def _relaxed(
     ratios: Mapping[int, float], blocks: Sequence[str], patches: int, limits: Limits, grid: float
 ) -> dict[int, float]:
-    """The first ratio raised in fine steps while the budget holds."""
+    """Raise the first ratio in fine steps while the limits are met."""
     found = dict(ratios)
     first = min(found, default=None)
     while first is not None and found[first] + grid / 10 < 1.0:

@@ -1,4 +1,7 @@
-"""Training of token selectors: losses, the constraint on how many tokens stay, and thresholds that meet it."""
+"""Training of token selectors: losses, the constraint on the number of kept tokens, and the thresholds.
+
+Shapes: B images, S selectors, N patches, C channels, K classes.
+"""
 
 from __future__ import annotations
 
@@ -31,32 +34,44 @@ __all__ = [
 ]
 
 BOUND = 5.0
-"""Of a multiplier."""
+"""Largest absolute value of a multiplier."""
 
 
 def kept_ratios(decisions: Sequence[Decision]) -> torch.Tensor:
-    """Share of all patches of a batch that each selector keeps, [selectors]: one mean over all images, so that images
-    may keep different numbers.
+    """Return the fraction of all patches of a batch that each selector keeps.
+
+    The fraction is one mean over all images, so that images may keep different numbers of patches.
+
+    Args:
+        decisions: decision of each selector for the batch.
+
+    Returns:
+        float [S].
     """
     return torch.stack([decision.kept.mean() for decision in decisions])
 
 
-def ratio_loss(kept_S: torch.Tensor, target_S: torch.Tensor) -> torch.Tensor:
-    """Mean square of what is kept less what is to be kept (the authors' code; the meaning of the paper's
-    latency-sparsity loss, where the targets come from the table of latencies).
+def ratio_loss(ratios_S: torch.Tensor, targets_S: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference between kept and target fractions.
+
+    The authors' code has this form of the paper's latency-sparsity loss, whose targets come from the latency table.
+
+    Args:
+        ratios_S: fraction of patches that each selector keeps, float [S].
+        targets_S: fraction that each selector has to keep, float [S].
     """
-    return ((kept_S - target_S) ** 2).mean()
+    return ((ratios_S - targets_S) ** 2).mean()
 
 
 @settings
 class TokenLoss:
-    """Weights of the terms; the authors' code has these.
+    """Weights of the terms of the loss; the defaults are those of the authors' code.
 
     Args:
-        ratio: of the squared distance from the ratios to be kept.
-        logits: of the divergence from the dense network's outputs.
-        tokens: of the distance from its tokens, over those that are left; of what is said of them where a head says
-            something of every patch.
+        ratio: weight of the squared distance between kept and target ratios.
+        logits: weight of the divergence from the dense network's outputs.
+        tokens: weight of the distance from the dense network's tokens, over the kept tokens; if the head has logits for
+            every patch, of the divergence from the dense network's logits for the kept patches.
     """
 
     ratio: NonNegative = 2.0
@@ -65,27 +80,35 @@ class TokenLoss:
 
 
 class DualAscent(Hook):
-    """Multipliers that rise while too many tokens stay and fall while too few do; so the constraint is met.
+    """Lagrange multipliers that rise while too many tokens are kept and fall while too few are.
 
-    differs: the authors have a penalty alone, and their logs miss the targets by 7 to 9 points.
+    differs: the authors use a penalty alone, and in their logs the ratios miss the targets by 7 to 9 points.
+
+    Args:
+        targets: fraction of all patches that each selector has to keep.
+        rate: step size of the multipliers.
     """
 
     def __init__(self, targets: Sequence[float], rate: float) -> None:
         self.targets, self.rate = torch.tensor(targets), rate
         self.multipliers = torch.zeros(len(targets))
-        self.kept = self.targets.clone()
+        self.ratios = self.targets.clone()
 
-    def term(self, kept_S: torch.Tensor) -> torch.Tensor:
-        """What a step adds to the loss."""
-        self.kept = kept_S.detach()
-        over = kept_S - self.targets.to(kept_S)
-        return (self.multipliers.to(kept_S) * over).sum()
+    def term(self, ratios_S: torch.Tensor) -> torch.Tensor:
+        """Return the Lagrangian term of a step, a scalar.
+
+        Args:
+            ratios_S: fraction of patches that each selector keeps, float [S].
+        """
+        self.ratios = ratios_S.detach()
+        over = ratios_S - self.targets.to(ratios_S)
+        return (self.multipliers.to(ratios_S) * over).sum()
 
     def after_step(self, state: StepState) -> None:
         """See `Hook`."""
         here = Processes.here()
-        kept = here.reduced(self.kept) / here.world
-        step = self.rate * (kept.cpu().float() - self.targets)
+        ratios = here.reduced(self.ratios) / here.world
+        step = self.rate * (ratios.cpu().float() - self.targets)
         self.multipliers = (self.multipliers + step).clamp(-BOUND, BOUND)
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -99,16 +122,16 @@ class DualAscent(Hook):
 
 @dc.dataclass
 class TokenTrainer:
-    """A network with selectors in training.
+    """A network whose token selectors are being trained.
 
     Args:
-        job: of the method.
-        student: masks tokens, by decisions that are drawn.
-        teacher: the dense network; frozen.
-        last: block behind which tokens are compared.
-        targets: fraction of all patches that each selector is to keep.
-        loss: weights of the terms.
-        dual: multipliers of the constraint; None leaves the penalty alone.
+        job: job of the method.
+        student: network with selectors; it masks tokens by sampled decisions.
+        teacher: dense network, frozen.
+        last: block whose output tokens are compared with the teacher's.
+        targets: fraction of all patches that each selector has to keep.
+        loss: weights of the terms of the loss.
+        dual: multipliers of the constraint; None uses the penalty alone.
     """
 
     job: Job
@@ -120,27 +143,31 @@ class TokenTrainer:
     dual: DualAscent | None = None
 
     def selector_parameters(self) -> list[nn.Parameter]:
-        """What is trained while the network is frozen."""
+        """Return the parameters of the selectors, which are trained while the network is frozen."""
         return [parameter for gate in gates(self.student.model) for parameter in gate.parameters()]
 
     def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Task, ratio, logits and tokens (the authors' code, losses.py; weights in `TokenLoss`)."""
+        """Return the terms of the loss: task, ratio, logits and tokens, as in the authors' code (losses.py).
+
+        Args:
+            model: the student, possibly wrapped.
+            batch: a batch of the task.
+        """
         task = self.job.task
         with patches_of(self.student.model, self.last) as mine:
             outputs = task.outputs(model, batch)
         decisions = self.student.decisions
         if self.student.tokens is not None and self._stage(decisions[-1]):
-            mine.tokens = patch_tokens(
-                self.student.tokens, self.last
-            )  # those of the hook lack gradient where it is cut
+            # the hook's tokens may lack gradients
+            mine.tokens = patch_tokens(self.student.tokens, self.last)
         teacher = self.teacher.to(outputs.device)
         with eval_mode(teacher), torch.no_grad(), patches_of(teacher, self.last) as theirs:
             aims = task.outputs(teacher, batch)
-        kept_S = kept_ratios(decisions)
+        ratios_S = kept_ratios(decisions)
         terms = dict(task.loss(outputs, batch))
-        terms["ratio"] = self.loss.ratio * ratio_loss(kept_S, torch.tensor(self.targets).to(kept_S))
+        terms["ratio"] = self.loss.ratio * ratio_loss(ratios_S, torch.tensor(self.targets).to(ratios_S))
         if self.dual is not None:
-            terms["constraint"] = self.dual.term(kept_S)
+            terms["constraint"] = self.dual.term(ratios_S)
         if isinstance(outputs, torch.Tensor) and isinstance(aims, torch.Tensor):
             student, aim = (functional.log_softmax(each.float(), dim=-1) for each in (outputs, aims))
             terms["logits"] = self.loss.logits * functional.kl_div(student, aim, log_target=True, reduction="batchmean")
@@ -152,24 +179,24 @@ class TokenTrainer:
         return terms
 
     def _left(self, tokens_BNC: torch.Tensor, decision: Decision) -> torch.Tensor:
-        """Which patches are left behind the last block: all where its stage has no selector."""
+        """Which patches are kept after the last block, float [B, N]; all if its stage has no selector."""
         return decision.kept if self._stage(decision) else torch.ones_like(tokens_BNC[..., 0])
 
     def _stage(self, decision: Decision) -> bool:
-        """Whether a selector stands in the stage of the last block."""
+        """Whether the selector of a decision is in the stage of the last block."""
         return decision.block.rpartition(".")[0] == self.last.name.rpartition(".")[0]
 
 
 def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of the patches that are left, each token normalised; packages are left out.
+    """Mean squared distance between the kept patches of two networks, after normalising each token; no packages.
 
-    differs: the authors compare behind the final layer norm; tokens are normalised without its weights here, since not
-    every network has one.
+    differs: the authors compare tokens after the final layer norm. We normalise without its weights, since not every
+    network has one.
 
     Args:
-        mine_BNC: patches of the network in training.
-        theirs_BNC: of the dense one.
-        kept_BN: 1 where a patch is left behind the last selector.
+        mine_BNC: patches of the network in training, float [B, N, C].
+        theirs_BNC: patches of the dense network, float [B, N, C].
+        kept_BN: 1 for patches that the last selector keeps, float [B, N].
     """
     width = mine_BNC.shape[-1:]
     mine, theirs = (functional.layer_norm(each.float(), width) for each in (mine_BNC, theirs_BNC))
@@ -177,13 +204,12 @@ def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: to
 
 
 def token_divergence(mine_BNK: torch.Tensor, theirs_BNK: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
-    """Mean divergence of what is said of each patch that is left, for heads that say something of every patch (the
-    authors' loss for LV-ViT).
+    """Mean divergence between the logits of two networks for each kept patch (the authors' loss for LV-ViT).
 
     Args:
-        mine_BNK: logits of the network in training; of masked patches they may be -inf.
-        theirs_BNK: of the dense one.
-        kept_BN: 1 where a patch is left behind the last selector.
+        mine_BNK: logits of the network in training, float [B, N, K]; for masked patches they may be -inf.
+        theirs_BNK: logits of the dense network, float [B, N, K].
+        kept_BN: 1 for patches that the last selector keeps, float [B, N].
     """
     gone_BN1 = kept_BN.detach()[..., None] == 0
     mine, aim = (
@@ -198,24 +224,24 @@ def _mean_of_left(each_BN: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
 
 
 def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch.Tensor]]) -> Objective:
-    """Selectors learn to keep what a teacher's scores rank highest, without labels; the network stays as it is.
+    """Return an objective by which selectors learn to keep the patches that a teacher scores highest, without labels.
 
-    differs: the authors' selectors begin with random weights; these begin with what attention says of tokens.
+    differs: the authors train selectors from random weights; here they may first learn to imitate attention.
 
     Args:
-        trainer: of the network.
-        scores_of: for a batch, scores of all patches for each selector, [B, N] each.
+        trainer: trainer of the network with selectors.
+        scores_of: function from a batch to the scores of all patches for each selector, float [B, N] each.
     """
 
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         aims = scores_of(batch)
         trainer.job.task.outputs(model, batch)
         total = torch.zeros(())
-        for decision, aim, share in zip(trainer.student.decisions, aims, trainer.targets, strict=True):
-            keep = _highest(aim.to(decision.score), share)
+        for decision, aim, ratio in zip(trainer.student.decisions, aims, trainer.targets, strict=True):
+            target = _highest(aim.to(decision.score), ratio)
             alive = torch.isfinite(decision.score)
             each = functional.binary_cross_entropy_with_logits(
-                torch.where(alive, decision.score, torch.zeros_like(decision.score)), keep, reduction="none"
+                torch.where(alive, decision.score, torch.zeros_like(decision.score)), target, reduction="none"
             )
             total = total.to(each) + (each * alive).sum() / alive.sum().clamp_min(1)
         return {"imitation": total}
@@ -223,23 +249,26 @@ def imitation(trainer: TokenTrainer, scores_of: Callable[[Batch], Sequence[torch
     return objective
 
 
-def _highest(score_BN: torch.Tensor, share: float) -> torch.Tensor:
-    count = max(1, int(share * score_BN.shape[1]))
+def _highest(score_BN: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Return 1 for the fraction of patches with the highest scores, 0 for the others, [B, N]."""
+    count = max(1, int(ratio * score_BN.shape[1]))
     indices = score_BN.topk(count, dim=1).indices
     return torch.zeros_like(score_BN).scatter(1, indices, 1.0)
 
 
 @torch.no_grad()
 def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batches: Sequence[Batch]) -> dict[str, int]:
-    """Set the threshold of each selector so that it keeps on average what the plan says, one after the other.
+    """Set the threshold of each selector so that it keeps the planned number of patches on average.
+
+    Goes from the first selector to the last, since each threshold changes the inputs of the later selectors.
 
     Args:
-        model: a network with selectors; their thresholds are set in place, its modes are left as found.
-        outputs: runs a network on a batch.
-        batches: to calibrate on.
+        model: network with selectors; their thresholds are set in place, and its modes are restored.
+        outputs: function that runs a network on a batch.
+        batches: batches from which the thresholds are set.
 
     Returns:
-        Patches that 95 % of images keep at most behind each selector, rounded up to 8, by block.
+        Number of patches that 95 % of the images do not exceed, rounded up to a multiple of 8, by block.
     """
     caps = {}
     for index, (block, selection) in enumerate(selections(model).items()):
