@@ -17,6 +17,7 @@ Step by step
     recalibrate      takes batch-norm statistics anew from a few batches without labels
     reconstruct      refits the layers behind a cut to a few batches without labels
     fit              trains a network
+    carry            lets your optimizer and averages of weights follow a cut, in the middle of your training
     measure_latency  measures layers, and predicts the latency of any sizes
 
 What they take and give
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
     from edakari.pipeline import prune, run
-    from edakari.surgery import apply, build, load, reconstruct, save, simulate
+    from edakari.surgery import apply, build, carry, load, reconstruct, save, simulate
     from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
 
@@ -72,6 +73,7 @@ __all__ = [
     "allocate",
     "apply",
     "build",
+    "carry",
     "criteria",
     "errors",
     "fit",
@@ -99,6 +101,7 @@ _HOMES = {
     "allocate": "edakari.methods.allocation",
     "apply": "edakari.surgery",
     "build": "edakari.surgery",
+    "carry": "edakari.surgery",
     "fit": "edakari.train",
     "load": "edakari.surgery",
     "measure_latency": "edakari.latency.measuring",

@@ -20,6 +20,7 @@ __all__ = [
     "RecipeError",
     "RunFolderError",
     "SettingsError",
+    "StateError",
     "UnknownName",
     "UntrustedCode",
     "WeightsError",
@@ -79,6 +80,10 @@ class RecipeError(EdakariError, ValueError):
 
 class SettingsError(EdakariError, ValueError):
     """A setting has an invalid value; the message names the setting and the accepted values."""
+
+
+class StateError(EdakariError):
+    """The state of an optimizer, or an average of weights, cannot follow a cut; the message says which and why."""
 
 
 class WrongArgument(EdakariError, TypeError):

@@ -1,6 +1,6 @@
 """From a network to its graph: in one forward pass, each operator's rule says how dimensions go through it."""
 
-from edakari.graph.cutting import cut
+from edakari.graph.cutting import cut, indices_of, taken
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs
 from edakari.graph.meta import quick_meta
 from edakari.graph.module_attributes import attributes
@@ -20,6 +20,7 @@ __all__ = [
     "example_of",
     "fault_of",
     "fixed_graph",
+    "indices_of",
     "outputs_of",
     "quick_meta",
     "rule",
@@ -27,6 +28,7 @@ __all__ = [
     "shadow_of",
     "spec_of_inputs",
     "stored_tensors",
+    "taken",
     "tensors_in",
     "trace",
 ]

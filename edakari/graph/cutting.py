@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from edakari.graph.dropped import without
 from edakari.graph.module_attributes import Widths, mended, mended_inside, with_ints
 from edakari.graph.shadow import stored_tensors
 
-__all__ = ["cut"]
+__all__ = ["cut", "indices_of", "taken"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,27 +49,42 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
         if name not in graph.layouts:
             continue  # what a pass after the trace has left behind
         small = tensor.detach()
-        chosen = [_index(layout, masks, indices) for layout in graph.layouts[name]]
+        chosen = indices_of(graph.layouts[name], masks, indices)
         if small.is_meta:
             pairs = zip(chosen, small.shape, strict=True)
             lengths = [length if index is None else len(index) for index, length in pairs]
             small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` takes a long way on meta
         else:
-            for dim, index in enumerate(chosen):
-                if index is not None:
-                    small = small.index_select(dim, index.to(small.device))
+            small = taken(small, chosen)
             if small.data_ptr() == tensor.data_ptr():
                 small = small.clone()
         smaller[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
     return smaller
 
 
-def _index(layout: Layout, masks: Mapping[str, Mask], known: dict[Layout, torch.Tensor | None]) -> torch.Tensor | None:
-    """Which positions are kept; None where all are."""
-    if layout not in known:
-        keep = kept(layout, masks)
-        known[layout] = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
-    return known[layout]
+def indices_of(
+    layouts: Sequence[Layout], masks: Mapping[str, Mask], known: dict[Layout, torch.Tensor | None]
+) -> tuple[torch.Tensor | None, ...]:
+    """For each dimension, the indices of the positions that are kept; None where all are.
+
+    Args:
+        layouts: the dimensions of a tensor.
+        masks: for each group that is cut, which of its channels are kept, bool [size].
+        known: results for other tensors, to which the new ones are added.
+    """
+    for layout in layouts:
+        if layout not in known:
+            keep = kept(layout, masks)
+            known[layout] = None if keep.all() else torch.from_numpy(np.flatnonzero(keep))
+    return tuple(known[layout] for layout in layouts)
+
+
+def taken(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """A tensor's entries at the indices of each dimension; the tensor itself where all are kept."""
+    for dim, index in enumerate(indices):
+        if index is not None:
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
 
 
 def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
