@@ -93,8 +93,7 @@ class SlimMultiheadAttention(nn.Module):
         return [query, *(torch.cat((x, bias), 1) for x, bias in zip(rest, biases, strict=True))]
 
     def _heads(self, x_BNC: torch.Tensor) -> torch.Tensor:
-        split: torch.Tensor = x_BNC.unflatten(-1, (self.num_heads, -1))
-        return split.transpose(1, 2)
+        return torch.unflatten(x_BNC, -1, (self.num_heads, -1)).transpose(1, 2)
 
     def _explicit(
         self, q_BHND: torch.Tensor, k_BHMD: torch.Tensor, v_BHMD: torch.Tensor, mask: torch.Tensor | None
@@ -109,7 +108,7 @@ def _merged(mask: torch.Tensor | None, padding: torch.Tensor | None, like: torch
     parts: list[torch.Tensor] = []
     if mask is not None:
         # a three-dimensional mask has batch and heads in one dimension, as nn.MultiheadAttention takes it
-        parts.append(_added(mask.unflatten(0, (like.shape[0], -1)) if mask.dim() == 3 else mask, like))
+        parts.append(_added(torch.unflatten(mask, 0, (like.shape[0], -1)) if mask.dim() == 3 else mask, like))
     if padding is not None:
         parts.append(_added(padding[:, None, None, :], like))
     return sum(parts[1:], parts[0]) if parts else None

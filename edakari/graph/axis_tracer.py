@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edakari.graph import algebra
@@ -17,6 +16,7 @@ from edakari.graph.algebra import DimExpr
 from edakari.graph.entries import MOVING, NUMBERING
 from edakari.graph.meta import execute, operator_name
 from edakari.graph.module_calls import told_of_calls
+from edakari.graph.operator_mode import OperatorMode
 from edakari.graph.records import Call, CallRecord, OperatorRecord, Shape, TensorInfo
 from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
 from edakari.graph.tracked_ints import LISTENER, OPAQUE, IntTracker, is_known
@@ -226,10 +226,17 @@ class AxisTracer:
         self.own = frozenset(path for path, module in model.named_modules() if is_known(module))
         token = LISTENER.set(self.ints.compared)
         try:
-            with told_of_calls(model, self._entered, self._left), FunctionMode(self), DispatchMode(self):
+            with told_of_calls(model, self._entered, self._left), FunctionMode(self), OperatorMode(self._operator):
                 yield
         finally:
             LISTENER.reset(token)
+
+    def _operator(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        name = operator_name(func)
+        out = execute(name, func, args, kwargs)
+        if not self.quiet:
+            self.handle(name, self.rule_of(name, func), Call(name, args, kwargs, out))
+        return out
 
     def _entered(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.modules.append(path)
@@ -302,23 +309,4 @@ class FunctionMode(TorchFunctionMode):
         with self.tracer.muted():
             out = execute(name, func, args, kwargs)
         self.tracer.handle(name, rule, Call(name, args, kwargs, out))
-        return out
-
-
-class DispatchMode(TorchDispatchMode):
-    """Runs each operator and hands the call to the tracer."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, tracer: AxisTracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = operator_name(func)
-        out = execute(name, func, args, kwargs)
-        if self.tracer.quiet:
-            return out
-        self.tracer.handle(name, self.tracer.rule_of(name, func), Call(name, args, kwargs, out))
         return out

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from edakari.graph.operator_mode import OperatorMode
 from edakari.graph.operators import named
 
 __all__ = ["execute", "operator_name", "quick_meta"]
@@ -138,15 +138,12 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if name is None else execute(name, func, args, kwargs or {})
 
 
-class _Operators(TorchDispatchMode):
-    supports_higher_order_operators = True
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return execute(operator_name(func), func, args, kwargs or {})
+def _operator(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return execute(operator_name(func), func, args, kwargs)
 
 
 @contextlib.contextmanager
 def quick_meta() -> Iterator[None]:
     """Context manager in which a forward pass on meta tensors takes a fraction of its usual time."""
-    with _Functions(), _Operators():
+    with _Functions(), OperatorMode(_operator):
         yield

@@ -47,6 +47,9 @@ class MaskedReads:
 
     def __init__(self, graph: Graph, masks: Mapping[str, Mask], stored: Mapping[str, torch.Tensor]) -> None:
         self.masks = masks
+        # The groups are those of the graph; rules refine only axes of new tensors, such as a constant that is added
+        # later. The layouts in `graph.operators` cannot replace the rules: on another device, or for inputs of another
+        # size or number, the pass runs other operators than the trace.
         groups = {group.name: DimAxis(group.size, group=group.name) for group in graph.groups}
         dims = {
             id(tensor): [thaw(layout, groups) for layout in graph.layouts[name]]

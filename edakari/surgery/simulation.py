@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask
@@ -19,6 +19,7 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.graph import as_written, example_for, stored_tensors
 from edakari.graph.axis_tracer import AxisTracer, Call
 from edakari.graph.meta import operator_name
+from edakari.graph.operator_mode import OperatorMode
 from edakari.graph.tracked_ints import SHAPE
 from edakari.surgery.applying import branches_dropped, checked, cut_by, masks_of
 from edakari.surgery.masked_ints import arithmetic, with_counts
@@ -92,7 +93,7 @@ class Simulated(nn.Module):
         """The pruned network's outputs."""
         reads = MaskedReads(self.graph, self.masks, stored_tensors(self.model))
         self.tracer = reads.tracer
-        modes = (_FunctionMode(reads), _DispatchMode(reads))
+        modes = (_FunctionMode(reads), OperatorMode(partial(_operator, reads)))
         with _buffers_restored(self.model), torch.no_grad(), as_written(), modes[0], modes[1]:
             return self.model(*args, **kwargs)
 
@@ -182,20 +183,12 @@ class _FunctionMode(TorchFunctionMode):
         return out
 
 
-class _DispatchMode(TorchDispatchMode):
-    supports_higher_order_operators = True
-
-    def __init__(self, reads: MaskedReads) -> None:
-        super().__init__()
-        self.reads = reads
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tracer = self.reads.tracer
-        if tracer.quiet:
-            return func(*args, **kwargs)
-        name = operator_name(func)
-        read = READS.get(name)
-        out = func(*args, **kwargs) if read is None else read(self.reads, func, args, kwargs)
-        tracer.handle(name, tracer.rule_of(name, func), Call(name, args, kwargs, out))
-        return out
+def _operator(reads: MaskedReads, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    tracer = reads.tracer
+    if tracer.quiet:
+        return func(*args, **kwargs)
+    name = operator_name(func)
+    read = READS.get(name)
+    out = func(*args, **kwargs) if read is None else read(reads, func, args, kwargs)
+    tracer.handle(name, tracer.rule_of(name, func), Call(name, args, kwargs, out))
+    return out

@@ -30,6 +30,7 @@ WEIGHTS_STAY = (
     *(torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double, torch.Tensor.contiguous, torch.Tensor.clone),
     *(torch.Tensor.view, torch.Tensor.reshape, torch.reshape, torch.Tensor.flatten, torch.flatten),
     *(torch.Tensor.unflatten, torch.Tensor.squeeze, torch.Tensor.unsqueeze),
+    *(torch.unflatten, torch.squeeze, torch.unsqueeze, torch.clone),
 )
 """Functions between the softmax and the product with the values that keep zeros at 0."""
 
