@@ -18,7 +18,7 @@ from edakari.errors import DataError
 with needs("train", "reading images"):
     from PIL import Image
 
-__all__ = ["eight_bits", "image_size", "orientation", "read_image", "read_label_map", "read_pixels"]
+__all__ = ["eight_bits", "image_size", "orientation", "read_colours", "read_image", "read_label_map", "read_pixels"]
 
 PIXELS = 178_956_970
 """Largest number of pixels of an image, as in Pillow's limit: half a gigabyte in colour."""
@@ -119,6 +119,26 @@ def read_pixels(path: str | Path) -> torch.Tensor:
         DataError: see `read_image`.
     """
     return torch.from_numpy(np.array(eight_bits(read_image(path)))).permute(2, 0, 1).contiguous()
+
+
+def read_colours(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Read the colour of each pixel of a label map whose colours stand for classes.
+
+    Args:
+        path: path of a file in one of `LOSSLESS`.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        DataError: the file cannot be read, or has other values than colours of 8 bits; the message names the file.
+    """
+    with _opened(path, LOSSLESS) as image:
+        if image.mode not in COLOURS:
+            raise Unreadable(f"it is of mode {image.mode}, where a colour for each pixel is needed")
+        turned = _turned(image)
+        turned.info.pop("transparency", None)
+        return np.asarray(turned.convert("RGB"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

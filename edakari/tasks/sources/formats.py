@@ -18,11 +18,17 @@ EXAMPLES: Registry[ExamplesReader] = Registry(
         "coco": "edakari.tasks.sources.coco:coco",
         "voc": "edakari.tasks.sources.voc:voc",
         "yolo": "edakari.tasks.sources.yolo:yolo",
+        "cityscapes": "edakari.tasks.sources.cityscapes:cityscapes",
+        "ade20k": "edakari.tasks.sources.ade20k:ade20k",
+        "camvid": "edakari.tasks.sources.camvid:camvid",
+        "folder": "edakari.tasks.sources.map_folders:folder",
+        "instances": "edakari.tasks.sources.instances:instances",
+        "npz": "edakari.tasks.sources.map_arrays:npz",
     },
     files=False,
 )
 """Readers of annotated images, by the name in front of the colon of `data.source`."""
-SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
+SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".npz": "npz"}
 """Formats that the name of a file tells."""
 
 
@@ -32,7 +38,8 @@ def read_examples(
     """Read the training examples, and the validation examples if there are any, that a recipe names.
 
     Args:
-        source: "FORMAT:ARGUMENT", such as "coco:PATH", or a file whose suffix tells its format.
+        source: "FORMAT:ARGUMENT", such as "coco:PATH", or a file whose suffix tells its format; or a
+            folder of images and label maps where a class at every pixel is wanted.
         wanted: what the task asks for.
         train: sources of training examples, which are concatenated; takes the place of `source`.
         val: source of validation examples; takes the place of those that belong to `source`.
@@ -58,11 +65,11 @@ def _joined(texts: Sequence[str], wanted: Wanted) -> Examples:
 
 
 def _read(text: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
-    name, argument = _parted(text)
+    name, argument = _parted(text, wanted)
     return EXAMPLES.named(name)(argument, wanted)
 
 
-def _parted(text: str) -> tuple[str, str]:
+def _parted(text: str, wanted: Wanted) -> tuple[str, str]:
     """The format that a text names or implies, and the rest."""
     name, colon, rest = text.partition(":")
     if colon and name in EXAMPLES:
@@ -72,6 +79,8 @@ def _parted(text: str) -> tuple[str, str]:
         return SUFFIXES[path.suffix.lower()], text
     if colon and not path.exists():
         raise EXAMPLES.unknown(name)
+    if wanted.target == "map":
+        return "folder", text
     raise DataError(
         f"{text!r} does not say of which format its annotations are; write FORMAT:{text} with one of "
         f"{', '.join(EXAMPLES.names())}"

@@ -25,6 +25,8 @@ FAULTS = (
     "no mask, or a damaged one",
     "a mask of another size than the image",
     "not in the form that the format demands",
+    "a missing label map",
+    "a label map of another size than the image",
 )
 """What can be wrong with an annotation, by number; 0 is nothing."""
 NAMED = 3
@@ -36,7 +38,9 @@ SLACK = 1.0
 class Fault:
     """Numbers of `FAULTS`."""
 
-    NONE, NO_AREA, OUTSIDE, CLASS, UNLISTED, MISSING, NO_BOX, KEYPOINTS, NO_MASK, MASK_SIZE, FORM = range(11)
+    NONE, NO_AREA, OUTSIDE, CLASS, UNLISTED, MISSING, NO_BOX, KEYPOINTS, NO_MASK, MASK_SIZE, FORM, NO_MAP, MAP_SIZE = (
+        range(13)
+    )
 
 
 @dc.dataclass(frozen=True)

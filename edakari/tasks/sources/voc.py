@@ -1,4 +1,4 @@
-"""Pascal VOC: boxes from XML files. `voc:FOLDER`, where the folder, or the only such one in it, looks like one of
+"""Pascal VOC: boxes from XML files; label maps are in `voc_maps`. `voc:FOLDER`, or the only such folder in it:
 
     Annotations/NAME.xml, JPEGImages/NAME.jpg, ImageSets/Main/{train,val}.txt    (VOC's own)
     train/NAME.xml, train/NAME.jpg, valid/NAME.xml, valid/NAME.jpg               (exports of labelling tools)
@@ -24,6 +24,7 @@ from edakari.tasks.sources.listing import IMAGES, TRAIN, VAL, first_there, read_
 from edakari.tasks.sources.mending import Fault
 from edakari.tasks.sources.objects import AnnotatedImages, Listed, Row, Rows
 from edakari.tasks.sources.packed import Packed
+from edakari.tasks.sources.voc_maps import voc_maps
 from edakari.tasks.sources.xml_files import read_xml
 
 __all__ = ["voc"]
@@ -36,11 +37,13 @@ def voc(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | None]:
 
     Args:
         argument: the folder.
-        wanted: what the task asks for: boxes.
+        wanted: what the task asks for: boxes, or a class at every pixel.
 
     Raises:
         DataError: nothing of this form is there, a file is damaged, or it lacks what is wanted.
     """
+    if wanted.target == "map":
+        return voc_maps(Path(argument), wanted)
     if wanted.target != "boxes":
         raise DataError(f"Pascal VOC has boxes and label maps, but no {wanted.target}; use COCO JSON for these")
     folder = Path(argument)
