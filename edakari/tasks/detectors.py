@@ -35,7 +35,8 @@ class Detector(Protocol):
         Args:
             model: the network, perhaps wrapped.
             images: images, float32 [N, 3, H, W], on the network's device.
-            targets: `boxes` float32 [n, 4] and `labels` int64 [n] of each image, on the network's device.
+            targets: `boxes` float32 [n, 4] and `labels` int64 [n] of each image, on the network's device; `masks` uint8
+                [n, H, W], or `keypoints` float32 [n, K, 2] and `visible` int64 [n, K], where the task has them.
 
         Returns:
             Named scalar tensors, which are added up.
@@ -54,9 +55,6 @@ class Torchvision:
     `model(images, targets)` gives a dict of losses in training mode, `model(images)` a list of dicts of boxes, scores
     and labels in evaluation mode. Label 0 is the background.
     """
-
-    extras = ("masks", "keypoints")
-    """Entries of targets that are handed on, where they are there."""
 
     def losses(self, model: nn.Module, images: torch.Tensor, targets: Sequence[Target]) -> Losses:
         """See `Detector`."""
@@ -95,7 +93,11 @@ class Torchvision:
 
     def _given(self, target: Target) -> dict[str, torch.Tensor]:
         given = {"boxes": target["boxes"], "labels": target["labels"] + 1}
-        return given | {name: target[name] for name in self.extras if name in target}
+        if "masks" in target:
+            given["masks"] = target["masks"]
+        if "keypoints" in target:
+            given["keypoints"] = torch.cat([target["keypoints"], target["visible"][..., None].float()], -1)
+        return given
 
     def _shifted(self, found: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         real = found["labels"] > 0

@@ -60,6 +60,11 @@ class ExampleData:
         """Names of the classes, in order of the labels."""
         return tuple(self.splits["train"].classes)
 
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Names of the keypoints; empty if there are none."""
+        return tuple(getattr(self.splits["train"], "joints", ()))
+
     def example(self) -> torch.Tensor:
         """Return float32 zeros [1, channels, height, width]."""
         return blank(1, len(self.normalization[0]), *self.size)
