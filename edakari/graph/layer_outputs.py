@@ -9,13 +9,12 @@ from typing import Literal
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
-from edakari.graph.operators import Trait, having, named
+from edakari.graph.operators import BATCH_NORMS, Trait, having, named
 from edakari.graph.residuals import residual_sums
 
 __all__ = ["LayerOutput", "layer_outputs_of", "sums_into"]
 
 LAYERS = having(Trait.LAYER)
-BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
 GATES = frozenset(named("gate"))
 ACTIVATIONS = frozenset(named("gate", "activation", "weighted_activation"))
 TURNS = frozenset(named("permutation", "transposition"))

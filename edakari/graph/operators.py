@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-__all__ = ["ROWS", "Mixes", "Row", "Trait", "having", "mixed_by", "named"]
+__all__ = ["BATCH_NORMS", "ROWS", "Mixes", "Row", "Trait", "having", "mixed_by", "named"]
 
 
 class Trait(enum.Flag):
@@ -263,3 +263,7 @@ def mixed_by(name: str) -> Mixes:
     """Along which dimensions an operator mixes positions; "nothing" for one that the table does not know."""
     row = ROWS.get(name)
     return "nothing" if row is None else row.mixes
+
+
+BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
+"""Every form of batch normalization."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, axes
-from edakari.graph.operators import mixed_by, named
+from edakari.graph.operators import BATCH_NORMS, mixed_by, named
 
 __all__ = [
     "Layer",
@@ -32,7 +32,6 @@ CONVOLUTIONS = frozenset(named("convolution"))
 LINEARS = frozenset(named("linear_function", "linear"))
 PRODUCTS = frozenset(named("matrix_product", "added_matrix_product"))
 TURNS = frozenset(named("permutation", "transposition"))
-BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
 LAYER_NORMS = frozenset(named("layer_norm"))
 CONSTANTS = frozenset(named("constant"))
 
