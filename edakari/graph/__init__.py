@@ -1,4 +1,4 @@
-"""From a network to its graph: in one forward pass, each operator's rule says how dimensions go through it."""
+"""Traces a network to its graph in one forward pass, with one rule per operator for its dimensions."""
 
 from edakari.graph.cutting import cut, indices_of, taken
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs

@@ -1,11 +1,11 @@
-"""The algebra of dimensions while tracing: what each one is made of, refined as operators tell more.
+"""The algebra of dimensions while tracing: the structure of each dimension, refined as operators reveal more of it.
 
-A `DimExpr` describes one dimension. An `int` is a run of positions that nothing may remove, a `DimAxis` may become a
-group, a `DimProduct` nests parts in row-major order, and a `DimConcat` lays them side by side. Axes are nodes of a
-union-find: one that turns out to be made of parts (12 = heads times head dimension) gets these parts as its value, and
-everything that mentions it sees them at once. Where two descriptions cannot be reconciled, their axes are pinned.
+A `DimExpr` describes one dimension. An `int` is a run of positions that cannot be removed, a `DimAxis` may become a
+group, a `DimProduct` nests parts in row-major order, and a `DimConcat` concatenates them. Axes are nodes of a
+union-find. An axis that turns out to consist of parts (12 = heads times head dimension) takes these parts as its value,
+and all expressions that contain it see them at once. If two descriptions cannot be reconciled, their axes are pinned.
 
-After the trace, `graph/freezing.py` turns every `DimExpr` into a `Layout` of `core/layout.py`, which never changes.
+After the trace, `graph/freezing.py` converts every `DimExpr` to an immutable `Layout` of `core/layout.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DimProduct(tuple["DimExpr", ...]):
 
 
 class DimConcat(tuple["DimExpr", ...]):
-    """Parts side by side."""
+    """Concatenated parts."""
 
     __slots__ = ()
 
@@ -49,8 +49,8 @@ class DimAxis:
 
     Args:
         size: number of positions; a free axis has at least 2.
-        kinds: what operators found out about it, such as "head".
-        group: name of its group, if that is known; such an axis is never replaced by another one.
+        kinds: what operators revealed about the axis, such as "head".
+        group: name of its group, if known; such an axis is never replaced by another one.
     """
 
     __slots__ = ("group", "kinds", "least", "pinned", "size", "value")
@@ -59,7 +59,7 @@ class DimAxis:
         self.size = size
         self.kinds = set(kinds)
         self.group = group
-        self.least = 1  # the network runs with so many positions at least
+        self.least = 1  # smallest number of positions with which the network runs
         self.pinned: str | None = None
         self.value: DimExpr | None = None
 
@@ -68,7 +68,7 @@ DimExpr = int | DimAxis | DimProduct | DimConcat
 
 
 def fresh(size: int) -> DimExpr:
-    """A new axis; a single position needs none."""
+    """Create a new axis; a single position stays the integer 1."""
     return DimAxis(size) if size > 1 else size
 
 
@@ -117,7 +117,7 @@ def product(parts: Iterable[DimExpr]) -> DimExpr:
 
 
 def concat(parts: Iterable[DimExpr]) -> DimExpr:
-    """Parts side by side, in canonical form."""
+    """Concatenated parts, in canonical form."""
     flat: list[DimExpr] = []
     for part in parts:
         part = resolve(part)
@@ -148,7 +148,7 @@ def pin(dim: DimExpr, reason: str) -> None:
 
 
 def settle(dim: DimExpr) -> None:
-    """Pin every free axis of a dimension without a reason, where a report of it would help nobody."""
+    """Pin every free axis of a dimension without a reason, as reporting it would not help users."""
     pin(dim, "")
 
 
@@ -160,7 +160,7 @@ def _define(axis: DimAxis, value: DimExpr) -> None:
 
 
 def split(dim: DimExpr, outer: int) -> tuple[DimExpr, DimExpr] | None:
-    """Splits a dimension into an outer part of `outer` positions and an inner part; None if it is no such product."""
+    """Split a dimension into an outer part of `outer` positions and an inner part; None if it is no such product."""
     dim = resolve(dim)
     total = size(dim)
     if total % outer:
@@ -186,7 +186,7 @@ def split(dim: DimExpr, outer: int) -> tuple[DimExpr, DimExpr] | None:
 
 
 def _split_rows(blocks: DimConcat, outer: int, inner: int) -> tuple[DimExpr, DimExpr] | None:
-    """Splits a concatenation into rows of `inner` positions each, and unifies the rows."""
+    """Split a concatenation into rows of `inner` positions each, and unify the rows."""
     rows = _blocks(blocks, [inner] * outer)
     if rows is None:
         return None
@@ -213,7 +213,7 @@ def _split_product(parts: DimProduct, outer: int) -> tuple[DimExpr, DimExpr] | N
 
 
 def cut(dim: DimExpr, at: int) -> tuple[DimExpr, DimExpr] | None:
-    """Splits a dimension into its first `at` positions and the rest; None if the cut runs through a product."""
+    """Split a dimension into its first `at` positions and the rest; None if the cut runs through a product."""
     dim = resolve(dim)
     total = size(dim)
     if at == 0:
@@ -237,7 +237,7 @@ def cut(dim: DimExpr, at: int) -> tuple[DimExpr, DimExpr] | None:
 
 
 def _run(length: int) -> DimAxis:
-    """An axis for a run of positions; a single position is pinned, because nothing would be left without it."""
+    """An axis for a run of positions; a single position is pinned, because removing it would leave nothing."""
     axis = DimAxis(length)
     if length == 1:
         axis.pinned = "a slice or split takes one position by itself"
@@ -257,12 +257,12 @@ def _cut_concat(blocks: DimConcat, at: int) -> tuple[DimExpr, DimExpr] | None:
 
 
 def unify(left: DimExpr, right: DimExpr, reason: str) -> None:
-    """State that two descriptions are of the same positions; refines both.
+    """State that two descriptions are of the same positions; this refines both.
 
     Args:
         left: a dimension.
-        right: another of the same size.
-        reason: why axes are pinned where the two cannot be reconciled.
+        right: another dimension of the same size.
+        reason: reason for pinning axes if the two cannot be reconciled.
     """
     left, right = resolve(left), resolve(right)
     if left is right or (type(left) is type(right) and left == right):

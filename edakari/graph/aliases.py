@@ -14,14 +14,14 @@ __all__ = ["Memory"]
 VIEWS = having(Trait.VIEW)
 
 Root = int | str | None
-"""Owner of a tensor's memory: the record that made it, the name of a parameter or buffer, None for an input."""
+"""Owner of a tensor's memory: index of the record that made it, name of a parameter or buffer, None for an input."""
 
 
 class Memory:
-    """The reads and writes of a recorded forward pass, views included.
+    """Reads and writes of a recorded forward pass, including those through views.
 
     Args:
-        records: of the forward pass, in order.
+        records: records of the forward pass, in order.
 
     Attributes:
         sources: for each record, the records that it depends on directly. These include records that wrote in place
@@ -48,14 +48,14 @@ class Memory:
         return self.roots[tensor] if isinstance(tensor, int) else tensor
 
     def seen(self, tensor: Root, reader: int) -> Iterator[int]:
-        """The records that a tensor depends on when it is read: the one that made it, and the last that wrote to it."""
+        """Yield the records that a tensor depends on when it is read: its own, and the last that wrote to it."""
         if isinstance(tensor, int):
             yield tensor
         writers = self._writers.get(self._root(tensor), ())
         behind = bisect.bisect_left(writers, reader)
         if behind:
-            yield writers[behind - 1]  # a write depends on the one before
+            yield writers[behind - 1]  # a write depends on the previous one
 
     def is_written(self, memory: Collection[int], by_others_than: Collection[int]) -> bool:
-        """Whether other records than these write in place into memory that was made there."""
+        """Whether records other than these write in place into memory that records in `memory` made."""
         return any(root in memory and index not in by_others_than for index, root in self.writes)

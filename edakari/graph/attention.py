@@ -13,14 +13,14 @@ __all__ = ["SlimMultiheadAttention", "is_slim", "slim"]
 
 
 class SlimMultiheadAttention(nn.Module):
-    """Stands in for a cut `nn.MultiheadAttention`, with its parameters, names and call.
+    """Replaces a cut `nn.MultiheadAttention`, with the same parameters, names and call.
 
-    `nn.MultiheadAttention` computes the head dimension as the embedding's width over the number of heads, so it cannot
-    hold heads, head dimensions and embeddings that were cut independently.
+    `nn.MultiheadAttention` computes the head dimension as the embedding's width divided by the number of heads. It
+    cannot hold heads, head dimensions and embeddings that were cut independently.
 
     Args:
-        dense: the module that was cut; its parameters already are.
-        heads: number of heads left.
+        dense: cut module, with cut parameters.
+        heads: number of remaining heads.
     """
 
     def __init__(self, dense: nn.MultiheadAttention, heads: int) -> None:
@@ -59,7 +59,7 @@ class SlimMultiheadAttention(nn.Module):
         q_BHND, k_BHMD, v_BHMD = (self._heads(x) for x in self._with_biases(*self._project(inputs)))
         if self.add_zero_attn:
             k_BHMD, v_BHMD = F.pad(k_BHMD, (0, 0, 0, 1)), F.pad(v_BHMD, (0, 0, 0, 1))
-        # masks know nothing of the keys that were added: everybody sees these
+        # masks do not cover the added keys, which every query sees
         added = k_BHMD.shape[2] - inputs[1].shape[1]
         mask = _merged(_padded(attn_mask, added), _padded(key_padding_mask, added), q_BHND)
         weights: torch.Tensor | None = None
@@ -86,7 +86,7 @@ class SlimMultiheadAttention(nn.Module):
         return [F.linear(x, w, b) for x, w, b in zip(inputs, kernels, biases, strict=True)]
 
     def _with_biases(self, query: torch.Tensor, *rest: torch.Tensor) -> list[torch.Tensor]:
-        """Projected queries, keys and values, with a learnt key and value after the others where there are such."""
+        """Projected queries, keys and values; if there are a learnt key and value, they come after the others."""
         if self.bias_k is None or self.bias_v is None:
             return [query, *rest]
         biases = (bias.expand(len(query), 1, -1) for bias in (self.bias_k, self.bias_v))
@@ -104,7 +104,7 @@ class SlimMultiheadAttention(nn.Module):
 
 
 def _merged(mask: torch.Tensor | None, padding: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Both masks as one that is added to the scores."""
+    """Both masks as one mask that is added to the scores."""
     parts: list[torch.Tensor] = []
     if mask is not None:
         # a three-dimensional mask has batch and heads in one dimension, as nn.MultiheadAttention takes it
@@ -125,18 +125,18 @@ def _added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def slim(dense: nn.MultiheadAttention, widths: Widths) -> nn.Module:
-    """The stand-in for a cut attention.
+    """Create the replacement of a cut attention module.
 
     Args:
-        dense: the module, its parameters already cut.
-        widths: extents before and after.
+        dense: the module, with cut parameters.
+        widths: extents before and after the cut.
     """
     rows = widths.graph.layouts[f"{widths.path}.out_proj.weight"][1]
     return SlimMultiheadAttention(dense, _heads(rows, dense.num_heads, widths))
 
 
 def is_slim(module: nn.Module) -> bool:
-    """Whether a module is the stand-in for a cut attention."""
+    """Whether a module is the replacement of a cut attention module."""
     return isinstance(module, SlimMultiheadAttention)
 
 

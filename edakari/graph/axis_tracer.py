@@ -1,4 +1,4 @@
-"""Traces one forward pass: for every operator call, its rule says how dimensions go through."""
+"""Traces one forward pass: for every operator call, its rule maps input dimensions to output dimensions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edakari.graph.widths import known_widths
 __all__ = ["AxisTracer", "Call", "CallRecord", "OperatorRecord", "Rule", "Shape"]
 
 Rule = Callable[["AxisTracer", "Call"], Any]
-"""Gives the symbolic shape of an operator's output, or a list of shapes if it has several outputs."""
+"""Returns the symbolic shape of an operator's output, or a list of shapes if it has several outputs."""
 
 
 class AxisTracer:
@@ -65,15 +65,15 @@ class AxisTracer:
         self.opaque: frozenset[str] = frozenset()
         self.own: frozenset[str] = frozenset()
 
-    # what rules use
+    # called by rules
 
     @property
     def reason(self) -> str:
-        """The running operator and module, in words: the reason given for axes that are pinned now."""
+        """The running operator and module as text: the reason for axes that are pinned now."""
         return f"{self.record.name} in {self.record.module or 'the network'}"
 
     def dims(self, tensor: torch.Tensor) -> Shape:
-        """The symbolic shape of a tensor; notes that the running operator reads it."""
+        """Return the symbolic shape of a tensor; note that the running operator reads it."""
         known = self.stored.get(id(tensor))
         if known is not None:
             name = self.names[id(tensor)]
@@ -84,12 +84,12 @@ class AxisTracer:
         return list(tensor.shape) if info is None or len(info.dims) != tensor.dim() else info.dims
 
     def peek(self, tensor: torch.Tensor) -> Shape:
-        """The symbolic shape of a tensor; unlike `dims`, this does not count as a read."""
+        """Return the symbolic shape of a tensor; unlike `dims`, this does not count as a read."""
         info = self.info(tensor)
         return self.stored.get(id(tensor)) or (list(tensor.shape) if info is None else info.dims)
 
     def info(self, tensor: torch.Tensor) -> TensorInfo | None:
-        """What this tracer noted about an operator's output; None for one cached from another forward pass."""
+        """Return what this tracer noted about an operator's output; None for one cached from another forward pass."""
         info: TensorInfo | None = getattr(tensor, "_edakari_info", None)
         return info if info is not None and info.tracer is self else None
 
@@ -98,12 +98,12 @@ class AxisTracer:
         return id(tensor) in self.stored
 
     def is_weight(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is a parameter or buffer, or made of nothing else."""
+        """Whether a tensor is a parameter or buffer, or computed from them only."""
         info = self.info(tensor)
         return self.is_stored(tensor) or (info is not None and info.of_weights)
 
     def indexed_by(self, tensor: torch.Tensor) -> tuple[DimExpr, ...]:
-        """The dimensions that a tensor's entries index; empty where they are values like any other."""
+        """Dimensions that a tensor's entries index; empty if the entries are no indices."""
         info = self.info(tensor)
         return info.indexed_dims if info is not None else ()
 
@@ -121,13 +121,13 @@ class AxisTracer:
             )
 
     def pin(self, *dims: DimExpr, why: str = "") -> None:
-        """Keep dimensions whole."""
+        """Pin dimensions: none of their positions can be pruned."""
         for dim in dims:
             if not isinstance(dim, int):
                 algebra.pin(dim, self.reason + (f": {why}" if why else ""))
 
     def mark(self, dim: DimExpr, kind: str) -> None:
-        """Note what the axes of a dimension are, such as "head"."""
+        """Note the kind of a dimension's axes, such as "head"."""
         for axis in algebra.leaves(dim):
             axis.kinds.add(kind)
 
@@ -139,14 +139,14 @@ class AxisTracer:
         self.record.macs.append((constant, tuple(dim for dim in dims if not isinstance(dim, int))))
 
     def note(self, attribute: str, dim: DimExpr) -> None:
-        """Note the extent of an attribute of the module that is running, such as a convolution's groups."""
+        """Note the extent of an attribute of the running module, such as a convolution's groups."""
         self.notes[self.record.module, attribute] = dim
 
     def set(self, **settings: Any) -> None:
-        """Note what else decides how long the operator takes, as plain values."""
+        """Note further settings that determine how long the operator takes, as plain values."""
         self.record.settings.update(settings)
 
-    # what the modes use
+    # called by the modes
 
     def rule_of(self, name: str, operator: Any) -> Rule | None:
         """The rule of an operator; operators that torch tags as pointwise share one."""
@@ -155,7 +155,7 @@ class AxisTracer:
         return self.rules["pointwise"] if rule is None and torch.Tag.pointwise in tags else rule
 
     def handle(self, name: str, rule: Rule | None, call: Call) -> None:
-        """Ask a rule for the symbolic shapes of a call's outputs, and attach them to the outputs."""
+        """Apply a rule to a call, and attach the symbolic shapes to the outputs."""
         self.record = record = OperatorRecord(name, self.modules[-1])
         outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, torch.Tensor)]
         tensors = call.tensors()
@@ -185,7 +185,7 @@ class AxisTracer:
         self.records.append(record)
 
     def noticed(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
-        """The result of a torch function without a rule, with sizes as tracked integers."""
+        """Return the result of a torch function without a rule, with sizes as tracked integers."""
         if self.ints is None or self.quiet or self.modules[-1] in self.opaque:
             return out
         out = self.ints.seen(function, args, kwargs, out)
@@ -262,7 +262,7 @@ class AxisTracer:
         return tuple(info.index if info else None for info in map(self.info, _tensors(tree)))
 
     def _running(self) -> str | None:
-        """Path of the module whose code runs; None if it is muted, or one of torch's own."""
+        """Path of the module whose code runs; None if tracing is muted, or the module is one of torch's own."""
         return None if self.quiet or self.modules[-1] in self.opaque | self.own else self.modules[-1]
 
     def _same_number(self, left: DimExpr, right: DimExpr) -> None:
@@ -298,7 +298,7 @@ class FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         known = self.tracer.functions.get(func)
         if known is None:
-            # torch's own code compares what it is given with sizes that it looks up unseen
+            # torch's own code compares its arguments with sizes that the tracer cannot see
             token = LISTENER.set(None)
             try:
                 out = func(*args, **kwargs)

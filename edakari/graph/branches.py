@@ -1,4 +1,4 @@
-"""Residual branches that can be dropped whole: `y = x + f(x)` without `f`."""
+"""Residual branches that can be dropped: `y = x + f(x)` without `f`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DIVIDED = frozenset(named("division"))
 
 
 def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
-    """The branches of a traced forward pass, in order; one inside of another is listed too.
+    """Find the branches of a traced forward pass, in order; nested branches are listed too.
 
     A branch consists of the operators that only one side of a residual sum depends on; the other side has no weights of
-    its own. It can be dropped if it ends in modules: the last one then returns zeros, and those before it return their
-    input.
+    its own. A branch can be dropped if it ends in modules: the last one then returns zeros, and those before it return
+    their input.
 
     Args:
-        tracer: after the forward pass.
+        tracer: tracer after the forward pass.
     """
     found = []
     search = _Search(tracer)
@@ -48,7 +48,7 @@ def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
 
 
 class _Search:
-    """Looks for branches in a traced forward pass."""
+    """Searches branches in a traced forward pass."""
 
     def __init__(self, tracer: AxisTracer) -> None:
         self.records = tracer.records
@@ -94,12 +94,12 @@ class _Search:
         return readers
 
     def region(self, source: int, other: int | None, end: int) -> list[int]:
-        """The records that a sum depends on through one of its two tensors only; empty if this is no branch.
+        """Find the records that a sum depends on through one of its two tensors only; empty if this is no branch.
 
         Args:
-            source: the record that made this tensor.
-            other: the one that made the other tensor; None for an input of the network.
-            end: the sum.
+            source: record that made this tensor.
+            other: record that made the other tensor; None for an input of the network.
+            end: record of the sum.
         """
         others = 0
         for seen in self.memory.seen(other, end):
@@ -107,7 +107,7 @@ class _Search:
         mine = self.ancestors[source] & ~others
         if end not in self.readers or not mine & self.weighty or others & ~self.ancestors[source] & self.weighty:
             return []
-        # what is read elsewhere too, such as a table of positions that later blocks share, stays; so does what it needs
+        # tensors that are read elsewhere too, such as a table of positions for later blocks, stay; so do their inputs
         inside: set[int] = {end}
         for index in reversed(_set_bits(mine)):
             if all(reader in inside for reader in self.readers.get(index, ())):
@@ -116,11 +116,11 @@ class _Search:
         return sorted(inside) if source in inside else []
 
     def branch(self, region: Sequence[int], source: int) -> Branch | None:
-        """Makes a branch of a region; None if it cannot be dropped.
+        """Make a branch of a region; None if it cannot be dropped.
 
         Args:
-            region: as found above.
-            source: the record among them that the sum reads.
+            region: records of the region, see `region`.
+            source: record among them whose output the sum reads.
         """
         inside = frozenset(region)
         modules = self._modules(region, inside)
@@ -156,14 +156,14 @@ class _Search:
             read = (index for index in call_record.indices if index in self.readers)
             return all(index in inside for index in read) and any(index in inside for index in call_record.indices)
 
-        # one that begins before the region may have begun with what nobody reads
+        # a call that begins before the region may begin with operators whose results nothing reads
         candidates = [*self._enclosing(region[0], first), *self.single_calls[first:last]]
         found = [call_record for call_record in candidates if lies_inside(call_record)]
         paths = {call_record.path for call_record in found}
         return [call_record for call_record in found if not any(above in paths for above in _above(call_record.path))]
 
     def _enclosing(self, index: int, behind: int) -> Iterator[CallRecord]:
-        """The calls among the first `behind` of `single_calls` that were running at a record, the innermost first."""
+        """The calls among the first `behind` of `single_calls` that were running at a record, innermost first."""
         number = behind - 1
         while number >= 0:
             if self.single_calls[number].end > index:
@@ -178,7 +178,7 @@ class _Search:
             number += 1
 
     def _zeros(self, region: Sequence[int], gone: Collection[int], last: CallRecord) -> set[int | str | None]:
-        """The records that return zeros once the last module returns zeros and those before it are gone."""
+        """The records that return zeros if the last module returns zeros and those before it are removed."""
         first = min(gone)
         lost = sum(1 << index - first for index in gone)
 
@@ -193,7 +193,7 @@ class _Search:
 
 
 def _callers(calls: Sequence[CallRecord]) -> list[int]:
-    """For each call, the index of the call that it lies in; -1 if there is none."""
+    """For each call, the index of the call that encloses it; -1 if there is none."""
     found: list[int] = []
     for number, call_record in enumerate(calls):
         caller = number - 1
@@ -215,7 +215,7 @@ def _stays_zero(
         return from_zeros[0] and not any(record.scalars)
     if record.name in WRITES:
         return from_zeros[-1]
-    # what passing modules make of other values may be infinite, and zero times that is no number
+    # passing modules may produce infinite values, and zero times infinity is NaN
     sane = all(zero or is_known(argument) for argument, zero in zip(arguments, from_zeros, strict=True))
     if record.name in SCALED:
         return any(from_zeros) and sane and all(map(math.isfinite, record.scalars))
@@ -235,9 +235,9 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _named(branches: Sequence[Branch], sizes: Mapping[str, int]) -> tuple[Branch, ...]:
-    """Branches with names: of the module that holds them, else the one with the most parameters, else the last one.
+    """Name branches by the module that holds them, else by the one with the most parameters, else by the last one.
 
-    Each branch takes the first of these names that no other branch has; a number is added where none is free.
+    Each branch takes the first of these names that no other branch has; if all are taken, a number is added.
     """
     unique = list({(branch.modules, branch.exit): branch for branch in branches}.values())
     names = [_home(branch) for branch in unique]

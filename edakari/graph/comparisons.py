@@ -1,7 +1,7 @@
-"""Comparisons of widths: each must have the same result in the cut network, or its code would take another path.
+"""Comparisons of widths: each must have the same result in the cut network, or the code would take another path.
 
-Think of `if c != self.width: raise`, `assert c % heads == 0`, `if wide != narrow: x = self.shortcut(x)`. Equal widths
-are tied. Where unequal ones could become equal, or change their order, as few positions as possible are pinned.
+Examples are `if c != self.width: raise`, `assert c % heads == 0`, `if wide != narrow: x = self.shortcut(x)`. Equal
+widths are tied. If unequal widths could become equal or change their order, as few positions as possible are pinned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Comparison:
     """A comparison of two integers in the network's code.
 
     Args:
-        relation: the one that holds: "==", "!=", "<", "<=", or "%" where the remainder of a division matters.
+        relation: relation that holds: "==", "!=", "<", "<=", or "%" if the remainder of a division matters.
         left: an integer.
         right: another integer.
         module: the module whose code compared them.
@@ -36,12 +36,12 @@ class Comparison:
 
 
 def hold(comparison: Comparison, left: DimExpr, right: DimExpr) -> None:
-    """Make sure that a comparison has the same result for every legal size.
+    """Make sure that a comparison has the same result for all legal sizes.
 
     Args:
-        comparison: of two integers.
-        left: the dimension that its left integer counts.
-        right: the dimension that its right integer counts.
+        comparison: comparison of two integers.
+        left: dimension that its left integer counts.
+        right: dimension that its right integer counts.
     """
     left, right = algebra.resolve(left), algebra.resolve(right)
     if isinstance(left, int) and isinstance(right, int):
@@ -62,7 +62,7 @@ def hold(comparison: Comparison, left: DimExpr, right: DimExpr) -> None:
 
 
 def _keep_above(larger: DimExpr, smaller: DimExpr, reason: str) -> None:
-    """Make a dimension stay longer than another one ever is."""
+    """Make sure that a dimension is always longer than another one."""
     bound = algebra.size(smaller)
     if isinstance(larger, DimAxis) and isinstance(smaller, int):
         larger.least = max(larger.least, bound + 1)

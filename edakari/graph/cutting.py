@@ -24,18 +24,18 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[str] = ()) -> M:
-    """A copy of a network without the removed channels and branches.
+    """Copy a network without the removed channels and branches.
 
     Args:
-        model: the network; it is not changed.
-        graph: its graph.
+        model: network; it does not change.
+        graph: graph of the network.
         masks: for each group that is cut, which of its channels are kept, bool [size].
-        dropped: names of the branches that go.
+        dropped: names of the dropped branches.
     """
-    with torch.inference_mode(False):  # a network cut while others are evaluated can be trained too
+    with torch.inference_mode(False):  # the cut network must be trainable, even if it is cut during an evaluation
         small = copied(model, _cut_tensors(model, graph, masks))
     _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
-    # outer branches come later in the forward pass, and take with them what was done to inner ones
+    # outer branches come later in the forward pass, and include what was done to inner ones
     for branch in graph.branches:
         if branch.name in dropped:
             without(small, branch)
@@ -47,13 +47,13 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
     smaller: dict[int, torch.Tensor] = {}
     for name, tensor in stored_tensors(model).items():
         if name not in graph.layouts:
-            continue  # what a pass after the trace has left behind
+            continue  # left behind by a forward pass after the trace
         small = tensor.detach()
         chosen = indices_of(graph.layouts[name], masks, indices)
         if small.is_meta:
             pairs = zip(chosen, small.shape, strict=True)
             lengths = [length if index is None else len(index) for index, length in pairs]
-            small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` takes a long way on meta
+            small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` is slow on meta
         else:
             small = taken(small, chosen)
             if small.data_ptr() == tensor.data_ptr():
@@ -65,10 +65,10 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
 def indices_of(
     layouts: Sequence[Layout], masks: Mapping[str, Mask], known: dict[Layout, torch.Tensor | None]
 ) -> tuple[torch.Tensor | None, ...]:
-    """For each dimension, the indices of the positions that are kept; None where all are.
+    """Return the indices of the kept positions of each dimension; None if all are kept.
 
     Args:
-        layouts: the dimensions of a tensor.
+        layouts: dimensions of a tensor.
         masks: for each group that is cut, which of its channels are kept, bool [size].
         known: results for other tensors, to which the new ones are added.
     """
@@ -80,7 +80,7 @@ def indices_of(
 
 
 def taken(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """A tensor's entries at the indices of each dimension; the tensor itself where all are kept."""
+    """Return a tensor's entries at the indices of each dimension; the tensor itself if all are kept."""
     for dim, index in enumerate(indices):
         if index is not None:
             tensor = tensor.index_select(dim, index.to(tensor.device))
@@ -109,7 +109,7 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
 
 
 def _owners(name: str) -> Iterator[str]:
-    """The modules that a parameter lies in, from its own up to the network."""
+    """Paths of the modules that contain a parameter, from its own up to the network."""
     while name:
         name = name.rpartition(".")[0]
         yield name

@@ -1,4 +1,4 @@
-"""Tries which of the residual branches that a trace found can really be dropped."""
+"""Tests which of the residual branches in a trace can be dropped."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Trial = Callable[[Sequence[Branch]], Fault | None]
 
 
 def branches_that_go(shadow: nn.Module, graph: Graph, trial: Trial) -> tuple[Branch, ...]:
-    """The branches that a network runs without, each alone and together with any of the others.
+    """Find the branches without which a network runs, each alone and together with any of the others.
 
-    An outer branch takes inner ones with it and would hide what they do. So branches are tried by how deep others lie
-    in them, the innermost first, and then all together. Those of one level lie side by side, and each trial compares
-    what comes behind each of them, so one trial per level is enough where all go.
+    Dropping an outer branch also drops inner ones and would hide their faults. Branches are therefore tried by how
+    deeply others are nested in them, innermost first, and then all together. Branches of one level lie side by side.
+    Each trial compares the tensors after each of them, so one trial per level is enough if all can be dropped.
 
     Args:
-        shadow: the network that was traced.
-        graph: its graph, with all branches that the trace found.
-        trial: returns the fault that occurs without some branches, None if there is none.
+        shadow: copy of the network that was traced.
+        graph: graph with all branches that the trace found.
+        trial: function that returns the fault without some branches, None if there is none.
     """
     learned = {name for operator in graph.operators for name in operator.weights}.intersection(graph.parameters)
-    # one that nothing that learns is left without is the network
+    # a branch that holds all weights is the network itself
     branches = tuple(branch for branch in graph.branches if not learned.issubset(branch.parameters))
     heights = _heights(branches)
     kinds = {branch.name: _kind(branch, shadow, graph) for branch in branches}
@@ -43,7 +43,7 @@ def branches_that_go(shadow: nn.Module, graph: Graph, trial: Trial) -> tuple[Bra
 
 
 def _heights(branches: Iterable[Branch]) -> dict[str, int]:
-    """For each branch by name, how many levels of others lie in it."""
+    """For each branch by name, the number of levels of branches nested in it."""
     innermost: dict[int, Branch] = {}
     heights: dict[str, int] = {}
     around: dict[str, Branch | None] = {}
@@ -65,7 +65,7 @@ def _kind(branch: Branch, shadow: nn.Module, graph: Graph) -> Hashable:
 
 
 def _proven(branches: Sequence[Branch], trial: Trial, kinds: dict[str, Hashable]) -> list[Branch]:
-    """The branches that can be dropped together; if one cannot, those with the same structure stay too."""
+    """Find the branches that can be dropped together; if one cannot, those with the same structure stay too."""
     left = list(branches)
     while left:
         fault = trial(left)
@@ -77,7 +77,7 @@ def _proven(branches: Sequence[Branch], trial: Trial, kinds: dict[str, Hashable]
 
 
 def _guilty(branches: Sequence[Branch], fault: Fault, trial: Trial) -> Branch:
-    """A branch that a network fails without, by bisection among those in the failing module, or else all."""
+    """Find a branch without which the network fails, by bisection in the failing module, or else among all."""
     suspects = _in_module(branches, fault.module)
     if len(suspects) < len(branches) and trial(suspects) is None:
         suspects = list(branches)
@@ -88,7 +88,7 @@ def _guilty(branches: Sequence[Branch], fault: Fault, trial: Trial) -> Branch:
 
 
 def _in_module(branches: Sequence[Branch], module: str) -> list[Branch]:
-    """The branches in a module, or in the nearest one around it that has some."""
+    """The branches in a module, or in the nearest enclosing module that has branches."""
     while True:
         found = [branch for branch in branches if _lies_in(branch, module)]
         if found or not module:

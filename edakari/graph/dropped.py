@@ -16,12 +16,12 @@ __all__ = ["Passing", "Zeros", "without"]
 class Passing(nn.Module):
     """Returns its input.
 
-    The residual sum reads the same tensor, so nothing may write to it in place. If code that stays does so, the module
-    returns a copy; in training it always does, because code may run that no trace saw (an in-place dropout).
+    The residual sum reads the same tensor, so nothing may write to it in place. If remaining code does so, the module
+    returns a copy. In training it always does, because code may run that the trace did not see (an in-place dropout).
 
     Args:
-        returned: length of the tuple that is returned, the tensor first and None after it; 0 returns the tensor alone.
-        copies: returns a copy in evaluation mode too.
+        returned: length of the returned tuple, with the tensor first and None after it; 0 returns the tensor alone.
+        copies: whether to return a copy in evaluation mode too.
     """
 
     def __init__(self, returned: int = 0, copies: bool = False) -> None:
@@ -30,7 +30,7 @@ class Passing(nn.Module):
         self.copies = copies
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The first tensor among the inputs."""
+        """Return the first tensor among the inputs."""
         x = _first(args, kwargs)
         return self._form(x.clone() if self.copies or self.training else x)
 
@@ -46,7 +46,7 @@ class Zeros(Passing):
     """Returns zeros of its input's shape."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Zeros like the first tensor among the inputs."""
+        """Return zeros like the first tensor among the inputs."""
         return self._form(torch.zeros_like(_first(args, kwargs)))
 
 
@@ -58,7 +58,7 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
 
 
 def without(model: nn.Module, branch: Branch) -> None:
-    """Replace the modules of a branch in a network; changes the network."""
+    """Replace the modules of a branch; changes the network."""
     for path, count in zip((*branch.modules, branch.exit), branch.returned, strict=True):
         parent, _, child = path.rpartition(".")
         home = model.get_submodule(parent)

@@ -1,4 +1,4 @@
-"""Between the two descriptions of a dimension: `DimExpr`, which grows while tracing, and `Layout`, which is data."""
+"""Conversion between the two descriptions of a dimension: `DimExpr`, which changes while tracing, and `Layout`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["Known", "freeze", "pinned", "thaw"]
 
 
 Known = dict[DimAxis | int, Layout]
-"""Layouts of axes that are groups, and of runs of fixed positions."""
+"""Layouts of the axes that are groups, and of runs of fixed positions."""
 
 
 def freeze(dim: DimExpr, known: Known) -> Layout:
-    """The layout of a dimension as it is known now.
+    """Convert a dimension to a layout.
 
     Args:
-        dim: of a tensor, while tracing.
-        known: layouts of the axes that are groups; any other axis stays whole. Runs of fixed positions are added to it,
-            so that equal ones are one object.
+        dim: dimension of a tensor, while tracing.
+        known: layouts of the axes that are groups; any other axis is fixed. Runs of fixed positions are added to it, so
+            that equal runs are one object.
 
     Returns:
-        Its layout; what contains no group is one fixed run.
+        The layout; a dimension without groups is one fixed run.
     """
     found = known.get(dim) if isinstance(dim, int) else None
     if found is not None:
@@ -40,11 +40,11 @@ def freeze(dim: DimExpr, known: Known) -> Layout:
 
 
 def thaw(layout: Layout, axes: Mapping[str, DimAxis]) -> DimExpr:
-    """The inverse of `freeze`: a dimension that can be refined again.
+    """Convert a layout to a dimension that can be refined again; the inverse of `freeze`.
 
     Args:
-        layout: of a dimension.
-        axes: one for each group, by name.
+        layout: layout of a dimension.
+        axes: axis of each group, by name.
     """
     match layout:
         case Fixed(size):
@@ -58,13 +58,13 @@ def thaw(layout: Layout, axes: Mapping[str, DimAxis]) -> DimExpr:
 
 
 def pinned(dim: DimExpr) -> Iterator[tuple[int, str]]:
-    """Runs of pinned positions in a dimension, each with its length and the reason."""
+    """Yield the runs of pinned positions in a dimension, each with its length and the reason."""
     if isinstance(dim, DimAxis):
         if dim.pinned:
             yield dim.size, dim.pinned
         elif dim.value is not None:
             yield from pinned(dim.value)
     elif isinstance(dim, DimConcat) or not any(True for _ in leaves(dim)):
-        # inside of a product with a free part every position can go, so what is pinned there takes nothing away
+        # in a product with a free part, every position can be removed, so a pinned part does not matter
         for part in () if isinstance(dim, int) else dim:
             yield from pinned(part)

@@ -1,4 +1,4 @@
-"""Makes the graph after the trace: which axes became groups, their names, and what cannot be pruned."""
+"""Makes the graph after the trace: the groups and their names, and what cannot be pruned."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def finish(
     """Freeze a finished trace into a graph.
 
     Args:
-        tracer: after the forward pass, outputs pinned.
+        tracer: tracer after the forward pass, with pinned outputs.
         stored: dimensions of every tensor that the network holds, by name, in the network's own order.
-        parameters: the names among them that are parameters.
-        registered: the names among them that are parameters or buffers; whether a plain attribute is there can depend
-            on whether the network ran before, so the fingerprint does not know it.
-        inputs: the example that was traced.
-        device: where the forward pass ran.
-        device_reason: why it did not run on meta, in torch's words.
+        parameters: names of those that are parameters.
+        registered: names of those that are parameters or buffers. The fingerprint ignores plain attributes, as they can
+            depend on whether the network ran before.
+        inputs: example that was traced.
+        device: device of the forward pass.
+        device_reason: reason why it did not run on meta, in torch's words.
         branches: residual branches that can be dropped.
     """
     _pin_unproduced(tracer, stored, parameters)
@@ -69,7 +69,7 @@ def finish(
 
 
 def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
-    """SHA-256 over the names and layouts of all parameters and buffers."""
+    """Return the SHA-256 of the names and layouts of all parameters and buffers."""
     content = {name: [layouts.to_json(dim) for dim in dims] for name, dims in sorted(frozen.items())}
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
@@ -144,7 +144,7 @@ def _base(members: list[tuple[str, int, int]]) -> str:
     producers = [name for name, position, count in members if position == 0 and count > 1]
     weights = [name for name in producers if name.endswith("weight")]
     path, _, last = (weights or producers or [members[0][0]])[0].rpartition(".")
-    # a fused projection keeps its own name apart from the module's other weights
+    # a fused projection has a name of its own, separate from the module's other weights
     return f"{path}.{last.removesuffix('_weight')}" if path and last.endswith("_weight") else path or last
 
 

@@ -1,4 +1,4 @@
-"""Tensors and integers in plain attributes of modules, also inside of lists, dicts and configuration objects."""
+"""Tensors and integers in plain attributes of modules, also in lists, dicts and configuration objects."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|se
 """Names of classes whose instances hold settings."""
 
 DEPTH = 4
-"""Depth of nested containers that are searched."""
+"""Depth to which nested containers are searched."""
 
 OWN = frozenset({*vars(nn.Module()), "_version"})
-"""Attributes by which a module keeps its parameters, buffers, children and hooks."""
+"""Attributes in which a module stores its parameters, buffers, children and hooks."""
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device))
-"""Kinds of values that hold no tensor; most attributes are of these, or tuples of them."""
+"""Types of values that hold no tensor; most attributes have one of these, or are tuples of them."""
 
 MANY = 4096
-"""A container with this many entries or more is taken to be data."""
+"""Number of entries from which a container counts as data."""
 
 
 def held(value: Any, name: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]:
-    """The values inside of an attribute, each with its dotted name; containers themselves are not among them.
+    """Yield the values in an attribute, each with its dotted name; containers themselves are not among them.
 
     Args:
-        value: of the attribute.
-        name: of the attribute; entries are named `name.position` and `name.key`.
-        depth: of nested containers that are searched.
+        value: value of the attribute.
+        name: name of the attribute; entries are named `name.position` and `name.key`.
+        depth: depth to which nested containers are searched.
     """
     entries = _entries(value) if depth else None
     if entries is None:
@@ -47,7 +47,7 @@ def held(value: Any, name: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]
 
 
 def containers(value: Any, depth: int = DEPTH) -> Iterator[Any]:
-    """An attribute's value, if it is a container, and the containers inside of it."""
+    """Yield an attribute's value, if it is a container, and the containers in it."""
     entries = _entries(value) if depth else None
     if entries is not None:
         yield value
@@ -56,7 +56,7 @@ def containers(value: Any, depth: int = DEPTH) -> Iterator[Any]:
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors in a module's attributes that are no parameters or buffers; dicts called caches are left out."""
+    """Yield the tensors in a module's attributes, without parameters, buffers, and dicts called caches."""
     for name, value in vars(module).items():
         if name in OWN or ("cache" in name and isinstance(value, dict)):
             continue
@@ -69,11 +69,11 @@ def held_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def item_of(value: Any, keys: Sequence[str]) -> Any:
-    """An entry inside of an attribute's value; None where there is none.
+    """Return an entry in an attribute's value; None if there is none.
 
     Args:
-        value: of the attribute.
-        keys: of the entry, from the outside in; none is the value itself.
+        value: value of the attribute.
+        keys: keys of the entry, outermost first; no key selects the value itself.
     """
     for key in keys:
         value = dict(_entries(value) or ()).get(key)
@@ -81,12 +81,12 @@ def item_of(value: Any, keys: Sequence[str]) -> Any:
 
 
 def with_item(value: Any, keys: Sequence[str], item: Any) -> Any:
-    """An attribute's value with one entry replaced; dicts, lists and objects change in place, tuples are rebuilt.
+    """Replace one entry in an attribute's value; dicts, lists and objects change in place, tuples are rebuilt.
 
     Args:
-        value: of the attribute.
-        keys: of the entry, from the outside in; none is the value itself.
-        item: the new entry.
+        value: value of the attribute.
+        keys: keys of the entry, outermost first; no key selects the value itself.
+        item: new entry.
     """
     if not keys:
         return item

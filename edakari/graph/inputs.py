@@ -15,19 +15,19 @@ from edakari.errors import ModelError
 __all__ = ["example_for", "example_of", "spec_of_inputs"]
 
 ELEMENTS = 2**28
-"""Largest number of entries of an example that is read from a file: a gigabyte. Images and texts have some millions."""
+"""Largest number of entries of an example in a file: a gigabyte. Images and texts have some millions."""
 
 LARGEST = 1024
 """Largest number of entries of an integer tensor that are stored; a larger one becomes zeros unless constant."""
 
 
 def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta") -> Any:
-    """The described example in the floating type that the network has now.
+    """Make the described example in the current floating type of the network.
 
     Args:
-        model: the network.
-        inputs: as in `Graph.inputs`.
-        device: as in `example_of`.
+        model: network.
+        inputs: description of the example, see `Graph.inputs`.
+        device: device of the tensors, see `example_of`.
     """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
@@ -38,13 +38,13 @@ def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta"
 
 
 def spec_of_inputs(example: Any) -> InputSpec:
-    """An example as JSON: shapes and dtypes, and the values of integer and bool tensors.
+    """Describe an example as JSON: shapes and dtypes, and the values of integer and bool tensors.
 
-    Code takes sizes, lengths and indices from integers, so it may fail on other values; it only computes with floats.
+    Code takes sizes, lengths and indices from integers, so it may fail on other values. It only computes with floats.
     Up to 1,024 entries are stored one by one; of a larger tensor, only its value if it is constant.
 
     Raises:
-        ModelError: the example holds what is neither a tensor nor plain data.
+        ModelError: the example holds something that is neither a tensor nor plain data.
     """
     if isinstance(example, torch.Tensor):
         form = {"tensor": [list(example.shape), str(example.dtype).removeprefix("torch.")]}
@@ -60,7 +60,7 @@ def spec_of_inputs(example: Any) -> InputSpec:
 
 
 def _values(tensor: torch.Tensor) -> list[Any] | None:
-    """The entries that a description stores; a single one stands for all."""
+    """The entries that a description stores; a single entry stands for all."""
     if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta:
         return None
     flat = tensor.flatten()
@@ -71,14 +71,14 @@ def _values(tensor: torch.Tensor) -> list[Any] | None:
 
 
 def example_of(inputs: InputSpec, device: str | None = "meta") -> Any:
-    """The inverse of `spec_of_inputs`; values that it does not store become zeros.
+    """Make the described example, the inverse of `spec_of_inputs`; values that are not stored become zeros.
 
     Args:
-        inputs: the description.
-        device: where tensors are made; None makes those whose values are known on the CPU and the others on meta.
+        inputs: description of the example.
+        device: device of the tensors; None puts those with known values on the CPU, and the others on meta.
 
     Raises:
-        ModelError: not such a description.
+        ModelError: this is no such description.
     """
     match inputs:
         case {"tensor": [list(shape), str(dtype)], "values": list(values)}:

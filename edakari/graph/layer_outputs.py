@@ -33,7 +33,7 @@ class LayerOutput:
         module: dotted path of the module that receives or returns the tensor.
         call: index of that module's call in a forward pass.
         side: whether the tensor is among the module's inputs or outputs.
-        index: of the tensor among these.
+        index: index of the tensor among these.
     """
 
     weight: str
@@ -45,7 +45,7 @@ class LayerOutput:
     index: int
 
     def dims(self) -> dict[str, int]:
-        """The groups in the tensor, and the first dimension in which each appears, the batch aside."""
+        """Groups in the tensor, and the first dimension in which each appears; without the batch."""
         found: dict[str, int] = {}
         for dim, layout in enumerate(self.layouts[1:], start=1):
             for axis in axes(layout):
@@ -54,13 +54,13 @@ class LayerOutput:
 
 
 def layer_outputs_of(graph: Graph) -> tuple[LayerOutput, ...]:
-    """The layer outputs of all layers that write groups, in order.
+    """Find the outputs of all layers that produce groups, in order.
 
-    A layer has none if its tensor never passes from one module to another. A gate has none either: the output of a
-    sigmoid is no feature.
+    A layer has no output here if its tensor never passes from one module to another. A gate has none either: the output
+    of a sigmoid is no feature.
 
     Args:
-        graph: of the network.
+        graph: graph of the network.
     """
     readers = _readers(graph)
     seams = _seams(graph)
@@ -84,7 +84,7 @@ def layer_outputs_of(graph: Graph) -> tuple[LayerOutput, ...]:
 
 
 def sums_into(graph: Graph) -> dict[str, int]:
-    """The number of residual sums that write into each group, for those that have any."""
+    """Count the residual sums that each group is added to; groups without any are left out."""
     features: set[int | None] = {None}
     for index, operator in enumerate(graph.operators):
         if features.intersection(operator.sources):
@@ -132,7 +132,7 @@ def _chain(graph: Graph, readers: Mapping[int, Sequence[int]], index: int) -> It
 
 
 def _turned(graph: Graph, operator: Operator) -> str:
-    """The parameter behind a weight that was transposed before it was used; empty where there is none."""
+    """Name of the parameter behind a weight that was transposed before its use; empty if there is none."""
     for source in operator.sources:
         before = graph.operators[source] if source is not None else None
         if before is not None and before.name in TURNS and before.weights:

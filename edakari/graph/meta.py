@@ -22,7 +22,7 @@ BINARY = named("addition", "subtraction", "multiplication", "division")
 
 
 def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The result of an operator or function; for a meta tensor as first argument, only its shape and dtype."""
+    """Return the result of an operator or function; if its first argument is a meta tensor, only shape and dtype."""
     shortcut = SHORTCUTS.get(name)
     if shortcut is not None and args and isinstance(args[0], torch.Tensor) and args[0].device.type == "meta":
         result = shortcut(args, kwargs)
@@ -32,12 +32,12 @@ def execute(name: str, func: Callable[..., Any], args: Sequence[Any], kwargs: Ma
 
 
 def operator_name(operator: Any) -> str:
-    """Name of an operator without its overload; of one that takes functions too."""
+    """Name of an operator without its overload, also for operators that take functions."""
     return f"{operator.namespace}.{getattr(operator, '_opname', None) or operator.name()}"
 
 
 def _empty(x: torch.Tensor) -> torch.Tensor:
-    # `empty_like` takes a long way on meta, to keep an order in memory that nobody asks for here
+    # `empty_like` is slow on meta, because it preserves a memory order that is not needed here
     return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
@@ -129,7 +129,7 @@ WHOLE: dict[Callable[..., Any], str] = {
     F.scaled_dot_product_attention: "scaled_dot_product_attention",
     torch.batch_norm: "batch_norm",
 }
-"""Functions that have their own shortcut."""
+"""Functions that have a shortcut of their own."""
 
 
 class _Functions(TorchFunctionMode):

@@ -1,9 +1,9 @@
-"""Updates module attributes that hold widths: a table from module class to function, and a careful fallback.
+"""Updates module attributes that hold widths: a table from module class to function, and a cautious fallback.
 
-A module's forward code reads attributes such as `num_heads` or `groups`. After a cut they must say the new widths.
-The table knows torch's own modules. For any other, an integer that the trace saw to count a dimension follows it. One
-that was not seen in use, has the name of a width and equals the dense extent of just one thing that changed takes the
-new extent; `apply` then runs the network on meta tensors, so that a wrong guess is never used.
+A module's forward code reads attributes such as `num_heads` or `groups`. After a cut, they must hold the new widths.
+The table covers torch's own modules. For any other module, an integer follows the dimension that it counted in the
+trace. An integer that was not used in the trace follows if it has the name of a width and equals the dense extent of
+just one changed dimension. `apply` then runs the network on meta tensors, so that a wrong guess is never used.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ROLES: tuple[tuple[tuple[str, ...], frozenset[Kind]], ...] = (
     (("head_dim", "dim_head", "head_size", "d_head", "key_dim"), frozenset({"head_dim"})),
     (("heads", "nhead", "n_head"), frozenset({"head"})),
 )
-"""What attributes of such names count: the kinds of the groups that make up their extent."""
+"""What attributes with these names count: the kinds of the groups in their extent."""
 
 WIDTHS = re.compile("dim|channel|chs|feature|width|hidden|embed|planes|head")
-"""Names of attributes that count positions which may be pruned; a window's size or a depth never follows."""
+"""Names of attributes that count positions which may be pruned; the size of a window or a depth never follows."""
 
 Mend = Callable[[Any, "Widths"], Mapping[str, Any]]
 
@@ -39,10 +39,10 @@ ATTRIBUTES: dict[type[nn.Module] | str, Mend] = {}
 
 
 def attributes(*classes: type[nn.Module] | str) -> Callable[[Mend], Mend]:
-    """Decorator that says how the attributes of module classes follow their parameters.
+    """Decorator for the function that updates the attributes of module classes.
 
     Args:
-        classes: module classes, or their names where importing them would be dear.
+        classes: module classes, or their names if importing them would be slow.
     """
 
     def add(mend: Mend) -> Mend:
@@ -58,9 +58,9 @@ class Widths:
     """Sizes of one module's dimensions before and after a cut.
 
     Args:
-        graph: of the dense network.
+        graph: graph of the dense network.
         path: dotted path of the module.
-        sizes: of the groups after the cut.
+        sizes: sizes of the groups after the cut.
     """
 
     graph: Graph
@@ -68,10 +68,10 @@ class Widths:
     sizes: Sizes
 
     def noted(self, attribute: str, otherwise: int) -> int:
-        """New extent of what the trace noted for an attribute of the module.
+        """Return the new extent of what the trace noted for an attribute of the module.
 
-        Where that stays as it was, so does the attribute: it may count only a part of it, such as the groups of a
-        convolution that runs once for each image.
+        If it does not change, neither does the attribute: the attribute may count only a part of it, such as the groups
+        of a convolution that runs once for each image.
         """
         layout = self.graph.attributes.get((self.path, attribute))
         if layout is None or extent(layout, self.sizes) == extent(layout, {}):
@@ -79,8 +79,10 @@ class Widths:
         return int(extent(layout, self.sizes))
 
     def parts(self, child: str = "") -> Iterator[Layout]:
-        """The layout of every dimension, and of every outer or inner part of one, of the parameters that lie directly
-        in the module or in one of its children.
+        """Yield the layout of every dimension, and of its outer and inner parts, of a module's own parameters.
+
+        Args:
+            child: name of the child whose parameters are read instead.
         """
         start = "".join(f"{name}." for name in (self.path, child) if name)
         for name, dims in self.graph.layouts.items():
@@ -89,7 +91,7 @@ class Widths:
                     yield from _parts(dim)
 
     def kinds(self, layout: Layout) -> frozenset[Kind]:
-        """The kinds of the groups in a layout."""
+        """Kinds of the groups in a layout."""
         return frozenset(self.graph[axis.group].kind for axis in axes(layout))
 
 
@@ -109,11 +111,11 @@ def _parts(dim: Layout) -> Iterator[Layout]:
 
 
 def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
-    """The attributes of a module that change with its widths.
+    """Return the attributes of a module that change with its widths.
 
     Args:
-        module: as in the dense network.
-        widths: extents before and after.
+        module: module of the dense network.
+        widths: extents before and after the cut.
     """
     for cls in type(module).__mro__:
         mend = ATTRIBUTES.get(cls) or ATTRIBUTES.get(cls.__name__)
@@ -124,9 +126,9 @@ def mended(module: nn.Module, widths: Widths) -> Mapping[str, Any]:
 
 
 def mended_inside(module: nn.Module, widths: Widths) -> Iterator[tuple[str, int]]:
-    """Numbers inside of a module's attributes, such as "config.width", that the trace saw to count a dimension.
+    """Yield numbers in a module's attributes, such as "config.width", that counted a dimension in the trace.
 
-    Each comes with what it counts after the cut.
+    Each comes with its new value after the cut.
     """
     if not any(cls in ATTRIBUTES or cls.__name__ in ATTRIBUTES for cls in type(module).__mro__):
         for full in sorted(_seen(widths)):
@@ -137,8 +139,9 @@ def mended_inside(module: nn.Module, widths: Widths) -> Iterator[tuple[str, int]
 
 
 def with_ints(module: nn.Module, ints: Iterable[tuple[str, int]]) -> None:
-    """Put integers into a module's attributes, such as "config.width"; dicts, lists and objects change in place, since
-    other modules may hold them too.
+    """Put integers into a module's attributes, such as "config.width".
+
+    Dicts, lists and objects change in place, since other modules may hold them too.
     """
     for full, count in ints:
         name, *keys = full.split(".")
@@ -150,13 +153,13 @@ def _seen(widths: Widths) -> set[str]:
 
 
 def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[str, int]:
-    """Names of the attributes that the trace saw to count a dimension."""
+    """Names of the attributes that counted a dimension in the trace."""
     values = {name: getattr(module, name, None) for name in seen if "." not in name}
     return {name: widths.noted(name, value) for name, value in values.items() if isinstance(value, int)}
 
 
 def _guessed(module: nn.Module, widths: Widths, seen: Collection[str]) -> dict[str, Any]:
-    """Attributes that the trace did not see in use, named like a width, whose value just one changed dimension has."""
+    """Attributes unused in the trace, with the name of a width and the value of just one changed dimension."""
     wanted = {
         name: value
         for name, value in vars(module).items()
@@ -185,7 +188,7 @@ def _counts(value: Any) -> bool:
 
 
 def _scales(module: nn.Module, widths: Widths) -> dict[str, float]:
-    """Attention scales computed from the head dimension, updated to its new size."""
+    """Attention scales computed from the head dimension, for its new size."""
     children = ("", *(name for name, _ in module.named_children()))
     scales = {name: value for name, value in vars(module).items() if isinstance(value, float)}
     after = {
@@ -240,18 +243,18 @@ def embedding(module: Any, widths: Widths) -> Mapping[str, Any]:
 
 @attributes(nn.modules.batchnorm._NormBase)
 def batch_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """The number of features follows any tensor there is, or what the trace saw."""
+    """The number of features follows any existing tensor, or what the trace noted."""
     for tensor in (module.weight, module.running_mean):
         if tensor is not None:
             return {"num_features": tensor.shape[0]}
-    # an instance norm's channels are (image, channel) where they are normalised
+    # the channels of an instance norm are (image, channel) where they are normalised
     seen = widths.graph.attributes.get((widths.path, "num_features"), Fixed(module.num_features))
     return {"num_features": module.num_features * extent(seen, widths.sizes) // extent(seen, {})}
 
 
 @attributes(nn.LayerNorm, nn.RMSNorm)
 def layer_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """The normalised shape follows the scale, or what the trace saw where there is none."""
+    """The normalised shape follows the scale; without a scale, what the trace noted."""
     if module.weight is not None:
         return {"normalized_shape": tuple(module.weight.shape)}
     dense = module.normalized_shape
@@ -260,14 +263,14 @@ def layer_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
 
 @attributes(nn.GroupNorm)
 def group_norm(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """Channels follow the scale, or what the trace saw; whole groups of channels may have gone."""
+    """Channels follow the scale, or what the trace noted; whole groups of channels may be removed."""
     channels = module.weight.shape[0] if module.affine else widths.noted("num_channels", module.num_channels)
     return {"num_channels": channels, "num_groups": widths.noted("num_groups", module.num_groups)}
 
 
 @attributes(nn.RNNBase)
 def recurrent(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """Widths follow the first layer's weights; the module keeps a list of them beside its parameters."""
+    """Widths follow the first layer's weights; the module keeps a list of them in addition to its parameters."""
     projected = module.proj_size > 0
     return {
         "input_size": module.weight_ih_l0.shape[1],
@@ -285,7 +288,7 @@ def recurrent_cell(module: Any, widths: Widths) -> Mapping[str, Any]:
 
 @attributes(nn.Transformer)
 def transformer(module: Any, widths: Widths) -> Mapping[str, Any]:
-    """The width that the module checks its inputs against."""
+    """The width that the module compares its inputs with follows its layers."""
     norm = getattr(module.encoder, "norm", None)
     return {"d_model": norm.weight.shape[0]} if norm is not None and norm.weight is not None else {}
 

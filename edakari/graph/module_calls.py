@@ -1,4 +1,4 @@
-"""Tells of every call of a module while a network runs."""
+"""Calls callbacks for every module call while a network runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def told_of_calls(
     entered: Callable[[str, Sequence[Any], Mapping[str, Any]], None],
     left: Callable[[str, Any], None],
 ) -> Iterator[None]:
-    """Context manager in which callbacks hear of the calls of a network's modules, the network's own included.
+    """Context manager that calls callbacks for each call of a network's modules, including the network itself.
 
     Args:
-        model: the network.
-        entered: is given a module's dotted path, its positional and its named arguments before the module runs.
-        left: is given the path and the output once the module has run.
+        model: network.
+        entered: callback before a module runs; takes its dotted path, positional and named arguments.
+        left: callback after a module ran; takes its path and its output.
     """
     handles = []
     try:

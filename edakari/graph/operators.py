@@ -1,11 +1,12 @@
-"""The table of operators: every fact that is known of an operator by its name is written here, once.
+"""The table of operators: every property of an operator that is known by its name is written here, once.
 
-A row names operators that act alike: the family that their rule, their masked reading and their shortcut are looked up
-by, which dimensions they mix, and their traits. A new operator is one row here and one rule in `graph/rules_*.py`; a
-name without a row has no trait, and mixes nothing unless the masked twin of a plan has a reading for it.
+A row names operators that act alike. It holds the family by which their rule, their masked reading and their shortcut
+are found, the dimensions that they mix, and their traits. A new operator is one row here and one rule in
+`graph/rules_*.py`. A name without a row has no trait, and mixes nothing unless the masked twin of a plan has a reading
+for it.
 
-Names stand without `aten.` where that is their namespace. `relu+` stands for `relu` and for `relu_`, which works in
-place; `:linear` is no operator but the torch function `linear`, which is taken whole.
+Names omit the namespace `aten.`. `relu+` stands for `relu` and its in-place variant `relu_`. `:linear` is no operator
+but the torch function `linear`, which is traced as a whole.
 """
 
 from __future__ import annotations
@@ -19,32 +20,32 @@ __all__ = ["BATCH_NORMS", "ROWS", "Mixes", "Row", "Trait", "having", "mixed_by",
 
 
 class Trait(enum.Flag):
-    """What an operator does or does not do, beside what its family says."""
+    """Properties of an operator beyond those of its family."""
 
     NONE = 0
     LAYER = enum.auto()
     """Multiplies by a weight, or may do so."""
     FREE = enum.auto()
-    """Only moves or makes values, or compares them: there is no arithmetic to count."""
+    """Only moves, makes or compares values: there is no arithmetic to count."""
     VIEW = enum.auto()
-    """Returns the memory that it is given."""
+    """Returns the memory of its input."""
     MOVES = enum.auto()
-    """Returns the entries that it is given, in another form: position numbers stay position numbers."""
+    """Returns the entries of its input in another arrangement: indices stay indices."""
     NUMBERS = enum.auto()
-    """Its rule says itself which position numbers it reads, or it looks at no entries."""
+    """Its rule handles the indices that it reads, or it reads no entries."""
     ZEROS = enum.auto()
-    """Makes zeros of zeros, and reads one tensor."""
+    """Returns zeros for zeros, and reads one tensor."""
     LOCAL = enum.auto()
-    """Moves nothing along the dimensions whose length it keeps, though torch does not tag it as pointwise."""
+    """Moves nothing along the dimensions whose length it preserves, though torch does not tag it as pointwise."""
 
 
 Mixes = Literal["nothing", "channels", "last", "inner", "attention", "along", "reduced", "all but channels", "all"]
-"""Along which dimensions an operator mixes positions.
+"""Dimensions along which an operator mixes positions.
 
-"channels" is dimension 1 of its first tensor, "last" the last one, "inner" that in which the two factors of a product
-meet, "attention" the last one of queries and the tokens of keys, "along" the dimension that it is told, "reduced" those
-that it takes away, "all but channels" every dimension but 1, "all" any dimension of any tensor. Positions in space,
-which nothing can prune, are left out.
+"channels" is dimension 1 of its first tensor, and "last" the last one. "inner" is the one in which the two factors of a
+product meet. "attention" is the last one of the queries, and the tokens of the keys. "along" is the dimension in its
+arguments, and "reduced" are those that it reduces. "all but channels" is every dimension except 1, and "all" any
+dimension of any tensor. Spatial positions, which cannot be pruned, are left out.
 """
 
 
@@ -53,11 +54,11 @@ class Row:
     """Operators of one family that have the same traits.
 
     Args:
-        family: what rules, readings and shortcuts are looked up by.
-        names: full names of the operators, and of functions that are taken whole.
-        traits: what else they do.
-        mixes: the dimensions whose positions they mix.
-        space: how many dimensions at the end lie in space, for those that act there.
+        family: name by which rules, readings and shortcuts are found.
+        names: full names of the operators, and of functions that are traced as a whole.
+        traits: further properties.
+        mixes: dimensions whose positions they mix.
+        space: number of trailing spatial dimensions, for those that act in space.
     """
 
     family: str
@@ -126,7 +127,7 @@ _TABLE = (
     _row("group_norm", "native_group_norm", LOCAL, "all"),
     _row("weight_norm", "_weight_norm_interface", mixes="all"),
     _row("response_norm", ":local_response_norm", mixes="all"),
-    # position by position; what torch tags as pointwise and nobody asks for needs no row
+    # position by position; operators that torch tags as pointwise need no row
     _row("addition", "add+"),
     _row("subtraction", "sub+"),
     _row("multiplication", "mul+"),
@@ -151,7 +152,7 @@ _TABLE = (
     _row("random_like", "rand_like randn_like"),
     _row("fill", "fill_ zero_", FREE),
     _row("made", "arange linspace scalar_tensor", FREE),
-    # the same values elsewhere or in another form
+    # the same values in another place or shape
     _row("copy", "clone contiguous", MOVES | ZEROS | FREE | LOCAL),
     _row("reference", "detach alias", VIEW | MOVES | ZEROS | FREE | LOCAL),
     _row("reference", "lift_fresh", MOVES | FREE),
@@ -184,7 +185,7 @@ _TABLE = (
     _row("constant_pad", "constant_pad_nd", FREE),
     _row("channel_shuffle", "channel_shuffle native_channel_shuffle", FREE | LOCAL),
     _row("pixel_shuffle", "pixel_shuffle pixel_unshuffle im2col", FREE),
-    # by number
+    # by index
     _row("index", "index index_select", FREE),
     _row("gather", "gather", NUMBERS | FREE, "all"),
     _row("scatter", "scatter+ scatter_add+ scatter_reduce+", NUMBERS, "all"),
@@ -236,11 +237,11 @@ ROWS: Mapping[str, Row] = {name: row for row in _TABLE for name in row.names}
 
 
 def named(*families: str, space: int | None = None) -> tuple[str, ...]:
-    """Names of the operators of families, in order.
+    """Names of the operators of some families, in order.
 
     Args:
-        families: as in the table.
-        space: only those that act in so many dimensions of space; None takes all.
+        families: families in the table.
+        space: number of spatial dimensions of the operators; None selects all.
 
     Raises:
         KeyError: the table has no such family.
@@ -260,7 +261,7 @@ def having(trait: Trait) -> frozenset[str]:
 
 
 def mixed_by(name: str) -> Mixes:
-    """Along which dimensions an operator mixes positions; "nothing" for one that the table does not know."""
+    """Dimensions along which an operator mixes positions; "nothing" for an operator without a row."""
     row = ROWS.get(name)
     return "nothing" if row is None else row.mixes
 

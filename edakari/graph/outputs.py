@@ -18,14 +18,14 @@ __all__ = ["Outputs", "output_names", "outputs_of", "selected", "tensors_in", "w
 DEPTH = 4
 
 Outputs = str | int | Sequence[str | int] | None
-"""A key, attribute or position in what a network returns, dotted where it lies deeper, or several; None is all."""
+"""A key, attribute or position in a network's outputs, dotted if it is nested; or several; None selects all."""
 
 
 def output_names(outputs: Outputs) -> tuple[str, ...] | None:
-    """The chosen outputs as dotted names; None for all.
+    """Return the chosen outputs as dotted names; None for all.
 
     Raises:
-        ModelError: no output is chosen, or what chooses is no name and no position.
+        ModelError: no output is chosen, or an entry is neither a name nor a position.
     """
     if outputs is None:
         return None
@@ -38,12 +38,12 @@ def output_names(outputs: Outputs) -> tuple[str, ...] | None:
 
 
 def with_outputs(inputs: InputSpec, names: tuple[str, ...] | None) -> InputSpec:
-    """The description of an example, with the chosen outputs added."""
+    """Add the chosen outputs to the description of an example."""
     return inputs if names is None else {"inputs": inputs, "outputs": list(names)}
 
 
 def outputs_of(inputs: InputSpec) -> tuple[str, ...] | None:
-    """The chosen outputs of such a description; None for all."""
+    """Return the chosen outputs in such a description; None for all."""
     match inputs:
         case {"outputs": list(names), "inputs": _}:
             return tuple(map(str, names))
@@ -51,24 +51,24 @@ def outputs_of(inputs: InputSpec) -> tuple[str, ...] | None:
 
 
 def selected(outputs: Any, names: tuple[str, ...] | None) -> Any:
-    """The chosen outputs.
+    """Select the chosen outputs.
 
     Args:
-        outputs: what a network returns.
-        names: dotted names of the chosen ones; None for all.
+        outputs: outputs of a network.
+        names: dotted names of the chosen outputs; None for all.
 
     Raises:
-        ModelError: the network does not return one of them; says what it returns.
+        ModelError: the network does not return one of them; the message lists what it returns.
     """
     return outputs if names is None else [_at(outputs, name, name) for name in names]
 
 
 def tensors_in(outputs: Any, depth: int = DEPTH) -> list[torch.Tensor]:
-    """Every tensor in what a network returns, also inside of objects of unknown classes.
+    """Return every tensor in a network's outputs, also in objects of unknown classes.
 
     Args:
         outputs: tensors in containers and objects.
-        depth: of nested objects that are searched.
+        depth: depth to which nested objects are searched.
     """
     found: list[torch.Tensor] = []
     for leaf in tree_leaves(outputs):

@@ -1,6 +1,6 @@
 """Receptive fields: which pixels of the input each position of a tensor depends on, from the graph alone.
 
-Along an axis in space, position u of a tensor sees the input pixels `start + jump·u` to `start + jump·u + size - 1`. A
+Along a spatial axis, position u of a tensor sees the input pixels `start + jump·u` to `start + jump·u + size - 1`. A
 window of k positions with stride s, padding p and dilation d turns these into `start - p·jump`, `jump·s` and
 `size + d·(k - 1)·jump`. Where branches merge, the union is taken; they must agree in the jump.
 """
@@ -30,8 +30,8 @@ class Field:
     """The receptive field of the positions along one axis, in input pixels.
 
     Args:
-        size: pixels that one position sees.
-        jump: from what one position sees to what the next one sees.
+        size: number of pixels that one position sees.
+        jump: distance between the first pixels of two neighbouring positions.
         start: first pixel that position 0 sees; below 0 in the padding.
     """
 
@@ -40,32 +40,32 @@ class Field:
     start: Fraction = Fraction(0)
 
     def window(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> Field:
-        """The field of a window over these positions."""
+        """Return the field of a window over these positions."""
         return Field(
             self.size + dilation * (kernel - 1) * self.jump, self.jump * stride, self.start - padding * self.jump
         )
 
     def spread(self, kernel: int, stride: int, padding: int, dilation: int = 1) -> Field:
-        """The field of positions that a transposed window over these writes."""
+        """Return the field of the positions that a transposed window over these writes."""
         reach = Fraction(dilation * (kernel - 1), stride)
         start = self.start + self.jump * (Fraction(padding, stride) - reach)
         return Field(self.size + reach * self.jump, self.jump / stride, start)
 
     def resized(self, scale: Fraction, taps: int) -> Field:
-        """The field after resizing by `scale`, where each position reads at most `taps` neighbours."""
+        """Return the field after resizing by `scale`, where each position reads at most `taps` neighbours."""
         middle = Fraction(1, 2) / scale - Fraction(1, 2)
         reach = Fraction(taps, 2)
         return Field(self.size + 2 * reach * self.jump, self.jump / scale, self.start + (middle - reach) * self.jump)
 
     def joined(self, other: Field) -> Field | None:
-        """The union of two fields; None if their jumps differ."""
+        """Return the union of two fields; None if their jumps differ."""
         if self.jump != other.jump:
             return None
         start = min(self.start, other.start)
         return Field(max(self.start + self.size, other.start + other.size) - start, self.jump, start)
 
     def pixels(self, position: int, length: int) -> tuple[int, int]:
-        """First and last pixel that a position sees in an image of some length."""
+        """Return the first and last pixel that a position sees in an image of this length."""
         first = math.ceil(self.start + self.jump * position)
         last = math.floor(self.start + self.jump * position + self.size - 1)
         return max(first, 0), min(last, length - 1)
@@ -75,21 +75,21 @@ Seen = Mapping[int, Field]
 """Maps a tensor's spatial dimensions to their receptive fields; empty if all positions are alike."""
 
 State = Seen | None
-"""None if a position may see any pixel."""
+"""None if a position may depend on any pixel."""
 
 
 def receptive_fields(graph: Graph) -> dict[int, Seen]:
-    """The receptive fields of operators' outputs.
+    """Compute the receptive fields of operators' outputs.
 
     Tensors that are the same at every position (the gate of a squeeze-and-excitation block, the statistics of a norm)
     are left out of the union: they do not depend on the position.
 
     Args:
-        graph: of a network on images, [N, C, H, W].
+        graph: graph of a network on images, [N, C, H, W].
 
     Returns:
         By index in `Graph.operators`, a `Field` for each spatial dimension of the operator's first output.
-        Operators whose positions may see anything are left out.
+        Operators whose positions may depend on any pixel are left out.
     """
     states: dict[int, State] = {}
     shapes: dict[int, tuple[int, ...]] = {}
@@ -101,10 +101,10 @@ def receptive_fields(graph: Graph) -> dict[int, Seen]:
 
 
 def box(seen: Seen, position: tuple[int, int], size: tuple[int, int]) -> Box:
-    """The pixels that a position sees, cut off at the image's border.
+    """Return the pixels that a position sees, clipped to the image.
 
     Args:
-        seen: of the tensor, along two dimensions.
+        seen: receptive field of the tensor, along two dimensions.
         position: row and column.
         size: height and width of the image.
     """
@@ -125,7 +125,7 @@ def _operand(
     if source is not None:
         return _Operand(states[source], shapes[source])
     shape = _shape(operator.inputs[0])
-    # the network's input; one that is no image has no pixels
+    # the input of the network; an input that is no image has no pixels
     return _Operand({2: Field(), 3: Field()} if len(shape) == 4 else None, shape)
 
 
@@ -152,7 +152,7 @@ def _local(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Opera
 
 
 def _aligned(operand: _Operand, shape: tuple[int, ...]) -> State:
-    """Maps an operand's fields to the result's dimensions: those of equal length, counted from either end."""
+    """Map an operand's fields to the result's dimensions: those of equal length, counted from either end."""
     if operand.state is None:
         return {} if math.prod(operand.shape[2:]) == 1 < math.prod(shape[2:]) else None
     found = {}
@@ -215,13 +215,13 @@ def _upsampled(operator: Operator, shape: tuple[int, ...], operands: Sequence[_O
 
 
 def _linear(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
-    """Mixes the last dimension and keeps the others."""
+    """The last dimension is mixed, and the others stay."""
     state = operands[0].state
     return None if state is None or len(operands[0].shape) - 1 in state else state
 
 
 def _still(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
-    """Adaptive pooling that leaves the size as it is."""
+    """Adaptive pooling that does not change the size."""
     same = operands[0].shape == shape
     return operands[0].state if same else None
 
@@ -242,7 +242,7 @@ RULES: dict[str, Rule] = {
 }
 
 LOCAL = having(Trait.LOCAL)
-"""Operators that move nothing along the dimensions whose length they keep, beside those that torch calls pointwise."""
+"""Operators that move nothing along dimensions whose length they preserve, besides those that torch calls pointwise."""
 
 
 @functools.lru_cache(maxsize=1024)

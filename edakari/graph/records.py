@@ -1,4 +1,4 @@
-"""What the tracer records: each operator call, each tensor, and each module call."""
+"""Records of the tracer: each operator call, each tensor, and each module call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "CallRecord", "OperatorRecord", "Shape", "TensorInfo"]
 
 Shape = list[DimExpr]
-"""Symbolic shape of a tensor: what each of its dimensions is made of."""
+"""Symbolic shape of a tensor: the structure of each of its dimensions."""
 
 Term = tuple[int, tuple[DimExpr, ...]]
 
@@ -32,11 +32,11 @@ class Call:
         self.out = out
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
-        """An argument, given by position or by name."""
+        """Return an argument that was given by position or by name."""
         return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every tensor among the arguments, in order."""
+        """Return every tensor among the arguments, in order."""
         found: list[torch.Tensor] = []
         for value in (*self.args, *self.kwargs.values()):
             if isinstance(value, torch.Tensor):
@@ -74,17 +74,17 @@ class OperatorRecord:
         self.macs: list[Term] = []
         self.weights: list[str] = []
         self.position_dims: dict[int, tuple[DimExpr, ...]] = {}
-        """For outputs whose entries are position numbers: the dimensions that these numbers index."""
+        """For outputs whose entries are indices of positions: the dimensions that these indices refer to."""
         self.sources: tuple[int | None, ...] = ()
         """For each different input tensor, the index of the record that made it; None for an input of the network."""
         self.arguments: tuple[int | str | None, ...] = ()
         """For each tensor argument, the index of the record that made it, or its name if it is stored, or None."""
         self.scalars: tuple[float, ...] = ()
-        """The plain numbers among the arguments."""
+        """Plain numbers among the arguments."""
 
 
 class TensorInfo:
-    """What the tracer notes about a tensor: symbolic shape, record that made it, whether only weights went in."""
+    """What the tracer notes about a tensor: symbolic shape, record that made it, whether it only depends on weights."""
 
     __slots__ = ("dims", "index", "indexed_dims", "of_weights", "tracer")
 
@@ -94,11 +94,11 @@ class TensorInfo:
         self.index = index
         self.of_weights = of_weights
         self.indexed_dims: tuple[DimExpr, ...] = ()
-        """The dimensions that its entries index, where these are position numbers, as of `argmax`."""
+        """Dimensions that its entries index, if they are indices of positions, as from `argmax`."""
 
 
 class CallRecord:
-    """One call of a module: inputs, outputs, the records between, and tensors that its code made with sizes."""
+    """One call of a module: inputs, outputs, the records in between, and tensors that its code made with sizes."""
 
     __slots__ = (
         "depth",
@@ -119,13 +119,13 @@ class CallRecord:
         self.input_sources = input_sources
         self.outputs: list[Shape] = []
         self.output_sources: tuple[int | None, ...] = ()
-        """As `input_sources`: the record that made each tensor that came out; None for an input of the network."""
+        """Like `input_sources`: the record that made each returned tensor; None for an input of the network."""
         self.made_shapes: dict[str, list[Shape]] = {}
         """Shapes of tensors created by operators with explicit sizes, per source line."""
         self.returned = 0
-        """Length of the tuple that came out; 0 for a tensor alone, -1 for anything else."""
+        """Length of the returned tuple; 0 for a tensor alone, -1 for anything else."""
         self.depth = 0
-        """Number of calls that it lies in."""
+        """Number of calls that enclose it."""
         self.start = self.end = start
 
     @property

@@ -1,4 +1,4 @@
-"""What a reshape does to dimensions: splits and joins them as products in row-major order."""
+"""The effect of a reshape on dimensions: splits and joins them as products in row-major order."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["regroup"]
 
 
 def regroup(dims: Sequence[DimExpr], shape: Sequence[int], reason: str) -> list[DimExpr]:
-    """What a reshape makes of dimensions: splits and joins them as products in row-major order.
+    """Reshape dimensions: split and join them as products in row-major order.
 
     Args:
-        dims: the dimensions before.
-        shape: the sizes after.
-        reason: why axes are pinned where a size after runs across them.
+        dims: dimensions before the reshape.
+        shape: sizes after the reshape.
+        reason: reason for pinning axes if a new size runs across them.
     """
     if all(isinstance(dim, int) for dim in dims):
         return list(shape)
@@ -59,7 +59,7 @@ def _take(queue: list[DimExpr], length: int) -> DimExpr | None:
 
 
 def _take_run(queue: list[DimExpr], taken: list[DimExpr], length: int) -> DimExpr | None:
-    # sizes that do not nest, such as 4 x 6 seen as 6 x 4: harmless while nothing in the run can be pruned
+    # sizes that do not nest, such as 4 x 6 viewed as 6 x 4, are harmless while nothing in the run can be pruned
     last = taken[-1]
     if any(True for part in taken for _ in leaves(part)) or not isinstance(last, int):
         queue.insert(0, last)

@@ -1,4 +1,4 @@
-"""Residual sums: where two tensors that the network computes, of one shape, are added."""
+"""Residual sums: additions of two computed tensors of the same shape."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SUMS = frozenset(named("addition"))
 
 
 def residual_sums(operators: Sequence[Operator | OperatorRecord]) -> Iterator[int]:
-    """The indices of the additions of two different tensors of one shape, neither of them a parameter or buffer.
+    """Yield the indices of the additions of two different tensors of one shape, neither of them a parameter or buffer.
 
-    Which side is the branch is not told here: `y = x + f(x)` reads the same from both.
+    This does not tell which side is the branch: `y = x + f(x)` reads the same from both.
 
     Args:
-        operators: of a graph, or as recorded while tracing.
+        operators: operators of a graph, or records of a trace.
     """
     for index, operator in enumerate(operators):
         if operator.name in SUMS and len(operator.sources) == 2:

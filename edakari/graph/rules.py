@@ -10,14 +10,14 @@ from edakari.graph.axis_tracer import Rule
 __all__ = ["FUNCTIONS", "RULES", "function_rule", "rule"]
 
 RULES: dict[str, Rule] = {}
-"""Operator name, such as "aten.convolution", to its rule. "pointwise" serves every operator that torch tags so."""
+"""Rule of each operator by name, such as "aten.convolution". "pointwise" serves all operators that torch tags so."""
 
 FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {}
-"""Torch functions that are traced as a whole, with their name and rule."""
+"""Torch functions that are traced as a whole, with their names and rules."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Decorator that makes a function the rule of operators; a later one replaces an earlier one.
+    """Decorator that makes a function the rule of operators; a later rule replaces an earlier one.
 
     Args:
         names: operator names without their overload, such as "aten.relu".
@@ -32,7 +32,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def function_rule(name: str, functions: Iterable[Callable[..., Any]]) -> Callable[[Rule], Rule]:
-    """Decorator that makes a function the rule of torch functions, which are then not traced by their operators."""
+    """Decorator that makes a function the rule of torch functions, which are then not traced operator by operator."""
 
     def add(rule: Rule) -> Rule:
         for function in functions:

@@ -18,12 +18,12 @@ __all__: list[str] = []
 
 LINEAR = frozenset(named("linear"))
 ADDED = named("added_matrix_product", "added_batched_product")
-"""Products that are added to their first argument."""
+"""Products that are added to the first argument."""
 
 
 @rule(*named("convolution"))
 def convolution(tracer: AxisTracer, call: Call) -> Shape:
-    """Input channels meet the weight's; with groups both are (group, channel in group)."""
+    """Unify the input channels with the weight's; with groups, both are (group, channel in group)."""
     x, weight, bias = call.args[:3]
     transposed, groups = call.arg(6, "transposed", False), call.arg(8, "groups", 1)
     x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
@@ -57,7 +57,7 @@ def convolution(tracer: AxisTracer, call: Call) -> Shape:
 
 
 def _space(tracer: AxisTracer, call: Call, before: Shape) -> Shape:
-    """Where kernels of one position pass over it, space goes on as it is."""
+    """Spatial dimensions stay the same if kernels of one position pass over them."""
     x, weight = call.args[:2]
     still = call.out.shape[2:] == x.shape[2:]
     after: Shape = []
@@ -68,14 +68,14 @@ def _space(tracer: AxisTracer, call: Call, before: Shape) -> Shape:
 
 
 def _each(value: int | Sequence[int], space: int) -> tuple[int, ...]:
-    """A setting for each dimension in space, where one may have been given for all."""
+    """One setting for each spatial dimension; a single setting holds for all."""
     given = (value,) if isinstance(value, int) else tuple(value)
     return given * space if len(given) == 1 else given
 
 
 @function_rule("linear", [F.linear])
 def linear(tracer: AxisTracer, call: Call) -> Shape:
-    """The last dimension meets the weight's columns and becomes its rows."""
+    """Unify the last dimension with the weight's columns; it becomes the weight's rows."""
     x, weight, bias = call.arg(0, "input"), call.arg(1, "weight"), call.arg(2, "bias")
     x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
     tracer.unify(x_dims[-1], w_dims[-1])
@@ -89,7 +89,7 @@ def linear(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("matrix_product", "batched_product", "linear"), *ADDED)
 def matrix_product(tracer: AxisTracer, call: Call) -> Shape:
-    """The inner dimensions meet; batches meet; the outer ones go on."""
+    """Unify the inner dimensions and the batches; the outer dimensions stay."""
     if call.name in LINEAR:
         dims: Shape = linear(tracer, call)
         return dims
@@ -112,7 +112,7 @@ def matrix_product(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("grouped_product"))
 def grouped_product(tracer: AxisTracer, call: Call) -> Shape:
-    """Products of several matrices, of which each takes a run of the rows, such as those of experts."""
+    """Products of several matrices, each with a run of the rows, such as those of experts."""
     a, b = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.unify(a[-1], b[-2])
     dealt = {4: a[-1:], 5: [a[0], b[0] if len(b) == 3 else b[-1]]}.get(len(a) + len(b), [])
@@ -146,7 +146,7 @@ def fused_attention(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @function_rule("scaled_dot_product_attention", [F.scaled_dot_product_attention])
 def attention(tracer: AxisTracer, call: Call) -> Shape:
-    """Queries and keys meet in the head dimension; heads and batches meet; grouped queries are (key head, repeat)."""
+    """Unify queries and keys in the head dimension, and heads and batches; grouped queries are (key head, repeat)."""
     q, k, v = (tracer.dims(call.arg(i, name)) for i, name in enumerate(("query", "key", "value")))
     mask = call.arg(3, "attn_mask")
     tracer.unify(q[-1], k[-1])
@@ -171,7 +171,7 @@ def attention(tracer: AxisTracer, call: Call) -> Shape:
 
 @function_rule("bilinear", [F.bilinear])
 def bilinear(tracer: AxisTracer, call: Call) -> Shape:
-    """The last dimensions of both inputs meet those of the weight, whose first one comes out."""
+    """Unify the last dimensions of both inputs with those of the weight; its first dimension is the output's."""
     left, right, weight, bias = (call.arg(i, name) for i, name in enumerate(("input1", "input2", "weight", "bias")))
     a, b, w_dims = tracer.dims(left), tracer.dims(right), tracer.dims(weight)
     tracer.unify(a[-1], w_dims[1])

@@ -19,9 +19,9 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Shape], shape: Sequence[int
     """Align dimensions from the right and unify those that are not broadcast.
 
     Args:
-        tracer: the flow.
+        tracer: tracer of the forward pass.
         operands: dimensions of each operand.
-        shape: of the result.
+        shape: shape of the result.
 
     Returns:
         Dimensions of the result.
@@ -45,7 +45,7 @@ def broadcast(tracer: AxisTracer, operands: Sequence[Shape], shape: Sequence[int
     *named("copy", "reference", "conversion", "write"),
 )
 def pointwise(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
-    """Aligned dimensions hold the same positions."""
+    """Unify aligned dimensions, which hold the same positions."""
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
     dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], first.shape)
     return [dims for _ in call.out] if isinstance(call.out, tuple | list) else dims
@@ -53,7 +53,7 @@ def pointwise(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 
 @rule(*named("softmax"))
 def softmax(tracer: AxisTracer, call: Call) -> Shape:
-    """Mixes one dimension and keeps all."""
+    """One dimension is mixed, and all stay."""
     dims = list(tracer.dims(call.args[0]))
     tracer.set(along=call.args[1] % max(len(dims), 1))
     return dims
@@ -61,13 +61,13 @@ def softmax(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("constant", "random"))
 def constant(tracer: AxisTracer, call: Call) -> Shape:
-    """The same value everywhere, or drawn anew, or yet to be written: any position may go with what it meets."""
+    """A constant, a random value or uninitialised memory: its positions follow those they are joined to."""
     return [fresh(length) for length in call.out.shape]
 
 
 @rule(*named("like", "random_like"))
 def like(tracer: AxisTracer, call: Call) -> Shape:
-    """Made in the form of another tensor."""
+    """A new tensor with the shape of another one."""
     return list(tracer.dims(call.args[0]))
 
 
@@ -79,7 +79,7 @@ def fill(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("batch_norm", "batch_norm_variant"))
 def batch_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Channels meet scale, shift and statistics; with statistics of its own input, each channel mixes the rest."""
+    """Unify channels with scale, shift and statistics; with its own statistics, each channel mixes the rest."""
     x = tracer.dims(call.args[0])
     channels = x[1]
     norm = (tracer.record.module, "num_features")
@@ -93,14 +93,14 @@ def batch_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @function_rule("batch_norm", [torch.batch_norm])
 def batch_norm_function(tracer: AxisTracer, call: Call) -> Shape:
-    """The operator's first output."""
+    """Return the operator's first output."""
     outputs: list[Shape] = batch_norm(tracer, Call(call.name, call.args, call.kwargs, (call.out,)))
     return outputs[0]
 
 
 @rule(*named("layer_norm", "rms_norm", "composite_norm"))
 def layer_norm(tracer: AxisTracer, call: Call) -> list[Shape] | Shape:
-    """The last dimensions meet scale and shift (a root mean square norm has no shift); their statistics mix them."""
+    """Unify the last dimensions with scale and shift (an RMS norm has no shift); their statistics mix them."""
     x = tracer.dims(call.args[0])
     normalized = x[-len(call.args[1]) :]
     _norm_parameters(tracer, normalized, call.args[2:4])
@@ -114,7 +114,7 @@ def layer_norm(tracer: AxisTracer, call: Call) -> list[Shape] | Shape:
 
 
 def _statistics(output: torch.Tensor, expected: Shape) -> Shape:
-    """What statistics of a norm are indexed by; some kernels give them another form, which nothing reads."""
+    """Dimensions of a norm's statistics; some kernels give them another shape, which nothing reads."""
     return list(expected) if [size(dim) for dim in expected] == list(output.shape) else list(output.shape)
 
 
@@ -127,7 +127,7 @@ def _norm_parameters(tracer: AxisTracer, dims: Shape, tensors: Sequence[torch.Te
 
 @rule(*named("group_norm"), "aten.group_norm")
 def group_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Channels are (group, channel in group): statistics mix within a group."""
+    """Channels are (group, channel in group), and statistics mix within a group."""
     x = tracer.dims(call.args[0])
     groups, group = call.args[6], x[1]
     if 1 < groups < size(x[1]):
@@ -144,7 +144,7 @@ def group_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @rule(*named("weight_norm"))
 def weight_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Direction and length of a weight meet in the dimension that has lengths; the norm mixes the others."""
+    """Unify direction and length of a weight in the dimension that has lengths; the norm mixes the others."""
     direction, length = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     along = call.arg(2, "dim", 0)
     tracer.unify(direction[along], length[along])
@@ -153,7 +153,7 @@ def weight_norm(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @function_rule("local_response_norm", [F.local_response_norm])
 def local_response_norm(tracer: AxisTracer, call: Call) -> Shape:
-    """Each channel is divided by what its neighbours in the list are, so that the list stays as it is."""
+    """Pin the channels: each channel is divided by the values of its neighbours, so these must stay."""
     dims = list(tracer.dims(call.arg(0, "input")))
     tracer.pin(dims[1], why="it divides a channel by its neighbours, and removing channels changes the neighbours")
     return dims

@@ -1,4 +1,4 @@
-"""The rule of `flex_attention`, an operator that takes functions: of scores and of which keys a query sees."""
+"""The rule of `flex_attention`, an operator whose arguments include functions for scores and for masks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edakari.graph.rules_compute import attention
 __all__: list[str] = []
 
 HEAD = 1
-"""Which argument of such a function is the number of the head, after the score if there is one."""
+"""Index of the argument of such a function that is the head's index; the score comes first if there is one."""
 
 
 @rule("higher_order.flex_attention")
 def flex_attention(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """As attention; tokens stay, since scores may go by their numbers, and heads where they do."""
+    """Like attention; tokens are pinned, as scores may depend on their indices; heads are pinned if scores do."""
     query, key, value, of_score, mask = call.args[:5]
     q, k = tracer.dims(query), tracer.dims(key)
     tracer.pin(q[-2], k[-2], why="scores may depend on the indices of tokens")
@@ -32,7 +32,7 @@ def flex_attention(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 
 def _loads(function: Any, index: int) -> bool:
-    """Whether a function's code uses one of its arguments; True where that cannot be seen."""
+    """Whether a function's code uses one of its arguments; True if that is unknown."""
     if not isinstance(function, types.FunctionType) or function.__code__.co_argcount <= index:
         return True
     code = function.__code__

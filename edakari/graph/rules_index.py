@@ -1,4 +1,4 @@
-"""Rules of the operators that read or write positions by their numbers."""
+"""Rules of the operators that read or write positions by index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONLY_SOME = "it reaches only the first positions of a longer dimension"
 
 @rule(*named("selection"))
 def select(tracer: AxisTracer, call: Call) -> Shape:
-    """One position of a dimension."""
+    """One position of a dimension is selected."""
     dims = tracer.dims(call.args[0])
     along = call.args[1] % len(dims)
     tracer.pin(dims[along], why="one position is selected by index")
@@ -29,13 +29,13 @@ def select(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("pieces"))
 def unbind(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Every position of a dimension by itself."""
+    """Every position of a dimension becomes a tensor."""
     return [select(tracer, Call(call.name, (call.args[0], call.arg(1, "dim", 0)), {}, None)) for _ in call.out]
 
 
 @rule(*named("diagonal"))
 def diagonal(tracer: AxisTracer, call: Call) -> Shape:
-    """Positions of two dimensions that have one number."""
+    """Positions of two dimensions with the same index are selected."""
     dims = list(tracer.dims(call.args[0]))
     pair = {call.arg(2, "dim1", 0) % len(dims), call.arg(3, "dim2", 1) % len(dims)}
     tracer.pin(*(dims[index] for index in pair), why="it pairs the positions of two dimensions by index")
@@ -47,7 +47,7 @@ def _is_mask(entry: torch.Tensor) -> bool:
 
 
 def _used(indices: Sequence[torch.Tensor | None]) -> list[int]:
-    """Which dimensions indices stand for; a mask has several."""
+    """Dimensions that indices select from; a mask has several."""
     used: list[int] = []
     position = 0
     for entry in indices:
@@ -70,14 +70,15 @@ def _pin_used(tracer: AxisTracer, dims: Shape, indices: Sequence[torch.Tensor | 
 
 
 def _where(used: Sequence[int]) -> int:
-    """Where the dimensions of the indices come: in the place of those that they stand for, in front if these stand
-    apart.
+    """Position at which the indices' dimensions are inserted.
+
+    They replace the dimensions that they select from, if these are adjacent; otherwise they come first.
     """
     return used[0] if list(used) == list(range(used[0], used[-1] + 1)) else 0
 
 
 def _spliced(dims: Shape, used: Sequence[int], new: Shape) -> Shape:
-    """The dimensions that are left, with those of the indices among them."""
+    """The remaining dimensions, with those of the indices inserted."""
     out: Shape = [dim for index, dim in enumerate(dims) if index not in used]
     first = _where(used)
     out[first:first] = new
@@ -86,7 +87,7 @@ def _spliced(dims: Shape, used: Sequence[int], new: Shape) -> Shape:
 
 @rule("aten.index", "aten._unsafe_index")
 def index(tracer: AxisTracer, call: Call) -> Shape:
-    """Positions looked up by tensors of numbers."""
+    """Positions are selected by tensors of indices."""
     dims = tracer.dims(call.args[0])
     used = _pin_used(tracer, dims, call.args[1])
     first, count = _where(used), call.out.dim() - len(dims) + len(used)
@@ -95,7 +96,7 @@ def index(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.index_put", "aten.index_put_", "aten._unsafe_index_put", "aten._index_put_impl_")
 def index_put(tracer: AxisTracer, call: Call) -> Shape:
-    """Values written where indices say; one value under a mask goes to each position that the mask holds."""
+    """Values are written at indices; a single value with a mask is written to each position of the mask."""
     x, indices, values = call.args[:3]
     dims = tracer.dims(x)
     masks = [entry for entry in indices if entry is not None and _is_mask(entry)]
@@ -119,7 +120,7 @@ def _meet_from_the_right(tracer: AxisTracer, values: Shape, target: Shape) -> No
 
 @rule("aten.index_select")
 def index_select(tracer: AxisTracer, call: Call) -> Shape:
-    """Positions of one dimension by a list of numbers."""
+    """Positions of one dimension are selected by a list of indices."""
     dims = list(tracer.dims(call.args[0]))
     tracer.pin(*tracer.dims(call.args[2]), why=NUMBERS)
     if dims:
@@ -131,7 +132,7 @@ def index_select(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("gather"))
 def gather(tracer: AxisTracer, call: Call) -> Shape:
-    """Positions of one dimension by number, for each position of the others."""
+    """Positions of one dimension are selected by index, for each position of the others."""
     x, index = call.args[0], call.args[2]
     dims, chosen = tracer.dims(x), tracer.dims(index)
     if not dims:
@@ -143,7 +144,7 @@ def gather(tracer: AxisTracer, call: Call) -> Shape:
 
 
 def _same_places(tracer: AxisTracer, along: int, longer: Shape, shorter: Shape) -> None:
-    """Dimensions other than one meet; where one is longer, only its first positions are reached."""
+    """Unify all dimensions but one; if one is longer, only its first positions are reached."""
     for index, (left, right) in enumerate(zip(longer, shorter, strict=True)):
         if index != along and size(left) == size(right):
             tracer.unify(left, right)
@@ -152,7 +153,7 @@ def _same_places(tracer: AxisTracer, along: int, longer: Shape, shorter: Shape) 
 
 
 def _reads_along(tracer: AxisTracer, index: torch.Tensor, dim: DimExpr) -> None:
-    """Keep a dimension whole unless its numbers were found along the very same dimension."""
+    """Pin a dimension unless its indices were found along the very same dimension."""
     found = tracer.indexed_by(index)
     if not found or any(not _is_same(each, dim) for each in found):
         tracer.pin(dim, *found, why=BY_NUMBER)
@@ -165,7 +166,7 @@ def _is_same(left: DimExpr, right: DimExpr) -> bool:
 
 @rule(*named("scatter"))
 def scatter(tracer: AxisTracer, call: Call) -> Shape:
-    """Values written to positions of one dimension by number, for each position of the others."""
+    """Values are written to positions of one dimension by index, for each position of the others."""
     x, index, source = call.args[0], call.args[2], call.arg(3, "src")
     dims, chosen = tracer.dims(x), tracer.dims(index)
     if not dims:
@@ -183,7 +184,7 @@ def scatter(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*(f"aten.{name}{end}" for name in ("index_add", "index_copy", "index_fill", "index_reduce") for end in ("", "_")))
 def index_write(tracer: AxisTracer, call: Call) -> Shape:
-    """Slices written to positions of one dimension by a list of numbers; the other dimensions meet."""
+    """Slices are written to positions of one dimension by a list of indices; the other dimensions are unified."""
     x, source = call.args[0], call.args[3]
     dims = tracer.dims(x)
     if not dims:
@@ -200,7 +201,7 @@ def index_write(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.slice_scatter", "aten.select_scatter")
 def slice_scatter(tracer: AxisTracer, call: Call) -> Shape:
-    """A run of positions, or one, is written; the other dimensions meet."""
+    """A run of positions, or one, is written; the other dimensions are unified."""
     dims, source = list(tracer.dims(call.args[0])), list(tracer.dims(call.args[1]))
     along = call.arg(2, "dim", 0) % len(dims)
     if call.name == "aten.select_scatter":
@@ -218,7 +219,7 @@ def slice_scatter(tracer: AxisTracer, call: Call) -> Shape:
     *("aten._unique2", "aten.unique_dim", "aten.unique_consecutive", "torchvision.nms"),
 )
 def by_values(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
-    """What comes out, or its order, depends on values."""
+    """The result or its order depends on values."""
     for tensor in call.tensors():
         tracer.pin(*tracer.dims(tensor), why="the selected positions and their order depend on values")
     several = isinstance(call.out, tuple | list)
@@ -227,8 +228,10 @@ def by_values(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 
 @rule("aten.masked_scatter", "aten.masked_scatter_")
 def masked_scatter(tracer: AxisTracer, call: Call) -> Shape:
-    """Values in their order to where a mask holds; rows by rows where the mask is the same all over the last dimension,
-    as where features of an image take the places of tokens.
+    """Values are written in order where a mask holds.
+
+    Whole rows are written if the mask is constant along the last dimension, as when features of an image replace
+    tokens.
     """
     x, mask, source = call.args[:3]
     dims, held, given = tracer.dims(x), list(tracer.dims(mask)), list(tracer.dims(source))
@@ -247,7 +250,7 @@ def masked_scatter(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten._pack_padded_sequence")
 def pack(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Steps of sequences one after another, as far as each goes."""
+    """Steps of sequences are packed one after another, up to the length of each."""
     dims = tracer.dims(call.args[0])
     tracer.pin(*dims[:2], *tracer.dims(call.args[1]), why="steps are ordered by the lengths of sequences")
     return [[int(call.out[0].shape[0]), *dims[2:]], list(call.out[1].shape)]
@@ -255,7 +258,7 @@ def pack(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @rule("aten.bucketize", "aten.searchsorted")
 def bucketize(tracer: AxisTracer, call: Call) -> Shape:
-    """Each value is replaced by the number of the interval that it lies in."""
+    """Each value is replaced by the index of the interval that contains it."""
     bounds, values = (1, 0) if call.name == "aten.bucketize" else (0, 1)
     lowest = tracer.dims(call.args[bounds])
     tracer.pin(lowest[-1], why="the index of an interval counts the bounds before it")
@@ -270,7 +273,7 @@ def bucketize(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("embedding"))
 def embedding(tracer: AxisTracer, call: Call) -> Shape:
-    """Rows are looked up by number, so they all stay; columns go on."""
+    """Rows are looked up by index, so all of them stay; columns stay the same."""
     weight, indices = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.pin(weight[0], why="its rows are looked up by index")
     return [*indices, weight[1]]
@@ -278,7 +281,7 @@ def embedding(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
 def embedding_bag(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Rows are looked up by number and summed up; columns go on."""
+    """Rows are looked up by index and summed; columns stay the same."""
     weight = tracer.dims(call.args[0])
     tracer.pin(weight[0], why="its rows are looked up by index")
     for other in call.tensors()[1:]:

@@ -1,4 +1,4 @@
-"""Rules of fake quantisation, which networks carry that are trained for integers."""
+"""Rules of fake quantisation, in networks that are trained for integer arithmetic."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def per_channel(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 def _meet(tracer: AxisTracer, dims: Shape, along: int, tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors:
         described = tracer.dims(tensor)
-        # an observer that has seen nothing yet holds none or one
+        # an observer that has seen no data holds no or one value
         if described and size(described[0]) == size(dims[along]):
             tracer.unify(dims[along], described[0])
 
 
 @function_rule("fused_moving_avg_obs_fake_quant", [torch.fused_moving_avg_obs_fake_quant])
 def observed(tracer: AxisTracer, call: Call) -> Shape:
-    """Observer and fake quantisation at once: range, scale and zero point are of the tensor or of each position."""
+    """Observer and fake quantisation in one: range, scale and zero point are per tensor or per position."""
     names = ("running_min", "running_max", "scale", "zero_point")
     along, each = call.arg(10, "ch_axis"), call.arg(11, "per_row_fake_quant", False)
     dims = tracer.dims(call.arg(0, "self"))
@@ -64,7 +64,7 @@ def observed(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.resize_")
 def resize(tracer: AxisTracer, call: Call) -> Shape | None:
-    """Observers give their buffers the form of what they saw, which they have already but for the first time."""
+    """Observers resize their buffers to the observed shape, which they have already, except at first."""
     dims = tracer.dims(call.args[0])
     if [size(dim) for dim in dims] == list(call.args[1]):
         return list(dims)

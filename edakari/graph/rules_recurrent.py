@@ -16,7 +16,7 @@ __all__ = ["layers_of", "weights_at"]
 
 
 def weights_at(args: Sequence[Any]) -> int:
-    """Where the list of weights stands: before it come the input, lengths if it is packed, and the state."""
+    """Index of the list of weights: it follows the input, lengths if the input is packed, and the state."""
     return next(index for index, value in enumerate(args) if isinstance(value, list))
 
 

@@ -1,4 +1,4 @@
-"""Rules of the operators that run over the positions of a dimension: reductions, extrema, running sums, orders."""
+"""Rules of the operators along the positions of a dimension: reductions, extrema, cumulative operators, sorting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POSITIONS = named("extreme_position")
 
 @rule(*named("reduction"), *NORMS)
 def reduce(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
-    """Some dimensions are summed up; where these can be pruned, only what is kept counts."""
+    """Some dimensions are reduced; in a pruned network, only their remaining positions count."""
     dims = tracer.dims(call.args[0])
     chosen = call.arg(2 if call.name in NORMS else 1, "dim")
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
@@ -30,7 +30,7 @@ def reduce(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 
 
 def _left(dims: Shape, gone: set[int], count: int) -> Shape:
-    """What a reduction leaves: ones where it keeps the number of dimensions."""
+    """Dimensions after a reduction; reduced ones have length 1 if the operator preserves them."""
     if count == len(dims):
         return [1 if position in gone else dim for position, dim in enumerate(dims)]
     return [dim for position, dim in enumerate(dims) if position not in gone]
@@ -44,7 +44,7 @@ def _positions(chosen: Any, count: int) -> set[int]:
 
 @rule(*named("extremum"), *POSITIONS)
 def extremum(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
-    """A reduction that also finds at which position the value stands."""
+    """A reduction that also returns the index of the value."""
     other = call.arg(1, "other")
     if isinstance(other, torch.Tensor):
         return broadcast(tracer, [tracer.dims(call.args[0]), tracer.dims(other)], call.out.shape)
@@ -60,14 +60,14 @@ def extremum(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 
 @rule(*named("histogram"))
 def histogram(tracer: AxisTracer, call: Call) -> Shape:
-    """Counts of values, wherever they stand."""
+    """Values are counted, in any position."""
     tracer.dims(call.args[0])
     return list(call.out.shape)
 
 
 @rule("aten.kthvalue", "aten.topk", "aten.sort")
 def ordered(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Values by rank: which these are, and how many, depends on all of the dimension."""
+    """Values are ordered by rank: which they are, and how many, depends on the whole dimension."""
     dims = list(tracer.dims(call.args[0]))
     index, name = (1, "dim") if call.name == "aten.sort" else (2, "dim")
     chosen = call.arg(index, name, -1)
@@ -86,13 +86,13 @@ def ordered(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @rule(*named("running_sum", "running_product", "running_logsumexp"))
 def running(tracer: AxisTracer, call: Call) -> Shape:
-    """Each position takes in those before it, of which only what is kept counts."""
+    """Each position accumulates those before it; in a pruned network, only the remaining ones."""
     return list(tracer.dims(call.args[0]))
 
 
 @rule(*named("running_maximum", "running_minimum"))
 def running_extremum(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """As a running sum; the second output says at which position each value stands."""
+    """Like a cumulative sum; the second output is the index of each value."""
     dims = tracer.dims(call.args[0])
     if dims:
         tracer.entries_index(1, dims[call.args[1]])
@@ -101,7 +101,7 @@ def running_extremum(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @rule(*named("order"))
 def reorder(tracer: AxisTracer, call: Call) -> Shape:
-    """Positions of some dimensions change places: these stay whole."""
+    """Positions of some dimensions are reordered; these are pinned."""
     dims = list(tracer.dims(call.args[0]))
     chosen = call.arg(2 if call.name == "aten.roll" else 1, "dims", ())
     for index in _positions(chosen, len(dims)):
@@ -112,7 +112,7 @@ def reorder(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("distance"))
 def distances(tracer: AxisTracer, call: Call) -> Shape:
-    """From each row of one matrix to each of another: the columns meet and are summed up."""
+    """Distances between the rows of two matrices: columns are unified and reduced."""
     left, right = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.unify(left[-1], right[-1])
     batch = broadcast(tracer, [left[:-2], right[:-2]], call.out.shape[:-2])
@@ -121,7 +121,7 @@ def distances(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.linalg_cross")
 def cross(tracer: AxisTracer, call: Call) -> Shape:
-    """Three positions of one dimension are mixed."""
+    """The three positions of one dimension are mixed."""
     dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], call.out.shape)
     tracer.pin(dims[call.kwargs.get("dim", -1)], why="it mixes the three positions of a vector")
     return dims
@@ -129,7 +129,7 @@ def cross(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("loss"))
 def loss(tracer: AxisTracer, call: Call) -> Shape:
-    """Position by position, and then perhaps over all positions."""
+    """Computed position by position, and then possibly reduced over all positions."""
     tensors = call.tensors()
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
     dims = broadcast(tracer, [tracer.dims(tensor) for tensor in tensors], shape)

@@ -15,7 +15,7 @@ __all__: list[str] = []
 
 @rule(*named("view"))
 def view(tracer: AxisTracer, call: Call) -> Shape:
-    """Dimensions split and join as products in row-major order."""
+    """Dimensions are split and joined as products in row-major order."""
     return regroup(tracer.dims(call.args[0]), call.out.shape, f"{tracer.reason}: the reshape runs across it")
 
 
@@ -29,7 +29,7 @@ def permute(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("transposition"))
 def transpose(tracer: AxisTracer, call: Call) -> Shape:
-    """Two dimensions change places."""
+    """Two dimensions are swapped."""
     dims = list(tracer.dims(call.args[0]))
     if len(dims) < 2:
         return dims
@@ -51,7 +51,7 @@ def unsqueeze(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("squeeze"))
 def squeeze(tracer: AxisTracer, call: Call) -> Shape:
-    """Dimensions of one position go."""
+    """Dimensions of one position are removed."""
     dims = tracer.dims(call.args[0])
     chosen = call.arg(1, "dim", range(len(dims)))
     positions = {p % max(len(dims), 1) for p in ([chosen] if isinstance(chosen, int) else chosen)}
@@ -60,7 +60,7 @@ def squeeze(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("expand"))
 def expand(tracer: AxisTracer, call: Call) -> Shape:
-    """Dimensions of one position are repeated, as often as what they meet is long; the others go on."""
+    """Dimensions of one position are repeated to the length of those they are joined to; the others stay the same."""
     dims = tracer.dims(call.args[0])
     shape = call.out.shape
     padded = [*([1] * (len(shape) - len(dims))), *dims]
@@ -69,7 +69,7 @@ def expand(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("repeat"))
 def repeat(tracer: AxisTracer, call: Call) -> Shape:
-    """The whole dimension again and again: (repeat, position); one position as often as what it meets is long."""
+    """The whole dimension is repeated: (repeat, position); one position is repeated to the length it is joined to."""
     dims = tracer.dims(call.args[0])
     times = call.args[1]
     padded = [*([1] * (len(times) - len(dims))), *dims]
@@ -82,14 +82,14 @@ def _repeated(dim: DimExpr, count: int) -> DimExpr:
 
 @rule(*named("strides"))
 def as_strided(tracer: AxisTracer, call: Call) -> Shape | None:
-    """Harmless where it only restates the form."""
+    """Only supported if it restates the shape of its input."""
     return list(tracer.dims(call.args[0])) if tuple(call.args[1]) == tuple(call.args[0].shape) else None
 
 
 @rule(*named("concatenation"))
 def cat(tracer: AxisTracer, call: Call) -> Shape:
-    """Blocks side by side along one dimension; the others meet."""
-    # torch lets one-dimensional tensors without entries join anything
+    """Blocks are concatenated along one dimension; the others are unified."""
+    # torch lets one-dimensional tensors without entries join any tensor
     parts = [tracer.dims(tensor) for tensor in call.args[0] if tensor.dim() == call.out.dim()]
     along = call.arg(1, "dim", 0) % len(parts[0])
     for part in parts[1:]:
@@ -103,7 +103,7 @@ def cat(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("stack"))
 def stack(tracer: AxisTracer, call: Call) -> Shape:
-    """The same dimensions beside one another in a new one."""
+    """The same dimensions are stacked in a new one."""
     parts = [tracer.dims(tensor) for tensor in call.args[0]]
     for part in parts[1:]:
         for first, other in zip(parts[0], part, strict=True):
@@ -115,7 +115,7 @@ def stack(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("split"))
 def split_evenly(tracer: AxisTracer, call: Call) -> list[Shape]:
-    """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` will halve what is left."""
+    """Pieces of one dimension. Equal pieces lose the same positions, since `chunk` halves what is left."""
     dims = tracer.dims(call.args[0])
     along = call.arg(2, "dim", 0) % len(dims)
     lengths = [int(piece.shape[along]) for piece in call.out]
@@ -160,7 +160,7 @@ def _replaced(dims: Shape, position: int, dim: DimExpr) -> Shape:
 
 @rule(*named("slice"))
 def slice_(tracer: AxisTracer, call: Call) -> Shape:
-    """A run of positions of one dimension."""
+    """A run of positions of one dimension is selected."""
     dims = tracer.dims(call.args[0])
     along = call.arg(1, "dim", 0) % len(dims)
     length, total = call.out.shape[along], size(dims[along])
@@ -178,7 +178,7 @@ def slice_(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("constant_pad"))
 def constant_pad(tracer: AxisTracer, call: Call) -> Shape:
-    """New positions before and after; they stay."""
+    """New positions are added before and after; they are pinned."""
     dims = list(tracer.dims(call.args[0]))
     widths = call.args[1]
     tracer.set(widths=tuple(widths))
@@ -207,7 +207,7 @@ def channel_shuffle(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("triangle"))
 def triangle(tracer: AxisTracer, call: Call) -> Shape:
-    """Depends on the position in the last two dimensions."""
+    """The result depends on the indices in the last two dimensions."""
     dims = list(tracer.dims(call.args[0]))
     tracer.pin(*dims[-2:], why="it keeps a triangle, by the indices of rows and columns")
     return dims
@@ -215,7 +215,7 @@ def triangle(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule(*named("windows"))
 def unfold(tracer: AxisTracer, call: Call) -> Shape:
-    """Windows along one dimension."""
+    """Windows slide along one dimension."""
     dims = list(tracer.dims(call.args[0]))
     along = call.args[1] % len(dims)
     tracer.pin(dims[along], why="windows slide over its positions, which must stay adjacent")
@@ -225,7 +225,7 @@ def unfold(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.repeat_interleave")
 def repeat_interleave(tracer: AxisTracer, call: Call) -> Shape | None:
-    """Each position again and again: (position, repeat)."""
+    """Each position is repeated: (position, repeat)."""
     times, along = call.arg(1, "repeats"), call.arg(2, "dim")
     if not isinstance(times, int) or along is None:
         return None

@@ -1,4 +1,4 @@
-"""Rules of the operators that act in space: pooling, resizing, padding by reflection, pixel shuffle."""
+"""Rules of the operators in space: pooling, resizing, padding by reflection, pixel shuffle."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ UNPOOLS = frozenset(named("unpool"))
 
 
 def spatial(count: int, tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
-    """Mixes positions in the last `count` dimensions and leaves the others alone."""
+    """Positions in the last `count` dimensions are mixed; the others stay the same."""
     dims = tracer.dims(call.args[0])
     for other in call.tensors()[1:]:
         _meet(tracer, dims[:-count], other, call.name in UNPOOLS)
     if call.name in POOLS:
-        # an empty stride is the kernel's
+        # an empty stride is the kernel size
         kernel = call.arg(1, "kernel_size")
         stride = call.arg(2, "stride") or kernel
         dilation = tuple(call.arg(4, "dilation", (1,) * count)) if "max" in call.name else (1,) * count
@@ -38,7 +38,7 @@ def spatial(count: int, tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
 
 
 def _meet(tracer: AxisTracer, dims: Shape, other: torch.Tensor, indexed: bool) -> None:
-    """Where samples are taken: of each image, or, as numbers that pooling returned, of each channel."""
+    """Unify the dimensions of the sampled positions: of each image, or, for indices from pooling, of each channel."""
     where = tracer.dims(other)
     same = len(dims) if indexed else len(dims) - 1
     for left, right in zip(dims[:same], where[:same], strict=True):
@@ -52,7 +52,7 @@ for _count in (1, 2, 3):
 
 @rule("aten.pixel_shuffle")
 def pixel_shuffle(tracer: AxisTracer, call: Call) -> Shape:
-    """Channels are (channel, position in the block); the block goes into space."""
+    """Channels are (channel, position in the block); the block becomes spatial positions."""
     dims = tracer.dims(call.args[0])
     halves = split(dims[-3], call.out.shape[-3])
     if halves is None:
@@ -64,7 +64,7 @@ def pixel_shuffle(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.pixel_unshuffle")
 def pixel_unshuffle(tracer: AxisTracer, call: Call) -> Shape:
-    """Space goes into channels: (channel, position in the block)."""
+    """Spatial positions become channels: (channel, position in the block)."""
     dims = tracer.dims(call.args[0])
     return [*dims[:-3], product([dims[-3], call.args[1] ** 2]), *call.out.shape[-2:]]
 
@@ -81,7 +81,7 @@ def im2col(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.col2im")
 def col2im(tracer: AxisTracer, call: Call) -> Shape:
-    """The way back: windows are summed up where they overlap, channel by channel."""
+    """The inverse of `im2col`: overlapping windows are summed, channel by channel."""
     x = tracer.dims(call.args[0])
     tracer.pin(x[-1], why="positions in space are mixed")
     halves = split(x[-2], call.out.shape[-3])
@@ -94,7 +94,7 @@ def col2im(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.affine_grid_generator", "aten.cudnn_affine_grid_generator")
 def affine_grid(tracer: AxisTracer, call: Call) -> Shape:
-    """A grid of positions in space from the entries of a matrix."""
+    """A grid of spatial positions is computed from the entries of a matrix."""
     theta = tracer.dims(call.args[0])
     tracer.pin(*theta[1:], why="its entries are a matrix that acts in space")
     return [theta[0], *call.out.shape[1:]]

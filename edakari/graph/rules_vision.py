@@ -1,4 +1,4 @@
-"""Rules of torchvision's operators on regions and of its deformable convolution, and of transforms to frequencies."""
+"""Rules of torchvision's region operators and deformable convolution, and of Fourier transforms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__: list[str] = []
 
 @rule(*named("deformable_convolution"))
 def deform_conv(tracer: AxisTracer, call: Call) -> Shape:
-    """A convolution whose kernel each group of offsets moves by itself: channels are (offset group, channel)."""
+    """A convolution whose kernel each group of offsets moves separately: channels are (offset group, channel)."""
     x, weight, offset, mask, bias = call.args[:5]
     groups, offset_groups, masked = call.args[11:14]
     x_dims, w_dims = tracer.dims(x), tracer.dims(weight)
@@ -47,7 +47,7 @@ def _meet_offsets(tracer: AxisTracer, dims: Shape, batch: DimExpr, channels: Dim
 
 @rule("torchvision.roi_align", "torchvision.roi_pool")
 def regions(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
-    """Each region becomes a picture of one size; channels go on."""
+    """Each region becomes an image of fixed size; channels stay the same."""
     x, rois = tracer.dims(call.args[0]), tracer.dims(call.args[1])
     tracer.pin(x[0], *x[2:], *rois, why="regions are found by indices of images and positions in space")
     several = isinstance(call.out, tuple | list)
@@ -73,7 +73,7 @@ def regions_by_position(tracer: AxisTracer, call: Call) -> list[Shape]:
 
 @rule("aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c")
 def fourier(tracer: AxisTracer, call: Call) -> Shape:
-    """Positions become frequencies along some dimensions; the others go on."""
+    """Positions become frequencies along some dimensions; the others stay the same."""
     dims = list(tracer.dims(call.args[0]))
     for index in call.args[1]:
         tracer.pin(dims[index], why="a Fourier transform mixes its positions into frequencies, of which all are needed")
@@ -91,5 +91,5 @@ def view_as_complex(tracer: AxisTracer, call: Call) -> Shape:
 
 @rule("aten.view_as_real", "aten._view_as_real_physical")
 def view_as_real(tracer: AxisTracer, call: Call) -> Shape:
-    """Real and imaginary parts in a new last dimension."""
+    """Real and imaginary parts become a new last dimension."""
     return [*tracer.dims(call.args[0]), 2]

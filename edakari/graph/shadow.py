@@ -1,4 +1,4 @@
-"""Copies of networks for trial forward passes, without data or with made-up data; the user's network is not touched."""
+"""Copies of networks for trial forward passes, without data or with artificial data."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ FAILURES = (
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every tensor that a network holds, by its first name, shared ones once: parameters, buffers, then those in plain
-    attributes, such as a table that was never registered.
+    """Return every tensor that a network holds, by its first name, each once.
+
+    Parameters come first, then buffers, then tensors in plain attributes, such as a table that was never registered.
     """
     found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     known = set(map(id, found.values()))
@@ -39,9 +40,9 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def bytes_on_disk(model: nn.Module) -> dict[str, int]:
-    """For each tensor that the state of a network holds, by its first name, the bytes of one position on disk.
+    """Return the bytes of one position on disk, for each tensor in the state of a network, by its first name.
 
-    A tensor that has several names there is written as often.
+    A tensor with several names is written several times.
     """
     names = {id(tensor): name for name, tensor in stored_tensors(model).items()}
     found: dict[str, int] = {}
@@ -55,7 +56,7 @@ def bytes_on_disk(model: nn.Module) -> dict[str, int]:
 
 
 def shadow_of(model: nn.Module, device: str) -> nn.Module:
-    """A copy of a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
+    """Copy a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
     tensors: dict[int, torch.Tensor] = {}
     for module in model.modules():
         plain = (*vars(module).values(), *(tensor for _, tensor in held_tensors(module)))
@@ -68,7 +69,7 @@ def shadow_of(model: nn.Module, device: str) -> nn.Module:
 
 
 def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
-    """A tensor with the shape of a meta tensor, and values that suit most networks."""
+    """A tensor with the shape of a meta tensor, with values that suit most networks."""
     if device == "meta":
         return torch.empty(value.shape, dtype=value.dtype, device=device)
     if not value.is_floating_point():
@@ -81,13 +82,15 @@ def _with_data(value: torch.Tensor, device: str) -> torch.Tensor:
 
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
-    """Context manager in which compiled functions (such as `flex_attention`) and torch's transformer layers run as
-    their code says, so that their operators can be traced; fused kernels of the layers would hide them.
+    """Context manager in which compiled functions and torch's transformer layers run as their code says.
+
+    Their operators can then be traced; fused kernels of the layers would hide them. A compiled function is, for
+    example, `flex_attention`.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     compiling = sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}
-    # where nothing can have been compiled, finding that out would take seconds
+    # if nothing can have been compiled, checking would still take seconds
     eager = torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext()
     try:
         with eager, _without_cache_of_einops():
@@ -98,7 +101,7 @@ def as_written() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_cache_of_einops() -> Iterator[None]:
-    """Context manager in which einops recomputes sizes at each call: its cache would return another call's."""
+    """Context manager in which einops recomputes sizes at each call: its cache would return those of another call."""
     module = sys.modules.get("einops.einops")
     cached = getattr(module, "_reconstruct_from_shape", None)
     computed = getattr(module, "_reconstruct_from_shape_uncached", cached)
@@ -112,10 +115,10 @@ def _without_cache_of_einops() -> Iterator[None]:
 
 
 def call(model: nn.Module, example: Any) -> Any:
-    """Run a network on a copy of an example: some networks write to what they are given.
+    """Run a network on a copy of an example, since some networks write to their inputs.
 
     Args:
-        model: the network.
+        model: network.
         example: a tensor, a tuple of positional arguments or a dict of keywords.
 
     Raises:
@@ -125,14 +128,14 @@ def call(model: nn.Module, example: Any) -> Any:
 
 
 def run_on(model: nn.Module, example: Any) -> Any:
-    """Run a network on these very tensors, which it may change; see `call`."""
+    """Run a network on these tensors themselves, which it may change; see `call`."""
     try:
         with torch.no_grad(), as_written():
             if isinstance(example, dict):
                 return model(**example)
             return model(*example) if isinstance(example, tuple) else model(example)
     except EdakariError:
-        raise  # it says already what is wrong
+        raise  # it already says what is wrong
     except FAILURES as error:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
         raise ModelError(

@@ -59,7 +59,7 @@ def _trailing_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, 
 def _repeat_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     times = _flat(args[1:]) or kwargs.get("repeats", ())
     before = [*[1] * (len(times) - args[0].dim()), *args[0].shape]
-    # one position that is repeated is as long as the number says
+    # a repeated single position has the length that the number gives
     single = [(count, dim) for count, dim, length in zip(times, ints.dims_of(out), before, strict=True) if length == 1]
     return _paired(ints, [count for count, _ in single], [dim for _, dim in single])
 
@@ -134,7 +134,7 @@ def _slice_size(ints: IntTracker, pick: slice, whole: DimExpr) -> Stated:
 @_sizes(F.layer_norm, torch.layer_norm, F.rms_norm)
 def _normalized_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Stated:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
-    # a wrong number is an error here, so that a plain one needs no second look
+    # a wrong number is an error here, so a plain one needs no check
     return _paired(
         ints,
         (size if isinstance(size, TrackedInt) else -1 for size in shape),
@@ -149,7 +149,7 @@ def _group_count(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any
     if isinstance(groups, TrackedInt):
         yield groups, group
     else:
-        # fewer groups of more channels each may fit by chance
+        # fewer groups of more channels each may fit by accident
         algebra.pin(group, "group_norm: the number of groups is written into the call")
 
 
@@ -164,7 +164,7 @@ def _head_sizes(ints: IntTracker, args: Sequence[Any], kwargs: Mapping[str, Any]
         rows = [ints.dims_of(given[f"{name}_proj_weight"])[0] for name in "qkv"]
     else:
         rows = [(algebra.split(ints.dims_of(given["in_proj_weight"])[0], 3) or (1, width))[1]]
-    # it takes the width of a head from the queries', and asserts that all heads together are as wide
+    # it takes the head dimension from the queries, and asserts that all heads together have this width
     for each in rows:
         ints.unify(each, width)
     head = (algebra.split(width, int(heads)) or (1,))[0]
@@ -186,11 +186,11 @@ SHAPE_OPERATORS = frozenset(
         *(torch.Tensor.repeat_interleave, torch.repeat_interleave),
     }
 )
-"""Functions that take explicit sizes; a wrong size shows in the shape of their result."""
+"""Functions that take explicit sizes; a wrong size changes the shape of their result."""
 
 
 def line_of_code() -> str:
-    """The running line of the network's code, as file and number; empty if the code is torch's own."""
+    """Return the running line of the network's code, as file and number; empty if the code is torch's own."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _belongs(frame, "edakari.graph"):
         frame = frame.f_back

@@ -25,12 +25,12 @@ class Tap:
     """A module whose output is a feature map.
 
     Args:
-        module: its dotted path.
+        module: dotted path of the module.
         form: "maps" [N, C, H, W], "channels_last" [N, H, W, C], or "tokens" [N, prefix + H * W, C].
-        layout: of the channels.
-        height: rows of the map.
-        width: columns of the map.
-        prefix: tokens before the map's own, such as a class token.
+        layout: layout of the channels.
+        height: number of rows of the map.
+        width: number of columns of the map.
+        prefix: number of tokens before those of the map, such as a class token.
     """
 
     module: str
@@ -46,18 +46,18 @@ class Tap:
         return int(extent(self.layout, {}))
 
     def feature_map(self, output: torch.Tensor) -> torch.Tensor:
-        """The module's output as [N, C, H, W]."""
+        """Convert the module's output to [N, C, H, W]."""
         if self.form == "tokens":
             output = output[:, self.prefix :].reshape(len(output), self.height, self.width, -1)
         return output if self.form == "maps" else output.permute(0, 3, 1, 2)
 
 
 class Tapped(nn.Module):
-    """A network that also gives the outputs at its taps.
+    """A network that also returns the outputs at its taps.
 
     Args:
-        network: called with one tensor.
-        taps: where to read; a module that runs several times is read the last time.
+        network: network that takes one tensor.
+        taps: taps to read; a module that runs several times is read the last time.
     """
 
     def __init__(self, network: nn.Module, taps: Sequence[Tap]) -> None:
@@ -65,7 +65,7 @@ class Tapped(nn.Module):
         self.network, self.taps = network, tuple(taps)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The network's own output, and a feature map [N, C, H, W] for each tap."""
+        """Return the network's own output, and a feature map [N, C, H, W] for each tap."""
         outputs: dict[str, torch.Tensor] = {}
 
         def reader(name: str) -> Any:
@@ -86,20 +86,20 @@ class Tapped(nn.Module):
 
 
 def find_taps(model: nn.Module, graph: Graph, names: Sequence[str] = (), most: int = 4) -> tuple[Tap, ...]:
-    """The last feature map of each resolution, finest first.
+    """Find the last feature map of each resolution, finest first.
 
-    The modules looked at are those on the network's way from image to output: containers are entered, and so is what
-    changes the resolution more than twofold; blocks are not, since what lies inside of them is no stage's result. This
-    gives the maps that timm's `features_only` gives.
+    The candidates are the modules on the path from image to output. Containers are entered, and so is a module that
+    changes the resolution more than twofold. Blocks are not entered, since a stage's result does not lie inside of
+    them. These are the maps that timm's `features_only` returns.
 
     Args:
-        model: the network.
-        graph: of it.
+        model: network.
+        graph: graph of the network.
         names: modules to read instead, finest first.
-        most: resolutions that are read, the coarsest ones.
+        most: largest number of resolutions; the coarsest ones are read.
 
     Raises:
-        ModelError: the network has no feature maps, or a named module gives none.
+        ModelError: the network has no feature maps, or a named module returns none.
         UnknownName: there is no such module.
     """
     calls = {call.module: call for call in graph.calls}
@@ -117,15 +117,15 @@ def find_taps(model: nn.Module, graph: Graph, names: Sequence[str] = (), most: i
     taps = sorted(found.values(), key=lambda tap: -tap.height * tap.width)
     if not taps:
         raise ModelError(
-            f"{type(model).__name__} has no module that gives feature maps (a tensor [N, C, H, W], [N, H, W, C] or of "
-            "tokens on a grid, of at least 2 x 2 positions). Where it makes them in its own code, put a "
-            "torch.nn.Identity there and name it"
+            f"{type(model).__name__} has no module that returns feature maps (a tensor [N, C, H, W], [N, H, W, C] or "
+            "of tokens on a grid, of at least 2 x 2 positions). If its own code makes them, put a torch.nn.Identity "
+            "there and name it"
         )
     return tuple(taps[-most:])
 
 
 def _trunk(module: nn.Module, calls: Mapping[str, ModuleCall], path: str) -> Iterator[str]:
-    """Dotted paths of the blocks on the way through a module."""
+    """Yield the dotted paths of the blocks on the path through a module."""
     for name, child in module.named_children():
         own = f"{path}.{name}" if path else name
         call = calls.get(own)
@@ -152,12 +152,12 @@ def _named(name: str, calls: Mapping[str, ModuleCall], image: Sequence[int]) -> 
 
 
 def _shape(tensors: Sequence[Sequence[Layout]]) -> list[int] | None:
-    """Of the first tensor; None where there is none."""
+    """Shape of the first tensor; None if there is none."""
     return [int(extent(layout, {})) for layout in tensors[0]] if tensors else None
 
 
 def _tap(call: ModuleCall, image: Sequence[int]) -> Tap | None:
-    """The tap of a module, or None where its output is no map of at least 2 x 2."""
+    """The tap of a module; None if its output is no map of at least 2 x 2."""
     if len(call.outputs) != 1:
         return None
     (layouts,), shape = call.outputs, _shape(call.outputs)

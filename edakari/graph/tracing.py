@@ -1,4 +1,4 @@
-"""Traces networks in one forward pass on meta tensors: into graphs with groups, or of the network as it is."""
+"""Traces networks in one forward pass on meta tensors: to graphs with groups, or to graphs without."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from edakari.graph.trial_cuts import verify_by_cutting
 
 __all__ = ["fixed_graph", "trace"]
 
-_LOADED = rule_files  # importing them fills the table
+_LOADED = rule_files  # importing them fills the table of rules
 
 Names = tuple[str, ...] | None
 
 
 def trace(model: nn.Module, example: Any, *, outputs: Outputs = None) -> Graph:
-    """The graph of a network: what can be pruned, what each operator costs, what was refused and why.
+    """Trace a network to its graph: what can be pruned, what each operator costs, what is unprunable and why.
 
-    Runs the network once in evaluation mode on tensors without data; weights are neither read nor changed. A network
-    that looks at values (it calls `.item()`, say) runs on a copy on the CPU instead.
+    The network runs once in evaluation mode on tensors without data; weights are neither read nor changed. A network
+    whose code depends on values (it calls `.item()`, for example) runs on a copy on the CPU instead.
 
     Args:
-        model: the network; of a compiled or data-parallel one, the network inside is traced.
-        example: an input as the network takes it: a tensor, a tuple of positional arguments or a dict of keywords.
-        outputs: those that count, by key, attribute or position, such as "logits", 0 or ["logits", "aux.0"]; the others
-            may lose positions. The default is all. Plans keep the choice.
+        model: network; for a compiled or data-parallel one, the network inside is traced.
+        example: input as the network takes it: a tensor, a tuple of positional arguments or a dict of keywords.
+        outputs: outputs that must stay complete, by key, attribute or position, such as "logits", 0 or ["logits",
+            "aux.0"]. The others may lose positions. The default is all. Plans store the choice.
 
     Raises:
-        ModelError: the forward pass fails on the example, an output is not there, or parameters are uninitialised; or
-            `model` is no network, or one that cannot be unwrapped.
+        ModelError: the forward pass fails on the example, an output does not exist, or parameters are uninitialised; or
+            `model` is no network, or cannot be unwrapped.
     """
     network = unwrapped(model, "trace(model, example)")
     refuse_uninitialised(network)
@@ -56,20 +56,20 @@ def trace(model: nn.Module, example: Any, *, outputs: Outputs = None) -> Graph:
 
 
 def fixed_graph(model: nn.Module, example: Any) -> Graph:
-    """The graph of a network that stays as it is: what each operator costs, and nothing that can be pruned.
+    """Trace a network that is not pruned: what each operator costs, without groups.
 
-    Its operators, module calls and costs are those that `trace` gives for the dense network. No cuts are tried and no
-    groups are looked for, so that it takes a fraction of the time: take it to count what a finished network costs.
+    Operators, module calls and costs are those of `trace`. No groups are searched and no cuts are tried, so this takes
+    a fraction of the time. Use it to count the costs of a finished network.
 
     Args:
-        model: as for `trace`.
-        example: as for `trace`.
+        model: network, see `trace`.
+        example: input, see `trace`.
 
     Returns:
-        A graph whose layouts are all fixed; its fingerprint is another one than that of the same network's `trace`.
+        A graph whose layouts are all fixed; its fingerprint differs from that of `trace`.
 
     Raises:
-        ModelError: as `trace` does.
+        ModelError: see `trace`.
     """
     network = unwrapped(model, "fixed_graph(model, example)")
     refuse_uninitialised(network)
@@ -77,7 +77,7 @@ def fixed_graph(model: nn.Module, example: Any) -> Graph:
 
 
 def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
-    """The result of `follow` on meta, or on the CPU if the network looks at values; it is told the reason."""
+    """Call `follow` on meta, or on the CPU if the network depends on values; the second argument is the reason."""
     try:
         return follow("meta", "")
     except ModelError as error:
@@ -108,7 +108,7 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
     if not tracer.read.issuperset(parameters):
         _join_training(tracer, shadow, dims, moved, chosen)
     tracer.hold_comparisons()
-    # plain attributes that nobody reads are left alone: an attention map that was kept for a look, say
+    # plain attributes that nothing reads are left alone, such as a stored attention map
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
     for name in dims.keys() - registered - tracer.read:
         dims[name] = list(stored[name].shape)
@@ -121,7 +121,7 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
 
 
 def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[AxisTracer, Any]:
-    """Traces one forward pass; returns the tracer and the network's outputs."""
+    """Trace one forward pass; return the tracer and the network's outputs."""
     stored = stored_tensors(shadow)
     tracer = AxisTracer(
         {id(tensor): dims[name] for name, tensor in stored.items()},
@@ -129,7 +129,7 @@ def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[Ax
         RULES,
         FUNCTIONS,
     )
-    # on a copy, so that what the pass leaves behind, such as a table that it makes and keeps, is not in a cut network
+    # a copy, so that what the pass leaves behind, such as a table that it creates and stores, is not in a cut network
     running = copied_as_is(shadow)
     with tracer.watching(running):
         outputs = run_on(running, example)
@@ -140,7 +140,7 @@ def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Shape]
     """Trace modules that run only in training too, such as auxiliary heads, so that a pruned network can be trained.
 
     Layers stay in evaluation mode, because one example has no batch statistics. A network that needs more than the
-    example in training, such as a detector without targets, is left as it is.
+    example in training, such as a detector without targets, is not traced in training.
     """
     for module in shadow.modules():
         module.training = any(True for _ in module.children())
@@ -172,7 +172,7 @@ def _needs_data(error: ModelError) -> bool:
 
 
 def _moved(value: Any, device: str) -> Any:
-    """A copy of a value on a device: the network may write to its inputs."""
+    """Copy a value to a device, as the network may write to its inputs."""
     if not isinstance(value, torch.Tensor):
         return value
     return torch.zeros_like(value, device=device) if value.device.type == "meta" else value.to(device, copy=True)

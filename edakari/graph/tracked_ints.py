@@ -2,8 +2,8 @@
 
 Code computes shapes with plain integers: `B, N, C = x.shape`, then `x.reshape(B, N, self.heads, C // self.heads)`.
 While a network is traced, sizes of prunable dimensions and integer attributes of its modules are `TrackedInt`s, which
-pass through arithmetic. Where one becomes the size of a dimension, what it counts and this dimension must stay equally
-long, and an attribute that was seen to count a dimension can follow it when the network is cut.
+pass through arithmetic. When one becomes the size of a dimension, this dimension and the one that it counts must stay
+equally long. An attribute that counted a dimension in the trace follows it when the network is cut.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPEN. Of their attributes, only those that other code may read are tracked."""
 OPEN = (nn.Unflatten, nn.GroupNorm)
 
 OPAQUE = (nn.MultiheadAttention,)
-"""Modules that are replaced by one of ours when they are cut, whatever their own code computes."""
+"""Modules that are replaced by one of edakari's when they are cut, whatever their own code computes."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Extent:
 
 @dc.dataclass(frozen=True, slots=True)
 class Attribute:
-    """An integer attribute of a module; one inside of a tuple is named `name.position`."""
+    """An integer attribute of a module; an integer in a tuple is named `name.position`."""
 
     module: str
     name: str
@@ -69,7 +69,7 @@ R = TypeVar("R")
 Compared = Callable[[str, Any, Any], None]
 
 LISTENER: contextvars.ContextVar[Compared | None] = contextvars.ContextVar("LISTENER", default=None)
-"""Called with each comparison of tracked integers in the network's code."""
+"""Callback for each comparison of tracked integers in the network's code."""
 
 
 class TrackedInt(int):
@@ -125,7 +125,7 @@ class TrackedInt(int):
 
 
 def _told(result: R, held: str, otherwise: str, left: Any, right: Any, counts: Callable[[Any], bool] = bool) -> R:
-    """The result of a comparison, after LISTENER was called with it."""
+    """Return the result of a comparison after calling LISTENER with it."""
     listener = LISTENER.get()
     if listener is not None and result is not NotImplemented and isinstance(right, int):
         frame = sys._getframe(2)
@@ -138,12 +138,12 @@ def _told(result: R, held: str, otherwise: str, left: Any, right: Any, counts: C
 
 
 def _by_operator(frame: Any) -> bool:
-    """Whether code compares by an operator: keys of dicts and caches are compared too, where nothing depends on it."""
+    """Whether code compares by an operator: keys of dicts and caches are compared too, but nothing depends on those."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
 
 
 def tracked(value: int, source: Source) -> TrackedInt:
-    """An integer with its source."""
+    """Create an integer with its source."""
     made = TrackedInt(value)
     made.source = source
     return made
@@ -157,11 +157,12 @@ class IntTracker:
     """Notes which dimensions the integers of one traced forward pass count.
 
     Args:
-        notes: the dimension that each (module, attribute) counts; the tracker adds to it.
-        dims_of: returns the symbolic shape of a tensor.
-        unify: states that two dimensions hold the same positions.
-        running: returns the dotted path of the module whose code runs; None for code that does not matter.
-        known: dimensions that attributes are known to count before the forward pass.
+        notes: dimension that each (module, attribute) counts; the tracker adds to it.
+        dims_of: function that returns the symbolic shape of a tensor.
+        unify: function that states that two dimensions hold the same positions.
+        running: function that returns the dotted path of the module whose code runs; None for code that does not
+            matter.
+        known: dimensions that attributes count, known before the forward pass.
     """
 
     def __init__(
@@ -182,14 +183,14 @@ class IntTracker:
         """Dimensions whose size was given by an integer of unknown origin."""
 
     def shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
-        """A tensor's shape, in which sizes of prunable dimensions are tracked integers."""
+        """Return a tensor's shape, with sizes of prunable dimensions as tracked integers."""
         dims = self.dims_of(tensor)
         if all(isinstance(dim, int) for dim in dims):
             return shape
         return torch.Size([_extent(dim, size) for dim, size in zip(dims, shape, strict=True)])
 
     def seen(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Any:
-        """The result of a torch function, with tracked sizes; notes what integers among its arguments count."""
+        """Return the result of a torch function, with tracked sizes; note what integers among its arguments count."""
         if function == SHAPE:
             return self.shape(args[0], out)
         if function is torch.Tensor.size:
@@ -205,13 +206,13 @@ class IntTracker:
         if pair is None:
             return
         stated = list(pair(self, args, kwargs, out))
-        # plain ones first: what is computed from them is told by what they count
+        # plain ones first: what is computed from them depends on what they count
         stated.sort(key=lambda each: isinstance(each[0].source, Computed))
         for each, dim in stated:
             self.state(each, dim)
 
     def compared(self, relation: str, left: Any, right: Any) -> None:
-        """Note a relation that code found to hold between two integers."""
+        """Note a relation between two integers that code found."""
         module = self.running()
         if module is None:
             return
@@ -223,12 +224,12 @@ class IntTracker:
                     self.state(other, known)
 
     def hold(self) -> None:
-        """Make sure that all comparisons have the same results for every legal size; what was equal stays so first."""
+        """Make sure that all comparisons have the same results for all legal sizes; equalities are handled first."""
         for comparison in sorted(self.comparisons, key=lambda each: each.relation != "=="):
             hold(comparison, *map(self._meaning_kept, (comparison.left, comparison.right)))
 
     def _meaning_kept(self, each: int) -> DimExpr:
-        """The dimension that a compared integer counts; an integer that counts none is fixed."""
+        """Dimension that a compared integer counts; an integer that counts none is fixed."""
         known = self.meaning(each)
         if known is not None and algebra.size(known) == each:
             return known
@@ -270,7 +271,7 @@ class IntTracker:
             self.state(left, algebra.concat([self.meaning(right) or int(right), dim]))
 
     def meaning(self, each: int) -> DimExpr | None:
-        """The dimension that an integer counts; None if that is not known yet."""
+        """Dimension that an integer counts; None if it is not known yet."""
         if not isinstance(each, TrackedInt):
             return int(each)
         source = each.source
@@ -309,11 +310,11 @@ def is_known(module: nn.Module) -> bool:
 
 
 def track_attributes(copy: nn.Module, model: nn.Module) -> None:
-    """Make the integer attributes of a network's modules remember where they come from.
+    """Make the integer attributes of a network's modules remember their origin.
 
     Args:
-        copy: a copy of the network; it is changed.
-        model: the network; objects that the copy shares with it, such as a library's settings, are not changed.
+        copy: copy of the network; it changes.
+        model: network; objects that the copy shares with it, such as a library's settings, do not change.
     """
     shared = {id(each) for module in model.modules() for value in vars(module).values() for each in containers(value)}
     for path, module in copy.named_modules():
@@ -331,7 +332,7 @@ def track_attributes(copy: nn.Module, model: nn.Module) -> None:
 
 
 def _names(module: nn.Module) -> list[str]:
-    """The attributes of a module's own code, those of its class included."""
+    """Attributes of a module's own code, including those of its class."""
     classes = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
     of_class = {name: None for cls in classes for name, value in vars(cls).items() if type(value) is int}
     return [name for name in {**of_class, **vars(module)} if name not in OWN and not name.startswith("__")]

@@ -27,18 +27,18 @@ __all__ = ["verify_by_cutting"]
 
 ATTEMPTS = 60
 SINGLY = 12
-"""Suspects that are tried one by one. More are bisected first, or all pinned if that does not narrow them down."""
+"""Number of suspects that are tried one by one. More are bisected first, or all pinned if bisection does not help."""
 
 
 def verify_by_cutting(
     shadow: nn.Module, stored: Mapping[str, Shape], finish: Callable[[], Graph], literals: bool = False
 ) -> Graph:
-    """A graph whose groups can really be cut.
+    """Find the groups that can really be cut, and return the graph with them.
 
     Args:
-        shadow: the network that was traced, in evaluation mode; it is not changed.
-        stored: symbolic shapes of its parameters and buffers; what cannot be cut is pinned in them.
-        finish: makes the graph of the current `stored`.
+        shadow: copy of the network that was traced, in evaluation mode; it does not change.
+        stored: symbolic shapes of its parameters and buffers; axes that cannot be cut are pinned in them.
+        finish: function that makes the graph of the current `stored`.
         literals: whether code gives sizes as literals. A wrong one may fit by accident, so more cuts are tried.
     """
     graph = finish()
@@ -93,16 +93,16 @@ def _first_fault(shadow: nn.Module, graph: Graph, turns: Sequence[Sizes]) -> tup
 
 
 def _needs(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> dict[str, int]:
-    """The groups whose cut makes a module fail, each with the least size that it needs; 0 stands for its full size.
+    """Groups whose cut makes a module fail, each with the least size that it needs; 0 stands for its full size.
 
-    These are the groups whose cut alone makes it fail; else one that was only cut too far for the others' sizes; else
-    those that would each have sufficed if they were not cut; else all groups of the module's tensors.
+    These are the groups whose cut alone makes it fail; else one group that was cut too far for the others' sizes; else
+    the groups each of which prevents the failure if it is not cut; else all groups of the module's tensors.
 
     Args:
-        shadow: the network that was traced.
-        graph: its graph.
-        fault: the fault that was found.
-        failing: the sizes with which it fails.
+        shadow: copy of the network that was traced.
+        graph: graph of the network.
+        fault: fault that was found.
+        failing: sizes with which it fails.
     """
     suspects = _suspects(shadow, graph, fault, failing)
     if len(suspects) > SINGLY:
@@ -122,7 +122,7 @@ def _needs(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> dic
 
 
 def _least(shadow: nn.Module, graph: Graph, fault: Fault, name: str, failing: Sizes) -> int:
-    """The least size of a group that a module runs with, others being cut to `failing`; 0 for its full size."""
+    """Least size of a group with which a module runs while others are cut to `failing`; 0 for its full size."""
     largest = graph[name].size - 1
 
     def fails(size: int) -> bool:
@@ -142,9 +142,9 @@ def _fails_alike(shadow: nn.Module, graph: Graph, sizes: Sizes, fault: Fault) ->
 
 
 def _suspects(shadow: nn.Module, graph: Graph, fault: Fault, failing: Sizes) -> list[str]:
-    """The groups of a module's own parameters, and of the inputs and outputs of the module and its children.
+    """Groups of a module's own parameters, and of the inputs and outputs of the module and its children.
 
-    If these are many, they are bisected as long as the module fails with one half.
+    If there are many, they are bisected as long as the module fails with one half.
     """
     names: dict[str, None] = {}
     for layouts in _seen_by(graph, fault.module):
@@ -175,7 +175,7 @@ def _seen_by(graph: Graph, module: str) -> Iterator[Sequence[Layout]]:
 def _alike(
     shadow: nn.Module, graph: Graph, module: str, group: str, stored: Mapping[str, Shape]
 ) -> list[algebra.DimAxis]:
-    """The axes of a group that a module needs, and the same axes of the other modules of its class."""
+    """Axes of a group that a module needs, and the same axes of the other modules of its class."""
     start = f"{module}." if module else ""
     cls = type(shadow.get_submodule(module))
     others = [f"{path}." for path, other in shadow.named_modules() if type(other) is cls and path != module]

@@ -22,7 +22,7 @@ class TrialSizes:
     Args:
         turns: for each trial cut, the size of each group that it cuts.
         alternate: cuts of every second group, and of the others.
-        crowded: the first turn alone does not tell all groups apart.
+        crowded: whether the first trial cut cannot distinguish all groups.
     """
 
     turns: tuple[Sizes, ...]
@@ -31,17 +31,17 @@ class TrialSizes:
 
 
 def trial_sizes(groups: Sequence[Group], fixed: Collection[int] = ()) -> TrialSizes:
-    """Trial cuts: to middling sizes that differ between groups, then to the smallest sizes.
+    """Choose the trial cuts: to medium sizes that differ between groups, then to the smallest sizes.
 
-    Code that compares two widths which only happen to agree in the dense network fails in one of them: two groups
-    that get one size in the first turn get different ones in another. More than two turns are needed only where a
-    network has many groups of a few positions. What counts heads or groups is seldom compared with anything else, so
-    no further turn is made for that.
+    Code may compare two widths that are only equal in the dense network. It fails in one of the trial cuts: two groups
+    with the same size in the first cut have different sizes in another. More than two cuts are only needed if a network
+    has many groups of a few positions. Numbers of heads or groups are seldom compared with other widths, so they add no
+    further cut.
 
     Args:
-        groups: with their least sizes.
-        fixed: lengths that no cut changes; middling sizes keep away from them where there are others. They are prime
-            where they can be: then none divides another, as code that reshapes by a wrong one needs it to.
+        groups: groups with their least sizes.
+        fixed: lengths that no cut changes; medium sizes avoid them if possible. Medium sizes are prime if possible:
+            then none divides another, which code that reshapes by a wrong size needs.
     """
     cut = [group for group in groups if max(group.least, 1) < group.size]
     wide = [group.name for group in cut if group.kind in WIDTHS]
@@ -55,7 +55,7 @@ def trial_sizes(groups: Sequence[Group], fixed: Collection[int] = ()) -> TrialSi
 
 
 def _sizes(groups: Sequence[Group], before: Sequence[Sizes], fixed: Collection[int]) -> dict[str, int]:
-    """A size for each group, so that together with its sizes before it is unlike every other, if that can be."""
+    """A size for each group that, together with its previous sizes, differs from all others if possible."""
     taken: set[tuple[int, ...]] = set()
     sizes: dict[str, int] = {}
     for group in groups:
@@ -67,7 +67,7 @@ def _sizes(groups: Sequence[Group], before: Sequence[Sizes], fixed: Collection[i
         start %= len(choices)
         unlike = [size for size in (*choices[start:], *choices[:start]) if (*known, size) not in taken]
         if len(before) != 1:
-            unlike.sort(key=lambda size: (size in fixed, not _is_prime(size)))  # stable: else in the order drawn
+            unlike.sort(key=lambda size: (size in fixed, not _is_prime(size)))  # stable: otherwise in the order drawn
         sizes[group.name] = next(iter(unlike), choices[start])
         taken.add((*known, sizes[group.name]))
     return sizes
@@ -78,5 +78,5 @@ def _is_prime(size: int) -> bool:
 
 
 def _agree(names: Sequence[str], turns: Sequence[Sizes]) -> bool:
-    """Whether two groups have one size in every turn."""
+    """Whether two groups have the same size in every trial cut."""
     return len({tuple(turn[name] for turn in turns) for name in names}) < len(names)

@@ -30,7 +30,7 @@ class Fault:
 
     Args:
         module: dotted path of the module that fails, or whose tensors have other shapes than the graph predicts.
-        found: the fault, in words.
+        found: description of the fault.
     """
 
     module: str
@@ -42,16 +42,16 @@ class _Mismatch(Exception):
 
 
 def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
-    """Run a cut network on the traced example and compare the tensors of each module with the graph.
+    """Run a cut network on the traced example, and compare the tensors of each module with the graph.
 
     Args:
-        small: the cut network on `graph.device`, in evaluation mode. It is run as it is, so that whatever its forward
-            pass stores is stored in it: hand over a shadow of a network that somebody keeps.
-        graph: of the dense network.
-        sizes: of the groups that were cut; branches at size 0 were dropped.
+        small: cut network on `graph.device`, in evaluation mode. Its forward pass may store values in it, so pass a
+            copy of a network that is used later.
+        graph: graph of the dense network.
+        sizes: sizes of the groups that were cut; branches at size 0 were dropped.
 
     Returns:
-        The first fault, or None where there is none.
+        The first fault; None if there is none.
     """
     watch = _Watch(graph, sizes)
     example = example_for(small, graph.inputs, graph.device)
@@ -89,7 +89,7 @@ class _Watch:
         self.expected: dict[str, list[ModuleCall]] = {}
         dropped = [branch for branch in graph.branches if sizes.get(branch.name, 1) == 0]
         self.gone = {path for branch in dropped for path in (*branch.modules, branch.exit)}
-        # what runs beside the modules of a dropped branch gets what these pass on
+        # modules next to those of a dropped branch receive what these pass on
         self.changed = {index for branch in dropped for index in branch.region}
         self.homes = {graph.operators[index].module for index in self.changed}
         silent = {call for branch in dropped for call in branch.calls}
@@ -122,7 +122,7 @@ class _Watch:
         self.indices.pop()
 
     def made_shapes(self, out: Any) -> None:
-        """Compare the shapes that a line of the running module's code made with those of the trace."""
+        """Compare the shapes that a line of the running module's code made with those in the trace."""
         entry = self._entry(self.running)
         if entry is None or not self.every_length or self.running in self.homes:
             return
@@ -134,11 +134,11 @@ class _Watch:
             self._compare(expected, out, f"{line} makes")
 
     def missed(self) -> Fault | None:
-        """A stand-in of a dropped branch that the network's code did not call, as it calls the module itself."""
+        """A replacement in a dropped branch that the network's code did not call, unlike the module itself."""
         for path in sorted(self.gone):
             inside = any(path.startswith(other + ".") for other in self.gone)
             if not inside and path not in self.count:
-                return Fault(path, f"the network does not call what stands in for {path}")
+                return Fault(path, f"the network does not call the replacement of {path}")
         return None
 
     def _entry(self, path: str) -> ModuleCall | None:

@@ -13,7 +13,7 @@ __all__ = ["known_widths", "width_attributes"]
 
 
 def width_attributes(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """Integer attributes that count a dimension of the module's weight, each with the dimension."""
+    """Yield the integer attributes that count a dimension of the module's weight, each with the dimension."""
     if isinstance(module, nn.Linear):
         yield from (("in_features", 1), ("out_features", 0))
     elif isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1:
@@ -28,7 +28,7 @@ def width_attributes(module: nn.Module) -> Iterator[tuple[str, int]]:
 def known_widths(
     model: nn.Module, dims_of: Callable[[torch.Tensor], Sequence[DimExpr]]
 ) -> dict[tuple[str, str], DimExpr]:
-    """The dimension that each such attribute of a network counts, by module path and attribute name."""
+    """Return the dimension that each such attribute of a network counts, by module path and attribute name."""
     found: dict[tuple[str, str], DimExpr] = {}
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")

@@ -76,7 +76,7 @@ def test_modules_can_be_named() -> None:
 def test_a_network_without_maps_is_told() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 3))
     graph = edakari.trace(flat, torch.zeros(1, 3, 4, 4))
-    with pytest.raises(ModelError, match="no module that gives feature maps"):
+    with pytest.raises(ModelError, match="no module that returns feature maps"):
         find_taps(flat, graph)
     vectors = nn.Linear(4, 2)
     with pytest.raises(ModelError, match=r"take images \[N, C, H, W\]; this one takes \[1, 4\]"):

@@ -379,7 +379,7 @@ def test_other_data_is_told(form: str, wanted: str) -> None:
 
 def test_a_network_without_feature_maps_cannot_be_explained() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 12), nn.ReLU(), nn.Linear(12, 4))
-    with pytest.raises(ModelError, match="no module that gives feature maps"):
+    with pytest.raises(ModelError, match="no module that returns feature maps"):
         InterpretationSteeredPruning(**SHORT).prune(toy_job(model))
 
 
