@@ -1,7 +1,7 @@
-"""What the stages of a run find out: made by `edakari.pipeline`, kept by a run folder or in memory, read by the report.
+"""Results of a run's stages: made by `edakari.pipeline`, stored in a run folder or in memory, read by the report.
 
-There is one frozen dataclass for each stage, whose fields are plain values, so that a stage's file holds just them. A
-file that was edited becomes no such dataclass; see `edakari.report.stage_files`.
+There is one frozen dataclass for each stage. Its fields are plain values, so that a stage's file holds exactly these. A
+file that was edited by hand is refused; see `edakari.report.stage_files`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 Figures = Mapping[str, float]
 COUNTED = ("macs", "params", "activations")
-"""Costs that are known of every network."""
+"""Costs that every network has."""
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class TracedGroup:
     """A group of channels of the dense network.
 
     Args:
-        group: with its legal sizes.
-        chosen: whether it may be sized.
+        group: group with its legal sizes.
+        chosen: whether it may be pruned.
     """
 
     group: Group
@@ -58,17 +58,17 @@ class TracedGroup:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class TraceResult:
-    """What can be pruned, what it costs, what was refused.
+    """What can be pruned, what it costs, and what is unprunable.
 
     Args:
-        weights: digest of the dense network's.
-        costs: of the dense network by name.
-        bytes: that it takes when stored.
-        groups: all of them.
-        unprunable: what stays, and why.
-        uncounted: operators that no cost counts, with how often they are called.
-        budget: as it was asked for.
-        seconds: that the stage took.
+        weights: digest of the dense network's weights.
+        costs: costs of the dense network by name.
+        bytes: size of the stored dense network, bytes.
+        groups: all groups.
+        unprunable: unprunable dimensions, and why.
+        uncounted: operators that no cost counts, with their numbers of calls.
+        budget: budget as the user wrote it.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "trace"
@@ -87,12 +87,12 @@ class TraceResult:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class LatencyResult:
-    """The budget in figures; where it has a latency, what a solver needs to know of this machine.
+    """The limits of the budget; for a latency, also what a solver needs to know about this machine.
 
     Args:
-        limits: what the pruned network may cost, by cost; shares are of the dense network's.
-        planned: of the latency; None without one in the budget.
-        seconds: that the stage took.
+        limits: largest value of each cost of the pruned network, in the cost's unit.
+        planned: measurements for the latency; None without a latency in the budget.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "latency"
@@ -102,18 +102,18 @@ class LatencyResult:
 
     @property
     def budget(self) -> Budget:
-        """The budget in figures, which is known here and nowhere else."""
+        """The budget with absolute limits."""
         return Budget(tuple(Term(cost, limit, False) for cost, limit in self.limits.items()))
 
 
 @dc.dataclass(frozen=True, kw_only=True)
 class DenseResult:
-    """How good the dense network is.
+    """Metrics of the dense network.
 
     Args:
-        metric: the figure that counts; empty where the task cannot judge.
-        metrics: figures by name.
-        seconds: that the stage took.
+        metric: name of the main metric; empty if the task has none.
+        metrics: metrics by name.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "dense"
@@ -128,7 +128,7 @@ class DenseResult:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class KeptTokens:
-    """Patches that go on at a selector, and those that the dense network has there."""
+    """Number of patches that a selector keeps, and number that the dense network has there."""
 
     block: str
     kept: Whole
@@ -137,22 +137,22 @@ class KeptTokens:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class PruneResult:
-    """What the method did.
+    """Result of the method.
 
     Args:
-        method: its name.
-        paper: that it is from.
-        plan: digest.
-        sizes: of the groups that are cut.
+        method: name of the method.
+        paper: paper of the method.
+        plan: digest of the plan.
+        sizes: sizes of the groups that are cut.
         predicted: costs of the plan by name.
-        tokens: patches that go on; empty where none are pruned.
-        latency: how the budget's was met; None without one.
+        tokens: patches that each selector keeps; empty if none are pruned.
+        latency: how the latency budget was met; None without one.
         own_finetune: whether the method brings its own objective for the fine-tuning.
         own_teachers: whether it brings networks for a memory bank.
-        as_cut: figures of the network before its statistics were taken anew and its layers refit; None where that was
-            not asked for.
-        log: what it told; the key "stage" of each entry is a text, the others are figures.
-        seconds: that the stage took.
+        as_cut: metrics of the network before its statistics were recomputed and its layers refit; None if neither was
+            asked for.
+        log: log of the method; the key "stage" of each entry is a text, the others are numbers.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "prune"
@@ -179,14 +179,14 @@ class PruneResult:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """That the cut network is what the plan says.
+    """Result of the check that the cut network does what the plan says.
 
     Args:
-        difference: from its masked twin, as a share of the largest output.
-        costs: of the pruned network by name.
-        bytes: that it takes when stored.
-        metrics: before fine-tuning.
-        seconds: that the stage took.
+        difference: largest difference from its masked twin, as a fraction of the largest output.
+        costs: costs of the pruned network by name.
+        bytes: size of the stored pruned network, bytes.
+        metrics: metrics before fine-tuning.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "check"
@@ -202,12 +202,12 @@ class CheckResult:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class FinetuneResult:
-    """How good the finished network is.
+    """Metrics of the finished network.
 
     Args:
-        metrics: figures by name.
-        epochs: figures of each epoch, "epoch" and "loss" among them.
-        seconds: that the stage took.
+        metrics: metrics by name.
+        epochs: values of each epoch, with "epoch" and "loss" among them.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "finetune"
@@ -226,12 +226,12 @@ class MeasureResult:
     """Latency of the dense and of the finished network.
 
     Args:
-        runtimes: both in turns, by runtime.
-        batch: images per call; None where nothing was asked for.
-        threads: of one call.
-        latency: both in the runtime of the budget's latency; None without one.
-        relative_error: how far the finished network lies above the budget's latency, as a share of it.
-        seconds: that the stage took.
+        runtimes: timings of both networks, measured alternately, by runtime.
+        batch: number of images per call; None if nothing was measured.
+        threads: CPU threads of one call.
+        latency: timings of both networks in the runtime of the budget's latency; None without one.
+        relative_error: distance of the finished network's latency above the budget's, as a fraction of it.
+        seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "measure"
@@ -248,12 +248,12 @@ class ExportedFile:
     """An exported network.
 
     Args:
-        path: in the run folder.
+        path: path in the run folder.
         network: "dense" or "pruned".
         format: "onnx" or "program".
-        bytes: of the file.
-        absolute: largest difference of its outputs from the network's.
-        relative: the same as a share of the largest output.
+        bytes: size of the file, bytes.
+        absolute: largest difference between its outputs and those of the network.
+        relative: largest difference, as a fraction of the largest output.
     """
 
     path: str
@@ -275,7 +275,7 @@ class ExportResult:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class ReportResult:
-    """The report's page, in the run folder; empty where there is no folder."""
+    """The page of the report, as a path in the run folder; empty without a folder."""
 
     stage: ClassVar[str] = "report"
     page: str
@@ -297,7 +297,7 @@ StageResult = (
 
 @dc.dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that a run has found out so far; a stage that is not finished is None."""
+    """All results of a run so far; the result of an unfinished stage is None."""
 
     trace: TraceResult
     latency: LatencyResult | None = None
@@ -317,7 +317,7 @@ STAGES: Mapping[str, type[StageResult]] = {
         *(FinetuneResult, MeasureResult, ExportResult, ReportResult),
     )
 }
-"""What each stage of a run gives, in order."""
+"""Result of each stage of a run, in order."""
 
 
 def _require_costs(found: Figures, key: str) -> None:

@@ -90,7 +90,7 @@ def totals(found: Inspection, width: int) -> Text:
     share = _percent(found.prunable, params)
     text = Text(f"{count} {hold} {cost(found.prunable)} of {cost(params)} parameters ({share}).")
     if found.pinned:
-        text.append("\nLeft alone, and the share of the parameters that it is part of:", "bold")
+        text.append("\nLeft alone, and the fraction of the parameters that contain it:", "bold")
     for reason in found.pinned:
         dims = f"{reason.dims} dimension{'' if reason.dims == 1 else 's'} of {_some(reason.tensors)}"
         head = f"\n{_percent(reason.params_share, 1.0):>8}  "

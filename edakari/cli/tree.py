@@ -120,7 +120,7 @@ def _groups(node: ModuleNode, parent: str) -> tuple[str, ...]:
 
 def _notes(node: ModuleNode, opened: bool) -> Iterator[str]:
     for names in node.droppable:
-        yield f"can be dropped whole: {names}" if names else "can be dropped whole"
+        yield f"can be dropped: {names}" if names else "can be dropped"
     yield from pin_lines(node)
     if node.children and not opened:
         inside = len({(pin.tensor, pin.dim) for pin in _pins(node)})

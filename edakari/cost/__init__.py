@@ -1,4 +1,4 @@
-"""What a network costs, counted from its graph or measured."""
+"""Costs of a network, counted from its graph or measured."""
 
 from edakari.cost.binding import COSTS, bind, counted, dense, require_known
 from edakari.cost.counts import Count, activations, flops, macs, params, size, uncounted

@@ -1,4 +1,4 @@
-"""From a budget as the user wrote it to limits that a solver can ask."""
+"""Converts a budget as the user wrote it to limits for a solver."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ COSTS: Registry[Callable[[Graph], Cost]] = Registry(
     {**{name: f"edakari.cost.counts:{name}" for name in COUNTED}, "memory": "edakari.cost.memory:memory"},
     members=("name", "unit", "total", "curve"),
 )
-"""Every cost that the graph alone tells, by name; see `edakari.core.protocols.Cost`."""
+"""Every cost that depends on the graph only, by name; see `edakari.core.protocols.Cost`."""
 
 
 def dense(graph: Graph, budget: Budget | None = None) -> dict[str, float]:
-    """The usual costs of the network as traced, and those that a budget names, by name, each in its cost's unit.
+    """Compute the usual costs of the traced network, and those that a budget names, each in its cost's unit.
 
     Args:
-        graph: of the network.
-        budget: may name costs of others; measured ones are left out.
+        graph: graph of the network.
+        budget: budget that may name further costs; measured ones are left out.
     """
     return counted(graph, {}, budget)
 
 
 def counted(graph: Graph, sizes: Sizes, budget: Budget | None = None) -> dict[str, float]:
-    """What `dense` tells, of the network at some sizes.
+    """Compute the costs of `dense` at given sizes.
 
     Args:
-        graph: of the network.
-        sizes: of its groups; those that are not named stay whole.
+        graph: graph of the network.
+        sizes: sizes of its groups; groups without a size stay unpruned.
         budget: see `dense`.
     """
     asked = [term.cost for term in budget.terms if term.cost not in MEASURED] if budget else []
@@ -46,17 +46,17 @@ def counted(graph: Graph, sizes: Sizes, budget: Budget | None = None) -> dict[st
 
 
 def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
-    """A budget for a network.
+    """Apply a budget to a network.
 
     Args:
-        budget: shares are of this graph's dense cost.
-        graph: of the network.
-        measured: costs that the graph alone does not tell, such as `edakari.measure_latency(model, example)`; they take
-            the place of registered ones of the same name.
+        budget: budget; its relative limits are fractions of this graph's dense cost.
+        graph: graph of the network.
+        measured: costs that depend on more than the graph, such as `edakari.measure_latency(model, example)`. They
+            replace registered costs of the same name.
 
     Raises:
         BudgetError: the budget names a measured cost that was not given.
-        UnknownName: it names a cost that nobody knows; says the nearest, and how to add one.
+        UnknownName: the budget names an unknown cost; the message names the nearest one, and says how to add a cost.
     """
     given = {cost.name: cost for cost in measured}
     costs: dict[str, Cost] = {}
@@ -74,14 +74,14 @@ def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
 
 
 def require_known(name: str, given: Mapping[str, Cost] | Iterable[str] = ()) -> None:
-    """Refuse a cost that nobody knows.
+    """Refuse an unknown cost.
 
     Args:
-        name: as the budget has it.
-        given: names of costs that are known besides.
+        name: name of the cost in the budget.
+        given: names of further known costs.
 
     Raises:
-        UnknownName: says the nearest, and how to add one.
+        UnknownName: the cost is unknown; the message names the nearest one, and says how to add a cost.
     """
     if name not in MEASURED and name not in COSTS:
         raise UnknownName("cost in the budget", name, {*COSTS, *MEASURED, *given}, COSTS.advice)

@@ -1,4 +1,4 @@
-"""A cost of a network, asked about what an earlier plan has left of it."""
+"""A cost of a network after an earlier plan."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["CostAfter"]
 
 @dc.dataclass(frozen=True)
 class CostAfter:
-    """The cost of a network that was cut already, from the cost of the network as it was; fulfils `Cost`.
+    """The cost of a network that was already cut, computed from the cost of the unpruned network; fulfils `Cost`.
 
-    Measured costs are tied to the network that they were measured for; a method that cuts in steps asks them so.
+    A measured cost belongs to the network that was measured. Methods that cut in several steps use this class for it.
 
     Args:
-        cost: of the network before any cut.
+        cost: cost of the network before any cut.
         start: size of each group that was cut.
     """
 

@@ -20,7 +20,7 @@ __all__ = ["Count", "activations", "flops", "macs", "params", "size", "uncounted
 Term = tuple[int, tuple[Layout, ...]]
 
 Monomials = dict[tuple[str, ...], int]
-"""A polynomial: names of the groups that are multiplied, sorted and with repeats, to their coefficient."""
+"""A polynomial: maps the names of the groups that are multiplied, sorted and with repeats, to their coefficient."""
 
 FREE = having(Trait.FREE)
 """Operators that only move or make values."""
@@ -31,9 +31,9 @@ class Count:
     """A polynomial in the sizes of the groups; fulfils `Cost`.
 
     Args:
-        name: in a budget.
-        unit: of the total.
-        terms: each a constant times the extents of its layouts; the total is their sum.
+        name: name in a budget.
+        unit: unit of the total.
+        terms: products of a constant and the extents of layouts; the total is their sum.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Count:
         return compiled.every.at(compiled.point(sizes))
 
     def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
-        """Totals with this group at every size from 0 to the whole."""
+        """Totals with this group at every size from 0 to its full size."""
         compiled = self._compiled
         point = compiled.point({**sizes, group.name: 0})
         curve = np.full(group.size + 1, compiled.every.at(point))
@@ -66,9 +66,9 @@ class Count:
 
 
 class _CountIncrements:
-    """A polynomial at a point; a step costs only the monomials that hold the group which moves.
+    """A polynomial at a point; a step only computes the monomials that contain the group that changes.
 
-    Every figure is a whole number, so that the total stays exact however many steps are added up, below 2**53.
+    All values are integers, so the total stays exact after any number of steps, below 2**53.
     """
 
     def __init__(self, compiled: _Compiled, sizes: Sizes) -> None:
@@ -102,14 +102,14 @@ class _CountIncrements:
 
 @dc.dataclass(frozen=True, slots=True)
 class _Polynomial:
-    """Coefficients, float64 [monomials], and places of the sizes that each is times, int64 [degree, monomials]."""
+    """Coefficients, float64 [monomials], and the indices of each one's sizes, int64 [degree, monomials]."""
 
     coefficients: npt.NDArray[np.float64]
     indices: npt.NDArray[np.int64]
 
     def at(self, point: npt.NDArray[np.float64]) -> float:
-        # Every figure is a whole number, so that sums are exact in any order as long as they are below 2**53.
-        # The factors are multiplied row by row, since `prod` along an axis costs more than all else here.
+        # All values are integers, so that sums are exact in any order as long as they are below 2**53.
+        # The factors are multiplied row by row, since `prod` along an axis would take most of the time.
         product = self.coefficients
         for row in self.indices:
             product = product * point[row]
@@ -118,7 +118,7 @@ class _Polynomial:
 
 @dc.dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A polynomial, and for each group what the first, second, … power of its size is multiplied by."""
+    """A polynomial, and for each group the factors of the first, second, … power of its size."""
 
     whole: Mapping[str, int]
     index: Mapping[str, int]
@@ -126,14 +126,14 @@ class _Compiled:
     factors: Mapping[str, tuple[_Polynomial, ...]]
 
     def point(self, sizes: Sizes) -> npt.NDArray[np.float64]:
-        """The sizes as an array, and a one, for monomials of lower degree to be filled up with."""
+        """The sizes as an array, followed by a one that fills up monomials of lower degree."""
         return np.array([*map(sizes.get, self.whole.keys(), self.whole.values()), 1], dtype=np.float64)
 
 
 def macs(graph: Graph) -> Count:
     """Multiply-accumulates of convolutions, linear layers, matrix products and attention, for the traced example.
 
-    One multiply-accumulate is one, where others count it as two operations. See `uncounted` for what is left out.
+    One multiply-accumulate counts as one; some tools count it as two operations. `uncounted` lists what is left out.
     """
     terms = (
         (constant, (*layouts, *graph.enclosing_branches(index)))
@@ -144,18 +144,18 @@ def macs(graph: Graph) -> Count:
 
 
 def flops(graph: Graph) -> Count:
-    """Floating-point operations, by the usual convention twice the multiply-accumulates; see `macs`."""
+    """Floating-point operations; by the usual convention, twice the multiply-accumulates; see `macs`."""
     return Count("flops", "FLOP", tuple((2 * constant, layouts) for constant, layouts in macs(graph).terms))
 
 
 def params(graph: Graph) -> Count:
-    """Number of parameters; shared ones once, buffers not."""
+    """Number of parameters; shared ones count once, buffers do not count."""
     terms = ((1, (*graph.layouts[name], *graph.enclosing_branches_of_tensor(name))) for name in graph.parameters)
     return Count("params", "parameter", tuple(terms))
 
 
 def size(graph: Graph) -> Count:
-    """Bytes that the weights take on disk: parameters and buffers in their own types, without the file's header."""
+    """Size of the weights on disk, bytes: parameters and buffers in their own types, without the file's header."""
     terms = (
         (width, (*graph.layouts[name], *graph.enclosing_branches_of_tensor(name)))
         for name, width in graph.stored.items()
@@ -174,7 +174,7 @@ def activations(graph: Graph) -> Count:
 
 
 def uncounted(graph: Graph) -> dict[str, int]:
-    """Operators that compute and are not among the multiply-accumulates: name to number of calls, most calls first."""
+    """Computing operators that `macs` does not count: name and number of calls, most calls first."""
     calls = collections.Counter(
         operator.name for operator in graph.operators if not operator.macs and operator.name not in FREE
     )
@@ -183,7 +183,7 @@ def uncounted(graph: Graph) -> dict[str, int]:
 
 def _compile(terms: tuple[Term, ...]) -> _Compiled:
     whole = {axis.group: axis.size for _, layouts in terms for layout in layouts for axis in axes(layout)}
-    place = {name: index for index, name in enumerate(whole)}
+    position = {name: index for index, name in enumerate(whole)}
     monomials = _expanded(terms)
     factors: dict[str, list[Monomials]] = {}
     for names, coefficient in monomials.items():
@@ -193,9 +193,9 @@ def _compile(terms: tuple[Term, ...]) -> _Compiled:
             powers[names.count(name) - 1][tuple(other for other in names if other != name)] = coefficient
     return _Compiled(
         whole,
-        place,
-        _packed(monomials, place),
-        {name: tuple(_packed(power, place) for power in powers) for name, powers in factors.items()},
+        position,
+        _packed(monomials, position),
+        {name: tuple(_packed(power, position) for power in powers) for name, powers in factors.items()},
     )
 
 

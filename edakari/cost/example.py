@@ -15,23 +15,24 @@ __all__ = ["TakesTensors", "arguments", "mapped", "named_tensors", "shapes_text"
 
 
 def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional arguments and keywords of a call on an example."""
+    """Split an example into positional arguments and keywords of a call."""
     if isinstance(example, dict):
         return (), example
     return (example, {}) if isinstance(example, tuple) else ((example,), {})
 
 
 def mapped(example: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """An example with something done to each of its tensors; plain values stay."""
+    """Apply a function to each tensor of an example; plain values stay."""
     return tree_map(lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, example)
 
 
 def named_tensors(example: Any) -> dict[str, torch.Tensor]:
-    """The tensors of an example by the names that an exported network's inputs have: keys, or input_0, input_1, …; one
-    by itself is `input`.
+    """Return the tensors of an example by the names of an exported network's inputs.
+
+    The names are the keys, or input_0, input_1, …; a single tensor is `input`.
 
     Raises:
-        MeasurementError: there is no tensor.
+        MeasurementError: the example holds no tensor.
     """
     found = {"input": example} if isinstance(example, torch.Tensor) else dict(_named(example, ""))
     if not found:
@@ -52,16 +53,16 @@ def _named(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def shapes_text(example: Any) -> str:
-    """The shapes of an example's tensors, in words."""
+    """The shapes of an example's tensors as text."""
     return ", ".join(f"{tuple(tensor.shape)}" for tensor in named_tensors(example).values())
 
 
 class TakesTensors(nn.Module):
-    """A network that takes the tensors of an example one after the other, for what knows no other arguments.
+    """A network that takes the tensors of an example as positional arguments, for tools that need this form.
 
     Args:
-        model: the network.
-        example: of its inputs; plain values in it are given to every call.
+        model: network.
+        example: example of its inputs; plain values in it are passed in every call.
     """
 
     def __init__(self, model: nn.Module, example: Any) -> None:

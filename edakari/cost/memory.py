@@ -1,7 +1,8 @@
-"""The peak of memory while a network runs: its weights, its inputs, and what of its own tensors is alive at a time.
+"""The peak memory of a forward pass: the weights, the inputs, and the network's own tensors that are alive at a time.
 
-A tensor is born by the operator that makes it and dies after the last one that reads it, or a view of it. That is what
-a runtime needs that frees as early as it can; eager PyTorch keeps what variables of the forward code still name.
+A tensor is born at the operator that makes it, and dies after the last operator that reads it or a view of it. A
+runtime needs this much if it frees memory as early as possible. Eager PyTorch also keeps tensors that variables of the
+forward code still name.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["Memory", "memory"]
 
 INDEX_BYTES = 8
 ONLY_FIRST_LIVES = ("norm", "with_indices", "attention", "pool")
-"""In names of operators whose further outputs are for training: they are gone after the call."""
+"""Parts of the names of operators whose further outputs serve training: they are freed after the call."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Buffer:
     """A tensor that an operator allocates.
 
     Args:
-        bytes: of one position.
-        layouts: of its dimensions, and of the branches that it lies in.
+        bytes: bytes of one position.
+        layouts: layouts of its dimensions, and of the branches that contain it.
         born: index of the operator that makes it.
         dies: index of the last operator that reads it.
     """
@@ -47,12 +48,12 @@ class Buffer:
 
 @dc.dataclass(frozen=True)
 class Memory:
-    """The peak as a cost; see `memory`.
+    """Peak memory as a cost; see `memory`.
 
     Args:
         weights: bytes of parameters and buffers.
         inputs: bytes of the network's inputs.
-        buffers: what its operators allocate.
+        buffers: tensors that its operators allocate.
         steps: number of operators.
     """
 
@@ -74,7 +75,7 @@ class Memory:
         return self.weights.curve(group, sizes) + self.inputs + peak
 
     def _peak(self, sizes: Mapping[str, Any], points: int) -> npt.NDArray[np.float64]:
-        """Most bytes of buffers at a time, float64 [points]."""
+        """Largest number of bytes of buffers at a time, float64 [points]."""
         change = np.zeros((self.steps + 2, points))
         for buffer in self.buffers:
             taken = buffer.bytes * math.prod(extent(layout, sizes) for layout in buffer.layouts)
@@ -85,11 +86,11 @@ class Memory:
 
 
 def memory(graph: Graph, batch: int = 1) -> Memory:
-    """The largest number of bytes that are alive at a time while the network runs without gradients.
+    """Compute the largest number of bytes that are alive at a time during a forward pass without gradients.
 
     Args:
-        graph: of the network, traced in the type of numbers that it will run in.
-        batch: how many times the traced example is computed at once.
+        graph: graph of the network, traced in the dtype in which it will run.
+        batch: number of copies of the traced example that are computed at once.
     """
     roots, last = _lifetimes(graph)
     unit = _float_bytes(graph)
@@ -97,16 +98,16 @@ def memory(graph: Graph, batch: int = 1) -> Memory:
     for index, operator in enumerate(graph.operators):
         if roots[index] != index:
             continue
-        for place, layouts in enumerate(operator.outputs):
-            spare = place > 0 and any(word in operator.name for word in ONLY_FIRST_LIVES)
-            each = INDEX_BYTES if place > 0 and "with_indices" in operator.name else unit
+        for output, layouts in enumerate(operator.outputs):
+            spare = output > 0 and any(word in operator.name for word in ONLY_FIRST_LIVES)
+            each = INDEX_BYTES if output > 0 and "with_indices" in operator.name else unit
             dies = index if spare else last.get(index, index)
             buffers.append(Buffer(batch * each, (*layouts, *graph.enclosing_branches(index)), index, dies))
     return Memory(size(graph), batch * sum(_input_bytes(graph.inputs)), tuple(buffers), len(graph.operators))
 
 
 def _lifetimes(graph: Graph) -> tuple[list[int | None], dict[int, int]]:
-    """For each operator the one whose memory its output lies in, None for weights and inputs; and each one's end."""
+    """For each operator, the one whose memory holds its output, None for weights and inputs; and the end of each."""
     roots: list[int | None] = []
     last: dict[int, int] = {}
     for index, operator in enumerate(graph.operators):
@@ -128,7 +129,7 @@ def _lifetimes(graph: Graph) -> tuple[list[int | None], dict[int, int]]:
 
 @functools.cache
 def _is_view(name: str) -> bool:
-    """Whether an operator gives back memory of its first argument, by its schema."""
+    """Whether an operator returns memory of its first argument, according to its schema."""
     namespace, _, short = name.partition(".")
     packet = getattr(getattr(torch.ops, namespace), short.partition(".")[0], None)
     if packet is None:
@@ -138,7 +139,7 @@ def _is_view(name: str) -> bool:
 
 
 def _float_bytes(graph: Graph) -> int:
-    """Bytes of a number in the network's tensors: of its parameters, or of its inputs where it has none."""
+    """Bytes of a number in the network's tensors: as in its parameters, or in its inputs if it has none."""
     widths = [graph.stored[name] for name in graph.parameters if name in graph.stored]
     return max(set(widths), key=widths.count) if widths else 4
 

@@ -1,4 +1,4 @@
-"""A cost as a function that gradients pass through."""
+"""A cost as a differentiable function."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["smooth_total"]
 
 
 def smooth_total(cost: Cost, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:
-    """A cost at sizes that have a gradient.
+    """Compute a cost at sizes that have a gradient.
 
-    The cost's curve of each group is interpolated linearly between its legal sizes, the other groups as they are. At
-    legal sizes the value is exact; with respect to a group that multiplies the rest, as in multiply-accumulates, the
-    gradient is exact too.
+    The cost's curve of each group is interpolated linearly between its legal sizes, while the other groups keep their
+    sizes. At legal sizes the value is exact. The gradient is exact too for a group that multiplies the rest, as in
+    multiply-accumulates.
 
     Args:
-        cost: of a network.
-        groups: of the network; all others are whole.
-        sizes_G: float, one for each of the groups, not above its size.
+        cost: cost of a network.
+        groups: groups of the network; all others are unpruned.
+        sizes_G: size of each group, float [groups], not above its full size.
 
     Returns:
         A scalar in the cost's unit, float32.

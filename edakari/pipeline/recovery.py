@@ -36,14 +36,14 @@ def recovered(run: Run, plan: Plan, model: nn.Module) -> tuple[nn.Module, Mappin
         DataError: the task has no calibration data, or its batches have one image.
     """
     settings = run.settings
-    anew = settings.recalibrate > 0 and has_norms(model)
-    if not anew and not settings.reconstruct:
+    recalibrated = settings.recalibrate > 0 and has_norms(model)
+    if not recalibrated and not settings.reconstruct:
         return model, None
     before = dict(run.task.evaluate(model))
     batches = _First(run.task.batches("calibration"), settings.recalibrate or FITTED)
     if settings.reconstruct:
         model = reconstruct(run.dense, plan, batches, small=model, graph=run.graph, run=run.task.outputs)
-    if anew:
+    if recalibrated:
         try:
             model = recalibrate(model, batches, run.task.outputs)
         except DataError as error:

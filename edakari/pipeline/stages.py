@@ -1,7 +1,6 @@
 """The stages of a run: each takes the run and results of earlier stages, and returns a result.
 
-Results are the dataclasses in `edakari.results`; a stage that makes a network returns it as well. Stages store nothing:
-`edakari.pipeline.runner` calls them and puts their results into a store.
+Results are dataclasses in `edakari.results`, and networks. `edakari.pipeline.runner` runs stages and stores results.
 """
 
 from __future__ import annotations
@@ -310,11 +309,12 @@ def report_stage(run: Run, plan: Plan) -> ReportResult:
     if run.processes.main:
         from edakari.explain.tokens import token_view
         from edakari.report import write_report
-        from edakari.report.explanation import keep
+        from edakari.report.explanation import write_explanation
         from edakari.report.tokens import draw_tokens
 
         if plan.tokens():
-            keep(draw_tokens(token_view(run.dense, run.network("finished"), plan, run.task), folder), folder)
+            view = token_view(run.dense, run.network("finished"), plan, run.task)
+            write_explanation(draw_tokens(view, folder), folder)
         write_report(folder)
     return ReportResult(page="report.html")
 

@@ -1,4 +1,4 @@
-"""The figures of a run, gathered from its folder."""
+"""Collects the results of a run from its folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edakari.report.explanation import explanations
 from edakari.report.stage_files import read_results
 
 if TYPE_CHECKING:
-    # what the command line shows at once must not wait for torch
+    # output that the command line shows at once must not wait for torch
     from edakari.latency.timing import Timing
     from edakari.results import CheckResult, DenseResult, FinetuneResult, Results, TracedGroup, TraceResult
 
@@ -32,18 +32,18 @@ Content = dict[str, Any]
 
 @file_errors()
 def collect(folder: str | Path) -> Content:
-    """All that is known of a run, finished or not, as plain values.
+    """Collect all results of a run, finished or not, as plain values.
 
     Args:
-        folder: of a run.
+        folder: run folder.
 
     Returns:
-        The content of `report.json`; `networks` holds what is known of the dense, the pruned and the fine-tuned
-        network, each with `metrics`, `costs`, `bytes` and `latency` in ms by runtime. `latency` is None without a
-        latency in the budget.
+        The content of `report.json`. `networks` holds the results of the dense, the pruned and the fine-tuned network,
+        each with `metrics`, `costs`, `bytes` and `latency` in ms by runtime. `latency` is None without a latency in the
+        budget.
 
     Raises:
-        RunFolderError: it is no run folder, nothing has been measured in it yet, or a file is damaged.
+        RunFolderError: the folder is no run folder, no stage is finished, or a file is damaged.
     """
     require("collect(folder)", folder=(folder, (str, Path)))
     folder = Path(folder)
@@ -60,11 +60,11 @@ def collect(folder: str | Path) -> Content:
 
 
 def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
-    """The content of `report.json`, of a run in a folder or in memory.
+    """Make the content of `report.json`, for a run in a folder or in memory.
 
     Args:
-        results: what the stages have found out so far.
-        recipe: what was asked for, as plain values.
+        results: results of the stages so far.
+        recipe: recipe of the run, as plain values.
     """
     traced, pruned = results.trace, results.prune
     measured = results.measure
@@ -98,7 +98,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
 
 
 def _check_metrics(folder: Path, results: Results) -> None:
-    """Refuse files of which one judges by another metric than the others."""
+    """Refuse files that hold another metric than the others."""
     metric = results.dense.metric if results.dense else ""
     for judged in (results.check, results.finetune):
         if metric and judged and metric not in judged.metrics:
@@ -129,19 +129,19 @@ def _networks(results: Results) -> list[Content]:
 
 
 def _latency(results: Results) -> Content | None:
-    """The latency of the budget: dense, predicted and measured, and the rounds in which it was met."""
+    """The latency of the budget: dense, predicted and measured, and the rounds of the closed loop."""
     planned = results.latency.planned if results.latency else None
     if planned is None or results.latency is None:
         return None
     limit_ms, met = results.latency.limits["latency"], results.prune.latency if results.prune else None
     last = results.measure if results.measure and results.measure.latency else None
-    # until the finished network has been timed, the network as it was cut says how long it takes
+    # until the finished network has been timed, the timing of the pruned network takes its place
     pair, error = (met.chosen.timing, met.chosen.relative_error) if met else (None, None)
     if last is not None:
         pair, error = last.latency, last.relative_error
     dense, timed = dc.asdict(planned.dense), None
     if pair is not None and error is not None:
-        # the dense network at the machine's speed by all that was measured of it in the run
+        # the dense network's latency at the machine's speed, from all of its measurements in the run
         timed = _at(limit_ms * (1 + error), pair.pruned)
         dense = _at(limit_ms * (1 + error) / pair.pruned.ratio, planned.dense)
     return {
@@ -160,7 +160,7 @@ def _latency(results: Results) -> Content | None:
 
 
 def _at(median: float, timing: Timing) -> Content:
-    """A timing at another speed of the machine, at which its median is this."""
+    """A timing scaled to another speed of the machine, at which its median has this value."""
     return {**dc.asdict(timing), "median_ms": median, "spread": timing.spread * median / timing.median_ms}
 
 
@@ -195,6 +195,6 @@ def _read(folder: Path, path: Path) -> Content:
 
 
 def method_label(section: Mapping[str, Any]) -> str:
-    """What a recipe's method is called: the criterion, where it is the method that takes one."""
+    """Name of a recipe's method: that of the criterion if the method takes one."""
     criterion = section.get("criterion") if section["name"] == "score" else None
     return str(criterion.get("name") if isinstance(criterion, Mapping) else criterion or section["name"])

@@ -14,7 +14,7 @@ from edakari.core.reading import Unreadable, because, inside, read_bytes, read_j
 from edakari.errors import RunFolderError
 from edakari.report.stage_files import check_explanation
 
-__all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "keep", "require_room"]
+__all__ = ["FOLDER", "Explanation", "Picture", "explanations", "inlined", "require_room", "write_explanation"]
 
 FOLDER = "explain"
 """Folder of explanations in a run folder."""
@@ -65,7 +65,7 @@ def require_room(folder: str | Path) -> None:
         require_writable(Path(folder) / name)
 
 
-def keep(explanation: Explanation, folder: str | Path) -> Path:
+def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     """Write an explanation, whose pictures already exist, into a run's `explain` folder.
 
     Returns:

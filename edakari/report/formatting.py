@@ -73,7 +73,7 @@ def noisy(*timings: Mapping[str, float]) -> str:
 
 
 def predicted(budgeted: Mapping[str, Any]) -> str:
-    """Format the predicted latency of the budget, with the typical error of predictions."""
+    """Format the predicted latency of the budget, with the median error of predictions."""
     value = budgeted["predicted_ms"]
     if value is None or budgeted["fit"] is None:  # a runtime that only times whole networks predicts nothing
         return "–"
@@ -86,7 +86,7 @@ def signed(share: float) -> str:
 
 
 def rounds(budgeted: Mapping[str, Any]) -> list[list[str]]:
-    """Rounds in which the budget's latency was met: number, correction, predicted, measured, dense, relative error."""
+    """Rounds of the closed loop: number, factor, predicted, measured, dense, relative error."""
     return [
         [
             str(number),

@@ -145,8 +145,8 @@ def _summary(scene: _Scene, indices: Sequence[int]) -> Markup:
     inner = [lane for lane in scene.lanes if first <= lane.first and lane.last <= last]
     left = max((_lane_x(scene, lane.column) for lane in scene.lanes if lane.first < first <= lane.last), default=LANES)
     size = min(13.0, (SUMS - left - 24) / max(len(inner), 1))
-    for place, lane in enumerate(sorted(inner, key=lambda lane: lane.first)):
-        x = left + 14 + place * size
+    for index, lane in enumerate(sorted(inner, key=lambda lane: lane.first)):
+        x = left + 14 + index * size
         parts.append(
             f'<rect {_mark(scene, lane.group, "box")} x="{x:.1f}" y="6" '
             f'width="{max(size - 2, 1):.1f}" height="12" rx="2">{_title(lane.group)}</rect>'
@@ -251,11 +251,11 @@ def _box(scene: _Scene, layout: Layout, sign: int, y: float, pins: Sequence[str]
         x += share
 
 
-def _piece(scene: _Scene, part: Layout, place: tuple[float, float, float], pins: Sequence[str]) -> Iterator[str]:
-    x, y, length = place
+def _piece(scene: _Scene, part: Layout, bar: tuple[float, float, float], pins: Sequence[str]) -> Iterator[str]:
+    x, y, length = bar
     names = list(dict.fromkeys(axis.group for axis in axes(part)))
     if not names:
-        title = "\n".join(pins) or "stays whole"
+        title = "\n".join(pins) or "cannot be pruned"
         yield f'<rect class="pin" x="{x:.1f}" y="{y:.1f}" width="{length:.1f}" height="{THICK}">{_title(title)}</rect>'
     for index, name in enumerate(names):
         thick = THICK / len(names)

@@ -81,7 +81,7 @@ def _widths(ax: Axes, groups: Sequence[Mapping[str, Any]]) -> None:
 def _tokens(ax: Axes, tokens: Sequence[Mapping[str, Any]]) -> None:
     _shares(ax, [each["kept"] / each["of"] for each in tokens])
     ax.set_xticks(range(len(tokens)), [each["block"] for each in tokens], rotation=30 if len(tokens) > 3 else 0)
-    ax.set_xlabel("in front of")
+    ax.set_xlabel("before block")
     ax.set_ylabel("patches kept, %")
 
 

@@ -1,4 +1,4 @@
-"""What the files of a run folder hold: one that was edited by hand is an error that names it."""
+"""The structure of the files in a run folder; a file that was edited by hand raises an error that names it."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Explained(TypedDict):
 
 
 def result_from(kind: type[T], content: Any, path: Path) -> T:
-    """The result of a stage out of its file.
+    """Make the result of a stage from the content of its file.
 
     Args:
-        kind: what the stage gives, see `edakari.results`.
-        content: of the file.
-        path: of the file, for the message.
+        kind: class of the result, see `edakari.results`.
+        content: content of the file.
+        path: path of the file, for the message.
 
     Raises:
-        RunFolderError: a key is missing or of another kind; says which.
+        RunFolderError: a key is missing or has a wrong type; says which.
     """
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} holds a {type(content).__name__}, not a mapping; was it edited? Or {AGAIN}")
@@ -61,17 +61,17 @@ def result_from(kind: type[T], content: Any, path: Path) -> T:
 
 
 def stored(result: StageResult) -> dict[str, Any]:
-    """A result as JSON holds it, of which `result_from` makes the result again."""
+    """Convert a result to the values that JSON holds; `result_from` is the inverse."""
     return dc.asdict(result)
 
 
 def read_results(folder: Path) -> Results:
-    """What the finished stages of a run have found out.
+    """Read the results of the finished stages of a run.
 
     Raises:
         RunFolderError: no stage is finished, or a file is damaged.
     """
-    from edakari.results import STAGES, Results  # which imports torch
+    from edakari.results import STAGES, Results  # this imports torch
 
     found = {}
     for name, kind in STAGES.items():
@@ -84,10 +84,10 @@ def read_results(folder: Path) -> Results:
 
 
 def check_explanation(content: Any, path: Path) -> dict[str, Any]:
-    """The content of an explanation's file, if it is one.
+    """Check the content of an explanation's file, and return it.
 
     Raises:
-        RunFolderError: a key is missing or of another kind; says which.
+        RunFolderError: a key is missing or has a wrong type; says which.
     """
     _checked(Explained, content, path, "run `edakari explain` again")
     found: dict[str, Any] = content
@@ -108,10 +108,10 @@ def _adapter(kind: Any) -> Any:
 
 def _checked(kind: Any, content: Any, path: Path, hint: str) -> Any:
     try:
-        # as JSON, for there a list may become a tuple, and nothing else becomes another kind
+        # as JSON: there a list may become a tuple, and no other type is converted
         return _adapter(kind).validate_json(json.dumps(content), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "its content"
         found = "is missing" if first["type"] == "missing" else f"{first['msg']}, found {str(first['input'])[:60]}"
-        raise RunFolderError(f"{path} was not written so: {key}: {found}; {hint}") from error
+        raise RunFolderError(f"{path} has wrong content: {key}: {found}; {hint}") from error

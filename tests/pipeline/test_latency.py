@@ -234,7 +234,7 @@ def test_the_report_shows_dense_predicted_and_measured(fake, recipe, tmp_path, m
     text = re.sub(r"<[^>]*>", " ", page)
     for figure in (timed["dense"]["median_ms"], timed["predicted_ms"], timed["measured"]["median_ms"]):
         assert f"{figure:.3g} ±" in text
-    table = page.partition("Rounds in which it was met")[2].partition("</table>")[0]
+    table = page.partition("Rounds of the closed loop")[2].partition("</table>")[0]
     assert table.count("<tr><td>") == len(timed["rounds"]) > 1
     assert json.loads((tmp_path / "run" / "report.json").read_text())["latency"]["rounds"] == timed["rounds"]
 

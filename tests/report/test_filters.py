@@ -22,7 +22,7 @@ from edakari.explain.filters import Choice, _cropped, filter_views
 from edakari.graph.receptive import Field
 from edakari.pipeline.explained import run_filters
 from edakari.report import collect
-from edakari.report.explanation import Explanation, Picture, explanations, keep
+from edakari.report.explanation import Explanation, Picture, explanations, write_explanation
 from edakari.tasks import DataSettings, image_task
 
 
@@ -136,7 +136,7 @@ def test_too_few_images_are_said_on_the_command_line(run: Path) -> None:
 
 def test_explanations_are_kept_and_damage_is_said(tmp_path: Path) -> None:
     explanation = Explanation(name="own", title="Own", text="text", pictures=(Picture(file="a.png", title="A"),))
-    path = keep(explanation, tmp_path)
+    path = write_explanation(explanation, tmp_path)
     with pytest.raises(RunFolderError, match=r"'a\.png', which is not there"):
         explanations(tmp_path)
     (path.parent / "a.png").write_bytes(b"png")

@@ -266,10 +266,10 @@ def test_tokens_have_bars_of_their_own(tmp_path):
     path.write_text(json.dumps({**pruned, "sizes": {"blocks.3:tokens": 49}, "tokens": tokens}))
     report = collect(folder)
     page = render(report)
-    assert "Tokens that go on" in page
+    assert "Kept tokens" in page
     assert "width:25.0%" in page
     assert "Width kept per group" not in page
-    assert "Tokens that go on" not in render({**report, "tokens": []})
+    assert "Kept tokens" not in render({**report, "tokens": []})
     assert (
         draw(report, tmp_path / "with.png").read_bytes()
         != draw({**report, "tokens": []}, tmp_path / "o.png").read_bytes()

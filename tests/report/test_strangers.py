@@ -8,7 +8,7 @@ from PIL import Image
 
 from edakari.errors import RunFolderError
 from edakari.report import collect
-from edakari.report.explanation import Explanation, Picture, explanations, inlined, keep
+from edakari.report.explanation import Explanation, Picture, explanations, inlined, write_explanation
 
 
 @pytest.fixture
@@ -19,7 +19,9 @@ def run(tmp_path):
     (folder / "explain").mkdir(parents=True)
     (folder / "stages").mkdir()
     Image.new("RGB", (2, 2)).save(folder / "explain" / "mine.png")
-    keep(Explanation(name="x", title="x", text="x", pictures=(Picture(file="mine.png", title="x"),)), folder)
+    write_explanation(
+        Explanation(name="x", title="x", text="x", pictures=(Picture(file="mine.png", title="x"),)), folder
+    )
     return folder
 
 

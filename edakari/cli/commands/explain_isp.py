@@ -25,13 +25,13 @@ def isp(
 
     from edakari.pipeline.explained import run_saliency
     from edakari.report import write_report
-    from edakari.report.explanation import FOLDER, keep, require_room
+    from edakari.report.explanation import FOLDER, require_room, write_explanation
     from edakari.report.saliency import draw_saliency, shares
 
     require_room(run)
     view = run_saliency(run, images, trust_code=trust)
     explanation = draw_saliency(view, run, columns)
-    keep(explanation, run)
+    write_explanation(explanation, run)
     page = write_report(run)
     if as_json:
         print_json(shares(view))

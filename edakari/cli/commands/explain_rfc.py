@@ -36,7 +36,7 @@ def rfc(
     from edakari.explain.filters import Choice
     from edakari.pipeline.explained import run_filters
     from edakari.report import write_report
-    from edakari.report.explanation import FOLDER, keep, require_room
+    from edakari.report.explanation import FOLDER, require_room, write_explanation
     from edakari.report.filters import draw_filters
 
     require_room(run)
@@ -49,7 +49,7 @@ def rfc(
         labels=labels,
     )
     explanation = draw_filters(run_filters(run, choice, trust_code=trust), run)
-    keep(explanation, run)
+    write_explanation(explanation, run)
     page = write_report(run)
     show(explanation.text)
     for picture in explanation.pictures:

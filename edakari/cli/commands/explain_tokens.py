@@ -23,12 +23,12 @@ def tokens(
 
     from edakari.pipeline.explained import run_tokens
     from edakari.report import write_report
-    from edakari.report.explanation import FOLDER, keep, require_room
+    from edakari.report.explanation import FOLDER, require_room, write_explanation
     from edakari.report.tokens import draw_tokens
 
     require_room(run)
     explanation = draw_tokens(run_tokens(run, images, trust_code=trust), run)
-    keep(explanation, run)
+    write_explanation(explanation, run)
     page = write_report(run)
     show(explanation.text)
     for picture in explanation.pictures:

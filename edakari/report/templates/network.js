@@ -1,8 +1,8 @@
 "use strict";
-// Shows where a group is while the pointer is on it; a click keeps it, Escape lets it go.
+// Highlights a group while the pointer is on it; a click pins the highlight, Escape removes it.
 const groups = JSON.parse(document.getElementById("groups").textContent);
 const panel = document.getElementById("panel");
-let kept = null, shown = null;
+let pinned = null, shown = null;
 
 function element(tag, text, parent) {
   const made = document.createElement(tag);
@@ -22,8 +22,8 @@ function show(number) {
   const group = groups[number];
   panel.replaceChildren();
   element("b", group.name, panel);
-  const share = (part) => `${(part * 100).toFixed(1)} %`;
-  element("p", `${group.kind}, ${group.size} positions · ${share(group.macs)} of MACs, ${share(group.params)} of parameters`, panel);
+  const percent = (part) => `${(part * 100).toFixed(1)} %`;
+  element("p", `${group.kind}, ${group.size} positions · ${percent(group.macs)} of MACs, ${percent(group.params)} of parameters`, panel);
   const list = element("ul", "", panel);
   group.members.forEach((member) => element("li", member, list));
 }
@@ -32,12 +32,12 @@ const numberOf = (event) => {
   const found = event.target.closest && event.target.closest("[data-g]");
   return found ? Number(found.dataset.g) : null;
 };
-document.addEventListener("pointerover", (event) => show(numberOf(event) ?? kept));
+document.addEventListener("pointerover", (event) => show(numberOf(event) ?? pinned));
 document.addEventListener("click", (event) => {
   if (panel.contains(event.target) || event.target.closest("summary")) return;
-  kept = numberOf(event);
-  show(kept);
+  pinned = numberOf(event);
+  show(pinned);
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") show(kept = null);
+  if (event.key === "Escape") show(pinned = null);
 });
