@@ -79,7 +79,7 @@ def around(
     """Masks of sub-networks near one, all at most as dear as the limits say, and hardly cheaper."""
     rng = np.random.default_rng(seed)
     with search.working():
-        scores = search.scores(search.start.kept)
+        scores = search.scores(search.start.mask)
     found = search.plan(search_step).sizes()
     values = {group.name: np.concatenate([[0.0], np.cumsum(rng.random(group.size))]) for group in search.masks.groups}
     masks = []
@@ -157,7 +157,7 @@ def foretold(arguments: argparse.Namespace) -> dict[str, Any]:
     job, schedule = job_of(recipe), Schedule(epochs=arguments.epochs, lr=arguments.lr)
     search, way, warmup_batches = searched(job, recipe.method)
     limits = bind(job.budget, job.graph)
-    masks = [way[-1].kept, *around(search, way[-1], limits, arguments.networks, arguments.spread, recipe.seed)]
+    masks = [way[-1].mask, *around(search, way[-1], limits, arguments.networks, arguments.spread, recipe.seed)]
     rows = []
     for kept in masks:
         rows.append(judged(search, kept, warmup_batches, schedule, recipe.seed))

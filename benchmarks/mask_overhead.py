@@ -135,7 +135,7 @@ def within(job: Job, share: str) -> torch.Tensor:
     masks = Masks(job.model, job.graph, maskable(job.graph, job.groups))
     scores = Magnitude().score(job.model, job.graph, (), None)
     plan = edakari.allocate(job.graph, scores, f"macs<={share}")
-    kept = masks.kept.clone()
+    kept = masks.mask.clone()
     for edit in plan.edits:
         if edit.group in masks.offsets:
             part = masks.part(edit.group)
@@ -152,7 +152,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     masks = Masks(job.model, job.graph, maskable(job.graph, job.groups), "soft", scale_norms=True)
     masks.set(within(job, arguments.share))
     hook = MaskUpdateHook(masks, job, LastStep(arguments.steps), input_taylor)
-    share = 1 - float(masks.kept.double().mean())
+    share = 1 - float(masks.mask.double().mean())
     settings = FitSettings(device="cpu", progress=True)
     with masks.installed():
         fit(

@@ -118,7 +118,7 @@ class EnsembleKnowledgePruning:
         def network(search_step: SearchStep) -> nn.Module:
             model = copied(job.model)
             masks = masks_on(model)
-            masks.set(search_step.kept)
+            masks.set(search_step.mask)
             masks.fold()
             return apply(model, search.plan(search_step), job.graph)
 

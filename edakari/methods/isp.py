@@ -34,11 +34,11 @@ from edakari.graph.taps import find_taps
 from edakari.methods.allocation import allocate
 from edakari.methods.masking.gates import FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart
 from edakari.methods.masking.masks import maskable
+from edakari.methods.saliency.explained import Saliency
 from edakari.methods.saliency.explaining import (
     ExplainerSettings,
     LabelSource,
     PredictorSettings,
-    Saliency,
     checked,
     fit_explainer,
     fit_predictor,
@@ -199,7 +199,7 @@ class InterpretationSteeredPruning:
             family=self.selector,
             widths=self.mask_widths,
             temperature=self.mask_temperature,
-            share=self.explain_share,
+            fraction=self.explain_share,
         )
 
     def _explainer(self) -> ExplainerSettings:
@@ -211,7 +211,7 @@ class InterpretationSteeredPruning:
             roughness=self.roughness,
             temperature=1.0,
             labels=self.labels,
-            share=self.explain_share,
+            fraction=self.explain_share,
         )
 
     def _gates(self, job: Job, groups: Sequence[Group], limits: Limits, saliency: Saliency) -> torch.Tensor:

@@ -11,7 +11,7 @@ from edakari.explain.filters import Choice, filter_views
 from edakari.explain.saliency import saliency_view
 from edakari.explain.tokens import token_view
 from edakari.graph import trace
-from edakari.methods.saliency.explaining import Explained, widened
+from edakari.methods.saliency.explained import Explained, widened
 from edakari.methods.saliency.saved import SaliencyMethod
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, networks, recipe_of

@@ -101,7 +101,7 @@ def scored(criterion: Any) -> Callable[[nn.Module, Path], Any]:
 def predicted(model: nn.Module) -> None:
     once = Schedule(epochs=1, lr=0.01)
     settings = PredictorSettings(
-        schedule=once, start="pretrained", family="radial", widths=(0.1, 0.5), temperature=1.0, share=0.2
+        schedule=once, start="pretrained", family="radial", widths=(0.1, 0.5), temperature=1.0, fraction=0.2
     )
     fit_predictor(dc.replace(toy_job(model), model=model), Frame(16, 16), settings)
 

@@ -21,8 +21,9 @@ from edakari.cost import bind, dense
 from edakari.errors import DataError, EdakariError, InfeasibleBudget, ModelError
 from edakari.graph import trace
 from edakari.methods.ekg import EnsembleKnowledgePruning, balanced_parts, chosen_teachers
-from edakari.methods.knowledge.ensemble import EnsembleSearch, Knowledge, SearchSettings, distance, group_steps
+from edakari.methods.knowledge.ensemble import EnsembleSearch, SearchSettings, group_steps
 from edakari.methods.knowledge.sites import SiteTaylor
+from edakari.methods.knowledge.teacher import Knowledge, distance
 from edakari.methods.masking.masks import Masks
 from edakari.models import ModelSpec, build
 from edakari.surgery import apply
@@ -189,8 +190,8 @@ def test_the_way_cuts_one_group_at_a_time_down_to_the_budget() -> None:
     way = search.run(limits)
     costs, before = [], search.start
     for search_step in way[1:]:
-        gone = before.kept & ~search_step.kept
-        assert not (search_step.kept & ~before.kept).any()
+        gone = before.mask & ~search_step.mask
+        assert not (search_step.mask & ~before.mask).any()
         changed = [g.name for g in search.masks.groups if gone[search.masks.part(g.name)].any()]
         assert changed == [search_step.step.group]
         plan = search.plan(search_step)
@@ -234,19 +235,19 @@ def test_weights_statistics_and_modes_stay_and_reuse_changes_nothing(filtered: b
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any("forward" in vars(module) for module in model.modules())
     assert [search_step.step for search_step in ways[0]] == [search_step.step for search_step in ways[1]]
-    assert all(torch.equal(a.kept, b.kept) for a, b in zip(*ways, strict=True))
+    assert all(torch.equal(a.mask, b.mask) for a, b in zip(*ways, strict=True))
 
 
 def test_other_limits_take_over_what_stays_the_same() -> None:
     search, limits = searched("macs<=60%")
     whole = search.run(limits)
-    looks = search.looks
+    scored_steps = search.scored_steps
     tighter = bind(Budget.parse("macs<=45%"), search.job.graph)
     way = search.run(tighter)
     fresh, _ = searched("macs<=60%")
     alone = fresh.run(tighter)
     assert [search_step.step for search_step in way] == [search_step.step for search_step in alone]
-    assert search.looks - looks < fresh.looks
+    assert search.scored_steps - scored_steps < fresh.scored_steps
     torch.testing.assert_close(search.knowledge.mean, fresh.knowledge.mean)
     again = search.run(limits)
     assert [search_step.step for search_step in again] == [search_step.step for search_step in whole]
@@ -308,7 +309,7 @@ def test_a_search_on_a_network_that_gives_nan_ends_in_words(filtered: bool, monk
         search.run(limits)
     search, limits = searched(filtered=filtered)
     monkeypatch.setattr(search, "_compare", lambda candidates: (torch.full((len(candidates), 2), torch.nan), {}))
-    with pytest.raises(ModelError, match="gives a finite loss"):
+    with pytest.raises(ModelError, match="has a finite loss"):
         search.run(limits)
 
 

@@ -22,12 +22,10 @@ from edakari.graph.taps import find_taps
 from edakari.methods.isp import InterpretationSteeredPruning
 from edakari.methods.masking.gates import FreeLogits, HyperLogits, drawn, gumbel
 from edakari.methods.masking.masks import maskable
+from edakari.methods.saliency.explained import Explained, Saliency, widened
 from edakari.methods.saliency.explaining import (
-    Explained,
-    Saliency,
     checked,
     unchanged,
-    widened,
 )
 from edakari.methods.saliency.gating import Gated, Pairs, cost_penalty, inner_groups
 from edakari.methods.saliency.losses import area, divergence, roughness
@@ -335,9 +333,9 @@ def test_an_explainer_is_taken_from_an_earlier_run(tmp_path: Path) -> None:
     assert dc.replace(first, explainer=str(tmp_path)).prune(counted).plan == wanted
     assert len(fits) == 1
     other = toy_job(toy_cnn(seed=1))
-    with pytest.raises(RunFolderError, match="explains a network of other weights"):
+    with pytest.raises(RunFolderError, match="explains a network with other weights"):
         dc.replace(first, explainer=str(tmp_path)).prune(other)
-    with pytest.raises(RunFolderError, match=r"saliency\.json is not there; name the folder `kept`"):
+    with pytest.raises(RunFolderError, match=r"saliency\.json does not exist; give the folder `kept`"):
         dc.replace(first, explainer=str(tmp_path / "none")).prune(job)
     with pytest.raises(EdakariError, match="has selector 'rbf', not 'realx'"):
         dc.replace(first, explainer=str(tmp_path), selector="realx").prune(job)
@@ -366,10 +364,10 @@ class Odd(ToyTask):
 @pytest.mark.parametrize(
     ("form", "wanted"),
     [
-        ("unlabelled", "ISP needs a class for every image; where there is none, method.labels: predicted"),
-        ("one", "it has a single one"),
+        ("unlabelled", "ISP needs a class for every image; without labels, set method.labels: predicted"),
+        ("one", "the network has a single class"),
         ("vectors", r"batches of images \[N, C, H, W\]"),
-        ("many", "the data has class 12, but the network has 4 only"),
+        ("many", "the data has class 12, but the network has only 4 classes"),
     ],
 )
 def test_other_data_is_told(form: str, wanted: str) -> None:

@@ -21,8 +21,8 @@ from edakari.core.protocols import Schedule
 from edakari.cost import dense
 from edakari.graph.taps import find_taps
 from edakari.methods.isp import InterpretationSteeredPruning
+from edakari.methods.saliency.explained import Explained
 from edakari.methods.saliency.explaining import (
-    Explained,
     ExplainerSettings,
     PredictorSettings,
     fit_explainer,

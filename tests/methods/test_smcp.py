@@ -239,7 +239,7 @@ def test_opposite_importances_of_coupled_readers_cancel() -> None:
 
 def test_rows_that_are_masked_do_not_count() -> None:
     model, masks = coupled()
-    kept = masks.kept.clone()
+    kept = masks.mask.clone()
     kept[masks.part("left").start + 2] = False
     masks.set(kept)
     figures = input_taylor(masks)
@@ -369,7 +369,7 @@ def test_averages_agree_on_equal_steps(average: Any) -> None:
 
 def test_signed_revival_counts_only_what_lowers_the_loss() -> None:
     _, hook = rewired(ScoreAveraging(regrowth="signed"))
-    kept = hook.masks.kept.clone()
+    kept = hook.masks.mask.clone()
     kept[:2] = False
     hook.masks.set(kept)
     figures = torch.tensor([1.0, -2.0, 3.0, -4.0, *[0.0] * (hook.masks.size - 4)])
@@ -408,12 +408,12 @@ def test_sizes_keep_to_their_steps() -> None:
 
 
 def test_soft_masks_revive_and_permanent_ones_do_not() -> None:
-    revived = {}
+    regrown = {}
     for mode in ("soft", "permanent"):
         _, seen = pruned(SoftMaskedPruning(**SHORT, masks=mode))  # type: ignore[arg-type]
-        revived[mode] = seen[-1]["revived"]
-    assert revived["soft"] > 0
-    assert revived["permanent"] == 0
+        regrown[mode] = seen[-1]["regrown"]
+    assert regrown["soft"] > 0
+    assert regrown["permanent"] == 0
 
 
 def test_a_branch_may_go_whole() -> None:

@@ -45,26 +45,26 @@ def run(**settings: Any) -> tuple[float, list[float], float]:
     model, task = network(), task_from_settings(DATA)
     graph = trace(model, task.example())
     budget = Budget.parse("macs<=20%").absolute(dense(graph))
-    revived: list[float] = []
+    regrown: list[float] = []
 
     def log(stage: str, figures: Mapping[str, float]) -> None:
-        revived.append(figures["revived"])
+        regrown.append(figures["regrown"])
 
     fit = fitter(task, FitSettings(device="cpu", progress=False))
     outcome = dc.replace(METHOD, **settings).prune(Job(model, graph, graph.groups, task, budget, fit, log=log))
     used = 1 + bind(budget, graph).excess(outcome.plan.sizes())
-    return task.evaluate(outcome.model)["top1"], revived, used
+    return task.evaluate(outcome.model)["top1"], regrown, used
 
 
 @pytest.mark.slow
 def test_soft_masks_revive_and_quiet_down_as_masked_weights_decay() -> None:
-    hard_accuracy, hard_revived, hard_used = run(masks="hard")
-    loose_accuracy, loose_revived, loose_used = run(masked_decay=2e-4)
-    firm_accuracy, firm_revived, firm_used = run(masked_decay=0.5)
+    hard_accuracy, hard_regrown, hard_used = run(masks="hard")
+    loose_accuracy, loose_regrown, loose_used = run(masked_decay=2e-4)
+    firm_accuracy, firm_regrown, firm_used = run(masked_decay=0.5)
     assert all(0.95 < used <= 1 for used in (hard_used, loose_used, firm_used))
-    assert hard_revived[-1] == 0
-    assert loose_revived[-1] > firm_revived[-1] > 0
-    late = [revived[-1] - revived[len(revived) // 2] for revived in (loose_revived, firm_revived)]
+    assert hard_regrown[-1] == 0
+    assert loose_regrown[-1] > firm_regrown[-1] > 0
+    late = [regrown[-1] - regrown[len(regrown) // 2] for regrown in (loose_regrown, firm_regrown)]
     assert late[1] < late[0] / 3
     assert hard_accuracy > 0.7
     assert firm_accuracy > max(0.7, loose_accuracy)

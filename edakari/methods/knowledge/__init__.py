@@ -1,1 +1,1 @@
-"""The ensemble that EKG searches with, and what its candidates share."""
+"""The search of EKG: scores, teacher, and a cache of module outputs."""

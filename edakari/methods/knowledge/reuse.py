@@ -1,4 +1,4 @@
-"""What a network's modules gave is kept, and handed out again where a change further on cannot have altered it."""
+"""A cache of module outputs, reused while only later modules change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Reuse"]
 
 @dc.dataclass(slots=True)
 class _Record:
-    """One call of a module: when it began and ended, and what it gave, as long as nothing has written over it."""
+    """One call of a module: its start and end, and its output, which is valid until it is overwritten."""
 
     start: int
     end: int = -1
@@ -30,14 +30,14 @@ class _Record:
 
 
 class Reuse:
-    """Outputs of a network's modules, pass by pass; run state.
+    """A cache of the outputs of a network's modules, by forward pass; run state.
 
-    A pass is recorded once. In later passes over the same inputs, in which some modules compute otherwise, whatever was
-    finished before the first of them began is handed out instead of computed.
+    A pass is recorded once. Later passes over the same inputs, in which some modules have changed, reuse the outputs of
+    modules that finished before the first changed module started.
 
     Args:
         model: the network.
-        limit: bytes that records may take; what comes later in a pass is computed each time.
+        limit: largest size of the cache in bytes; outputs beyond it are computed in every pass.
     """
 
     def __init__(self, model: nn.Module, limit: int) -> None:
@@ -46,12 +46,16 @@ class Reuse:
         self._bytes = 0
 
     def forget(self) -> None:
-        """Let go of all records."""
+        """Drop all records."""
         self._passes, self._bytes = {}, 0
 
     @contextlib.contextmanager
     def recording(self, key: Any) -> Iterator[None]:
-        """Record the pass that is made inside, under a name."""
+        """Record the forward pass that runs inside the context.
+
+        Args:
+            key: name of the pass.
+        """
         records: dict[str, list[_Record]] = {}
         clock = iter(range(1 << 62))
         handles: list[Any] = []
@@ -68,12 +72,12 @@ class Reuse:
                 handle.remove()
 
     @contextlib.contextmanager
-    def handing_out(self, key: Any, changed: Collection[str]) -> Iterator[None]:
-        """Inside, the pass of a name is made again with some modules changed.
+    def reusing(self, key: Any, changed: Collection[str]) -> Iterator[None]:
+        """Reuse recorded outputs in the forward pass that runs inside the context.
 
         Args:
-            key: of the recorded pass; where there is none, everything is computed.
-            changed: names of modules that compute otherwise than when it was recorded.
+            key: name of the recorded pass; if there is none, everything is computed.
+            changed: names of modules that have changed since the pass was recorded.
         """
         records = self._passes.get(key, {})
         starts = [record.start for name in changed for record in records.get(name, ())]
@@ -98,7 +102,7 @@ class Reuse:
             path = f"{name}.{child}" if name else child
             own = records.get(path, [])
             if own and all(record.valid and record.end < until for record in own):
-                replaced.append((below, put_stand_in(below, _given([record.output for record in own]))))
+                replaced.append((below, put_stand_in(below, _replayed([record.output for record in own]))))
             else:
                 self._replace(below, path, records, until, replaced)
 
@@ -107,7 +111,7 @@ class Reuse:
             record = next(record for record in reversed(own) if record.end < 0)
             record.end = next(clock)
             if isinstance(output, torch.Tensor) and self._bytes + output.nbytes <= self.limit:
-                # containers give out what the last module in them gave, which is counted twice: a limit, not a measure
+                # a container and its last module return the same tensor, so this counts some tensors twice
                 self._bytes += output.nbytes
                 record.output, record.version = output.detach(), output._version
 
@@ -121,8 +125,8 @@ def _begun(own: list[_Record], clock: Iterator[int]) -> Callable[[nn.Module, Any
     return begun
 
 
-def _given(outputs: list[torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
-    """A forward that gives out what each call gave."""
+def _replayed(outputs: list[torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
+    """Return a forward function that returns the recorded outputs, call by call."""
     calls = iter(outputs)
 
     def forward(*args: Any, **kwargs: Any) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""What the loss would lose, to first order, if a channel were gated at the places where its group is read."""
+"""First-order change of the loss if a channel were gated at the module inputs that read its group."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ __all__ = ["SiteTaylor"]
 
 @dc.dataclass(frozen=True, slots=True)
 class _Site:
-    """A dimension of a module's input along which groups lie: for each, the place in the row of each position."""
+    """A dimension of a module's input that groups lie along, and the row index of each position by group."""
 
     dim: int
     indices: dict[str, torch.Tensor]
 
 
 class SiteTaylor:
-    """A multiplier of one on every channel of every tensor that reads its group: |dL/da|, summed over the tensors.
+    """Scores channels by |dL/da| of a gate a = 1 on each tensor that a consumer reads, summed over the tensors.
 
-    The gradient is summed over images and positions first, so the figures of one batch are not those of its images. A
-    tensor that several layers read is gated once, and what else uses it, such as a sum behind a branch, counts. Where a
-    layer's input is not a module's, its weight stands in: there the multiplier lies on that layer's input alone.
+    Gradients are summed over images and positions before the absolute value, so the scores of a batch are not the sum
+    of the scores of its images. A tensor that several layers read has one gate, and other uses of the tensor, such as a
+    residual sum, count too. If the input of a layer is not the input of a module, the gate lies on that layer's weight.
+    Lee and Song, ECCV 2022.
 
     Args:
-        masks: of the network; while they are installed, what is masked has figures of exactly zero.
+        masks: masks of the network; while they are installed, masked channels have scores of exactly zero.
     """
 
     def __init__(self, masks: Masks) -> None:
@@ -46,38 +47,42 @@ class SiteTaylor:
             holder = read.weight.rpartition(".")[0]
             dims = calls[holder].inputs[0] if holder in calls and calls[holder].inputs else ()
             sites = tuple(
-                _Site(dim - len(dims), indices) for dim, layout in enumerate(dims) if (indices := self._places(layout))
+                _Site(dim - len(dims), indices) for dim, layout in enumerate(dims) if (indices := self._rows_of(layout))
             )
             read_here = names_in(masks.graph.layouts[read.weight][read.dim])
-            if holder == read.caller and sites and {n for site in sites for n in site.indices} >= self._ours(read_here):
+            if (
+                holder == read.caller
+                and sites
+                and {n for site in sites for n in site.indices} >= self._masked(read_here)
+            ):
                 self.sites[holder] = sites
             else:
                 self.unseen = (*self.unseen, read)
 
     def score(self, loss: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Figures of one batch.
+        """Score the channels by one batch.
 
         Args:
-            loss: makes a forward pass whose input asks for a gradient, and gives the loss.
+            loss: function that runs a forward pass on an input that requires gradients, and returns the loss.
 
         Returns:
-            float64 [channels] on the CPU, at least 0.
+            Scores, float64 [channels] on the CPU, at least 0.
         """
         row = torch.zeros(self.masks.size + 1, dtype=torch.float64)
         weights = [self.masks.model.get_parameter(read.weight) for read in self.unseen]
-        with self._watched(row), _asking(self.masks.model, weights):
-            # a gradient asked for by name would pass by the tensors that are watched
+        with self._watched(row), _requiring_gradients(self.masks.model, weights):
+            # torch.autograd.grad would not run the hooks of the watched tensors
             torch.autograd.backward(loss())
             for read, weight in zip(self.unseen, weights, strict=True):
                 if weight.grad is not None:
                     along = (weight.detach() * weight.grad).movedim(read.dim, 0).flatten(1).sum(1)
-                    self._add(row, self._places(self.masks.graph.layouts[read.weight][read.dim]), along)
+                    self._add(row, self._rows_of(self.masks.graph.layouts[read.weight][read.dim]), along)
         return row[:-1]
 
-    def _ours(self, names: tuple[str, ...]) -> set[str]:
+    def _masked(self, names: tuple[str, ...]) -> set[str]:
         return {name for name in names if name in self.masks.offsets}
 
-    def _places(self, layout: Layout) -> dict[str, torch.Tensor]:
+    def _rows_of(self, layout: Layout) -> dict[str, torch.Tensor]:
         indices = {}
         for name in names_in(layout):
             if name in self.masks.offsets:
@@ -86,7 +91,7 @@ class SiteTaylor:
         return indices
 
     def _add(self, row: torch.Tensor, indices: dict[str, torch.Tensor], figures: torch.Tensor) -> None:
-        """Add the absolute figures of the channels of one site, in place."""
+        """Add the absolute scores of the channels of one site to the row, in place."""
         for index in indices.values():
             site = torch.zeros_like(row).index_add_(0, index, figures.double().cpu())
             row += site.abs()
@@ -112,7 +117,7 @@ class SiteTaylor:
             if not x.requires_grad or any(x is other for other in seen):
                 return
             seen.append(x)
-            values = x.detach()  # a hook that held x itself would keep the whole pass alive
+            values = x.detach()  # a hook with a reference to x itself would keep the whole graph alive
 
             def gated(gradient: torch.Tensor) -> None:
                 change = values * gradient
@@ -126,8 +131,8 @@ class SiteTaylor:
 
 
 @contextlib.contextmanager
-def _asking(model: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
-    """Only some weights ask for gradients, which are none at first; all is as it was afterwards."""
+def _requiring_gradients(model: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Let only some weights require gradients, with no gradients at first; restores all parameters at the end."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     chosen = {id(weight) for weight in weights}
     try:

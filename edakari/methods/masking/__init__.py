@@ -1,1 +1,1 @@
-"""Masks and gates on channels of a network in training: what SMCP, HALP, EKG and ISP compute with."""
+"""Masks and gates on the channels of a network in training, for SMCP, HALP, EKG and ISP."""

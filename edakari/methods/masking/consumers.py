@@ -3,8 +3,8 @@
 Methods that mask or score channels need this.
 
 A convolution or linear layer reads the groups on its weight's input dimension and writes those on its output dimension.
-Depthwise convolutions and norms of single channels lie on the axis: they neither read nor write it. A layer norm reads
-the dimensions of its statistics. Anything else that mixes the positions of a group (queries with keys over the head
+Depthwise convolutions and batch norms act on each channel alone: they neither read nor write the group. A layer norm
+reads the dimensions of its statistics. Any other operator that mixes the positions of a group (attention over the head
 dimension, a group norm, a sum over channels) closes it: no mask on weights can replace a cut there.
 """
 
@@ -31,7 +31,7 @@ __all__ = [
 CONVOLUTIONS = frozenset(named("convolution"))
 LINEARS = frozenset(named("linear_function", "linear"))
 PRODUCTS = frozenset(named("matrix_product", "added_matrix_product"))
-TURNS = frozenset(named("permutation", "transposition"))
+TRANSPOSES = frozenset(named("permutation", "transposition"))
 LAYER_NORMS = frozenset(named("layer_norm"))
 CONSTANTS = frozenset(named("constant"))
 
@@ -44,8 +44,8 @@ class WeightConsumer:
         weight: name of the parameter.
         dim: the dimension of the weight that reads them.
         caller: dotted path of the module that uses it.
-        norm: weight of the batch normalisation right after the layer; empty if there is none.
-        norm_caller: dotted path of the module that uses the batch normalisation.
+        norm: weight of the batch norm right after the layer; empty if there is none.
+        norm_caller: dotted path of the module that uses the batch norm.
     """
 
     weight: str
@@ -62,7 +62,7 @@ class Layer:
     Args:
         weight: name of the parameter.
         caller: dotted path of the module that uses it.
-        normed: whether a batch normalisation comes right after it.
+        normed: whether a batch norm comes right after it.
         last: whether its outputs belong to no group, as logits do.
     """
 
@@ -74,7 +74,13 @@ class Layer:
 
 @dc.dataclass(frozen=True, slots=True)
 class WeightProducer:
-    """A weight that writes groups along `dim`, with weight and bias of the batch norm right after it, if any."""
+    """A weight that writes groups.
+
+    Args:
+        weight: name of the parameter.
+        dim: dimension of the weight that writes them.
+        norm: names of weight and bias of the batch norm right after the layer; empty if there is none.
+    """
 
     weight: str
     dim: int
@@ -83,7 +89,13 @@ class WeightProducer:
 
 @dc.dataclass(frozen=True, slots=True)
 class LayerNormConsumer:
-    """A layer norm over groups: its module, its weight's layout, and which dimension (from the end) that is."""
+    """A layer norm over groups.
+
+    Args:
+        module: dotted path of the module.
+        layout: layout of the norm's weight.
+        dim: normalised dimension of the module's input, counted from the end (negative).
+    """
 
     module: str
     layout: Layout
@@ -98,7 +110,7 @@ class Structure:
         consumers: weights that read groups.
         producers: weights that write groups.
         layer_norms: layer norms over groups.
-        closed: groups that something else mixes, and what that is.
+        closed: groups whose positions another operator mixes, and the name of that operator.
     """
 
     consumers: tuple[WeightConsumer, ...]
@@ -108,13 +120,13 @@ class Structure:
 
 
 def structure_of(graph: Graph) -> Structure:
-    """Which weights and norms read and write the groups of a network, in order of use.
+    """Find the weights and norms that read and write the groups of a network, in order of use.
 
     Args:
-        graph: of the network.
+        graph: graph of the network.
 
     Returns:
-        Its structure. If a group is read and not closed, masking its consumers equals cutting it.
+        The structure. If a group is read and not closed, masking its consumers equals cutting it.
     """
     consumers: dict[WeightConsumer, None] = {}
     producers: dict[WeightProducer, None] = {}
@@ -129,7 +141,7 @@ def structure_of(graph: Graph) -> Structure:
             if names_in(graph.layouts[weight][dim]):
                 norm_of = (behind.weights[0], behind.module) if behind else ("", "")
                 consumers[WeightConsumer(weight, dim, caller, *norm_of)] = None
-            # depthwise kernels lie on the axis that they pass on
+            # a depthwise kernel acts on each channel alone
             if operator.settings.get("groups", 1) == 1 and names_in(graph.layouts[weight][1 - dim]):
                 producers[WeightProducer(weight, 1 - dim, behind.weights[:2] if behind else ())] = None
         elif norm is not None:
@@ -142,33 +154,37 @@ def structure_of(graph: Graph) -> Structure:
 
 
 def layers_of(graph: Graph) -> tuple[Layer, ...]:
-    """The convolutions and linear layers of a network, in order of use, each weight once."""
+    """Find the convolutions and linear layers of a network, in order of use, each weight once.
+
+    Args:
+        graph: graph of the network.
+    """
     found: dict[str, Layer] = {}
     for index, operator in enumerate(graph.operators):
         layer = _layer(graph, index)
         if layer is not None:
             weight, dim, caller = layer
-            whole = operator.settings.get("groups", 1) == 1 and not names_in(graph.layouts[weight][1 - dim])
-            found.setdefault(weight, Layer(weight, caller, _norm_behind(graph, index) is not None, whole))
+            last = operator.settings.get("groups", 1) == 1 and not names_in(graph.layouts[weight][1 - dim])
+            found.setdefault(weight, Layer(weight, caller, _norm_behind(graph, index) is not None, last))
     return tuple(found.values())
 
 
 def names_in(*layouts: Layout) -> tuple[str, ...]:
-    """The groups that appear in layouts, each once."""
+    """Return the names of the groups that appear in layouts, each once."""
     return tuple(dict.fromkeys(axis.group for layout in layouts for axis in axes(layout)))
 
 
 def _layer(graph: Graph, index: int) -> tuple[str, int, str] | None:
-    """Weight, reading dimension and caller of a convolution or linear layer; None where the weight is no parameter."""
+    """Weight, reading dimension and caller of a convolution or linear layer; None if the weight is no parameter."""
     operator = graph.operators[index]
     if operator.name in CONVOLUTIONS | LINEARS:
         if not operator.weights or graph.layouts[operator.weights[0]] != operator.inputs[1]:
             return None
         return operator.weights[0], 0 if operator.settings.get("transposed") else 1, operator.module
     if operator.name in PRODUCTS:
-        # a linear layer that torch took apart: the weight was turned before
+        # a linear layer that torch decomposed: an earlier operator transposed the weight
         for before in reversed(graph.operators[:index]):
-            if before.module != operator.module or before.name not in TURNS or not before.weights:
+            if before.module != operator.module or before.name not in TRANSPOSES or not before.weights:
                 continue
             if before.outputs[0] == operator.inputs[-1] and len(before.outputs[0]) == 2:
                 return before.weights[0], 1, operator.module
@@ -176,7 +192,7 @@ def _layer(graph: Graph, index: int) -> tuple[str, int, str] | None:
 
 
 def _norm_behind(graph: Graph, index: int) -> Operator | None:
-    """The batch normalisation of a layer's output that comes right after the layer; None if there is none."""
+    """The batch norm right after a layer; None if there is none."""
     made = graph.operators[index].outputs[0]
     for operator in graph.operators[index + 1 :]:
         if operator.name in CONSTANTS:

@@ -1,7 +1,7 @@
-"""Gates that are learnt: one logit per channel, from which open and closed gates are drawn at every step.
+"""Trained gates: one logit per channel, from which open and closed gates are sampled at every step.
 
-Ganjdanesh et al., ECCV 2022, section 3: Gumbel noise is added to a logit, and where the sum is positive the gate is
-open. The gradient is that of a sigmoid of the sum. The sum is positive with probability 1 - exp(-exp(logit)).
+Ganjdanesh et al., ECCV 2022, section 3: Gumbel noise is added to a logit, and the gate is open if the sum is positive.
+The gradient is that of a sigmoid of the sum. The sum is positive with probability 1 - exp(-exp(logit)).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ GateMode = Literal["hard", "soft"]
 LogitStart = Literal["normal", "zeros"]
 
 INPUTS, HIDDEN = 64, 128
-"""Widths of the hyper-network: of its fixed inputs, and of its recurrent layer."""
+"""Widths of the fixed inputs and of the recurrent layer of the hyper-network."""
 
 
 class FreeLogits(nn.Module):
-    """A logit for each channel.
+    """One free logit per channel.
 
     Args:
-        groups: that are gated.
-        offset: added to what is learnt, so that gates start open.
-        start: "normal" draws what is learnt from N(0, 1), "zeros" does not.
-        seed: of the draw.
+        groups: groups that get gates.
+        offset: offset that is added to the trained values, so that gates start open.
+        start: initial values: "normal" samples them from N(0, 1), "zeros" sets them to 0.
+        seed: seed of the initial values.
     """
 
     def __init__(self, groups: Sequence[Group], offset: float, start: LogitStart, seed: int) -> None:
@@ -49,12 +49,12 @@ class FreeLogits(nn.Module):
 
 
 class HyperLogits(nn.Module):
-    """Logits from a recurrent network that reads a fixed input for each group, so that groups know of each other.
+    """Logits of a recurrent network that reads a fixed input for each group, so that the groups' logits interact.
 
     Args:
-        groups: that are gated, in the order of the network.
-        offset: added to what is learnt, so that gates start open.
-        seed: of the inputs and of the weights.
+        groups: groups that get gates, in the order of the network.
+        offset: offset that is added to the trained values, so that gates start open.
+        seed: seed of the inputs and of the weights.
     """
 
     inputs: torch.Tensor
@@ -80,12 +80,12 @@ class HyperLogits(nn.Module):
 
 
 class Gumbel(Hook):
-    """Draws the noise of every step, the same on all processes and in a run that goes on.
+    """Samples the noise of every step, the same on all processes and in a run that is resumed.
 
     Args:
-        size: numbers per step.
-        seed: of the noise.
-        take: gets it, float [size] on the CPU, before the step.
+        size: number of noise values per step.
+        seed: seed of the noise.
+        take: function that receives the noise before the step, float [size] on the CPU.
     """
 
     def __init__(self, size: int, seed: int, take: Callable[[torch.Tensor], None]) -> None:
@@ -97,7 +97,16 @@ class Gumbel(Hook):
 
 
 def gumbel(size: int, seed: int, step: int) -> torch.Tensor:
-    """Standard Gumbel noise of a step, float32 [size]."""
+    """Sample the standard Gumbel noise of a step.
+
+    Args:
+        size: number of noise values.
+        seed: seed of the noise.
+        step: index of the step.
+
+    Returns:
+        float32 [size] on the CPU.
+    """
     state = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
     uniform = torch.rand(size, generator=torch.Generator().manual_seed(state)).clamp(min=1e-20)
     return -torch.log(-torch.log(uniform))
@@ -105,20 +114,25 @@ def gumbel(size: int, seed: int, step: int) -> torch.Tensor:
 
 @dc.dataclass(frozen=True)
 class Draw:
-    """Gates of one draw, float [channels]: `soft` between 0 and 1; `hard` 0 or 1, with the gradient of `soft`."""
+    """Sampled gates.
+
+    Args:
+        soft: gates between 0 and 1, float [channels].
+        hard: gates of 0 or 1 with the gradient of `soft`, float [channels].
+    """
 
     soft: torch.Tensor
     hard: torch.Tensor
 
 
 def drawn(logits: torch.Tensor, noise: torch.Tensor, temperature: float, sizes: Sequence[int]) -> Draw:
-    """Gates drawn from their logits.
+    """Sample gates from their logits; the gate with the largest logit of each group is always open.
 
     Args:
-        logits: float [channels].
+        logits: logits of the gates, float [channels].
         noise: Gumbel noise, float [channels].
-        temperature: of the sigmoid.
-        sizes: of the groups, in the order of the channels; the largest logit of each is open in any case.
+        temperature: temperature of the sigmoid.
+        sizes: sizes of the groups, in the order of the channels.
     """
     logits = logits.float()
     soft = torch.sigmoid((logits + noise.to(logits)) / temperature)

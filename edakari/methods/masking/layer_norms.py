@@ -1,4 +1,4 @@
-"""Layer norms of masked networks: statistics are those of the channels that are kept."""
+"""Layer norms of masked networks, with the statistics of the unmasked channels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edakari.methods.masking.consumers import LayerNormConsumer
 if TYPE_CHECKING:
     from edakari.methods.masking.masks import Masks
 
-__all__ = ["normalised_where_kept"]
+__all__ = ["normalised_where_unmasked"]
 
 
-def normalised_where_kept(masks: Masks, norm: LayerNormConsumer) -> Callable[[Any, Any, Any], Any]:
+def normalised_where_unmasked(masks: Masks, norm: LayerNormConsumer) -> Callable[[Any, Any, Any], Any]:
     """Return a forward hook that gives a layer norm's output with the statistics of the unmasked channels alone.
 
     Args:
-        masks: the masks in force.
+        masks: current masks of the network.
         norm: the layer norm and the layout of the dimension that it normalises.
     """
 
@@ -34,7 +34,7 @@ def normalised_where_kept(masks: Masks, norm: LayerNormConsumer) -> Callable[[An
         centred = x - (x * mask).sum(norm.dim, keepdim=True) / count
         variance = (centred.square() * mask).sum(norm.dim, keepdim=True) / count
         out = centred * torch.rsqrt(variance + module.eps) * module.weight.view(shape)
-        whole: torch.Tensor = out if module.bias is None else out + module.bias.view(shape)
-        return whole.to(output.dtype)
+        shifted: torch.Tensor = out if module.bias is None else out + module.bias.view(shape)
+        return shifted.to(output.dtype)
 
     return normalised

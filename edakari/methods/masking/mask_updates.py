@@ -1,4 +1,4 @@
-"""Masks that are chosen anew while a network trains: gather importance, solve for sizes, set masks."""
+"""Masks that are updated while a network trains: accumulate importance, solve for sizes, set masks."""
 
 from __future__ import annotations
 
@@ -39,40 +39,58 @@ __all__ = [
 Average = Literal["average", "signed_average", "squares", "momentum", "latest"]
 Regrowth = Literal["absolute", "signed"]
 Importance = Callable[[Masks], torch.Tensor | None]
-"""Change of the loss, to first order, if each channel were gone: float [channels]; None without gradients."""
+"""A function from masks to the first-order change of the loss without each channel, float [channels], or None if there
+are no gradients."""
 
 Solver = Callable[[Sequence[Group], Values, Limits, Sizes], Sizes]
-"""Sizes from groups, values, limits and the sizes as they are."""
+"""A function from groups, values, limits and current sizes to new sizes."""
 
 MEANS = ("average", "signed_average", "squares")
 MOMENTUM = 0.9
 
 
 class MaskSchedule(Protocol):
-    """When masks are chosen, and at which budget."""
+    """The steps at which masks are chosen, and the budget at each."""
 
     def due(self, step: int, epoch: int) -> bool:
-        """Whether masks are chosen after this many steps, in this epoch."""
+        """Whether masks are chosen after a number of steps.
+
+        Args:
+            step: number of steps so far.
+            epoch: index of the epoch, from 0.
+        """
 
     def over(self, step: int, epoch: int) -> bool:
-        """Whether masks stay as they are from here on."""
+        """Whether masks are frozen from a step on.
+
+        Args:
+            step: number of steps so far.
+            epoch: index of the epoch, from 0.
+        """
 
     def limit(self, dense: float, final: float, step: int, epoch: int) -> float:
-        """What a cost may be now, from what it is without masks and what it may be in the end."""
+        """Return the limit of a cost at a step, in the cost's unit.
+
+        Args:
+            dense: cost without masks.
+            final: limit at the end.
+            step: index of the step.
+            epoch: index of the epoch, from 0.
+        """
 
 
 @dc.dataclass(frozen=True, kw_only=True)
 class ScoreAveraging:
-    """How figures of single steps become scores.
+    """Settings by which the importance in single steps becomes scores.
 
     Args:
-        average: "average" of the absolute figures since masks were last chosen, "signed_average" of the figures
-            themselves, "squares" of them (Molchanov et al., CVPR 2019, equation 8), "momentum" weighs later steps more,
-            "latest" takes one step.
-        regrowth: what counts for a masked channel: "absolute" figures, or "signed": only those by which its return
-            would lower the loss.
-        keep_bonus: scores of what is not masked are multiplied by it.
-        masked_decay: decay of masked weights, beside the optimizer's.
+        average: mean since masks were last chosen: "average" of absolute importance, "signed_average" of importance,
+            "squares" of squared importance (Molchanov et al., CVPR 2019, equation 8); "momentum" is an exponential
+            moving average of absolute importance, "latest" takes a single step.
+        regrowth: importance of masked channels: "absolute" counts its absolute value, "signed" only the part by which
+            the return of the channel would lower the loss.
+        keep_bonus: factor of the scores of unmasked channels.
+        masked_decay: weight decay of masked weights, in addition to the optimizer's.
     """
 
     average: Average = "average"
@@ -84,20 +102,21 @@ class ScoreAveraging:
 class MaskUpdateHook(Hook):
     """Chooses masks while `fit` trains; run state.
 
-    Figures are taken between the gradients and the optimizer's step: of the same weights that the gradients are of,
-    unscaled, reduced over processes, and before any decay. A step whose gradients are not finite does not count; where
-    masks were due then, they are chosen after the next one that does.
+    Importance is computed between the backward pass and the optimizer's step: from unscaled gradients, reduced over
+    processes, before any decay. A step with gradients that are not finite does not count; if masks were due after it,
+    they are chosen after the next step that counts. Humble et al., ECCV 2022.
 
     Args:
-        masks: to set.
-        job: whose network trains, down to its budget.
-        mask_schedule: when, and at which budget.
-        importance: figures of one step.
-        averaging: how they become scores.
-        solver: from values to sizes, all but the last time; the last time true costs are solved for.
+        masks: masks to update.
+        job: job whose network is trained and whose budget the masks meet at the end.
+        mask_schedule: steps at which masks are chosen, and the budget at each.
+        importance: importance of the channels in one step.
+        averaging: settings by which importance becomes scores.
+        solver: function from values to sizes, for all choices except the last, which solves for true costs; None solves
+            for true costs always.
 
     Raises:
-        InfeasibleBudget: the budget lies below what the masks can reach.
+        InfeasibleBudget: the groups cannot reach the budget.
     """
 
     def __init__(
@@ -113,17 +132,17 @@ class MaskUpdateHook(Hook):
         self.averaging, self.solver = averaging, solver or _true_cost
         self.limits = bind(job.budget, job.graph, job.costs)
         reachable(masks.groups, {group.name: np.zeros(group.size + 1) for group in masks.groups}, self.limits)
-        self.final, self.revived, self.rounds = False, 0, 0
+        self.final, self.regrown, self.rounds = False, 0, 0
         self._sum = torch.zeros(masks.size)
         self._count = torch.zeros(())
         self._scores = torch.zeros(0, dtype=torch.float64)
-        self._pending, self._due, self._watched = False, False, False
+        self._pending, self._due, self._hooked = False, False, False
 
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
-        if not self._watched:
-            with_gradients(state.optimizer, self._gradients_are_there)
-            self._watched = True
+        if not self._hooked:
+            with_gradients(state.optimizer, self._before_optimizer_step)
+            self._hooked = True
         if not self.final and self.mask_schedule.over(state.step, state.epoch):
             self.finish()
         self._due = not self.final and (self._pending or self.mask_schedule.due(state.step + 1, state.epoch))
@@ -143,38 +162,42 @@ class MaskUpdateHook(Hook):
         if not self.final and self.rounds:
             sizes = self.sizes()
             costs = {cost.name: cost.total(sizes) for cost, _ in self.limits.terms}
-            self.job.log(f"epoch {state.epoch + 1}", {**costs, "rounds": self.rounds, "revived": self.revived})
+            self.job.log(f"epoch {state.epoch + 1}", {**costs, "rounds": self.rounds, "regrown": self.regrown})
 
     def finish(self) -> None:
-        """Choose the masks for the last time, within the budget by true costs; does nothing the second time.
+        """Choose the final masks, within the budget by true costs; a second call does nothing.
 
         Raises:
-            ModelError: there has been no step with finite gradients to judge by.
+            ModelError: no step had finite gradients.
         """
         if self.final:
             return
         if not self._take_scores() and not len(self._scores):
-            raise ModelError("no step had finite gradients, so that nothing is known of what matters; lower the rate")
+            raise ModelError("no step had finite gradients, so that channels cannot be scored; lower the learning rate")
         tried: dict[str, torch.Tensor] = {}
 
         def solve(costs: Sequence[Cost]) -> Plan:
-            kept = self._chosen(bind(self.job.budget, self.job.graph, costs), _true_cost)
-            plan = self.plan(kept)
-            tried[plan.digest()] = kept
+            mask = self._chosen(bind(self.job.budget, self.job.graph, costs), _true_cost)
+            plan = self.plan(mask)
+            tried[plan.digest()] = mask
             return plan
 
         self._set(tried[self.job.meet_budget(solve).digest()])
         self.final = True
 
     def sizes(self) -> dict[str, int]:
-        """How much of each group is kept now."""
-        return {group.name: int(self.masks.kept[self.masks.part(group.name)].sum()) for group in self.masks.groups}
+        """Return the number of unmasked channels of each group."""
+        return {group.name: int(self.masks.mask[self.masks.part(group.name)].sum()) for group in self.masks.groups}
 
-    def plan(self, kept: torch.Tensor) -> Plan:
-        """What masks amount to; groups that are whole have no edit."""
+    def plan(self, mask: torch.Tensor) -> Plan:
+        """Return the plan that cuts the masked channels; unpruned groups have no edit.
+
+        Args:
+            mask: channels that are kept, bool [channels].
+        """
         edits: list[Edit] = []
         for group in self.masks.groups:
-            part = kept[self.masks.part(group.name)]
+            part = mask[self.masks.part(group.name)]
             if group.kind == "branch" and not bool(part):
                 edits.append(DropBranch(group.name))
             elif not bool(part.all()):
@@ -183,27 +206,27 @@ class MaskUpdateHook(Hook):
 
     def state_dict(self) -> Mapping[str, Any]:
         """See `Hook`."""
-        tensors = {"kept": self.masks.kept, "sum": self._sum, "count": self._count, "scores": self._scores}
-        numbers = {"final": self.final, "pending": self._pending, "revived": self.revived, "rounds": self.rounds}
+        tensors = {"kept": self.masks.mask, "sum": self._sum, "count": self._count, "scores": self._scores}
+        numbers = {"final": self.final, "pending": self._pending, "regrown": self.regrown, "rounds": self.rounds}
         return {**tensors, **numbers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Hook`."""
         self._sum, self._count, self._scores = state["sum"], state["count"], state["scores"].cpu()
         self.final, self._pending = bool(state["final"]), bool(state["pending"])
-        self.revived, self.rounds = int(state["revived"]), int(state["rounds"])
+        self.regrown, self.rounds = int(state["regrown"]), int(state["rounds"])
         self.masks.set(state["kept"].cpu())
 
-    def _gradients_are_there(self) -> None:
+    def _before_optimizer_step(self) -> None:
         if self.final:
             return
         if self._due or self.averaging.average != "latest":
-            self._gather()
-        self.masks.pull(self.averaging.masked_decay)
+            self._accumulate()
+        self.masks.add_masked_decay(self.averaging.masked_decay)
 
     @torch.no_grad()
-    def _gather(self) -> None:
-        """Add one step's figures; no value is looked at, so that a device is not waited for."""
+    def _accumulate(self) -> None:
+        """Add the importance of one step, without synchronising with the device."""
         figures = self.importance(self.masks)
         if figures is None:
             return
@@ -223,11 +246,11 @@ class MaskUpdateHook(Hook):
     def _worth(self, figures: torch.Tensor) -> torch.Tensor:
         if self.averaging.regrowth == "absolute":
             return figures.abs()
-        kept = self.masks.kept.to(figures.device, non_blocking=True)
-        return torch.where(kept, figures.abs(), figures.clamp(min=0))
+        mask = self.masks.mask.to(figures.device, non_blocking=True)
+        return torch.where(mask, figures.abs(), figures.clamp(min=0))
 
     def _take_scores(self) -> bool:
-        """Scores from what was gathered since the last time, which is forgotten; False where nothing was."""
+        """Turn the accumulated importance into scores and reset it; returns False if there was none."""
         row = self._agreed(torch.cat([self._sum, self._count.view(1)]))
         figures, count = row[:-1], row[-1]
         if not bool(count > 0):
@@ -239,70 +262,65 @@ class MaskUpdateHook(Hook):
         return True
 
     def _agreed(self, row: torch.Tensor) -> torch.Tensor:
-        """The first process's figures, so that all of them choose the same masks; float64 on the CPU."""
+        """Broadcast the first process's row, so that all processes choose the same masks; float64 on the CPU."""
         Processes.here().equalise_([row])
         return row.cpu().double()
 
     def _chosen(self, limits: Limits, solver: Solver) -> torch.Tensor:
-        """Masks within some limits by the scores as they are, bool [channels]."""
-        masks, before = self.masks, self.masks.kept
+        """Choose the mask within some limits by the current scores, bool [channels]."""
+        masks, before = self.masks, self.masks.mask
         scores = torch.where(before, self._scores * self.averaging.keep_bonus, self._scores)
         if masks.mode == "permanent":
             scores = torch.where(before, scores, 0.0)
-        # what is masked and worth nothing stays so, even where the budget would let it return
+        # a masked channel without value stays masked, even if the budget allows its return
         candidates = before | (scores > 0)
         sizes = solver(masks.groups, values_at(masks, scores), limits, self.sizes())
-        kept = torch.zeros_like(before)
+        mask = torch.zeros_like(before)
         for group in masks.groups:
             part = masks.part(group.name)
             most = int(candidates[part].sum())
             size = min(sizes[group.name], next(legal for legal in legal_sizes(group) if legal >= most))
             rank = torch.where(candidates[part], scores[part], -1.0)
             order = torch.argsort(rank, descending=True, stable=True)
-            kept[part.start + order[:size]] = True
-        return kept
+            mask[part.start + order[:size]] = True
+        return mask
 
-    def _set(self, kept: torch.Tensor) -> None:
-        self.revived += int((kept & ~self.masks.kept).sum())
+    def _set(self, mask: torch.Tensor) -> None:
+        self.regrown += int((mask & ~self.masks.mask).sum())
         self.rounds += 1
-        self.masks.set(kept)
+        self.masks.set(mask)
 
 
 def train_and_cut(name: str, job: Job, hook: MaskUpdateHook, schedule: Schedule) -> Outcome:
-    """Train a job's network under its masks, then cut what is masked in the end.
+    """Train a job's network with masks, then cut the masked channels.
 
-    A network within the budget stays as it is.
+    A network that is already within the budget is not changed.
 
     Args:
-        name: of the method, noted in the plan.
+        name: name of the method, recorded in the plan.
         job: network, budget and data.
-        hook: chooses the masks.
-        schedule: of the training.
+        hook: hook that chooses the masks.
+        schedule: schedule of the training.
     """
     masks = hook.masks
     if hook.limits.excess({}) > 0:
         with masks.installed():
-            job.fit(
-                job.model,
-                task_objective(job.task),
-                schedule,
-                hooks=[hook],
-            )
+            job.fit(job.model, task_objective(job.task), schedule, hooks=[hook])
             hook.finish()
         masks.fold()
-    plan = dc.replace(hook.plan(masks.kept), method=name)
+    plan = dc.replace(hook.plan(masks.mask), method=name)
     return Outcome(plan, apply(job.model, plan, job.graph))
 
 
 def values_at(masks: Masks, scores: torch.Tensor) -> Values:
-    """Values of keeping the best channels of each group.
+    """Return the value of keeping the best channels of each group, float64 [size + 1] by group.
 
-    A branch that is dropped takes the groups inside of it along, but sizes do not say so: those groups cost nothing
-    then, and are worth all that they can be. A branch that stays is therefore worth that much more.
+    Dropping a branch also removes the groups inside it, but sizes do not express this: in a dropped branch, these
+    groups cost nothing and still have their full value. The value of keeping the branch is raised by that value.
 
     Args:
-        masks: of the groups.
-        scores: float64 [channels].
+        masks: masks of the groups.
+        scores: score of each channel, float64 [channels].
     """
     values = dict(values_of({group.name: scores[masks.part(group.name)] for group in masks.groups}))
     for branch in masks.branches:

@@ -1,16 +1,15 @@
-"""Masks on the parameters of a network in training: it computes as though it were cut, and nothing is cut yet.
+"""Masks on the parameters of a network in training, which then computes as if it were cut.
 
-One mask per group, on its channels. It is applied where the group is read: to the input columns of weights, and to
-the statistics of layer norms. Gates, which may have gradients, can take the masks' place. The parameters stay what they
-are: leaves of the same name, which the optimizer, the processes' gradient buckets and checkpoints know. Only while a
-module runs does a masked tensor stand in its place.
+Each group has one mask on its channels. The mask applies to the consumers of the group: the input columns of weights,
+and the statistics of layer norms. Gates, which may have gradients, can replace masks. The parameters remain leaves of
+the same names, as the optimizer, the gradient buckets of processes and checkpoints need. A masked tensor replaces a
+parameter only while its module runs.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses as dc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -21,24 +20,29 @@ from torch import nn
 from edakari.core.graph import Branch, Graph
 from edakari.core.layout import Layout
 from edakari.core.space import Group
-from edakari.core.stand_ins import put_stand_in, take_stand_in_off
 from edakari.criteria import channels
 from edakari.methods.masking.consumers import Structure, WeightConsumer, names_in, structure_of
-from edakari.methods.masking.layer_norms import normalised_where_kept
+from edakari.methods.masking.layer_norms import normalised_where_unmasked
+from edakari.methods.masking.stand_ins import StandIn, putting, taking_off
 from edakari.methods.masking.straight import Rescaled, Straight
 
 __all__ = ["Masks", "Mode", "maskable"]
 
 Mode = Literal["soft", "hard", "permanent"]
-"""What removed positions get: "soft" the gradient that they would have if they were there, "hard" none, "permanent"
-none and zeros for weights."""
+"""Gradient of masked weights: "soft" is the gradient as if there were no mask, "hard" is none, "permanent" is none, and
+masked weights are set to zero."""
 CPU = torch.device("cpu")
 
 
 def maskable(graph: Graph, groups: Sequence[Group], structure: Structure | None = None) -> tuple[Group, ...]:
-    """Those of some groups that masks can stand for: weights read them, and nothing else mixes their positions.
+    """Return the groups that can be masked: weights read them, and no other operator mixes their positions.
 
-    Branches always can.
+    Branches can always be masked.
+
+    Args:
+        graph: graph of the network.
+        groups: groups to choose from.
+        structure: consumers and producers of the network; None finds them.
     """
     structure = structure or structure_of(graph)
     read = {name for each in structure.consumers for name in names_in(graph.layouts[each.weight][each.dim])}
@@ -47,19 +51,19 @@ def maskable(graph: Graph, groups: Sequence[Group], structure: Structure | None 
 
 
 class Masks:
-    """The masks of a network's groups, and what computes with them; run state.
+    """The masks of a network's groups, and the hooks that apply them; run state.
 
-    Coordinates of all groups lie in one row, so that scores and masks are one tensor each: those of group g begin at
-    `offsets[g]`. Everything stays on the parameters' device; only `set` looks at values.
+    The channels of all groups form one row, so that scores and masks are one tensor each; the channels of group g start
+    at `offsets[g]`. Tensors stay on the parameters' device; only `set` reads values.
 
     Args:
-        model: the network; its parameters are looked up by name, nothing of it is changed until `installed`.
-        graph: of the network.
+        model: the network; it is not changed until `installed`.
+        graph: graph of the network.
         groups: maskable groups and branches.
-        mode: what removed positions get.
-        scale_norms: multiply the batch normalisation behind a masked layer by the share of inputs that is kept.
-        lengthened: weights, with the modules that use them, that are multiplied so that what is kept of their rows and
-            columns has the Frobenius norm of the whole.
+        mode: gradient of masked weights; see `Mode`.
+        scale_norms: multiply the batch norm behind a masked layer by the fraction of unmasked inputs.
+        lengthened: weights, with the modules that use them, whose unmasked rows and columns are scaled to the Frobenius
+            norm of the full weight.
     """
 
     def __init__(
@@ -97,7 +101,7 @@ class Masks:
         self.set(torch.ones(self.size, dtype=torch.bool))
 
     def _channel_indices(self, layout: Layout, device: torch.device = CPU) -> dict[str, torch.Tensor]:
-        """For each masked group of a dimension, the index in the row of each position; the end where it has none."""
+        """For each masked group of a dimension, the row index of each position; the last index if it has none."""
         if (layout, device) not in self._places:
             found = self._places[layout, device] = {}
             for name in names_in(layout):
@@ -107,21 +111,21 @@ class Masks:
         return self._places[layout, device]
 
     def part(self, name: str) -> slice:
-        """Where a group's channels lie in the row."""
+        """Return the slice of the row that holds a group's channels."""
         start = self.offsets[name]
         size = next(group.size for group in self.groups if group.name == name)
         return slice(start, start + size)
 
-    def set(self, kept: torch.Tensor) -> None:
-        """Put other masks in force.
+    def set(self, mask: torch.Tensor) -> None:
+        """Set the masks of all groups.
 
         Args:
-            kept: bool [channels] on the CPU.
+            mask: channels that are not masked, bool [channels] on the CPU.
         """
-        self.kept = kept.clone()
-        self._row = torch.cat([kept, torch.ones(1, dtype=torch.bool)])
+        self.mask = mask.clone()
+        self._row = torch.cat([mask, torch.ones(1, dtype=torch.bool)])
         self._positions, self._scales, self._lengths = {}, {}, {}
-        self._dropped = frozenset(branch.name for branch in self.branches if not bool(kept[self.offsets[branch.name]]))
+        self._dropped = frozenset(branch.name for branch in self.branches if not bool(mask[self.offsets[branch.name]]))
         if self.mode == "permanent":
             with torch.no_grad():
                 for read in self.consumers:
@@ -129,16 +133,22 @@ class Masks:
                     weight.mul_(self._along(read, weight))
 
     def gate(self, gates: torch.Tensor) -> None:
-        """Put gates in force in place of masks: what a channel is read with is multiplied by its gate.
+        """Replace the masks by gates, which multiply the weights that read a channel.
 
         Args:
-            gates: float [channels], which may have a gradient; of groups that are no branches, in mode "hard".
+            gates: gate of each channel, float [channels]; may have gradients. The mode must be "hard", and no group may
+                be a branch.
         """
         self._row = torch.cat([gates, gates.new_ones(1)])
         self._positions = {}
 
     def positions(self, layout: Layout, like: torch.Tensor) -> torch.Tensor | None:
-        """Which positions of a dimension are kept, one and zero as `like`, or their gates; None where all are kept."""
+        """Return the mask or the gates of the positions of a dimension; None if no position is masked.
+
+        Args:
+            layout: layout of the dimension.
+            like: tensor that gives the device and the dtype of the result.
+        """
         if layout not in self._positions:
             self._positions[layout] = self._product(layout)
         mask = self._positions[layout]
@@ -156,12 +166,12 @@ class Masks:
         return None if bool(mask.all()) else mask.float()
 
     def _along(self, read: WeightConsumer, weight: torch.Tensor) -> torch.Tensor | float:
-        """The mask of a weight, in a shape that broadcasts to it; 1 where nothing is gone."""
+        """The mask of a weight, in a shape that broadcasts to it; 1 if nothing is masked."""
         mask = self.positions(self.graph.layouts[read.weight][read.dim], weight)
         return 1.0 if mask is None else mask.view([-1 if d == read.dim else 1 for d in range(weight.dim())])
 
     def scale(self, norm: str) -> float:
-        """What a batch normalisation is multiplied by: the share of inputs that the layer in front of it keeps."""
+        """Return the factor of a batch norm: the fraction of unmasked inputs of the layer in front of it."""
         if norm not in self._scales:
             read = self.scaled[norm]
             mask = self._product(self.graph.layouts[read.weight][read.dim])
@@ -169,18 +179,18 @@ class Masks:
         return self._scales[norm]
 
     def length(self, weight: str) -> float:
-        """What a lengthened weight is multiplied by."""
+        """Return the factor that restores the Frobenius norm of a masked weight."""
         if weight not in self._lengths:
             left_OI = self._energies[weight]
             for dim in (0, 1):
                 mask = self._product(self.graph.layouts[weight][dim])
                 left_OI = left_OI if mask is None else left_OI.index_select(dim, mask.nonzero().view(-1))
-            whole, left = float(self._energies[weight].sum()), float(left_OI.sum())
-            self._lengths[weight] = (whole / left) ** 0.5 if 0 < left < whole else 1.0
+            full, left = float(self._energies[weight].sum()), float(left_OI.sum())
+            self._lengths[weight] = (full / left) ** 0.5 if 0 < left < full else 1.0
         return self._lengths[weight]
 
-    def touched(self, group: str) -> frozenset[str]:
-        """The modules that compute otherwise when the mask of a group changes."""
+    def affected_modules(self, group: str) -> frozenset[str]:
+        """Return the modules whose outputs change with the mask of a group, given the same inputs."""
         layouts = self.graph.layouts
         found = {read.caller for read in self.consumers if group in names_in(layouts[read.weight][read.dim])}
         found |= {
@@ -191,25 +201,25 @@ class Masks:
         return frozenset(found | {branch.exit for branch in self.branches if branch.name == group})
 
     def on_channels(self, row: torch.Tensor, layout: Layout, figures: torch.Tensor) -> None:
-        """Add figures on the positions of a dimension to the channels that they belong to, in place.
+        """Add values at the positions of a dimension to the channels that they belong to, in place.
 
-        Where a dimension is a product of groups, positions that another group has masked are left out: they have no
-        effect on the outputs, whatever becomes of the channel.
+        If a dimension is a product of groups, positions that another group masks are left out, because they have no
+        effect on the outputs.
 
         Args:
-            row: float [channels + 1]; what belongs to no masked group is added to the last entry.
-            layout: of the dimension.
-            figures: float [positions].
+            row: float [channels + 1]; values of positions outside masked groups are added to the last entry.
+            layout: layout of the dimension.
+            figures: value of each position, float [positions].
         """
         figures = figures.to(row.dtype)
-        kept = {name: self._row[index] for name, index in self._channel_indices(layout).items()}
+        masks = {name: self._row[index] for name, index in self._channel_indices(layout).items()}
         for name, index in self._channel_indices(layout, row.device).items():
-            others = [mask for other, mask in kept.items() if other != name]
+            others = [mask for other, mask in masks.items() if other != name]
             counted = figures * math.prod(others[1:], start=others[0]).to(row) if others else figures
             row.index_add_(0, index, counted)
 
-    def pull(self, decay: float) -> None:
-        """Add `decay` times the weight to the gradient of what is masked, in place."""
+    def add_masked_decay(self, decay: float) -> None:
+        """Add `decay` times the weight to the gradient of masked weights, in place."""
         if decay == 0:
             return
         for read in self.consumers:
@@ -220,7 +230,7 @@ class Masks:
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Write what the masks do to parameters that a cut leaves into them: the scales of norms, and lengths."""
+        """Multiply the scales of batch norms and the factors of lengthened weights into the parameters, in place."""
         for norm in self.scaled:
             self.model.get_parameter(norm).mul_(self.scale(norm))
         for weight in self.lengthened:
@@ -228,16 +238,16 @@ class Masks:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """The network computes with the masks; ends as it was."""
+        """Let the network compute with the masks inside the context; restores it at the end."""
         handles: list[Any] = []
         try:
             for caller, stand_ins in self._stand_ins().items():
                 module = self.model.get_submodule(caller)
-                handles.append(module.register_forward_pre_hook(_before(stand_ins)))
-                handles.append(module.register_forward_hook(_after(stand_ins), always_call=True))
+                handles.append(module.register_forward_pre_hook(putting(stand_ins)))
+                handles.append(module.register_forward_hook(taking_off(stand_ins), always_call=True))
             for norm in self.layer_norms:
                 handles.append(
-                    self.model.get_submodule(norm.module).register_forward_hook(normalised_where_kept(self, norm))
+                    self.model.get_submodule(norm.module).register_forward_hook(normalised_where_unmasked(self, norm))
                 )
             for branch in self.branches:
                 handles.append(self.model.get_submodule(branch.exit).register_forward_hook(_gated(self, branch)))
@@ -246,56 +256,17 @@ class Masks:
             for handle in handles:
                 handle.remove()
 
-    def _stand_ins(self) -> dict[str, list[_StandIn]]:
-        found: dict[str, list[_StandIn]] = collections.defaultdict(list)
+    def _stand_ins(self) -> dict[str, list[StandIn]]:
+        found: dict[str, list[StandIn]] = collections.defaultdict(list)
         for read in self.consumers:
-            found[read.caller].append(_StandIn.of(read.weight, read.caller, _masked(self, read)))
+            found[read.caller].append(StandIn.of(read.weight, read.caller, _masked(self, read)))
         read_here = {read.weight for read in self.consumers}
         for weight, caller in self.lengthened.items():
             if weight not in read_here:
-                found[caller].append(_StandIn.of(weight, caller, _longer(self, weight)))
+                found[caller].append(StandIn.of(weight, caller, _longer(self, weight)))
         for norm, read in self.scaled.items():
-            found[read.norm_caller].append(_StandIn.of(norm, read.norm_caller, _rescaled(self, norm)))
+            found[read.norm_caller].append(StandIn.of(norm, read.norm_caller, _rescaled(self, norm)))
         return found
-
-
-@dc.dataclass(frozen=True, slots=True)
-class _StandIn:
-    """What stands in for a parameter while a module runs: the module that holds it, from there on, and its name."""
-
-    holder: str
-    name: str
-    make: Callable[[torch.Tensor], torch.Tensor]
-
-    @classmethod
-    def of(cls, parameter: str, caller: str, make: Callable[[torch.Tensor], torch.Tensor]) -> _StandIn:
-        holder, _, name = parameter.rpartition(".")
-        return cls(holder.removeprefix(caller).removeprefix("."), name, make)
-
-
-# Hooks are closures and look parameters up below the module that they are called with: averaged copies of a network
-# share them and have parameters of their own.
-
-
-def _before(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any], None]:
-    def before(module: nn.Module, args: Any) -> None:
-        for each in stand_ins:
-            holder = module.get_submodule(each.holder) if each.holder else module
-            weight = holder._parameters[each.name]
-            if weight is not None:
-                made = each.make(weight)
-                if made is not weight:
-                    put_stand_in(holder, made, each.name)
-
-    return before
-
-
-def _after(stand_ins: Sequence[_StandIn]) -> Callable[[nn.Module, Any, Any], None]:
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        for each in stand_ins:
-            take_stand_in_off(module.get_submodule(each.holder) if each.holder else module, each.name)
-
-    return after
 
 
 def _masked(masks: Masks, read: WeightConsumer) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -1,8 +1,8 @@
-"""One-sided prices: what each size of a group costs while all other groups stay as they are.
+"""One-sided prices: the cost of each size of a group while all other groups keep their sizes.
 
-A layer's cost is a product of what it reads and what it writes. To add prices up over groups, each layer's cost is
-credited to the groups that it reads, to those that it writes, or in parts to both. Prices are right where the sizes
-are; away from there they are not, as all groups move at once.
+A layer's cost is the product of its input and output sizes. To make prices additive over groups, each layer's cost is
+attributed to the groups that it reads, to those that it writes, or in parts to both. Prices are exact only at the
+current sizes, because in an allocation all groups change at once.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ __all__ = ["one_sided", "prices_of"]
 def one_sided(
     graph: Graph, consumer_share: float, groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes
 ) -> Sizes:
-    """The sizes of most value at one-sided prices; their true cost may lie above the budget.
+    """Return the sizes of highest value at one-sided prices; their true cost may exceed the budget.
+
+    Humble et al., ECCV 2022.
 
     Args:
-        graph: of the network.
+        graph: graph of the network.
         consumer_share: see `prices_of`.
-        groups: what is sized.
-        values: of each size.
-        limits: the budget: multiply-accumulates alone.
-        sizes: as they are.
+        groups: groups to allocate.
+        values: value of each size, float [size + 1] by group.
+        limits: the budget, with multiply-accumulates as its only term.
+        sizes: current size of each group.
 
     Returns:
-        Legal sizes; the cheapest ones where the prices allow no others.
+        Legal sizes; the cheapest ones if the prices allow no others.
 
     Raises:
         EdakariError: the budget has other terms.
     """
     if [cost.name for cost, _ in limits.terms] != ["macs"]:
         raise EdakariError(
-            "one-sided prices are for budgets of multiply-accumulates alone, found "
-            f"{', '.join(cost.name for cost, _ in limits.terms)}; take pricing: coupled"
+            "one-sided prices need a budget of multiply-accumulates alone, but the budget names "
+            f"{', '.join(cost.name for cost, _ in limits.terms)}; set pricing: coupled"
         )
     fixed, curves = prices_of(graph, consumer_share, groups, sizes)
     legal = [np.array(legal_sizes(group)) for group in groups]
@@ -62,30 +64,30 @@ def one_sided(
 def prices_of(
     graph: Graph, consumer_share: float, groups: Sequence[Group], sizes: Sizes
 ) -> tuple[float, dict[str, Array]]:
-    """What each size of each group costs with the others as they are.
+    """Compute the price of each size of each group while the other groups keep their sizes.
 
     Args:
-        graph: of the network.
-        consumer_share: of the cost of a layer that reads and writes groups to be sized, the part that those pay which
-            it reads; 1 leaves nothing to those that it writes.
-        groups: what is sized.
-        sizes: as they are.
+        graph: graph of the network.
+        consumer_share: fraction of a layer's cost that the groups it reads pay; the groups it writes pay the rest. If a
+            layer writes no group to allocate, the groups it reads pay all of its cost.
+        groups: groups to allocate.
+        sizes: current size of each group.
 
     Returns:
-        What no group pays, and the price of each size by group, float64 [size + 1], in multiply-accumulates. At the
-        sizes as they are, all of it adds up to the network's cost.
+        The cost that no group pays, and the price of each size by group, float64 [size + 1], in multiply-accumulates.
+        At the current sizes, the sum of all of these is the network's cost.
     """
     sized = {group.name: group for group in groups}
     curves = {name: np.zeros(group.size + 1) for name, group in sized.items()}
     fixed = 0.0
     for constant, read, written, layouts in _layers(graph):
-        whole = constant * float(np.prod([extent(layout, sizes) for layout in layouts]))
+        total = constant * float(np.prod([extent(layout, sizes) for layout in layouts]))
         readers = [name for name in read if name in sized]
         writers = [name for name in written if name in sized]
-        share = consumer_share if writers else 1.0
-        for names, part in ((readers, share), (writers, 1.0 - share)):
+        fraction = consumer_share if writers else 1.0
+        for names, part in ((readers, fraction), (writers, 1.0 - fraction)):
             if not names:
-                fixed += part * whole
+                fixed += part * total
             for name in names:
                 every = {**sizes, name: np.arange(sized[name].size + 1, dtype=np.float64)}
                 extents = [np.broadcast_to(extent(layout, every), curves[name].shape) for layout in layouts]
@@ -95,16 +97,16 @@ def prices_of(
 
 
 def _layers(graph: Graph) -> Iterator[tuple[int, Sequence[str], Sequence[str], Sequence[Layout]]]:
-    """Of each term of each layer: its constant, the groups that it reads and those that it writes, and its layouts."""
+    """For each term of each layer: its constant, the groups that it reads, those that it writes, and its layouts."""
     for index, operator in enumerate(graph.operators):
         written = names_in(*operator.outputs[0])
         branches = graph.enclosing_branches(index)
         for constant, layouts in operator.macs:
-            # a layer from a group to itself has it twice: once is written
+            # a layer that reads and writes the same group has it twice
             names = names_in(*layouts, *branches)
             seen = [axis for layout in layouts for axis in names_in(layout)]
             read = [name for name in names if name not in written or seen.count(name) > 1]
             if not operator.weights or operator.settings.get("groups", 1) != 1:
-                # lies on the axes that it passes on, which pay all of it
+                # acts on each channel alone, so the groups that it passes on pay all of its cost
                 read = read or list(names)
             yield constant, read, written, (*layouts, *branches)

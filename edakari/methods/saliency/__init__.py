@@ -1,1 +1,1 @@
-"""Explaining where a network looks, for ISP."""
+"""Explainers of where a network looks, for ISP."""

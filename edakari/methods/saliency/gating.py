@@ -1,4 +1,4 @@
-"""The network with gates: what trains them, what they cost, and how their training is reported (section 4)."""
+"""The network with gates: their training data, their cost penalty, and reports of their training (section 4)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from edakari.graph.taps import Tap
 from edakari.methods.masking.consumers import names_in, structure_of
 from edakari.methods.masking.gates import Draw, GateMode, drawn
 from edakari.methods.masking.masks import Masks
-from edakari.methods.saliency.explaining import Explained, LabelSource, Saliency, labelled
+from edakari.methods.saliency.explained import Explained, Saliency
+from edakari.methods.saliency.explaining import LabelSource, labelled
 
 __all__ = ["GateReport", "Gated", "Pairs", "cost_penalty", "inner_groups"]
 
 REPORTS = 10
-"""How often the training of the gates is reported."""
+"""Number of reports on the training of the gates."""
 
 
 class Gated(nn.Module):
-    """The explained network with gates in force, of which only the logits are trained.
+    """The explained network with gates on its channels; only the logits of the gates are trained.
 
     Args:
-        job: whose network it is.
-        groups: that are gated.
-        saliency: what explains the network.
-        logits: gives the logits of all gates.
+        job: job of the network.
+        groups: groups that get gates.
+        saliency: explainer of the network.
+        logits: module that returns the logits of all gates, float [channels].
         temperature: temperature of the Gumbel softmax.
         mode: whether features are multiplied by hard or by soft gates.
     """
@@ -55,27 +56,31 @@ class Gated(nn.Module):
         self.noise = torch.zeros(self.masks.size)
 
     def train(self, mode: bool = True) -> Gated:
-        """All parts stay in evaluation mode."""
+        """Keep all parts in evaluation mode, whatever `mode` is."""
         nn.Module.train(self, False)
         return self
 
     def take(self, noise: torch.Tensor) -> None:
-        """Draw gates with this Gumbel noise from now on."""
+        """Set the Gumbel noise with which gates are sampled, float [channels]."""
         self.noise = noise
 
     def draw(self) -> Draw:
-        """The gates of this step."""
+        """Sample the gates of the current step."""
         return drawn(self.logits(), self.noise, self.temperature, self.sizes)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits and explanations of the gated network, and the gates of 0 and 1 that make its cost.
+        """Return logits and explanations of the gated network, and the binary gates from which its cost is computed.
 
-        differs: the authors draw the gates that are counted apart from those that the features are multiplied by.
+        differs: the authors sample the gates of the cost apart from the gates that multiply the features.
+
+        Args:
+            images: float [N, C, H, W].
+            labels: classes to explain, int64 [N].
         """
         draw = self.draw()
         self.masks.gate(draw.hard if self.mode == "hard" else draw.soft)
-        said, raw = self.explained(images, labels)
-        return said, raw, draw.hard
+        outputs, raw = self.explained(images, labels)
+        return outputs, raw, draw.hard
 
     def _gated(self, tap: Tap, features: torch.Tensor) -> torch.Tensor:
         gates = self.masks.positions(tap.layout, features)
@@ -84,11 +89,11 @@ class Gated(nn.Module):
 
 @dc.dataclass(frozen=True)
 class Pairs:
-    """The calibration split's images with labels and the explanations of the network without gates.
+    """Images of the calibration split, with labels and with the explanations of the network without gates.
 
     Args:
-        batches: of images, in the same order every time.
-        aims: of each batch its labels and explanations, on the CPU.
+        batches: batches of images, in the same order in every pass.
+        aims: labels and explanations of each batch, on the CPU.
     """
 
     batches: Iterable[Batch]
@@ -96,15 +101,21 @@ class Pairs:
 
     @classmethod
     def of(cls, job: Job, saliency: Saliency, labels: LabelSource) -> Pairs:
-        """The pairs of a job's calibration split."""
+        """Explain the calibration split of a job.
+
+        Args:
+            job: network and data.
+            saliency: explainer of the network.
+            labels: source of the classes to explain.
+        """
         batches, aims = job.task.batches("calibration"), []
         model = Explained(job.model, saliency.taps, saliency.explainer)
         device = next(job.model.parameters()).device
         with judging(model):
             for batch in batches:
                 images, given = labelled(batch, labels)
-                said, raw = model(images.to(device), None if given is None else given.to(device))
-                aims.append(((said.argmax(1) if given is None else given).cpu(), raw.cpu()))
+                outputs, raw = model(images.to(device), None if given is None else given.to(device))
+                aims.append(((outputs.argmax(1) if given is None else given).cpu(), raw.cpu()))
         return cls(batches, aims)
 
     def __len__(self) -> int:
@@ -116,16 +127,21 @@ class Pairs:
 
 
 def cost_penalty(limits: Limits, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:
-    """Logarithm of how many times over its limit each cost is, 0 within it; the sum over all terms of the budget.
+    """Sum over the terms of the budget of log(cost / limit), 0 for costs within their limits.
 
-    differs: all layers of the network count, where the authors' code leaves out the second one of every pair.
+    differs: all layers of the network count; the authors' code omits the second layer of every pair.
+
+    Args:
+        limits: the budget.
+        groups: groups that are gated.
+        sizes_G: size of each group, float; may have gradients.
     """
     over = [smooth_total(cost, groups, sizes_G) / limit for cost, limit in limits.terms]
     return torch.stack(over).clamp(min=1.0).log().sum()
 
 
 def inner_groups(job: Job) -> tuple[Group, ...]:
-    """The job's groups that a single layer writes: all but residual streams."""
+    """Return the job's groups that a single layer produces: all except residual streams."""
     writers = [
         name
         for write in structure_of(job.graph).producers
@@ -135,7 +151,14 @@ def inner_groups(job: Job) -> tuple[Group, ...]:
 
 
 class GateReport(Hook):
-    """Tells how the training of the gates goes on, and where it does not; run state."""
+    """Logs the progress of the training of the gates, and warns if no gate closes; run state.
+
+    Args:
+        job: job whose log gets the reports.
+        model: network with gates.
+        limits: the budget.
+        epochs: number of epochs of the training.
+    """
 
     def __init__(self, job: Job, model: Gated, limits: Limits, epochs: int) -> None:
         self.job, self.model, self.limits, self.epochs = job, model, limits, epochs
@@ -155,5 +178,5 @@ class GateReport(Hook):
             self.job.log("no gate is closed half way: raise gate_lr, gate_epochs or cost_weight", {})
 
     def _median(self) -> torch.Tensor:
-        """Noise with which a gate is open where it is so more often than not."""
+        """Median of the Gumbel noise: a gate is open with it if its probability of being open is above 1/2."""
         return -torch.log(torch.log(torch.full((self.model.masks.size,), 2.0)))

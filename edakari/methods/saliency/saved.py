@@ -1,4 +1,4 @@
-"""What explains a network, on disk: explainer and predictor as safetensors, the rest as JSON."""
+"""Explainers on disk: explainer and predictor as safetensors, the rest as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edakari.core.reading import because, read_json
 from edakari.criteria.labels import LabelSource
 from edakari.errors import RunFolderError
 from edakari.graph.taps import find_taps
-from edakari.methods.saliency.explaining import Saliency, frozen
+from edakari.methods.saliency.explained import Saliency, frozen
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Frame
 from edakari.models.weights import load_weights, read_weights, weights_digest
@@ -29,31 +29,31 @@ CONTENT, EXPLAINER, PREDICTOR = "saliency.json", "explainer.safetensors", "predi
 
 @runtime_checkable
 class SaliencyMethod(Protocol):
-    """A method that trains an explainer of where networks look; `edakari explain isp` draws its runs."""
+    """A method that trains an explainer of where a network looks; `edakari explain isp` shows its runs."""
 
     def saliency(self, folder: Path, model: nn.Module, graph: Graph) -> Saliency:
-        """What explains the networks of a run.
+        """Load the explainer of the networks of a run.
 
         Args:
-            folder: where the run left what the method keeps, `Job.artifacts`.
-            model: the dense network, with the weights that the run pruned.
-            graph: its graph.
+            folder: artifacts of the run, as in `Job.artifacts`.
+            model: dense network, with the weights that the run pruned.
+            graph: graph of the dense network.
 
         Raises:
-            RunFolderError: the folder holds none, or that of another network.
+            RunFolderError: the folder has no explainer, or the explainer of another network.
         """
 
     def explained_labels(self) -> LabelSource:
-        """Which classes are explained: those of the data, or the network's own predictions."""
+        """Return the source of the classes to explain: the data, or the network's own predictions."""
 
 
 def save_saliency(saliency: Saliency, folder: str | Path, model: nn.Module) -> None:
-    """Write what explains a network into a folder.
+    """Write the explainer of a network into a folder.
 
     Args:
-        saliency: of the network.
-        folder: made where there is none.
-        model: the network, whose weights it is tied to.
+        saliency: explainer of the network.
+        folder: folder to write to; it is created if it does not exist.
+        model: the explained network; the explainer is valid for its weights only.
     """
     folder, explainer = Path(folder), saliency.explainer
     for name, module in ((EXPLAINER, explainer), (PREDICTOR, saliency.predictor)):
@@ -73,24 +73,24 @@ def save_saliency(saliency: Saliency, folder: str | Path, model: nn.Module) -> N
 
 
 def load_saliency(folder: str | Path, model: nn.Module, graph: Graph) -> Saliency:
-    """Read what explains a network.
+    """Read the explainer of a network.
 
     Args:
-        folder: that `save_saliency` wrote.
-        model: the network, with the weights that it was explained with.
-        graph: of the network.
+        folder: folder that `save_saliency` wrote.
+        model: the network, with the weights for which the explainer was trained.
+        graph: graph of the network.
 
     Returns:
-        Everything where the network is.
+        The explainer, on the device of the network.
 
     Raises:
-        RunFolderError: the folder holds none, or that of another network or other weights.
-        WeightsError: weights are damaged or do not fit.
+        RunFolderError: the folder has no explainer, or the explainer of another network or other weights.
+        WeightsError: the weights are damaged or do not fit.
     """
     folder = Path(folder)
     content = _content(folder / CONTENT)
     if content["weights"] != weights_digest(model):
-        raise RunFolderError(f"{folder} explains a network of other weights than these; train its explainer anew")
+        raise RunFolderError(f"{folder} explains a network with other weights; train the explainer again")
     taps = find_taps(model, graph, content["taps"])
     sizes = [(tap.channels, tap.height, tap.width) for tap in taps]
     explainer = Explainer(sizes, content["classes"], Frame(*content["image"]), content["family"])
@@ -103,7 +103,7 @@ def load_saliency(folder: str | Path, model: nn.Module, graph: Graph) -> Salienc
 
 def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise RunFolderError(f"{path} is not there; name the folder `kept` of a run whose method was 'isp'")
+        raise RunFolderError(f"{path} does not exist; give the folder `kept` of a run with method 'isp'")
     try:
         content: dict[str, Any] = read_json(path)
         version = content["version"]

@@ -48,7 +48,7 @@ def test_passes_with_records_equal_passes_without(limit: int) -> None:
         with torch.no_grad():
             model.get_submodule(name).weight.mul_(2.0)
             wanted = model(x)
-            with reuse.handing_out(0, {name}):
+            with reuse.reusing(0, {name}):
                 found = model(x)
             model.get_submodule(name).weight.div_(2.0)
             torch.testing.assert_close(found, wanted, atol=0, rtol=0)
@@ -60,10 +60,10 @@ def test_what_lies_before_is_not_computed() -> None:
     reuse, x = Reuse(model, 1 << 20), torch.randn(3, 4)
     with torch.no_grad(), reuse.recording("a"):
         model(x)
-    with torch.no_grad(), reuse.handing_out("a", {"2"}):
+    with torch.no_grad(), reuse.reusing("a", {"2"}):
         model(x)
     assert [module.calls for module in model] == [1, 1, 2, 2]
-    with torch.no_grad(), reuse.handing_out("another", {"2"}):
+    with torch.no_grad(), reuse.reusing("another", {"2"}):
         model(x)
     assert [module.calls for module in model] == [2, 2, 3, 3]
     assert not any("forward" in vars(module) for module in model)

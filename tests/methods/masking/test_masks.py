@@ -260,7 +260,7 @@ def test_pull_adds_decay_to_what_is_masked_only() -> None:
     model, masks = scaled_norm(12)
     weight = model.second[0].weight  # type: ignore[index]
     weight.grad = torch.zeros_like(weight)  # type: ignore[arg-type]
-    masks.pull(0.5)
+    masks.add_masked_decay(0.5)
     assert torch.equal(weight.grad[:, 12:], 0.5 * weight[:, 12:])  # type: ignore[index]
     assert not bool(weight.grad[:, :12].any())  # type: ignore[index]
 
@@ -319,5 +319,5 @@ def test_a_lengthened_weight_has_the_norm_of_the_whole() -> None:
     weight = model.two.weight.detach()
     left = weight[kept[masks.part("two")]][:, kept[masks.part("one")]]
     assert masks.length("two.weight") * float(left.norm()) == pytest.approx(float(weight.norm()))
-    assert masks.touched("one") == {"two"}
-    assert masks.touched("two") == {"two", "head"}
+    assert masks.affected_modules("one") == {"two"}
+    assert masks.affected_modules("two") == {"two", "head"}
