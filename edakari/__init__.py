@@ -5,40 +5,40 @@
     small = edakari.prune(model, example, "macs<=50%").model
 
 Prune
-    prune            a network that is there, with data or without, in memory or in a folder
+    prune            prunes a network in memory, with or without data
     run              carries out a recipe, as `edakari prune recipe.yaml` does
 
 Step by step
-    trace            finds what can be pruned in a network, and what it costs
-    criteria         say how much each channel matters: criteria.Magnitude().score(model, graph), Taylor, …
-    allocate         spends a budget on the best channels and gives a plan
-    apply            makes the smaller network of a plan
-    simulate         the same network at full size, with masks in place of cuts
-    recalibrate      takes batch-norm statistics anew from a few batches without labels
+    trace            finds the prunable groups of a network, and its costs
+    criteria         score each channel: criteria.Magnitude().score(model, graph), Taylor, …
+    allocate         turns scores and a budget into a plan
+    apply            cuts a network by a plan
+    simulate         masks a network by a plan, at full size
+    recalibrate      recomputes batch-norm statistics from a few batches without labels
     reconstruct      refits the layers behind a cut to a few batches without labels
     fit              trains a network
     carry            lets your optimizer and averages of weights follow a cut, in the middle of your training
-    measure_latency  measures layers, and predicts the latency of any sizes
+    measure_latency  measures layers, and predicts the latency at any sizes
 
-What they take and give
-    Budget           what the pruned network may cost: Budget.parse("macs<=50%, latency<=12ms")
-    Groups           which groups may be sized, and to what: Groups(round_to=8, widths={"conv1": 32})
-    Schedule         how long and how fast to train
+Arguments and results
+    Budget           limits on the costs of the pruned network: Budget.parse("macs<=50%, latency<=12ms")
+    Groups           the groups that may be cut, and their sizes: Groups(round_to=8, widths={"conv1": 32})
+    Schedule         epochs, learning rate and other settings of a training
     Task             data, loss and metrics: Task.of(example, train=…, val=…, loss=…, evaluate=…)
-    Plan             what to remove, as data: plan.sizes(), plan.to_json(), plan.then(later)
+    Plan             the removed channels, as data: plan.sizes(), plan.to_json(), plan.then(later)
 
 Files and names
     save             writes a pruned network into a folder
-    load             reads one
-    build            makes a network of its name, such as "torchvision:resnet18"
+    load             reads a pruned network from a folder
+    build            builds a network by name, such as "torchvision:resnet18"
 
 More
     methods          pruning methods, each from a paper; `edakari methods` lists them
-    register         makes a method of yours known by a name
-    errors           everything that is raised on purpose; edakari.errors.EdakariError is the root
-    testing          checks for methods, criteria, allocators and costs of yours
+    register         registers your own method under a name
+    errors           all errors that edakari raises; edakari.errors.EdakariError is the base class
+    testing          checks for your own methods, criteria, allocators and costs
 
-Each of them has its own `help`. The documentation in `docs` has tutorials and a reference.
+Each name has its own `help`. The documentation in `docs` has tutorials and a reference.
 """
 
 from __future__ import annotations
@@ -121,15 +121,15 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"edakari.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'edakari' has no attribute {name!r}{_meant(name)}")
+        raise AttributeError(f"module 'edakari' has no attribute {name!r}{_hint(name)}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def _meant(name: str) -> str:
+def _hint(name: str) -> str:
     from edakari.errors import nearest
 
     close = nearest(name, __all__)
-    return f"; did you mean {close!r}?" if close else "; help(edakari) lists what there is"
+    return f"; did you mean {close!r}?" if close else "; help(edakari) lists all names"
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Budgets: what the pruned network may cost."""
+"""Budgets: limits on the costs of the pruned network."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ COUNTED = ("macs", "flops", "params", "activations", "size")
 MEASURED = ("latency",)
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-"""To the unit of latency, which is ms."""
+"""Factors from each suffix to the unit of latency, ms."""
 BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 SIZES = "B, kB, MB, GB, TB, KiB, MiB, GiB, %"
 UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, SIZES), "memory": ("B", BYTES, SIZES)}
-"""Of costs whose figures need one: the unit, what each suffix is worth in it, and how the suffixes are written."""
+"""Costs whose limits need a suffix: the unit, the factor of each suffix, and the list of suffixes for errors."""
 NAME = r"[A-Za-z_]\w*|[^\s<,][^<,]*\.py:[A-Za-z_]\w*"
-"""Of a cost; the second form is a cost in a file of the user's own."""
+"""Pattern of the name of a cost; the second form is a cost in the user's own file."""
 TERM = re.compile(rf"\s*({NAME})\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Term:
-    """One cost and its limit: a share of the dense network's cost, or a figure in the cost's unit.
+    """One cost and its limit.
 
-    The unit of a latency is ms, that of a size and of memory is bytes.
+    Args:
+        cost: name of the cost.
+        limit: fraction of the dense network's cost if `relative`, else a limit in the unit of the cost: ms for latency,
+            bytes for size and memory.
+        relative: whether the limit is a fraction.
     """
 
     cost: str
@@ -49,7 +53,11 @@ class Term:
 
 @dc.dataclass(frozen=True, slots=True)
 class Budget:
-    """Terms that must all hold."""
+    """Limits on costs that must all hold.
+
+    Args:
+        terms: costs and their limits.
+    """
 
     terms: tuple[Term, ...]
 
@@ -60,11 +68,14 @@ class Budget:
     def parse(cls, text: str) -> Budget:
         """Read a budget such as `macs<=50%`, `flops<=2.1G, params<=8M`, `size<=1MB` or `latency<=12ms`.
 
-        A term may name any cost, also one of your own, by its registered name or as in `costs.py:energy<=50%`; what it
-        means is known when the budget is bound to a network (`edakari.cost.bind`).
+        A term may name any registered cost, or your own cost in a file, as in `costs.py:energy<=50%`. The name is
+        looked up when the budget is bound to a network (`edakari.cost.bind`).
+
+        Args:
+            text: terms, separated by commas.
 
         Raises:
-            BudgetError: the text is not a budget; says which term is wrong.
+            BudgetError: the text is not a budget; the error names the wrong term.
         """
         if not isinstance(text, str) or not text.strip():
             raise BudgetError(f"a budget is a text such as 'macs<=50%', but got {text!r}")
@@ -76,23 +87,23 @@ class Budget:
         return cls(terms)
 
     def term(self, cost: str) -> Term | None:
-        """What it says of a cost."""
+        """Return the term of a cost; None if the budget does not name the cost."""
         return next((term for term in self.terms if term.cost == cost), None)
 
     def absolute(self, dense: Mapping[str, float]) -> Budget:
-        """The same budget with every share turned into a figure.
+        """Return the budget with every percentage replaced by a limit in the unit of its cost.
 
         Args:
             dense: cost of the dense network, in each cost's unit, by cost name.
 
         Raises:
-            BudgetError: the dense cost of a share is not among them.
+            BudgetError: `dense` lacks a cost whose limit is a percentage.
         """
         for term in self.terms:
             if term.relative and term.cost not in dense:
                 raise BudgetError(
-                    f"the budget term {str(term)!r} is a share of the dense network's {term.cost}, which is not known "
-                    f"here (known: {', '.join(sorted(dense))}); give a figure instead of a share"
+                    f"the budget term {str(term)!r} is a percentage of the dense network's {term.cost}, which is not "
+                    f"known here (known: {', '.join(sorted(dense))}); give an absolute limit instead"
                 )
         return Budget(
             tuple(
@@ -103,23 +114,35 @@ class Budget:
 
 @dc.dataclass(frozen=True)
 class Limits:
-    """A budget bound to a network: costs that can be asked, and the figure that each may reach."""
+    """A budget bound to a network.
+
+    Args:
+        terms: costs of the network, and the limit of each in its unit.
+    """
 
     terms: tuple[tuple[Cost, float], ...]
 
     def excess(self, sizes: Sizes) -> float:
-        """Worst overrun as a share of its limit; the budget is met where this is at most 0."""
+        """Return the largest overrun, as a fraction of its limit; the budget is met if this is at most 0.
+
+        Args:
+            sizes: size of each group.
+        """
         return max(cost.total(sizes) / limit - 1.0 for cost, limit in self.terms)
 
     def describe(self, sizes: Sizes) -> str:
-        """Each cost at these sizes beside its limit, in words."""
+        """Describe each cost at some sizes together with its limit.
+
+        Args:
+            sizes: size of each group.
+        """
         return ", ".join(
             f"{cost.name} {cost.total(sizes):.6g} of {limit:.6g} {cost.unit}" for cost, limit in self.terms
         )
 
 
 def _figure(number: float) -> str:
-    """A number with six figures, or all that it has where these are not enough."""
+    """Format a number with six significant digits, or with all digits if six are not enough."""
     short = f"{number:g}"
     return short if math.isclose(float(short), number, rel_tol=1e-12) else f"{number:.15g}"
 
@@ -132,15 +155,15 @@ def _term(text: str) -> Term:
     name = name.lower() if name.lower() in (*COUNTED, *UNITS) else name
     if suffix == "%":
         if not 0 < number <= 100:
-            raise BudgetError(f"budget term {text.strip()!r}: a share must lie above 0 % and at most at 100 %")
+            raise BudgetError(f"budget term {text.strip()!r}: a percentage must be above 0 % and at most 100 %")
         return Term(name, number / 100, True)
     if not 0 < number < math.inf:
-        raise BudgetError(f"budget term {text.strip()!r}: a limit must lie above 0 and be finite")
-    share = f"; did you mean '{name}<={number * 100:g}%'?" if not suffix and number <= 1 else ""
+        raise BudgetError(f"budget term {text.strip()!r}: a limit must be above 0 and finite")
+    hint = f"; did you mean '{name}<={number * 100:g}%'?" if not suffix and number <= 1 else ""
     _, scales, suffixes = UNITS.get(name, ("", SCALES, "k, M, G, T, %"))
     if suffix.lower() not in scales:
-        wrong = f"suffix {suffix!r} is not one of" if suffix else "a figure needs one of the suffixes"
-        raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}{share}")
-    if share and name in COUNTED:
-        raise BudgetError(f"budget term {text.strip()!r} leaves the network {number:g} {name} in all{share}")
+        wrong = f"suffix {suffix!r} is not one of" if suffix else "the limit needs one of the suffixes"
+        raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}{hint}")
+    if hint and name in COUNTED:
+        raise BudgetError(f"budget term {text.strip()!r} leaves the network only {number:g} {name}{hint}")
     return Term(name, number * scales[suffix.lower()], False)

@@ -1,4 +1,4 @@
-"""What a pruning method is: one frozen dataclass of hyper-parameters with one method, `prune`."""
+"""The interface of pruning methods: a frozen dataclass of hyper-parameters with one method, `prune`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "METHODS",
     "Allocate",
     "Job",
+    "Log",
     "MeetBudget",
     "Method",
     "Outcome",
@@ -37,33 +38,42 @@ __all__ = [
 ]
 
 Solve = Callable[[Sequence[Cost]], Plan]
-"""From measured costs of the job's network to a plan; cheap enough to be asked several times."""
+"""A function from measured costs of the job's network to a plan; it is cheap enough to be called several times."""
+
+Log = Callable[[str, Mapping[str, float]], None]
+"""A callback that takes the name of a stage and its figures by name, such as `log("step 1", {"macs": 2.1e9})`."""
 
 
 class MeetBudget(Protocol):
-    """Solves an allocation again until the network that it leads to costs what was asked for, by measurement."""
+    """Repeats an allocation until the measured cost of its network meets the budget."""
 
     def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
-        """The plan to take.
+        """Return a plan whose network meets the budget by measurement.
 
         Args:
-            solve: gives the plan for some costs; is asked first with `costs`, then with corrected ones.
+            solve: function from costs to a plan; it is called first with `costs`, then with corrected ones.
             costs: measured costs of the job's network.
-            before: plan that leads from the job's network to the one that `solve` plans for; None is no cut yet.
+            before: plan that leads from the job's network to the network of `solve`; None if they are the same.
 
         Raises:
-            InfeasibleBudget: what corrected costs leave cannot be reached.
+            InfeasibleBudget: no plan is within the budget at the corrected costs.
             MeasurementError: the network could not be measured, or its cost stays above the budget.
         """
 
 
 def allocate_once(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
-    """Take the costs for granted; what a job does that cannot measure."""
+    """Allocate once, without measuring the network; the default `loop` of a job.
+
+    Args:
+        solve: function from costs to a plan.
+        costs: costs of the job's network.
+        before: not used.
+    """
     return solve(costs)
 
 
 class Allocate(Protocol):
-    """From scores and a budget to a plan, as `edakari.allocate`."""
+    """Turns scores and a budget into a plan, as `edakari.allocate` does."""
 
     def __call__(
         self,
@@ -75,34 +85,42 @@ class Allocate(Protocol):
         costs: Sequence[Cost],
         /,
     ) -> Plan:
-        """The plan."""
+        """Return the plan.
+
+        Args:
+            graph: graph of the network to prune.
+            scores: score of each channel, float [size], by group.
+            budget: limits on the costs of the pruned network.
+            allocator: allocator that chooses the size of each group; None is the default one.
+            groups: groups that may be cut.
+            costs: measured costs that the budget names.
+        """
 
 
 def _cannot_allocate(*arguments: Any) -> Plan:
-    """What a job does that was made without a way to allocate."""
-    raise WrongArgument("this job was made without a way to allocate; make it with allocating=edakari.allocate")
+    """Raise the error of a job that was made without `allocating`."""
+    raise WrongArgument("this job has no function that allocates; make it with allocating=edakari.allocate")
 
 
 @dc.dataclass(frozen=True)
 class Job:
-    """What a method gets.
+    """The inputs of a method.
 
     Args:
-        model: a private copy of the trained network.
-        graph: its graph.
-        groups: the groups that may be sized, with their legal sizes.
+        model: private copy of the trained network; the method may change it.
+        graph: graph of the network.
+        groups: groups that may be cut, with their legal sizes.
         task: data, loss and metrics.
-        budget: what the pruned network may cost, in figures (no shares).
-        fit: the way to train.
-        costs: measured costs of the network that the budget may name, such as its latency; with them
-            `bind(job.budget, job.graph, job.costs)` and `allocate(..., costs=job.costs)` know every term. Counted costs
-            are not among them.
-        loop: solves an allocation again while the measured network misses the budget; see `meet_budget`.
-        allocating: spends a budget on groups by scores, as `edakari.allocate` does; see `allocate`.
-        seed: of everything random.
-        log: reports named figures of a stage, such as `log("step 1", {"macs": 2.1e9})`.
-        folder: where the method may cache what is dear to compute; None is nowhere.
-        artifacts: where the method may leave what explains its result; None is nowhere.
+        budget: limits on the costs of the pruned network, in absolute units, without percentages.
+        fit: function that trains a network.
+        costs: measured costs of the network that the budget may name, such as its latency. Counted costs are not among
+            them. `bind(job.budget, job.graph, job.costs)` and `allocate(..., costs=job.costs)` then know all terms.
+        loop: function that repeats an allocation while the measured network misses the budget; see `meet_budget`.
+        allocating: function that turns scores and a budget into a plan, as `edakari.allocate` does; see `allocate`.
+        seed: seed of all randomness of the method.
+        log: callback that takes the name of a stage and its figures, such as `log("step 1", {"macs": 2.1e9})`.
+        folder: folder for a cache of expensive intermediate results; None disables the cache.
+        artifacts: folder for files that explain the method's result; None disables them.
     """
 
     model: nn.Module
@@ -115,18 +133,18 @@ class Job:
     loop: MeetBudget = allocate_once
     allocating: Allocate = _cannot_allocate
     seed: int = 0
-    log: Callable[[str, Mapping[str, float]], None] = lambda stage, figures: None
+    log: Log = lambda stage, figures: None
     folder: Path | None = None
     artifacts: Path | None = None
 
     def allocate(self, scores: Scores, allocator: Allocator | None = None) -> Plan:
-        """The plan that keeps the best channels of the job's groups, as many as its budget allows.
+        """Return the plan that keeps the channels of highest score, as many as the job's budget allows.
 
-        Where the budget names a measured cost, the plan's network is measured, and meets it.
+        If the budget names a measured cost, the network of the plan meets it by measurement.
 
         Args:
             scores: score of each channel, float [size], by group.
-            allocator: who spends the budget on groups; None is the usual one.
+            allocator: allocator that chooses the size of each group; None is the default one.
 
         Raises:
             InfeasibleBudget: no legal sizes are within the budget.
@@ -139,16 +157,16 @@ class Job:
         return self.meet_budget(solve)
 
     def meet_budget(self, solve: Solve, before: Plan | None = None) -> Plan:
-        """The last allocation of a method that does not allocate by scores: `solve(costs)` gives the plan for costs.
+        """Return the final plan of a method that does not allocate by scores.
 
-        It is solved again with corrected costs while the measured network misses the budget.
+        Calls `solve` again with corrected costs while the measured network misses the budget.
 
         Args:
-            solve: gives the plan for measured costs of the job's network.
-            before: plan that leads from the job's network to the one that `solve` plans for; None is no cut yet.
+            solve: function from measured costs of the job's network to a plan.
+            before: plan that leads from the job's network to the network of `solve`; None if they are the same.
 
         Raises:
-            InfeasibleBudget: what corrected costs leave cannot be reached.
+            InfeasibleBudget: no plan is within the budget at the corrected costs.
             MeasurementError: the network could not be measured, or stays above the budget.
         """
         return self.loop(solve, self.costs, before)
@@ -156,14 +174,14 @@ class Job:
 
 @dc.dataclass(frozen=True)
 class Outcome:
-    """What a method gives back.
+    """The result of a method.
 
     Args:
-        plan: for the network as it was in the job; `apply(fresh, plan)` has the keys and shapes of `model`.
-        model: the pruned network, with the weights to go on from.
+        plan: plan for the job's original network; `apply(original, plan)` has the keys and shapes of `model`.
+        model: the pruned network, with the weights from which the fine-tuning starts.
         finetune: objective of the fine-tuning; None is the task's own.
-        teachers: gives so many networks that the method went through, the best one first, to teach the pruned one by
-            what they gave; None where it went through none.
+        teachers: function that returns up to n intermediate networks, best first, to distil from; None if there are
+            none.
     """
 
     plan: Plan
@@ -174,51 +192,59 @@ class Outcome:
 
 @runtime_checkable
 class Method(Protocol):
-    """A pruning method; its fields are hyper-parameters with the paper's defaults."""
+    """A pruning method; its fields are hyper-parameters with the defaults of the paper."""
 
     paper: ClassVar[str]
     emits: ClassVar[frozenset[type[Any]]]
 
     def prune(self, job: Job) -> Outcome:
-        """From a trained network and a budget to a smaller network within it.
+        """Prune a trained network to a budget.
+
+        Args:
+            job: network, budget, data and callbacks.
 
         Raises:
-            InfeasibleBudget: nothing within the budget can be reached.
+            InfeasibleBudget: the method cannot reach the budget.
         """
 
 
 def paper_of(method: Method) -> str:
-    """The paper of a method, or of the criterion that it is given."""
+    """Return the paper of a method's criterion, if it has one, else the paper of the method."""
     own: str | None = getattr(getattr(method, "criterion", None), "paper", None)
     return own or method.paper
 
 
 M = TypeVar("M", bound=type[Method])
 METHODS: Registry[type[Method]] = Registry("method", "edakari.methods", members=("prune", "paper", "emits"))
-"""Methods by the name that a recipe gives them; those of edakari are there once `edakari.methods` is imported."""
+"""Methods by their name in recipes; importing `edakari.methods` registers those of edakari."""
 
 
 def register(name: str) -> Callable[[M], M]:
-    """Class decorator that makes a method known under a name.
+    """Return a class decorator that registers a method under a name.
+
+    Args:
+        name: name of the method in recipes.
 
     Raises:
         EdakariError: the name is taken.
     """
     require("register(name)", name=(name, str))
-
     return METHODS.register(name)
 
 
 def registered() -> Mapping[str, type[Method]]:
-    """Every known method by name."""
+    """Return every known method by name."""
     return dict(METHODS)
 
 
 def method_named(name: str) -> Callable[..., Method]:
-    """What makes the method of a name from its settings; the name of a criterion is short for `score` with it.
+    """Return the function that makes the method of a name from its settings.
+
+    Args:
+        name: registered name, `file.py:NAME`, or the name of a criterion, which stands for `score` with this criterion.
 
     Raises:
-        UnknownName: there is none; says the nearest.
+        UnknownName: no method has this name; the error gives the nearest name.
     """
     require("method_named(name)", name=(name, str))
     full = METHODS.expanded({"name": name})["name"]
@@ -232,10 +258,10 @@ def _from_short(short: str, cls: type[Method], **settings: Any) -> Method:
 
 
 def needs_data(method: Method) -> bool:
-    """Whether a method asks for data; it or its criterion says so by `needs_data`, and does not ask otherwise."""
+    """Whether a method needs data: whether it or its criterion has a true attribute `needs_data`."""
     return any(getattr(each, "needs_data", False) for each in (method, getattr(method, "criterion", None)))
 
 
 def name_of(method: Method) -> str:
-    """The name that a method is registered by; that of its class where it is not."""
+    """Return the name under which a method is registered; the name of its class if it is not registered."""
     return METHODS.name_of(method) or type(method).__name__

@@ -1,11 +1,11 @@
-"""One way to name what may be chosen: methods, criteria, allocators, tasks, runtimes, costs and the like.
+"""Registries of everything that a recipe chooses by name: methods, criteria, allocators, tasks, runtimes, costs.
 
     CRITERIA: Registry[type[Criterion]] = Registry(
         "criterion", "edakari.criteria", {"magnitude": "edakari.criteria.magnitude:Magnitude"}, members=("score",)
     )
 
-A name is one of four: built in (imported when it is asked for), registered by a program, offered by an installed
-package through an entry point, or `path/to/file.py:name`, a file of the user's own, which is run.
+A name has one of four origins: it is built in (and imported at its first use), registered by a program, offered by an
+installed package through an entry point, or `path/to/file.py:name` in the user's own file, which is executed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ C = TypeVar("C")
 
 
 class Registry(Mapping[str, T]):
-    """Classes, or other callables that make a thing, by name.
+    """A mapping from names to classes or factory functions.
 
     Args:
-        what: kind of thing, for errors, such as "criterion".
-        group: of entry points, whose names are the things' names, such as "edakari.criteria".
-        built_in: name to "package.module:attribute".
-        members: what a thing of this kind must have, such as `("score",)`.
-        files: whether a name may be a file of the user's own.
-        adapt: makes a thing of this kind of what a program, a package or a file offers; None takes it as it is.
+        what: kind of the entries, for errors, such as "criterion".
+        group: entry point group of installed packages, such as "edakari.criteria".
+        built_in: place of each built-in entry, as "package.module:attribute", by name.
+        members: attributes that every entry must have, such as `("score",)`.
+        files: whether a name may refer to the user's own file.
+        adapt: function from what a program, a package or a file offers to an entry; None takes it unchanged.
     """
 
     def __init__(
@@ -70,7 +70,10 @@ class Registry(Mapping[str, T]):
         return len(self.names())
 
     def register(self, name: str) -> Callable[[C], C]:
-        """Decorator that makes a class or function known under a name.
+        """Return a decorator that registers a class or function under a name.
+
+        Args:
+            name: name of the entry.
 
         Raises:
             EdakariError: the name is taken.
@@ -83,14 +86,14 @@ class Registry(Mapping[str, T]):
         return add
 
     def add(self, name: str, thing: Any) -> None:
-        """Make a class or function known under a name; the same one may be added twice.
+        """Register a class or function under a name; the same one may be added twice.
 
         Args:
-            name: in recipes and calls.
-            thing: what it stands for.
+            name: name in recipes and calls.
+            thing: class or function.
 
         Raises:
-            EdakariError: the name is taken by another one.
+            EdakariError: the name is taken by another class or function.
         """
         other = self._registered.get(name)
         taken = _home(other) if other is not None else self._built_in.get(name)
@@ -99,23 +102,23 @@ class Registry(Mapping[str, T]):
         self._registered[name] = self._adapt(thing)
 
     def shorten(self, others: Mapping[str, Any], name: str, key: str) -> None:
-        """Let the names of other things stand for a thing with one of them as a setting.
+        """Let the names of another registry stand for one entry of this one, with the other entry as a setting.
 
         Args:
-            others: the other things by name, such as `CRITERIA`.
-            name: of the thing.
-            key: of its setting.
+            others: entries of the other registry by name, such as `CRITERIA`.
+            name: name of the entry of this registry, such as "score".
+            key: name of its setting, such as "criterion".
         """
         self._short = (others, name, key)
 
     def expanded(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """A name and settings with the short form written out: "taylor" becomes "score" with `criterion: taylor`.
+        """Expand a short form: "taylor" becomes "score" with `criterion: taylor`.
 
         Args:
-            content: settings beside the key "name".
+            content: settings, and the key "name".
 
         Raises:
-            EdakariError: the setting that the short form stands for names another thing.
+            EdakariError: the setting for which the short form stands has another value.
         """
         short = content.get("name")
         if self._short is None or not isinstance(short, str) or short in self.names():
@@ -132,11 +135,14 @@ class Registry(Mapping[str, T]):
         return {**content, "name": name, key: {"name": short, **setting}}
 
     def named(self, name: str) -> T:
-        """What a name stands for; runs the file where it names one.
+        """Return the entry of a name; executes the file if the name refers to one.
+
+        Args:
+            name: name of the entry.
 
         Raises:
-            UnknownName: there is none; says the nearest, and how to add one.
-            EdakariError: the package or file that offers it cannot be used.
+            UnknownName: no entry has this name; the error gives the nearest name, and how to add one.
+            EdakariError: the package or file of the entry cannot be used.
         """
         if name in self._registered:
             return self._registered[name]
@@ -151,21 +157,21 @@ class Registry(Mapping[str, T]):
         return self._from_package(name, entry)
 
     def unknown(self, name: str) -> UnknownName:
-        """The error for a name that stands for nothing."""
+        """Return the error for a name without an entry."""
         return UnknownName(self.what, name, self.choices(), self.advice)
 
     @property
     def advice(self) -> str:
-        """How to add a name, a sentence."""
+        """The sentence that says how to add an entry."""
         way = ", or name your own as path/to/file.py:NAME" if self.files else ""
         return f"Others are added by the entry point group {self.group!r}{way}."
 
     def known(self, name: str) -> bool:
-        """Whether a name stands for something, or is of the form of a file; imports and runs nothing."""
+        """Whether a name has an entry or refers to a file; imports and executes nothing."""
         return (self.files and names_file(name)) or name in self.names()
 
     def names(self) -> tuple[str, ...]:
-        """Every name but those of files, sorted; imports nothing.
+        """Return all names except those of files, sorted; imports nothing.
 
         Raises:
             EdakariError: an installed package offers a name that is taken.
@@ -173,11 +179,15 @@ class Registry(Mapping[str, T]):
         return tuple(sorted({*self._built_in, *self._registered, *self._entries()}))
 
     def choices(self) -> tuple[str, ...]:
-        """Every name with the short forms, sorted; see `shorten`."""
+        """Return all names and short forms, sorted; see `shorten`."""
         return tuple(sorted({*self.names(), *(self._short[0] if self._short else ())}))
 
     def name_of(self, thing: Any) -> str | None:
-        """The name that a recipe gives to a thing, or to the class of an instance; None where it has none."""
+        """Return the name of an entry in recipes; None if it has none.
+
+        Args:
+            thing: class or function, or an instance of a class.
+        """
         thing = thing if hasattr(thing, "__qualname__") else type(thing)
         home = _home(thing)
         for name, at in {**self._built_in, **{key: _home(value) for key, value in self._registered.items()}}.items():
@@ -187,14 +197,18 @@ class Registry(Mapping[str, T]):
         return named
 
     def require(self, thing: Any, name: str) -> None:
-        """Refuse a thing that is not of this kind.
+        """Check that an entry has all members of its kind.
+
+        Args:
+            thing: class, function or instance.
+            name: its name, for the error.
 
         Raises:
-            EdakariError: says what it lacks.
+            EdakariError: the entry lacks a member.
         """
         missing = [member for member in self.members if not hasattr(thing, member)]
         if missing:
-            raise EdakariError(f"{name!r} is no {self.what}: it has no {missing[0]!r}")
+            raise EdakariError(f"{name!r} is not a valid {self.what}: it has no {missing[0]!r}")
 
     def makes(self, thing: Any) -> bool:
         """Whether what a name stands for makes a thing of this kind when it is called; False where it is one itself.
@@ -218,7 +232,7 @@ class Registry(Mapping[str, T]):
                 f"{self.what} {name!r} of the installed package {_package(entry)} cannot be imported: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if name in self._registered:  # a decorator in the module has done so
+        if name in self._registered:  # a decorator in the module has registered it
             return self._registered[name]
         if isinstance(found, ModuleType):
             raise EdakariError(
@@ -230,7 +244,7 @@ class Registry(Mapping[str, T]):
         return thing
 
     def _entries(self) -> dict[str, importlib.metadata.EntryPoint]:
-        """What installed packages offer."""
+        """Return the entry points of installed packages by name."""
         entries: dict[str, importlib.metadata.EntryPoint] = {}
         for entry in importlib.metadata.entry_points(group=self.group):
             own = self._registered.get(entry.name)
@@ -255,14 +269,14 @@ def _imported(where: str) -> Any:
 
 
 def _home(thing: Any) -> str:
-    """Where a thing is defined, as "package.module:attribute"; what is no class or function has no such place."""
+    """Place where a class or function is defined, as "package.module:attribute"; the type and `repr` of an instance."""
     if not hasattr(thing, "__qualname__"):
         return f"{type(thing).__module__}:{thing!r}"
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
 def _mark(thing: Any, name: str) -> None:
-    """Note on a thing by which name a recipe reaches it."""
+    """Record an entry's name in recipes on the entry itself."""
     try:
         thing.__edakari_name__ = name
     except (AttributeError, TypeError):

@@ -1,1 +1,1 @@
-"""What `edakari explain` looks at: filters, saliency maps, tokens."""
+"""Explanations that `edakari explain` shows: filters, saliency maps, tokens."""

@@ -1,4 +1,4 @@
-"""What the filters of a network tell apart, and which of them a plan keeps."""
+"""Views of the classes that the filters of a network respond to, and of the filters that a plan keeps."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ __all__ = ["Choice", "filter_views"]
 
 Floats = npt.NDArray[np.float64]
 Spot = tuple[LayerOutput, int, int]
-"""A layer output, a filter, and the number of an image."""
+"""A layer output, the index of a filter, and the index of an image."""
 
 LAYERS = 4
+"""Default number of layers."""
 LEGIBLE = 13
-"""Pixels that a crop should have at least, so that one can see what it is of."""
+"""Smallest side of a crop in pixels at which its content is recognisable."""
 
 
 @dc.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What to look at.
+    """Settings of the filter views.
 
     Args:
-        layers: patterns of modules to draw; none is four layers from the first to the last.
-        filters: how many of a layer, half of them the most discriminative ones, half the least.
-        crops: images of each filter.
-        images: of the training data, at most.
-        top: number of the strongest images of each filter that count; below 1 it is a fraction of all.
-        labels: those of the data, or the network's own predictions.
+        layers: patterns of the names of modules to show; empty is four layers, evenly spaced from first to last.
+        filters: number of filters per layer; half of them are the most discriminative ones, half the least.
+        crops: number of image crops per filter.
+        images: largest number of calibration images.
+        top: number of strongest images per filter from which its score is computed; below 1, a fraction of all images.
+        labels: "data" takes the labels of the data, "predicted" the network's predictions.
     """
 
     layers: tuple[str, ...] = ()
@@ -67,16 +68,16 @@ class Choice:
 
 
 def filter_views(model: nn.Module, plan: Plan, task: ImageTask, choice: Choice = Choice()) -> FilterViews:
-    """What the filters of a network tell apart, and which of them a plan keeps.
+    """Show the classes that the filters of a network respond to, and the filters that a plan keeps.
 
     Args:
-        model: the network before pruning, in evaluation mode.
-        plan: that it is pruned by.
-        task: its images, on which filters are looked at.
-        choice: what to look at.
+        model: network before pruning, in evaluation mode.
+        plan: plan that prunes the network.
+        task: task whose calibration images excite the filters.
+        choice: settings of the views.
 
     Raises:
-        UnknownName: no layer meets a pattern.
+        UnknownName: no layer matches a pattern.
         DataError: there are too few images, or no labels.
     """
     graph = trace(model, task.example())
@@ -151,7 +152,7 @@ def _kept(graph: Graph, plan: Plan) -> dict[str, npt.NDArray[np.bool_]]:
 
 def _chosen(layer_outputs: Sequence[LayerOutput], patterns: Sequence[str]) -> list[LayerOutput]:
     if not layer_outputs:
-        raise DataError("the network has no layer whose filters can be looked at one by one")
+        raise DataError("the network has no layer whose filters are the channels of one group")
     if not patterns:
         indices = np.linspace(0, len(layer_outputs) - 1, min(LAYERS, len(layer_outputs))).round().astype(int)
         return [layer_outputs[index] for index in dict.fromkeys(indices.tolist())]
@@ -167,7 +168,7 @@ def _chosen(layer_outputs: Sequence[LayerOutput], patterns: Sequence[str]) -> li
 
 
 def _ends(each: Discriminated, count: int) -> list[int]:
-    """The filters of lowest and those of highest entropy, in this order."""
+    """Return the indices of the filters of lowest and of highest entropy, in this order."""
     order: list[int] = np.argsort(each.rfc_entropy.numpy(), kind="stable").tolist()
     if len(order) <= count:
         return order
@@ -177,7 +178,7 @@ def _ends(each: Discriminated, count: int) -> list[int]:
 def _crops(
     model: nn.Module, task: ImageTask, spots: Iterable[Spot], fields: Mapping[int, Seen], images: int
 ) -> dict[Spot, Floats]:
-    """What filters see in images where they respond most, by running these images once more."""
+    """Crop the receptive field of each filter's strongest response, by running these images again."""
     by_image: dict[int, list[Spot]] = {}
     for spot in spots:
         by_image.setdefault(spot[2], []).append(spot)
@@ -218,15 +219,15 @@ def _cropped(pixels: Floats, response: Response, row: int, index: int, seen: See
         return pixels
     margin = max(0, (LEGIBLE - min(height, width)) // 2)
     first = int(rows.start + rows.jump * place[0]) - margin, int(columns.start + columns.jump * place[1]) - margin
-    # enough around the image for any crop
-    around = max(height, width) + margin + max(size)
-    framed = np.pad(pixels, ((around, around), (around, around), (0, 0)), constant_values=np.nan)
-    top, left = first[0] + around, first[1] + around
+    # enough padding around the image for any crop
+    padding = max(height, width) + margin + max(size)
+    framed = np.pad(pixels, ((padding, padding), (padding, padding), (0, 0)), constant_values=np.nan)
+    top, left = first[0] + padding, first[1] + padding
     return framed[top : top + height + 2 * margin, left : left + width + 2 * margin]
 
 
 def _extent(seen: Seen | None, example: torch.Tensor) -> tuple[tuple[int, int] | None, int]:
-    """Height and width of a receptive field, None where it is the whole image, and the margin around it."""
+    """Height and width of a receptive field, or None if it is the full image, and the margin around it."""
     if seen is None or len(seen) != 2:
         return None, 0
     height, width = (int(seen[dim].size) for dim in sorted(seen))
@@ -256,7 +257,7 @@ def _filter(
 
 
 def _class(each: Discriminated, index: int, place: int, labels: torch.Tensor) -> int:
-    """Class of an image that excites a filter: of several the one that most of the filter's images show."""
+    """Class of an image that excites a filter; of several classes the one that most of the filter's images have."""
     if each.strongest.labels is not None:
         return int(each.strongest.labels[index, place])
     shown = labels[each.strongest.ids[index, place]]

@@ -1,4 +1,4 @@
-"""What a run's selectors decide on its validation images."""
+"""Views of the decisions of a run's token selectors on validation images."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from edakari.surgery.tokens import Adaptive, token_sites
 __all__ = ["token_view"]
 
 LEARNED = ("spvit", "dynamicvit")
-"""Selectors whose thresholds mean something."""
+"""Selectors whose tokens may be chosen by thresholds."""
 
 
 @torch.no_grad()
 def token_view(dense: nn.Module, pruned: nn.Module, plan: Plan, task: Task, *, images: int = 512) -> TokenView:
-    """What selectors decide on the first validation images.
+    """Show the decisions of token selectors on the first validation images.
 
     Args:
-        dense: the network as it was.
-        pruned: the finished network.
-        plan: that it was pruned by.
-        task: gives the images.
-        images: how many are counted; six are drawn.
+        dense: the network before pruning.
+        pruned: the pruned and fine-tuned network.
+        plan: plan that pruned the network.
+        task: task whose validation images are shown.
+        images: number of images for which kept tokens are counted; six of them are shown.
     """
     batches: list[Batch] = []
     for batch in task.batches("val"):
@@ -56,7 +56,7 @@ def token_view(dense: nn.Module, pruned: nn.Module, plan: Plan, task: Task, *, i
 
 
 def _decided(runner: Adaptive, task: Task, batches: Sequence[Batch]) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each block with a selector, which patches go on, bool [images, patches]."""
+    """For each block with a selector, which patches are kept, bool [images, patches]."""
     found: dict[str, list[torch.Tensor]] = {}
     for batch in batches:
         with eval_mode(runner):

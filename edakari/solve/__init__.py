@@ -1,4 +1,4 @@
-"""Allocators, which turn values and a budget into the size of each group, and a step-by-step greedy search."""
+"""Allocators, which turn values and a budget into the size of each group, and a greedy search by steps."""
 
 from edakari.core.protocols import Allocator
 from edakari.core.registry import Registry
@@ -34,4 +34,4 @@ ALLOCATORS: Registry[type[Allocator]] = Registry(
     },
     members=("allocate",),
 )
-"""Allocators by the name that a recipe gives them."""
+"""Allocators by their name in recipes."""

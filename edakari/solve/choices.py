@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack: one choice from each class, most value within one capacity or several."""
+"""The multiple-choice knapsack: one choice from each class, of highest value within one or several capacities."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ __all__ = ["solve_choices"]
 def solve_choices(
     costs: Sequence[Array], values: Sequence[Array], capacity: float | Array, resolution: int = 4096
 ) -> list[int]:
-    """Choose one entry of each class so that costs stay within the capacity and values add up to the most.
+    """Choose one entry of each class so that the sum of values is largest and the costs are within the capacity.
 
-    Prices on the costs give a bound and a first solution; choices that lose more at these prices than lies between the
-    two cannot be in a better solution and go (Dyer, Kayal & Walker 1984; Pisinger 1995). What is left, seldom more
-    than a few choices per class, is searched by a dynamic programme over undominated states.
+    Prices on the costs (a Lagrangian relaxation) give a bound and a first solution. Choices that lose more at these
+    prices than the gap between the two cannot be in a better solution, and are removed (Dyer, Kayal & Walker 1984;
+    Pisinger 1995). A dynamic programme over undominated states searches the rest, rarely more than a few choices per
+    class.
 
-    The result is a best one, unless a stage of the programme has more than `resolution` states; then those that can
-    lead furthest go on. Of several terms states seldom dominate each other, so that this happens sooner. Capacities
-    are never broken.
+    The result is optimal, unless a stage of the programme has more than `resolution` states; then only the most
+    promising states are kept. With several terms this happens sooner, because states rarely dominate each other. The
+    result never exceeds a capacity.
 
     Args:
-        costs: cost of each choice, float [choices] by class; of several terms float [terms, choices].
+        costs: cost of each choice, float [choices] by class; with several terms float [terms, choices].
         values: value of each choice, float [choices] by class.
-        capacity: the largest sum of costs; of several terms float [terms].
-        resolution: most states that go on from a stage; fewer where there are more than 64 stages.
+        capacity: largest sum of costs; with several terms float [terms].
+        resolution: largest number of states that a stage keeps; smaller if there are more than 64 stages.
 
     Returns:
         Index of the choice in each class.
 
     Raises:
-        EdakariError: costs and values do not pair up, or are not finite.
-        InfeasibleBudget: no choices within the capacity, or of several terms, where a choice that is cheap in one may
-            be dear in another, none were found; says what the cheapest ones cost.
+        EdakariError: costs and values differ in shape, or are not finite.
+        InfeasibleBudget: no choices within the capacity were found; the error gives the costs of the cheapest choices.
+            With several terms, choices may exist that the search does not find.
     """
     room = np.atleast_1d(np.asarray(capacity, dtype=np.float64))
     tables = [np.atleast_2d(np.asarray(cost, dtype=np.float64)) for cost in costs]
@@ -50,7 +51,7 @@ def solve_choices(
     tolerance = 1e-12 * np.maximum(1.0, np.abs(room))
     found = None
     if (cheapest <= room + tolerance).all():
-        items = _in_a_row(tables, worths)
+        items = _undominated_items(tables, worths)
         found = relax(items, room - cheapest + tolerance)
     if found is None:
         raise InfeasibleBudget(
@@ -73,16 +74,16 @@ def _check(costs: Sequence[Array], values: Sequence[Array], terms: int) -> None:
             raise EdakariError(f"class {index} has a cost or value that is not finite")
 
 
-def _in_a_row(costs: Sequence[Array], values: Sequence[Array]) -> Items:
-    """The choices that no other of their class dominates, with what they cost above the cheapest ones."""
-    kept = [_undominated(cost, value) for cost, value in zip(costs, values, strict=True)]
+def _undominated_items(costs: Sequence[Array], values: Sequence[Array]) -> Items:
+    """The undominated choices of all classes, with their costs above the cheapest choice of the class."""
+    chosen = [_undominated(cost, value) for cost, value in zip(costs, values, strict=True)]
     return Items(
         np.concatenate(
-            [cost[:, keep] - cost.min(axis=1, keepdims=True) for cost, keep in zip(costs, kept, strict=True)], axis=1
+            [cost[:, at] - cost.min(axis=1, keepdims=True) for cost, at in zip(costs, chosen, strict=True)], axis=1
         ),
-        np.concatenate([value[keep] for value, keep in zip(values, kept, strict=True)]),
-        np.repeat(np.arange(len(kept)), [len(keep) for keep in kept]),
-        np.concatenate(kept),
+        np.concatenate([value[at] for value, at in zip(values, chosen, strict=True)]),
+        np.repeat(np.arange(len(chosen)), [len(at) for at in chosen]),
+        np.concatenate(chosen),
     )
 
 
@@ -92,8 +93,8 @@ def _undominated(cost: Array, value: Array) -> Indices:
     falling = cost[:, order]
     rival = np.minimum.accumulate(falling[:, :-1], axis=1) if len(cost) == 1 else falling[:, :-1]
     cheaper = np.any(falling[:, 1:] < rival, axis=0)
-    kept: Indices = order[np.concatenate([[True], cheaper])][::-1]
-    return kept
+    undominated: Indices = order[np.concatenate([[True], cheaper])][::-1]
+    return undominated
 
 
 def _figures(numbers: Array) -> str:

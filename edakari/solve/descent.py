@@ -1,4 +1,4 @@
-"""Sizes that are best at given prices on the costs, while the prices converge."""
+"""Coordinate descent: each group takes its best size at prices on the costs, while the prices converge."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["descend"]
 
 
 def descend(groups: Sequence[Group], values: Values, limits: Limits, sweeps: int) -> dict[str, int]:
-    """Start from the dense sizes; one group after the other takes the size that is worth most at the prices.
+    """Start from the dense sizes, and give each group in succession its size of highest net value at the prices.
 
-    Each group sees the true sizes of all others, so that costs that couple groups are never guessed. The prices move
-    after every sweep, by ever smaller steps. Groups are asked from the network's end to its beginning, which in our
-    measurements (`benchmarks/solvers.py`) ended in better sizes than the opposite order.
+    The cost of each size is exact, because the sizes of all other groups are known. The prices change after every
+    sweep, by ever smaller steps. A sweep goes from the network's end to its beginning, which in our measurements
+    (`benchmarks/solvers.py`) led to better sizes than the opposite order.
 
     Args:
-        groups: what can be sized.
-        values: value of each size, by group.
-        limits: the budget; within reach.
-        sweeps: passes over all groups.
+        groups: groups to allocate.
+        values: value of each size, float [size + 1] by group.
+        limits: the budget; the smallest legal sizes must be within it.
+        sweeps: number of passes over all groups.
 
     Returns:
-        Of the sizes after each sweep that are within the limits, those of most value.
+        The sizes of highest value among those after each sweep that are within the limits.
     """
     legal = {group.name: legal_choices(group) for group in groups}
     worths = {name: values[name][sizes] for name, sizes in legal.items()}

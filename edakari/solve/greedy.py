@@ -42,7 +42,7 @@ class AcceptedStep:
         group: the group that was cut.
         size: its new size.
         value: score of the chosen candidate.
-        candidates: all candidates that were scored; the same ones after the same steps give the same step.
+        candidates: all candidates that were scored; equal candidates after equal steps give an equal step.
     """
 
     group: str
@@ -52,7 +52,7 @@ class AcceptedStep:
 
 
 ScoreCandidates = Callable[[Sizes, Sequence[Candidate]], tuple[int, float]]
-"""From the current sizes and candidates to the index of the best candidate and its score."""
+"""A function from current sizes and candidates to the index of the best candidate and its score."""
 
 
 @dc.dataclass(frozen=True)
@@ -68,10 +68,10 @@ class GreedyDescent:
     def search(
         self, groups: Sequence[Group], limits: Limits, score: ScoreCandidates, known: Sequence[AcceptedStep] = ()
     ) -> Iterator[tuple[Sizes, AcceptedStep]]:
-        """The accepted steps in order, each with the sizes after it; the last ones are within the limits.
+        """Iterate over the accepted steps and the sizes after each; the last sizes are within the limits.
 
         Args:
-            groups: what may be cut.
+            groups: groups that may be cut.
             limits: the budget.
             score: scores the candidates; it is called once for each step that is not known.
             known: steps of an earlier descent; they are replayed while their candidates stay the same.
@@ -94,7 +94,13 @@ class GreedyDescent:
             yield sizes, step
 
     def next(self, group: Group, limits: Limits, sizes: Sizes) -> Candidate | None:
-        """What a group may be cut to next; None where no smaller size lowers a cost that is above its limit."""
+        """Return the next cut of a group; None if no smaller size lowers a cost that is above its limit.
+
+        Args:
+            group: group to cut.
+            limits: the budget.
+            sizes: current size of each group.
+        """
         now = sizes[group.name]
         below = [size for size in legal_sizes(group) if size < now][::-1]
         if not below:
@@ -111,12 +117,26 @@ class GreedyDescent:
 
 
 def kept_count(size: int, rate: float) -> int:
-    """Number of channels that a fraction of a group's size is: rounded up, and at least one."""
+    """Return the number of channels in a fraction of a group: rounded up, and at least one.
+
+    Args:
+        size: number of channels of the group.
+        rate: fraction of the channels.
+    """
     return max(1, math.ceil(size * rate - ROUNDING))
 
 
 def next_target(size: int, step: float, now: int) -> int:
-    """The largest count below `now` when a group is cut by equal fractions."""
+    """Return the largest size below the current one if a group is cut by equal fractions of its full size.
+
+    Args:
+        size: full size of the group.
+        step: fraction of the full size that one step removes.
+        now: current size.
+
+    Raises:
+        EdakariError: the step is not above 0.
+    """
     if step <= 0:
         raise EdakariError(f"a step must be above 0, but got {step}")
     index = 1
@@ -126,7 +146,7 @@ def next_target(size: int, step: float, now: int) -> int:
 
 
 def _overrun(limits: Limits, group: Group, sizes: Sizes) -> Array:
-    """By which fraction costs exceed their limits, summed, with one group at every size [size + 1]."""
+    """Sum of the fractions by which costs exceed their limits, with one group at every size, float64 [size + 1]."""
     loads = np.stack([cost.curve(group, sizes) / limit for cost, limit in limits.terms])
     over: Array = np.maximum(loads - 1.0, 0.0).sum(axis=0)
     return over

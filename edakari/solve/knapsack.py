@@ -1,4 +1,4 @@
-"""Multiple choice over the legal sizes of all groups."""
+"""Allocation by the multiple-choice knapsack over the legal sizes of all groups."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from edakari.solve.threshold import Threshold
 __all__ = ["Knapsack"]
 
 BLEND = 64
+"""Number of steps between sizes within the limits and sizes beyond them."""
 REACHES = (1e9, 1.4)
-"""By which factor sizes may change in a round; the next one when a round gains little."""
+"""Factors by which sizes may change in a round; the next factor follows a round with little gain."""
 GAIN = 3e-4
-"""Least relative gain of a round that is worth another one like it."""
+"""Smallest relative gain of a round after which the factor stays the same."""
 
 
 @dc.dataclass(frozen=True)
 class Knapsack:
-    """The multiple-choice knapsack over legal sizes, on cost curves that are taken again after each move.
+    """Solve multiple-choice knapsacks over legal sizes, on cost curves that are computed again in each round.
 
-    The cost of a layer depends on two groups, so a knapsack over curves is right only near the sizes at which they
-    were taken. It starts from the better of two solutions: of `Threshold`, and of a descent in which every group takes
-    its best size at common prices. Each round then takes curves, solves (see `solve_choices`), checks the true cost and
-    tightens the capacities by the overrun; a round that finds little shrinks the range of sizes around the best ones.
-    On costs that do not couple groups the first round is exact, as far as `solve_choices` is.
+    The cost of a layer depends on two groups, so cost curves are accurate only near the sizes at which they were
+    computed. The search starts from the better of two solutions: that of `Threshold`, and that of a coordinate descent
+    at common prices (see `edakari.solve.descent`). Each round computes curves, solves a knapsack (see `solve_choices`),
+    checks the true cost and tightens the capacities by the overrun. After a round with little gain, the range of sizes
+    around the best ones shrinks. If no cost couples groups, the first round is as exact as `solve_choices`.
 
     Args:
-        resolution: states that a stage of the knapsack passes on; fewer are quicker and less exact.
-        sweeps: passes over all groups in which the prices converge.
-        rounds: most times that curves are taken afterwards.
-        tries: most solutions of one round.
+        resolution: number of states that a stage of the knapsack keeps; fewer are faster and less exact.
+        sweeps: number of passes over all groups in which the prices converge.
+        rounds: largest number of rounds.
+        tries: largest number of knapsacks in one round.
     """
 
     resolution: int = 1024
@@ -66,7 +67,7 @@ class Knapsack:
     def _round(
         self, groups: Sequence[Group], values: Values, limits: Limits, start: Mapping[str, int], reach: float
     ) -> dict[str, int]:
-        """The best sizes within the limits that knapsacks over the curves at `start` lead to."""
+        """Return the best sizes within the limits from knapsacks over the curves at `start`."""
         choices, curves, ledger = [], [], Ledger(limits, start)
         for group in groups:
             legal, now = legal_choices(group), start[group.name]
@@ -93,7 +94,7 @@ class Knapsack:
 def _towards(
     groups: Sequence[Group], limits: Limits, start: Mapping[str, int], goal: Mapping[str, int]
 ) -> dict[str, int]:
-    """Sizes within the limits between sizes that are within them and sizes that are not."""
+    """Return the sizes within the limits that are nearest to the goal, between the start and the goal."""
     legal = {group.name: legal_choices(group) for group in groups}
 
     def sizes_at(part: int) -> dict[str, int]:

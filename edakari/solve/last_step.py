@@ -1,4 +1,4 @@
-"""The last of many steps, shortened so that it meets the budget and leaves little of it unused."""
+"""The last of many steps, shortened so that it ends just within the budget."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ HALVINGS = 30
 
 
 def shortened(groups: Sequence[Group], sizes: Sizes, proposed: Sizes, scores: Scores, limits: Limits) -> dict[str, int]:
-    """Sizes between the current and the proposed ones that meet the limits as closely as legal sizes allow.
+    """Return sizes between the current and the proposed ones that meet the limits as closely as legal sizes allow.
 
-    Bisects the straight line from the current to the proposed sizes, continued to the smallest legal sizes where the
-    limits lie beyond. Then groups grow again by single steps, best-scored channels first, while the limits hold.
+    Bisects the line from the current to the proposed sizes, and beyond these to the smallest legal sizes. Then groups
+    grow again by single steps, those with the best-scored channels first, while the limits hold.
 
     Args:
         groups: the groups that may be sized.
         sizes: current size of each group.
         proposed: size of each group after the unshortened step.
-        scores: scores of the current channels of each group.
+        scores: score of each current channel, float [size], by group.
         limits: the limits that the result has to meet.
 
     Raises:

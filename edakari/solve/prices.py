@@ -1,4 +1,4 @@
-"""Prices on the terms of a budget, raised where a term is overrun and lowered where it is not."""
+"""Prices on the terms of a budget, which rise while a term is overrun and fall while it is not."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ __all__ = ["Array", "Prices"]
 Array = npt.NDArray[np.float64]
 
 WIDEST = 2.0
+"""Largest step, as an exponent of two."""
 LEAST = 1e-9
+"""Smallest price, as a fraction of the initial one."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class Prices:
-    """Value per unit of each cost, float64 [terms], and by how much each moves next.
+    """Prices of the terms of a budget, and their next steps.
 
-    Each price has a step of its own, in powers of two, which halves when the price turns around and else grows a
-    little (Riedmiller & Braun 1993, resilient propagation). With one term that is a bisection; with several it does
-    without slopes, which a sum of best choices does not have.
+    Each price has its own step, an exponent of two. The step halves when the price changes direction, and otherwise
+    grows slightly (resilient propagation, Riedmiller & Braun 1993). With one term this is a bisection. With several it
+    needs no gradients, which a sum of best choices does not have.
 
     Args:
-        now: the prices.
-        step: exponents of two that they are multiplied or divided by next.
-        floor: prices below this are those of a term that does not matter.
-        over: which terms were overrun at the last prices.
+        now: value per unit of each cost, float64 [terms].
+        step: exponent of two by which each price is multiplied or divided next, float64 [terms].
+        floor: smallest price of each term, float64 [terms].
+        over: which terms were overrun at the previous prices, bool [terms]; None at the start.
     """
 
     now: Array
@@ -37,17 +39,21 @@ class Prices:
 
     @classmethod
     def start(cls, value: float, costs: Array) -> Prices:
-        """Prices at which all there is to gain costs about as much as it is worth.
+        """Return initial prices, at which the largest rise of values equals the price of the largest rise of costs.
 
         Args:
-            value: by how much values can rise.
-            costs: by how much each cost can rise, float64 [terms].
+            value: largest possible rise of the sum of values.
+            costs: largest possible rise of each cost, float64 [terms].
         """
         now = np.divide(value / len(costs), costs, out=np.zeros(len(costs)), where=costs > 0)
         return cls(now, np.full(len(costs), WIDEST), LEAST * now)
 
     def after(self, over: npt.NDArray[np.bool_]) -> Prices:
-        """The next prices, knowing which terms are overrun at these."""
+        """Return the next prices.
+
+        Args:
+            over: which terms are overrun at the current prices, bool [terms].
+        """
         step = self.step
         if self.over is not None:
             step = np.where(over != self.over, step / 2, np.minimum(step * 1.1, WIDEST))

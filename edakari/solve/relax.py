@@ -1,4 +1,4 @@
-"""The Lagrangian relaxation of the multiple-choice knapsack: a bound, a solution, and the choices that still matter."""
+"""The Lagrangian relaxation of the multiple-choice knapsack: a bound, a solution, and the choices that remain."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROUNDS = 60
 
 @dc.dataclass(frozen=True, slots=True)
 class Items:
-    """The choices of all classes in a row, class by class.
+    """The choices of all classes, concatenated by class.
 
     Args:
-        cost: above the cheapest choice of the class, float64 [terms, choices].
-        value: float64 [choices].
+        cost: cost of each choice above the cheapest one of its class, float64 [terms, choices].
+        value: value of each choice, float64 [choices].
         owner: class of each choice, int64 [choices].
         index: index of each choice within the caller's class, int64 [choices].
     """
@@ -33,11 +33,15 @@ class Items:
     index: Indices
 
     def only(self, mask: npt.NDArray[np.bool_]) -> Items:
-        """The choices where a mask is set."""
+        """Return the choices that a mask selects, bool [choices]."""
         return Items(self.cost[:, mask], self.value[mask], self.owner[mask], self.index[mask])
 
     def best(self, net: Array) -> tuple[Indices, Array]:
-        """Index of the choice with the highest value in each class (the first of equals), and that value."""
+        """Return the index of the best choice of each class (the first of equal ones), and its net value.
+
+        Args:
+            net: net value of each choice, float64 [choices].
+        """
         starts = np.flatnonzero(np.concatenate([[True], self.owner[1:] != self.owner[:-1]]))
         tops = np.maximum.reduceat(net, starts)
         hits = np.flatnonzero(net == tops[self.owner])
@@ -46,15 +50,15 @@ class Items:
 
 @dc.dataclass(frozen=True, slots=True)
 class Core:
-    """What is left to decide.
+    """The reduced problem after the relaxation.
 
     Args:
-        items: the choices that a better solution could have.
-        loss: what each of them loses against the best of its class at the prices, float64 [choices].
-        bound: no solution is worth more.
+        items: choices that a better solution may contain.
+        loss: loss of each choice against the best of its class at the prices, float64 [choices].
+        bound: upper bound on the value of a solution.
         slack: rounding error of the bound.
-        chosen: a feasible solution: the index of one item for each class.
-        room: what the solution leaves of the capacities, float64 [terms].
+        chosen: a feasible solution: the index of one item for each class, int64 [classes].
+        room: capacities that the solution leaves unused, float64 [terms].
     """
 
     items: Items
@@ -66,14 +70,14 @@ class Core:
 
 
 def relax(items: Items, room: Array) -> Core | None:
-    """Price the costs so that the best choices, each for itself, come close to the capacities.
+    """Find prices of the costs at which the best choice of each class comes close to the capacities.
 
     Args:
-        items: what to choose from.
-        room: capacities above the cheapest choices, float64 [terms].
+        items: choices of all classes.
+        room: capacities above the costs of the cheapest choices, float64 [terms].
 
     Returns:
-        What is left to decide, or None where no solution was found.
+        The reduced problem; None if no feasible solution was found.
     """
     dearest, tops = items.best(items.value)
     if (items.cost[:, dearest].sum(axis=1) <= room).all():
@@ -103,7 +107,7 @@ def relax(items: Items, room: Array) -> Core | None:
 
 
 def _core(items: Items, prices: Array, chosen: Indices, room: Array) -> Core:
-    """Raise a solution greedily, and drop the choices that lose more at the prices than is left to gain."""
+    """Improve a solution greedily, and drop the choices whose loss at the prices exceeds the gap to the bound."""
     net = items.value - prices @ items.cost
     _, tops = items.best(net)
     loss, bound, slack = tops[items.owner] - net, float(tops.sum() + prices @ room), _slack(tops, prices, room)
@@ -115,7 +119,7 @@ def _core(items: Items, prices: Array, chosen: Indices, room: Array) -> Core:
 
 
 def _raised(items: Items, chosen: Indices, room: Array) -> Indices:
-    """Change one choice after the other for the one that fits and gains most."""
+    """Repeatedly exchange the choice that fits and gains most."""
     chosen = chosen.copy()
     while True:
         now = chosen[items.owner]
@@ -133,5 +137,5 @@ def _within(items: Items, picks: Indices, room: Array) -> bool:
 
 
 def _slack(tops: Array, prices: Array, room: Array) -> float:
-    """Rounding error of a bound, taken generously: a choice that is dropped for it would be one too many."""
+    """Rounding error of a bound, overestimated, so that no choice is dropped because of it."""
     return float(1e-12 * (np.abs(tops).sum() + prices @ np.abs(room)))

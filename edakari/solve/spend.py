@@ -1,4 +1,4 @@
-"""What every allocator needs: whether the budget can be reached, and how its remainder is spent."""
+"""Functions for all allocators: check that a budget can be reached, and spend its remainder."""
 
 from __future__ import annotations
 
@@ -18,37 +18,50 @@ from edakari.errors import EdakariError, InfeasibleBudget
 __all__ = ["Array", "Ledger", "fill", "fits", "largest", "loads", "reachable", "require_within", "used_up", "worth_of"]
 
 ENOUGH = 5e-4
-"""Share of a limit that is not worth looking for takers of."""
+"""Unused fraction of a limit at which spending stops."""
 CLOSE = 1e-2
-"""Share of a limit that allocators leave unused at most, where sizes allow."""
+"""Largest fraction of a limit that allocators leave unused, if sizes allow."""
 
 Array = npt.NDArray[np.float64]
 
 
 def loads(limits: Limits, sizes: Sizes) -> Array:
-    """Each term's cost as a share of its limit, float64 [terms]; the budget is met where none is above 1."""
+    """Return each term's cost as a fraction of its limit, float64 [terms]; the budget is met if none is above 1."""
     return np.array([cost.total(sizes) / limit for cost, limit in limits.terms])
 
 
 class Ledger:
-    """What sizes that change group by group take of each limit."""
+    """Costs of sizes that change group by group, as fractions of their limits.
+
+    Args:
+        limits: the budget.
+        sizes: initial size of each group.
+    """
 
     def __init__(self, limits: Limits, sizes: Sizes) -> None:
         self.increments = [(incremental(cost, sizes), limit) for cost, limit in limits.terms]
 
     def loads(self) -> Array:
-        """Each term's cost as a share of its limit, float64 [terms]."""
+        """Return each term's cost as a fraction of its limit, float64 [terms]."""
         return np.array([each.total / limit for each, limit in self.increments])
 
     def totals(self, group: Group, choices: Ints) -> Array:
-        """Loads with one group at each of some sizes, the others as they are, float64 [terms, choices]."""
+        """Return the loads with one group at each of some sizes, and the others unchanged.
+
+        Args:
+            group: the group.
+            choices: sizes of the group, int64 [choices].
+
+        Returns:
+            float64 [terms, choices].
+        """
         found = np.empty((len(self.increments), len(choices)))
         for row, (each, limit) in zip(found, self.increments, strict=True):
             np.divide(each.totals(group, choices), limit, out=row)
         return found
 
     def move(self, name: str, size: int) -> None:
-        """Give a group another size."""
+        """Change the size of a group."""
         for each, _ in self.increments:
             each.move(name, size)
 
@@ -61,11 +74,16 @@ def fits(limits: Limits, sizes: Sizes) -> bool:
 def reachable(groups: Sequence[Group], values: Values, limits: Limits) -> Sizes | None:
     """Check the arguments of an allocator.
 
+    Args:
+        groups: groups to allocate.
+        values: value of each size, float [size + 1] by group.
+        limits: the budget.
+
     Returns:
-        The dense sizes where they are within the limits already, else None.
+        The dense sizes if they are within the limits, else None.
 
     Raises:
-        EdakariError: a group has no values, or too few or too many.
+        EdakariError: a group has no values, or not size + 1 values.
         InfeasibleBudget: the smallest legal sizes are above a limit.
     """
     for group in groups:
@@ -84,15 +102,15 @@ def reachable(groups: Sequence[Group], values: Values, limits: Limits) -> Sizes 
 
 
 def require_within(limits: Limits, smallest: Sizes, groups: int) -> None:
-    """Refuse limits that the smallest sizes do not meet.
+    """Check that the smallest sizes are within the limits.
 
     Args:
         limits: the budget.
-        smallest: legal sizes of all groups.
-        groups: how many may be sized, for the message.
+        smallest: smallest legal size of each group.
+        groups: number of groups that may be cut, for the error.
 
     Raises:
-        InfeasibleBudget: says what the least is.
+        InfeasibleBudget: they are not; the error gives their costs.
     """
     if fits(limits, smallest):
         return
@@ -105,10 +123,15 @@ def require_within(limits: Limits, smallest: Sizes, groups: int) -> None:
 
 
 def largest(limits: Limits, sizes_at: Callable[[int], Sizes], count: int) -> Sizes:
-    """Bisect a family of sizes that grow with an index in [0, count].
+    """Find the largest sizes within the limits by bisection over an index.
+
+    Args:
+        limits: the budget.
+        sizes_at: function from an index in [0, count] to sizes that grow with it; index 0 must be within the limits.
+        count: largest index.
 
     Returns:
-        The sizes of the largest index within the limits; index 0 must be.
+        The sizes of the largest index within the limits.
     """
     low, high = 0, count + 1
     while high - low > 1:
@@ -119,7 +142,7 @@ def largest(limits: Limits, sizes_at: Callable[[int], Sizes], count: int) -> Siz
 
 @dc.dataclass(slots=True)
 class _Offer:
-    """What a group could still take."""
+    """A group that may grow, and its legal sizes."""
 
     group: Group
     legal: Ints
@@ -128,10 +151,10 @@ class _Offer:
 def fill(
     groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes, most: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Spend what is left of a budget, best value per true cost first, until no group can grow or next to none is left.
+    """Spend the rest of a budget, best value per true cost first, until no group can grow or almost nothing is left.
 
-    Lazy greedy: a group's offer is computed again only when it comes out on top, because offers seldom improve.
-    A group that has no room is never asked again: totals do not fall when others grow.
+    This is a lazy greedy search: the ratio of a group is computed again only when the group comes first, because ratios
+    rarely improve. A group that cannot grow is dropped, because costs do not fall when other groups grow.
 
     Args:
         groups: groups that may grow.
@@ -149,7 +172,7 @@ def fill(
     for group in groups:
         legal = legal_choices(group)
         offers.append(_Offer(group, legal[legal <= most.get(group.name, group.size)]))
-    # by value per share of what is left when last computed; of equals the earlier group
+    # ordered by value per fraction of the rest, as last computed, and by index
     queue = [(-np.inf, index) for index in range(len(offers))]
     while queue:
         _, index = heapq.heappop(queue)
@@ -168,10 +191,18 @@ def fill(
 
 
 def used_up(groups: Sequence[Group], values: Values, limits: Limits, sizes: Sizes) -> dict[str, int]:
-    """`fill`, and where much is left because no group's next size fits, one gives way to others, but never wholly.
+    """Run `fill`; if much of the budget is left because no next size fits, also shrink one group in favour of others.
+
+    The shrunken group keeps at least one channel.
+
+    Args:
+        groups: groups that may grow or shrink.
+        values: value of each size, float [size + 1] by group.
+        limits: the budget.
+        sizes: legal sizes within the limits.
 
     Returns:
-        Sizes within the limits; of those that leave little, if there are any, the ones of most value.
+        Sizes within the limits: those of highest value that leave little unused, or the result of `fill`.
     """
     full = fill(groups, values, limits, sizes)
     if limits.excess(full) > -CLOSE:
@@ -188,13 +219,13 @@ def used_up(groups: Sequence[Group], values: Values, limits: Limits, sizes: Size
 
 
 def worth_of(values: Values, sizes: Sizes) -> float:
-    """Sum of the values of sizes."""
+    """Return the sum of the values of sizes."""
     return float(sum(values[name][size] for name, size in sizes.items()))
 
 
 @dc.dataclass(frozen=True, slots=True)
 class _Step:
-    """A group's growth: to which size, at which value per share of what is left, and the worst load then."""
+    """The growth of a group: new size, value per fraction of the rest, and largest load afterwards."""
 
     size: int
     ratio: float
@@ -214,7 +245,7 @@ def _step(offer: _Offer, value: Array, ledger: Ledger, now: int, rival: float) -
     price = np.maximum(((curves - here) / left).max(axis=0), 1e-15)
     gain = value[larger] - value[now]
     best = int(np.argmax(gain / price))
-    # Beyond the best size, go on for as long as each further step alone beats every other group's offer.
+    # Grow beyond the best size while each further step alone beats the ratio of every other group.
     further = np.diff(gain[best:]) / np.maximum(np.diff(price[best:]), 1e-15) >= max(rival, 0.0)
     chosen = best + (len(further) if further.all() else int(np.argmin(further)))
     return _Step(int(larger[chosen]), float(gain[best] / price[best]), float(curves[:, chosen].max()))

@@ -1,4 +1,4 @@
-"""The dynamic programme over what the relaxation leaves to decide."""
+"""The dynamic programme over the reduced problem of the relaxation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from edakari.solve.relax import Array, Core, Indices
 __all__ = ["search"]
 
 STAGES = 64
-"""Stages up to which every one of them may pass on as many states as asked for."""
+"""Number of stages up to which each may keep the full number of states."""
 FEWEST = 64
+"""Smallest number of states that a stage may keep."""
 
 
 @dc.dataclass(frozen=True, slots=True)
 class _States:
-    """Ways to decide the classes so far, with the solution's choices in all others.
+    """Decisions for the classes so far, with the choices of the first solution in all other classes.
 
     Args:
-        cost: above that of the solution, float64 [terms, states].
-        gain: value above that of the solution, float64 [states].
-        loss: against the best choices at the prices, of the classes so far, float64 [states].
-        parent: the state of the stage before, int64 [states].
-        pick: the choice of this stage's class, int64 [states].
+        cost: cost above that of the first solution, float64 [terms, states].
+        gain: value above that of the first solution, float64 [states].
+        loss: loss of the classes so far against the best choices at the prices, float64 [states].
+        parent: index of the state of the previous stage, int64 [states].
+        pick: choice of this stage's class, int64 [states].
     """
 
     cost: Array
@@ -38,14 +39,14 @@ class _States:
 
 
 def search(core: Core, resolution: int) -> Indices:
-    """The best choices found, as indices into the caller's classes.
+    """Return the best choices found, as indices into the caller's classes.
 
-    Classes whose second-best choice loses least come first, since they decide most. A state is itself a solution if it
-    fits, and the best of them tightens the bound for all that follow.
+    Classes whose second-best choice loses least come first, because they matter most. A state that fits is itself a
+    solution, and the best of these tightens the bound for all later stages.
 
     Args:
-        core: what is left to decide.
-        resolution: most states that a stage passes on.
+        core: the reduced problem.
+        resolution: largest number of states that a stage keeps.
     """
     classes = _open_classes(core)
     states = max(FEWEST, min(resolution, resolution * STAGES // max(len(classes), 1)))
@@ -64,10 +65,10 @@ def search(core: Core, resolution: int) -> Indices:
             break
         if len(front.gain) > states:
             front = front.only(np.argpartition(front.loss, states)[:states])
-        whole = np.where((front.cost <= core.room[:, None]).all(axis=0), front.gain, -np.inf)
+        gains = np.where((front.cost <= core.room[:, None]).all(axis=0), front.gain, -np.inf)
         trail.append(front)
-        if whole.max() > best:
-            best, found = float(whole.max()), (stage, int(whole.argmax()))
+        if gains.max() > best:
+            best, found = float(gains.max()), (stage, int(gains.argmax()))
     return core.items.index[_traced(core.chosen, trail, found, core.items.owner)]
 
 
@@ -79,7 +80,7 @@ def _open_classes(core: Core) -> list[Indices]:
 
 
 def _least_to_come(core: Core, classes: list[Indices]) -> Array:
-    """The least by which costs can change in the classes from each stage on, float64 [terms, stages + 1]."""
+    """Smallest change of the costs in the classes from each stage on, float64 [terms, stages + 1]."""
     items, owner = core.items, core.items.owner
     least = [np.zeros(len(core.room))]
     for indices in reversed(classes):
@@ -103,7 +104,7 @@ def _extended(core: Core, front: _States, choices: Indices) -> _States:
 
 
 def _undominated(front: _States) -> _States:
-    """States that no other beats at no more cost; of several terms all of them, since that is seldom so."""
+    """States that no other dominates; with several terms all states, because domination is rare."""
     if len(front.cost) > 1:
         return front
     order = np.lexsort((-front.gain, front.cost[0]))
@@ -112,7 +113,7 @@ def _undominated(front: _States) -> _States:
 
 
 def _traced(chosen: Indices, trail: list[_States], found: tuple[int, int] | None, owner: Indices) -> Indices:
-    """The solution with the choices that lead to a state, or as it is where none was found."""
+    """The first solution with the choices that lead to a state, or unchanged if no better state was found."""
     chosen = chosen.copy()
     if found is not None:
         last, state = found

@@ -1,4 +1,4 @@
-"""One global ranking of all channels."""
+"""Allocation by one global threshold over the values of all channels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ __all__ = ["Threshold"]
 
 @dc.dataclass(frozen=True)
 class Threshold:
-    """Keep the channels whose marginal value is above one threshold, bisected by the network's true cost.
+    """Keep the channels whose marginal value is above one threshold, found by bisection over the network's true cost.
 
-    The marginal values of all groups stand in one list; of equal ones, the earlier group's come first. Sizes are
-    rounded to the nearest legal ones before the cost is asked, and the rest goes where it is worth most.
+    The marginal values of all groups are ranked together; of equal ones, those of the earlier group come first. Sizes
+    are rounded to the nearest legal ones before their cost is computed. The rest of the budget is spent where it adds
+    most value.
     """
 
     def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
@@ -42,7 +43,7 @@ class Threshold:
 
 
 def _nearest(group: Group) -> npt.NDArray[np.int64]:
-    """The legal size nearest to every count, int64 [size + 1]; the smaller one where two are as near."""
+    """Return the legal size nearest to every count, int64 [size + 1]; of two equally near ones the smaller."""
     legal = legal_choices(group)
     between = (legal[1:] + legal[:-1]) / 2
     return legal[np.searchsorted(between, np.arange(group.size + 1), side="left")]

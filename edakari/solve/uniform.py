@@ -1,4 +1,4 @@
-"""Keep the same fraction of every group."""
+"""Allocation by the same fraction of every group."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from edakari.solve.spend import fill, largest, reachable, used_up
 __all__ = ["Uniform"]
 
 CELLS = 1 << 16
+"""Number of steps of the fraction between 0 and 1."""
 
 
 @dc.dataclass(frozen=True)
 class Uniform:
-    """One ratio for all groups, bisected by the network's true cost; the rest goes where it is worth most.
+    """Keep the same fraction of all groups, found by bisection over the network's true cost.
 
-    A branch, of which there is no part to keep, stays as long as any ratio fits.
+    The rest of the budget is spent where it adds most value. A branch, which cannot be kept in part, is kept whenever
+    the fraction is above 0.
     """
 
     def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
@@ -42,7 +44,7 @@ class Uniform:
             return sizes
 
         sizes = largest(limits, sizes_at, CELLS)
-        # One legal size of room first: groups of equal size all move at one cell, and some of them may still fit.
+        # All groups of equal size change at the same cell, so some of them may still fit: grow by one legal size first.
         following = {
             name: int(rows[min(len(rows) - 1, int(np.searchsorted(rows, sizes[name])) + 1)])
             for name, rows in legal.items()

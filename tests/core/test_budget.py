@@ -81,7 +81,7 @@ def test_absolute_turns_shares_into_figures() -> None:
 
 
 def test_a_share_of_what_is_not_known_is_told() -> None:
-    with pytest.raises(BudgetError, match="share of the dense network's latency"):
+    with pytest.raises(BudgetError, match="percentage of the dense network's latency"):
         Budget.parse("macs<=50%, latency<=60%").absolute({"macs": 400.0})
     assert Budget.parse("latency<=12ms").absolute({}).terms == (Term("latency", 12.0, False),)
 
