@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses as dc
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,16 @@ from edakari.errors import DataError
 with needs("train", "reading images"):
     from PIL import Image
 
-__all__ = ["eight_bits", "image_size", "orientation", "read_colours", "read_image", "read_label_map", "read_pixels"]
+__all__ = [
+    "Held",
+    "eight_bits",
+    "image_size",
+    "orientation",
+    "read_colours",
+    "read_image",
+    "read_label_map",
+    "read_pixels",
+]
 
 PIXELS = 178_956_970
 """Largest number of pixels of an image, as in Pillow's limit: half a gigabyte in colour."""
@@ -41,11 +52,27 @@ TURNS = {
 """Operation that rotates an image for each EXIF orientation."""
 
 
-def read_image(path: str | Path) -> Image.Image:
+@dc.dataclass(frozen=True)
+class Held:
+    """An image file that is held in memory.
+
+    Args:
+        name: what errors call it.
+        content: the bytes of the file.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_image(path: str | Path | Held) -> Image.Image:
     """Read an image, rotated by its EXIF tag, without its alpha channel.
 
     Args:
-        path: path of a file in one of `FORMATS`.
+        path: path of a file in one of `FORMATS`, or such a file in memory.
 
     Returns:
         "RGB"; or "F" with values from 0 to 1 for grey of more than 8 bits, which other modes of Pillow would clip.
@@ -81,7 +108,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def read_label_map(path: str | Path) -> npt.NDArray[np.int32]:
+def read_label_map(path: str | Path | Held) -> npt.NDArray[np.int32]:
     """Read the stored class index of each pixel; for palette images, the palette index.
 
     Args:
@@ -109,7 +136,7 @@ def read_label_map(path: str | Path) -> npt.NDArray[np.int32]:
         return values // {"L;2": 85, "L;4": 17}.get(raw[:3], 1)
 
 
-def read_pixels(path: str | Path) -> torch.Tensor:
+def read_pixels(path: str | Path | Held) -> torch.Tensor:
     """Read an image as `read_image` does, in colour of 8 bits.
 
     Returns:
@@ -162,15 +189,17 @@ def orientation(path: str | Path) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def _opened(path: str | Path | Held, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """An image whose pixels are not read yet; whatever goes wrong with it is one error that names the file."""
     try:
-        require_regular(path)
+        if not isinstance(path, Held):
+            require_regular(path)
+        file = io.BytesIO(path.content) if isinstance(path, Held) else path
         Image.init()  # Pillow knows formats by name only once it has loaded them all
         with warnings.catch_warnings():
             # of large images, which are judged here, and of damaged data beside the pixels
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path, formats=[each for each in formats if each in Image.OPEN]) as image:
+            with Image.open(file, formats=[each for each in formats if each in Image.OPEN]) as image:
                 if not 0 < image.width * image.height <= PIXELS:
                     raise Unreadable(f"it has {image.width}x{image.height} pixels; 1 to {PIXELS:,} are read")
                 yield image

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edakari.core.registry import Registry
+from edakari.core.user_code import names_file
 from edakari.errors import DataError
 from edakari.tasks.sources.examples import Examples, ExamplesReader, Joined, Wanted
+from edakari.tasks.sources.own_data import from_file
 
 __all__ = ["EXAMPLES", "read_examples"]
 
@@ -38,8 +40,8 @@ def read_examples(
     """Read the training examples, and the validation examples if there are any, that a recipe names.
 
     Args:
-        source: "FORMAT:ARGUMENT", such as "coco:PATH", or a file whose suffix tells its format; or a
-            folder of images and label maps where a class at every pixel is wanted.
+        source: "FORMAT:ARGUMENT", such as "coco:PATH"; a file whose suffix tells its format; "path/to/file.py:NAME" for
+            a data set of your own; or a folder of images and label maps, if a class at every pixel is wanted.
         wanted: what the task asks for.
         train: sources of training examples, which are concatenated; takes the place of `source`.
         val: source of validation examples; takes the place of those that belong to `source`.
@@ -65,6 +67,8 @@ def _joined(texts: Sequence[str], wanted: Wanted) -> Examples:
 
 
 def _read(text: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
+    if names_file(text):
+        return from_file(text, wanted)
     name, argument = _parted(text, wanted)
     return EXAMPLES.named(name)(argument, wanted)
 
