@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -113,6 +115,16 @@ def test_there_is_no_cycle_of_imports() -> None:
 
     for module in graph:
         visit(module, ())
+
+
+def test_no_name_of_a_package_hides_one_of_its_modules() -> None:
+    packages = {module: path for module, path in FILES.items() if path.name == "__init__.py"}
+    hidden = []
+    for package, path in packages.items():
+        public = vars(importlib.import_module(package))
+        names = {each.stem for each in path.parent.glob("*.py")} & set(public)
+        hidden += [f"{package}.{name}" for name in names if not isinstance(public[name], ModuleType)]
+    assert not hidden, "what the package calls so is found instead of the module"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Tasks: data, losses and metrics."""
 
+from edakari.tasks.base import ImageTask
 from edakari.tasks.classify import Classification
-from edakari.tasks.image_task import ImageTask
 from edakari.tasks.multilabel import MultiLabel
 from edakari.tasks.registry import image_task, task_from_settings
 from edakari.tasks.segment import Segmentation

@@ -15,8 +15,8 @@ from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import BelowOne, settings
 from edakari.errors import DataError
+from edakari.tasks.base import ImageTask, class_logits
 from edakari.tasks.image_data import ImageData, image_data
-from edakari.tasks.image_task import ImageTask, class_logits
 from edakari.tasks.loaders import ArrayBatches, FileBatches
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Labels, Source, from_folder, from_npz, named_source

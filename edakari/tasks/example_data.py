@@ -33,7 +33,7 @@ Collate = Callable[[list[Target]], Any]
 
 @dc.dataclass(frozen=True, eq=False)
 class ExampleData:
-    """Annotated images; fulfils `edakari.tasks.image_task.TaskData`.
+    """Annotated images; fulfils `edakari.tasks.base.TaskData`.
 
     Args:
         settings: settings of the data.

@@ -23,7 +23,7 @@ __all__ = ["ImageData", "image_data"]
 
 @dc.dataclass(frozen=True, eq=False)
 class ImageData:
-    """Images with labels; fulfils `edakari.tasks.image_task.TaskData`.
+    """Images with labels; fulfils `edakari.tasks.base.TaskData`.
 
     Args:
         settings: settings of the data.

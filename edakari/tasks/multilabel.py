@@ -16,8 +16,8 @@ from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import settings
 from edakari.errors import DataError
+from edakari.tasks.base import ImageTask, class_logits
 from edakari.tasks.image_data import ImageData, image_data
-from edakari.tasks.image_task import ImageTask, class_logits
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, Labels, read_parts
 from edakari.tasks.splits import device_of, evaluating, named_metric, require_own

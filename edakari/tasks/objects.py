@@ -12,9 +12,9 @@ from torch import nn
 from edakari.core.protocols import Batch
 from edakari.core.settings import settings
 from edakari.errors import DataError
+from edakari.tasks.base import ImageTask
 from edakari.tasks.detectors import DETECTORS, Detections, Detector, bare
 from edakari.tasks.example_data import ExampleData, divided_examples
-from edakari.tasks.image_task import ImageTask
 from edakari.tasks.placing import Placing, sent_back
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.examples import Target, Wanted

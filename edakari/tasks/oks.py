@@ -59,31 +59,39 @@ class KeypointPrecision:
         self.sigmas, self.classes = tuple(sigmas), tuple(classes)
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
-        self.images = 0
+        self.calls = 0
 
-    def add(self, target: Mapping[str, Any], labels: torch.Tensor, points: torch.Tensor, scores: torch.Tensor) -> None:
-        """Add an image.
+    def add(
+        self,
+        target: Mapping[str, Any],
+        labels: torch.Tensor,
+        points: torch.Tensor,
+        scores: torch.Tensor,
+        image: int | None = None,
+    ) -> None:
+        """Add an image, or a part of one.
 
         Args:
             target: what it shows, in pixels of the network's input; its `area` is that of the image as it was.
             labels: predicted classes, int64 [n].
             points: predicted keypoints in pixels of the image as it was, float32 [n, K, 2].
             scores: predicted scores, float32 [n].
+            image: number of the image, if several calls add parts of it; None is another image in each call.
 
         Raises:
             DataError: the network has another number of keypoints than the data.
         """
         if len(points) and points.shape[1] != len(self.sigmas):
             raise DataError(f"the network gives {points.shape[1]} keypoints, but the data has {len(self.sigmas)}")
-        image = self.images
-        self.images += 1
+        key = (Processes.here().rank, self.calls) if image is None else (-1, image)
+        self.calls += 1
         where, seen = points_in_original(target["keypoints"], target), target["visible"]
         corners = sent_back(torch.as_tensor(target["boxes"]).float(), target["placed"], target["original"])
         for row in range(len(where)):
             low, high = corners[row, :2], corners[row, 2:]
             self.truth.append(
                 {
-                    "image_id": image,
+                    "image_id": key,
                     "category_id": int(target["labels"][row]),
                     "keypoints": torch.cat([where[row], seen[row][:, None].float()], 1).flatten().tolist(),
                     "num_keypoints": int((seen[row] > 0).sum()),
@@ -94,17 +102,20 @@ class KeypointPrecision:
             )
         for label, pose, score in zip(labels.tolist(), points, scores.tolist(), strict=True):
             shown = torch.cat([pose, torch.ones(len(pose), 1)], 1).flatten().tolist()
-            self.found.append({"image_id": image, "category_id": label, "keypoints": shown, "score": score})
+            self.found.append({"image_id": key, "category_id": label, "keypoints": shown, "score": score})
 
     def compute(self) -> dict[str, float]:
         """Return "oks_map" and "oks_map50", over all processes; 0 where nothing is annotated or found."""
         with needs("detection", "evaluating keypoints"):
             from faster_coco_eval import COCO, COCOeval_faster
-        truth, found, images = self._of_all()
+        truth, found = self._of_all()
         if not any(each["num_keypoints"] for each in truth) or not found:
             return {"oks_map": 0.0, "oks_map50": 0.0}
+        keys = dict.fromkeys(each["image_id"] for each in (*truth, *found))
+        numbers = {key: number for number, key in enumerate(keys)}
+        truth, found = ([{**each, "image_id": numbers[each["image_id"]]} for each in some] for some in (truth, found))
         content = {
-            "images": [{"id": number} for number in range(images)],
+            "images": [{"id": number} for number in numbers.values()],
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
             "annotations": [{"id": number + 1, **each} for number, each in enumerate(truth)],
         }
@@ -115,16 +126,11 @@ class KeypointPrecision:
         judge.summarize()
         return {name: max(0.0, float(judge.stats[place])) for place, name in enumerate(("oks_map", "oks_map50"))}
 
-    def _of_all(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
-        """Truth and predictions of all processes, whose images are numbered one after the other."""
+    def _of_all(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Truth and predictions of all processes."""
         world = Processes.here().world
-        if world == 1:
-            return self.truth, self.found, self.images
         parts: list[Any] = [None] * world
-        dist.all_gather_object(parts, (self.truth, self.found, self.images))
-        truth, found, images = [], [], 0
-        for own_truth, own_found, count in parts:
-            truth += [{**each, "image_id": each["image_id"] + images} for each in own_truth]
-            found += [{**each, "image_id": each["image_id"] + images} for each in own_found]
-            images += count
-        return truth, found, images
+        if world == 1:
+            return self.truth, self.found
+        dist.all_gather_object(parts, (self.truth, self.found))
+        return [each for truth, _ in parts for each in truth], [each for _, found in parts for each in found]

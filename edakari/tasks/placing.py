@@ -13,7 +13,7 @@ import torch
 from edakari.core.optional import needs
 from edakari.tasks.settings import Augment
 
-__all__ = ["Placing", "sent_back"]
+__all__ = ["Placing", "mirrored_pairs", "rows_of", "sent_back"]
 
 GREY = 114
 """Fill of letterboxes, the value that detectors are usually trained with."""
@@ -124,10 +124,11 @@ def _without_empty(target: Target) -> Target:
     stay = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
     if bool(stay.all()):
         return target
-    return {name: _rows(value, stay) if name in OBJECTS else value for name, value in target.items()}
+    return {name: rows_of(value, stay) if name in OBJECTS else value for name, value in target.items()}
 
 
-def _rows(value: Any, stay: torch.Tensor) -> Any:
+def rows_of(value: Any, stay: torch.Tensor | slice) -> Any:
+    """Return rows of a tensor, which stays of the class that transforms need."""
     from torchvision import tv_tensors
 
     return tv_tensors.wrap(value[stay], like=value) if isinstance(value, tv_tensors.TVTensor) else value[stay]

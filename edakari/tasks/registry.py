@@ -5,7 +5,7 @@ from __future__ import annotations
 from edakari.core.file_errors import file_errors
 from edakari.core.protocols import Task
 from edakari.errors import DataError
-from edakari.tasks.image_task import ImageTask
+from edakari.tasks.base import ImageTask
 from edakari.tasks.settings import TASKS, DataSettings
 
 __all__ = ["image_task", "task_from_settings"]

@@ -14,8 +14,8 @@ from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import settings
 from edakari.errors import DataError
+from edakari.tasks.base import ImageTask
 from edakari.tasks.image_data import ImageData, image_data
-from edakari.tasks.image_task import ImageTask
 from edakari.tasks.segmentation_data import MapBatches, read_maps
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays

@@ -27,6 +27,7 @@ TASKS: Registry[type[TaskSettings]] = Registry(
         "instance_segmentation": "edakari.tasks.instances:InstanceSettings",
         "keypoints": "edakari.tasks.keypoints:KeypointSettings",
         "multilabel": "edakari.tasks.multilabel:MultiLabelSettings",
+        "pose": "edakari.tasks.pose:PoseSettings",
         "segmentation": "edakari.tasks.segment:SegmentationSettings",
     },
     members=("make",),
@@ -42,8 +43,8 @@ class DataSettings:
     Args:
         task: what images show, with the settings of that task: "classification": one class each; "multilabel": any
             number of classes each; "segmentation": a class at every pixel; "detection": objects in boxes;
-            "instance_segmentation": objects with masks; "keypoints": objects with keypoints; or your own, by its
-            registered name or "path/to/file.py:name".
+            "instance_segmentation": objects with masks; "keypoints": objects with keypoints; "pose": keypoints
+            of objects whose boxes are known; or your own, by its registered name or "path/to/file.py:name".
         source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, or
             a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name".
         train: training data, .npz files or one image folder; takes the place of `source`.

@@ -7,6 +7,7 @@ A source fulfils `Examples` with three members. It may have more, for which thes
     flip_pairs: tuple[tuple[int, int], ...]       keypoints that change places when an image is mirrored
     sizes: int32 array [N, 2]                     height and width of each image, 0 where unknown
     labels_of(index) -> int64 array [n]           labels of an image's objects, without decoding the image
+    posed_of(index) -> bool array [n]             which of them are single and have labelled keypoints, likewise
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "at_index",
     "labels_of",
     "notes_of",
+    "posed_of",
     "sizes_of",
 ]
 
@@ -156,6 +158,10 @@ class Chosen:
         """Labels of an image's objects; None where only decoding tells."""
         return labels_of(self.source, int(self.indices[index]))
 
+    def posed_of(self, index: int) -> npt.NDArray[np.bool_]:
+        """Which of an image's objects are single and have labelled keypoints."""
+        return posed_of(self.source, int(self.indices[index]))
+
 
 @dc.dataclass(frozen=True, eq=False)
 class Joined:
@@ -210,6 +216,10 @@ class Joined:
         """Labels of an image's objects; None where only decoding tells."""
         return labels_of(*self._at(index))
 
+    def posed_of(self, index: int) -> npt.NDArray[np.bool_]:
+        """Which of an image's objects are single and have labelled keypoints."""
+        return posed_of(*self._at(index))
+
     def _at(self, index: int) -> tuple[Examples, int]:
         ends = np.cumsum([len(each) for each in self.sources])
         index = at_index(index, int(ends[-1]))
@@ -221,6 +231,15 @@ def labels_of(examples: Examples, index: int) -> Indices | None:
     """Return the labels of an image's objects without decoding the image, int64 [n]; None where that is impossible."""
     found = getattr(examples, "labels_of", None)
     return None if found is None else found(index)
+
+
+def posed_of(examples: Examples, index: int) -> npt.NDArray[np.bool_]:
+    """Return which of an image's objects are single and have labelled keypoints, bool [n]; decodes it if necessary."""
+    found = getattr(examples, "posed_of", None)
+    if found is not None:
+        return np.asarray(found(index), np.bool_)
+    _, target = examples[index]
+    return np.asarray((target["visible"] > 0).any(1) & ~target["iscrowd"].bool())
 
 
 def sizes_of(examples: Examples) -> npt.NDArray[np.int32]:

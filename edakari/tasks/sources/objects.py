@@ -213,6 +213,11 @@ class AnnotatedImages:
         """Labels of an image's objects, int64 [n]."""
         return self.objects.labels[self._of(index)]
 
+    def posed_of(self, index: int) -> npt.NDArray[np.bool_]:
+        """Which of an image's objects are single and have labelled keypoints, bool [n]."""
+        here = self._of(index)
+        return (self.objects.points[here][..., 2] > 0).any(1) & ~self.objects.crowd[here]
+
     def __getitem__(self, index: int) -> tuple[Image, dict[str, Any]]:
         with needs("train", "reading annotated images"):
             from torchvision import tv_tensors

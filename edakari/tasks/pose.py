@@ -1,0 +1,187 @@
+"""Keypoints of objects whose boxes are known, by heatmaps (top-down pose estimation)."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from edakari.core.protocols import Batch, Split
+from edakari.core.settings import Positive, settings
+from edakari.errors import DataError
+from edakari.tasks.base import ImageTask
+from edakari.tasks.example_data import ExampleData, divided_examples
+from edakari.tasks.oks import KeypointPrecision, points_in_original, sigmas_for
+from edakari.tasks.pose_data import Cropping, pose_crops
+from edakari.tasks.settings import DataSettings
+from edakari.tasks.sources.examples import Wanted
+from edakari.tasks.sources.formats import read_examples
+from edakari.tasks.splits import IMAGENET, evaluating, images_for, named_metric, require_own
+
+__all__ = ["Pose", "PoseSettings", "heatmaps", "peaks"]
+
+
+@settings
+class PoseSettings:
+    """Keypoints of objects whose boxes are known, by one heatmap for each keypoint.
+
+    Args:
+        sigma: deviation of the Gaussian around a keypoint, in pixels of the heatmap.
+        flip_test: whether evaluation averages the heatmaps of an image and of its mirror image.
+        sigmas: how far off each keypoint may be, relative to the object's size; () takes COCO's for 17 keypoints, and
+            0.05 for each otherwise.
+    """
+
+    sigma: Positive = 2.0
+    flip_test: bool = False
+    sigmas: tuple[Positive, ...] = ()
+
+    def make(self, data: DataSettings, seed: int = 0) -> Pose:
+        """Read the annotations, but no images.
+
+        Args:
+            data: settings of the data; `image_size` is the size of a crop. `max_images` and `calibration_size` count
+                objects.
+            seed: seed of the training's order and augmentation.
+
+        Raises:
+            DataError: the data is missing, damaged or of the wrong form.
+            UnknownName: the metric or the format is unknown.
+        """
+        named_metric(data, Pose.metrics)
+        require_own(data, "pose")
+        if data.size is None:
+            raise DataError(
+                "data.task pose needs data.image_size, the size of a crop: [height, width], such as [256, 192]"
+            )
+        train, val = read_examples(data.source, Wanted("keypoints", broken=data.broken), data.train, data.val)
+        splits, notes = divided_examples(data, pose_crops(train), None if val is None else pose_crops(val))
+        mean, std = (values * (3 // len(values)) for values in (data.mean or IMAGENET[0], data.std or IMAGENET[1]))
+        pairs = tuple(getattr(train, "flip_pairs", ()))
+        given = ExampleData(data, splits, data.size, (mean, std), Cropping(data.size, pairs), notes=notes, seed=seed)
+        return Pose(given, self, pairs)
+
+
+@final
+@dc.dataclass(frozen=True, eq=False)
+class Pose(ImageTask):
+    """Keypoints of objects whose boxes are known: squared error of heatmaps, and average precision by COCO's OKS.
+
+    Args:
+        data: crops of objects with `keypoints` and `visible`.
+        options: settings of the task.
+        flip_pairs: keypoints that change places in a mirrored image.
+    """
+
+    data: ExampleData
+    options: PoseSettings = dc.field(default_factory=PoseSettings)
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    metrics = ("oks_map", "oks_map50")
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return heatmaps [N, K, height, width]; the network may give them as `heatmaps`.
+
+        Raises:
+            DataError: the network gives something else, or another number of keypoints than the data has.
+        """
+        return self._maps(model, images_for(model, batch, self.data.settings))
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Return the term "heatmaps", the mean squared error over labelled keypoints."""
+        points = torch.cat([torch.as_tensor(each["keypoints"]).as_subclass(torch.Tensor) for each in batch[1]])
+        seen = torch.cat([each["visible"] for each in batch[1]]).to(outputs.device) > 0
+        height, width = outputs.shape[-2:]
+        high, wide = self.data.size
+        aims = heatmaps(points.to(outputs) * torch.tensor([width / wide, height / high]).to(outputs), (height, width),
+                        self.options.sigma)  # fmt: skip
+        inside = seen & (aims.amax((2, 3)) > 0)
+        each = (outputs.float() - aims).square().mean((2, 3)) * inside
+        return {"heatmaps": each.sum() / inside.sum().clamp(min=1)}
+
+    def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return the mean squared difference from a teacher's heatmaps; heatmaps have no temperature."""
+        return (outputs.float() - aims.float()).square().mean()
+
+    def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
+        """Compute average precision in pixels of the images as they were, with the annotated boxes.
+
+        Returns:
+            "oks_map", mean over OKS thresholds 0.5 to 0.95, "oks_map50", and "loss".
+        """
+        count = len(self.data.joints)
+        precision = KeypointPrecision(sigmas_for(self.options.sigmas, count), self.classes)
+        losses = []
+        with evaluating(model):
+            for batch in self.batches(split):
+                maps = self.outputs(model, batch)
+                losses.append(float(self.loss(maps, batch)["heatmaps"]))
+                points, scores = peaks(self._flipped(model, batch, maps) if self.options.flip_test else maps)
+                scale = torch.tensor([self.data.size[1] / maps.shape[-1], self.data.size[0] / maps.shape[-2]])
+                for target, pose, score in zip(batch[1], points.cpu() * scale, scores.cpu(), strict=True):
+                    there = points_in_original(pose[None], target)
+                    precision.add(target, target["labels"], there, score.mean()[None], target["image"])
+        return {**precision.compute(), "loss": sum(losses) / max(1, len(losses))}
+
+    def _maps(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        found: Any = model(images)
+        maps = getattr(found, "heatmaps", found)
+        count = len(self.data.joints)
+        if not isinstance(maps, torch.Tensor) or maps.ndim != 4 or maps.shape[1] != count:
+            shape = list(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
+            raise DataError(
+                f"the network gives {shape} for a batch, but the data has {count} keypoints, which are heatmaps [N, "
+                f"{count}, height, width]"
+            )
+        return maps
+
+    def _flipped(self, model: nn.Module, batch: Batch, maps: torch.Tensor) -> torch.Tensor:
+        """The mean of the heatmaps and of those of the mirrored images, mirrored back."""
+        mirrored = self._maps(model, images_for(model, batch, self.data.settings).flip(3)).flip(3)
+        order = list(range(maps.shape[1]))
+        for first, second in self.flip_pairs:
+            order[first], order[second] = second, first
+        return (maps + mirrored[:, order]) / 2
+
+
+def heatmaps(points: torch.Tensor, size: tuple[int, int], sigma: float) -> torch.Tensor:
+    """Return Gaussians of height 1 around keypoints (Xiao et al., 2018, section 2); 0 for points outside.
+
+    Args:
+        points: x and y in pixels of the heatmap, float [N, K, 2]; (0.5, 0.5) is the middle of the first pixel.
+        size: height and width of the heatmaps.
+        sigma: deviation in pixels.
+
+    Returns:
+        float [N, K, height, width].
+    """
+    y, x = (torch.arange(side, device=points.device, dtype=points.dtype) + 0.5 for side in size)
+    across, down = (x - points[..., :1]) ** 2, (y - points[..., 1:2]) ** 2
+    maps = torch.exp(-(down[..., :, None] + across[..., None, :]) / (2 * sigma**2))
+    inside = ((points >= 0) & (points < torch.tensor([size[1], size[0]]).to(points))).all(-1)
+    return maps * inside[..., None, None]
+
+
+def peaks(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the place of the largest value of each heatmap, moved a quarter pixel towards its larger neighbour.
+
+    Args:
+        maps: heatmaps, float [N, K, height, width].
+
+    Returns:
+        Places in pixels of the heatmap, float [N, K, 2], and values, float [N, K] (Newell et al., 2016, section 3.3).
+    """
+    width = maps.shape[-1]
+    values, flat = maps.float().flatten(2).max(-1)
+    y, x = flat // width, flat % width
+    padded = nn.functional.pad(maps.float(), (1, 1, 1, 1), mode="replicate").flatten(2)
+
+    def at(down: int, right: int) -> torch.Tensor:
+        place = (y + 1 + down) * (width + 2) + x + 1 + right
+        return padded.gather(2, place[..., None])[..., 0]
+
+    steps = torch.stack([at(0, 1) - at(0, -1), at(1, 0) - at(-1, 0)], -1).sign() / 4
+    return torch.stack([x, y], -1) + 0.5 + steps, values
