@@ -100,7 +100,10 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
     import torch
 
     import edakari
+    import edakari.integrations.lightning
+    import edakari.integrations.timm
     from edakari import __main__ as command
+    from edakari import integrations
     from edakari.core.protocols import Schedule
     from edakari.export import to_onnx
     from edakari.latency.runtimes import runtime_named
@@ -134,6 +137,9 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
         "to_onnx": ("onnx", lambda: to_onnx(model, images, Path(tempfile.mkdtemp()) / "small.onnx")),
         "measure in onnxruntime": ("onnx", lambda: timed("onnxruntime")),
         "measure in openvino": ("openvino", lambda: timed("openvino")),
+        "train with timm": ("train", integrations.timm.fit),
+        "train with Lightning": ("lightning", integrations.lightning.fit),
+        "a callback for Lightning": ("lightning", lambda: integrations.lightning.HookCallback),
         "write_report": ("report", report),
         "the command": ("cli", command.main),
     }

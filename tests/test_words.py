@@ -57,6 +57,7 @@ READ = (
     "export",
     "graph",
     "latency",
+    "integrations",
     "methods",
     "models",
     "pipeline",

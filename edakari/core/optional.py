@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime", "pydantic"),
     "report": ("jinja2", "markupsafe", "matplotlib", "pydantic", "yaml"),
     "cli": ("typer", "rich", "yaml"),
+    "lightning": ("lightning", "accelerate", "timm"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
 }
 """The packages that each extra installs, by import name."""

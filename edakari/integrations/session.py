@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edakari.core.processes import Processes
-from edakari.core.protocols import Batch, Hook, Objective, Schedule, StepState
+from edakari.core.protocols import Batch, Hook, Objective, Schedule
 from edakari.errors import DataError, ModelError, SettingsError, WrongArgument
+from edakari.integrations.hook_calls import HookCalls
 from edakari.train.accelerators import require_fp16
 from edakari.train.average import averaged_weights, hand_over
 from edakari.train.epochs import steps_per_epoch
@@ -64,7 +65,7 @@ class Session:
             raise WrongArgument("this fit has no training data of its own; call it with batches=...")
         if chosen.other and Processes.here().world > 1:
             raise ModelError("this fit cannot train parameters outside of the network with several processes")
-        self.chosen, self.objective, self.hooks, self.device = chosen, asked.objective, asked.hooks, device
+        self.chosen, self.objective, self.device = chosen, asked.objective, device
         self.schedule = with_precision(asked.schedule, device, None)
         require_fp16(self.schedule.precision, cpu=device.type != "cuda")
         self.per_epoch = steps_per_epoch(asked.batches, self.schedule)
@@ -72,14 +73,22 @@ class Session:
         self.network = TrainedNetwork(self)
         self.ema = averaged_weights(chosen.model, self.schedule.ema) if self.schedule.ema > 0 else None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.step, self.epoch = 0, 0
-        self._losses: list[torch.Tensor] = []
-        self._sum = torch.zeros((), dtype=torch.float64)
+        self.calls = HookCalls(chosen.model, asked.hooks)
 
     @property
     def params(self) -> list[torch.Tensor]:
         """The tensors for the optimizer."""
         return [*self.chosen.own, *self.chosen.other]
+
+    @property
+    def step(self) -> int:
+        """Index of the current step, from 0 over all epochs."""
+        return self.calls.step
+
+    @property
+    def epoch(self) -> int:
+        """Index of the current epoch, from 0."""
+        return self.calls.epoch
 
     @property
     def steps(self) -> int:
@@ -103,9 +112,7 @@ class Session:
 
     def before_step(self) -> None:
         """Call the hooks before the first forward pass of a step."""
-        state = self._state(None)
-        for hook in self.hooks:
-            hook.before_step(state)
+        self.calls.before_step(self._optimizer)
 
     def set_rate(self) -> None:
         """Set the learning rate of this step by the schedule."""
@@ -117,19 +124,14 @@ class Session:
         The sum over a step's batches is to be divided by `group_size` for the gradients.
         """
         loss = total_loss(loss_terms(self.objective(self.chosen.model, batch)))
-        self._losses.append(loss.detach())
+        self.calls.add(loss / self.group_size)
         return loss
 
     def after_step(self) -> None:
         """Update the averaged weights and call the hooks; gradients must still be there."""
-        loss = torch.stack(self._losses).mean()
         if self.ema is not None:
             self.ema.update(self.chosen.model, self.step + 1)
-        state = self._state(loss)
-        for hook in self.hooks:
-            hook.after_step(state)
-        self._sum, self._losses = self._sum.to(loss.device) + loss.double(), []
-        self.step += 1
+        self.calls.after_step(self._optimizer)
 
     def end_epoch(self) -> None:
         """Stop a training that diverged, then call the hooks.
@@ -141,21 +143,13 @@ class Session:
         if self.step != (self.epoch + 1) * self.per_epoch:
             found = self.step - self.epoch * self.per_epoch
             raise DataError(f"fit: an epoch gave {found} steps, its length {self.per_epoch}")
-        mean = float(self._sum) / self.per_epoch
-        require_converging(self.chosen, self.schedule, self.epoch, mean)
-        state = self._state(mean)
-        for hook in self.hooks:
-            hook.end_epoch(state)
-        self._sum = torch.zeros((), dtype=torch.float64)
-        self.epoch += 1
+        require_converging(self.chosen, self.schedule, self.epoch, self.calls.mean())
+        self.calls.end_epoch(self._optimizer)
 
     def finish(self) -> None:
         """Copy the averaged weights into the network if there are any."""
         if self.ema is not None:
             hand_over(self.ema, self.chosen.model)
-
-    def _state(self, loss: float | torch.Tensor | None) -> StepState:
-        return StepState(self.chosen.model, self._optimizer, self.step, self.epoch, loss)
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -202,9 +196,10 @@ class EpochBatches:
         return len(self.given)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Batch]:
+        # a generator: Lightning asks for an iterator that it then drops
         if hasattr(self.given, "set_epoch"):
             self.given.set_epoch(self._session.epoch)
-        return iter(self.given)
+        yield from self.given
 
 
 def device_of(asked: Asked) -> torch.device:

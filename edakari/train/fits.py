@@ -18,6 +18,7 @@ from edakari.core.registry import Registry
 from edakari.errors import ModelError, WrongArgument
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import steps_per_epoch
+from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate, FitSettings
 from edakari.train.resume import FitFolder, History, Progress, identity_of
 from edakari.train.scope import Trained, random_state_kept, seed_step, trained
@@ -28,7 +29,10 @@ __all__ = ["FITS", "fit_by", "fit_name", "require_converging", "require_fit"]
 FITS: Registry[Any] = Registry(
     "fit",
     "edakari.fits",
-    {"timm": "edakari.integrations.timm:TimmFit"},
+    {
+        "lightning": "edakari.integrations.lightning:LightningFit",
+        "timm": "edakari.integrations.timm:TimmFit",
+    },
     members=("__call__",),
 )
 """Training loops by the name that a recipe gives them: a `Fit`, or a class of settings whose objects are one."""
@@ -173,18 +177,30 @@ class _AfterHooks(Hook):
 
     def __init__(self, progress: Progress, evaluate: Evaluate | None, advice: str) -> None:
         self.progress, self.evaluate, self.advice = progress, evaluate, advice
+        self._rate = 0.0
+        self._end: Callable[[], None] = lambda: None
+
+    def before_step(self, state: StepState) -> None:
+        """See `Hook`."""
+        optimizer = state.optimizer
+
+        def note() -> None:
+            # a scheduler of the loop's own may have set the next step's rate by the end of the step
+            self._rate = float(optimizer.param_groups[0]["lr"])
+
+        self._end = with_gradients(optimizer, note)
 
     def after_step(self, state: StepState) -> None:
         """See `Hook`."""
+        self._end()
         loss = {} if state.loss is None else {"loss": torch.as_tensor(state.loss).detach()}
         self.progress.add(loss)
 
     def end_epoch(self, state: StepState) -> None:
         """See `Hook`."""
         figures = {name: float(value) for name, value in self.progress.means().items()}
-        rate = float(state.optimizer.param_groups[0]["lr"])
         with judging(state.model):
             found = {} if self.evaluate is None else self.evaluate(state.model)
         judged = {f"val_{name}": float(value) for name, value in found.items()}
         require_finite_figures(judged, f"fit, epoch {state.epoch + 1}", self.advice)
-        self.progress.end_epoch({"epoch": state.epoch + 1.0, "lr": rate, **figures, **judged})
+        self.progress.end_epoch({"epoch": state.epoch + 1.0, "lr": self._rate, **figures, **judged})

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.protocols import Fit, Hook, Schedule, StepState
-from edakari.train import FitSettings, History, fit, fit_by
+from edakari.train import FitSettings, History, fit, fit_by, with_gradients
 
 SCHEDULE = Schedule(epochs=2, lr=0.05, warmup=0.3, accumulate=2, weight_decay=0.01)
 SCHEDULES = {
@@ -37,13 +37,15 @@ class Record(Hook):
     def before_step(self, state: StepState) -> None:
         assert state.loss is None
         self.calls.append(("before", state.step, state.epoch))
+        groups = state.optimizer.param_groups
+        self.end = with_gradients(state.optimizer, lambda: self.rates.append(groups[0]["lr"]))
 
     def after_step(self, state: StepState) -> None:
         assert all(param.grad is not None for param in state.model.parameters() if param.requires_grad)
         assert state.loss is not None
         self.calls.append(("after", state.step, state.epoch))
         self.losses.append(float(state.loss))
-        self.rates.append(state.optimizer.param_groups[0]["lr"])
+        self.end()
 
     def end_epoch(self, state: StepState) -> None:
         assert state.loss is not None

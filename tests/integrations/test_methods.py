@@ -51,10 +51,18 @@ def expected(name: str) -> Any:
     return pruned(name, None)
 
 
+def lightning() -> Any:
+    pytest.importorskip("lightning")
+    from edakari.integrations import lightning
+
+    return lightning.fit(accelerator="cpu", enable_progress_bar=False)
+
+
 FITS = {
     "plain": lambda: loops.plain,
     "closure": lambda: loops.closure,
     "timm": timm.fit,
+    "lightning": lightning,
 }
 
 
