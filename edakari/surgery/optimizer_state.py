@@ -115,17 +115,16 @@ def _followed(values: Sequence[Any], pairs: Mapping[int, Counterpart]) -> list[A
 def _faults_of_part(part: Optimizer, pairs: Mapping[int, Counterpart]) -> Iterator[str]:
     """What cannot be cut about an optimizer as a whole."""
     held = [pairs[id(each)] for group in part.param_groups for each in group["params"] if id(each) in pairs]
-    if not any(pair.changed for pair in held):
-        return
+    changed = any(pair.changed for pair in held)
     if any(base.__name__ == "ZeroRedundancyOptimizer" for base in type(part).__mro__):
         yield "its state is divided among processes, and this one holds a part of it"
-    if isinstance(part, LBFGS) and part.state:
+    if isinstance(part, LBFGS) and part.state and changed:
         yield "its history joins all parameters in one vector, and what was removed has shaped it"
     for name, value in vars(part).items():
         if name in OWN or _lists_parameters(value, pairs):
             continue
         tensors = [each for each in (*tree_leaves(value), *_keys(value)) if isinstance(each, torch.Tensor)]
-        if any(each.numel() > 1 or id(each) in pairs for each in tensors):
+        if any(id(each) in pairs or (changed and each.numel() > 1) for each in tensors):
             yield f"its attribute {name!r} holds tensors, and edakari cannot know what belongs to which parameter"
 
 

@@ -254,6 +254,17 @@ def test_tensors_that_an_optimizer_holds_elsewhere() -> None:
         vars(optimizer)["memory"] = held
         with pytest.raises(StateError, match="'memory'"):
             ek.carry(optimizer, model, small, plan)
+    uncut = random_plan(ek.trace(model, EXAMPLE), 1.0)  # even so, there are new parameters
+    with pytest.raises(StateError, match="'memory'"):
+        ek.carry(optimizer, model, ek.apply(model, uncut), uncut)
+
+
+def test_a_state_that_processes_divide_is_refused() -> None:
+    divided = type("ZeroRedundancyOptimizer", (torch.optim.SGD,), {})  # torch's own needs a process group
+    model = cnn()
+    small, plan = halves(model)
+    with pytest.raises(StateError, match="divided among processes"):
+        ek.carry(divided(model.parameters(), 0.1), model, small, plan)
 
 
 def test_what_does_not_belong_together_is_told() -> None:
