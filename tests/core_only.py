@@ -92,7 +92,12 @@ def works() -> None:
         edakari.save(small, plan, folder)
         assert torch.equal(edakari.load(folder, toy_cnn())(images), small(images))
         to_program(small, images, Path(folder) / "small.pt2")
-    edakari.build("edakari:fashion_cnn", weights="pretrained")
+    embedded = edakari.build("edakari:fashion_cnn", weights="pretrained")
+    result = edakari.prune(embedded, torch.zeros(1, 1, 28, 28), "macs<=50%", groups=edakari.Groups(min_channels=0.25))
+    assert result.costs["macs"] <= 0.5 * result.report["networks"][0]["costs"]["macs"]
+    assert "Pruned" in repr(result)
+    own = edakari.Task.of(images, calibration=[images], loss=lambda model, batch: model(batch).square().mean())
+    edakari.prune(toy_cnn(), own, "params<=50%", method="taylor", reconstruct=True)
 
 
 def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
@@ -108,6 +113,7 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
     from edakari.export import to_onnx
     from edakari.latency.runtimes import runtime_named
     from edakari.latency.timing import measure
+    from edakari.pipeline import MeasureSettings
     from edakari.tasks import DataSettings, task_from_settings
     from edakari.testing import ToyTask, toy_cnn, toy_vit
     from edakari.train import fit, task_objective
@@ -123,6 +129,10 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
 
     def report() -> object:
         return importlib.import_module("edakari.report").write_report(Path(tempfile.mkdtemp()))
+
+    def pruned(**asked: Any) -> object:
+        how = edakari.Task.of(images, train=[images], loss=lambda model, batch: model(batch).mean())
+        return edakari.prune(model, how, asked.pop("budget", "macs<=50%"), **asked)
 
     def recipe() -> object:
         return edakari.run({"model": "edakari:fashion_cnn"}, tempfile.mkdtemp())  # type: ignore[arg-type]
@@ -141,6 +151,11 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
         "train with Lightning": ("lightning", integrations.lightning.fit),
         "a callback for Lightning": ("lightning", lambda: integrations.lightning.HookCallback),
         "write_report": ("report", report),
+        "prune with fine-tuning": ("train", lambda: pruned(finetune=Schedule(epochs=1, lr=0.1))),
+        "prune by a method that trains": ("train", lambda: pruned(method="smcp")),
+        "prune to a latency": ("onnx", lambda: pruned(budget="latency<=50%")),
+        "prune and measure": ("onnx", lambda: pruned(measure=MeasureSettings())),
+        "prune into a folder": ("report", lambda: pruned(output=Path(tempfile.mkdtemp()) / "run")),
         "the command": ("cli", command.main),
     }
 

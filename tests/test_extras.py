@@ -88,7 +88,8 @@ def test_the_package_and_its_command_line_do_without_torch() -> None:
 
 def test_optional_packages_are_imported_when_they_are_needed() -> None:
     found = imported_by(
-        "import edakari.methods, edakari.tasks, edakari.train, edakari.surgery, edakari.export, edakari.testing"
+        "import edakari.methods, edakari.tasks, edakari.train, edakari.surgery, edakari.export, edakari.testing, "
+        "edakari.pipeline, edakari.explain"
     )
     assert not found & {name for packages in EXTRAS.values() for name in packages}
 
@@ -96,7 +97,7 @@ def test_optional_packages_are_imported_when_they_are_needed() -> None:
 def test_what_needs_an_extra_says_so(without_extras: dict[str, Any]) -> None:
     assert len(without_extras["answers"]) > 8
     for name, (extra, said) in without_extras["answers"].items():
-        assert re.match(r"(MissingPackage|MeasurementError|SystemExit): ", said), (name, said)
+        assert re.match(r"(MissingPackage|MeasurementError|RecipeError|SystemExit): ", said), (name, said)
         assert "installed; install with:" in said, (name, said)
         assert f'pip install "edakari[{extra}]"' in said, (name, said)
 

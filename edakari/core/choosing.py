@@ -7,13 +7,16 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.settings import Count, OpenFraction, settings
 from edakari.core.space import Group, legal_sizes, limited
 from edakari.errors import SettingsError, nearest
 
-__all__ = ["Chosen", "Groups", "choose"]
+__all__ = ["TIMED_STEP", "Chosen", "Groups", "choose"]
 
+TIMED_STEP = 8
+"""What widths are rounded to under a budget of latency: runtimes work in eights."""
 Width = str | int | float
 """Number of channels, or a fraction of the group: "75%" or 0.75."""
 
@@ -25,7 +28,7 @@ class Groups:
     A pattern matches the name of a group, or the dotted path of a module whose width is the group.
 
     Args:
-        round_to: widths become multiples of this number; 8 if the budget has a latency and nothing is given.
+        round_to: widths become multiples of this number; None is 8 if the budget has a latency, and 1 otherwise.
         min_channels: smallest size of a group; below 1, a fraction of the group.
         include: patterns of groups, or of modules whose width may be pruned, such as "layer*.conv1"; none is all.
         exclude: patterns of groups, or of modules whose width is not pruned.
@@ -34,7 +37,7 @@ class Groups:
             The budget is spent on the other groups.
     """
 
-    round_to: Count = 1
+    round_to: Count | None = None
     min_channels: Count | OpenFraction = 1
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -45,6 +48,11 @@ class Groups:
             raise SettingsError(f"Groups: widths must map patterns to sizes, found {self.widths!r}")
         for pattern, width in self.widths.items():
             _share_or_count(pattern, width)
+
+    def under(self, budget: Budget) -> Groups:
+        """Return these settings under a budget, with a number for `round_to`."""
+        usual = TIMED_STEP if budget.term("latency") is not None else 1
+        return dc.replace(self, round_to=self.round_to or usual)
 
 
 @dc.dataclass(frozen=True)
@@ -88,7 +96,7 @@ def choose(graph: Graph, groups: Groups) -> Chosen:
         if group.name in width_of
         or ((not groups.include or met(group, groups.include)) and not met(group, groups.exclude))
     ]
-    every = limited(sized, round_to=groups.round_to, min_channels=groups.min_channels)
+    every = limited(sized, round_to=groups.round_to or 1, min_channels=groups.min_channels)
     fixed = {group.name: _fixed_size(group, width_of[group.name]) for group in every if group.name in width_of}
     return Chosen(tuple(group for group in every if group.name not in fixed), fixed, every)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from edakari.core.choosing import TIMED_STEP
 from edakari.core.file_errors import file_errors
 from edakari.core.networks import unwrapped
 from edakari.core.space import Group, limited
@@ -21,9 +22,6 @@ from edakari.latency.timing import RunSettings, require_clock
 from edakari.latency.widths import WidthLatency
 
 __all__ = ["measure_latency"]
-
-STEP = 8
-"""Sizes in whose multiples runtimes work."""
 
 
 @file_errors()
@@ -61,7 +59,7 @@ def measure_latency(
     require_clock(bench.runtime)
     bench.table()
     graph = trace(model, example)
-    chosen = limited(graph.groups, round_to=STEP) if groups is None else groups
+    chosen = limited(graph.groups, round_to=TIMED_STEP) if groups is None else groups
     bench.timed({"dense": model})
     latency = WidthLatency(model, graph, chosen)
     table, _ = fill_table(latency, bench, tell)

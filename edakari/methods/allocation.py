@@ -36,7 +36,8 @@ def allocate(
         allocator: allocator that chooses the size of each group; None is `Threshold()`.
         groups: groups that may be cut and their legal sizes, as `edakari.Groups(round_to=8,
             widths={"layer4.*": "75%"})` or as a sequence of groups; None is all groups of the graph. Other groups stay
-            unpruned.
+            unpruned. Widths become multiples of 8 if the budget has a latency, unless `round_to` or the groups' own
+            sizes say otherwise.
         costs: measured costs that the budget names, such as `edakari.measure_latency(model, example)`.
 
     Returns:
@@ -54,22 +55,27 @@ def allocate(
         require_methods(call, "allocator", allocator, ("allocate",))
     for cost in costs:
         require_methods(call, "costs", cost, ("total", "curve"))
-    fixed: Sizes = {}
-    if isinstance(groups, Groups):
-        chosen = choose(graph, groups)
-        groups, fixed = chosen.every, chosen.fixed
-    groups = graph.groups if groups is None else groups
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget
+    groups, fixed = _sized(graph, groups, budget)
     missing = [group.name for group in groups if group.name not in scores]
     if missing:
         raise EdakariError(
             f"{len(missing)} of {len(groups)} groups have no scores, such as {missing[0]!r}; "
             "score them, or list the groups to cut in `groups`"
         )
-    limits = bind(Budget.parse(budget) if isinstance(budget, str) else budget, graph, costs)
+    limits = bind(budget, graph, costs)
     scores = {group.name: scores[group.name] for group in groups}
     free = [group for group in groups if group.name not in fixed]
     sizes = _spent(allocator or Threshold(), free, scores, limits, fixed)
     return Plan(keep_best(scores, sizes), graph.fingerprint, graph.inputs)
+
+
+def _sized(graph: Graph, groups: Groups | Sequence[Group] | None, budget: Budget) -> tuple[Sequence[Group], Sizes]:
+    """The groups that get a size, and the sizes that are fixed."""
+    if groups is not None and not isinstance(groups, Groups):
+        return groups, {}
+    chosen = choose(graph, (groups or Groups()).under(budget))
+    return chosen.every, chosen.fixed
 
 
 def _spent(allocator: Allocator, groups: Sequence[Group], scores: Scores, limits: Limits, fixed: Sizes) -> Sizes:

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from edakari.core import owned
 from edakari.core.file_errors import file_errors, require_writable
-from edakari.core.files import replacing, write_json, write_text
-from edakari.core.optional import needs
+from edakari.core.files import replacing, write_json
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.pipeline import processes
@@ -23,9 +22,6 @@ from edakari.pipeline.load import as_recipe
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
 from edakari.train import FitSettings, task_objective
-
-with needs("train", "running a recipe"):
-    import yaml
 
 __all__ = ["train_dense"]
 
@@ -114,6 +110,8 @@ def _started(recipe: Recipe, path: Path) -> Recipe:
 
 def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
     """Make the folder of checkpoints, or continue with that of an interrupted training by the same recipe."""
+    from edakari.pipeline.yaml_file import write_yaml  # which needs an extra
+
     content = recipe.content
     own = {key: content[key] for key in ("model", "data", "train", "seed")}
     found = owned.marker(work)
@@ -135,4 +133,4 @@ def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
                 f"To resume it, give --set {key}={theirs}; to start again, name another file or give --overwrite"
             )
         owned.clear(work, KIND)
-    write_text(work / RECIPE, yaml.safe_dump(own, sort_keys=False, allow_unicode=True))
+    write_yaml(work / RECIPE, own)

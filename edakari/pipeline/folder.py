@@ -14,19 +14,14 @@ from torch import nn
 from edakari.core import owned
 from edakari.core.copying import copied
 from edakari.core.file_errors import file_errors
-from edakari.core.files import write_json, write_text
+from edakari.core.files import write_json
 from edakari.core.ledger import MARKER
-from edakari.core.optional import needs
 from edakari.core.plan import Plan
-from edakari.core.reading import because, inside, read_json, read_text
-from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
+from edakari.core.reading import because, read_json
 from edakari.errors import RunFolderError
 from edakari.pipeline.store import Version
 from edakari.results import Results, StageResult
 from edakari.surgery import load, load_plan, save
-
-with needs("train", "running a recipe"):
-    import yaml
 
 __all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
 
@@ -140,6 +135,8 @@ def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = Fals
         RunFolderError: the folder is of another recipe (the message names the keys that differ), is no run folder, or
             cannot be made.
     """
+    from edakari.pipeline.yaml_file import write_yaml  # which needs an extra
+
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file; name a folder for the run")
@@ -155,7 +152,7 @@ def claim(path: str | Path, recipe: Mapping[str, Any], *, overwrite: bool = Fals
             owned.clear(path, KIND)
         owned.sweep(path)
         if not (path / RECIPE).exists():
-            write_text(path / RECIPE, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+            write_yaml(path / RECIPE, recipe)
     found = list(differences(stored_recipe(path), json.loads(json.dumps(recipe))))
     if found:
         raise RunFolderError(_of_another_recipe(path, found))
@@ -184,13 +181,9 @@ def stored_recipe(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: there is no recipe, or it is damaged.
     """
-    try:
-        content, _ = parse_yaml(read_text(inside(path, RECIPE), YAML_BYTES))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{path / RECIPE} cannot be read: {because(error)}. Is {path} a run folder?") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path / RECIPE} is not a recipe; was it edited?")
-    return content
+    from edakari.pipeline.yaml_file import read_stored  # which needs an extra
+
+    return read_stored(path / RECIPE)
 
 
 def _json(path: Path) -> dict[str, Any]:

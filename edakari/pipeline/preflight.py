@@ -1,4 +1,4 @@
-"""Finds all requests of a recipe that are not possible on this machine, before anything runs."""
+"""Finds all requests of a recipe or a call that are not possible on this machine, before anything runs."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from edakari.errors import RecipeError, RunFolderError
 from edakari.latency.runnable import faults
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
-from edakari.pipeline.problems import message
-from edakari.pipeline.sections import Problem
-from edakari.pipeline.settings import LatencySettings, Recipe
+from edakari.pipeline.problems import Problem, message
+from edakari.pipeline.settings import LatencySettings, PruneSettings, Recipe
 
 __all__ = ["check_pruning", "check_training", "run_settings"]
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
-def check_pruning(recipe: Recipe, processes: Processes, done: Callable[[str], bool]) -> None:
+def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[str], bool]) -> None:
     """Refuse a recipe with which this machine cannot prune.
 
     Args:
-        recipe: recipe to check.
+        asked: recipe, or settings of a call, to check.
         processes: processes that take part.
         done: function that says whether a stage is finished; requirements of finished stages are not checked.
 
     Raises:
         RecipeError: lists what is not possible, with keys and lines.
+        MissingPackage: something is to be trained, and the packages for it are not installed.
     """
     problems: list[Problem] = []
     if not done("prune"):
-        fields = _precisions_of(type(recipe.method))
-        problems += _precisions(recipe, {f"method.{name}": getattr(recipe.method, name) for name in fields})
+        fields = _precisions_of(type(asked.method))
+        problems += _precisions(asked, {f"method.{name}": getattr(asked.method, name) for name in fields})
     if not done("finetune"):
-        if recipe.finetune:
-            problems += _precisions(recipe, {"finetune.precision": recipe.finetune.precision})
-        problems += [*_batches(recipe, processes), *_folders(recipe)]
+        if asked.finetune:
+            problems += _precisions(asked, {"finetune.precision": asked.finetune.precision})
+        problems += [*_batches(asked, processes), *_folders(asked)]
     if not done("measure"):
-        problems += _runtimes(recipe)
-    if not done("export") and "onnx" in recipe.export and missing_packages(*ONNX):
+        problems += _runtimes(asked)
+    if not done("export") and "onnx" in asked.export and missing_packages(*ONNX):
         missing = ", ".join(missing_packages(*ONNX))
         problems.append(Problem("export", f'to ONNX needs {missing}, not installed here: pip install "edakari[onnx]"'))
-    _raise(problems, recipe)
+    _raise(problems, asked)
 
 
 def check_training(recipe: Recipe, processes: Processes) -> None:
@@ -75,9 +75,11 @@ def run_settings(settings: LatencySettings) -> RunSettings:
     )
 
 
-def _raise(problems: list[Problem], recipe: Recipe) -> None:
+def _raise(problems: list[Problem], asked: PruneSettings) -> None:
+    if problems and isinstance(asked, Recipe):
+        raise RecipeError(message(problems, asked.where, asked.lines))
     if problems:
-        raise RecipeError(message(problems, recipe.where, recipe.lines))
+        raise RecipeError(message(problems, "prune(model, example_or_task, budget)", {}))
 
 
 def _precisions_of(cls: type) -> list[str]:
@@ -85,12 +87,14 @@ def _precisions_of(cls: type) -> list[str]:
     return [name for name, hint in typing.get_type_hints(cls).items() if hint == Precision]
 
 
-def _precisions(recipe: Recipe, asked: dict[str, str]) -> Iterator[Problem]:
-    with needs("train", "running a recipe"):
+def _precisions(asked: PruneSettings, trainings: dict[str, str]) -> Iterator[Problem]:
+    if not trainings:
+        return
+    with needs("train", "training"):
         from accelerate.utils.imports import is_bf16_available
 
-    cpu = recipe.device == "cpu"
-    for key, precision in asked.items():
+    cpu = asked.device == "cpu"
+    for key, precision in trainings.items():
         if precision == "fp16" and (cpu or not torch.cuda.is_available()):
             why = "device is 'cpu'" if cpu else "there is none here"
             yield Problem(key, f"'fp16' trains on a CUDA device only, and {why}; use 'bf16', 'fp32' or 'auto'")
@@ -99,29 +103,31 @@ def _precisions(recipe: Recipe, asked: dict[str, str]) -> Iterator[Problem]:
             yield Problem(key, "'bf16' cannot be computed by the device here; use 'fp32' or 'auto'")
 
 
-def _batches(recipe: Recipe, processes: Processes) -> Iterator[Problem]:
-    count, size = processes.world, recipe.data.batch_size
+def _batches(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:
+    if not isinstance(asked, Recipe):  # a task that is given has batches of its own
+        return
+    count, size = processes.world, asked.data.batch_size
     if size % count:
         fitting = f"{size - size % count} or {size - size % count + count}" if size > count else str(count)
         yield Problem("data.batch_size", f"must divide among the {count} processes, found {size}; {fitting} would do")
 
 
-def _runtimes(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.latency:
-        for name, text in faults(runtime_named(recipe.latency.runtime), run_settings(recipe.latency)):
+def _runtimes(asked: PruneSettings) -> Iterator[Problem]:
+    if asked.latency:
+        for name, text in faults(runtime_named(asked.latency.runtime), run_settings(asked.latency)):
             yield Problem(f"latency.{name}", text)
-    if recipe.measure:
-        settings = RunSettings(threads=recipe.measure.threads, warmup=recipe.measure.warmup)
-        for index, runtime in enumerate(recipe.measure.runtimes):
+    if asked.measure:
+        settings = RunSettings(threads=asked.measure.threads, warmup=asked.measure.warmup)
+        for index, runtime in enumerate(asked.measure.runtimes):
             for name, text in faults(runtime_named(runtime), settings):
                 yield Problem("measure.threads" if name == "threads" else f"measure.runtimes[{index}]", text)
 
 
-def _folders(recipe: Recipe) -> Iterator[Problem]:
+def _folders(asked: PruneSettings) -> Iterator[Problem]:
     named = {
-        "latency.cache": recipe.latency.cache if recipe.latency else None,
-        "finetune.bank.folder": recipe.finetune.bank.folder
-        if recipe.finetune and recipe.finetune.teacher == "bank"
+        "latency.cache": asked.latency.cache if asked.latency else None,
+        "finetune.bank.folder": asked.finetune.bank.folder
+        if asked.finetune and asked.finetune.teacher == "bank"
         else None,
     }
     for key, folder in named.items():

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Mapping, Sequence
 
-from edakari.pipeline.sections import Problem
+__all__ = ["Problem", "message"]
 
-__all__ = ["message"]
+
+@dc.dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong at one place of a recipe."""
+
+    key: str
+    text: str
 
 
 def message(problems: Sequence[Problem], where: str, lines: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ from edakari.core.protocols import Fit, Schedule
 from edakari.core.protocols import Task as AnyTask
 from edakari.errors import DataError, UnknownName, WrongArgument
 from edakari.pipeline.context import Notify
-from edakari.pipeline.recipe import ROUND_TO, recipe_from
+from edakari.pipeline.recipe import recipe_from
 from edakari.pipeline.runner import Result, run_given
 from edakari.pipeline.settings import (
     FinetuneSettings,
@@ -81,8 +81,8 @@ def prune(
         method: name of a method (`edakari methods` lists them), a dict of its name and settings as in a recipe, or the
             method itself.
         finetune: training of the pruned network; None trains nothing.
-        groups: groups that may be cut, and their sizes, such as `Groups(exclude=("fc",), widths={"conv1": 32})`. By
-            default, widths become multiples of 8 if the budget has a latency.
+        groups: groups that may be cut, and their sizes, such as `Groups(exclude=("fc",), widths={"conv1": 32})`. Widths
+            become multiples of 8 if the budget has a latency, unless `round_to` says otherwise.
         output: folder for results, a report, and what is needed to resume after an interruption; another call with the
             same arguments resumes. None stores results in memory.
         seed: seed of everything random.
@@ -119,7 +119,7 @@ def prune(
     settings = PruneSettings(
         method=chosen,
         budget=parsed,
-        groups=_groups(groups, timed=parsed.term("latency") is not None),
+        groups=_groups(groups),
         finetune=_finetuning(finetune),
         seed=seed,
         **asked,
@@ -155,9 +155,9 @@ def _task(given: Any) -> AnyTask:
     return Task.of(given)
 
 
-def _groups(groups: Any, *, timed: bool) -> Groups:
+def _groups(groups: Any) -> Groups:
     if groups is None:
-        return Groups(round_to=ROUND_TO) if timed else Groups()
+        return Groups()
     if isinstance(groups, Mapping):
         return _as_in_a_recipe("groups", groups).groups
     require(CALL, groups=(groups, Groups))

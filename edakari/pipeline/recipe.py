@@ -16,10 +16,9 @@ from edakari.cost import require_known
 from edakari.criteria import CRITERIA
 from edakari.errors import EdakariError, RecipeError, UntrustedCode
 from edakari.models import check_code
-from edakari.pipeline.problems import message
-from edakari.pipeline.sections import Permit, Problem, check
+from edakari.pipeline.problems import Problem, message
+from edakari.pipeline.sections import Permit, check
 from edakari.pipeline.settings import Recipe
-from edakari.pipeline.yaml_file import override, read_yaml
 from edakari.tasks import TASKS
 
 __all__ = ["KEYS", "read_recipe", "recipe_from"]
@@ -29,8 +28,6 @@ importlib.import_module("edakari.methods")  # registers the methods
 
 KEYS = Recipe.keys()
 """Keys of a recipe file: the fields of a `Recipe`."""
-ROUND_TO = 8
-"""Default rounding of group sizes if the budget has a latency: runtimes work in blocks of eight."""
 
 
 def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
@@ -46,6 +43,8 @@ def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: b
         RecipeError: lists every problem with its line, key and found value.
         UntrustedCode: the recipe names a Python file for something other than its network, and `trust_code` is not set.
     """
+    from edakari.pipeline.yaml_file import override, read_yaml  # which needs an extra
+
     content, lines = read_yaml(path)
     return recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
 
@@ -85,14 +84,11 @@ def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, li
     """The recipe, and all problems in it.
 
     `Recipe` is the schema: every field is read by its annotation. Two fields are read here: the method, whose name
-    selects its class, and the budget, which is text. The rounding of groups depends on the budget.
+    selects its class, and the budget, which is text.
     """
     method, wrong = _method(content.get("method"), permit)
     budget, more = _budget(content.get("budget"), permit)
     rest = {str(key): value for key, value in content.items() if key not in ("method", "budget")}
-    groups = rest.get("groups") or {}
-    if budget is not None and budget.term("latency") is not None and isinstance(groups, Mapping):
-        rest["groups"] = {"round_to": ROUND_TO, **groups}
     recipe, others = check(Recipe, rest, "", permit=permit, made={"method": method, "budget": budget})
     problems = [*wrong, *more, *others]
     if recipe is not None:

@@ -30,8 +30,7 @@ from edakari.pipeline.load import GIVEN, as_recipe, check_weights
 from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import MemoryStore, Version
-from edakari.report import collect
-from edakari.report.collecting import gathered
+from edakari.report.content import gathered
 from edakari.report.summary import of_results
 from edakari.results import (
     STAGES,
@@ -158,6 +157,8 @@ def run_given(
         EdakariError: see `run`.
     """
     together, subject = processes.started(cpu=settings.device == "cpu"), GivenSubject(model, task)
+    begun = None if folder is None or overwrite or not is_run(Path(folder)) else RunFolder(Path(folder))
+    check_pruning(settings, together, lambda stage: begun is not None and begun.done(stage))
     content = {"model": {"name": type(model).__name__, "weights": GIVEN}, **settings.content}
     if folder is None:
         in_memory = Run(settings, subject, MemoryStore(), together, notify)
@@ -281,6 +282,8 @@ def _in_folder(
     made: Callable[[RunFolder], Run], folder: Path, content: Mapping[str, Any], together: Processes, overwrite: bool
 ) -> Result:
     """Carry out a run in its folder; a run that fails before the pruning leaves nothing behind."""
+    from edakari.report import collect  # which needs an extra: told before the folder is made
+
     fresh, existed = overwrite or not is_run(folder), folder.is_dir()
     store = _claimed(folder, content, together, overwrite)
     run = made(store)

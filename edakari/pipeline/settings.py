@@ -11,6 +11,7 @@ from annotated_types import Ge
 from edakari.core.budget import Budget
 from edakari.core.choosing import Groups
 from edakari.core.method import Method, name_of
+from edakari.core.plain_values import plain
 from edakari.core.protocols import Fit, Schedule
 from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
 from edakari.core.steady import STEADY
@@ -20,7 +21,6 @@ from edakari.latency.calibrate import FEWEST
 from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
-from edakari.pipeline.sections import plain
 from edakari.tasks import DataSettings
 from edakari.train.fits import FITS, fit_name, require_fit
 
@@ -185,6 +185,7 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         timed = self.budget.term("latency") is not None
+        object.__setattr__(self, "groups", self.groups.under(self.budget))
         object.__setattr__(self, "latency", (self.latency or LatencySettings()) if timed else None)
         if self.fit is not None:
             require_fit(self.fit)

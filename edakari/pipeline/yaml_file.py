@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from edakari.core.arguments import require
+from edakari.core.files import write_text
 from edakari.core.optional import needs
-from edakari.core.reading import Unreadable, read_text
+from edakari.core.reading import Unreadable, because, inside, read_text
 from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
-from edakari.errors import RecipeError
+from edakari.errors import RecipeError, RunFolderError
 
 with needs("train", "running a recipe"):
     import yaml
 
-__all__ = ["override", "read_yaml"]
+__all__ = ["override", "read_stored", "read_yaml", "write_yaml"]
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -42,6 +43,26 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
             raise RecipeError(f"{path}:{line}: {key} appears again; it is first in line {lines[key]}. Keep one of them")
         lines[key] = line
     return content, lines
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """The recipe that was written into a folder.
+
+    Raises:
+        RunFolderError: there is none, or it is damaged.
+    """
+    try:
+        content, _ = parse_yaml(read_text(inside(path.parent, path.name), YAML_BYTES))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunFolderError(f"{path} cannot be read: {because(error)}. Is {path.parent} a run folder?") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is not a recipe; was it edited?")
+    return content
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values as a YAML file, in their order."""
+    write_text(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
 
 
 def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

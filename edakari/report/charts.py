@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup, escape
-
+from edakari.core.optional import needs
 from edakari.report.formatting import is_share, metric, title_of
+
+with needs("report", "a report"):
+    from markupsafe import Markup, escape
 
 __all__ = ["Point", "curve", "scatter", "stations", "tradeoffs"]
 

@@ -7,12 +7,14 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from markupsafe import Markup, escape
-
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, axes, extent
+from edakari.core.optional import needs
 from edakari.report.inspection import Inspection
 from edakari.report.outline import pin_lines
 from edakari.report.rows import Bracket, Lane, Row, brackets, lanes, network_rows
+
+with needs("report", "a report"):
+    from markupsafe import Markup, escape
 
 __all__ = ["Part", "Picture", "colours", "draw_network"]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-from markupsafe import Markup
-
+from edakari.core.optional import needs
 from edakari.report import formatting as figures
 from edakari.report.charts import curve, scatter, tradeoffs
 from edakari.report.search_charts import trail
 from edakari.report.template import template
+
+with needs("report", "a report"):
+    import yaml
+    from markupsafe import Markup
 
 __all__ = ["render"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
+from edakari.core.optional import needs
 from edakari.report.charts import Point, stations
 from edakari.report.formatting import COSTS
+
+with needs("report", "a report"):
+    from markupsafe import Markup
 
 __all__ = ["trail"]
 

@@ -8,14 +8,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pydantic
 from typing_extensions import TypedDict
 
+from edakari.core.optional import needs
 from edakari.core.reading import because, inside, read_json
 from edakari.errors import RunFolderError
 
 if TYPE_CHECKING:
     from edakari.results import Results, StageResult
+
+with needs("report", "a report"):
+    import pydantic
 
 __all__ = ["check_explanation", "read_results", "result_from", "stored"]
 

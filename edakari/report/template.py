@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import jinja2
-
+from edakari.core.optional import needs
 from edakari.report import formatting as figures
+
+with needs("report", "a report"):
+    import jinja2
 
 __all__ = ["template"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from edakari.core.choosing import Groups
 from edakari.core.method import Job, method_named, paper_of, registered
 from edakari.core.space import limited
 from edakari.cost import bind, dense
@@ -169,4 +170,9 @@ def test_a_measured_cost_that_is_not_given_is_told() -> None:
     scores = Magnitude().score(job.model, job.graph, (), None)
     with pytest.raises(BudgetError, match=r"edakari\.measure_latency"):
         allocate(job.graph, scores, "macs<=50%, latency<=60%")
-    assert allocate(job.graph, scores, "latency<=60%", costs=job.costs).sizes()
+    for groups in (None, Groups(), Groups(min_channels=2)):  # widths are rounded as in a recipe
+        sizes = allocate(job.graph, scores, "latency<=60%", groups=groups, costs=job.costs).sizes()
+        assert sizes
+        assert not any(size % 8 for size in sizes.values()), groups
+    finer = allocate(job.graph, scores, "latency<=60%", groups=Groups(round_to=1), costs=job.costs).sizes()
+    assert any(size % 8 for size in finer.values())

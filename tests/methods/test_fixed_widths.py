@@ -109,4 +109,4 @@ def test_a_recipe_says_them_as_python_does() -> None:
     }
     recipe = recipe_from(content)
     assert recipe.groups == Groups(widths={"layer4.*": "75%", "conv1": 32, "fc": 0.5})
-    assert recipe_from(recipe.content).groups == recipe.groups
+    assert recipe_from(recipe.content).groups == recipe.groups.under(recipe.budget)

@@ -137,11 +137,14 @@ def test_a_latency_is_measured_and_met(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("edakari.latency.timing.time", fake)
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     how = LatencySettings(runtime="formula", repeats=5, networks=4)
-    result = edakari.prune(toy_cnn(), X, "latency<=90%", latency=how, groups=edakari.Groups(), device="cpu")
+    result = edakari.prune(toy_cnn(), X, "latency<=90%", latency=how, groups=edakari.Groups(round_to=1), device="cpu")
     timed = result.report["latency"]
     assert timed["measured"]["median_ms"] <= 0.9 * timed["dense"]["median_ms"] * 1.02
     assert result.plan.sizes()
-    assert edakari.prune(toy_cnn(), X, "latency<=100%", latency=how).report["recipe"]["groups"]["round_to"] == 8
+    assert result.report["recipe"]["groups"]["round_to"] == 1
+    for groups in (None, {"min_channels": 2}, edakari.Groups(min_channels=2)):
+        usual = edakari.prune(toy_cnn(), X, "latency<=100%", latency=how, groups=groups, device="cpu")
+        assert usual.report["recipe"]["groups"]["round_to"] == 8, groups
 
 
 @pytest.mark.parametrize(

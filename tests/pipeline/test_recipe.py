@@ -6,10 +6,10 @@ import yaml
 from annotated_types import Ge
 
 from edakari.core.method import METHODS, method_named
+from edakari.core.plain_values import plain
 from edakari.core.protocols import Schedule
 from edakari.errors import RecipeError
 from edakari.pipeline import FinetuneSettings, read_recipe, recipe_from
-from edakari.pipeline.sections import plain
 from edakari.pipeline.yaml_file import override
 
 MINIMAL = {"model": {"name": "edakari:fashion_cnn"}, "method": {"name": "magnitude"}, "budget": "macs<=50%"}
