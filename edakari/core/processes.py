@@ -114,6 +114,14 @@ class Processes:
         dist.all_gather_object(found, value)
         return found
 
+    def first_fault(self, fault: str) -> str:
+        """Return the first fault of any process, so that all stop together; nothing if no process has one.
+
+        Args:
+            fault: what is wrong in this process; empty if nothing is.
+        """
+        return next(filter(None, self.gathered_objects(fault)), "")
+
     def equalise_(self, tensors: Iterable[torch.Tensor]) -> None:
         """Broadcast the main process's values to tensors, in place.
 

@@ -119,7 +119,7 @@ def prune(
     settings = PruneSettings(
         method=chosen,
         budget=parsed,
-        groups=_groups(groups),
+        groups=_groups(groups, parsed),
         finetune=_finetuning(finetune),
         seed=seed,
         **asked,
@@ -138,9 +138,9 @@ def _method(method: Any) -> Method:
     return method
 
 
-def _as_in_a_recipe(key: str, content: Any) -> Recipe:
+def _as_in_a_recipe(key: str, content: Any, budget: str = "macs<=100%") -> Recipe:
     """Check a part of a recipe; placeholders stand for the parts that are given otherwise."""
-    return recipe_from({"model": "given", "method": "magnitude", "budget": "macs<=100%", key: content}, CALL)
+    return recipe_from({"model": "given", "method": "magnitude", "budget": budget, key: content}, CALL)
 
 
 def _task(given: Any) -> AnyTask:
@@ -155,11 +155,11 @@ def _task(given: Any) -> AnyTask:
     return Task.of(given)
 
 
-def _groups(groups: Any) -> Groups:
+def _groups(groups: Any, budget: Budget) -> Groups:
     if groups is None:
         return Groups()
     if isinstance(groups, Mapping):
-        return _as_in_a_recipe("groups", groups).groups
+        return _as_in_a_recipe("groups", groups, str(budget)).groups
     require(CALL, groups=(groups, Groups))
     chosen: Groups = groups
     return chosen

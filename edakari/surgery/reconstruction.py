@@ -128,9 +128,11 @@ def _refit(
             gram, cross = rows.T @ rows + gram.to(rows), rows.T @ error + cross.to(rows)
             count += len(rows)
     here = Processes.here()
-    total = here.reduced(torch.tensor(float(count)))
-    if not total:
-        raise DataError("reconstruct(model, plan, batches): there is no batch, or the network did not call a layer")
+    fault = here.first_fault(
+        "" if count else "reconstruct(model, plan, batches): there is no batch, or the network did not call a layer"
+    )
+    if fault:
+        raise DataError(fault if here.world == 1 else f"{fault}; each process needs at least one batch")
     gram, cross = here.reduced(gram), here.reduced(cross)
     change = _solved(gram, cross, ridge)
     if layer.bias is not None:

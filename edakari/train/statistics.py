@@ -75,14 +75,21 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], run: Run = feed) -> 
     require(call, batches=(batches, Iterable))
     require_methods(call, "run", run, ("__call__",))
     fresh = copied(network)
-    count = recalibrate_(fresh, run, batches)
-    here = Processes.here()
+    here, count, fault = Processes.here(), 0, ""
+    try:
+        count = recalibrate_(fresh, run, batches)
+    except DataError as error:
+        fault = str(error)
+    fault = here.first_fault(fault)  # a process that stopped alone would leave the others waiting
+    if fault:
+        raise DataError(fault)
     total = int(here.reduced(torch.tensor(float(count))))
     if not total and has_norms(fresh):
         raise DataError("recalibrate(model, batches): there is no batch to take statistics of")
-    for norm in _tracking(fresh) if total > count else ():
+    for norm in _tracking(fresh) if here.world > 1 and total else ():
         for statistic in (norm.running_mean, norm.running_var):
             statistic.copy_(here.reduced(statistic * count) / total)
+        norm.num_batches_tracked.fill_(total)
     return fresh
 
 

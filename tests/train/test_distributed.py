@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.together import together
-from tests.train import worker
+from tests.train import repairs, worker
 
 
 def test_two_processes(tmp_path):
@@ -20,3 +20,7 @@ def test_two_processes(tmp_path):
     assert alone.keys() == shared.keys()
     for name in alone:
         torch.testing.assert_close(shared[name], alone[name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_cut_network_is_repaired_on_the_batches_of_all_processes():
+    together(repairs.main)
