@@ -107,6 +107,7 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
     import edakari
     import edakari.integrations.lightning
     import edakari.integrations.timm
+    import edakari.integrations.transformers
     from edakari import __main__ as command
     from edakari import integrations
     from edakari.core.protocols import Schedule
@@ -150,6 +151,8 @@ def entry_points() -> dict[str, tuple[str, Callable[[], object]]]:
         "train with timm": ("train", integrations.timm.fit),
         "train with Lightning": ("lightning", integrations.lightning.fit),
         "a callback for Lightning": ("lightning", lambda: integrations.lightning.HookCallback),
+        "train with transformers": ("transformers", integrations.transformers.fit),
+        "a callback for transformers": ("transformers", lambda: integrations.transformers.HookCallback),
         "write_report": ("report", report),
         "prune with fine-tuning": ("train", lambda: pruned(finetune=Schedule(epochs=1, lr=0.1))),
         "prune by a method that trains": ("train", lambda: pruned(method="smcp")),

@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "report": ("jinja2", "markupsafe", "matplotlib", "pydantic", "yaml"),
     "cli": ("typer", "rich", "yaml"),
     "lightning": ("lightning", "accelerate", "timm"),
+    "transformers": ("transformers", "accelerate", "timm"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
 }
 """The packages that each extra installs, by import name."""

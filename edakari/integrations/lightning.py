@@ -12,7 +12,7 @@ from torch import nn
 from edakari.core.optional import require_packages
 from edakari.core.protocols import Batch, Hook, Objective, Schedule
 from edakari.core.settings import settings
-from edakari.integrations.session import Asked, refuse_governed, session
+from edakari.integrations.session import Asked, likely_device, refuse_governed, session
 from edakari.train.optim import make_optimizer
 from edakari.train.precision import with_precision
 
@@ -67,7 +67,8 @@ class LightningFit:
         """See `edakari.core.protocols.Fit`."""
         from edakari.integrations.lightning_modules import SessionModule, new_trainer
 
-        schedule = with_precision(schedule, self._likely_device(), None)
+        cpu = self.trainer.get("accelerator") == "cpu"
+        schedule = with_precision(schedule, likely_device(cpu=cpu), None)
         decided = {
             "max_epochs": schedule.epochs,
             "accumulate_grad_batches": schedule.accumulate,
@@ -79,11 +80,6 @@ class LightningFit:
         with session(asked, trainer.strategy.root_device) as run:
             run.optimizer = make_optimizer(run.params, run.schedule)
             trainer.fit(SessionModule(run), run.batches)
-
-    def _likely_device(self) -> torch.device:
-        """Where the trainer will train; it has to be told a precision before it says so."""
-        gpu = torch.cuda.is_available() and self.trainer.get("accelerator") != "cpu"
-        return torch.device("cuda" if gpu else "cpu")
 
 
 def fit(**trainer: Any) -> LightningFit:

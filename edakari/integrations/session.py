@@ -6,6 +6,7 @@ import contextlib
 import dataclasses as dc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
 from torch import nn
@@ -24,7 +25,16 @@ from edakari.train.precision import with_precision
 from edakari.train.scope import Trained, random_state_kept, trained
 from edakari.train.terms import loss_terms, total_loss
 
-__all__ = ["Asked", "EpochBatches", "Session", "TrainedNetwork", "device_of", "refuse_governed", "session"]
+__all__ = [
+    "Asked",
+    "EpochBatches",
+    "Session",
+    "TrainedNetwork",
+    "device_of",
+    "likely_device",
+    "refuse_governed",
+    "session",
+]
 
 
 @dc.dataclass(frozen=True)
@@ -63,8 +73,8 @@ class Session:
     def __init__(self, chosen: Trained, asked: Asked, device: torch.device) -> None:
         if asked.batches is None:
             raise WrongArgument("this fit has no training data of its own; call it with batches=...")
-        if chosen.other and Processes.here().world > 1:
-            raise ModelError("this fit cannot train parameters outside of the network with several processes")
+        if any(not isinstance(tensor, nn.Parameter) for tensor in chosen.other):
+            raise ModelError("this fit trains tensors outside of the network only if they are nn.Parameter")
         self.chosen, self.objective, self.device = chosen, asked.objective, device
         self.schedule = with_precision(asked.schedule, device, None)
         require_fp16(self.schedule.precision, cpu=device.type != "cuda")
@@ -167,6 +177,8 @@ class TrainedNetwork(nn.Module):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.model = session.chosen.model
+        # trainers move, clip and reset the parameters of the network that they are given
+        self.beside = nn.ParameterList(cast("list[nn.Parameter]", session.chosen.other))
         self._session = session
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -200,6 +212,11 @@ class EpochBatches:
         if hasattr(self.given, "set_epoch"):
             self.given.set_epoch(self._session.epoch)
         yield from self.given
+
+
+def likely_device(*, cpu: bool) -> torch.device:
+    """Return the device that a library's trainer will choose, which has to be told a precision before it says so."""
+    return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
 
 
 def device_of(asked: Asked) -> torch.device:

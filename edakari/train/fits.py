@@ -32,6 +32,7 @@ FITS: Registry[Any] = Registry(
     {
         "lightning": "edakari.integrations.lightning:LightningFit",
         "timm": "edakari.integrations.timm:TimmFit",
+        "transformers": "edakari.integrations.transformers:TransformersFit",
     },
     members=("__call__",),
 )

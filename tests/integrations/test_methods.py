@@ -58,11 +58,19 @@ def lightning() -> Any:
     return lightning.fit(accelerator="cpu", enable_progress_bar=False)
 
 
+def transformers() -> Any:
+    pytest.importorskip("transformers")
+    from edakari.integrations import transformers
+
+    return transformers.fit(use_cpu=True, disable_tqdm=True)
+
+
 FITS = {
     "plain": lambda: loops.plain,
     "closure": lambda: loops.closure,
     "timm": timm.fit,
     "lightning": lightning,
+    "transformers": transformers,
 }
 
 
