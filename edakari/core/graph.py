@@ -16,7 +16,7 @@ __all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "
 InputSpec = Any
 """The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values.
 
-A small integer tensor also has `"values"`, its entries in row-major order; a single one stands for all.
+A small tensor may also have `"values"`, its entries in row-major order; a single one stands for all.
 """
 
 
@@ -143,6 +143,8 @@ class Graph:
         device_reason: what did not run on meta, in torch's words; empty where all did.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
         branches: residual branches that can be dropped, in order; methods that prune depth take their groups too.
+        with_training: whether the code for training was traced too: the example has several arguments, or evaluation
+            does not use all parameters.
         stored: for each parameter and buffer that a file of weights holds, the bytes of one position there.
         fingerprint: digest of the parameters' names and layouts; independent of batch size, device and versions.
     """
@@ -159,6 +161,7 @@ class Graph:
     fingerprint: str
     device_reason: str = ""
     branches: tuple[Branch, ...] = ()
+    with_training: bool = False
     stored: Mapping[str, int] = dc.field(default_factory=dict)
 
     def __repr__(self) -> str:

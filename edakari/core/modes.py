@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["eval_mode", "judging", "preserve_modes"]
+__all__ = ["eval_mode", "judging", "preserve_modes", "training_code"]
 
 
 @contextmanager
@@ -46,6 +46,23 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
                 module.train(mode)
         for module, mode in before:
             module.training = mode
+
+
+@contextmanager
+def training_code(*models: nn.Module) -> Iterator[None]:
+    """Context in which networks run the code for training; `preserve_modes` restores the modes at the end.
+
+    Modules with children are in training mode. Layers stay in evaluation mode, because one example has no batch
+    statistics.
+
+    Args:
+        models: the networks; they may share modules.
+    """
+    with preserve_modes(*models):
+        for model in models:
+            for module in model.modules():
+                module.training = any(True for _ in module.children())
+        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Example inputs as plain data: shapes and types, and the values of small integer tensors."""
+"""Example inputs as plain data: shapes and types, values of integers, and of small floats in targets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.graph import InputSpec
 from edakari.errors import ModelError
@@ -20,9 +20,14 @@ ELEMENTS = 2**28
 LARGEST = 1024
 """Largest number of entries of an integer tensor that are stored; a larger one becomes zeros unless constant."""
 
+FLOATS = 512
+"""Largest number of entries of a floating tensor that are stored: 128 boxes, or 17 keypoints of 10 people."""
+
 
 def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta") -> Any:
     """Make the described example in the current floating type of the network.
+
+    The tensors of another floating type than the first one, such as keypoints beside images, keep theirs.
 
     Args:
         model: network.
@@ -30,36 +35,54 @@ def example_for(model: nn.Module, inputs: InputSpec, device: str | None = "meta"
         device: device of the tensors, see `example_of`.
     """
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    example = example_of(inputs, device)
+    tensors = [leaf for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
+    before = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), dtype)
 
     def fit(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.dtype == before else value
 
-    return tree_map(fit, example_of(inputs, device))
+    return tree_map(fit, example)
 
 
 def spec_of_inputs(example: Any) -> InputSpec:
-    """Describe an example as JSON: shapes and dtypes, and the values of integer and bool tensors.
+    """Describe an example as JSON: shapes and dtypes, and those values on which code may depend.
 
-    Code takes sizes, lengths and indices from integers, so it may fail on other values. It only computes with floats.
-    Up to 1,024 entries are stored one by one; of a larger tensor, only its value if it is constant.
+    Code takes sizes, lengths and indices from integers, so it may fail on other values. Up to 1,024 entries are stored
+    one by one; of a larger tensor, only its value if it is constant. Code only computes with floats, except that
+    detectors check the boxes in their targets: up to 512 entries are stored of each floating tensor inside of an
+    argument.
 
     Raises:
         ModelError: the example holds something that is neither a tensor nor plain data.
     """
-    if isinstance(example, torch.Tensor):
-        form = {"tensor": [list(example.shape), str(example.dtype).removeprefix("torch.")]}
-        values = _values(example)
+    return _spec(example, 0)
+
+
+def _spec(value: Any, depth: int) -> InputSpec:
+    if isinstance(value, torch.Tensor):
+        form = {"tensor": [list(value.shape), str(value.dtype).removeprefix("torch.")]}
+        inside = depth > 1 and value.is_floating_point()  # arguments have depth 1
+        values = _floats(value) if inside else _integers(value)
         return form if values is None else {**form, "values": values}
-    if isinstance(example, tuple | list):
-        return {type(example).__name__: [spec_of_inputs(item) for item in example]}
-    if isinstance(example, dict):
-        return {"dict": {str(key): spec_of_inputs(value) for key, value in example.items()}}
-    if example is None or isinstance(example, bool | int | float | str):
-        return {"value": example}
-    raise ModelError(f"an example is made of tensors and plain values, but holds a {type(example).__name__}")
+    if isinstance(value, tuple | list):
+        return {type(value).__name__: [_spec(item, depth + 1) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": {str(key): _spec(item, depth + 1) for key, item in value.items()}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise ModelError(f"an example is made of tensors and plain values, but holds a {type(value).__name__}")
 
 
-def _values(tensor: torch.Tensor) -> list[Any] | None:
+def _floats(tensor: torch.Tensor) -> list[Any] | None:
+    """The entries of a small floating tensor; None if all are zero, because what is not stored becomes zeros."""
+    if tensor.is_meta or tensor.numel() > FLOATS:
+        return None
+    values = tensor.detach().double().flatten()
+    return values.tolist() if bool(values.any()) and bool(values.isfinite().all()) else None
+
+
+def _integers(tensor: torch.Tensor) -> list[Any] | None:
     """The entries that a description stores; a single entry stands for all."""
     if tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta:
         return None

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
 from edakari.core.lazy import refuse_uninitialised
+from edakari.core.modes import training_code
 from edakari.core.networks import unwrapped
 from edakari.errors import ModelError
 from edakari.graph import algebra, rule_files
@@ -105,8 +106,10 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
     tracer, outputs = _follow(shadow, dims, moved)
     _pin_outputs(tracer, outputs, selected(outputs, chosen))
     parameters, inputs = dict(shadow.named_parameters()), with_outputs(spec_of_inputs(example), chosen)
-    if not tracer.read.issuperset(parameters):
-        _join_training(tracer, shadow, dims, moved, chosen)
+    targets = isinstance(example, tuple | dict) and len(example) > 1  # one of several arguments may be for training
+    joined = False
+    if targets or not tracer.read.issuperset(parameters):
+        joined = _join_training(tracer, shadow, dims, moved, chosen, retry=targets and device == "meta")
     tracer.hold_comparisons()
     # plain attributes that nothing reads are left alone, such as a stored attention map
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
@@ -117,7 +120,7 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
     graph = verify_by_cutting(
         shadow, dims, lambda: finish(tracer, dims, parameters, registered, inputs, device, why, branches), literals
     )
-    return dc.replace(graph, stored=bytes_on_disk(shadow))
+    return dc.replace(graph, with_training=joined, stored=bytes_on_disk(shadow))
 
 
 def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[AxisTracer, Any]:
@@ -136,20 +139,24 @@ def _follow(shadow: nn.Module, dims: dict[str, Shape], example: Any) -> tuple[Ax
     return tracer, outputs
 
 
-def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Shape], example: Any, chosen: Names) -> None:
-    """Trace modules that run only in training too, such as auxiliary heads, so that a pruned network can be trained.
+def _join_training(
+    tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Shape], example: Any, chosen: Names, *, retry: bool
+) -> bool:
+    """Trace the code for training too, such as auxiliary heads and losses, so that a pruned network can be trained.
 
-    Layers stay in evaluation mode, because one example has no batch statistics. A network that needs more than the
-    example in training, such as a detector without targets, is not traced in training.
+    Returns:
+        Whether it ran; a detector needs targets besides images.
+
+    Raises:
+        ModelError: it looks at values, and `retry` says that the caller traces again with data then.
     """
-    for module in shadow.modules():
-        module.training = any(True for _ in module.children())
     try:
-        training, outputs = _follow(shadow, dims, example)
-    except ModelError:
-        return
-    finally:
-        shadow.eval()
+        with training_code(shadow), torch.random.fork_rng([]):  # detectors draw samples of boxes
+            training, outputs = _follow(shadow, dims, example)
+    except ModelError as error:
+        if retry and _needs_data(error):
+            raise
+        return False
     try:
         counting = selected(outputs, chosen)
     except ModelError:
@@ -160,6 +167,7 @@ def _join_training(tracer: AxisTracer, shadow: nn.Module, dims: dict[str, Shape]
         for attribute, dim in other.notes.items():
             one.notes.setdefault(attribute, dim)
     training.hold_comparisons()
+    return True
 
 
 def _first_line(error: BaseException | None) -> str:

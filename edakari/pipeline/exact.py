@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.modes import judging
 from edakari.core.plan import Plan
 from edakari.cost.example import mapped
-from edakari.errors import PlanError
+from edakari.errors import ModelError, PlanError
+from edakari.graph import call
 from edakari.pipeline.context import Run
 from edakari.surgery.differences import differences, other_inputs
 
@@ -37,10 +40,15 @@ def check_exact(run: Run, plan: Plan) -> float:
         PlanError: two networks differ, or an output is not finite.
     """
     network = copied(run.dense).cpu().double()
-    found = differences(network, plan, list(_inputs(run)), run.graph)
+    inputs = list(_inputs(run))
+    if not all(isinstance(each, torch.Tensor) for each in inputs):
+        # a detector refuses targets whose boxes were shuffled to a height below 0
+        inputs = [each for each in inputs if _accepted(network, each)] or [mapped(run.task.example(), _on_cpu)]
+    found = differences(network, plan, inputs, run.graph)
     for difference, what in (
         (found.empty, "the network and what an empty plan makes of it"),
         (found.cut, "the cut network and its masked twin"),
+        (found.training or 0.0, "in training mode, two of these networks"),
     ):
         if not difference <= TOLERANCE:
             size = f"differ by {difference:.3g} of the largest output, where {TOLERANCE:g} is allowed"
@@ -49,6 +57,16 @@ def check_exact(run: Run, plan: Plan) -> float:
                 "a fault in edakari or in a rule of yours. Exclude the module with groups.exclude and report it."
             )
     return found.worst
+
+
+def _accepted(network: nn.Module, inputs: Any) -> bool:
+    """Return whether a network runs on these inputs."""
+    try:
+        with judging(network):
+            call(network, inputs)
+    except ModelError:
+        return False
+    return True
 
 
 def _inputs(run: Run) -> Iterator[Any]:

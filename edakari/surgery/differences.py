@@ -12,12 +12,15 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from edakari.core.finite import finite
 from edakari.core.graph import Graph
-from edakari.core.modes import judging
+from edakari.core.modes import judging, training_code
 from edakari.core.plan import Plan
+from edakari.errors import ModelError, PlanError
 from edakari.graph import call, outputs_of, selected
 from edakari.surgery.applying import apply
-from edakari.surgery.simulation import simulate
+from edakari.surgery.randomness import drawn_shapes, without_dropout
+from edakari.surgery.simulation import buffers_restored, simulate
 
 __all__ = ["Differences", "differences", "other_inputs", "worst_difference"]
 
@@ -29,21 +32,26 @@ class Differences:
     Args:
         empty: difference between the network and the result of an empty plan.
         cut: difference between the cut network and the masked network.
+        training: the larger of the two in training mode, without dropout; None if it cannot be compared, or if the
+            network computes the same as in evaluation mode.
     """
 
     empty: float
     cut: float
+    training: float | None = None
 
     @property
     def worst(self) -> float:
-        """The larger of the two differences."""
-        return max(self.empty, self.cut)
+        """The largest difference."""
+        return max(self.empty, self.cut, self.training or 0.0)
 
 
 def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Graph) -> Differences:
     """Compare the result of `apply` with the network itself, and with the result of `simulate`.
 
-    If the graph was traced with `outputs`, only these outputs are compared.
+    If the graph was traced with `outputs`, only these outputs are compared. If the code for training was traced too,
+    its outputs are compared as well, for inputs that it takes, such as the images and targets of a detector; layers
+    stay in evaluation mode.
 
     Args:
         model: the dense network; in float64, correct results are near 1e-15.
@@ -51,16 +59,67 @@ def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Grap
         inputs: inputs, each a tensor, a tuple of positional arguments or a dict of keywords. Some should differ from
             the traced example, which does not reveal constants that the trace baked in.
         graph: graph of the network in its current state.
+
+    Raises:
+        PlanError: the cut network fails in training mode.
     """
     unpruned = apply(model, dc.replace(plan, edits=()), graph)
-    cut, masked = apply(model, plan, graph), simulate(model, plan, graph)
-    empty = reduced = 0.0
+    networks = (model, unpruned, apply(model, plan, graph), simulate(model, plan, graph))
+    names, empty, reduced, trained = outputs_of(plan.inputs), 0.0, 0.0, list[float]()
     for each in inputs:
-        own, same, small, twin = (
-            selected(_outputs(network, each), outputs_of(plan.inputs)) for network in (model, unpruned, cut, masked)
-        )
+        outputs = [_outputs(network, each) for network in networks]
+        own, same, small, twin = (selected(found, names) for found in outputs)
         empty, reduced = max(empty, worst_difference(same, own)), max(reduced, worst_difference(small, twin))
-    return Differences(empty, reduced)
+        if graph.with_training and _trains_otherwise(model, each, outputs[0]):
+            trained.append(_difference_in_training(networks, each, names))
+    return Differences(empty, reduced, max(trained, default=None))
+
+
+def _trains_otherwise(model: nn.Module, inputs: Any, evaluated: Any) -> bool:
+    """Whether a network takes these inputs in training mode too, and repeatedly gives the same other outputs then."""
+    try:
+        own = _training_outputs(model, inputs)
+    except ModelError:  # it needs more than these inputs
+        return False
+    if not worst_difference(own, evaluated) or not finite(own):
+        return False
+    return not worst_difference(_training_outputs(model, inputs), own)
+
+
+def _difference_in_training(networks: Sequence[nn.Module], inputs: Any, names: tuple[str, ...] | None) -> float:
+    """The larger difference in training mode.
+
+    Args:
+        networks: the dense one, what an empty plan makes of it, the cut one and the masked one.
+        inputs: as the networks take them.
+        names: the outputs that are compared; all, if the network does not return these in training.
+    """
+    outputs, draws = [], []
+    for network in networks:
+        with drawn_shapes() as drawn:
+            try:
+                outputs.append(_training_outputs(network, inputs))
+            except ModelError as error:
+                raise PlanError(f"in training mode, the cut network fails: {error.__cause__ or error}") from error
+        draws.append(drawn)
+    own, same, small, twin = (_counting(found, names) for found in outputs)
+    empty = worst_difference(same, own)
+    # where each channel gets noise of its own, networks of different widths are given different noise
+    return max(empty, worst_difference(small, twin)) if draws[2] == draws[3] else empty
+
+
+def _counting(outputs: Any, names: tuple[str, ...] | None) -> Any:
+    try:
+        return selected(outputs, names)
+    except ModelError:
+        return outputs
+
+
+def _training_outputs(model: nn.Module, inputs: Any) -> Any:
+    """The outputs of the network's code for training, without dropout."""
+    with judging(model), training_code(model), buffers_restored(model), without_dropout():
+        torch.manual_seed(0)
+        return call(model, inputs)
 
 
 def worst_difference(found: Any, wanted: Any) -> float:

@@ -27,7 +27,7 @@ from edakari.surgery.masked_reads import READS, MaskedReads
 from edakari.surgery.replay import BothMasked
 from edakari.surgery.tokens import Adaptive, insert, selections
 
-__all__ = ["simulate"]
+__all__ = ["buffers_restored", "simulate"]
 
 
 def simulate(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module:
@@ -94,7 +94,7 @@ class Simulated(nn.Module):
         reads = MaskedReads(self.graph, self.masks, stored_tensors(self.model))
         self.tracer = reads.tracer
         modes = (_FunctionMode(reads), OperatorMode(partial(_operator, reads)))
-        with _buffers_restored(self.model), torch.no_grad(), as_written(), modes[0], modes[1]:
+        with buffers_restored(self.model), torch.no_grad(), as_written(), modes[0], modes[1]:
             return self.model(*args, **kwargs)
 
     def attach(self, plan: Plan) -> None:
@@ -118,8 +118,8 @@ class Simulated(nn.Module):
 
 
 @contextlib.contextmanager
-def _buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Restore buffers afterwards: observers of quantisation update theirs in evaluation mode too."""
+def buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Context that restores buffers afterwards: observers of quantisation update theirs in evaluation mode too."""
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield

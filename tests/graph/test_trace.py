@@ -13,7 +13,7 @@ from torch import nn
 from edakari.core.layout import extent
 from edakari.core.plan import KeepChannels, Plan
 from edakari.errors import ModelError
-from edakari.graph import example_of, spec_of_inputs, trace
+from edakari.graph import example_for, example_of, spec_of_inputs, trace
 from edakari.graph.rules import RULES, rule
 from edakari.surgery import apply, simulate
 from edakari.testing import exactness, random_plan
@@ -95,6 +95,25 @@ def test_an_example_keeps_few_integers_and_no_floats():
     assert again[1].shape == large.shape
     assert again[2].tolist() == [[True], [False]]
     assert not again[3].any()
+
+
+def test_an_example_keeps_the_boxes_of_its_targets():
+    """Detectors refuse boxes without a height."""
+    boxes = torch.rand(3, 4, dtype=torch.float64)
+    target = {
+        "boxes": boxes,
+        "points": boxes.float()[:1],
+        "none": boxes * 0,
+        "bad": boxes / 0,
+        "map": torch.rand(2, 16, 17),
+    }
+    spec = json.loads(json.dumps(spec_of_inputs(([torch.rand(3, 32, 32)], [target], boxes))))
+    pictures, (again,), alone = example_of(spec, "cpu")
+    assert torch.equal(again["boxes"], boxes)
+    assert torch.equal(again["points"], target["points"])
+    assert not any(each.any() for each in (*pictures, again["none"], again["bad"], again["map"], alone))
+    (picture,), (target,), _ = example_for(small().half(), spec, "cpu")
+    assert (picture.dtype, target["points"].dtype, target["boxes"].dtype) == (torch.half, torch.half, torch.double)
 
 
 @pytest.mark.parametrize("values", [[1, 2], [], [1, 2, "a"], [[1], [2]], [2**70, 0, 0]])
