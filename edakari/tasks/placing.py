@@ -13,13 +13,14 @@ import torch
 from edakari.core.optional import needs
 from edakari.tasks.settings import Augment
 
-__all__ = ["Placing", "mirrored_pairs", "rows_of", "sent_back"]
+__all__ = ["GREY", "Placing", "Resize", "inner_size", "mirrored_pairs", "rows_of", "sent_back"]
 
 GREY = 114
 """Fill of letterboxes, the value that detectors are usually trained with."""
 OBJECTS = ("boxes", "labels", "area", "iscrowd", "masks", "keypoints", "visible")
 """Entries of a target with one row for each object."""
 Target = dict[str, Any]
+Resize = Literal["stretch", "letterbox"]
 
 
 @dc.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Placing:
     """
 
     size: tuple[int, int]
-    resize: Literal["stretch", "letterbox"] = "stretch"
+    resize: Resize = "stretch"
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, augment: Augment) -> Placed:
@@ -66,10 +67,7 @@ class Placed:
             image, target = self._augmented(image, dict(target))
         height, width = image.shape[-2:]
         high, wide = self.placing.size
-        scale_y, scale_x = high / height, wide / width
-        if self.placing.resize == "letterbox":
-            scale_y = scale_x = min(scale_y, scale_x)
-        inner = max(1, round(height * scale_y)), max(1, round(width * scale_x))
+        inner = inner_size((height, width), self.placing.size, self.placing.resize)
         top, left = (high - inner[0]) // 2, (wide - inner[1]) // 2
         image, target = v2.Resize(inner, antialias=True)(image, target)
         if inner != (high, wide):
@@ -89,6 +87,20 @@ class Placed:
             image, target = v2.RandomHorizontalFlip(p=1)(image, target)
             target = mirrored_pairs(target, self.placing.flip_pairs)
         return image, _without_empty(target)
+
+
+def inner_size(original: tuple[int, int], size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Return height and width of an image inside of the network's input; a letterbox keeps its aspect.
+
+    Args:
+        original: height and width of the image.
+        size: height and width of the network's input.
+        resize: "stretch" or "letterbox".
+    """
+    scale_y, scale_x = size[0] / original[0], size[1] / original[1]
+    if resize == "letterbox":
+        scale_y = scale_x = min(scale_y, scale_x)
+    return max(1, round(original[0] * scale_y)), max(1, round(original[1] * scale_x))
 
 
 def mirrored_pairs(target: Target, pairs: tuple[tuple[int, int], ...]) -> Target:

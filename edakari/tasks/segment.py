@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -12,14 +12,15 @@ from torch.nn import functional
 
 from edakari.core.optional import needs
 from edakari.core.protocols import Batch, Split
-from edakari.core.settings import settings
+from edakari.core.settings import NonNegative, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask
-from edakari.tasks.image_data import ImageData, image_data
-from edakari.tasks.segmentation_data import MapBatches, read_maps
+from edakari.tasks.example_data import ExampleData
+from edakari.tasks.map_data import map_data, stacked
+from edakari.tasks.map_placing import MapPlacing
 from edakari.tasks.settings import DataSettings
-from edakari.tasks.sources import Arrays
-from edakari.tasks.splits import augmenting, device_of, evaluating, named_metric, require_own
+from edakari.tasks.sources.examples import Wanted
+from edakari.tasks.splits import device_of, evaluating, named_metric
 
 __all__ = ["Segmentation", "SegmentationSettings"]
 
@@ -30,12 +31,14 @@ class SegmentationSettings:
 
     Args:
         ignore_index: label of pixels that do not count.
+        aux_weight: weight of the loss of an auxiliary classifier, whose logits the network gives as `aux`.
     """
 
     ignore_index: int = 255
+    aux_weight: NonNegative = 0.5
 
     def make(self, data: DataSettings, seed: int = 0) -> Segmentation:
-        """Read the data; see `edakari.tasks.segmentation_data.read_maps`.
+        """Read names of files, but no images; see `edakari.tasks.map_data.map_data`.
 
         Args:
             data: settings of the data.
@@ -43,70 +46,110 @@ class SegmentationSettings:
 
         Raises:
             DataError: the data is missing, empty, unreadable or of the wrong form.
-            UnknownName: the metric is unknown.
+            UnknownName: the metric or the format is unknown.
         """
         named_metric(data, Segmentation.metrics)
-        require_own(data, "segmentation")
-        train, val = read_maps(data, self.ignore_index)
-        return Segmentation(image_data(data, train, val, seed=seed), self)
+        wanted = Wanted("map", broken=data.broken, ignore_index=self.ignore_index)
+
+        def place(size: tuple[int, int], channels: int) -> MapPlacing:
+            return MapPlacing(size, "map", self.ignore_index, data.resize, channels, data.pad)
+
+        return Segmentation(map_data("segmentation", wanted, data, place, stacked("map"), seed), self)
 
 
 @final
 @dc.dataclass(frozen=True, eq=False)
 class Segmentation(ImageTask):
-    """Which class each pixel shows: cross-entropy, mean intersection over union, pixel accuracy.
+    """Which class each pixel shows: cross-entropy, mean intersection over union, and accuracy.
 
     Args:
-        data: images with labels [N, H, W].
+        data: images with maps of labels; batches are images float32 [N, C, H, W] and labels int64 [N, H, W].
         options: settings of the task.
     """
 
-    data: ImageData
+    data: ExampleData
     options: SegmentationSettings = dc.field(default_factory=SegmentationSettings)
 
-    metrics = ("miou", "pixel_accuracy")
-
-    def batches(self, split: Split) -> MapBatches:
-        """Return the batches (images float32 [N, C, H, W], labels int64 [N, H, W]) of a split.
-
-        Mirrors and shifts move images and labels of "train" together.
-
-        Raises:
-            UnknownName: there is no such split.
-        """
-        data = self.data
-        pixels = augmenting(data.pixels, data.settings, data.augment(split))
-        source = cast(Arrays, data.source(split))
-        return MapBatches(source, data.order(split), pixels, self.options.ignore_index)
+    metrics = ("miou", "pixel_accuracy", "mean_accuracy")
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Logits [N, classes, H, W] at the images' size, where the network is.
+        """Return logits [N, classes, H, W] at the images' size, where the network is.
 
-        The network may give them smaller (they are brought to size bilinearly), and may give a mapping with them as
-        `out`, as torchvision's networks do; what else is in it is left alone.
+        The network may give smaller ones (they are resized bilinearly), and may give a mapping with them as `out`, as
+        torchvision's networks do, or as `logits`, as those of transformers do.
 
         Raises:
             DataError: the network has another number of classes than the data, or gives no maps.
         """
-        logits: Any = self.called(model, batch)
-        if isinstance(logits, Mapping) and "out" in logits:
-            logits = logits["out"]
+        return self._logits(model, batch)[0]
+
+    def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Return the terms of `loss`, and "auxiliary" where the network gives logits as `aux`.
+
+        Raises:
+            DataError: see `outputs`.
+        """
+        logits, auxiliary = self._logits(model, batch)
+        terms = dict(self.loss(logits, batch))
+        if auxiliary is not None and self.options.aux_weight:
+            terms["auxiliary"] = self.options.aux_weight * self.loss(auxiliary, batch)["cross_entropy"]
+        return terms
+
+    def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Return the term "cross_entropy", mean over the pixels that count; 0 where none does."""
+        each, counts = self._entropy(outputs, batch)
+        return {"cross_entropy": each.sum() / counts.sum().clamp(min=1)}
+
+    def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return the divergence of classes from a teacher's, mean over all pixels."""
+        own = functional.log_softmax(outputs.float() / temperature, 1)
+        aim = functional.log_softmax(aims.float() / temperature, 1)
+        mean: torch.Tensor = functional.kl_div(own, aim, log_target=True, reduction="none").sum(1).mean()
+        return mean
+
+    def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
+        """Compute fractions of pixels at the network's size, and their cross-entropy, over all processes.
+
+        Returns:
+            "miou", mean over those classes that appear in labels or answers, counted over all images together;
+            "pixel_accuracy"; "mean_accuracy", mean over those classes that appear in labels; and "loss".
+        """
+        with needs("train", "evaluating a network"):
+            # here, for it takes a second or two to import
+            from torchmetrics import MeanMetric
+            from torchmetrics.classification import MulticlassConfusionMatrix
+
+        device, ignored = device_of(model), self.options.ignore_index
+        confusion = MulticlassConfusionMatrix(len(self.classes), ignore_index=ignored).to(device)
+        loss = MeanMetric().to(device)
+        with evaluating(model):
+            for batch in self.batches(split):
+                outputs = self.outputs(model, batch)
+                confusion.update(outputs.argmax(1), batch[1].to(device))
+                each, counts = self._entropy(outputs, batch)
+                loss.update(each, counts.float())
+        return {**_fractions(confusion.compute()), "loss": float(loss.compute())}
+
+    def _logits(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits, and those of an auxiliary classifier if there is one, at the images' size."""
+        given: Any = self.called(model, batch)
+        auxiliary = given.get("aux") if isinstance(given, Mapping) else None
+        if isinstance(given, Mapping):
+            given = given.get("out", given.get("logits", given))
+        given = getattr(given, "logits", given)
+        size = tuple(batch[0].shape[-2:])
+        return self._sized(given, size), None if auxiliary is None else self._sized(auxiliary, size)
+
+    def _sized(self, logits: Any, size: tuple[int, ...]) -> torch.Tensor:
         if not isinstance(logits, torch.Tensor) or logits.ndim != 4 or logits.shape[1] != len(self.classes):
             given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise DataError(
                 f"the network gives {given} for a batch, but the data has {len(self.classes)} classes at every pixel, "
                 f"which are logits [N, {len(self.classes)}, height, width]"
             )
-        found: torch.Tensor = logits
-        size = tuple(batch[0].shape[-2:])
-        if tuple(found.shape[-2:]) != size:
-            found = functional.interpolate(found, size, mode="bilinear", align_corners=False)
-        return found
-
-    def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """The term "cross_entropy", mean over the pixels that count; 0 where none does."""
-        each, counts = self._entropy(outputs, batch)
-        return {"cross_entropy": each.sum() / counts.sum().clamp(min=1)}
+        if tuple(logits.shape[-2:]) == size:
+            return logits
+        return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
     def _entropy(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of each pixel, 0 where it does not count, and where it does."""
@@ -115,38 +158,19 @@ class Segmentation(ImageTask):
         each = functional.cross_entropy(outputs.float(), labels, ignore_index=ignored, reduction="none")
         return each, labels != ignored
 
-    def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Divergence of classes from a teacher's, mean over all pixels."""
-        own = functional.log_softmax(outputs.float() / temperature, 1)
-        aim = functional.log_softmax(aims.float() / temperature, 1)
-        mean: torch.Tensor = functional.kl_div(own, aim, log_target=True, reduction="none").sum(1).mean()
-        return mean
 
-    def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
-        """Shares, and the cross-entropy of pixels, over all processes.
+def _fractions(confusion: torch.Tensor) -> dict[str, float]:
+    """Metrics of a confusion matrix, labels by answers."""
+    counts = confusion.double()
+    right, labelled, answered = counts.diagonal(), counts.sum(1), counts.sum(0)
+    union = labelled + answered - right
 
-        Returns:
-            "miou", mean over those classes that appear in labels or answers, counted over all images together;
-            "pixel_accuracy", and "loss".
-        """
-        with needs("train", "evaluating a network"):
-            # here, for it takes a second or two to import
-            from torchmetrics import MeanMetric, MetricCollection
-            from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+    def mean(of: torch.Tensor) -> float:
+        there = of > 0
+        return float((right[there] / of[there]).mean()) if bool(there.any()) else 0.0
 
-        device, classes, ignored = device_of(model), len(self.classes), self.options.ignore_index
-        figures = MetricCollection(
-            {
-                "miou": MulticlassJaccardIndex(classes, ignore_index=ignored),
-                "pixel_accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignored),
-            }
-        ).to(device)
-        loss = MeanMetric().to(device)
-        with evaluating(model):
-            for batch in self.batches(split):
-                outputs = self.outputs(model, batch)
-                figures.update(outputs.argmax(1), batch[1].to(device))
-                each, counts = self._entropy(outputs, batch)
-                loss.update(each, counts.float())
-        found = {name: float(value) for name, value in figures.compute().items()}
-        return {**found, "loss": float(loss.compute())}
+    return {
+        "miou": mean(union),
+        "pixel_accuracy": float(right.sum() / counts.sum().clamp(min=1)),
+        "mean_accuracy": mean(labelled),
+    }

@@ -49,10 +49,10 @@ class DataSettings:
             a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name".
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
-        image_size: height and width of the network's input, or one number for both; None is as stored for .npz, 224 for
-            folders.
-        resize: how annotated images get the network's size: "stretch" changes their aspect, "letterbox" keeps it and
-            fills the rest with grey. Images of classes are cropped instead.
+        image_size: height and width of the network's input, or one number for both; None is as stored for .npz and for
+            maps of one size, 224 for folders of classes.
+        resize: how annotated images and maps get the network's size: "stretch" changes their aspect, "letterbox" keeps
+            it and fills the rest with grey. Images of classes are cropped instead.
         broken: what happens to broken annotations: "stop" counts and names them in an error; "drop" removes them;
             "clip" cuts boxes off at the border of the image, and removes what is broken otherwise.
         channels: number of channels of the network's input; None is as stored.
@@ -60,8 +60,8 @@ class DataSettings:
             for folders, and is computed from the training images for .npz.
         std: standard deviation of each channel; None as for `mean`.
         augment: augmentation of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or
-            random resized crop and mirror; "jitter": "light" after a change of brightness, contrast and saturation by
-            up to a fifth; "timm": timm's `create_transform` for training, with RandAugment.
+            random resized crop (with a map: zoom and crop) and mirror; "jitter": "light" after a change of brightness,
+            contrast and saturation by up to a fifth; "timm": timm's `create_transform` for training, with RandAugment.
         pad: largest shift in "light" and "jitter", in pixels.
         batch_size: images per batch over all processes.
         drop_last: leave out an incomplete last batch in training; a last batch of one image is always left out.
@@ -75,7 +75,8 @@ class DataSettings:
         val_share: fraction of the training data that becomes the validation split if there is none.
         max_images: largest number of training images, drawn in proportion to the classes; None takes all.
         metric: main metric: "top1" or "top5" in classification; "map", mean average precision, with several classes an
-            image; "miou", mean intersection over union, or "pixel_accuracy" in segmentation; None is the first.
+            image; "miou", mean intersection over union, "pixel_accuracy" or "mean_accuracy" in segmentation; None is
+            the first.
         seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
             draws everything else.
     """

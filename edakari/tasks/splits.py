@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from edakari.tasks.sources import Arrays, Labels, Source
 from edakari.tasks.transforms import JITTER
 
 __all__ = [
+    "IMAGENET",
     "augmenting",
     "device_of",
     "divided",
     "evaluating",
     "images_for",
     "named_metric",
+    "normalization_of",
     "order_of",
     "pixels_of",
     "require_own",
@@ -103,9 +105,25 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
         size = settings.size or (int(train.images.shape[1]), int(train.images.shape[2]))
     else:
         size = settings.size or (224, 224)
+    return Pixels(size, channels, *normalization_of(settings, channels, lambda: _statistics(settings, train)))
+
+
+def normalization_of(
+    settings: DataSettings, channels: int, own: Callable[[], tuple[tuple[float, ...], tuple[float, ...]]]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel.
+
+    Args:
+        settings: settings that may name them.
+        channels: number of channels of the network's input.
+        own: gives those of the data, if the settings name none.
+
+    Raises:
+        DataError: they do not fit the channels.
+    """
     mean, std = settings.mean, settings.std
     if mean is None or std is None:
-        own_mean, own_std = _statistics(settings, train)
+        own_mean, own_std = own()
         mean, std = mean or own_mean, std or own_std
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
@@ -113,7 +131,7 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
     if min(std) <= 0:
         raise DataError(f"data.std must be above 0, found {list(std)}; are all images the same?")
     repeat = (channels // len(mean), channels // len(std))
-    return Pixels(size, channels, tuple(mean) * repeat[0], tuple(std) * repeat[1])
+    return tuple(mean) * repeat[0], tuple(std) * repeat[1]
 
 
 def order_of(settings: DataSettings, count: int, split: Split, seed: int) -> Order:

@@ -244,9 +244,9 @@ def pair(folder: Path, image: bytes, label: bytes) -> DataSettings:
 def test_images_and_maps_are_turned_together_or_not_at_all(tmp_path):
     turned = rotated(Image.fromarray(np.rot90(BYTES, 1).copy()), 6, "PNG")
     task = task_from_settings(pair(tmp_path, turned, MAPS["turned"][1]))
-    source = task.data.splits["train"]
-    assert (source.labels[0] == NUMBERS).all()
-    assert (source.images[0, :, :, 1] == BYTES).all()
+    image, target = task.data.source("train")[0]
+    assert (target["map"] == torch.from_numpy(NUMBERS)).all()
+    assert (image[1] == torch.from_numpy(BYTES)).all()
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="EXIF orientation is 1"):
-        task_from_settings(pair(tmp_path / "other", turned, MAPS["L"][1]))
+        next(iter(task_from_settings(pair(tmp_path / "other", turned, MAPS["L"][1])).batches("train")))

@@ -8,6 +8,7 @@ A source fulfils `Examples` with three members. It may have more, for which thes
     sizes: int32 array [N, 2]                     height and width of each image, 0 where unknown
     labels_of(index) -> int64 array [n]           labels of an image's objects, without decoding the image
     posed_of(index) -> bool array [n]             which of them are single and have labelled keypoints, likewise
+    channels: int                                 channels of the stored images, where all of them are in memory
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "Target",
     "Wanted",
     "at_index",
+    "channels_of",
     "labels_of",
     "notes_of",
     "posed_of",
@@ -144,6 +146,11 @@ class Chosen:
         return tuple(getattr(self.source, "flip_pairs", ()))
 
     @property
+    def channels(self) -> int | None:
+        """Channels of the stored images; None where they are read from files."""
+        return channels_of(self.source)
+
+    @property
     def sizes(self) -> npt.NDArray[np.int32]:
         """Height and width of each image, 0 where unknown."""
         return sizes_of(self.source)[self.indices]
@@ -201,6 +208,12 @@ class Joined:
         return tuple(getattr(self.sources[0], "flip_pairs", ()))
 
     @property
+    def channels(self) -> int | None:
+        """Channels of the stored images, 3 where sources differ; None where they are read from files."""
+        found = {channels_of(each) for each in self.sources}
+        return None if None in found else 3 if len(found) > 1 else found.pop()
+
+    @property
     def sizes(self) -> npt.NDArray[np.int32]:
         """Height and width of each image, 0 where unknown."""
         return np.concatenate([sizes_of(each) for each in self.sources])
@@ -240,6 +253,12 @@ def posed_of(examples: Examples, index: int) -> npt.NDArray[np.bool_]:
         return np.asarray(found(index), np.bool_)
     _, target = examples[index]
     return np.asarray((target["visible"] > 0).any(1) & ~target["iscrowd"].bool())
+
+
+def channels_of(examples: Examples) -> int | None:
+    """Return the number of channels of the stored images, all of which are in memory; None where they are in files."""
+    found: int | None = getattr(examples, "channels", None)
+    return found
 
 
 def sizes_of(examples: Examples) -> npt.NDArray[np.int32]:

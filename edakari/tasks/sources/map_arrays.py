@@ -42,6 +42,11 @@ class MapArrays:
     ignore_index: int
 
     @property
+    def channels(self) -> int:
+        """Channels of the stored images, 1 or 3."""
+        return int(self.images.shape[3])
+
+    @property
     def sizes(self) -> npt.NDArray[np.int32]:
         """Height and width of each image, int32 [N, 2]."""
         return np.tile(np.array(self.maps.shape[1:], np.int32), (len(self), 1))
@@ -85,6 +90,6 @@ def npz(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | None]:
             f"{argument}: labels {span}, but there are {len(names)} classes (from 0 on); pixels that do not count have "
             f"{wanted.ignore_index}"
         )
-    if len(names) < 2:
+    if len(names) < 2 or (wanted.classes is None and low == high):
         raise DataError(f"{argument}: all pixels are of one class; there is nothing to tell apart")
     return MapArrays(images, labels, names, wanted.ignore_index), None
