@@ -13,6 +13,7 @@ __all__ = ["EXTRAS", "missing_packages", "needs", "require_packages"]
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("accelerate", "torchvision", "timm", "torchmetrics", "PIL", "pydantic", "yaml", "rich"),
     "detection": ("faster_coco_eval",),
+    "huggingface": ("datasets",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "pydantic"),
     "report": ("jinja2", "markupsafe", "matplotlib", "pydantic", "yaml"),
     "cli": ("typer", "rich", "yaml"),

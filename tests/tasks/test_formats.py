@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from edakari.errors import DataError, UnknownName
-from edakari.tasks.sources.examples import Joined, Wanted
-from edakari.tasks.sources.formats import read_examples
+from edakari.errors import DataError, EdakariError, UnknownName
+from edakari.tasks.sources.examples import Examples, Joined, Wanted
+from edakari.tasks.sources.formats import EXAMPLES, read_examples
+from edakari.tasks.sources.own_data import from_dataset
 from tests.tasks.random_objects import assert_read, pictures
 from tests.tasks.test_coco import in_order, write
 
@@ -35,3 +39,50 @@ def test_a_format_that_is_not_known_or_not_said_is_a_clear_error(tmp_path: Path)
         read_examples("coko:somewhere", Wanted())
     with pytest.raises(DataError, match=rf"write FORMAT:{tmp_path} with one of .*coco"):
         read_examples(str(tmp_path), Wanted())
+
+
+def test_the_page_of_formats_names_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "data-formats.md").read_text(encoding="utf-8")
+    assert [name for name in EXAMPLES.names() if f"| `{name}:` |" not in page or f"`{name}:" not in page] == []
+
+
+def test_every_format_says_what_it_lacks(tmp_path: Path) -> None:
+    for name in EXAMPLES.names():
+        with pytest.raises(EdakariError, match=r"\S"):
+            read_examples(f"{name}:{tmp_path / 'nowhere'}", Wanted("map" if name in MAPS else "boxes"))
+
+
+MAPS = ("cityscapes", "ade20k", "camvid", "folder", "npz")
+
+
+class Reader:
+    """A format of another package."""
+
+    def __call__(self, argument: str, wanted: Wanted, /) -> tuple[Examples, None]:
+        return from_dataset(Numbers(int(argument)), f"numbers {argument}", wanted), None
+
+
+@dc.dataclass
+class Numbers:
+    """So many images."""
+
+    count: int
+    classes: tuple[str, ...] = ("one",)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.full((3, 4, 4), index, dtype=torch.uint8), {"boxes": [[0, 0, 2, 2]], "labels": [0]}
+
+
+def test_a_format_of_another_package_is_known_by_its_name() -> None:
+    registry = EXAMPLES
+    registry.add("numbers", reader := Reader().__call__)
+    try:
+        train, val = read_examples("numbers:5", Wanted())
+        assert (len(train), val, train.classes) == (5, None, ("one",))
+        assert int(train[3][0].max()) == 3
+        assert registry["numbers"] == reader
+    finally:
+        registry._registered.pop("numbers")

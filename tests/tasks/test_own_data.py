@@ -138,6 +138,17 @@ def test_boxes_without_area_or_outside_follow_the_policy() -> None:
     assert clipped["area"].tolist() == [16, 90], "the data set's own, or that of the box as it was"
 
 
+def test_another_number_of_keypoints_is_refused() -> None:
+    def item(count: int) -> Any:
+        return PIXELS, {**GOOD, "keypoints": np.ones((1, count, 3))}
+
+    examples = from_dataset(Given([(PIXELS, {"boxes": [], "labels": [], "keypoints": []}), item(4), item(5)]), "data",
+                            Wanted("keypoints"))  # fmt: skip
+    assert (examples.joints, examples[0][1]["keypoints"].shape) == (("0", "1", "2", "3"), (0, 4, 2))
+    with pytest.raises(DataError, match=r"item 2: expected 4 keypoints of each object, found \[1, 5, 3\]"):
+        examples[2]
+
+
 @pytest.mark.parametrize(
     ("dataset", "said"),
     [

@@ -28,11 +28,13 @@ class Converter:
         where: the data set, as the subject of a sentence.
         classes: names in order of the labels.
         wanted: what the task asks for.
+        joints: number of keypoints of an object; 0 where it is not known.
     """
 
     where: str
     classes: tuple[str, ...]
     wanted: Wanted
+    joints: int = 0
 
     def __call__(self, item: Any, index: int) -> tuple[Image, dict[str, Any]]:
         """Convert an item.
@@ -164,7 +166,12 @@ class Converter:
 
     def _keypoints(self, target: Mapping[str, Any], count: int, index: int) -> dict[str, torch.Tensor]:
         points = self._numbers(target, "keypoints", (count, None, None), index).float()
-        if points.shape[2] == 3 or not (points.numel() or "visible" in target):
+        joints = self.joints or points.shape[1]
+        if not count:
+            return {"keypoints": torch.zeros(0, joints, 2), "visible": torch.zeros(0, joints, dtype=torch.int64)}
+        if points.shape[1] != joints:
+            raise self._wrong(index, f"{joints} keypoints of each object", list(points.shape))
+        if points.shape[2] == 3:
             return {"keypoints": points[..., :2], "visible": points[..., 2].to(torch.int64)}
         if points.shape[2] != 2 or "visible" not in target:
             raise self._wrong(index, "keypoints [n, K, 3], or [n, K, 2] and `visible` [n, K]", list(points.shape))

@@ -26,6 +26,8 @@ EXAMPLES: Registry[ExamplesReader] = Registry(
         "folder": "edakari.tasks.sources.map_folders:folder",
         "instances": "edakari.tasks.sources.instances:instances",
         "npz": "edakari.tasks.sources.map_arrays:npz",
+        "hf": "edakari.tasks.sources.huggingface:hf",
+        "webdataset": "edakari.tasks.sources.webdataset:webdataset",
     },
     files=False,
 )

@@ -135,7 +135,8 @@ def from_dataset(dataset: Any, where: str, wanted: Wanted) -> OwnData:
     pairs = tuple((int(one), int(other)) for one, other in getattr(dataset, "flip_pairs", ()))
     if count and len(joints) != count:
         raise DataError(f"{where}: it names {len(joints)} joints, but objects have {count} keypoints")
-    return dc.replace(found, joints=joints, flip_pairs=pairs)
+    convert = dc.replace(found.convert, joints=len(joints))
+    return dc.replace(found, convert=convert, joints=joints, flip_pairs=pairs)
 
 
 def _joints(examples: Examples) -> int:
