@@ -90,7 +90,7 @@ def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, la
     Each round first cuts every group alone, to a smaller width, by the scores of the current network. It then cuts all
     groups whose redundancy score is below the tolerance; if there are none, it halves the steps. The last round is
     shortened so that it ends just within the budget. The job's folder records every round, so that an interrupted
-    pruning continues after its last round. He et al., ECCV 2022, section 3.
+    pruning continues after its last round. He et al., ECCV 2022.
 
     Args:
         name: name of the method, recorded in the plan.
