@@ -92,7 +92,8 @@ def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, li
     recipe, others = check(Recipe, rest, "", permit=permit, made={"method": method, "budget": budget})
     problems = [*wrong, *more, *others]
     if recipe is not None:
-        permit(recipe.data.source, "source of data")
+        for text in (recipe.data.source, *recipe.data.train, *((recipe.data.val,) if recipe.data.val else ())):
+            permit(text, "source of data")
         problems += [*_indexed(recipe), *_not_plain(recipe.model.options, "model.options")]
     return recipe, problems
 

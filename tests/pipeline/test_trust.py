@@ -163,3 +163,16 @@ def test_a_file_that_gives_no_network_is_one_error(tmp_path, code, said):
 def test_an_uninitialised_network_is_refused_by_trace():
     with pytest.raises(ModelError, match="once"):
         edakari.trace(nn.Sequential(nn.LazyConv2d(4, 3)), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("key", ["source", "train", "val"])
+def test_a_strangers_data_set_is_code_wherever_it_stands(content: dict, tmp_path: Path, key: str) -> None:
+    trace = tmp_path / "it_ran"
+    (tmp_path / "sets.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    named = f"{tmp_path / 'sets.py'}:make"
+    data = {"task": "detection", key: [named] if key == "train" else named}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**content, "data": data}))
+    with pytest.raises(UntrustedCode, match=r"names Python code for its source of data: 'make' of .*sets.py"):
+        read_recipe(path)
+    assert not trace.exists()
