@@ -22,7 +22,7 @@ from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Labels, Source, from_folder, from_npz, named_source
 from edakari.tasks.splits import device_of, evaluating, named_metric
 
-__all__ = ["Classification", "ClassificationSettings"]
+__all__ = ["Classification", "ClassificationSettings", "labelled_sources"]
 
 
 @settings
@@ -49,7 +49,7 @@ class ClassificationSettings:
             UnknownName: the metric or the embedded data set is unknown.
         """
         metric = named_metric(data, Classification.metrics)
-        train, val, notes = _sources(data)
+        train, val, notes = labelled_sources(data)
         if metric == "top5" and len(train.classes) <= 5:
             raise DataError(f"data.metric is 'top5', but there are {len(train.classes)} classes; use 'top1'")
         return Classification(image_data(data, train, val, notes, seed), self)
@@ -137,11 +137,25 @@ class Classification(ImageTask):
         return {**figures, "loss": float(loss.compute())}
 
 
-def _sources(settings: DataSettings) -> tuple[Source, Source | None, tuple[str, ...]]:
-    """Training data, validation data where there is some, and notes."""
+def labelled_sources(
+    settings: DataSettings, *, same_classes: bool = True
+) -> tuple[Source, Source | None, tuple[str, ...]]:
+    """Read images with one class each.
+
+    Args:
+        settings: settings of the data.
+        same_classes: whether the validation data must have the classes of the training data.
+
+    Returns:
+        Training data, validation data where there is some, and notes.
+
+    Raises:
+        DataError: the data is missing, empty, unreadable or of the wrong form.
+    """
     named = None if settings.train else named_source(settings.source)
     if named is not None:
-        return named[0], named[1] if settings.val is None else _read((settings.val,), named[0]), ()
+        like = named[0] if same_classes else None
+        return named[0], named[1] if settings.val is None else _read((settings.val,), like), ()
     if settings.train:
         train, beside = _read(settings.train, None), None
     else:
@@ -150,7 +164,7 @@ def _sources(settings: DataSettings) -> tuple[Source, Source | None, tuple[str, 
         train = _read((str(inner if inner.is_dir() else root),), None)
         beside = str(root / "val") if inner.is_dir() and (root / "val").is_dir() else None
     held = settings.val or beside
-    return train, _read((held,), train) if held else None, ()
+    return train, _read((held,), train if same_classes else None) if held else None, ()
 
 
 def _read(paths: tuple[str, ...], like: Source | None) -> Source:

@@ -14,7 +14,7 @@ from edakari.errors import UnknownName
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
 from edakari.tasks.order import FixedBatches, Order
 from edakari.tasks.settings import Augment, DataSettings
-from edakari.tasks.sources import Arrays, Labels, Source
+from edakari.tasks.sources import Arrays, Files, Labels, Source
 from edakari.tasks.splits import augmenting, divided, order_of, pixels_of, training_seed
 from edakari.tasks.transforms import training_transform
 
@@ -80,7 +80,19 @@ class ImageData:
         Raises:
             UnknownName: there is no such split.
         """
-        return self._loaded(self.source(split), self.order(split), self.augment(split))
+        return self.batches_in(split, self.order(split))
+
+    def batches_in(self, split: Split, order: Order) -> ArrayBatches | FileBatches:
+        """Return the batches of a split in another order.
+
+        Args:
+            split: split of the images.
+            order: order of its images in batches.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        return self._loaded(self.source(split), order, self.augment(split))
 
     def batches_at(self, split: Split, parts: Sequence[Labels], augmented: bool) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
@@ -98,7 +110,7 @@ class ImageData:
         digest.update(source.labels.tobytes())
         if isinstance(source, Arrays):
             digest.update(source.images.tobytes())
-        else:
+        elif isinstance(source, Files):
             digest.update("\n".join("/".join(path.parts[-2:]) for path in source.paths).encode())
         return digest.hexdigest()
 

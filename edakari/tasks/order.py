@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edakari.core.processes import ALONE, Processes
 from edakari.errors import DataError
 
-__all__ = ["FixedBatches", "Order"]
+__all__ = ["ClassOrder", "FixedBatches", "Order"]
 
 
 @dc.dataclass(frozen=True)
@@ -65,6 +65,12 @@ class Order:
         rest -= rest % world
         return 0 if self.drop_last or rest <= world else rest
 
+    def indices(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the images of an epoch in their order, int64 [count]."""
+        if not self.shuffle:
+            return np.arange(self.count)
+        return np.random.default_rng((self.seed, epoch)).permutation(self.count)
+
     def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield this process's indices in each batch from `first` on.
 
@@ -73,9 +79,7 @@ class Order:
         """
         self.check()
         here = ALONE if self.shared else Processes.here()
-        indices = np.arange(self.count)
-        if self.shuffle:
-            indices = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        indices = self.indices(epoch)
         for number in range(first, len(self)):
             first_image = number * self.batch_size
             size = self._rest if number == self.count // self.batch_size else self.batch_size
@@ -83,6 +87,29 @@ class Order:
             part = np.array_split(whole, here.world)[here.rank]
             if len(part):
                 yield part
+
+
+@dc.dataclass(frozen=True, eq=False, kw_only=True)
+class ClassOrder(Order):
+    """Order in which a few images of one class stand together, so that batches have pairs; each image appears once.
+
+    Args:
+        labels: class of each image, int64 [count].
+        together: number of images of a class that stand together.
+    """
+
+    labels: npt.NDArray[np.int64]
+    together: int
+
+    def indices(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the images of an epoch in their order; that of epoch 0 in every epoch unless shuffled."""
+        rng = np.random.default_rng((self.seed, epoch if self.shuffle else 0))
+        parts: list[npt.NDArray[np.int64]] = []
+        for label in np.unique(self.labels):
+            own = rng.permutation(np.flatnonzero(self.labels == label))
+            # rather a few more together than one alone
+            parts += np.array_split(own, max(1, len(own) // self.together))
+        return np.concatenate([parts[index] for index in rng.permutation(len(parts))])
 
 
 @dc.dataclass(frozen=True)

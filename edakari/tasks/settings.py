@@ -24,10 +24,12 @@ TASKS: Registry[type[TaskSettings]] = Registry(
     {
         "classification": "edakari.tasks.classify:ClassificationSettings",
         "detection": "edakari.tasks.detection:DetectionSettings",
+        "embedding": "edakari.tasks.embedding:EmbeddingSettings",
         "instance_segmentation": "edakari.tasks.instances:InstanceSettings",
         "keypoints": "edakari.tasks.keypoints:KeypointSettings",
         "multilabel": "edakari.tasks.multilabel:MultiLabelSettings",
         "pose": "edakari.tasks.pose:PoseSettings",
+        "regression": "edakari.tasks.regression:RegressionSettings",
         "segmentation": "edakari.tasks.segment:SegmentationSettings",
     },
     members=("make",),
@@ -44,9 +46,11 @@ class DataSettings:
         task: what images show, with the settings of that task: "classification": one class each; "multilabel": any
             number of classes each; "segmentation": a class at every pixel; "detection": objects in boxes;
             "instance_segmentation": objects with masks; "keypoints": objects with keypoints; "pose": keypoints
-            of objects whose boxes are known; or your own, by its registered name or "path/to/file.py:name".
+            of objects whose boxes are known; "embedding": vectors that are near for images of one class; "regression":
+            one or several numbers for each image; or your own, by its registered name or "path/to/file.py:name".
         source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, or
-            a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name".
+            a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name". Numbers
+            for regression: an .npz file, a .csv table (file, then numbers) or a folder with `train.csv` and `val.csv`.
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
         image_size: height and width of the network's input, or one number for both; None is as stored for .npz and for
@@ -75,8 +79,9 @@ class DataSettings:
         val_share: fraction of the training data that becomes the validation split if there is none.
         max_images: largest number of training images, drawn in proportion to the classes; None takes all.
         metric: main metric: "top1" or "top5" in classification; "map", mean average precision, with several classes an
-            image; "miou", mean intersection over union, "pixel_accuracy" or "mean_accuracy" in segmentation; None is
-            the first.
+            image; "miou", mean intersection over union, "pixel_accuracy" or "mean_accuracy" in segmentation;
+            "recall_at_1", "recall_at_5" or "map_at_r" of embeddings; "r2", "minus_mae" or "minus_rmse" in regression;
+            None is the first.
         seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
             draws everything else.
     """

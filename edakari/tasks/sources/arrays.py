@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,12 @@ class Arrays:
 
     Args:
         images: images, uint8 [N, H, W, C].
-        labels: labels, int64 [N]; multi-label 0 and 1 [N, classes]; per pixel [N, H, W].
-        classes: name of each class.
+        labels: labels, int64 [N]; multi-label 0 and 1 [N, classes]; per pixel [N, H, W]; numbers, float32 [N, K].
+        classes: name of each class; empty where images have numbers.
     """
 
     images: npt.NDArray[np.uint8]
-    labels: Labels
+    labels: npt.NDArray[Any]
     classes: tuple[str, ...]
 
     def take(self, indices: npt.NDArray[np.int64]) -> Arrays:

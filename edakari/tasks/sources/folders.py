@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses as dc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edakari.core.optional import needs
 from edakari.errors import DataError
-from edakari.tasks.sources.arrays import Labels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,12 +25,12 @@ class Files:
 
     Args:
         paths: paths of the images.
-        labels: labels, int64 [N].
-        classes: name of each class.
+        labels: labels, int64 [N]; numbers, float32 [N, K].
+        classes: name of each class; empty where images have numbers.
     """
 
     paths: tuple[Path, ...]
-    labels: Labels
+    labels: npt.NDArray[Any]
     classes: tuple[str, ...]
 
     def take(self, indices: npt.NDArray[np.int64]) -> Files:

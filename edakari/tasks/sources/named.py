@@ -10,12 +10,14 @@ from edakari.core.user_code import names_file
 from edakari.errors import DataError
 from edakari.tasks.sources.arrays import Arrays
 from edakari.tasks.sources.folders import Files
+from edakari.tasks.sources.numbers import OwnNumbers
 
 __all__ = ["SOURCES", "Source", "SourceReader", "named_source"]
 
-Source = Arrays | Files
+Source = Arrays | Files | OwnNumbers
+"""Images with labels or numbers."""
 
-SourceReader = Callable[[str], tuple[Source, Source | None]]
+SourceReader = Callable[[str], tuple[Arrays | Files, Arrays | Files | None]]
 """From what stands behind the colon of `data.source` to training data, and to validation data where there is some."""
 SOURCES: Registry[SourceReader] = Registry(
     "source of data", "edakari.sources", {"embedded": "edakari.tasks.sources.shipped:both_embedded"}
@@ -24,7 +26,7 @@ SOURCES: Registry[SourceReader] = Registry(
 known by their form."""
 
 
-def named_source(text: str) -> tuple[Source, Source | None] | None:
+def named_source(text: str) -> tuple[Arrays | Files, Arrays | Files | None] | None:
     """Training and validation data of a source that is named; None where the text is a path.
 
     Args:
@@ -38,7 +40,7 @@ def named_source(text: str) -> tuple[Source, Source | None] | None:
     if name not in SOURCES or Path(text).exists():
         return None
     found = SOURCES.named(name)(rest)
-    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Source)):
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Arrays | Files)):
         raise DataError(
             f"the source of data {text!r} gave a {type(found).__name__}; it gives a pair: training data as `Arrays` or "
             "`Files`, and validation data or None"
