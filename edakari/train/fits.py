@@ -33,6 +33,7 @@ FITS: Registry[Any] = Registry(
         "lightning": "edakari.integrations.lightning:LightningFit",
         "timm": "edakari.integrations.timm:TimmFit",
         "transformers": "edakari.integrations.transformers:TransformersFit",
+        "ultralytics": "edakari.integrations.ultralytics:UltralyticsFit",
     },
     members=("__call__",),
 )

@@ -65,12 +65,20 @@ def transformers() -> Any:
     return transformers.fit(use_cpu=True, disable_tqdm=True)
 
 
+def ultralytics() -> Any:
+    pytest.importorskip("ultralytics")
+    from edakari.integrations import ultralytics
+
+    return ultralytics.fit()
+
+
 FITS = {
     "plain": lambda: loops.plain,
     "closure": lambda: loops.closure,
     "timm": timm.fit,
     "lightning": lightning,
     "transformers": transformers,
+    "ultralytics": ultralytics,
 }
 
 
