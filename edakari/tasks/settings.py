@@ -23,6 +23,7 @@ TASKS: Registry[type[TaskSettings]] = Registry(
     "edakari.tasks",
     {
         "classification": "edakari.tasks.classify:ClassificationSettings",
+        "depth": "edakari.tasks.depth:DepthSettings",
         "detection": "edakari.tasks.detection:DetectionSettings",
         "embedding": "edakari.tasks.embedding:EmbeddingSettings",
         "instance_segmentation": "edakari.tasks.instances:InstanceSettings",
@@ -31,6 +32,7 @@ TASKS: Registry[type[TaskSettings]] = Registry(
         "pose": "edakari.tasks.pose:PoseSettings",
         "regression": "edakari.tasks.regression:RegressionSettings",
         "segmentation": "edakari.tasks.segment:SegmentationSettings",
+        "super_resolution": "edakari.tasks.super_resolution:SuperResolutionSettings",
     },
     members=("make",),
     adapt=settings_of_task,
@@ -43,14 +45,16 @@ class DataSettings:
     """Where images come from and how they become batches.
 
     Args:
-        task: what images show, with the settings of that task: "classification": one class each; "multilabel": any
+        task: what the network does, with the settings of that task: "classification": one class each; "multilabel": any
             number of classes each; "segmentation": a class at every pixel; "detection": objects in boxes;
             "instance_segmentation": objects with masks; "keypoints": objects with keypoints; "pose": keypoints
-            of objects whose boxes are known; "embedding": vectors that are near for images of one class; "regression":
-            one or several numbers for each image; or your own, by its registered name or "path/to/file.py:name".
-        source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, or
-            a source of your own: "NAME", "NAME:ARGUMENT" of a registered one, or "path/to/file.py:name". Numbers
-            for regression: an .npz file, a .csv table (file, then numbers) or a folder with `train.csv` and `val.csv`.
+            of objects whose boxes are known; "depth": how far away each pixel is; "super_resolution": an image of
+            higher resolution; "embedding": vectors that are near for images of one class; "regression": one or several
+            numbers for each image; or your own, by its registered name or "path/to/file.py:name".
+        source: "embedded:fashion", an image folder (with `train/` and `val/` in it, or classes only), an .npz file, a
+            source of annotated images, "FORMAT:PATH", or a source of your own: "NAME", "NAME:ARGUMENT" of a registered
+            one, or "path/to/file.py:name". Numbers for regression: an .npz file, a .csv table (file, then numbers) or
+            a folder with `train.csv` and `val.csv`.
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
         image_size: height and width of the network's input, or one number for both; None is as stored for .npz and for
@@ -61,8 +65,8 @@ class DataSettings:
             "clip" cuts boxes off at the border of the image, and removes what is broken otherwise.
         channels: number of channels of the network's input; None is as stored.
         mean: mean of each channel, for pixels in 0 to 1; None is the data set's own for embedded data and ImageNet's
-            for folders, and is computed from the training images for .npz.
-        std: standard deviation of each channel; None as for `mean`.
+            for folders, and is computed from the training images for .npz. Detectors and super-resolution take 0.
+        std: standard deviation of each channel; None as for `mean`; detectors and super-resolution take 1.
         augment: augmentation of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or
             random resized crop (with a map: zoom and crop) and mirror; "jitter": "light" after a change of brightness,
             contrast and saturation by up to a fifth; "timm": timm's `create_transform` for training, with RandAugment.
@@ -79,9 +83,9 @@ class DataSettings:
         val_share: fraction of the training data that becomes the validation split if there is none.
         max_images: largest number of training images, drawn in proportion to the classes; None takes all.
         metric: main metric: "top1" or "top5" in classification; "map", mean average precision, with several classes an
-            image; "miou", mean intersection over union, "pixel_accuracy" or "mean_accuracy" in segmentation;
-            "recall_at_1", "recall_at_5" or "map_at_r" of embeddings; "r2", "minus_mae" or "minus_rmse" in regression;
-            None is the first.
+            image; "miou", mean intersection over union, "pixel_accuracy" or "mean_accuracy" in segmentation; "delta1"
+            in depth; "psnr" or "ssim" in super-resolution; "recall_at_1", "recall_at_5" or "map_at_r" of embeddings;
+            "r2", "minus_mae" or "minus_rmse" in regression; None is the first that the task has.
         seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
             draws everything else.
     """

@@ -265,8 +265,8 @@ def test_missing_and_differing_maps_are_counted_and_named(tmp_path: Path) -> Non
     for part in (
         "3 of 5 annotations are broken",
         "a missing image: 1 (",
-        "a missing label map: 1 (train/2.png with CamVid/trainannot/2.png)",
-        "a label map of another size than the image: 1 (",
+        "a missing or unreadable map: 1 (train/2.png with CamVid/trainannot/2.png)",
+        "a map of another size than the image: 1 (",
     ):
         assert part in str(error.value)
     rest, _ = read_examples(text, MAP)

@@ -11,6 +11,7 @@ import torch
 
 from edakari.core.optional import needs
 from edakari.errors import DataError
+from edakari.tasks.sources.depth import metric_depth
 from edakari.tasks.sources.examples import Wanted
 from edakari.tasks.sources.mending import FAULTS, Fault, inside_image
 
@@ -44,22 +45,23 @@ class Converter:
                 target, a mapping with the keys of the contract. Boxes may be tv_tensors of any format, or numbers
                 [n, 4], left, top, right and bottom; `keypoints` may have a third column of visibility; `area`,
                 `iscrowd` and `image_id` may be left out. Where a class at every pixel is wanted, the target may be the
-                map itself.
+                map itself, and the depths where depths are wanted; images alone need no pair.
             index: index of the item, for errors.
 
         Raises:
             DataError: the item is of another form; says what was expected and what came.
         """
+        if self.wanted.target == "image" and not isinstance(item, tuple | list):
+            item = item, {}
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise self._wrong(index, "a pair (image, target)", item)
         from torchvision import tv_tensors
 
         image = tv_tensors.Image(self._pixels(item[0], index))
         size, target = (int(image.shape[-2]), int(image.shape[-1])), item[1]
-        if self.wanted.target == "map":
-            stored = target.get("map") if isinstance(target, Mapping) else target
+        if self.wanted.target in ("map", "depth", "image"):
             number = target.get("image_id", index) if isinstance(target, Mapping) else index
-            return image, {"image_id": int(number), "map": self._map(stored, size, index)}
+            return image, {"image_id": int(number), **self._at_pixels(target, size, index)}
         if not isinstance(target, Mapping):
             hint = "; torchvision's data sets give one after `wrap_dataset_for_transforms_v2`"
             raise self._wrong(index, f"a target that is a mapping with `boxes` and `labels`{hint}", target)
@@ -96,6 +98,23 @@ class Converter:
         if pixels.dtype != torch.uint8:
             raise self._wrong(index, expected, image)
         return pixels.expand(3, -1, -1).contiguous()
+
+    def _at_pixels(self, target: Any, size: tuple[int, int], index: int) -> dict[str, torch.Tensor]:
+        """The map or the depths of a target, or of one that is nothing else."""
+        wanted = self.wanted.target
+        if wanted == "image":
+            return {}
+        stored = target.get(wanted) if isinstance(target, Mapping) else target
+        return {wanted: self._map(stored, size, index) if wanted == "map" else self._depth(stored, size, index)}
+
+    def _depth(self, stored: Any, size: tuple[int, int], index: int) -> torch.Tensor:
+        from torchvision import tv_tensors
+
+        found = self._numbers({"depth": [] if stored is None else stored}, "depth", (None,) * np.ndim(stored), index)
+        found = found[0] if found.ndim == 3 and found.shape[0] == 1 else found
+        if tuple(found.shape) != size or found.is_complex() or found.dtype == torch.bool:
+            raise self._wrong(index, f"a `depth` of numbers of the image's size {list(size)}", stored)
+        return tv_tensors.Mask(torch.from_numpy(metric_depth(found.numpy(), self.wanted.scale)))
 
     def _map(self, stored: Any, size: tuple[int, int], index: int) -> torch.Tensor:
         from torchvision import tv_tensors

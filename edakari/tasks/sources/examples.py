@@ -41,8 +41,9 @@ __all__ = [
     "sizes_of",
 ]
 
-Target = Literal["boxes", "masks", "keypoints", "map"]
-"""What a task learns: boxes; boxes with masks; boxes with keypoints; a class at every pixel."""
+Target = Literal["boxes", "masks", "keypoints", "map", "depth", "image"]
+"""What a task learns: boxes; boxes with masks; boxes with keypoints; a class or the depth at every pixel; or only
+images."""
 Broken = Literal["stop", "drop", "clip"]
 """What happens to broken annotations: an error; removal; or clipping boxes to the image, and removal of the rest."""
 Indices = npt.NDArray[np.int64]
@@ -64,11 +65,12 @@ class Examples(Protocol):
         keypoints   tv_tensors.KeyPoints, float32 [n, K, 2], x and y                     keypoints
         visible     int64 [n, K]; 0 is not labelled, 1 is hidden, 2 is visible           keypoints
         map         tv_tensors.Mask, int64 [H, W], labels and the ignored value          map
+        depth       tv_tensors.Mask, float32 [H, W], 0 where it is not known             depth
     """
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names in order of the labels, without a background."""
+        """Names in order of the labels, without a background; empty for depths and images alone."""
         ...
 
     def __len__(self) -> int:
@@ -89,12 +91,14 @@ class Wanted:
         classes: required names in order of the labels, such as those of the training data; None takes the source's own.
         broken: what happens to broken annotations.
         ignore_index: label of pixels that do not count.
+        scale: depth of the number 1 in stored depths.
     """
 
     target: Target = "boxes"
     classes: tuple[str, ...] | None = None
     broken: Broken = "clip"
     ignore_index: int = 255
+    scale: float = 1.0
 
     def like(self, examples: Examples) -> Wanted:
         """The same with the classes of these examples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edakari.core.registry import Registry
@@ -26,6 +26,8 @@ EXAMPLES: Registry[ExamplesReader] = Registry(
         "folder": "edakari.tasks.sources.map_folders:folder",
         "instances": "edakari.tasks.sources.instances:instances",
         "npz": "edakari.tasks.sources.map_arrays:npz",
+        "depth": "edakari.tasks.sources.depth:depth",
+        "images": "edakari.tasks.sources.plain_images:images",
         "hf": "edakari.tasks.sources.huggingface:hf",
         "webdataset": "edakari.tasks.sources.webdataset:webdataset",
     },
@@ -34,6 +36,10 @@ EXAMPLES: Registry[ExamplesReader] = Registry(
 """Readers of annotated images, by the name in front of the colon of `data.source`."""
 SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".npz": "npz"}
 """Formats that the name of a file tells."""
+UNNAMED: Mapping[str, str] = {"map": "folder", "depth": "depth", "image": "images"}
+"""Formats of folders whose format is not named, by what is wanted; of other files too, except for maps."""
+ANNOTATED = ("coco", "voc", "yolo", "cityscapes", "ade20k", "camvid", "folder", "instances", "npz", "hf", "webdataset")
+"""Formats that have neither depths nor images alone."""
 
 
 def read_examples(
@@ -43,7 +49,8 @@ def read_examples(
 
     Args:
         source: "FORMAT:ARGUMENT", such as "coco:PATH"; a file whose suffix tells its format; "path/to/file.py:NAME" for
-            a data set of your own; or a folder of images and label maps, if a class at every pixel is wanted.
+            a data set of your own; or a folder of images and label maps, if a class at every pixel is wanted. Where
+            depths or images alone are wanted, folders and .npz files need no format.
         wanted: what the task asks for.
         train: sources of training examples, which are concatenated; takes the place of `source`.
         val: source of validation examples; takes the place of those that belong to `source`.
@@ -72,6 +79,11 @@ def _read(text: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
     if names_file(text):
         return from_file(text, wanted)
     name, argument = _parted(text, wanted)
+    if wanted.target in ("depth", "image") and name in ANNOTATED:
+        own = "images with depths" if wanted.target == "depth" else "images alone"
+        raise DataError(
+            f"{text!r}: the format {name!r} is not for {own}; give a folder, an .npz file or a data set of your own"
+        )
     return EXAMPLES.named(name)(argument, wanted)
 
 
@@ -80,13 +92,14 @@ def _parted(text: str, wanted: Wanted) -> tuple[str, str]:
     name, colon, rest = text.partition(":")
     if colon and name in EXAMPLES:
         return name, rest
-    path = Path(text)
+    path, unnamed = Path(text), UNNAMED.get(wanted.target)
     if path.suffix.lower() in SUFFIXES:
-        return SUFFIXES[path.suffix.lower()], text
+        known = SUFFIXES[path.suffix.lower()]
+        return (unnamed if known == "npz" and unnamed in ("depth", "images") else known), text
     if colon and not path.exists():
         raise EXAMPLES.unknown(name)
-    if wanted.target == "map":
-        return "folder", text
+    if unnamed is not None:
+        return unnamed, text
     raise DataError(
         f"{text!r} does not say of which format its annotations are; write FORMAT:{text} with one of "
         f"{', '.join(EXAMPLES.names())}"

@@ -14,7 +14,7 @@ import torch
 
 from edakari.core.optional import needs
 from edakari.errors import DataError
-from edakari.tasks.sources.examples import Wanted, at_index
+from edakari.tasks.sources.examples import Broken, Wanted, at_index
 from edakari.tasks.sources.listing import READERS, sizes_on_disk
 from edakari.tasks.sources.mending import Fault, found_in, judged
 from edakari.tasks.sources.npz import CLASSES
@@ -23,7 +23,7 @@ from edakari.tasks.sources.packed import Packed, existing
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
-__all__ = ["MappedImages", "Numbering", "Pairs", "largest_number", "mapped", "require_map", "stored_map"]
+__all__ = ["MappedImages", "Numbering", "Pairs", "largest_number", "mapped", "require_map", "stored_map", "usable"]
 
 UNLABELLED = -1
 """Label of stored values that stand for no class, before `ignore_index` takes its place."""
@@ -180,27 +180,49 @@ def mapped(pairs: Pairs, wanted: Wanted) -> MappedImages:
     if not pairs.images:
         raise DataError(f"{pairs.where}: there are no images")
     images, maps = Packed.texts(pairs.images), Packed.texts(pairs.maps)
-    sizes, others = sizes_on_disk(pairs.root, images), sizes_on_disk(pairs.root, maps)
-    faults = np.zeros(len(images), np.int8)
-    faults[(sizes != others).any(1)] = Fault.MAP_SIZE
-    faults[(others < 0).any(1) | ~existing(pairs.root, maps)] = Fault.NO_MAP
-    faults[(sizes < 0).any(1)] = Fault.MISSING
-    found = found_in(faults, lambda at: f"{pairs.images[at]} with {pairs.maps[at]}")
-    stays = np.flatnonzero(faults == Fault.NONE)
-    if not len(stays):
-        raise DataError(f"{pairs.where}: none of its {len(images):,} images can be used: {', '.join(map(str, found))}")
-    notes = judged(pairs.where, len(images), found, "stop" if wanted.broken == "stop" else "drop")
+    stays, sizes, notes = usable(pairs.where, pairs.root, images, maps, sizes_on_disk(pairs.root, maps), wanted.broken)
     return MappedImages(
         pairs.where,
         pairs.root,
         images.take(stays),
         maps.take(stays),
-        sizes[stays],
+        sizes,
         pairs.classes,
         pairs.numbering.ignoring(wanted.ignore_index),
         wanted.ignore_index,
         notes,
     )
+
+
+def usable(
+    where: str, root: Path, images: Packed, maps: Packed, sizes_of_maps: npt.NDArray[np.int32], broken: Broken
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], tuple[str, ...]]:
+    """Find the images that are there and have a map of their size; the policy says what happens to others.
+
+    Args:
+        where: the source, as the subject of a sentence.
+        root: folder that the paths are relative to.
+        images: paths of the images.
+        maps: path of the map of each image.
+        sizes_of_maps: height and width of each map, int32 [N, 2]; -1 where it cannot be read.
+        broken: the policy; maps are not clipped, but removed.
+
+    Returns:
+        Indices of the images, int64 [n]; their heights and widths, int32 [n, 2]; and notes about what is removed.
+
+    Raises:
+        DataError: something is broken and the policy is "stop", or nothing is left.
+    """
+    sizes, faults = sizes_on_disk(root, images), np.zeros(len(images), np.int8)
+    faults[(sizes != sizes_of_maps).any(1)] = Fault.MAP_SIZE
+    faults[(sizes_of_maps < 0).any(1) | ~existing(root, maps)] = Fault.NO_MAP
+    faults[(sizes < 0).any(1)] = Fault.MISSING
+    found = found_in(faults, lambda at: f"{images.text(at)} with {maps.text(at)}")
+    stays = np.flatnonzero(faults == Fault.NONE)
+    if not len(stays):
+        raise DataError(f"{where}: none of its {len(images):,} images can be used: {', '.join(map(str, found))}")
+    notes = judged(where, len(images), found, "stop" if broken == "stop" else "drop")
+    return stays, sizes[stays], notes
 
 
 def stored_map(image: Path, labels: Path, colours: bool) -> npt.NDArray[Any]:

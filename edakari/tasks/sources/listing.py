@@ -42,9 +42,9 @@ def read_lines(path: Path, where: str) -> list[str]:
     return [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
 
 
-def image_files(folder: Path) -> list[str]:
+def image_files(folder: Path, suffixes: Sequence[str] = IMAGES) -> list[str]:
     """Return the paths of all images in a folder and its subfolders, relative to it, sorted."""
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and not file.name.startswith("."))
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in suffixes and not file.name.startswith("."))
     return sorted(file.relative_to(folder).as_posix() for file in found)
 
 

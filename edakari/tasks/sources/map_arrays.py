@@ -22,7 +22,7 @@ from edakari.tasks.sources.npz import CLASSES, read_npz
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
-__all__ = ["MapArrays", "npz"]
+__all__ = ["MapArrays", "image_at", "npz"]
 
 
 @dc.dataclass(frozen=True, eq=False)
@@ -59,9 +59,16 @@ class MapArrays:
             from torchvision import tv_tensors
 
         index = at_index(index, len(self))
-        image = torch.from_numpy(self.images[index]).permute(2, 0, 1).expand(3, -1, -1).contiguous()
         labels = torch.from_numpy(self.maps[index].astype(np.int64))
-        return tv_tensors.Image(image), {"image_id": index, "map": tv_tensors.Mask(labels)}
+        return image_at(self.images, index), {"image_id": index, "map": tv_tensors.Mask(labels)}
+
+
+def image_at(images: npt.NDArray[np.uint8], index: int) -> Image:
+    """Return an image of an array uint8 [N, H, W, 1 or 3], uint8 [3, H, W]."""
+    with needs("train", "reading annotated images"):
+        from torchvision import tv_tensors
+
+    return tv_tensors.Image(torch.from_numpy(images[index]).permute(2, 0, 1).expand(3, -1, -1).contiguous())
 
 
 def npz(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | None]:

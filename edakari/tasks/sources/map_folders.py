@@ -19,20 +19,43 @@ from edakari.tasks.sources.examples import Examples, Wanted
 from edakari.tasks.sources.label_maps import MappedImages, Numbering, Pairs, largest_number, mapped, require_map
 from edakari.tasks.sources.listing import TRAIN, VAL, first_there, image_files, read_lines
 
-__all__ = ["PairedFolder", "folder", "paired_folder"]
+__all__ = ["Beside", "PairedFolder", "folder", "paired_folder"]
 
-MAPS = (".png", ".bmp", ".tif", ".tiff")
-"""Suffixes of label maps: lossless formats."""
+
+@dc.dataclass(frozen=True)
+class Beside:
+    """Maps that belong to images by their names.
+
+    Args:
+        folder: name of their folder.
+        suffixes: suffixes of their files, in lower case.
+        what: name of such a map, for errors.
+        advice: what to put there, for errors.
+    """
+
+    folder: str
+    suffixes: tuple[str, ...]
+    what: str
+    advice: str
+
+
+LABELS = Beside(
+    "labels",
+    (".png", ".bmp", ".tif", ".tiff"),
+    "label map",
+    "label maps, PNG files with the number of each pixel's class,",
+)
+"""Label maps, in lossless formats."""
 
 
 @dc.dataclass(frozen=True)
 class PairedFolder:
-    """The files of a split: images and label maps of the same name.
+    """The files of a split: images and maps of the same name.
 
     Args:
         root: folder that the paths are relative to.
         images: paths of the images.
-        maps: paths of the label maps.
+        maps: paths of the maps.
         classes: the list of classes, if there is one.
     """
 
@@ -58,42 +81,45 @@ def folder(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | None]
     return first, _read(val, wanted.like(first)) if val else None
 
 
-def paired_folder(root: Path) -> tuple[PairedFolder, PairedFolder | None]:
-    """Find the images and label maps of the splits.
+def paired_folder(root: Path, beside: Beside = LABELS) -> tuple[PairedFolder, PairedFolder | None]:
+    """Find the images and maps of the splits.
 
     Args:
         root: the folder.
+        beside: the maps.
 
     Raises:
-        DataError: there are none, or an image has no label map.
+        DataError: there are none, or no image has a map.
     """
-    inner, beside = (first_there(root / name for name in names) for names in (TRAIN, VAL))
+    inner, other = (first_there(root / name for name in names) for names in (TRAIN, VAL))
     if inner is not None and inner.is_dir():
-        return _paired(inner, None), _paired(beside, None) if beside is not None and beside.is_dir() else None
+        found = _paired(inner, None, beside)
+        return found, _paired(other, None, beside) if other is not None and other.is_dir() else None
     lists = [first_there(root / f"{name}.txt" for name in names) for names in (TRAIN, VAL)]
-    return _paired(root, lists[0]), _paired(root, lists[1]) if lists[0] and lists[1] else None
+    first = _paired(root, lists[0], beside)
+    return first, _paired(root, lists[1], beside) if lists[0] and lists[1] else None
 
 
-def _paired(root: Path, listed: Path | None) -> PairedFolder:
-    where = f"folder {str(root)!r}"
-    if not all((root / name).is_dir() for name in ("images", "labels")):
+def _paired(root: Path, listed: Path | None, beside: Beside) -> PairedFolder:
+    where, folder_of_maps = f"folder {str(root)!r}", root / beside.folder
+    if not (root / "images").is_dir() or not folder_of_maps.is_dir():
         raise DataError(
-            f"{where} has no images/ and labels/ in it; put label maps, PNG files with the number of each pixel's "
-            "class, under the same names as their images, or both in train/ and val/"
+            f"{where} has no images/ and {beside.folder}/ in it; put {beside.advice} under the same names as their "
+            "images, or both in train/ and val/"
         )
     images = {Path(file).with_suffix("").as_posix(): file for file in image_files(root / "images")}
     names = [Path(line).with_suffix("").as_posix() for line in read_lines(listed, where)] if listed else sorted(images)
-    maps = {Path(file).with_suffix("").as_posix(): file for file in image_files(root / "labels") if file.endswith(MAPS)}
+    maps = {Path(file).with_suffix("").as_posix(): file for file in image_files(folder_of_maps, beside.suffixes)}
     without = [name for name in names if name not in maps or name not in images]
     if not names or len(without) == len(names):
         raise DataError(
-            f"{where}: {len(without)} of {len(names)} images have no label map in labels/ ({', '.join(MAPS)}), such as "
-            f"{without[:3]}"
+            f"{where}: {len(without)} of {len(names)} images have no {beside.what} in {beside.folder}/ "
+            f"({', '.join(beside.suffixes)}), such as {without[:3]}"
         )
     return PairedFolder(
         root,
         [f"images/{images.get(name, name)}" for name in names],
-        [f"labels/{maps.get(name, name)}" for name in names],
+        [f"{beside.folder}/{maps.get(name, name)}" for name in names],
         first_there(base / "classes.txt" for base in (root, root.parent)),
     )
 

@@ -25,8 +25,8 @@ FAULTS = (
     "no mask, or a damaged one",
     "a mask of another size than the image",
     "not in the form that the format demands",
-    "a missing label map",
-    "a label map of another size than the image",
+    "a missing or unreadable map",
+    "a map of another size than the image",
 )
 """What can be wrong with an annotation, by number; 0 is nothing."""
 NAMED = 3

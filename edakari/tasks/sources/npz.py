@@ -16,11 +16,10 @@ from edakari.core.reading import Unreadable, require_regular
 from edakari.errors import DataError
 from edakari.tasks.sources.arrays import Arrays, Labels
 
-__all__ = ["CLASSES", "from_npz", "read_npz", "read_parts"]
+__all__ = ["CLASSES", "from_npz", "read_arrays", "read_npz", "read_parts"]
 
 CLASSES = 1_000_000
 """That data may have: the last layer of a network for so many has a billion weights, and each class gets a name."""
-NAMES = ("images", "labels", "class_names")
 HEADER = 10_000
 """Bytes of the header of an array; ours have a hundred. numpy evaluates it, in time that grows quickly."""
 
@@ -77,19 +76,32 @@ def read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple
         DataError: the file is missing, damaged or empty, says that it holds more than there is or fits into memory, or
             its images are of another form.
     """
+    found = read_arrays(path, ("images", "labels"))
+    return found["images"], found["labels"], tuple(str(name) for name in found.get("class_names", ()))
+
+
+def read_arrays(path: Path, needed: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read arrays of an .npz file by name, and `class_names` if it is there.
+
+    Args:
+        path: the file.
+        needed: names of the arrays; "images" becomes uint8 [N, H, W, C], others are as they are.
+
+    Raises:
+        DataError: see `read_npz`, or an array is missing.
+    """
     if not path.exists():
         raise DataError(f"data file {str(path)!r}: there is no such file")
     try:
         require_regular(path)
-        found = _arrays(path)
+        found = _arrays(path, needed)
     except (DataError, Unreadable) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     except Exception as error:
         # zipfile, zlib and numpy meet damaged files with errors of every kind
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(f"{path} cannot be read as .npz without pickle ({said})") from error
-    images, labels = found["images"], found["labels"]
-    names = tuple(str(name) for name in found.get("class_names", ()))
+    images = found["images"]
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -98,7 +110,7 @@ def read_npz(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any], tuple
         )
     if not images.size:
         raise DataError(f"{path}: it has no images" if not len(images) else f"{path}: its images have no pixels")
-    return images, labels, names
+    return {**found, "images": images}
 
 
 def _classes_in(path: Path, images: int, labels: npt.NDArray[Any]) -> Labels:
@@ -114,14 +126,14 @@ def _classes_in(path: Path, images: int, labels: npt.NDArray[Any]) -> Labels:
     return labels.astype(np.int64)
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _arrays(path: Path, needed: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     """The arrays that data has, after a look at what each is said to be."""
     with zipfile.ZipFile(path) as archive:
         members = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist()}
-        missing = [key for key in ("images", "labels") if key not in members]
+        missing = [key for key in needed if key not in members]
         if missing:
-            raise Unreadable(f"it has no {missing}, only {sorted(members)[:8]}; images and labels are needed")
-        wanted = {name: members[name] for name in NAMES if name in members}
+            raise Unreadable(f"it has no {missing}, only {sorted(members)[:8]}; {' and '.join(needed)} are needed")
+        wanted = {name: members[name] for name in (*needed, "class_names") if name in members}
         size, memory = sum(info.file_size for info in wanted.values()), _memory()
         if size > memory:
             raise Unreadable(

@@ -117,7 +117,8 @@ def from_dataset(dataset: Any, where: str, wanted: Wanted) -> OwnData:
         )
     if not len(dataset):
         raise DataError(f"{where}: it is empty")
-    names = getattr(dataset, "classes", None) or wanted.classes
+    labelled = wanted.target not in ("depth", "image")
+    names = (getattr(dataset, "classes", None) or wanted.classes) if labelled else ()
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(each, str) for each in names):
         raise DataError(
             f"{where}: it has no `classes`, a list with the name of each class in order of the labels, without a "
