@@ -25,6 +25,7 @@ Arguments and results
     Groups           the groups that may be cut, and their sizes: Groups(round_to=8, widths={"conv1": 32})
     Schedule         epochs, learning rate and other settings of a training
     Task             data, loss and metrics: Task.of(example, train=…, val=…, loss=…, evaluate=…)
+    tasks            tasks that come with edakari, on data sets: tasks.task_from_datasets("detection", train, val, …)
     Plan             the removed channels, as data: plan.sizes(), plan.to_json(), plan.then(later)
 
 Files and names
@@ -47,7 +48,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edakari import criteria, errors, methods, testing
+    from edakari import criteria, errors, methods, tasks, testing
     from edakari.core.budget import Budget
     from edakari.core.choosing import Groups
     from edakari.core.method import register
@@ -87,11 +88,12 @@ __all__ = [
     "run",
     "save",
     "simulate",
+    "tasks",
     "testing",
     "trace",
 ]
 
-_PACKAGES = ("criteria", "errors", "methods", "testing")
+_PACKAGES = ("criteria", "errors", "methods", "tasks", "testing")
 _HOMES = {
     "Budget": "edakari.core.budget",
     "Groups": "edakari.core.choosing",

@@ -3,7 +3,7 @@
 from edakari.tasks.base import ImageTask
 from edakari.tasks.classify import Classification
 from edakari.tasks.multilabel import MultiLabel
-from edakari.tasks.registry import image_task, task_from_settings
+from edakari.tasks.registry import image_task, task_from_datasets, task_from_settings
 from edakari.tasks.segment import Segmentation
 from edakari.tasks.settings import TASKS, Augment, DataSettings
 from edakari.tasks.sources import EMBEDDED, SOURCES
@@ -19,5 +19,6 @@ __all__ = [
     "MultiLabel",
     "Segmentation",
     "image_task",
+    "task_from_datasets",
     "task_from_settings",
 ]

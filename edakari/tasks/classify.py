@@ -19,7 +19,7 @@ from edakari.tasks.base import ImageTask, class_logits
 from edakari.tasks.image_data import ImageData, image_data
 from edakari.tasks.loaders import ArrayBatches, FileBatches
 from edakari.tasks.settings import DataSettings
-from edakari.tasks.sources import Labels, Source, from_folder, from_npz, named_source
+from edakari.tasks.sources import Labels, Source, from_folder, from_npz, labelled, named_source
 from edakari.tasks.splits import device_of, evaluating, named_metric
 
 __all__ = ["Classification", "ClassificationSettings", "labelled_sources"]
@@ -152,6 +152,11 @@ def labelled_sources(
     Raises:
         DataError: the data is missing, empty, unreadable or of the wrong form.
     """
+    if settings.datasets is not None:
+        first, second = settings.datasets
+        known = labelled(first, "the training data")
+        classes = known.classes if same_classes else None
+        return known, None if second is None else labelled(second, "the validation data", classes), ()
     named = None if settings.train else named_source(settings.source)
     if named is not None:
         like = named[0] if same_classes else None

@@ -14,7 +14,7 @@ from edakari.errors import UnknownName
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
 from edakari.tasks.order import FixedBatches, Order
 from edakari.tasks.settings import Augment, DataSettings
-from edakari.tasks.sources import Arrays, Files, Labels, Source
+from edakari.tasks.sources import Arrays, Labels, Source
 from edakari.tasks.splits import augmenting, divided, order_of, pixels_of, training_seed
 from edakari.tasks.transforms import training_transform
 
@@ -108,10 +108,7 @@ class ImageData:
         source, pixels = self.source("train"), self.pixels
         digest = hashlib.sha256(repr((pixels.size, pixels.channels, pixels.mean, pixels.std, source.classes)).encode())
         digest.update(source.labels.tobytes())
-        if isinstance(source, Arrays):
-            digest.update(source.images.tobytes())
-        elif isinstance(source, Files):
-            digest.update("\n".join("/".join(path.parts[-2:]) for path in source.paths).encode())
+        digest.update(source.identity())
         return digest.hexdigest()
 
     def _loaded(

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from edakari.errors import DataError
+from edakari.tasks.annotated import annotated_images
 from edakari.tasks.example_data import Collate, ExampleData, Prepare, divided_examples
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.examples import Examples, Wanted, channels_of, sizes_of
-from edakari.tasks.sources.formats import read_examples
 from edakari.tasks.splits import IMAGENET, normalization_of, require_own
 
 __all__ = ["map_data", "stacked"]
@@ -43,7 +43,7 @@ def map_data(
         UnknownName: the format is unknown.
     """
     require_own(data, name)
-    train, val = read_examples(data.source, wanted, data.train, data.val)
+    train, val = annotated_images(data, wanted)
     splits, notes = divided_examples(data, train, val)
     stored = channels_of(train)
     size, channels = data.size or _common_size(name, train), data.channels or stored or 3

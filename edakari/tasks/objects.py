@@ -12,13 +12,13 @@ from torch import nn
 from edakari.core.protocols import Batch
 from edakari.core.settings import settings
 from edakari.errors import DataError
+from edakari.tasks.annotated import annotated_images
 from edakari.tasks.base import ImageTask
 from edakari.tasks.detectors import DETECTORS, Detections, Detector, bare
 from edakari.tasks.example_data import ExampleData, divided_examples
 from edakari.tasks.placing import Placing, sent_back
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.examples import Target, Wanted
-from edakari.tasks.sources.formats import read_examples
 from edakari.tasks.splits import device_of, images_for, require_own
 
 __all__ = ["ObjectSettings", "ObjectTask", "found_in_original", "object_data"]
@@ -57,7 +57,7 @@ def object_data(name: str, target: Target, data: DataSettings, seed: int) -> Exa
     require_own(data, name)
     if data.size is None:
         raise DataError(f"data.task {name} needs data.image_size, the size of the network's input: [height, width]")
-    train, val = read_examples(data.source, Wanted(target, broken=data.broken), data.train, data.val)
+    train, val = annotated_images(data, Wanted(target, broken=data.broken))
     splits, notes = divided_examples(data, train, val)
     mean, std = (values * (3 // len(values)) for values in (data.mean or PLAIN[0], data.std or PLAIN[1]))
     placing = Placing(data.size, data.resize, tuple(getattr(train, "flip_pairs", ())))

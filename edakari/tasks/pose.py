@@ -12,13 +12,13 @@ from torch import nn
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Positive, settings
 from edakari.errors import DataError
+from edakari.tasks.annotated import annotated_images
 from edakari.tasks.base import ImageTask
 from edakari.tasks.example_data import ExampleData, divided_examples
 from edakari.tasks.oks import KeypointPrecision, points_in_original, sigmas_for
 from edakari.tasks.pose_data import Cropping, pose_crops
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.examples import Wanted
-from edakari.tasks.sources.formats import read_examples
 from edakari.tasks.splits import IMAGENET, evaluating, images_for, named_metric, require_own
 
 __all__ = ["Pose", "PoseSettings", "heatmaps", "peaks"]
@@ -57,7 +57,7 @@ class PoseSettings:
             raise DataError(
                 "data.task pose needs data.image_size, the size of a crop: [height, width], such as [256, 192]"
             )
-        train, val = read_examples(data.source, Wanted("keypoints", broken=data.broken), data.train, data.val)
+        train, val = annotated_images(data, Wanted("keypoints", broken=data.broken))
         splits, notes = divided_examples(data, pose_crops(train), None if val is None else pose_crops(val))
         mean, std = (values * (3 // len(values)) for values in (data.mean or IMAGENET[0], data.std or IMAGENET[1]))
         pairs = tuple(getattr(train, "flip_pairs", ()))

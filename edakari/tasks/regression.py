@@ -17,7 +17,7 @@ from edakari.errors import DataError
 from edakari.tasks.base import ImageTask
 from edakari.tasks.image_data import ImageData, image_data
 from edakari.tasks.settings import DataSettings
-from edakari.tasks.sources.numbers import numbered_sources
+from edakari.tasks.sources.numbers import Numbered, numbered_dataset, numbered_sources
 from edakari.tasks.splits import device_of, evaluating, named_metric, require_own
 
 __all__ = ["Regression", "RegressionSettings"]
@@ -48,7 +48,7 @@ class RegressionSettings:
         """
         named_metric(data, Regression.metrics)
         require_own(data, "regression")
-        train, val = numbered_sources(data.source, data.train, data.val)
+        train, val = _sources(data)
         found = image_data(data, train.images, None if val is None else val.images, seed=seed)
         if len(found.splits["val"].labels) < 2:
             raise DataError("data.task regression needs two validation images or more; r2 compares them")
@@ -134,3 +134,12 @@ class Regression(ImageTask):
         figures["loss"] = float(loss.compute())
         _, minus, name = self.metric.partition("minus_")
         return {**figures, self.metric: -figures[name]} if minus else figures
+
+
+def _sources(data: DataSettings) -> tuple[Numbered, Numbered | None]:
+    if data.datasets is None:
+        return numbered_sources(data.source, data.train, data.val)
+    train, val = data.datasets
+    return numbered_dataset(train, "the training data"), None if val is None else numbered_dataset(
+        val, "the validation data"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses as dc
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
@@ -88,6 +89,8 @@ class DataSettings:
             "r2", "minus_mae" or "minus_rmse" in regression; None is the first that the task has.
         seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
             draws everything else.
+        datasets: map-style data sets of a program, for training and for validation, which may be None; they take the
+            place of `source`, and no recipe can hold them.
     """
 
     task: Annotated[TaskSettings, TASKS] = "classification"  # type: ignore[assignment]
@@ -112,6 +115,7 @@ class DataSettings:
     max_images: Annotated[int, Ge(2)] | None = None
     metric: str | None = None
     seed: Seed = 0
+    datasets: tuple[Any, Any] | None = dc.field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> tuple[int, int] | None:

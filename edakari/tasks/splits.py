@@ -58,7 +58,7 @@ def require_own(settings: DataSettings, task: str) -> None:
     Raises:
         DataError: neither `data.source` nor `data.train` names data, or the augmentation is "timm".
     """
-    if not settings.train and settings.source.startswith("embedded:"):
+    if settings.datasets is None and not settings.train and settings.source.startswith("embedded:"):
         raise DataError(f"data.task {task} needs data.source or data.train; {settings.source!r} has classes")
     if settings.augment == "timm":
         raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edakari.tasks.sources.arrays import Arrays, Labels
 from edakari.tasks.sources.folders import Files, from_folder
+from edakari.tasks.sources.mapped import Mapped, labelled
 from edakari.tasks.sources.named import SOURCES, Source, SourceReader, named_source
 from edakari.tasks.sources.npz import from_npz, read_parts
 from edakari.tasks.sources.shipped import EMBEDDED, embedded
@@ -14,11 +15,13 @@ __all__ = [
     "Arrays",
     "Files",
     "Labels",
+    "Mapped",
     "Source",
     "SourceReader",
     "embedded",
     "from_folder",
     "from_npz",
+    "labelled",
     "named_source",
     "read_parts",
 ]

@@ -7,63 +7,24 @@ import dataclasses as dc
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from edakari.core.arguments import found_as
 from edakari.core.reading import read_text
 from edakari.core.user_code import attribute, cause, names_file, parted_file, used_file
 from edakari.errors import DataError, EdakariError
 from edakari.tasks.sources.arrays import Arrays
 from edakari.tasks.sources.folders import Files
+from edakari.tasks.sources.mapped import Mapped, item_of, picture_of
 from edakari.tasks.sources.npz import read_parts
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["Numbered", "OwnNumbers", "numbered_sources"]
+__all__ = ["Numbered", "numbered_dataset", "numbered_sources"]
 
 Numbers = npt.NDArray[np.float32]
 TABLE_BYTES = 1 << 30
-
-
-@dc.dataclass(frozen=True, eq=False)
-class OwnNumbers:
-    """A map-style data set with items (image, numbers), read on access.
-
-    Args:
-        dataset: the data set, with a length.
-        labels: numbers of each image, float32 [N, K].
-        where: name of the data set in errors.
-        indices: indices of its items.
-    """
-
-    dataset: Any
-    labels: npt.NDArray[Any]
-    where: str
-    indices: npt.NDArray[np.int64]
-    classes: tuple[str, ...] = ()
-
-    def take(self, indices: npt.NDArray[np.int64]) -> OwnNumbers:
-        """The images at these indices, in their order."""
-        return dc.replace(self, labels=self.labels[indices], indices=self.indices[indices])
-
-    def image(self, index: int) -> Image.Image:
-        """Return one image as a PIL image.
-
-        Raises:
-            DataError: the item cannot be read or is of another form.
-        """
-        image, _ = _item(self.dataset, int(self.indices[index]), self.where)
-        return _picture(image, f"{self.where}, item {int(self.indices[index])}")
-
-    @property
-    def channels(self) -> int:
-        """Channels of the first image."""
-        return 1 if self.image(0).mode in ("1", "L", "F") else 3
+NUMBERS = "numbers"
 
 
 @dc.dataclass(frozen=True)
@@ -75,7 +36,7 @@ class Numbered:
         names: name of each of the K numbers.
     """
 
-    images: Arrays | Files | OwnNumbers
+    images: Arrays | Files | Mapped
     names: tuple[str, ...]
 
 
@@ -213,11 +174,19 @@ def _from_code(name: str) -> tuple[Numbered, Numbered | None]:
     except (Exception, SystemExit) as error:
         raise DataError(f"{where}: calling it without arguments fails: {cause(error)}") from error
     train, val = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    return _own(train, where), None if val is None else _own(val, f"{where} (validation)")
+    return numbered_dataset(train, where), None if val is None else numbered_dataset(val, f"{where} (validation)")
 
 
-def _own(dataset: Any, where: str) -> Numbered:
-    """Check a map-style data set; its attribute `targets` or `values`, if there is one, spares reading every image."""
+def numbered_dataset(dataset: Any, where: str) -> Numbered:
+    """Check a map-style data set; its attribute `targets` or `values`, if there is one, spares reading every image.
+
+    Args:
+        dataset: the data set; an item is an image, and a number or a list of numbers.
+        where: the data set, as the subject of a sentence.
+
+    Raises:
+        DataError: it has no length or no items, or an item is of another form.
+    """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise DataError(
             f"{where}: a map-style data set is needed, with a length and items by index, but {type(dataset).__name__} "
@@ -225,12 +194,14 @@ def _own(dataset: Any, where: str) -> Numbered:
         )
     if not len(dataset):
         raise DataError(f"{where}: it is empty")
-    _picture(_item(dataset, 0, where)[0], f"{where}, item 0")
+    first = picture_of(item_of(dataset, 0, where, NUMBERS)[0], f"{where}, item 0")
     known = next((getattr(dataset, name) for name in ("targets", "values") if hasattr(dataset, name)), None)
     if known is None or callable(known):
-        known = np.stack([_row(_item(dataset, index, where)[1], where, index) for index in range(len(dataset))])
+        known = np.stack(
+            [_row(item_of(dataset, index, where, NUMBERS)[1], where, index) for index in range(len(dataset))]
+        )
     values = _numbers(np.asarray(known), len(dataset), where, "numbers")
-    found = OwnNumbers(dataset, values, where, np.arange(len(dataset)))
+    found = Mapped(dataset, np.arange(len(dataset)), values, (), 3 if first.mode == "RGB" else 1, where)
     return Numbered(found, _names(tuple(map(str, getattr(dataset, "names", ()))), values.shape[1]))
 
 
@@ -239,40 +210,3 @@ def _row(value: Any, where: str, index: int) -> npt.NDArray[Any]:
     if row.ndim != 1 or row.dtype.kind not in "fiub":
         raise DataError(f"{where}, item {index}: expected (image, a number or a list of numbers), found {value!r}")
     return row
-
-
-def _item(dataset: Any, index: int, where: str) -> tuple[Any, Any]:
-    try:
-        item = dataset[index]
-    except EdakariError:
-        raise
-    except Exception as error:
-        raise DataError(f"{where}, item {index} cannot be read: {cause(error)}") from error
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise DataError(f"{where}, item {index}: expected a pair (image, numbers), found {found_as(item)}")
-    return item[0], item[1]
-
-
-def _picture(image: Any, where: str) -> Image.Image:
-    """A PIL image of a PIL image, or of uint8 or float pixels from 0 to 1, [C, H, W] tensors or [H, W, C] arrays."""
-    from PIL import Image
-
-    if isinstance(image, Image.Image):
-        return image if image.mode in ("L", "F", "RGB") else image.convert("RGB")
-    if isinstance(image, torch.Tensor):
-        pixels = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
-    else:
-        pixels = np.asarray(image)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    colour = pixels.ndim == 3 and pixels.shape[2] == 3
-    if not (colour or pixels.ndim == 2) or pixels.dtype.kind not in "uf":
-        raise DataError(
-            f"{where}: expected a PIL image, pixels [C, H, W] as a tensor or [H, W, C] as an array, uint8 or float "
-            f"from 0 to 1, found {type(image).__name__} {getattr(image, 'dtype', '')} {list(np.shape(image))}"
-        )
-    if pixels.dtype == np.uint8:
-        return Image.fromarray(pixels)
-    if pixels.dtype.kind == "u" or not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-        raise DataError(f"{where}: float pixels lie from 0 to 1, found {pixels.min()} to {pixels.max()}")
-    return Image.fromarray((pixels * 255).round().astype(np.uint8))
