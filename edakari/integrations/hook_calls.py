@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edakari.core.protocols import Hook, StepState
+from edakari.train.fits import mean_of
 
 __all__ = ["HookCalls"]
 
@@ -52,8 +53,8 @@ class HookCalls:
         self.step, self.begun = self.step + 1, False
 
     def mean(self) -> float | None:
-        """Return the mean loss of this epoch's steps; None if no loss was added."""
-        return float(self._sum) / self._count if self._count else None
+        """Return the mean loss of this epoch's steps, over all processes; None if no loss was added."""
+        return mean_of(self._sum / self._count) if self._count else None
 
     def end_epoch(self, optimizer: torch.optim.Optimizer) -> None:
         """End an epoch."""

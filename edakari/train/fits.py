@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from edakari.train.resume import FitFolder, History, Progress, identity_of
 from edakari.train.scope import Trained, random_state_kept, seed_step, trained
 from edakari.train.terms import loss_terms
 
-__all__ = ["FITS", "fit_by", "fit_name", "require_converging", "require_fit"]
+__all__ = ["FITS", "fit_by", "fit_name", "mean_of", "require_converging", "require_fit"]
 
 FITS: Registry[Any] = Registry(
     "fit",
@@ -125,12 +126,19 @@ def require_converging(chosen: Trained, schedule: Schedule, epoch: int, loss: fl
     Raises:
         ModelError: the loss, a weight or a statistic is no longer finite.
     """
-    where, advice = f"fit, epoch {epoch + 1}", advice_for(schedule)
-    if loss is not None:
-        require_finite_figures({"the loss": float(loss)}, where, advice)
-    wrong = diverged(chosen)
+    told = None if loss is None or math.isfinite(float(loss)) else f"the loss is {float(loss)}"
+    tensor = diverged(chosen)
+    wrong = told or (f"{tensor} is no longer finite" if tensor else None)
+    # what differs between processes, such as the loss, must not stop one of them alone
     if float(Processes.here().reduced(torch.tensor(float(wrong is not None)))):
-        raise ModelError(f"{where}: {wrong or 'a tensor'} is no longer finite; {advice}")
+        said = wrong or "the training of another process has diverged"
+        raise ModelError(f"fit, epoch {epoch + 1}: {said}; {advice_for(schedule)}")
+
+
+def mean_of(figure: torch.Tensor) -> float:
+    """Return the mean of a figure over all processes, equal on all of them."""
+    here = Processes.here()
+    return float(here.reduced(figure.detach().cpu())) / here.world
 
 
 def _named_terms(objective: Objective, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
@@ -200,7 +208,7 @@ class _AfterHooks(Hook):
 
     def end_epoch(self, state: StepState) -> None:
         """See `Hook`."""
-        figures = {name: float(value) for name, value in self.progress.means().items()}
+        figures = {name: mean_of(value) for name, value in self.progress.means().items()}
         with judging(state.model):
             found = {} if self.evaluate is None else self.evaluate(state.model)
         judged = {f"val_{name}": float(value) for name, value in found.items()}
