@@ -16,6 +16,7 @@ from edakari.cost.example import mapped
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, Exporter, compare, module_outputs
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
+from edakari.export.serving import served
 
 __all__ = ["EXPORTER", "to_onnx"]
 
@@ -31,7 +32,8 @@ def to_onnx(
     """Export a network to one ONNX file, and check that ONNX Runtime gives the module's outputs.
 
     Args:
-        model: the network; it does not change.
+        model: the network; it does not change. Detectors are exported without their post-processing: see
+            `edakari.export.served`.
         example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors. The
             inputs in the file are named `input`, or `input_0`, `input_1`, …, or after the keywords.
         path: path of the file to write.
@@ -42,7 +44,7 @@ def to_onnx(
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
         RunFolderError: the file cannot be written.
     """
-    model = unwrapped(model, "to_onnx(model, example, path)")
+    model = served(unwrapped(model, "to_onnx(model, example, path)"))
     require("to_onnx(model, example, path)", path=(path, (str, Path)))
     require_writable(path)
     with replacing(path) as temporary:

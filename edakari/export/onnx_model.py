@@ -20,6 +20,7 @@ from edakari.core.modes import eval_mode
 from edakari.core.optional import needs, require_packages
 from edakari.cost.example import TakesTensors, named_tensors
 from edakari.errors import EdakariError, ExportError
+from edakari.export.serving import served
 
 __all__ = ["feeds", "open_onnx", "write_onnx"]
 
@@ -28,7 +29,7 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
     """Export a network in evaluation mode to one ONNX file; `named_tensors` gives the names of its inputs.
 
     Args:
-        model: the network; it does not change.
+        model: the network, of which the part `served` is exported; it does not change.
         example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors.
         path: path of the file to write.
         dynamic_batch: whether the batch size is variable; otherwise it is the example's.
@@ -45,7 +46,7 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
     # The exporter would take a batch of 1 for a constant, so a variable batch size is traced with 2.
     traced = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
-    alone = isinstance(example, torch.Tensor)
+    alone, kind, model = isinstance(example, torch.Tensor), type(model).__name__, served(model)
     shapes = (batch,) if alone else (tuple(batch if x.dim() else None for x in traced),)
     try:
         # with gradients the exporter can pick another attention kernel in its second pass, whose strides do not fit
@@ -70,7 +71,7 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
         cause = _root(error)
         said = str(cause).strip().splitlines() or ["no message"]
         raise ExportError(
-            f"{type(model).__name__} cannot be exported to ONNX: {type(cause).__name__}: {said[0]}. "
+            f"{kind} cannot be exported to ONNX: {type(cause).__name__}: {said[0]}. "
             "Replace the operator that the exporter names, or export with another batch setting."
         ) from error
     return Path(path)

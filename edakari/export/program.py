@@ -16,6 +16,7 @@ from edakari.core.networks import unwrapped
 from edakari.cost.example import arguments
 from edakari.errors import ExportError
 from edakari.export.check import ExportCheck, Exporter, compare, module_outputs, output_tensors
+from edakari.export.serving import served
 
 __all__ = ["EXPORTER", "to_program"]
 
@@ -26,7 +27,8 @@ def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: f
     The program is compared before it is written. The file is not read back, because reading a .pt2 file requires trust.
 
     Args:
-        model: the network; it does not change.
+        model: the network; it does not change. Detectors are exported without their post-processing: see
+            `edakari.export.served`.
         example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors.
         path: path of the file to write.
         tolerance: largest allowed difference, as a fraction of the largest output.
@@ -35,7 +37,7 @@ def to_program(model: nn.Module, example: Any, path: str | Path, *, tolerance: f
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
         RunFolderError: the file cannot be written.
     """
-    model = unwrapped(model, "to_program(model, example, path)")
+    model = served(unwrapped(model, "to_program(model, example, path)"))
     require("to_program(model, example, path)", path=(path, (str, Path)))
     require_writable(path)
     try:

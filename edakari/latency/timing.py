@@ -20,6 +20,7 @@ from edakari.core.settings import NonNegative, Positive, Whole, settings
 from edakari.core.steady import STEADY
 from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
+from edakari.export.serving import served
 from edakari.latency.runnable import require_runnable
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ def measure(
     """Time networks on the same inputs in one runtime.
 
     Args:
-        models: networks to time, by name; they do not change.
+        models: networks to time, by name; they do not change. Detectors are timed without their post-processing: see
+            `edakari.export.served`.
         example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such
             tensors.
         runtime: runtime that runs the networks.
@@ -278,7 +280,7 @@ def measure(
 def _prepared(name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings) -> Callable[[], None]:
     """Return a callable that runs a network once, after one trial call."""
     try:
-        call = runtime.prepare(model, example, settings)
+        call = runtime.prepare(served(model), example, settings)
         call()
     except EdakariError as error:
         raise MeasurementError(f"cannot measure the {name} network in {runtime.name}: {error}") from error

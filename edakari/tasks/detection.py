@@ -55,6 +55,7 @@ class Detection(ObjectTask):
             from torchmetrics.detection import MeanAveragePrecision
 
             precision = MeanAveragePrecision(backend="faster_coco_eval")
+            precision.warn_on_many_detections = False  # COCO counts 100 of an image
         with evaluating(model):
             for batch in self.batches(split):
                 truth = batch[1]

@@ -59,6 +59,7 @@ class InstanceSegmentation(ObjectTask):
             from torchmetrics.detection import MeanAveragePrecision
 
             precision = MeanAveragePrecision(iou_type=("segm", "bbox"), backend="faster_coco_eval")
+            precision.warn_on_many_detections = False  # COCO counts 100 of an image
         with evaluating(model):
             for batch in self.batches(split):
                 found = [_masked(each) for each in self.outputs(model, batch)]
