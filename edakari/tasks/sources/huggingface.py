@@ -33,7 +33,7 @@ from edakari.tasks.sources.listing import TRAIN, VAL
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
-__all__ = ["HubImages", "hf"]
+__all__ = ["HubImages", "columns_of", "file_in", "hf", "named_split", "splits_of"]
 
 OPTIONS = {
     "config": "",
@@ -71,13 +71,13 @@ def hf(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | None]:
     options = {**OPTIONS, **given}
     if options["boxes"] not in ("xywh", "xyxy", "cxcywh"):
         raise DataError(f"hf:{argument}: boxes is xywh, xyxy or cxcywh, found {options['boxes']!r}")
-    splits = _splits(name, options["config"])
-    train = _named(name, splits, options["train"], TRAIN)
+    splits = splits_of(name, options["config"])
+    train = named_split(name, splits, options["train"], TRAIN)
     first = _examples(f"Hugging Face data set {name!r}, split {train}", splits[train], options, wanted)
     others = [each for each in VAL if each in splits]
     if not (options["val"] or others):
         return first, None
-    val = _named(name, splits, options["val"], VAL)
+    val = named_split(name, splits, options["val"], VAL)
     second = _examples(f"Hugging Face data set {name!r}, split {val}", splits[val], options, wanted.like(first))
     return first, second
 
@@ -130,11 +130,11 @@ class HubImages:
 
         index = at_index(index, len(self))
         row, where = self.dataset[index], f"{self.convert.where}, item {index}"
-        image = read_pixels(_file(row[self.options["image"]], where))
+        image = read_pixels(file_in(row[self.options["image"]], where))
         number = row.get("image_id")
         target: dict[str, Any] = {"image_id": number if isinstance(number, int) else index}
         if self.numbering is not None:
-            stored = read_label_map(_file(row[self.options["map"]], f"{where}, map"))
+            stored = read_label_map(file_in(row[self.options["map"]], f"{where}, map"))
             try:
                 target["map"] = self.numbering(stored, self.convert.wanted.ignore_index)
             except DataError as error:
@@ -163,8 +163,12 @@ class HubImages:
         return found
 
 
-def _splits(name: str, config: str) -> Mapping[str, Any]:
-    """The splits of a data set on the disk or of the hub."""
+def splits_of(name: str, config: str) -> Mapping[str, Any]:
+    """Return the splits of a data set on the disk or of the hub.
+
+    Raises:
+        DataError: there is no such data set, or it is damaged.
+    """
     with needs("huggingface", "reading Hugging Face data sets"):
         import datasets
 
@@ -181,8 +185,12 @@ def _splits(name: str, config: str) -> Mapping[str, Any]:
     return {str(name): splits[name] for name in splits}
 
 
-def _named(name: str, splits: Mapping[str, Any], given: str, others: tuple[str, ...]) -> str:
-    """The split that is named, or the first of these that is there."""
+def named_split(name: str, splits: Mapping[str, Any], given: str, others: tuple[str, ...]) -> str:
+    """Return the split that is named, or the first of `others` that is there.
+
+    Raises:
+        DataError: there is none.
+    """
     found = given or next((each for each in others if each in splits), "")
     if found not in splits:
         raise DataError(
@@ -201,7 +209,7 @@ def _examples(where: str, dataset: Any, options: Mapping[str, str], wanted: Want
     image = options["image"]
     if not isinstance(features.get(image), datasets.Image):
         raise DataError(
-            f"{where}: it has no column {image!r} of images, only {_columns(features)}; name it: ?image=NAME"
+            f"{where}: it has no column {image!r} of images, only {columns_of(features)}; name it: ?image=NAME"
         )
     if wanted.target == "masks":
         raise DataError(f"{where}: masks of objects are not read from Hugging Face data sets; use COCO JSON")
@@ -218,7 +226,7 @@ def _with_maps(where: str, dataset: Any, options: Mapping[str, str], wanted: Wan
     columns = [name for name in ((options["map"],) if options["map"] else MAPS) if name in dataset.features]
     if not columns or not isinstance(dataset.features[columns[0]], datasets.Image):
         raise DataError(
-            f"{where}: it has no column of label maps, only {_columns(dataset.features)}; name it: ?map=NAME"
+            f"{where}: it has no column of label maps, only {columns_of(dataset.features)}; name it: ?map=NAME"
         )
     if not options["classes"]:
         raise DataError(f"{where}: nothing names the classes of its label maps; name a list: ?classes=FILE.txt")
@@ -237,7 +245,7 @@ def _categories(
     if not isinstance(objects, Mapping) or any(part not in objects for part in parts):
         raise DataError(
             f"{where}: it has no column {options['objects']!r} with {', '.join(parts)}, only "
-            f"{_columns(dataset.features)}; name them: ?objects=NAME&bbox=NAME&category=NAME"
+            f"{columns_of(dataset.features)}; name them: ?objects=NAME&bbox=NAME&category=NAME"
         )
     names = getattr(getattr(objects[options["category"]], "feature", None), "names", None)
     if options["classes"]:
@@ -257,8 +265,12 @@ def _joints(dataset: Any, options: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(str(number) for number in range(np.array(first).size // 3))
 
 
-def _file(value: Any, where: str) -> Any:
-    """A file on the disk, or one in memory."""
+def file_in(value: Any, where: str) -> Any:
+    """Return the file of an image: its path, or its bytes in memory.
+
+    Raises:
+        DataError: there is neither.
+    """
     from edakari.tasks.images import Held
 
     if isinstance(value, Mapping) and value.get("bytes"):
@@ -268,5 +280,6 @@ def _file(value: Any, where: str) -> Any:
     raise DataError(f"{where}: there is no image")
 
 
-def _columns(features: Mapping[str, Any]) -> str:
+def columns_of(features: Mapping[str, Any]) -> str:
+    """Return names and kinds of a data set's columns, for errors."""
     return ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())

@@ -21,7 +21,13 @@ Source = Arrays | Files | Mapped
 SourceReader = Callable[[str], tuple[Source, Source | None]]
 """From what stands behind the colon of `data.source` to training data, and to validation data where there is some."""
 SOURCES: Registry[SourceReader] = Registry(
-    "source of data", "edakari.sources", {"embedded": "edakari.tasks.sources.shipped:both_embedded"}
+    "source of data",
+    "edakari.sources",
+    {
+        "embedded": "edakari.tasks.sources.shipped:both_embedded",
+        "hf": "edakari.tasks.sources.hub_labels:hf_labels",
+        "webdataset": "edakari.tasks.sources.hub_labels:webdataset_labels",
+    },
 )
 """Where labelled images come from, by the name in front of the colon of `data.source`. Image folders and .npz files are
 known by their form."""

@@ -37,7 +37,7 @@ from edakari.tasks.sources.packed import Packed
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
-__all__ = ["ShardImages", "webdataset"]
+__all__ = ["ShardImages", "bytes_at", "samples_of", "shards_in", "webdataset"]
 
 MAPS = ("map.png", "mask.png", "seg.png", "label.png")
 IMAGE_BYTES = 512 * 2**20
@@ -56,9 +56,23 @@ def webdataset(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | N
     Raises:
         DataError: there are no shards, one is damaged or compressed, or they lack what is wanted.
     """
+    train, val = shards_in(argument)
+    first = _read(argument, train, wanted)
+    return first, _read(f"{argument} (validation)", val, wanted.like(first)) if val else None
+
+
+def shards_in(argument: str) -> tuple[list[Path], list[Path]]:
+    """Return the shards of the training and of the validation split.
+
+    Args:
+        argument: a folder, or a pattern of the shards of one split.
+
+    Raises:
+        DataError: there are no shards.
+    """
     folder = Path(argument)
     if not folder.is_dir():
-        return _read(argument, _expanded(argument), wanted), None
+        return _expanded(argument), []
     shards = [[path for name in names for path in sorted(folder.glob(f"{name}*.tar"))] for names in (TRAIN, VAL)]
     # "train" begins "training", and "val" begins "validation"
     train, val = (list(dict.fromkeys(each)) for each in shards)
@@ -66,8 +80,7 @@ def webdataset(argument: str, wanted: Wanted, /) -> tuple[Examples, Examples | N
         raise DataError(
             f"WebDataset folder {argument!r}: there are no shards train*.tar in it, perhaps val*.tar beside"
         )
-    first = _read(f"{argument}/train*.tar", train, wanted)
-    return first, _read(f"{argument}/val*.tar", val, wanted.like(first)) if val else None
+    return train, val
 
 
 @dc.dataclass(frozen=True, eq=False)
@@ -130,12 +143,7 @@ class ShardImages:
         path, (start, size) = self.shards[self.places[index, 0]], self.places[index, column : column + 2]
         if size > most:
             raise DataError(f"{self._name(index)}: a file has {size:,} bytes; at most {most:,} are read")
-        with path.open("rb") as file:
-            file.seek(int(start))
-            found: bytes = file.read(int(size))
-        if len(found) < size:
-            raise DataError(f"{self._name(index)}: the shard ends before it does")
-        return found
+        return bytes_at(path, int(start), int(size), self._name(index))
 
     def _annotation(self, index: int) -> dict[str, Any]:
         """The JSON of a sample, with numbers as labels."""
@@ -163,6 +171,26 @@ class ShardImages:
         return found
 
 
+def bytes_at(path: Path, start: int, size: int, where: str) -> bytes:
+    """Return a part of a shard.
+
+    Args:
+        path: the shard.
+        start: offset of the first byte.
+        size: number of bytes.
+        where: the file in the shard, as the subject of a sentence.
+
+    Raises:
+        DataError: the shard ends before it does.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        found = file.read(size)
+    if len(found) < size:
+        raise DataError(f"{where}: the shard ends before it does")
+    return found
+
+
 def _expanded(pattern: str) -> list[Path]:
     """The files of a pattern, sorted, or those of a range in its order."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
@@ -186,7 +214,7 @@ def _read(text: str, shards: list[Path], wanted: Wanted) -> ShardImages:
     listed = _classes(where, shards[0].parent, wanted)
     keys, places, incomplete = [], [], []
     for number, shard in enumerate(shards):
-        for key, members in _samples(where, shard):
+        for key, members in samples_of(where, shard):
             image = next((members[each] for each in members if f".{each}" in IMAGES), None)
             annotation = next((members[each] for each in _annotations(wanted) if each in members), None)
             if image is None or annotation is None:
@@ -234,8 +262,12 @@ def _classes(where: str, folder: Path, wanted: Wanted) -> ClassList:
     return found
 
 
-def _samples(where: str, shard: Path) -> Iterator[tuple[str, Mapping[str, tuple[int, int]]]]:
-    """Key, and start and size of each file by what follows the first dot, of the samples of a shard."""
+def samples_of(where: str, shard: Path) -> Iterator[tuple[str, Mapping[str, tuple[int, int]]]]:
+    """Yield the key of each sample of a shard, and start and size of its files by what follows the first dot.
+
+    Raises:
+        DataError: the shard is damaged or compressed.
+    """
     try:
         with tarfile.open(shard, "r:") as archive:
             key = ""
