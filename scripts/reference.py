@@ -1,6 +1,6 @@
 """Writes what the documentation can take from the code, so that it cannot differ from it.
 
-    python scripts/reference.py            # docs/reference/methods, the tables of docs/reference/recipe.md
+    python scripts/reference.py            # docs/reference/methods, the tables of recipe.md and tasks.md beside it
     python scripts/reference.py --check    # fails if a page is not what this script would write
 
 A method has a page of its own, with a row for each field of its dataclass. The meaning of a field is what stands in the
@@ -32,6 +32,7 @@ from edakari.criteria import CRITERIA
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = Path("docs/reference/methods")
 RECIPE = Path("docs/reference/recipe.md")
+TASK_PAGE = Path("docs/reference/tasks.md")
 NOTE = "<!-- scripts/reference.py writes this page. -->"
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 ENDLESS = 1e37
@@ -59,7 +60,8 @@ def pages() -> dict[Path, str]:
         **{METHODS / f"{name}.md": method_page(name, cls) for name, cls in methods.items()},
         **{METHODS / f"{name}.md": criterion_page(name, cls) for name, cls in criteria.items()},
         METHODS / "index.md": method_index(methods, criteria),
-        RECIPE: with_tables((ROOT / RECIPE).read_text(encoding="utf-8"), recipe_tables()),
+        RECIPE: with_tables(RECIPE, recipe_tables()),
+        TASK_PAGE: with_tables(TASK_PAGE, task_tables()),
     }
 
 
@@ -147,13 +149,25 @@ def recipe_tables() -> dict[str, str]:
     return {name: settings_table(found) for name, found in classes.items()}
 
 
-def with_tables(text: str, tables: Mapping[str, str]) -> str:
-    """The text with every table between its marks."""
+def task_tables() -> dict[str, str]:
+    """The tables of the settings of tasks; a task without settings has none."""
+    from edakari.tasks import TASKS
+    from edakari.tasks.objects import ObjectSettings
+
+    classes: dict[str, type[Any]] = {"objects": ObjectSettings, **{name: TASKS[name] for name in TASKS.names()}}
+    own = {name: cls for name, cls in classes.items() if cls.__module__.startswith("edakari.tasks")}
+    rows = {name: settings_rows(cls, cls) for name, cls in own.items()}
+    return {f"task_{name}": settings_table([own[name]]) for name, found in rows.items() if found}
+
+
+def with_tables(page: Path, tables: Mapping[str, str]) -> str:
+    """The text of a page with every table between its marks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     for name, table in tables.items():
         begin, end = f"<!-- settings:{name}:begin -->", f"<!-- settings:{name}:end -->"
         head, found, rest = text.partition(begin)
         if not found or end not in rest:
-            raise ValueError(f"{RECIPE} needs {begin} and then {end}")
+            raise ValueError(f"{page} needs {begin} and then {end}")
         text = f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
     return text
 

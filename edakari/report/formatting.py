@@ -24,13 +24,34 @@ __all__ = [
 ]
 
 COSTS = {"macs": "MACs", "params": "Parameters", "activations": "Activations"}
-SHARES = ("accuracy", "top1", "top5", "precision", "recall", "f1", "map", "miou", "pixel_accuracy")
+SHARES = (
+    "accuracy",
+    "top1",
+    "top5",
+    "precision",
+    "recall",
+    "f1",
+    "map",
+    "miou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "mask_map",
+    "oks_map",
+    "delta1",
+)
 TITLES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
     "map": "mean average precision",
     "miou": "mean IoU",
     "pixel_accuracy": "accuracy of pixels",
+    "mean_accuracy": "mean accuracy of classes",
+    "mask_map": "mean average precision of masks",
+    "oks_map": "mean average precision of keypoints",
+    "delta1": "depths within a factor of 1.25",
+    "abs_rel": "relative error of depths",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
 }
 
 

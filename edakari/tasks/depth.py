@@ -83,7 +83,7 @@ class Depth(ImageTask):
     data: ExampleData
     options: DepthSettings = dc.field(default_factory=DepthSettings)
 
-    metrics = ("delta1",)
+    metrics = ("delta1", "minus_abs_rel", "minus_rmse")
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return depths [N, H, W] at the images' size, where the network is.
@@ -135,7 +135,8 @@ class Depth(ImageTask):
 
         Returns:
             "delta1", fraction of pixels whose ratio to the true depth, or its inverse, is below 1.25; "abs_rel", mean
-            absolute error relative to the true depth; "rmse", root of the mean squared error; and "loss".
+            absolute error relative to the true depth; "rmse", root of the mean squared error; "loss"; and the main
+            metric if it is the negative of one of these.
         """
         with needs("train", "evaluating a network"):
             # here, for it takes a second or two to import
@@ -151,7 +152,9 @@ class Depth(ImageTask):
                 for name, each in _errors(outputs.clamp(NEAREST, self.options.max_depth), aims, counts).items():
                     means[name].update(each, there.float())
                 means["loss"].update(sum(self.loss(outputs, batch).values()), there.float().sum())
-        return {name: float(mean.compute()) for name, mean in means.items()}
+        figures = {name: float(mean.compute()) for name, mean in means.items()}
+        _, minus, name = self.metric.partition("minus_")
+        return {**figures, self.metric: -figures[name]} if minus else figures
 
     def _aims(self, outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Depths [N, H, W], and where they count."""

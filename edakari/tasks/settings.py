@@ -83,10 +83,11 @@ class DataSettings:
             has `edakari train` with the same `data`.
         val_share: fraction of the training data that becomes the validation split if there is none.
         max_images: largest number of training images, drawn in proportion to the classes; None takes all.
-        metric: main metric: "top1" or "top5" in classification; "map", mean average precision, with several classes an
-            image; "miou", mean intersection over union, "pixel_accuracy" or "mean_accuracy" in segmentation; "delta1"
-            in depth; "psnr" or "ssim" in super-resolution; "recall_at_1", "recall_at_5" or "map_at_r" of embeddings;
-            "r2", "minus_mae" or "minus_rmse" in regression; None is the first that the task has.
+        metric: main metric, of which larger is better: "top1" or "top5" in classification; "map" with several classes
+            an image; "miou", "pixel_accuracy" or "mean_accuracy" in segmentation; "delta1", "minus_abs_rel" or
+            "minus_rmse" in depth; "psnr" or "ssim" in super-resolution; "recall_at_1", "recall_at_5" or "map_at_r" of
+            embeddings; "r2", "minus_mae" or "minus_rmse" in regression; "map", "mask_map" or "oks_map" of objects; None
+            is the first that the task has.
         seed: seed of the splits and subsets: `max_images`, `val_share` and `calibration_size`. The recipe's own `seed`
             draws everything else.
         datasets: map-style data sets of a program, for training and for validation, which may be None; they take the

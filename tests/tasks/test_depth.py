@@ -124,7 +124,7 @@ def test_losses_and_metrics_by_hand(tmp_path: Path) -> None:
     pairs = [([2.0, 4.0], [3.0, 4.0]), ([1.0, 2.0, 4.0], [1.1, 2.2, 4.0])]
     for name in ("silog", "l1"):
         options = DepthSettings(loss=name, max_depth=8.0, output="depth", scale_invariance=0.85)
-        task = task_from_settings(settings(path, options))
+        task = task_from_settings(settings(path, options, metric="minus_rmse" if name == "l1" else None))
         apart = [np.log(p) - np.log(g) for g, p in pairs]
         silog = [np.mean(d**2) - 0.85 * np.mean(d) ** 2 for d in apart]
         wanted = silog if name == "silog" else [np.mean(np.abs(np.subtract(p, g))) for g, p in pairs]
@@ -145,6 +145,8 @@ def test_losses_and_metrics_by_hand(tmp_path: Path) -> None:
         found = [figures[key] for key in ("delta1", "abs_rel", "rmse")]
         assert found == pytest.approx(np.mean(each, axis=0).tolist(), rel=1e-5)
         assert figures["loss"] == pytest.approx(np.mean([*wanted, wanted[0]]), rel=1e-5)
+        assert set(figures) == {"delta1", "abs_rel", "rmse", "loss", task.metric}
+        assert figures[task.metric] == (-figures["rmse"] if name == "l1" else figures["delta1"])
     nothing = batch_of(np.zeros((2, 2, 2)))
     assert float(task.loss(outputs[:2], nothing)["l1"]) == 0.0
 
