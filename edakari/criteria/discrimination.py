@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edakari.core.graph import Graph
+from edakari.core.output_kinds import Suits
 from edakari.core.protocols import Batch, Task
 from edakari.core.settings import settings
 from edakari.core.space import Scores
@@ -73,6 +74,9 @@ class FeatureDiscrimination:
 
     paper: ClassVar[str] = "He et al., Filter Pruning via Feature Discrimination in Deep Neural Networks, ECCV 2022"
     needs_data: ClassVar[bool] = True
+    suits: ClassVar[Suits] = Suits(
+        ("class", "classes", "map"), "counts the classes of the images or pixels that excite a channel most"
+    )
 
     responses: ResponseSettings = ResponseSettings()
     histogram: Histogram = "counts"

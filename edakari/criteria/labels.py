@@ -77,6 +77,12 @@ def labels_of(batch: Batch, outputs: Any, source: LabelSource) -> torch.Tensor:
             "[N, height, width]). To take the network's own predictions, ask for them: labels='predicted'"
         )
     labels = labels.detach().cpu()
+    if not _are_labels(labels):
+        raise DataError(
+            f"classes can be counted of integers [N] or [N, height, width], or of 0 and 1 [N, classes], but the second "
+            f"entry of a batch is {labels.dtype} {list(labels.shape)}; take a criterion without classes, such as "
+            "'taylor'"
+        )
     if labels.ndim == 2:
         if labels.shape[1] != classes:
             raise DataError(f"the data has {labels.shape[1]} classes for each image, but the network gives {classes}")
@@ -87,6 +93,13 @@ def labels_of(batch: Batch, outputs: Any, source: LabelSource) -> torch.Tensor:
             "classes; build it with as many as the data has"
         )
     return labels.long()
+
+
+def _are_labels(labels: torch.Tensor) -> bool:
+    """Whether a tensor holds labels of classes, and not other numbers, such as depths."""
+    if labels.ndim == 2:
+        return bool(((labels == 0) | (labels == 1)).all())
+    return not labels.is_floating_point() and not labels.is_complex()
 
 
 def classes_of(outputs: Any) -> int:

@@ -258,7 +258,7 @@ def labels_per_pixel(graph: Graph, batch: Batch, source: LabelSource) -> bool:
         outputs = graph.calls[0].outputs
         return bool(outputs) and len(outputs[0]) == 4
     labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-    return isinstance(labels, torch.Tensor) and labels.ndim == 3
+    return isinstance(labels, torch.Tensor) and labels.ndim == 3 and not labels.is_floating_point()
 
 
 def _at_places(graph: Graph, batch: Batch, how: ResponseSettings) -> bool:

@@ -22,6 +22,7 @@ from torch import nn
 
 from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome, register
+from edakari.core.output_kinds import Suits
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Cost, IndexedTask, Schedule, Split, Task
 from edakari.core.settings import Count, LearningRate, PositiveFraction, Whole, settings
@@ -73,6 +74,7 @@ class EnsembleKnowledgePruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
+    suits: ClassVar[Suits] = Suits(("class",), "searches with equal numbers of images of each class")
 
     cut: PositiveFraction = 0.2
     knowledge: Literal["ensemble", "single", "none"] = "ensemble"

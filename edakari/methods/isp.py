@@ -23,6 +23,7 @@ from edakari.core.budget import Limits
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, register
 from edakari.core.modes import eval_mode
+from edakari.core.output_kinds import Suits
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Allocator, Cost, Schedule
 from edakari.core.settings import Count, LearningRate, NonNegative, Positive, PositiveFraction, settings
@@ -100,6 +101,7 @@ class InterpretationSteeredPruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
+    suits: ClassVar[Suits] = Suits(("class",), "explains at which places of an image a network finds its class")
 
     # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights need fewer
     predictor_epochs: Count = 20

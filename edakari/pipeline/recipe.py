@@ -19,7 +19,7 @@ from edakari.models import check_code
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.sections import Permit, check
 from edakari.pipeline.settings import Recipe
-from edakari.tasks import TASKS
+from edakari.pipeline.suiting import unsuited
 
 __all__ = ["KEYS", "read_recipe", "recipe_from"]
 
@@ -94,7 +94,7 @@ def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, li
     if recipe is not None:
         for text in (recipe.data.source, *recipe.data.train, *((recipe.data.val,) if recipe.data.val else ())):
             permit(text, "source of data")
-        problems += [*_indexed(recipe), *_not_plain(recipe.model.options, "model.options")]
+        problems += [*unsuited(recipe), *_not_plain(recipe.model.options, "model.options")]
     return recipe, problems
 
 
@@ -139,19 +139,6 @@ def _budget(text: Any, permit: Permit) -> tuple[Budget | None, list[Problem]]:
     except EdakariError as error:
         return None, [Problem("budget", str(error))]
     return budget, []
-
-
-def _indexed(recipe: Recipe) -> Iterator[Problem]:
-    """Check that the task suits a memory bank and views: it needs classes and indexed examples."""
-    tuning, task = recipe.finetune, recipe.data.task
-    if tuning is None or getattr(task, "indexed", False):
-        return
-    for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
-        if asked:
-            found = getattr(tuning, key)
-            yield Problem(
-                f"finetune.{key}", f"{found!r} needs data.task 'classification', found {TASKS.name_of(task)!r}"
-            )
 
 
 def _not_plain(value: Any, key: str) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.optional import needs
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import BelowOne, settings
 from edakari.errors import DataError
@@ -36,6 +37,7 @@ class ClassificationSettings:
     label_smoothing: BelowOne = 0.0
 
     indexed: ClassVar[bool] = True
+    output_kind: ClassVar[OutputKind] = "class"
 
     def make(self, data: DataSettings, seed: int = 0) -> Classification:
         """Read the data; arrays into memory, and of folders the names.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from edakari.core.optional import needs
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Fraction, Positive, settings
 from edakari.errors import DataError
@@ -49,6 +50,8 @@ class DepthSettings:
     loss: Literal["silog", "l1"] = "silog"
     scale_invariance: Fraction = 0.5
     output: Literal["depth", "softplus", "log"] = "softplus"
+
+    output_kind: ClassVar[OutputKind] = "depth"
 
     def make(self, data: DataSettings, seed: int = 0) -> Depth:
         """Read names of files, but no images; see `edakari.tasks.map_data.map_data`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from annotated_types import Ge
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.output_kinds import OutputKind
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Positive, settings
@@ -44,6 +45,8 @@ class EmbeddingSettings:
     margin: Positive = 0.2
     temperature: Positive = 0.1
     images_per_class: Annotated[int, Ge(2)] = 4
+
+    output_kind: ClassVar[OutputKind] = "vector"
 
     def make(self, data: DataSettings, seed: int = 0) -> Embedding:
         """Read the data; arrays into memory, and of folders the names.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from edakari.core.optional import needs
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import settings
 from edakari.errors import DataError
@@ -28,6 +29,8 @@ __all__ = ["MultiLabel", "MultiLabelSettings"]
 @settings
 class MultiLabelSettings:
     """Which of some classes an image shows, each on its own; reads .npz files of `images` and `labels` [N, classes]."""
+
+    output_kind: ClassVar[OutputKind] = "classes"
 
     def make(self, data: DataSettings, seed: int = 0) -> MultiLabel:
         """Read the data into memory.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
 
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch
 from edakari.core.settings import settings
 from edakari.errors import DataError
@@ -37,6 +38,8 @@ class ObjectSettings:
         detector: how the network is called: as detectors of "torchvision", "transformers" or "ultralytics", or your own
             way; "auto" goes by the network's class, and takes "torchvision" for classes of other libraries.
     """
+
+    output_kind: ClassVar[OutputKind] = "objects"
 
     detector: Annotated[str, DETECTORS] = "auto"
 

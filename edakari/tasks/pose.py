@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import nn
 
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Positive, settings
 from edakari.errors import DataError
@@ -38,6 +39,8 @@ class PoseSettings:
     sigma: Positive = 2.0
     flip_test: bool = False
     sigmas: tuple[Positive, ...] = ()
+
+    output_kind: ClassVar[OutputKind] = "heatmaps"
 
     def make(self, data: DataSettings, seed: int = 0) -> Pose:
         """Read the annotations, but no images.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Mapping
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from edakari.core.optional import needs
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Positive, settings
 from edakari.errors import DataError
@@ -34,6 +35,8 @@ class RegressionSettings:
 
     loss: Literal["l1", "mse", "huber"] = "mse"
     delta: Positive = 1.0
+
+    output_kind: ClassVar[OutputKind] = "numbers"
 
     def make(self, data: DataSettings, seed: int = 0) -> Regression:
         """Read the data; arrays into memory, and of tables the names.

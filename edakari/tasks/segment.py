@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from edakari.core.optional import needs
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import NonNegative, settings
 from edakari.errors import DataError
@@ -36,6 +37,8 @@ class SegmentationSettings:
 
     ignore_index: int = 255
     aux_weight: NonNegative = 0.5
+
+    output_kind: ClassVar[OutputKind] = "map"
 
     def make(self, data: DataSettings, seed: int = 0) -> Segmentation:
         """Read names of files, but no images; see `edakari.tasks.map_data.map_data`.

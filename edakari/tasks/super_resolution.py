@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from annotated_types import Interval
 from torch import nn
 
 from edakari.core.optional import needs
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Whole, settings
 from edakari.errors import DataError
@@ -47,6 +48,8 @@ class SuperResolutionSettings:
     factor: Annotated[int, Interval(ge=2, le=16)] = 2
     channel: Literal["y", "rgb"] = "y"
     shave: Whole | None = None
+
+    output_kind: ClassVar[OutputKind] = "image"
 
     def make(self, data: DataSettings, seed: int = 0) -> SuperResolution:
         """Read names of files, but no images; see `edakari.tasks.map_data.map_data`.

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import edakari
-from edakari.errors import DataError
+from edakari.errors import RecipeError
 from edakari.explain.filters import Choice
 from edakari.models import ModelSpec, build
 from edakari.pipeline import recipe_from
@@ -142,10 +142,10 @@ def test_what_a_filter_tells_apart_is_counted_where_it_is_excited(tmp_path: Path
 
 @pytest.mark.parametrize("task", ["multilabel", "segmentation"])
 def test_isp_refuses_what_it_is_not_defined_for(tmp_path: Path, task: str) -> None:
-    with pytest.raises(DataError, match="ISP"):
+    with pytest.raises(RecipeError, match="'isp' explains at which places"):
         edakari.run(recipe_from(content(tmp_path, task, method={"name": "isp"})), tmp_path / "run")
 
 
 def test_norms_over_whole_maps_have_no_place(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="to 'max'"):
+    with pytest.raises(RecipeError, match=r"responses\.reduce: .* to 'max'"):
         edakari.run(recipe_from(content(tmp_path, "segmentation", method={"name": "rfc"})), tmp_path / "run")

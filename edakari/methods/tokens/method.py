@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
 from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome
+from edakari.core.output_kinds import Suits
 from edakari.core.plan import KeepTokens, Plan
 from edakari.core.protocols import Batch, Cost, Precision, Schedule
 from edakari.core.settings import Count, LearningRate, NonNegative, Whole, settings
@@ -54,6 +55,8 @@ class TokenTraining:
         batches: largest number of calibration batches from which thresholds are set.
         precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
+
+    suits: ClassVar[Suits] = Suits(("class", "classes"), "trains selectors by logits of classes")
 
     imitation_epochs: Whole = 0
     selector_epochs: Whole = 5

@@ -1,0 +1,74 @@
+"""Finds methods and teachers of a recipe that do not suit its task, before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Iterator
+from typing import Any
+
+from edakari.core.method import METHODS
+from edakari.core.output_kinds import OUTPUT_KINDS, OutputKind, Suits
+from edakari.criteria import CRITERIA, ResponseSettings
+from edakari.pipeline.problems import Problem
+from edakari.pipeline.settings import FinetuneSettings, Recipe
+from edakari.tasks import TASKS
+
+__all__ = ["unsuited"]
+
+
+def unsuited(recipe: Recipe) -> Iterator[Problem]:
+    """Yield the parts of a recipe that need other answers of the network than its task has.
+
+    A task of your own that does not name its `output_kind` suits everything here; methods check its batches later.
+
+    Args:
+        recipe: recipe to check.
+    """
+    task = recipe.data.task
+    kind: OutputKind | None = getattr(task, "output_kind", None)
+    name = TASKS.name_of(task)
+    if kind is not None:
+        yield from _method(recipe.method, kind, f"data.task {name!r} has {OUTPUT_KINDS[kind]}")
+    if recipe.finetune is not None:
+        yield from _teacher(recipe.finetune, task, kind, f"found {name!r}")
+
+
+def _method(method: Any, kind: OutputKind, found: str) -> Iterator[Problem]:
+    for key, part in _parts("method", method):
+        suits: Suits | None = getattr(part, "suits", None)
+        if suits is not None and kind not in suits.kinds:
+            needed = " or ".join(OUTPUT_KINDS[each] for each in suits.kinds)
+            name = METHODS.name_of(part) or CRITERIA.name_of(part) or METHODS.name_of(method)
+            yield Problem(
+                key,
+                f"{name!r} {suits.reason}, and needs {needed}, but {found}; take a method that goes by the loss or the "
+                "weights, such as 'taylor' or 'magnitude'",
+            )
+            return
+        if isinstance(part, ResponseSettings) and kind == "map" and part.reduce != "max":
+            yield Problem(
+                f"{key}.reduce",
+                "labels at every pixel are counted at the place of the largest response, so it must be set to 'max', "
+                f"found {part.reduce!r}",
+            )
+
+
+def _parts(key: str, part: Any) -> Iterator[tuple[str, Any]]:
+    """A method and the settings in it, with their keys."""
+    if dc.is_dataclass(part) and not isinstance(part, type):
+        yield key, part
+        for field in dc.fields(part):
+            yield from _parts(f"{key}.{field.name}", getattr(part, field.name))
+
+
+def _teacher(tuning: FinetuneSettings, task: Any, kind: OutputKind | None, found: str) -> Iterator[Problem]:
+    if not getattr(task, "indexed", False):
+        # a memory bank and views need classes and indexed examples
+        for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
+            if asked:
+                yield Problem(f"finetune.{key}", f"{getattr(tuning, key)!r} needs data.task 'classification', {found}")
+    if kind == "objects" and tuning.distill.weight > 0 and tuning.teacher != "bank":
+        yield Problem(
+            "finetune.distill.weight",
+            f"boxes of two networks cannot be compared one by one, so set it to 0; {found} as data.task",
+        )
