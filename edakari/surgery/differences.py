@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from edakari.core.plan import Plan
 from edakari.errors import ModelError, PlanError
 from edakari.graph import call, outputs_of, selected
 from edakari.surgery.applying import apply
+from edakari.surgery.decisions import decisions_recorded, decisions_repeated
 from edakari.surgery.randomness import drawn_shapes, without_dropout
 from edakari.surgery.simulation import buffers_restored, simulate
 
@@ -51,7 +53,8 @@ def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Grap
 
     If the graph was traced with `outputs`, only these outputs are compared. If the code for training was traced too,
     its outputs are compared as well, for inputs that it takes, such as the images and targets of a detector; layers
-    stay in evaluation mode.
+    stay in evaluation mode. Where values are equal up to rounding, such as scores of boxes in a uniform part of an
+    image, the masked network chooses as the cut one does.
 
     Args:
         model: the dense network; in float64, correct results are near 1e-15.
@@ -67,12 +70,22 @@ def differences(model: nn.Module, plan: Plan, inputs: Sequence[Any], graph: Grap
     networks = (model, unpruned, apply(model, plan, graph), simulate(model, plan, graph))
     names, empty, reduced, trained = outputs_of(plan.inputs), 0.0, 0.0, list[float]()
     for each in inputs:
-        outputs = [_outputs(network, each) for network in networks]
+        outputs = _of_each(networks, functools.partial(_outputs, inputs=each))
         own, same, small, twin = (selected(found, names) for found in outputs)
         empty, reduced = max(empty, worst_difference(same, own)), max(reduced, worst_difference(small, twin))
         if graph.with_training and _trains_otherwise(model, each, outputs[0]):
             trained.append(_difference_in_training(networks, each, names))
     return Differences(empty, reduced, max(trained, default=None))
+
+
+def _of_each(networks: Sequence[nn.Module], run: Callable[[nn.Module], Any]) -> list[Any]:
+    """What is run on each network; the last network repeats the decisions of the one before."""
+    found = [run(network) for network in networks[:-2]]
+    with decisions_recorded() as decisions:
+        found.append(run(networks[-2]))
+    with decisions_repeated(decisions):
+        found.append(run(networks[-1]))
+    return found
 
 
 def _trains_otherwise(model: nn.Module, inputs: Any, evaluated: Any) -> bool:
@@ -94,15 +107,17 @@ def _difference_in_training(networks: Sequence[nn.Module], inputs: Any, names: t
         inputs: as the networks take them.
         names: the outputs that are compared; all, if the network does not return these in training.
     """
-    outputs, draws = [], []
-    for network in networks:
+    draws = []
+
+    def run(network: nn.Module) -> Any:
         with drawn_shapes() as drawn:
+            draws.append(drawn)
             try:
-                outputs.append(_training_outputs(network, inputs))
+                return _counting(_training_outputs(network, inputs), names)
             except ModelError as error:
                 raise PlanError(f"in training mode, the cut network fails: {error.__cause__ or error}") from error
-        draws.append(drawn)
-    own, same, small, twin = (_counting(found, names) for found in outputs)
+
+    own, same, small, twin = _of_each(networks, run)
     empty = worst_difference(same, own)
     # where each channel gets noise of its own, networks of different widths are given different noise
     return max(empty, worst_difference(small, twin)) if draws[2] == draws[3] else empty

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms
 
 import edakari.surgery.differences as differences_module
 from edakari.core.graph import Graph
@@ -219,3 +220,39 @@ def test_a_network_that_fails_in_training_alone_is_one_error() -> None:
     graph = dc.replace(trace(model, (x,)), with_training=True)  # as if it had been traced
     with pytest.raises(PlanError, match="in training mode, the cut network fails"):
         differences(model, random_plan(graph, (0.3, 0.9), 1), [(x, {"y": y})], graph)
+
+
+class Ranking(nn.Module):
+    """The best of many equal positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.slope = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 1), 0.0
+
+    def forward(self, x: torch.Tensor) -> Any:
+        scores, places = self.second(torch.relu(self.first(x))).flatten(2), torch.rand(2, 36, dtype=x.dtype)
+        scores = scores + self.slope * torch.arange(36)
+        best, order = scores.topk(3, dim=-1)
+        top, where = scores.max(2)
+        ranked, ranks = scores.sort(descending=True)
+        kept = batched_nms(torch.rand(36, 4).cumsum(1).to(x), scores[0, 0], torch.zeros(36), 0.5)
+        return best, order, top, where, ranked, ranks, scores[0].argmax(1), kept, places.gather(1, order[:, 0])
+
+
+@pytest.mark.parametrize(("slope", "seen"), [(1e-15, False), (1e-3, True)])
+def test_equal_values_are_ranked_alike_and_others_are_not(slope: float, seen: bool, monkeypatch: Any) -> None:
+    """Rounding decides which of equal values comes first; a wrong network makes decisions of its own."""
+    torch.manual_seed(0)
+    model, x = enlivened(Ranking()), torch.full((2, 3, 8, 8), 0.5, dtype=torch.float64)
+    graph = trace(model, x)
+    plan = random_plan(graph)
+
+    def sloped(model: nn.Module, plan: Plan, graph: Graph) -> nn.Module:
+        made = apply(model, plan, graph)
+        made.slope = slope if plan.edits else 0.0
+        return made
+
+    monkeypatch.setattr(differences_module, "apply", sloped)
+    assert (differences(model, plan, [x], graph).cut > TOLERANCE) == seen
+    with torch.no_grad():
+        assert difference(sloped(model, plan, graph)(x), simulate(model, plan, graph)(x)) > TOLERANCE
