@@ -15,6 +15,7 @@ from edakari.methods.saliency.explained import Explained, widened
 from edakari.methods.saliency.saved import SaliencyMethod
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, networks, recipe_of
+from edakari.pipeline.suiting import require_classes
 from edakari.report.filters import FilterViews
 from edakari.report.saliency import SaliencyView
 from edakari.report.tokens import TokenView
@@ -37,12 +38,13 @@ def run_filters(folder: str | Path, choice: Choice = PLAIN, *, trust_code: bool 
     Raises:
         RunFolderError: the folder is no run folder, or nothing is pruned in it yet.
         UnknownName: no layer matches a pattern.
-        DataError: there are too few images, or no labels.
+        DataError: the task has no classes, there are too few images, or no labels.
     """
     run = RunFolder(Path(folder))
     recipe = recipe_of(run, trust_code=trust_code)
     if not run.done("prune"):
         raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
+    require_classes(recipe.data)
     return filter_views(dense_network(recipe), load_plan(run.pruned), image_task(recipe.data), choice)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from edakari.core.method import METHODS
 from edakari.core.output_kinds import OUTPUT_KINDS, OutputKind, Suits
-from edakari.criteria import CRITERIA, ResponseSettings
+from edakari.criteria import CRITERIA, FeatureDiscrimination, ResponseSettings
+from edakari.errors import DataError
 from edakari.pipeline.problems import Problem
 from edakari.pipeline.settings import FinetuneSettings, Recipe
-from edakari.tasks import TASKS
+from edakari.tasks import TASKS, DataSettings
 
-__all__ = ["unsuited"]
+__all__ = ["require_classes", "unsuited"]
 
 
 def unsuited(recipe: Recipe) -> Iterator[Problem]:
@@ -31,6 +32,23 @@ def unsuited(recipe: Recipe) -> Iterator[Problem]:
         yield from _method(recipe.method, kind, f"data.task {name!r} has {OUTPUT_KINDS[kind]}")
     if recipe.finetune is not None:
         yield from _teacher(recipe.finetune, task, kind, f"found {name!r}")
+
+
+def require_classes(data: DataSettings) -> None:
+    """Raise an error for a task whose filters cannot be told apart by classes.
+
+    Args:
+        data: settings of the data, with the task.
+
+    Raises:
+        DataError: its networks answer something else.
+    """
+    kind: OutputKind | None = getattr(data.task, "output_kind", None)
+    if kind is not None and kind not in FeatureDiscrimination.suits.kinds:
+        raise DataError(
+            f"filters are shown by the classes of what excites them, but data.task {TASKS.name_of(data.task)!r} has "
+            f"{OUTPUT_KINDS[kind]}"
+        )
 
 
 def _method(method: Any, kind: OutputKind, found: str) -> Iterator[Problem]:

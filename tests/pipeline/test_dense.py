@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import edakari
+from edakari.errors import DataError
+from edakari.pipeline.explained import run_filters
 from tests.tasks import test_depth, test_segment, test_super_resolution
 
 NETWORKS = """
@@ -85,3 +87,6 @@ def test_a_network_is_pruned_trained_and_judged(tmp_path: Path, task: str) -> No
     assert set(tuned["metrics"]) == {metric, *others}
     assert tuned["metrics"]["loss"] != pruned["metrics"]["loss"]
     assert (tmp_path / "run" / "report.html").is_file()
+    if task != "segmentation":
+        with pytest.raises(DataError, match=f"data.task {task!r} has (depths|images) instead of classes"):
+            run_filters(tmp_path / "run", trust_code=True)

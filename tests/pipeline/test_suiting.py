@@ -12,7 +12,7 @@ from edakari.core.output_kinds import OUTPUT_KINDS
 from edakari.criteria.labels import labels_of
 from edakari.errors import DataError, RecipeError
 from edakari.pipeline import recipe_from
-from edakari.pipeline.suiting import unsuited
+from edakari.pipeline.suiting import require_classes, unsuited
 from edakari.tasks import TASKS
 
 CLASSES = {"classification", "multilabel", "segmentation"}
@@ -67,6 +67,16 @@ def test_a_teacher_suits_a_task_or_the_recipe_says_why_not(task: str, tuning: di
         return
     with pytest.raises(RecipeError, match=rf"^recipe: finetune\.{name}.*found {task!r}"):
         recipe_from(recipe)
+
+
+@pytest.mark.parametrize("task", TASKS.names())
+def test_filters_are_shown_by_classes(task: str) -> None:
+    data = recipe_from(content(task, "magnitude")).data
+    if task in CLASSES:
+        require_classes(data)
+        return
+    with pytest.raises(DataError, match=rf"filters are shown by the classes .* data\.task {task!r} has "):
+        require_classes(data)
 
 
 def test_every_task_names_what_its_networks_answer() -> None:
