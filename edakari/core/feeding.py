@@ -22,8 +22,9 @@ def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
     Args:
         model: the network; tensors are moved to the device of its parameters.
         batch: a tensor is passed directly. From a tuple or list, the network gets as many leading entries as the
-            example has, or as `forward` requires (at least one). From a dict, it gets the example's keys, or the keys
-            that `forward` accepts. A tuple with such a dict as its first entry counts as that dict.
+            example has, or as `forward` requires (at least one). From a dict, it gets the example's keys; for a
+            single tensor as example, the only entry of that shape and dtype; or else the keys that `forward` accepts. A
+            tuple with such a dict as its first entry counts as that dict.
         example: a valid input, as for `edakari.trace`; None if unknown.
 
     Raises:
@@ -33,7 +34,8 @@ def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
     if isinstance(batch, list | tuple) and batch and isinstance(batch[0], Mapping):
         batch = batch[0]
     if isinstance(batch, Mapping):
-        return model(**_keywords(model, batch, example))
+        alike = _like(batch, example)
+        return model(**_keywords(model, batch, example)) if alike is None else model(alike)
     if isinstance(batch, list | tuple):
         if len(batch) < 1:
             raise DataError("a batch is empty; it must hold the inputs of the network")
@@ -47,6 +49,23 @@ def feed(model: nn.Module, batch: Batch, example: Any = None) -> Any:
     )
 
 
+def _like(batch: Mapping[str, Any], example: Any) -> torch.Tensor | None:
+    """The entry that looks like the example, a single tensor; None if none does, or several do."""
+    if isinstance(example, list | tuple) and len(example) == 1:
+        example = example[0]
+    if not isinstance(example, torch.Tensor):
+        return None
+    found = [
+        value
+        for value in batch.values()
+        if isinstance(value, torch.Tensor)
+        and value.dtype == example.dtype
+        and value.shape[1:] == example.shape[1:]
+        and value.ndim == example.ndim
+    ]
+    return found[0] if len(found) == 1 else None
+
+
 def _keywords(model: nn.Module, batch: Mapping[str, Any], example: Any) -> dict[str, Any]:
     accepted = inspect.signature(model.forward).parameters
     any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
@@ -55,7 +74,7 @@ def _keywords(model: nn.Module, batch: Mapping[str, Any], example: Any) -> dict[
     if not found:
         raise DataError(
             f"a batch has the keys {', '.join(map(repr, batch))}, of which the network takes none "
-            f"({', '.join(map(repr, wanted))})"
+            f"({', '.join(map(repr, wanted))}); say what it takes: Task.of(..., inputs=lambda batch: batch[...])"
         )
     return found
 

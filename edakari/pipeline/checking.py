@@ -22,6 +22,7 @@ from edakari.pipeline.load import check_weights
 from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.settings import Recipe
 from edakari.pipeline.store import MemoryStore
+from edakari.pipeline.trial import try_task
 from edakari.solve.spend import reachable
 
 __all__ = ["Checked", "check_recipe"]
@@ -70,6 +71,7 @@ def check_recipe(recipe: Recipe) -> Checked:
         limits = {term.cost: limit for term, (_, limit) in zip(counted.terms, bound.terms, strict=True)}
         if not run.prunes_tokens:
             reachable(run.groups, {group.name: np.zeros(group.size + 1) for group in run.groups}, bound)
+    try_task(run)
     return Checked(dict(run.dense_costs), limits, _seconds(run))
 
 

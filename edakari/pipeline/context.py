@@ -34,6 +34,7 @@ from edakari.pipeline.load import dense_network
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import Store, Version
 from edakari.tasks import task_from_settings
+from edakari.tasks.own import Task as OwnTask
 from edakari.train import FitSettings, History, fit
 from edakari.train.fits import fit_by
 
@@ -132,8 +133,11 @@ class Run:
 
     @functools.cached_property
     def task(self) -> Task:
-        """Data, loss and metrics."""
-        return self.subject.task()
+        """Data, loss and metrics; the dense network teaches where the task asks for it."""
+        found = self.subject.task()
+        if isinstance(found, OwnTask) and found.teaching is not None:
+            return found.taught_by(copied(self.dense))
+        return found
 
     @functools.cached_property
     def example(self) -> Any:

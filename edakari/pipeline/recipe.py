@@ -94,6 +94,8 @@ def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, li
     if recipe is not None:
         for text in (recipe.data.source, *recipe.data.train, *((recipe.data.val,) if recipe.data.val else ())):
             permit(text, "source of data")
+        if recipe.finetune is not None and recipe.finetune.teacher is not None:
+            permit(recipe.finetune.teacher, "teacher")
         problems += [*unsuited(recipe), *_not_plain(recipe.model.options, "model.options")]
     return recipe, problems
 

@@ -15,6 +15,7 @@ from edakari.core.plain_values import plain
 from edakari.core.protocols import Fit, Schedule
 from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
 from edakari.core.steady import STEADY
+from edakari.core.user_code import names_file
 from edakari.errors import SettingsError
 from edakari.export import EXPORTERS
 from edakari.latency.calibrate import FEWEST
@@ -37,16 +38,24 @@ __all__ = [
 
 @settings
 class DistillSettings:
-    """Distillation from the dense network while fine-tuning.
+    """Distillation from a teacher while fine-tuning.
 
     Args:
-        weight: weight of the distillation term in the loss, from 0 to 1; the task's loss gets the rest. 0 does not
-            distil.
+        weight: weight of the comparison of outputs in the loss, from 0 to 1; the task's loss gets the rest. 0 does not
+            compare them.
         temperature: temperature by which the logits of both networks are divided.
+        features: modules whose outputs are compared by squared difference, each with its weight, such as `{layer3:
+            0.5}`. Of the dense network's features, those that the plan kept count.
     """
 
     weight: Fraction = 0.0
     temperature: Positive = 4.0
+    features: Mapping[str, Positive] = dc.field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is compared."""
+        return self.weight > 0 or bool(self.features)
 
 
 @settings
@@ -76,20 +85,31 @@ class FinetuneSettings(Schedule):
 
     Args:
         views: number of times that each image appears in a batch, each time with other augmentation.
-        teacher: "dense" is the dense network, with the settings in `distill`; "bank" is a memory bank of the outputs of
-            several networks. None is "dense" if `distill` has a weight, and no teacher otherwise.
-        distill: distillation from the dense network.
+        teacher: "dense" is the dense network, with the settings in `distill`; so is "path/to/file.py:name", a function
+            that returns a network, or a function from a batch to outputs; "bank" is a memory bank of the outputs of
+            several networks. None is "dense" if `distill` compares anything, and no teacher otherwise.
+        distill: distillation from the dense network, or another one.
         bank: memory bank, if it is the teacher.
     """
 
     views: Count = 1
-    teacher: Literal["dense", "bank"] | None = None
+    teacher: str | None = None
     distill: DistillSettings = DistillSettings()
     bank: BankSettings = BankSettings()
 
     def __post_init__(self) -> None:
-        if self.teacher == "dense" and self.distill.weight == 0:
-            raise SettingsError("finetune.distill.weight must be above 0 where the dense network teaches")
+        if self.teacher not in (None, "dense", "bank") and not names_file(self.teacher):
+            raise SettingsError(
+                f'finetune.teacher must be "dense", "bank" or "path/to/file.py:name", found {self.teacher!r}'
+            )
+        if self.teacher not in (None, "bank") and not self.distill.active:
+            raise SettingsError(
+                "finetune.distill.weight must be above 0 where a network teaches, or name finetune.distill.features"
+            )
+        if self.teacher == "bank" and self.distill.active:
+            raise SettingsError(
+                "finetune.distill compares with one network, but finetune.teacher is 'bank'; leave one out"
+            )
 
     @classmethod
     def of(cls, schedule: Schedule) -> FinetuneSettings:

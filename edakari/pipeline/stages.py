@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.core.blank import require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
-from edakari.core.finite import require_finite, require_finite_figures
+from edakari.core.finite import require_finite_figures
 from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
 from edakari.core.plan import KeepChannels, Plan
@@ -24,7 +24,7 @@ from edakari.core.space import legal_sizes
 from edakari.cost import bind, counted, dense, uncounted
 from edakari.errors import InfeasibleBudget, PlanError
 from edakari.export import EXPORTERS
-from edakari.graph import call, fixed_graph
+from edakari.graph import fixed_graph
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
@@ -38,6 +38,7 @@ from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.teaching import training
+from edakari.pipeline.trial import try_task
 from edakari.results import (
     CheckResult,
     DenseResult,
@@ -79,13 +80,8 @@ def trace_stage(run: Run) -> TraceResult:
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     _require_reachable(run)
+    try_task(run)
     limited = {group.name: group for group in run.groups}
-    batch = next(iter(run.task.batches("calibration")), None)
-    require_finite(
-        run.dense,
-        lambda: call(run.dense, run.example) if batch is None else run.task.outputs(run.dense, batch),
-        "the dense network",
-    )
     return TraceResult(
         weights=weights_digest(run.dense),
         costs=dict(run.dense_costs),

@@ -88,5 +88,6 @@ def _teacher(tuning: FinetuneSettings, task: Any, kind: OutputKind | None, found
     if kind == "objects" and tuning.distill.weight > 0 and tuning.teacher != "bank":
         yield Problem(
             "finetune.distill.weight",
-            f"boxes of two networks cannot be compared one by one, so set it to 0; {found} as data.task",
+            f"boxes of two networks cannot be compared one by one, so set it to 0, and name modules in "
+            f"finetune.distill.features; {found} as data.task",
         )

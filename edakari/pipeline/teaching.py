@@ -1,4 +1,4 @@
-"""Objective and teacher of the fine-tuning: no teacher, the dense network, or a memory bank."""
+"""Objective and teacher of the fine-tuning: no teacher, the dense network, another one, or a memory bank."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edakari.core.copying import copied
 from edakari.core.method import Outcome
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, IndexedTask, Objective
 from edakari.criteria import Magnitude
 from edakari.errors import RecipeError
 from edakari.pipeline.context import Run
+from edakari.pipeline.distilling import finetuning_objective
 from edakari.pipeline.settings import BankSettings
 from edakari.results import PruneResult, TraceResult
 from edakari.surgery import apply
-from edakari.train import BankTeaching, bank_in, distillation, task_objective
+from edakari.train import BankTeaching, bank_in
 
 __all__ = ["networks_between", "training"]
 
@@ -42,9 +42,9 @@ def training(
     Raises:
         RecipeError: views or a bank are asked for, but the task's examples have no indices.
     """
-    task, tuning = run.task, run.settings.finetune
+    tuning = run.settings.finetune
     assert tuning is not None
-    batches = task.batches("train")
+    batches = run.task.batches("train")
     if tuning.views > 1 or tuning.teacher == "bank":
         batches = _indexed_task(run).with_indices(tuning.views)
     if tuning.teacher == "bank":
@@ -52,13 +52,7 @@ def training(
             yield _taught_by_bank(run, tuning.bank, folder, (traced, pruned), given), batches
         return
     own = given().finetune if pruned.own_finetune else None
-    if own is not None:
-        yield own, batches
-    elif tuning.distill.weight > 0:
-        teacher = copied(run.dense)
-        yield distillation(task, teacher, tuning.distill.weight, tuning.distill.temperature), batches
-    else:
-        yield task_objective(task), batches
+    yield own or finetuning_objective(run, run.store.plan()), batches
 
 
 def networks_between(plan: Plan, model: nn.Module, run: Run, count: int) -> list[nn.Module]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses as dc
 import itertools
+import json
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import nn
 
 from edakari.core.arguments import found_as, require, require_methods
+from edakari.core.comparing import Compare, Kept, captured
 from edakari.core.feeding import feed, moved_to
 from edakari.core.modes import judging
 from edakari.core.protocols import Batch, Split
-from edakari.errors import DataError, ModelError, WrongArgument
+from edakari.errors import DataError, ModelError, UnknownName, WrongArgument
+from edakari.tasks.teaching import Features, Teacher, Teaching, teaching_of
 
 __all__ = ["Task"]
 
@@ -24,6 +27,18 @@ CALIBRATION = 16
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor | Mapping[str, torch.Tensor]]
 Judge = Callable[[nn.Module, Iterable[Batch]], Mapping[str, float]]
+Inputs = Callable[[Batch], Any]
+
+
+class Others(TypedDict, total=False):
+    """Further keyword arguments of `Task.of`."""
+
+    teacher: Teacher | Literal["dense"] | None
+    distill: Compare | Literal["kl", "mse"] | None
+    features: Features
+    inputs: Inputs | None
+    classes: Sequence[str]
+    preprocessing: Mapping[str, Any]
 
 
 @dc.dataclass(frozen=True)
@@ -36,6 +51,10 @@ class Task:
         loss_of: the loss of a network on a batch; None where nothing can be trained.
         judge: figures of a network on batches; None where it cannot be judged.
         larger_is_better: whether that holds for the first of them.
+        teaching: teacher, and what is compared with it; None without a teacher.
+        inputs: gives the inputs of the network in a batch; None takes what the example shows.
+        classes: names of the classes.
+        preprocessing: what is done with images before they enter the network, for the run folder.
         seen: name of the first figure, once `judge` was asked; state.
     """
 
@@ -44,6 +63,10 @@ class Task:
     loss_of: Loss | None = None
     judge: Judge | None = None
     larger_is_better: bool = True
+    teaching: Teaching | None = None
+    inputs: Inputs | None = None
+    classes: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = dc.field(default_factory=dict)
     seen: list[str] = dc.field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -57,6 +80,7 @@ class Task:
         evaluate: Judge | None = None,
         calibration: Iterable[Batch] | None = None,
         larger_is_better: bool = True,
+        **others: Unpack[Others],
     ) -> Task:
         """A task of what there is; each part may be left out, and what needs it says so before anything runs.
 
@@ -70,19 +94,34 @@ class Task:
             evaluate: from a network in evaluation mode and batches to figures by name; the first one is the metric.
             calibration: batches for scores and statistics; None takes the first 16 batches of `train`.
             larger_is_better: False where a smaller metric is better; it then counts by its negative, `minus_NAME`.
+            others: `teacher` (a network, a function from a batch to outputs, or "dense", the network before pruning;
+                its loss is added to `loss`, and without one the data needs no labels), `distill` (from the outputs of
+                the network, those of the teacher, and the batch to one scalar tensor; "kl" compares logits [N, C] by
+                their softmax, other tensors by squared difference, mappings and tuples by the sum over entries; "mse"
+                takes squared differences; by default "kl", or nothing if there are `features`), `features` (dotted
+                paths of modules whose outputs are compared by squared difference, with or without weights, such as
+                {"layer3": 0.5}), `inputs` (from a batch to what the network gets: a tensor, a tuple or a dict; by
+                default the entries that the example shows), `classes` (their names, for the run folder) and
+                `preprocessing` (what is done with images before they enter the network, for the run folder, such as
+                {"mean": [0.5], "std": [0.2], "size": [224, 224]}).
 
         Raises:
             WrongArgument: a part is of another kind than what belongs there.
-            DataError: batches can be gone through only once, or `evaluate` has nothing to judge on.
+            DataError: batches can be gone through only once, or `evaluate` or a comparison has nothing to work on.
+            UnknownName: the teacher has no module of the name in `features`, or there is no such argument.
         """
         call = "Task.of(example, ...)"
+        unknown = others.keys() - Others.__annotations__.keys()
+        if unknown:
+            raise UnknownName("argument of Task.of", min(unknown), Others.__annotations__)
         splits = {"train": train, "val": val, "calibration": calibration}
         data = {name: batches for name, batches in splits.items() if batches is not None}
         for name, batches in data.items():
             require(call, **{name: (batches, Iterable)})
             if iter(batches) is batches:
                 raise DataError(f"{call}: {name} can be gone through only once; give a list or a DataLoader")
-        for name, function in (("loss", loss), ("evaluate", evaluate)):
+        inputs = others.get("inputs")
+        for name, function in (("loss", loss), ("evaluate", evaluate), ("inputs", inputs)):
             if function is not None:
                 require_methods(call, name, function, ("__call__",))
         if (evaluate is None) != (val is None):
@@ -91,7 +130,20 @@ class Task:
             )
         if train is not None and calibration is None:
             data["calibration"] = _First(train, CALIBRATION)
-        return cls(example, data, loss, evaluate, larger_is_better)
+        teaching = teaching_of(call, others.get("teacher"), others.get("distill"), others.get("features", ()))
+        about = _plain(call, others.get("classes", ()), others.get("preprocessing", {}))
+        return cls(example, data, loss, evaluate, larger_is_better, teaching, inputs, *about)
+
+    def taught_by(self, dense: nn.Module) -> Task:
+        """Return the task with this network as its teacher, if its teacher is the network before pruning."""
+        if self.teaching is None or self.teaching.teacher is not None:
+            return self
+        with captured(dense, self.teaching.features):
+            return dc.replace(self, teaching=dc.replace(self.teaching, teacher=dense, itself=True))
+
+    def narrowed(self, kept: Kept) -> Task:
+        """Return the task for a cut network: of the teacher's features, only those that the cut kept are compared."""
+        return self if self.teaching is None else dc.replace(self, teaching=dc.replace(self.teaching, kept=kept))
 
     @property
     def metric(self) -> str:
@@ -110,6 +162,9 @@ class Task:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """See `edakari.core.protocols.Task`; of a batch, the network gets what the example shows."""
+        if self.inputs is not None:
+            found = self.inputs(batch)
+            return feed(model, found, found)
         return feed(model, batch, self.given)
 
     def objective(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
@@ -118,18 +173,42 @@ class Task:
         Raises:
             DataError: the task has no loss.
         """
+        batch, teaching = moved_to(model, batch), self.teaching
+        if teaching is None:
+            return self._own_terms(model, batch)
+        terms: dict[str, torch.Tensor] = {}
+        outputs, asked = None, teaching.compare is not None or self.loss_of is None
+        # the forward pass of the loss may be one of training, with other outputs than the teacher's
+        with captured(model, () if asked else teaching.features) as seen:
+            if self.loss_of is not None:
+                terms |= self._own_terms(model, batch)
+        if asked:
+            with captured(model, teaching.features) as seen:
+                outputs = self.outputs(model, batch)
+        return {**terms, **teaching.terms(outputs, seen, batch, self.outputs)}
+
+    def _own_terms(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         if self.loss_of is None:
             raise DataError("this task has no loss to train or score by; give one: Task.of(example, loss=...)")
-        found = self.loss_of(model, moved_to(model, batch))
-        return {"loss": found} if isinstance(found, torch.Tensor) else found
+        found: Any = self.loss_of(model, batch)
+        return found if isinstance(found, Mapping) else {"loss": found}
 
     def loss(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor]:
         """See `edakari.core.protocols.Task`: the loss is given a network that gives these outputs.
 
         Raises:
-            ModelError: the loss asks more of the network than its outputs.
+            ModelError: the loss asks more of the network than its outputs, or features of it are compared.
         """
-        return self.objective(_Given(outputs), batch)
+        given, teaching = _Given(outputs), self.teaching
+        if teaching is None:
+            return self._own_terms(given, batch)
+        if teaching.features:
+            raise ModelError(
+                f"features of {', '.join(teaching.features)} are compared with the teacher's, but a method has only "
+                "outputs of the network; use a method that trains and scores by the loss as it is, such as 'taylor'"
+            )
+        terms = {} if self.loss_of is None else self._own_terms(given, batch)
+        return {**terms, **teaching.terms(outputs, {}, batch, self.outputs)}
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """See `edakari.core.protocols.Task`; no figures where the task cannot judge.
@@ -147,6 +226,18 @@ class Task:
             figures = {f"minus_{first}": -figures[first], **figures}
         self.seen[:] = [next(iter(figures))]
         return figures
+
+
+def _plain(
+    call: str, classes: Sequence[str], preprocessing: Mapping[str, Any]
+) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """What is stored in the run folder, as plain values."""
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise WrongArgument(f"{call}: classes takes a list of names, but got {classes!r}")
+    try:
+        return tuple(classes), json.loads(json.dumps(dict(preprocessing)))
+    except (TypeError, ValueError) as error:
+        raise WrongArgument(f"{call}: preprocessing takes texts, numbers and lists by name: {error}") from None
 
 
 def _figures(found: Any) -> dict[str, float]:

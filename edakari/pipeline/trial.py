@@ -1,0 +1,208 @@
+"""Tries a run's task on one batch of each split, before anything that takes long; changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edakari.core.copying import copied
+from edakari.core.finite import finite, require_finite
+from edakari.core.method import name_of, needs_data
+from edakari.core.modes import judging
+from edakari.core.protocols import Batch, Split
+from edakari.core.user_code import cause
+from edakari.criteria import Taylor
+from edakari.errors import DataError, EdakariError, ModelError
+from edakari.graph import call
+from edakari.pipeline.context import Run
+from edakari.pipeline.distilling import finetuning_objective
+from edakari.tasks.own import Task as OwnTask
+from edakari.train.scope import random_state_kept
+from edakari.train.terms import loss_terms, total_loss
+
+__all__ = ["try_task"]
+
+SHOWN = 6
+"""Entries of a batch that an error describes."""
+
+
+def try_task(run: Run) -> None:
+    """Try what a run will ask of its task: batches, outputs, loss and gradients, evaluation; one batch of each.
+
+    Only what the run needs is tried. Weights, statistics, modes, random states and the generators of loaders stay as
+    they were.
+
+    Args:
+        run: the run.
+
+    Raises:
+        DataError: a split that is needed has no batches, or the task's code fails on its first batch; says what came.
+        WrongArgument: the loss is no tensor or has no gradient, or an evaluation gives no numbers.
+        ModelError: the loss or its gradient is not finite; names the term, or the parameter.
+    """
+    settings = run.settings
+    trains = settings.finetune is not None and settings.finetune.epochs > 0
+    with random_state_kept(), torch.random.fork_rng(devices=[]):
+        model = copied(run.dense)
+        needed: dict[Split, bool] = {
+            "calibration": needs_data(settings.method) or settings.reconstruct,
+            "train": trains,
+            "val": _judges(run),
+        }
+        for split, asked in needed.items():
+            batch = _first_batch(run, split)
+            if batch is None and asked:
+                raise DataError(f"{_where(run)}: there are no batches in the split {split!r}, which this run needs")
+            _try_outputs(run, model, split, batch)
+            if split == "calibration" and needs_data(settings.method):
+                _try_scoring(run)
+            elif split == "train" and trains:
+                _try_training(run, model, batch)
+            elif split == "val" and batch is not None:
+                _try_evaluation(run, model, batch)
+
+
+def _where(run: Run) -> str:
+    return "Task.of" if isinstance(run.task, OwnTask) else f"task {type(run.task).__name__}"
+
+
+def _judges(run: Run) -> bool:
+    return not isinstance(run.task, OwnTask) or run.task.judge is not None
+
+
+def _first_batch(run: Run, split: Split) -> Batch | None:
+    with _told(run, f"reading the first batch of {split!r}"):
+        batches = run.task.batches(split)
+        with _loader_kept(batches):
+            iterator = iter(batches)
+            try:
+                return next(iterator, None)
+            finally:
+                del iterator  # its workers end with it
+
+
+def _try_outputs(run: Run, model: nn.Module, split: Split, batch: Batch | None) -> None:
+    """Run the network on a batch; on the example where there is no calibration data."""
+    with _told(run, f"the network, run on the first batch of {split!r},", batch):
+        if split == "calibration":
+            again = call if batch is None else run.task.outputs
+            given = run.example if batch is None else batch
+            require_finite(run.dense, lambda: again(run.dense, given), "the dense network")
+        elif batch is not None:
+            with judging(model):
+                run.task.outputs(model, batch)
+
+
+def _try_training(run: Run, model: nn.Module, batch: Batch) -> None:
+    """Take the loss of the fine-tuning, and its gradients, of the first batch."""
+    tuning = run.settings.finetune
+    if tuning is not None and (tuning.teacher == "bank" or tuning.views > 1):
+        return  # its batches and objective need indices, which were checked
+    with _told(run, "the loss of the first training batch", batch), torch.enable_grad():
+        model.train()
+        terms = loss_terms(finetuning_objective(run)(model, batch))
+    _require_finite_terms(run, terms)
+    with _told(run, "the gradient of the first training batch's loss"):
+        total_loss(terms).backward()  # type: ignore[no-untyped-call]
+    grads = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    if not grads:
+        raise ModelError(
+            f"{_where(run)}: no parameter of the network gets a gradient from the loss; compute it from the network "
+            "that the loss is given"
+        )
+    wrong = next((name for name, grad in grads.items() if not finite(grad)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"{_where(run)}: the loss of the first training batch is finite ({_shown(terms)}), but its gradient in "
+            f"{wrong!r} is not; a square root or a logarithm at 0 is a usual reason"
+        )
+
+
+def _require_finite_terms(run: Run, terms: Mapping[str, torch.Tensor]) -> None:
+    wrong = [name for name, term in terms.items() if not finite(term)]
+    if wrong:
+        raise ModelError(
+            f"{_where(run)}: the loss {wrong[0]!r} of the first training batch is {float(terms[wrong[0]].detach())}; "
+            "check the batch (are its values and labels finite and in range?) and the loss"
+        )
+
+
+def _shown(terms: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
+
+
+def _try_scoring(run: Run) -> None:
+    task, criterion = run.task, getattr(run.settings.method, "criterion", None)
+    alone = isinstance(task, OwnTask) and task.loss_of is None and task.teaching is not None and task.teaching.itself
+    if alone and isinstance(criterion, Taylor):
+        raise DataError(
+            f"method {name_of(run.settings.method)!r} scores by the gradient of the loss, which is 0 where a network "
+            "is its own teacher; give Task.of a loss or another teacher, or take a method such as 'magnitude'"
+        )
+
+
+def _try_evaluation(run: Run, model: nn.Module, batch: Batch) -> None:
+    task = run.task
+    if not isinstance(task, OwnTask) or task.judge is None:
+        return
+    short = dc.replace(task, data={**task.data, "val": (batch,)}, seen=[])
+    try:
+        short.evaluate(model)
+    except EdakariError:
+        raise
+    except Exception:
+        # a judge may ask for more than one batch
+        with _told(run, "evaluate(network, batches)", batch):
+            task.evaluate(model)
+
+
+@contextlib.contextmanager
+def _told(run: Run, what: str, batch: Batch | None = None) -> Iterator[None]:
+    """Context that turns errors of the user's own code into one that says where they came from and what was given."""
+    try:
+        yield
+    except (EdakariError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        given = "" if batch is None else f". The batch is {described(batch)}; the example is {described(run.example)}"
+        raise DataError(f"{_where(run)}: {what} fails: {cause(error)}{given}") from error
+
+
+def described(value: Any, depth: int = 3) -> str:
+    """Describe a batch by the forms of its tensors.
+
+    Args:
+        value: tensors in tuples, lists and mappings.
+        depth: number of levels that are described.
+    """
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if depth and isinstance(value, Mapping):
+        entries = [f"{key!r}: {described(each, depth - 1)}" for key, each in [*value.items()][:SHOWN]]
+        return "{" + ", ".join(entries) + (", …" if len(value) > SHOWN else "") + "}"
+    if depth and isinstance(value, list | tuple):
+        entries = [described(each, depth - 1) for each in value[:SHOWN]]
+        inside = ", ".join(entries) + (", …" if len(value) > SHOWN else "")
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    return repr(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
+
+
+@contextlib.contextmanager
+def _loader_kept(batches: Iterable[Batch]) -> Iterator[None]:
+    """Context that restores the generators of a `DataLoader`, so that its order in training stays the same."""
+    owners: list[Any] = [batches, getattr(batches, "batches", None)]
+    owners += [getattr(each, "batch_sampler", None) for each in owners]
+    owners += [getattr(each, "sampler", None) for each in owners]
+    found = {id(each.generator): each.generator for each in owners
+             if isinstance(getattr(each, "generator", None), torch.Generator)}  # fmt: skip
+    states = [(generator, generator.get_state()) for generator in found.values()]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
