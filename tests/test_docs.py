@@ -224,6 +224,8 @@ def test_pages_hold_the_stored_results(tmp_path: Path, monkeypatch: pytest.Monke
 def test_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     script(ROOT / "examples" / "prune_a_timm_model.py").main()
     assert "difference after reading back: 0.0" in capsys.readouterr().out
+    script(ROOT / "examples" / "triplet.py").main(images=640, epochs=1)
+    assert re.search(r"recall@1: unpruned 0\.\d+, half of the MACs 0\.\d+, fine-tuned 0\.\d+", capsys.readouterr().out)
     own = script(ROOT / "examples" / "own_model.py").make(width=4)
     assert own(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 

@@ -14,7 +14,7 @@ MARKER = "edakari.json"
 LEDGER = ".edakari.files"
 OWN = frozenset(
     {
-        *("recipe.yaml", "environment.json", "stages", "pruned", "kept", "export", "explain"),
+        *("recipe.yaml", "environment.json", "task.json", "stages", "pruned", "kept", "export", "explain"),
         *("plan.json", "network.json", "weights.safetensors", "report.json", "report.html", "report.png"),
         *("checkpoint.safetensors", "history.json"),
     }

@@ -173,6 +173,8 @@ def _finetuning(schedule: Any) -> FinetuneSettings | None:
 
 
 def _has(task: AnyTask, split: Literal["train", "calibration"]) -> bool:
+    if isinstance(task, Task):  # without reading a batch, which a user's loader would count
+        return split in task.data
     return next(iter(task.batches(split)), None) is not None
 
 

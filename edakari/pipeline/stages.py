@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.core.blank import require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
+from edakari.core.files import write_json
 from edakari.core.finite import require_finite_figures
 from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
@@ -37,6 +38,7 @@ from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, meas
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
+from edakari.pipeline.task_facts import task_facts
 from edakari.pipeline.teaching import training
 from edakari.pipeline.trial import try_task
 from edakari.results import (
@@ -81,6 +83,8 @@ def trace_stage(run: Run) -> TraceResult:
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     _require_reachable(run)
     try_task(run)
+    if run.store.path is not None and run.processes.main:
+        write_json(run.store.path / "task.json", task_facts(run.task))
     limited = {group.name: group for group in run.groups}
     return TraceResult(
         weights=weights_digest(run.dense),

@@ -50,7 +50,7 @@ def try_task(run: Run) -> None:
     with random_state_kept(), torch.random.fork_rng(devices=[]):
         model = copied(run.dense)
         needed: dict[Split, bool] = {
-            "calibration": needs_data(settings.method) or settings.reconstruct,
+            "calibration": needs_data(settings.method) or settings.reconstruct or settings.recalibrate > 0,
             "train": trains,
             "val": _judges(run),
         }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import edakari
-import edakari.pipeline.stages as stages_module
+import edakari.pipeline.context as context_module
 from edakari.core.method import Job
 from edakari.errors import DataError, EdakariError, RecipeError, RunFolderError
 from edakari.methods.knowledge.ensemble import EnsembleSearch
@@ -57,7 +57,12 @@ class Killed(Exception):
 
 def test_a_run_killed_in_the_search_and_in_the_fine_tuning_ends_the_same(ekg, tmp_path, monkeypatch):
     whole = edakari.run(recipe_from(ekg), tmp_path / "whole")
-    folder, save, looks, fit = tmp_path / "parts", EnsembleSearch._save, EnsembleSearch._look, stages_module.fit
+    folder, save, looks, fit = (
+        tmp_path / "parts",
+        EnsembleSearch._save,
+        EnsembleSearch._best_candidate,
+        context_module.fit,
+    )
     calls = []
 
     def saved_then_killed(self):
@@ -68,7 +73,10 @@ def test_a_run_killed_in_the_search_and_in_the_fine_tuning_ends_the_same(ekg, tm
         calls.append(1)
         return looks(self, *args)
 
-    def killed_after_an_epoch(*args, evaluate, **keywords):
+    def killed_after_an_epoch(*args, evaluate=None, **keywords):
+        if evaluate is None:  # a training of the method
+            return fit(*args, **keywords)
+
         def once(model):
             evaluate(model)
             raise Killed
@@ -79,9 +87,9 @@ def test_a_run_killed_in_the_search_and_in_the_fine_tuning_ends_the_same(ekg, tm
         patched.setattr(EnsembleSearch, "_save", saved_then_killed)
         with pytest.raises(Killed):
             edakari.run(recipe_from(ekg), folder)
-    monkeypatch.setattr(EnsembleSearch, "_look", counted)
+    monkeypatch.setattr(EnsembleSearch, "_best_candidate", counted)
     with monkeypatch.context() as patched:
-        patched.setattr(stages_module, "fit", killed_after_an_epoch)
+        patched.setattr(context_module, "fit", killed_after_an_epoch)
         with pytest.raises(Killed):
             edakari.run(recipe_from(ekg), folder)
     steps = [entry for entry in whole.report["log"] if entry["stage"].startswith("step")]

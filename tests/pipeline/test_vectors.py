@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,13 @@ def test_a_run_is_pruned_trained_and_reported(tmp_path: Path, task: str, options
     assert tuned["metrics"][metric] > dense["metrics"][metric] - 0.1
     first, *_, last = result.report["epochs"]
     assert last["loss"] < first["loss"]
+
+
+def test_class_names_and_preprocessing_are_stored(content: Any, tmp_path: Path) -> None:
+    recipe = recipe_from({**content, "method": "magnitude", "finetune": None, "measure": None})
+    edakari.run(recipe, tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "task.json").read_text(encoding="utf-8"))
+    assert (stored["task"], stored["classes"]) == ("Classification", ["0", "1", "2"])
+    found = stored["preprocessing"]
+    assert (found["size"], found["channels"]) == ([8, 8], 1)
+    assert 0 < found["mean"][0] < 1

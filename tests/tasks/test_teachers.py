@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import json
 from typing import Any
 
 import pytest
@@ -211,3 +212,13 @@ def test_wrong_teachers_are_told_when_they_teach() -> None:
         Task.of(x[:1], train=[x], teacher=nn.Identity()).objective(student(), x)
     with pytest.raises(UnknownName), captured(student(), ("nothing",)):
         pass
+
+
+def test_classes_and_preprocessing_are_stored_in_the_run_folder(tmp_path: Any) -> None:
+    about = {"mean": [0.5], "std": [0.25], "size": [8, 8]}
+    task = Task.of(IMAGES[0][:1], classes=["cat", "dog"], preprocessing=about)
+    edakari.prune(toy_cnn(), task, "macs<=60%", output=tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "task.json").read_text(encoding="utf-8"))
+    assert stored["classes"] == ["cat", "dog"]
+    assert stored["preprocessing"] == about
+    assert stored["input"].startswith("float")

@@ -1,0 +1,42 @@
+"""What the users of a network must know about its task: classes and preprocessing, as plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edakari.core.protocols import Task
+from edakari.pipeline.trial import described
+from edakari.tasks.base import ImageTask
+from edakari.tasks.own import Task as OwnTask
+
+__all__ = ["task_facts"]
+
+
+def task_facts(task: Task) -> dict[str, Any]:
+    """Return class names and preprocessing of a task.
+
+    Args:
+        task: task of a run.
+
+    Returns:
+        "task", name of its class; "input", the form of the example; "classes"; "preprocessing": of images, "mean" and
+        "std" of each channel for pixels in 0 to 1, "size" (height and width) and "channels"; and "values", the names of
+        numbers, if the task has them.
+    """
+    example = task.example()
+    found: dict[str, Any] = {
+        "task": type(task).__name__,
+        "input": described(example),
+        "classes": list(getattr(task, "classes", ())),
+        "preprocessing": {},
+    }
+    if isinstance(task, OwnTask):
+        found["preprocessing"] = dict(task.preprocessing)
+    elif isinstance(task, ImageTask) and isinstance(example, torch.Tensor):
+        mean, std = task.data.normalization
+        _, channels, *size = example.shape
+        found["preprocessing"] = {"mean": list(mean), "std": list(std), "size": list(size), "channels": channels}
+    names = getattr(task, "names", None)
+    return found if names is None else {**found, "values": list(names)}
