@@ -153,7 +153,7 @@ def test_the_report_says_what_does_not_apply_without_batch_normalisation(ekg, tm
     (tmp_path / "plain.py").write_text(PLAIN)
     model = {"name": f"{tmp_path / 'plain.py'}:plain", "weights": "random"}
     edakari.run(recipe_from({**ekg, "model": model, "finetune": None}), tmp_path / "run")
-    assert "no batch normalisation: statistics of the batch" in (tmp_path / "run" / "report.html").read_text()
+    assert "no batch normalisation: batch statistics" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("network", [18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50))])
