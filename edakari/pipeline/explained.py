@@ -8,6 +8,7 @@ from typing import Literal
 from edakari.core.method import registered
 from edakari.errors import RunFolderError
 from edakari.explain.filters import Choice, filter_views
+from edakari.explain.predictions import prediction_view, require_drawing
 from edakari.explain.saliency import saliency_view
 from edakari.explain.tokens import token_view
 from edakari.graph import trace
@@ -17,12 +18,13 @@ from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, networks, recipe_of
 from edakari.pipeline.suiting import require_classes
 from edakari.report.filters import FilterViews
+from edakari.report.predictions import PredictionView
 from edakari.report.saliency import SaliencyView
 from edakari.report.tokens import TokenView
 from edakari.surgery import load, load_plan
-from edakari.tasks import image_task
+from edakari.tasks import image_task, task_from_settings
 
-__all__ = ["run_filters", "run_saliency", "run_tokens"]
+__all__ = ["run_filters", "run_predictions", "run_saliency", "run_tokens"]
 
 PLAIN = Choice()
 
@@ -46,6 +48,25 @@ def run_filters(folder: str | Path, choice: Choice = PLAIN, *, trust_code: bool 
         raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
     require_classes(recipe.data)
     return filter_views(dense_network(recipe), load_plan(run.pruned), image_task(recipe.data), choice)
+
+
+def run_predictions(folder: str | Path, images: int = 6, *, trust_code: bool = False) -> PredictionView:
+    """Show what the dense and the finished network of a run find in validation images; this works for any method.
+
+    Args:
+        folder: run folder.
+        images: number of images.
+        trust_code: whether to run Python files that the run's recipe names.
+
+    Raises:
+        RunFolderError: the folder is no finished run.
+        DataError: the task has no method that draws its images, or the data is missing.
+    """
+    recipe = recipe_of(RunFolder(Path(folder)), trust_code=trust_code)
+    task = task_from_settings(recipe.data, recipe.seed)
+    require_drawing(task)
+    found = networks(folder, trust_code=trust_code)
+    return prediction_view(found.dense, found.pruned, task, images)
 
 
 def run_saliency(

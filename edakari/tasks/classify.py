@@ -17,6 +17,7 @@ from edakari.core.protocols import Batch, Split
 from edakari.core.settings import BelowOne, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask, class_logits
+from edakari.tasks.drawing import captioned
 from edakari.tasks.image_data import ImageData, image_data
 from edakari.tasks.loaders import ArrayBatches, FileBatches
 from edakari.tasks.settings import DataSettings
@@ -112,6 +113,14 @@ class Classification(ImageTask):
         labels = batch[1].to(outputs.device, non_blocking=True)
         smoothing = self.options.label_smoothing
         return {"cross_entropy": functional.cross_entropy(outputs.float(), labels, label_smoothing=smoothing)}
+
+    def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Draw an image above its class, or the three most probable ones; see `edakari.explain.predictions`."""
+        if not shown.ndim:
+            return captioned(image, [self.classes[int(shown)]])
+        best, labels = shown.float().softmax(0).topk(min(3, len(shown)))
+        pairs = zip(best.tolist(), labels.tolist(), strict=True)
+        return captioned(image, [f"{self.classes[label]} {100 * share:.0f} %" for share, label in pairs])
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Accuracies as shares and the cross-entropy, over all processes.

@@ -16,6 +16,7 @@ from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Fraction, Positive, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask
+from edakari.tasks.drawing import grey
 from edakari.tasks.example_data import ExampleData
 from edakari.tasks.map_data import map_data
 from edakari.tasks.map_placing import MapPlacing
@@ -132,6 +133,10 @@ class Depth(ImageTask):
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return the mean absolute difference from a teacher's depths; depths have no temperature."""
         return (outputs - aims).abs().mean()
+
+    def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Draw depths, the farthest one white; see `edakari.explain.predictions`."""
+        return grey(shown)
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute the errors of each image over its pixels that count, and their means over the images.

@@ -18,6 +18,7 @@ from edakari.core.protocols import Batch, Split
 from edakari.core.settings import settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask, class_logits
+from edakari.tasks.drawing import captioned
 from edakari.tasks.image_data import ImageData, image_data
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Arrays, Labels, read_parts
@@ -85,6 +86,12 @@ class MultiLabel(ImageTask):
         near = there * (functional.logsigmoid(aim) - functional.logsigmoid(own))
         far = gone * (functional.logsigmoid(-aim) - functional.logsigmoid(-own))
         return (near + far).sum(1).mean()
+
+    def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Draw an image above its classes, or those of probability 0.5 or more; see `edakari.explain.predictions`."""
+        there = shown.sigmoid() >= 0.5 if shown.is_floating_point() else shown > 0
+        names = [name for name, found in zip(self.classes, there.tolist(), strict=True) if found]
+        return captioned(image, names or ["none"])
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Mean average precision as a share, and the cross-entropy, over all processes.

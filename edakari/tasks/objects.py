@@ -16,6 +16,7 @@ from edakari.errors import DataError
 from edakari.tasks.annotated import annotated_images
 from edakari.tasks.base import ImageTask
 from edakari.tasks.detectors import DETECTORS, Detections, Detector, bare
+from edakari.tasks.drawing import boxed
 from edakari.tasks.example_data import ExampleData, divided_examples
 from edakari.tasks.placing import Placing, sent_back
 from edakari.tasks.settings import DataSettings
@@ -112,6 +113,10 @@ class ObjectTask(ImageTask):
         device = device_of(model)
         targets = [_single(target, device) for target in batch[1]]
         return self.detector(model).losses(model, images_for(model, batch, self.data.settings), targets)
+
+    def drawn(self, image: torch.Tensor, shown: Mapping[str, Any]) -> torch.Tensor:
+        """Draw objects with a score of 0.3 or more, or those of a target; see `edakari.explain.predictions`."""
+        return boxed(image, shown, self.classes)
 
     def loss(self, outputs: Any, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Raise an error: boxes do not tell the loss. Use `objective`.

@@ -15,6 +15,7 @@ from edakari.core.settings import Positive, settings
 from edakari.errors import DataError
 from edakari.tasks.annotated import annotated_images
 from edakari.tasks.base import ImageTask
+from edakari.tasks.drawing import pointed
 from edakari.tasks.example_data import ExampleData, divided_examples
 from edakari.tasks.oks import KeypointPrecision, points_in_original, sigmas_for
 from edakari.tasks.pose_data import Cropping, pose_crops
@@ -108,6 +109,14 @@ class Pose(ImageTask):
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return the mean squared difference from a teacher's heatmaps; heatmaps have no temperature."""
         return (outputs.float() - aims.float()).square().mean()
+
+    def drawn(self, image: torch.Tensor, shown: Any) -> torch.Tensor:
+        """Draw labelled keypoints of a target, or the peaks of heatmaps; see `edakari.explain.predictions`."""
+        if isinstance(shown, Mapping):
+            return pointed(image, shown["keypoints"], shown["visible"] > 0)
+        places, _ = peaks(shown[None])
+        scale = torch.tensor([image.shape[2] / shown.shape[2], image.shape[1] / shown.shape[1]])
+        return pointed(image, places.cpu() * scale)
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute average precision in pixels of the images as they were, with the annotated boxes.

@@ -16,6 +16,7 @@ from edakari.core.protocols import Batch, Split
 from edakari.core.settings import Positive, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask
+from edakari.tasks.drawing import captioned
 from edakari.tasks.image_data import ImageData, image_data
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.numbers import Numbered, numbered_dataset, numbered_sources
@@ -106,6 +107,11 @@ class Regression(ImageTask):
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
         """Squared difference from a teacher's numbers, divided by the temperature; mean over images and numbers."""
         return ((outputs.float() - aims.float()) / temperature).square().mean()
+
+    def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Draw an image above its numbers; see `edakari.explain.predictions`."""
+        pairs = zip(self.names, shown.tolist(), strict=True)
+        return captioned(image, [f"{name} {value:.4g}" for name, value in pairs])
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute errors in the unit of the numbers, over all processes.

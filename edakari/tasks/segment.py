@@ -16,6 +16,7 @@ from edakari.core.protocols import Batch, Split
 from edakari.core.settings import NonNegative, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask
+from edakari.tasks.drawing import coloured
 from edakari.tasks.example_data import ExampleData
 from edakari.tasks.map_data import map_data, stacked
 from edakari.tasks.map_placing import MapPlacing
@@ -109,6 +110,11 @@ class Segmentation(ImageTask):
         aim = functional.log_softmax(aims.float() / temperature, 1)
         mean: torch.Tensor = functional.kl_div(own, aim, log_target=True, reduction="none").sum(1).mean()
         return mean
+
+    def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Colour the classes of the pixels, those of labels or of logits; see `edakari.explain.predictions`."""
+        labels = shown.argmax(0) if shown.ndim == 3 else shown
+        return coloured(image, labels, len(self.classes))
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute fractions of pixels at the network's size, and their cross-entropy, over all processes.

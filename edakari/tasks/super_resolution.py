@@ -133,6 +133,11 @@ class SuperResolution(ImageTask):
         """Return the mean absolute difference from a teacher's images; images have no temperature."""
         return (outputs.float() - aims.float()).abs().mean()
 
+    def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Return the image at its higher resolution as a picture; see `edakari.explain.predictions`."""
+        pixels = (shown.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+        return pixels.expand(3, -1, -1)
+
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute means over the images, each the crop in the middle of an image.
 
