@@ -197,6 +197,17 @@ def test_maps_are_resized_without_mixing_classes(tmp_path: Path) -> None:
     assert set(found.unique().tolist()) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_any_of_several_sources_may_have_the_largest_class(tmp_path: Path, order: tuple[int, int]) -> None:
+    _, labels = maps()
+    paths = [npz(tmp_path / "few.npz", np.minimum(labels, 1)), npz(tmp_path / "all.npz")]
+    task = task_from_settings(settings("", train=tuple(paths[each] for each in order), val=paths[0]))
+    assert task.classes == ("0", "1", "2")
+    assert len(task.data.source("train")) == 24
+    with pytest.raises(DataError, match="labels from 0 to 2, but there are 2 classes"):
+        task_from_settings(settings("", train=(paths[0], paths[0]), val=paths[1]))
+
+
 def test_a_size_is_asked_for_where_images_differ(tmp_path: Path) -> None:
     data = folder(tmp_path / "data")
     for name, mode in (("images", "RGB"), ("labels", "L")):

@@ -71,8 +71,20 @@ def read_examples(
 
 def _joined(texts: Sequence[str], wanted: Wanted) -> Examples:
     first, _ = _read(texts[0], wanted)
+    if len(texts) > 1 and wanted.target == "map" and _numbered(first):
+        # the first need not have the largest number of all
+        alone = [first, *(_read(text, wanted)[0] for text in texts[1:])]
+        most = max(alone, key=lambda examples: len(examples.classes))
+        if _numbered(most):
+            wanted = wanted.like(most)
+            first, _ = _read(texts[0], wanted)
     rest = [_read(text, wanted.like(first))[0] for text in texts[1:]]
     return Joined((first, *rest)) if rest else first
+
+
+def _numbered(examples: Examples) -> bool:
+    """Whether classes have no names, but numbers as far as the largest in the data."""
+    return tuple(examples.classes) == tuple(str(number) for number in range(len(examples.classes)))
 
 
 def _read(text: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
