@@ -76,7 +76,7 @@ def test_batches_keep_labels_with_their_images(tmp_path: Path) -> None:
             pixels = ((image + mean) * 255).round().byte().permute(1, 2, 0).numpy()
             assert known[pixels.tobytes()] == label.tolist()
             found += 1
-    assert found == 32
+    assert found == 36
     assert len(task.data.splits["val"].labels) == 4
 
 
