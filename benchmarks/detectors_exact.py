@@ -30,7 +30,6 @@ from typing import Any
 
 import torch
 from core import environment
-from edakari.surgery.decisions import decisions_recorded, decisions_repeated
 from networks.losses import CASES, Case
 from records import write_record
 from torch import nn
@@ -41,6 +40,7 @@ from edakari.cost import COSTS, dense
 from edakari.graph import trace
 from edakari.surgery import apply, simulate
 from edakari.surgery.applying import masks_of
+from edakari.surgery.decisions import decisions_recorded, decisions_repeated
 from edakari.surgery.differences import worst_difference
 from edakari.surgery.randomness import without_dropout
 from edakari.surgery.simulation import buffers_restored
