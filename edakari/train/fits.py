@@ -104,6 +104,7 @@ def fit_by(own: Fit) -> Callable[..., History]:
             last = _AfterHooks(progress, evaluate, advice_for(schedule))
             every, terms = [first, *hooks, last], functools.partial(_named_terms, objective)
             chosen.train()
+            seed_step(settings.seed, 0, Processes.here().rank)  # from which a shuffling DataLoader draws its order
             own(model, terms, schedule, hooks=every, params=params, batches=batches)
             first.require_called(fit_name(own))
             progress.done = True

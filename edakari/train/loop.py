@@ -123,6 +123,8 @@ def fit(
         while progress.step < per_epoch * schedule.epochs:
             epoch, first = divmod(progress.step, per_epoch)
             chosen.train()
+            # a shuffling DataLoader draws its order from the global state, which a resumed run does not have
+            seed_step(settings.seed, epoch * per_epoch, accelerator.process_index)
             for group in groups_of(batches, epoch, first * schedule.accumulate, schedule.accumulate):
                 terms = loop.step(group, progress.step, per_epoch * schedule.epochs, epoch)
                 progress.add(terms)
