@@ -193,7 +193,7 @@ def test_dense_training_writes_weights_that_a_recipe_can_start_from(content, tmp
     )
     report = edakari.run(again, tmp_path / "run").report
     assert report["networks"][0]["metrics"] == result["metrics"]
-    with pytest.raises(RunFolderError, match="there already"):
+    with pytest.raises(RunFolderError, match="already exists"):
         train_dense(recipe, path)
     with pytest.raises(RecipeError, match="no 'train' section"):
         train_dense(recipe_from(content), tmp_path / "other.safetensors")
