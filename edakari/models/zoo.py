@@ -21,7 +21,7 @@ from edakari.core.lazy import refuse_uninitialised
 from edakari.core.optional import needs
 from edakari.core.user_code import attribute, cause, run_file
 from edakari.errors import EdakariError, ModelError, UnknownName, WeightsError
-from edakari.models import embedded
+from edakari.models import embedded, supernet
 from edakari.models.weights import load_weights, read_weights
 
 __all__ = ["EMBEDDED", "ModelSpec", "build", "default_example", "spec_of"]
@@ -32,6 +32,7 @@ EMBEDDED: Mapping[str, Callable[..., nn.Module]] = {
     "fashion_vit": embedded.fashion_vit,
     "resnet20": embedded.resnet20,
     "resnet56": embedded.resnet56,
+    "supernet": supernet.supernet,
 }
 INPUTS = {"fashion_cnn": (1, 28, 28), "fashion_vit": (1, 28, 28), "resnet20": (3, 32, 32), "resnet56": (3, 32, 32)}
 WEIGHTS = Path(__file__).parent / "weights"
