@@ -125,7 +125,7 @@ def holds_part(hint: Any) -> bool:
 
 
 def _make_parts(value: Any) -> None:
-    """Make objects that a program gives by name, or as a mapping of settings."""
+    """Make objects that a program gives by name, or as a mapping of settings, and tuples of lists."""
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         registry, given = registry_of(hint), getattr(value, name, None)
         if isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
@@ -136,6 +136,19 @@ def _make_parts(value: Any) -> None:
             content = {"name": given} if isinstance(given, str) else dict(given)
             thing = registry.named(content.pop("name", ""))
             object.__setattr__(value, name, thing(**content) if content or registry.makes(thing) else thing)
+        elif isinstance(given, list):
+            object.__setattr__(value, name, _as_tuple(hint, given))
+
+
+def _as_tuple(hint: Any, value: Any) -> Any:
+    """Convert a list to a tuple where the annotation asks for one, also inside of it."""
+    hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    wanted = next((each for each in choices if typing.get_origin(each) is tuple), None)
+    if wanted is None or not isinstance(value, list):
+        return value
+    first = typing.get_args(wanted)[:1]
+    return tuple(_as_tuple(first[0], item) for item in value) if first else tuple(value)
 
 
 def check_settings(value: Any) -> None:

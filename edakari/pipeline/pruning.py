@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -47,7 +47,7 @@ class Others(TypedDict, total=False):
     latency: LatencySettings
     measure: MeasureSettings
     fit: Fit | str | Mapping[str, Any]
-    export: tuple[str, ...]
+    export: Sequence[str]
     device: Literal["auto", "cpu"]
     notify: Notify
     overwrite: bool
@@ -87,13 +87,13 @@ def prune(
             same arguments resumes. None stores results in memory.
         seed: seed of everything random.
         others: `recalibrate` (number of batches of the task's calibration data from which batch norms recompute their
-            statistics after the cut, 16 by default; 0 leaves the statistics), `reconstruct` (refit the layers after a
-            cut to that data), `fit` (training loop in place of edakari's own: a function or object that keeps the
-            promises of `edakari.core.protocols.Fit`, such as `edakari.integrations.timm.fit()`, or a name as in a
-            recipe), `latency` (a `LatencySettings`: where and how a latency in the budget is measured),
-            `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write into `output`),
-            `device` ("auto" or "cpu"), `notify` (callback for the progress of the stages), `overwrite` (start again in
-            `output`).
+            statistics after the cut; 0 leaves the statistics; 16 by default if the task has such data), `reconstruct`
+            (refit the layers after a cut to that data), `fit` (training loop in place of edakari's own: a function or
+            object that keeps the promises of `edakari.core.protocols.Fit`, such as `edakari.integrations.timm.fit()`,
+            or a name as in a recipe), `latency` (a `LatencySettings`: where and how a latency in the budget is
+            measured), `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write, such as
+            `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `notify` (callback for the progress of the
+            stages), `overwrite` (start again in `output`).
 
     Returns:
         The pruned network in evaluation mode (`model`), its plan, costs and metrics; prints as a table.
@@ -112,10 +112,12 @@ def prune(
     network, chosen = unwrapped(model, CALL), _method(method)
     task = _task(example_or_task)
     parsed = Budget.parse(budget) if isinstance(budget, str) else budget
-    asked: dict[str, Any] = {"recalibrate": BATCHES, **others}
+    asked: dict[str, Any] = {**others}
     run_only = {key: asked.pop(key) for key in ("notify", "overwrite") if key in asked}
-    if not _has(task, "calibration"):
-        asked["recalibrate"] = 0
+    if asked.get("export") and output is None:
+        raise WrongArgument(f"{CALL}: export writes files, so it needs a folder; pass output='a/folder' too")
+    has_data = _has_data(task)
+    asked.setdefault("recalibrate", BATCHES if has_data else 0)
     settings = PruneSettings(
         method=chosen,
         budget=parsed,
@@ -124,7 +126,8 @@ def prune(
         seed=seed,
         **asked,
     )
-    _require_data(task, settings, method if isinstance(method, str) else name_of(chosen))
+    if not has_data:
+        _refuse_without_data(settings, method if isinstance(method, str) else name_of(chosen))
     return run_given(network, task, settings, folder=output, **run_only)
 
 
@@ -172,21 +175,22 @@ def _finetuning(schedule: Any) -> FinetuneSettings | None:
     return FinetuneSettings.of(schedule)
 
 
-def _has(task: AnyTask, split: Literal["train", "calibration"]) -> bool:
+def _has_data(task: AnyTask) -> bool:
     if isinstance(task, Task):  # without reading a batch, which a user's loader would count
-        return split in task.data
-    return next(iter(task.batches(split)), None) is not None
+        return "calibration" in task.data
+    return next(iter(task.batches("calibration")), None) is not None
 
 
-def _require_data(task: AnyTask, settings: PruneSettings, name: str) -> None:
-    """Refuse settings that need data if the task has none."""
+def _refuse_without_data(settings: PruneSettings, name: str) -> None:
+    """Refuse settings that need data, for a task that has none."""
     asking = {
         f"method {name!r}": needs_data(settings.method),
         "finetune": settings.finetune is not None and settings.finetune.epochs > 0,
+        "recalibrate": settings.recalibrate > 0,
         "reconstruct": settings.reconstruct,
     }
     found = [what for what, asks in asking.items() if asks]
-    if found and not _has(task, "calibration"):
+    if found:
         raise DataError(
             f"{CALL}: {' and '.join(found)} cannot do without data; pass a task instead of the example: "
             "edakari.Task.of(example, train=..., loss=...)"

@@ -81,6 +81,7 @@ def test_a_value_out_of_range_names_field_range_and_value(field: str, value: Any
 def test_values_in_range_are_kept_as_they_are() -> None:
     made = Example(count=np.int64(3), positive=2, least=0.5, maybe=2, drops=(0.5, 1.0), flag=True)
     assert (made.count, made.positive, made.least, made.maybe) == (3, 2, 0.5, 2)
+    assert Example(drops=[0.5, 1.0]) == Example(drops=(0.5, 1.0)), "a list stands for a tuple"
     with pytest.raises(dc.FrozenInstanceError):
         made.count = 2  # type: ignore[misc]
 

@@ -170,6 +170,8 @@ def test_a_latency_is_measured_and_met(monkeypatch, tmp_path) -> None:
         ({"finetune": edakari.Schedule(epochs=1)}, DataError, "finetune cannot do without data"),
         ({"finetune": 3}, WrongArgument, "finetune takes a Schedule"),
         ({"reconstruct": True}, DataError, "reconstruct cannot do without data"),
+        ({"recalibrate": 4}, DataError, "recalibrate cannot do without data"),
+        ({"export": ["program"], "output": None}, WrongArgument, "export writes files, so it needs a folder"),
         ({"groups": {"width": {}}}, RecipeError, "did you mean 'widths'"),
         ({"groups": {"widths": {"stem.9": 3}}}, SettingsError, "did you mean 'stem"),
         ({"recalib": 3}, UnknownName, "did you mean 'recalibrate'"),
