@@ -22,6 +22,10 @@ __all__ = ["apply", "branches_dropped", "checked", "cut_by", "masks_of"]
 def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module:
     """Apply a plan to a network: return a new, smaller network.
 
+    The cut is exact for the path through the network's code that was traced. Arguments with which the code takes
+    another path, such as a flag of `forward`, may give other outputs than the masked network: `simulate` raises an
+    error for them.
+
     Args:
         model: the dense network; it does not change. Wrappers of compilation or data parallelism are ignored.
         plan: a plan that was made for this network.

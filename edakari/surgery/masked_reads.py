@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that torch's own documentation uses
 
@@ -50,7 +51,7 @@ class MaskedReads:
         # The groups are those of the graph; rules refine only axes of new tensors, such as a constant that is added
         # later. The layouts in `graph.operators` cannot replace the rules: on another device, or for inputs of another
         # size or number, the pass runs other operators than the trace.
-        groups = {group.name: DimAxis(group.size, group=group.name) for group in graph.groups}
+        self.groups = groups = {group.name: DimAxis(group.size, group=group.name) for group in graph.groups}
         dims = {
             id(tensor): [thaw(layout, groups) for layout in graph.layouts[name]]
             for name, tensor in stored.items()
@@ -69,6 +70,23 @@ class MaskedReads:
         if not any(axis.group in self.masks for axis in algebra.leaves(dim)):
             return None
         return torch.from_numpy(layouts.kept(freeze(dim, self.layouts), self.masks))
+
+    def untraced(self) -> str | None:
+        """Name of a cut group that this pass joined or split as the traced one did not; None if there is none.
+
+        Another path through the network's code may do so. The masks then no longer describe the cut network.
+        """
+        for name, axis in self.groups.items():
+            if axis.pinned is None and axis.value is None:
+                continue
+            parts = [leaf.group for leaf in algebra.leaves(axis)] or [""]
+            if not all(self._masked_alike(name, part) for part in parts):
+                return next(each for each in (name, *parts) if each in self.masks)
+        return None
+
+    def _masked_alike(self, left: str, right: str) -> bool:
+        one, other = self.masks.get(left), self.masks.get(right)
+        return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
     def sized(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """Note which dimensions the sizes of a new constant count."""

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask
 from edakari.core.plan import KeepTokens, Plan
+from edakari.errors import ModelError
 from edakari.graph import as_written, example_for, stored_tensors
 from edakari.graph.axis_tracer import AxisTracer, Call
 from edakari.graph.meta import operator_name
@@ -47,7 +48,8 @@ def simulate(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Mod
         graph: graph of the network as it is now; None traces it.
 
     Returns:
-        A module that is called as `model` is.
+        A module that is called as `model` is. It raises a `ModelError` for inputs with which the network's code joins
+        or splits a cut group otherwise than in the trace.
 
     Raises:
         PlanError: the plan or the graph was made for another network.
@@ -95,7 +97,14 @@ class Simulated(nn.Module):
         self.tracer = reads.tracer
         modes = (_FunctionMode(reads), OperatorMode(partial(_operator, reads)))
         with buffers_restored(self.model), torch.no_grad(), as_written(), modes[0], modes[1]:
-            return self.model(*args, **kwargs)
+            outputs = self.model(*args, **kwargs)
+        group = reads.untraced()
+        if group is not None:
+            raise ModelError(
+                f"with these inputs the network's code uses group {group!r} in another way than in the trace, so a cut "
+                "is not exact here. Trace the network with inputs like these, and make the plan again."
+            )
+        return outputs
 
     def attach(self, plan: Plan) -> None:
         """Insert a plan's selectors; they act on each channel alone, so their outputs have the inputs' channels."""

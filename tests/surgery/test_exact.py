@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
 
+from edakari.core.plan import KeepChannels, Plan
 from edakari.cost import COSTS, dense
+from edakari.errors import ModelError
 from edakari.graph import trace
 from edakari.surgery import apply, simulate
 from edakari.testing import AWKWARD, difference, enlivened, exactness, random_plan
@@ -137,3 +141,58 @@ def test_operators_without_a_rule_pin_with_reason_and_place():
     assert "no rule" in reasons["inner.weight[0]"]
     torch.manual_seed(0)
     assert worst_error(enlivened(Unknown()), torch.randn(2, 3, 16, 16, dtype=torch.float64)) < TOLERANCE
+
+
+class SeveralPaths(nn.Module):
+    """Takes another path for each flag; traced with none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.spare, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x, way=""):
+        before = self.first(x).relu()
+        return self.head(WAYS[way](self, before, self.second(before)).mean((2, 3)))
+
+
+WAYS = {
+    "": lambda net, a, b: b,
+    "twice": lambda net, a, b: 2 * b,
+    "softmax": lambda net, a, b: b.softmax(1),
+    "shortcut": lambda net, a, b: a + b,
+    "halves": lambda net, a, b: torch.cat(b.chunk(2, 1)[::-1], 1),
+    "shuffle": lambda net, a, b: b.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
+    "sort": lambda net, a, b: b.sort(1)[0],
+    "spare": lambda net, a, b: net.spare(b),
+    "norm": lambda net, a, b: nn.functional.group_norm(b, 2),
+}
+SAME_USE = ("", "twice", "softmax")
+
+
+@pytest.mark.parametrize("edited", [("first", "second"), ("first",), ("second",)], ids="+".join)
+@pytest.mark.parametrize("way", WAYS)
+def test_on_a_path_that_was_not_traced_the_masked_network_agrees_or_says_so(way, edited):
+    torch.manual_seed(0)
+    model, x = enlivened(SeveralPaths()), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    graph = trace(model, x)
+    plan = random_plan(graph, keep=0.5)
+    plan = dc.replace(plan, edits=tuple(edit for edit in plan.edits if edit.group in edited))
+    cut, masked = apply(model, plan, graph), simulate(model, plan, graph)
+    joins = way == "shortcut" or (way not in SAME_USE and "second" in edited)
+    if joins:
+        with pytest.raises(ModelError, match="in another way than in the trace"):
+            masked(x, way)
+    else:
+        with torch.no_grad():
+            assert difference(cut(x, way), masked(x, way)) < TOLERANCE
+
+
+def test_groups_that_another_path_joins_may_keep_the_same_channels():
+    torch.manual_seed(0)
+    model, x = enlivened(SeveralPaths()), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    graph = trace(model, x)
+    plan = Plan(tuple(KeepChannels(name, (0, 2, 5)) for name in ("first", "second")), graph.fingerprint, graph.inputs)
+    with torch.no_grad():
+        cut, masked = apply(model, plan, graph)(x, "shortcut"), simulate(model, plan, graph)(x, "shortcut")
+    assert difference(cut, masked) < TOLERANCE
