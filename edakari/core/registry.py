@@ -168,7 +168,9 @@ class Registry(Mapping[str, T]):
 
     def known(self, name: str) -> bool:
         """Whether a name has an entry or refers to a file; imports and executes nothing."""
-        return (self.files and names_file(name)) or name in self.names()
+        if name in self._registered or name in self._built_in:
+            return True  # without reading the metadata of all installed packages
+        return (self.files and names_file(name)) or name in self._entries()
 
     def names(self) -> tuple[str, ...]:
         """Return all names except those of files, sorted; imports nothing.

@@ -99,6 +99,17 @@ def test_installed_packages_offer_things(registry: Registry[Any], installed: Cal
         registry.named("whole")
 
 
+def test_installed_packages_are_read_for_unknown_names_only(
+    registry: Registry[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register("mine")(Thing)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: pytest.fail(f"it read {group}"))
+    assert "built" in registry
+    assert "mine" in registry
+    with pytest.raises(pytest.fail.Exception, match="it read"):
+        "other" in registry  # noqa: B015
+
+
 def test_a_name_that_an_installed_package_takes_is_told(
     registry: Registry[Any], installed: Callable[..., None]
 ) -> None:
