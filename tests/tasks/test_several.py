@@ -84,15 +84,16 @@ def test_distillation_is_nothing_where_outputs_agree_and_treats_classes_one_by_o
     task = task_from_settings(DataSettings(task="multilabel", source=npz(tmp_path / "t.npz")))
     batch = next(iter(task.batches("calibration")))
     logits = torch.randn(len(batch[0]), 3)
-    same = distillation(task, Fixed(logits), 1.0)(Fixed(logits), batch)["distillation"]
-    assert float(same) == pytest.approx(0.0, abs=1e-6)
+    same = distillation(task, Fixed(logits), 1.0)(Fixed(logits.clone().requires_grad_()), batch)["distillation"]
+    assert float(same.detach()) == pytest.approx(0.0, abs=1e-6)
     # a softmax would not see that all logits have grown
-    assert float(distillation(task, Fixed(logits), 1.0)(Fixed(logits + 3), batch)["distillation"]) > 0.5
+    grown = (logits + 3).requires_grad_()
+    assert float(distillation(task, Fixed(logits), 1.0)(Fixed(grown), batch)["distillation"].detach()) > 0.5
     wanted = torch.distributions.kl_divergence(
         torch.distributions.Bernoulli(logits=logits / 2), torch.distributions.Bernoulli(logits=(logits + 3) / 2)
     )
-    found = distillation(task, Fixed(logits), 1.0, 2.0)(Fixed(logits + 3), batch)["distillation"]
-    assert float(found) == pytest.approx(4 * float(wanted.sum(1).mean()), rel=1e-5)
+    found = distillation(task, Fixed(logits), 1.0, 2.0)(Fixed(grown), batch)["distillation"]
+    assert float(found.detach()) == pytest.approx(4 * float(wanted.sum(1).mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize(
