@@ -106,10 +106,6 @@ class FinetuneSettings(Schedule):
             raise SettingsError(
                 "finetune.distill.weight must be above 0 where a network teaches, or name finetune.distill.features"
             )
-        if self.teacher == "bank" and self.distill.active:
-            raise SettingsError(
-                "finetune.distill compares with one network, but finetune.teacher is 'bank'; leave one out"
-            )
 
     @classmethod
     def of(cls, schedule: Schedule) -> FinetuneSettings:

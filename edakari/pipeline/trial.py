@@ -72,7 +72,7 @@ def _where(run: Run) -> str:
 
 
 def _judges(run: Run) -> bool:
-    return not isinstance(run.task, OwnTask) or run.task.judge is not None
+    return isinstance(run.task, OwnTask) and run.task.judge is not None
 
 
 def _first_batch(run: Run, split: Split) -> Batch | None:

@@ -89,7 +89,7 @@ def test_export_refuses_to_overwrite(run, tmp_path):
     assert call("export", str(run), "--to", "program", "--output", str(target)).exit_code == 0
     found = call("export", str(run), "--to", "program", "--output", str(target))
     assert found.exit_code == 1
-    assert "there already" in found.stderr
+    assert "already exists" in found.stderr
     assert [path.name for path in target.iterdir()] == ["pruned.pt2"]
 
 

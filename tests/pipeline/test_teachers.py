@@ -77,7 +77,6 @@ def test_features_of_the_dense_network_that_the_plan_kept_teach(content: Any, tm
     [
         ({"teacher": "best"}, RecipeError, 'finetune.teacher must be "dense", "bank" or "path/to/file.py:name"'),
         ({"teacher": "teachers.py:wide"}, RecipeError, r"finetune\.distill\.weight must be above 0 where a network"),
-        ({"teacher": "bank", "distill": {"weight": 0.5}}, RecipeError, "finetune.teacher is 'bank'"),
         ({"distill": {"features": {"3": 0}}}, RecipeError, "finetune.distill.features"),
         ({"distill": {"features": {"layer": 1.0}}}, UnknownName, "unknown module of Sequential 'layer'"),
         ({"teacher": "teachers.py:none", "distill": {"weight": 1.0}}, UnknownName, "none"),
