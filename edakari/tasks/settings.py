@@ -58,15 +58,16 @@ class DataSettings:
             a folder with `train.csv` and `val.csv`.
         train: training data, .npz files or one image folder; takes the place of `source`.
         val: validation data; None takes `source`'s own, else a part of the training data (`val_share`).
-        image_size: height and width of the network's input, or one number for both; None is as stored for .npz and for
-            maps of one size, 224 for folders of classes.
+        image_size: height and width of the network's input, or one number for both; None is as stored for .npz, for
+            maps of one size, and for data sets of images of one size up to 224, and else 224 for images of classes.
         resize: how annotated images and maps get the network's size: "stretch" changes their aspect, "letterbox" keeps
             it and fills the rest with grey. Images of classes are cropped instead.
         broken: what happens to broken annotations: "stop" counts and names them in an error; "drop" removes them;
             "clip" cuts boxes off at the border of the image, and removes what is broken otherwise.
         channels: number of channels of the network's input; None is as stored.
         mean: mean of each channel, for pixels in 0 to 1; None is the data set's own for embedded data and ImageNet's
-            for folders, and is computed from the training images for .npz. Detectors and super-resolution take 0.
+            for folders and data sets, and is computed from the training images for .npz. Detectors and
+            super-resolution take 0.
         std: standard deviation of each channel; None as for `mean`; detectors and super-resolution take 1.
         augment: augmentation of the training split. "none"; "light": mirror and shift (.npz and sizes up to 64) or
             random resized crop (with a map: zoom and crop) and mirror; "jitter": "light" after a change of brightness,

@@ -17,7 +17,7 @@ from edakari.errors import DataError, UnknownName
 from edakari.tasks.loaders import Pixels
 from edakari.tasks.order import Order
 from edakari.tasks.settings import Augment, DataSettings
-from edakari.tasks.sources import Arrays, Labels, Source
+from edakari.tasks.sources import Arrays, Labels, Mapped, Source
 from edakari.tasks.transforms import JITTER
 
 __all__ = [
@@ -38,6 +38,8 @@ __all__ = [
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FASHION = ((0.2860,), (0.3530,))
+SIDE = 224
+"""Height and width of images that are larger, or differ in size."""
 
 
 def named_metric(settings: DataSettings, known: Sequence[str]) -> str:
@@ -101,10 +103,7 @@ def pixels_of(settings: DataSettings, train: Source) -> Pixels:
         DataError: mean and standard deviation do not fit the channels.
     """
     channels = settings.channels or train.channels
-    if isinstance(train, Arrays):
-        size = settings.size or (int(train.images.shape[1]), int(train.images.shape[2]))
-    else:
-        size = settings.size or (224, 224)
+    size = settings.size or _stored_size(train) or (SIDE, SIDE)
     return Pixels(size, channels, *normalization_of(settings, channels, lambda: _statistics(settings, train)))
 
 
@@ -184,10 +183,18 @@ def device_of(model: nn.Module) -> torch.device:
     return first.device if first is not None else torch.device("cpu")
 
 
+def _stored_size(train: Source) -> tuple[int, int] | None:
+    """Height and width of the images, where they have one size that a network takes as it is; else None."""
+    if isinstance(train, Arrays):
+        return int(train.images.shape[1]), int(train.images.shape[2])
+    found = train.common_size() if isinstance(train, Mapped) else None
+    return found if found is not None and max(found) <= SIDE else None
+
+
 def _statistics(settings: DataSettings, train: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the channels."""
     channels = settings.channels or train.channels
-    if settings.source == "embedded:fashion" and not settings.train:
+    if settings.datasets is None and not settings.train and settings.source == "embedded:fashion":
         return FASHION
     if not isinstance(train, Arrays):
         return IMAGENET if channels == 3 else ((0.449,), (0.226,))

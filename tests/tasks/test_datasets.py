@@ -16,6 +16,7 @@ import edakari
 from edakari.core.protocols import IndexedTask
 from edakari.errors import DataError, SettingsError
 from edakari.tasks import DataSettings, task_from_datasets, task_from_settings
+from edakari.tasks.splits import IMAGENET
 
 SIDE = 12
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3), dtype=np.uint8)
@@ -144,3 +145,32 @@ def test_settings_have_to_be_known() -> None:
     other.classes = ["a", "b", "c", "e"]
     with pytest.raises(DataError, match="the validation data: it has other classes than the training data"):
         task_from_datasets("classification", Labelled(), other)
+
+
+@dc.dataclass
+class Sized:
+    """Images of given sides, with two labels."""
+
+    sides: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def __getitem__(self, index: int) -> Any:
+        side = self.sides[index]
+        return Image.fromarray(np.full((side, side + 2, 3), 90, np.uint8)), index % 2
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"), [((12,) * 50, (12, 14)), ((222,) * 6, (222, 224)), ((230,) * 6, None), ((12, 40) * 9, None)]
+)
+def test_small_images_of_one_size_keep_it(sides: tuple[int, ...], expected: tuple[int, int] | None) -> None:
+    given: Any = {"batch_size": 2, "workers": 0, "augment": "none", "calibration_size": 4}
+    task: Any = task_from_datasets("classification", Sized(sides), Sized(sides), **given)
+    height, width = expected or (224, 224)
+    assert task.example().shape == (1, 3, height, width)
+    images, _ = next(iter(task.batches("val")))
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    plain = ((90 / 255 - mean) / std).expand(2, 3, height, width)
+    torch.testing.assert_close(images, plain, atol=1e-5, rtol=0)
+    assert task_from_datasets("classification", Sized(sides), image_size=20, **given).example().shape[2:] == (20, 20)

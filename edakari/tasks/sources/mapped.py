@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Mapped", "item_of", "labelled", "picture_of"]
 
 LABEL = "number of its class"
+LOOKED_AT = 20
+"""Largest number of images whose sizes are compared."""
 STORED = ("targets", "labels")
 """Attributes in which data sets, such as torchvision's, hold all labels."""
 
@@ -59,6 +61,17 @@ class Mapped:
         """
         place = int(self.indices[index])
         return picture_of(item_of(self.dataset, place, self.where, LABEL)[0], f"{self.where}, item {place}")
+
+    def common_size(self) -> tuple[int, int] | None:
+        """Return height and width if some images from all over the data set have the same ones; else None.
+
+        Raises:
+            DataError: an item cannot be read, or is no image and label.
+        """
+        step = -(-len(self.indices) // LOOKED_AT)
+        width, height = self.image(0).size
+        same = all(self.image(index).size == (width, height) for index in range(step, len(self.indices), step))
+        return (height, width) if same else None
 
     def identity(self) -> bytes:
         """Bytes by which data sets are told apart; the pixels are not among them."""
