@@ -57,3 +57,21 @@ def test_ssdlite_is_pruned_as_a_whole(examples: None) -> None:
         found, expected = small(images), masked(images)
     assert torch.allclose(found[0]["scores"], expected[0]["scores"], atol=1e-5)
     assert torch.allclose(found[0]["boxes"], expected[0]["boxes"], atol=1e-3)
+
+
+def test_a_lightning_module_is_pruned_and_trained_on(examples: None) -> None:
+    pytest.importorskip("lightning")
+    torch.manual_seed(0)
+    found = imported("lightning_module").main(quick=True)
+    assert list(found) == ["dense", "pruned", "pruned and fine-tuned", "pruned in training"]
+    assert found["dense"] > 0.85
+    assert min(found.values()) > 0.3, "a training destroyed its network"
+
+
+def test_a_trainer_of_transformers_continues_with_the_pruned_network(examples: None, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    found = imported("hf_trainer").main(tmp_path, quick=True)
+    assert list(found) == ["dense", "pruned", "pruned and fine-tuned", "loaded"]
+    assert found["loaded"] == found["pruned and fine-tuned"]
+    assert min(found["dense"], found["loaded"]) > 0.3, "nothing was trained"
