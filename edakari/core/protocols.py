@@ -107,7 +107,8 @@ class Task(Protocol):
     """Task of a network: data, loss and metrics.
 
     A task whose loss is not a function of only the outputs has an additional method `objective(model, batch)`. It
-    returns the named loss terms, and training and gradients use it.
+    returns the named loss terms, and training and gradients use it. If one forward pass gives both, a method
+    `outputs_and_terms(model, batch)` returns them for distillation.
     """
 
     @property

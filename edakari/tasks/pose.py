@@ -107,8 +107,8 @@ class Pose(ImageTask):
         return {"heatmaps": each.sum() / inside.sum().clamp(min=1)}
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return the mean squared difference from a teacher's heatmaps; heatmaps have no temperature."""
-        return (outputs.float() - aims.float()).square().mean()
+        """Return the mean squared difference from a teacher's heatmaps, both divided by the temperature."""
+        return ((outputs.float() - aims.float()) / temperature).square().mean()
 
     def drawn(self, image: torch.Tensor, shown: Any) -> torch.Tensor:
         """Draw labelled keypoints of a target, or the peaks of heatmaps; see `edakari.explain.predictions`."""

@@ -93,11 +93,19 @@ class Segmentation(ImageTask):
         Raises:
             DataError: see `outputs`.
         """
+        return self.outputs_and_terms(model, batch)[1]
+
+    def outputs_and_terms(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return `outputs` and the terms of `objective`, of one forward pass.
+
+        Raises:
+            DataError: see `outputs`.
+        """
         logits, auxiliary = self._logits(model, batch)
         terms = dict(self.loss(logits, batch))
         if auxiliary is not None and self.options.aux_weight:
             terms["auxiliary"] = self.options.aux_weight * self.loss(auxiliary, batch)["cross_entropy"]
-        return terms
+        return logits, terms
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Return the term "cross_entropy", mean over the pixels that count; 0 where none does."""

@@ -83,7 +83,11 @@ def distillation(
 
 
 def _outputs_and_terms(task: Task, model: nn.Module, batch: Batch) -> tuple[Any, Mapping[str, torch.Tensor]]:
-    """The task's loss, and the outputs if it is computed from them."""
+    """The task's loss, and the outputs if one forward pass gives both."""
+    both: Any = getattr(task, "outputs_and_terms", None)
+    if callable(both):
+        outputs, terms = both(model, batch)
+        return outputs, loss_terms(terms)
     if callable(getattr(task, "objective", None)):
         return None, loss_terms(task_objective(task)(model, batch))
     outputs = task.outputs(model, batch)

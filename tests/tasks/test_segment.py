@@ -258,3 +258,23 @@ def test_bad_data_is_told(tmp_path: Path) -> None:
         task_from_settings(settings(npz(tmp_path / "t.npz"), metric="top1"))
     with pytest.raises(DataError, match="to segmentation"):
         task_from_settings(DataSettings(source=npz(tmp_path / "u.npz")))
+
+
+def test_distillation_runs_the_student_once_a_step(tmp_path: Path) -> None:
+    from torch import nn
+
+    from edakari.train import distillation
+
+    class Counted(nn.Conv2d):
+        calls = 0
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(images)
+
+    task: Any = task_from_settings(settings(npz(tmp_path / "t.npz")))
+    batch = next(iter(task.batches("val")))
+    student, teacher = (Counted(batch[0].shape[1], len(task.classes), 1) for _ in range(2))
+    terms = distillation(task, teacher)(student, batch)
+    assert set(terms) == {"cross_entropy", "distillation"}
+    assert (student.calls, teacher.calls) == (1, 1)
