@@ -131,8 +131,8 @@ class Depth(ImageTask):
         return {"silog": _over_images(each, counts)}
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return the mean absolute difference from a teacher's depths; depths have no temperature."""
-        return (outputs - aims).abs().mean()
+        """Return the mean absolute difference from a teacher's depths, divided by distillation's T^2."""
+        return (outputs - aims).abs().mean() / temperature**2
 
     def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
         """Draw depths, the farthest one white; see `edakari.explain.predictions`."""

@@ -130,8 +130,8 @@ class SuperResolution(ImageTask):
         return {"l1": (outputs.float() - batch[1].to(outputs.device, non_blocking=True)).abs().mean()}
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return the mean absolute difference from a teacher's images; images have no temperature."""
-        return (outputs.float() - aims.float()).abs().mean()
+        """Return the mean absolute difference from a teacher's images, divided by distillation's T^2."""
+        return (outputs.float() - aims.float()).abs().mean() / temperature**2
 
     def drawn(self, image: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
         """Return the image at its higher resolution as a picture; see `edakari.explain.predictions`."""
