@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses as dc
+import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from edakari.core.graph import Branch
 from edakari.graph.algebra import size
@@ -27,24 +28,29 @@ DIVIDED = frozenset(named("division"))
 def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
     """Find the branches of a traced forward pass, in order; nested branches are listed too.
 
-    A branch consists of the operators that only one side of a residual sum depends on; the other side has no weights of
-    its own. A branch can be dropped if it ends in modules: the last one then returns zeros, and those before it return
-    their input.
+    A branch consists of the operators that only one side of a residual sum depends on. The other side has no weights
+    of its own, except those of branches that can be dropped too: `x + f(x) + g(x)`. Inside of a branch it may have any
+    weights: parallel paths can all be dropped there, because the outer shortcut stays. A branch can be dropped if it
+    ends in modules: the last one then returns zeros, and those before it return their input.
 
     Args:
         tracer: tracer after the forward pass.
     """
-    found = []
     search = _Search(tracer)
-    for index in residual_sums(tracer.records):
-        sources = tracer.records[index].sources
-        for source in sources:
-            other = next((each for each in sources if each != source), None)
-            region = search.region(source, other, index) if source is not None else []
-            branch = search.branch(region, source) if region and source is not None else None
-            if branch is not None:
-                found.append(branch)
-    return _named(found, {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()})
+    sums = tuple(residual_sums(tracer.records))
+    found: dict[int, list[Branch]] = {}
+    droppable = 0
+    for index in sums:
+        found[index] = search.branches_at(index, droppable)
+        droppable |= _bits(found[index])
+    inside = _bits(itertools.chain.from_iterable(found.values()))
+    for index in sums:
+        if inside >> index & 1:
+            found[index] += search.branches_at(index, search.weighty)
+    return _named(
+        list(itertools.chain.from_iterable(found.values())),
+        {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()},
+    )
 
 
 class _Search:
@@ -93,19 +99,41 @@ class _Search:
                     readers[source].append(index)
         return readers
 
-    def region(self, source: int, other: int | None, end: int) -> list[int]:
+    def branches_at(self, end: int, allowed: int) -> list[Branch]:
+        """Find the branches that end in a sum, on either side.
+
+        Args:
+            end: record of the sum.
+            allowed: bit mask of the records whose weights the other side may have for itself.
+        """
+        found = []
+        sources = self.records[end].sources
+        for source in sources:
+            other = next((each for each in sources if each != source), None)
+            region = self._region(source, other, end, allowed) if source is not None else []
+            branch = self._branch(region, source) if region and source is not None else None
+            if branch is not None:
+                found.append(branch)
+        return found
+
+    def _region(self, source: int, other: int | None, end: int, allowed: int) -> list[int]:
         """Find the records that a sum depends on through one of its two tensors only; empty if this is no branch.
 
         Args:
             source: record that made this tensor.
             other: record that made the other tensor; None for an input of the network.
             end: record of the sum.
+            allowed: see `branches_at`.
         """
         others = 0
         for seen in self.memory.seen(other, end):
             others |= self.ancestors[seen]
         mine = self.ancestors[source] & ~others
-        if end not in self.readers or not mine & self.weighty or others & ~self.ancestors[source] & self.weighty:
+        if (
+            end not in self.readers
+            or not mine & self.weighty
+            or others & ~self.ancestors[source] & self.weighty & ~allowed
+        ):
             return []
         # tensors that are read elsewhere too, such as a table of positions for later blocks, stay; so do their inputs
         inside: set[int] = {end}
@@ -115,11 +143,11 @@ class _Search:
         inside.remove(end)
         return sorted(inside) if source in inside else []
 
-    def branch(self, region: Sequence[int], source: int) -> Branch | None:
+    def _branch(self, region: Sequence[int], source: int) -> Branch | None:
         """Make a branch of a region; None if it cannot be dropped.
 
         Args:
-            region: records of the region, see `region`.
+            region: records of the region, see `_region`.
             source: record among them whose output the sum reads.
         """
         inside = frozenset(region)
@@ -220,6 +248,11 @@ def _stays_zero(
     if record.name in SCALED:
         return any(from_zeros) and sane and all(map(math.isfinite, record.scalars))
     return record.name in DIVIDED and from_zeros[0] and sane and not any(from_zeros[1:]) and all(record.scalars)
+
+
+def _bits(branches: Iterable[Branch]) -> int:
+    """A bit mask of the records of branches."""
+    return sum(1 << index for index in {index for branch in branches for index in branch.region})
 
 
 def _set_bits(region: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -13,7 +15,7 @@ from edakari.core.plan import DropBranch, Plan
 from edakari.core.space import legal_sizes, limited
 from edakari.cost import COSTS
 from edakari.graph import trace
-from edakari.surgery import apply, load, save
+from edakari.surgery import apply, load, save, simulate
 from edakari.testing import enlivened, exactness, random_plan
 
 NETWORKS = {
@@ -95,3 +97,40 @@ def test_a_network_without_a_branch_is_stored_and_comes_back(tmp_path):
     again = load(tmp_path / "small")
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(again(x), small(x))
+
+
+class Addends(nn.Module):
+    """Two branches on one shortcut, three parallel paths inside of a branch, and two at the top level."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.f, self.g = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.p, self.q, self.r = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.norm, self.left, self.right = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x, gone=()):
+        def addend(name, x):
+            return torch.zeros_like(x) if name in gone else getattr(self, name)(x)
+
+        x = self.stem(x)
+        x = x + addend("f", x) + addend("g", x)
+        x = x + addend("norm", addend("p", x) + addend("q", x) + addend("r", x))
+        return self.head(self.left(x) + self.right(x))
+
+
+def test_addends_go_one_by_one_where_a_shortcut_stays():
+    """The oracle is the network's own code without them, for every subset."""
+    torch.manual_seed(0)
+    model = enlivened(Addends())
+    x = torch.rand(2, 5, dtype=torch.float64)
+    graph = trace(model, x)
+    ends = {branch.exit: branch for branch in graph.branches}
+    assert list(ends) == ["f", "g", "p", "q", "r", "norm"]
+    for gone in itertools.chain.from_iterable(itertools.combinations(ends, count) for count in range(7)):
+        plan = Plan(tuple(DropBranch(ends[name].name) for name in gone), graph.fingerprint, graph.inputs)
+        small = apply(model, plan, graph)
+        with torch.no_grad():
+            assert torch.allclose(small(x), model(x, gone), atol=1e-12)
+            assert torch.allclose(simulate(model, plan, graph)(x), model(x, gone), atol=1e-12)
+        assert COSTS["params"](graph).total(plan.sizes()) == sum(param.numel() for param in small.parameters())

@@ -106,11 +106,14 @@ def test_the_tiny_supernet_is_cut_exactly(options):
         assert COSTS["params"](graph).total(plan.sizes()) == sum(param.numel() for param in small.parameters())
 
 
-def test_each_path_and_the_tokens_are_groups_of_their_own():
+def test_paths_and_tokens_are_groups_of_their_own_and_what_lies_on_an_identity_is_a_branch():
     model = build("edakari:supernet", preset="tiny", transformer="residual", tokens=11)
     graph = trace(model, torch.zeros(1, 3, 32, 32))
+    offered = {branch.name.removesuffix(":branch") for branch in graph.branches}
     for name, module in model.named_modules():
         if isinstance(module, SearchBlock):
+            parts = {name, f"{name}.mixer", *(f"{name}.paths.{index}" for index in range(3))}
+            assert parts & offered == (parts if isinstance(module.shortcut, nn.Identity) else set())
             for index, path in enumerate(module.paths):
                 gate = {member.tensor for member in graph.members(f"{name}.paths.{index}.0.0")}
                 assert f"{name}.paths.{index}.1.1.weight" in gate
