@@ -59,6 +59,7 @@ def test_ssdlite_is_pruned_as_a_whole(examples: None) -> None:
     assert torch.allclose(found[0]["boxes"], expected[0]["boxes"], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error:Found .* in eval mode")
 def test_a_lightning_module_is_pruned_and_trained_on(examples: None) -> None:
     pytest.importorskip("lightning")
     torch.manual_seed(0)
