@@ -207,12 +207,14 @@ class FinetuneResult:
     Args:
         metrics: metrics by name.
         epochs: values of each epoch, with "epoch" and "loss" among them.
+        metric: name of the main metric; empty if there are none.
         seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "finetune"
     metrics: Figures
     epochs: tuple[Figures, ...]
+    metric: str = ""
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:

@@ -171,8 +171,8 @@ def stage_line(result: StageResult) -> str:
         case CheckResult():
             return f"equal to the masked network to {result.difference:.0e}, {costs_line(result.costs)}"
         case FinetuneResult():
-            figures = [f"{name} {value:.4f}" for name, value in result.metrics.items()]
-            return ", ".join([f"{len(result.epochs)} epochs", *figures[:1]])
+            main = [f"{name} {value:.4f}" for name, value in result.metrics.items() if name == result.metric]
+            return ", ".join([f"{len(result.epochs)} epochs", *main])
         case MeasureResult():
             pairs = {name: dc.asdict(pair) for name, pair in result.runtimes.items()}
             return ", ".join(f"{_times_as_fast(pair)} in {name}{noisy(*pair.values())}" for name, pair in pairs.items())

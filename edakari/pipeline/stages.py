@@ -249,7 +249,7 @@ def finetune_stage(
             )
         epochs = [dict(epoch) for epoch in history.epochs]
     metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
-    return FinetuneResult(metrics=metrics, epochs=tuple(epochs))
+    return FinetuneResult(metrics=metrics, epochs=tuple(epochs), metric=run.task.metric if metrics else "")
 
 
 def measure_stage(run: Run, limits: LatencyResult, pruned: PruneResult) -> MeasureResult:

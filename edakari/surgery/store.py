@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,9 @@ def _built(spec: ModelSpec) -> Structure:
         raise PlanError(f"its options {dict(spec.options)!r} cannot be written as JSON ({error})") from error
     plain = ModelSpec(spec.name, options)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # a constructor that loads weights is told for each tensor that meta tensors have no values
+            warnings.filterwarnings("ignore", ".*to a meta parameter")
             return structure_of(build(plain))
     except Exception:  # constructors that compute with values fail on meta tensors
         return structure_of(build(plain))

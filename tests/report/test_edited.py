@@ -20,7 +20,7 @@ from edakari.pipeline.load import networks
 from edakari.report import collect
 from edakari.report.page import render
 from edakari.report.stage_files import result_from
-from edakari.results import STAGES
+from edakari.results import STAGES, FinetuneResult
 
 WRONG: tuple[Any, ...] = (None, [], {}, "x", -1, [{}], {"x": []})
 MISSING = object()
@@ -172,3 +172,9 @@ def test_an_edited_explanation_is_one_error(run: Path, key: str, value: Any) -> 
     with pytest.raises(RunFolderError) as caught:
         collect(run)
     assert str(path) in str(caught.value)
+
+
+def test_the_line_of_a_stage_names_the_main_metric() -> None:
+    tuned = FinetuneResult(metrics={"map": 0.25, "map50": 0.5}, epochs=({"epoch": 0.0, "loss": 1.0},), metric="map50")
+    assert stage_line(tuned) == "1 epochs, map50 0.5000"
+    assert stage_line(FinetuneResult(metrics={}, epochs=())) == "0 epochs"

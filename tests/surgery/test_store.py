@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -38,6 +39,22 @@ def test_a_network_comes_back_as_it_was(pruned, tmp_path):
         "plan.json",
         "weights.safetensors",
     ]
+
+
+def test_saving_is_quiet_where_a_constructor_loads_weights(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\ndef make():\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))\n"
+        "    net.load_state_dict({name: value.clone() for name, value in STATE.items()})\n    return net\n\n"
+        "import torch\nwith torch.device('cpu'):\n"
+        "    STATE = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)).state_dict()\n"
+    )
+    dense = build(f"{tmp_path}/nets.py:make")
+    plan = random_plan(trace(dense, X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(apply(dense, plan), plan, tmp_path / "run")
+    assert torch.equal(load(tmp_path / "run", trust_code=True)(X), apply(dense, plan)(X))
 
 
 def test_tied_weights_stay_tied(tmp_path):
