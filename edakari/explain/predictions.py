@@ -28,9 +28,9 @@ def require_drawing(task: Task) -> None:
     """
     if not callable(getattr(task, "drawn", None)):
         raise DataError(
-            f"the task {type(task).__name__} has no method {METHOD}, so nobody can see its predictions; add one that "
-            "draws the entry of an image in batch[1], or in the outputs, into the image, uint8 [3, H, W], and returns "
-            "such a picture"
+            f"the task {type(task).__name__} has no method {METHOD}, so its predictions cannot be shown; add one "
+            "(with edakari.Task.of: drawn=...) that draws the entry of an image in batch[1], or in the outputs, into "
+            "the image, uint8 [3, H, W], and returns such a picture"
         )
 
 

@@ -12,13 +12,14 @@ from torch import nn
 from edakari.core.copying import copied
 from edakari.core.modes import judging
 from edakari.core.plan import Plan
+from edakari.cost import counted, dense
 from edakari.cost.example import mapped
 from edakari.errors import ModelError, PlanError
-from edakari.graph import call
+from edakari.graph import call, fixed_graph
 from edakari.pipeline.context import Run
 from edakari.surgery.differences import differences, other_inputs
 
-__all__ = ["TOLERANCE", "check_exact"]
+__all__ = ["TOLERANCE", "check_exact", "cut_costs"]
 
 TOLERANCE = 1e-6
 """Largest allowed difference of outputs that should be equal in float64, as a fraction of the largest output."""
@@ -92,3 +93,20 @@ def _inputs(run: Run) -> Iterator[Any]:
 
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu()
+
+
+def cut_costs(run: Run, plan: Plan, pruned: nn.Module) -> dict[str, float]:
+    """Count the costs of a cut network.
+
+    They are those of its own graph. Where values decide how many regions a network looks at, as in two-stage detectors,
+    they are counted for as many regions as the dense network has: the cut network finds others.
+
+    Args:
+        run: the run.
+        plan: plan by which the network was cut.
+        pruned: the cut network.
+    """
+    budget = run.settings.budget
+    if run.graph.device != "meta" and not plan.tokens():
+        return counted(run.graph, plan.sizes(), budget)
+    return dense(fixed_graph(pruned, run.example), budget)

@@ -22,10 +22,9 @@ from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import legal_sizes
-from edakari.cost import bind, counted, dense, uncounted
+from edakari.cost import bind, counted, uncounted
 from edakari.errors import InfeasibleBudget, PlanError
 from edakari.export import EXPORTERS
-from edakari.graph import fixed_graph
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
@@ -33,7 +32,7 @@ from edakari.methods.allocation import allocate, fixed_note
 from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
-from edakari.pipeline.exact import check_exact
+from edakari.pipeline.exact import check_exact, cut_costs
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.recovery import recovered
@@ -178,7 +177,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         plan=plan.digest(),
         sizes=dict(plan.sizes()),
         tokens=_tokens(run, plan),
-        predicted=_counted(run, outcome.model)
+        predicted=cut_costs(run, plan, outcome.model)
         if plan.tokens()
         else counted(run.graph, plan.sizes(), run.settings.budget),
         latency=latency,
@@ -214,7 +213,7 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
     """
     _same_shapes(run, plan, pruned)
     difference = check_exact(run, plan)
-    costs = _counted(run, pruned)
+    costs = cut_costs(run, plan, pruned)
     _within(limits.budget, costs, name_of(run.settings.method))
     return CheckResult(
         difference=difference,
@@ -317,11 +316,6 @@ def report_stage(run: Run, plan: Plan) -> ReportResult:
             write_explanation(draw_tokens(view, folder), folder)
         write_report(folder)
     return ReportResult(page="report.html")
-
-
-def _counted(run: Run, model: nn.Module) -> dict[str, float]:
-    """Costs of a finished network."""
-    return dense(fixed_graph(model, run.example), run.settings.budget)
 
 
 def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:

@@ -28,6 +28,8 @@ CALIBRATION = 16
 Loss = Callable[[nn.Module, Batch], torch.Tensor | Mapping[str, torch.Tensor]]
 Judge = Callable[[nn.Module, Iterable[Batch]], Mapping[str, float]]
 Inputs = Callable[[Batch], Any]
+Draw = Callable[[torch.Tensor, Any], torch.Tensor]
+"""From a picture, uint8 [3, H, W], and an image's entry in the batch or in the outputs to a picture with it."""
 
 
 class Others(TypedDict, total=False):
@@ -39,6 +41,7 @@ class Others(TypedDict, total=False):
     inputs: Inputs | None
     classes: Sequence[str]
     preprocessing: Mapping[str, Any]
+    drawn: Draw | None
 
 
 @dc.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Task:
         inputs: gives the inputs of the network in a batch; None takes what the example shows.
         classes: names of the classes.
         preprocessing: what is done with images before they enter the network, for the run folder.
+        drawn: draws what an image shows, for `edakari explain predictions`; None where nothing can be drawn.
         seen: name of the first figure, once `judge` was asked; state.
     """
 
@@ -67,6 +71,7 @@ class Task:
     inputs: Inputs | None = None
     classes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = dc.field(default_factory=dict)
+    drawn: Draw | None = None
     seen: list[str] = dc.field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -101,9 +106,10 @@ class Task:
                 takes squared differences; by default "kl", or nothing if there are `features`), `features` (dotted
                 paths of modules whose outputs are compared by squared difference, with or without weights, such as
                 {"layer3": 0.5}), `inputs` (from a batch to what the network gets: a tensor, a tuple or a dict; by
-                default the entries that the example shows), `classes` (their names, for the run folder) and
+                default the entries that the example shows), `classes` (their names, for the run folder),
                 `preprocessing` (what is done with images before they enter the network, for the run folder, such as
-                {"mean": [0.5], "std": [0.2], "size": [224, 224]}).
+                {"mean": [0.5], "std": [0.2], "size": [224, 224]}) and `drawn` (from a picture, uint8 [3, H, W], and an
+                image's entry in the second part of a batch, or in the outputs, to a picture of it).
 
         Raises:
             WrongArgument: a part is of another kind than what belongs there.
@@ -120,8 +126,8 @@ class Task:
             require(call, **{name: (batches, Iterable)})
             if iter(batches) is batches:
                 raise DataError(f"{call}: {name} can be gone through only once; give a list or a DataLoader")
-        inputs = others.get("inputs")
-        for name, function in (("loss", loss), ("evaluate", evaluate), ("inputs", inputs)):
+        inputs, drawn = others.get("inputs"), others.get("drawn")
+        for name, function in (("loss", loss), ("evaluate", evaluate), ("inputs", inputs), ("drawn", drawn)):
             if function is not None:
                 require_methods(call, name, function, ("__call__",))
         if (evaluate is None) != (val is None):
@@ -132,7 +138,7 @@ class Task:
             data["calibration"] = _First(train, CALIBRATION)
         teaching = teaching_of(call, others.get("teacher"), others.get("distill"), others.get("features", ()))
         about = _plain(call, others.get("classes", ()), others.get("preprocessing", {}))
-        return cls(example, data, loss, evaluate, larger_is_better, teaching, inputs, *about)
+        return cls(example, data, loss, evaluate, larger_is_better, teaching, inputs, *about, drawn)
 
     def taught_by(self, dense: nn.Module) -> Task:
         """Return the task with this network as its teacher, if its teacher is the network before pruning."""

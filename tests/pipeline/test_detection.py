@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import edakari
 from tests.tasks.test_detection import coco
@@ -55,3 +56,35 @@ def test_a_detector_is_pruned_trained_and_judged(tmp_path: Path, monkeypatch: py
     dense, pruned = report["networks"][0], report["networks"][-1]
     assert pruned["costs"]["macs"] <= 0.6 * dense["costs"]["macs"]
     assert set(pruned["metrics"]) >= {"map", "map50"}
+
+
+class Regions(nn.Module):
+    """A head for each place whose features are small: the fewer channels, the more places."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.features, self.limit = nn.Conv2d(3, 16, 3, padding=1), limit
+        self.head = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Four numbers for each place."""
+        found = self.features(images).relu()
+        places = found.permute(0, 2, 3, 1)[found.sum(1) < self.limit]
+        numbers: torch.Tensor = self.head(places)
+        return numbers
+
+
+def test_a_budget_holds_for_the_regions_that_the_dense_network_has() -> None:
+    torch.manual_seed(0)
+    example = torch.randn(1, 3, 12, 12)
+    model = Regions(0.0).eval()
+    with torch.no_grad():
+        model.limit = float(model.features(example).relu().sum(1).median())
+        few = len(model(example))
+    result = edakari.prune(model, example, "macs<=50%", groups={"round_to": 1})
+    assert len(result.model(example)) > few
+    dense = result.report["networks"][0]["costs"]
+    assert result.costs["macs"] <= 0.5 * dense["macs"]
+    widths = result.model.features.out_channels, result.model.head[0].out_features
+    own = 12 * 12 * 27 * widths[0] + few * (widths[0] * widths[1] + widths[1] * 4)
+    assert result.costs["macs"] == own

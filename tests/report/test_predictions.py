@@ -132,6 +132,19 @@ class Wrong(Own):
         return image.float()
 
 
+def test_a_task_made_of_functions_may_draw_itself() -> None:
+    images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+
+    def drawn(image: torch.Tensor, shown: Any) -> torch.Tensor:
+        return image * int(shown.ndim == 0)  # black for outputs
+
+    parts: dict[str, Any] = {"val": [(images, labels)], "evaluate": lambda model, batches: {"score": 1.0}}
+    view = prediction_view(nn.Flatten(), nn.Flatten(), edakari.Task.of(images[:1], drawn=drawn, **parts))
+    assert [[bool(picture.any()) for picture in row] for row in view.rows] == [[True, False, False]] * 2
+    with pytest.raises(DataError, match="no method drawn"):
+        prediction_view(nn.Flatten(), nn.Flatten(), edakari.Task.of(images[:1], **parts))
+
+
 def test_a_task_of_ones_own_may_draw_itself() -> None:
     network: Any = nn.Flatten()
     own: Any = Drawn()
