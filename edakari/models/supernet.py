@@ -75,7 +75,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "small": Preset(
             stem=(8, 8),
-            strides=(1, 2),
+            strides=(2, 2),
             stages=(Stage((8,), (1,)), Stage(TWO, (2, 2)), Stage(TWO, (2, 2))),
             classifier=(16, 32),
             features=128,

@@ -199,6 +199,12 @@ def test_a_wrong_option_is_one_clear_error(options, words):
         build("edakari:supernet", **options)
 
 
+@pytest.mark.parametrize("preset", ["paper", "small", "tiny"])
+def test_dense_heads_have_a_quarter_of_the_images_resolution(preset):
+    model = abstract(preset=preset, head="pose", num_classes=3)
+    assert model(torch.zeros(2, 3, 64, 32, device="meta")).shape == (2, 3, 16, 8)
+
+
 def test_settings_of_batch_norms_and_weights_follow_the_task():
     torch.manual_seed(0)
     for head, momentum, eps in (("classification", 0.01, 1e-3), ("segmentation", 0.01, 1e-3), ("pose", 0.1, 1e-5)):
