@@ -94,6 +94,8 @@ OPTIONAL = {
 """Arguments that may be None."""
 ITERATED = {("taylor", 2), ("fit", 2)}
 """Batches, which may be anything: what is in them is the task's."""
+FUNCTIONS = {("fit", 1), ("distillation", 1)}
+"""Arguments that may be functions."""
 CASES = [
     (name, index, kind)
     for name, (_, arguments) in CALLS.items()
@@ -101,7 +103,7 @@ CASES = [
     for kind in WRONG
     if not (kind == "none" and (name, index) in OPTIONAL)
     and not (kind in ("set", "bytes") and (name, index) in ITERATED)
-    and not (kind == "function" and (name, index) == ("fit", 1))
+    and not (kind == "function" and (name, index) in FUNCTIONS)
 ]
 
 

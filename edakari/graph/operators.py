@@ -197,6 +197,8 @@ _TABLE = (
     _row("vector_norm", "norm linalg_vector_norm", mixes="reduced"),
     _row("extremum", "max min median nanmedian mode", mixes="reduced"),
     _row("extreme_position", "argmax argmin", mixes="reduced"),
+    _row("rank", "kthvalue"),
+    _row("ranking", "topk sort"),
     _row("histogram", "histc", mixes="all"),
     _row("running_sum", "cumsum+", mixes="all"),
     _row("running_product", "cumprod+", mixes="all"),

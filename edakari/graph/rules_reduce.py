@@ -65,7 +65,7 @@ def histogram(tracer: AxisTracer, call: Call) -> Shape:
     return list(call.out.shape)
 
 
-@rule("aten.kthvalue", "aten.topk", "aten.sort")
+@rule(*named("rank", "ranking"))
 def ordered(tracer: AxisTracer, call: Call) -> list[Shape]:
     """Values are ordered by rank: which they are, and how many, depends on the whole dimension."""
     dims = list(tracer.dims(call.args[0]))

@@ -15,12 +15,11 @@ import torch
 
 from edakari.graph.meta import operator_name
 from edakari.graph.operator_mode import OperatorMode
+from edakari.graph.operators import named
 
 __all__ = ["Decision", "decisions_recorded", "decisions_repeated"]
 
-DECIDING = frozenset(f"aten.{name}" for name in ("topk", "sort", "argsort", "max", "min", "argmax", "argmin")) | {
-    "torchvision.nms"
-}
+DECIDING = frozenset(named("ranking", "extremum", "extreme_position")) | {"aten.argsort", "torchvision.nms"}
 """Operators whose result can change by much where an input changes by rounding."""
 
 

@@ -204,7 +204,7 @@ def test_without_a_home_tables_lie_in_a_temporary_folder_and_a_note_says_so(tmp_
     assert folder.is_relative_to(tmp_path)
     assert folder.parent.stat().st_mode & 0o077 == 0
     folder.parent.chmod(0o777)
-    with locked(tmp_path / "locked"), pytest.raises(EdakariError, match="others may write"):
+    with locked(tmp_path / "locked"), pytest.raises(EdakariError, match="other users may write"):
         cache_folder()
 
 
