@@ -262,7 +262,8 @@ class _Loop:
         means = {name: self.accelerator.reduce(value, "mean") for name, value in progress.means().items()}
         terms = {name: float(value) for name, value in means.items()}
         loss, advice = sum(terms.values()), advice_for(self.schedule)
-        require_finite_figures({"the loss": loss}, f"fit, epoch {epoch + 1}", advice)
+        named = {f"the loss {name!r}": value for name, value in terms.items()}
+        require_finite_figures({**named, "the loss": loss}, f"fit, epoch {epoch + 1}", advice)
         wrong = diverged(self.chosen)
         # batch statistics differ between processes, but all processes have to stop together
         if float(self.accelerator.reduce(torch.tensor(float(wrong is not None), device=self.accelerator.device))):
