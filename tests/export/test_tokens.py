@@ -35,8 +35,15 @@ def test_onnx_has_static_shapes(selector: str, tmp_path: Path) -> None:
         assert all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim), value.name
 
 
-@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
-@pytest.mark.parametrize("by", ["spvit", "tome"])
+@pytest.mark.parametrize(
+    ("by", "name"),
+    [
+        ("tome", "beit_base_patch16_224"),
+        ("spvit", "eva02_tiny_patch14_224"),
+        pytest.param("spvit", "beit_base_patch16_224", marks=pytest.mark.slow),
+        pytest.param("tome", "eva02_tiny_patch14_224", marks=pytest.mark.slow),
+    ],
+)
 def test_positions_that_follow_the_tokens_are_exported(name: str, by: str, tmp_path: Path) -> None:
     """Relative biases and rotary tables are gathered with the tokens."""
     small = {"img_size": 56 if "patch14" in name else 64, "depth": 3, "embed_dim": 48, "num_heads": 4}
@@ -47,8 +54,10 @@ def test_positions_that_follow_the_tokens_are_exported(name: str, by: str, tmp_p
     assert not DYNAMIC & {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
 
 
-@pytest.mark.parametrize("kind", ["ViT", "Beit"])
-@pytest.mark.parametrize("by", ["spvit", "evit", "tome", "random_tokens"])
+@pytest.mark.parametrize("kind", ["ViT", pytest.param("Beit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "by", ["spvit", *(pytest.param(by, marks=pytest.mark.slow) for by in ("evit", "tome", "random_tokens"))]
+)
 def test_masks_that_transformers_makes_for_exports_follow_the_tokens(kind: str, by: str, tmp_path: Path) -> None:
     """Under export its networks hand every block a mask over all pairs of tokens."""
     transformers = pytest.importorskip("transformers")

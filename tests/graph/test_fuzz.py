@@ -20,7 +20,7 @@ from tests.graph.fuzz.checks import check
 from tests.graph.fuzz.kinds import KINDS
 from tests.graph.fuzz.networks import Program, grow, networks, program, shrunk, step
 
-FEW, MANY = 100, int(os.environ.get("EDAKARI_NETWORKS", "10000"))
+FEW, MANY = 60, int(os.environ.get("EDAKARI_NETWORKS", "10000"))
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 

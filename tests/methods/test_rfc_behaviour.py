@@ -43,6 +43,7 @@ def advantages(images: int) -> dict[str, float]:
     return better
 
 
+@pytest.mark.slow
 def test_in_the_middle_discriminative_filters_are_worth_more_than_the_others() -> None:
     """On a quarter of the images, where the group whose halves are nearly equal may fall to either side."""
     better = sorted(advantages(500).values())

@@ -241,9 +241,8 @@ def test_thresholds_keep_what_was_planned_on_average() -> None:
     [
         SoftTokenPruning(training=SHORT),
         PredictedTokens(training={"imitation_epochs": 1, "selector_epochs": 1, "joint_epochs": 1}),  # type: ignore[arg-type]
-        RandomTokens(),
         AttentionTokens(),
-        MergedTokens(),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (RandomTokens(), MergedTokens())),
     ],
     ids=lambda method: type(method).__name__,
 )

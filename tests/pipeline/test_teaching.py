@@ -156,7 +156,8 @@ def test_the_report_says_what_does_not_apply_without_batch_normalisation(ekg, tm
     assert "no batch normalisation: batch statistics" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("network", [18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50))])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [18, 34, 50])
 def test_imagenet_recipes_run_on_a_folder_of_images(tmp_path, network):
     rng, image = np.random.default_rng(0), pytest.importorskip("PIL.Image")
     for split in ("train", "val"):

@@ -80,7 +80,7 @@ def test_a_recipe_from_end_to_end(
     assert torch.equal(again(x), result.model.eval()(x))
 
 
-@pytest.mark.parametrize("by", ["tome", "spvit"])
+@pytest.mark.parametrize("by", ["tome", pytest.param("spvit", marks=pytest.mark.slow)])
 def test_one_call_meets_a_latency(by: str, fake: FormulaRuntime) -> None:
     """The fewest tokens of SPViT reach 92.5 %; predictions corrected by the first round call that impossible."""
     model = deep()

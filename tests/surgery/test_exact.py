@@ -101,7 +101,13 @@ def architecture_error(name: str, plans: int, size: int, options: dict[str, int]
     return worst_error(enlivened(build(name, options)), x, plans)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("torchvision:vgg11_bn", "torchvision:vit_b_32") else name
+    for name in ARCHITECTURES
+]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_cut_networks_equal_masked_networks(name):
     plans, options = 1 if name in HEAVY else PLANS, SMALL.get(name, {})
     assert architecture_error(name, plans, SIZE, options) < TOLERANCE

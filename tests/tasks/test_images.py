@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 import time
 import zlib
@@ -123,6 +124,9 @@ def test_a_ramp_reaches_the_network_as_it_is(case, channels, tmp_path):
 
 @pytest.mark.parametrize("augment", ["light", "jitter", "timm"])
 def test_deep_images_go_through_every_augmentation(augment, tmp_path):
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
     (tmp_path / "x.png").write_bytes(CASES["16 bits, PNG"][1])
     pixels = Pixels((SIDE, SIDE), 3, (0.0,) * 3, (1.0,) * 3, pad=1)
     found = training_transform(pixels, augment)(read_image(tmp_path / "x.png"))
