@@ -298,7 +298,7 @@ def test_bf16_autocast_runs_on_the_cpu_and_leaves_fp32_weights():
         ({"precision": "fp16"}, RecipeError, "needs a GPU"),
         ({"optimizer": "adam"}, SettingsError, "did you mean 'adamw'"),
         ({"accumulate": 0}, SettingsError, "accumulate must be at least 1, found 0"),
-        ({"lr": 1e30}, ModelError, "loss is"),
+        ({"lr": 1e30}, ModelError, r"loss .*is"),
     ],
 )
 def test_schedules_that_cannot_be_run(change, error, words, monkeypatch):
