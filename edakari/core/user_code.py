@@ -16,7 +16,7 @@ from typing import Any
 
 from edakari.errors import EdakariError, UnknownName
 
-__all__ = ["attribute", "cause", "names_file", "parted_file", "run_file", "used_file"]
+__all__ = ["attribute", "cause", "made_by", "names_file", "parted_file", "run_file", "used_file"]
 
 
 def names_file(name: str) -> bool:
@@ -90,6 +90,29 @@ def attribute(module: ModuleType, path: Path, name: str, what: str) -> Any:
         offered = [key for key, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
         raise UnknownName(f"{what} in {path}", name, offered)
     return found
+
+
+def made_by(name: str, where: str, what: str, kind: type[EdakariError]) -> Any:
+    """Call a function or class of a user's file without arguments, and return what it gives.
+
+    Args:
+        name: "path/to/file.py:NAME".
+        where: what names it, as the subject of a sentence.
+        what: kind of object that it gives, for the error, such as "data set".
+        kind: class of the error.
+
+    Raises:
+        EdakariError: the file cannot be run, has no such name, or the call fails. It is of class `kind`, unless the
+            user's code raised an error of edakari.
+    """
+    path, short = parted_file(name)
+    make = attribute(used_file(Path(path), where, kind), Path(path), short, what)
+    try:
+        return make()
+    except EdakariError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise kind(f"{where}: calling it without arguments fails: {cause(error)}") from error
 
 
 def cause(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 
@@ -13,8 +12,8 @@ from edakari.core.layout import Layout
 from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.protocols import Objective
-from edakari.core.user_code import attribute, cause, parted_file, used_file
-from edakari.errors import EdakariError, RecipeError
+from edakari.core.user_code import made_by
+from edakari.errors import RecipeError
 from edakari.graph.cutting import indices_of
 from edakari.pipeline.context import Run
 from edakari.surgery.applying import masks_of
@@ -58,15 +57,8 @@ def teacher_from(name: str) -> Teacher:
     Raises:
         RecipeError: the file cannot be run, or its function gives something that cannot be called with a batch.
     """
-    path, short = parted_file(name)
     where = f"finetune.teacher {name!r}"
-    make = attribute(used_file(Path(path), where, RecipeError), Path(path), short, "teacher")
-    try:
-        made = make()
-    except EdakariError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise RecipeError(f"{where}: calling it without arguments fails: {cause(error)}") from error
+    made = made_by(name, where, "teacher", RecipeError)
     if not callable(made) or isinstance(made, type):
         raise RecipeError(
             f"{where} gave a {type(made).__name__}; it gives a network, or a function from a batch to outputs"

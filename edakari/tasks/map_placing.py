@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from edakari.core.optional import needs
 from edakari.tasks.placing import GREY, Resize, inner_size
 from edakari.tasks.settings import Augment
-from edakari.tasks.transforms import JITTER, SMALL
+from edakari.tasks.transforms import JITTER, SMALL, torchvision_transforms
 
 __all__ = ["MapPlacing"]
 
@@ -67,7 +66,7 @@ class PlacedMap:
 
     def __call__(self, image: Any, target: Target) -> tuple[torch.Tensor, Target]:
         """Transform an image, uint8 [3, H, W], and its target."""
-        zoom, entry, v2 = self._zoom(), self.placing.entry, _transforms()
+        zoom, entry, v2 = self._zoom(), self.placing.entry, torchvision_transforms()
         fitting = inner_size(tuple(image.shape[-2:]), self.placing.size, self.placing.resize)
         inner = [max(1, round(side * zoom)) for side in fitting]
         image = v2.functional.resize(image, inner, antialias=True)
@@ -91,7 +90,7 @@ class PlacedMap:
 
     def _cropped(self, both: tuple[Any, ...]) -> tuple[Any, ...]:
         pad = self.placing.pad if max(self.placing.size) <= SMALL else 0
-        crop = _transforms().RandomCrop(
+        crop = torchvision_transforms().RandomCrop(
             self.placing.size, padding=pad or None, pad_if_needed=True, fill=self._fill(), padding_mode="constant"
         )
         found = crop(*both)
@@ -101,7 +100,7 @@ class PlacedMap:
         high, wide = self.placing.size
         top, left = (high - inner[0]) // 2, (wide - inner[1]) // 2
         border = [left, top, wide - inner[1] - left, high - inner[0] - top]
-        return _transforms().Pad(border, fill=self._fill())(*both)
+        return torchvision_transforms().Pad(border, fill=self._fill())(*both)
 
     def _fill(self) -> dict[Any, float]:
         """Fill of images, black as in classification unless the aspect is kept, and of maps."""
@@ -127,17 +126,9 @@ def resized_map(values: Any, size: list[int]) -> Any:
         values: the map, [H, W].
         size: new height and width.
     """
-    v2 = _transforms()
+    v2 = torchvision_transforms()
     from torchvision import tv_tensors
 
     plain = torch.as_tensor(values).as_subclass(torch.Tensor)
     exact = v2.InterpolationMode.NEAREST_EXACT
     return tv_tensors.Mask(v2.functional.resize(plain[None], size, interpolation=exact)[0])
-
-
-def _transforms() -> Any:
-    """Torchvision's transforms, which take seconds to import and have no types."""
-    with needs("train", "resizing and augmenting images"):
-        from torchvision.transforms import v2
-
-    return v2

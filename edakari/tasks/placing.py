@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from edakari.core.optional import needs
 from edakari.tasks.settings import Augment
+from edakari.tasks.transforms import torchvision_transforms
 
 __all__ = ["GREY", "Placing", "Resize", "inner_size", "mirrored_pairs", "rows_of", "sent_back"]
 
@@ -62,7 +62,7 @@ class Placed:
 
     def __call__(self, image: Any, target: Target) -> tuple[torch.Tensor, Target]:
         """Transform an image, uint8 [3, H, W], and its target."""
-        v2 = _transforms()
+        v2 = torchvision_transforms()
         if self.augment != "none":
             image, target = self._augmented(image, dict(target))
         height, width = image.shape[-2:]
@@ -78,7 +78,7 @@ class Placed:
         return torch.as_tensor(image).as_subclass(torch.Tensor), _without_empty(target)
 
     def _augmented(self, image: Any, target: Target) -> tuple[Any, Target]:
-        v2 = _transforms()
+        v2 = torchvision_transforms()
         if self.augment == "jitter":
             image, target = v2.RandomPhotometricDistort()(image, target)
         if "keypoints" not in target and len(target["boxes"]):
@@ -150,11 +150,3 @@ def _image_type() -> Any:
     from torchvision import tv_tensors
 
     return tv_tensors.Image
-
-
-def _transforms() -> Any:
-    """Torchvision's transforms, which take seconds to import and have no types."""
-    with needs("train", "resizing and augmenting images"):
-        from torchvision.transforms import v2
-
-    return v2

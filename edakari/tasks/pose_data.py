@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edakari.core.optional import needs
 from edakari.errors import DataError
 from edakari.tasks.placing import mirrored_pairs, rows_of
 from edakari.tasks.settings import Augment
 from edakari.tasks.sources.examples import Examples, notes_of, posed_of
+from edakari.tasks.transforms import torchvision_transforms
 
 __all__ = ["Cropping", "PoseCrops", "pose_crops"]
 
@@ -110,25 +110,22 @@ class Cropped:
 
     def __call__(self, image: Any, target: Target) -> tuple[torch.Tensor, Target]:
         """Transform an image, uint8 [3, H, W], and a target of one object."""
-        with needs("train", "cropping images"):
-            from torchvision.transforms import v2
-
-        torchvision: Any = v2
+        v2 = torchvision_transforms()
         original = torch.tensor(image.shape[-2:])
         left, top, width, height = self._window(torch.as_tensor(target["boxes"])[0])
         high, wide = self.cropping.size
         window = top, left, height, width, [high, wide]
-        image = torchvision.functional.resized_crop(image, *window, antialias=True)
-        moved = {name: torchvision.functional.resized_crop(target[name], *window) for name in ("boxes", "keypoints")}
+        image = v2.functional.resized_crop(image, *window, antialias=True)
+        moved = {name: v2.functional.resized_crop(target[name], *window) for name in ("boxes", "keypoints")}
         target = {**target, **moved, "original": original}
         scales = wide / width, high / height
         target["placed"] = torch.tensor([*scales, -left * scales[0], -top * scales[1]], dtype=torch.float32)
         if self.augment == "jitter":
-            image = torchvision.RandomPhotometricDistort()(image)
+            image = v2.RandomPhotometricDistort()(image)
         if self.augment != "none" and torch.rand(()) < 0.5:
             image, points = (
-                torchvision.functional.horizontal_flip(image),
-                torchvision.functional.horizontal_flip(target["keypoints"]),
+                v2.functional.horizontal_flip(image),
+                v2.functional.horizontal_flip(target["keypoints"]),
             )
             target = mirrored_pairs({**target, "keypoints": points}, self.cropping.flip_pairs)
         return torch.as_tensor(image).as_subclass(torch.Tensor), target

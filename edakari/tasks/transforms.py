@@ -14,7 +14,7 @@ from edakari.tasks.loaders import Pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["evaluation_transform", "training_transform"]
+__all__ = ["evaluation_transform", "torchvision_transforms", "training_transform"]
 
 Transform = Callable[[Any], torch.Tensor]
 CROP = 0.875
@@ -28,7 +28,7 @@ def evaluation_transform(pixels: Pixels) -> Transform:
     Args:
         pixels: size and normalisation of the input.
     """
-    v2 = _torchvision()
+    v2 = torchvision_transforms()
     if max(pixels.size) <= SMALL:
         return _composed(pixels, v2.Resize(pixels.size, antialias=True))
     return _composed(pixels, _around(pixels.size), v2.CenterCrop(pixels.size))
@@ -46,7 +46,7 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
     """
     if augment == "none":
         return evaluation_transform(pixels)
-    v2 = _torchvision()
+    v2 = torchvision_transforms()
     if augment == "timm":
         with needs("train", "the augmentation timm"):
             from timm.data.transforms_factory import create_transform
@@ -75,7 +75,7 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
 
 def _around(size: tuple[int, int]) -> Any:
     """The resize before a centre crop: it keeps the aspect, and leaves a border around the crop."""
-    v2, (height, width) = _torchvision(), (round(side / CROP) for side in size)
+    v2, (height, width) = torchvision_transforms(), (round(side / CROP) for side in size)
     if height == width:
         return v2.Resize(height, antialias=True)
 
@@ -87,8 +87,8 @@ def _around(size: tuple[int, int]) -> Any:
     return resize
 
 
-def _torchvision() -> Any:
-    """Import torchvision's transforms, which takes seconds; they have no types."""
+def torchvision_transforms() -> Any:
+    """Return torchvision's transforms v2, which take seconds to import and have no types."""
     with needs("train", "resizing and augmenting images"):
         from torchvision.transforms import v2
 
@@ -96,7 +96,7 @@ def _torchvision() -> Any:
 
 
 def _composed(pixels: Pixels, *steps: Any) -> Transform:
-    v2 = _torchvision()
+    v2 = torchvision_transforms()
     colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
     numbers = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(pixels.mean, pixels.std))
     composed: Transform = v2.Compose([_deep_as_tensor, colour, *steps, *numbers, v2.ToPureTensor()])
@@ -105,7 +105,7 @@ def _composed(pixels: Pixels, *steps: Any) -> Transform:
 
 def _deep_as_tensor(image: Image) -> Any:
     """Convert grey of more than 8 bits to a tensor from 0 to 1; Pillow has no such colour mode."""
-    return _torchvision().functional.to_image(image) if image.mode == "F" else image
+    return torchvision_transforms().functional.to_image(image) if image.mode == "F" else image
 
 
 def _guarded(transform: Any) -> Any:

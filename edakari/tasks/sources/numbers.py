@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.reading import read_text
-from edakari.core.user_code import attribute, cause, names_file, parted_file, used_file
-from edakari.errors import DataError, EdakariError
+from edakari.core.user_code import made_by, names_file
+from edakari.errors import DataError
 from edakari.tasks.sources.arrays import Arrays
 from edakari.tasks.sources.folders import Files
 from edakari.tasks.sources.mapped import Mapped, item_of, picture_of
@@ -164,15 +164,8 @@ def _are_numbers(values: Sequence[str]) -> bool:
 
 
 def _from_code(name: str) -> tuple[Numbered, Numbered | None]:
-    path, short = parted_file(name)
     where = f"data set {name!r}"
-    make = attribute(used_file(Path(path), where, DataError), Path(path), short, "data set")
-    try:
-        made = make()
-    except EdakariError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{where}: calling it without arguments fails: {cause(error)}") from error
+    made = made_by(name, where, "data set", DataError)
     train, val = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     return numbered_dataset(train, where), None if val is None else numbered_dataset(val, f"{where} (validation)")
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edakari.core.user_code import attribute, cause, parted_file, used_file
+from edakari.core.user_code import cause, made_by
 from edakari.errors import DataError, EdakariError
 from edakari.tasks.sources.converting import Converter
 from edakari.tasks.sources.examples import Examples, Wanted, at_index, labels_of, notes_of, sizes_of
@@ -84,15 +83,8 @@ def from_file(name: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
     Raises:
         DataError: the file cannot be run, or what it gives is no data set of the wanted form.
     """
-    path, short = parted_file(name)
     where = f"data set {name!r}"
-    make = attribute(used_file(Path(path), where, DataError), Path(path), short, "data set")
-    try:
-        made = make()
-    except EdakariError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{where}: calling it without arguments fails: {cause(error)}") from error
+    made = made_by(name, where, "data set", DataError)
     train, val = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     first = from_dataset(train, where, wanted)
     return first, None if val is None else from_dataset(val, f"{where} (validation)", wanted.like(first))
