@@ -128,6 +128,22 @@ def test_precision_of_one_pose_is_the_part_of_thresholds_that_its_oks_reaches() 
         assert precision.compute()["oks_map"] == pytest.approx(reached.mean(), abs=1e-6)
 
 
+def test_parts_of_an_image_are_judged_together() -> None:
+    """Two poses of one image, each of which is predicted in the other's part."""
+    pytest.importorskip("faster_coco_eval")
+    poses = [torch.rand(17, 2, generator=torch.Generator().manual_seed(seed)) * 40 + 50 * seed for seed in range(2)]
+    for image, expected in ((7, 1.0), (None, 0.0)):
+        precision = KeypointPrecision(COCO_SIGMAS, ("person",))
+        for truth, found in (poses, reversed(poses)):
+            target = {
+                "keypoints": truth[None], "visible": torch.full((1, 17), 2), "boxes": torch.tensor([[0.0, 0, 99, 99]]),
+                "labels": torch.tensor([0]), "area": torch.tensor([1500.0]), "iscrowd": torch.tensor([False]),
+                "placed": torch.tensor([1.0, 1, 0, 0]), "original": torch.tensor([100, 100]),
+            }  # fmt: skip
+            precision.add(target, torch.tensor([0]), found[None], torch.tensor([0.5]), image)
+        assert precision.compute()["oks_map"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_sigmas_fit_the_keypoints() -> None:
     assert sigmas_for((), 17) == COCO_SIGMAS
     assert sigmas_for((), 3) == (0.05,) * 3

@@ -61,7 +61,7 @@ def test_processes_share_each_batch(world, count, parts):
         sizes = set()
         for rank in range(world):
             Processes.here = lambda rank=rank: Processes(rank, world)
-            order = Order(count - count % world, parts * world, shuffle=True)
+            order = Order(count if count >= parts * world else count - count % world, parts * world, shuffle=True)
             sizes.add(tuple(len(batch) for batch in order.batches(0)))
             assert all(len(each) == len(order) for each in sizes)
         assert len(sizes) == 1  # or a process would wait for the others' gradients forever
