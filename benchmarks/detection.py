@@ -56,7 +56,7 @@ CYCLE = 10
 ROUND_TO = 8
 CALIBRATION = 8
 """Batches by which torch-pruning's scores are made; edakari has as many images."""
-SETTINGS = ("share", "minutes", "lr", "batch", "enough", "dense_minutes", "limit", "size")
+SETTINGS = ("share", "minutes", "lr", "batch", "enough", "dense_minutes", "limit", "size", "frozen", "precision")
 """What a result depends on beside the code."""
 RESAMPLES = 500
 Found = list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
@@ -84,8 +84,18 @@ def task_of(arguments: argparse.Namespace, seed: int) -> Detection:
     return task
 
 
-def schedule(epochs: int, lr: float) -> Schedule:
-    return Schedule(epochs=epochs, lr=lr, optimizer="adamw", weight_decay=1e-4, ema=0.99)
+def train(
+    model: nn.Module, task: Detection, epochs: int, lr: float, folder: Path, seed: int, arguments: argparse.Namespace
+) -> float:
+    """Train in place, but for the first blocks of the backbone; returns seconds."""
+    schedule = Schedule(epochs=epochs, lr=lr, optimizer="adamw", weight_decay=1e-4, ema=0.97,
+                        precision=arguments.precision)  # fmt: skip
+    model.to(memory_format=torch.channels_last)
+    model.backbone.near[: arguments.frozen].requires_grad_(False)  # type: ignore[index,union-attr]
+    settings = FitSettings(folder=folder, seed=seed, progress=False)
+    history = fit(model, task_objective(task), task.batches("train"), schedule, settings=settings)
+    model.requires_grad_(True)
+    return history.seconds
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -102,10 +112,7 @@ def trained(arguments: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         model.load_state_dict(load_file(weights))
     while record["map50"] < arguments.enough and record["seconds"] < 60 * arguments.dense_minutes:
         number, folder = record["cycles"], arguments.work / "dense" / str(record["cycles"])
-        settings = FitSettings(folder=folder, seed=number, progress=False)
-        history = fit(model, task_objective(task), task.batches("train"), schedule(arguments.cycle, 2 * arguments.lr),
-                      settings=settings)  # fmt: skip
-        seconds = history.seconds
+        seconds = train(model, task, arguments.cycle, 2 * arguments.lr, folder, number, arguments)
         record = {
             "cycles": number + 1,
             "seconds": record["seconds"] + seconds,
@@ -199,15 +206,14 @@ def arm(name: str, dense: nn.Module, seed: int, epochs: int, arguments: argparse
         model = makers[name](dense, task, seed, folder, arguments) if name in makers else copy.deepcopy(dense)
         torch.save(model, cut)
     cut_seconds, before = time.perf_counter() - start, task.evaluate(model)
-    history = fit(model, task_objective(task), task.batches("train"), schedule(epochs, arguments.lr),
-                  settings=FitSettings(folder=folder / "fit", seed=seed, progress=False))  # fmt: skip
+    seconds = train(model, task, epochs, arguments.lr, folder / "fit", seed, arguments)
     torch.save(model, folder / "finished.pt")
     torch.save(predictions(task, model.eval()), folder / "found.pt")
     graph, whole = edakari.trace(model, task.example()), edakari.trace(dense, task.example())
     costs = {cost: costs_of(graph)[cost] / costs_of(whole)[cost] for cost in ("macs", "params")}
     return {
         "cut_seconds": cut_seconds,
-        "train_seconds": history.seconds,
+        "train_seconds": seconds,
         "cut_map50": before["map50"],
         **{metric: task.evaluate(model)[metric] for metric in ("map50", "map")},
         **costs,
@@ -292,6 +298,8 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.15, help="noise of timings that is accepted")
     parser.add_argument("--limit", type=int, help="largest number of training images")
     parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--frozen", type=int, default=0, help="first blocks of the backbone that do not train")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--dense-only", action="store_true")
     parser.add_argument("--time", action="store_true", help="only measure the latencies of what is there")
