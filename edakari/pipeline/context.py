@@ -173,6 +173,10 @@ class Run:
         """Read a network of the run from its store, on the device of this process."""
         return self.store.network(version, self.dense).to(self.processes.device)
 
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Compute the task's metrics of a network, as plain numbers whatever kind of number the task gives."""
+        return {str(name): float(value) for name, value in self.task.evaluate(model).items()}
+
     @property
     def train(self) -> Callable[..., History]:
         """The training loop, with the arguments of `edakari.train.fit`."""

@@ -84,7 +84,10 @@ def train_dense(
         settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
         evaluate=task.evaluate,
     )
-    result = {"metrics": dict(task.evaluate(model)), "epochs": [dict(epoch) for epoch in history.epochs]}
+    result = {
+        "metrics": {str(name): float(value) for name, value in task.evaluate(model).items()},
+        "epochs": [dict(epoch) for epoch in history.epochs],
+    }
     if together.main:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
         with replacing(path) as temporary:

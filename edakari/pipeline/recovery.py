@@ -39,7 +39,7 @@ def recovered(run: Run, plan: Plan, model: nn.Module) -> tuple[nn.Module, Mappin
     recalibrated = settings.recalibrate > 0 and has_norms(model)
     if not recalibrated and not settings.reconstruct:
         return model, None
-    before = dict(run.task.evaluate(model))
+    before = run.evaluate(model)
     batches = _First(run.task.batches("calibration"), settings.recalibrate or FITTED)
     if settings.reconstruct:
         model = reconstruct(run.dense, plan, batches, small=model, graph=run.graph, run=run.task.outputs)

@@ -331,7 +331,7 @@ def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:
 
 def _metrics(run: Run, model: nn.Module, what: str, advice: str) -> dict[str, float]:
     """The task's metrics of a network; all must be finite."""
-    metrics = dict(run.task.evaluate(model))
+    metrics = run.evaluate(model)
     require_finite_figures(metrics, what, advice)
     return metrics
 

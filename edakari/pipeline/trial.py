@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses as dc
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.arguments import found_as
 from edakari.core.copying import copied
 from edakari.core.finite import finite, require_finite
 from edakari.core.method import name_of, needs_data
 from edakari.core.modes import judging
-from edakari.core.protocols import Batch, Split
+from edakari.core.protocols import Batch, Split, Task
 from edakari.core.user_code import cause
 from edakari.criteria import Taylor
-from edakari.errors import DataError, EdakariError, ModelError
+from edakari.errors import DataError, EdakariError, ModelError, WrongArgument
 from edakari.graph import call
 from edakari.pipeline.context import Run
 from edakari.pipeline.distilling import finetuning_objective
@@ -42,7 +46,7 @@ def try_task(run: Run) -> None:
 
     Raises:
         DataError: a split that is needed has no batches, or the task's code fails on its first batch; says what came.
-        WrongArgument: the loss is no tensor or has no gradient, or an evaluation gives no numbers.
+        WrongArgument: the loss is no tensor or has no gradient, or an evaluation gives no numbers, or not the metric.
         ModelError: the loss or its gradient is not finite; names the term, or the parameter.
     """
     settings = run.settings
@@ -52,7 +56,7 @@ def try_task(run: Run) -> None:
         needed: dict[Split, bool] = {
             "calibration": needs_data(settings.method) or settings.reconstruct or settings.recalibrate > 0,
             "train": trains,
-            "val": _judges(run),
+            "val": isinstance(run.task, OwnTask) and run.task.judge is not None,
         }
         for split, asked in needed.items():
             batch = _first_batch(run, split)
@@ -63,16 +67,12 @@ def try_task(run: Run) -> None:
                 _try_scoring(run)
             elif split == "train" and trains:
                 _try_training(run, model, batch)
-            elif split == "val" and batch is not None:
+            elif split == "val" and (needed["val"] or not isinstance(run.task, OwnTask)):
                 _try_evaluation(run, model, batch)
 
 
 def _where(run: Run) -> str:
     return "Task.of" if isinstance(run.task, OwnTask) else f"task {type(run.task).__name__}"
-
-
-def _judges(run: Run) -> bool:
-    return isinstance(run.task, OwnTask) and run.task.judge is not None
 
 
 def _first_batch(run: Run, split: Split) -> Batch | None:
@@ -146,19 +146,49 @@ def _try_scoring(run: Run) -> None:
         )
 
 
-def _try_evaluation(run: Run, model: nn.Module, batch: Batch) -> None:
-    task = run.task
-    if not isinstance(task, OwnTask) or task.judge is None:
-        return
-    short = dc.replace(task, data={**task.data, "val": (batch,)}, seen=[])
-    try:
-        short.evaluate(model)
-    except EdakariError:
-        raise
-    except Exception:
-        # a judge may ask for more than one batch
-        with _told(run, "evaluate(network, batches)", batch):
-            task.evaluate(model)
+def _try_evaluation(run: Run, model: nn.Module, batch: Batch | None) -> None:
+    """Evaluate on one batch, or as the run will where a task cannot do with one; what comes must be numbers."""
+    task, found = run.task, None
+    if batch is not None:
+        try:
+            found = (_of_one_batch(task, batch).evaluate(model),)
+        except WrongArgument:  # no numbers
+            raise
+        except Exception:
+            found = None  # it may ask for more than one batch
+    if not all(run.processes.gathered_objects(found is not None)):  # an evaluation may need all processes
+        with _told(run, "evaluate(network, batches)" if isinstance(task, OwnTask) else "evaluate(network)", batch):
+            found = (task.evaluate(model),)
+    if found is not None and not isinstance(task, OwnTask):  # one that is said in Python is checked where it is asked
+        _require_figures(run, *found)
+
+
+def _of_one_batch(task: Task, batch: Batch) -> Task:
+    """Return a copy of a task whose validation data is one batch."""
+    if isinstance(task, OwnTask):
+        return dc.replace(task, data={**task.data, "val": (batch,)}, seen=[])
+    short: Any = copy.copy(task)
+    object.__setattr__(short, "batches", lambda split: (batch,))  # whether it is frozen or not
+    return cast(Task, short)
+
+
+def _require_figures(run: Run, found: Any) -> None:
+    named = isinstance(found, Mapping)
+    wrong = [(name, value) for name, value in found.items() if not _number(value)] if named else []
+    if not named or wrong:
+        given = f"{wrong[0][0]!r} is {found_as(wrong[0][1])}" if wrong else f"gave {found_as(found)}"
+        raise WrongArgument(f"{_where(run)}: evaluate(network) gives a dict of named numbers, but {given}")
+    if found and run.task.metric not in found:
+        raise WrongArgument(
+            f"{_where(run)}: its metric {run.task.metric!r} is none of the numbers that evaluate(network) gives: "
+            f"{', '.join(map(str, found))}"
+        )
+
+
+def _number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.size == 1 if isinstance(value, np.ndarray) else value.numel() == 1
+    return isinstance(value, numbers.Real)
 
 
 @contextlib.contextmanager

@@ -116,6 +116,75 @@ def test_wrong_tasks_are_told_before_anything_is_measured(
         edakari.prune(network(), tasked(**changes), "latency<=90%", method="taylor", finetune=Schedule(epochs=1))
 
 
+class Plain:
+    """A task that is no `Task.of`: it keeps the protocol, and counts the batches on which it is evaluated."""
+
+    def __init__(self, figures: Any, metric: str = "accuracy", *, whole: bool = False) -> None:
+        self.figures, self.metric, self.whole, self.asked = figures, metric, whole, list[int]()
+
+    def example(self) -> Any:
+        return X[:1]
+
+    def batches(self, split: str) -> Any:
+        return BATCHES
+
+    def outputs(self, model: nn.Module, batch: Any) -> Any:
+        return model(batch[0])
+
+    def loss(self, outputs: Any, batch: Any) -> Any:
+        return {"loss": functional.cross_entropy(outputs, batch[1])}
+
+    def evaluate(self, model: nn.Module, split: str = "val") -> Any:
+        batches = list(self.batches(split))
+        self.asked.append(len(batches))
+        if self.whole and len(batches) < 3:
+            raise ValueError("not enough batches")
+        return self.figures
+
+
+class Slotted(Plain):
+    """No attribute can be set on it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "asked" in vars(self):
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+
+
+@pytest.mark.parametrize(("figures", "said"), [
+    (None, "gives a dict of named numbers, but gave None"),
+    (0.5, "gives a dict of named numbers, but gave 0.5"),
+    ({"accuracy": "good"}, "gives a dict of named numbers, but 'accuracy' is the text 'good'"),
+    ({"accuracy": [0.5]}, "gives a dict of named numbers, but 'accuracy' is a list"),
+    ({"accuracy": torch.ones(2)}, "gives a dict of named numbers, but 'accuracy' is a Tensor"),
+    ({"precision": 0.5, "recall": 1}, "its metric 'accuracy' is none of the numbers .*: precision, recall"),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", [Plain, Slotted])
+def test_a_task_that_gives_no_numbers_is_told_on_one_batch(
+    kind: type[Plain], figures: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    task = kind(figures)
+    with pytest.raises(WrongArgument, match=f"(?s)^task {kind.__name__}: .*{said}"):
+        edakari.prune(network(), task, "latency<=90%")
+    assert task.asked == [1]
+
+
+def test_a_task_whose_evaluation_fails_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    task = Plain({"accuracy": 1.0}, whole=True)
+    monkeypatch.setattr(task, "batches", lambda split: BATCHES[:2])
+    with pytest.raises(DataError, match=r"task Plain: evaluate\(network\) fails: ValueError: not enough batches"):
+        edakari.prune(network(), task, "latency<=90%")
+
+
+@pytest.mark.parametrize("figures", [{}, {"accuracy": torch.tensor(0.5)}, {"accuracy": X.numpy().mean()}])
+def test_figures_of_any_number_are_taken(figures: Any, tmp_path: Any) -> None:
+    result = edakari.prune(network(), Plain(figures, whole=True), "macs<=60%", output=tmp_path / "run")
+    found = result.report["networks"][1]["metrics"]
+    assert found == {name: float(value) for name, value in figures.items()}
+
+
 def test_what_a_run_does_not_need_is_not_asked_for() -> None:
     task = Task.of(X[:1], train=BATCHES, loss=lambda net, batch: None)
     assert edakari.prune(network(), task, "macs<=60%").model(X).shape == (24, 4)

@@ -62,7 +62,7 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
     Raises:
         InfeasibleBudget: no ratios within the allowed drop meet the limits; the error gives the lowest costs reached.
     """
-    floor = job.task.evaluate(job.model, "calibration")[job.task.metric] - steps.accuracy_drop
+    floor = float(job.task.evaluate(job.model, "calibration")[job.task.metric]) - steps.accuracy_drop
     ratios: dict[int, float] = {}
     trail: list[dict[str, object]] = []
     for index in range(len(blocks) - 1, max(1, round(steps.first_share * len(blocks))) - 1, -1):
@@ -70,7 +70,7 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
         while ratio > steps.grid and limits.excess(_sizes(ratios, blocks, patches)) > 0:
             tried = _with(ratios, index, round(ratio - steps.grid, 6))
             network = train(copied(job.model), {at: _count(each, patches) for at, each in tried.items()})
-            metric = job.task.evaluate(network, "calibration")[job.task.metric]
+            metric = float(job.task.evaluate(network, "calibration")[job.task.metric])
             trail.append({"block": blocks[index], "ratios": {blocks[at]: each for at, each in tried.items()},
                           "metric": metric, "accepted": metric >= floor})  # fmt: skip
             job.log(f"{blocks[index]}", {"ratio": tried[index], "metric": metric, "floor": floor})
