@@ -18,6 +18,7 @@ Step by step
     reconstruct      refits the layers behind a cut to a few batches without labels
     fit              trains a network
     carry            lets your optimizer and averages of weights follow a cut, in the middle of your training
+    shrink           cuts a network in place in the middle of your training; optimizer and averages follow
     measure_latency  measures layers, and predicts the latency at any sizes
 
 Arguments and results
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
     from edakari.pipeline import prune, run
-    from edakari.surgery import apply, build, carry, load, reconstruct, save, simulate
+    from edakari.surgery import apply, build, carry, load, reconstruct, save, shrink, simulate
     from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
 
@@ -87,6 +88,7 @@ __all__ = [
     "register",
     "run",
     "save",
+    "shrink",
     "simulate",
     "tasks",
     "testing",
@@ -113,6 +115,7 @@ _HOMES = {
     "register": "edakari.core.method",
     "run": "edakari.pipeline",
     "save": "edakari.surgery",
+    "shrink": "edakari.surgery",
     "simulate": "edakari.surgery",
     "trace": "edakari.graph",
 }

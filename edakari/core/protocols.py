@@ -211,6 +211,7 @@ class StepState:
         epoch: index of the epoch, from 0.
         loss: the objective's sum: of the step in `after_step`, as a detached tensor or a number, the mean over the
             epoch's steps in `end_epoch`; None before the forward pass, and in loops that do not tell it.
+        averages: objects with which the loop itself averages weights, for `edakari.shrink`.
     """
 
     model: nn.Module
@@ -218,10 +219,15 @@ class StepState:
     step: int
     epoch: int
     loss: float | torch.Tensor | None = None
+    averages: tuple[Any, ...] = ()
 
 
 class Hook:
-    """Callbacks inside `fit`; all methods do nothing by default, so override what you need."""
+    """Callbacks inside `fit`; all methods do nothing by default, so override what you need.
+
+    In `end_epoch` a hook may make the network smaller, by `edakari.shrink(state.model, plan, state.optimizer,
+    *state.averages)`, and on all processes alike. It then overrides `reshape`, too.
+    """
 
     def before_step(self, state: StepState) -> None:
         """Run before the forward pass of an optimizer step."""
@@ -238,6 +244,16 @@ class Hook:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
+
+    def reshape(self, model: nn.Module) -> None:
+        """Give a network the structure that it had when the loaded state was stored.
+
+        A resumed training calls this after `load_state_dict` of all hooks, and loads the weights afterwards. Only a
+        hook that makes the network smaller needs it.
+
+        Args:
+            model: the network as it was at the start of the training, changed in place.
+        """
 
 
 class Fit(Protocol):

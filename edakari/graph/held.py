@@ -6,13 +6,13 @@ import argparse
 import dataclasses as dc
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["OWN", "containers", "held", "held_tensors", "item_of", "with_item"]
+__all__ = ["OWN", "containers", "held", "held_tensors", "item_of", "replaced_inside", "with_item"]
 
 CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|settings|namespace)$", re.IGNORECASE)
 """Names of classes whose instances hold settings."""
@@ -101,6 +101,24 @@ def with_item(value: Any, keys: Sequence[str], item: Any) -> Any:
         value[next(each for each in value if str(each) == key)] = entry
     else:
         vars(value)[key] = entry
+    return value
+
+
+def replaced_inside(value: Any, new: Callable[[Any], Any], depth: int = DEPTH) -> Any:
+    """Replace the values in an attribute; dicts, lists and objects change in place, tuples are rebuilt.
+
+    Args:
+        value: value of the attribute.
+        new: function that returns what replaces a value, or the value itself.
+        depth: depth to which nested containers are searched.
+    """
+    entries = _entries(value) if depth else None
+    if entries is None:
+        return new(value)
+    for key, item in entries:
+        made = replaced_inside(item, new, depth - 1)
+        if made is not item:
+            value = with_item(value, [key], made)
     return value
 
 

@@ -23,13 +23,13 @@ class Cut:
 
     Args:
         old: the network before the cut.
-        new: the network after the cut, perhaps wrapped.
+        new: the network after the cut, perhaps wrapped; None if the same object becomes it.
         pairs: tensors before and after the cut.
         apply: function that cuts another network with the structure of `old`.
     """
 
     old: nn.Module
-    new: nn.Module
+    new: nn.Module | None
     pairs: Sequence[Counterpart]
     apply: Callable[[nn.Module], nn.Module]
 
@@ -71,7 +71,7 @@ def _cut_value(value: Any, cut: Cut) -> Any:
         pairs = {pair.name: pair for pair in cut.pairs}
         if all(name in pairs and value[name].shape == pairs[name].before.shape for name in value):
             kept = {name: each for name, each in value.items() if pairs[name].after is not None}
-            return {name: pairs[name].cut(each) for name, each in kept.items()}
+            return {pairs[name].new_name: pairs[name].cut(each) for name, each in kept.items()}
     if isinstance(value, list) and value and all(isinstance(each, torch.Tensor) for each in value):
         return _cut_list(value, cut)
     return None
@@ -82,7 +82,9 @@ def _cut_network(value: nn.Module, cut: Cut) -> nn.Module | None:
         return None
     network = unwrapped(value, "carry(optimizer, old, new, plan, average)")
     same = {id(each) for each in cut.old.parameters()} & {id(each) for each in network.parameters()}
-    return cut.new if same else cut.apply(network)
+    if not same:
+        return cut.apply(network)
+    return value if cut.new is None else cut.new
 
 
 def _cut_list(values: list[torch.Tensor], cut: Cut) -> list[torch.Tensor] | None:

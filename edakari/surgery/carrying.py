@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -19,7 +19,7 @@ from edakari.surgery.averages import Cut, content_of
 from edakari.surgery.counterparts import Counterpart, added, counterparts
 from edakari.surgery.optimizer_state import changes_of, parts_of
 
-__all__ = ["carry"]
+__all__ = ["carry", "following"]
 
 CALL = "carry(optimizer, old, new, plan)"
 T = TypeVar("T", bound=Optimizer)
@@ -61,16 +61,8 @@ def carry(optimizer: T, old: nn.Module, new: nn.Module, plan: Plan, *averages: A
     network, graph = checked(plan, old, graph, CALL)
     small = unwrapped(new, CALL)
     pairs = counterparts(network, small, plan, graph)
-    parameters = {id(pair.before): pair for pair in pairs if isinstance(pair.before, nn.Parameter)}
-    _check_held(optimizer, network, parameters)
     known = graph
-    cut = Cut(network, new, pairs, lambda average: cut_by(plan, average, known))
-    changes = changes_of(optimizer, parameters)
-    contents = [(average, content_of(average, cut)) for average in averages]
-    changes.make()
-    for average, content in contents:
-        for name, value in content.items():
-            setattr(average, name, value)
+    following(optimizer, averages, Cut(network, new, pairs, lambda average: cut_by(plan, average, known)))()
     fresh = list(added(small, pairs))
     if fresh:
         warnings.warn(
@@ -82,10 +74,38 @@ def carry(optimizer: T, old: nn.Module, new: nn.Module, plan: Plan, *averages: A
     return optimizer
 
 
+def following(optimizer: Optimizer | None, averages: Sequence[Any], cut: Cut) -> Callable[[], None]:
+    """Find how an optimizer and averages follow a cut; nothing changes before the returned function is called.
+
+    Args:
+        optimizer: the optimizer; None if there is none.
+        averages: objects that average the weights.
+        cut: the cut.
+
+    Raises:
+        StateError: the optimizer does not train the network, or a state or an average cannot be cut.
+    """
+    parameters = {id(pair.before): pair for pair in cut.pairs if isinstance(pair.before, nn.Parameter)}
+    if optimizer is not None:
+        _check_held(optimizer, cut.old, parameters)
+    changes = None if optimizer is None else changes_of(optimizer, parameters)
+    contents = [(average, content_of(average, cut)) for average in averages]
+
+    def make() -> None:
+        if changes is not None:
+            changes.make()
+        for average, content in contents:
+            for name, value in content.items():
+                setattr(average, name, value)
+
+    return make
+
+
 def _check_held(optimizer: Optimizer, network: nn.Module, pairs: Mapping[int, Counterpart]) -> None:
     """Raise an error if the optimizer does not train the network before the cut."""
     held = {id(each) for part in parts_of(optimizer) for group in part.param_groups for each in group["params"]}
-    early = next((pair.name for pair in pairs.values() if id(pair.after) in held), None)
+    made = (pair for pair in pairs.values() if pair.after is not pair.before)
+    early = next((pair.name for pair in made if id(pair.after) in held), None)
     if early is not None:
         raise StateError(
             f"the optimizer trains {early!r} of the pruned network already. Call carry once after each cut, with the "

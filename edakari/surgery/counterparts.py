@@ -27,12 +27,15 @@ class Counterpart:
         before: the tensor before the cut.
         after: the tensor after the cut; None if it was removed with its branch.
         indices: for each dimension, indices of the positions that are kept; None where all are.
+        new_name: its name in the network after the cut. It differs only if the tensor has several names, and the first
+            of them was removed with a branch.
     """
 
     name: str
     before: torch.Tensor
     after: torch.Tensor | None
     indices: tuple[torch.Tensor | None, ...]
+    new_name: str
 
     @property
     def changed(self) -> bool:
@@ -73,10 +76,11 @@ def counterparts(network: nn.Module, new: nn.Module, plan: Plan, graph: Graph) -
         if name not in graph.layouts:
             continue  # a buffer that a pass after the trace has left behind
         # the first of a tied tensor's names may have gone with a branch
-        after = next((found[alias] for alias in aliases[id(before)] if alias in found), None)
+        new_name = next((alias for alias in aliases[id(before)] if alias in found), "")
+        after = found.get(new_name)
         if isinstance(before, nn.Parameter):
             _check(name, after, plan, graph)
-        result.append(Counterpart(name, before, after, indices_of(graph.layouts[name], masks, known)))
+        result.append(Counterpart(name, before, after, indices_of(graph.layouts[name], masks, known), new_name))
     return tuple(result)
 
 

@@ -208,7 +208,8 @@ class _Loop:
 
     def state(self, step: int, epoch: int, loss: float | None = None) -> StepState:
         """Return the state of the training for hooks."""
-        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch, loss)
+        averages = () if self.ema is None else (self.ema,)
+        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch, loss, averages)
 
     def step(self, group: Sequence[Batch], step: int, steps: int, epoch: int) -> Mapping[str, torch.Tensor]:
         """Take one optimizer step over the batches of a group.
