@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import itertools
 import time
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.file_errors import file_errors
 from edakari.core.objective import task_objective
+from edakari.core.protocols import Batch
 from edakari.cost import bind
 from edakari.models import check_trusted
 from edakari.pipeline import processes
@@ -22,13 +23,16 @@ from edakari.pipeline.load import check_weights
 from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.settings import Recipe
 from edakari.pipeline.store import MemoryStore
-from edakari.pipeline.trial import try_task
+from edakari.pipeline.trial import Tried, try_task
 from edakari.solve.spend import reachable
+from edakari.train.terms import loss_terms, total_loss
 
 __all__ = ["Checked", "check_recipe"]
 
 STEPS = 3
 """Number of timed batches of a training step, after one warm-up batch."""
+QUICK = 2.0
+"""Seconds of the trial's batches up to which more batches are timed: slower ones need neither warm-up nor repeats."""
 EVALUATIONS = 3
 """Number of evaluated networks in a run: the unpruned, the pruned and the fine-tuned one."""
 
@@ -71,29 +75,40 @@ def check_recipe(recipe: Recipe) -> Checked:
         limits = {term.cost: limit for term, (_, limit) in zip(counted.terms, bound.terms, strict=True)}
         if not run.prunes_tokens:
             reachable(run.groups, {group.name: np.zeros(group.size + 1) for group in run.groups}, bound)
-    try_task(run)
-    return Checked(dict(run.dense_costs), limits, _seconds(run))
+    tried = try_task(run)
+    return Checked(dict(run.dense_costs), limits, _seconds(run, tried))
 
 
-def _seconds(run: Run) -> dict[str, float]:
+def _seconds(run: Run, tried: Tried) -> dict[str, float]:
+    """Estimate durations by the trial's batches; where those were quick, by a few more."""
     train, val = run.task.batches("train"), run.task.batches("val")
+    finetune = run.settings.finetune
+    tuned = finetune is not None and finetune.epochs > 0
+    if tried.step + tried.evaluation < QUICK:
+        tried = _timed(run, train, steps=tuned)
+    found = {}
+    if isinstance(val, Sized) and tried.evaluation > 0:
+        found["evaluation"] = EVALUATIONS * len(val) * tried.evaluation
+    if finetune is not None and tuned and isinstance(train, Sized) and tried.step > 0:
+        found["fine-tuning"] = finetune.epochs * len(train) * tried.step
+    return found
+
+
+def _timed(run: Run, batches: Iterable[Batch], *, steps: bool) -> Tried:
+    """Median seconds of the outputs, and of the loss and gradients, of some batches."""
     model, objective = copied(run.dense), task_objective(run.task)
-    step, look = [], []
-    for batch in itertools.islice(train, STEPS + 1):
+    look, step = [], []
+    for batch in itertools.islice(batches, STEPS + 1):
         start = time.perf_counter()
         with torch.no_grad():
             run.task.outputs(model, batch)
         middle = time.perf_counter()
-        loss = torch.stack([term.reshape(()) for term in objective(model, batch).values()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        if steps:
+            total_loss(loss_terms(objective(model, batch))).backward()  # type: ignore[no-untyped-call]
         look.append(middle - start)
         step.append(time.perf_counter() - middle)
+    if not look:
+        return Tried()
     if len(step) > 1:
         step, look = step[1:], look[1:]
-    found = {}
-    if isinstance(val, Sized):
-        found["evaluation"] = EVALUATIONS * len(val) * float(np.median(look))
-    finetune = getattr(run.settings, "finetune", None)
-    if finetune is not None and isinstance(train, Sized):
-        found["fine-tuning"] = finetune.epochs * len(train) * float(np.median(step))
-    return found
+    return Tried(float(np.median(step)) if steps else 0.0, float(np.median(look)))

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses as dc
 import numbers
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -29,13 +30,26 @@ from edakari.tasks.own import Task as OwnTask
 from edakari.train.scope import random_state_kept
 from edakari.train.terms import loss_terms, total_loss
 
-__all__ = ["try_task"]
+__all__ = ["Tried", "try_task"]
 
 SHOWN = 6
 """Entries of a batch that an error describes."""
 
 
-def try_task(run: Run) -> None:
+@dc.dataclass(frozen=True)
+class Tried:
+    """Seconds of what was tried on one batch; 0 of what was not.
+
+    Args:
+        step: the fine-tuning's loss and gradients.
+        evaluation: the evaluation.
+    """
+
+    step: float = 0.0
+    evaluation: float = 0.0
+
+
+def try_task(run: Run) -> Tried:
     """Try what a run will ask of its task: batches, outputs, loss and gradients, evaluation; one batch of each.
 
     Only what the run needs is tried. Weights, statistics, modes, random states and the generators of loaders stay as
@@ -44,6 +58,9 @@ def try_task(run: Run) -> None:
     Args:
         run: the run.
 
+    Returns:
+        How long a batch took.
+
     Raises:
         DataError: a split that is needed has no batches, or the task's code fails on its first batch; says what came.
         WrongArgument: the loss is no tensor or has no gradient, or an evaluation gives no numbers, or not the metric.
@@ -51,6 +68,7 @@ def try_task(run: Run) -> None:
     """
     settings = run.settings
     trains = settings.finetune is not None and settings.finetune.epochs > 0
+    step = evaluation = 0.0
     with random_state_kept(), torch.random.fork_rng(devices=[]):
         model = copied(run.dense)
         needed: dict[Split, bool] = {
@@ -62,13 +80,15 @@ def try_task(run: Run) -> None:
             batch = _first_batch(run, split)
             if batch is None and asked:
                 raise DataError(f"{_where(run)}: there are no batches in the split {split!r}, which this run needs")
-            _try_outputs(run, model, split, batch)
+            if split == "train" and trains:
+                step = _try_training(run, model, batch)
+            elif split == "val" and (asked or not isinstance(run.task, OwnTask)):
+                evaluation = _try_evaluation(run, model, batch)
+            else:
+                _try_outputs(run, model, split, batch)
             if split == "calibration" and needs_data(settings.method):
                 _try_scoring(run)
-            elif split == "train" and trains:
-                _try_training(run, model, batch)
-            elif split == "val" and (needed["val"] or not isinstance(run.task, OwnTask)):
-                _try_evaluation(run, model, batch)
+    return Tried(step, evaluation)
 
 
 def _where(run: Run) -> str:
@@ -98,11 +118,13 @@ def _try_outputs(run: Run, model: nn.Module, split: Split, batch: Batch | None) 
                 run.task.outputs(model, batch)
 
 
-def _try_training(run: Run, model: nn.Module, batch: Batch) -> None:
-    """Take the loss of the fine-tuning, and its gradients, of the first batch."""
+def _try_training(run: Run, model: nn.Module, batch: Batch) -> float:
+    """Take the loss of the fine-tuning, and its gradients, of the first batch; returns the seconds that this took."""
     tuning = run.settings.finetune
     if tuning is not None and (tuning.teacher == "bank" or tuning.views > 1):
-        return  # its batches and objective need indices, which were checked
+        _try_outputs(run, model, "train", batch)
+        return 0.0  # its batches and objective need indices, which were checked
+    start = time.perf_counter()
     with _told(run, "the loss of the first training batch", batch), torch.enable_grad():
         model.train()
         terms = loss_terms(finetuning_objective(run)(model, batch))
@@ -121,6 +143,7 @@ def _try_training(run: Run, model: nn.Module, batch: Batch) -> None:
             f"{_where(run)}: the loss of the first training batch is finite ({_shown(terms)}), but its gradient in "
             f"{wrong!r} is not; a square root or a logarithm at 0 is a usual reason"
         )
+    return time.perf_counter() - start
 
 
 def _require_finite_terms(run: Run, terms: Mapping[str, torch.Tensor]) -> None:
@@ -146,9 +169,13 @@ def _try_scoring(run: Run) -> None:
         )
 
 
-def _try_evaluation(run: Run, model: nn.Module, batch: Batch | None) -> None:
-    """Evaluate on one batch, or as the run will where a task cannot do with one; what comes must be numbers."""
-    task, found = run.task, None
+def _try_evaluation(run: Run, model: nn.Module, batch: Batch | None) -> float:
+    """Evaluate on one batch, or as the run will where a task cannot do with one; what comes must be numbers.
+
+    Returns:
+        Seconds of one batch; 0 if there is none.
+    """
+    task, found, start = run.task, None, time.perf_counter()
     if batch is not None:
         try:
             found = (_of_one_batch(task, batch).evaluate(model),)
@@ -156,11 +183,14 @@ def _try_evaluation(run: Run, model: nn.Module, batch: Batch | None) -> None:
             raise
         except Exception:
             found = None  # it may ask for more than one batch
+    seconds = 0.0 if found is None else time.perf_counter() - start
     if not all(run.processes.gathered_objects(found is not None)):  # an evaluation may need all processes
+        _try_outputs(run, model, "val", batch)
         with _told(run, "evaluate(network, batches)" if isinstance(task, OwnTask) else "evaluate(network)", batch):
             found = (task.evaluate(model),)
     if found is not None and not isinstance(task, OwnTask):  # one that is said in Python is checked where it is asked
         _require_figures(run, *found)
+    return seconds
 
 
 def _of_one_batch(task: Task, batch: Batch) -> Task:

@@ -16,7 +16,7 @@ import edakari
 import edakari.pipeline.context as context
 from edakari.core.protocols import Schedule
 from edakari.models.trust import remember
-from edakari.pipeline import recipe_from
+from edakari.pipeline import checking, recipe_from
 from edakari.pipeline.checking import check_recipe
 from edakari.pipeline.settings import LatencySettings
 from edakari.tasks.own import Task
@@ -190,3 +190,33 @@ def test_a_recipe_names_a_function_that_returns_a_task(tmp_path: Path) -> None:
     assert report["metric"] == "accuracy"
     assert {"loss", "distillation", "features.body.4"} <= set(report["epochs"][0])
     assert json.loads((tmp_path / "run" / "task.json").read_text(encoding="utf-8"))["classes"] == ["dark", "bright"]
+
+
+@pytest.mark.parametrize(("quick", "most"), [(0.0, 2), (9.0, 10)])
+def test_a_check_of_a_slow_network_runs_it_on_few_batches(
+    quick: float, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    for name in ("task", "make"):
+        remember(f"{tmp_path}/own.py:{name}")
+    recipe = recipe_from({
+        "model": {"name": f"{tmp_path}/own.py:make", "weights": "random"}, "device": "cpu",
+        "data": {"task": f"{tmp_path}/own.py:task"}, "method": "magnitude", "budget": "macs<=60%",
+        "finetune": {"epochs": 3},
+    })  # fmt: skip
+    runs: list[Any] = []
+    monkeypatch.setattr(checking, "QUICK", quick)
+    monkeypatch.setattr(Task, "objective", counted(runs, Task.objective))
+    monkeypatch.setattr(Task, "outputs", counted(runs, Task.outputs))
+    seconds = check_recipe(recipe).seconds
+    assert 0 < len(runs) <= most
+    assert seconds["fine-tuning"] > 0
+    assert seconds["evaluation"] > 0
+
+
+def counted(runs: list[Any], function: Any) -> Any:
+    def asked(*args: Any) -> Any:
+        runs.append(function)
+        return function(*args)
+
+    return asked
