@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,10 +20,11 @@ class HookCalls:
     Args:
         model: the network that hooks are told of.
         hooks: the hooks, in order.
+        averages: objects with which the training averages weights.
     """
 
-    def __init__(self, model: nn.Module, hooks: Sequence[Hook]) -> None:
-        self.model, self.hooks = model, hooks
+    def __init__(self, model: nn.Module, hooks: Sequence[Hook], averages: tuple[Any, ...] = ()) -> None:
+        self.model, self.hooks, self.averages = model, hooks, averages
         self.step, self.epoch, self.begun = 0, 0, False
         self._losses: list[torch.Tensor] = []
         self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
@@ -65,4 +67,4 @@ class HookCalls:
         self.epoch += 1
 
     def _state(self, optimizer: torch.optim.Optimizer, loss: float | torch.Tensor | None) -> StepState:
-        return StepState(self.model, optimizer, self.step, self.epoch, loss)
+        return StepState(self.model, optimizer, self.step, self.epoch, loss, self.averages)

@@ -20,6 +20,7 @@ from edakari.train.accelerators import require_fp16
 from edakari.train.average import averaged_weights, hand_over
 from edakari.train.epochs import steps_per_epoch
 from edakari.train.fits import require_converging
+from edakari.train.following import require_followed, require_one_process
 from edakari.train.optim import learning_rate, set_learning_rate
 from edakari.train.precision import with_precision
 from edakari.train.scope import Trained, random_state_kept, trained
@@ -83,7 +84,7 @@ class Session:
         self.network = TrainedNetwork(self)
         self.ema = averaged_weights(chosen.model, self.schedule.ema) if self.schedule.ema > 0 else None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.calls = HookCalls(chosen.model, asked.hooks)
+        self.calls = HookCalls(chosen.model, asked.hooks, () if self.ema is None else (self.ema,))
 
     @property
     def params(self) -> list[torch.Tensor]:
@@ -148,13 +149,17 @@ class Session:
 
         Raises:
             DataError: the loop took another number of steps than the batches have.
-            ModelError: the loss, a weight or a statistic is no longer finite.
+            ModelError: the loss, a weight or a statistic is no longer finite; or a hook made the network smaller, and
+                the optimizer or the averaged weights have not followed, or there are several processes.
         """
         if self.step != (self.epoch + 1) * self.per_epoch:
             found = self.step - self.epoch * self.per_epoch
             raise DataError(f"fit: an epoch gave {found} steps, its length {self.per_epoch}")
         require_converging(self.chosen, self.schedule, self.epoch, self.calls.mean())
         self.calls.end_epoch(self._optimizer)
+        if self.chosen.follow():
+            require_one_process("of another library's trainer")
+            require_followed(self.chosen, self._optimizer, self.calls.averages)
 
     def finish(self) -> None:
         """Copy the averaged weights into the network if there are any."""

@@ -111,10 +111,10 @@ class TimmFit:
         assert optimizer is not None
         if run.schedule.precision == "fp16":
             scaler = _timm("utils").NativeScaler(device=run.device.type)
-            own = {"clip_grad": clip, "clip_mode": self.clip_mode, "parameters": run.params}
+            own = {"clip_grad": clip, "clip_mode": self.clip_mode}
 
             def scaled(loss: torch.Tensor, last: bool) -> None:
-                scaler(loss, optimizer, need_update=last, **own)
+                scaler(loss, optimizer, need_update=last, parameters=run.params, **own)
 
             return scaled
 

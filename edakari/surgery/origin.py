@@ -10,13 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from edakari.core.history import MEMORY
 from edakari.core.plan import Plan
 from edakari.errors import PlanError
 from edakari.surgery.structure import Structure, replaced, structure_of
 
 __all__ = ["Step", "noted", "step_by", "steps_of"]
-
-MEMORY = "edakari_steps"
 
 
 @dc.dataclass(frozen=True)

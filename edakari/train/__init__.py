@@ -2,9 +2,10 @@
 
 from edakari.core.objective import task_objective
 from edakari.train.bank import Bank, BankTeaching, bank_in
+from edakari.train.binding import fitter
 from edakari.train.fits import FITS, fit_by
 from edakari.train.gradients import with_gradients
-from edakari.train.loop import Evaluate, FitSettings, fit, fitter
+from edakari.train.loop import Evaluate, FitSettings, fit
 from edakari.train.losses import distillation
 from edakari.train.optim import learning_rate
 from edakari.train.progress import progress_bar

@@ -33,26 +33,20 @@ def device_here(*, cpu: bool) -> torch.device:
     return device
 
 
-def new_accelerator(precision: Precision, *, cpu: bool, unused_parameters: bool) -> Any:
+def new_accelerator(precision: Precision, *, cpu: bool) -> Any:
     """Make a new accelerator for a training; otherwise accelerate would reuse the settings of the first one.
 
     Args:
         precision: "fp32", "bf16" or "fp16".
         cpu: use no other device.
-        unused_parameters: some trained parameters may not take part in a step.
 
     Raises:
         RecipeError: fp16 needs a GPU, and there is none.
     """
     require_fp16(precision, cpu=cpu)
     from accelerate.accelerator import Accelerator
-    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        cpu=cpu,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
-    )
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
 
 
 def require_fp16(precision: Precision, *, cpu: bool) -> None:

@@ -18,6 +18,8 @@ __all__ = ["KeepBest", "judging"]
 class KeepBest(Hook):
     """Keeps the weights of the epoch with the best value of a metric; mutable state of a run.
 
+    If the network has become smaller, it is a different one: then only epochs from there on count.
+
     Args:
         model: the network whose weights are kept: the trained network or a part of it.
         figure: function that returns the metric after each epoch, with the network in evaluation mode; larger is
@@ -34,6 +36,9 @@ class KeepBest(Hook):
         """See `Hook`."""
         with judging(state.model):
             found = self.figure()
+        shapes = [tensor.shape for tensor in self.model.state_dict().values()]
+        if self.weights and [tensor.shape for tensor in self.weights.values()] != shapes:
+            self.best = None
         if self.best is None or found > self.best:
             self.best, self.epoch = found, state.epoch + 1
             self.weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}

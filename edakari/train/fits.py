@@ -19,6 +19,7 @@ from edakari.core.registry import Registry
 from edakari.errors import ModelError, WrongArgument
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import steps_per_epoch
+from edakari.train.following import require_followed, require_one_process
 from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate, FitSettings
 from edakari.train.resume import FitFolder, History, Progress, identity_of
@@ -101,7 +102,7 @@ def fit_by(own: Fit) -> Callable[..., History]:
                 return Progress.restored(found).history()
             progress = Progress()
             first = _BeforeHooks(chosen, schedule, settings.seed)
-            last = _AfterHooks(progress, evaluate, advice_for(schedule))
+            last = _AfterHooks(fit_name(own), chosen, progress, evaluate, advice_for(schedule))
             every, terms = [first, *hooks, last], functools.partial(_named_terms, objective)
             chosen.train()
             seed_step(settings.seed, 0, Processes.here().rank)  # from which a shuffling DataLoader draws its order
@@ -184,9 +185,10 @@ class _BeforeHooks(Hook):
 
 
 class _AfterHooks(Hook):
-    """Comes after all other hooks: records steps and epochs; run state."""
+    """Comes after all other hooks: records steps and epochs, and checks that cuts were followed; run state."""
 
-    def __init__(self, progress: Progress, evaluate: Evaluate | None, advice: str) -> None:
+    def __init__(self, name: str, chosen: Trained, progress: Progress, evaluate: Evaluate | None, advice: str) -> None:
+        self.name, self.chosen = name, chosen
         self.progress, self.evaluate, self.advice = progress, evaluate, advice
         self._rate = 0.0
         self._end: Callable[[], None] = lambda: None
@@ -209,6 +211,9 @@ class _AfterHooks(Hook):
 
     def end_epoch(self, state: StepState) -> None:
         """See `Hook`."""
+        if self.chosen.follow():
+            require_one_process(self.name)
+            require_followed(self.chosen, state.optimizer, ())
         figures = {name: mean_of(value) for name, value in self.progress.means().items()}
         with judging(state.model):
             found = {} if self.evaluate is None else self.evaluate(state.model)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses as dc
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +10,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from edakari.core.arguments import require, require_methods
 from edakari.core.file_errors import file_errors
 from edakari.core.finite import require_finite_figures
-from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState, Task
+from edakari.core.protocols import Batch, Hook, Objective, Schedule, StepState
 from edakari.core.settings import NonNegative, Seed, Whole, settings
 from edakari.errors import DataError, ModelError
 from edakari.train.accelerators import device_here, nested_tensors, new_accelerator
 from edakari.train.average import averaged_weights, hand_over
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import groups_of, steps_per_epoch
+from edakari.train.following import put_parameters, require_followed, require_same_everywhere
 from edakari.train.optim import learning_rate, make_optimizer, set_learning_rate
 from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
@@ -30,7 +30,7 @@ from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, id
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
 from edakari.train.terms import loss_terms, total_loss
 
-__all__ = ["Evaluate", "FitSettings", "fit", "fitter", "steps_per_epoch"]
+__all__ = ["Evaluate", "FitSettings", "fit", "steps_per_epoch"]
 
 TensorObjective = Callable[[nn.Module, Batch], torch.Tensor]
 """Function that returns the loss of a batch as one scalar tensor."""
@@ -81,7 +81,8 @@ def fit(
     its weights are loaded.
 
     Args:
-        model: the network, trained in place; with `schedule.ema` it gets the averaged weights at the end.
+        model: the network, trained in place; with `schedule.ema` it gets the averaged weights at the end. If a hook
+            makes it smaller (`edakari.shrink`), the same object is smaller at the end.
         objective: function that returns a batch's named loss terms, whose sum is minimised, or one loss tensor.
         batches: iterable with a length; one pass is one epoch. Its methods `set_epoch(epoch)` and `skip(count)` are
             used if it has them. With several processes, it gives each process its own part.
@@ -105,9 +106,7 @@ def fit(
     require_methods(call, "objective", objective, ("__call__",))
     checkpoint = checkpoint_in(settings.folder) if settings.folder else None
     schedule = with_precision(schedule, device_here(cpu=settings.device == "cpu"), checkpoint)
-    accelerator = new_accelerator(
-        schedule.precision, cpu=settings.device == "cpu", unused_parameters=settings.unused_parameters
-    )
+    accelerator = new_accelerator(schedule.precision, cpu=settings.device == "cpu")
     per_epoch = steps_per_epoch(batches, schedule)
     with (
         random_state_kept(),
@@ -116,8 +115,8 @@ def fit(
         progress_bar(
             settings.title, per_epoch * schedule.epochs, settings.progress and accelerator.is_main_process
         ) as bar,
-        contextlib.closing(_Loop(accelerator, chosen, objective, schedule, hooks, settings)) as loop,
     ):
+        loop = _Loop(accelerator, chosen, objective, schedule, hooks, settings)
         folder = FitFolder(settings.folder, identity_of(chosen, schedule, settings.seed, per_epoch, hooks))
         progress = loop.restore(folder)
         while progress.step < per_epoch * schedule.epochs:
@@ -137,52 +136,12 @@ def fit(
             figures = loop.figures(progress, epoch)
             for hook in hooks:
                 hook.end_epoch(loop.state(progress.step, epoch, figures["loss"]))
+            loop.follow()
             progress.end_epoch({**figures, **loop.judged(evaluate, epoch)})
             loop.save(folder, progress, stop)
         if not progress.done:
             loop.finish(folder, progress)
     return progress.history()
-
-
-def fitter(
-    task: Task,
-    settings: FitSettings,
-    own_hooks: Callable[[], Sequence[Hook]] = tuple,
-    train: Callable[..., History] = fit,
-) -> Fit:
-    """Bind a training to a task's training data, for methods; the n-th call uses its own folder `fit-n`.
-
-    Args:
-        task: the task that gives the batches.
-        settings: see `FitSettings`; its folder becomes the parent folder.
-        own_hooks: makes further hooks for each call, which come after the caller's.
-        train: function with the arguments of `fit`: `fit` itself, or a loop that `fit_by` calls.
-    """
-    calls = itertools.count(1)
-
-    def bound(
-        model: nn.Module,
-        objective: Objective,
-        schedule: Schedule,
-        *,
-        hooks: Sequence[Hook] = (),
-        params: Sequence[torch.Tensor] | None = None,
-        batches: Iterable[Batch] | None = None,
-    ) -> None:
-        call = next(calls)
-        folder = settings.folder / f"fit-{call}" if settings.folder else None
-        own = dc.replace(settings, folder=folder, title=f"{settings.title} {call}", seed=settings.seed + call)
-        train(
-            model,
-            objective,
-            task.batches("train") if batches is None else batches,
-            schedule,
-            hooks=[*hooks, *own_hooks()],
-            params=params,
-            settings=own,
-        )
-
-    return bound
 
 
 class _Loop:
@@ -199,17 +158,47 @@ class _Loop:
     ) -> None:
         self.accelerator, self.chosen, self.objective = accelerator, chosen, objective
         self.schedule, self.hooks, self.settings = schedule, hooks, settings
-        self.params = [*chosen.own, *chosen.other]
         self.tensors = nested_tensors()
-        self.ema = averaged_weights(chosen.model, schedule.ema) if schedule.ema > 0 else None
         self.many = accelerator.num_processes > 1
-        self.model = accelerator.prepare_model(chosen.model) if self.many and chosen.own else chosen.model
-        self.optimizer = accelerator.prepare_optimizer(make_optimizer(self.params, schedule))
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer([*chosen.own, *chosen.other], schedule))
+        self._wrap()
+        self._start_average()
+
+    @property
+    def params(self) -> list[torch.Tensor]:
+        """The trained tensors."""
+        return [*self.chosen.own, *self.chosen.other]
+
+    @property
+    def averages(self) -> tuple[Any, ...]:
+        """The averaged weights, if there are any."""
+        return () if self.ema is None else (self.ema,)
+
+    def _wrap(self) -> None:
+        """Let processes average the gradients of the network as it is now."""
+        self.model = self.chosen.model
+        if self.many and self.chosen.own:
+            devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else None
+            unused = self.settings.unused_parameters
+            self.model = DistributedDataParallel(self.model, devices, find_unused_parameters=unused)
+
+    def _start_average(self) -> None:
+        self.ema = averaged_weights(self.chosen.model, self.schedule.ema) if self.schedule.ema > 0 else None
+
+    def follow(self) -> None:
+        """Continue with the network as hooks have left it; they may have made it smaller.
+
+        Raises:
+            ModelError: the optimizer or the averaged weights have not followed, or processes differ.
+        """
+        require_same_everywhere(self.chosen.model)
+        if self.chosen.follow():
+            require_followed(self.chosen, self.optimizer, self.averages)
+            self._wrap()
 
     def state(self, step: int, epoch: int, loss: float | None = None) -> StepState:
         """Return the state of the training for hooks."""
-        averages = () if self.ema is None else (self.ema,)
-        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch, loss, averages)
+        return StepState(self.chosen.model, self.optimizer.optimizer, step, epoch, loss, self.averages)
 
     def step(self, group: Sequence[Batch], step: int, steps: int, epoch: int) -> Mapping[str, torch.Tensor]:
         """Take one optimizer step over the batches of a group.
@@ -289,7 +278,11 @@ class _Loop:
         found = folder.read()
         if found is None:
             return Progress()
-        folder.restore(found, self.chosen, self.hooks)
+        moved = folder.restore(found, self.chosen, self.hooks)
+        if moved:
+            put_parameters(self.optimizer, moved)
+            self._wrap()
+            self._start_average()
         if not found.done:
             self.optimizer.load_state_dict(found.state["optimizer"])
             if self.accelerator.scaler is not None and found.state["scaler"]:
@@ -319,9 +312,3 @@ class _Loop:
         progress.done = True
         if self.accelerator.is_main_process and folder.path is not None:
             folder.write(progress, self.chosen, self.hooks, {})
-
-    def close(self) -> None:
-        """Remove accelerate's wrapper around the network's forward."""
-        if self.model is not self.chosen.model:
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            self.chosen.model.__dict__.pop("forward", None)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from edakari.core.files import write_json
 from edakari.core.protocols import Hook, Schedule
+from edakari.errors import ModelError
 from edakari.train.checkpoint import Checkpoint, read, write
-from edakari.train.scope import Trained
+from edakari.train.scope import Moved, Trained
 
 __all__ = ["FitFolder", "History", "Progress", "checkpoint_in", "identity_of"]
 
@@ -149,15 +151,41 @@ class FitFolder:
         write_json(self.path / "history.json", content)
         self._written_at, self._written_step = time.monotonic(), progress.step
 
-    def restore(self, found: Checkpoint, chosen: Trained, hooks: Sequence[Hook]) -> None:
-        """Restore the tensors and the hooks' state from a checkpoint, in place."""
+    def restore(self, found: Checkpoint, chosen: Trained, hooks: Sequence[Hook]) -> Moved:
+        """Restore the hooks' state, the network's structure and the tensors from a checkpoint, in place.
+
+        Returns:
+            The trained parameters that the network has no longer, as hooks had made it smaller.
+        """
         self._written_step = found.step
+        for hook, state in zip(hooks, found.state["hooks"], strict=True):
+            hook.load_state_dict(state)
+        for hook in hooks:
+            hook.reshape(chosen.model)
+        moved = chosen.follow()
+        _require_shapes(chosen.model, found.state["model"])
         chosen.model.load_state_dict(found.state["model"])
         with torch.no_grad():
             for param, value in zip(chosen.other, found.state["other"], strict=True):
                 param.copy_(value)
-        for hook, state in zip(hooks, found.state["hooks"], strict=True):
-            hook.load_state_dict(state)
+        return moved
+
+
+def _require_shapes(model: nn.Module, stored: Mapping[str, torch.Tensor]) -> None:
+    """Refuse to load weights of another structure.
+
+    Raises:
+        ModelError: a hook had made the network smaller, and has no `reshape` that does so again.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    kept = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    name = next((name for name in {**found, **kept} if found.get(name) != kept.get(name)), None)
+    if name is not None:
+        raise ModelError(
+            f"fit: {name!r} is {found.get(name, 'not there')} in the network and {kept.get(name, 'not there')} in the "
+            "checkpoint. A hook that makes the network smaller needs a method reshape(model) that does it again when "
+            "the training is resumed (see edakari.core.protocols.Hook)"
+        )
 
 
 def identity_of(

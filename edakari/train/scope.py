@@ -16,7 +16,10 @@ from torch import nn
 from edakari.core.modes import preserve_modes
 from edakari.errors import ModelError
 
-__all__ = ["Trained", "interruptible", "random_state_kept", "seed_step", "trained"]
+__all__ = ["Moved", "Trained", "interruptible", "random_state_kept", "seed_step", "trained"]
+
+Moved = Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+"""Pairs of a parameter before a cut and the one that takes its place, None if it was removed."""
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -45,12 +48,35 @@ class Trained:
             and isinstance(module, NORMS)
             and not any(id(param) in chosen for param in module.parameters())
         ]
+        self._names = _names_of(model, self.own)
+
+    def follow(self) -> Moved:
+        """Take the network's parameters again, after it may have become smaller in place.
+
+        Returns:
+            The trained parameters that are no longer in the network; empty if nothing has changed.
+        """
+        found = dict(self.model.named_parameters(remove_duplicate=False))
+        now = [next((found[name] for name in names if name in found), None) for names in self._names]
+        moved = [(old, new) for old, new in zip(self.own, now, strict=True) if new is not old]
+        if moved:
+            self.own = [param for param in now if param is not None]
+            self._names = _names_of(self.model, self.own)
+        return moved
 
     def train(self) -> None:
         """Set the network to training mode, in place, except for the frozen normalisations."""
         self.model.train()
         for module in self.frozen:
             module.eval()
+
+
+def _names_of(model: nn.Module, params: Sequence[torch.Tensor]) -> list[list[str]]:
+    """All names of each parameter: the first one of a tied parameter may go with a branch."""
+    names: dict[int, list[str]] = {}
+    for name, param in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(param), []).append(name)
+    return [names[id(param)] for param in params]
 
 
 @contextlib.contextmanager
@@ -63,25 +89,41 @@ def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: tor
     chosen = Trained(model, params)
     if not chosen.own and not chosen.other:
         raise ModelError("fit: no parameter to train; each has requires_grad=False or `params` is empty")
-    asked = [(param, param.requires_grad) for param in (*model.parameters(), *chosen.other)]
-    homes = [(param, param.device) for param in (*model.parameters(), *model.buffers(), *chosen.other)]
-    active = {id(param) for param in (*chosen.own, *chosen.other)}
+    flags = {name: param.requires_grad for name, param in model.named_parameters(remove_duplicate=False)}
+    beside = [(tensor, tensor.requires_grad, tensor.device) for tensor in chosen.other]
+    home = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), device)
+    active = {id(param) for param in chosen.own}
     try:
         model.to(device)
-        for param in chosen.other:
-            param.data = param.data.to(device)
-        for param, _ in asked:
+        for param in model.parameters():
             param.requires_grad_(id(param) in active)
-        with preserve_modes(model):
+        for tensor in chosen.other:
+            tensor.data = tensor.data.to(device)
+            tensor.requires_grad_(True)
+        with _modes_kept(model):
             yield chosen
     finally:
-        for param, flag in asked:
+        # by name: the network may have become smaller
+        for name, param in model.named_parameters(remove_duplicate=False):
             param.grad = None
-            param.requires_grad_(flag)
-        home = next((home for _, home in homes), device)
+            param.requires_grad_(flags.get(name, param.requires_grad))
         model.to(home)
-        for param in chosen.other:
-            param.data = param.data.to(next(home for found, home in homes if found is param))
+        for tensor, flag, place in beside:
+            tensor.grad = None
+            tensor.requires_grad_(flag)
+            tensor.data = tensor.data.to(place)
+
+
+@contextlib.contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Context that restores modes; modules that replace others in it get the modes of those."""
+    modes = {path: module.training for path, module in model.named_modules()}
+    known = set(model.modules())
+    with preserve_modes(model):
+        yield
+    for path, module in model.named_modules():
+        if module not in known:
+            module.training = modes.get(path, model.training)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
