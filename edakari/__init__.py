@@ -14,6 +14,7 @@ Step by step
     allocate         turns scores and a budget into a plan
     apply            cuts a network by a plan
     simulate         masks a network by a plan, at full size
+    mask_weights     makes a plan that sets single weights to zero
     recalibrate      recomputes batch-norm statistics from a few batches without labels
     reconstruct      refits the layers behind a cut to a few batches without labels
     fit              trains a network
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
     from edakari.pipeline import prune, run
-    from edakari.surgery import apply, build, carry, load, reconstruct, save, shrink, simulate
+    from edakari.surgery import apply, build, carry, load, mask_weights, reconstruct, save, shrink, simulate
     from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
 
@@ -80,6 +81,7 @@ __all__ = [
     "errors",
     "fit",
     "load",
+    "mask_weights",
     "measure_latency",
     "methods",
     "prune",
@@ -108,6 +110,7 @@ _HOMES = {
     "carry": "edakari.surgery",
     "fit": "edakari.train",
     "load": "edakari.surgery",
+    "mask_weights": "edakari.surgery",
     "measure_latency": "edakari.latency.measuring",
     "prune": "edakari.pipeline",
     "recalibrate": "edakari.train",

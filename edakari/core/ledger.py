@@ -15,7 +15,8 @@ LEDGER = ".edakari.files"
 OWN = frozenset(
     {
         *("recipe.yaml", "environment.json", "task.json", "stages", "pruned", "kept", "export", "explain"),
-        *("plan.json", "network.json", "weights.safetensors", "report.json", "report.html", "report.png"),
+        *("plan.json", "network.json", "weights.safetensors", "masks.safetensors"),
+        *("report.json", "report.html", "report.png"),
         *("checkpoint.safetensors", "history.json"),
     }
 )

@@ -4,70 +4,32 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edakari.core.edits import DropBranch, Edit, KeepChannels, KeepTokens, MaskWeights, edit_of, keep, row_of
 from edakari.core.files import json_text
-from edakari.core.graph import InputSpec
+from edakari.core.graph import Graph, InputSpec
+from edakari.core.layout import Layout, Mask, axes, kept
+from edakari.core.packed_masks import PackedMask
 from edakari.core.reading import because, parse_json
 from edakari.core.space import Sizes
 from edakari.core.summaries import ROWS, input_text, rest
-from edakari.core.tables import Table, shortened
+from edakari.core.tables import Table
 from edakari.errors import PlanError
 
-__all__ = ["DropBranch", "Edit", "KeepChannels", "KeepTokens", "MaskWeights", "Plan"]
+if TYPE_CHECKING:
+    from edakari.core.weight_masks import WeightMasks
+
+__all__ = ["DropBranch", "Edit", "KeepChannels", "KeepTokens", "MaskWeights", "Plan", "channel_masks", "joined", "keep"]
 
 VERSION = 1
 
 
-@dc.dataclass(frozen=True, slots=True)
-class KeepChannels:
-    """Keep only these channels of a group, in increasing order."""
-
-    group: str
-    indices: tuple[int, ...]
-
-
-@dc.dataclass(frozen=True, slots=True)
-class KeepTokens:
-    """Keep `count` patch tokens at a block, chosen by a selector.
-
-    Args:
-        block: dotted path of the block after the selector.
-        count: number of patches to keep, without class tokens and packages.
-        selector: name of the selector.
-        settings: settings of the selector and its package, as pairs sorted by name.
-    """
-
-    block: str
-    count: int
-    selector: str
-    settings: tuple[tuple[str, bool | int | float | str], ...] = ()
-
-    @property
-    def group(self) -> str:
-        """Name of the group whose size is the count."""
-        return f"{self.block}:tokens"
-
-
-@dc.dataclass(frozen=True, slots=True)
-class DropBranch:
-    """Remove a complete residual branch; names are those of `Graph.branches`."""
-
-    branch: str
-
-
-@dc.dataclass(frozen=True, slots=True)
-class MaskWeights:
-    """Set single weights to zero; a file next to the plan, named by its digest, holds the mask."""
-
-    parameter: str
-    digest: str
-
-
-Edit = KeepChannels | KeepTokens | DropBranch | MaskWeights
-
-KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (KeepChannels, KeepTokens, DropBranch, MaskWeights)}
+Layouts = Mapping[str, tuple[Layout, ...]]
+"""For each parameter and buffer, the layout of each of its dimensions; see `Graph.layouts`."""
 
 
 @dc.dataclass(frozen=True)
@@ -80,6 +42,9 @@ class Plan:
         inputs: the example that was traced, so that the network can be traced again.
         method: name of the method that made the plan.
         version: version of the format.
+        bits: masks of `MaskWeights` by their digests, for all weights of the dense network, those of channels that the
+            plan removes included. Not part of the JSON, which names the digests; `save` writes them into a file beside
+            it. Plans whose JSON is equal are equal.
     """
 
     edits: tuple[Edit, ...]
@@ -87,6 +52,7 @@ class Plan:
     inputs: InputSpec
     method: str = ""
     version: int = VERSION
+    bits: Mapping[str, bytes] = dc.field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         return self._table().text()
@@ -99,29 +65,27 @@ class Plan:
             f"Plan of {len(self.edits)} edits" + (f" by {self.method}" if self.method else ""),
             (("for input", input_text(self.inputs)), ("for graph", self.fingerprint[:12])),
             ("edit", "where", "kept", "which"),
-            tuple(_row(edit) for edit in self.edits[:ROWS]),
+            tuple(row_of(edit) for edit in self.edits[:ROWS]),
             rest(len(self.edits), "edits"),
         )
 
-    def then(self, later: Plan) -> Plan:
+    def then(self, later: Plan, graph: Graph | None = None) -> Plan:
         """Join this plan with a later plan that was made for this plan's result.
 
         `apply(model, a.then(b))` equals `apply(apply(model, a), b)`.
 
+        Args:
+            later: the later plan.
+            graph: graph of this plan's dense network; needed if this plan cuts channels and the later plan masks
+                weights, whose places in the dense network it knows.
+
         Raises:
-            PlanError: the later plan keeps a channel that this one has already removed, or both prune tokens.
+            PlanError: the later plan keeps a channel that this one has already removed, or masks weights that it does
+                not leave; or both prune tokens; or the graph is missing or of another network.
         """
-        if any(isinstance(edit, KeepTokens) for edit in self.edits) and any(
-            isinstance(edit, KeepTokens) and edit not in self.edits for edit in later.edits
-        ):
-            raise PlanError("both plans prune tokens; make one plan with all selectors for the original network")
-        channels = {edit.group: edit.indices for edit in self.edits if isinstance(edit, KeepChannels)}
-        for edit in later.edits:
-            if isinstance(edit, KeepChannels):
-                channels[edit.group] = _compose(edit, channels.get(edit.group))
-        rest = [edit for plan in (self, later) for edit in plan.edits if not isinstance(edit, KeepChannels)]
-        edits = (*(KeepChannels(group, indices) for group, indices in channels.items()), *dict.fromkeys(rest))
-        return dc.replace(self, edits=edits, method=later.method or self.method)
+        if graph is not None and graph.fingerprint != self.fingerprint:
+            raise PlanError("then(later, graph): the graph is of another network than the one the plan was made for")
+        return joined(self, later, None if graph is None else graph.layouts)
 
     def __deepcopy__(self, memo: Any) -> Plan:
         return self
@@ -135,6 +99,20 @@ class Plan:
     def tokens(self) -> tuple[KeepTokens, ...]:
         """Return the edits that prune tokens."""
         return tuple(edit for edit in self.edits if isinstance(edit, KeepTokens))
+
+    def packed_masks(self) -> dict[str, PackedMask]:
+        """Return the mask of each masked parameter as packed bits.
+
+        Raises:
+            PlanError: the plan comes without the bits, or they are damaged.
+        """
+        return {edit.parameter: _packed(edit, self.bits) for edit in self.edits if isinstance(edit, MaskWeights)}
+
+    def masks(self) -> WeightMasks:
+        """Return the masks of weights as bool tensors of the dense network's shapes; see `packed_masks`."""
+        from edakari.core.weight_masks import WeightMasks  # torch takes seconds to import
+
+        return WeightMasks.unpack(self.packed_masks())
 
     def digest(self) -> str:
         """Compute the SHA-256 of the plan's JSON; equal plans have equal digests on every rank and machine."""
@@ -166,7 +144,7 @@ class Plan:
                     f"the plan has version {content['version']!r}; this edakari reads version {VERSION}. "
                     "Make the plan again, or install the version of edakari that made it."
                 )
-            edits = tuple(_edit(entry) for entry in content["edits"])
+            edits = tuple(edit_of(entry) for entry in content["edits"])
             return cls(edits, str(content["fingerprint"]), content["inputs"], str(content["method"]))
         except PlanError:
             raise
@@ -174,29 +152,92 @@ class Plan:
             raise PlanError(f"not a plan: {because(error)}. Was the file edited or cut short?") from None
 
 
-def _row(edit: Edit) -> tuple[str, str, str, str]:
-    """Row of a table for an edit: its kind, its group or block, the number of kept indices, and the indices."""
-    match edit:
-        case KeepChannels(group, indices):
-            return "keep channels", group, str(len(indices)), shortened(indices)
-        case KeepTokens(block, count, selector):
-            return "keep tokens", block, str(count), f"by {selector}"
-        case DropBranch(branch):
-            return "drop branch", branch, "0", ""
-        case MaskWeights(parameter):
-            return "mask weights", parameter, "–", ""
+def joined(earlier: Plan, later: Plan, layouts: Layouts | None) -> Plan:
+    """Join two plans; see `Plan.then`.
 
-
-def keep(indices: Iterable[int], group: str, size: int) -> KeepChannels:
-    """Make a checked `KeepChannels`.
-
-    Raises:
-        PlanError: there is no index, a repeated index, or an index outside the group.
+    Args:
+        earlier: a plan.
+        later: a plan for the earlier one's result.
+        layouts: layouts of the earlier plan's dense network; None where they are not known.
     """
-    chosen = tuple(sorted(int(index) for index in indices))
-    if not chosen or len(set(chosen)) != len(chosen) or chosen[0] < 0 or chosen[-1] >= size:
-        raise PlanError(f"group {group!r} has {size} channels; cannot keep {chosen[:8]}{'…' if chosen[8:] else ''}")
-    return KeepChannels(group, chosen)
+    if any(isinstance(edit, KeepTokens) for edit in earlier.edits) and any(
+        isinstance(edit, KeepTokens) and edit not in earlier.edits for edit in later.edits
+    ):
+        raise PlanError("both plans prune tokens; make one plan with all selectors for the original network")
+    channels = {edit.group: edit.indices for edit in earlier.edits if isinstance(edit, KeepChannels)}
+    for edit in later.edits:
+        if isinstance(edit, KeepChannels):
+            channels[edit.group] = _compose(edit, channels.get(edit.group))
+    every = [edit for plan in (earlier, later) for edit in plan.edits]
+    rest = [edit for edit in every if not isinstance(edit, KeepChannels | MaskWeights)]
+    masks, bits = _joined_masks(earlier, later, layouts)
+    edits = (*(KeepChannels(group, indices) for group, indices in channels.items()), *dict.fromkeys(rest), *masks)
+    return dc.replace(earlier, edits=edits, method=later.method or earlier.method, bits=bits)
+
+
+def channel_masks(plan: Plan, layouts: Iterable[Layout]) -> dict[str, Mask]:
+    """Return, for each group of these layouts that a plan cuts, which channels it keeps, bool [size]."""
+    indices = {edit.group: edit.indices for edit in plan.edits if isinstance(edit, KeepChannels)}
+    found: dict[str, Mask] = {}
+    for axis in (axis for layout in layouts for axis in axes(layout) if axis.group in indices):
+        found[axis.group] = np.isin(np.arange(axis.size), indices[axis.group])
+    return found
+
+
+def _joined_masks(earlier: Plan, later: Plan, layouts: Layouts | None) -> tuple[list[MaskWeights], dict[str, bytes]]:
+    """Masks of both plans for the dense network of the earlier one; a weight stays if both keep it."""
+    found = {edit.parameter: edit for edit in earlier.edits if isinstance(edit, MaskWeights)}
+    bits = {**later.bits, **earlier.bits}
+    cuts = any(isinstance(edit, KeepChannels) for edit in earlier.edits)
+    for edit in later.edits:
+        if not isinstance(edit, MaskWeights):
+            continue
+        if cuts:
+            edit, bits[edit.digest] = _spread(edit, _packed(edit, later.bits), earlier, layouts)
+        before = found.get(edit.parameter)
+        if before is not None and before != edit:
+            if before.shape != edit.shape:
+                raise PlanError(
+                    f"the later plan masks {edit.parameter!r} with shape {[*edit.shape]}, the earlier one with shape "
+                    f"{[*before.shape]}. Was it made for the result of the earlier plan?"
+                )
+            both = PackedMask.of(_packed(before, bits).array() & _packed(edit, bits).array())
+            edit = MaskWeights(edit.parameter, both.digest, both.shape, both.count)
+            bits[both.digest] = both.bits
+        found[edit.parameter] = edit
+    return list(found.values()), {edit.digest: bits[edit.digest] for edit in found.values() if edit.digest in bits}
+
+
+def _spread(edit: MaskWeights, mask: PackedMask, earlier: Plan, layouts: Layouts | None) -> tuple[MaskWeights, bytes]:
+    """A mask of a cut parameter as one of the dense parameter, whose removed weights it keeps."""
+    if layouts is None:
+        raise PlanError(
+            f"the later plan masks weights ({edit.parameter!r}), and the earlier one cuts channels: pass the graph of "
+            "the dense network, as in earlier.then(later, graph=graph)"
+        )
+    if edit.parameter not in layouts:
+        raise PlanError(f"the later plan masks {edit.parameter!r}, which the earlier plan's network does not have")
+    dims = layouts[edit.parameter]
+    chosen = [kept(dim, channel_masks(earlier, dims)) for dim in dims]
+    left = tuple(int(each.sum()) for each in chosen)
+    if left != mask.shape:
+        raise PlanError(
+            f"the later plan masks {edit.parameter!r} with shape {[*mask.shape]}, of which the earlier plan leaves the "
+            f"shape {[*left]}. Was it made for the result of the earlier plan?"
+        )
+    dense = np.ones([len(each) for each in chosen], dtype=np.bool_)
+    dense[np.ix_(*chosen)] = mask.array()
+    packed = PackedMask.of(dense)
+    return MaskWeights(edit.parameter, packed.digest, packed.shape, packed.count), packed.bits
+
+
+def _packed(edit: MaskWeights, bits: Mapping[str, bytes]) -> PackedMask:
+    if edit.digest not in bits:
+        raise PlanError(
+            f"the plan masks weights of {edit.parameter!r}, but comes without the bits that say which: its JSON alone "
+            "does not hold them. Read it by edakari.surgery.load_plan from a folder with masks.safetensors."
+        )
+    return PackedMask(edit.shape, bits[edit.digest]).checked(edit.parameter, edit.digest)
 
 
 def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -208,19 +249,3 @@ def _compose(later: KeepChannels, earlier: tuple[int, ...] | None) -> tuple[int,
             f"keeps {len(earlier)}. Was it made for the result of the earlier plan?"
         )
     return tuple(earlier[index] for index in later.indices)
-
-
-def _edit(entry: dict[str, Any]) -> Edit:
-    fields = {key: _tuples(value) for key, value in entry.items() if key != "kind"}
-    for key, value in fields.items():
-        fits = {"indices": tuple, "settings": tuple, "count": int}.get(key, str)
-        if not isinstance(value, fits) or isinstance(value, bool):
-            raise TypeError(f"{key} of an edit is {value!r}")
-    edit: Edit = KINDS[entry["kind"]](**fields)
-    if isinstance(edit, KeepChannels):
-        return keep(edit.indices, edit.group, max(edit.indices, default=0) + 1)
-    return edit
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

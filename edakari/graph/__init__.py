@@ -2,6 +2,7 @@
 
 from edakari.graph.cutting import cut, indices_of, taken
 from edakari.graph.inputs import example_for, example_of, spec_of_inputs
+from edakari.graph.maskable import maskable_weights
 from edakari.graph.meta import quick_meta
 from edakari.graph.module_attributes import attributes
 from edakari.graph.outputs import outputs_of, selected, tensors_in
@@ -21,6 +22,7 @@ __all__ = [
     "fault_of",
     "fixed_graph",
     "indices_of",
+    "maskable_weights",
     "outputs_of",
     "quick_meta",
     "rule",

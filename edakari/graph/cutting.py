@@ -23,7 +23,13 @@ __all__ = ["cut", "indices_of", "taken"]
 M = TypeVar("M", bound=nn.Module)
 
 
-def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[str] = ()) -> M:
+def cut(
+    model: M,
+    graph: Graph,
+    masks: Mapping[str, Mask],
+    dropped: Collection[str] = (),
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> M:
     """Copy a network without the removed channels and branches.
 
     Args:
@@ -31,9 +37,11 @@ def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[s
         graph: graph of the network.
         masks: for each group that is cut, which of its channels are kept, bool [size].
         dropped: names of the dropped branches.
+        weights: for each parameter whose weights are masked, which of them stay, bool of its shape; the others become
+            zeros before the cut.
     """
     with torch.inference_mode(False):  # the cut network must be trainable, even if it is cut during an evaluation
-        small = copied(model, _cut_tensors(model, graph, masks))
+        small = copied(model, _cut_tensors(model, graph, masks, weights or {}))
     _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
     # outer branches come later in the forward pass, and include what was done to inner ones
     for branch in graph.branches:
@@ -42,7 +50,9 @@ def cut(model: M, graph: Graph, masks: Mapping[str, Mask], dropped: Collection[s
     return small
 
 
-def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> dict[int, torch.Tensor]:
+def _cut_tensors(
+    model: nn.Module, graph: Graph, masks: Mapping[str, Mask], weights: Mapping[str, torch.Tensor]
+) -> dict[int, torch.Tensor]:
     indices: dict[Layout, torch.Tensor | None] = {}
     smaller: dict[int, torch.Tensor] = {}
     for name, tensor in stored_tensors(model).items():
@@ -55,6 +65,8 @@ def _cut_tensors(model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> d
             lengths = [length if index is None else len(index) for index, length in pairs]
             small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` is slow on meta
         else:
+            if name in weights:
+                small = small.masked_fill(~weights[name].to(small.device), 0)
             small = taken(small, chosen)
             if small.data_ptr() == tensor.data_ptr():
                 small = small.clone()

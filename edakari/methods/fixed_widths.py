@@ -61,7 +61,7 @@ def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
         outcome = method.prune(remaining)
     except InfeasibleBudget as error:
         raise InfeasibleBudget(f"{error} {fixed_note(fixed)}", error.least) from None
-    return dc.replace(outcome, plan=first.then(outcome.plan))
+    return dc.replace(outcome, plan=first.then(outcome.plan, job.graph))
 
 
 def _after(costs: Sequence[Cost], fixed: Sizes) -> list[Cost]:

@@ -69,7 +69,7 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
         budget = _towards(job.budget, dense_costs, iteration / iterations.count)
         allocate_within = job.loop if iteration == iterations.count else allocate_once
         cut = allocate_within(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
-        plan = plan.then(dc.replace(cut, method=name))
+        plan = plan.then(dc.replace(cut, method=name), job.graph)
         model = apply(model, cut, graph)
         # the graph of the last network is only needed for its costs
         graph = (trace if iteration < iterations.count else fixed_graph)(model, job.task.example())

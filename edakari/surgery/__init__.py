@@ -3,9 +3,24 @@
 from edakari.surgery.applying import apply
 from edakari.surgery.carrying import carry
 from edakari.surgery.networks import build, is_saved
+from edakari.surgery.origin import held_masks
 from edakari.surgery.reconstruction import reconstruct
 from edakari.surgery.shrinking import shrink
 from edakari.surgery.simulation import simulate
 from edakari.surgery.store import load, load_plan, save
+from edakari.surgery.weight_masking import mask_weights
 
-__all__ = ["apply", "build", "carry", "is_saved", "load", "load_plan", "reconstruct", "save", "shrink", "simulate"]
+__all__ = [
+    "apply",
+    "build",
+    "carry",
+    "held_masks",
+    "is_saved",
+    "load",
+    "load_plan",
+    "mask_weights",
+    "reconstruct",
+    "save",
+    "shrink",
+    "simulate",
+]

@@ -10,13 +10,14 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask, extent
 from edakari.core.networks import described, unwrapped
-from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, Plan
+from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, MaskWeights, Plan
+from edakari.core.weight_masks import require_parameter
 from edakari.errors import ModelError, PlanError, nearest
 from edakari.graph import call, cut, example_for, fault_of, outputs_of, shadow_of, trace
 from edakari.surgery.origin import noted
 from edakari.surgery.tokens import attach
 
-__all__ = ["apply", "branches_dropped", "checked", "cut_by", "masks_of"]
+__all__ = ["apply", "branches_dropped", "check_mask", "checked", "cut_by", "masks_of"]
 
 
 def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module:
@@ -45,14 +46,14 @@ def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module
 
 def cut_by(plan: Plan, network: nn.Module, graph: Graph) -> nn.Module:
     """Apply a plan to the network and graph that `checked` returned."""
-    small = cut(network, graph, masks_of(plan, graph), branches_dropped(plan))
+    small = cut(network, graph, masks_of(plan, graph), branches_dropped(plan), plan.masks())
     fault = fault_of(shadow_of(small, graph.device), graph, plan.sizes())
     if fault is not None:
         raise PlanError(
             f"the cut network fails in module {fault.module or 'the network itself'!r}: {fault.found}. Its code uses "
             "a width that edakari does not know: declare it with @edakari.graph.attributes, or exclude its groups."
         )
-    return noted(_with_selectors(small, plan) if plan.tokens() else small, plan, network)
+    return noted(_with_selectors(small, plan) if plan.tokens() else small, plan, network, graph)
 
 
 def _with_selectors(small: nn.Module, plan: Plan) -> nn.Module:
@@ -138,8 +139,9 @@ def _check_edits(plan: Plan, graph: Graph) -> None:
             continue
         if isinstance(edit, KeepTokens):
             continue  # attach checks it against the network's blocks
-        if not isinstance(edit, KeepChannels):
-            raise PlanError(f"this version of edakari cannot apply the edit {type(edit).__name__} of the plan: {edit}")
+        if isinstance(edit, MaskWeights):
+            check_mask(edit, graph)
+            continue
         if edit.group not in graph:
             raise PlanError(f"the plan cuts group {edit.group!r}, which the network does not have")
         if len(edit.indices) < graph[edit.group].least:
@@ -151,6 +153,21 @@ def _check_edits(plan: Plan, graph: Graph) -> None:
             raise PlanError(
                 f"the plan keeps channel {edit.indices[-1]} of group {edit.group!r}, which has {graph[edit.group].size}"
             )
+
+
+def check_mask(edit: MaskWeights, graph: Graph) -> None:
+    """Check that a mask is of a parameter of a graph.
+
+    Raises:
+        PlanError: there is no such parameter, or it has another shape.
+    """
+    require_parameter(edit.parameter, graph.parameters)
+    shape = tuple(int(extent(dim, {})) for dim in graph.layouts[edit.parameter])
+    if edit.shape != shape:
+        raise PlanError(
+            f"the mask of {edit.parameter!r} has the shape {[*edit.shape]}, and the parameter {[*shape]}; a mask "
+            "covers all weights of the dense network's parameter"
+        )
 
 
 def _check_branch(edit: DropBranch, graph: Graph) -> None:

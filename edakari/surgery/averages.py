@@ -71,7 +71,7 @@ def _cut_value(value: Any, cut: Cut) -> Any:
         pairs = {pair.name: pair for pair in cut.pairs}
         if all(name in pairs and value[name].shape == pairs[name].before.shape for name in value):
             kept = {name: each for name, each in value.items() if pairs[name].after is not None}
-            return {pairs[name].new_name: pairs[name].cut(each) for name, each in kept.items()}
+            return {pairs[name].new_name: pairs[name].cut_weights(each) for name, each in kept.items()}
     if isinstance(value, list) and value and all(isinstance(each, torch.Tensor) for each in value):
         return _cut_list(value, cut)
     return None
@@ -94,7 +94,7 @@ def _cut_list(values: list[torch.Tensor], cut: Cut) -> list[torch.Tensor] | None
     for pairs in (parameters, trainable):
         if [each.shape for each in values] == [pair.before.shape for pair in pairs]:
             kept = [(pair, each) for pair, each in zip(pairs, values, strict=True) if pair.after is not None]
-            return [pair.cut(each) for pair, each in kept]
+            return [pair.cut_weights(each) for pair, each in kept]
     return None
 
 

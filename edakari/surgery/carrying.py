@@ -33,6 +33,7 @@ def carry(optimizer: T, old: nn.Module, new: nn.Module, plan: Plan, *averages: A
     order, even if all parameters of a group are gone. States of a parameter's shape (momentum, moments, squares) are
     cut like the parameter; scalars, such as a step count, stay. Training then continues exactly as it would with the
     removed channels masked in weights, gradients and states, unless a step depends on how large a tensor is (Muon).
+    Masks of single weights leave states as they are, and set averages of the masked weights to zero.
 
     A state of another shape, such as a factored moment of Adafactor, is kept if its parameter is not cut. If it is,
     there is an error and nothing changes: such a state joins removed entries with others. Gradients are not carried.

@@ -29,6 +29,7 @@ class Counterpart:
         indices: for each dimension, indices of the positions that are kept; None where all are.
         new_name: its name in the network after the cut. It differs only if the tensor has several names, and the first
             of them was removed with a branch.
+        mask: which weights of the tensor after the cut the plan leaves, bool of its shape; None if it masks none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Counterpart:
     after: torch.Tensor | None
     indices: tuple[torch.Tensor | None, ...]
     new_name: str
+    mask: torch.Tensor | None = None
 
     @property
     def changed(self) -> bool:
@@ -43,7 +45,7 @@ class Counterpart:
         return self.after is None or any(index is not None for index in self.indices)
 
     def cut(self, value: torch.Tensor) -> torch.Tensor:
-        """Cut a tensor of the shape before the cut.
+        """Cut a tensor of the shape before the cut; masked weights keep their values in it.
 
         The result lies in memory as the pruned tensor does, as optimizers make their states. It follows the pruned
         tensor to another device or type if the value had those of the tensor before the cut.
@@ -53,6 +55,11 @@ class Counterpart:
         dtype = self.after.dtype if value.dtype == self.before.dtype else value.dtype
         made = torch.empty_like(self.after, dtype=dtype, device=device, requires_grad=False)
         return made.copy_(taken(value.detach(), self.indices))
+
+    def cut_weights(self, value: torch.Tensor) -> torch.Tensor:
+        """Cut other values of the weights, such as averages, as `apply` cuts the weights: masked ones become zeros."""
+        made = self.cut(value)
+        return made if self.mask is None else made.masked_fill_(~self.mask.to(made.device), 0)
 
 
 def counterparts(network: nn.Module, new: nn.Module, plan: Plan, graph: Graph) -> tuple[Counterpart, ...]:
@@ -71,7 +78,7 @@ def counterparts(network: nn.Module, new: nn.Module, plan: Plan, graph: Graph) -
     aliases: dict[int, list[str]] = {}
     for name, tensor in _by_name(network).items():
         aliases.setdefault(id(tensor), []).append(name)
-    result = []
+    weights, result = plan.masks(), []
     for name, before in (*network.named_parameters(), *network.named_buffers()):
         if name not in graph.layouts:
             continue  # a buffer that a pass after the trace has left behind
@@ -80,7 +87,9 @@ def counterparts(network: nn.Module, new: nn.Module, plan: Plan, graph: Graph) -
         after = found.get(new_name)
         if isinstance(before, nn.Parameter):
             _check(name, after, plan, graph)
-        result.append(Counterpart(name, before, after, indices_of(graph.layouts[name], masks, known), new_name))
+        indices = indices_of(graph.layouts[name], masks, known)
+        mask = taken(weights[name], indices) if name in weights else None
+        result.append(Counterpart(name, before, after, indices, new_name, mask))
     return tuple(result)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from edakari.core.graph import Graph
 from edakari.core.history import MEMORY
-from edakari.core.plan import Plan
+from edakari.core.layout import Layout
+from edakari.core.packed_masks import PackedMask
+from edakari.core.plan import Plan, joined
+from edakari.core.weight_masks import WeightMasks
 from edakari.errors import PlanError
+from edakari.surgery.masked_values import packed_after
 from edakari.surgery.structure import Structure, replaced, structure_of
 
-__all__ = ["Step", "noted", "step_by", "steps_of"]
+__all__ = ["Step", "held_masks", "masks_on", "noted", "step_by", "steps_of"]
 
 
 @dc.dataclass(frozen=True)
@@ -26,11 +30,15 @@ class Step:
         plan: the plan that was applied.
         before: structure of the network before.
         after: structure of the network afterwards.
+        layouts: layouts of the network before, so that plans with masks of weights can be joined.
+        masks: masks of the weights of the network afterwards, by this plan and all before.
     """
 
     plan: Plan
     before: Structure
     after: Structure
+    layouts: Mapping[str, tuple[Layout, ...]] = dc.field(default_factory=dict)
+    masks: Mapping[str, PackedMask] = dc.field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Step:
         return self
@@ -42,11 +50,31 @@ def steps_of(model: nn.Module) -> tuple[Step, ...]:
     return found if isinstance(found, tuple) else ()
 
 
-def noted(small: nn.Module, plan: Plan, model: nn.Module) -> nn.Module:
-    """Record on a pruned network that a plan was applied to `model`."""
-    step = Step(plan, structure_of(model), structure_of(small))
+def noted(small: nn.Module, plan: Plan, model: nn.Module, graph: Graph) -> nn.Module:
+    """Record on a pruned network that a plan was applied to `model`, whose graph is given."""
+    masks = packed_after(small, plan, model, graph.layouts, held_masks(model).pack())
+    step = Step(plan, structure_of(model), structure_of(small), graph.layouts, masks)
     setattr(small, MEMORY, (*steps_of(model), step))
     return small
+
+
+def held_masks(model: nn.Module) -> WeightMasks:
+    """Return the masks of a network's weights, by all plans that led to it; empty if none masked weights.
+
+    Plans with masks that `apply` or `load` carried out are recorded on the network. Weights of parameters that were
+    replaced since then are not masked.
+
+    Args:
+        model: a network that `apply` or `load` returned, without wrappers, perhaps trained since then.
+    """
+    steps = steps_of(model)
+    return masks_on(model, steps[-1]) if steps else WeightMasks({})
+
+
+def masks_on(model: nn.Module, last: Step) -> WeightMasks:
+    """Return the masks of a network's weights after a step, without those of parameters that were replaced since."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return WeightMasks.unpack({name: mask for name, mask in last.masks.items() if shapes.get(name) == mask.shape})
 
 
 def step_by(plan: Plan, steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step]:
@@ -62,7 +90,7 @@ def step_by(plan: Plan, steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step]:
     for first in range(len(steps) - 1, -1, -1):
         last = steps[first:]
         if plan.fingerprint == last[0].plan.fingerprint and _joined(last) == set(plan.edits):
-            return tuple(steps[:first]), Step(plan, last[0].before, last[-1].after)
+            return tuple(steps[:first]), dc.replace(last[-1], plan=plan, before=last[0].before, layouts=last[0].layouts)
     made = ", ".join(f"one of {len(step.plan.edits)} edits" for step in steps)
     raise PlanError(
         f"the network was not pruned by this plan of {len(plan.edits)} edits, but by {made}; pass the last plan "
@@ -76,6 +104,9 @@ def _joined(steps: Sequence[Step]) -> set[Any] | None:
         for before, after in itertools.pairwise(steps):
             if replaced(before.after, after.before):
                 return None
-        return set(functools.reduce(Plan.then, (step.plan for step in steps)).edits)
+        whole, *later = [step.plan for step in steps]
+        for plan in later:
+            whole = joined(whole, plan, steps[0].layouts)
+        return set(whole.edits)
     except PlanError:
         return None

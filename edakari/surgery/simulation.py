@@ -35,8 +35,9 @@ def simulate(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Mod
     """The dense network behaving as the pruned one.
 
     Every operator that reads across a pruned axis sees zeros where positions are gone (or, where it computes
-    statistics over them, only those that are kept), so biases do not leak. Weights are shared with `model` and stay as
-    they are (moving or casting the twin moves or casts `model`); there is no gradient.
+    statistics over them, only those that are kept), so biases do not leak. Masked weights are zeros while it runs.
+    Weights are shared with `model` and stay as they are (moving or casting the twin moves or casts `model`); there is
+    no gradient.
 
     If the plan prunes tokens, these are masked too; the cut network says which (see `BothMasked`). If tokens are
     merged, or positions of stages skipped, the returned network has cut channels: simulate the plan without its token
@@ -74,7 +75,7 @@ def _masked(plan: Plan, network: nn.Module, graph: Graph) -> Simulated:
     for branch in graph.branches:
         if branch.name in dropped:
             twin.get_submodule(branch.exit).register_forward_hook(_to_zeros)
-    return Simulated(twin, graph, masks_of(plan, graph))
+    return Simulated(twin, graph, masks_of(plan, graph), plan.masks())
 
 
 def _to_zeros(module: nn.Module, args: Any, output: Any) -> Any:
@@ -84,15 +85,22 @@ def _to_zeros(module: nn.Module, args: Any, output: Any) -> Any:
 class Simulated(nn.Module):
     """A network whose forward pass is masked."""
 
-    def __init__(self, model: nn.Module, graph: Graph, masks: Mapping[str, Mask]) -> None:
+    def __init__(
+        self, model: nn.Module, graph: Graph, masks: Mapping[str, Mask], weights: Mapping[str, torch.Tensor]
+    ) -> None:
         super().__init__()
         self.model = model
         self.graph = graph
         self.masks = masks
+        self.weights = weights
         self.tracer: AxisTracer | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The pruned network's outputs."""
+        with weights_masked(self.model, self.weights):
+            return self._masked(args, kwargs)
+
+    def _masked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         reads = MaskedReads(self.graph, self.masks, stored_tensors(self.model))
         self.tracer = reads.tracer
         modes = (_FunctionMode(reads), OperatorMode(partial(_operator, reads)))
@@ -124,6 +132,21 @@ class Simulated(nn.Module):
         images, _, channels = tracer.peek(args[0])
         made = [images, output.shape[1], channels]
         tracer.handle("selection", lambda tracer, call: made, Call("selection", args[:1], {}, output))
+
+
+@contextlib.contextmanager
+def weights_masked(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Context in which masked weights of a network are zeros; afterwards they are what they were."""
+    named = dict(model.named_parameters())
+    before = {name: named[name].data for name in masks}
+    try:
+        for name, mask in masks.items():
+            # wherever else a module holds the parameter, as recurrent layers do in a list, it is masked too
+            named[name].data = before[name].masked_fill(~mask.to(before[name].device), 0)
+        yield
+    finally:
+        for name, values in before.items():
+            named[name].data = values
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from edakari.core.arguments import require
@@ -24,7 +22,9 @@ from edakari.core.reading import Unreadable, because, read_json, read_text
 from edakari.errors import EdakariError, PlanError, RunFolderError, WeightsError
 from edakari.models import ModelSpec, build, check_trusted, load_weights, read_weights, spec_of
 from edakari.surgery.applying import apply, checked
-from edakari.surgery.origin import Step, step_by, steps_of
+from edakari.surgery.masked_values import values_in_masks
+from edakari.surgery.origin import Step, masks_on, step_by, steps_of
+from edakari.surgery.stored_tensors import cast, file_digest, tensors_of, with_bits, write_bits, write_tensors
 from edakari.surgery.structure import Structure, replace_modules, replaced, structure_of
 
 __all__ = ["load", "load_plan", "load_steps", "save"]
@@ -60,13 +60,15 @@ def save(
         model: the result of `apply(model, plan)`, perhaps trained since then. Wrappers of `torch.compile` and of
             distributed training are removed.
         plan: the plan that was applied last.
-        folder: the folder, which is created if missing. It will hold plan.json, weights.safetensors and network.json.
+        folder: the folder, which is created if missing. It will hold plan.json, weights.safetensors and network.json;
+            and masks.safetensors if a plan masks weights.
         base: the network that the plan was made for; needed if `apply` did not make `model`.
         overwrite: whether to replace a network that the folder already holds.
 
     Raises:
         RunFolderError: the folder already holds a network or is read-only, or the disk is full.
         PlanError: `load` could not rebuild this network, because it is not the plan's result; says where it differs.
+            Or weights that the plan masks are no longer zeros.
         WeightsError: a tensor cannot be stored.
         ModelError: the network is sharded over processes, or scripted.
     """
@@ -76,8 +78,9 @@ def save(
     if (folder / NETWORK).exists() and not overwrite:
         raise RunFolderError(f"{folder} already holds a pruned network; choose another folder, or pass overwrite=True")
     require_writable(folder / NETWORK)
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     earlier, last, spec = _history(model, plan, base)
+    _check_masked(model, last)
     spec, first = _start(spec, (*earlier, last)[0].before, given=base is not None)
     lefts = [first, *(step.after for step in earlier)]
     try:
@@ -89,7 +92,8 @@ def save(
             "Only simple modules (Linear, convolutions, norms, activations) may be replaced after pruning"
         ) from error
     with replacing(folder / WEIGHTS) as temporary:
-        _write_tensors(tensors, temporary)
+        write_tensors(tensors, temporary)
+    write_bits(folder, (step.plan for step in (*earlier, last)))
     write_text(folder / PLAN, plan.to_json() + "\n")
     content = {
         "version": VERSION,
@@ -100,7 +104,7 @@ def save(
         ],
         "replaced": {"before": befores[-1], "after": after},
         "plan": plan.digest(),
-        "weights": _digest(folder / WEIGHTS),
+        "weights": file_digest(folder / WEIGHTS),
     }
     # written last: a folder without it is not a network
     write_json(folder / NETWORK, content)
@@ -132,12 +136,12 @@ def load(folder: str | Path, model: nn.Module | None = None, *, trust_code: bool
     steps = load_steps(folder)
     if steps[-1].plan.digest() != content["plan"]:
         raise PlanError(f"{folder / PLAN} is not the plan that was saved with the network; was it edited?")
-    if _digest(folder / WEIGHTS) != content["weights"]:
+    if file_digest(folder / WEIGHTS) != content["weights"]:
         raise WeightsError(f"{folder / WEIGHTS} are not the weights that were saved; was the file damaged or replaced?")
     small = _carried_out(_dense(folder, content, trust_code) if model is None else model, steps)
     replace_modules(small, content["replaced"]["after"])
     weights = read_weights(folder / WEIGHTS)
-    _cast(small, weights)
+    cast(small, weights)
     load_weights(small, weights, repr(str(folder / WEIGHTS)))
     return small.eval()
 
@@ -155,7 +159,7 @@ def load_plan(folder: str | Path) -> Plan:
     if not path.is_file():
         raise RunFolderError(f"there is no plan in {path.parent}: {path.name} is missing")
     try:
-        return Plan.from_json(read_text(path))
+        return with_bits(Plan.from_json(read_text(path)), path.parent)
     except (Unreadable, OSError) as error:
         raise PlanError(f"{path} cannot be read: {because(error)}. Was the file edited or cut short?") from error
     except PlanError as error:
@@ -172,32 +176,12 @@ def load_steps(folder: str | Path) -> tuple[StoredStep, ...]:
     content = _network(Path(folder))
     try:
         earlier = [
-            StoredStep(step["replaced"], Plan.from_json(json.dumps(step["plan"]))) for step in content["earlier"]
+            StoredStep(step["replaced"], with_bits(Plan.from_json(json.dumps(step["plan"])), Path(folder)))
+            for step in content["earlier"]
         ]
         return (*earlier, StoredStep(content["replaced"]["before"], load_plan(folder)))
     except (KeyError, TypeError) as error:
         raise RunFolderError(f"{Path(folder) / NETWORK} is damaged: {because(error)}") from None
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict of a network as tensors that a file can hold."""
-    tensors = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, torch.Tensor):
-            raise WeightsError(f"the state of the network has a {type(value).__name__} at {name!r}, not a tensor")
-        if value.is_meta or value.is_quantized or value.layout != torch.strided:
-            what = "has no values (meta)" if value.is_meta else f"is of type {value.dtype} and layout {value.layout}"
-            raise WeightsError(f"{name} {what}, which a safetensors file cannot hold")
-        tensors[name] = value.detach().cpu().contiguous().clone()
-    return tensors
-
-
-def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except (KeyError, ValueError, TypeError) as error:
-        types = ", ".join(sorted({str(value.dtype) for value in tensors.values()}))
-        raise WeightsError(f"the network's tensors ({types}) cannot be stored: {error}") from error
 
 
 def _history(model: nn.Module, plan: Plan, base: nn.Module | None) -> tuple[tuple[Step, ...], Step, ModelSpec | None]:
@@ -213,7 +197,19 @@ def _history(model: nn.Module, plan: Plan, base: nn.Module | None) -> tuple[tupl
                 "was made for is unknown; pass that network as base="
             )
         owner = build(ModelSpec(spec.name, spec.options))
-    return steps_of(owner), Step(plan, structure_of(owner), structure_of(apply(owner, plan))), spec
+    return steps_of(owner), steps_of(apply(owner, plan))[-1], spec
+
+
+def _check_masked(model: nn.Module, last: Step) -> None:
+    """Raise an error if weights that a plan masks are no longer zeros."""
+    filled = list(values_in_masks(model, masks_on(model, last)))
+    if filled:
+        name, number = filled[0]
+        more = f", and others in {len(filled) - 1} more parameters" if len(filled) > 1 else ""
+        raise PlanError(
+            f"{number} weights of {name!r} that the plan masks are not zero{more}; a training has filled them. Train "
+            "with the masks held, or set the weights to zero again by the masks of edakari.surgery.held_masks(model)"
+        )
 
 
 def _began(steps: tuple[Step, ...], base: nn.Module) -> bool:
@@ -283,15 +279,6 @@ def _stands_before(plan: Plan, model: nn.Module) -> bool:
     return True
 
 
-def _cast(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Cast a network's tensors to the stored types, in place; tied tensors stay tied."""
-    for path, module in model.named_modules():
-        for name, value in (*module._parameters.items(), *module._buffers.items()):
-            stored = weights.get(f"{path}.{name}" if path else name)
-            if value is not None and stored is not None and value.dtype != stored.dtype:
-                value.data = value.data.to(stored.dtype)
-
-
 def _network(folder: Path) -> dict[str, Any]:
     path = folder / NETWORK
     for name in (NETWORK, WEIGHTS):
@@ -338,8 +325,3 @@ def _dense(folder: Path, content: dict[str, Any], trust_code: bool) -> nn.Module
     spec = dc.replace(ModelSpec(described["name"]), options=described["options"])
     check_trusted(spec, folder / NETWORK, trust_code=trust_code)
     return build(spec)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -59,7 +59,7 @@ def test_json_round_trip_of_every_kind_of_edit() -> None:
         KeepChannels("a", (0, 2)),
         KeepTokens("blocks.3", 98, "head", (("package", "sum"),)),
         DropBranch("b"),
-        MaskWeights("w", "00ff"),
+        MaskWeights("w", "00ff", (2, 3), 5),
     )
     assert Plan.from_json(whole.to_json()) == whole
     assert whole.sizes() == {"a": 2, "b": 0, "blocks.3:tokens": 98}

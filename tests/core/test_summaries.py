@@ -50,12 +50,13 @@ def test_a_plan_prints_what_stays() -> None:
         KeepChannels("conv<1>", tuple(range(0, 40, 2))),
         KeepTokens("blocks.3", 98, "tome"),
         DropBranch("block:branch"),
-        MaskWeights("fc.weight", "0" * 64),
+        MaskWeights("fc.weight", "0" * 64, (10, 512), 512),
     )
     text = repr(Plan(edits, "f" * 64, {"tensor": [[1, 3, 8, 8], "float32"]}, "magnitude"))
     assert text.startswith("Plan of 4 edits by magnitude")
     assert re.search(r"conv<1> +20  0, 2, 4, 6, 8, 10, 12, 14, …", text)
     assert re.search(r"drop branch +block:branch +0$", text, re.MULTILINE)
+    assert re.search(r"mask weights +fc.weight +512  of 5,120 weights$", text, re.MULTILINE)
     assert "conv&lt;1&gt;" in Plan(edits, "f" * 64, None)._repr_html_()
     assert "and 14 more edits" in repr(Plan(edits * 5, "f" * 64, None))
     assert "no edits" not in repr(Plan((), "f" * 64, None))

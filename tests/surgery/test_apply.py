@@ -117,7 +117,9 @@ def test_a_plan_for_another_size_of_images_is_refused():
         (KeepChannels("nowhere", (0,)), "nowhere"),
         (KeepChannels("conv1", (0, 64)), "channel 64"),
         (DropBranch("layer1.0"), "did you mean .layer1.0:branch"),
-        (MaskWeights("conv1.weight", ""), "MaskWeights"),
+        (MaskWeights("conv1.weight", "", (64, 3, 7, 7), 0), "without the bits"),
+        (MaskWeights("conv1.weight", "", (64, 3, 7), 0), r"shape \[64, 3, 7\], and the parameter \[64, 3, 7, 7\]"),
+        (MaskWeights("conv1.wait", "", (64, 3, 7, 7), 0), "did you mean .conv1.weight"),
     ],
 )
 def test_edits_that_cannot_be_made_are_refused(edit, message):
