@@ -5,7 +5,7 @@
 
 BCCD is the folder of Pascal VOC's form; the weights are those of the backbone (see examples/ssdlite.py). One dense
 network is trained first, in cycles, until its mAP50 is high enough or the time is over. Every arm starts from it and
-trains for the same number of epochs: as many as the dense network trains in --minutes. "dense" continues as it is;
+trains all its weights for the same number of epochs. "dense" continues as it is;
 "edakari" and "torch-pruning" are cut first, by first-order Taylor scores, to --share of the dense network's latency in
 ONNX Runtime on one thread, both to multiples of 8 channels. torch-pruning has no budgets, so its ratio is found by
 bisection with the same clock. The dense network was chosen on the images that judge, which favours it. Every step
@@ -56,7 +56,7 @@ CYCLE = 10
 ROUND_TO = 8
 CALIBRATION = 8
 """Batches by which torch-pruning's scores are made; edakari has as many images."""
-SETTINGS = ("share", "minutes", "lr", "batch", "enough", "dense_minutes", "limit", "size", "frozen", "precision")
+SETTINGS = ("share", "epochs", "lr", "batch", "enough", "dense_minutes", "limit", "size", "frozen", "precision")
 """What a result depends on beside the code."""
 RESAMPLES = 500
 Found = list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
@@ -85,13 +85,13 @@ def task_of(arguments: argparse.Namespace, seed: int) -> Detection:
 
 
 def train(
-    model: nn.Module, task: Detection, epochs: int, lr: float, folder: Path, seed: int, arguments: argparse.Namespace
+    model: nn.Module, task: Detection, epochs: int, frozen: int, folder: Path, seed: int, arguments: argparse.Namespace
 ) -> float:
-    """Train in place, but for the first blocks of the backbone; returns seconds."""
-    schedule = Schedule(epochs=epochs, lr=lr, optimizer="adamw", weight_decay=1e-4, ema=0.97,
+    """Train in place, but for the first `frozen` blocks of the backbone; returns seconds."""
+    schedule = Schedule(epochs=epochs, lr=arguments.lr, optimizer="adamw", weight_decay=1e-4, ema=0.97,
                         precision=arguments.precision)  # fmt: skip
     model.to(memory_format=torch.channels_last)
-    model.backbone.near[: arguments.frozen].requires_grad_(False)  # type: ignore[index,union-attr]
+    model.backbone.near[:frozen].requires_grad_(False)  # type: ignore[index,union-attr]
     settings = FitSettings(folder=folder, seed=seed, progress=False)
     history = fit(model, task_objective(task), task.batches("train"), schedule, settings=settings)
     model.requires_grad_(True)
@@ -112,7 +112,7 @@ def trained(arguments: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
         model.load_state_dict(load_file(weights))
     while record["map50"] < arguments.enough and record["seconds"] < 60 * arguments.dense_minutes:
         number, folder = record["cycles"], arguments.work / "dense" / str(record["cycles"])
-        seconds = train(model, task, arguments.cycle, 2 * arguments.lr, folder, number, arguments)
+        seconds = train(model, task, arguments.cycle, arguments.frozen, folder, number, arguments)
         record = {
             "cycles": number + 1,
             "seconds": record["seconds"] + seconds,
@@ -193,7 +193,7 @@ def cut_by_torch_pruning(dense: nn.Module, task: Detection, ratio: float) -> nn.
     return small
 
 
-def arm(name: str, dense: nn.Module, seed: int, epochs: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def arm(name: str, dense: nn.Module, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Cut, train and judge; the network and its predictions stay in the folder of the arm."""
     folder, task, start = arguments.work / f"{name}_{seed}", task_of(arguments, seed), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def arm(name: str, dense: nn.Module, seed: int, epochs: int, arguments: argparse
         model = makers[name](dense, task, seed, folder, arguments) if name in makers else copy.deepcopy(dense)
         torch.save(model, cut)
     cut_seconds, before = time.perf_counter() - start, task.evaluate(model)
-    seconds = train(model, task, epochs, arguments.lr, folder / "fit", seed, arguments)
+    seconds = train(model, task, arguments.epochs, 0, folder / "fit", seed, arguments)
     torch.save(model, folder / "finished.pt")
     torch.save(predictions(task, model.eval()), folder / "found.pt")
     graph, whole = edakari.trace(model, task.example()), edakari.trace(dense, task.example())
@@ -290,15 +290,17 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.6, help="of the dense network's latency")
     parser.add_argument("--enough", type=float, default=0.6, help="mAP50 at which the dense training ends")
     parser.add_argument("--dense-minutes", type=float, default=60)
-    parser.add_argument("--minutes", type=float, default=20, help="of further training of the dense network")
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--epochs", type=int, default=24, help="of further training of each network")
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--cycle", type=int, default=CYCLE, help="epochs of a cycle of the dense training")
     parser.add_argument("--tries", type=int, default=7, help="ratios that torch-pruning's bisection tries")
     parser.add_argument("--spread", type=float, default=0.15, help="noise of timings that is accepted")
     parser.add_argument("--limit", type=int, help="largest number of training images")
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--frozen", type=int, default=0, help="first blocks of the backbone that do not train")
+    parser.add_argument(
+        "--frozen", type=int, default=0, help="first blocks of the backbone that do not train in the dense training"
+    )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--dense-only", action="store_true")
@@ -311,13 +313,13 @@ def main() -> None:
     results = read_json(arguments.output) or {"settings": settings, "rows": {}}
     if results["settings"] != settings:
         raise SystemExit(f"{arguments.output} holds rows of other settings: {results['settings']}")
-    rows, epochs = results["rows"], max(1, int(60 * arguments.minutes / about["epoch_seconds"]))
-    head = {"environment": environment(["python", *sys.argv]), "settings": settings, "dense": about, "epochs": epochs}
+    rows = results["rows"]
+    head = {"environment": environment(["python", *sys.argv]), "settings": settings, "dense": about}
     for seed, name in itertools.product(arguments.seeds, arguments.arms):
         key = f"{name}, seed {seed}"
         if key in rows or arguments.time:
             continue
-        rows[key] = {"arm": name, "seed": seed, "folder": f"{name}_{seed}", **arm(name, dense, seed, epochs, arguments)}
+        rows[key] = {"arm": name, "seed": seed, "folder": f"{name}_{seed}", **arm(name, dense, seed, arguments)}
         write_record(arguments.output, {**head, "rows": rows})
         print(f"{key}: {rows[key]}", flush=True)
     if arguments.time:
