@@ -118,11 +118,12 @@ class UnknownName(EdakariError, ValueError):
         name: the name as given.
         known: all valid names.
         advice: what else to do, a sentence.
+        also: further valid names, too many for a list; the nearest one may be among them.
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str], advice: str = "") -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], advice: str = "", also: Iterable[str] = ()) -> None:
         known = sorted(known)
-        hint = nearest(name, known)
+        hint = nearest(name, [*known, *also])
         super().__init__(
             f"unknown {what} {name!r}"
             + (f"; did you mean {hint!r}?" if hint else ".")

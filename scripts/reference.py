@@ -129,6 +129,7 @@ def method_index(methods: Mapping[str, type[Method]], criteria: Mapping[str, Any
 
 def recipe_tables() -> dict[str, str]:
     """The tables of the recipe's sections by name."""
+    from edakari.core import curves
     from edakari.core.choosing import Groups
     from edakari.core.protocols import Schedule
     from edakari.models import ModelSpec
@@ -141,6 +142,11 @@ def recipe_tables() -> dict[str, str]:
         "latency": [sections.LatencySettings],
         "groups": [Groups],
         "train": [Schedule],
+        "warmup": [curves.WarmedUp],
+        "cosine": [curves.Cosine],
+        "exponential": [curves.Exponential],
+        "steps": [curves.Steps],
+        "one_cycle": [curves.OneCycle],
         "finetune": [sections.FinetuneSettings],
         "bank": [sections.BankSettings],
         "distill": [sections.DistillSettings],
@@ -270,7 +276,7 @@ def default_of(value: Any, hint: Any) -> str:
     if isinstance(value, dc.Field):
         value = value.default if value.default_factory is dc.MISSING else value.default_factory()
     named = registry_of(hint)
-    if named is not None and holds_part(hint):
+    if named is not None and holds_part(hint) and value is not None:
         return f"`{value if isinstance(value, str) else named.name_of(value)}`"
     return "needed" if value is dc.MISSING else f"`{yaml_words(value)}`"
 

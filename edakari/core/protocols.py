@@ -14,17 +14,7 @@ from torch import nn
 from edakari.core.budget import Limits
 from edakari.core.costs import Cost
 from edakari.core.graph import Graph
-from edakari.core.settings import (
-    BelowOne,
-    Count,
-    Fraction,
-    LearningRate,
-    NonNegative,
-    OpenFraction,
-    PositiveFraction,
-    Whole,
-    settings,
-)
+from edakari.core.schedule import Precision, Schedule
 from edakari.core.space import Group, Scores, Sizes
 
 __all__ = [
@@ -49,9 +39,6 @@ Batch = Any
 """An item of a task's loader: tensors in tuples, lists and dicts."""
 
 Split = Literal["train", "calibration", "val"]
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""Precision of a training; "auto" is bf16 if the device supports it natively, else fp32."""
 
 Objective = Callable[[nn.Module, Batch], Mapping[str, torch.Tensor]]
 """Named loss terms of one batch, each a scalar tensor; `fit` minimises their sum."""
@@ -164,42 +151,6 @@ class IndexedTask(Task, Protocol):
         """Compute the SHA-256 of the training examples, their order, and their preprocessing."""
 
 
-@settings
-class Schedule:
-    """Schedule and optimizer settings of a training.
-
-    Args:
-        epochs: number of passes over the training data.
-        lr: peak learning rate.
-        optimizer: "sgd" (Nesterov momentum) or "adamw".
-        momentum: momentum of SGD.
-        weight_decay: weight decay of weights with two or more dimensions; norms and biases have none.
-        warmup: fraction of all steps in which the learning rate rises linearly.
-        final_lr: learning rate at the end of the cosine, as a fraction of `lr`.
-        drops: positions, as fractions of all steps, at which the learning rate is multiplied by `drop`; if empty, it
-            falls along a cosine.
-        drop: factor of the learning rate at each of `drops`.
-        accumulate: number of batches per optimizer step.
-        clip: largest gradient norm; 0 does not clip.
-        ema: decay of the averaged weights that are returned; 0 does not average.
-        precision: "fp32", "bf16" or "fp16" autocast; "auto" is "bf16" where the device computes it, else "fp32".
-    """
-
-    epochs: Whole = 1
-    lr: LearningRate = 0.01
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: BelowOne = 0.9
-    weight_decay: NonNegative = 5e-4
-    warmup: Fraction = 0.05
-    final_lr: Fraction = 0.0
-    drops: tuple[OpenFraction, ...] = ()
-    drop: PositiveFraction = 0.2
-    accumulate: Count = 1
-    clip: NonNegative = 0.0
-    ema: BelowOne = 0.0
-    precision: Precision = "fp32"
-
-
 @dc.dataclass
 class StepState:
     """State of a training, for hooks.
@@ -269,10 +220,12 @@ class Fit(Protocol):
     - Only `params` change, whether they belong to the network or not, and whatever their `requires_grad` was before;
       and statistics of batch normalisations that have a trained parameter, unless `params` is None: then all of them.
     - Whatever the schedule says is done or refused with an error; nothing is left out without a word.
+      `edakari.train.set_rates` sets the learning rate and the momentum of a step in any optimizer.
 
     A fit that a user hands in (`edakari.prune(..., fit=...)`) is called with batches, and need not care for the rest:
-    edakari sets `requires_grad` and training mode, seeds each step, stops a training whose values are no longer finite,
-    restores modes and random states, and keeps the result of each finished call in the run folder. A call that was
+    edakari sets `requires_grad` and training mode, seeds each step, adds the schedule's `l2` to the gradients by a hook
+    (the fit is told no `l2`), stops a training whose values are no longer finite, restores modes and random states, and
+    keeps the result of each finished call in the run folder. A call that was
     interrupted begins again from its first step. A fit that does not call the hooks is an error.
     """
 

@@ -36,6 +36,8 @@ class Registry(Mapping[str, T]):
         members: attributes that every entry must have, such as `("score",)`.
         files: whether a name may refer to the user's own file.
         adapt: function from what a program, a package or a file offers to an entry; None takes it unchanged.
+        others: for another library, the place of a function that returns the entries it offers. The function is called
+            for names that are not found elsewhere; its names are no part of lists.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Registry(Mapping[str, T]):
         members: tuple[str, ...] = (),
         files: bool = True,
         adapt: Callable[[Any], T] | None = None,
+        others: Mapping[str, str] | None = None,
     ) -> None:
         self.what, self.group, self.members, self.files = what, group, members, files
+        self._other_places = dict(others or {})
         self._adapt: Callable[[Any], Any] = adapt or (lambda thing: thing)
         self._built_in = dict(built_in or {})
         self._registered: dict[str, T] = {}
@@ -152,25 +156,29 @@ class Registry(Mapping[str, T]):
         if self.files and names_file(name):
             return self._from_file(name)
         entry = self._entries().get(name)
-        if entry is None:
+        if entry is not None:
+            return self._from_package(name, entry)
+        others = self.others()
+        if name not in others:
             raise self.unknown(name)
-        return self._from_package(name, entry)
+        return others[name]
 
     def unknown(self, name: str) -> UnknownName:
         """Return the error for a name without an entry."""
-        return UnknownName(self.what, name, self.choices(), self.advice)
+        return UnknownName(self.what, name, self.choices(), self.advice, also=self.others())
 
     @property
     def advice(self) -> str:
         """The sentence that says how to add an entry."""
         way = ", or name your own as path/to/file.py:NAME" if self.files else ""
-        return f"Others are added by the entry point group {self.group!r}{way}."
+        libraries = "".join(f"Any of {library}'s can be named too. " for library in self._other_places)
+        return f"{libraries}Others are added by the entry point group {self.group!r}{way}."
 
     def known(self, name: str) -> bool:
-        """Whether a name has an entry or refers to a file; imports and executes nothing."""
+        """Whether a name has an entry or refers to a file; imports and executes nothing but another library."""
         if name in self._registered or name in self._built_in:
             return True  # without reading the metadata of all installed packages
-        return (self.files and names_file(name)) or name in self._entries()
+        return (self.files and names_file(name)) or name in self._entries() or name in self.others()
 
     def names(self) -> tuple[str, ...]:
         """Return all names except those of files, sorted; imports nothing.
@@ -183,6 +191,10 @@ class Registry(Mapping[str, T]):
     def choices(self) -> tuple[str, ...]:
         """Return all names and short forms, sorted; see `shorten`."""
         return tuple(sorted({*self.names(), *(self._short[0] if self._short else ())}))
+
+    def others(self) -> Mapping[str, T]:
+        """Return the entries that other libraries offer, by name; imports the libraries."""
+        return {name: thing for place in self._other_places.values() for name, thing in _imported(place)().items()}
 
     def name_of(self, thing: Any) -> str | None:
         """Return the name of an entry in recipes; None if it has none.

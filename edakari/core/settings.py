@@ -130,14 +130,30 @@ def _make_parts(value: Any) -> None:
         registry, given = registry_of(hint), getattr(value, name, None)
         if isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
             default = getattr(type(value), name, None)  # what is not given is as the field has it
+            _require_known(f"{type(value).__name__}: {name}", nested, given)
             made = dc.replace(default, **given) if isinstance(default, nested) else nested(**given)
             object.__setattr__(value, name, made)
         elif registry is not None and holds_part(hint) and isinstance(given, str | Mapping):
             content = {"name": given} if isinstance(given, str) else dict(given)
             thing = registry.named(content.pop("name", ""))
+            _require_known(f"{type(value).__name__}: {name}", thing, content)
             object.__setattr__(value, name, thing(**content) if content or registry.makes(thing) else thing)
         elif isinstance(given, list):
             object.__setattr__(value, name, _as_tuple(hint, given))
+
+
+def _require_known(where: str, thing: Any, given: Mapping[str, Any]) -> None:
+    """Refuse settings that a dataclass has not.
+
+    Raises:
+        SettingsError: there is one; says which, and the nearest that there is.
+    """
+    known = [field.name for field in dc.fields(thing)] if dc.is_dataclass(thing) else list(given)
+    for name in given:
+        if name not in known:
+            close = nearest(str(name), known)
+            hint = f"; did you mean {close!r}?" if close else "."
+            raise SettingsError(f"{where} has no setting {name!r}{hint} Known: {', '.join(known) or 'none'}")
 
 
 def _as_tuple(hint: Any, value: Any) -> Any:

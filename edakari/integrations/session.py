@@ -21,7 +21,8 @@ from edakari.train.average import averaged_weights, hand_over
 from edakari.train.epochs import steps_per_epoch
 from edakari.train.fits import require_converging
 from edakari.train.following import require_followed, require_one_process
-from edakari.train.optim import learning_rate, set_learning_rate
+from edakari.train.optim import set_rates
+from edakari.train.penalty import penalty_of
 from edakari.train.precision import with_precision
 from edakari.train.scope import Trained, random_state_kept, trained
 from edakari.train.terms import loss_terms, total_loss
@@ -84,7 +85,8 @@ class Session:
         self.network = TrainedNetwork(self)
         self.ema = averaged_weights(chosen.model, self.schedule.ema) if self.schedule.ema > 0 else None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.calls = HookCalls(chosen.model, asked.hooks, () if self.ema is None else (self.ema,))
+        hooks = [*asked.hooks, *penalty_of(self.schedule)]
+        self.calls = HookCalls(chosen.model, hooks, () if self.ema is None else (self.ema,))
 
     @property
     def params(self) -> list[torch.Tensor]:
@@ -126,8 +128,8 @@ class Session:
         self.calls.before_step(self._optimizer)
 
     def set_rate(self) -> None:
-        """Set the learning rate of this step by the schedule."""
-        set_learning_rate(self._optimizer, learning_rate(self.schedule, self.step, self.steps))
+        """Set the learning rate of this step by the schedule, and the momentum if its curve changes it."""
+        set_rates(self._optimizer, self.schedule, self.step, self.steps)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Compute the loss of a batch, a scalar tensor: the sum of the objective's terms.

@@ -14,10 +14,12 @@ from torch import nn
 from edakari.core.optional import require_packages
 from edakari.core.protocols import Batch, Hook, Objective, Schedule
 from edakari.core.settings import settings
+from edakari.errors import SettingsError
 from edakari.integrations.session import Asked, Session, device_of, refuse_governed, session
 from edakari.train.accelerators import nested_tensors
 from edakari.train.epochs import groups_of
-from edakari.train.optim import parameter_groups
+from edakari.train.optim import make_optimizer, parameter_groups
+from edakari.train.optimizers import of_timm, timm_arguments
 
 __all__ = ["TimmFit", "fit"]
 
@@ -28,6 +30,8 @@ SCHEDULER = {
     "updates_per_epoch": "epochs",
     "step_on_epochs": "epochs",
 }
+TORCHS = ("adam", "adamw", "rmsprop", "sgd")
+"""Optimizers of the schedule that timm makes too."""
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,7 +45,7 @@ class TimmFit:
         optimizer: arguments of `timm.optim.create_optimizer_v2`, such as `{"opt": "lamb", "layer_decay": 0.75}`.
             Without `opt`, the schedule names the optimizer.
         scheduler: arguments of `timm.scheduler.create_scheduler_v2`, such as `{"sched": "poly"}`, which counts epochs.
-            Empty follows the schedule: warm-up and a cosine, or drops.
+            Empty follows the schedule, whatever its curve.
         clip_mode: how `clip` of the schedule clips gradients: by "norm", by "value", or adaptively ("agc").
     """
 
@@ -68,12 +72,12 @@ class TimmFit:
         asked = Asked(model, objective, schedule, hooks, params, batches)
         with session(asked, device_of(asked)) as run:
             run.optimizer = self._optimizer(run)
-            rates, update, network = self._scheduler(run, run.optimizer), self._updater(run), run.distributed()
+            set_rate, update, network = self._rates(run, run.optimizer), self._updater(run), run.distributed()
             for epoch in range(run.schedule.epochs):
                 network.train()
                 for group in groups_of(run.batches.given, epoch, 0, run.schedule.accumulate):
                     run.before_step()
-                    rates.step_update(run.step)
+                    set_rate()
                     for index, batch in enumerate(group):
                         last = index == len(group) - 1
                         with contextlib.nullcontext() if last else run.unsynchronised(network):
@@ -86,24 +90,27 @@ class TimmFit:
 
     def _optimizer(self, run: Session) -> torch.optim.Optimizer:
         schedule = run.schedule
-        # timm's "sgd" is Nesterov's, which needs momentum; its "momentum" is without
-        name = "momentum" if schedule.optimizer == "sgd" and schedule.momentum == 0 else schedule.optimizer
+        if "opt" not in self.optimizer and schedule.optimizer not in (*TORCHS, *of_timm()):
+            return make_optimizer(run.params, schedule)
         # timm takes decay and layers from a network's names, which parameters beside the network lack
         trained = parameter_groups(run.params, schedule) if run.chosen.other else run.chosen.model
-        arguments = {"opt": name, "lr": schedule.lr, "weight_decay": schedule.weight_decay, **self.optimizer}
-        made: torch.optim.Optimizer = _timm("optim").create_optimizer_v2(
-            trained, momentum=schedule.momentum, **arguments
-        )
+        arguments = _arguments(schedule, self.optimizer)
+        made: torch.optim.Optimizer = _timm("optim").create_optimizer_v2(trained, **arguments)
         return made
 
-    def _scheduler(self, run: Session, optimizer: torch.optim.Optimizer) -> Any:
-        schedule, arguments = run.schedule, dict(self.scheduler)
-        if arguments:
-            arguments = {"num_epochs": schedule.epochs, "min_lr": schedule.lr * schedule.final_lr, **arguments}
-            arguments["updates_per_epoch"] = run.per_epoch
-        else:
-            arguments = {**_as_scheduled(schedule, run.steps), "updates_per_epoch": 1}
-        return _timm("scheduler").create_scheduler_v2(optimizer, step_on_epochs=False, **arguments)[0]
+    def _rates(self, run: Session, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+        """Function that sets the learning rate of a step: by timm's scheduler if one is named, else by the schedule."""
+        schedule = run.schedule
+        if not self.scheduler:
+            return run.set_rate
+        if schedule.curve is not None:
+            raise SettingsError(
+                "edakari.integrations.timm.fit: the schedule has a curve, and a scheduler of timm is given; keep one"
+            )
+        arguments = {"num_epochs": schedule.epochs, "min_lr": schedule.lr * schedule.final_lr, **self.scheduler}
+        arguments["updates_per_epoch"] = run.per_epoch
+        rates = _timm("scheduler").create_scheduler_v2(optimizer, step_on_epochs=False, **arguments)[0]
+        return lambda: rates.step_update(run.step)
 
     def _updater(self, run: Session) -> Callable[[torch.Tensor, bool], None]:
         """Function that computes gradients and, with the last batch of a step, updates the weights."""
@@ -155,16 +162,21 @@ def _timm(part: str) -> Any:
     return importlib.import_module(f"timm.{part}")
 
 
-def _as_scheduled(schedule: Schedule, steps: int) -> dict[str, Any]:
-    """Arguments of timm's factory for `edakari.train.learning_rate`, one update as its unit of time."""
-    warm = round(schedule.warmup * steps)
-    warming = {"warmup_epochs": warm, "warmup_lr": schedule.lr / (warm + 1)}
-    if schedule.drops:
-        # timm's milestones take effect an update earlier
-        milestones = [round(index * steps) + 1 for index in schedule.drops]
-        return {**warming, "sched": "multistep", "decay_milestones": milestones, "decay_rate": schedule.drop}
-    cosine = {"num_epochs": max(1, steps - warm), "warmup_prefix": True, "min_lr": schedule.lr * schedule.final_lr}
-    return {**warming, **cosine, "sched": "cosine"}
+def _arguments(schedule: Schedule, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of timm's factory of optimizers: those of the schedule, and the user's.
+
+    Raises:
+        SettingsError: the schedule sets something of its optimizer that the user sets too, or for another optimizer.
+    """
+    given = ("eps", "betas", *(schedule.optimizer_options or ()))
+    for name in given:
+        if getattr(schedule, name, name) is not None and (name in own or "opt" in own):
+            raise SettingsError(
+                f"edakari.integrations.timm.fit: {name} is set by the schedule for its optimizer "
+                f"{schedule.optimizer!r}, and optimizer sets {'another by opt' if 'opt' in own else name}; keep one"
+            )
+    known = dc.replace(schedule, optimizer="sgd") if "opt" in own else schedule
+    return {**timm_arguments(known), **own}
 
 
 def _autocast(run: Session) -> Any:

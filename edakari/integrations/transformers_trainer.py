@@ -56,8 +56,9 @@ class SessionCallback(transformers.TrainerCallback):
         self.session = session
 
     def on_step_begin(self, *given: Any, **others: Any) -> None:
-        """Begin a step."""
+        """Begin a step; the trainer's own scheduler sets no momentum."""
         self.session.before_step()
+        self.session.set_rate()
 
     def on_optimizer_step(self, *given: Any, **others: Any) -> None:
         """End a step, before gradients are reset."""

@@ -29,7 +29,7 @@ GOVERNED = {
     "time": "epochs",
     "lr0": "lr",
     "lrf": "final_lr",
-    "cos_lr": "drops",
+    "cos_lr": "curve",
     "optimizer": "optimizer",
     "momentum": "momentum",
     "weight_decay": "weight_decay",

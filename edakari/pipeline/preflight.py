@@ -13,13 +13,14 @@ from edakari.core.file_errors import require_writable
 from edakari.core.ledger import MARKER
 from edakari.core.optional import missing_packages, needs
 from edakari.core.processes import Processes
-from edakari.core.protocols import Precision
-from edakari.errors import RecipeError, RunFolderError
+from edakari.core.protocols import Precision, Schedule
+from edakari.errors import RecipeError, RunFolderError, SettingsError
 from edakari.latency.runnable import faults
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.settings import LatencySettings, PruneSettings, Recipe
+from edakari.train.optim import check_optimizer
 
 __all__ = ["check_pruning", "check_training", "run_settings"]
 
@@ -45,6 +46,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
     if not done("finetune"):
         if asked.finetune:
             problems += _precisions(asked, {"finetune.precision": asked.finetune.precision})
+            problems += _optimizer("finetune", asked.finetune)
         problems += [*_batches(asked, processes), *_folders(asked)]
     if not done("measure"):
         problems += _runtimes(asked)
@@ -61,7 +63,8 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
         RecipeError: lists what is not possible, with keys and lines.
     """
     assert recipe.train is not None
-    _raise([*_precisions(recipe, {"train.precision": recipe.train.precision}), *_batches(recipe, processes)], recipe)
+    precisions = _precisions(recipe, {"train.precision": recipe.train.precision})
+    _raise([*precisions, *_optimizer("train", recipe.train), *_batches(recipe, processes)], recipe)
 
 
 def run_settings(settings: LatencySettings) -> RunSettings:
@@ -101,6 +104,14 @@ def _precisions(asked: PruneSettings, trainings: dict[str, str]) -> Iterator[Pro
         known: Any = is_bf16_available  # accelerate has no types
         if precision == "bf16" and not cpu and not known(ignore_tpu=True):
             yield Problem(key, "'bf16' cannot be computed by the device here; use 'fp32' or 'auto'")
+
+
+def _optimizer(section: str, schedule: Schedule) -> Iterator[Problem]:
+    try:
+        check_optimizer(schedule)
+    except SettingsError as error:
+        key, _, text = str(error).partition(": ")
+        yield Problem(f"{section}.{key}", text)
 
 
 def _batches(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:

@@ -106,7 +106,8 @@ def _part(registry: Registry[Any]) -> Schema:
 
 
 def _name(registry: Registry[Any]) -> Schema:
-    return {"anyOf": [{"enum": list(registry.choices())}, *([FILE] if registry.files else [])]}
+    names = dict.fromkeys((*registry.choices(), *registry.others()))
+    return {"anyOf": [{"enum": list(names)}, *([FILE] if registry.files else [])]}
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Schema:

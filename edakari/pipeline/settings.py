@@ -98,6 +98,7 @@ class FinetuneSettings(Schedule):
     bank: BankSettings = BankSettings()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.teacher not in (None, "dense", "bank") and not names_file(self.teacher):
             raise SettingsError(
                 f'finetune.teacher must be "dense", "bank" or "path/to/file.py:name", found {self.teacher!r}'

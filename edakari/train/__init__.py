@@ -7,7 +7,8 @@ from edakari.train.fits import FITS, fit_by
 from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate, FitSettings, fit
 from edakari.train.losses import distillation
-from edakari.train.optim import learning_rate
+from edakari.train.optim import learning_rate, set_rates
+from edakari.train.penalty import WeightPenalty
 from edakari.train.progress import progress_bar
 from edakari.train.resume import History
 from edakari.train.statistics import batch_statistics, has_norms, recalibrate, recalibrate_
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluate",
     "FitSettings",
     "History",
+    "WeightPenalty",
     "bank_in",
     "batch_statistics",
     "distillation",
@@ -30,6 +32,7 @@ __all__ = [
     "progress_bar",
     "recalibrate",
     "recalibrate_",
+    "set_rates",
     "task_objective",
     "with_gradients",
 ]

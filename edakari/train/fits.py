@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import functools
 import inspect
 import math
@@ -22,6 +23,7 @@ from edakari.train.epochs import steps_per_epoch
 from edakari.train.following import require_followed, require_one_process
 from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate, FitSettings
+from edakari.train.penalty import penalty_of
 from edakari.train.resume import FitFolder, History, Progress, identity_of
 from edakari.train.scope import Trained, random_state_kept, seed_step, trained
 from edakari.train.terms import loss_terms
@@ -103,10 +105,11 @@ def fit_by(own: Fit) -> Callable[..., History]:
             progress = Progress()
             first = _BeforeHooks(chosen, schedule, settings.seed)
             last = _AfterHooks(fit_name(own), chosen, progress, evaluate, advice_for(schedule))
-            every, terms = [first, *hooks, last], functools.partial(_named_terms, objective)
+            every = [first, *hooks, *penalty_of(schedule), last]
+            terms = functools.partial(_named_terms, objective)
             chosen.train()
             seed_step(settings.seed, 0, Processes.here().rank)  # from which a shuffling DataLoader draws its order
-            own(model, terms, schedule, hooks=every, params=params, batches=batches)
+            own(model, terms, dc.replace(schedule, l2=None), hooks=every, params=params, batches=batches)
             first.require_called(fit_name(own))
             progress.done = True
             if Processes.here().main:

@@ -23,7 +23,8 @@ from edakari.train.average import averaged_weights, hand_over
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import groups_of, steps_per_epoch
 from edakari.train.following import put_parameters, require_followed, require_same_everywhere
-from edakari.train.optim import learning_rate, make_optimizer, set_learning_rate
+from edakari.train.optim import make_optimizer, set_rates
+from edakari.train.penalty import penalty_of
 from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
 from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
@@ -108,6 +109,7 @@ def fit(
     schedule = with_precision(schedule, device_here(cpu=settings.device == "cpu"), checkpoint)
     accelerator = new_accelerator(schedule.precision, cpu=settings.device == "cpu")
     per_epoch = steps_per_epoch(batches, schedule)
+    hooks = [*hooks, *penalty_of(schedule)]
     with (
         random_state_kept(),
         trained(model, params, accelerator.device) as chosen,
@@ -210,7 +212,7 @@ class _Loop:
         state = self.state(step, epoch)
         for hook in self.hooks:
             hook.before_step(state)
-        set_learning_rate(self.optimizer, learning_rate(self.schedule, step, steps))
+        set_rates(self.optimizer, self.schedule, step, steps)
         sums: dict[str, torch.Tensor] = {}
         losses: list[torch.Tensor] = []
         for index, batch in enumerate(group):

@@ -1,17 +1,18 @@
-"""Optimizers, weight decay, and the learning rate at every step."""
+"""The optimizer of a schedule, and its learning rate at every step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from edakari.core.curves import CURVES
 from edakari.core.protocols import Schedule
-from edakari.errors import UnknownName
+from edakari.core.schedule import OPTIMIZERS
+from edakari.errors import EdakariError, SettingsError
 
-__all__ = ["learning_rate", "make_optimizer", "parameter_groups", "set_learning_rate"]
+__all__ = ["check_optimizer", "learning_rate", "make_optimizer", "parameter_groups", "set_rates"]
 
 
 def parameter_groups(params: Sequence[torch.Tensor], schedule: Schedule) -> list[dict[str, Any]]:
@@ -31,36 +32,56 @@ def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.
         schedule: the optimizer's name and settings.
 
     Raises:
-        UnknownName: there is no such optimizer.
+        SettingsError: the optimizer does not take a setting, cannot be used here, or has no momentum, which the curve
+            of the learning rate changes.
     """
-    groups = parameter_groups(params, schedule)
-    if schedule.optimizer == "sgd":
-        nesterov = schedule.momentum > 0
-        return torch.optim.SGD(groups, schedule.lr, momentum=schedule.momentum, nesterov=nesterov)
-    if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(groups, schedule.lr)
-    raise UnknownName("optimizer", schedule.optimizer, ("sgd", "adamw"))
+    maker = OPTIMIZERS.named(schedule.optimizer)
+    try:
+        made: torch.optim.Optimizer = maker(parameter_groups(params, schedule), schedule)
+    except EdakariError:
+        raise
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise SettingsError(f"optimizer: {schedule.optimizer!r} refuses its settings: {error}") from error
+    moved = schedule.lr_curve.momentum(0, 1, 1) is not None
+    if moved and not all("betas" in group or "momentum" in group for group in made.param_groups):
+        name = CURVES.name_of(schedule.lr_curve)
+        raise SettingsError(
+            f"curve: {name!r} changes the momentum, and optimizer {schedule.optimizer!r} has none; "
+            f"set curve: {{name: {name}, momentum_range: null}}"
+        )
+    return made
+
+
+def check_optimizer(schedule: Schedule) -> None:
+    """Make the optimizer of a schedule for a weight that nobody trains; see `make_optimizer` for its errors."""
+    make_optimizer([torch.nn.Parameter(torch.zeros(1, 1)), torch.nn.Parameter(torch.zeros(1))], schedule)
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
-    """Compute the learning rate: linear warm-up, then a cosine (Loshchilov & Hutter, 2017, no restarts) or steps.
+    """Compute the learning rate of a step by the schedule's curve.
 
     Args:
-        schedule: peak and final learning rate, fraction of warm-up, or the epochs at which the rate drops.
+        schedule: peak learning rate, curve and number of epochs.
         step: index of the optimizer step, from 0.
         steps: number of steps of the complete training.
     """
-    warm = round(schedule.warmup * steps)
-    if step < warm:
-        return schedule.lr * (step + 1) / (warm + 1)
-    if schedule.drops:
-        return schedule.lr * schedule.drop ** sum(step >= round(index * steps) for index in schedule.drops)
-    done = (step - warm) / max(1, steps - warm)
-    low = schedule.lr * schedule.final_lr
-    return low + (schedule.lr - low) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return schedule.lr_curve.rate(schedule.lr, step, steps, schedule.epochs)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameter groups, in place."""
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, steps: int) -> None:
+    """Set the learning rate of all parameter groups for a step, and their momentum if the curve changes it, in place.
+
+    Args:
+        optimizer: the optimizer.
+        schedule: peak learning rate, curve and number of epochs.
+        step: index of the optimizer step, from 0.
+        steps: number of steps of the complete training.
+    """
+    rate = learning_rate(schedule, step, steps)
+    momentum = schedule.lr_curve.momentum(step, steps, schedule.epochs)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)  # timm's decay by layers
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])
+        elif momentum is not None and "momentum" in group:
+            group["momentum"] = momentum

@@ -198,7 +198,7 @@ def identity_of(
     """
     own = {id(param) for param in chosen.own}
     return {
-        "schedule": dc.asdict(schedule),
+        "schedule": _identity_of(schedule),
         "seed": seed,
         "steps per epoch": per_epoch,
         "model": {name: list(tensor.shape) for name, tensor in chosen.model.state_dict().items()},
@@ -206,3 +206,11 @@ def identity_of(
         "other": [list(param.shape) for param in chosen.other],
         "hooks": [type(hook).__qualname__ for hook in hooks],
     }
+
+
+def _identity_of(schedule: Schedule) -> Mapping[str, Any]:
+    curve: Any = schedule.curve
+    if curve is None:
+        return dc.asdict(schedule)
+    own = {field.name: getattr(curve, field.name) for field in dc.fields(curve)} if dc.is_dataclass(curve) else {}
+    return {**dc.asdict(dc.replace(schedule, curve=None)), "curve": {"name": type(curve).__qualname__, **own}}

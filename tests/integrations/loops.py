@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edakari.core.protocols import Hook, Objective, Schedule, StepState
-from edakari.train import learning_rate
+from edakari.train import set_rates
 from edakari.train.optim import make_optimizer
 
 Step = Callable[[torch.optim.Optimizer, Callable[[], torch.Tensor]], torch.Tensor]
@@ -41,8 +41,7 @@ def looping(step: Step) -> Any:
                 state.loss = None
                 for hook in hooks:
                     hook.before_step(state)
-                for each in optimizer.param_groups:
-                    each["lr"] = learning_rate(schedule, state.step, per_epoch * schedule.epochs)
+                set_rates(optimizer, schedule, state.step, per_epoch * schedule.epochs)
 
                 def gradients(group: Sequence[Any] = group) -> torch.Tensor:
                     optimizer.zero_grad()

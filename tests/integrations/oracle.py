@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.curves import Exponential, OneCycle
 from edakari.core.protocols import Fit, Hook, Schedule, StepState
 from edakari.train import FitSettings, History, fit, fit_by, with_gradients
 
@@ -22,6 +23,16 @@ SCHEDULES = {
     "drops": dc.replace(SCHEDULE, drops=(0.4, 0.8), drop=0.1, accumulate=1),
     "averaged": dc.replace(SCHEDULE, ema=0.9, final_lr=0.1, momentum=0.0),
     "adamw": dc.replace(SCHEDULE, optimizer="adamw", lr=0.01),
+    "one cycle": Schedule(epochs=2, lr=0.02, curve=OneCycle(), optimizer="adam", eps=1e-3, l2=0.02, weight_decay=0.0),
+    "staircase": Schedule(
+        epochs=2,
+        lr=0.01,
+        curve=Exponential(warmup_from=0.5, every=0.6),
+        optimizer="rmsprop",
+        eps=1e-3,
+        l2=0.02,
+        clip=1.0,
+    ),
 }
 QUIET = FitSettings(device="cpu", progress=False, seed=7)
 
