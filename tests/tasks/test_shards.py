@@ -16,7 +16,7 @@ from PIL import Image
 from edakari.errors import DataError, EdakariError
 from edakari.tasks.sources.examples import Wanted, labels_of, notes_of, sizes_of
 from edakari.tasks.sources.formats import read_examples
-from tests.tasks.random_objects import Picture, assert_form, assert_read, pictures
+from tests.tasks.random_objects import Picture, Thing, assert_form, assert_read, pictures
 
 CLASSES = ("cat", "dog", "bird")
 
@@ -205,10 +205,93 @@ def test_options_name_splits_and_the_form_of_boxes(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=said):
             read_examples(f"{text}?{option}", Wanted())
-    with pytest.raises(DataError, match="use COCO JSON"):
+    with pytest.raises(
+        DataError, match=r"it has no column 'objects' with bbox, category, segmentation, .*&segmentation="
+    ):
         read_examples(f"{text}?train=mine", Wanted("masks"))
     with pytest.raises(DataError, match="no column of label maps"):
         read_examples(f"{text}?train=mine", Wanted("map"))
+
+
+def codes(mask: Any) -> list[int]:
+    """Uncompressed run-length codes, column by column, from 0 on."""
+    flat = [0, *mask.T.reshape(-1).tolist()]
+    ends = [at for at in range(1, len(flat)) if flat[at] != flat[at - 1]]
+    return [int(each) for each in np.diff([1, *ends, len(flat)])]
+
+
+def compressed(mask: Any) -> str:
+    from faster_coco_eval.core import mask as library
+
+    return library.encode(np.asfortranarray(mask))["counts"].decode()  # type: ignore[no-any-return]
+
+
+def with_masks(folder: Path, written: list[Picture], form: str, name: str = "segmentation") -> str:
+    """A data set on the disk whose masks are of a form."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    number, size = datasets.Value("float64"), datasets.List(datasets.Value("int32"))
+    counts = {"rle": datasets.List(datasets.Value("int64")), "compressed": datasets.Value("string")}
+    features = {
+        "polygons": lambda: datasets.List(datasets.List(number)),
+        "polygon": lambda: datasets.List(number),
+        "points": lambda: datasets.List(datasets.List(number)),
+        "images": lambda: datasets.Image(),
+    }
+
+    def stored(mask: Any, polygon: list[float]) -> Any:
+        code = {"size": list(mask.shape), "counts": (codes if form == "rle" else compressed)(mask)}
+        return {
+            "polygons": [polygon], "polygon": polygon, "points": np.reshape(polygon, (-1, 2)).tolist(),
+            "images": {"bytes": png(mask * 255), "path": None}, "rle": code, "compressed": code,
+        }[form]  # fmt: skip
+
+    masks = datasets.List(features[form]() if form in features else {"size": size, "counts": counts[form]})
+    things = {"bbox": datasets.List(datasets.List(number, length=4)),
+              "category": datasets.List(datasets.ClassLabel(names=list(CLASSES))), name: masks}  # fmt: skip
+    rows = [
+        {"image": {"bytes": png(each.pixels), "path": None}, "objects": {
+            "bbox": [(t.box[0], t.box[1], t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in each.things],
+            "category": [thing.label for thing in each.things],
+            name: [stored(thing.mask(*each.size), thing.polygon) for thing in each.things],
+        }} for each in written
+    ]  # fmt: skip
+    table = datasets.Dataset.from_list(rows, features=datasets.Features({"image": datasets.Image(), "objects": things}))
+    table.save_to_disk(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("form", ["polygons", "polygon", "points", "rle", "compressed", "images"])
+def test_masks_of_hugging_face_are_read(tmp_path: Path, form: str) -> None:
+    pytest.importorskip("faster_coco_eval")
+    written = pictures(3)
+    examples, _ = read_examples(with_masks(tmp_path / "a", written, form), Wanted("masks"))
+    assert_read(pickle.loads(pickle.dumps(examples)), written, "masks")
+    named = with_masks(tmp_path / "b", written, form, "shape")
+    assert_read(read_examples(f"{named}?segmentation=shape", Wanted("masks"))[0], written, "masks")
+    assert_read(read_examples(named, Wanted())[0], written)
+
+
+@pytest.mark.parametrize(("form", "said"), [
+    ("images", r"item 1: the mask of its object 0 cannot be read: it has \d+x\d+ pixels, but its image has \d+x\d+"),
+    ("rle", r"item 1: the mask of its object 0 cannot be read: it has \d+x\d+ pixels, but its image has"),
+    ("polygons", "item 1: the mask of its object 0 cannot be read: it has no polygon of three points"),
+    ("compressed", "item 1: the mask of its object 0 cannot be read: "),
+])  # fmt: skip
+def test_wrong_masks_of_hugging_face_are_told(
+    tmp_path: Path, form: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faster_coco_eval")
+    if form == "polygons":
+        monkeypatch.setattr(Thing, "polygon", [1.0, 2.0, 3.0, 4.0])
+    elif form == "compressed":
+        monkeypatch.setattr("tests.tasks.test_shards.compressed", lambda mask: "zzzz")
+    else:
+        monkeypatch.setattr(Thing, "mask", lambda thing, height, width: np.ones((height + 1, width), np.uint8))
+    examples, _ = read_examples(with_masks(tmp_path / "a", pictures(3), form), Wanted("masks"))
+    examples[0]
+    with pytest.raises(DataError, match=said):
+        examples[1]
 
 
 def test_label_maps_of_hugging_face_are_read(tmp_path: Path) -> None:

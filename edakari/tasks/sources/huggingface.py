@@ -5,10 +5,11 @@
     hf:zhoubolei/scene_parse_150?map=annotation&classes=names.txt
     hf:saved/to/disk?train=train&val=test
 
-The options name columns (`image`, `objects`, `bbox`, `category`, `map`), splits (`train`, `val`), a configuration
-(`config`), the form of boxes (`boxes`: xywh, xyxy or cxcywh) and a list of classes (`classes`: a text file). A column
-of objects is a mapping of lists: `bbox`, `category`, and perhaps `area`, `iscrowd` and `keypoints`. Code of the hub
-never runs.
+The options name columns (`image`, `objects`, `bbox`, `category`, `segmentation`, `map`), splits (`train`, `val`), a
+configuration (`config`), the form of boxes (`boxes`: xywh, xyxy or cxcywh) and a list of classes (`classes`: a text
+file). A column
+of objects is a mapping of lists: `bbox`, `category`, and perhaps `area`, `iscrowd`, `keypoints` and `segmentation`, the
+masks, as polygons, run-length codes or images. Code of the hub never runs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edakari.errors import DataError
 from edakari.tasks.sources.class_lists import read_class_list
 from edakari.tasks.sources.converting import Converter
 from edakari.tasks.sources.examples import Examples, Wanted, at_index
+from edakari.tasks.sources.hub_masks import masks_of_objects
 from edakari.tasks.sources.label_maps import Numbering
 from edakari.tasks.sources.listing import TRAIN, VAL
 
@@ -43,6 +45,7 @@ OPTIONS = {
     "objects": "objects",
     "bbox": "bbox",
     "category": "category",
+    "segmentation": "",
     "map": "",
     "boxes": "xywh",
     "classes": "",
@@ -50,6 +53,8 @@ OPTIONS = {
 """Options and what they are without being named."""
 MAPS = ("annotation", "annotations", "label", "labels", "mask", "masks", "segmentation_mask", "semantic_segmentation")
 """Names of columns with label maps, where none is named."""
+MASKS = ("segmentation", "segmentations", "masks", "mask")
+"""Names of the masks in a column of objects, where none is named."""
 CROWD = ("iscrowd", "is_crowd")
 
 
@@ -87,11 +92,12 @@ class HubImages:
     """Images of a Hugging Face data set; see `edakari.tasks.sources.examples.Examples`.
 
     Args:
-        dataset: the data set, whose images are files.
+        dataset: the data set, whose images are files, without the column of objects.
         options: names of columns and the form of boxes.
         convert: conversion of items.
         numbering: labels of what label maps store; None without label maps.
         joints: names of the keypoints.
+        objects: the column of objects as it is stored; None with label maps.
     """
 
     dataset: Any
@@ -99,6 +105,7 @@ class HubImages:
     convert: Converter
     numbering: Numbering | None = None
     joints: tuple[str, ...] = ()
+    objects: Any = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -117,12 +124,17 @@ class HubImages:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def _objects_at(self, index: int) -> Mapping[str, Any]:
+        """Objects of an image as they are stored: images of masks are not decoded."""
+        found: Mapping[str, Any] = self.objects[index].to_pylist()[0][self.options["objects"]]
+        return found
+
     def labels_of(self, index: int) -> npt.NDArray[np.int64] | None:
         """Labels of an image's objects, int64 [n]; None for label maps."""
         if self.numbering is not None:
             return None
-        objects = self.dataset.select_columns([self.options["objects"]])[at_index(index, len(self))]
-        return np.array(objects[self.options["objects"]][self.options["category"]], np.int64).reshape(-1)
+        objects = self._objects_at(at_index(index, len(self)))
+        return np.array(objects[self.options["category"]], np.int64).reshape(-1)
 
     def __getitem__(self, index: int) -> tuple[Image, dict[str, Any]]:
         with needs("train", "reading annotated images"):
@@ -140,10 +152,10 @@ class HubImages:
             except DataError as error:
                 raise DataError(f"{where}: {error}") from error
         else:
-            target.update(self._objects(row[self.options["objects"]], image))
+            target.update(self._objects(self._objects_at(index), image, where))
         return self.convert((image, target), index)
 
-    def _objects(self, objects: Mapping[str, Any], image: Any) -> dict[str, Any]:
+    def _objects(self, objects: Mapping[str, Any], image: Any, where: str) -> dict[str, Any]:
         from torchvision import tv_tensors
 
         boxes = np.array(objects[self.options["bbox"]], np.float32).reshape(-1, 4)
@@ -158,6 +170,9 @@ class HubImages:
             found["iscrowd"] = objects[crowd]
         if "area" in objects:
             found["area"] = objects["area"]
+        if self.convert.wanted.target == "masks":
+            masks = objects[self.options["segmentation"]] or []
+            found["masks"] = masks_of_objects(masks, tuple(image.shape[-2:]), where)
         if self.convert.wanted.target == "keypoints":
             found["keypoints"] = np.array(objects["keypoints"], np.float32).reshape(len(boxes), len(self.joints), 3)
         return found
@@ -211,13 +226,22 @@ def _examples(where: str, dataset: Any, options: Mapping[str, str], wanted: Want
         raise DataError(
             f"{where}: it has no column {image!r} of images, only {columns_of(features)}; name it: ?image=NAME"
         )
-    if wanted.target == "masks":
-        raise DataError(f"{where}: masks of objects are not read from Hugging Face data sets; use COCO JSON")
     dataset = dataset.cast_column(image, datasets.Image(decode=False))
     if wanted.target == "map":
         return _with_maps(where, dataset, options, wanted)
+    options = _with_masks(dataset, options)
     names, joints = _categories(where, dataset, options, wanted)
-    return HubImages(dataset, options, Converter(where, names, wanted, len(joints)), None, joints)
+    name = options["objects"]
+    objects = dataset.select_columns([name]).with_format("arrow")
+    convert = Converter(where, names, wanted, len(joints))
+    return HubImages(dataset.remove_columns([name]), options, convert, None, joints, objects)
+
+
+def _with_masks(dataset: Any, options: Mapping[str, str]) -> Mapping[str, str]:
+    """The options, with the name of the masks that are there."""
+    objects = dataset.features.get(options["objects"])
+    names = MASKS if isinstance(objects, Mapping) and not options["segmentation"] else ()
+    return {**options, "segmentation": next((name for name in names if name in objects), options["segmentation"])}
 
 
 def _with_maps(where: str, dataset: Any, options: Mapping[str, str], wanted: Wanted) -> HubImages:
@@ -241,11 +265,13 @@ def _categories(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the classes and of the keypoints."""
     objects = dataset.features.get(options["objects"])
-    parts = (options["bbox"], options["category"], *(("keypoints",) if wanted.target == "keypoints" else ()))
+    more = {"keypoints": "keypoints", "masks": options["segmentation"] or MASKS[0]}.get(wanted.target)
+    parts = (options["bbox"], options["category"], *((more,) if more else ()))
     if not isinstance(objects, Mapping) or any(part not in objects for part in parts):
         raise DataError(
             f"{where}: it has no column {options['objects']!r} with {', '.join(parts)}, only "
             f"{columns_of(dataset.features)}; name them: ?objects=NAME&bbox=NAME&category=NAME"
+            + ("&segmentation=NAME" if wanted.target == "masks" else "")
         )
     names = getattr(getattr(objects[options["category"]], "feature", None), "names", None)
     if options["classes"]:
