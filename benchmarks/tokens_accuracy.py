@@ -87,8 +87,14 @@ def planned(arm: str, share: float, model: nn.Module, bench: Bench) -> dict[str,
         runtime=bench.runtime.name, batch=len(bench.example), repeats=bench.repeats, spread=bench.spread
     )
     settings = PruneSettings(method=own, budget=Budget.parse(f"latency<={share:.0%}"), latency=timed, device="cpu")
-    plan = run_given(model, Task.of(bench.example[:1]), settings).plan
+    plan = run_given(model, Task.of(bench.example[:1]), settings, notify=told).plan
     return {"blocks": [edit.block for edit in plan.tokens()], "counts": [edit.count for edit in plan.tokens()]}
+
+
+def told(stage: str, state: str, found: Any) -> None:
+    """Print what a long measurement says of its progress."""
+    if state == "log":
+        print(f"  {found['stage']}", flush=True)
 
 
 def job(model: nn.Module, task: Classification, seed: int) -> Job:
@@ -140,6 +146,9 @@ def ran(arm: str, share: float, seed: int, tuned: bool, results: Any, arguments:
 
 def train(results: Any, arguments: argparse.Namespace) -> None:
     """All rows that are missing, seed by seed."""
+    missing = [name for name in planned_names(arguments) if name not in results["plans"]]
+    if missing:
+        raise SystemExit(f"{arguments.output} has no numbers of tokens of {', '.join(missing)}: run `plan` first")
     settings = {name: getattr(arguments, name) for name in SETTINGS}
     if results.setdefault("settings", settings) != settings:
         raise SystemExit(f"{arguments.output} was made with {results['settings']}, not with {settings}")
@@ -159,20 +168,28 @@ def train(results: Any, arguments: argparse.Namespace) -> None:
                     write_record(arguments.output, results)
 
 
+def planned_names(arguments: argparse.Namespace) -> list[str]:
+    """Names of the plans that are asked for; those that others take their numbers of tokens from come first."""
+    needed = dict.fromkeys([*(COUNTS_OF[arm] for arm in arguments.arms if arm in COUNTS_OF), *arguments.arms])
+    return [f"{arm} {share:g}" for share in arguments.shares for arm in needed]
+
+
 def plan(results: Any, model: nn.Module, bench: Bench, arguments: argparse.Namespace) -> None:
     """Numbers of tokens that are missing."""
-    for share in arguments.shares:
-        for arm in arguments.arms:
-            if f"{arm} {share:g}" not in results["plans"]:
-                other = COUNTS_OF.get(arm)
-                found = dict(results["plans"][f"{other} {share:g}"]) if other else planned(arm, share, model, bench)
-                results["plans"][f"{arm} {share:g}"] = found
-                print(arm, share, found["counts"], flush=True)
-                write_record(arguments.output, results)
+    for name in planned_names(arguments):
+        if name not in results["plans"]:
+            arm, _, share = name.rpartition(" ")
+            other = COUNTS_OF.get(arm)
+            found = dict(results["plans"][f"{other} {share}"]) if other else planned(arm, float(share), model, bench)
+            results["plans"][name] = found
+            print(name, found["counts"], flush=True)
+            write_record(arguments.output, results)
 
 
 def timed(results: Any, model: nn.Module, bench: Bench) -> None:
     """All networks and the dense one in turns; their times do not depend on their weights."""
+    if not results["plans"]:
+        raise SystemExit("there are no networks to time; run the step `plan` first")
     graph, sites, networks = edakari.trace(model, bench.example), token_sites(model, bench.example), {}
     for name, found in results["plans"].items():
         design = method(name.rpartition(" ")[0]).design(sites)

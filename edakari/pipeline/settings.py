@@ -103,6 +103,11 @@ class FinetuneSettings(Schedule):
             raise SettingsError(
                 f'finetune.teacher must be "dense", "bank" or "path/to/file.py:name", found {self.teacher!r}'
             )
+        if self.teacher == "bank" and self.distill.active:
+            raise SettingsError(
+                "finetune.distill compares with one network, but finetune.teacher is the memory bank, with settings in "
+                "finetune.bank; leave finetune.distill out, or name another teacher"
+            )
         if self.teacher not in (None, "bank") and not self.distill.active:
             raise SettingsError(
                 "finetune.distill.weight must be above 0 where a network teaches, or name finetune.distill.features"

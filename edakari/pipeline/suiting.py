@@ -80,8 +80,8 @@ def _parts(key: str, part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _teacher(tuning: FinetuneSettings, task: Any, kind: OutputKind | None, found: str) -> Iterator[Problem]:
-    if not getattr(task, "indexed", False):
-        # a memory bank and views need classes and indexed examples
+    if kind is not None and not getattr(task, "indexed", False):
+        # a memory bank and views need classes and indexed examples; a task of one's own may have them
         for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
             if asked:
                 yield Problem(f"finetune.{key}", f"{getattr(tuning, key)!r} needs data.task 'classification', {found}")

@@ -24,7 +24,7 @@ from edakari.results import PruneResult, TraceResult
 from edakari.surgery import apply
 from edakari.train import BankTeaching, bank_in
 
-__all__ = ["networks_between", "training"]
+__all__ = ["networks_between", "require_indexed", "training"]
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def training(
     assert tuning is not None
     batches = run.task.batches("train")
     if tuning.views > 1 or tuning.teacher == "bank":
-        batches = _indexed_task(run).with_indices(tuning.views)
+        batches = require_indexed(run).with_indices(tuning.views)
     if tuning.teacher == "bank":
         with _bank_folder(run, tuning.bank.folder) as folder:
             yield _taught_by_bank(run, tuning.bank, folder, (traced, pruned), given), batches
@@ -89,7 +89,7 @@ def _taught_by_bank(
     given: Callable[[], Outcome],
 ) -> Objective:
     traced, pruned = found
-    task = _indexed_task(run)
+    task = require_indexed(run)
 
     def teachers() -> Sequence[nn.Module]:
         if pruned.own_teachers:
@@ -124,7 +124,12 @@ def _bank_folder(run: Run, asked: str | None) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _indexed_task(run: Run) -> IndexedTask:
+def require_indexed(run: Run) -> IndexedTask:
+    """Return the task of a run whose fine-tuning needs indexed examples.
+
+    Raises:
+        RecipeError: its examples have no indices.
+    """
     if not isinstance(run.task, IndexedTask):
         raise RecipeError(
             f"finetune.views and finetune.teacher=bank need a task of classes with indexed examples, not a "

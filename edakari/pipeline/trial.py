@@ -26,6 +26,7 @@ from edakari.errors import DataError, EdakariError, ModelError, WrongArgument
 from edakari.graph import call
 from edakari.pipeline.context import Run
 from edakari.pipeline.distilling import finetuning_objective
+from edakari.pipeline.teaching import require_indexed
 from edakari.tasks.own import Task as OwnTask
 from edakari.train.scope import random_state_kept
 from edakari.train.terms import loss_terms, total_loss
@@ -122,8 +123,9 @@ def _try_training(run: Run, model: nn.Module, batch: Batch) -> float:
     """Take the loss of the fine-tuning, and its gradients, of the first batch; returns the seconds that this took."""
     tuning = run.settings.finetune
     if tuning is not None and (tuning.teacher == "bank" or tuning.views > 1):
+        require_indexed(run)
         _try_outputs(run, model, "train", batch)
-        return 0.0  # its batches and objective need indices, which were checked
+        return 0.0  # its objective needs indices, and networks that are not there yet
     start = time.perf_counter()
     with _told(run, "the loss of the first training batch", batch), torch.enable_grad():
         model.train()

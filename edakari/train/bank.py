@@ -23,6 +23,7 @@ from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, IndexedTask
 from edakari.core.reading import read_json
 from edakari.errors import DataError, RunFolderError
+from edakari.train.losses import outputs_and_terms
 from edakari.train.progress import progress_bar
 from edakari.train.scope import random_state_kept
 from edakari.train.statistics import batch_statistics
@@ -123,13 +124,13 @@ class BankTeaching:
         """See `edakari.core.protocols.Objective`."""
         if len(batch) < 3:
             raise DataError("the memory bank needs batches with the examples' indices; train on task.with_indices()")
-        outputs = self.task.outputs(model, batch)
+        outputs, terms = outputs_and_terms(self.task, model, batch)
+        outputs = self.task.outputs(model, batch) if outputs is None else outputs
         numbers = batch[2].view(-1)
         count = int((numbers == numbers[0]).sum())
         student_VBC = outputs.unflatten(0, (count, -1))
         rows_BKC = self.bank.rows(numbers[: student_VBC.shape[1]]).to(outputs.device)
         aims_BC = self._mixed(student_VBC.detach().float(), rows_BKC, batch[1].view(count, -1)[0].to(outputs.device))
-        terms = self.task.loss(outputs, batch)
         taught = divergence(aims_BC, student_VBC, self.temperature).mean()
         return {**terms, "bank": self.weight * taught}
 

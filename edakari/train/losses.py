@@ -17,7 +17,7 @@ from edakari.core.protocols import Batch, Objective, Task
 from edakari.errors import SettingsError
 from edakari.train.terms import loss_terms
 
-__all__ = ["ComparingTask", "distillation"]
+__all__ = ["ComparingTask", "distillation", "outputs_and_terms"]
 
 
 @runtime_checkable
@@ -72,7 +72,7 @@ def distillation(
         if weight > 0 and not isinstance(task, ComparingTask):
             require_comparable(aims)
         with captured(model, features) as own:
-            outputs, terms = _outputs_and_terms(task, model, batch)
+            outputs, terms = outputs_and_terms(task, model, batch)
         found = {name: (1.0 - weight) * term for name, term in terms.items()}
         if weight > 0:
             outputs = task.outputs(model, batch) if outputs is None else outputs
@@ -82,8 +82,17 @@ def distillation(
     return objective
 
 
-def _outputs_and_terms(task: Task, model: nn.Module, batch: Batch) -> tuple[Any, Mapping[str, torch.Tensor]]:
-    """The task's loss, and the outputs if one forward pass gives both."""
+def outputs_and_terms(task: Task, model: nn.Module, batch: Batch) -> tuple[Any, Mapping[str, torch.Tensor]]:
+    """Compute the terms of a task's loss, by its own objective if it has one.
+
+    Args:
+        task: the task.
+        model: the network.
+        batch: the batch.
+
+    Returns:
+        The outputs, None if the forward pass of the loss does not give them; and the terms.
+    """
     both: Any = getattr(task, "outputs_and_terms", None)
     if callable(both):
         outputs, terms = both(model, batch)

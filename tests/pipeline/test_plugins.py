@@ -43,6 +43,15 @@ RECIPE: dict[str, Any] = {
     "device": "cpu",
 }
 
+SMALL = """
+from torch import nn
+
+
+def small():
+    layers = [nn.Conv2d(1, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 12, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten(), nn.Linear(24, 3))
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -133,6 +142,21 @@ def test_parameters_of_a_function_that_makes_a_task_are_its_settings(folder: Pat
     (folder / "loose.py").write_text("def loose(*names):\n    return names", encoding="utf-8")
     with pytest.raises(RecipeError, match=r"data\.task: the task 'loose' takes names; give every parameter a name"):
         tasked("loose.py:loose")
+
+
+@pytest.mark.parametrize("method", ["rfc", {"name": "ekg", "warmup_images": 4, "search_images": 4}], ids=str)
+def test_a_task_with_indexed_examples_serves_methods_and_teachers_that_need_them(folder: Path, method: Any) -> None:
+    (folder / "net.py").write_text(SMALL, encoding="utf-8")
+    recipe = {
+        "model": {"name": "net.py:small", "weights": "random"},
+        "data": {"task": {"name": "indexed.py:halves", "count": 24}, "batch_size": 8},
+        "method": method, "budget": "macs<=60%", "device": "cpu",
+        "finetune": {"epochs": 2, "lr": 0.05, "views": 2, "teacher": "bank", "bank": {"teachers": 2}},
+    }  # fmt: skip
+    result = edakari.run(recipe, folder / "run", trust_code=True)
+    assert result.report["metric"] == "accuracy"
+    assert all(epoch["bank"] > 0 for epoch in result.report["epochs"])
+    assert 0.3 < result.costs["macs"] / result.report["networks"][0]["costs"]["macs"] <= 0.6
 
 
 def test_a_source_of_data(folder: Path) -> None:

@@ -76,6 +76,8 @@ def test_features_of_the_dense_network_that_the_plan_kept_teach(content: Any, tm
     ("finetune", "error", "said"),
     [
         ({"teacher": "best"}, RecipeError, 'finetune.teacher must be "dense", "bank" or "path/to/file.py:name"'),
+        ({"teacher": "bank", "distill": {"weight": 0.5}}, RecipeError, "finetune.distill compares with one network"),
+        ({"teacher": "bank", "distill": {"features": {"3": 1}}}, RecipeError, "finetune.distill compares with one net"),
         ({"teacher": "teachers.py:wide"}, RecipeError, r"finetune\.distill\.weight must be above 0 where a network"),
         ({"distill": {"features": {"3": 0}}}, RecipeError, "finetune.distill.features"),
         ({"distill": {"features": {"layer": 1.0}}}, UnknownName, "unknown module of Sequential 'layer'"),

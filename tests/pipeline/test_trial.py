@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import edakari
 import edakari.pipeline.stages as stages
 from edakari.core.protocols import Schedule
-from edakari.errors import DataError, EdakariError, ModelError, WrongArgument
+from edakari.errors import DataError, EdakariError, ModelError, RecipeError, WrongArgument
+from edakari.pipeline.settings import FinetuneSettings
 from edakari.pipeline.trial import described
 from edakari.tasks.own import Task
 
@@ -190,6 +191,14 @@ def test_what_a_run_does_not_need_is_not_asked_for() -> None:
     assert edakari.prune(network(), task, "macs<=60%").model(X).shape == (24, 4)
 
 
+@pytest.mark.parametrize("asked", [{"teacher": "bank"}, {"views": 2}], ids=str)
+def test_a_bank_and_views_need_indices_before_anything_is_measured(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    task = tasked(teacher="dense", distill="mse")
+    with pytest.raises(RecipeError, match=r"finetune\.views and finetune\.teacher=bank need .* not a Task; leave them"):
+        edakari.prune(network(), task, "latency<=90%", finetune=FinetuneSettings(epochs=1, **asked))
+
+
 def test_nothing_is_changed_by_the_trial() -> None:
     """A training after it is the one that it would have been: loaders, random states and statistics."""
     found = []
@@ -199,7 +208,7 @@ def test_nothing_is_changed_by_the_trial() -> None:
         model, task = network(), tasked(train=loader, calibration=BATCHES)
         if tried:
             from edakari.pipeline.context import GivenSubject, Run
-            from edakari.pipeline.settings import FinetuneSettings, PruneSettings
+            from edakari.pipeline.settings import PruneSettings
             from edakari.pipeline.store import MemoryStore
             from edakari.pipeline.trial import try_task
 

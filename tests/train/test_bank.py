@@ -88,6 +88,18 @@ def test_many_classes_are_softened_more():
     assert BankTeaching(ToyTask(), Bank(np.zeros((1, 1, 1000), np.float16))).temperature == 10.0
 
 
+def test_the_loss_of_a_task_is_its_own_objective():
+    class Taught(ToyTask):
+        def objective(self, model, batch):
+            return {**self.loss(self.outputs(model, batch), batch), "distillation": torch.tensor(3.0)}
+
+    bank = Bank(np.zeros((1, 1, 2), np.float16))
+    label = torch.zeros(1, dtype=torch.int64)
+    model, batch = Given(torch.zeros(1, 2)), (torch.zeros(1, 2), label, label)
+    own, taught = (BankTeaching(task, bank)(model, batch) for task in (ToyTask(), Taught()))
+    assert taught == {**own, "distillation": 3.0}
+
+
 def test_batches_without_numbers_are_refused():
     objective = BankTeaching(ToyTask(), Bank(np.zeros((1, 1, 2), np.float16)))
     with pytest.raises(DataError, match="indices; train on"):

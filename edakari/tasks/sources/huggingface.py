@@ -7,9 +7,8 @@
 
 The options name columns (`image`, `objects`, `bbox`, `category`, `segmentation`, `map`), splits (`train`, `val`), a
 configuration (`config`), the form of boxes (`boxes`: xywh, xyxy or cxcywh) and a list of classes (`classes`: a text
-file). A column
-of objects is a mapping of lists: `bbox`, `category`, and perhaps `area`, `iscrowd`, `keypoints` and `segmentation`, the
-masks, as polygons, run-length codes or images. Code of the hub never runs.
+file). A column of objects is a mapping of lists: `bbox`, `category`, and perhaps `area`, `iscrowd`, `keypoints` and
+`segmentation`, the masks, as polygons, run-length codes or images. Code of the hub never runs.
 """
 
 from __future__ import annotations
