@@ -27,6 +27,7 @@ __all__ = [
     "FinetuneResult",
     "KeptTokens",
     "LatencyResult",
+    "MaskedWeights",
     "MeasureResult",
     "MetLatency",
     "PlannedLatency",
@@ -178,6 +179,23 @@ class PruneResult:
 
 
 @dc.dataclass(frozen=True, kw_only=True)
+class MaskedWeights:
+    """Counts of a pruned network with masked weights, as in `edakari.cost.sparse.SparseCounts`.
+
+    Args:
+        kept: maskable weights that stay, among all `weights` that are maskable.
+        params: parameters that are not masked.
+        macs: multiply-accumulates without masked weights; `uniform_macs` are all of them times the kept fraction.
+    """
+
+    kept: Whole
+    weights: Whole
+    params: Whole
+    macs: Whole
+    uniform_macs: NonNegative
+
+
+@dc.dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """Result of the check that the cut network does what the plan says.
 
@@ -186,6 +204,7 @@ class CheckResult:
         costs: costs of the pruned network by name.
         bytes: size of the stored pruned network, bytes.
         metrics: metrics before fine-tuning.
+        masked: counts of masked weights; None if the plan masks none, or prunes tokens.
         seconds: duration of the stage, s.
     """
 
@@ -194,6 +213,7 @@ class CheckResult:
     costs: Figures
     bytes: Whole
     metrics: Figures
+    masked: MaskedWeights | None = None
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:

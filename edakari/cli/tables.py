@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from edakari.report.formatting import cost, latency, noisy, predicted, rows, signed
+from edakari.report.formatting import cost, latency, masked_line, noisy, predicted, rows, signed
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
@@ -169,7 +169,8 @@ def stage_line(result: StageResult) -> str:
         case PruneResult():
             return f"{result.method}: {costs_line(result.predicted)}"
         case CheckResult():
-            return f"equal to the masked network to {result.difference:.0e}, {costs_line(result.costs)}"
+            masked = f", {masked_line(dc.asdict(result.masked))} masked" if result.masked else ""
+            return f"equal to the masked network to {result.difference:.0e}, {costs_line(result.costs)}{masked}"
         case FinetuneResult():
             main = [f"{name} {value:.4f}" for name, value in result.metrics.items() if name == result.metric]
             return ", ".join([f"{len(result.epochs)} epochs", *main])

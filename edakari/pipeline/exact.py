@@ -12,14 +12,19 @@ from torch import nn
 from edakari.core.copying import copied
 from edakari.core.modes import judging
 from edakari.core.plan import Plan
+from edakari.core.weight_masks import WeightMasks
 from edakari.cost import counted, dense
 from edakari.cost.example import mapped
+from edakari.cost.sparse import sparse_counts
 from edakari.errors import ModelError, PlanError
 from edakari.graph import call, fixed_graph
 from edakari.pipeline.context import Run
+from edakari.results import MaskedWeights
+from edakari.surgery import held_masks, mask_weights
 from edakari.surgery.differences import differences, other_inputs
+from edakari.surgery.masked_values import values_in_masks
 
-__all__ = ["TOLERANCE", "check_exact", "cut_costs"]
+__all__ = ["TOLERANCE", "check_exact", "check_zeros", "cut_costs", "masked_counts"]
 
 TOLERANCE = 1e-6
 """Largest allowed difference of outputs that should be equal in float64, as a fraction of the largest output."""
@@ -58,6 +63,41 @@ def check_exact(run: Run, plan: Plan) -> float:
                 "a fault in edakari or in a rule of yours. Exclude the module with groups.exclude and report it."
             )
     return found.worst
+
+
+def check_zeros(model: nn.Module, masks: WeightMasks, what: str) -> None:
+    """Check that masked weights of a network are zeros.
+
+    Args:
+        model: the network.
+        masks: its masks.
+        what: the network, for the message.
+
+    Raises:
+        PlanError: some are not; the message names a parameter.
+    """
+    for name, number in values_in_masks(model, masks):
+        raise PlanError(
+            f"{what} has {number} weights of {name!r} that are not zero, though its plan masks them; a training has "
+            "filled them. Set them to zero by the masks of edakari.surgery.held_masks, or train with the masks held."
+        )
+
+
+def masked_counts(run: Run, plan: Plan) -> MaskedWeights | None:
+    """Count what is left of the weights, by the plan's masks and those that the run's network had before."""
+    before = held_masks(run.dense)
+    whole = mask_weights(run.graph, before).then(plan)
+    if plan.tokens() or not whole.packed_masks():
+        return None
+    found = sparse_counts(run.graph, whole)
+    kept, weights = found.maskable
+    return MaskedWeights(
+        kept=kept,
+        weights=weights,
+        params=found.sparse_params,
+        macs=found.sparse_macs,
+        uniform_macs=found.uniform_macs,
+    )
 
 
 def _accepted(network: nn.Module, inputs: Any) -> bool:

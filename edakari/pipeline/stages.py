@@ -32,7 +32,7 @@ from edakari.methods.allocation import allocate, fixed_note
 from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
-from edakari.pipeline.exact import check_exact, cut_costs
+from edakari.pipeline.exact import check_exact, check_zeros, cut_costs, masked_counts
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.recovery import recovered
@@ -55,7 +55,7 @@ from edakari.results import (
     TraceResult,
 )
 from edakari.solve.spend import require_within
-from edakari.surgery import apply
+from edakari.surgery import apply, held_masks
 from edakari.surgery.tokens import token_sites
 from edakari.train import fitter
 
@@ -80,6 +80,7 @@ def trace_stage(run: Run) -> TraceResult:
         for tensor in tree_leaves(run.example) if timed is not None else ():  # check memory now, not hours later
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
+    check_zeros(run.dense, held_masks(run.dense), "the network to prune")
     _require_reachable(run)
     try_task(run)
     if run.store.path is not None and run.processes.main:
@@ -220,6 +221,7 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
         costs=costs,
         bytes=stored_bytes(pruned),
         metrics=_metrics(run, pruned, "the pruned network", "lower the learning rates of the method"),
+        masked=masked_counts(run, plan),
     )
 
 
@@ -319,7 +321,8 @@ def report_stage(run: Run, plan: Plan) -> ReportResult:
 
 
 def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:
-    expected = {name: tuple(value.shape) for name, value in apply(run.dense, plan, run.graph).state_dict().items()}
+    small = apply(run.dense, plan, run.graph)
+    expected = {name: tuple(value.shape) for name, value in small.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in pruned.state_dict().items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -327,6 +330,7 @@ def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:
                 f"method {name_of(run.settings.method)!r}: its plan gives {name} the shape {expected.get(name)}, "
                 f"its network has {found.get(name)}"
             )
+    check_zeros(pruned, held_masks(small), f"the network of method {name_of(run.settings.method)!r}")
 
 
 def _metrics(run: Run, model: nn.Module, what: str, advice: str) -> dict[str, float]:

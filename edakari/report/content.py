@@ -42,6 +42,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
         "latency": _latency(results),
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
+        "masked": dc.asdict(results.check.masked) if results.check and results.check.masked else None,
         "tokens": [dc.asdict(each) for each in pruned.tokens] if pruned else [],
         "unprunable": [dc.asdict(each) for each in traced.unprunable],
         "uncounted": dict(traced.uncounted),

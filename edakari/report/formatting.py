@@ -12,6 +12,7 @@ __all__ = [
     "cost",
     "is_share",
     "latency",
+    "masked_line",
     "metric",
     "noisy",
     "predicted",
@@ -163,6 +164,8 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     table.append(
         {"name": "Size on disk", "texts": [size(value) for value in sizes], **_cost_change(sizes[0], sizes[-1])}
     )
+    if report.get("masked"):
+        table += _masked_rows(report)
     for runtime in dense["latency"]:
         texts = [latency(network["latency"][runtime]) if runtime in network["latency"] else "" for network in networks]
         before, after = (network["latency"].get(runtime, {}).get("median_ms") for network in (dense, last))
@@ -172,6 +175,27 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 NONE = {"change": "", "tone": ""}
+
+
+def _masked_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a network whose single weights are masked; the dense costs are those of the first network."""
+    masked, networks = report["masked"], report["networks"]
+    dense = networks[0]["costs"]
+    figures = (
+        ("Parameters, without masked weights", dense["params"], masked["params"]),
+        ("MACs, without masked weights", dense["macs"], masked["macs"]),
+        ("MACs, as SuperTickets counts", dense["macs"], masked["uniform_macs"]),
+    )
+    return [
+        {"name": name, "texts": [cost(before), *[cost(now)] * (len(networks) - 1)], **_cost_change(before, now)}
+        for name, before, now in figures
+    ]
+
+
+def masked_line(masked: Mapping[str, Any]) -> str:
+    """Format which fraction of the maskable weights is masked."""
+    left, every = masked["kept"], masked["weights"]
+    return f"{change(every, every - left)} of {cost(every)} weights"
 
 
 def _metric_change(name: str, before: float, after: float) -> dict[str, str]:

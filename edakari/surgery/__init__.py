@@ -5,6 +5,7 @@ from edakari.surgery.carrying import carry
 from edakari.surgery.networks import build, is_saved
 from edakari.surgery.origin import held_masks
 from edakari.surgery.reconstruction import reconstruct
+from edakari.surgery.semi_structured import to_semi_structured
 from edakari.surgery.shrinking import shrink
 from edakari.surgery.simulation import simulate
 from edakari.surgery.store import load, load_plan, save
@@ -23,4 +24,5 @@ __all__ = [
     "save",
     "shrink",
     "simulate",
+    "to_semi_structured",
 ]

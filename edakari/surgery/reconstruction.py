@@ -30,6 +30,7 @@ from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.errors import DataError, PlanError
 from edakari.surgery.applying import apply, checked
+from edakari.surgery.origin import held_masks
 
 __all__ = ["reconstruct"]
 
@@ -39,10 +40,17 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 @dc.dataclass(frozen=True)
 class _Consumer:
-    """A layer with cut inputs, and the mask of its remaining outputs, bool [outputs]."""
+    """A layer to refit.
+
+    Args:
+        path: its dotted path.
+        left: mask of its remaining outputs, bool [outputs].
+        weights: mask of its remaining weights, bool of the cut weight's shape; None if all stay.
+    """
 
     path: str
     left: torch.Tensor
+    weights: torch.Tensor | None
 
 
 def reconstruct(
@@ -57,8 +65,9 @@ def reconstruct(
 ) -> nn.Module:
     """Prune a network and refit its layers to the outputs of the dense network, without labels.
 
-    Linear layers and convolutions (without groups) with cut inputs are refit one after another from the input, with
-    weights and biases. Recalibrate batch normalisations afterwards (`edakari.recalibrate`).
+    Linear layers and convolutions (without groups) with cut inputs or masked weights are refit one after another from
+    the input, with weights and biases. Masked weights stay zeros. Recalibrate batch normalisations
+    afterwards (`edakari.recalibrate`).
 
     Args:
         model: the dense network; stays as it is.
@@ -94,16 +103,16 @@ def reconstruct(
 
 
 def _consumers(small: nn.Module, plan: Plan, graph: Graph) -> Iterator[_Consumer]:
-    """Yield the layers with cut inputs, in the order of their calls."""
-    masks = _masks(plan, graph)
+    """Yield the layers with cut inputs or masked weights, in the order of their calls."""
+    masks, held = _masks(plan, graph), held_masks(small)
     modules = dict(small.named_modules())
     for path in dict.fromkeys(operator.module for operator in graph.operators):
         module, name = modules.get(path), f"{path}.weight" if path else "weight"
         if type(module) not in LAYERS or getattr(module, "groups", 1) != 1 or name not in graph.layouts:
             continue
         outputs, inputs = graph.layouts[name][:2]
-        if any(axis.group in masks for axis in axes(inputs)):
-            yield _Consumer(path, torch.from_numpy(kept(outputs, masks)))
+        if any(axis.group in masks for axis in axes(inputs)) or name in held:
+            yield _Consumer(path, torch.from_numpy(kept(outputs, masks)), held.get(name))
 
 
 def _masks(plan: Plan, graph: Graph) -> Mapping[str, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -134,11 +143,23 @@ def _refit(
     if fault:
         raise DataError(fault if here.world == 1 else f"{fault}; each process needs at least one batch")
     gram, cross = here.reduced(gram), here.reduced(cross)
-    change = _solved(gram, cross, ridge)
+    left = consumer.weights
+    change = _solved(gram, cross, ridge) if left is None else _masked(gram, cross, ridge, left)
     if layer.bias is not None:
         change, shift = change[:-1], change[-1]
         layer.bias.add_(shift.to(layer.bias))
     layer.weight.add_(change.T.reshape(layer.weight.shape).to(layer.weight))
+
+
+def _masked(gram: torch.Tensor, cross: torch.Tensor, ridge: float, weights: torch.Tensor) -> torch.Tensor:
+    """The solution of `_solved` in which masked weights do not change, output by output."""
+    change = torch.zeros_like(cross)
+    for output, row in enumerate(weights.flatten(1).to(cross.device)):
+        # a bias, if there is one, is the last input and always stays
+        free = torch.cat([row, row.new_ones(len(gram) - len(row))]).nonzero().flatten()
+        if len(free):
+            change[free, output] = _solved(gram[free][:, free], cross[free, output : output + 1], ridge)[:, 0]
+    return change
 
 
 def _solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
