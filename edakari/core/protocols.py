@@ -217,6 +217,8 @@ class Fit(Protocol):
       hook, and only then resets of gradients. `end_epoch` follows the last step of each epoch. Hooks are called in
       order. `StepState` says what they are given.
     - `len(batches)` batches are one epoch. If the batches have a method `set_epoch(epoch)`, it is called before each.
+    - In `end_epoch` a hook may make the network smaller (`edakari.shrink`). The optimizer follows; a loop that keeps a
+      list of parameters, such as for clipping, takes it from the optimizer or the network again.
     - Only `params` change, whether they belong to the network or not, and whatever their `requires_grad` was before;
       and statistics of batch normalisations that have a trained parameter, unless `params` is None: then all of them.
     - Whatever the schedule says is done or refused with an error; nothing is left out without a word.

@@ -90,6 +90,10 @@ class HookCallback(transformers.TrainerCallback):
         self._calls, self._handle = HookCalls(model, hooks), None
         self._losses: list[torch.Tensor] = []
 
+    def __deepcopy__(self, memo: Any) -> HookCallback:
+        # a copy of the network copies its hooks, among them the one that watches the losses
+        return self
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Begin to watch the losses that the network returns."""
         self._handle = others["model"].register_forward_hook(self._watch)

@@ -12,6 +12,7 @@ from edakari.train.penalty import WeightPenalty
 from edakari.train.progress import progress_bar
 from edakari.train.resume import History
 from edakari.train.statistics import batch_statistics, has_norms, recalibrate, recalibrate_
+from edakari.train.weight_average import WeightAverage
 
 __all__ = [
     "FITS",
@@ -20,6 +21,7 @@ __all__ = [
     "Evaluate",
     "FitSettings",
     "History",
+    "WeightAverage",
     "WeightPenalty",
     "bank_in",
     "batch_statistics",

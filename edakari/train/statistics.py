@@ -19,7 +19,7 @@ from edakari.core.protocols import Batch
 from edakari.errors import DataError
 from edakari.train.scope import NORMS, random_state_kept
 
-__all__ = ["batch_statistics", "has_norms", "recalibrate", "recalibrate_"]
+__all__ = ["Run", "batch_statistics", "has_norms", "recalibrate", "recalibrate_"]
 
 Run = Callable[[nn.Module, Batch], Any]
 """Function that calls a network with a batch."""
