@@ -20,10 +20,12 @@ Step by step
     fit              trains a network
     carry            lets your optimizer and averages of weights follow a cut, in the middle of your training
     shrink           cuts a network in place in the middle of your training; optimizer and averages follow
+    transfer         moves a pruned network to another task: a new prediction layer, all else stays
     measure_latency  measures layers, and predicts the latency at any sizes
 
 Arguments and results
     Budget           limits on the costs of the pruned network: Budget.parse("macs<=50%, latency<=12ms")
+    FeatureHead      a head of your own for `transfer`, on features of a network
     Groups           the groups that may be cut, and their sizes: Groups(round_to=8, widths={"conv1": 32})
     Schedule         epochs, learning rate and other settings of a training
     Task             data, loss and metrics: Task.of(example, train=…, val=…, loss=…, evaluate=…)
@@ -60,7 +62,19 @@ if TYPE_CHECKING:
     from edakari.latency.measuring import measure_latency
     from edakari.methods.allocation import allocate
     from edakari.pipeline import prune, run
-    from edakari.surgery import apply, build, carry, load, mask_weights, reconstruct, save, shrink, simulate
+    from edakari.surgery import (
+        FeatureHead,
+        apply,
+        build,
+        carry,
+        load,
+        mask_weights,
+        reconstruct,
+        save,
+        shrink,
+        simulate,
+        transfer,
+    )
     from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
 
@@ -68,6 +82,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget",
+    "FeatureHead",
     "Groups",
     "Plan",
     "Schedule",
@@ -95,11 +110,13 @@ __all__ = [
     "tasks",
     "testing",
     "trace",
+    "transfer",
 ]
 
 _PACKAGES = ("criteria", "errors", "methods", "tasks", "testing")
 _HOMES = {
     "Budget": "edakari.core.budget",
+    "FeatureHead": "edakari.surgery",
     "Groups": "edakari.core.choosing",
     "Plan": "edakari.core.plan",
     "Schedule": "edakari.core.protocols",
@@ -121,6 +138,7 @@ _HOMES = {
     "shrink": "edakari.surgery",
     "simulate": "edakari.surgery",
     "trace": "edakari.graph",
+    "transfer": "edakari.surgery",
 }
 
 

@@ -138,6 +138,7 @@ def recipe_tables() -> dict[str, str]:
 
     classes: Mapping[str, Sequence[type[Any]]] = {
         "model": [ModelSpec],
+        "transfer": [sections.TransferSettings],
         "data": [DataSettings],
         "latency": [sections.LatencySettings],
         "groups": [Groups],

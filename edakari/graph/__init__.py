@@ -6,6 +6,7 @@ from edakari.graph.maskable import maskable_weights
 from edakari.graph.meta import quick_meta
 from edakari.graph.module_attributes import attributes
 from edakari.graph.outputs import outputs_of, selected, tensors_in
+from edakari.graph.prediction import prediction_layers
 from edakari.graph.rules import rule
 from edakari.graph.shadow import as_written, call, shadow_of, stored_tensors
 from edakari.graph.tracing import fixed_graph, trace
@@ -24,6 +25,7 @@ __all__ = [
     "indices_of",
     "maskable_weights",
     "outputs_of",
+    "prediction_layers",
     "quick_meta",
     "rule",
     "selected",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_map
 from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
 from edakari.core.lazy import refuse_uninitialised
-from edakari.core.modes import training_code
+from edakari.core.modes import eval_mode, training_code
 from edakari.core.networks import unwrapped
 from edakari.errors import ModelError
 from edakari.graph import algebra, rule_files
@@ -27,11 +28,12 @@ from edakari.graph.shadow import bytes_on_disk, run_on, shadow_of, stored_tensor
 from edakari.graph.tracked_ints import track_attributes
 from edakari.graph.trial_cuts import verify_by_cutting
 
-__all__ = ["fixed_graph", "trace"]
+__all__ = ["fixed_graph", "trace", "training_graph"]
 
 _LOADED = rule_files  # importing them fills the table of rules
 
 Names = tuple[str, ...] | None
+Mode = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 def trace(model: nn.Module, example: Any, *, outputs: Outputs = None) -> Graph:
@@ -77,6 +79,20 @@ def fixed_graph(model: nn.Module, example: Any) -> Graph:
     return _where_it_runs(lambda device, why: _fixed(network, example, device, why))
 
 
+def training_graph(model: nn.Module, example: Any) -> Graph | None:
+    """Trace the code for training of a network that is not pruned; see `fixed_graph`.
+
+    Returns:
+        The graph; None if this code does not run on the example, as that of a detector without targets.
+    """
+    network = unwrapped(model, "training_graph(model, example)")
+    try:
+        with torch.random.fork_rng([]):
+            return _where_it_runs(lambda device, why: _fixed(network, example, device, why, training_code))
+    except ModelError:
+        return None
+
+
 def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
     """Call `follow` on meta, or on the CPU if the network depends on values; the second argument is the reason."""
     try:
@@ -87,10 +103,11 @@ def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
         return follow("cpu", _first_line(error.__cause__))
 
 
-def _fixed(model: nn.Module, example: Any, device: str, why: str) -> Graph:
+def _fixed(model: nn.Module, example: Any, device: str, why: str, mode: Mode = eval_mode) -> Graph:
     shadow = shadow_of(model, device)
     dims: dict[str, Shape] = {name: list(tensor.shape) for name, tensor in stored_tensors(shadow).items()}
-    tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
+    with mode(shadow):
+        tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
     parameters = dict(shadow.named_parameters())
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
     graph = finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ())

@@ -104,9 +104,19 @@ class Supernet(nn.Module):
         num_classes: number of outputs: classes, or joints.
         block: function that makes a block of so many input and output channels, with a stride.
         in_chans: channels of the images.
+        backbone: task on which stem and stages were trained, whose batch norms have its settings; None for that of
+            `head`.
     """
 
-    def __init__(self, preset: Preset, head: Head, num_classes: int, block: MakeBlock, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        head: Head,
+        num_classes: int,
+        block: MakeBlock,
+        in_chans: int = 3,
+        backbone: Head | None = None,
+    ) -> None:
         super().__init__()
         first, second = preset.stem
         self.stem = nn.Sequential(
@@ -125,6 +135,8 @@ class Supernet(nn.Module):
         # the convention of timm: `default_example` reads it
         self.default_cfg = {"input_size": (in_chans, *preset.sizes[head])}
         _initialise(self, head)
+        for part in (self.stem, self.stages):
+            _set_norms(part, backbone or head)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits [N, K] of images [N, C, H, W]; segmentation and pose: [N, K, H / 4, W / 4]."""
@@ -178,6 +190,7 @@ def supernet(
     transformer: Transformer = "none",
     tokens: int = 64,
     in_chans: int = 3,
+    backbone: Head | None = None,
 ) -> nn.Module:
     """Build the supernet of SuperTickets, or a smaller one.
 
@@ -189,6 +202,8 @@ def supernet(
         transformer: shortcuts that a token mixer is added to: "none"; "residual", the identity ones; or "all".
         tokens: number of tokens of each mixer.
         in_chans: channels of the images.
+        backbone: task on which stem and stages were trained: their batch norms have its settings. Default: that of
+            `head`. `edakari.transfer` sets it.
 
     Raises:
         ModelError: an option has an unknown value.
@@ -196,6 +211,7 @@ def supernet(
     # differs: the release declares token mixers but never builds them; here they are an option that does
     for option, value, known in (
         ("head", head, get_args(Head)),
+        ("backbone", backbone or head, get_args(Head)),
         ("preset", preset, tuple(PRESETS)),
         ("transformer", transformer, get_args(Transformer)),
     ):
@@ -208,7 +224,7 @@ def supernet(
     sizes = PRESETS[preset]
     sizes = sizes if head_width is None else dc.replace(sizes, dense=head_width)
     block = functools.partial(_block, transformer, tokens)
-    return Supernet(sizes, head, CLASSES[head] if num_classes is None else num_classes, block, in_chans)
+    return Supernet(sizes, head, CLASSES[head] if num_classes is None else num_classes, block, in_chans, backbone)
 
 
 def _block(transformer: Transformer, tokens: int, inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -230,5 +246,10 @@ def _initialise(model: nn.Module, head: Head) -> None:
             nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.momentum, module.eps = (0.1, 1e-5) if head == "pose" else (0.01, 1e-3)
+    _set_norms(model, head)
+
+
+def _set_norms(model: nn.Module, task: Head) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum, module.eps = (0.1, 1e-5) if task == "pose" else (0.01, 1e-3)

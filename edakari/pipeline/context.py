@@ -71,10 +71,15 @@ class RecipeSubject:
 
     def model(self) -> nn.Module:
         """See `Subject`."""
-        return dense_network(self.recipe)
+        return dense_network(self.recipe, self.opened if self.recipe.transfer is not None else None)
 
     def task(self) -> Task:
         """See `Subject`."""
+        return self.opened
+
+    @functools.cached_property
+    def opened(self) -> Task:
+        """The task; its data is opened once."""
         return task_from_settings(self.recipe.data, self.recipe.seed)
 
 

@@ -1,4 +1,4 @@
-"""Training of a dense network that can then be pruned."""
+"""Training without pruning: of a dense network, or of a pruned one that was moved to other data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from edakari.core import owned
 from edakari.core.file_errors import file_errors, require_writable
@@ -18,9 +19,11 @@ from edakari.pipeline import processes
 from edakari.pipeline.context import RecipeSubject, training_loop
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, stored_recipe
+from edakari.pipeline.held_weights import HeldWeights
 from edakari.pipeline.load import as_recipe
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
+from edakari.surgery import is_saved, save_as_pruned
 from edakari.train import FitSettings, task_objective
 
 __all__ = ["train_dense"]
@@ -36,15 +39,19 @@ def train_dense(
     overwrite: bool = False,
     trust_code: bool = False,
 ) -> Mapping[str, Any]:
-    """Train a dense network by the recipe's `train` section and write its weights.
+    """Train a network by the recipe's `train` section, without pruning, and write it.
 
-    An interrupted training resumes from the folder `<path>.work` next to the file, which is removed at the end.
+    Of a network with a name, the weights are written, to a .safetensors file. A pruned network (`model: runs/ticket`)
+    and one that is moved to other data (`transfer`) are written to a folder, which `edakari.load` and other recipes
+    read; structure and weight masks stay.
+
+    An interrupted training resumes from the folder `<path>.work` next to the output, which is removed at the end.
 
     Args:
         recipe: path of a recipe file, content of such a file, or a `Recipe`. The training starts from its model's
             weights; from random ones if there are none, or if they are this very file.
-        path: path of the .safetensors file.
-        overwrite: whether to replace an existing file, and the checkpoint of a training by another recipe.
+        path: path of the .safetensors file or of the folder.
+        overwrite: whether to replace an existing file or network, and the checkpoint of a training by another recipe.
         trust_code: whether to run Python files that a recipe file names.
 
     Returns:
@@ -61,27 +68,30 @@ def train_dense(
     schedule = recipe.train
     if schedule is None:
         raise RecipeError("the recipe has no 'train' section; it says how to train the dense network")
+    output = _output(recipe, path)
     if path.exists() and not overwrite:
-        raise RunFolderError(f"{path} already exists; name another file or give --overwrite")
-    for written in (path, path.with_suffix(".json"), path.with_name(f"{path.name}.work") / RECIPE):
+        raise RunFolderError(f"{path} already exists; name another output or give --overwrite")
+    work = path.with_name(f"{path.name}.work")
+    for written in (*output.files, work / RECIPE):
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
     together = processes.started(cpu=recipe.device == "cpu")
     check_training(recipe, together)
     recipe = _started(recipe, path)
-    work = path.with_name(f"{path.name}.work")
+    subject = RecipeSubject(recipe)
+    model, task = subject.model().to(together.device), subject.task()  # before anything is written
     if together.main:
-        owned.remove_parts(path.parent, path.name, path.with_suffix(".json").name)
+        for written in output.files:
+            owned.remove_parts(written.parent, written.name)
         _claim(work, recipe, overwrite)
     together.wait()
-    subject = RecipeSubject(recipe)
-    model, task = subject.model().to(together.device), subject.task()
     history = training_loop(recipe)(
         model,
         task_objective(task),
         task.batches("train"),
         schedule,
         settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
+        hooks=(HeldWeights(model),),
         evaluate=task.evaluate,
     )
     result = {
@@ -89,18 +99,62 @@ def train_dense(
         "epochs": [dict(epoch) for epoch in history.epochs],
     }
     if together.main:
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary)
+        output.write(model)
         record = {**result, "recipe": recipe.content, "environment": environment(recipe.seed)}
-        write_json(path.with_suffix(".json"), record)
+        write_json(output.record, record)
         owned.release(work, KIND, remove=True)
     return result
+
+
+@dc.dataclass(frozen=True)
+class _Output:
+    """Where a trained network is written: the weights as a file, or the complete network as a folder.
+
+    Args:
+        path: path of the file or folder.
+        folder: whether it is a folder.
+    """
+
+    path: Path
+    folder: bool
+
+    @property
+    def record(self) -> Path:
+        """File of the metrics."""
+        return self.path / "training.json" if self.folder else self.path.with_suffix(".json")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that are written."""
+        return (self.path / "network.json" if self.folder else self.path, self.record)
+
+    def write(self, model: nn.Module) -> None:
+        """Write a network."""
+        if self.folder:
+            save_as_pruned(model, self.path)
+            return
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+        with replacing(self.path) as temporary:
+            save_file(tensors, temporary)
+
+
+def _output(recipe: Recipe, path: Path) -> _Output:
+    """Choose what is written: weights fit a network with a name, but not one whose structure is its own."""
+    own = is_saved(recipe.model.name) or recipe.transfer is not None
+    if own and path.suffix == ".safetensors":
+        what = "is moved to other data by `transfer`" if recipe.transfer is not None else "was pruned"
+        raise RunFolderError(
+            f"{recipe.model.name} {what}, so that weights alone would not fit it by name; name a folder for the "
+            f"complete network, such as --output {path.with_suffix('')}"
+        )
+    return _Output(path, own)
 
 
 def _started(recipe: Recipe, path: Path) -> Recipe:
     """The recipe with the weights that training starts from: random ones if it is to make the weights that it names."""
     weights = recipe.model.weights
+    if is_saved(recipe.model.name):
+        return recipe  # weights lie in the folder
     if weights is not None and Path(weights).resolve() != path.resolve():
         if weights.endswith(".safetensors") and not Path(weights).is_file():
             raise WeightsError(
@@ -116,7 +170,7 @@ def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
     from edakari.pipeline.yaml_file import write_yaml  # which needs an extra
 
     content = recipe.content
-    own = {key: content[key] for key in ("model", "data", "train", "seed")}
+    own = {key: content[key] for key in ("model", "transfer", "data", "train", "seed")}
     found = owned.marker(work)
     if found is None and not owned.is_free(work):
         raise RunFolderError(f"{work} is not empty and was not made by `edakari train`; name another file, or move it")

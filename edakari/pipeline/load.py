@@ -12,13 +12,15 @@ from torch import nn
 
 from edakari.core.arguments import require
 from edakari.core.file_errors import file_errors
-from edakari.errors import RecipeError, RunFolderError, WeightsError
+from edakari.core.protocols import Task
+from edakari.errors import EdakariError, RecipeError, RunFolderError, WeightsError
 from edakari.graph import example_of
 from edakari.models import check_trusted
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.recipe import read_recipe, recipe_from
 from edakari.pipeline.settings import Recipe
-from edakari.surgery import build, is_saved, load, load_plan
+from edakari.surgery import build, is_saved, load, load_plan, transfer
+from edakari.tasks import task_from_settings
 
 __all__ = ["GIVEN", "Networks", "as_recipe", "check_weights", "dense_network", "networks", "recipe_of"]
 
@@ -42,16 +44,43 @@ class Networks:
     example: torch.Tensor
 
 
-def dense_network(recipe: Recipe) -> nn.Module:
+def dense_network(recipe: Recipe, task: Task | None = None) -> nn.Module:
     """Build the network that a recipe starts from, on the CPU in evaluation mode; random weights come from its seed.
 
+    Args:
+        recipe: recipe.
+        task: task of the recipe, to which the network is moved if the recipe says so; None opens the data for it.
+
     Raises:
+        RecipeError: the network cannot be moved to the task.
         UntrustedCode: a Python file builds the network, and the recipe came from a file that the user does not trust.
     """
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build(recipe.model, trust_code=recipe.trust_code)
+        model = build(recipe.model, trust_code=recipe.trust_code)
+    if recipe.transfer is None:
+        return model
+    return _moved(model, recipe, task_from_settings(recipe.data, recipe.seed) if task is None else task)
+
+
+def _moved(model: nn.Module, recipe: Recipe, task: Task) -> nn.Module:
+    asked = recipe.transfer
+    assert asked is not None
+    names = asked.layer if asked.outputs is None else dict.fromkeys(asked.layer, asked.outputs)
+    try:
+        return transfer(
+            model,
+            task if asked.outputs is None or names else asked.outputs,
+            layer=names,
+            head=asked.head,
+            graft=asked.graft,
+            example=task.example(),
+            reinitialise=asked.reinitialise,
+            seed=asked.seed,
+        )
+    except EdakariError as error:
+        raise RecipeError(f"{recipe.where}: transfer of {recipe.model.name}: {error}") from error
 
 
 def as_recipe(call: str, recipe: Any, path: Any, *, trust_code: bool) -> Recipe:

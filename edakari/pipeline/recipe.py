@@ -84,10 +84,11 @@ def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, li
     """The recipe, and all problems in it.
 
     `Recipe` is the schema: every field is read by its annotation. Two fields are read here: the method, whose name
-    selects its class, and the budget, which is text.
+    selects its class, and the budget, which is text. A recipe with `train` may omit both: it only trains.
     """
-    method, wrong = _method(content.get("method"), permit)
-    budget, more = _budget(content.get("budget"), permit)
+    trains = content.get("train") is not None and content.get("method") is None and content.get("budget") is None
+    method, wrong = _method("magnitude" if trains else content.get("method"), permit)
+    budget, more = (Budget(()), list[Problem]()) if trains else _budget(content.get("budget"), permit)
     rest = {str(key): value for key, value in content.items() if key not in ("method", "budget")}
     recipe, others = check(Recipe, rest, "", permit=permit, made={"method": method, "budget": budget})
     problems = [*wrong, *more, *others]

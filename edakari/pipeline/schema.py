@@ -31,7 +31,10 @@ FILE: Schema = {"type": "string", "pattern": r"\.py:\w+$", "description": "path/
 
 def recipe_schema() -> Schema:
     """Return the schema of a recipe file (JSON Schema, draft 2020-12), with all that is installed now."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edakari recipe", **_object(Recipe)}
+    found = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edakari recipe", **_object(Recipe)}
+    pruning = ["method", "budget"]
+    found["required"] = [key for key in found["required"] if key not in pruning]
+    return {**found, "anyOf": [{"required": pruning}, {"required": ["train"]}]}
 
 
 def _object(cls: type[Any], **constant: Any) -> Schema:

@@ -33,6 +33,7 @@ __all__ = [
     "MeasureSettings",
     "PruneSettings",
     "Recipe",
+    "TransferSettings",
 ]
 
 
@@ -119,6 +120,33 @@ class FinetuneSettings(Schedule):
         if isinstance(schedule, cls):
             return schedule
         return cls(**{field.name: getattr(schedule, field.name) for field in dc.fields(Schedule)})
+
+
+@settings
+class TransferSettings:
+    """How the network moves to the task of `data`; see `edakari.transfer`.
+
+    Args:
+        layer: dotted paths of the prediction layers to replace; none finds them.
+        outputs: number of outputs; None takes that of the task, such as its number of classes.
+        head: kind of the new head, for a classifier that is an `edakari:supernet`; None replaces the prediction layer.
+        graft: folder of a pruned `edakari:supernet` whose head is taken, except for the classifier.
+        reinitialise: replace layers that have the right number of outputs, too.
+        seed: seed of the new weights.
+    """
+
+    layer: tuple[str, ...] = ()
+    outputs: Count | None = None
+    head: Literal["classification", "segmentation", "pose"] | None = None
+    graft: str | None = None
+    reinitialise: bool = False
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if self.graft is not None and self.head is None:
+            raise SettingsError("transfer.graft is the source of a new head; set transfer.head to its kind")
+        if self.layer and self.head is not None:
+            raise SettingsError("transfer.layer and transfer.head exclude each other: a new head has a new last layer")
 
 
 @settings
@@ -222,7 +250,8 @@ class PruneSettings:
     @property
     def content(self) -> dict[str, Any]:
         """All of these as plain values, as they are stored with the results."""
-        return {name: (_named if name == "fit" else _plain)(getattr(self, name)) for name in self.keys()}
+        found = {name: (_named if name == "fit" else _plain)(getattr(self, name)) for name in self.keys()}
+        return found if self.budget.terms else {**found, "method": None, "budget": None}
 
 
 def _named(fit: Fit | None) -> Any:
@@ -263,6 +292,7 @@ class Recipe(PruneSettings):
 
     Args:
         model: trained network.
+        transfer: replace the prediction layer, to move the network to the task of `data`; None leaves it.
         data: data on which it is trained and evaluated.
         train: training of a dense network by `edakari train`.
         trust_code: whether to run a Python file that `model.name` names.
@@ -271,6 +301,7 @@ class Recipe(PruneSettings):
     """
 
     model: ModelSpec
+    transfer: TransferSettings | None = None
     data: DataSettings = DataSettings()
     train: Schedule | None = None
     trust_code: bool = _about(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edakari.core.method import METHODS
@@ -11,10 +11,17 @@ from edakari.core.output_kinds import OUTPUT_KINDS, OutputKind, Suits
 from edakari.criteria import CRITERIA, FeatureDiscrimination, ResponseSettings
 from edakari.errors import DataError
 from edakari.pipeline.problems import Problem
-from edakari.pipeline.settings import FinetuneSettings, Recipe
+from edakari.pipeline.settings import FinetuneSettings, Recipe, TransferSettings
 from edakari.tasks import TASKS, DataSettings
 
 __all__ = ["require_classes", "unsuited"]
+
+HEADS: Mapping[str, tuple[OutputKind, ...]] = {
+    "classification": ("class", "classes", "vector", "numbers"),
+    "segmentation": ("map", "depth"),
+    "pose": ("heatmaps",),
+}
+"""Answers for which each head of `edakari:supernet` is."""
 
 
 def unsuited(recipe: Recipe) -> Iterator[Problem]:
@@ -30,6 +37,8 @@ def unsuited(recipe: Recipe) -> Iterator[Problem]:
     name = TASKS.name_of(task)
     if kind is not None:
         yield from _method(recipe.method, kind, f"data.task {name!r} has {OUTPUT_KINDS[kind]}")
+    if recipe.transfer is not None and kind is not None:
+        yield from _transfer(recipe.transfer, kind, f"found {name!r} as data.task")
     if recipe.finetune is not None:
         yield from _teacher(recipe.finetune, task, kind, f"found {name!r}")
 
@@ -69,6 +78,13 @@ def _method(method: Any, kind: OutputKind, found: str) -> Iterator[Problem]:
                 "labels at every pixel are counted at the place of the largest response, so it must be set to 'max', "
                 f"found {part.reduce!r}",
             )
+
+
+def _transfer(asked: TransferSettings, kind: OutputKind, found: str) -> Iterator[Problem]:
+    kinds = HEADS.get(asked.head or "", (kind,))
+    if kind not in kinds:
+        wanted = " or ".join(OUTPUT_KINDS[each] for each in kinds)
+        yield Problem("transfer.head", f"{asked.head!r} is for tasks with {wanted}, {found}")
 
 
 def _parts(key: str, part: Any) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edakari.errors import PlanError, RunFolderError
+from edakari.surgery.new_layers import follow_outputs, outputs_of_layer
 
 __all__ = ["Structure", "replace_modules", "replaced", "structure_of"]
 
@@ -21,6 +22,7 @@ SIMPLE: Mapping[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     for cls, fields in (
         (nn.Linear, ("in_features", "out_features")),
         *((conv, CONV) for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+        *((conv, (*CONV, "output_padding")) for conv in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
         *((norm, NORM) for norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)),
         (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
         (nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
@@ -36,7 +38,7 @@ SIMPLE: Mapping[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     )
 }
 """Simple modules and the constructor arguments that describe them; the weights tell `bias`."""
-WITH_BIAS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm")
+WITH_BIAS = ("Linear", "LayerNorm", *(f"Conv{kind}{dims}d" for kind in ("", "Transpose") for dims in (1, 2, 3)))
 FEW = 6
 """Number of layers that may be replaced in any network; in large networks a quarter of the layers."""
 
@@ -127,9 +129,18 @@ def replace_modules(model: nn.Module, descriptions: Mapping[str, Description]) -
             parameter = next(model.parameters(), torch.zeros(()))
             with torch.device("meta"):
                 made = _made(description)
+            before = parent._modules[path.rpartition(".")[2]]
             parent._modules[path.rpartition(".")[2]] = made.to_empty(device=parameter.device)
+            _follow(model, path, before, made)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunFolderError(f"module {path!r} cannot be made of {description!r}: {error}") from error
+
+
+def _follow(model: nn.Module, path: str, before: nn.Module | None, after: nn.Module) -> None:
+    """Set the numbers of outputs that the code reads, such as `num_classes`, where a prediction layer was replaced."""
+    counts = [None if layer is None else outputs_of_layer(layer) for layer in (before, after)]
+    if counts[0] is not None and counts[1] is not None and counts[0] != counts[1]:
+        follow_outputs(model, path, counts[0], counts[1])
 
 
 def _signature(module: nn.Module) -> str:

@@ -10,12 +10,16 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.splits import images_for, named_metric
 
 __all__ = ["ImageTask", "TaskData", "class_logits"]
+
+COUNTED: tuple[OutputKind, ...] = ("class", "classes", "map")
+"""Answers of networks with one output for each class."""
 
 
 class TaskData(Protocol):
@@ -54,9 +58,11 @@ class ImageTask(abc.ABC):
 
     Args:
         data: images and what they show.
+        options: settings of the task.
     """
 
     data: TaskData
+    options: Any = None
 
     metrics: ClassVar[tuple[str, ...]]
     """Names of the metrics that may be the main one; the first is the default."""
@@ -70,6 +76,11 @@ class ImageTask(abc.ABC):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in order of the labels."""
         return self.data.classes
+
+    @property
+    def num_outputs(self) -> int | None:
+        """Number of outputs of a network for this task; None if it does not follow from the data."""
+        return len(self.classes) if getattr(self.options, "output_kind", None) in COUNTED else None
 
     @property
     def notes(self) -> tuple[str, ...]:

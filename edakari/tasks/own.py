@@ -152,6 +152,11 @@ class Task:
         return self if self.teaching is None else dc.replace(self, teaching=dc.replace(self.teaching, kept=kept))
 
     @property
+    def num_outputs(self) -> int | None:
+        """Number of classes; None if they were not named."""
+        return len(self.classes) or None
+
+    @property
     def metric(self) -> str:
         """See `edakari.core.protocols.Task`; known once `evaluate` was asked."""
         if not self.seen:

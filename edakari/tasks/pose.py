@@ -86,6 +86,11 @@ class Pose(ImageTask):
 
     metrics = ("oks_map", "oks_map50")
 
+    @property
+    def num_outputs(self) -> int:
+        """Number of keypoints."""
+        return len(self.data.joints)
+
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return heatmaps [N, K, height, width]; the network may give them as `heatmaps`.
 

@@ -76,6 +76,11 @@ class Regression(ImageTask):
 
     metrics = ("r2", "minus_mae", "minus_rmse")
 
+    @property
+    def num_outputs(self) -> int:
+        """Number of numbers for each image."""
+        return len(self.names)
+
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Numbers [N, K], where the network is; [N] of the network counts as [N, 1].
 

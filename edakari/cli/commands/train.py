@@ -1,4 +1,4 @@
-"""`edakari train`: trains a dense network to prune."""
+"""`edakari train`: trains a network without pruning."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ __all__ = ["train"]
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML file with a `train` section.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File of weights to write, such as resnet20.safetensors.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File of weights to write, such as resnet20.safetensors; a folder for a pruned network.",
+        ),
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as train.epochs=10.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Train the recipe's dense network and write its weights; an interrupted training resumes where it stopped.
+    """Train the recipe's network without pruning and write its weights; an interrupted training resumes.
 
-    Training starts from the recipe's weights, or from random weights if the recipe names none or the output file.
+    Training starts from the recipe's weights, or from random weights if the recipe names none or the output file. A
+    pruned network, and one that the recipe's `transfer` section moves to other data, is written to a folder.
     """
     from rich.markup import escape
 
@@ -39,4 +45,4 @@ def train(
         print_json(result)
         return
     figures = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    show(f"{figures}\nWeights: [bold]{escape(str(output.resolve()))}[/]")
+    show(f"{figures}\nWritten to: [bold]{escape(str(output.resolve()))}[/]")
