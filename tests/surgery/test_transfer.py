@@ -229,32 +229,45 @@ def test_a_head_is_grafted_except_for_its_classifier_and_norms_keep_their_settin
     assert {eps for name, eps in norms if not name.startswith("head")} == {1e-3}
 
 
+def halved(model: nn.Module, names: list[str]) -> dict[str, torch.Tensor]:
+    """Masks that keep the half of each parameter with larger magnitudes."""
+    return {name: model.get_parameter(name).abs() > model.get_parameter(name).abs().median() for name in names}
+
+
 def test_masks_of_weights_move_along_and_stay_in_training(tmp_path):
-    _, ticket = gated("classification", num_classes=5)
-    names = [name for name, value in ticket.named_parameters() if value.dim() == 4] + ["head.classifier.weight"]
-    masks = {name: ticket.get_parameter(name).abs() > ticket.get_parameter(name).abs().median() for name in names}
-    graph = trace(ticket, X)
-    plan = mask_weights(graph, masks)
-    sparse = apply(ticket, plan, graph)
-    for moved in (transfer(sparse, 4), transfer(sparse, 4, head="segmentation")):
-        held = held_masks(moved)
-        backbone = [name for name in masks if name.startswith(("stem", "stages"))]
-        assert backbone
-        assert {name for name in held if not name.startswith("head")} == set(backbone)
-        assert "head.classifier.weight" not in held
-        assert all(torch.equal(held[name], masks[name]) for name in backbone)
-        hook, optimizer = HeldWeights(moved), torch.optim.SGD(moved.train().parameters(), 0.01, momentum=0.9)
-        for _ in range(20):
-            moved(X).square().mean().backward()
-            optimizer.step()
-            hook.after_step(None)  # type: ignore[arg-type]
-            optimizer.zero_grad()
-        assert held_masks(moved) == held
-        assert all(not bool(moved.get_parameter(name)[~mask].any()) for name, mask in held.items())
-        save_as_pruned(moved.eval(), tmp_path / str(len(held)))
-        back = load(tmp_path / str(len(held)))
-        assert torch.equal(back(X), moved(X))
-        assert held_masks(back) == held
+    torch.manual_seed(0)
+    model = build("edakari:resnet20")
+    graph = trace(model, X)
+    masking = mask_weights(graph, halved(model, [name for name, value in model.named_parameters() if value.dim() > 1]))
+    cuts = (KeepChannels(group.name, tuple(range(0, group.size, 2))) for group in graph.groups)
+    sparse = apply(model, Plan((*cuts, *masking.edits), graph.fingerprint, graph.inputs, bits=masking.bits), graph)
+    moved = transfer(sparse, 4)
+    before, held = held_masks(sparse), held_masks(moved)
+    assert set(before) - set(held) == {"classifier.weight"}
+    assert all(torch.equal(held[name], before[name]) for name in held)
+    hook, optimizer = HeldWeights(moved), torch.optim.SGD(moved.train().parameters(), 0.01, momentum=0.9)
+    for _ in range(20):
+        moved(X).square().mean().backward()
+        optimizer.step()
+        hook.after_step(None)  # type: ignore[arg-type]
+        optimizer.zero_grad()
+    assert all(not bool(moved.get_parameter(name)[~mask].any()) for name, mask in held.items())
+    save_as_pruned(moved.eval(), tmp_path / "moved")
+    back = load(tmp_path / "moved")
+    assert torch.equal(back(X), moved(X))
+    assert held_masks(back) == held
+
+
+def test_masks_of_stem_and_stages_stay_under_another_head():
+    torch.manual_seed(0)
+    model = build("edakari:supernet", preset="tiny", num_classes=5)
+    graph = trace(model, X)
+    parts = ("stem", "stages.1.1", "head.widen.0.paths.0")
+    names = [name for name, value in model.named_parameters() if value.dim() == 4 and name.startswith(parts)]
+    sparse = apply(model, mask_weights(graph, halved(model, names)), graph)
+    before, held = held_masks(sparse), held_masks(transfer(sparse, 4, head="segmentation"))
+    assert set(held) == {name for name in before if not name.startswith("head")}
+    assert all(torch.equal(held[name], before[name]) for name in held)
 
 
 def test_heads_that_do_not_fit_a_supernet_are_told():
