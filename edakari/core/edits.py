@@ -45,7 +45,7 @@ class KeepTokens:
 
 @dc.dataclass(frozen=True, slots=True)
 class DropBranch:
-    """Remove a complete residual branch; names are those of `Graph.branches`."""
+    """Remove a complete residual branch or parallel path; names are those of `Graph.branches` and `Graph.paths`."""
 
     branch: str
 

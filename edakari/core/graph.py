@@ -11,7 +11,7 @@ from edakari.core.layout import Axis, Layout, axes
 from edakari.core.space import Group
 from edakari.core.summaries import of_graph
 
-__all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "Unprunable"]
+__all__ = ["Branch", "Graph", "InputSpec", "Member", "ModuleCall", "Operator", "OutputShape", "Step", "Unprunable"]
 
 InputSpec = Any
 """The example input as JSON: tensors as `{"tensor": [shape, dtype]}` inside lists, objects and plain values.
@@ -85,12 +85,30 @@ class Unprunable:
     reason: str
 
 
+Step = tuple[int, int, int]
+"""Factor, shift and divisor: a length becomes `(length * factor + shift) // divisor`."""
+
+
 @dc.dataclass(frozen=True, slots=True)
-class Branch:
-    """A residual branch that can be dropped whole.
+class OutputShape:
+    """How the shape of a module's output follows from the shapes of its inputs, for inputs of any size.
 
     Args:
-        name: from the module that holds it, ending in ":branch".
+        operator: index in `Graph.operators` of the call that made the output.
+        dims: for each dimension, the input tensor and its dimension that it follows, and the steps that the length goes
+            through; None for a dimension whose layout in the graph holds for any input, such as channels.
+    """
+
+    operator: int
+    dims: tuple[tuple[int, int, tuple[Step, ...]] | None, ...]
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Branch:
+    """A residual branch or a parallel path: one side of a sum that can be dropped whole.
+
+    Args:
+        name: from the module that holds it, ending in ":branch" or ":path".
         modules: dotted paths of its modules except the last; when it is dropped, they return their input.
         exit: dotted path of its last module, which then returns zeros.
         returned: for each of these modules, the exit last, the length of the tuple that it returns; 0 for a tensor.
@@ -100,6 +118,8 @@ class Branch:
         region: indices in `Graph.operators` of all calls that only the sum depends on. Those that are not removed run
             on the inputs that the modules return.
         copies: whether the modules return copies, because code that stays writes to the tensors in place.
+        shapes: for each of its modules, the exit last, the shape of its output; all modules then return zeros of these
+            shapes. Empty for a branch that keeps its input's shape.
     """
 
     name: str
@@ -111,6 +131,7 @@ class Branch:
     calls: tuple[int, ...] = ()
     region: tuple[int, ...] = ()
     copies: bool = False
+    shapes: tuple[OutputShape, ...] = ()
 
     @property
     def group(self) -> Group:
@@ -143,6 +164,8 @@ class Graph:
         device_reason: what did not run on meta, in torch's words; empty where all did.
         attributes: layouts noted by rules that modules need to mend their attributes, such as ("conv1", "groups").
         branches: residual branches that can be dropped, in order; methods that prune depth take their groups too.
+        paths: sides of sums that can be dropped and are no residual branches: parallel paths, of which all may have
+            weights, and branches that change their input's shape. If all sides of a sum are dropped, it is zero.
         with_training: whether the code for training was traced too: the example has several arguments, or evaluation
             does not use all parameters.
         stored: for each parameter and buffer that a file of weights holds, the bytes of one position there.
@@ -161,6 +184,7 @@ class Graph:
     fingerprint: str
     device_reason: str = ""
     branches: tuple[Branch, ...] = ()
+    paths: tuple[Branch, ...] = ()
     with_training: bool = False
     stored: Mapping[str, int] = dc.field(default_factory=dict)
 
@@ -180,12 +204,17 @@ class Graph:
         """Where a group appears among the parameters and buffers, in order of the network's own listing."""
         return self._members.get(name, ())
 
+    @functools.cached_property
+    def droppable(self) -> tuple[Branch, ...]:
+        """All branches and paths; those that lie inside of another come before it."""
+        return tuple(sorted((*self.branches, *self.paths), key=lambda branch: branch.region[-1]))
+
     def enclosing_branches(self, operator: int) -> tuple[Axis, ...]:
-        """The branches that an operator lies in, as layouts to multiply its cost by."""
+        """The branches and paths that an operator lies in, as layouts to multiply its cost by."""
         return self._around[0].get(operator, ())
 
     def enclosing_branches_of_tensor(self, name: str) -> tuple[Axis, ...]:
-        """The branches that a parameter or buffer goes with, as layouts to multiply its count by."""
+        """The branches and paths that a parameter or buffer goes with, as layouts to multiply its count by."""
         return self._around[1].get(name, ())
 
     @functools.cached_property
@@ -193,7 +222,7 @@ class Graph:
         operators: dict[int, tuple[Axis, ...]] = {}
         tensors: dict[str, tuple[Axis, ...]] = {}
         buffers = self.layouts.keys() - set(self.parameters)
-        for branch in self.branches:
+        for branch in self.droppable:
             axis = (Axis(branch.name, 1),)
             operators.update({index: operators.get(index, ()) + axis for index in branch.operators})
             inside = tuple(f"{path}." for path in (*branch.modules, branch.exit))
@@ -203,7 +232,7 @@ class Graph:
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:
-        return {group.name: group for group in (*self.groups, *(branch.group for branch in self.branches))}
+        return {group.name: group for group in (*self.groups, *(branch.group for branch in self.droppable))}
 
     @functools.cached_property
     def _members(self) -> dict[str, tuple[Member, ...]]:

@@ -1,19 +1,20 @@
-"""Residual branches that can be dropped: `y = x + f(x)` without `f`."""
+"""Sides of sums that can be dropped: residual branches, `y = x + f(x)` without `f`, and parallel paths."""
 
 from __future__ import annotations
 
 import bisect
 import collections
-import dataclasses as dc
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
-from edakari.core.graph import Branch
+from edakari.core.graph import Branch, OutputShape
 from edakari.graph.algebra import size
 from edakari.graph.aliases import Memory
 from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord
+from edakari.graph.branch_names import named_by_exit, named_by_home
 from edakari.graph.operators import Trait, having, named
+from edakari.graph.output_shapes import output_shape
 from edakari.graph.residuals import residual_sums
 
 __all__ = ["branches_of"]
@@ -25,32 +26,49 @@ SCALED = frozenset(named("multiplication"))
 DIVIDED = frozenset(named("division"))
 
 
-def branches_of(tracer: AxisTracer) -> tuple[Branch, ...]:
-    """Find the branches of a traced forward pass, in order; nested branches are listed too.
+def branches_of(tracer: AxisTracer) -> tuple[tuple[Branch, ...], tuple[Branch, ...]]:
+    """Find the branches and the parallel paths of a traced forward pass, in order; nested ones are listed too.
 
-    A branch consists of the operators that only one side of a residual sum depends on. The other side has no weights
-    of its own, except those of branches that can be dropped too: `x + f(x) + g(x)`. Inside of a branch it may have any
-    weights: parallel paths can all be dropped there, because the outer shortcut stays. A branch can be dropped if it
-    ends in modules: the last one then returns zeros, and those before it return their input.
+    Both consist of the operators that only one side of a sum depends on. The other side of a branch has no weights of
+    its own, except those of branches that can be dropped too: `x + f(x) + g(x)`. Inside of a branch it may have any
+    weights: parallel paths can all be dropped there, because the outer shortcut stays. All other sides are paths, and
+    so are branches that change the shape of their input. A side can be dropped if it ends in modules: the last one then
+    returns zeros. Those before it return their input, or zeros too if shapes change.
 
     Args:
         tracer: tracer after the forward pass.
+
+    Returns:
+        The branches and the paths.
     """
     search = _Search(tracer)
     sums = tuple(residual_sums(tracer.records))
+    sides = {index: search.branches_at(index, search.weighty) for index in sums}
     found: dict[int, list[Branch]] = {}
     droppable = 0
     for index in sums:
-        found[index] = search.branches_at(index, droppable)
+        found[index] = search.branches_at(index, droppable) if sides[index] else []
         droppable |= _bits(found[index])
     inside = _bits(itertools.chain.from_iterable(found.values()))
     for index in sums:
         if inside >> index & 1:
-            found[index] += search.branches_at(index, search.weighty)
-    return _named(
-        list(itertools.chain.from_iterable(found.values())),
-        {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()},
-    )
+            found[index] += sides[index]
+    sizes = {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()}
+    residual = list(_different(itertools.chain.from_iterable(found.values())).values())
+    branches = tuple(branch for branch in named_by_home(residual, sizes) if not search.reshapes(branch))
+    kept = {_key(branch) for branch in branches}
+    rest = _different(itertools.chain.from_iterable(sides.values()))
+    paths = [side for key, side in rest.items() if key not in kept]
+    return branches, named_by_exit(paths)
+
+
+def _key(branch: Branch) -> Hashable:
+    return branch.modules, branch.exit
+
+
+def _different(branches: Iterable[Branch]) -> dict[Hashable, Branch]:
+    """Branches that differ in their modules, by these."""
+    return {_key(branch): branch for branch in branches}
 
 
 class _Search:
@@ -71,6 +89,7 @@ class _Search:
             for call_record in tracer.calls
             if call_record.path and call_record.indices and counts[call_record.path] == 1
         ]
+        self.by_path = {call_record.path: call_record for call_record in self.single_calls}
         self.starts = [call_record.start for call_record in self.single_calls]
         self.callers = _callers(self.single_calls)
 
@@ -174,7 +193,36 @@ class _Search:
             calls=tuple(number for call_record in gone for number in self._within(call_record)),
             region=tuple(sorted(inside | indices)),
             copies=self.memory.is_written(inside | indices, by_others_than=indices),
+            shapes=self._shapes(gone, inside - indices),
         )
+
+    def _shapes(self, gone: Sequence[CallRecord], staying: Iterable[int]) -> tuple[OutputShape, ...]:
+        """Shapes of the modules' outputs; empty if the modules can return their input, or if a shape is unknown.
+
+        Args:
+            gone: calls of the modules.
+            staying: records of the region that still run: products among them must run on the shapes that are counted.
+        """
+        if not self._reshape(gone) and not any(self.records[index].macs for index in staying):
+            return ()
+        shapes = [output_shape(call_record, self.records) for call_record in gone]
+        return tuple(shape for shape in shapes if shape is not None) if all(shapes) else ()
+
+    def reshapes(self, branch: Branch) -> bool:
+        """Whether a branch that can be dropped ends in another shape than those that its modules receive."""
+        return bool(branch.shapes) and self._reshape([self.by_path[path] for path in (*branch.modules, branch.exit)])
+
+    def _reshape(self, calls: Sequence[CallRecord]) -> bool:
+        """Whether the last of these calls returns another shape than those that enter them from outside."""
+        inside = sum(1 << index for call_record in calls for index in call_record.indices)
+        entering = [
+            [size(dim) for dim in dims]
+            for call_record in calls
+            for dims, source in zip(call_record.inputs[:1], call_record.input_sources, strict=False)
+            if source is None or not self.ancestors[source] & inside
+        ]
+        last = [size(dim) for dim in calls[-1].outputs[0]] if calls[-1].outputs else []
+        return not any(_same_positions(shape, last) for shape in entering)
 
     def _modules(self, region: Sequence[int], inside: frozenset[int]) -> list[CallRecord]:
         """The outermost module calls inside of a region, of modules that are called only once."""
@@ -218,6 +266,11 @@ class _Search:
             if index >= last.end and _stays_zero(self.records[index], zeros, is_known):
                 zeros.add(index)
         return zeros
+
+
+def _same_positions(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether permutations and views, which remain in a network, may lead from one shape to the other."""
+    return sorted(shape) == sorted(other) or (len(shape) != len(other) and math.prod(shape) == math.prod(other))
 
 
 def _callers(calls: Sequence[CallRecord]) -> list[int]:
@@ -265,41 +318,3 @@ def _above(path: str) -> Iterator[str]:
     while "." in path:
         path = path.rpartition(".")[0]
         yield path
-
-
-def _named(branches: Sequence[Branch], sizes: Mapping[str, int]) -> tuple[Branch, ...]:
-    """Name branches by the module that holds them, else by the one with the most parameters, else by the last one.
-
-    Each branch takes the first of these names that no other branch has; if all are taken, a number is added.
-    """
-    unique = list({(branch.modules, branch.exit): branch for branch in branches}.values())
-    names = [_home(branch) for branch in unique]
-    for other in (lambda branch: _heaviest(branch, sizes), lambda branch: branch.exit):
-        counts = collections.Counter(names)
-        names = [
-            name if name and counts[name] == 1 else other(branch) for name, branch in zip(names, unique, strict=True)
-        ]
-    taken: collections.Counter[str] = collections.Counter()
-    named = []
-    for branch, name in zip(unique, names, strict=True):
-        taken[name] += 1
-        number = f"#{taken[name]}" if taken[name] > 1 else ""
-        named.append(dc.replace(branch, name=f"{name}{number}:branch"))
-    return tuple(named)
-
-
-def _heaviest(branch: Branch, sizes: Mapping[str, int]) -> str:
-    return max(
-        (*branch.modules, branch.exit),
-        key=lambda path: sum(sizes[name] for name in branch.parameters if name.startswith(path + ".")),
-    )
-
-
-def _home(branch: Branch) -> str:
-    paths = [path.split(".") for path in (*branch.modules, branch.exit)]
-    if len(paths) == 1:
-        return branch.exit
-    shared = 0
-    while all(len(path) > shared + 1 and path[shared] == paths[0][shared] for path in paths):
-        shared += 1
-    return ".".join(paths[0][:shared])

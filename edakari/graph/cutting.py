@@ -30,23 +30,24 @@ def cut(
     dropped: Collection[str] = (),
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> M:
-    """Copy a network without the removed channels and branches.
+    """Copy a network without the removed channels, branches and paths.
 
     Args:
         model: network; it does not change.
         graph: graph of the network.
         masks: for each group that is cut, which of its channels are kept, bool [size].
-        dropped: names of the dropped branches.
+        dropped: names of the dropped branches and paths.
         weights: for each parameter whose weights are masked, which of them stay, bool of its shape; the others become
             zeros before the cut.
     """
     with torch.inference_mode(False):  # the cut network must be trainable, even if it is cut during an evaluation
         small = copied(model, _cut_tensors(model, graph, masks, weights or {}))
-    _mend(small, graph, {name: int(mask.sum()) for name, mask in masks.items()})
-    # outer branches come later in the forward pass, and include what was done to inner ones
-    for branch in graph.branches:
+    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
+    _mend(small, graph, sizes)
+    # outer ones come later, and include what was done to inner ones
+    for branch in graph.droppable:
         if branch.name in dropped:
-            without(small, branch)
+            without(small, branch, graph, sizes)
     return small
 
 

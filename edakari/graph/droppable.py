@@ -1,4 +1,4 @@
-"""Tests which of the residual branches in a trace can be dropped."""
+"""Tests which of the residual branches and parallel paths in a trace can be dropped."""
 
 from __future__ import annotations
 
@@ -9,37 +9,62 @@ from torch import nn
 from edakari.core.graph import Branch, Graph
 from edakari.graph.verify import Fault
 
-__all__ = ["branches_that_go"]
+__all__ = ["sides_that_go"]
 
 Trial = Callable[[Sequence[Branch]], Fault | None]
 """Cuts a network without some of its branches, and runs it."""
 
 
-def branches_that_go(shadow: nn.Module, graph: Graph, trial: Trial) -> tuple[Branch, ...]:
-    """Find the branches without which a network runs, each alone and together with any of the others.
+def sides_that_go(shadow: nn.Module, graph: Graph, trial: Trial) -> tuple[tuple[Branch, ...], tuple[Branch, ...]]:
+    """Find the branches and the paths without which a network runs, each alone and together with any of the others.
 
-    Dropping an outer branch also drops inner ones and would hide their faults. Branches are therefore tried by how
-    deeply others are nested in them, innermost first, and then all together. Branches of one level lie side by side.
-    Each trial compares the tensors after each of them, so one trial per level is enough if all can be dropped.
+    All are tried at once first. If that fails, branches are tried without paths, and then paths besides the branches
+    that can be dropped: so no path prevents a branch.
 
     Args:
         shadow: copy of the network that was traced.
-        graph: graph with all branches that the trace found.
+        graph: graph with all branches and paths that the trace found.
         trial: function that returns the fault without some branches, None if there is none.
     """
     learned = {name for operator in graph.operators for name in operator.weights}.intersection(graph.parameters)
     # a branch that holds all weights is the network itself
-    branches = tuple(branch for branch in graph.branches if not learned.issubset(branch.parameters))
-    heights = _heights(branches)
-    kinds = {branch.name: _kind(branch, shadow, graph) for branch in branches}
+    every = [branch for branch in graph.droppable if not learned.issubset(branch.parameters)]
+    names = {branch.name for branch in graph.paths}
+    branches = [branch for branch in every if branch.name not in names]
+    paths = [branch for branch in every if branch.name in names]
+    if paths and all(trial(level) is None for level in _attempts(every)):
+        return tuple(branches), tuple(paths)
+    kinds = {branch.name: _kind(branch, shadow, graph) for branch in every}
+    branches = _that_go(branches, trial, kinds)
+    paths = _proven(_that_go(paths, trial, kinds), lambda some: trial([*branches, *some]), kinds)
+    return tuple(branches), tuple(paths)
+
+
+def _that_go(branches: Sequence[Branch], trial: Trial, kinds: dict[str, Hashable]) -> list[Branch]:
+    """Find the branches that can be dropped, level by level and then all together."""
     proven: set[str] = set()
-    for height in sorted(set(heights.values())):
-        level = [branch for branch in branches if heights[branch.name] == height]
+    for level in _levels(branches):
         proven.update(branch.name for branch in _proven(level, trial, kinds))
     together = [branch for branch in branches if branch.name in proven]
-    if len({heights[branch.name] for branch in together}) > 1:
-        together = _proven(together, trial, kinds)
-    return tuple(together)
+    return _proven(together, trial, kinds) if len(_levels(together)) > 1 else together
+
+
+def _attempts(branches: Sequence[Branch]) -> list[Sequence[Branch]]:
+    """Each level, and all levels together if there are several."""
+    levels = _levels(branches)
+    return [*levels, branches] if len(levels) > 1 else levels
+
+
+def _levels(branches: Sequence[Branch]) -> list[Sequence[Branch]]:
+    """Branches by how deeply others are nested in them, innermost first.
+
+    Dropping an outer branch also drops inner ones and would hide their faults. Branches of one level lie side by side.
+    Each trial compares the tensors after each of them, so one trial per level is enough if all can be dropped.
+    """
+    heights = _heights(branches)
+    return [
+        [branch for branch in branches if heights[branch.name] == height] for height in sorted(set(heights.values()))
+    ]
 
 
 def _heights(branches: Iterable[Branch]) -> dict[str, int]:

@@ -32,7 +32,7 @@ def finish(
     inputs: InputSpec,
     device: str,
     device_reason: str,
-    branches: tuple[Branch, ...],
+    sides: tuple[tuple[Branch, ...], tuple[Branch, ...]],
 ) -> Graph:
     """Freeze a finished trace into a graph.
 
@@ -45,7 +45,7 @@ def finish(
         inputs: example that was traced.
         device: device of the forward pass.
         device_reason: reason why it did not run on meta, in torch's words.
-        branches: residual branches that can be dropped.
+        sides: branches and paths that can be dropped.
     """
     _pin_unproduced(tracer, stored, parameters)
     named = _named(stored)
@@ -64,7 +64,8 @@ def finish(
         device_reason=device_reason,
         attributes={key: frozen_dim(dim) for key, dim in tracer.notes.items()},
         fingerprint=fingerprint({name: dims for name, dims in frozen.items() if name in registered}),
-        branches=branches,
+        branches=sides[0],
+        paths=sides[1],
     )
 
 

@@ -19,7 +19,7 @@ from edakari.core.graph import Graph, Operator
 from edakari.core.layout import Layout, extent
 from edakari.graph.operators import Trait, having, named
 
-__all__ = ["Box", "Field", "box", "receptive_fields"]
+__all__ = ["Box", "Field", "box", "is_local", "receptive_fields"]
 
 Box = tuple[int, int, int, int]
 """First row, first column, last row, last column, all included."""
@@ -130,7 +130,7 @@ def _operand(
 
 
 def _seen(operator: Operator, shape: tuple[int, ...], operands: Sequence[_Operand]) -> State:
-    rule = RULES.get(operator.name, _local if _is_local(operator.name) else None)
+    rule = RULES.get(operator.name, _local if is_local(operator.name) else None)
     if not any(operand.state is None or operand.state for operand in operands):
         return {}
     return rule(operator, shape, operands) if rule else None
@@ -246,7 +246,8 @@ LOCAL = having(Trait.LOCAL)
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_local(name: str) -> bool:
+def is_local(name: str) -> bool:
+    """Whether an operator moves nothing along dimensions whose length it preserves."""
     if name in LOCAL:
         return True
     packet = getattr(torch.ops.aten, name.removeprefix("aten."), None) if name.startswith("aten.") else None

@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 POOLS = frozenset(named("pool"))
 UNPOOLS = frozenset(named("unpool"))
+UPSAMPLES = frozenset(named("upsample", "exact_upsample", "smooth_upsample"))
 
 
 def spatial(count: int, tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
@@ -30,6 +31,12 @@ def spatial(count: int, tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
         dilation = tuple(call.arg(4, "dilation", (1,) * count)) if "max" in call.name else (1,) * count
         tracer.set(kernel=tuple(kernel), stride=tuple(stride), padding=tuple(call.arg(3, "padding", (0,) * count)))
         tracer.set(dilation=dilation)
+        if call.arg(5 if "max" in call.name else 4, "ceil_mode", False):
+            tracer.set(ceil=True)
+    if call.name in UPSAMPLES:
+        scales = tuple(value for value in call.args[2:] if type(value) is float)
+        if len(scales) == count:
+            tracer.set(scales=scales)
     several = isinstance(call.out, tuple | list)
     first = call.out[0] if several else call.out
     tracer.pin(*dims[-count:], why="positions in space are mixed")

@@ -110,7 +110,7 @@ def _fixed(model: nn.Module, example: Any, device: str, why: str, mode: Mode = e
         tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
     parameters = dict(shadow.named_parameters())
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
-    graph = finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ())
+    graph = finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ((), ()))
     return dc.replace(graph, stored=bytes_on_disk(shadow))
 
 
@@ -132,10 +132,10 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
     registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
     for name in dims.keys() - registered - tracer.read:
         dims[name] = list(stored[name].shape)
-    branches = branches_of(tracer)
+    sides = branches_of(tracer)
     literals = tracer.sizes_by_literals()
     graph = verify_by_cutting(
-        shadow, dims, lambda: finish(tracer, dims, parameters, registered, inputs, device, why, branches), literals
+        shadow, dims, lambda: finish(tracer, dims, parameters, registered, inputs, device, why, sides), literals
     )
     return dc.replace(graph, with_training=joined, stored=bytes_on_disk(shadow))
 

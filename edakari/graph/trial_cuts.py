@@ -19,7 +19,7 @@ from edakari.core.space import Sizes
 from edakari.graph import algebra
 from edakari.graph.axis_tracer import Shape
 from edakari.graph.cutting import cut
-from edakari.graph.droppable import branches_that_go
+from edakari.graph.droppable import sides_that_go
 from edakari.graph.trial_sizes import TrialSizes, trial_sizes
 from edakari.graph.verify import Fault, fault_of
 
@@ -46,7 +46,8 @@ def verify_by_cutting(
         sizes = trial_sizes(graph.groups, _fixed_lengths(graph))
         failed = _first_fault(shadow, graph, (*sizes.turns, *(sizes.alternate if literals else ())))
         if failed is None:
-            return dc.replace(graph, branches=_branches(shadow, graph, sizes))
+            branches, paths = _sides(shadow, graph, sizes)
+            return dc.replace(graph, branches=branches, paths=paths)
         fault, failing = failed
         owner = type(shadow.get_submodule(fault.module)).__name__
         reason = f"{fault.module or 'the network'} ({owner}) fails without it: {fault.found}"
@@ -69,12 +70,14 @@ def _fixed_lengths(graph: Graph) -> frozenset[int]:
     return frozenset(layout.size for layout in outputs if isinstance(layout, Fixed))
 
 
-def _branches(shadow: nn.Module, graph: Graph, sizes: TrialSizes) -> tuple[Branch, ...]:
+def _sides(shadow: nn.Module, graph: Graph, sizes: TrialSizes) -> tuple[tuple[Branch, ...], tuple[Branch, ...]]:
+    """Find the branches and the paths without which the network runs."""
+
     def trial(branches: Sequence[Branch]) -> Fault | None:
         faults = (_fault(shadow, graph, turn, branches) for turn in (sizes.turns if sizes.crowded else sizes.turns[:1]))
         return next((fault for fault in faults if fault is not None), None)
 
-    return branches_that_go(shadow, graph, trial)
+    return sides_that_go(shadow, graph, trial)
 
 
 def _fault(shadow: nn.Module, graph: Graph, sizes: Sizes, branches: Sequence[Branch] = ()) -> Fault | None:

@@ -48,7 +48,7 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
         small: cut network on `graph.device`, in evaluation mode. Its forward pass may store values in it, so pass a
             copy of a network that is used later.
         graph: graph of the dense network.
-        sizes: sizes of the groups that were cut; branches at size 0 were dropped.
+        sizes: sizes of the groups that were cut; branches and paths at size 0 were dropped.
 
     Returns:
         The first fault; None if there is none.
@@ -87,10 +87,10 @@ class _Watch:
         self.sizes = sizes
         self.every_length = graph.device == "meta"
         self.expected: dict[str, list[ModuleCall]] = {}
-        dropped = [branch for branch in graph.branches if sizes.get(branch.name, 1) == 0]
+        dropped = [branch for branch in graph.droppable if sizes.get(branch.name, 1) == 0]
         self.gone = {path for branch in dropped for path in (*branch.modules, branch.exit)}
-        # modules next to those of a dropped branch receive what these pass on
-        self.changed = {index for branch in dropped for index in branch.region}
+        # modules next to those of a dropped branch receive what these pass on, unless shapes stay
+        self.changed = {index for branch in dropped if not branch.shapes for index in branch.region}
         self.homes = {graph.operators[index].module for index in self.changed}
         silent = {call for branch in dropped for call in branch.calls}
         for index, entry in enumerate(graph.calls):

@@ -171,7 +171,7 @@ def check_mask(edit: MaskWeights, graph: Graph) -> None:
 
 
 def _check_branch(edit: DropBranch, graph: Graph) -> None:
-    known = [branch.name for branch in graph.branches]
+    known = [branch.name for branch in graph.droppable]
     if edit.branch not in known:
         close = nearest(edit.branch, known)
         hint = f"; did you mean {close!r}?" if close else f"; it has {len(known)} that can be dropped"
@@ -179,7 +179,7 @@ def _check_branch(edit: DropBranch, graph: Graph) -> None:
 
 
 def branches_dropped(plan: Plan) -> tuple[str, ...]:
-    """Return the branches that a plan drops."""
+    """Return the branches and paths that a plan drops."""
     return tuple(edit.branch for edit in plan.edits if isinstance(edit, DropBranch))
 
 

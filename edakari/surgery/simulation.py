@@ -72,7 +72,7 @@ def _masked(plan: Plan, network: nn.Module, graph: Graph) -> Simulated:
     """The dense network with channels masked."""
     twin = with_counts(network, graph, plan.sizes())
     dropped = branches_dropped(plan)
-    for branch in graph.branches:
+    for branch in graph.droppable:
         if branch.name in dropped:
             twin.get_submodule(branch.exit).register_forward_hook(_to_zeros)
     return Simulated(twin, graph, masks_of(plan, graph), plan.masks())

@@ -21,14 +21,14 @@ def random_plan(
     groups: Sequence[Group] | None = None,
     drop: float = 0.0,
 ) -> Plan:
-    """Make a plan that keeps random channels of each group, and may drop branches.
+    """Make a plan that keeps random channels of each group, and may drop branches and paths.
 
     Args:
         graph: graph of the network.
         keep: fraction of each group to keep, or a range from which each group draws its fraction.
         seed: equal seeds give equal plans.
         groups: the groups to cut, with their legal sizes; None cuts all groups of the graph.
-        drop: probability that a residual branch is dropped.
+        drop: probability that a residual branch or a parallel path is dropped.
 
     Returns:
         A plan with one edit per cut group; sizes are the nearest legal ones.
@@ -48,5 +48,5 @@ def random_plan(
         order = rng.permutation(group.size)
         if size < group.size:
             edits.append(KeepChannels(group.name, tuple(np.sort(order[:size]).tolist())))
-    edits.extend(DropBranch(branch.name) for branch in graph.branches if rng.random() < drop)
+    edits.extend(DropBranch(branch.name) for branch in (*graph.branches, *graph.paths) if rng.random() < drop)
     return Plan(tuple(edits), graph.fingerprint, graph.inputs, "random_plan")

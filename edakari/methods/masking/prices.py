@@ -7,7 +7,7 @@ current sizes, because in an allocation all groups change at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def prices_of(
     sized = {group.name: group for group in groups}
     curves = {name: np.zeros(group.size + 1) for name, group in sized.items()}
     fixed = 0.0
-    for constant, read, written, layouts in _layers(graph):
+    for constant, read, written, layouts in _layers(graph, sized):
         total = constant * float(np.prod([extent(layout, sizes) for layout in layouts]))
         readers = [name for name in read if name in sized]
         writers = [name for name in written if name in sized]
@@ -96,11 +96,14 @@ def prices_of(
     return fixed, curves
 
 
-def _layers(graph: Graph) -> Iterator[tuple[int, Sequence[str], Sequence[str], Sequence[Layout]]]:
+def _layers(
+    graph: Graph, sized: Collection[str]
+) -> Iterator[tuple[int, Sequence[str], Sequence[str], Sequence[Layout]]]:
     """For each term of each layer: its constant, the groups that it reads, those that it writes, and its layouts."""
     for index, operator in enumerate(graph.operators):
         written = names_in(*operator.outputs[0])
-        branches = graph.enclosing_branches(index)
+        # a branch or path that is not allocated pays nothing
+        branches = [branch for branch in graph.enclosing_branches(index) if branch.group in sized]
         for constant, layouts in operator.macs:
             # a layer that reads and writes the same group has it twice
             names = names_in(*layouts, *branches)
