@@ -6,9 +6,10 @@ import dataclasses as dc
 from collections.abc import Sequence
 
 from edakari.core.method import Job, Method, Outcome, Solve
-from edakari.core.plan import Plan
+from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Cost
 from edakari.core.space import Sizes
+from edakari.cost import bind
 from edakari.cost.cost_after import CostAfter
 from edakari.criteria import Magnitude
 from edakari.errors import InfeasibleBudget
@@ -45,16 +46,22 @@ def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
     small = apply(job.model, first, job.graph)
     graph = trace(small, job.task.example())
 
+    def after(measured: Sequence[Cost]) -> list[Cost]:
+        if method.emits == {KeepChannels}:
+            # counted costs too: a cut detector of two stages finds another number of regions
+            measured = [cost for cost, _ in bind(job.budget, job.graph, measured).terms]
+        return [CostAfter(cost, fixed) for cost in measured]
+
     def loop(solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
         joined = first if before is None else first.then(before)
-        return job.loop(lambda given: solve(_after(given, fixed)), job.costs, joined)
+        return job.loop(lambda given: solve(after(given)), job.costs, joined)
 
     remaining = dc.replace(
         job,
         model=small,
         graph=graph,
         groups=carried(graph, [group for group in job.groups if group.name not in fixed]),
-        costs=_after(job.costs, fixed),
+        costs=after(job.costs),
         loop=loop,
     )
     try:
@@ -62,7 +69,3 @@ def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
     except InfeasibleBudget as error:
         raise InfeasibleBudget(f"{error} {fixed_note(fixed)}", error.least) from None
     return dc.replace(outcome, plan=first.then(outcome.plan, job.graph))
-
-
-def _after(costs: Sequence[Cost], fixed: Sizes) -> list[Cost]:
-    return [CostAfter(cost, fixed) for cost in costs]

@@ -12,9 +12,9 @@ from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
 from edakari.core.space import Group, Scores, Sizes
-from edakari.cost import dense
+from edakari.cost import bind, counted
 from edakari.cost.cost_after import CostAfter
-from edakari.graph import fixed_graph, trace
+from edakari.graph import trace
 from edakari.methods.allocation import allocate
 from edakari.surgery import apply
 
@@ -40,8 +40,10 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
     """Prune the channels that a criterion scores lowest.
 
     With k iterations, iteration i cuts to dense·(limit/dense)^(i/k), that is by the same factor each time. Each cut
-    network is traced and scored again, and the plans are composed. If the budget names a measured cost, the last
-    iteration repeats its allocation until the measured network meets the budget.
+    network is traced and scored again, and the plans are composed. All costs are those of the unpruned network's
+    graph at the sizes so far: a cut detector of two stages finds another number of regions, which its own graph
+    counts. If the budget names a measured cost, the last iteration repeats its allocation until the measured
+    network meets the budget.
 
     Args:
         name: name of the method, recorded in the plan.
@@ -56,7 +58,7 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
     Raises:
         InfeasibleBudget: the groups cannot reach the budget.
     """
-    dense_costs = _costs(job, job.graph, {})
+    dense_costs = _costs(job, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
     for iteration in range(1, iterations.count + 1):
         if iteration > 1 and iterations.recovery_epochs:
@@ -68,12 +70,12 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
         scores = criterion.score(model, graph, _Lazily(job), job.task)
         budget = _towards(job.budget, dense_costs, iteration / iterations.count)
         allocate_within = job.loop if iteration == iterations.count else allocate_once
-        cut = allocate_within(_solver(graph, scores, budget, allocator, job.groups, plan.sizes()), job.costs, plan)
+        cut = allocate_within(_solver(job, graph, scores, budget, allocator, plan.sizes()), job.costs, plan)
         plan = plan.then(dc.replace(cut, method=name), job.graph)
         model = apply(model, cut, graph)
-        # the graph of the last network is only needed for its costs
-        graph = (trace if iteration < iterations.count else fixed_graph)(model, job.task.example())
-        job.log(f"iteration {iteration}", _costs(job, graph, plan.sizes()))
+        if iteration < iterations.count:
+            graph = trace(model, job.task.example())
+        job.log(f"iteration {iteration}", _costs(job, plan.sizes()))
     return Outcome(plan, model)
 
 
@@ -87,21 +89,19 @@ class _Lazily:
         return iter(self.job.task.batches("calibration"))
 
 
-def _solver(
-    graph: Graph, scores: Scores, budget: Budget, allocator: Allocator, groups: Sequence[Group], start: Sizes
-) -> Solve:
-    """Return the allocation for a network that was cut to sizes `start`, given costs of the network before the cut."""
+def _solver(job: Job, graph: Graph, scores: Scores, budget: Budget, allocator: Allocator, start: Sizes) -> Solve:
+    """Return the allocation for a network that was cut to sizes `start`, given measured costs of the unpruned one."""
 
     def solve(costs: Sequence[Cost]) -> Plan:
-        after = [CostAfter(cost, start) for cost in costs]
-        return allocate(graph, scores, budget, allocator, carried(graph, groups), after)
+        after = [CostAfter(cost, start) for cost, _ in bind(budget, job.graph, costs).terms]
+        return allocate(graph, scores, budget, allocator, carried(graph, job.groups), after)
 
     return solve
 
 
-def _costs(job: Job, graph: Graph, sizes: Sizes) -> dict[str, float]:
-    """Counted costs of a network, and measured costs of the first network at some sizes."""
-    return {**dense(graph, job.budget), **{cost.name: cost.total(sizes) for cost in job.costs}}
+def _costs(job: Job, sizes: Sizes) -> dict[str, float]:
+    """Counted and measured costs of the unpruned network at some sizes."""
+    return {**counted(job.graph, sizes, job.budget), **{cost.name: cost.total(sizes) for cost in job.costs}}
 
 
 def _towards(budget: Budget, dense_costs: Mapping[str, float], fraction: float) -> Budget:
