@@ -142,10 +142,9 @@ def _rehearse(network: nn.Module, small: nn.Module, stays: dict[int, torch.Tenso
         )
 
 
-@torch.no_grad()
 def _set_values(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Set tensors that stay to their values after the cut, which masks and constants may have changed."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():  # the first one turns gradients on
         for tensor, value in pairs:
             if not torch.equal(tensor, value):
                 tensor.copy_(value)

@@ -16,6 +16,7 @@ from edakari.core.copying import copied
 from edakari.core.following import CutTensor
 from edakari.core.plan import KeepTokens, Plan
 from edakari.errors import ModelError, PlanError, StateError, WrongArgument
+from edakari.surgery.weight_masking import mask_weights
 from edakari.testing import enlivened, random_plan, toy_vit
 from tests.surgery.masked_training import (
     EXAMPLE,
@@ -282,3 +283,16 @@ def test_a_wrapper_that_keeps_sizes_is_refused(monkeypatch: pytest.MonkeyPatch) 
     wrapped.module = model = cnn()
     plan = random_plan(ek.trace(model, EXAMPLE), 0.5)
     unchanged(model, lambda: ek.shrink(wrapped, plan), ModelError, "new DistributedDataParallel around it")
+
+
+def test_masked_weights_become_zeros_in_parameters_that_stay() -> None:
+    model = cnn()
+    graph = ek.trace(model, EXAMPLE)
+    weights = {name: param.detach() for name, param in model.named_parameters() if param.dim() > 1}
+    masks = mask_weights(graph, {name: weight.abs() > weight.abs().median() for name, weight in weights.items()})
+    for plan in (masks, masks.then(random_plan(graph, 0.5))):
+        model = cnn()
+        wanted = ek.apply(model, plan)
+        ek.shrink(model, plan)
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in wanted.state_dict().items())
+        assert sum(int((param == 0).sum()) for param in model.parameters() if param.dim() > 1) > 1000
