@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Unprunable
@@ -92,19 +92,21 @@ class LatencyResult:
 
     Args:
         limits: largest value of each cost of the pruned network, in the cost's unit.
+        sparsity: fraction of the maskable weights that at least are masked; 0 asks for none.
         planned: measurements for the latency; None without a latency in the budget.
         seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "latency"
     limits: Figures
+    sparsity: NonNegative = 0.0
     planned: PlannedLatency | None = None
     seconds: NonNegative = 0.0
 
     @property
     def budget(self) -> Budget:
         """The budget with absolute limits."""
-        return Budget(tuple(Term(cost, limit, False) for cost, limit in self.limits.items()))
+        return Budget(tuple(Term(cost, limit, False) for cost, limit in self.limits.items()), self.sparsity)
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -332,13 +334,7 @@ class Results:
     report: ReportResult | None = None
 
 
-STAGES: Mapping[str, type[StageResult]] = {
-    kind.stage: kind
-    for kind in (
-        *(TraceResult, LatencyResult, DenseResult, PruneResult, CheckResult),
-        *(FinetuneResult, MeasureResult, ExportResult, ReportResult),
-    )
-}
+STAGES: Mapping[str, type[StageResult]] = {kind.stage: kind for kind in get_args(StageResult)}
 """Result of each stage of a run, in order."""
 
 

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Union
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from edakari.core.method import Method, registered
-from edakari.core.plan import DropBranch, KeepTokens
+from edakari.core.plan import DropBranch, KeepTokens, MaskWeights
 from edakari.core.registry import Registry
 from edakari.core.settings import dataclass_of, holds_part, registry_of
 from edakari.criteria import CRITERIA
@@ -46,6 +46,7 @@ EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "ekg": ("ekg",),
     "isp": ("isp",),
     "rfc": ("rfc", "dlrfc"),
+    "gradual-masks": ("gradual_magnitude",),
     "tokens": ("spvit", "dynamicvit", "evit", "tome", "random_tokens"),
 }
 """Pages in docs/explanation, and the methods that each of them explains."""
@@ -71,6 +72,8 @@ def method_page(name: str, cls: type[Method]) -> str:
     transformer = KeepTokens in cls.emits
     model = "fashion_vit" if transformer else "fashion_cnn"
     removes = "tokens" if transformer else "channels, heads and widths"
+    removes = "single weights" if cls.emits == {MaskWeights} else removes
+    budget = "sparsity>=90%" if cls.emits == {MaskWeights} else "macs<=50%"
     removes += "; whole residual branches, if asked" if DropBranch in cls.emits else ""
     explained = next((page for page, names in EXPLAINED.items() if name in names), None)
     facts = [f"- Paper: {cls.paper[0].upper()}{cls.paper[1:]}.", f"- Removes: {removes}."]
@@ -80,7 +83,7 @@ def method_page(name: str, cls: type[Method]) -> str:
             *(f"# {name}", "", NOTE, "", summary, "", *(line for text in more for line in (text, ""))),
             *(*facts, "", "```yaml"),
             f'model: {{name: "edakari:{model}", weights: pretrained}}',
-            *(f"method: {name}", "budget: macs<=50%", "```", "", "## Settings", ""),
+            *(f"method: {name}", f"budget: {budget}", "```", "", "## Settings", ""),
             f"Keys of `method` in a recipe, and fields of `{cls.__module__}.{cls.__name__}`.",
             *("", settings_table([cls]), ""),
         ]

@@ -24,7 +24,9 @@ UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, SIZES), 
 """Costs whose limits need a suffix: the unit, the factor of each suffix, and the list of suffixes for errors."""
 NAME = r"[A-Za-z_]\w*|[^\s<,][^<,]*\.py:[A-Za-z_]\w*"
 """Pattern of the name of a cost; the second form is a cost in the user's own file."""
-TERM = re.compile(rf"\s*({NAME})\s*<=?\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*")
+NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
+SPARSITY = re.compile(rf"\s*sparsity\s*(<=?|>=?|=)\s*({NUMBER})\s*(%?)\s*", re.IGNORECASE)
+TERM = re.compile(rf"\s*({NAME})\s*<=?\s*({NUMBER})\s*(%|[A-Za-z]*)\s*")
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -53,23 +55,33 @@ class Term:
 
 @dc.dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits on costs that must all hold.
+    """Limits on costs that must all hold, and a sparsity.
 
     Args:
         terms: costs and their limits.
+        sparsity: fraction of the maskable weights that at least are masked, which is int(sparsity * N) of N weights; 0
+            asks for none.
     """
 
     terms: tuple[Term, ...]
+    sparsity: float = 0.0
 
     def __str__(self) -> str:
-        return ", ".join(str(term) for term in self.terms)
+        sparsity = [f"sparsity>={_figure(self.sparsity * 100)}%"] if self.sparsity else []
+        return ", ".join([*map(str, self.terms), *sparsity])
+
+    @property
+    def limits(self) -> Budget:
+        """The budget without the sparsity."""
+        return Budget(self.terms)
 
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Read a budget such as `macs<=50%`, `flops<=2.1G, params<=8M`, `size<=1MB` or `latency<=12ms`.
 
-        A term may name any registered cost, or your own cost in a file, as in `costs.py:energy<=50%`. The name is
-        looked up when the budget is bound to a network (`edakari.cost.bind`).
+        `sparsity>=90%` asks methods that mask single weights for a fraction of masked ones, alone or with other terms:
+        `macs<=40%, sparsity>=90%`. Other terms may name any registered cost, or your own cost in a file, as in
+        `costs.py:energy<=50%`. The name is looked up when the budget is bound to a network (`edakari.cost.bind`).
 
         Args:
             text: terms, separated by commas.
@@ -79,12 +91,14 @@ class Budget:
         """
         if not isinstance(text, str) or not text.strip():
             raise BudgetError(f"a budget is a text such as 'macs<=50%', but got {text!r}")
-        terms = tuple(_term(part) for part in text.split(","))
-        names = [term.cost for term in terms]
+        parts = text.split(",")
+        sparsities = [_sparsity(part) for part in parts if SPARSITY.fullmatch(part)]
+        terms = tuple(_term(part) for part in parts if not SPARSITY.fullmatch(part))
+        names = [*(term.cost for term in terms), *["sparsity"] * len(sparsities)]
         for name in names:
             if names.count(name) > 1:
                 raise BudgetError(f"budget {text!r} limits {name!r} twice; keep one")
-        return cls(terms)
+        return cls(terms, *sparsities)
 
     def term(self, cost: str) -> Term | None:
         """Return the term of a cost; None if the budget does not name the cost."""
@@ -108,7 +122,8 @@ class Budget:
         return Budget(
             tuple(
                 Term(term.cost, term.limit * dense[term.cost], False) if term.relative else term for term in self.terms
-            )
+            ),
+            self.sparsity,
         )
 
 
@@ -145,6 +160,21 @@ def _figure(number: float) -> str:
     """Format a number with six significant digits, or with all digits if six are not enough."""
     short = f"{number:g}"
     return short if math.isclose(float(short), number, rel_tol=1e-12) else f"{number:.15g}"
+
+
+def _sparsity(text: str) -> float:
+    found = SPARSITY.fullmatch(text)
+    assert found is not None
+    relation, number, suffix = found.group(1), float(found.group(2)), found.group(3)
+    percent = number if suffix or number > 1 else number * 100
+    if not relation.startswith(">") or not suffix:
+        raise BudgetError(
+            f"budget term {text.strip()!r}: a sparsity is a percentage of masked weights that is reached or exceeded; "
+            f"did you mean 'sparsity>={percent:g}%'?"
+        )
+    if not 0 < number < 100:
+        raise BudgetError(f"budget term {text.strip()!r}: a sparsity must be above 0 % and below 100 %")
+    return number / 100
 
 
 def _term(text: str) -> Term:

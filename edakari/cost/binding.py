@@ -55,9 +55,14 @@ def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
             replace registered costs of the same name.
 
     Raises:
-        BudgetError: the budget names a measured cost that was not given.
+        BudgetError: the budget names a measured cost that was not given, or asks for a sparsity.
         UnknownName: the budget names an unknown cost; the message names the nearest one, and says how to add a cost.
     """
+    if budget.sparsity:
+        raise BudgetError(
+            f"the budget {str(budget)!r} asks for a sparsity, which masks single weights and removes no channels; "
+            "take a method that masks weights, such as 'gradual_magnitude', or leave it out"
+        )
     given = {cost.name: cost for cost in measured}
     costs: dict[str, Cost] = {}
     for term in budget.terms:

@@ -19,8 +19,8 @@ from edakari.pipeline import processes
 from edakari.pipeline.context import RecipeSubject, training_loop
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, stored_recipe
-from edakari.pipeline.held_weights import HeldWeights
 from edakari.pipeline.load import as_recipe
+from edakari.pipeline.masked import fixed_masks
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
 from edakari.surgery import is_saved, save_as_pruned
@@ -91,7 +91,7 @@ def train_dense(
         task.batches("train"),
         schedule,
         settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
-        hooks=(HeldWeights(model),),
+        hooks=fixed_masks(model),
         evaluate=task.evaluate,
     )
     result = {

@@ -18,6 +18,7 @@ from edakari.errors import RecipeError, RunFolderError, SettingsError
 from edakari.latency.runnable import faults
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
+from edakari.pipeline.masked import sparsity_problems
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.settings import LatencySettings, PruneSettings, Recipe
 from edakari.train.optim import check_optimizer
@@ -45,6 +46,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
     if not done("prune"):
         fields = _precisions_of(type(asked.method))
         problems += _precisions(asked, {f"method.{name}": getattr(asked.method, name) for name in fields})
+        problems += sparsity_problems(asked)
     if not done("finetune"):
         if asked.finetune:
             problems += _precisions(asked, {"finetune.precision": asked.finetune.precision})

@@ -32,9 +32,10 @@ from edakari.methods.allocation import allocate, fixed_note
 from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
-from edakari.pipeline.exact import check_exact, check_zeros, cut_costs, masked_counts
+from edakari.pipeline.exact import check_exact, check_zeros, cut_costs
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import KeepLog, logged
+from edakari.pipeline.masked import fixed_masks, masked_within
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.task_facts import task_facts
@@ -123,7 +124,7 @@ def latency_stage(run: Run) -> LatencyResult:
     planned = run.processes.from_main(lambda: measured_latency(run))
     latency = {"latency": planned.dense.median_ms} if planned else {}
     budget = run.settings.budget.absolute({**run.dense_costs, **latency})
-    return LatencyResult(limits={term.cost: term.limit for term in budget.terms}, planned=planned)
+    return LatencyResult(limits={t.cost: t.limit for t in budget.terms}, sparsity=budget.sparsity, planned=planned)
 
 
 def dense_stage(run: Run) -> DenseResult:
@@ -221,7 +222,7 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
         costs=costs,
         bytes=stored_bytes(pruned),
         metrics=_metrics(run, pruned, "the pruned network", "lower the learning rates of the method"),
-        masked=masked_counts(run, plan),
+        masked=masked_within(run, plan, limits.sparsity),
     )
 
 
@@ -245,6 +246,7 @@ def finetune_stage(
                 objective,
                 batches,
                 schedule,
+                hooks=fixed_masks(model),
                 settings=run.fitting("finetune"),
                 evaluate=run.task.evaluate,
             )

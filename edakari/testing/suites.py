@@ -18,10 +18,11 @@ from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.incremental_cost import incremental
 from edakari.core.method import Job, Method, Outcome
-from edakari.core.plan import Plan
+from edakari.core.plan import MaskWeights, Plan
 from edakari.core.protocols import Allocator, Cost, Criterion, Values
 from edakari.core.space import Group, Sizes, dense_sizes, legal_sizes
 from edakari.cost import bind, dense
+from edakari.cost.sparse import sparse_counts
 from edakari.errors import InfeasibleBudget
 from edakari.graph import fixed_graph, trace
 from edakari.surgery import apply, simulate
@@ -53,12 +54,15 @@ def check_method(
     _check(bool(method.paper), f"{type(method).__name__} names no paper")
     for network in [toy_cnn(), toy_vit()] if networks is None else networks:
         where = f"{type(method).__name__} on {type(network).__name__}"
-        job = job_of(copied(network), "macs<=50%")
+        masks_only = method.emits == {MaskWeights}
+        job = job_of(copied(network), "sparsity>=50%" if masks_only else "macs<=50%")
         outcome = method.prune(job)
         _check_plan(method, outcome, job, where)
         _check_network(outcome, network, job, where)
         again = method.prune(dc.replace(job, model=copied(network)))
         _check(again.plan == outcome.plan, f"{where}: the same job gave another plan the second time")
+        if masks_only:
+            continue  # no cost of it can be limited
         measured = job_of(copied(network), "latency<=60%")
         _check_plan(method, method.prune(measured), measured, f"{where} with a measured cost")
         whole = method.prune(job_of(copied(network), "macs<=100%"))
@@ -187,8 +191,13 @@ def _check_incremental(cost: Cost, groups: Sequence[Group], rng: np.random.Gener
 
 def _check_plan(method: Method, outcome: Outcome, job: Job, where: str) -> None:
     plan = outcome.plan
-    limits = bind(job.budget, job.graph, job.costs)
-    _check(limits.excess(plan.sizes()) <= 0, f"{where}: the budget is overrun: {limits.describe(plan.sizes())}")
+    if job.budget.terms:
+        limits = bind(job.budget.limits, job.graph, job.costs)
+        _check(limits.excess(plan.sizes()) <= 0, f"{where}: the budget is overrun: {limits.describe(plan.sizes())}")
+    if job.budget.sparsity:
+        left, every = sparse_counts(job.graph, plan).maskable
+        enough = every - left >= int(job.budget.sparsity * every)
+        _check(enough, f"{where}: {every - left} of {every} weights are masked, fewer than {job.budget} asks for")
     _check(Plan.from_json(plan.to_json()) == plan, f"{where}: the plan is another one after a JSON round trip")
     _check(plan.fingerprint == job.graph.fingerprint, f"{where}: the plan's fingerprint is not the graph's")
     kinds = {type(edit) for edit in plan.edits}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["with_gradients"]
+__all__ = ["BeforeUpdate", "with_gradients"]
 
 Removed = Callable[[], None]
 
@@ -43,3 +43,24 @@ def with_gradients(optimizer: torch.optim.Optimizer, call: Callable[[], None]) -
         return args, {**kwargs, "closure": computed}
 
     return optimizer.register_step_pre_hook(before_update).remove
+
+
+class BeforeUpdate:
+    """Calls a function by `with_gradients` in the steps of one optimizer at a time; run state.
+
+    A hook may be used in several trainings, each with an optimizer of its own.
+
+    Args:
+        call: function that may read and change gradients and weights.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._removed: Removed = lambda: None
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Watch an optimizer from now on, and no other one."""
+        if optimizer is not self._optimizer:
+            self._removed()
+            self._optimizer, self._removed = optimizer, with_gradients(optimizer, self.call)

@@ -44,6 +44,51 @@ def test_good_budgets(text: str, terms: list[Term]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "sparsity", "terms"),
+    [
+        ("sparsity>=90%", 0.9, 0),
+        ("macs<=40%, sparsity>=90%", 0.9, 1),
+        (" Sparsity >= 97.5 % , params<=8M,macs<=2G", 0.975, 2),
+        ("sparsity>80%", 0.8, 0),
+        ("macs<=40%", 0.0, 1),
+    ],
+)
+def test_a_sparsity_stands_beside_limits(text: str, sparsity: float, terms: int) -> None:
+    budget = Budget.parse(text)
+    assert budget.sparsity == pytest.approx(sparsity)
+    assert len(budget.terms) == len(budget.limits.terms) == terms
+    assert Budget.parse(str(budget)) == budget
+    assert budget.absolute({"macs": 10.0}).sparsity == budget.sparsity
+    assert budget.limits.sparsity == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("sparsity<=90%", "did you mean 'sparsity>=90%'"),
+        ("sparsity>=0.9", "did you mean 'sparsity>=90%'"),
+        ("sparsity=0.95", "did you mean 'sparsity>=95%'"),
+        ("sparsity>=90", "did you mean 'sparsity>=90%'"),
+        ("sparsity>=100%", "below 100 %"),
+        ("sparsity>=0%", "above 0 %"),
+        ("sparsity>=80%, sparsity>=90%", "limits 'sparsity' twice"),
+        ("sparsity>=lots", "cannot read"),
+    ],
+)
+def test_a_wrong_sparsity_is_told(text: str, why: str) -> None:
+    with pytest.raises(BudgetError, match=why):
+        Budget.parse(text)
+
+
+def test_a_sparsity_is_no_limit_of_channels() -> None:
+    graph = trace(toy_cnn(), ToyTask().example())
+    for text in ("sparsity>=90%", "macs<=50%, sparsity>=90%"):
+        with pytest.raises(BudgetError, match="gradual_magnitude"):
+            bind(Budget.parse(text), graph)
+    assert bind(Budget.parse("macs<=50%, sparsity>=90%").limits, graph).terms
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "  ", "50%", "macs", "macs=50%", "macs<=", "macs<=0%", "macs<=101%", "macs<=0", "macs<=-1", "macs<=nan",
      "latency<=12", "latency<=12k", "latency<=0ms", "latency<=120%", "macs<=12ms", "macs<=2X", "macs<=1G,",

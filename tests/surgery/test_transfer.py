@@ -16,7 +16,7 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.errors import EdakariWarning, ModelError, UnknownName, WrongArgument
 from edakari.graph import trace
 from edakari.models import build
-from edakari.pipeline.held_weights import HeldWeights
+from edakari.pipeline.masked import fixed_masks
 from edakari.surgery import FeatureHead, apply, held_masks, load, mask_weights, save, save_as_pruned, transfer
 from edakari.surgery.structure import structure_of
 from edakari.testing import random_plan
@@ -245,7 +245,7 @@ def test_masks_of_weights_move_along_and_stay_in_training(tmp_path):
     before, held = held_masks(sparse), held_masks(moved)
     assert set(before) - set(held) == {"classifier.weight"}
     assert all(torch.equal(held[name], before[name]) for name in held)
-    hook, optimizer = HeldWeights(moved), torch.optim.SGD(moved.train().parameters(), 0.01, momentum=0.9)
+    (hook,), optimizer = fixed_masks(moved), torch.optim.SGD(moved.train().parameters(), 0.01, momentum=0.9)
     for _ in range(20):
         moved(X).square().mean().backward()
         optimizer.step()
