@@ -45,6 +45,7 @@ EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "soft-masks": ("smcp", "halp"),
     "ekg": ("ekg",),
     "isp": ("isp",),
+    "gate-search": ("gate_search",),
     "rfc": ("rfc", "dlrfc"),
     "gradual-masks": ("gradual_magnitude",),
     "tokens": ("spvit", "dynamicvit", "evit", "tome", "random_tokens"),

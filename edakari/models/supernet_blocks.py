@@ -45,6 +45,11 @@ class SearchBlock(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, groups=groups, bias=False)
         self.mixer = TokenMixer(inputs, outputs, tokens, stride) if tokens else None
 
+    @property
+    def gate_norms(self) -> tuple[str, ...]:
+        """The batch norms whose scales gate the units of the paths that are left; see `methods.tickets.gates`."""
+        return tuple(f"paths.{index}.1.1" for index, path in enumerate(self.paths) if _is_alive(path))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return features [N, outputs, H / stride, W / stride]."""
         found: torch.Tensor = self.paths[0](x)
@@ -55,6 +60,11 @@ class SearchBlock(nn.Module):
             kept = kept + self.mixer(x)
         summed: torch.Tensor = kept + self.norm(found)
         return summed
+
+
+def _is_alive(path: nn.Module) -> bool:
+    """Whether a path still computes: those of a dropped one return their input, or zeros."""
+    return isinstance(path, nn.Sequential) and isinstance(path[1], nn.Sequential)
 
 
 def _path(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

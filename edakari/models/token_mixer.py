@@ -26,6 +26,9 @@ class TokenMixer(nn.Module):
         stride: 1 keeps the resolution, 2 halves it.
     """
 
+    gate_norms = ("norm",)
+    """The batch norm whose scales gate the tokens; see `methods.tickets.gates`."""
+
     coordinates: torch.Tensor
 
     def __init__(self, inputs: int, outputs: int, tokens: int, stride: int = 1) -> None:
