@@ -12,16 +12,15 @@ from __future__ import annotations
 import dataclasses as dc
 from typing import Any, ClassVar, Literal
 
-from edakari.core.files import write_json
 from edakari.core.method import Job, Outcome, register
 from edakari.core.objective import task_objective
 from edakari.core.plan import DropBranch, KeepChannels, Plan
-from edakari.core.processes import Processes
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, settings
 from edakari.methods.tickets.gate_search import GateSearch
 from edakari.methods.tickets.landing import SearchBudget
-from edakari.methods.tickets.search_events import EDGES, SearchEvent
+from edakari.methods.tickets.recording import Recording
+from edakari.methods.tickets.search_events import SearchEvent
 from edakari.methods.tickets.search_settings import Duration, GateSearchSettings
 from edakari.train.loop import steps_per_epoch
 
@@ -95,10 +94,7 @@ class GateSearchMethod(GateSearchSettings):
         search = GateSearch(
             self.search_settings(), job.model, job.graph, duration, groups=job.groups, budget=budget, listeners=[tell]
         )
-        job.fit(job.model, task_objective(job.task), schedule, hooks=[search])
-        if job.artifacts is not None and Processes.here().main:
-            events = [event.to_dict() for event in search.history]
-            write_json(job.artifacts / "search.json", {"edges": EDGES.tolist(), "events": events})
+        job.fit(job.model, task_objective(job.task), schedule, hooks=[search, Recording(job.artifacts, search)])
         return Outcome(search.plan, job.model)
 
     def search_settings(self) -> GateSearchSettings:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from edakari.core.files import write_json
 from edakari.core.method import Job, Outcome, register
 from edakari.core.objective import task_objective
 from edakari.core.plan import MaskWeights
-from edakari.core.processes import Processes
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, PositiveFraction, settings
 from edakari.errors import BudgetError, SettingsError
 from edakari.graph import maskable_weights
 from edakari.methods.tickets.mask_schedule import ProgressiveMaskSettings
 from edakari.methods.tickets.progressive_mask import ProgressiveMask
+from edakari.methods.tickets.recording import Recording
 from edakari.methods.tickets.scores import ScoreName, ScoreSource
 from edakari.methods.tickets.selecting import Scope
 from edakari.surgery import apply, mask_weights
@@ -82,10 +81,10 @@ class GradualMagnitude:
             warmup=self.lr_warmup,
             precision=self.precision,
         )
-        job.fit(job.model, task_objective(job.task), schedule, hooks=[hook])
+        recording = Recording(job.artifacts, mask=hook)
+        job.fit(job.model, task_objective(job.task), schedule, hooks=[hook, recording])
         hook.finish()
-        if job.artifacts is not None and Processes.here().main:
-            write_json(job.artifacts / "masks.json", hook.history())
+        recording.write()
         plan = mask_weights(job.graph, hook.masks, method="gradual_magnitude")
         return Outcome(plan, apply(job.model, plan, job.graph))
 

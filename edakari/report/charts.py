@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edakari.core.optional import needs
+from edakari.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Frame, axes, drawing, padded
 from edakari.report.formatting import is_share, metric, title_of
 
 with needs("report", "a report"):
@@ -15,8 +15,6 @@ with needs("report", "a report"):
 
 __all__ = ["Point", "curve", "scatter", "stations", "tradeoffs"]
 
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 46
 ENDS = ("end", "start", "middle")
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, px."""
@@ -30,20 +28,6 @@ class Point:
     y: float
     name: str
     tone: str
-
-
-@dc.dataclass(frozen=True)
-class Frame:
-    """Ranges of both axes, and their mapping to the drawing."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position of a value in px."""
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -93,8 +77,8 @@ def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) 
         limit: x of the budget, or None.
     """
     xs = [point.x for point in points] + ([limit] if limit else [])
-    frame = Frame((0.0, max(xs) * 1.08), _padded([point.y for point in points], is_share(up)))
-    parts = [*_axes(frame, across, up)]
+    frame = Frame((0.0, max(xs) * 1.08), padded([point.y for point in points], is_share(up)))
+    parts = [*axes(frame, across, up)]
     if limit:
         x, _ = frame.at(limit, frame.y[0])
         parts.append(
@@ -110,7 +94,7 @@ def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) 
             f"{metric(up, point.y)}, {escape(across)}: {point.x:.4g}</title></circle>"
         )
         parts.append(_label(point.name, metric(up, point.y), x, y, taken))
-    return _drawing(parts, f"{title_of(up)} against {across}")
+    return drawing(parts, f"{title_of(up)} against {across}")
 
 
 def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tuple[str, float] | None) -> Markup:
@@ -124,8 +108,8 @@ def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tu
     """
     heights = [value for _, value in values] + ([level[1]] if level else [])
     first, last = min(epoch for epoch, _ in values), max(epoch for epoch, _ in values)
-    frame = Frame((first, max(last, first + 1)), _padded(heights, is_share(name)))
-    parts = [*_axes(frame, "epoch", name, whole=True)]
+    frame = Frame((first, max(last, first + 1)), padded(heights, is_share(name)))
+    parts = [*axes(frame, "epoch", name, whole=True)]
     if level:
         _, y = frame.at(frame.x[0], level[1])
         parts.append(
@@ -140,7 +124,7 @@ def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tu
                 f'<circle class="dot {tone}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
                 f"<title>epoch {epoch:g}: {metric(name, value)}</title></circle>"
             )
-    return _drawing(parts, f"{title_of(name)} over the epochs")
+    return drawing(parts, f"{title_of(name)} over the epochs")
 
 
 def stations(points: Sequence[Point], across: str, up: str, *, joined: bool) -> Markup:
@@ -153,15 +137,15 @@ def stations(points: Sequence[Point], across: str, up: str, *, joined: bool) -> 
         joined: whether a line connects them.
     """
     xs, ys = [point.x for point in points], [point.y for point in points]
-    frame = Frame(_padded(xs, share=False), _padded(ys, share=False))
-    parts = [*_axes(frame, across, up)]
+    frame = Frame(padded(xs, share=False), padded(ys, share=False))
+    parts = [*axes(frame, across, up)]
     indices = [frame.at(point.x, point.y) for point in points]
     if joined:
         parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in indices)}"/>')
     for point, (x, y) in zip(points, indices, strict=True):
         dot = f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
         parts.append(f"{dot}<title>{escape(point.name)}</title></circle>")
-    return _drawing(parts, f"{up} against {across}")
+    return drawing(parts, f"{up} against {across}")
 
 
 def _point(network: Mapping[str, Any], x: float, name: str) -> Point:
@@ -196,42 +180,3 @@ def _inside(box: Box) -> bool:
 
 def _meet(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _padded(values: Sequence[float], share: bool) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    pad = max((high - low) * 0.18, abs(high) * 0.01, 1e-9)
-    top = min(high + pad, 1.0 + 0.04 * (high - low)) if share and high <= 1 else high + pad
-    return (max(low - pad, 0.0) if low >= 0 else low - pad), max(top, high + 1e-9)
-
-
-def _axes(frame: Frame, across: str, up: str, *, whole: bool = False) -> Iterable[str]:
-    share = is_share(up)
-    for value in _ticks(*frame.y, scale=100 if share else 1):
-        _, y = frame.at(frame.x[0], value)
-        text = f"{value * 100:.3g}" if share else f"{value:.3g}"
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-    for value in _ticks(*frame.x, whole=whole):
-        x, _ = frame.at(value, frame.y[0])
-        yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.3g}</text>'
-    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
-    index = f'transform="translate(15 {middle}) rotate(-90)" text-anchor="middle"'
-    yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
-    yield f'<text class="title" x="{centre}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>'
-    title = f"{title_of(up)}, %" if share else title_of(up)
-    yield f'<text class="title" {index}>{escape(title)}</text>'
-
-
-def _ticks(low: float, high: float, *, scale: float = 1, whole: bool = False) -> list[float]:
-    low, high = low * scale, high * scale
-    rough = (high - low) / 6.5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    step = max(step, 1.0) if whole else step
-    first = math.ceil(low / step - 1e-9)
-    return [index * step / scale for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _drawing(parts: Iterable[str], title: str) -> Markup:
-    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>')
