@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -32,7 +32,9 @@ __all__ = [
     "method_named",
     "name_of",
     "needs_data",
+    "needs_training",
     "paper_of",
+    "parts_of",
     "register",
     "registered",
 ]
@@ -260,6 +262,27 @@ def _from_short(short: str, cls: type[Method], **settings: Any) -> Method:
 def needs_data(method: Method) -> bool:
     """Whether a method needs data: whether it or its criterion has a true attribute `needs_data`."""
     return any(getattr(each, "needs_data", False) for each in (method, getattr(method, "criterion", None)))
+
+
+def needs_training(method: Method) -> bool:
+    """Whether a method trains with the task's loss: whether a part of it has a true attribute `needs_training`."""
+    return any(getattr(part, "needs_training", False) for _, part in parts_of(method))
+
+
+def parts_of(part: Any, key: str = "method") -> Iterator[tuple[str, Any]]:
+    """Yield a method and the settings in it, each with its key in a recipe.
+
+    Before anything runs, a part with a method `check_task(model, task, batch)` is given the unpruned network, the task
+    and the first batch of "calibration"; it raises a `DataError` if the task does not serve it.
+
+    Args:
+        part: method, or settings in it.
+        key: its key.
+    """
+    if dc.is_dataclass(part) and not isinstance(part, type):
+        yield key, part
+        for field in dc.fields(part):
+            yield from parts_of(getattr(part, field.name), f"{key}.{field.name}")
 
 
 def name_of(method: Method) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ __all__ = [
     "StepState",
     "Task",
     "Values",
+    "is_indexed",
 ]
 
 Batch = Any
@@ -149,6 +150,14 @@ class IndexedTask(Task, Protocol):
 
     def digest(self) -> str:
         """Compute the SHA-256 of the training examples, their order, and their preprocessing."""
+
+
+def is_indexed(task: Task) -> TypeGuard[IndexedTask]:
+    """Whether a task's examples have indices.
+
+    Its other attributes are not asked: a metric, for example, may be known only after an evaluation.
+    """
+    return all(callable(getattr(task, name, None)) for name in ("labels", "batches_at", "with_indices", "digest"))
 
 
 @dc.dataclass

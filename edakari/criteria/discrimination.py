@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from edakari.core.graph import Graph
+from edakari.core.modes import judging
 from edakari.core.output_kinds import Suits
 from edakari.core.protocols import Batch, Task
 from edakari.core.settings import settings
 from edakari.core.space import Scores
+from edakari.criteria.labels import labels_of
 from edakari.criteria.magnitude import Magnitude
 from edakari.criteria.ranking import Strongest
 from edakari.criteria.reduce import Array, Normalize, group_scores, normalized
@@ -83,6 +85,11 @@ class FeatureDiscrimination:
     measure: Measure = "entropy"
     balanced: bool = False
     normalize: Normalize = "mean"
+
+    def check_task(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        """Find the labels of a batch; see `edakari.core.method.parts_of`."""
+        with judging(model):
+            labels_of(batch, task.outputs(model, batch), self.responses.labels)
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs batches with labels, the same on all ranks.

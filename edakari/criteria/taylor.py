@@ -53,6 +53,11 @@ class Taylor:
     max_batches: Count = 16
     normalize: Normalize = "mean"
 
+    def check_task(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        """Take the loss of a batch; see `edakari.core.method.parts_of`."""
+        with eval_mode(model):
+            task_objective(task)(model, batch)
+
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs batches and a task.
 

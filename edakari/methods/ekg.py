@@ -24,7 +24,7 @@ from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome, register
 from edakari.core.output_kinds import Suits
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Cost, IndexedTask, Schedule, Split, Task
+from edakari.core.protocols import Batch, Cost, IndexedTask, Schedule, Split, Task, is_indexed
 from edakari.core.settings import Count, LearningRate, PositiveFraction, Whole, settings
 from edakari.cost import bind
 from edakari.errors import DataError
@@ -74,6 +74,7 @@ class EnsembleKnowledgePruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
     suits: ClassVar[Suits] = Suits(("class",), "searches with equal numbers of images of each class")
 
     cut: PositiveFraction = 0.2
@@ -88,6 +89,10 @@ class EnsembleKnowledgePruning:
     lengths: Literal["norms", "all", "none"] = "norms"
     teachers: Literal["poster", "interim"] = "poster"
     reuse_mb: Whole = 1024
+
+    def check_task(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        """Draw the images of the warm-up and of the search; see `edakari.core.method.parts_of`."""
+        self._data(_indexed(task), 0)
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
@@ -179,7 +184,7 @@ class EnsembleKnowledgePruning:
 
 
 def _indexed(task: Task) -> IndexedTask:
-    if not isinstance(task, IndexedTask):
+    if not is_indexed(task):
         raise DataError(
             "method 'ekg' needs a classification task with indexed examples (labels, batches_at, with_indices), "
             f"but got a {type(task).__name__}"

@@ -53,6 +53,7 @@ class GradualMagnitude:
     paper: ClassVar[str] = "Zhu & Gupta, To Prune or Not to Prune, arXiv 1710.01878, 2017"
     emits: ClassVar[frozenset[type[Any]]] = frozenset({MaskWeights})
     needs_data: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
 
     # differs: the paper's curve of the sparsity is cubic; the steps here are those of SuperTickets
     epochs: Count = 30

@@ -38,6 +38,7 @@ class HardMaskedPruning:
     paper: ClassVar[str] = "Shen et al., Structural Pruning via Latency-Saliency Knapsack, NeurIPS 2022"
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
 
     epochs: Count = 90
     milestones: Count = 30

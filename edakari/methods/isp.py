@@ -22,10 +22,10 @@ from torch.nn import functional
 from edakari.core.budget import Limits
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, register
-from edakari.core.modes import eval_mode
+from edakari.core.modes import eval_mode, judging
 from edakari.core.output_kinds import Suits
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Allocator, Cost, Schedule
+from edakari.core.protocols import Allocator, Batch, Cost, Schedule, Task
 from edakari.core.settings import Count, LearningRate, NonNegative, Positive, PositiveFraction, settings
 from edakari.core.space import Group
 from edakari.core.stability import experimental
@@ -41,8 +41,10 @@ from edakari.methods.saliency.explaining import (
     LabelSource,
     PredictorSettings,
     checked,
+    checked_batch,
     fit_explainer,
     fit_predictor,
+    labelled,
     unchanged,
 )
 from edakari.methods.saliency.gating import Gated, GateReport, Pairs, cost_penalty, inner_groups
@@ -101,6 +103,7 @@ class InterpretationSteeredPruning:
     )
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
     suits: ClassVar[Suits] = Suits(("class",), "explains at which places of an image a network finds its class")
 
     # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights need fewer
@@ -138,6 +141,14 @@ class InterpretationSteeredPruning:
         smallest, largest = self.mask_widths
         if smallest > largest:
             raise SettingsError(f"method 'isp': mask_widths must rise, found {self.mask_widths}")
+
+    def check_task(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        """Explain and train by a batch; see `edakari.core.method.parts_of`."""
+        checked_batch(task, model, batch, self.labels)
+        images, labels = labelled(batch, self.labels)
+        with judging(model):
+            outputs = task.outputs(model, batch)
+            task.loss(outputs, (images, outputs.argmax(1) if labels is None else labels))
 
     @experimental("the method isp", "its settings and the explainers that it saves")
     def prune(self, job: Job) -> Outcome:

@@ -43,8 +43,13 @@ class ScorePruning:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the method trains between cuts; the criterion has a `needs_data` of its own."""
+        """Whether the method needs data itself; the criterion has a `needs_data` of its own."""
         return self.iterations > 1 and self.recovery_epochs > 0
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether the method trains between cuts."""
+        return self.needs_data
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

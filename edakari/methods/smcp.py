@@ -69,6 +69,7 @@ class SoftMaskedPruning:
     paper: ClassVar[str] = "Humble et al., Soft Masking for Cost-Constrained Channel Pruning, ECCV 2022"
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels, DropBranch})
     needs_data: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
 
     epochs: Count = 90
     warmup_epochs: NonNegative = 10

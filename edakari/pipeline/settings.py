@@ -275,6 +275,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Budget):
         return str(value)
     if not dc.is_dataclass(value):
+        if isinstance(value, Method):  # a class of its own without settings
+            return {"name": name_of(value)}
         return list(value) if isinstance(value, tuple) else value
     found = plain(value)
     return {"name": name_of(value), **found} if isinstance(value, Method) else found

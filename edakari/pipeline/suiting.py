@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edakari.core.method import METHODS
+from edakari.core.method import METHODS, parts_of
 from edakari.core.output_kinds import OUTPUT_KINDS, OutputKind, Suits
 from edakari.criteria import CRITERIA, FeatureDiscrimination, ResponseSettings
 from edakari.errors import DataError
@@ -61,7 +60,7 @@ def require_classes(data: DataSettings) -> None:
 
 
 def _method(method: Any, kind: OutputKind, found: str) -> Iterator[Problem]:
-    for key, part in _parts("method", method):
+    for key, part in parts_of(method):
         suits: Suits | None = getattr(part, "suits", None)
         if suits is not None and kind not in suits.kinds:
             needed = " or ".join(OUTPUT_KINDS[each] for each in suits.kinds)
@@ -85,14 +84,6 @@ def _transfer(asked: TransferSettings, kind: OutputKind, found: str) -> Iterator
     if kind not in kinds:
         wanted = " or ".join(OUTPUT_KINDS[each] for each in kinds)
         yield Problem("transfer.head", f"{asked.head!r} is for tasks with {wanted}, {found}")
-
-
-def _parts(key: str, part: Any) -> Iterator[tuple[str, Any]]:
-    """A method and the settings in it, with their keys."""
-    if dc.is_dataclass(part) and not isinstance(part, type):
-        yield key, part
-        for field in dc.fields(part):
-            yield from _parts(f"{key}.{field.name}", getattr(part, field.name))
 
 
 def _teacher(tuning: FinetuneSettings, task: Any, kind: OutputKind | None, found: str) -> Iterator[Problem]:

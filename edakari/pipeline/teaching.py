@@ -14,7 +14,7 @@ from torch import nn
 
 from edakari.core.method import Outcome
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.protocols import Batch, IndexedTask, Objective
+from edakari.core.protocols import Batch, IndexedTask, Objective, is_indexed
 from edakari.criteria import Magnitude
 from edakari.errors import RecipeError
 from edakari.pipeline.context import Run
@@ -40,10 +40,16 @@ def training(
         given: function that returns the method's outcome; called if its own objective or teachers are needed.
 
     Raises:
-        RecipeError: views or a bank are asked for, but the task's examples have no indices.
+        RecipeError: views or a bank are asked for, but the task's examples have no indices; or a teacher, but the
+            method has an objective of its own.
     """
     tuning = run.settings.finetune
     assert tuning is not None
+    if pruned.own_finetune and (tuning.teacher is not None or tuning.distill.active):
+        raise RecipeError(
+            f"method {pruned.method!r} trains the pruned network by an objective of its own, which leaves no place for "
+            "finetune.distill and finetune.teacher; leave them out"
+        )
     batches = run.task.batches("train")
     if tuning.views > 1 or tuning.teacher == "bank":
         batches = require_indexed(run).with_indices(tuning.views)
@@ -130,7 +136,7 @@ def require_indexed(run: Run) -> IndexedTask:
     Raises:
         RecipeError: its examples have no indices.
     """
-    if not isinstance(run.task, IndexedTask):
+    if not is_indexed(run.task):
         raise RecipeError(
             f"finetune.views and finetune.teacher=bank need a task of classes with indexed examples, not a "
             f"{type(run.task).__name__}; leave them out"

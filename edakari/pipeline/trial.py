@@ -17,7 +17,7 @@ from torch import nn
 from edakari.core.arguments import found_as
 from edakari.core.copying import copied
 from edakari.core.finite import finite, require_finite
-from edakari.core.method import name_of, needs_data
+from edakari.core.method import name_of, needs_data, needs_training, parts_of
 from edakari.core.modes import judging
 from edakari.core.protocols import Batch, Split, Task
 from edakari.core.user_code import cause
@@ -68,18 +68,21 @@ def try_task(run: Run) -> Tried:
         ModelError: the loss or its gradient is not finite; names the term, or the parameter.
     """
     settings = run.settings
-    trains = settings.finetune is not None and settings.finetune.epochs > 0
+    tunes = settings.finetune is not None and settings.finetune.epochs > 0
     step = evaluation = 0.0
     with random_state_kept(), torch.random.fork_rng(devices=[]):
         model = copied(run.dense)
         needed: dict[Split, bool] = {
             "calibration": needs_data(settings.method) or settings.reconstruct or settings.recalibrate > 0,
-            "train": trains,
+            "train": tunes,
             "val": isinstance(run.task, OwnTask) and run.task.judge is not None,
         }
+        found: dict[Split, Batch | None] = {}
         for split, asked in needed.items():
-            batch = _first_batch(run, split)
-            if batch is None and asked:
+            batch = found[split] = _first_batch(run, split)
+            # without data, methods that can do so leave out their training
+            trains = tunes or (needs_training(settings.method) and found["calibration"] is not None)
+            if batch is None and (asked or (split == "train" and trains)):
                 raise DataError(f"{_where(run)}: there are no batches in the split {split!r}, which this run needs")
             if split == "train" and trains:
                 step = _try_training(run, model, batch)
@@ -87,8 +90,7 @@ def try_task(run: Run) -> Tried:
                 evaluation = _try_evaluation(run, model, batch)
             else:
                 _try_outputs(run, model, split, batch)
-            if split == "calibration" and needs_data(settings.method):
-                _try_scoring(run)
+        _check_method(run, model, found["calibration"])
     return Tried(step, evaluation)
 
 
@@ -161,14 +163,20 @@ def _shown(terms: Mapping[str, torch.Tensor]) -> str:
     return ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
 
 
-def _try_scoring(run: Run) -> None:
-    task, criterion = run.task, getattr(run.settings.method, "criterion", None)
+def _check_method(run: Run, model: nn.Module, batch: Batch | None) -> None:
+    """Ask the method and the settings in it whether the task serves them, by a batch of "calibration"."""
+    task, method = run.task, run.settings.method
     alone = isinstance(task, OwnTask) and task.loss_of is None and task.teaching is not None and task.teaching.itself
-    if alone and isinstance(criterion, Taylor):
+    if alone and isinstance(getattr(method, "criterion", None), Taylor):
         raise DataError(
-            f"method {name_of(run.settings.method)!r} scores by the gradient of the loss, which is 0 where a network "
+            f"method {name_of(method)!r} scores by the gradient of the loss, which is 0 where a network "
             "is its own teacher; give Task.of a loss or another teacher, or take a method such as 'magnitude'"
         )
+    for _, part in parts_of(method):
+        check = getattr(part, "check_task", None)
+        if callable(check) and batch is not None:
+            with _told(run, f"method {name_of(method)!r}, tried on the first batch of 'calibration',", batch):
+                check(model, task, batch)
 
 
 def _try_evaluation(run: Run, model: nn.Module, batch: Batch | None) -> float:

@@ -83,6 +83,11 @@ class TrialSettings:
     recovery_epochs: Whole = 1
     recovery_lr: LearningRate = 0.001
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether there is training between cuts."""
+        return self.recovery_epochs > 0
+
 
 def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, labels: LabelSource, job: Job) -> Outcome:
     """Cut in rounds, first residual streams, then the other groups, then all, until the budget is met.

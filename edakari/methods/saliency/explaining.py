@@ -36,6 +36,7 @@ __all__ = [
     "PredictorSettings",
     "agreement",
     "checked",
+    "checked_batch",
     "fit_explainer",
     "fit_predictor",
     "labelled",
@@ -107,6 +108,18 @@ def checked(task: Task, model: nn.Module, labels: LabelSource) -> tuple[Frame, i
     batch = next(iter(task.batches("calibration")), None)
     if batch is None:
         raise DataError("the calibration split is empty, but explanations need images; raise data.calibration_size")
+    return checked_batch(task, model, batch, labels)
+
+
+def checked_batch(task: Task, model: nn.Module, batch: Batch, labels: LabelSource) -> tuple[Frame, int]:
+    """Check a network by one batch; see `checked`.
+
+    Args:
+        task: see `checked`.
+        model: see `checked`.
+        batch: images, and labels.
+        labels: see `checked`.
+    """
     images, given = labelled(batch, labels)
     with judging(model):
         logits = task.outputs(model, batch)

@@ -72,6 +72,11 @@ class TokenTraining:
     batches: Count = 16
     precision: Precision = "fp32"
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether selectors are trained where there is data."""
+        return max(self.imitation_epochs, self.selector_epochs, self.joint_epochs) > 0
+
 
 def sites_of(job: Job) -> TokenSites:
     """Return the blocks of a job's network in front of which selectors can be inserted."""
