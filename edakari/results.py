@@ -14,6 +14,7 @@ from edakari.core.budget import Budget, Term
 from edakari.core.graph import Unprunable
 from edakari.core.settings import Count, NonNegative, Whole
 from edakari.core.space import Group
+from edakari.cost.sparse import LayerCounts
 from edakari.errors import SettingsError
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.results import MetLatency, PlannedLatency
@@ -188,6 +189,7 @@ class MaskedWeights:
         kept: maskable weights that stay, among all `weights` that are maskable.
         params: parameters that are not masked.
         macs: multiply-accumulates without masked weights; `uniform_macs` are all of them times the kept fraction.
+        layers: counts of each layer with maskable weights, in the network's order.
     """
 
     kept: Whole
@@ -195,6 +197,7 @@ class MaskedWeights:
     params: Whole
     macs: Whole
     uniform_macs: NonNegative
+    layers: tuple[LayerCounts, ...] = ()
 
 
 @dc.dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,7 @@ def masked_counts(run: Run, plan: Plan) -> MaskedWeights | None:
         params=found.sparse_params,
         macs=found.sparse_macs,
         uniform_macs=found.uniform_macs,
+        layers=tuple(layer for layer in found.layers if layer.maskable),
     )
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from edakari.core.optional import needs
-from edakari.report.formatting import is_share, title_of
+from edakari.report.formatting import cost, is_share, title_of
 
 with needs("report", "a report"):
     from markupsafe import Markup, escape
@@ -57,7 +57,7 @@ def axes(frame: Frame, across: str, up: str, *, whole: bool = False) -> Iterable
     share = is_share(up)
     for value in _ticks(*frame.y, scale=100 if share else 1):
         _, y = frame.at(frame.x[0], value)
-        text = f"{value * 100:.3g}" if share else f"{value:.3g}"
+        text = f"{value * 100:.3g}" if share else cost(value) if value >= 1e4 else f"{value:.3g}"
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
     for value in _ticks(*frame.x, whole=whole):

@@ -15,6 +15,7 @@ from edakari.errors import RunFolderError
 from edakari.report.content import Content, gathered, method_label
 from edakari.report.explanation import explanations
 from edakari.report.stage_files import read_results
+from edakari.report.tickets import ticket_events
 
 if TYPE_CHECKING:
     from edakari.results import Results  # what the command line shows at once must not wait for torch
@@ -50,6 +51,7 @@ def collect(folder: str | Path) -> Content:
     return {
         **gathered(results, _recipe(folder)),
         "explanations": explanations(folder),
+        "ticket": ticket_events(folder),
         "environment": _read(folder, environment) if os.path.lexists(environment) else {},
     }
 

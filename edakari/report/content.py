@@ -51,6 +51,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "epochs": [dict(epoch) for epoch in results.finetune.epochs] if results.finetune else [],
         "export": [dc.asdict(file) for file in results.export.files] if results.export else [],
         "explanations": [],
+        "ticket": {},
         "seconds": {name: stage.seconds for name, stage in vars(results).items() if stage},
         "recipe": dict(recipe),
         "environment": {},

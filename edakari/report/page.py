@@ -10,6 +10,7 @@ from edakari.report import formatting as figures
 from edakari.report.charts import curve, scatter, tradeoffs
 from edakari.report.search_charts import trail
 from edakari.report.template import template
+from edakari.report.ticket_charts import layer_rows, ticket_sections
 
 with needs("report", "a report"):
     import yaml
@@ -35,6 +36,8 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         tradeoffs=_tradeoff_charts(report),
         curves=_curves(report),
         search=trail(report),
+        ticket=ticket_sections(report),
+        layers=layer_rows(report),
         logged=list(dict.fromkeys(key for entry in report["log"] for key in entry)),
         recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
         pruned_groups=[group for group in report["groups"] if group["kept"] < group["size"]],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses as dc
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 with needs("report", "a report"):
     import pydantic
 
-__all__ = ["check_explanation", "read_results", "result_from", "stored"]
+__all__ = ["check_events", "check_explanation", "read_results", "result_from", "stored"]
 
 T = TypeVar("T")
 CONFIG = pydantic.ConfigDict(extra="allow", strict=True)
@@ -44,6 +45,64 @@ class Explained(TypedDict):
     title: str
     text: str
     pictures: list[Picture]
+
+
+class Unit(TypedDict):
+    """A group of a search."""
+
+    __pydantic_config__ = CONFIG  # type: ignore[misc]
+    name: str
+    size: Annotated[int, pydantic.Field(ge=1)]
+    kernel: list[int]
+    map: list[int]
+
+
+class SearchStep(TypedDict):
+    """An event of a search."""
+
+    __pydantic_config__ = CONFIG  # type: ignore[misc]
+    epoch: int
+    executed: bool
+    macs: float
+    units: dict[str, int]
+    gates: list[int]
+    dropped: list[str]
+    metrics: dict[str, float]
+
+
+class Search(TypedDict):
+    """A search."""
+
+    __pydantic_config__ = CONFIG  # type: ignore[misc]
+    edges: Annotated[list[Annotated[float, pydantic.Field(gt=0)]], pydantic.Field(min_length=2)]
+    threshold: float
+    macs: Annotated[float, pydantic.Field(gt=0)]
+    groups: list[Unit]
+    events: list[SearchStep]
+
+
+class MaskStep(TypedDict):
+    """A choice of masks."""
+
+    __pydantic_config__ = CONFIG  # type: ignore[misc]
+    epoch: int
+    sparsity: float
+    weights: int
+    masked: int
+    returned: int
+    layers: dict[str, float]
+    metrics: dict[str, float]
+
+
+class Loss(TypedDict):
+    """The loss of an epoch."""
+
+    __pydantic_config__ = CONFIG  # type: ignore[misc]
+    epoch: int
+    loss: float
+
+
+EVENTS: Mapping[str, Any] = {"search": Search, "masks": list[MaskStep], "losses": list[Loss]}
 
 
 def result_from(kind: type[T], content: Any, path: Path) -> T:
@@ -95,6 +154,21 @@ def check_explanation(content: Any, path: Path) -> dict[str, Any]:
     _checked(Explained, content, path, "run `edakari explain` again")
     found: dict[str, Any] = content
     return found
+
+
+def check_events(name: str, content: Any, path: Path) -> Any:
+    """Check the content of a file about a search or masks, and return it.
+
+    Args:
+        name: "search", "masks" or "losses".
+        content: content of the file.
+        path: path of the file, for the message.
+
+    Raises:
+        RunFolderError: a key is missing or has a wrong type; says which.
+    """
+    _checked(EVENTS[name], content, path, "remove it to have a report without it")
+    return content
 
 
 def _read(folder: Path, path: Path) -> Any:

@@ -1,0 +1,74 @@
+"""What a search for a ticket and its masks have done, from the files that they write while the network trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edakari.core.reading import because, inside, read_json
+from edakari.errors import RunFolderError
+from edakari.report.stage_files import check_events
+
+__all__ = ["ticket_events"]
+
+
+def ticket_events(folder: Path) -> dict[str, Any]:
+    """Read the events of a search, the choices of masks and the losses of a run, finished or not.
+
+    Args:
+        folder: run folder.
+
+    Returns:
+        `search` with its groups and events, or None; `masks` with its events and the sparsity of each layer after the
+        last one, or None; and `losses`. Empty if there are no events.
+
+    Raises:
+        RunFolderError: a file is damaged; says which.
+    """
+    search, masks, losses = (_read(folder, name) for name in ("search", "masks", "losses"))
+    if not (search and search["events"]) and not masks:
+        return {}
+    return {"search": _search(search) if search else None, "masks": _masks(masks), "losses": losses or []}
+
+
+def _read(folder: Path, name: str) -> Any:
+    path = folder / "kept" / f"{name}.json"
+    if not path.is_file():
+        return None
+    try:
+        content = read_json(inside(folder, path.relative_to(folder)))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read: {because(error)}; remove it to have a report without it"
+        ) from error
+    found = check_events(name, content, path)
+    wrong = (
+        [event for event in found["events"] if len(event["gates"]) != len(found["edges"]) - 1]
+        if name == "search"
+        else []
+    )
+    if wrong:
+        raise RunFolderError(
+            f"{path} has wrong content: the histogram of epoch {wrong[0]['epoch']} has {len(wrong[0]['gates'])} bins, "
+            f"and there are {len(found['edges'])} edges; remove it to have a report without it"
+        )
+    return found
+
+
+def _search(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The search, with the units of each group in a list over the events."""
+    events = found["events"]
+    units = [event["units"] for event in events]
+    return {
+        **found,
+        "groups": [{**group, "units": [each.get(group["name"], 0) for each in units]} for group in found["groups"]],
+        "events": [{**event, "units": sum(event["units"].values())} for event in events],
+    }
+
+
+def _masks(events: Any) -> dict[str, Any] | None:
+    if not events:
+        return None
+    bare = [{key: value for key, value in event.items() if key != "layers"} for event in events]
+    return {"events": bare, "layers": events[-1]["layers"]}
