@@ -182,11 +182,40 @@ def test_prices_add_up_to_the_true_cost_where_sizes_are(name: str, share: float)
     with torch.device("meta"):
         model = edakari.build(name)
     graph = trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
-    sizes = {**{group.name: group.size for group in graph.groups}, **random_plan(graph, (0.3, 1.0)).sizes()}
+    sizes = {**{group.name: group.size for group in graph.groups}, **random_plan(graph, (0.3, 1.0), drop=0.2).sizes()}
     for some in (graph.groups, graph.groups[3:]):
         fixed, curves = prices_of(graph, share, some, sizes)
         found = fixed + sum(curves[group.name][sizes[group.name]] for group in some)
         assert found == pytest.approx(macs(graph).total(sizes), rel=1e-12)
+
+
+class Inverted(nn.Module):
+    """A depthwise convolution beside a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.block = nn.Sequential(nn.Conv2d(4, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Conv2d(6, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        found: torch.Tensor = self.head(x + self.block(x))
+        return found
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_branches_that_are_not_allocated_change_no_price(share: float) -> None:
+    graph = trace(Inverted(), torch.zeros(1, 3, 5, 5))
+    assert graph.branches
+    sizes = {group.name: group.size for group in graph.groups}
+    fixed, curves = prices_of(graph, share, graph.groups, sizes)
+    plain, expected = prices_of(dc.replace(graph, branches=(), paths=()), share, graph.groups, sizes)
+    assert fixed == plain
+    for name, curve in curves.items():
+        assert curve.tolist() == expected[name].tolist(), name
+    (middle,) = (group.name for group in graph.groups if group.size == 6)
+    # 25 positions: the depthwise convolution's 9 products a channel, and shares of both sides' 4
+    assert curves[middle][6] - curves[middle][5] == 25 * (9 + 4 * (1 - share) + 4 * share)
 
 
 def test_groups_of_resnet_50() -> None:

@@ -102,14 +102,15 @@ def _layers(
     """For each term of each layer: its constant, the groups that it reads, those that it writes, and its layouts."""
     for index, operator in enumerate(graph.operators):
         written = names_in(*operator.outputs[0])
-        # a branch or path that is not allocated pays nothing
-        branches = [branch for branch in graph.enclosing_branches(index) if branch.group in sized]
+        around = graph.enclosing_branches(index)
+        # a branch or path that is not allocated pays nothing, but its size still counts
+        allocated = [branch for branch in around if branch.group in sized]
         for constant, layouts in operator.macs:
             # a layer that reads and writes the same group has it twice
-            names = names_in(*layouts, *branches)
+            names = names_in(*layouts, *allocated)
             seen = [axis for layout in layouts for axis in names_in(layout)]
             read = [name for name in names if name not in written or seen.count(name) > 1]
             if not operator.weights or operator.settings.get("groups", 1) != 1:
                 # acts on each channel alone, so the groups that it passes on pay all of its cost
                 read = read or list(names)
-            yield constant, read, written, (*layouts, *branches)
+            yield constant, read, written, (*layouts, *around)
