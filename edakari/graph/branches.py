@@ -181,6 +181,9 @@ class _Search:
         indices = {index for call_record in gone for index in call_record.indices}
         if min(call_record.returned for call_record in gone) < 0 or source not in self._zeros(region, indices, last):
             return None
+        shapes = self._shapes(gone, inside - indices)
+        if shapes is None:
+            return None
         weights = collections.Counter(name for index in indices for name in set(self.records[index].weights))
         order = dict.fromkeys(name for index in sorted(indices) for name in self.records[index].weights)
         return Branch(
@@ -193,20 +196,26 @@ class _Search:
             calls=tuple(number for call_record in gone for number in self._within(call_record)),
             region=tuple(sorted(inside | indices)),
             copies=self.memory.is_written(inside | indices, by_others_than=indices),
-            shapes=self._shapes(gone, inside - indices),
+            shapes=shapes,
         )
 
-    def _shapes(self, gone: Sequence[CallRecord], staying: Iterable[int]) -> tuple[OutputShape, ...]:
-        """Shapes of the modules' outputs; empty if the modules can return their input, or if a shape is unknown.
+    def _shapes(self, gone: Sequence[CallRecord], staying: Iterable[int]) -> tuple[OutputShape, ...] | None:
+        """Shapes of the modules' outputs; empty if the modules return their input.
 
         Args:
             gone: calls of the modules.
-            staying: records of the region that still run: products among them must run on the shapes that are counted.
+            staying: records of the region that still run.
+
+        Returns:
+            The shapes; None if products stay, which must run on the shapes that are counted, and a shape is unknown.
         """
-        if not self._reshape(gone) and not any(self.records[index].macs for index in staying):
+        products = any(self.records[index].macs for index in staying)
+        if not products and not self._reshape(gone):
             return ()
         shapes = [output_shape(call_record, self.records) for call_record in gone]
-        return tuple(shape for shape in shapes if shape is not None) if all(shapes) else ()
+        if all(shapes):
+            return tuple(shape for shape in shapes if shape is not None)
+        return None if products else ()
 
     def reshapes(self, branch: Branch) -> bool:
         """Whether a branch that can be dropped ends in another shape than those that its modules receive."""

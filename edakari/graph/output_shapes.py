@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from edakari.core.graph import OutputShape, Step
-from edakari.graph.algebra import size
+from edakari.graph.algebra import leaves, size
 from edakari.graph.operators import named
 from edakari.graph.receptive import is_local
 from edakari.graph.records import CallRecord, OperatorRecord, Shape
@@ -56,10 +56,16 @@ def output_shape(call_record: CallRecord, records: Sequence[OperatorRecord]) -> 
         known[index, _sizes(records[index].outputs[0])] = _followed(records[index], known)
     found = known.get((made, after))
     if found is None and before and before[0] == after:
-        found = unchanged[0]
+        found = _as_the_input(call_record.inputs[0], call_record.outputs[0])
     if found is None or _reached(found, before, after) != after:
         return None
     return OutputShape(made, found)
+
+
+def _as_the_input(before: Shape, after: Shape) -> tuple[Follows, ...]:
+    """An output of the input's shape follows it, except for dimensions that may be cut on either side."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return tuple(None if any(leaves(old)) or any(leaves(new)) else (0, dim, ()) for dim, (old, new) in pairs)
 
 
 def _followed(record: OperatorRecord, known: _Known) -> tuple[Follows, ...] | None:
@@ -67,7 +73,8 @@ def _followed(record: OperatorRecord, known: _Known) -> tuple[Follows, ...] | No
     operands = []
     for argument, dims in zip(record.arguments, record.inputs, strict=True):
         shape = _sizes(dims)
-        operands.append(_Operand(shape, None if isinstance(argument, str) else known.get((argument, shape))))
+        follows = (None,) * len(shape) if isinstance(argument, str) else known.get((argument, shape))
+        operands.append(_Operand(shape, follows))
     rule = RULES.get(record.name, _position_by_position if is_local(record.name) else None)
     if rule is None or not any(operand.follows for operand in operands):
         return None
@@ -78,15 +85,34 @@ def _position_by_position(
     record: OperatorRecord, shape: tuple[int, ...], operands: Sequence[_Operand]
 ) -> tuple[Follows, ...] | None:
     """Operands are broadcast: each dimension follows an operand that has its length."""
-    found: list[Follows] = [None] * len(shape)
+    found: dict[int, Follows] = {}
     for operand in operands:
         offset = len(shape) - len(operand.shape)
         if operand.follows is None or offset < 0:
             continue
         for dim, (length, follows) in enumerate(zip(operand.shape, operand.follows, strict=True), start=offset):
-            if length == shape[dim] and found[dim] is None:
+            if length == shape[dim] and found.get(dim) is None:
                 found[dim] = follows
-    return tuple(found)
+    return tuple(found[dim] for dim in range(len(shape))) if len(found) == len(shape) else None
+
+
+def _viewed(record: OperatorRecord, shape: tuple[int, ...], operands: Sequence[_Operand]) -> tuple[Follows, ...] | None:
+    """The first dimensions stay, and what is split or joined behind them follows no input: heads and channels."""
+    before, follows = operands[0].shape, operands[0].follows
+    kept = next((dim for dim, pair in enumerate(zip(before, shape, strict=False)) if pair[0] != pair[1]), len(before))
+    if follows is None or any(follows[kept:]):
+        return None
+    return (*follows[:kept], *[None] * (len(shape) - kept))
+
+
+def _reduced(
+    record: OperatorRecord, shape: tuple[int, ...], operands: Sequence[_Operand]
+) -> tuple[Follows, ...] | None:
+    """A dimension over which values are summed, and which stays, has length 1."""
+    before, follows = operands[0].shape, operands[0].follows
+    if follows is None or len(before) != len(shape):
+        return None
+    return tuple(follows[dim] if before[dim] == length else None for dim, length in enumerate(shape))
 
 
 def _windowed(
@@ -152,11 +178,11 @@ def _upsampled(
 
 def _joined(record: OperatorRecord, shape: tuple[int, ...], operands: Sequence[_Operand]) -> tuple[Follows, ...] | None:
     """A concatenation along channels: their number is a layout of the graph."""
-    found = _position_by_position(record, shape, [each for each in operands if len(each.shape) == len(shape)])
-    along = [dim for dim in range(len(shape)) if any(each.shape[dim] != shape[dim] for each in operands)]
-    if found is None or along != [1]:
+    follows = operands[0].follows
+    along = [dim for dim, length in enumerate(operands[0].shape) if length != shape[dim]]
+    if follows is None or along != [1]:
         return None
-    return tuple(None if dim == 1 else each for dim, each in enumerate(found))
+    return tuple(None if dim == 1 else each for dim, each in enumerate(follows))
 
 
 def _after(follows: Follows, step: Step) -> Follows:
@@ -202,6 +228,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(named("linear_function", "linear"), _linear),
     **dict.fromkeys(named("permutation", "transposition"), _permuted),
     **dict.fromkeys(named("upsample", "exact_upsample", "smooth_upsample"), _upsampled),
+    **dict.fromkeys(named("view"), _viewed),
+    **dict.fromkeys(named("reduction"), _reduced),
     **dict.fromkeys(named("concatenation"), _joined),
     **dict.fromkeys(named("softmax", "rms_norm", "response_norm"), _position_by_position),
 }

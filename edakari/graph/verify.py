@@ -124,7 +124,8 @@ class _Watch:
     def made_shapes(self, out: Any) -> None:
         """Compare the shapes that a line of the running module's code made with those in the trace."""
         entry = self._entry(self.running)
-        if entry is None or not self.every_length or self.running in self.homes:
+        # a replacement makes what it needs by code of its own
+        if entry is None or not self.every_length or self.running in self.homes | self.gone:
             return
         line = line_of_code()
         start = self.indices[-1].get(line, 0)
