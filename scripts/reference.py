@@ -46,6 +46,7 @@ EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "ekg": ("ekg",),
     "isp": ("isp",),
     "gate-search": ("gate_search",),
+    "supertickets": ("supertickets",),
     "rfc": ("rfc", "dlrfc"),
     "gradual-masks": ("gradual_magnitude",),
     "tokens": ("spvit", "dynamicvit", "evit", "tome", "random_tokens"),
@@ -76,6 +77,8 @@ def method_page(name: str, cls: type[Method]) -> str:
     removes = "single weights" if cls.emits == {MaskWeights} else removes
     budget = "sparsity>=90%" if cls.emits == {MaskWeights} else "macs<=50%"
     removes += "; whole residual branches, if asked" if DropBranch in cls.emits else ""
+    if MaskWeights in cls.emits and len(cls.emits) > 1:
+        removes, budget = f"{removes}; single weights", "macs<=40%, sparsity>=90%"
     explained = next((page for page, names in EXPLAINED.items() if name in names), None)
     facts = [f"- Paper: {cls.paper[0].upper()}{cls.paper[1:]}.", f"- Removes: {removes}."]
     facts += [f"- Explained in [{title_of(explained)}](../../explanation/{explained}.md)."] if explained else []

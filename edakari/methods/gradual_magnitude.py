@@ -14,7 +14,7 @@ from edakari.core.objective import task_objective
 from edakari.core.plan import MaskWeights
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, PositiveFraction, settings
-from edakari.errors import BudgetError, SettingsError
+from edakari.errors import BudgetError
 from edakari.graph import maskable_weights
 from edakari.methods.tickets.mask_schedule import ProgressiveMaskSettings
 from edakari.methods.tickets.progressive_mask import ProgressiveMask
@@ -111,13 +111,7 @@ class GradualMagnitude:
             one_shot=self.one_shot,
             reactivation=self.reactivation,
         )
-        reached = how.fraction_after(self.epochs)
-        if reached < target:
-            raise SettingsError(
-                f"gradual_magnitude: {self.epochs} epochs with masks every {self.interval} reach a sparsity of "
-                f"{reached:.0%}, but the budget asks for {target:.6g}; raise epochs to "
-                f"{self.interval * how.choices}, raise step, or lower interval"
-            )
+        how.require_epochs(self.epochs, "gradual_magnitude")
         names = maskable_weights(job.graph, linear=self.linear)
         left = maskable_weights(job.graph, self.excluded, linear=self.linear)
         return ProgressiveMask(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,20 @@ class WeightAverage(Hook):
             ModelError: the network was cut, and the average did not follow.
         """
         return recalibrate(self.averaged(model), batches, run)
+
+    def change(self, model: nn.Module, call: Callable[[nn.Module], Any]) -> None:
+        """Change the averaged weights and statistics as a function changes a network; before the first step, nothing.
+
+        Args:
+            model: the trained network; it does not change.
+            call: function that changes the copy that `averaged` makes, in place.
+        """
+        if self.tensors:
+            fresh = self.averaged(model)
+            call(fresh)
+            with torch.no_grad():
+                for average, tensor in zip(self.tensors.values(), self._found_in(fresh), strict=True):
+                    average.copy_(tensor)
 
     def state_dict(self) -> Mapping[str, Any]:
         """See `Hook`."""

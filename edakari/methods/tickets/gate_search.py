@@ -35,6 +35,7 @@ from edakari.methods.tickets.search_settings import Duration, GateSearchSettings
 from edakari.methods.tickets.survivors import Survivors, emptied_branches, names_after
 from edakari.surgery.shrinking import shrink
 from edakari.train.gradients import with_gradients
+from edakari.train.weight_average import WeightAverage
 
 __all__ = ["GateSearch", "Listener"]
 
@@ -146,9 +147,7 @@ class GateSearch(Hook):
         dead = averaged <= self.settings.eps
         saving = self._macs.total(self.survivors.sizes()) - self._macs.total(self._units().sizes(~dead))
         executed = saving >= self.settings.min_saving or epoch == self.epochs
-        keep = np.ones(len(gates), dtype=np.bool_)
-        if executed:
-            keep = self._kept(gates, averaged, epoch)
+        keep = self._kept(gates, averaged, epoch) if executed else np.ones(len(gates), dtype=np.bool_)
         later = self.survivors.after(self._by_group(keep), self.emptied, self.graph)
         dropped = tuple(name for name in later.dropped if name not in self.survivors.dropped)
         left = () if keep.all() else self._cut(state, later, keep)
@@ -292,6 +291,9 @@ class GateSearch(Hook):
             [branch for branch in self._now.droppable if branch.name in gone],
         )
         averaged = [inside for each in state.averages if isinstance(inside := getattr(each, "module", None), nn.Module)]
+        for follower in self.followers:
+            if isinstance(follower, WeightAverage):
+                follower.change(network, lambda each: fold_constants(each, self._now, removal))
         left = fold_constants(network, self._now, removal)
         for each in averaged:
             fold_constants(each, self._now, removal)

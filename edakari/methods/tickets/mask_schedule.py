@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 
 from edakari.core.settings import BelowOne, Count, PositiveFraction, settings
+from edakari.errors import SettingsError
 from edakari.methods.tickets.masking import sparsity
 from edakari.methods.tickets.scores import ScoreName
 from edakari.methods.tickets.selecting import Scope
 
-__all__ = ["MaskEvent", "ProgressiveMaskSettings", "Reactivation", "sparsity_at"]
+__all__ = ["MaskEvent", "MaskSettings", "ProgressiveMaskSettings", "Reactivation", "sparsity_at"]
 
 Reactivation = Literal["on_search", "persist", "after_prune"]
 """When masks are lifted so that masked weights train again: after a search that removed units, never between two
@@ -22,15 +23,14 @@ choices of masks, or right after each choice, once the epoch's network was evalu
 
 
 @settings
-class ProgressiveMaskSettings:
-    """When and how `ProgressiveMask` chooses the masked weights.
+class MaskSettings:
+    """When and how masks of single weights are chosen, without the fraction of the weights that they mask in the end.
 
     Args:
         interval: number of epochs between two choices of masks.
         step: fraction of the weights by which the masks grow at each choice.
-        target: fraction of the weights that are masked in the end.
         scope: "global" compares the scores of all layers; "per_layer" masks the same fraction of each layer.
-        score: score of a weight; see `edakari.methods.tickets.scores.score_weights`.
+        score: score of a weight: "magnitude", or "random", "snip", "grasp" or "synflow" as baselines.
         one_shot: mask the final fraction at the first choice.
         reactivation: when masks are lifted: "on_search" after a search that removed units, "persist" never between two
             choices, "after_prune" right after each choice.
@@ -38,11 +38,27 @@ class ProgressiveMaskSettings:
 
     interval: Count = 25
     step: PositiveFraction = 0.1
-    target: BelowOne = 0.9
     scope: Scope = "global"
     score: ScoreName = "magnitude"
     one_shot: bool = False
     reactivation: Reactivation = "on_search"
+
+    def to(self, target: float) -> ProgressiveMaskSettings:
+        """Return the same settings with the fraction that is masked in the end."""
+        return ProgressiveMaskSettings(
+            target=target, **{each.name: getattr(self, each.name) for each in dc.fields(self)}
+        )
+
+
+@settings
+class ProgressiveMaskSettings(MaskSettings):
+    """When and how `ProgressiveMask` chooses the masked weights.
+
+    Args:
+        target: fraction of the weights that are masked in the end.
+    """
+
+    target: BelowOne = 0.9
 
     def fraction_after(self, epochs: int) -> float:
         """Return the fraction of masked weights after a number of epochs."""
@@ -52,6 +68,24 @@ class ProgressiveMaskSettings:
     def choices(self) -> int:
         """Number of choices until the target is reached."""
         return 1 if self.one_shot else math.ceil(round(self.target / self.step, 9))
+
+    def require_epochs(self, epochs: int, name: str) -> None:
+        """Refuse a training that is too short for the target.
+
+        Args:
+            epochs: number of epochs of the training.
+            name: name of the method, for the message.
+
+        Raises:
+            SettingsError: it ends before the target is reached.
+        """
+        reached = self.fraction_after(epochs)
+        if reached < self.target:
+            raise SettingsError(
+                f"{name}: {epochs} epochs with masks every {self.interval} reach a sparsity of {reached:.0%}, but the "
+                f"budget asks for {self.target:.6g}; raise epochs to {self.interval * self.choices}, raise step, or "
+                "lower interval"
+            )
 
 
 def sparsity_at(event: int, step: float, target: float, *, one_shot: bool = False) -> float:
