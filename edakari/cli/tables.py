@@ -89,6 +89,7 @@ def totals(found: Inspection, width: int) -> Text:
     hold = "group holds" if count == 1 else "groups hold"
     share = _percent(found.prunable, params)
     text = Text(f"{count} {hold} {cost(found.prunable)} of {cost(params)} parameters ({share}).")
+    text.append(f"\n{_for_tickets(found)}")
     if found.pinned:
         text.append("\nLeft alone, and the fraction of the parameters that contain it:", "bold")
     for reason in found.pinned:
@@ -99,6 +100,13 @@ def totals(found: Inspection, width: int) -> Text:
         names = ", ".join(f"{name.removeprefix('aten.')} × {count}" for name, count in found.uncounted.items())
         text.append("\nNot counted in the MACs: ", "bold").append(_hanging(names, width, 0))
     return text
+
+
+def _for_tickets(found: Inspection) -> str:
+    """What searches by gates and masks of weights can work on."""
+    groups, gated = len(found.graph.groups), len(found.graph.groups) - len(found.ungated)
+    share = _percent(found.maskable_count, found.costs["params"])
+    return f"{gated} of {groups} groups have gates; {cost(found.maskable_count)} weights can be masked ({share})."
 
 
 def _percent(part: float, whole: float) -> str:

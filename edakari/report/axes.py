@@ -57,14 +57,14 @@ def axes(frame: Frame, across: str, up: str, *, whole: bool = False) -> Iterable
     share = is_share(up)
     for value in _ticks(*frame.y, scale=100 if share else 1):
         _, y = frame.at(frame.x[0], value)
-        text = f"{value * 100:.3g}" if share else cost(value) if value >= 1e4 else f"{value:.3g}"
+        text = f"{value * 100:.3g}" if share else cost(value) if value >= 1e3 else f"{value:.3g}"
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
     for value in _ticks(*frame.x, whole=whole):
         x, _ = frame.at(value, frame.y[0])
         yield f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:.3g}</text>'
     middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
-    index = f'transform="translate(15 {middle}) rotate(-90)" text-anchor="middle"'
+    index = f'transform="translate(12 {middle}) rotate(-90)" text-anchor="middle"'
     yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
     yield f'<text class="title" x="{centre}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>'
     title = f"{title_of(up)}, %" if share else title_of(up)

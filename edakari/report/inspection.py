@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from edakari.core.graph import Graph, InputSpec
-from edakari.core.layout import Layout, to_json
+from edakari.core.layout import Layout, extent, to_json
 from edakari.cost import COSTS, dense, uncounted
+from edakari.graph import maskable_weights
+from edakari.methods.tickets.gates import ungated
 from edakari.report.pins import PinnedReason, pinned_by_reason
 from edakari.report.structure import ModuleNode, structure
 
@@ -30,6 +33,8 @@ class Inspection:
         prunable: number of parameters that belong to a group.
         pinned: unprunable positions, by reason.
         uncounted: operators whose MACs are not counted, and their numbers of calls.
+        ungated: groups without gates for a search, and why.
+        maskable: names of the weights that are masked by default, when single weights are pruned.
     """
 
     name: str
@@ -40,6 +45,13 @@ class Inspection:
     prunable: int
     pinned: tuple[PinnedReason, ...]
     uncounted: Mapping[str, int]
+    ungated: Mapping[str, str]
+    maskable: tuple[str, ...]
+
+    @property
+    def maskable_count(self) -> int:
+        """Number of single weights that are masked by default."""
+        return sum(math.prod(extent(dim, {}) for dim in self.graph.layouts[name]) for name in self.maskable)
 
 
 def inspection(name: str, graph: Graph, model: nn.Module) -> Inspection:
@@ -69,6 +81,8 @@ def inspection(name: str, graph: Graph, model: nn.Module) -> Inspection:
         round(whole["params"] - rest),
         pinned_by_reason(graph),
         uncounted(graph),
+        ungated(model, graph),
+        maskable_weights(graph),
     )
 
 
@@ -84,6 +98,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "groups": [
             {
                 **dc.asdict(group),
+                "ungated": found.ungated.get(group.name, ""),
                 "macs_share": found.shares[group.name]["macs"],
                 "params_share": found.shares[group.name]["params"],
                 "members": [{"tensor": member.tensor, "dim": member.dim} for member in graph.members(group.name)],
@@ -95,6 +110,8 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "prunable_params": found.prunable,
         "pinned": [dc.asdict(reason) for reason in found.pinned],
         "uncounted": dict(found.uncounted),
+        "maskable": list(found.maskable),
+        "maskable_weights": found.maskable_count,
         "modules": _node(found.tree, found.costs),
     }
 

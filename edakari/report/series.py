@@ -13,10 +13,12 @@ from edakari.report.formatting import is_share
 with needs("report", "a report"):
     from markupsafe import Markup, escape
 
-__all__ = ["TONES", "Series", "lines", "pairs", "ridges"]
+__all__ = ["PERCENT", "TONES", "Series", "lines", "pairs", "ridges"]
 
 TONES = ("finetuned", "pruned", "dense", "fourth", "fifth")
 """Colour classes of series, in order."""
+PERCENT = (0.0, 106.0)
+"""Range of an axis of percentages, with room above."""
 ROW, OVERLAP = 20, 1.6
 """Distance of two histograms, px, and height of the highest one as a multiple of it."""
 
@@ -36,7 +38,9 @@ class Series:
     tone: str
 
 
-def lines(series: Sequence[Series], up: str, text: str, *, last: float = 0) -> Markup:
+def lines(
+    series: Sequence[Series], up: str, text: str, *, last: float = 0, span: tuple[float, float] | None = None
+) -> Markup:
     """Draw lines over the epochs, with dots and a legend.
 
     Args:
@@ -44,11 +48,11 @@ def lines(series: Sequence[Series], up: str, text: str, *, last: float = 0) -> M
         up: title of the y axis, or name of a metric.
         text: what stands for the picture where it cannot be seen.
         last: epoch up to which the x axis goes at least.
+        span: range of the y axis; None fits it to the values.
     """
     heights = [value for each in series for _, value in each.points]
     epochs = [epoch for each in series for epoch, _ in each.points]
-    low, high = padded(heights, is_share(up))
-    frame = Frame((0.0, max(last, *epochs, 1.0)), (low, high))
+    frame = Frame((0.0, max(last, *epochs, 1.0)), span or padded(heights, is_share(up)))
     parts = [*axes(frame, "epoch", up, whole=True)]
     for each in series:
         indices = [frame.at(*point) for point in each.points]

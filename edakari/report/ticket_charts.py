@@ -7,7 +7,7 @@ from typing import Any
 
 from edakari.core.optional import needs
 from edakari.report.formatting import metric, title_of
-from edakari.report.series import TONES, Series, lines, pairs, ridges
+from edakari.report.series import PERCENT, TONES, Series, lines, pairs, ridges
 from edakari.report.unit_charts import by_group, by_kernel
 
 with needs("report", "a report"):
@@ -116,7 +116,7 @@ def _left(search: Mapping[str, Any] | None, choices: Sequence[Mapping[str, Any]]
         points = [(event["epoch"], 100 * (1 - event["sparsity"])) for event in choices]
         series.append(Series("weights without masks", [(0, 100.0), *points], MASKS))
         texts.append(f"masks leave {points[-1][1]:.1f} % of the weights")
-    return lines(series, "left, %", f"After {last} epochs, {' and '.join(texts)}", last=last)
+    return lines(series, "left, %", f"After {last} epochs, {' and '.join(texts)}", last=last, span=PERCENT)
 
 
 def _losses(losses: Sequence[Mapping[str, float]], last: int) -> Markup:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edakari.core.optional import needs
 from edakari.report.axes import BOTTOM, LEFT, RIGHT, TOP, WIDTH, drawing
-from edakari.report.series import TONES, Series, lines
+from edakari.report.series import PERCENT, TONES, Series, lines
 
 with needs("report", "a report"):
     from markupsafe import Markup, escape
@@ -45,7 +45,12 @@ def by_kernel(search: Mapping[str, Any]) -> list[tuple[str, Markup]]:
                 series.append(Series(_times(kernel), points, TONES[index % len(TONES)]))
                 texts.append(f"{units[-1]} of {units[0]} units with kernels of {_times(kernel)}")
         title = f"Maps of {_times(size)}"
-        charts.append((title, lines(series, "units left, %", f"{title}: {'; '.join(texts)} are left", last=epochs[-1])))
+        charts.append(
+            (
+                title,
+                lines(series, "units left, %", f"{title}: {'; '.join(texts)} are left", last=epochs[-1], span=PERCENT),
+            )
+        )
     return charts
 
 

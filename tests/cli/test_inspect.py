@@ -109,6 +109,19 @@ def test_json_has_the_groups_and_the_tree():
     assert found["device"] == "meta"
 
 
+def test_it_says_which_groups_have_gates_and_which_weights_can_be_masked():
+    found = json.loads(call("edakari:fashion_cnn", "--json").stdout)
+    network = edakari.build("edakari:fashion_cnn")
+    kernels = [f"{path}.weight" for path, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert found["maskable"] == kernels
+    assert found["maskable_weights"] == sum(network.get_parameter(name).numel() for name in kernels)
+    gated = [group["name"] for group in found["groups"] if not group["ungated"]]
+    tree = call("edakari:fashion_cnn").stdout
+    assert f"{len(gated)} of {len(found['groups'])} groups have gates" in tree
+    vit = json.loads(call("edakari:fashion_vit", "--json").stdout)
+    assert all("batch norm" in group["ungated"] for group in vit["groups"])
+
+
 def test_sizes_of_inputs_can_be_given(own):
     assert json.loads(call(f"{own}:small", "--input", "1,9,9", "--json").stdout)["input"] == [1, 1, 9, 9]
     found = call(f"{own}:two", "--input", "1,9,9", "--input", "4")

@@ -9,11 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import edakari
+from edakari.core.protocols import StepState
 from edakari.errors import RunFolderError
+from edakari.methods.gate_search import GateSearchMethod
+from edakari.methods.tickets.recording import Recording
 from edakari.methods.tickets.search_events import EDGES, SearchEvent, histogram
+from edakari.models.supernet_blocks import SearchBlock
 from edakari.report import collect, render, write_report
 from edakari.report.ticket_charts import layer_rows, ticket_sections
+from edakari.testing import ToyTask
 from tests.report.test_report import Resources, make_run
 
 KERNELS = (3, 5, 7)
@@ -215,3 +223,39 @@ def test_gates_and_edges_of_a_damaged_histogram_are_compared(tmp_path):
     search["events"][0]["gates"] = [1, 2]
     with pytest.raises(RunFolderError, match=r"search\.json .*2 bins"):
         collect(keep(make_run(tmp_path / "run"), search=search))
+
+
+def test_a_search_is_drawn_while_it_runs_and_after_it_was_continued(tmp_path, monkeypatch):
+    ends = Recording.end_epoch
+
+    def stop(self: Recording, state: StepState) -> None:
+        ends(self, state)
+        if state.epoch == 1:
+            raise KeyboardInterrupt
+
+    def search() -> None:
+        torch.manual_seed(0)
+        body = [SearchBlock(3, 4, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)]
+        method = GateSearchMethod(epochs=3, interval=1, warmup_epochs=0.0, min_saving=1.0, lr=0.05)
+        folder = tmp_path / "run"
+        edakari.prune(nn.Sequential(*body), ToyTask(), "macs<=60%", method, finetune=None, output=folder, device="cpu")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recording, "end_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            search()
+    page = write_report(tmp_path / "run").read_text()
+    assert "not pruned yet" in page
+    first = json.loads((tmp_path / "run" / "report.json").read_text())["ticket"]
+    assert [event["epoch"] for event in first["search"]["events"]] == [1, 2]
+    assert "Maps of 8 × 8" in page
+    search()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    whole = report["ticket"]["search"]
+    assert [event["epoch"] for event in whole["events"]] == [1, 2, 3]
+    assert whole["events"][:2] == first["search"]["events"]
+    assert {group["name"]: group["units"][-1] for group in whole["groups"]}.items() <= {
+        group["name"]: group["kept"] for group in report["groups"]
+    }.items()
+    assert whole["events"][-1]["macs"] == pytest.approx(report["networks"][-1]["costs"]["macs"])
+    assert whole["macs"] == report["networks"][0]["costs"]["macs"]
