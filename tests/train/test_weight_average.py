@@ -118,3 +118,20 @@ def test_an_average_that_was_left_behind_is_told() -> None:
     average = WeightAverage()
     with pytest.raises(ModelError, match="`followers`"):
         fit(cnn(), objective, batches(), SCHEDULE, hooks=[average, Shrink()], settings=QUIET)
+
+
+def test_a_change_of_the_averaged_network_is_a_change_of_the_average() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    average, optimizer = WeightAverage(0.5), torch.optim.SGD(model.parameters(), lr=0.1)
+    average.change(model, lambda fresh: fresh[0].bias.detach().add_(1))  # nothing is averaged yet
+    assert not average.tensors
+    average.before_step(StepState(model, optimizer, 0, 0))
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    average.after_step(StepState(model, optimizer, 0, 0))
+    live = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in average.tensors.items()}
+    average.change(model, lambda fresh: fresh[0].bias.detach().add_(1))
+    for name, tensor in average.tensors.items():
+        assert torch.equal(tensor, before[name] + (name == "0.bias")), name
+    assert all(torch.equal(tensor, live[name]) for name, tensor in model.state_dict().items())
