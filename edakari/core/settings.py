@@ -45,6 +45,7 @@ __all__ = [
     "dataclass_of",
     "holds_part",
     "registry_of",
+    "require_ordered",
     "settings",
 ]
 
@@ -100,6 +101,24 @@ def settings(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = checked  # type: ignore[attr-defined]
     return dc.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def require_ordered(made: Any, *names: str) -> None:
+    """Raise an error unless some fields of settings hold a smallest and a largest value; None is left out.
+
+    Args:
+        made: settings.
+        names: names of the fields.
+
+    Raises:
+        SettingsError: a field has another number of values, or the first is larger.
+    """
+    for name in names:
+        value = getattr(made, name)
+        if value is not None and (len(value) != 2 or value[0] > value[1]):
+            raise SettingsError(
+                f"{type(made).__name__}: {name} takes two numbers, the smaller one first, found {list(value)}"
+            )
 
 
 def registry_of(hint: Any) -> Registry[Any] | None:

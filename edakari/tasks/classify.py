@@ -14,7 +14,7 @@ from torch.nn import functional
 from edakari.core.optional import needs
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
-from edakari.core.settings import BelowOne, settings
+from edakari.core.settings import BelowOne, Positive, PositiveFraction, require_ordered, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask, class_logits
 from edakari.tasks.drawing import captioned
@@ -23,6 +23,7 @@ from edakari.tasks.loaders import ArrayBatches, FileBatches
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Labels, Source, from_folder, from_npz, labelled, named_source
 from edakari.tasks.splits import device_of, evaluating, named_metric
+from edakari.tasks.transforms import ImageCrop, Interpolation
 
 __all__ = ["Classification", "ClassificationSettings", "labelled_sources"]
 
@@ -33,12 +34,23 @@ class ClassificationSettings:
 
     Args:
         label_smoothing: label smoothing of the loss (Szegedy et al., 2016, section 7).
+        crop_scale: smallest and largest fraction of the area in random crops of image files, for inputs above 64
+            pixels; None is [0.35, 1] for "light" and "jitter", and timm's own for "timm".
+        crop_ratio: smallest and largest aspect (width by height) of random crops.
+        interpolation: how image files are resized, in training and in evaluation: "bilinear" or "bicubic"; None is
+            "bilinear", and timm's own in training with "timm".
     """
 
     label_smoothing: BelowOne = 0.0
+    crop_scale: tuple[PositiveFraction, ...] | None = None
+    crop_ratio: tuple[Positive, ...] = (3 / 4, 4 / 3)
+    interpolation: Interpolation | None = None
 
     indexed: ClassVar[bool] = True
     output_kind: ClassVar[OutputKind] = "class"
+
+    def __post_init__(self) -> None:
+        require_ordered(self, "crop_scale", "crop_ratio")
 
     def make(self, data: DataSettings, seed: int = 0) -> Classification:
         """Read the data; arrays into memory, and of folders the names.
@@ -55,7 +67,8 @@ class ClassificationSettings:
         train, val, notes = labelled_sources(data)
         if metric == "top5" and len(train.classes) <= 5:
             raise DataError(f"data.metric is 'top5', but there are {len(train.classes)} classes; use 'top1'")
-        return Classification(image_data(data, train, val, notes, seed), self)
+        crop = ImageCrop(self.crop_scale, self.crop_ratio, self.interpolation)
+        return Classification(dc.replace(image_data(data, train, val, notes, seed), crop=crop), self)
 
 
 @final

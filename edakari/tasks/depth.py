@@ -19,7 +19,7 @@ from edakari.tasks.base import ImageTask
 from edakari.tasks.drawing import grey
 from edakari.tasks.example_data import ExampleData
 from edakari.tasks.map_data import map_data
-from edakari.tasks.map_placing import MapPlacing
+from edakari.tasks.map_placing import MapPlacing, Training
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.examples import Wanted
 from edakari.tasks.splits import device_of, evaluating, named_metric
@@ -69,7 +69,7 @@ class DepthSettings:
         wanted = Wanted("depth", broken=data.broken, scale=self.scale)
 
         def place(size: tuple[int, int], channels: int) -> MapPlacing:
-            return MapPlacing(size, "depth", 0.0, data.resize, channels, data.pad, (1.0, 1.5))
+            return MapPlacing(size, "depth", 0.0, data.resize, channels, data.pad, Training((1.0, 1.5)))
 
         return Depth(map_data("depth", wanted, data, place, nearer, seed), self)
 

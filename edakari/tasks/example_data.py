@@ -44,6 +44,7 @@ class ExampleData:
         collate: makes the second entry of a batch; `list` keeps one target for each image.
         notes: sentences about the data for readers of the results.
         seed: seed of the training's order and augmentation.
+        unaugmented: height and width of images without augmentation; None is `size`.
     """
 
     settings: DataSettings
@@ -54,6 +55,7 @@ class ExampleData:
     collate: Collate = list
     notes: tuple[str, ...] = ()
     seed: int = 0
+    unaugmented: tuple[int, int] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,7 +93,8 @@ class ExampleData:
         source = self.source(split)
         order = order_of(self.settings, len(source), split, self.seed)
         augment = self.settings.augment if split == "train" else "none"
-        return ExampleBatches(self, source, order, self.prepare(augment))
+        size = self.unaugmented if augment == "none" else None
+        return ExampleBatches(self, source, order, self.prepare(augment), size or self.size)
 
 
 class ExampleBatches:
@@ -102,10 +105,13 @@ class ExampleBatches:
         source: the images.
         order: order of the images in batches.
         transform: transform of each image and its target.
+        size: height and width of the images in a batch.
     """
 
-    def __init__(self, data: ExampleData, source: Examples, order: Order, transform: Transform) -> None:
-        self.data, self.source, self.order, self.transform = data, source, order, transform
+    def __init__(
+        self, data: ExampleData, source: Examples, order: Order, transform: Transform, size: tuple[int, int]
+    ) -> None:
+        self.data, self.source, self.order, self.transform, self.size = data, source, order, transform, size
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
@@ -117,12 +123,12 @@ class ExampleBatches:
 
     def skip(self, count: int) -> ExampleBatches:
         """Return the batches of the same epoch without the first ones."""
-        rest = ExampleBatches(self.data, self.source, self.order, self.transform)
+        rest = ExampleBatches(self.data, self.source, self.order, self.transform, self.size)
         rest.epoch, rest.first = self.epoch, self.first + count
         return rest
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        dataset = _Prepared(self.source, self.transform, (self.order.seed, self.epoch), self.data.size)
+        dataset = _Prepared(self.source, self.transform, (self.order.seed, self.epoch), self.size)
         batches = self.order.batches(self.epoch, self.first)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in self.data.normalization)
         for images, targets in loaded(dataset, batches, self.data.settings.workers, _stacked):

@@ -16,7 +16,7 @@ from edakari.tasks.order import FixedBatches, Order
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source
 from edakari.tasks.splits import augmenting, divided, order_of, pixels_of, training_seed
-from edakari.tasks.transforms import training_transform
+from edakari.tasks.transforms import OWN_CROP, ImageCrop, training_transform
 
 __all__ = ["ImageData", "image_data"]
 
@@ -31,6 +31,7 @@ class ImageData:
         pixels: conversion to the network's input, without augmentation.
         notes: sentences about the data for readers of the results.
         seed: seed of the training's order and augmentation.
+        crop: random crops and interpolation of images in files.
     """
 
     settings: DataSettings
@@ -38,6 +39,7 @@ class ImageData:
     pixels: Pixels
     notes: tuple[str, ...] = ()
     seed: int = 0
+    crop: ImageCrop = OWN_CROP
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ class ImageData:
     ) -> ArrayBatches | FileBatches:
         if isinstance(source, Arrays) and augment != "timm":
             return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views)
-        transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment)
+        transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment, self.crop)
         return FileBatches(source, order, transform, self.settings.workers, views)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,9 +15,28 @@ from edakari.tasks.placing import GREY, Resize, inner_size
 from edakari.tasks.settings import Augment
 from edakari.tasks.transforms import JITTER, SMALL, torchvision_transforms
 
-__all__ = ["MapPlacing"]
+__all__ = ["MapPlacing", "Training"]
 
 Target = dict[str, Any]
+TRIES = 10
+"""Crops that are tried until no class takes too much of one."""
+
+
+@dc.dataclass(frozen=True)
+class Training:
+    """Random changes of images with maps.
+
+    Args:
+        zooms: smallest and largest random factor of the size.
+        even: whether factors are drawn uniformly, or so are their logarithms.
+        max_class: largest fraction of one class in a crop, of those pixels that count.
+        colours: what "jitter" does: torchvision's `ColorJitter`, or `RandomPhotometricDistort` (Liu et al., 2016).
+    """
+
+    zooms: tuple[float, ...] = (0.5, 2.0)
+    even: bool = False
+    max_class: float = 1.0
+    colours: Literal["jitter", "distort"] = "jitter"
 
 
 @dc.dataclass(frozen=True)
@@ -34,7 +53,8 @@ class MapPlacing:
         resize: "stretch", or "letterbox", which keeps the aspect.
         channels: channels of the network's input; 1 takes the mean of colours.
         pad: largest shift of small images, in pixels.
-        zooms: smallest and largest random factor of the size.
+        training: random changes.
+        base: size of images before zoom and crop, and without augmentation; None is `size`.
     """
 
     size: tuple[int, int]
@@ -43,7 +63,8 @@ class MapPlacing:
     resize: Resize = "stretch"
     channels: int = 3
     pad: int = 4
-    zooms: tuple[float, float] = (0.5, 2.0)
+    training: Training = Training()
+    base: tuple[int, int] | None = None
 
     def __call__(self, augment: Augment) -> PlacedMap:
         """Return the transform of an augmentation."""
@@ -67,16 +88,19 @@ class PlacedMap:
     def __call__(self, image: Any, target: Target) -> tuple[torch.Tensor, Target]:
         """Transform an image, uint8 [3, H, W], and its target."""
         zoom, entry, v2 = self._zoom(), self.placing.entry, torchvision_transforms()
-        fitting = inner_size(tuple(image.shape[-2:]), self.placing.size, self.placing.resize)
+        base = self.placing.base or self.placing.size
+        fitting = inner_size(tuple(image.shape[-2:]), base, self.placing.resize)
         inner = [max(1, round(side * zoom)) for side in fitting]
         image = v2.functional.resize(image, inner, antialias=True)
         both = (image, resized_map(target[entry], inner)) if entry else (image,)
         if self.augment == "jitter":
-            both = (v2.ColorJitter(JITTER, JITTER, JITTER)(image), *both[1:])
+            distorts = self.placing.training.colours == "distort"
+            colours = v2.RandomPhotometricDistort() if distorts else v2.ColorJitter(JITTER, JITTER, JITTER)
+            both = (colours(image), *both[1:])
         if self.augment != "none":
             both = v2.RandomHorizontalFlip()(*self._cropped(both))
-        elif tuple(inner) != self.placing.size:
-            both = self._bordered(both, inner)
+        elif tuple(inner) != base:
+            both = self._bordered(both, inner, base)
         # torchvision gives a single tensor back for a single one
         image, *maps = both if isinstance(both, tuple | list) else (both,)
         placed = {entry: torch.as_tensor(maps[0]).as_subclass(torch.Tensor)} if maps else {}
@@ -85,19 +109,35 @@ class PlacedMap:
     def _zoom(self) -> float:
         if self.augment == "none" or max(self.placing.size) <= SMALL:
             return 1.0
-        low, high = (math.log(zoom) for zoom in self.placing.zooms)
-        return math.exp(low + (high - low) * float(torch.rand(())))
+        (low, high), drawn = self.placing.training.zooms, float(torch.rand(()))
+        if self.placing.training.even:
+            return low + (high - low) * drawn
+        return low * math.exp(math.log(high / low) * drawn)
 
     def _cropped(self, both: tuple[Any, ...]) -> tuple[Any, ...]:
         pad = self.placing.pad if max(self.placing.size) <= SMALL else 0
         crop = torchvision_transforms().RandomCrop(
             self.placing.size, padding=pad or None, pad_if_needed=True, fill=self._fill(), padding_mode="constant"
         )
-        found = crop(*both)
-        return found if isinstance(found, tuple) else (found,)
+        found: Any = ()
+        for _ in range(TRIES):
+            found = crop(*both)
+            found = found if isinstance(found, tuple) else (found,)
+            if len(found) == 1 or self._mixed(found[1]):
+                break
+        return tuple(found)
 
-    def _bordered(self, both: tuple[Any, ...], inner: list[int]) -> Any:
-        high, wide = self.placing.size
+    def _mixed(self, labels: Any) -> bool:
+        """Whether no class takes too much of a crop."""
+        largest = self.placing.training.max_class
+        if largest == 1:
+            return True
+        values = torch.as_tensor(labels).as_subclass(torch.Tensor)
+        counts = torch.bincount(values[values != self.placing.outside].flatten().long())
+        return len(counts) > 0 and bool(counts.max() < largest * counts.sum())
+
+    def _bordered(self, both: tuple[Any, ...], inner: list[int], base: tuple[int, int]) -> Any:
+        high, wide = base
         top, left = (high - inner[0]) // 2, (wide - inner[1]) // 2
         border = [left, top, wide - inner[1] - left, high - inner[0] - top]
         return torchvision_transforms().Pad(border, fill=self._fill())(*both)

@@ -53,10 +53,11 @@ class KeypointPrecision:
     Args:
         sigmas: deviation of each keypoint.
         classes: names of the classes.
+        suppression: similarity above which the worse of two poses in an image is dropped; 1 keeps all.
     """
 
-    def __init__(self, sigmas: Sequence[float], classes: Sequence[str]) -> None:
-        self.sigmas, self.classes = tuple(sigmas), tuple(classes)
+    def __init__(self, sigmas: Sequence[float], classes: Sequence[str], suppression: float = 1.0) -> None:
+        self.sigmas, self.classes, self.suppression = tuple(sigmas), tuple(classes), suppression
         self.truth: list[dict[str, Any]] = []
         self.found: list[dict[str, Any]] = []
         self.calls = 0
@@ -100,9 +101,11 @@ class KeypointPrecision:
                     "iscrowd": int(target["iscrowd"][row]),
                 }
             )
-        for label, pose, score in zip(labels.tolist(), points, scores.tolist(), strict=True):
+        areas = (corners[:, 2:] - corners[:, :2]).prod(1).tolist() if self.suppression < 1 else [0.0] * len(points)
+        for label, pose, score, area in zip(labels.tolist(), points, scores.tolist(), areas, strict=True):
             shown = torch.cat([pose, torch.ones(len(pose), 1)], 1).flatten().tolist()
-            self.found.append({"image_id": key, "category_id": label, "keypoints": shown, "score": score})
+            about = {"image_id": key, "category_id": label, "keypoints": shown, "score": score}
+            self.found.append({**about, "size": area})
 
     def compute(self) -> dict[str, float]:
         """Return "oks_map" and "oks_map50", over all processes; 0 where nothing is annotated or found."""
@@ -114,6 +117,7 @@ class KeypointPrecision:
         keys = dict.fromkeys(each["image_id"] for each in (*truth, *found))
         numbers = {key: number for number, key in enumerate(keys)}
         truth, found = ([{**each, "image_id": numbers[each["image_id"]]} for each in some] for some in (truth, found))
+        found = self._suppressed(found)
         content = {
             "images": [{"id": number} for number in numbers.values()],
             "categories": [{"id": label, "name": name} for label, name in enumerate(self.classes)],
@@ -126,6 +130,18 @@ class KeypointPrecision:
         judge.summarize()
         return {name: max(0.0, float(judge.stats[place])) for place, name in enumerate(("oks_map", "oks_map50"))}
 
+    def _suppressed(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The poses that are unlike each better one of their image and class, by COCO's similarity."""
+        variances = (2 * torch.tensor(self.sigmas)) ** 2
+        kept: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for pose in sorted(found, key=lambda each: -each["score"]):
+            better = kept.setdefault((pose["image_id"], pose["category_id"]), [])
+            likes = (_similarity(pose, other, variances) for other in better)
+            if self.suppression == 1 or not any(like > self.suppression for like in likes):
+                better.append(pose)
+        rest = [each for some in kept.values() for each in some]
+        return [{name: value for name, value in each.items() if name != "size"} for each in rest]
+
     def _of_all(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Truth and predictions of all processes."""
         world = Processes.here().world
@@ -134,3 +150,10 @@ class KeypointPrecision:
             return self.truth, self.found
         dist.all_gather_object(parts, (self.truth, self.found))
         return [each for truth, _ in parts for each in truth], [each for _, found in parts for each in found]
+
+
+def _similarity(pose: Mapping[str, Any], other: Mapping[str, Any], variances: torch.Tensor) -> float:
+    """Object keypoint similarity of two poses, relative to the mean area of their boxes."""
+    one, two = (torch.tensor(each["keypoints"]).view(-1, 3)[:, :2] for each in (pose, other))
+    area = max((pose["size"] + other["size"]) / 2, 1e-9)
+    return float(torch.exp(-(one - two).square().sum(1) / (2 * area * variances)).mean())

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import nn
 
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
-from edakari.core.settings import Positive, settings
-from edakari.errors import DataError
+from edakari.core.settings import BelowOne, Fraction, NonNegative, Positive, PositiveFraction, settings
+from edakari.errors import DataError, UnknownName
 from edakari.tasks.annotated import annotated_images
 from edakari.tasks.base import ImageTask
 from edakari.tasks.drawing import pointed
 from edakari.tasks.example_data import ExampleData, divided_examples
 from edakari.tasks.oks import KeypointPrecision, points_in_original, sigmas_for
-from edakari.tasks.pose_data import Cropping, pose_crops
+from edakari.tasks.pose_data import UPPER, Cropping, PoseChanges, pose_crops
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.examples import Wanted
 from edakari.tasks.splits import IMAGENET, evaluating, images_for, named_metric, require_own
@@ -35,11 +35,26 @@ class PoseSettings:
         flip_test: whether evaluation averages the heatmaps of an image and of its mirror image.
         sigmas: how far off each keypoint may be, relative to the object's size; () takes COCO's for 17 keypoints, and
             0.05 for each otherwise.
+        scale: largest random change of a crop's size, as a fraction.
+        shift: largest random change of a crop's centre, as a fraction of the box.
+        rotation: deviation of the random angle in degrees; 60 % of the crops are rotated, by twice of it at most.
+        half_body: fraction of the crops that show the upper or the lower half of a body.
+        upper_body: names of the keypoints of the upper half; () takes COCO's for 17 keypoints.
+        average: keypoints over which the squared error is averaged: "labelled" ones; or "all", where unlabelled ones
+            have none, and half of it is taken (Sun et al., 2019).
+        oks_nms: similarity (OKS) above which the worse of two poses in an image is dropped in evaluation; 1 keeps all.
     """
 
     sigma: Positive = 2.0
     flip_test: bool = False
     sigmas: tuple[Positive, ...] = ()
+    scale: BelowOne = 0.25
+    shift: BelowOne = 0.1
+    rotation: NonNegative = 0.0
+    half_body: Fraction = 0.0
+    upper_body: tuple[str, ...] = ()
+    average: Literal["labelled", "all"] = "labelled"
+    oks_nms: PositiveFraction = 1.0
 
     output_kind: ClassVar[OutputKind] = "heatmaps"
 
@@ -65,8 +80,23 @@ class PoseSettings:
         splits, notes = divided_examples(data, pose_crops(train), None if val is None else pose_crops(val))
         mean, std = (values * (3 // len(values)) for values in (data.mean or IMAGENET[0], data.std or IMAGENET[1]))
         pairs = tuple(getattr(train, "flip_pairs", ()))
-        given = ExampleData(data, splits, data.size, (mean, std), Cropping(data.size, pairs), notes=notes, seed=seed)
-        return Pose(given, self, pairs)
+        changes = PoseChanges(self.scale, self.shift, self.rotation, self.half_body, self._upper(splits["train"]))
+        cropping = Cropping(data.size, pairs, changes)
+        return Pose(ExampleData(data, splits, data.size, (mean, std), cropping, notes=notes, seed=seed), self, pairs)
+
+    def _upper(self, examples: Any) -> tuple[int, ...]:
+        """Indices of the keypoints of the upper body, where they are needed."""
+        joints = list(getattr(examples, "joints", ()))
+        unknown = [name for name in self.upper_body if name not in joints]
+        if unknown:
+            raise UnknownName("keypoint", unknown[0], joints)
+        upper = tuple(joints.index(name) for name in self.upper_body) or UPPER.get(len(joints), ())
+        if self.half_body and not upper:
+            raise DataError(
+                f"data.task.half_body needs data.task.upper_body, some names of the data's {len(joints)} keypoints: "
+                f"{', '.join(joints)}"
+            )
+        return upper
 
 
 @final
@@ -100,7 +130,7 @@ class Pose(ImageTask):
         return self._maps(model, images_for(model, batch, self.data.settings))
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Return the term "heatmaps", the mean squared error over labelled keypoints."""
+        """Return the term "heatmaps", the mean squared error over keypoints; see `average` of the settings."""
         points = torch.cat([torch.as_tensor(each["keypoints"]).as_subclass(torch.Tensor) for each in batch[1]])
         seen = torch.cat([each["visible"] for each in batch[1]]).to(outputs.device) > 0
         height, width = outputs.shape[-2:]
@@ -109,6 +139,8 @@ class Pose(ImageTask):
                         self.options.sigma)  # fmt: skip
         inside = seen & (aims.amax((2, 3)) > 0)
         each = (outputs.float() - aims).square().mean((2, 3)) * inside
+        if self.options.average == "all":
+            return {"heatmaps": each.mean() / 2}
         return {"heatmaps": each.sum() / inside.sum().clamp(min=1)}
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -130,7 +162,7 @@ class Pose(ImageTask):
             "oks_map", mean over OKS thresholds 0.5 to 0.95, "oks_map50", and "loss".
         """
         count = len(self.data.joints)
-        precision = KeypointPrecision(sigmas_for(self.options.sigmas, count), self.classes)
+        precision = KeypointPrecision(sigmas_for(self.options.sigmas, count), self.classes, self.options.oks_nms)
         losses = []
         with evaluating(model):
             for batch in self.batches(split):

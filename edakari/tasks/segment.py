@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import nn
@@ -13,14 +13,14 @@ from torch.nn import functional
 from edakari.core.optional import needs
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
-from edakari.core.settings import NonNegative, settings
+from edakari.core.settings import NonNegative, Positive, PositiveFraction, require_ordered, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask
 from edakari.tasks.drawing import coloured
 from edakari.tasks.example_data import ExampleData
 from edakari.tasks.map_data import map_data, stacked
-from edakari.tasks.map_placing import MapPlacing
-from edakari.tasks.settings import DataSettings
+from edakari.tasks.map_placing import MapPlacing, Training
+from edakari.tasks.settings import DataSettings, Side
 from edakari.tasks.sources.examples import Wanted
 from edakari.tasks.splits import device_of, evaluating, named_metric
 
@@ -34,12 +34,30 @@ class SegmentationSettings:
     Args:
         ignore_index: label of pixels that do not count.
         aux_weight: weight of the loss of an auxiliary classifier, whose logits the network gives as `aux`.
+        average: pixels over which the loss of a training is averaged: "valid" ones, which count, or "all", those with
+            `ignore_index` included.
+        base_size: height and width to which images are resized before they are zoomed and cropped to `image_size`, and
+            at which they are evaluated; null is `image_size`.
+        zoom: smallest and largest random factor of the size, for inputs above 64 pixels.
+        zoom_draw: whether the factor itself is drawn uniformly ("linear") or its logarithm ("log").
+        max_class: largest fraction of a crop's valid pixels that one class may have; up to 10 crops are tried.
+        colours: what `augment: jitter` does to colours: "jitter", or "distort", torchvision's
+            `RandomPhotometricDistort`.
     """
 
     ignore_index: int = 255
     aux_weight: NonNegative = 0.5
+    average: Literal["valid", "all"] = "valid"
+    base_size: tuple[Side, Side] | None = None
+    zoom: tuple[Positive, ...] = (0.5, 2.0)
+    zoom_draw: Literal["log", "linear"] = "log"
+    max_class: PositiveFraction = 1.0
+    colours: Literal["jitter", "distort"] = "jitter"
 
     output_kind: ClassVar[OutputKind] = "map"
+
+    def __post_init__(self) -> None:
+        require_ordered(self, "zoom")
 
     def make(self, data: DataSettings, seed: int = 0) -> Segmentation:
         """Read names of files, but no images; see `edakari.tasks.map_data.map_data`.
@@ -55,10 +73,13 @@ class SegmentationSettings:
         named_metric(data, Segmentation.metrics)
         wanted = Wanted("map", broken=data.broken, ignore_index=self.ignore_index)
 
-        def place(size: tuple[int, int], channels: int) -> MapPlacing:
-            return MapPlacing(size, "map", self.ignore_index, data.resize, channels, data.pad)
+        training = Training(self.zoom, self.zoom_draw == "linear", self.max_class, self.colours)
 
-        return Segmentation(map_data("segmentation", wanted, data, place, stacked("map"), seed), self)
+        def place(size: tuple[int, int], channels: int) -> MapPlacing:
+            return MapPlacing(size, "map", self.ignore_index, data.resize, channels, data.pad, training, self.base_size)
+
+        made = map_data("segmentation", wanted, data, place, stacked("map"), seed)
+        return Segmentation(dc.replace(made, unaugmented=self.base_size), self)
 
 
 @final
@@ -108,8 +129,10 @@ class Segmentation(ImageTask):
         return logits, terms
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Return the term "cross_entropy", mean over the pixels that count; 0 where none does."""
+        """Return the term "cross_entropy", mean over the pixels that count, or over all; 0 where none counts."""
         each, counts = self._entropy(outputs, batch)
+        if self.options.average == "all":
+            return {"cross_entropy": each.mean()}
         return {"cross_entropy": each.sum() / counts.sum().clamp(min=1)}
 
     def divergence(self, outputs: torch.Tensor, aims: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ from edakari.core.settings import Count, OpenFraction, Positive, Seed, Whole, se
 from edakari.tasks.choice import TaskSettings, settings_of_task
 from edakari.tasks.sources.examples import Broken
 
-__all__ = ["TASKS", "Augment", "DataSettings"]
+__all__ = ["TASKS", "Augment", "DataSettings", "Side"]
 
 Augment = Literal["none", "light", "jitter", "timm"]
 LARGEST = 16384

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -14,38 +15,73 @@ from edakari.tasks.loaders import Pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["evaluation_transform", "torchvision_transforms", "training_transform"]
+__all__ = [
+    "OWN_CROP",
+    "ImageCrop",
+    "Interpolation",
+    "evaluation_transform",
+    "torchvision_transforms",
+    "training_transform",
+]
 
 Transform = Callable[[Any], torch.Tensor]
+Interpolation = Literal["bilinear", "bicubic"]
 CROP = 0.875
 SMALL = 64
 JITTER = 0.2
 
 
-def evaluation_transform(pixels: Pixels) -> Transform:
+@dc.dataclass(frozen=True)
+class ImageCrop:
+    """How images of classes are cropped and resized.
+
+    Args:
+        scale: smallest and largest fraction of the area in a random crop; None is 0.35 to 1, or timm's own.
+        ratio: smallest and largest aspect of a random crop, width by height.
+        interpolation: interpolation in training and evaluation; None is "bilinear", or timm's own.
+    """
+
+    scale: tuple[float, ...] | None = None
+    ratio: tuple[float, ...] = (3 / 4, 4 / 3)
+    interpolation: Interpolation | None = None
+
+    @property
+    def resizing(self) -> dict[str, Any]:
+        """Arguments of torchvision's transforms that resize."""
+        mode = torchvision_transforms().InterpolationMode(self.interpolation or "bilinear")
+        return {"interpolation": mode, "antialias": True}
+
+
+OWN_CROP = ImageCrop()
+"""Crops where settings say nothing."""
+
+
+def evaluation_transform(pixels: Pixels, crop: ImageCrop = OWN_CROP) -> Transform:
     """Make the evaluation transform: resize and centre crop; sizes up to 64 pixels are only resized.
 
     Args:
         pixels: size and normalisation of the input.
+        crop: interpolation.
     """
     v2 = torchvision_transforms()
     if max(pixels.size) <= SMALL:
-        return _composed(pixels, v2.Resize(pixels.size, antialias=True))
-    return _composed(pixels, _around(pixels.size), v2.CenterCrop(pixels.size))
+        return _composed(pixels, v2.Resize(pixels.size, **crop.resizing))
+    return _composed(pixels, _around(pixels.size, crop), v2.CenterCrop(pixels.size))
 
 
-def training_transform(pixels: Pixels, augment: str) -> Transform:
+def training_transform(pixels: Pixels, augment: str, crop: ImageCrop = OWN_CROP) -> Transform:
     """Make the transform of the training split.
 
     Args:
         pixels: size and normalisation of the input, and the shift of small images.
         augment: "none", "light", "jitter" or "timm".
+        crop: random crops of images above 64 pixels, and interpolation.
 
     Raises:
         UnknownName: there is no such augmentation.
     """
     if augment == "none":
-        return evaluation_transform(pixels)
+        return evaluation_transform(pixels, crop)
     v2 = torchvision_transforms()
     if augment == "timm":
         with needs("train", "the augmentation timm"):
@@ -55,7 +91,10 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
         make: Any = create_transform
         size = (pixels.channels, *pixels.size)
         randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
-        transform = _guarded(make(size, is_training=True, auto_augment=randaugment, mean=pixels.mean, std=pixels.std))
+        own: dict[str, Any] = {"scale": crop.scale, "interpolation": crop.interpolation}
+        own = {name: value for name, value in own.items() if value is not None}
+        own |= {"is_training": True, "ratio": crop.ratio, "mean": pixels.mean, "std": pixels.std}
+        transform = _guarded(make(size, auto_augment=randaugment, **own))
         # what timm draws from works on 8 bits
         colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
         composed: Transform = v2.Compose([eight_bits, colour, transform])
@@ -64,25 +103,25 @@ def training_transform(pixels: Pixels, augment: str) -> Transform:
         raise UnknownName("augmentation", augment, ("none", "light", "jitter", "timm"))
     colours = [v2.ColorJitter(JITTER, JITTER, JITTER)] if augment == "jitter" else []
     if max(pixels.size) <= SMALL:
-        resize = v2.Resize(pixels.size, antialias=True)
+        resize = v2.Resize(pixels.size, **crop.resizing)
         shift = v2.RandomCrop(
             pixels.size, padding=pixels.pad or None, padding_mode="reflect" if colours else "constant"
         )
         return _composed(pixels, resize, *colours, shift, v2.RandomHorizontalFlip())
-    crop = v2.RandomResizedCrop(pixels.size, scale=(0.35, 1.0), antialias=True)
-    return _composed(pixels, crop, *colours, v2.RandomHorizontalFlip())
+    resized = v2.RandomResizedCrop(pixels.size, crop.scale or (0.35, 1.0), crop.ratio, **crop.resizing)
+    return _composed(pixels, resized, *colours, v2.RandomHorizontalFlip())
 
 
-def _around(size: tuple[int, int]) -> Any:
+def _around(size: tuple[int, int], crop: ImageCrop) -> Any:
     """The resize before a centre crop: it keeps the aspect, and leaves a border around the crop."""
     v2, (height, width) = torchvision_transforms(), (round(side / CROP) for side in size)
     if height == width:
-        return v2.Resize(height, antialias=True)
+        return v2.Resize(height, **crop.resizing)
 
     def resize(image: Any) -> Any:
         high, wide = v2.functional.get_size(image)
         scale = max(height / high, width / wide)
-        return v2.functional.resize(image, [round(high * scale), round(wide * scale)], antialias=True)
+        return v2.functional.resize(image, [round(high * scale), round(wide * scale)], **crop.resizing)
 
     return resize
 

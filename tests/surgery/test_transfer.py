@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -52,21 +53,22 @@ def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def gated(head: str, preset: str = "tiny", step: int = 2, **options: Any) -> tuple[nn.Module, nn.Module]:
-    """A supernet, and a ticket of it: hidden channels of the paths are cut."""
+@functools.cache
+def gated(head: str, step: int = 2, **options: Any) -> nn.Module:
+    """A ticket of a supernet, shared by tests, which must not change it: hidden channels of the paths are cut."""
     torch.manual_seed(step)
-    model = build("edakari:supernet", preset=preset, head=head, **options)
+    model = build("edakari:supernet", preset="tiny", head=head, **options)
     graph = trace(model, X)
     names = [group for group in graph.groups if ".paths." in group.name and group.name.endswith(".0.0")]
     edits = tuple(KeepChannels(group.name, tuple(range(0, group.size, step))) for group in names)
-    return model, apply(model, Plan(edits, graph.fingerprint, graph.inputs, "hand"), graph)
+    return apply(model, Plan(edits, graph.fingerprint, graph.inputs, "hand"), graph)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "layers"),
     [
         ("edakari:resnet20", {}, {"classifier"}),
-        ("edakari:supernet", {"preset": "tiny"}, {"head.classifier"}),
+        pytest.param("edakari:supernet", {"preset": "tiny"}, {"head.classifier"}, marks=pytest.mark.slow),
         ("torchvision:squeezenet1_1", {}, {"classifier.1"}),
     ],
 )
@@ -207,7 +209,7 @@ def test_outputs_of_different_numbers_are_listed():
 
 
 def test_a_classifier_becomes_a_dense_network_with_the_tickets_stem_and_stages(tmp_path):
-    _, ticket = gated("classification", num_classes=5)
+    ticket = gated("classification", num_classes=5)
     moved = transfer(ticket, 4, head="segmentation")
     assert {key.partition(".")[0] for key in changed(ticket, moved)} == {"head"}
     assert moved(X).shape == (2, 4, 8, 8)
@@ -218,8 +220,8 @@ def test_a_classifier_becomes_a_dense_network_with_the_tickets_stem_and_stages(t
 
 
 def test_a_head_is_grafted_except_for_its_classifier_and_norms_keep_their_settings():
-    _, ticket = gated("classification", num_classes=5)
-    _, donor = gated("pose", step=3, num_classes=17, head_width=12)
+    ticket = gated("classification", num_classes=5)
+    donor = gated("pose", step=3, num_classes=17, head_width=12)
     moved = transfer(ticket, 3, head="pose", graft=donor)
     assert {key.partition(".")[0] for key in changed(ticket, moved)} == {"head"}
     assert changed(donor.head, moved.head) == {"classifier.weight", "classifier.bias"}  # type: ignore[arg-type]
@@ -271,10 +273,10 @@ def test_masks_of_stem_and_stages_stay_under_another_head():
 
 
 def test_heads_that_do_not_fit_a_supernet_are_told():
-    _, ticket = gated("segmentation", num_classes=5)
+    ticket = gated("segmentation", num_classes=5)
     with pytest.raises(ModelError, match="a head for segmentation already"):
         transfer(ticket, 4, head="segmentation")
-    _, classifier = gated("classification", num_classes=5)
+    classifier = gated("classification", num_classes=5)
     with pytest.raises(ModelError, match="graft has a head for segmentation, not for pose"):
         transfer(classifier, 4, head="pose", graft=ticket)
 
@@ -305,7 +307,7 @@ def test_a_head_of_your_own_takes_features_and_the_old_classifier_goes():
 
 
 def test_training_steps_leave_the_structure():
-    _, ticket = gated("segmentation", num_classes=5)
+    ticket = gated("segmentation", num_classes=5)
     moved = transfer(ticket, 4)
     shapes = structure_of(moved)
     optimizer = torch.optim.SGD(moved.train().parameters(), 0.01)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edakari.errors import DataError
+from edakari.errors import DataError, SettingsError
 from edakari.tasks import DataSettings, task_from_settings
+from edakari.tasks.classify import ClassificationSettings
 from edakari.tasks.images import orientation, read_image, read_label_map
 from edakari.tasks.loaders import Pixels
 from edakari.tasks.transforms import training_transform
@@ -254,3 +255,29 @@ def test_images_and_maps_are_turned_together_or_not_at_all(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="EXIF orientation is 1"):
         next(iter(task_from_settings(pair(tmp_path / "other", turned, MAPS["L"][1])).batches("train")))
+
+
+def test_crops_and_interpolation_are_those_of_the_settings(tmp_path):
+    from torchvision.transforms import v2
+
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 120, 3), np.uint8))
+        for number in range(2):
+            image.save(tmp_path / "train" / name / f"{number}.png")
+    options = {"crop_scale": (0.08, 0.1), "crop_ratio": (2.0, 2.1), "interpolation": "bicubic"}
+    given = {"image_size": 80, "workers": 0, "mean": (0.0,), "std": (1.0,), "source": str(tmp_path)}
+    task = task_from_settings(DataSettings(task={"name": "classification", **options}, **given))
+    crop = next(step for step in task.batches("train").transform.transforms if isinstance(step, v2.RandomResizedCrop))
+    areas = []
+    for _ in range(50):
+        made = crop.make_params([image])
+        assert 1.8 < made["width"] / made["height"] < 2.3
+        areas.append(made["width"] * made["height"] / (160 * 120))
+    assert 0.07 < min(areas) < max(areas) < 0.11
+    (pixels, _), *_ = task.batches("val")
+    scaled = v2.functional.resize(image, 91, interpolation=v2.InterpolationMode.BICUBIC)
+    wanted = v2.functional.to_dtype(v2.functional.to_image(v2.functional.center_crop(scaled, 80)), torch.float32, True)
+    assert torch.equal(pixels[0], wanted)
+    with pytest.raises(SettingsError, match="crop_scale takes two numbers, the smaller one first"):
+        ClassificationSettings(crop_scale=(0.5, 0.1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edakari.errors import DataError
+from edakari.errors import DataError, UnknownName
 from edakari.tasks import DataSettings, task_from_settings
-from edakari.tasks.oks import points_in_original
+from edakari.tasks.oks import KeypointPrecision, points_in_original
 from edakari.tasks.pose import Pose, heatmaps, peaks
+from edakari.tasks.pose_data import UPPER, Cropping, PoseChanges
 from tests.tasks.test_instances import coco
 
 SIZE = (64, 48)
@@ -140,3 +142,76 @@ def test_other_outputs_are_refused(tmp_path: Path) -> None:
         task.evaluate(nn.Conv2d(3, 8, 1))
     with pytest.raises(DataError, match=r"such as \[256, 192\]"):
         task_on(tmp_path, image_size=None)
+
+
+def test_all_keypoints_may_count_in_the_mean(tmp_path: Path) -> None:
+    maps, losses = torch.randn(3, 3, 16, 12), []
+    for average in ("labelled", "all"):
+        task = task_on(tmp_path, options={"average": average})
+        batch = next(iter(task.batches("val")))
+        batch[1][0]["visible"] = torch.tensor([[2, 0, 0]])
+        losses.append(float(task.loss(maps, batch)["heatmaps"]))
+    assert losses[1] == pytest.approx(losses[0] * 7 / 9 / 2)
+
+
+def test_rotated_crops_turn_keypoints_with_their_pixels(tmp_path: Path) -> None:
+    task = task_on(tmp_path, options={"rotation": 45, "scale": 0.35, "shift": 0.0})
+    prepare, source, turned = task.data.prepare("light"), task.data.source("train"), 0
+    torch.manual_seed(0)
+    for index in range(60):
+        pixels, placed = prepare(*source[index % len(source)])
+        corners = torch.as_tensor(placed["keypoints"])[0, :2]
+        centre = corners.mean(0)
+        assert (centre - torch.tensor([24.0, 32.0])).abs().max() < 3.5  # rotation is about the middle
+        # of the bright square, and beyond of it: at 0.85, only where the square turned as far as its corners
+        within, beyond = (
+            [(x, y) for x, y in centre + reach * (corners - centre) if 1 < x < 47 and 1 < y < 63] for reach in (0.85, 1.4)
+        )
+        assert all(pixels[:, int(y), int(x)].amax() > 180 for x, y in within)
+        assert all(pixels[:, int(y), int(x)].amax() < 120 for x, y in beyond)
+        across, down = (corners[1] - corners[0]).abs()
+        turned += bool((across - down).abs() > 3)
+    assert 24 < turned < 46  # some 60 %
+
+
+def test_half_of_a_body_is_shown_now_and_then() -> None:
+    joints = torch.rand(1, 17, 2, generator=torch.Generator().manual_seed(0)) * 20
+    joints[:, 11:, 1] += 100
+    target = {"boxes": torch.tensor([[0.0, 0.0, 40.0, 140.0]]), "keypoints": joints}
+    target["visible"] = torch.full((1, 17), 2)
+    cropping = Cropping(SIZE, changes=PoseChanges(half_body=0.3, upper=UPPER[17]))
+    torch.manual_seed(0)
+    boxes = [cropping("light")._box(target) for _ in range(400)]
+    for half in (slice(0, 11), slice(11, 17)):
+        ends = torch.cat([joints[0, half].amin(0), joints[0, half].amax(0)])
+        assert 36 < sum(torch.equal(box, ends) for box, _ in boxes) < 84  # 15 % of 400
+    assert {margin for _, margin in boxes} == {1.25, 1.5}
+    assert cropping("none")._box(target)[1] == 1.25
+    few = {**target, "visible": torch.tensor([[2] * 8 + [0] * 9])}
+    assert all(cropping("light")._box(few)[1] == 1.25 for _ in range(30))
+
+
+def test_halves_need_names_of_keypoints(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"upper_body, some names of the data's 3 keypoints: first, second, centre"):
+        task_on(tmp_path, options={"half_body": 0.3})
+    with pytest.raises(UnknownName, match="did you mean 'first'"):
+        task_on(tmp_path, options={"half_body": 0.3, "upper_body": ("frist",)})
+    task_on(tmp_path, options={"half_body": 0.3, "upper_body": ("first",)})
+
+
+@pytest.mark.parametrize(("shift", "stay"), [(0.5, 1), (30.0, 2)])
+def test_poses_much_like_a_better_one_are_dropped(shift: float, stay: int) -> None:
+    points = torch.tensor([[[10.0, 10.0], [60.0, 60.0]]]).repeat(2, 1, 1)
+    points[1] += shift
+    target = {"boxes": torch.tensor([[0.0, 0.0, 100.0, 100.0]] * 2), "labels": torch.zeros(2, dtype=torch.int64)}
+    target |= {"area": torch.full((2,), 1e4), "iscrowd": torch.zeros(2), "keypoints": points}
+    target |= {"visible": torch.full((2, 2), 2), "placed": torch.tensor([1.0, 1.0, 0.0, 0.0])}
+    target |= {"original": torch.tensor([100, 100])}
+    like = math.exp(-2 * shift**2 / (2 * 1e4 * (2 * 0.05) ** 2))  # COCO's similarity by hand
+    assert (like > 0.9) == (stay == 1)
+    for threshold, count in ((0.9, stay), (1.0, 2)):
+        precision = KeypointPrecision((0.05, 0.05), ("person",), threshold)
+        precision.add(target, target["labels"], points, torch.tensor([0.5, 0.9]), 0)
+        found = precision._suppressed(precision.found)
+        assert len(found) == count
+        assert max(each["score"] for each in found) == pytest.approx(0.9)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from edakari.core.objective import task_objective
-from edakari.errors import DataError, UnknownName
+from edakari.errors import DataError, SettingsError, UnknownName
 from edakari.tasks import DataSettings, Segmentation, task_from_settings
 from edakari.tasks.segment import SegmentationSettings
 
@@ -278,3 +278,80 @@ def test_distillation_runs_the_student_once_a_step(tmp_path: Path) -> None:
     terms = distillation(task, teacher)(student, batch)
     assert set(terms) == {"cross_entropy", "distillation"}
     assert (student.calls, teacher.calls) == (1, 1)
+
+
+def test_the_loss_may_be_averaged_over_all_pixels(tmp_path: Path) -> None:
+    labels = np.zeros((12, 8, 8), np.int64)
+    labels[:, 4:], labels[:, :, :2] = 1, 255
+    path = npz(tmp_path / "t.npz", labels)
+    logits, losses = torch.randn(12, 2, 8, 8), {}
+    for average in ("valid", "all"):
+        data = settings(path, val=path, batch_size=12)
+        task: Any = task_from_settings(dc.replace(data, task=SegmentationSettings(average=average)))  # type: ignore[arg-type]
+        losses[average] = float(task.loss(logits, next(iter(task.batches("val"))))["cross_entropy"])
+    assert losses["all"] == pytest.approx(losses["valid"] * 6 / 8)
+
+
+def of_strips(path: Path, **options: Any) -> Any:
+    """Images of 100 x 200 whose red is their place across; the left tenth is class 1, the rest class 0."""
+    images = np.zeros((4, 100, 200, 3), np.uint8)
+    images[..., 0] = np.arange(200)
+    labels = np.zeros((4, 100, 200), np.int64)
+    labels[:, :, :20] = 1
+    np.savez(path, images=images, labels=labels)
+    given = {"image_size": (80, 80), "mean": (0.0,), "std": (1.0,), "batch_size": 3}
+    return task_from_settings(dc.replace(settings(path, **given), task=SegmentationSettings(**options)))
+
+
+def test_images_are_zoomed_from_a_base_size_and_evaluated_there(tmp_path: Path) -> None:
+    task = of_strips(tmp_path / "t.npz", base_size=(100, 200), zoom=(1.5, 2.0), zoom_draw="linear")
+    assert task.example().shape == (1, 3, 80, 80)
+    ((images, labels),) = task.batches("val")
+    assert images.shape[2:] == labels.shape[1:] == (100, 200)
+    assert torch.equal((images[0, 0, 0] * 255).round(), torch.arange(200.0))
+    for images, _ in task.batches("train"):
+        assert images.shape[2:] == (80, 80)
+        slopes = (images[:, 0, 40, 60] - images[:, 0, 40, 10]).abs() * 255 / 50
+        assert ((slopes > 0.45) & (slopes < 0.72)).all()  # places across for each pixel: 1 / zoom
+
+
+def test_zooms_are_even_or_their_logarithms_are(tmp_path: Path) -> None:
+    zooms = {}
+    for draw in ("linear", "log"):
+        placed = of_strips(tmp_path / f"{draw}.npz", zoom_draw=draw).data.prepare("light")
+        torch.manual_seed(0)
+        zooms[draw] = torch.tensor([placed._zoom() for _ in range(2000)])
+        assert 0.5 <= zooms[draw].min() < 0.52
+        assert 1.97 < zooms[draw].max() <= 2.0
+    assert abs(zooms["linear"].mean() - 1.25) < 0.03
+    assert abs(zooms["log"].median() - 1.0) < 0.05
+
+
+def test_crops_of_one_class_are_drawn_again(tmp_path: Path) -> None:
+    found = {}
+    for largest in (1.0, 0.9):
+        task = of_strips(tmp_path / f"{largest}.npz", zoom=(1.0, 1.0), base_size=(100, 200), max_class=largest)
+        prepare, (image, target) = task.data.prepare("light"), task.data.source("train")[0]
+        torch.manual_seed(0)
+        maps = [prepare(image, target)[1]["map"] for _ in range(60)]
+        found[largest] = sum(float((labels == 1).float().mean()) > 0.1 for labels in maps) / 60
+    assert found[1.0] < 0.25  # 12 of 121 places
+    assert found[0.9] > 0.4
+
+
+def test_colours_are_distorted_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.transforms import v2
+
+    calls: list[str] = []
+    for name in ("RandomPhotometricDistort", "ColorJitter"):
+        monkeypatch.setattr(v2, name, lambda *_, name=name: lambda image: calls.append(name) or image)
+    for colours in ("jitter", "distort"):
+        task = of_strips(tmp_path / f"{colours}.npz", colours=colours)
+        task.data.prepare("jitter")(*task.data.source("train")[0])
+    assert calls == ["ColorJitter", "RandomPhotometricDistort"]
+
+
+@pytest.mark.parametrize("zoom", [(2.0, 0.5), (1.0,)])
+def test_ranges_are_told(zoom: Any) -> None:
+    with pytest.raises(SettingsError, match="zoom takes two numbers, the smaller one first"):
+        SegmentationSettings(zoom=zoom)
