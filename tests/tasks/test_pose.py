@@ -165,7 +165,8 @@ def test_rotated_crops_turn_keypoints_with_their_pixels(tmp_path: Path) -> None:
         assert (centre - torch.tensor([24.0, 32.0])).abs().max() < 3.5  # rotation is about the middle
         # of the bright square, and beyond of it: at 0.85, only where the square turned as far as its corners
         within, beyond = (
-            [(x, y) for x, y in centre + reach * (corners - centre) if 1 < x < 47 and 1 < y < 63] for reach in (0.85, 1.4)
+            [(x, y) for x, y in centre + reach * (corners - centre) if 1 < x < 47 and 1 < y < 63]
+            for reach in (0.85, 1.4)
         )
         assert all(pixels[:, int(y), int(x)].amax() > 180 for x, y in within)
         assert all(pixels[:, int(y), int(x)].amax() < 120 for x, y in beyond)
