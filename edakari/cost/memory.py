@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses as dc
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,30 +91,60 @@ def memory(graph: Graph, batch: int = 1) -> Memory:
     Args:
         graph: graph of the network, traced in the dtype in which it will run.
         batch: number of copies of the traced example that are computed at once.
+
+    The zeros of a dropped branch are one number, unless code that stays writes to them. What the branch read counts as
+    long as in the dense network, since its shape is needed.
     """
-    roots, last = _lifetimes(graph)
+    roots, readers = _lifetimes(graph)
+    copied = _copied(graph, roots, readers)
     unit = _float_bytes(graph)
     buffers = []
     for index, operator in enumerate(graph.operators):
         if roots[index] != index:
             continue
+        around = graph.enclosing_branches(index)
+        held = copied.get(index, {})
+        kept = [axis for axis in around if axis.group not in held]
         for output, layouts in enumerate(operator.outputs):
             spare = output > 0 and any(word in operator.name for word in ONLY_FIRST_LIVES)
-            each = INDEX_BYTES if output > 0 and "with_indices" in operator.name else unit
-            dies = index if spare else last.get(index, index)
-            buffers.append(Buffer(batch * each, (*layouts, *graph.enclosing_branches(index)), index, dies))
+            each = batch * (INDEX_BYTES if output > 0 and "with_indices" in operator.name else unit)
+            dies = index if spare else max(readers.get(index, ()), default=index)
+            if held and output == 0:
+                until = max(held.values())
+                buffers.append(Buffer(each, (*layouts, *kept), index, until))
+                buffers.append(Buffer(each, (*layouts, *around), until + 1, dies))
+            else:
+                buffers.append(Buffer(each, (*layouts, *around), index, dies))
     return Memory(size(graph), batch * sum(_input_bytes(graph.inputs)), tuple(buffers), len(graph.operators))
 
 
-def _lifetimes(graph: Graph) -> tuple[list[int | None], dict[int, int]]:
-    """For each operator, the one whose memory holds its output, None for weights and inputs; and the end of each."""
+def _copied(
+    graph: Graph, roots: Sequence[int | None], readers: Mapping[int, Sequence[int]]
+) -> dict[int, dict[str, int]]:
+    """Tensors that the modules of a dropped branch still make, because code that stays writes to them in place.
+
+    For each of them by its operator: the branches, and the last operator that still reads it without each.
+    """
+    found: dict[int, dict[str, int]] = {}
+    for branch in graph.droppable:
+        replaced = {*branch.modules, branch.exit} if branch.copies else ()
+        made = {call.output_sources[0] for call in graph.calls if call.module in replaced and call.output_sources}
+        held = {roots[source] for source in made if source is not None}
+        for root in (root for root in held if root is not None):
+            staying = set(readers.get(root, ())).difference(branch.operators)
+            found.setdefault(root, {})[branch.name] = max(staying, default=root)
+    return found
+
+
+def _lifetimes(graph: Graph) -> tuple[list[int | None], dict[int, list[int]]]:
+    """For each operator, the one whose memory holds its output, None for weights and inputs; and who reads each."""
     roots: list[int | None] = []
-    last: dict[int, int] = {}
+    readers: dict[int, list[int]] = {}
     for index, operator in enumerate(graph.operators):
         for source in operator.sources:
             root = roots[source] if source is not None else None
             if root is not None:
-                last[root] = index
+                readers.setdefault(root, []).append(index)
         if _is_view(operator.name):
             first = operator.sources[0] if operator.sources else None
             roots.append(roots[first] if first is not None else None)
@@ -123,8 +153,8 @@ def _lifetimes(graph: Graph) -> tuple[list[int | None], dict[int, int]]:
     for source in next((call.output_sources for call in graph.calls if call.module == ""), ()):
         root = roots[source] if source is not None else None
         if root is not None:
-            last[root] = len(graph.operators)
-    return roots, last
+            readers.setdefault(root, []).append(len(graph.operators))
+    return roots, readers
 
 
 @functools.cache

@@ -50,17 +50,23 @@ class Passing(nn.Module):
 
 
 class Zeros(Passing):
-    """Returns zeros of its input's shape."""
+    """Returns zeros of its input's shape.
+
+    All zeros are one number in memory unless code may write to them in place, as for `Passing`.
+    """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return zeros like the first tensor among the inputs."""
-        return self._form(torch.zeros_like(_first(args, kwargs)))
+        x = _first(args, kwargs)
+        return self._zeros(x, x.shape)
+
+    def _zeros(self, x: torch.Tensor, shape: Sequence[int]) -> Any:
+        zeros = x.new_zeros(()).expand(shape)
+        return self._form(zeros.contiguous() if self.copies or self.training else zeros)
 
 
 class ShapedZeros(Zeros):
     """Returns zeros of the shape that the replaced module would return.
-
-    All zeros are one number in memory unless code may write to them in place, as for `Passing`.
 
     Args:
         lengths: lengths of the output's dimensions.
@@ -75,8 +81,7 @@ class ShapedZeros(Zeros):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return zeros for an input of any size."""
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        zeros = tensors[0].new_zeros(()).expand([_length(each, tensors) for each in self.lengths])
-        return self._form(zeros.contiguous() if self.copies or self.training else zeros)
+        return self._zeros(tensors[0], [_length(each, tensors) for each in self.lengths])
 
 
 def _length(length: Length, tensors: Sequence[torch.Tensor]) -> int:

@@ -106,6 +106,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
             for group in graph.groups
         ],
         "branches": [{"name": branch.name, "modules": [*branch.modules, branch.exit]} for branch in graph.branches],
+        "paths": [{"name": path.name, "modules": [*path.modules, path.exit]} for path in graph.paths],
         "unprunable": [dc.asdict(unprunable) for unprunable in graph.unprunable],
         "prunable_params": found.prunable,
         "pinned": [dc.asdict(reason) for reason in found.pinned],

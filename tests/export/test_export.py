@@ -3,8 +3,11 @@ import pytest
 import torch
 from torch import nn
 
+import edakari
+from edakari.core.plan import DropBranch, Plan
 from edakari.errors import ExportError
 from edakari.export import to_onnx, to_program
+from edakari.export.onnx_model import feeds, open_onnx
 
 
 class Block(nn.Module):
@@ -59,3 +62,33 @@ def test_a_network_that_does_not_run_is_refused(tmp_path, export):
     with pytest.raises(ExportError, match="Block"):
         export(Block(), torch.rand(1, 4, 8, 8), tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+class Sides(nn.Module):
+    """Paths that change the size of images, in one sum, and a block on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1, stride=2), nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.MaxPool2d(2))
+        self.c, self.d, self.head = nn.Conv2d(5, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        y = torch.relu_(self.a(x) + self.c(self.b(x).relu()))
+        return self.head(y + self.d(y))
+
+
+def test_dropped_paths_are_exported_for_other_batches_and_sizes_and_compiled(tmp_path):
+    model = Sides().eval()
+    graph = edakari.trace(model, EXAMPLE)
+    plan = Plan((DropBranch("c:path"), DropBranch("d:branch")), graph.fingerprint, graph.inputs)
+    small = edakari.apply(model, plan, graph).eval()
+    check = to_onnx(small, EXAMPLE, tmp_path / "model.onnx", dynamic_batch=True)
+    session, other = open_onnx(check.path), torch.rand(3, 3, 12, 12)
+    assert torch.allclose(torch.tensor(session.run(None, feeds(session, other))[0]), small(other), atol=1e-5)
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(small, (other,), dynamic_shapes=({0: free, 2: 2 * torch.export.Dim("half")},))
+    larger = torch.rand(2, 3, 20, 12)
+    assert torch.equal(program.module()(larger), small(larger))
+    compiled = torch.compile(small, backend="eager", fullgraph=True, dynamic=True)
+    assert torch.equal(compiled(larger), small(larger))
+    assert torch.equal(compiled(other), small(other))
