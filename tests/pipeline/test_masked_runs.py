@@ -67,7 +67,9 @@ def test_a_run_masks_and_reports(tmp_path: Path) -> None:
         "params": counts.sparse_params,
         "macs": counts.sparse_macs,
         "uniform_macs": counts.uniform_macs,
+        "layers": [dc.asdict(layer) for layer in counts.layers if layer.maskable],
     }
+    assert sum(layer["kept"] for layer in report["masked"]["layers"]) == counts.maskable[0]
     names = [row["name"] for row in rows(report)]
     assert "MACs, without masked weights" in names
     assert "MACs, as SuperTickets counts" in names
