@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from edakari.core.graph import Graph, Operator
 from edakari.errors import PlanError, nearest
+from edakari.graph.operators import named
 
 __all__ = ["maskable_weights", "output_weights", "weights_read"]
 
-CONVOLUTIONS = frozenset({"aten.convolution"})
-LINEAR = frozenset({"linear", "aten.addmm", "aten.mm", "aten.bmm", "aten.matmul"})
-TRANSPOSED = frozenset({"aten.t", "aten.transpose"})
+CONVOLUTIONS = frozenset(named("convolution"))
+LINEAR = frozenset(named("linear_function", "linear", "matrix_product", "added_matrix_product", "batched_product"))
+TRANSPOSED = frozenset(named("transposition"))
 """Operators between a stored weight and its product in code that does not call a layer."""
 
 

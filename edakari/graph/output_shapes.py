@@ -99,7 +99,8 @@ def _position_by_position(
 def _viewed(record: OperatorRecord, shape: tuple[int, ...], operands: Sequence[_Operand]) -> tuple[Follows, ...] | None:
     """The first dimensions stay, and what is split or joined behind them follows no input: heads and channels."""
     before, follows = operands[0].shape, operands[0].follows
-    kept = next((dim for dim, pair in enumerate(zip(before, shape, strict=False)) if pair[0] != pair[1]), len(before))
+    pairs = list(zip(before, shape, strict=False))
+    kept = next((dim for dim, (old, new) in enumerate(pairs) if old != new), len(pairs))
     if follows is None or any(follows[kept:]):
         return None
     return (*follows[:kept], *[None] * (len(shape) - kept))

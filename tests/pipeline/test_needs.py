@@ -45,13 +45,15 @@ REFUSED: dict[str, set[str]] = {
     "dlrfc": UNLABELLED | UNTRAINED,
     "isp": UNLABELLED | UNTRAINED,
     "ekg": set(TASKS),
-    **dict.fromkeys(("smcp", "halp", "gate_search", "gradual_magnitude", "spvit", "dynamicvit", "recovery"), UNTRAINED),
+    **dict.fromkeys(("smcp", "halp", "spvit", "dynamicvit", "recovery"), UNTRAINED),
+    **dict.fromkeys(("gate_search", "gradual_magnitude", "supertickets"), UNTRAINED),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "smcp": {"epochs": 4, "warmup_epochs": 1, "ramp_epochs": 2, "freeze_epochs": 1, "interval": 1},
     "halp": {"epochs": 3, "milestones": 3, "milestone_interval": 1},
     "isp": {"predictor_epochs": 1, "explainer_epochs": 1, "gate_epochs": 1},
     "gate_search": {"epochs": 2},
+    "supertickets": {"schedule": {"epochs": 2}},
     "gradual_magnitude": {"epochs": 4},
     "dlrfc": {"trial": {"tolerance": 1e3}},
     "spvit": {"training": {"selector_epochs": 1, "joint_epochs": 1}},

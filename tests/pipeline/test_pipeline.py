@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(content, tmp_p
         raise OSError(28, "No space left on device", "weights.safetensors")
 
     with monkeypatch.context() as patched:
-        patched.setattr("edakari.surgery.store.save_file", full)
+        patched.setattr("edakari.surgery.stored_tensors.save_file", full)
         with pytest.raises(RunFolderError, match="disk is full"):
             edakari.run(recipe, folder)
     assert edakari.run(recipe, folder).fresh

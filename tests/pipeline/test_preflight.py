@@ -145,7 +145,7 @@ def test_options_that_no_run_folder_can_hold_are_refused(content, key, value):
 @pytest.mark.parametrize("wanted", [{"views": 2}, {"teacher": "bank"}])
 def test_views_and_banks_need_classes(content, task, wanted):
     content["data"]["task"] = task
-    content["finetune"] = {**content["finetune"], **wanted}
+    content["finetune"] = {**content["finetune"], "distill": None, **wanted}
     with pytest.raises(RecipeError, match=rf"finetune\.{next(iter(wanted))}: .* needs data\.task 'classification'"):
         recipe_from(content)
 

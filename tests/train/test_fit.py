@@ -296,7 +296,7 @@ def test_bf16_autocast_runs_on_the_cpu_and_leaves_fp32_weights():
     ("change", "error", "words"),
     [
         ({"precision": "fp16"}, RecipeError, "needs a GPU"),
-        ({"optimizer": "adam"}, SettingsError, "did you mean 'adamw'"),
+        ({"optimizer": "adamww"}, SettingsError, "did you mean 'adamw'"),
         ({"accumulate": 0}, SettingsError, "accumulate must be at least 1, found 0"),
         ({"lr": 1e30}, ModelError, r"loss .*is"),
     ],
