@@ -58,7 +58,7 @@ CALIBRATION = 8
 """Batches by which torch-pruning's scores are made; edakari has as many images."""
 SETTINGS = ("share", "epochs", "lr", "batch", "enough", "dense_minutes", "limit", "size", "frozen", "precision")
 """What a result depends on beside the code."""
-RESAMPLES = 500
+RESAMPLES = 120
 Found = list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
 """Predictions and annotation of each image."""
 
