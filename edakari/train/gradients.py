@@ -56,11 +56,11 @@ class BeforeUpdate:
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.call = call
-        self._optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         self._removed: Removed = lambda: None
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Watch an optimizer from now on, and no other one."""
-        if optimizer is not self._optimizer:
+        if optimizer is not self.optimizer:
             self._removed()
-            self._optimizer, self._removed = optimizer, with_gradients(optimizer, self.call)
+            self.optimizer, self._removed = optimizer, with_gradients(optimizer, self.call)

@@ -34,7 +34,7 @@ from edakari.methods.tickets.search_events import SearchEvent, histogram
 from edakari.methods.tickets.search_settings import Duration, GateSearchSettings, average_decay
 from edakari.methods.tickets.survivors import Survivors, emptied_branches, names_after
 from edakari.surgery.shrinking import shrink
-from edakari.train.gradients import with_gradients
+from edakari.train.gradients import BeforeUpdate
 from edakari.train.weight_average import WeightAverage
 
 __all__ = ["GateSearch", "Listener"]
@@ -105,8 +105,7 @@ class GateSearch(Hook):
         self.average = self.vector.scales()
         (self._before,) = self._agreed(self.vector.gates(self.average))
         self._applied, self._steps, self._step = 0.0, 0, 0
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._removed: Callable[[], None] = lambda: None
+        self._watched = BeforeUpdate(self._penalise)
         self._limit()
 
     @property
@@ -122,9 +121,8 @@ class GateSearch(Hook):
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
         self._step = state.step
-        if state.optimizer is not self._optimizer:
-            self._removed()
-            self._optimizer, self._removed = state.optimizer, with_gradients(state.optimizer, self._penalise)
+        if state.optimizer is not self._watched.optimizer:
+            self._watched.watch(state.optimizer)
             self._look_at(unwrapped(state.model, "GateSearch"), self._now)
             self._require_trained(state.optimizer)
         if self.vector.unit.device != self.vector.device:
@@ -203,7 +201,7 @@ class GateSearch(Hook):
         """Add the gradient of the penalty, between the computation of the gradients and the update."""
         strength = self.rho * self.settings.strength(self._step, self.steps_per_epoch)
         # the gradients of fused optimizers under a scaler are scaled here still
-        scale = getattr(self._optimizer, "grad_scale", None)
+        scale = getattr(self._watched.optimizer, "grad_scale", None)
         if strength > 0:
             self.vector.penalise(strength if scale is None else strength * scale, self.settings.eps)
 
