@@ -15,11 +15,10 @@ from edakari.core.plan import MaskWeights
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, PositiveFraction, settings
 from edakari.errors import BudgetError
-from edakari.graph import maskable_weights
 from edakari.methods.tickets.mask_schedule import ProgressiveMaskSettings
 from edakari.methods.tickets.progressive_mask import ProgressiveMask
 from edakari.methods.tickets.recording import Recording
-from edakari.methods.tickets.scores import ScoreName, ScoreSource
+from edakari.methods.tickets.scores import ScoreName
 from edakari.methods.tickets.selecting import Scope
 from edakari.surgery import apply, mask_weights
 
@@ -112,13 +111,4 @@ class GradualMagnitude:
             reactivation=self.reactivation,
         )
         how.require_epochs(self.epochs, "gradual_magnitude")
-        names = maskable_weights(job.graph, linear=self.linear)
-        left = maskable_weights(job.graph, self.excluded, linear=self.linear)
-        return ProgressiveMask(
-            job.model,
-            names,
-            how,
-            excluded=[name for name in names if name not in left],
-            source=ScoreSource(job.task, seed=job.seed),
-            log=job.log,
-        )
+        return ProgressiveMask.of_job(job, how, self.excluded, linear=self.linear)

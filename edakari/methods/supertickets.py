@@ -20,13 +20,11 @@ from edakari.core.plan import DropBranch, KeepChannels, MaskWeights, Plan
 from edakari.core.protocols import Hook, Schedule
 from edakari.core.settings import Whole, settings
 from edakari.errors import SettingsError
-from edakari.graph import maskable_weights
 from edakari.methods.tickets.gate_search import GateSearch
 from edakari.methods.tickets.landing import SearchBudget
 from edakari.methods.tickets.mask_schedule import MaskSettings
 from edakari.methods.tickets.progressive_mask import ProgressiveMask
 from edakari.methods.tickets.recording import Recording
-from edakari.methods.tickets.scores import ScoreSource
 from edakari.methods.tickets.search_events import SearchEvent
 from edakari.methods.tickets.search_settings import Duration, GateSearchSettings
 from edakari.methods.tickets.ticket import Evaluation, Ticket
@@ -137,11 +135,7 @@ class SuperTickets:
             return None
         how = self.masks.to(job.budget.sparsity)
         how.require_epochs(self.schedule.epochs, NAME)
-        names = maskable_weights(job.graph, linear=self.linear)
-        left = maskable_weights(job.graph, self.excluded, linear=self.linear)
-        excluded = [name for name in names if name not in left]
-        source = ScoreSource(job.task, seed=job.seed)
-        return ProgressiveMask(job.model, names, how, excluded=excluded, source=source, log=job.log)
+        return ProgressiveMask.of_job(job, how, self.excluded, linear=self.linear)
 
     def _search(
         self, job: Job, budget: SearchBudget | None, average: WeightAverage, mask: ProgressiveMask | None

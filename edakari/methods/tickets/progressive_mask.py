@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from edakari.core.following import CutTensor
-from edakari.core.method import Log
+from edakari.core.method import Job, Log
 from edakari.core.processes import Processes
 from edakari.core.protocols import Hook, StepState
 from edakari.errors import RunFolderError
+from edakari.graph import maskable_weights
 from edakari.methods.tickets.fixed_masks import with_zeros_
 from edakari.methods.tickets.mask_schedule import MaskEvent, ProgressiveMaskSettings
 from edakari.methods.tickets.masking import Masking, averaged_weights, packed, sparsity, unpacked
@@ -75,6 +76,27 @@ class ProgressiveMask(Hook):
         self._late: Sequence[Mapping[str, Any]] = []
         counts = {name: weight.numel() for name, weight in self._masking.weights.items()}
         require_reachable(counts, how.target, self.excluded)
+
+    @classmethod
+    def of_job(
+        cls, job: Job, how: ProgressiveMaskSettings, excluded: Sequence[str], *, linear: bool
+    ) -> ProgressiveMask:
+        """Make the hook for a method's job.
+
+        Args:
+            job: network and data.
+            how: see `ProgressiveMaskSettings`.
+            excluded: names of weights or paths of modules that are not masked, perhaps with wildcards.
+            linear: mask weights of linear layers and of attention too.
+
+        Raises:
+            InfeasibleBudget: the excluded layers leave too few weights.
+            PlanError: a pattern of `excluded` matches no parameter.
+        """
+        names = maskable_weights(job.graph, linear=linear)
+        left = maskable_weights(job.graph, excluded, linear=linear)
+        stay = [name for name in names if name not in left]
+        return cls(job.model, names, how, excluded=stay, source=ScoreSource(job.task, seed=job.seed), log=job.log)
 
     @property
     def masks(self) -> dict[str, torch.Tensor]:
