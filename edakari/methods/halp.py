@@ -68,6 +68,7 @@ class HardMaskedPruning:
             weight_decay=self.weight_decay,
             warmup=self.lr_warmup,
             precision=self.precision,
+            optimizer_options={"nesterov": False},
         )
         return train_and_cut("halp", job, hook, schedule)
 

@@ -22,10 +22,12 @@ from edakari.cost import bind, dense, macs
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.graph import trace
 from edakari.methods.halp import HardMaskedPruning, StepRamp, norm_taylor
-from edakari.methods.masking.mask_updates import MaskUpdateHook, ScoreAveraging, values_at
+from edakari.methods.masking.epoch_ramp import EpochRamp, removed_fraction
+from edakari.methods.masking.mask_updates import MaskUpdateHook, values_at
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.masking.prices import one_sided, prices_of
-from edakari.methods.smcp import EpochRamp, SoftMaskedPruning, input_taylor, removed_fraction
+from edakari.methods.masking.step_scores import ScoreAveraging
+from edakari.methods.smcp import SoftMaskedPruning, input_taylor
 from edakari.solve import solve_choices
 from edakari.testing import ToyTask, check_method, random_plan, toy_cnn, toy_job, toy_vit
 from edakari.train import FitSettings, fitter
@@ -393,7 +395,7 @@ def test_averages_agree_on_equal_steps(average: Any) -> None:
     assert figures is not None
     share = 1 - 0.9**2 if average == "momentum" else 1.0
     wanted = figures.square() if average == "squares" else share * figures.abs()
-    assert torch.allclose(hook._scores.float(), wanted, rtol=1e-4)
+    assert torch.allclose(hook.scores.final(hook.masks.mask)[0].float(), wanted, rtol=1e-4)
 
 
 def test_signed_revival_counts_only_what_lowers_the_loss() -> None:
@@ -402,7 +404,7 @@ def test_signed_revival_counts_only_what_lowers_the_loss() -> None:
     kept[:2] = False
     hook.masks.set(kept)
     figures = torch.tensor([1.0, -2.0, 3.0, -4.0, *[0.0] * (hook.masks.size - 4)])
-    assert hook._worth(figures)[:4].tolist() == [1, 0, 3, 4]
+    assert hook.scores.worth(figures, kept)[:4].tolist() == [1, 0, 3, 4]
 
 
 def test_a_branch_is_worth_the_groups_inside_of_it() -> None:

@@ -4,49 +4,44 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from edakari.core.budget import Limits
 from edakari.core.method import Job, Outcome
 from edakari.core.objective import task_objective
 from edakari.core.plan import DropBranch, Edit, KeepChannels, Plan
-from edakari.core.processes import Processes
 from edakari.core.protocols import Cost, Hook, Schedule, StepState, Values
 from edakari.core.space import Group, Sizes, legal_sizes
 from edakari.cost import bind
 from edakari.errors import ModelError
 from edakari.methods.masking.masks import Masks
+from edakari.methods.masking.mid_training import cut_masked
+from edakari.methods.masking.step_scores import ScoreAveraging, StepScores
 from edakari.solve import Knapsack, values_of
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
+from edakari.surgery.shrinking import shrink
 from edakari.train.gradients import with_gradients
 
 __all__ = [
-    "Average",
     "Importance",
     "MaskSchedule",
     "MaskUpdateHook",
-    "Regrowth",
-    "ScoreAveraging",
     "Solver",
     "train_and_cut",
     "values_at",
 ]
 
-Average = Literal["average", "signed_average", "squares", "momentum", "latest"]
-Regrowth = Literal["absolute", "signed"]
 Importance = Callable[[Masks], torch.Tensor | None]
 """A function from masks to the first-order change of the loss without each channel, float [channels], or None if there
 are no gradients."""
 
 Solver = Callable[[Sequence[Group], Values, Limits, Sizes], Sizes]
 """A function from groups, values, limits and current sizes to new sizes."""
-
-MEANS = ("average", "signed_average", "squares")
-MOMENTUM = 0.9
 
 
 class MaskSchedule(Protocol):
@@ -79,26 +74,6 @@ class MaskSchedule(Protocol):
         """
 
 
-@dc.dataclass(frozen=True, kw_only=True)
-class ScoreAveraging:
-    """Settings by which the importance in single steps becomes scores.
-
-    Args:
-        average: mean since masks were last chosen: "average" of absolute importance, "signed_average" of importance,
-            "squares" of squared importance (Molchanov et al., CVPR 2019, equation 8); "momentum" is an exponential
-            moving average of absolute importance, "latest" takes a single step.
-        regrowth: importance of masked channels: "absolute" counts its absolute value, "signed" only the part by which
-            the return of the channel would lower the loss.
-        keep_bonus: factor of the scores of unmasked channels.
-        masked_decay: weight decay of masked weights, in addition to the optimizer's.
-    """
-
-    average: Average = "average"
-    regrowth: Regrowth = "absolute"
-    keep_bonus: float = 1.0
-    masked_decay: float = 0.0
-
-
 class MaskUpdateHook(Hook):
     """Chooses masks while `fit` trains; run state.
 
@@ -106,12 +81,16 @@ class MaskUpdateHook(Hook):
     processes, before any decay. A step with gradients that are not finite does not count; if masks were due after it,
     they are chosen after the next step that counts. Humble et al., ECCV 2022.
 
+    The last choice rests on at least as many steps as an interval has, and is left out if nothing was scored since the
+    choice before it and the masks meet the budget. Once the masks are final, the network is cut at the end of the
+    epoch. If it cannot be cut in place, it trains with masks to the end.
+
     Args:
         masks: masks to update.
         job: job whose network is trained and whose budget the masks meet at the end.
         mask_schedule: steps at which masks are chosen, and the budget at each.
         importance: importance of the channels in one step.
-        averaging: settings by which importance becomes scores.
+        averaging: settings by which importance becomes scores; None is the default ones.
         solver: function from values to sizes, for all choices except the last, which solves for true costs; None solves
             for true costs always.
 
@@ -125,24 +104,25 @@ class MaskUpdateHook(Hook):
         job: Job,
         mask_schedule: MaskSchedule,
         importance: Importance,
-        averaging: ScoreAveraging = ScoreAveraging(),
+        averaging: ScoreAveraging | None = None,
         solver: Solver | None = None,
     ) -> None:
         self.masks, self.job, self.mask_schedule, self.importance = masks, job, mask_schedule, importance
-        self.averaging, self.solver = averaging, solver or _true_cost
+        self.averaging, self.solver = averaging or ScoreAveraging(), solver or _true_cost
         self.limits = bind(job.budget, job.graph, job.costs)
         reachable(masks.groups, {group.name: np.zeros(group.size + 1) for group in masks.groups}, self.limits)
-        self.final, self.regrown, self.rounds = False, 0, 0
-        self._sum = torch.zeros(masks.size)
-        self._count = torch.zeros(())
-        self._scores = torch.zeros(0, dtype=torch.float64)
-        self._pending, self._due, self._hooked = False, False, False
+        self.final, self.cut, self.regrown, self.rounds = False, False, 0, 0
+        self.scores = StepScores(self.averaging, masks.size)
+        self._logged = (0, 0)
+        self._pending, self._due, self._hooked, self._step = False, False, False, 0
+        self._stays_whole = False
 
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
         if not self._hooked:
             with_gradients(state.optimizer, self._before_optimizer_step)
             self._hooked = True
+        self._step = state.step
         if not self.final and self.mask_schedule.over(state.step, state.epoch):
             self.finish()
         self._due = not self.final and (self._pending or self.mask_schedule.due(state.step + 1, state.epoch))
@@ -151,18 +131,21 @@ class MaskUpdateHook(Hook):
         """See `Hook`."""
         if not self._due:
             return
-        self._pending = not self._take_scores()
-        if not self._pending:
+        scores = self.scores.take(self.masks.mask)
+        self._pending = scores is None
+        if scores is not None:
             terms = [(cost, cost.total({}), limit) for cost, limit in self.limits.terms]
             now = [(cost, self.mask_schedule.limit(dense, end, state.step, state.epoch)) for cost, dense, end in terms]
-            self._set(self._chosen(Limits(tuple(now)), self.solver))
+            self._set(self._chosen(scores, Limits(tuple(now)), self.solver))
 
     def end_epoch(self, state: StepState) -> None:
         """See `Hook`."""
-        if not self.final and self.rounds:
-            sizes = self.sizes()
-            costs = {cost.name: cost.total(sizes) for cost, _ in self.limits.terms}
-            self.job.log(f"epoch {state.epoch + 1}", {**costs, "rounds": self.rounds, "regrown": self.regrown})
+        if not self.final and self.mask_schedule.over(self._step + 1, state.epoch + 1):
+            self.finish()
+        elif not self.final and self.rounds:
+            self._log(f"epoch {state.epoch + 1}")
+        if self.final and not (self.cut or self._stays_whole):
+            self._cut(state)
 
     def finish(self) -> None:
         """Choose the final masks, within the budget by true costs; a second call does nothing.
@@ -172,18 +155,24 @@ class MaskUpdateHook(Hook):
         """
         if self.final:
             return
-        if not self._take_scores() and not len(self._scores):
+        scores, fresh = self.scores.final(self.masks.mask)
+        if scores is None:
             raise ModelError("no step had finite gradients, so that channels cannot be scored; lower the learning rate")
         tried: dict[str, torch.Tensor] = {}
 
         def solve(costs: Sequence[Cost]) -> Plan:
-            mask = self._chosen(bind(self.job.budget, self.job.graph, costs), _true_cost)
+            limits = bind(self.job.budget, self.job.graph, costs)
+            stays = not fresh and limits.excess(self.sizes()) <= 0
+            mask = self.masks.mask if stays else self._chosen(scores, limits, _true_cost)
             plan = self.plan(mask)
             tried[plan.digest()] = mask
             return plan
 
-        self._set(tried[self.job.meet_budget(solve).digest()])
+        mask = tried[self.job.meet_budget(solve).digest()]
+        if fresh or not torch.equal(mask, self.masks.mask):
+            self._set(mask)
         self.final = True
+        self._log("final masks")
 
     def sizes(self) -> dict[str, int]:
         """Return the number of unmasked channels of each group."""
@@ -206,70 +195,44 @@ class MaskUpdateHook(Hook):
 
     def state_dict(self) -> Mapping[str, Any]:
         """See `Hook`."""
-        tensors = {"kept": self.masks.mask, "sum": self._sum, "count": self._count, "scores": self._scores}
-        numbers = {"final": self.final, "pending": self._pending, "regrown": self.regrown, "rounds": self.rounds}
-        return {**tensors, **numbers}
+        flags = {"final": self.final, "cut": self.cut, "pending": self._pending}
+        counts = {"regrown": self.regrown, "rounds": self.rounds, "logged": list(self._logged)}
+        return {"kept": self.masks.mask, "scores": self.scores.state_dict(), **flags, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Hook`."""
-        self._sum, self._count, self._scores = state["sum"], state["count"], state["scores"].cpu()
-        self.final, self._pending = bool(state["final"]), bool(state["pending"])
+        self.scores.load_state_dict(state["scores"])
+        self.final, self.cut, self._pending = bool(state["final"]), bool(state["cut"]), bool(state["pending"])
         self.regrown, self.rounds = int(state["regrown"]), int(state["rounds"])
+        self._logged = (int(state["logged"][0]), int(state["logged"][1]))
         self.masks.set(state["kept"].cpu())
+
+    def reshape(self, model: nn.Module) -> None:
+        """See `Hook`."""
+        if self.cut:
+            self.masks.lift()
+            shrink(model, self.plan(self.masks.mask), graph=self.job.graph)
 
     def _before_optimizer_step(self) -> None:
         if self.final:
             return
-        if self._due or self.averaging.average != "latest":
-            self._accumulate()
+        figures = self.importance(self.masks)
+        if figures is not None:
+            self.scores.add(figures, self.masks.mask)
         self.masks.add_masked_decay(self.averaging.masked_decay)
 
-    @torch.no_grad()
-    def _accumulate(self) -> None:
-        """Add the importance of one step, without synchronising with the device."""
-        figures = self.importance(self.masks)
-        if figures is None:
-            return
-        average = self.averaging.average
-        figures = figures if average == "signed_average" else self._worth(figures)
-        figures = figures.square() if average == "squares" else figures
-        finite = figures.isfinite().all()
-        figures = torch.where(finite, figures, 0.0)
-        total, self._count = self._sum.to(figures), self._count.to(figures) + finite
-        if average in MEANS:
-            self._sum = total + figures
-        elif average == "momentum":
-            self._sum = torch.where(finite, MOMENTUM * total + (1 - MOMENTUM) * figures, total)
-        else:
-            self._sum = torch.where(finite, figures, total)
+    def _cut(self, state: StepState) -> None:
+        plan = self.plan(self.masks.mask)
+        fault = cut_masked(self.masks, plan, state) if plan.edits else None
+        self.cut = fault is None and bool(plan.edits)
+        self._stays_whole = not self.cut
+        if fault is not None:
+            self.job.log(f"the network trains with masks to the end, as it cannot be cut before: {fault}", {})
 
-    def _worth(self, figures: torch.Tensor) -> torch.Tensor:
-        if self.averaging.regrowth == "absolute":
-            return figures.abs()
-        mask = self.masks.mask.to(figures.device, non_blocking=True)
-        return torch.where(mask, figures.abs(), figures.clamp(min=0))
-
-    def _take_scores(self) -> bool:
-        """Turn the accumulated importance into scores and reset it; returns False if there was none."""
-        row = self._agreed(torch.cat([self._sum, self._count.view(1)]))
-        figures, count = row[:-1], row[-1]
-        if not bool(count > 0):
-            return False
-        average = self.averaging.average
-        figures = figures / count if average in MEANS else figures
-        self._scores = self._worth(figures) if average == "signed_average" else figures
-        self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
-        return True
-
-    def _agreed(self, row: torch.Tensor) -> torch.Tensor:
-        """Broadcast the first process's row, so that all processes choose the same masks; float64 on the CPU."""
-        Processes.here().equalise_([row])
-        return row.cpu().double()
-
-    def _chosen(self, limits: Limits, solver: Solver) -> torch.Tensor:
-        """Choose the mask within some limits by the current scores, bool [channels]."""
+    def _chosen(self, scores: torch.Tensor, limits: Limits, solver: Solver) -> torch.Tensor:
+        """Choose the mask within some limits by scores, float64 [channels]; bool [channels]."""
         masks, before = self.masks, self.masks.mask
-        scores = torch.where(before, self._scores * self.averaging.keep_bonus, self._scores)
+        scores = torch.where(before, scores * self.averaging.keep_bonus, scores)
         if masks.mode == "permanent":
             scores = torch.where(before, scores, 0.0)
         # a masked channel without value stays masked, even if the budget allows its return
@@ -290,6 +253,15 @@ class MaskUpdateHook(Hook):
         self.rounds += 1
         self.masks.set(mask)
 
+    def _log(self, stage: str) -> None:
+        """Log the costs, and how many channels came back per choice since the last entry."""
+        sizes, (rounds, regrown) = self.sizes(), self._logged
+        costs = {cost.name: cost.total(sizes) for cost, _ in self.limits.terms}
+        came = (self.regrown - regrown) / max(1, self.rounds - rounds)
+        figures = {"rounds": self.rounds, "regrown": self.regrown, "regrown_per_choice": came}
+        self.job.log(stage, {**costs, **figures})
+        self._logged = (self.rounds, self.regrown)
+
 
 def train_and_cut(name: str, job: Job, hook: MaskUpdateHook, schedule: Schedule) -> Outcome:
     """Train a job's network with masks, then cut the masked channels.
@@ -307,8 +279,10 @@ def train_and_cut(name: str, job: Job, hook: MaskUpdateHook, schedule: Schedule)
         with masks.installed():
             job.fit(job.model, task_objective(job.task), schedule, hooks=[hook])
             hook.finish()
-        masks.fold()
     plan = dc.replace(hook.plan(masks.mask), method=name)
+    if hook.cut:
+        return Outcome(plan, job.model)
+    masks.fold()
     return Outcome(plan, apply(job.model, plan, job.graph))
 
 

@@ -132,6 +132,11 @@ class Masks:
                     weight = self.model.get_parameter(read.weight)
                     weight.mul_(self._along(read, weight))
 
+    def lift(self) -> None:
+        """Let the network compute without masks, once it is cut; `mask` stays what it was."""
+        self._row = torch.ones(self.size + 1, dtype=torch.bool)
+        self._positions, self._scales, self._lengths, self._dropped = {}, {}, {}, frozenset()
+
     def gate(self, gates: torch.Tensor) -> None:
         """Replace the masks by gates, which multiply the weights that read a channel.
 
