@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses as dc
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.history import MEMORY
-from edakari.core.layout import Layout
+from edakari.core.layout import Layout, kept
 from edakari.core.packed_masks import PackedMask
-from edakari.core.plan import Plan, joined
+from edakari.core.plan import DropBranch, Edit, KeepChannels, MaskWeights, Plan, channel_masks, joined
 from edakari.core.weight_masks import WeightMasks
 from edakari.errors import PlanError
 from edakari.surgery.masked_values import packed_after
@@ -40,7 +41,7 @@ class Step:
     layouts: Mapping[str, tuple[Layout, ...]] = dc.field(default_factory=dict)
     masks: Mapping[str, PackedMask] = dc.field(default_factory=dict)
 
-    def __deepcopy__(self, memo: Any) -> Step:
+    def __deepcopy__(self, memo: object) -> Step:
         return self
 
 
@@ -89,7 +90,7 @@ def step_by(plan: Plan, steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step]:
     """
     for first in range(len(steps) - 1, -1, -1):
         last = steps[first:]
-        if plan.fingerprint == last[0].plan.fingerprint and _joined(last) == set(plan.edits):
+        if plan.fingerprint == last[0].plan.fingerprint and _equal(plan, last, steps[first - 1].masks if first else {}):
             return tuple(steps[:first]), dc.replace(last[-1], plan=plan, before=last[0].before, layouts=last[0].layouts)
     made = ", ".join(f"one of {len(step.plan.edits)} edits" for step in steps)
     raise PlanError(
@@ -98,15 +99,67 @@ def step_by(plan: Plan, steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step]:
     )
 
 
-def _joined(steps: Sequence[Step]) -> set[Any] | None:
-    """Join the edits of several steps; None if this is impossible, for instance after a module was replaced."""
+def _equal(plan: Plan, steps: Sequence[Step], masks: Mapping[str, PackedMask]) -> bool:
+    """Whether a plan for the network before some steps leads to the network after them.
+
+    Args:
+        plan: the plan.
+        steps: the steps.
+        masks: masks of weights before them.
+    """
+    if any(replaced(before.after, after.before) for before, after in itertools.pairwise(steps)):
+        return False
     try:
-        for before, after in itertools.pairwise(steps):
-            if replaced(before.after, after.before):
-                return None
-        whole, *later = [step.plan for step in steps]
-        for plan in later:
-            whole = joined(whole, plan, steps[0].layouts)
-        return set(whole.edits)
+        return _joined(steps) == set(plan.edits) or _same_effect(plan, steps, masks)
     except PlanError:
-        return None
+        return False
+
+
+def _joined(steps: Sequence[Step]) -> set[Edit]:
+    """Join the edits of several steps."""
+    whole, *later = [step.plan for step in steps]
+    for plan in later:
+        whole = joined(whole, plan, steps[0].layouts)
+    return set(whole.edits)
+
+
+def _same_effect(plan: Plan, steps: Sequence[Step], masks: Mapping[str, PackedMask]) -> bool:
+    """Whether a plan keeps of each parameter what the steps kept.
+
+    Its edits may be others: a group whose branch is dropped later need not be cut before, and groups and branches can
+    have other names in a network without some of its branches.
+    """
+    made = [edit for step in steps for edit in step.plan.edits]
+    if {*_others(plan.edits)} != {*_others(made)} or _drops(plan.edits) != _drops(made):
+        return False
+    own = plan.packed_masks()
+    for name, shape in steps[-1].after.tensors.items():
+        if not all(name in step.layouts for step in steps):
+            continue
+        whole = _positions(plan, steps[0].layouts[name])
+        found = _positions(steps[0].plan, steps[0].layouts[name])
+        for step in steps[1:]:
+            chosen = _positions(step.plan, step.layouts[name])
+            found = [before[each] for before, each in zip(found, chosen, strict=True)]
+        if [each.tolist() for each in whole] != [each.tolist() for each in found]:
+            return False
+        stay = np.ones(shape, dtype=np.bool_)
+        for mask in (given[name].array() for given in (own, masks) if name in given):
+            stay &= mask[np.ix_(*whole)]
+        last = steps[-1].masks.get(name)
+        if not np.array_equal(stay, np.ones(shape, dtype=np.bool_) if last is None else last.array()):
+            return False
+    return True
+
+
+def _others(edits: Iterable[Edit]) -> list[Edit]:
+    return [edit for edit in edits if not isinstance(edit, KeepChannels | DropBranch | MaskWeights)]
+
+
+def _drops(edits: Iterable[Edit]) -> int:
+    return sum(isinstance(edit, DropBranch) for edit in edits)
+
+
+def _positions(plan: Plan, dims: Sequence[Layout]) -> list[npt.NDArray[np.intp]]:
+    """Positions along each dimension of a parameter that a plan keeps."""
+    return [np.flatnonzero(kept(dim, channel_masks(plan, dims))) for dim in dims]
