@@ -7,16 +7,17 @@ BCCD is the folder of Pascal VOC's form; the weights are those of the backbone (
 network is trained first, in cycles, until its mAP50 is high enough or the time is over. Every arm starts from it and
 trains all its weights for the same number of epochs. "dense" continues as it is;
 "edakari" and "torch-pruning" are cut first, by first-order Taylor scores, to --share of the dense network's latency in
-ONNX Runtime on one thread, both to multiples of 8 channels. torch-pruning has no budgets, so its ratio is found by
-bisection with the same clock. The dense network was chosen on the images that judge, which favours it. Every step
-continues where it stopped. --time measures the latencies of all finished networks again, alternately, on a quiet
-machine.
+ONNX Runtime on one thread, both to multiples of 8 channels. "edakari in three cuts" trains 4 epochs between two cuts,
+and as many fewer in the end. torch-pruning has no budgets, so its ratio is found by bisection with the same clock. The
+dense network was chosen on the images that judge, which favours it. Every step continues where it stopped. --time
+measures the latencies of all finished networks again, alternately, on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import itertools
 import json
 import statistics
@@ -50,10 +51,15 @@ from edakari.train import FitSettings, fit, task_objective
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from ssdlite import make
 
-ARMS = ("dense", "edakari", "torch-pruning")
+ARMS = ("dense", "edakari", "edakari in three cuts", "torch-pruning")
+OURS = ("edakari", "edakari in three cuts")
 CYCLE = 10
 """Epochs of a cycle of the dense training, in which the learning rate falls along a cosine."""
 ROUND_TO = 8
+CUTS, RECOVERY = 3, 4
+"""Cuts by the same factor, and epochs of training after each but the last, which are epochs less in the end."""
+LEAST = 0.25
+"""Channels of a group that stay."""
 CALIBRATION = 8
 """Batches by which torch-pruning's scores are made; edakari has as many images."""
 SETTINGS = ("share", "epochs", "lr", "batch", "enough", "dense_minutes", "limit", "size", "frozen", "precision")
@@ -135,20 +141,27 @@ def ratio_to(dense: nn.Module, task: Detection) -> Callable[[nn.Module], float]:
     return ratio
 
 
-def by_edakari(dense: nn.Module, task: Detection, seed: int, folder: Path, arguments: argparse.Namespace) -> nn.Module:
-    latency = LatencySettings(repeats=100, spread=arguments.spread)
-    result = edakari.prune(
-        dense,
-        task,
-        f"latency<={arguments.share:.0%}",
-        "taylor",
-        groups={"round_to": ROUND_TO, "min_channels": 0.25},
-        latency=latency,
-        output=folder / "cut",
-        seed=seed,
-        device="cpu",
-    )
-    return result.model
+def by_edakari(
+    dense: nn.Module, task: Detection, seed: int, folder: Path, arguments: argparse.Namespace, cuts: int = 1
+) -> nn.Module:
+    """Cut each time by the same factor, and train between cuts."""
+    latency, model = LatencySettings(repeats=100, spread=arguments.spread), dense
+    for number in range(cuts):
+        if number:
+            train(model, task, RECOVERY, 0, folder / f"recovery_{number}", seed, arguments)
+        result = edakari.prune(
+            model,
+            task,
+            f"latency<={arguments.share ** (1 / cuts):.1%}",
+            "taylor",
+            groups={"round_to": ROUND_TO, "min_channels": LEAST ** (1 / cuts)},
+            latency=latency,
+            output=folder / ("cut" if cuts == 1 else f"cut_{number}"),
+            seed=seed,
+            device="cpu",
+        )
+        model = result.model
+    return model
 
 
 def by_torch_pruning(
@@ -199,14 +212,20 @@ def arm(name: str, dense: nn.Module, seed: int, arguments: argparse.Namespace) -
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     cut = folder / "cut.pt"
-    makers = {"edakari": by_edakari, "torch-pruning": by_torch_pruning}
+    cuts = CUTS if name == "edakari in three cuts" else 1
+    makers: dict[str, Callable[..., nn.Module]] = {
+        "edakari": by_edakari,
+        "edakari in three cuts": functools.partial(by_edakari, cuts=CUTS),
+        "torch-pruning": by_torch_pruning,
+    }
     if cut.is_file():
         model = torch.load(cut, weights_only=False)  # written here
     else:
         model = makers[name](dense, task, seed, folder, arguments) if name in makers else copy.deepcopy(dense)
         torch.save(model, cut)
     cut_seconds, before = time.perf_counter() - start, task.evaluate(model)
-    seconds = train(model, task, arguments.epochs, 0, folder / "fit", seed, arguments)
+    rest = arguments.epochs - (cuts - 1) * RECOVERY
+    seconds = train(model, task, rest, 0, folder / "fit", seed, arguments)
     torch.save(model, folder / "finished.pt")
     torch.save(predictions(task, model.eval()), folder / "found.pt")
     graph, whole = edakari.trace(model, task.example()), edakari.trace(dense, task.example())
@@ -273,8 +292,9 @@ def summary(rows: Mapping[str, Mapping[str, Any]], arguments: argparse.Namespace
     for name in ARMS[1:]:
         if found[name] and found["dense"]:
             means[name]["compared with dense"] = compared(found[name], found["dense"])
-    if found["edakari"] and found["torch-pruning"]:
-        means["edakari"]["compared with torch-pruning"] = compared(found["edakari"], found["torch-pruning"])
+    for name in OURS:
+        if found[name] and found["torch-pruning"]:
+            means[name]["compared with torch-pruning"] = compared(found[name], found["torch-pruning"])
     return means
 
 
@@ -319,7 +339,12 @@ def main() -> None:
         key = f"{name}, seed {seed}"
         if key in rows or arguments.time:
             continue
-        rows[key] = {"arm": name, "seed": seed, "folder": f"{name}_{seed}", **arm(name, dense, seed, arguments)}
+        rows[key] = {
+            "arm": name,
+            "seed": seed,
+            "folder": f"{name}_{seed}".replace(" ", "_"),
+            **arm(name, dense, seed, arguments),
+        }
         write_record(arguments.output, {**head, "rows": rows})
         print(f"{key}: {rows[key]}", flush=True)
     if arguments.time:
