@@ -60,6 +60,10 @@ class RunFolder:
         """Folder in which a stage may store what it needs to resume after an interruption."""
         return self.path / str((owned.marker(self.path) or {}).get("work", "work")) / stage
 
+    def has_trained(self) -> bool:
+        """Whether a training of an unfinished stage left a checkpoint, from which it goes on."""
+        return any(self.work("").rglob("checkpoint.safetensors"))
+
     def done(self, stage: str) -> bool:
         """Whether a stage is finished."""
         return self._file(stage).is_file()

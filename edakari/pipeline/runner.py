@@ -281,7 +281,7 @@ def _put(run: Run, version: Version, model: nn.Module, plan: Plan) -> None:
 def _in_folder(
     made: Callable[[RunFolder], Run], folder: Path, content: Mapping[str, Any], together: Processes, overwrite: bool
 ) -> Result:
-    """Carry out a run in its folder; a run that fails before the pruning leaves nothing behind."""
+    """Carry out a run in its folder; a run that fails before it has trained or pruned leaves nothing behind."""
     from edakari.report import collect  # which needs an extra: told before the folder is made
 
     fresh, existed = overwrite or not is_run(folder), folder.is_dir()
@@ -291,7 +291,7 @@ def _in_folder(
         _check_writable(store, together)
         _, worked = run_stages(run)
     except EdakariError:
-        if fresh and together.main and not store.done(PruneResult.stage):
+        if fresh and together.main and not store.done(PruneResult.stage) and not store.has_trained():
             with contextlib.suppress(OSError):  # the first error matters, not that the clean-up fails as well
                 release(store, remove=not existed)
         raise

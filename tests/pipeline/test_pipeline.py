@@ -183,6 +183,25 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_later(content, tmp_p
     assert edakari.run(recipe, folder).fresh
 
 
+def test_what_was_trained_outlives_an_error_and_is_not_trained_again(content, tmp_path, monkeypatch):
+    method = {"name": "score", "criterion": "magnitude", "iterations": 2, "recovery_epochs": 1}
+    recipe, folder = recipe_from({**content, "method": method, "finetune": None, "measure": None}), tmp_path / "run"
+
+    def damaged(*args, **kwargs):
+        raise RunFolderError("the network cannot be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("edakari.pipeline.folder.save", damaged)
+        with pytest.raises(RunFolderError, match="cannot be written"):
+            edakari.run(recipe, folder)
+    (history,) = folder.rglob("history.json")
+    seconds = json.loads(history.read_text())["seconds"]
+    with monkeypatch.context() as patched:
+        patched.setattr("edakari.pipeline.folder.RunFolder.tidy", lambda self: None)
+        assert edakari.run(recipe, folder).fresh
+    assert json.loads(history.read_text())["seconds"] == seconds
+
+
 def test_dense_training_writes_weights_that_a_recipe_can_start_from(content, tmp_path):
     recipe = recipe_from({**content, "train": {"epochs": 2, "lr": 0.1}})
     path = tmp_path / "tiny.safetensors"
