@@ -29,7 +29,7 @@ from edakari.graph import example_for, outputs_of, trace
 from edakari.methods.tickets.constants import Removal, fold_constants
 from edakari.methods.tickets.gate_vector import GateVector
 from edakari.methods.tickets.gates import cost_weights, gates_of, mean_cost
-from edakari.methods.tickets.landing import Mask, Numbers, SearchBudget, Units, require_met, steered
+from edakari.methods.tickets.landing import Mask, Numbers, SearchBudget, Units, require_alive, require_met, steered
 from edakari.methods.tickets.search_events import SearchEvent, histogram
 from edakari.methods.tickets.search_settings import Duration, GateSearchSettings, average_decay
 from edakari.methods.tickets.survivors import Survivors, emptied_branches, names_after
@@ -42,7 +42,7 @@ __all__ = ["GateSearch", "Listener"]
 Listener = Callable[[SearchEvent], None]
 TIMES = ("epochs", "steps_per_epoch")
 LANDING = 0.75
-"""Fraction of the epochs after which a search aims to be within its budget, so that the rest can repair the network."""
+"""Fraction of the epochs after which a search is within its budget, so that the rest can repair the network."""
 
 
 class GateSearch(Hook):
@@ -62,8 +62,8 @@ class GateSearch(Hook):
     With a budget, no event removes more than the budget asks for, least gate per cost first, and the penalty ends when
     the budget is met. At each event the strength is set to the smallest one with which the budget would be met after
     three quarters of the epochs, if gates fall on as they fell since the last event, in proportion to the strength; it
-    changes by a factor of 4 at most. The last event then removes living units too, or keeps dead ones, so that the
-    network is as large as the budget allows: within 1 % of it, unless legal sizes are coarser.
+    changes by a factor of 4 at most. The first event after them removes living units too, or keeps dead ones, so that
+    the network is as large as the budget allows, within 1 % unless legal sizes are coarser; the rest repairs it.
 
     Args:
         settings: see `GateSearchSettings`.
@@ -144,7 +144,7 @@ class GateSearch(Hook):
         gates, averaged = self._agreed(self.vector.gates(self.vector.scales()), self.vector.gates(self.average))
         dead = averaged <= self.settings.eps
         saving = self._macs.total(self.survivors.sizes()) - self._macs.total(self._units().sizes(~dead))
-        executed = saving >= self.settings.min_saving or epoch == self.epochs
+        executed = saving >= self.settings.min_saving or self._lands(epoch)
         keep = self._kept(gates, averaged, epoch) if executed else np.ones(len(gates), dtype=np.bool_)
         later = self.survivors.after(self._by_group(keep), self.emptied, self.graph)
         dropped = tuple(name for name in later.dropped if name not in self.survivors.dropped)
@@ -238,17 +238,23 @@ class GateSearch(Hook):
             ModelError: a group would lose its last unit, and the network needs it; or no unit would be left.
         """
         dead = averaged <= self.settings.eps
-        if epoch != self.epochs:
+        if not self._lands(epoch):
             dead &= gates <= self.settings.eps
         units = self._units()
         if self.budget is None:
-            self._require_alive(~dead, epoch)
+            require_alive(self._by_group(~dead), self.emptied, epoch, self.rho)
             return units.legal(~dead, averaged)
         # the living ones of least gate per cost come after the dead ones
         order = np.lexsort((averaged / self.vector.start.double().cpu().numpy(), averaged > self.settings.eps))
-        if epoch != self.epochs:
+        if not self._lands(epoch):
             return units.first_within(self.budget.limits, order[dead[order]], averaged)
         return self._landed(self.budget, units, order, averaged)
+
+    def _lands(self, epoch: int) -> bool:
+        """Whether the event after so many epochs meets the budget, by living units too."""
+        if self.budget is None or epoch == self.epochs:
+            return epoch == self.epochs
+        return epoch >= LANDING * self.epochs and self.budget.limits.excess(self.survivors.sizes()) > 0
 
     def _landed(self, budget: SearchBudget, units: Units, order: npt.NDArray[np.int64], averaged: Numbers) -> Mask:
         """Choose the units that are left in the end; a latency is met by measurement."""
@@ -263,18 +269,6 @@ class GateSearch(Hook):
             return plan
 
         return tried[budget.loop(solve, budget.costs).digest()]
-
-    def _require_alive(self, keep: Mask, epoch: int) -> None:
-        parts = self._by_group(keep)
-        dying = next((name for name, part in parts.items() if not part.any() and name not in self.emptied), None)
-        if dying is None and not keep.any():
-            dying = next(iter(parts))
-        if dying is not None:
-            raise ModelError(
-                f"the search stops after epoch {epoch}: all {len(parts[dying])} units of group {dying!r} are dead, and "
-                f"the network cannot do without this group. The penalty is too strong: lower rho (now {self.rho:g}), "
-                "give a budget, or leave this group out of the search"
-            )
 
     def _cut(self, state: StepState, later: Survivors, keep: Mask) -> tuple[str, ...]:
         """Cut the network in place; returns what has left constants."""

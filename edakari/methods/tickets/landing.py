@@ -14,10 +14,10 @@ from edakari.core.method import Job, MeetBudget, allocate_once
 from edakari.core.protocols import Cost
 from edakari.core.space import Sizes, legal_sizes
 from edakari.cost import bind
-from edakari.errors import InfeasibleBudget
+from edakari.errors import InfeasibleBudget, ModelError
 from edakari.methods.tickets.gates import GateGroup
 
-__all__ = ["SearchBudget", "Units", "require_met", "steered"]
+__all__ = ["Mask", "Numbers", "SearchBudget", "Units", "require_alive", "require_met", "steered"]
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
@@ -202,4 +202,27 @@ def require_met(limits: Limits, sizes: Sizes) -> None:
             f"the groups with gates cannot reach the budget: {limits.describe(sizes)} when all of their units are "
             "removed that may be. Raise the budget, or allow more groups or smaller sizes",
             least,
+        )
+
+
+def require_alive(keep: Mapping[str, Mask], emptied: Collection[str], epoch: int, rho: float) -> None:
+    """Raise an error if a group that the network needs has lost its last unit, or no unit is left.
+
+    Args:
+        keep: units that stay of each group, bool [units].
+        emptied: groups that may lose all units, because a branch goes with them.
+        epoch: number of epochs so far.
+        rho: strength of the penalty.
+
+    Raises:
+        ModelError: one has, or none is left.
+    """
+    dying = next((name for name, part in keep.items() if not part.any() and name not in emptied), None)
+    if dying is None and not any(part.any() for part in keep.values()):
+        dying = next(iter(keep))
+    if dying is not None:
+        raise ModelError(
+            f"the search stops after epoch {epoch}: all {len(keep[dying])} units of group {dying!r} are dead, and the "
+            f"network cannot do without this group. The penalty is too strong: lower rho (now {rho:g}), give a budget, "
+            "or leave this group out of the search"
         )
