@@ -97,7 +97,7 @@ class SoftTokenPruning:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        design = self.design(sites_of(job))
+        design, start = self.design(sites_of(job)), None
         if self.schedule == "progressive" and not self.keep_ratios:
-            design = progressive_design(job, design, self.training, self.progress)
-        return prune_tokens_by("spvit", job, design, self.keep_ratios, self.training)
+            design, start = progressive_design(job, design, self.training, self.progress)
+        return prune_tokens_by("spvit", job, design, self.keep_ratios, self.training, start)

@@ -16,65 +16,27 @@ from torch import nn
 from torch.nn import functional
 
 import edakari
-from edakari.core.method import Job
 from edakari.core.plan import KeepTokens
 from edakari.core.protocols import StepState
-from edakari.core.space import Group
 from edakari.cost import dense
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, PlanError
 from edakari.methods.spvit import SoftTokenPruning
 from edakari.methods.token_baselines import AttentionTokens, MergedTokens, PredictedTokens, RandomTokens
-from edakari.methods.tokens.method import TokenTraining, sites_of
+from edakari.methods.tokens.method import TokenTraining
 from edakari.methods.tokens.progressive import Progress, phases, profile
 from edakari.methods.tokens.training import (
     DualAscent,
-    TokenLoss,
-    TokenTrainer,
     calibrate,
     kept_ratios,
     ratio_loss,
     token_distance,
     token_divergence,
 )
-from edakari.surgery.tokens import Adaptive, Decision, Rule, attach, detach, selections, token_sites
-from edakari.surgery.tokens.costs import TokenCost, tokens_at
-from edakari.surgery.tokens.graphs import token_macs
+from edakari.surgery.tokens import Adaptive, Decision, Rule, attach, detach, selections
 from edakari.testing import check_method
-from edakari.testing.toys import ToyTask, toy_job
+from edakari.testing.toys import ToyTask
+from tests.methods.token_jobs import SHORT, network, toy_token_job, trainer
 from tests.surgery.tokens.networks import LabelledViT, enlivened
-
-COSTS: dict[str, TokenCost] = {}
-"""Of the networks of these tests, by fingerprint: three traces each."""
-
-
-def toy_token_job(model: nn.Module, budget: str = "macs<=50%", seed: int = 0) -> Job:
-    """What a method that prunes tokens gets; a latency in the budget is the MACs of the blocks under another name."""
-    job = toy_job(model, budget, seed)
-    cost = COSTS.get(job.graph.fingerprint) or token_macs(job.model, job.task.example(), sites_of(job))
-    COSTS[job.graph.fingerprint] = cost
-    groups = tuple(Group(tokens_at(block), "token", cost.patches) for block in cost.blocks)
-    return dc.replace(job, groups=groups, costs=(cost, dc.replace(cost, name="latency", unit="ms")))
-
-
-SHORT = TokenTraining(imitation_epochs=1, selector_epochs=1, joint_epochs=1)
-
-
-def network(seed: int = 0, depth: int = 6) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return VisionTransformer(
-            img_size=16, patch_size=4, embed_dim=32, depth=depth, num_heads=4, num_classes=4
-        ).eval()
-
-
-def trainer(counts: tuple[int, int] = (10, 6), model: nn.Module | None = None, **loss: float) -> TokenTrainer:
-    model, task = model or network(), ToyTask()
-    edits = [KeepTokens(block, count, "spvit") for block, count in zip(("blocks.1", "blocks.3"), counts, strict=True)]
-    job, last = toy_job(model), token_sites(model, task.example()).blocks[-1]
-    teacher = copy.deepcopy(model).requires_grad_(False)
-    student = Adaptive(attach(model, edits, task.example())).train()
-    weights = TokenLoss(**{"ratio": 2.0, "logits": 0.5, "tokens": 0.5, **loss})
-    return TokenTrainer(job, student, teacher, last, [count / 16 for count in counts], weights)
 
 
 def test_ratio_loss_by_hand() -> None:
@@ -114,8 +76,8 @@ def test_dense_heads_are_taught_patch_by_patch() -> None:
     model = enlivened(LabelledViT(16, 3, 4)).float()
     each = trainer(model=model)
     said: list[torch.Tensor] = []
-    for network in (each.student.model, each.teacher):
-        network.get_submodule("aux_head").register_forward_hook(lambda module, args, output: said.append(output))
+    for part in (each.student.model, each.teacher):
+        part.get_submodule("aux_head").register_forward_hook(lambda module, args, output: said.append(output))
     loss = each.objective(each.student, next(iter(ToyTask().batches("train"))))["tokens"]
     kept = each.student.decisions[-1].kept.detach() > 0
     mine, theirs = (logits[kept].log_softmax(-1) for logits in said)

@@ -6,12 +6,12 @@ settings, because the authors' code has no progressive schedule.
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
 from edakari.core.budget import Limits
-from edakari.core.copying import copied
 from edakari.core.files import write_json
 from edakari.core.method import Job
 from edakari.core.settings import Fraction, NonNegative, OpenFraction, Whole, settings
@@ -21,8 +21,9 @@ from edakari.surgery.tokens.design import Counts, Schedule
 
 __all__ = ["Progress", "phases", "profile", "progressive"]
 
-Train = Callable[[nn.Module, Mapping[int, int]], nn.Module]
-"""A function from a network and the number of patches behind each block's selector to the trained network."""
+Train = Callable[[nn.Module | None, Mapping[int, int]], nn.Module]
+"""A function from the network to begin with (None: the dense one) and the number of patches behind each block's
+selector to a new, trained network."""
 
 
 @settings
@@ -44,12 +45,14 @@ class Progress:
     first_share: Fraction = 0.25
 
 
-def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, train: Train, steps: Progress) -> Counts:
-    """Return the number of patches behind each block's selector; all patches if a block has none.
+def progressive(
+    job: Job, blocks: Sequence[str], patches: int, limits: Limits, train: Train, steps: Progress
+) -> tuple[Counts, nn.Module | None]:
+    """Return the number of patches behind each block's selector, all patches if a block has none, and the last network.
 
     Goes from the last block to the first. At each block it lowers the ratio along the grid while the metric stays
-    within the allowed drop, and it ends once the budget is met. Then it raises the first ratio as far as the budget
-    allows.
+    within the allowed drop, and it ends once the budget is met. Each training begins with the network of the last
+    accepted ratio. Finally, the first ratio is raised as far as the budget allows.
 
     Args:
         job: network, task, and the folder in which the tried ratios are recorded.
@@ -62,23 +65,8 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
     Raises:
         InfeasibleBudget: no ratios within the allowed drop meet the limits; the error gives the lowest costs reached.
     """
-    floor = float(job.task.evaluate(job.model, "calibration")[job.task.metric]) - steps.accuracy_drop
-    ratios: dict[int, float] = {}
-    trail: list[dict[str, object]] = []
-    for index in range(len(blocks) - 1, max(1, round(steps.first_share * len(blocks))) - 1, -1):
-        ratio = 1.0
-        while ratio > steps.grid and limits.excess(_sizes(ratios, blocks, patches)) > 0:
-            tried = _with(ratios, index, round(ratio - steps.grid, 6))
-            network = train(copied(job.model), {at: _count(each, patches) for at, each in tried.items()})
-            metric = float(job.task.evaluate(network, "calibration")[job.task.metric])
-            trail.append({"block": blocks[index], "ratios": {blocks[at]: each for at, each in tried.items()},
-                          "metric": metric, "accepted": metric >= floor})  # fmt: skip
-            job.log(f"{blocks[index]}", {"ratio": tried[index], "metric": metric, "floor": floor})
-            if metric < floor:
-                break
-            ratio, ratios = tried[index], tried
-    if job.artifacts is not None:
-        write_json(job.artifacts / "progressive.json", trail)
+    walk = _Walk(job, tuple(blocks), patches, limits)
+    ratios, network = walk.run(train, steps)
     excess = limits.excess(_sizes(ratios, blocks, patches))
     if excess > 0:
         reached = limits.describe(_sizes(ratios, blocks, patches))
@@ -92,7 +80,45 @@ def progressive(job: Job, blocks: Sequence[str], patches: int, limits: Limits, t
     for index in range(len(blocks)):
         count = min(count, _count(ratios.get(index, 1.0), patches))
         counts.append(count)
-    return tuple(counts)
+    return tuple(counts), network
+
+
+@dc.dataclass(frozen=True)
+class _Walk:
+    """The walk from the last block to the first."""
+
+    job: Job
+    blocks: tuple[str, ...]
+    patches: int
+    limits: Limits
+
+    def run(self, train: Train, steps: Progress) -> tuple[dict[int, float], nn.Module | None]:
+        """Return the ratio of each pruned block, and the network of the last accepted ratio."""
+        floor = self._metric(self.job.model) - steps.accuracy_drop
+        ratios: dict[int, float] = {}
+        network: nn.Module | None = None
+        trail: list[dict[str, object]] = []
+        first = max(1, round(steps.first_share * len(self.blocks)))
+        for index in range(len(self.blocks) - 1, first - 1, -1):
+            ratio = 1.0
+            while ratio > steps.grid and self.limits.excess(_sizes(ratios, self.blocks, self.patches)) > 0:
+                tried = _with(ratios, index, round(ratio - steps.grid, 6))
+                trial = train(network, {at: _count(each, self.patches) for at, each in tried.items()})
+                metric = self._metric(trial)
+                named = {self.blocks[at]: each for at, each in tried.items()}
+                trail.append(
+                    {"block": self.blocks[index], "ratios": named, "metric": metric, "accepted": metric >= floor}
+                )
+                self.job.log(self.blocks[index], {"ratio": tried[index], "metric": metric, "floor": floor})
+                if metric < floor:
+                    break
+                ratio, ratios, network = tried[index], tried, trial
+        if self.job.artifacts is not None:
+            write_json(self.job.artifacts / "progressive.json", trail)
+        return ratios, network
+
+    def _metric(self, model: nn.Module) -> float:
+        return float(self.job.task.evaluate(model, "calibration")[self.job.task.metric])
 
 
 def phases(ratios: Sequence[float], tolerance: float) -> tuple[int, ...]:
