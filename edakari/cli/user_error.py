@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from pathlib import Path
 from typing import Any
+
+from edakari.core.user_code import own_line
 
 __all__ = ["explained"]
 
@@ -26,17 +25,8 @@ def explained(network: str, example: Any, error: BaseException) -> str:
         f"the forward pass of {network} fails on an input of {', '.join(shapes)}:",
         f"  {type(error).__name__}: {str(error).strip()}",
     ]
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename))]
-    if frames:
-        index = frames[-1]
-        lines.append(f"  in {index.filename}:{index.lineno}, {index.name}: {index.line}")
+    frame = own_line(error)
+    if frame is not None:
+        lines.append(f"  in {frame.filename}:{frame.lineno}, {frame.name}: {frame.line}")
     lines.append("If the network takes another input, give its sizes without the batch, such as --input 1,28,28.")
     return "\n".join(lines)
-
-
-def _is_own(file: Path) -> bool:
-    import edakari
-
-    installed = ("site-packages", f"python{sys.version_info.major}.{sys.version_info.minor}")
-    library = Path(edakari.__file__).parent in file.parents or any(name in file.parts for name in installed)
-    return not library and file.suffix == ".py"

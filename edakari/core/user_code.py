@@ -10,13 +10,17 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edakari.errors import EdakariError, UnknownName
 
-__all__ = ["attribute", "cause", "made_by", "names_file", "parted_file", "run_file", "used_file"]
+__all__ = ["attribute", "cause", "made_by", "names_file", "own_line", "parted_file", "run_file", "used_file"]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder of edakari's own code."""
 
 
 def names_file(name: str) -> bool:
@@ -116,10 +120,24 @@ def made_by(name: str, where: str, what: str, kind: type[EdakariError]) -> Any:
 
 
 def cause(error: BaseException) -> str:
-    """An error of a user's own code; `sys.exit` in it must not end the program as if all had gone well."""
+    """An error of a user's own code, with its line; `sys.exit` must not end the program as if all had gone well."""
     if isinstance(error, SystemExit):
         return f"it ends the program (sys.exit({error.code!r})); a file that is imported must not do so"
-    return f"{type(error).__name__}: {error}"
+    frame = own_line(error)
+    place = f" ({frame.filename}:{frame.lineno}, in {frame.name})" if frame else ""
+    return f"{type(error).__name__}: {str(error).strip().rstrip('.')}{place}"
+
+
+def own_line(error: BaseException) -> traceback.FrameSummary | None:
+    """Find the last line of a user's own code, not of a library, that an error went through; None without one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame for frame in reversed(frames) if _is_own(Path(frame.filename))), None)
+
+
+def _is_own(file: Path) -> bool:
+    installed = ("site-packages", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    library = PACKAGE in file.parents or any(name in file.parts for name in installed)
+    return not library and file.suffix == ".py"
 
 
 def _module_name(path: Path) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.copying import copied
+from edakari.core.user_code import cause
 from edakari.errors import EdakariError, ModelError
 from edakari.graph.held import held_tensors
 
@@ -140,6 +141,6 @@ def run_on(model: nn.Module, example: Any) -> Any:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
         raise ModelError(
             f"the forward pass of {type(model).__name__} fails on an example of shape "
-            f"{', '.join(map(str, shapes)) or repr(example)}: {type(error).__name__}: {error} "
+            f"{', '.join(map(str, shapes)) or repr(example)}: {cause(error)}. "
             "Check that the example is what the network takes, batch dimension included."
         ) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from edakari.core import owned
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json
+from edakari.core.processes import Processes
+from edakari.cost.example import mapped
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.pipeline import processes
@@ -21,10 +24,13 @@ from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, stored_recipe
 from edakari.pipeline.load import as_recipe
 from edakari.pipeline.masked import fixed_masks
+from edakari.pipeline.one_batch import Trial
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
+from edakari.pipeline.trial import try_training
 from edakari.surgery import is_saved, save_as_pruned
 from edakari.train import FitSettings, task_objective
+from edakari.train.resume import checkpoint_in
 
 __all__ = ["train_dense"]
 
@@ -61,6 +67,7 @@ def train_dense(
         RecipeError: the recipe has no `train` section, or asks for something that is not possible here.
         RunFolderError: the file exists already or cannot be written, or a training by another recipe was interrupted.
         WeightsError: the weights to start from do not exist or do not fit.
+        EdakariError: the network or its task fails on the first batches, which are tried before anything is written.
         UntrustedCode: a recipe from a file names Python code, and the user has not agreed to run it.
     """
     recipe = as_recipe("train_dense(recipe, path)", recipe, path, trust_code=trust_code)
@@ -79,21 +86,19 @@ def train_dense(
     check_training(recipe, together)
     recipe = _started(recipe, path)
     subject = RecipeSubject(recipe)
-    model, task = subject.model().to(together.device), subject.task()  # before anything is written
-    if together.main:
-        for written in output.files:
-            owned.remove_parts(written.parent, written.name)
-        _claim(work, recipe, overwrite)
-    together.wait()
-    history = training_loop(recipe)(
-        model,
-        task_objective(task),
-        task.batches("train"),
-        schedule,
-        settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
-        hooks=fixed_masks(model),
-        evaluate=task.evaluate,
-    )
+    model, task = subject.model().to(together.device), subject.task()
+    example = mapped(task.example(), lambda tensor: tensor.to(together.device))
+    try_training(Trial(model, task, example, together))  # before anything is written
+    with _resumable(work, recipe, output, together, overwrite):
+        history = training_loop(recipe)(
+            model,
+            task_objective(task),
+            task.batches("train"),
+            schedule,
+            settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
+            hooks=fixed_masks(model),
+            evaluate=task.evaluate,
+        )
     result = {
         "metrics": {str(name): float(value) for name, value in task.evaluate(model).items()},
         "epochs": [dict(epoch) for epoch in history.epochs],
@@ -165,6 +170,23 @@ def _started(recipe: Recipe, path: Path) -> Recipe:
     return dc.replace(recipe, model=dc.replace(recipe.model, weights="random"))
 
 
+@contextlib.contextmanager
+def _resumable(work: Path, recipe: Recipe, output: _Output, together: Processes, overwrite: bool) -> Iterator[None]:
+    """Context with the folder of checkpoints; a training that fails before its first checkpoint leaves none behind."""
+    if together.main:
+        for written in output.files:
+            owned.remove_parts(written.parent, written.name)
+        _claim(work, recipe, overwrite)
+    together.wait()
+    try:
+        yield
+    except Exception:
+        if together.main and not checkpoint_in(work).exists():
+            with contextlib.suppress(OSError):  # the first error matters, not that the clean-up fails as well
+                owned.release(work, KIND, remove=True)
+        raise
+
+
 def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
     """Make the folder of checkpoints, or continue with that of an interrupted training by the same recipe."""
     from edakari.pipeline.yaml_file import write_yaml  # which needs an extra
@@ -184,7 +206,7 @@ def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
         if not differing:
             return
         key, theirs, ours = differing[0]
-        if not overwrite:
+        if not overwrite and checkpoint_in(work).exists():
             raise RunFolderError(
                 f"{work} holds an interrupted training by another recipe: {key} is {theirs!r} there and {ours!r} here. "
                 f"To resume it, give --set {key}={theirs}; to start again, name another file or give --overwrite"

@@ -290,7 +290,7 @@ def _in_folder(
     try:
         _check_writable(store, together)
         _, worked = run_stages(run)
-    except EdakariError:
+    except Exception:
         if fresh and together.main and not store.done(PruneResult.stage) and not store.has_trained():
             with contextlib.suppress(OSError):  # the first error matters, not that the clean-up fails as well
                 release(store, remove=not existed)

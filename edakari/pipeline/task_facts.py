@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from edakari.core.protocols import Task
-from edakari.pipeline.trial import described
+from edakari.pipeline.one_batch import described
 from edakari.tasks.base import ImageTask
 from edakari.tasks.own import Task as OwnTask
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edakari.core.protocols import Task
 from edakari.core.settings import settings
-from edakari.errors import SettingsError
+from edakari.core.user_code import cause
+from edakari.errors import DataError, EdakariError, SettingsError
 
 if TYPE_CHECKING:
     from edakari.tasks.settings import DataSettings
@@ -62,7 +63,12 @@ def settings_of_task(thing: Any) -> type[TaskSettings]:
 
     def make(self: Any, data: DataSettings, seed: int) -> Task:
         given = {name: value for name, value in zip(GIVEN, (data, seed), strict=True) if name in parameters}
-        task: Task = thing(**given, **{each.name: getattr(self, each.name) for each in own})
+        try:
+            task: Task = thing(**given, **{each.name: getattr(self, each.name) for each in own})
+        except EdakariError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DataError(f"data.task: {thing.__name__!r} fails: {cause(error)}") from error
         return task
 
     fields = [(each.name, hints.get(each.name, Any), _default(each)) for each in own]

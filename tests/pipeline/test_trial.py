@@ -14,8 +14,8 @@ import edakari
 import edakari.pipeline.stages as stages
 from edakari.core.protocols import Schedule
 from edakari.errors import DataError, EdakariError, ModelError, RecipeError, WrongArgument
+from edakari.pipeline.one_batch import described
 from edakari.pipeline.settings import FinetuneSettings
-from edakari.pipeline.trial import described
 from edakari.tasks.own import Task
 
 X, Y = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 4
