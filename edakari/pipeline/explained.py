@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from edakari.core.method import registered
+from edakari.core.protocols import Task
 from edakari.errors import RunFolderError
 from edakari.explain.filters import Choice, filter_views
 from edakari.explain.predictions import prediction_view, require_drawing
@@ -16,6 +19,7 @@ from edakari.methods.saliency.explained import Explained, widened
 from edakari.methods.saliency.saved import SaliencyMethod
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.load import dense_network, networks, recipe_of
+from edakari.pipeline.one_batch import Trial
 from edakari.pipeline.suiting import require_classes
 from edakari.report.filters import FilterViews
 from edakari.report.predictions import PredictionView
@@ -47,7 +51,9 @@ def run_filters(folder: str | Path, choice: Choice = PLAIN, *, trust_code: bool 
     if not run.done("prune"):
         raise RunFolderError(f"{folder} holds no pruned network yet; run its recipe with `edakari prune` first")
     require_classes(recipe.data)
-    return filter_views(dense_network(recipe), load_plan(run.pruned), image_task(recipe.data), choice)
+    dense, task = dense_network(recipe), image_task(recipe.data)
+    _tried(dense, task)
+    return filter_views(dense, load_plan(run.pruned), task, choice)
 
 
 def run_predictions(folder: str | Path, images: int = 6, *, trust_code: bool = False) -> PredictionView:
@@ -66,7 +72,8 @@ def run_predictions(folder: str | Path, images: int = 6, *, trust_code: bool = F
     task = task_from_settings(recipe.data, recipe.seed)
     require_drawing(task)
     found = networks(folder, trust_code=trust_code)
-    return prediction_view(found.dense, found.pruned, task, images)
+    with _tried(found.dense, task).telling("drawing its validation images"):
+        return prediction_view(found.dense, found.pruned, task, images)
 
 
 def run_saliency(
@@ -102,6 +109,7 @@ def run_saliency(
     if not run.artifacts.is_dir():
         raise RunFolderError(f"{folder} holds no explainer: the budget of its run left nothing to prune")
     task, dense = image_task(recipe.data), dense_network(recipe)
+    _tried(dense, task)
     graph = trace(dense, task.example())
     saliency = method.saliency(run.artifacts, dense, graph)
     cut = load(run.pruned, dense_network(recipe)) if stage == "pruned" else final
@@ -125,4 +133,13 @@ def run_tokens(folder: str | Path, images: int = 512, *, trust_code: bool = Fals
     if not plan.tokens():
         raise RunFolderError(f"{folder} holds a network without pruned tokens; `edakari prune` with spvit prunes some")
     task = image_task(recipe_of(RunFolder(Path(folder)), trust_code=trust_code).data)
+    _tried(found.dense, task)
     return token_view(found.dense, found.pruned, plan, task, images=images)
+
+
+def _tried(dense: nn.Module, task: Task) -> Trial:
+    """Refuse data that the network of a run does not take: it may have changed since the run."""
+    trial = Trial(dense, task, task.example())
+    trial.finite_outputs(None)
+    trial.outputs(dense, "val", trial.first_batch("val", asked=True))
+    return trial

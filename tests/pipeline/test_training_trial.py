@@ -17,9 +17,10 @@ import edakari
 import edakari.pipeline.dense_training as dense_training
 import edakari.pipeline.stages as stages
 from edakari.cli.main import app
-from edakari.errors import EdakariError
+from edakari.errors import EdakariError, ModelError
 from edakari.models.trust import remember
 from edakari.pipeline import recipe_from, train_dense
+from edakari.pipeline.explained import run_filters, run_predictions
 from tests.pipeline import test_trial as wrong
 from tests.pipeline.test_trial import WRONG, cross_entropy, tasked
 
@@ -147,6 +148,16 @@ def test_a_network_that_pruning_refuses_is_refused_by_training(
     change(content, tmp_path)
     for error in require_both_refuse(recipe_from({**content, "train": ONCE}), tmp_path):
         assert re.search(said, str(error)), error
+
+
+def test_data_that_changed_after_the_run_is_told_by_what_shows_it(content: dict[str, Any], tmp_path: Path) -> None:
+    edakari.run(recipe_from({**content, "finetune": None, "measure": None}), tmp_path / "run")
+    for name in ("train", "val"):
+        data = np.load(tmp_path / f"{name}.npz")
+        np.savez(tmp_path / f"{name}.npz", images=data["images"].repeat(3, 3), labels=data["labels"])
+    for show in (run_filters, run_predictions):
+        with pytest.raises(ModelError, match=r"forward pass of Sequential fails on an example of shape \(1, 3, 8, 8\)"):
+            show(tmp_path / "run", trust_code=True)
 
 
 def test_the_command_says_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from edakari.errors import DataError, EdakariError, UnknownName
 from edakari.tasks.sources.examples import Examples, Joined, Wanted
-from edakari.tasks.sources.formats import EXAMPLES, read_examples
+from edakari.tasks.sources.formats import EXAMPLES, PLACES, read_examples
 from edakari.tasks.sources.own_data import from_dataset
 from tests.tasks.random_objects import assert_read, pictures
 from tests.tasks.test_coco import in_order, write
@@ -50,6 +50,16 @@ def test_every_format_says_what_it_lacks(tmp_path: Path) -> None:
     for name in EXAMPLES.names():
         with pytest.raises(EdakariError, match=r"\S"):
             read_examples(f"{name}:{tmp_path / 'nowhere'}", Wanted("map" if name in MAPS else "boxes"))
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_folder_that_is_not_there_is_told_with_where_it_was_looked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = "depth" if name == "depth" else "map" if name in MAPS else "boxes"
+    with pytest.raises(DataError, match=f"'{name}:DATA': there is no file or folder 'DATA' in .*{tmp_path.name}"):
+        read_examples(f"{name}:DATA", Wanted(target))
 
 
 MAPS = ("cityscapes", "ade20k", "camvid", "folder", "npz")

@@ -38,6 +38,8 @@ SUFFIXES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".npz": "npz"}
 """Formats that the name of a file tells."""
 UNNAMED: Mapping[str, str] = {"map": "folder", "depth": "depth", "image": "images"}
 """Formats of folders whose format is not named, by what is wanted; of other files too, except for maps."""
+PLACES = ("voc", "cityscapes", "ade20k", "camvid", "folder", "instances", "depth")
+"""Formats whose argument is one folder, or an .npz file."""
 ANNOTATED = ("coco", "voc", "yolo", "cityscapes", "ade20k", "camvid", "folder", "instances", "npz", "hf", "webdataset")
 """Formats that have neither depths nor images alone."""
 
@@ -96,6 +98,8 @@ def _read(text: str, wanted: Wanted) -> tuple[Examples, Examples | None]:
         raise DataError(
             f"{text!r}: the format {name!r} is not for {own}; give a folder, an .npz file or a data set of your own"
         )
+    if name in PLACES and not Path(argument).exists():
+        raise DataError(f"{text!r}: there is no file or folder {argument!r} in {Path.cwd()}; give the path of yours")
     return EXAMPLES.named(name)(argument, wanted)
 
 
