@@ -290,8 +290,10 @@ def _in_folder(
     try:
         _check_writable(store, together)
         _, worked = run_stages(run)
-    except Exception:
-        if fresh and together.main and not store.done(PruneResult.stage) and not store.has_trained():
+    except Exception as error:
+        # what was searched and measured is worth keeping where more memory, or a mended bug, lets the run go on
+        needed = PruneResult.stage if isinstance(error, EdakariError) else TraceResult.stage
+        if fresh and together.main and not store.done(needed) and not store.has_trained():
             with contextlib.suppress(OSError):  # the first error matters, not that the clean-up fails as well
                 release(store, remove=not existed)
         raise
