@@ -20,6 +20,7 @@ from edakari.surgery.tokens import PackageMode, PackageNorm, TokenSites
 from edakari.surgery.tokens.design import TokenDesign
 from edakari.surgery.tokens.package_token import Packages
 from edakari.surgery.tokens.selectors import Start
+from edakari.surgery.tokens.unmerging import Unmerge
 
 __all__ = ["SoftTokenPruning"]
 
@@ -39,6 +40,8 @@ class SoftTokenPruning:
             with one and with several packages, "none" drops the tokens.
         package_norm: "mean", or "sum" as in the authors' variant with several packages.
         proportional: let attention count a package as many times as it has tokens.
+        unmerge: give every pruned patch its package's output after the last block: "always", "never", or "auto" if
+            later parts pool over patches, which then weigh a package by its tokens.
         start: initial scores: "unlike" is the distance of a token from the mean of all tokens, "random" follows the
             authors.
         merge: mean by which the scores of the heads are merged: "geo" as in the authors' code, "arith" as in the paper.
@@ -61,6 +64,7 @@ class SoftTokenPruning:
     package_norm: PackageNorm = "mean"
     # differs: the authors' packages count as one token, which gives pruned tokens far less weight than before
     proportional: bool = True
+    unmerge: Unmerge = "never"
     start: Start = "unlike"
     merge: Literal["geo", "arith"] = "geo"
     head_branch: bool = True
@@ -79,7 +83,10 @@ class SoftTokenPruning:
         Args:
             sites: blocks of the network in front of which selectors can be inserted.
         """
-        packed = {"package": self.package, "package_norm": self.package_norm, "proportional": self.proportional}
+        packed: dict[str, bool | str] = {"package": self.package, "package_norm": self.package_norm}
+        packed["proportional"] = self.proportional
+        if self.unmerge != "never":
+            packed["unmerge"] = self.unmerge
         packages: Packages = "each" if self.package == "append" else "one"
         return TokenDesign(
             sites=sites,

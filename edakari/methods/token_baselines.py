@@ -11,6 +11,7 @@ from edakari.methods.tokens.method import TokenTraining, prune_tokens_by, sites_
 from edakari.surgery.tokens import TokenSites
 from edakari.surgery.tokens.design import TokenDesign, linear
 from edakari.surgery.tokens.selectors import Start
+from edakari.surgery.tokens.unmerging import Unmerge
 
 __all__ = ["AttentionTokens", "MergedTokens", "PredictedTokens", "RandomTokens"]
 
@@ -152,6 +153,9 @@ class MergedTokens:
         blocks: indices, from 1, of the blocks in front of which tokens are merged; empty is all blocks.
         keep_ratios: fraction of all patches left at each of these blocks; empty takes the largest ones within the
             budget, with as many tokens merged at each.
+        unmerge: give every patch the output of its merged token after the last block: "always", as heads with an output
+            for each patch need it, "never", or "auto" if later parts pool over patches, which then weigh each token by
+            its patches.
     """
 
     paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"
@@ -159,6 +163,7 @@ class MergedTokens:
 
     blocks: tuple[Whole, ...] = ()
     keep_ratios: tuple[PositiveFraction, ...] = ()
+    unmerge: Unmerge = "auto"
 
     def design(self, sites: TokenSites) -> TokenDesign:
         """Return the selectors and their blocks.
@@ -167,7 +172,10 @@ class MergedTokens:
             sites: blocks of the network in front of which tokens can be pruned.
         """
         blocks = self.blocks or tuple(range(1, len(sites.blocks)))
-        return TokenDesign(sites=sites, selector="tome", blocks=blocks, packages="none", schedule=linear)
+        settings = {} if self.unmerge == "auto" else {"unmerge": self.unmerge}
+        return TokenDesign(
+            sites=sites, selector="tome", blocks=blocks, settings=settings, packages="none", schedule=linear
+        )
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
 from edakari.core.budget import Limits
 from edakari.core.plan import KeepTokens, Plan
-from edakari.errors import InfeasibleBudget
+from edakari.errors import DataError, InfeasibleBudget, SettingsError
 from edakari.methods.tokens.method import TokenTraining, sites_of
 from edakari.methods.tokens.progressive import Progress, progressive
 from edakari.methods.tokens.selector_training import train_selectors
-from edakari.surgery.tokens import attach, selections
+from edakari.methods.tokens.stored_teacher import stored_teacher
+from edakari.surgery.tokens import Adaptive, adaptive, attach, gates, selections, token_sites
 from edakari.surgery.tokens.costs import TokenCost
 from edakari.surgery.tokens.embeddings import embedding_names
 from edakari.testing.toys import ToyTask, toy_job
-from tests.methods.token_jobs import network
-from tests.surgery.tokens.networks import FAMILIES, LabelledViT
+from tests.methods.token_jobs import network, trainer
+from tests.surgery.tokens.networks import FAMILIES, LabelledViT, enlivened, images, logits, tiny
 
 SETTINGS = (("package", "append"), ("proportional", True), ("start", "random"))
 
@@ -159,6 +162,133 @@ def test_class_token_and_position_embedding_stay_in_the_joint_training() -> None
     job, plan = job_and_plan(("blocks.1", 12), ("blocks.3", 6))
     before = {name: value.clone() for name, value in job.model.state_dict().items()}
     training = without_training(joint_epochs=1, joint_lr=0.05, weight_decay=0.5)
+    model = train_selectors(job, sites_of(job), plan, training)
+    moved = {
+        name for name, value in model.state_dict().items() if name in before and not torch.equal(value, before[name])
+    }
+    assert set(before) - moved == {"cls_token", "pos_embed"}
+
+
+def both_ways(model: nn.Module) -> tuple[Adaptive, Adaptive]:
+    return Adaptive(model, training_rule="count"), Adaptive(model, training_rule="count", training_strategy="topk")
+
+
+@pytest.mark.parametrize("package", ["append", "merge", "none"])
+@pytest.mark.parametrize("proportional", [True, False])
+def test_tokens_removed_in_training_equal_masked_ones(
+    package: str, proportional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same outputs, the same gradients of what follows, and a gradient for every part of every selector."""
+    monkeypatch.setattr(adaptive, "FLOOR", 1e-14)
+    model, x = tiny(depth=4), images()
+    settings = (("package", package), ("proportional", proportional))
+    edits = [KeepTokens(f"blocks.{b}", n, "spvit", settings) for b, n in ((1, 20), (2, 11))]
+    attach(model, edits, x[:1])
+    widths: list[int] = []
+    model.blocks[3].norm1.register_forward_hook(lambda module, args, output: widths.append(output.shape[1]))
+    grads = []
+    for runner in both_ways(model):
+        model.zero_grad()
+        out = runner.train()(x)
+        out.pow(2).sum().backward()
+        grads.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        torch.testing.assert_close(out.detach(), logits(model, x), atol=1e-10, rtol=0)
+    packages = {"append": 2, "merge": 1, "none": 0}[package]
+    assert (widths[0], widths[2]) == (1 + 36 + packages, 1 + 11 + packages)
+    for name, masked in grads[0].items():
+        removed = grads[1][name]
+        assert masked is not None, name
+        assert removed is not None, name
+        if "token_gate" in name:
+            assert float(removed.abs().max()) > 0, name
+        elif name.startswith(("blocks.3", "norm", "head")):
+            torch.testing.assert_close(removed, masked, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("dense_head", [False, True])
+def test_the_losses_of_removed_tokens_are_those_of_masked_ones(dense_head: bool) -> None:
+    each = trainer(model=enlivened(LabelledViT(16, 3, 4)).float() if dense_head else None)
+    batch = next(iter(ToyTask().batches("train")))
+    found = []
+    for runner in both_ways(each.student.model):
+        each.student = runner.train()
+        terms = each.objective(runner, batch)
+        found.append({name: float(term.detach()) for name, term in terms.items()})
+    assert found[1] == {name: pytest.approx(term, rel=1e-3, abs=1e-6) for name, term in found[0].items()}
+    assert found[0]["tokens"] > 0
+
+
+def test_a_stage_learns_from_positions_that_are_skipped() -> None:
+    small = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (2, 2, 2, 2), "window_size": 2}
+    model = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, num_classes=3, drop_path_rate=0.0, **small)
+    model, x = enlivened(model), images(2, 64, 3)
+    block = token_sites(model, x[:1]).names[0]
+    attach(model, [KeepTokens(block, 100, "spvit")], x[:1])
+    for runner in both_ways(model):
+        model.zero_grad()
+        out = runner.train()(x)
+        torch.testing.assert_close(out.detach(), logits(model, x), atol=1e-12, rtol=0)
+        out.pow(2).sum().backward()
+        selectors = [parameter for gate in gates(model) for parameter in gate.parameters()]
+        assert all(parameter.grad is not None and float(parameter.grad.abs().max()) > 0 for parameter in selectors)
+
+
+def test_removal_needs_equal_numbers() -> None:
+    with pytest.raises(SettingsError, match="joint_rule: count"):
+        TokenTraining(joint_strategy="topk", joint_rule="sample")
+
+
+@pytest.mark.parametrize("dense_head", [False, True])
+def test_a_stored_teacher_says_what_a_live_one_says(dense_head: bool, tmp_path: Path) -> None:
+    each = trainer(model=enlivened(LabelledViT(16, 3, 4)).float() if dense_head else None)
+    each.student.training_rule = "count"
+    batch = next(iter(ToyTask().with_indices()))
+    live = each.objective(each.student, batch)
+    job = dc.replace(each.job, folder=tmp_path)
+    each.stored = stored_teacher(job, each.teacher, each.last, tokens=True)
+    assert each.stored.labelled is dense_head
+    each.teacher = nn.Identity()  # nobody asks it any more
+    stored = each.objective(each.student, batch)
+    assert {name: float(term.detach()) for name, term in stored.items()} == {
+        name: pytest.approx(float(term.detach()), rel=5e-3, abs=1e-4) for name, term in live.items()
+    }
+    other = (*batch[:2], batch[2].flip(0))
+    assert float(each.objective(each.student, other)["tokens"]) > 2 * float(live["tokens"])
+
+
+class Mirrored(ToyTask):
+    """Its training images are augmented."""
+
+    def with_indices(self, views: int = 1) -> Any:
+        """See `edakari.core.protocols.IndexedTask`."""
+        return [(images.flip(3), *rest) for images, *rest in super().with_indices(views)]
+
+
+class Unnumbered(ToyTask):
+    """Its examples have no indices."""
+
+    with_indices = None  # type: ignore[assignment]
+
+
+def test_stored_tokens_need_equal_images() -> None:
+    each = trainer()
+    job = dc.replace(each.job, task=Mirrored())
+    with pytest.raises(DataError, match=r"loss.tokens: 0"):
+        stored_teacher(job, each.teacher, each.last, tokens=True)
+    found = stored_teacher(job, each.teacher, each.last, tokens=False)
+    assert found.shapes == ((4,),)
+    folder = Path(str(found.bank.logits.filename)).parent  # type: ignore[attr-defined]
+    assert folder.is_dir()
+    del found
+    assert not folder.exists()
+    with pytest.raises(DataError, match="teacher: live"):
+        TokenTraining(teacher="stored").check_task(each.teacher, Unnumbered(), None)
+
+
+def test_a_training_with_stored_outputs_and_removed_tokens() -> None:
+    job, plan = job_and_plan(("blocks.1", 12), ("blocks.3", 6))
+    training = TokenTraining(selector_epochs=1, joint_epochs=1, joint_strategy="topk", teacher="stored", joint_lr=0.01)
+    before = network().state_dict()
     model = train_selectors(job, sites_of(job), plan, training)
     moved = {
         name for name, value in model.state_dict().items() if name in before and not torch.equal(value, before[name])

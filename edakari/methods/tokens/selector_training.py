@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,9 +13,11 @@ from edakari.core.copying import copied
 from edakari.core.method import Job
 from edakari.core.output_kinds import Suits
 from edakari.core.plan import KeepTokens, Plan
-from edakari.core.protocols import Batch, Precision, Schedule
+from edakari.core.protocols import Batch, Precision, Schedule, Task
 from edakari.core.settings import Count, LearningRate, NonNegative, Whole, settings
+from edakari.errors import SettingsError
 from edakari.graph import example_for
+from edakari.methods.tokens.stored_teacher import require_indices, stored_teacher
 from edakari.methods.tokens.training import DualAscent, TokenLoss, TokenTrainer, calibrate, imitation
 from edakari.surgery.tokens import (
     Adaptive,
@@ -49,6 +51,11 @@ class TokenTraining:
         dual_rate: step size of the Lagrange multipliers of the ratios; 0 uses the penalty alone, as the authors do.
         joint_rule: selection of tokens in the joint training: "sample" samples them, as the authors do; "count" keeps
             as many as planned, as the exported network does.
+        joint_strategy: what becomes of pruned tokens in the joint training: "mask" masks them, "topk" removes them as
+            the exported network does, which is faster and has the same outputs, but selectors then learn from kept
+            tokens and packages only; it needs joint_rule "count".
+        teacher: "live" runs the dense network on every batch; "stored" runs it once on each training image, without
+            augmentation, and keeps its outputs on the disk. Its tokens can be kept only if images are not augmented.
         batches: largest number of calibration batches from which thresholds are set.
         precision: precision of the training: "auto", "fp32", "bf16" or "fp16".
     """
@@ -67,8 +74,22 @@ class TokenTraining:
     dual_rate: NonNegative = 0.05
     # differs: the authors sample; while scores are near 0, samples differ from the tokens that inference keeps
     joint_rule: Literal["sample", "count"] = "count"
+    joint_strategy: Literal["mask", "topk"] = "mask"
+    teacher: Literal["live", "stored"] = "live"
     batches: Count = 16
     precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.joint_strategy == "topk" and self.joint_rule != "count":
+            raise SettingsError(
+                f"joint_strategy: 'topk' removes the same number of tokens in every image, found joint_rule "
+                f"{self.joint_rule!r}; set joint_rule: count, or joint_strategy: mask"
+            )
+
+    def check_task(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        """See `edakari.core.method.parts_of`."""
+        if self.teacher == "stored":
+            require_indices(task)
 
     @property
     def needs_training(self) -> bool:
@@ -96,6 +117,8 @@ def train_selectors(
     targets = [edit.count / dense_patches[edit.block] for edit in plan.tokens()]
     dual = DualAscent(targets, training.dual_rate) if training.dual_rate > 0 else None
     trainer = TokenTrainer(job, Adaptive(model), teacher, sites.blocks[-1], targets, training.loss, dual)
+    if training.teacher == "stored" and max(training.selector_epochs, training.joint_epochs) > 0:
+        trainer.stored = stored_teacher(job, teacher, sites.blocks[-1], training.loss.tokens > 0)
     schedule = Schedule(
         lr=training.selector_lr,
         optimizer="adamw",
@@ -129,7 +152,8 @@ def _fit_selectors(trainer: TokenTrainer, training: TokenTraining, schedule: Sch
     if training.selector_epochs:
         alone = dc.replace(schedule, epochs=training.selector_epochs)
         hooks, selectors = [trainer.dual] if trainer.dual else [], trainer.selector_parameters()
-        trainer.job.fit(trainer.student, trainer.objective, alone, hooks=hooks, params=selectors)
+        batches = _batches(trainer)
+        trainer.job.fit(trainer.student, trainer.objective, alone, hooks=hooks, params=selectors, batches=batches)
 
 
 def _fit_jointly(trainer: TokenTrainer, training: TokenTraining, schedule: Schedule, frozen: Collection[str]) -> None:
@@ -138,12 +162,19 @@ def _fit_jointly(trainer: TokenTrainer, training: TokenTraining, schedule: Sched
         return
     joint = dc.replace(schedule, epochs=training.joint_epochs, lr=training.joint_lr)
     trainer.student.training_rule = training.joint_rule
+    trainer.student.training_strategy = training.joint_strategy
     if training.joint_rule == "count":  # every image keeps the planned number, so no constraint is needed
         trainer.dual = None
     hooks = [trainer.dual] if trainer.dual else []
     named = trainer.student.model.named_parameters()
     params = [parameter for name, parameter in named if parameter.requires_grad and name not in frozen]
-    trainer.job.fit(trainer.student, trainer.objective, joint, hooks=hooks, params=params)
+    batches = _batches(trainer)
+    trainer.job.fit(trainer.student, trainer.objective, joint, hooks=hooks, params=params, batches=batches)
+
+
+def _batches(trainer: TokenTrainer) -> Iterable[Batch] | None:
+    """The batches of the training: with indices if the teacher's outputs are stored, else the job's own (None)."""
+    return None if trainer.stored is None else require_indices(trainer.job.task).with_indices()
 
 
 def _set_thresholds(job: Job, model: nn.Module, count: int) -> None:

@@ -18,8 +18,9 @@ from edakari.core.modes import eval_mode
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Hook, Objective, StepState
 from edakari.core.settings import NonNegative, settings
+from edakari.methods.tokens.stored_teacher import StoredTeacher
 from edakari.surgery.tokens import Adaptive, Decision, TokenSite, gates, selections
-from edakari.surgery.tokens.patches import patch_tokens, patches_of
+from edakari.surgery.tokens.patches import Patches, patch_tokens, patches_of
 
 __all__ = [
     "DualAscent",
@@ -132,6 +133,7 @@ class TokenTrainer:
         targets: fraction of all patches that each selector has to keep.
         loss: weights of the terms of the loss.
         dual: multipliers of the constraint; None uses the penalty alone.
+        stored: the dense network's stored outputs; None runs it on every batch.
     """
 
     job: Job
@@ -141,6 +143,7 @@ class TokenTrainer:
     targets: Sequence[float]
     loss: TokenLoss
     dual: DualAscent | None = None
+    stored: StoredTeacher | None = None
 
     def selector_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the selectors, which are trained while the network is frozen."""
@@ -160,9 +163,7 @@ class TokenTrainer:
         if self.student.tokens is not None and self._stage(decisions[-1]):
             # the hook's tokens may lack gradients
             mine.tokens = patch_tokens(self.student.tokens, self.last)
-        teacher = self.teacher.to(outputs.device)
-        with eval_mode(teacher), torch.no_grad(), patches_of(teacher, self.last) as theirs:
-            aims = task.outputs(teacher, batch)
+        aims, theirs = self._taught(batch, outputs.device)
         ratios_S = kept_ratios(decisions)
         terms = dict(task.loss(outputs, batch))
         terms["ratio"] = self.loss.ratio * ratio_loss(ratios_S, torch.tensor(self.targets).to(ratios_S))
@@ -171,20 +172,45 @@ class TokenTrainer:
         if isinstance(outputs, torch.Tensor) and isinstance(aims, torch.Tensor):
             student, aim = (functional.log_softmax(each.float(), dim=-1) for each in (outputs, aims))
             terms["logits"] = self.loss.logits * functional.kl_div(student, aim, log_target=True, reduction="batchmean")
-        left_BN = self._left(mine.tokens, decisions[-1])
-        if mine.logits is not None and theirs.logits is not None:
-            terms["tokens"] = self.loss.tokens * token_divergence(mine.logits, theirs.logits, left_BN)
-        else:
-            terms["tokens"] = self.loss.tokens * token_distance(mine.tokens, theirs.tokens, left_BN)
+        if self.loss.tokens:
+            terms["tokens"] = self.loss.tokens * self._token_loss(mine, theirs, decisions[-1])
         return terms
 
-    def _left(self, tokens_BNC: torch.Tensor, decision: Decision) -> torch.Tensor:
+    def _taught(self, batch: Batch, device: torch.device) -> tuple[Any, Patches]:
+        """The dense network's outputs and patches."""
+        if self.stored is not None:
+            return self.stored(batch)
+        teacher = self.teacher.to(device)
+        with eval_mode(teacher), torch.no_grad(), patches_of(teacher, self.last) as theirs:
+            aims = self.job.task.outputs(teacher, batch)
+        return aims, theirs
+
+    def _token_loss(self, mine: Patches, theirs: Patches, decision: Decision) -> torch.Tensor:
+        """The distance between the two networks' outputs for the patches that are left."""
+        left_BN = self._left(decision)
+        labelled = mine.logits is not None and theirs.logits is not None
+        own, aims = (mine.logits, theirs.logits) if labelled else (mine.tokens, theirs.tokens)
+        assert own is not None
+        assert aims is not None
+        own = _on_grid(own, left_BN) if self.student.removed else own
+        return token_divergence(own, aims, left_BN) if labelled else token_distance(own, aims, left_BN)
+
+    def _left(self, decision: Decision) -> torch.Tensor:
         """Which patches are kept after the last block, float [B, N]; all if its stage has no selector."""
-        return decision.kept if self._stage(decision) else torch.ones_like(tokens_BNC[..., 0])
+        if self._stage(decision):
+            return decision.kept
+        return torch.ones_like(decision.kept[:, :1]).expand(-1, self.last.patches)
 
     def _stage(self, decision: Decision) -> bool:
         """Whether the selector of a decision is in the stage of the last block."""
         return decision.block.rpartition(".")[0] == self.last.name.rpartition(".")[0]
+
+
+def _on_grid(left_BKC: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:
+    """Put the outputs of kept patches at their positions, [B, N, C]; packages may follow them."""
+    count = int(kept_BN.detach()[0].sum())
+    grid_BNC = left_BKC.new_zeros(*kept_BN.shape, left_BKC.shape[-1])
+    return grid_BNC.masked_scatter(kept_BN.detach()[..., None] > 0, left_BKC[:, :count])
 
 
 def token_distance(mine_BNC: torch.Tensor, theirs_BNC: torch.Tensor, kept_BN: torch.Tensor) -> torch.Tensor:

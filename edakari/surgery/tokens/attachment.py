@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -20,6 +20,7 @@ from edakari.surgery.tokens.selection import Selection, SelectionSettings
 from edakari.surgery.tokens.selectors import MERGER, Site, build_selector, needs_attention
 from edakari.surgery.tokens.stages import stages_of_pass
 from edakari.surgery.tokens.state import Chain
+from edakari.surgery.tokens.unmerging import UNMERGES
 from edakari.surgery.tokens.watching import watched
 
 __all__ = ["attach", "detach", "gates", "insert", "selections"]
@@ -100,12 +101,13 @@ def _put(
     watched_places = [index - 1 for index in indices if needs_attention(by_block[names[index]].selector) and index]
     merging = any(edit.selector == MERGER for edit in by_block.values())
     start = min((*indices, *watched_places))
+    unmerges = _unmerges(by_block.values(), layout)
     entering, chain, like = layout.patches, Chain(), next(model.parameters())
     for index in range(start, len(names)):
         edit = by_block.get(names[index])
         step = None
         if edit is not None:
-            step = _step(edit, layout, index, entering, seed).to(like.device, like.dtype)
+            step = _step(edit, layout, index, entering, seed, unmerges).to(like.device, like.dtype)
             entering = min(entering, edit.count)
         block = model.get_submodule(names[index])
         moved = index >= min(indices)
@@ -171,9 +173,9 @@ def _checked(edits: Sequence[KeepTokens], layout: TokenLayout) -> dict[str, Keep
     return ordered
 
 
-def _step(edit: KeepTokens, layout: TokenLayout, index: int, entering: int, seed: int) -> nn.Module:
-    options = dict(edit.settings)
-    mode = options.pop("package", "none" if edit.selector in ("random", "dynamicvit") else "merge")
+def _step(edit: KeepTokens, layout: TokenLayout, index: int, entering: int, seed: int, unmerges: bool) -> nn.Module:
+    options = {name: value for name, value in edit.settings if name not in ("package", "unmerge")}
+    mode = _package_of(edit)
     norm = options.pop("package_norm", "mean")
     settings = SelectionSettings(
         block=edit.block,
@@ -185,6 +187,7 @@ def _step(edit: KeepTokens, layout: TokenLayout, index: int, entering: int, seed
         package_norm=_chosen(norm, NORMS, edit),
         keeps_one=layout.dense or mode == "none",
         proportional=_chosen(options.pop("proportional", False), (False, True), edit),
+        unmerges=unmerges,
     )
     if edit.selector == MERGER:
         if index == 0:
@@ -192,6 +195,29 @@ def _step(edit: KeepTokens, layout: TokenLayout, index: int, entering: int, seed
         return Merger(settings)
     site = Site(layout.width, layout.blocks[index].heads, layout.patches, index)
     return Selection(build_selector(edit.selector, site, options, seed), settings)
+
+
+def _unmerges(edits: Collection[KeepTokens], layout: TokenLayout) -> bool:
+    """Return whether patches are unmerged after the last block."""
+    found = {dict(edit.settings).get("unmerge") for edit in edits}
+    if len(found) > 1:
+        raise PlanError("the plan unmerges patches at some blocks only; give all edits the same setting 'unmerge'")
+    usual = "auto" if all(edit.selector == MERGER for edit in edits) else "never"
+    for edit in edits:
+        chosen = _chosen(usual if found == {None} else dict(edit.settings)["unmerge"], UNMERGES, edit)
+        if chosen == "never" or (chosen == "auto" and not layout.pooled):
+            return False
+        if edit.selector != MERGER and _package_of(edit) == "none":
+            raise PlanError(
+                f"the edit at block {edit.block!r} has unmerge {chosen!r}, but without packages no token represents "
+                "pruned patches; set package, or unmerge: never"
+            )
+    return True
+
+
+def _package_of(edit: KeepTokens) -> object:
+    usual = "none" if edit.selector in ("random", "dynamicvit") else "merge"
+    return dict(edit.settings).get("package", usual)
 
 
 def _chosen(value: object, known: tuple[V, ...], edit: KeepTokens) -> V:

@@ -20,6 +20,7 @@ from edakari.surgery.tokens.reductions import Role, Roles
 from edakari.surgery.tokens.rotary import rotations
 from edakari.surgery.tokens.rows import side_by_side
 from edakari.surgery.tokens.state import Chain, TokenState
+from edakari.surgery.tokens.unmerging import unmerged
 
 __all__ = ["GATE", "GateSettings", "TokenGate", "refuse_gated"]
 
@@ -108,6 +109,8 @@ class TokenGate(nn.Module):
             self.chain.finish()
             state.roles = Roles(self.settings.behind)
             out = _spread(out, state)
+            if state.origin is not None:
+                out = _unmerged(out, state, self.settings.dense)
             out = _unpacked(out, state) if self.settings.drops and state.packages else out
             if state.record:
                 state.tokens = out[0] if isinstance(out, tuple) else out
@@ -167,6 +170,14 @@ def _unpacked(out: Any, state: TokenState) -> Any:
     state.alive = None if state.alive is None else state.alive[:, :end]
     state.index = None if state.index is None else state.index[:, :end]
     return (tokens[:, :end], *out[1:]) if isinstance(out, tuple) else tokens[:, :end]
+
+
+def _unmerged(out: Any, state: TokenState, dense: int) -> Any:
+    """Return the last block's outputs with all tokens of the dense network, none of which is masked."""
+    tokens = unmerged(out[0] if isinstance(out, tuple) else out, state, dense)
+    state.alive = state.size = state.index = state.origin = None
+    state.packages = 0
+    return (tokens, *out[1:]) if isinstance(out, tuple) else tokens
 
 
 def _spread(out: Any, state: TokenState) -> Any:

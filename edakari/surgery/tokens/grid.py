@@ -28,7 +28,7 @@ from edakari.surgery.tokens.state import Chain, Decision, TokenState
 
 __all__ = ["GridGate", "attach_grid"]
 
-PACKED = ("package", "package_norm", "proportional")
+PACKED = ("package", "package_norm", "proportional", "unmerge")
 """Settings of packages, which do not exist here."""
 
 
@@ -81,6 +81,9 @@ class GridGate(nn.Module):
         index_BK = state.working
         chosen = torch.cat([x_BNC[:, :prefix], pick(x_BNC[:, prefix:], index_BK)], 1)
         out_BMC = type(mlp).forward(mlp, chosen)
+        if state.learns and state.going is not None:  # factors of 1 with the gradient of the decisions
+            factor_BK1 = state.going.gather(1, index_BK)[..., None].to(out_BMC.dtype)
+            out_BMC = torch.cat([out_BMC[:, :prefix], out_BMC[:, prefix:] * factor_BK1], 1)
         # every position looks up its row; pruned positions get a row of zeros at the end
         count = index_BK.shape[1]
         rows = torch.full_like(x_BNC[:, prefix:, 0], count, dtype=torch.long)
@@ -110,7 +113,8 @@ class GridGate(nn.Module):
         verdict: Verdict = self.selector(Candidates(x_BNC, alive, patches, place_BN, self.stage.prefix, None))
         index_BK = verdict.score.topk(self.edit.count, dim=1).indices.sort(dim=1).values
         mask = torch.zeros_like(alive).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive.dtype))
-        if state.rule == "count" and state.strategy == "mask" and verdict.score.requires_grad:
+        taught = state.strategy == "mask" or state.learns
+        if state.rule == "count" and taught and verdict.score.requires_grad:
             edge_B1 = verdict.score.gather(1, index_BK).amin(1, keepdim=True)
             mask = straight_through(mask, verdict.score, edge_B1)
         if state.rule == "sample":

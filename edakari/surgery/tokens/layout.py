@@ -46,6 +46,7 @@ class TokenLayout:
         width: channels of a token.
         dense: whether the output includes a maximum over the outputs of all patches, as in LV-ViT.
         roles: roles of the means, sums, extrema and softmaxes after the blocks.
+        pooled: whether a mean, a sum, a softmax or an attention over patches follows the blocks.
     """
 
     blocks: tuple[TokenBlock, ...]
@@ -54,6 +55,7 @@ class TokenLayout:
     width: int
     dense: bool = False
     roles: tuple[Role, ...] = ()
+    pooled: bool = False
 
     @property
     def patches(self) -> int:
@@ -111,7 +113,16 @@ def layout_of(watch: Watched) -> TokenLayout:
     largest = any(shape[1] in counts for shape in watch.largest)
     # after the blocks a class token may be added at the front
     roles = tuple(_role(found, range(patches, tokens + 2)) for found in watch.reductions[calls[-1].before :])
-    return TokenLayout(blocks, tokens - patches, grid, width, largest, roles)
+    pooled = _attends_after(watch, calls[-1]) or any(
+        role.tokens and role.kind in ("mean", "sum", "softmax") for role in roles
+    )
+    return TokenLayout(blocks, tokens - patches, grid, width, largest, roles, pooled)
+
+
+def _attends_after(watch: Watched, last: ModuleCall) -> bool:
+    """Whether a module that is called after the last block contains an attention."""
+    after = [entry for entry in watch.calls if entry.order > last.order]
+    return any(entry.attentions and not f"{entry.path}.".startswith(f"{last.path}.") for entry in after)
 
 
 def _role(found: Reduction, counts: range) -> Role:

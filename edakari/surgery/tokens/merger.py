@@ -10,6 +10,7 @@ from edakari.surgery.tokens.rows import pick
 from edakari.surgery.tokens.selection import SelectionSettings
 from edakari.surgery.tokens.selectors import bipartite, merge_tokens
 from edakari.surgery.tokens.state import Decision, TokenState
+from edakari.surgery.tokens.unmerging import note_merged
 
 __all__ = ["Merger"]
 
@@ -51,6 +52,9 @@ class Merger(nn.Module):
         metric_BND = pick(state.attended[1].mean(1), left_BN)
         source_BR, into_BR = bipartite(metric_BND, torch.ones_like(metric_BND[..., 0]), self._merged(x_BMC, state))
         merged_BNC, size_BN = merge_tokens(pick(x_BMC, left_BN), size_BM.gather(1, left_BN), source_BR, into_BR)
+        if settings.unmerges:
+            ids_BN, dense = place_BM.gather(1, left_BN), prefix + settings.patches
+            note_merged(state, dense, settings.patches, ids_BN.gather(1, source_BR), ids_BN.gather(1, into_BR))
         if state.strategy == "mask":
             state.alive = alive_BM.scatter(1, left_BN.gather(1, source_BR), 0.0)
             state.size = size_BM.scatter(1, left_BN, size_BN)

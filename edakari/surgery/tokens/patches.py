@@ -41,6 +41,7 @@ def patches_of(model: nn.Module, last: TokenSite) -> Iterator[Patches]:
     found, head = Patches(), _DenseHead()
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
+        # if tokens were removed, those that are left, and packages behind them
         found.tokens = patch_tokens(output[0] if isinstance(output, tuple) else output, last)
         head.logits.clear()
 
@@ -51,8 +52,9 @@ def patches_of(model: nn.Module, last: TokenSite) -> Iterator[Patches]:
     finally:
         handle.remove()
     for logits_BNK in head.logits:
-        if logits_BNK.shape[1] in (last.patches, last.prefix + last.patches):
-            found.logits = logits_BNK[:, -last.patches :]
+        count = found.tokens.shape[1]
+        if logits_BNK.shape[1] in (count, last.prefix + count):
+            found.logits = logits_BNK[:, -count:]
 
 
 def patch_tokens(tokens: torch.Tensor, last: TokenSite) -> torch.Tensor:

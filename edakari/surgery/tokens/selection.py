@@ -12,6 +12,7 @@ from edakari.surgery.tokens.package_token import PackageMode, PackageNorm, packa
 from edakari.surgery.tokens.rows import in_one_row, pick, side_by_side
 from edakari.surgery.tokens.selectors import Candidates, Verdict
 from edakari.surgery.tokens.state import Decision, TokenState
+from edakari.surgery.tokens.unmerging import note_packed
 
 __all__ = ["Selection", "SelectionSettings", "sampled", "straight_through"]
 
@@ -29,6 +30,7 @@ class SelectionSettings:
         package: what happens to pruned tokens.
         package_norm: see `edakari.surgery.tokens.package_token`.
         keeps_one: whether an image always keeps its best patch, because later parts need at least one.
+        unmerges: whether each pruned patch gets its package's output after the last block.
         proportional: whether attention weighs the package by the number of its tokens (proportional attention, ToMe).
     """
 
@@ -41,6 +43,7 @@ class SelectionSettings:
     package_norm: PackageNorm = "mean"
     proportional: bool = False
     keeps_one: bool = False
+    unmerges: bool = False
 
 
 class Selection(nn.Module):
@@ -76,6 +79,10 @@ class Selection(nn.Module):
         gone_BN = alive_BN - kept_BN
         packs_BPC, weight_B = self._packed(x_BMC, verdict.weight * gone_BN, state)
         size_BP = self._sizes(x_BMC, gone_BN.detach(), state)
+        if settings.unmerges:
+            dense = settings.prefix + settings.patches
+            id_BN = place_BN[:, settings.prefix : end]
+            note_packed(state, dense, settings.patches, id_BN, gone_BN.detach(), settings.package)
         if state.record:
             self._record(kept_BN, verdict, packs_BPC, seen, alive_BN, state)
         x_BMC, index_BK = self._removed(x_BMC, kept_BN, index_BK, packs_BPC, weight_B, alive_BM, state)
@@ -125,7 +132,8 @@ class Selection(nn.Module):
         best = masked.topk(min(self.settings.count, masked.shape[1]), dim=1)
         index_BK = best.indices.sort(dim=1).values
         kept = torch.zeros_like(alive_BN).scatter(1, index_BK, torch.ones_like(index_BK, dtype=alive_BN.dtype))
-        if state.strategy == "mask" and score_BN.requires_grad and self.settings.count:
+        taught = state.strategy == "mask" or state.learns
+        if taught and score_BN.requires_grad and self.settings.count:
             kept = straight_through(kept, score_BN, best.values[:, -1:])
         return kept * alive_BN, index_BK
 
@@ -182,6 +190,8 @@ class Selection(nn.Module):
         if index_BK is not None:
             patches_BNC, place_BN = pick(patches_BNC, index_BK), place_BN.gather(1, index_BK)
             alive_BN = alive_BN.gather(1, index_BK)
+        if state.learns and state.strategy == "topk":  # factors of 1 with the gradient of the decisions
+            patches_BNC = patches_BNC * alive_BN[..., None].to(patches_BNC.dtype)
         x_BMC = torch.cat([x_BMC[:, :prefix], patches_BNC, packs_BPC], 1)
         none = torch.full_like(place_BM[:, :1], -1).expand(-1, packs_BPC.shape[1])
         state.index = torch.cat([place_BM[:, :prefix], place_BN, none], 1)

@@ -51,6 +51,8 @@ class TokenState:
         bias_floor: weight of masked keys instead of 0, so that its logarithm has a gradient; 0 in evaluation.
         alive: 1 or 0 for each token in the tensor, float [B, N]; None if all are present.
         index: index of each token in the dense network, -1 for packages, [B, N]; None if unchanged.
+        origin: id of the token that represents each patch of the dense network (see `unmerging`), [B, patches]; None if
+            each represents itself, or if patches are not unmerged.
         prefix: number of tokens at the front that are never pruned.
         packages: number of package tokens at the end.
         weight: total weight of the last package, [B].
@@ -66,6 +68,7 @@ class TokenState:
         caps: for "padded", the largest number of patches per image after each block's selector.
         temperature: temperature of sampled decisions.
         record: whether decisions are recorded.
+        learns: whether kept tokens carry the gradient of their scores, if the others are removed.
         decisions: decisions of all selectors that have run.
         tokens: tokens after the last block, if decisions are recorded.
     """
@@ -75,6 +78,7 @@ class TokenState:
     bias_floor: float = 0.0
     alive: torch.Tensor | None = None
     index: torch.Tensor | None = None
+    origin: torch.Tensor | None = None
     prefix: int = 0
     packages: int = 0
     weight: torch.Tensor | None = None
@@ -90,6 +94,7 @@ class TokenState:
     caps: Mapping[str, int] = dc.field(default_factory=dict)
     temperature: float = 1.0
     record: bool = False
+    learns: bool = False
     decisions: list[Decision] = dc.field(default_factory=list)
     tokens: torch.Tensor | None = None
 
