@@ -14,6 +14,7 @@ from torch import nn
 
 import edakari
 from edakari.core.budget import Limits
+from edakari.core.choosing import Groups, choose
 from edakari.core.method import Outcome, method_named
 from edakari.core.plan import DropBranch
 from edakari.core.protocols import Schedule, StepState
@@ -225,8 +226,14 @@ def test_groups_of_resnet_50() -> None:
         model = edakari.build("timm:resnet50")
     graph = trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
     assert round(macs(graph).total({}) / 1e9, 4) == 4.0892
-    # 36 and the stem's, which the authors keep by a list of names
+    # 38 with the input and the output of the network, of which 36 can be pruned if the stem stays, as with the authors
     assert len(maskable(graph, graph.groups)) == 37
+    assert len(maskable(graph, choose(graph, Groups(exclude=("conv1",))).every)) == 36
+    # differs: the authors may empty each of the 32 groups inside of blocks, and keep a constant. Here whole branches
+    # of two such groups go: the 12 beside shortcuts that are identities
+    inside = [group for group in graph.groups if group.name.endswith((".conv1", ".conv2"))]
+    assert len(inside) == 32
+    assert len(graph.branches) == 12
     with torch.device("meta"):
         model = edakari.build("timm:mobilenetv1_100")
     graph = trace(model, torch.zeros(1, 3, 224, 224, device="meta"))
@@ -470,8 +477,18 @@ def test_the_pruned_network_is_the_masked_one_in_the_end() -> None:
         assert torch.allclose(outcome.model.eval()(images), caught[0], atol=1e-4)
 
 
-def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path) -> None:
-    method = SoftMaskedPruning(**SHORT)
+@pytest.mark.parametrize(
+    ("last", "changes"),
+    [
+        (14, {}),  # in the ramp, between two choices of masks
+        (14, {"average": "momentum", "regrowth": "signed"}),
+        (22, {"masks": "permanent", "average": "signed_average", "pricing": "one_sided"}),
+        (29, {}),  # when the network is cut already
+        (29, {"remove_branches": True}),
+    ],
+)
+def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path, last: int, changes: Any) -> None:
+    method = SoftMaskedPruning(**SHORT, **changes)
 
     class SearchStep(Exception):
         pass
@@ -496,7 +513,7 @@ def test_a_resumed_training_chooses_the_same_masks(tmp_path: Path) -> None:
 
     whole = run(tmp_path / "whole")
     with pytest.raises(SearchStep):
-        run(tmp_path / "stopped", last=14)  # in the ramp, between two choices of masks
+        run(tmp_path / "stopped", last=last)
     resumed = run(tmp_path / "stopped")
     assert resumed.plan == whole.plan
     state = whole.model.state_dict()

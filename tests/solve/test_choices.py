@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.solve import solve_choices
+from edakari.solve.relax import Items, relax
 
 pairs = st.lists(st.tuples(st.integers(0, 12), st.integers(-5, 20)), min_size=1, max_size=5)
 
@@ -40,15 +41,45 @@ def test_equals_brute_force(classes: list[list[tuple[int, int]]], capacity: int)
     assert sum(v[i] for v, i in zip(values, picks, strict=True)) == right
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_equals_brute_force_on_real_costs(seed: int) -> None:
+def of_floats(seed: int) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    """Up to 5 classes of up to 6 choices, and a capacity that a few of them cannot meet."""
     rng = np.random.default_rng(seed)
-    costs = [rng.normal(0, 3, 6) for _ in range(5)]
-    values = [rng.normal(size=6) for _ in range(5)]
-    capacity = sum(cost.min() for cost in costs) + rng.uniform(0, 12)
-    picks = solve_choices(costs, values, capacity)
-    assert sum(c[i] for c, i in zip(costs, picks, strict=True)) <= capacity * (1 + 1e-9) + 1e-9
-    assert sum(v[i] for v, i in zip(values, picks, strict=True)) == pytest.approx(best(costs, values, capacity))
+    sizes = rng.integers(1, 7, rng.integers(1, 6))
+    costs = [rng.uniform(0, 5, size) for size in sizes]
+    values = [rng.uniform(0, 5, size) for size in sizes]
+    return costs, values, sum(cost.min() for cost in costs) + rng.uniform(-0.5, 10)
+
+
+def dynamic(costs: list[np.ndarray], values: list[np.ndarray], capacity: int) -> float:
+    """Best value by a dynamic programme over whole costs; minus infinity if nothing fits."""
+    table = np.zeros(capacity + 1)
+    for cost, value in zip(costs, values, strict=True):
+        rows = [np.concatenate([np.full(min(c, capacity + 1), -np.inf), table[: max(capacity + 1 - c, 0)]]) + v
+                for c, v in zip(cost.tolist(), value, strict=True)]  # fmt: skip
+        table = np.max(rows, axis=0)
+    return float(table[-1])
+
+
+def test_equals_brute_force_on_300_instances_of_floats() -> None:
+    infeasible = 0
+    for seed in range(300):
+        costs, values, capacity = of_floats(seed)
+        right = best(costs, values, capacity)
+        if right is None:
+            infeasible += 1
+            with pytest.raises(InfeasibleBudget):
+                solve_choices(costs, values, capacity)
+            continue
+        picks = solve_choices(costs, values, capacity)
+        found = worth(values, picks)
+        assert worth(costs, picks) <= capacity + 1e-9
+        assert found == pytest.approx(right, abs=1e-9, rel=0)
+        # 1 unit is a fortieth; costs that are rounded up are within the capacity, and rounded down a bound
+        up, down = ([rounded(40 * cost).astype(int) for cost in costs] for rounded in (np.ceil, np.floor))
+        room = int(np.floor(40 * capacity))
+        assert dynamic(up, values, room) <= found + 1e-9
+        assert found <= dynamic(down, values, room) + 1e-9
+    assert 0 < infeasible < 60
 
 
 A = (np.array([1.0, 2.0, 3.0]), np.array([5.0, 8.0, 10.0]))
@@ -62,6 +93,17 @@ def test_by_hand() -> None:
     assert [worth(values, solve_choices(costs, values, float(room))) for room in range(1, 8)] == [
         5, 8, 12, 15, 17, 17, 19,
     ]  # fmt: skip
+
+
+def test_the_relaxation_bounds_by_hand() -> None:
+    # costs above the cheapest of each class, which leaves 1 of 2
+    items = Items(
+        np.concatenate([A[0] - 1, B[0]])[None],
+        np.concatenate([A[1], B[1]]),
+        np.repeat([0, 1], 3),
+        np.tile(np.arange(3), 2),
+    )
+    assert relax(items, np.array([1.0])).bound == pytest.approx(8.5, abs=1e-9)
 
 
 # what is above the room by less than the solver's tolerance may count as within it

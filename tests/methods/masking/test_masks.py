@@ -18,6 +18,7 @@ from edakari.graph import trace
 from edakari.graph.operators import mixed_by
 from edakari.methods.masking.consumers import layers_of, structure_of
 from edakari.methods.masking.masks import Masks, Mode, maskable
+from edakari.methods.masking.straight import Rescaled
 from edakari.surgery import apply
 from edakari.surgery.masked_reads import READS
 from edakari.testing import ToyTask, random_plan, toy_cnn, toy_vit
@@ -41,6 +42,24 @@ class Flat(nn.Module):
         x = torch.cat([self.left(x), self.right(x).relu()], 1)
         x = self.down(self.norm(self.up(x)).relu()).relu()
         logits: torch.Tensor = self.out(self.fc(x.flatten(1)).relu())
+        return logits
+
+
+class Squeezed(nn.Module):
+    """A convolution in 3 groups of several channels, behind a squeeze-and-excitation and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 12, 3, 2, 1), nn.Conv2d(3, 6, 3, 2, 1)
+        self.down, self.up = nn.Linear(12, 5), nn.Linear(5, 12)
+        self.grouped, self.norm = nn.Conv2d(18, 12, 3, 2, 1, groups=3), nn.BatchNorm2d(12)
+        self.out = nn.Linear(12 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x).relu()
+        y = y * self.up(self.down(y.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+        y = self.norm(self.grouped(torch.cat([y, self.side(x).relu()], 1))).relu()
+        logits: torch.Tensor = self.out(y.flatten(1))
         return logits
 
 
@@ -82,7 +101,7 @@ def images(model: nn.Module) -> torch.Tensor:
     return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()))
 
 
-@pytest.mark.parametrize("network", [toy_cnn, toy_vit, Flat, Attention])
+@pytest.mark.parametrize("network", [toy_cnn, toy_vit, Flat, Squeezed, Attention])
 @pytest.mark.parametrize("scale_norms", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_masked_equals_cut(network: Any, scale_norms: bool, training: bool) -> None:
@@ -165,6 +184,15 @@ def test_a_scaled_norm_moves_as_though_the_scale_were_written_into_it() -> None:
         for optimizer, weight in zip(optimizers, (gamma, effective), strict=True)
     ]
     assert torch.allclose(buffers[0], 2 * buffers[1], rtol=1e-10)
+
+
+def test_a_scale_of_zero_passes_no_gradient() -> None:
+    gamma = torch.ones(4, requires_grad=True)
+    scaled = Rescaled.apply(gamma, 0.0)
+    scaled.sum().backward()
+    assert scaled.tolist() == [0.0] * 4
+    assert gamma.grad is not None
+    assert gamma.grad.tolist() == [0.0] * 4
 
 
 def fingerprint(model: nn.Module) -> tuple[str, Any]:
