@@ -153,9 +153,9 @@ class PruneResult:
         latency: how the latency budget was met; None without one.
         own_finetune: whether the method brings its own objective for the fine-tuning.
         own_teachers: whether it brings networks for a memory bank.
-        as_cut: metrics of the network before its statistics were recomputed and its layers refit; None if neither was
-            asked for.
+        as_cut: metrics before statistics were recomputed and layers refit; None if neither was asked for.
         log: log of the method; the key "stage" of each entry is a text, the others are numbers.
+        advice: what the user should do with the network next; empty if there is nothing.
         seconds: duration of the stage, s.
     """
 
@@ -171,6 +171,7 @@ class PruneResult:
     own_teachers: bool = False
     as_cut: Figures | None = None
     log: tuple[Mapping[str, float | str], ...] = ()
+    advice: str = ""
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:

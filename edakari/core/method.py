@@ -184,12 +184,14 @@ class Outcome:
         finetune: objective of the fine-tuning; None is the task's own.
         teachers: function that returns up to n intermediate networks, best first, to distil from; None if there are
             none.
+        advice: what the user should do with the network next, shown with the result unless it was fine-tuned.
     """
 
     plan: Plan
     model: nn.Module
     finetune: Objective | None = None
     teachers: Callable[[int], Sequence[nn.Module]] | None = None
+    advice: str = ""
 
 
 @runtime_checkable

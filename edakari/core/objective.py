@@ -9,8 +9,9 @@ from torch import nn
 
 from edakari.core.arguments import require_methods
 from edakari.core.protocols import Batch, Objective, Task
+from edakari.errors import DataError
 
-__all__ = ["task_objective"]
+__all__ = ["can_train", "task_objective"]
 
 
 def task_objective(task: Task) -> Objective:
@@ -25,3 +26,16 @@ def task_objective(task: Task) -> Objective:
         return task.loss(task.outputs(model, batch), batch)
 
     return objective
+
+
+def can_train(task: Task) -> bool:
+    """Whether a task has batches to train on, whose number is known, and a loss.
+
+    A task without a loss says so by an attribute `has_loss`.
+    """
+    if not getattr(task, "has_loss", True):
+        return False
+    try:
+        return len(task.batches("train")) > 0  # type: ignore[arg-type]
+    except (DataError, TypeError):
+        return False

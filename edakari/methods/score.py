@@ -6,17 +6,25 @@ The name of a criterion stands for this method: `method: taylor` means `method: 
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from typing import Annotated, Any, ClassVar
 
 from edakari.core.method import METHODS, Job, Outcome, register
+from edakari.core.objective import can_train
 from edakari.core.plan import KeepChannels
-from edakari.core.protocols import Allocator, Criterion
+from edakari.core.protocols import Allocator, Criterion, Task
 from edakari.core.settings import Count, LearningRate, Whole, settings
+from edakari.cost import bind
 from edakari.criteria import CRITERIA, Magnitude
 from edakari.methods.iterative import Iterations, prune_by
 from edakari.solve import ALLOCATORS, Threshold
 
 __all__ = ["ScorePruning"]
+
+DEEP = 0.4
+"""Fraction of a cost below which a budget is deep."""
+KEPT_PER_CUT = 0.6
+"""Fraction of the cost that each cut to a deep budget keeps at least."""
 
 
 @register("score")
@@ -24,11 +32,17 @@ __all__ = ["ScorePruning"]
 class ScorePruning:
     """Remove the channels that a criterion scores lowest; an allocator decides how many of each group.
 
+    A budget below 40 % of a cost is deep: one cut to it leaves a network that a short fine-tuning hardly repairs. By
+    default, it is therefore reached in several cuts with an epoch of training after each but the last, if the task can
+    train. Without data it stays one cut, and the result asks for a fine-tuning.
+
     Args:
         criterion: criterion that scores the channels: a name, or a mapping of its name and its settings.
         allocator: allocator that spends the budget on the groups: a name, or a mapping of its name and its settings.
-        iterations: number of cuts on the way to the budget; 1 is one-shot.
-        recovery_epochs: number of training epochs after each cut except the last.
+        iterations: number of cuts on the way to the budget; 1 is one-shot. None is 1; for a deep budget and a task that
+            can train, as many as keep 60 % of the cost each.
+        recovery_epochs: number of training epochs after each cut except the last. None is 1 if `iterations` is None,
+            and else 0.
         recovery_lr: peak learning rate of the training between cuts.
     """
 
@@ -37,25 +51,52 @@ class ScorePruning:
 
     criterion: Annotated[Criterion, CRITERIA] = Magnitude()
     allocator: Annotated[Allocator, ALLOCATORS] = Threshold()
-    iterations: Count = 1
-    recovery_epochs: Whole = 0
+    iterations: Count | None = None
+    recovery_epochs: Whole | None = None
     recovery_lr: LearningRate = 0.01
 
     @property
     def needs_data(self) -> bool:
         """Whether the method needs data itself; the criterion has a `needs_data` of its own."""
-        return self.iterations > 1 and self.recovery_epochs > 0
+        return (self.iterations or 1) > 1 and bool(self.recovery_epochs)
 
     @property
     def needs_training(self) -> bool:
-        """Whether the method trains between cuts."""
+        """Whether the method needs training between cuts, whatever the budget and the task."""
         return self.needs_data
+
+    def cuts(self, task: Task, fraction: float) -> Iterations:
+        """Return the number of cuts to a budget, and the training between them.
+
+        Args:
+            task: task of the network.
+            fraction: smallest limit of the budget, as a fraction of the unpruned network's cost.
+        """
+        if self.iterations is not None:
+            return Iterations(self.iterations, self.recovery_epochs or 0, self.recovery_lr)
+        epochs = 1 if self.recovery_epochs is None else self.recovery_epochs
+        if fraction >= DEEP or not epochs or not can_train(task):
+            return Iterations()
+        return Iterations(math.ceil(math.log(fraction) / math.log(KEPT_PER_CUT)), epochs, self.recovery_lr)
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         name = CRITERIA.name_of(self.criterion) or type(self.criterion).__name__
-        iterations = Iterations(self.iterations, self.recovery_epochs, self.recovery_lr)
-        return prune_by(name, seeded(self.criterion, job.seed), self.allocator, iterations, job)
+        cost, fraction = tightest(job)
+        iterations = self.cuts(job.task, fraction)
+        if self.iterations is None and iterations.count > 1:
+            job.log(f"{iterations.count} cuts, with training between them, as the budget is deep", {cost: fraction})
+        outcome = prune_by(name, seeded(self.criterion, job.seed), self.allocator, iterations, job)
+        untrained = fraction < DEEP and not (iterations.count > 1 and iterations.recovery_epochs)
+        advice = f"fine-tune it before you use it: it was cut to {fraction:.0%} of its {cost} without training"
+        return dc.replace(outcome, advice=advice) if untrained else outcome
+
+
+def tightest(job: Job) -> tuple[str, float]:
+    """Return the cost that a job's budget limits most, and its limit as a fraction of the unpruned network's cost."""
+    limits = bind(job.budget, job.graph, job.costs)
+    dense = [(cost.name, limit / cost.total({})) for cost, limit in limits.terms]
+    return min(dense, key=lambda each: each[1], default=("", 1.0))
 
 
 def seeded(criterion: Criterion, seed: int) -> Criterion:

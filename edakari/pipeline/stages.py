@@ -171,7 +171,6 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
     with enlisting(*written) if written else contextlib.nullcontext():
         outcome = prune_with_fixed(run.chosen.fixed, method, job)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
-    latency = loop.met(plan) if loop else None
     model, as_cut = recovered(run, plan, outcome.model)
     result = PruneResult(
         method=plan.method or name,
@@ -182,11 +181,12 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         predicted=cut_costs(run, plan, outcome.model)
         if plan.tokens()
         else counted(run.graph, plan.sizes(), run.settings.budget),
-        latency=latency,
+        latency=loop.met(plan) if loop else None,
         own_finetune=outcome.finetune is not None,
         own_teachers=outcome.teachers is not None,
         as_cut=as_cut,
         log=tuple(log),
+        advice=outcome.advice,
     )
     return result, dc.replace(outcome, plan=plan, model=model)
 

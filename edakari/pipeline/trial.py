@@ -15,6 +15,7 @@ from edakari.core.objective import task_objective
 from edakari.core.protocols import Batch, Split
 from edakari.criteria import Taylor
 from edakari.errors import DataError
+from edakari.methods.score import ScorePruning
 from edakari.pipeline.context import Run
 from edakari.pipeline.distilling import finetuning_objective
 from edakari.pipeline.exact import check_zeros
@@ -71,7 +72,7 @@ def try_task(run: Run) -> Tried:
         found: dict[Split, Batch | None] = {}
         for split, asked in needed.items():
             # without data, methods that can do so leave out their training
-            trains = tunes or (needs_training(settings.method) and found.get("calibration") is not None)
+            trains = tunes or (_trains(run) and found.get("calibration") is not None)
             batch = found[split] = trial.first_batch(split, asked=asked or (split == "train" and trains))
             if split == "calibration":
                 trial.finite_outputs(batch)
@@ -105,6 +106,17 @@ def try_training(trial: Trial) -> None:
         trial.step(model, batch, task_objective(trial.task))
         if trial.judges:
             trial.evaluation(model, trial.first_batch("val", asked=isinstance(trial.task, OwnTask)))
+
+
+def _trains(run: Run) -> bool:
+    """Whether the method trains; a budget in absolute milliseconds is not compared with a time not measured yet."""
+    method = run.settings.method
+    if needs_training(method) or not isinstance(method, ScorePruning):
+        return needs_training(method)
+    terms = run.settings.budget.limits.terms
+    known = [each.limit if each.relative else each.limit / run.dense_costs[each.cost]
+             for each in terms if each.relative or each.cost in run.dense_costs]  # fmt: skip
+    return method.cuts(run.task, min(known, default=1.0)).recovery_epochs > 0
 
 
 @contextlib.contextmanager

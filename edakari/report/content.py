@@ -48,6 +48,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "uncounted": dict(traced.uncounted),
         "difference": results.check.difference if results.check else None,
         "log": [dict(entry) for entry in pruned.log] if pruned else [],
+        "advice": pruned.advice if pruned else "",
         "epochs": [dict(epoch) for epoch in results.finetune.epochs] if results.finetune else [],
         "export": [dc.asdict(file) for file in results.export.files] if results.export else [],
         "explanations": [],

@@ -26,6 +26,8 @@ def of_results(report: Mapping[str, Any]) -> Table:
     if report["as_cut"]:
         name = report["metric"]
         facts.append((f"{formatting.title_of(name)} as cut, before recalibration", _metric(name, report["as_cut"])))
+    if report.get("advice") and not report["epochs"]:
+        facts.append(("next", report["advice"]))
     if report.get("masked"):
         facts.append(("masked weights", formatting.masked_line(report["masked"])))
     rows = []

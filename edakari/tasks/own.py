@@ -152,6 +152,11 @@ class Task:
         return self if self.teaching is None else dc.replace(self, teaching=dc.replace(self.teaching, kept=kept))
 
     @property
+    def has_loss(self) -> bool:
+        """Whether a network can be trained: by a loss, or by a teacher."""
+        return self.loss_of is not None or self.teaching is not None
+
+    @property
     def num_outputs(self) -> int | None:
         """Number of classes; None if they were not named."""
         return len(self.classes) or None

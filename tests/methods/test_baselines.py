@@ -17,8 +17,10 @@ from edakari.criteria import CRITERIA, Magnitude
 from edakari.errors import BudgetError, EdakariError, InfeasibleBudget, UnknownName, WrongArgument
 from edakari.graph import trace
 from edakari.methods import allocate
+from edakari.methods.score import ScorePruning
 from edakari.solve import Knapsack, Uniform
 from edakari.surgery import apply
+from edakari.tasks.own import Task
 from edakari.testing import ToyTask, check_method, toy_cnn, toy_job, toy_vit
 
 NAMES = ["magnitude", "bn_scale", "fpgm", "taylor", "random"]
@@ -67,6 +69,61 @@ def test_steps_meet_the_budget_with_training_between_them(network: Any) -> None:
     )
     shapes = {name: tensor.shape for name, tensor in apply(network(), outcome.plan).state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in outcome.model.state_dict().items()}
+
+
+def trained_between(method: Any, budget: str, task: Any = None) -> tuple[list[int], Any, list[str]]:
+    """Epochs of each training between cuts, the outcome, and the stages of the log."""
+    given, trained, stages = toy_job(toy_cnn(), budget), list[int](), list[str]()
+
+    def fit(model: Any, objective: Any, schedule: Any, **rest: Any) -> None:
+        trained.append(schedule.epochs)
+        given.fit(model, objective, schedule, **rest)
+
+    def log(stage: str, figures: Mapping[str, float]) -> None:
+        stages.append(stage)
+
+    job = dc.replace(given, fit=fit, log=log, task=task or given.task)
+    outcome = method.prune(job)
+    assert bind(job.budget, job.graph, job.costs).excess(outcome.plan.sizes()) <= 0
+    return trained, outcome, stages
+
+
+@pytest.mark.parametrize(
+    ("budget", "settings", "epochs"),
+    [
+        ("macs<=40%", {}, []),
+        ("macs<=39%", {}, [1]),
+        ("macs<=90%, params<=30%", {}, [1, 1]),
+        ("latency<=20%", {}, [1, 1, 1]),
+        ("macs<=30%", {"recovery_epochs": 2}, [2, 2]),
+        ("macs<=30%", {"recovery_epochs": 0}, []),
+        ("macs<=30%", {"iterations": 1}, []),
+        ("macs<=30%", {"iterations": 2}, []),
+        ("macs<=30%", {"iterations": 2, "recovery_epochs": 1}, [1]),
+    ],
+)
+def test_deep_budgets_are_reached_in_several_cuts(budget: str, settings: Any, epochs: list[int]) -> None:
+    trained, outcome, stages = trained_between(ScorePruning(**settings), budget)
+    assert trained == epochs
+    assert bool(outcome.advice) is (budget != "macs<=40%" and not epochs)
+    explained = [stage for stage in stages if "as the budget is deep" in stage]
+    assert len(explained) == (bool(epochs) and "iterations" not in settings)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task.of(ToyTask().example()),
+        Task.of(ToyTask().example(), train=ToyTask().batches("train")),  # without a loss
+        Task.of(ToyTask().example(), train=[], loss=lambda model, batch: model(batch[0]).sum()),
+    ],
+)
+def test_a_deep_budget_without_training_is_one_cut_and_says_so(task: Any) -> None:
+    trained, outcome, stages = trained_between(ScorePruning(), "macs<=30%", task)
+    assert trained == []
+    assert stages == ["iteration 1"]
+    assert outcome.advice == "fine-tune it before you use it: it was cut to 30% of its macs without training"
+    assert not trained_between(ScorePruning(), "macs<=45%", task)[1].advice
 
 
 def test_steps_without_training_give_the_network_of_the_joined_plan() -> None:

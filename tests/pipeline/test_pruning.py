@@ -65,7 +65,13 @@ def test_one_line_gives_what_the_pieces_give(tmp_path) -> None:
     text = repr(result)
     assert text.splitlines()[0] == "Pruned ToyCNN"
     assert "macs<=50%" in text
+    assert "fine-tune" not in text
     assert "<table>" in result._repr_html_()
+
+
+def test_a_deep_cut_without_data_asks_for_a_fine_tuning() -> None:
+    text = repr(edakari.prune(toy_cnn(), X, "macs<=30%"))
+    assert "fine-tune it before you use it: it was cut to 30% of its macs without training" in text
 
 
 def test_data_and_training_go_the_way_of_a_recipe_in_memory_and_in_a_folder(tmp_path) -> None:
