@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
-Normalize = Literal["mean", "none"]
+Normalize = Literal["mean", "max", "sum", "none"]
+"""What the scores of a group are divided by, so that all groups can be ranked together."""
 
 
 def channels(layout: Layout, group: str) -> npt.NDArray[np.int64]:
@@ -126,7 +127,8 @@ def group_scores(
         graph: the graph whose groups are scored.
         parts: function from a group's name and size to its members' scores, each float64 [size]. Without any, every
             channel scores 1.
-        normalize: "mean" divides by the group's mean score, so that all groups can be ranked together.
+        normalize: "mean", "max" and "sum" divide by the group's mean, largest and summed score, so that all groups can
+            be ranked together; by the sum, channels of wide groups count less. "none" leaves the scores.
 
     Returns:
         float64 [size] by group.
@@ -147,8 +149,8 @@ def group_scores(
 
 
 def normalized(scores: Scores, normalize: Normalize) -> dict[str, torch.Tensor]:
-    """Divide scores by their group's mean, or leave them; groups with a mean of 0 or below stay unchanged."""
+    """Divide scores by their group's mean, maximum or sum; groups in which this is 0 or below stay unchanged."""
     if normalize == "none":
         return ScoreTable(scores)
-    means = {name: score.mean() for name, score in scores.items()}
-    return ScoreTable({name: score / means[name] if means[name] > 0 else score for name, score in scores.items()})
+    divisors = {name: float(getattr(score, normalize)()) for name, score in scores.items()}
+    return ScoreTable({name: score / divisors[name] if divisors[name] > 0 else score for name, score in scores.items()})

@@ -20,6 +20,7 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import DropBranch, KeepChannels
 from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, Positive, settings
+from edakari.criteria.reduce import Normalize
 from edakari.errors import EdakariError
 from edakari.methods.masking.epoch_ramp import Curve, EpochRamp
 from edakari.methods.masking.mask_updates import MaskUpdateHook, train_and_cut
@@ -59,6 +60,10 @@ class SoftMaskedPruning:
         regrowth: scores of masked channels: "absolute" values, or "signed" ones, so that only channels that would lower
             the loss return.
         keep_bonus: factor of the scores of channels that are not masked.
+        normalize: what the scores are divided by before the knapsack: the "mean", "max" or "sum" of their group's
+            scores; "none" compares the changes of the loss as they are.
+        sharing: power of the number of layers that read a group by which its scores are divided: 0 leaves the sum over
+            these layers, 1 makes it their mean.
         masked_decay: weight decay of masked weights, in addition to `weight_decay`. None derives it from the schedule:
             masked weights fade as much over all choices as in the authors' schedule, where it is 0.0002, but at most to
             1/e from one choice to the next; see `derived_masked_decay`.
@@ -91,6 +96,8 @@ class SoftMaskedPruning:
     average: Average = "average"
     regrowth: Regrowth = "absolute"
     keep_bonus: Positive = 1.0
+    normalize: Normalize = "none"
+    sharing: Fraction = 0.0
     # differs: 0.0002 in the authors' code whatever the schedule; in short ones masked channels then return in hundreds
     masked_decay: NonNegative | None = None
     # differs: off by default in the authors' code, but part of the published method. In trainings of an epoch or two it
@@ -135,6 +142,8 @@ class SoftMaskedPruning:
                 regrowth=self.regrowth,
                 keep_bonus=self.keep_bonus,
                 masked_decay=decay,
+                normalize=self.normalize,
+                sharing=self.sharing,
             ),
             None if self.pricing == "coupled" else functools.partial(one_sided, job.graph, self.consumer_share),
         )
@@ -156,6 +165,11 @@ class SoftMaskedPruning:
             raise EdakariError(
                 f"method 'smcp': warmup_epochs={phases[0]}, ramp_epochs={phases[1]} and freeze_epochs={phases[2]} must "
                 f"fit into epochs={self.epochs}, with some epochs left between warm-up and freeze"
+            )
+        if self.remove_branches and self.normalize != "none":
+            raise EdakariError(
+                f"method 'smcp': normalize={self.normalize!r} compares channels within their group, and a branch is "
+                "alone in its own; set normalize: none or remove_branches: false"
             )
 
 

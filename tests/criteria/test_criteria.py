@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import edakari
 from edakari.core.graph import Graph
 from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, kept
 from edakari.core.space import Group
 from edakari.criteria import BatchNormScale, GeometricMedian, Magnitude, Random, Taylor, channels
+from edakari.criteria.reduce import normalized
 from edakari.errors import DataError, EdakariError, ModelError
 from edakari.testing import ToyTask, check_criterion, toy_cnn
 
@@ -214,3 +216,15 @@ def test_tied_weights_count_once() -> None:
     layouts = {**graph.layouts, "3.weight": graph.layouts["0.weight"]}
     found = Magnitude().score(tied, hand_made(graph.groups, layouts))
     torch.testing.assert_close(found["g"], Magnitude().score(model, graph)["g"])
+
+
+@pytest.mark.parametrize("normalize", ["mean", "max", "sum"])
+def test_normalised_scores_have_one_mean_maximum_or_sum(normalize: Any) -> None:
+    graph = edakari.trace(toy_cnn(), ToyTask().example())
+    plain = Magnitude(normalize="none").score(toy_cnn(), graph)
+    found = Magnitude(normalize=normalize).score(toy_cnn(), graph)
+    for name, score in found.items():
+        assert float(getattr(score, normalize)()) == pytest.approx(1.0)
+        torch.testing.assert_close(score / score.max(), plain[name] / plain[name].max())
+    silent = {"g": torch.zeros(3, dtype=torch.float64)}
+    assert normalized(silent, normalize)["g"].tolist() == [0.0, 0.0, 0.0]

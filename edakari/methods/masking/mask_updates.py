@@ -232,6 +232,7 @@ class MaskUpdateHook(Hook):
     def _chosen(self, scores: torch.Tensor, limits: Limits, solver: Solver) -> torch.Tensor:
         """Choose the mask within some limits by scores, float64 [channels]; bool [channels]."""
         masks, before = self.masks, self.masks.mask
+        scores = self.averaging.comparable(scores, masks)
         scores = torch.where(before, scores * self.averaging.keep_bonus, scores)
         if masks.mode == "permanent":
             scores = torch.where(before, scores, 0.0)

@@ -116,6 +116,10 @@ class Masks:
         size = next(group.size for group in self.groups if group.name == name)
         return slice(start, start + size)
 
+    def readers(self, group: str) -> int:
+        """Return the number of weights that read a group."""
+        return sum(group in names_in(self.graph.layouts[read.weight][read.dim]) for read in self.consumers)
+
     def set(self, mask: torch.Tensor) -> None:
         """Set the masks of all groups.
 

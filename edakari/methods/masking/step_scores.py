@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 
 from edakari.core.processes import Processes
+from edakari.criteria.reduce import Normalize
+from edakari.methods.masking.masks import Masks
 
 __all__ = ["Average", "Regrowth", "ScoreAveraging", "StepScores"]
 
@@ -31,12 +33,36 @@ class ScoreAveraging:
             the return of the channel would lower the loss.
         keep_bonus: factor of the scores of unmasked channels.
         masked_decay: weight decay of masked weights, in addition to the optimizer's.
+        normalize: what scores are divided by before sizes are chosen: the "mean", "max" or "sum" of their group's
+            scores, or "none". Channels that cannot return are left out of it.
+        sharing: power of the number of weights that read a group by which its scores are divided: 0 leaves their sum, 1
+            makes it their mean.
     """
 
     average: Average = "average"
     regrowth: Regrowth = "absolute"
     keep_bonus: float = 1.0
     masked_decay: float = 0.0
+    normalize: Normalize = "none"
+    sharing: float = 0.0
+
+    def comparable(self, scores: torch.Tensor, masks: Masks) -> torch.Tensor:
+        """Return the scores by which channels of different groups compete, float64 [channels].
+
+        Args:
+            scores: averaged scores, float64 [channels].
+            masks: masks of the groups.
+        """
+        if self.normalize == "none" and not self.sharing:
+            return scores
+        scores = scores.clone()
+        for group in masks.groups:
+            part = masks.part(group.name)
+            competing = scores[part][masks.mask[part] | (scores[part] > 0)]
+            whole = float(getattr(competing, self.normalize)()) if self.normalize != "none" else 1.0
+            readers = max(1, masks.readers(group.name))
+            scores[part] /= (whole if whole > 0 else 1.0) * readers**self.sharing
+        return scores
 
 
 class StepScores:

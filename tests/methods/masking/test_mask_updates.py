@@ -16,7 +16,7 @@ from edakari.core.budget import Budget
 from edakari.core.method import Job, Outcome
 from edakari.core.protocols import StepState
 from edakari.cost import bind, dense
-from edakari.errors import PlanError
+from edakari.errors import EdakariError, PlanError
 from edakari.graph import trace
 from edakari.methods.masking import mid_training
 from edakari.methods.masking.epoch_ramp import EpochRamp
@@ -260,3 +260,36 @@ def test_the_log_tells_how_many_channels_come_back_per_choice() -> None:
     for entry, came, choices in zip(entries, np.diff(regrown), np.diff(rounds), strict=True):
         assert entry["regrown_per_choice"] == came / choices
     assert regrown[-1] > 0
+
+
+def test_scores_are_normalised_within_groups_and_shared_among_readers_by_hand() -> None:
+    model = toy_cnn()
+    graph = trace(model, ToyTask().example())
+    masks = Masks(model, graph, maskable(graph, graph.groups), "hard")
+    scores = torch.rand(masks.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(masks.size, dtype=torch.bool)
+    gone = masks.part(masks.groups[0].name).start
+    mask[gone], scores[gone] = False, 0.0  # it cannot return, and does not lower the mean
+    masks.set(mask)
+    assert torch.equal(ScoreAveraging().comparable(scores, masks), scores)
+    readers = {group.name: masks.readers(group.name) for group in masks.groups}
+    assert len(set(readers.values())) > 1
+    for group in masks.groups:
+        part = masks.part(group.name)
+        own = scores[part][mask[part]]
+        for normalize, whole in (("mean", own.mean()), ("max", own.max()), ("sum", own.sum()), ("none", 1.0)):
+            for sharing in (0.0, 0.5, 1.0):
+                averaging = ScoreAveraging(normalize=normalize, sharing=sharing)  # type: ignore[arg-type]
+                found = averaging.comparable(scores, masks)[part]
+                torch.testing.assert_close(found, scores[part] / (whole * readers[group.name] ** sharing))
+
+
+@pytest.mark.parametrize("settings", [{"normalize": "mean"}, {"normalize": "sum", "sharing": 0.5}])
+def test_normalised_scores_choose_other_masks_within_the_budget(settings: Any) -> None:
+    job = toy_job(toy_cnn(), "macs<=35%")
+    plain = SoftMaskedPruning(**SHORT).prune(job).plan
+    plan = SoftMaskedPruning(**SHORT, **settings).prune(toy_job(toy_cnn(), "macs<=35%")).plan
+    assert -0.03 < bind(job.budget, job.graph).excess(plan.sizes()) <= 0
+    assert plan.sizes() != plain.sizes()
+    with pytest.raises(EdakariError, match="remove_branches: false"):
+        SoftMaskedPruning(**SHORT, **settings, remove_branches=True).prune(job)
