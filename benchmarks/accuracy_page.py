@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cifar10_arms import planned
+
 
 def accuracy(results: Mapping[str, Any]) -> str:
     """Top-1 accuracy of each method at each budget: mean and standard deviation over the seeds."""
@@ -25,9 +27,19 @@ def accuracy(results: Mapping[str, Any]) -> str:
         f"{environment['date']}, "
         f"{environment['processor']}, Python {environment['python']}, {versions}. `{environment['command']}`."
     )
+    if "trials" in results:
+        how += f" Settings of each arm: the best of {_most_trials(results)} trials on training images."
+    missing = [key for key in planned() if key not in results["arms"]] if "trials" in results else []
+    if missing:
+        how += f" **The table is partial: {len(missing)} of {len(planned())} runs are missing.**"
     later = {row["arm"]: row["environment"] for row in rows if "environment" in row}
     remarks = [f"{arm} anew on {found['processor']}, latency not timed." for arm, found in later.items()]
     return "\n".join([*lines, "", " ".join([how, *remarks])])
+
+
+def _most_trials(results: Mapping[str, Any]) -> int:
+    arms = [key.rpartition(", trial ")[0] for key in results["trials"]]
+    return max((arms.count(arm) for arm in arms), default=0)
 
 
 def _percent(budget: str) -> float:

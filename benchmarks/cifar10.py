@@ -1,81 +1,39 @@
 """Accuracy of ResNet-20 on CIFAR-10 after pruning: our methods and torch-pruning's, with equal data and training.
 
-    python benchmarks/cifar10.py DATA --work runs/cifar10 --output benchmarks/results/cifar10.json
+    python benchmarks/cifar10.py DATA --work runs/cifar10 --output benchmarks/results/cifar10_grid.json --tune
+    python benchmarks/cifar10.py DATA --work runs/cifar10 --output benchmarks/results/cifar10_grid.json
 
 DATA is the folder of train.npz and test.npz (`images`, uint8 [N, 32, 32, 3], and `labels`). One dense network is
 trained first, on all training images. Every arm then starts from it and sees the same number of images: a
 method that trains while it prunes has its epochs taken from the fine-tuning. The network is judged once, at the end of
-its training, on images that nothing was chosen by. A run goes on where an earlier one stopped, arm by arm; several may
-run side by side with other arms or seeds. --time then measures the latency of all finished networks in one go, on a
-quiet machine.
+its training, on images that nothing was chosen by. --tune first tries three settings of each arm of the grid at one
+budget, by training images alone, and records them; the best ones are then used. A run goes on where an earlier one
+stopped, arm by arm; several may run side by side with other arms or seeds. --time then measures the latency of all
+finished networks in one go, on a quiet machine. --limit 64 --batch 32 tries an arm at a thousandth of its length.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import fcntl
 import itertools
 import json
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core import environment
-from records import write_record
+from cifar10_arms import ARMS, BUDGETS, GRID, HELD_OUT, PEERS, PHASES, SMCP, TRIALS, TUNED_AT, best_trial, trial_key
+from cifar10_results import add_times, kept, table
+
+__all__ = ["SMCP", "common", "kept", "own_arm", "trained"]
 
 RECIPE = "recipes/cifar10_resnet20.yaml"
 LATENCY = ("latency.runtime=onnxruntime", "latency.repeats=200", "latency.spread=1.0")
 """The networks are timed again when all are there; what the loop sees may be noisy."""
 
-SMCP = {
-    "warmup_epochs": 0,
-    "interval": 1000,
-    "average": "squares",
-    "norm_scale": "none",
-    "momentum": 0.9,
-    "weight_decay": 0.0005,
-    "lr_warmup": 0.05,
-}
-"""Masks are chosen once. On a quarter of these images, at 30 % of the multiply-accumulates, that gave 76.1 % after one
-pass where two to four choices gave 64 to 72 %, other settings differing too; see results/smcp_short.json."""
-RFC = {"data.calibration_size": 5000}
-DLRFC = {
-    "data.calibration_size": 2560,
-    "criterion": {"responses": {"images": 2560}},
-    "trial": {"images": 512, "tolerance": 4.0, "recovery_epochs": 0},
-}
-"""Without training between the rounds, which a short schedule has no room for; of few images, larger drops show."""
-ISP = {
-    "data.calibration_size": 1280,
-    "predictor_epochs": 1,
-    "explainer_epochs": 1,
-    "explain_share": 0.25,
-    "mask_widths": [0.156, 0.344],
-    "gate_epochs": 10,
-    "gate_lr": 0.1,
-}
-"""Predictor, explainer and gates are trained beside it, each with fewer images than the fine-tuning has; the network's
-own weights stay as they are meanwhile."""
-RAMP, FREEZE = 0.0, 0.92
-"""Shares of the training in which the budget tightens, and in which the masks stay: its fine-tuning is within it."""
-
-ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    **{name: (name, {}) for name in ("magnitude", "bn_scale", "fpgm", "taylor")},
-    "smcp": ("smcp", SMCP),
-    "rfc": ("rfc", RFC),
-    "dlrfc": ("dlrfc", DLRFC),
-    "isp": ("isp", ISP),
-}
-"""Method and its settings, or with a dot in their names any of the recipe's, by the arm's name."""
-
-PEERS = ("torch-pruning group norm", "torch-pruning taylor")
-BUDGETS = ("macs<=50%", "macs<=30%", "latency<=60%")
 PEER_BATCHES = 4
 """By which torch-pruning's Taylor scores are renewed in each of its 100 steps."""
 ROUND_TO = 8
@@ -95,6 +53,22 @@ def trained(arguments: argparse.Namespace) -> Path:
 
 def data(folder: Path) -> list[str]:
     return [f"data.train=[{folder}/train.npz]", f"data.val={folder}/test.npz"]
+
+
+def held_out(arguments: argparse.Namespace) -> Path:
+    """A folder of data as DATA, in which a part of the training images is judged by."""
+    import numpy as np
+
+    folder: Path = arguments.work / "tuning"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "test.npz").is_file():
+        with np.load(arguments.data / "train.npz") as found:
+            arrays = {key: found[key] for key in ("images", "labels")}
+        order = np.random.default_rng(7).permutation(len(arrays["labels"]))
+        out = min(HELD_OUT, len(order) // 5)
+        for name, chosen in (("train", order[out:]), ("test", order[:out])):
+            np.savez(folder / f"{name}.npz", **{key: values[chosen] for key, values in arrays.items()})
+    return folder
 
 
 def sets(settings: list[str]) -> list[str]:
@@ -122,13 +96,17 @@ def common(dense: Path, seed: int, arguments: argparse.Namespace) -> list[str]:
     ]
 
 
-def own_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def own_arm(
+    arm: str, budget: str, seed: int, dense: Path, arguments: argparse.Namespace, changes: Mapping[str, Any] = {}
+) -> dict[str, Any]:
     """One of our methods by the command line."""
     method, options = ARMS[arm]
+    options = {**options, **changes}
     own = arguments.epochs if method == "smcp" else 0
     if own:
-        phases = {"epochs": own, "ramp_epochs": RAMP * own, "freeze_epochs": FREEZE * own}
-        options = {**options, **phases, "lr": arguments.lr}
+        names = ("warmup_epochs", "ramp_epochs", "freeze_epochs")
+        phases = {name: part * own for name, part in zip(names, PHASES.get(arm, PHASES["smcp"]), strict=True)}
+        options = {**options, **phases, "epochs": own, "lr": arguments.lr}
     folder = arguments.work / f"{arm}_{budget}_{seed}".replace(" ", "")
     settings = common(dense, seed, arguments)
     keys = {key if "." in key else f"method.{key}": value for key, value in options.items()}
@@ -149,7 +127,9 @@ def own_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.N
     }
 
 
-def peer_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def peer_arm(
+    arm: str, budget: str, seed: int, dense: Path, arguments: argparse.Namespace, changes: Mapping[str, Any] = {}
+) -> dict[str, Any]:
     """torch-pruning's pruner, globally ranked and in small steps as in its own examples; our data and fine-tuning."""
     import torch
 
@@ -170,7 +150,7 @@ def peer_arm(arm: str, budget: str, seed: int, dense: Path, arguments: argparse.
     assert recipe.finetune is not None
     before = costs_of(ek.trace(model, task.example()))
     dense_top1 = task.evaluate(model)["top1"]
-    small = shrunk(arm, model, task, share_of(budget, model, task))
+    small = shrunk(arm, model, task, share_of(budget, model, task), changes)
     after, cut_top1 = costs_of(ek.trace(small, task.example())), task.evaluate(small)["top1"]
     folder = arguments.work / f"{arm}_{budget}_{seed}".replace(" ", "")
     fit(
@@ -214,19 +194,21 @@ def share_of(budget: str, model: Any, task: Any) -> Callable[[Any], float]:
     return lambda small: dense(ek.trace(small, task.example()))[cost] / whole / allowed
 
 
-def shrunk(arm: str, model: Any, task: Any, share: Callable[[Any], float]) -> Any:
+def shrunk(arm: str, model: Any, task: Any, share: Callable[[Any], float], changes: Mapping[str, Any]) -> Any:
     """The first network on the pruner's way that is within the budget."""
     import torch
     import torch_pruning as tp
 
     small = copy.deepcopy(model).eval()
     taylor = arm.endswith("taylor")
+    kind = tp.importance.GroupTaylorImportance if taylor else tp.importance.GroupMagnitudeImportance
     pruner = tp.pruner.MetaPruner(
         small,
         task.example(),
-        importance=tp.importance.GroupTaylorImportance() if taylor else tp.importance.GroupMagnitudeImportance(p=2),
+        importance=kind(**({} if taylor else {"p": 2}), normalizer=changes.get("normalizer", "mean")),
         global_pruning=True,
         pruning_ratio=1.0,
+        max_pruning_ratio=changes.get("max_pruning_ratio", 1.0),
         iterative_steps=100,
         round_to=ROUND_TO,
         ignored_layers=[layer for layer in small.modules() if isinstance(layer, torch.nn.Linear)],
@@ -246,65 +228,20 @@ def shrunk(arm: str, model: Any, task: Any, share: Callable[[Any], float]) -> An
     return small
 
 
-def add_times(arms: Mapping[str, dict[str, Any]], work: Path, repeats: int) -> None:
-    """The exported files of all arms beside the dense one, in turns with it, in plain ONNX Runtime."""
-    import numpy as np
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-
-    def session(path: object) -> Any:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype("float32")
-    dense = session(next(work.glob("magnitude_*/export/dense.onnx")))
-    for row in arms.values():
-        if not (work / row["onnx"]).is_file():
-            continue
-        pruned, ratios = session(work / row["onnx"]), []
-        name = pruned.get_inputs()[0].name
-        for _ in range(repeats):
-            times = []
-            for each in (dense, pruned):
-                start = time.perf_counter()
-                each.run(None, {name: image})
-                times.append(time.perf_counter() - start)
-            ratios.append(times[1] / times[0])
-        row["latency"] = statistics.median(ratios)
-
-
-def table(results: Mapping[str, Any]) -> str:
-    """Mean and standard deviation over the seeds of each arm."""
-    lines = []
-    for budget in BUDGETS:
-        for arm in (*ARMS, *PEERS):
-            rows = [row for row in results.values() if (row["arm"], row["budget"]) == (arm, budget)]
-            if rows:
-                tops = [100 * row["top1"] for row in rows]
-                spread = statistics.stdev(tops) if len(tops) > 1 else float("nan")
-                means = [statistics.mean(row.get(cost, float("nan")) for row in rows) for cost in ("macs", "latency")]
-                lines.append(
-                    f"{budget:14} {arm:26} {statistics.mean(tops):6.2f} ± {spread:4.2f}  (n={len(tops)})  "
-                    f"MACs {means[0]:.3f}  latency {means[1]:.3f}"
-                )
-    return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def kept(path: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arms that are there, for one process at a time; what changes is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = json.loads(path.read_text()) if path.is_file() else {"settings": settings, "arms": {}}
-        if results["settings"] != settings:
-            raise SystemExit(f"{path} holds arms of other settings: {results['settings']}")
-        arms = copy.deepcopy(results["arms"])
-        yield arms
-        if arms != results["arms"]:
-            about = environment(["python", *sys.argv])
-            write_record(path, {"environment": about, "settings": settings, "arms": arms})
+def tune(dense: Path, settings: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    """Try the settings of each arm of the grid, by training images alone."""
+    own = argparse.Namespace(**{**vars(arguments), "data": held_out(arguments), "work": arguments.work / "tuning"})
+    asked = [(arm, *trial) for arm in arguments.arms for trial in enumerate(TRIALS.get(arm, ()))]
+    for arm, number, changes in asked:
+        key = trial_key(arm, number)
+        with kept(arguments.output, settings, "trials") as trials:
+            there = key in trials
+        if not there:
+            own.work = arguments.work / "tuning" / str(number + 1)
+            row = (own_arm if arm in ARMS else peer_arm)(arm, TUNED_AT, 0, dense, own, changes)
+            with kept(arguments.output, settings, "trials") as trials:
+                trials[key] = {"settings": changes, "budget": TUNED_AT, "top1": row["top1"]}
+                print(f"{key}: {row['top1']:.2%}", flush=True)
 
 
 def main() -> None:
@@ -313,7 +250,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/cifar10"), help="folder of the runs")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dense", type=Path, help="weights of the dense network; trained where there are none")
-    parser.add_argument("--arms", nargs="+", default=[*ARMS, *PEERS], choices=[*ARMS, *PEERS])
+    parser.add_argument("--arms", nargs="+", default=list(GRID), choices=[*ARMS, *PEERS])
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=1, help="of training after the dense network, in every arm")
@@ -321,10 +258,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="training images of every arm; the dense network has all")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dense-epochs", type=int, default=12)
+    parser.add_argument("--tune", action="store_true", help="only try the settings of the arms")
+    parser.add_argument("--untuned", action="store_true", help="take each arm's own settings, without trials")
     parser.add_argument("--time", action="store_true", help="only measure the latency of what is there")
     arguments = parser.parse_args()
     dense = trained(arguments)
     settings = {key: getattr(arguments, key) for key in SETTINGS}
+    if arguments.tune:
+        tune(dense, settings, arguments)
+        return
     if arguments.time:
         with kept(arguments.output, settings) as arms:
             add_times(arms, arguments.work, 500)
@@ -333,12 +275,13 @@ def main() -> None:
         with kept(arguments.output, settings) as arms:
             there = key in arms
         if not there and not arguments.time:
-            row = (own_arm if arm in ARMS else peer_arm)(arm, budget, seed, dense, arguments)
+            with kept(arguments.output, settings, "trials") as trials:
+                changes = {} if arguments.untuned else best_trial(trials, arm)
+            row = (own_arm if arm in ARMS else peer_arm)(arm, budget, seed, dense, arguments, changes)
             with kept(arguments.output, settings) as arms:
-                arms[key] = {"arm": arm, "budget": budget, "seed": seed, **row}
-            print(f"{key}: {row['top1']:.2%} in {row['seconds']:.0f} s", flush=True)
-    with kept(arguments.output, settings) as arms:
-        print(table(arms))
+                arms[key] = {"arm": arm, "budget": budget, "seed": seed, "tuned": dict(changes), **row}
+                print(f"{key}: {row['top1']:.2%} at {row['macs']:.1%} of the MACs", flush=True)
+    print(table(json.loads(arguments.output.read_text())["arms"]))
 
 
 if __name__ == "__main__":
