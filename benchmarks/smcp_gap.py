@@ -18,6 +18,7 @@ from typing import Any
 
 import cifar10
 import torch
+from cifar10_arms import ONE_CUT
 from core import environment
 from records import write_record
 
@@ -33,10 +34,10 @@ from edakari.train import FitSettings, fit, task_objective
 
 BUDGET = "macs<=30%"
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "taylor": ("taylor", {}),
-    "taylor, knapsack": ("taylor", {"allocator": "knapsack"}),
-    "magnitude": ("magnitude", {}),
-    "magnitude, knapsack": ("magnitude", {"allocator": "knapsack"}),
+    "taylor": ("taylor", ONE_CUT),
+    "taylor, knapsack": ("taylor", {"allocator": "knapsack", **ONE_CUT}),
+    "magnitude": ("magnitude", ONE_CUT),
+    "magnitude, knapsack": ("magnitude", {"allocator": "knapsack", **ONE_CUT}),
     "smcp": ("smcp", cifar10.SMCP),
     "smcp, absolute figures": ("smcp", {**cifar10.SMCP, "average": "average"}),
     "smcp, no group below a quarter": ("smcp", {**cifar10.SMCP, "groups.min_channels": 0.25}),

@@ -30,6 +30,8 @@ from edakari.core.settings import dataclass_of, holds_part, registry_of
 from edakari.criteria import CRITERIA
 
 ROOT = Path(__file__).resolve().parents[1]
+OWN = ("edakari.criteria.", "edakari.methods.")
+"""Where criteria of edakari are, in contrast to those that a program registers."""
 METHODS = Path("docs/reference/methods")
 RECIPE = Path("docs/reference/recipe.md")
 TASK_PAGE = Path("docs/reference/tasks.md")
@@ -58,7 +60,7 @@ def pages() -> dict[Path, str]:
     """Every page that this script writes, by its path below the root."""
     importlib.import_module("edakari.methods")
     methods = {name: cls for name, cls in registered().items() if cls.__module__.startswith("edakari.methods")}
-    criteria: dict[str, Any] = {n: cls for n, cls in CRITERIA.items() if cls.__module__.startswith("edakari.criteria")}
+    criteria: dict[str, Any] = {n: cls for n, cls in CRITERIA.items() if cls.__module__.startswith(OWN)}
     return {
         **{METHODS / f"{name}.md": method_page(name, cls) for name, cls in methods.items()},
         **{METHODS / f"{name}.md": criterion_page(name, cls) for name, cls in criteria.items()},

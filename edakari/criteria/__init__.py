@@ -32,6 +32,7 @@ CRITERIA: Registry[type[Criterion]] = Registry(
         "magnitude": "edakari.criteria.magnitude:Magnitude",
         "random": "edakari.criteria.random:Random",
         "rfc": "edakari.criteria.discrimination:FeatureDiscrimination",
+        "sensitivity": "edakari.methods.sensitivity:Sensitivity",
         "taylor": "edakari.criteria.taylor:Taylor",
     },
     members=("score",),

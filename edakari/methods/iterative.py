@@ -11,11 +11,12 @@ from edakari.core.method import Job, Outcome, Solve, allocate_once
 from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
-from edakari.core.space import Group, Scores, Sizes
+from edakari.core.space import Group, Scores, Sizes, legal_sizes
 from edakari.cost import bind, counted
 from edakari.cost.cost_after import CostAfter
 from edakari.graph import trace
 from edakari.methods.allocation import allocate
+from edakari.solve.spend import require_within
 from edakari.surgery import apply
 
 __all__ = ["Iterations", "carried", "prune_by"]
@@ -58,6 +59,9 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
     Raises:
         InfeasibleBudget: the groups cannot reach the budget.
     """
+    if iterations.count > 1:  # before anything trains
+        smallest = {group.name: legal_sizes(group)[0] for group in job.groups}
+        require_within(bind(job.budget, job.graph, job.costs), smallest, len(job.groups))
     dense_costs = _costs(job, {})
     model, graph, plan = job.model, job.graph, Plan((), job.graph.fingerprint, job.graph.inputs, name)
     for iteration in range(1, iterations.count + 1):

@@ -95,8 +95,8 @@ class ScorePruning:
 def tightest(job: Job) -> tuple[str, float]:
     """Return the cost that a job's budget limits most, and its limit as a fraction of the unpruned network's cost."""
     limits = bind(job.budget, job.graph, job.costs)
-    dense = [(cost.name, limit / cost.total({})) for cost, limit in limits.terms]
-    return min(dense, key=lambda each: each[1], default=("", 1.0))
+    found = [(cost.name, limit / dense) for cost, limit in limits.terms if (dense := cost.total({})) > 0]
+    return min(found, key=lambda each: each[1], default=("", 1.0))
 
 
 def seeded(criterion: Criterion, seed: int) -> Criterion:

@@ -169,8 +169,15 @@ def test_an_unknown_allocator_names_the_nearest() -> None:
 
 def test_a_budget_below_reach_says_what_can_be_reached() -> None:
     with pytest.raises(InfeasibleBudget) as caught:
-        method_named("magnitude")().prune(toy_job(toy_cnn(), "macs<=0.1%"))
+        trained_between(method_named("magnitude")(), "macs<=0.1%")
     assert caught.value.least["macs"] > 0
+
+    def train(*args: Any, **rest: Any) -> None:
+        raise AssertionError("trained for a budget out of reach")
+
+    for settings in ({}, {"iterations": 3, "recovery_epochs": 1}):
+        with pytest.raises(InfeasibleBudget):
+            method_named("magnitude")(**settings).prune(dc.replace(toy_job(toy_cnn(), "macs<=0.1%"), fit=train))
 
 
 def test_allocate_reads_shares_of_the_graph_and_text() -> None:
