@@ -30,8 +30,8 @@ __all__ = ["Sensitivity"]
 
 Array = npt.NDArray[np.float64]
 TIES, LEAST = 1e-6, 1e-9
-"""Fraction of the mean slope by which the ranking tells channels of one slope apart; the mean counts as `LEAST` or more,
-since a loss that falls has slopes of 0."""
+"""Fraction of the mean slope by which the ranking tells channels of one slope apart; the mean counts as `LEAST` or
+more, since a loss that falls has slopes of 0."""
 
 
 @settings
