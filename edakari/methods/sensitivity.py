@@ -62,20 +62,25 @@ class Sensitivity:
         if not self.fractions or list(self.fractions) != sorted(set(self.fractions)):
             raise SettingsError(f"Sensitivity: fractions must increase, found {list(self.fractions)}")
 
+    def check_task(self, model: nn.Module, task: Task, batch: Batch) -> None:
+        """Take the loss of a batch; see `edakari.core.method.parts_of`.
+
+        Raises:
+            DataError: the task's loss compares features of the network.
+        """
+        _require_outputs_alone(task)
+        _loss(model, [batch], task)
+
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch], task: Task | None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs batches and a task.
 
         Raises:
-            EdakariError: there is no task, or its loss compares features of the network.
-            DataError: there is no batch.
+            EdakariError: there is no task.
+            DataError: there is no batch, or the task's loss compares features of the network.
         """
         if task is None:
             raise EdakariError("the sensitivity criterion needs a task, for its loss, but got none")
-        if getattr(getattr(task, "teaching", None), "features", ()):
-            raise EdakariError(
-                "the sensitivity criterion takes the loss of cut networks, but this task compares features, whose "
-                "sizes change; take 'taylor', or a task without features"
-            )
+        _require_outputs_alone(task)
         network = unwrapped(model, "score(model, graph, batches, task)")
         few = list(itertools.islice(batches, self.max_batches))
         if not few:
@@ -95,6 +100,14 @@ class Sensitivity:
         found = np.empty(size)
         found[order] = slopes(counts, [rise(np.sort(order[count:]).tolist()) for count in counts], size)
         return torch.from_numpy(found)
+
+
+def _require_outputs_alone(task: Task) -> None:
+    if getattr(getattr(task, "teaching", None), "features", ()):
+        raise DataError(
+            "the sensitivity criterion takes the loss of cut networks, but this task compares features, whose sizes "
+            "change; take 'taylor', or a task without features"
+        )
 
 
 def slopes(counts: Sequence[int], rises: Sequence[float], size: int) -> Array:

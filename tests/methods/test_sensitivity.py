@@ -81,5 +81,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         with pytest.raises(SettingsError, match="fractions must increase"):
             Sensitivity(fractions=fractions)
     own: Any = Task.of(task.example(), train=list(task.batches("train")), teacher="dense", features=["stem"])
-    with pytest.raises(EdakariError, match="compares features"):
+    with pytest.raises(DataError, match="compares features"):
         Sensitivity().score(model, graph, own.batches("train"), own)
+    with pytest.raises(DataError, match="compares features"):
+        Sensitivity().check_task(model, own, next(iter(own.batches("train"))))

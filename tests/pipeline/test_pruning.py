@@ -74,6 +74,16 @@ def test_a_deep_cut_without_data_asks_for_a_fine_tuning() -> None:
     assert "fine-tune it before you use it: it was cut to 30% of its macs without training" in text
 
 
+def test_the_loss_is_tried_before_a_deep_cut_trains_by_it() -> None:
+    def wrong(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> str:
+        return "no loss"
+
+    given = edakari.Task.of(X, train=[(X.expand(4, -1, -1, -1), torch.zeros(4))], loss=wrong)
+    with pytest.raises(WrongArgument, match="loss"):
+        edakari.prune(toy_cnn(), given, "macs<=30%", recalibrate=0)
+    edakari.prune(toy_cnn(), given, "macs<=50%", recalibrate=0)
+
+
 def test_data_and_training_go_the_way_of_a_recipe_in_memory_and_in_a_folder(tmp_path) -> None:
     told, folder = [], tmp_path / "run"
     how = {"method": "taylor", "finetune": edakari.Schedule(epochs=2, lr=0.05), "device": "cpu"}
