@@ -183,6 +183,7 @@ def test_steps_of_the_networks_of_the_paper(name: str, count: int, coupled: dict
     sizes = {group.name: group.size for group in graph.groups}
     assert sum(step < 0.2 for step in steps.values()) == len(coupled)
     assert {sizes[name]: step for name, step in steps.items() if step < 0.2} == pytest.approx(coupled)
+    assert [step for step in steps.values() if step >= 0.2] == [0.2] * (count - len(coupled))
 
 
 def test_the_way_cuts_one_group_at_a_time_down_to_the_budget() -> None:

@@ -79,6 +79,23 @@ def test_views():
     torch.testing.assert_close(ahead[1], back[1].flip(0))
 
 
+@pytest.mark.parametrize("student", [(1.0, 0.0), (-2.0, 0.0)])
+def test_no_gradient_reaches_the_teachers_or_their_choice(student):
+    """The gradient is that of a fixed target: softmax(z) - label, and softmax(z/T) - softmax(t/T)."""
+    student = torch.tensor([list(student)])
+    terms, gradient, _ = taught(student.tolist(), TEACHERS)
+    target = torch.tensor([[2.0, 0.0]]) if student[0, 0] == 1 else torch.tensor([[1.0, 0.0]])
+    wanted = student.softmax(1) - torch.tensor([[1.0, 0.0]]) + (student / 4).softmax(1) - (target / 4).softmax(1)
+    torch.testing.assert_close(gradient, wanted)
+    assert set(terms) == {"cross_entropy", "bank"}
+    bank = Bank(np.array([TEACHERS], dtype=np.float16))
+    before = bank.logits.copy()
+    rows = bank.rows(torch.zeros(1, dtype=torch.int64))
+    assert not rows.requires_grad
+    rows.zero_()
+    assert np.array_equal(bank.logits, before)
+
+
 @pytest.mark.parametrize(("student", "used"), [((-3.0, 0.0), 2), ((1.0, 0.0), 1), ((4.0, 0.0), 1)])
 def test_the_gate_by_loss_is_never_empty(student, used):
     assert taught([list(student)], TEACHERS, gate="loss")[2].used == used
