@@ -26,6 +26,8 @@ from edakari.graph.layer_outputs import LayerOutput
 
 __all__ = ["Discriminated", "FeatureDiscrimination", "Histogram", "Measure", "class_shares", "discriminate", "entropy"]
 
+# differs: the softmax of mean responses per class, which the abstract allows too, would need a sum for each filter and
+# class; the authors' code counts images
 Histogram = Literal["counts", "responses"]
 """What an image adds to its class in the histogram: one ("counts") or its response ("responses")."""
 
@@ -201,7 +203,8 @@ def class_shares(
         mass = mass / prior.clamp(min=1e-12)
         mass = mass * (weights.sum(1) / mass.sum(1).clamp(min=1e-300))[:, None]
     if histogram == "counts":
-        mass = mass + silent.sum(1, keepdim=True) / classes
+        # differs: the release counts images without response too, by whichever come first
+        mass = mass + silent.sum(1, keepdim=True).double() / classes
     total = mass.sum(1, keepdim=True)
     return torch.where(total > 0, mass / total.clamp(min=1e-300), 1.0 / classes)
 

@@ -197,8 +197,9 @@ def respond(
     x, dim, several = _by_filter(layer_output, group, x, images)
     others = [each for each in range(1, x.dim()) if each != dim]
     if reduce == "l2":
-        norm = torch.linalg.vector_norm(x, dim=others, dtype=torch.float32) if others else x.abs().float()
-        return Response(norm, None, (1, 1))
+        wide = torch.promote_types(x.dtype, torch.float32)  # sums of squares overflow in half precision
+        norm = torch.linalg.vector_norm(x, dim=others, dtype=wide) if others else x.abs()
+        return Response(norm.float(), None, (1, 1))
     space = [x.shape[each] for each in others if not (several and each == dim + 1)]
     maps_NFS = x.movedim([dim, dim + 1], [1, 2]) if several else x.movedim(dim, 1)
     maps_NFS = maps_NFS.reshape(images, x.shape[dim], -1)

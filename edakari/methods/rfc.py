@@ -16,7 +16,8 @@ from edakari.core.method import Job, Outcome, register
 from edakari.core.plan import KeepChannels
 from edakari.core.settings import settings
 from edakari.criteria import FeatureDiscrimination
-from edakari.methods.redundancy.trials import TrialSettings, prune_by_trials
+from edakari.methods.redundancy.trial_settings import TrialSettings
+from edakari.methods.redundancy.trials import prune_by_trials
 
 __all__ = ["DistinguishingLayerPruning"]
 

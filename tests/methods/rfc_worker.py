@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from edakari.criteria import FeatureDiscrimination, ResponseSettings
-from edakari.methods.redundancy.trials import TrialSettings
+from edakari.methods.redundancy.trial_settings import TrialSettings
 from edakari.methods.rfc import DistinguishingLayerPruning
 from edakari.testing import ToyTask, toy_cnn, toy_job
 from edakari.train import FitSettings, fitter

@@ -20,7 +20,8 @@ from edakari.errors import DataError, EdakariError, InfeasibleBudget, RunFolderE
 from edakari.methods.redundancy import trials as trials_module
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
 from edakari.methods.redundancy.steps import step_down
-from edakari.methods.redundancy.trials import TrialSettings, redundancy
+from edakari.methods.redundancy.trial_settings import TrialSettings
+from edakari.methods.redundancy.trials import redundancy
 from edakari.methods.rfc import DistinguishingLayerPruning
 from edakari.methods.score import ScorePruning
 from edakari.surgery import apply
@@ -103,6 +104,9 @@ def test_steps_are_legal_and_end_at_the_least() -> None:
     assert step_down(group, 64, 0.001) == 56
     assert step_down(group, 16, 0.5) is None
     assert step_down(Group("g", "channel", 64), 64, 0.001) == 63
+    assert step_down(Group("g", "channel", 64), 64, 0.001, blocks=4) == 63
+    # a stream of three blocks at a half, a quarter, ...: more than one filter, and then one
+    assert [step_down(Group("g", "channel", 24), 24, 2.0**-k, 3) for k in range(1, 7)] == [19, 21, 22, 23, 23, 23]
 
 
 def test_where_nothing_passes_steps_are_halved_down_to_one_filter(stub: Any) -> None:
@@ -129,7 +133,9 @@ def test_where_everything_passes_all_groups_shrink_until_the_budget(stub: Any) -
     limit = job.budget.terms[0].limit
     dense = bind(job.budget, job.graph).terms[0][0].total({})
     first = [entry["macs"] for entry in entries if entry["phase"] == 0]
-    assert all(macs > dense - 0.4 * (dense - limit) for macs in first[:-1])
+    streams_end = dense - 0.4 * (dense - limit)
+    assert all(macs > streams_end for macs in first[:-1])
+    assert first[-1] <= streams_end
     assert all(entry["macs"] > limit for entry in entries[:-1])
     assert 0.97 * limit <= entries[-1]["macs"] <= limit
     assert outcome.plan.sizes()

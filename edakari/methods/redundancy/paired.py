@@ -27,7 +27,8 @@ class Answers:
     Args:
         labels: labels of the data, or the network's own predictions; see `edakari.criteria.labels`.
         predicted: class of each image or pixel, int64; with several classes per image, 1 for each predicted class.
-        probabilities: probability of each class, float32 [images, classes]; the mean over pixels in segmentation.
+        probabilities: probability of each class, float32 [images, classes]; the mean over labelled pixels in
+            segmentation, or over all pixels of an image without any.
     """
 
     labels: torch.Tensor
@@ -72,7 +73,7 @@ def answers_of(
             if index % here.world == here.rank:
                 outputs = called(model, batch, task)
                 labels = labels_of(batch, outputs, source)
-                parts.append((labels, *_predicted(outputs.float(), labels.ndim == 2)))
+                parts.append((labels, *_predicted(outputs.float(), labels)))
     if not parts:
         raise DataError("there are fewer batches of trial images than processes; lower data.batch_size")
     return Answers(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
@@ -81,17 +82,23 @@ def answers_of(
 def change_between(reference: Answers, trial: Answers) -> Change:
     """Compare the predictions of two networks for the same images, over all processes.
 
+    Pixels without a label, such as those of class 255, do not count.
+
     Args:
         reference: predictions of the first network; its labels are the correct ones.
         trial: predictions of the second network.
+
+    Raises:
+        DataError: no pixel has a label.
     """
-    before = (reference.predicted == reference.labels).double()
-    after = (trial.predicted == reference.labels).double()
+    known = _known(reference.labels, reference.probabilities.shape[1])
+    before = (reference.predicted == reference.labels)[known].double()
+    after = (trial.predicted == reference.labels)[known].double()
     cosine = functional.cosine_similarity(reference.probabilities.double(), trial.probabilities.double(), dim=1)
     sums = torch.tensor(
         [
             float((before - after).sum()),
-            float((reference.predicted != trial.predicted).sum()),
+            float((reference.predicted != trial.predicted)[known].sum()),
             float(before.numel()),
             float((1.0 - cosine).clamp(0.0, 1.0).sum()),
             float(len(cosine)),
@@ -99,15 +106,25 @@ def change_between(reference: Answers, trial: Answers) -> Change:
         dtype=torch.float64,
     )
     drop, differing, entries, dissimilar, images = Processes.here().reduced(sums).tolist()
+    if not entries:
+        raise DataError("no pixel of the trial images has a label of a class; check the labels, or raise trial.images")
     return Change(100.0 * drop / entries, dissimilar / images, differing / entries)
 
 
-def _predicted(outputs: Any, several: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _known(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Whether each label names a class; only pixels may have none."""
+    return (labels >= 0) & (labels < classes) if labels.ndim > 2 else torch.ones_like(labels, dtype=torch.bool)
+
+
+def _predicted(outputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Predicted classes, and probability of each class, from logits [N, classes, ...]."""
-    if several:
+    if labels.ndim == 2:
         return (outputs > 0).long().cpu(), outputs.sigmoid().cpu()
     if outputs.shape[1] == 1:
         outputs = torch.cat([torch.zeros_like(outputs), outputs], 1)
     probabilities = outputs.softmax(1)
-    per_image = probabilities.flatten(2).mean(2) if probabilities.ndim > 2 else probabilities
-    return outputs.argmax(1).cpu(), per_image.cpu()
+    if probabilities.ndim > 2:
+        known_N1P = _known(labels, outputs.shape[1]).to(outputs.device).flatten(1)[:, None]
+        known_N1P = known_N1P | ~known_N1P.any(2, keepdim=True)
+        probabilities = (probabilities.flatten(2) * known_N1P).sum(2) / known_N1P.sum(2)
+    return outputs.argmax(1).cpu(), probabilities.cpu()

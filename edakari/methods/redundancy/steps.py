@@ -10,6 +10,9 @@ __all__ = ["step_down"]
 def step_down(group: Group, width: int, step: float, blocks: int = 0) -> int | None:
     """Return the next width to try.
 
+    differs: in residual streams the authors' formula always removes two filters or more. Here, a step of less than one
+    filter removes one, so that the smallest step is one filter everywhere.
+
     Args:
         group: the group, with its legal sizes.
         width: current width.
@@ -19,6 +22,7 @@ def step_down(group: Group, width: int, step: float, blocks: int = 0) -> int | N
     Returns:
         The smaller legal width nearest to the width after the step; None if no smaller one is legal.
     """
-    wanted = int(width - (width * step / blocks + 1)) if blocks else int(width - width * step)
+    removed = width * step / blocks if blocks else width * step
+    wanted = int(width - (removed + 1)) if blocks and removed >= 1 else int(width - removed)
     smaller = [size for size in legal_sizes(group) if size < width]
     return min(smaller, key=lambda size: (abs(size - wanted), -size), default=None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses as dc
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -19,25 +19,26 @@ from edakari.core.method import Job, Outcome
 from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.processes import Processes
-from edakari.core.protocols import Cost, Criterion, Schedule
+from edakari.core.protocols import Batch, Cost, Criterion
 from edakari.core.reading import parse_json
-from edakari.core.settings import Count, Fraction, LearningRate, Positive, PositiveFraction, Whole, settings
 from edakari.core.space import Group, Scores, Sizes, dense_sizes
 from edakari.cost import bind
 from edakari.criteria.labels import LabelSource
+from edakari.criteria.responses import until
 from edakari.errors import InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph import trace
 from edakari.graph.layer_outputs import sums_into
 from edakari.methods.redundancy.paired import Answers, Change, answers_of, change_between
 from edakari.methods.redundancy.steps import step_down
+from edakari.methods.redundancy.trial_settings import Soft, TrialSettings
 from edakari.solve import keep_best
 from edakari.solve.last_step import shortened
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
+from edakari.train.statistics import recalibrate_
 
-__all__ = ["TrialSettings", "Trials", "prune_by_trials", "redundancy"]
+__all__ = ["Trials", "prune_by_trials", "redundancy"]
 
-Soft = Literal["cosine", "off"]
 ALL = 2**31
 """A number of images that no data set has."""
 SMALLEST = 1e-9
@@ -45,48 +46,6 @@ SMALLEST = 1e-9
 
 FILE = "rounds.json"
 """Name of the file in the job's folder that records the rounds so far."""
-
-
-@settings
-class TrialSettings:
-    """Settings of the trial cuts, and the fraction that one cut removes.
-
-    Args:
-        images: largest number of images on which trials are evaluated; None takes as many as the criterion looks at.
-        tolerance: redundancy score below which a group is cut (tau in the paper).
-        accuracy_weight: weight of the accuracy drop in the redundancy score (beta in the paper); the rest weighs the
-            change of the class distribution.
-        residual_weight: factor of the accuracy drop in residual streams.
-        soft: "cosine" compares class distributions; "off" does not, as the authors' code in effect does not.
-        residual_step: fraction of a residual stream's width that a cut removes at first, divided by its number of
-            blocks.
-        inner_step: fraction of the width that a cut removes at first, in groups that are not residual streams.
-        residual_share: fraction of the saving that residual streams make before the other groups begin.
-        joint: also try all groups of a round together, and drop half of them if that loses too much.
-        stalled: what happens if no group can lose even one filter: "relax" doubles the tolerance, "stop" ends with an
-            error.
-        recovery_epochs: number of training epochs after each cut except the last.
-        recovery_lr: peak learning rate of the training between cuts.
-    """
-
-    images: Count | None = None
-    tolerance: Positive = 0.1
-    accuracy_weight: Fraction = 0.8
-    residual_weight: Fraction = 0.1
-    # differs: the authors' code takes the cosine of single numbers, which is always 1
-    soft: Soft = "cosine"
-    residual_step: PositiveFraction = 0.5
-    inner_step: PositiveFraction = 0.5
-    residual_share: Fraction = 0.4
-    joint: bool = False
-    stalled: Literal["relax", "stop"] = "relax"
-    recovery_epochs: Whole = 1
-    recovery_lr: LearningRate = 0.001
-
-    @property
-    def needs_training(self) -> bool:
-        """Whether there is training between cuts."""
-        return self.recovery_epochs > 0
 
 
 def prune_by_trials(name: str, criterion: Criterion, settings: TrialSettings, labels: LabelSource, job: Job) -> Outcome:
@@ -180,6 +139,7 @@ class Trials:
         return [
             *([_Phase(streams, settings.residual_step, first)] if streams else []),
             *([_Phase(inner, settings.inner_step, self.limits)] if inner else []),
+            # differs: the authors' code has two phases; a budget that those do not reach needs both kinds of groups
             _Phase(groups, max(settings.inner_step, settings.residual_step), self.limits),
         ]
 
@@ -195,8 +155,10 @@ class Trials:
             elif tried != self._trial_sizes(phase, SMALLEST):
                 step /= 2
             elif not last:
+                # differs: the authors' code would loop forever; here the next phase has other groups to cut
                 return
             else:
+                # differs: the steps begin again, as larger ones may be within the larger tolerance
                 self._stalled()
                 step = phase.step
 
@@ -233,14 +195,18 @@ class Trials:
         key = tuple(sorted(sizes.items()))
         if key not in self._changes:
             trial = apply(self.model, self._cut_to(sizes), self.graph)
+            if self.settings.recalibrate:
+                recalibrate_(trial, self.job.task.outputs, until(self._images(), self.settings.images or ALL))
             if self._reference is None:
                 self._reference = self._answers(self.model)
             self._changes[key] = change_between(self._reference, self._answers(trial))
         return self._changes[key]
 
     def _answers(self, model: nn.Module) -> Answers:
-        images = self.settings.images or ALL
-        return answers_of(model, self.job.task.batches("calibration"), self.job.task, images, self.labels)
+        return answers_of(model, self._images(), self.job.task, self.settings.images or ALL, self.labels)
+
+    def _images(self) -> Iterable[Batch]:
+        return self.job.task.batches("calibration")
 
     def _cut_to(self, sizes: Sizes) -> Plan:
         return Plan(keep_best(self._scored(), sizes), self.graph.fingerprint, self.graph.inputs, self.name)
@@ -287,12 +253,7 @@ class Trials:
         figures = {**self._costs(), "tolerance": self.tolerance, **entry["figures"]}
         self.job.log(f"round {len(self.rounds)}", figures)
         if self.settings.recovery_epochs and not self.met:
-            task = self.job.task
-            self.job.fit(
-                self.model,
-                task_objective(task),
-                Schedule(epochs=self.settings.recovery_epochs, lr=self.settings.recovery_lr),
-            )
+            self.job.fit(self.model, task_objective(self.job.task), self.settings.recovery)
         self.graph = trace(self.model, self.job.task.example())
         self._forget()
 
