@@ -104,15 +104,21 @@ MUTANTS = (
         ("methods/test_isp.py", "every_term"),
     ),
     Mutant(
+        "methods/isp.py",
+        "self.interpretation * distance",
+        "self.interpretation * distance.detach()",
+        ("methods/test_isp.py", "every_term"),
+    ),
+    Mutant(
         "methods/saliency/explaining.py",
-        "images * relaxed_sample(masks, settings.temperature)",
+        "images * relaxed_sample(masks, settings.temperature, settings.hard)",
         "images * masks",
         ("methods/test_isp.py", "predictor_learns"),
     ),
     Mutant(
         "methods/saliency/explaining.py",
-        "judged(network, batch, lambda mask: relaxed_sample(mask, settings.temperature))",
-        "judged(network, batch, lambda mask: mask)",
+        "terms_of(network, batch, lambda mask: relaxed_sample(mask, settings.temperature, settings.hard))",
+        "terms_of(network, batch, lambda mask: mask)",
         ("methods/test_isp.py", "judged_on_samples"),
     ),
     Mutant(
@@ -132,6 +138,24 @@ MUTANTS = (
         "self._scores, self._reference, self._changes = None, None, {}",
         "self._scores, self._changes = None, {}",
         ("methods/test_rfc.py", "after_a_cut"),
+    ),
+    Mutant(
+        "methods/redundancy/steps.py",
+        "if blocks and removed >= 1 else",
+        "if blocks else",
+        ("methods/test_rfc.py", "legal_and_end"),
+    ),
+    Mutant(
+        "methods/redundancy/paired.py",
+        "(labels >= 0) & (labels < classes) if",
+        "(labels >= 0) if",
+        ("methods/test_rfc_loop.py", "without_a_label"),
+    ),
+    Mutant(
+        "methods/ekg.py",
+        "warmup_lr: LearningRate = 0.002",
+        "warmup_lr: LearningRate = 0.001",
+        ("methods/test_ekg_search.py", "authors_steps"),
     ),
     Mutant(
         "methods/redundancy/trials.py",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edakari.models.saliency import Family, Frame, FreeHead, RadialHead
+from edakari.models.saliency import Family, Frame, FreeHead, Matching, RadialHead
 
 __all__ = ["Explainer"]
 
@@ -55,9 +55,16 @@ class Explainer(nn.Module):
         """Compute the masks of explanations, float32 [N, 1, height, width]."""
         return self.head.mask(raw)
 
-    def normalised(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return explanations in comparable units."""
-        return self.head.normalised(raw)
+    def compared(self, raw: torch.Tensor, matching: Matching) -> torch.Tensor:
+        """Return the numbers of explanations by which two networks are compared.
+
+        Args:
+            raw: explanations, as `forward` returns them.
+            matching: see `Matching`.
+        """
+        if matching == "raw":
+            return raw
+        return self.head.normalised(raw) if matching == "normalised" else self.head.shown(raw)
 
 
 class _Up(nn.Module):

@@ -15,17 +15,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["Family", "Frame", "FreeHead", "RadialHead", "random_masks", "relaxed_sample"]
+__all__ = ["Family", "Frame", "FreeHead", "Matching", "RadialHead", "random_masks", "relaxed_sample"]
 
 Family = Literal["rbf", "realx"]
 """Kinds of masks: radial ("rbf", ISP), or one value per pixel ("realx", REAL-X, Jethani et al., 2021)."""
 
+Matching = Literal["normalised", "raw", "shown"]
+"""What of two explanations is compared: a head's outputs as fractions of the image ("normalised") or as they are
+("raw"), or what a mask shows: its centre and width as fractions of the image, or its pixels ("shown")."""
+
 SMALL = 64
-"""Images up to this side keep centres 2 pixels from the border; larger images 4."""
+"""Images up to this side are treated as those of CIFAR, larger ones as those of ImageNet."""
 LEAST_WIDTH, MOST_WIDTH = 0.03, 1.0
 """Width limits of a radial mask, as fractions of the image's side; beyond them a mask explains nothing."""
-FIRST_WIDTH = 0.31
-"""Width of radial masks before training, as a fraction of the image's side."""
+FIRST_WIDTHS = (10 / 32, 100 / 224)
+"""Width of radial masks before training, as fractions of the side of small and of larger images."""
+RANDOM_WIDTHS = ((5 / 32, 11 / 32), (80 / 224, 100 / 224))
+"""Smallest and largest width of random masks, as fractions of the side of small and of larger images."""
 MOST_GRID = 32
 """Side of the largest feature map that a radial head reads; larger maps are pooled to it."""
 
@@ -47,9 +53,24 @@ class Frame:
         """The side that widths are fractions of, in pixels."""
         return (self.height + self.width) / 2
 
+    @property
+    def small(self) -> bool:
+        """Whether the authors' settings for CIFAR apply, and not those for ImageNet."""
+        return max(self.height, self.width) <= SMALL
+
+    @property
+    def first_width(self) -> float:
+        """Width of radial masks before training, in pixels."""
+        return FIRST_WIDTHS[not self.small] * self.side
+
+    @property
+    def random_widths(self) -> tuple[float, float]:
+        """Smallest and largest width of random masks by default, as fractions of the side."""
+        return RANDOM_WIDTHS[not self.small]
+
     def reach(self, like: torch.Tensor) -> torch.Tensor:
         """Return the largest distance of a centre from the middle along rows and columns, in pixels, float [2]."""
-        margin = 2.0 if max(self.height, self.width) <= SMALL else 4.0
+        margin = 2.0 if self.small else 4.0
         return like.new_tensor([self.height / 2 - margin, self.width / 2 - margin])
 
     def middle(self, like: torch.Tensor) -> torch.Tensor:
@@ -95,7 +116,7 @@ class RadialHead(nn.Module):
         # move the centre into a corner and the width to its bound, where the gradient vanishes.
         self.scale = self.linear.in_features**-0.5
         with torch.no_grad():
-            self.linear.bias[2] = _inverse_softplus(FIRST_WIDTH * frame.side)
+            self.linear.bias[2] = _inverse_softplus(frame.first_width)
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
         """Compute explanations, float32 [N, 3]: unbounded row, column and width."""
@@ -117,7 +138,15 @@ class RadialHead(nn.Module):
 
     def normalised(self, raw_N3: torch.Tensor) -> torch.Tensor:
         """Return explanations in units that do not depend on the image's size, so that they can be compared."""
-        return raw_N3 / torch.cat([self.frame.reach(raw_N3), raw_N3.new_tensor([self.frame.side / 2])])
+        return raw_N3 / self._units(raw_N3)
+
+    def shown(self, raw_N3: torch.Tensor) -> torch.Tensor:
+        """Return centres and widths in the same units, as the paper's figure compares them."""
+        centre_N2, width_N = self.centre_and_width(raw_N3)
+        return torch.cat([centre_N2, width_N[:, None]], 1) / self._units(raw_N3)
+
+    def _units(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.frame.reach(like), like.new_tensor([self.frame.side / 2])])
 
 
 def _inverse_softplus(value: float) -> float:
@@ -166,6 +195,10 @@ class FreeHead(nn.Module):
         """Return the masks themselves, which can be compared."""
         return self.mask(raw_N2HW)
 
+    def shown(self, raw_N2HW: torch.Tensor) -> torch.Tensor:
+        """Return the masks, as these are what is shown."""
+        return self.mask(raw_N2HW)
+
 
 def random_masks(
     count: int, frame: Frame, widths: tuple[float, float], family: Family, like: torch.Tensor
@@ -189,16 +222,18 @@ def random_masks(
     return frame.radial(centre_N2, frame.side * (widths[0] + (widths[1] - widths[0]) * place_N3[:, 2]))
 
 
-def relaxed_sample(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
+def relaxed_sample(probabilities: torch.Tensor, temperature: float, hard: bool = False) -> torch.Tensor:
     """Draw relaxed Bernoulli samples through which gradients reach the probabilities (Maddison et al., 2017).
 
     Args:
         probabilities: probabilities, float [...].
         temperature: temperature above 0; smaller values give samples closer to 0 and 1.
+        hard: round the samples to 0 and 1, with the gradient of the samples that are not rounded.
 
     Returns:
         float32 [...], in (0, 1).
     """
     p = probabilities.float().clamp(1e-6, 1 - 1e-6)
     u = torch.rand_like(p).clamp(1e-6, 1 - 1e-6)
-    return torch.sigmoid((p.logit() + u.logit()) / temperature)
+    soft = torch.sigmoid((p.logit() + u.logit()) / temperature)
+    return soft - soft.detach() + (soft.detach() >= 0.5).to(soft) if hard else soft

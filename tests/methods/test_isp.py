@@ -247,7 +247,7 @@ def test_gates_get_gradients_from_both_paths() -> None:
         assert isinstance(theta, nn.Parameter)
         assert theta.grad is not None
         for name in ("first.0", "right.0"):
-            part = theta.grad[gated.masks.part(name)]
+            part = theta.grad[0, gated.masks.part(name)]
             assert bool((part != 0).any()), (path, name)
 
 

@@ -169,6 +169,8 @@ def test_gates_close_what_does_nothing(classifier: nn.Module, tmp_path: Path) ->
     method = InterpretationSteeredPruning(
         predictor_epochs=6, explainer_epochs=6, gate_epochs=15, gate_lr=0.05, gate_start="zeros", cost_weight=2.0
     )
+    # differs: the specification asks for 35 % of the gated layers' cost and ends at 25.6 %; here all layers count, and
+    # the threshold spends the whole budget
     job, trained = job_of(wide, "macs<=27%", tmp_path), []
 
     def fit(model: nn.Module, *args: Any, **options: Any) -> None:

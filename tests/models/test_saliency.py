@@ -23,7 +23,8 @@ def test_mask_has_the_closed_form() -> None:
     mask = radial(CIFAR, 16, 16, 5)
     assert float(mask[16, 16]) == 1.0
     assert float(mask[16, 21]) == pytest.approx(0.60653, abs=1e-5)
-    assert 5 * math.sqrt(2 * math.log(2)) == pytest.approx(5.887, abs=1e-3)
+    half = radial(CIFAR, 16 - 0.887, 16, 5)  # 5.887 pixels above row 21
+    assert float(half[21, 16]) == pytest.approx(0.5, abs=1e-4)
     assert bool(((mask >= 0) & (mask <= 1)).all())
     assert bool((mask[16, 16:].diff() < 0).all())
     assert bool((mask.diag()[16:].diff() < 0).all())
@@ -70,10 +71,13 @@ def test_centre_at_20_by_hand() -> None:
     assert float(centre[0, 0]) == pytest.approx(28.479, abs=1e-3)
 
 
-def test_a_head_begins_with_a_third_of_the_side() -> None:
-    head = RadialHead(3, (4, 4), CIFAR)
+@pytest.mark.parametrize(("frame", "wanted", "random"), [(CIFAR, 10, (5, 11)), (IMAGENET, 100, (80, 100))])
+def test_first_masks_are_those_of_the_authors(frame: Frame, wanted: float, random: tuple[float, float]) -> None:
+    head = RadialHead(3, (4, 4), frame)
     _, width = head.centre_and_width(head(torch.zeros(2, 3, 4, 4)))
-    assert width.tolist() == pytest.approx([0.31 * 32] * 2, rel=1e-5)
+    assert width.tolist() == pytest.approx([wanted] * 2, rel=1e-5)
+    assert float(head.linear.bias[2]) == pytest.approx(wanted, abs=1e-3)
+    assert [frame.side * each for each in frame.random_widths] == pytest.approx(random)
 
 
 @pytest.mark.parametrize("side", [32, 224, 287, 288, 512, 1024])
@@ -85,7 +89,7 @@ def test_heads_are_finite_and_can_learn_at_any_size(side: int) -> None:
     assert bool(head.normalised(raw).isfinite().all())
     plain = RadialHead(3, (4, 4), Frame(side, side))
     _, width = plain.centre_and_width(plain(torch.zeros(2, 3, 4, 4)))
-    assert width.tolist() == pytest.approx([0.31 * side] * 2, rel=1e-5)
+    assert width.tolist() == pytest.approx([(10 / 32 if side == 32 else 100 / 224) * side] * 2, rel=1e-5)
     head.mask(raw).mean().backward()
     gradient = head.linear.weight.grad
     assert gradient is not None
@@ -136,6 +140,20 @@ def test_samples_follow_their_probabilities_and_pass_gradients() -> None:
     assert bool(relaxed_sample(torch.tensor([0.0, 1.0]), 1.0).isfinite().all())
 
 
+def test_hard_samples_are_rounded_and_have_the_gradient_of_relaxed_ones() -> None:
+    gradients, samples = [], []
+    for hard in (False, True):
+        torch.manual_seed(0)
+        p = torch.linspace(0.1, 0.9, 50, requires_grad=True)
+        samples.append(relaxed_sample(p, 1.0, hard))
+        (samples[-1] * torch.arange(50)).sum().backward()
+        gradients.append(p.grad)
+    assert samples[1].tolist() == samples[0].round().tolist()
+    assert 0 < float(samples[1].mean()) < 1
+    assert gradients[0] is not None
+    assert torch.equal(gradients[0], gradients[1])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("family", ["rbf", "realx"])
 @pytest.mark.parametrize("sizes", [[(4, 9, 7), (6, 5, 4), (8, 3, 2)], [(5, 40, 40)], [(3, 8, 8), (3, 8, 8)]])
 def test_explainers_read_maps_of_any_sizes(family: str, sizes: list[tuple[int, int, int]]) -> None:
@@ -146,7 +164,19 @@ def test_explainers_read_maps_of_any_sizes(family: str, sizes: list[tuple[int, i
     mask = explainer.mask(raw)
     assert mask.shape == (2, 1, 27, 21)
     assert bool(((mask >= 0) & (mask <= 1)).all())
-    assert explainer.normalised(raw).shape == raw.shape if family == "rbf" else mask.shape
+    for matching in ("normalised", "raw", "shown"):
+        shape = raw.shape if family == "rbf" or matching == "raw" else mask.shape
+        assert explainer.compared(raw, matching).shape == shape  # type: ignore[arg-type]
+
+
+def test_three_ways_to_compare_explanations_by_hand() -> None:
+    explainer = Explainer([(4, 8, 8)], 3, CIFAR)
+    raw = torch.tensor([[7.0, -14.0, 8.0]])
+    assert explainer.compared(raw, "raw").tolist() == [[7.0, -14.0, 8.0]]
+    assert explainer.compared(raw, "normalised")[0].tolist() == pytest.approx([0.5, -1.0, 0.5])
+    row, column = 16 + 14 * math.tanh(0.5), 16 - 14 * math.tanh(1.0)
+    shown = [row / 14, column / 14, math.log1p(math.exp(8.0)) / 16]
+    assert explainer.compared(raw, "shown")[0].tolist() == pytest.approx(shown)
 
 
 def test_explanations_depend_on_the_label() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from edakari.core.protocols import Hook, StepState
 from edakari.core.space import Group
 
-__all__ = ["Draw", "FreeLogits", "GateMode", "Gumbel", "HyperLogits", "LogitStart", "drawn", "gumbel"]
+__all__ = ["Draw", "FreeLogits", "GateMode", "Gumbel", "HyperLogits", "LogitStart", "drawn", "gumbel", "likely_open"]
 
 GateMode = Literal["hard", "soft"]
 LogitStart = Literal["normal", "zeros"]
@@ -41,11 +41,12 @@ class FreeLogits(nn.Module):
         super().__init__()
         size = sum(group.size for group in groups)
         theta = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-        self.offset, self.theta = offset, nn.Parameter(theta if start == "normal" else torch.zeros(size))
+        # as a row: weight decay acts on tensors of two dimensions
+        self.offset, self.theta = offset, nn.Parameter((theta if start == "normal" else torch.zeros(size))[None])
 
     def forward(self) -> torch.Tensor:
         """Float [channels]."""
-        return self.theta + self.offset
+        return self.theta[0] + self.offset
 
 
 class HyperLogits(nn.Module):
@@ -123,6 +124,19 @@ class Draw:
 
     soft: torch.Tensor
     hard: torch.Tensor
+
+
+def likely_open(logits: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Return whether gates are open with a probability of at least 1/2, bool [channels].
+
+    These are the gates of logit log(log 2) = -0.3665 and more, and always the one with the largest logit of each group.
+
+    Args:
+        logits: logits of the gates, float [channels].
+        sizes: sizes of the groups, in the order of the channels.
+    """
+    median = -torch.log(torch.log(torch.full_like(logits, 2.0)))
+    return drawn(logits, median, 1.0, sizes).hard > 0.5
 
 
 def drawn(logits: torch.Tensor, noise: torch.Tensor, temperature: float, sizes: Sequence[int]) -> Draw:

@@ -55,17 +55,20 @@ class PredictorSettings:
         schedule: schedule of the training.
         start: initial weights: "pretrained" takes the network's own, "scratch" random ones.
         family: family of the random masks.
-        widths: smallest and largest width of radial masks, as fractions of the image's side.
+        widths: smallest and largest width of radial masks, as fractions of the image's side; None takes the authors'
+            for the size of the images.
         temperature: temperature of the relaxed samples.
         fraction: fraction of the training data that an epoch uses.
+        hard: whether samples are rounded to 0 and 1.
     """
 
     schedule: Schedule
     start: Literal["pretrained", "scratch"]
     family: Family
-    widths: tuple[float, float]
+    widths: tuple[float, float] | None
     temperature: float
     fraction: float = 1.0
+    hard: bool = False
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ class ExplainerSettings:
         temperature: temperature of the relaxed samples.
         labels: classes to explain: "data" takes the labels of the data, "predicted" the network's predictions.
         fraction: fraction of the training data that an epoch uses.
+        hard: whether samples are rounded to 0 and 1, with the gradient of those that are not.
     """
 
     schedule: Schedule
@@ -91,6 +95,7 @@ class ExplainerSettings:
     temperature: float
     labels: LabelSource
     fraction: float = 1.0
+    hard: bool = False
 
 
 def checked(task: Task, model: nn.Module, labels: LabelSource) -> tuple[Frame, int]:
@@ -169,9 +174,11 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
     if settings.start == "scratch":
         _reset(predictor, job.seed)
 
+    widths = settings.widths or frame.random_widths
+
     def masked(images: torch.Tensor) -> torch.Tensor:
-        masks = random_masks(len(images), frame, settings.widths, settings.family, images)
-        return images * relaxed_sample(masks, settings.temperature)
+        masks = random_masks(len(images), frame, widths, settings.family, images)
+        return images * relaxed_sample(masks, settings.temperature, settings.hard)
 
     def objective(model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         images, _ = labelled(batch, "predicted")
@@ -225,7 +232,7 @@ def fit_explainer(
         }
 
     def objective(network: nn.Module, batch: Batch) -> _Terms:
-        return terms_of(network, batch, lambda mask: relaxed_sample(mask, settings.temperature))
+        return terms_of(network, batch, lambda mask: relaxed_sample(mask, settings.temperature, settings.hard))
 
     def figure() -> float:
         # differs: the authors select by agreement alone, which prefers masks that show the whole image
@@ -290,11 +297,19 @@ def _moved(batch: Batch, model: nn.Module) -> Batch:
     return [part.to(device) if isinstance(part, torch.Tensor) else part for part in parts]
 
 
+@torch.no_grad()
 def _reset(model: nn.Module, seed: int) -> None:
-    """Set random weights in place, in modules that have `reset_parameters`."""
+    """Set random weights in place: those of `reset_parameters`, or else the trained values in random order.
+
+    A random order, such as that of a position embedding, keeps the scale of the values and nothing that was learned.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                order = torch.randperm(parameter.numel()).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -11,17 +12,18 @@ from torch import nn
 from edakari.core.budget import Limits
 from edakari.core.method import Job
 from edakari.core.modes import judging
+from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, Hook, StepState
 from edakari.core.space import Group
 from edakari.cost.smooth import smooth_total
 from edakari.graph.taps import Tap
 from edakari.methods.masking.consumers import names_in, structure_of
-from edakari.methods.masking.gates import Draw, GateMode, drawn
+from edakari.methods.masking.gates import Draw, GateMode, drawn, likely_open
 from edakari.methods.masking.masks import Masks
 from edakari.methods.saliency.explained import Explained, Saliency
 from edakari.methods.saliency.explaining import LabelSource, labelled
 
-__all__ = ["GateReport", "Gated", "Pairs", "cost_penalty", "inner_groups"]
+__all__ = ["GateReport", "Gated", "Pairs", "against_gates", "cost_penalty", "inner_groups"]
 
 REPORTS = 10
 """Number of reports on the training of the gates."""
@@ -169,7 +171,7 @@ class GateReport(Hook):
         if epoch % max(1, self.epochs // REPORTS) and epoch != self.epochs:
             return
         with torch.no_grad():
-            opened = drawn(self.model.logits(), self._median(), 1.0, self.model.sizes).hard.cpu()
+            opened = likely_open(self.model.logits(), self.model.sizes).float().cpu()
         parts = torch.split(opened, self.model.sizes)
         sizes = {group.name: int(part.sum()) for group, part in zip(self.model.masks.groups, parts, strict=True)}
         costs = {cost.name: cost.total(sizes) for cost, _ in self.limits.terms}
@@ -177,6 +179,29 @@ class GateReport(Hook):
         if epoch == self.epochs // 2 and float(opened.mean()) == 1.0:
             self.job.log("no gate is closed half way: raise gate_lr, gate_epochs or cost_weight", {})
 
-    def _median(self) -> torch.Tensor:
-        """Median of the Gumbel noise: a gate is open with it if its probability of being open is above 1/2."""
-        return -torch.log(torch.log(torch.full((self.model.masks.size,), 2.0)))
+
+def against_gates(plan: Plan, groups: Sequence[Group], logits: torch.Tensor) -> dict[str, float]:
+    """Count the gates that the budget decided in another way than the training of the gates did.
+
+    Args:
+        plan: plan of the budget.
+        groups: groups with gates.
+        logits: logits of the gates, float [channels].
+
+    Returns:
+        Number of gates that are open with a probability of at least 1/2, number of those that were cut, and number of
+        closed ones that stay.
+    """
+    opened = likely_open(logits, [group.size for group in groups])
+    kept = torch.ones_like(opened)
+    starts = dict(zip((group.name for group in groups), accumulate((g.size for g in groups), initial=0), strict=False))
+    for edit in plan.edits:
+        if isinstance(edit, KeepChannels) and edit.group in starts:
+            start, size = starts[edit.group], next(group.size for group in groups if group.name == edit.group)
+            kept[start : start + size] = False
+            kept[start + torch.tensor(edit.indices)] = True
+    return {
+        "open": float(opened.sum()),
+        "open gates cut": float((opened & ~kept).sum()),
+        "closed gates kept": float((~opened & kept).sum()),
+    }

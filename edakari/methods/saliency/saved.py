@@ -1,7 +1,9 @@
-"""Explainers on disk: explainer and predictor as safetensors, the rest as JSON."""
+"""Explainers and gates on disk: explainer, predictor and logits of gates as safetensors, the rest as JSON."""
 
 from __future__ import annotations
 
+import dataclasses as dc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,9 +23,10 @@ from edakari.models.explainer import Explainer
 from edakari.models.saliency import Frame
 from edakari.models.weights import load_weights, read_weights, weights_digest
 
-__all__ = ["SaliencyMethod", "load_saliency", "save_saliency"]
+__all__ = ["Gates", "SaliencyMethod", "load_gates", "load_saliency", "save_gates", "save_saliency"]
 
 VERSION = 2
+GATES, GATE_LOGITS = "gates.json", "gates.safetensors"
 CONTENT, EXPLAINER, PREDICTOR = "saliency.json", "explainer.safetensors", "predictor.safetensors"
 
 
@@ -99,6 +102,69 @@ def load_saliency(folder: str | Path, model: nn.Module, graph: Graph) -> Salienc
     load_weights(predictor, read_weights(folder / PREDICTOR), repr(str(folder / PREDICTOR)))
     device = next(model.parameters(), torch.empty(0)).device
     return Saliency(taps, frozen(explainer.to(device)), frozen(predictor), float(content["agreement"]))
+
+
+@dc.dataclass(frozen=True)
+class Gates:
+    """Trained gates of a network.
+
+    Args:
+        logits: logits of each group's gates, float [size]; the offset is part of them.
+        offset: the offset.
+        temperature: temperature of the training.
+        budget: the budget for which the gates were trained.
+    """
+
+    logits: Mapping[str, torch.Tensor]
+    offset: float
+    temperature: float
+    budget: str
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """Return scores for `edakari.allocate`, from 0 to 1, in the order of the logits."""
+        return {name: torch.sigmoid(logits.double()) for name, logits in self.logits.items()}
+
+
+def save_gates(gates: Gates, folder: str | Path, model: nn.Module) -> None:
+    """Write trained gates into a folder, from which other budgets can be met without a training.
+
+    Args:
+        gates: the gates.
+        folder: folder to write to; it is created if it does not exist.
+        model: the network before pruning; the gates are valid for its weights only.
+    """
+    folder = Path(folder)
+    with replacing(folder / GATE_LOGITS) as temporary:
+        save_file({name: each.contiguous().clone() for name, each in gates.logits.items()}, temporary)
+    content = {
+        "version": VERSION,
+        "weights": weights_digest(model),
+        "groups": {name: len(each) for name, each in gates.logits.items()},
+        "offset": gates.offset,
+        "temperature": gates.temperature,
+        "budget": gates.budget,
+    }
+    write_json(folder / GATES, content)
+
+
+def load_gates(folder: str | Path, model: nn.Module) -> Gates:
+    """Read trained gates from a folder.
+
+    Args:
+        folder: folder that `save_gates` wrote, such as `kept` of a run.
+        model: the network before pruning, with the weights for which the gates were trained.
+
+    Raises:
+        RunFolderError: the folder has no gates, or those of another network or other weights.
+        WeightsError: the logits are damaged.
+    """
+    folder = Path(folder)
+    content = _content(folder / GATES)
+    if content["weights"] != weights_digest(model):
+        raise RunFolderError(f"{folder} holds gates of a network with other weights; train the gates again")
+    found = read_weights(folder / GATE_LOGITS)
+    logits = {name: found[name] for name in content["groups"]}
+    return Gates(logits, float(content["offset"]), float(content["temperature"]), str(content["budget"]))
 
 
 def _content(path: Path) -> dict[str, Any]:
