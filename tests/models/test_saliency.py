@@ -76,7 +76,7 @@ def test_first_masks_are_those_of_the_authors(frame: Frame, wanted: float, rando
     head = RadialHead(3, (4, 4), frame)
     _, width = head.centre_and_width(head(torch.zeros(2, 3, 4, 4)))
     assert width.tolist() == pytest.approx([wanted] * 2, rel=1e-5)
-    assert float(head.linear.bias[2]) == pytest.approx(wanted, abs=1e-3)
+    assert float(head.linear.bias[2].detach()) == pytest.approx(wanted, abs=1e-3)
     assert [frame.side * each for each in frame.random_widths] == pytest.approx(random)
 
 
