@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,8 +45,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
     if not (asked.budget.terms or asked.budget.sparsity):
         problems.append(Problem("budget", "is missing, so there is nothing to prune to; `edakari train` only trains"))
     if not done("prune"):
-        fields = _precisions_of(type(asked.method))
-        problems += _precisions(asked, {f"method.{name}": getattr(asked.method, name) for name in fields})
+        problems += _trainings(asked)
         problems += sparsity_problems(asked)
     if not done("finetune"):
         if asked.finetune:
@@ -89,9 +89,28 @@ def _raise(problems: list[Problem], asked: PruneSettings) -> None:
         raise RecipeError(message(problems, "prune(model, example_or_task, budget)", {}))
 
 
-def _precisions_of(cls: type) -> list[str]:
-    """Names of a method's fields that set the precision of its training."""
-    return [name for name, hint in typing.get_type_hints(cls).items() if hint == Precision]
+def _trainings(asked: PruneSettings) -> list[Problem]:
+    """Problems of the trainings that a method does: their precisions and optimizers, wherever settings hold them."""
+    parts = dict(_parts("method", asked.method))
+    precisions = {f"{key}.{name}": getattr(part, name) for key, part in parts.items() for name in _precisions_of(part)}
+    schedules = {key: part for key, part in parts.items() if isinstance(part, Schedule)}
+    optimizers = [problem for key, schedule in schedules.items() for problem in _optimizer(key, schedule)]
+    return [*_precisions(asked, precisions), *optimizers]
+
+
+def _parts(key: str, part: Any) -> Iterator[tuple[str, Any]]:
+    """Settings and the settings inside of them, with their keys in a recipe."""
+    yield key, part
+    if dc.is_dataclass(part):
+        for field in dc.fields(part):
+            inner = getattr(part, field.name)
+            if dc.is_dataclass(inner) and not isinstance(inner, type):
+                yield from _parts(f"{key}.{field.name}", inner)
+
+
+def _precisions_of(part: Any) -> list[str]:
+    """Names of the fields of settings that set the precision of a training."""
+    return [name for name, hint in typing.get_type_hints(type(part)).items() if hint == Precision]
 
 
 def _precisions(asked: PruneSettings, trainings: dict[str, str]) -> Iterator[Problem]:
