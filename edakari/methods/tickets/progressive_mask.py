@@ -70,6 +70,7 @@ class ProgressiveMask(Hook):
         self._masking = Masking(self._weights())
         self._averages: list[tuple[Any, Masking]] = []
         self._chosen: dict[str, torch.Tensor] = {}
+        self._before: dict[str, torch.Tensor] = {}
         self._lift, self._epoch = False, 0
         self._watched = BeforeUpdate(self._before_update)
         self._loaded: Mapping[str, Any] | None = None
@@ -151,6 +152,8 @@ class ProgressiveMask(Hook):
     def choose(self, epoch: int, fraction: float) -> None:
         """Score all weights and choose the masks; `end_epoch` calls this when it is due.
 
+        A second choice after the same epoch takes the place of the first.
+
         Args:
             epoch: number of epochs so far.
             fraction: fraction of the weights to mask.
@@ -167,7 +170,11 @@ class ProgressiveMask(Hook):
             return {name: mask.cpu() for name, mask in found.items()}
 
         masks = Processes.here().from_main(chosen)
-        self.events.append(MaskEvent.of(epoch, fraction, masks, self._chosen))
+        if self.events and self.events[-1].epoch == epoch:
+            self.events.pop()
+        else:
+            self._before = self._chosen
+        self.events.append(MaskEvent.of(epoch, fraction, masks, self._before))
         self._chosen = masks
         masking.set(masks)
         last = self.events[-1]
@@ -193,7 +200,10 @@ class ProgressiveMask(Hook):
         self._averages = [(average, _rebound(masking.followed(pairs), average)) for average, masking in self._averages]
         new = {pair.name: pair.new_name for pair in pairs if pair.after is not None}
         known = {pair.name: pair for pair in pairs}
-        self._chosen = {new[name]: known[name].cut(mask) for name, mask in self._chosen.items() if name in new}
+        self._chosen, self._before = (
+            {new[name]: known[name].cut(mask) for name, mask in masks.items() if name in new}
+            for masks in (self._chosen, self._before)
+        )
         self.names, self.excluded = (tuple(new[n] for n in each if n in new) for each in (self.names, self.excluded))
         self.searched(True)
 
@@ -220,6 +230,7 @@ class ProgressiveMask(Hook):
             "masking": self._masking.state_dict(),
             "averages": [average.state_dict() for _, average in self._averages],
             "chosen": packed(self._chosen),
+            "before": packed(self._before),
             "lift": self._lift,
             "epoch": self._epoch,
             "events": self.history(),
@@ -257,7 +268,8 @@ class ProgressiveMask(Hook):
             self.names, self.excluded = tuple(loaded["names"]), tuple(loaded["excluded"])
             self._masking = Masking(self._weights())
             self._masking.load_state_dict(loaded["masking"])
-            self._chosen, self._lift = dict(unpacked(loaded["chosen"])), bool(loaded["lift"])
+            self._chosen, self._before = (dict(unpacked(loaded[key])) for key in ("chosen", "before"))
+            self._lift = bool(loaded["lift"])
             self._epoch = int(loaded["epoch"])
             self.events = [MaskEvent(**event) for event in loaded["events"]]
             self._late = loaded["averages"]

@@ -362,3 +362,18 @@ def test_any_score_and_scope_masks_as_many(score: Any) -> None:
     train(model, [hook], epochs=1)
     assert hook.sparsity == pytest.approx(0.5, abs=1e-4)
     assert all(part == pytest.approx(0.5, abs=0.02) for part in hook.events[0].layers.values())
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_choice_at_the_end_takes_the_place_of_the_one_of_its_epoch(resumed: bool) -> None:
+    model = toy_cnn()
+    hook = hook_of(model)
+    train(model, [hook], epochs=2)
+    if resumed:
+        state, hook = hook.state_dict(), hook_of(model)
+        hook.load_state_dict(state)
+    hook.finish()
+    first, last = hook.events
+    total = sum(value.numel() for value in values_of(model).values())
+    assert (first.epoch, last.epoch, last.asked) == (1, 2, 0.6)
+    assert round(first.sparsity * total) + last.masked - last.returned == int(0.6 * total)
