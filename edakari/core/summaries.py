@@ -44,6 +44,7 @@ def of_graph(graph: Graph) -> Table:
             ("MACs", count(macs)),
             ("kinds of groups", ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()) or "none"),
             ("branches that can be dropped", str(len(graph.branches))),
+            *((("parallel paths that can be dropped", str(len(graph.paths))),) if graph.paths else ()),
             ("dimensions that stay whole", str(len(graph.unprunable))),
         ),
         ("largest groups", "kind", "size", "tensors"),

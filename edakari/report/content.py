@@ -42,6 +42,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
         "latency": _latency(results),
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
+        "dropped": _dropped(traced.groups, pruned.sizes if pruned else {}),
         "masked": dc.asdict(results.check.masked) if results.check and results.check.masked else None,
         "tokens": [dc.asdict(each) for each in pruned.tokens] if pruned else [],
         "unprunable": [dc.asdict(each) for each in traced.unprunable],
@@ -122,6 +123,12 @@ def _groups(groups: Sequence[TracedGroup], sizes: Mapping[str, int]) -> list[Con
         {**dc.asdict(each.group), "chosen": each.chosen, "kept": sizes.get(each.group.name, each.group.size)}
         for each in groups
     ]
+
+
+def _dropped(groups: Sequence[TracedGroup], sizes: Mapping[str, int]) -> list[str]:
+    """Names of the branches and parallel paths that are gone with all of their layers."""
+    known = {each.group.name for each in groups}
+    return [name for name, size in sizes.items() if not size and name not in known]
 
 
 def method_label(section: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edakari.core.steady import STEADY
@@ -10,6 +10,7 @@ from edakari.core.steady import STEADY
 __all__ = [
     "change",
     "cost",
+    "dropped_line",
     "is_share",
     "latency",
     "masked_line",
@@ -24,6 +25,8 @@ __all__ = [
     "title_of",
 ]
 
+FEW = 4
+"""Names that one line lists; the others are counted."""
 COSTS = {"macs": "MACs", "params": "Parameters", "activations": "Activations"}
 SHARES = (
     "accuracy",
@@ -190,6 +193,12 @@ def _masked_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"name": name, "texts": [cost(before), *[cost(now)] * (len(networks) - 1)], **_cost_change(before, now)}
         for name, before, now in figures
     ]
+
+
+def dropped_line(names: Sequence[str]) -> str:
+    """Format which branches and parallel paths are gone: how many, and the first of them."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return f"{len(names)}: {', '.join(names[:FEW])}{more}"
 
 
 def masked_line(masked: Mapping[str, Any]) -> str:

@@ -30,7 +30,14 @@ def render_network(found: Inspection) -> str:
         tiles=_tiles(found),
         picture=draw_network(found),
         groups=groups,
-        branches=found.graph.branches,
+        droppable=[
+            (title, kind, branches)
+            for title, kind, branches in (
+                ("Branches", "branch", found.graph.branches),
+                ("Parallel paths", "path", found.graph.paths),
+            )
+            if branches
+        ],
         pinned=found.pinned,
         uncounted=found.uncounted,
         details=[

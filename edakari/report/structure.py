@@ -35,7 +35,8 @@ class ModuleNode:
         params: number of parameters.
         pins: unprunable positions of its own parameters.
         order: position of its first operator in the forward pass.
-        droppable: inner modules, relative to this one, that can be dropped as one branch; "" is the module itself.
+        droppable: inner modules, relative to this one, that can be dropped as one branch or parallel path; "" is the
+            module itself.
         children: children in the order of execution.
         joined: paths of the norms joined with it.
     """
@@ -239,9 +240,9 @@ def _detail(module: Any) -> str:
 
 
 def _branches(graph: Graph) -> dict[str, list[str]]:
-    """Return, for each block, the modules that can be dropped together."""
+    """Return, for each block, the modules of its branches and parallel paths that can be dropped together."""
     found: dict[str, list[str]] = {}
-    for branch in graph.branches:
+    for branch in (*graph.branches, *graph.paths):
         parts = [module.split(".") for module in (*branch.modules, branch.exit)]
         shared = parts[0] if len(parts) == 1 else _shared(parts)
         names = [".".join(part[len(shared) :]) for part in parts]

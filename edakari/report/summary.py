@@ -30,6 +30,8 @@ def of_results(report: Mapping[str, Any]) -> Table:
         facts.append(("next", report["advice"]))
     if report.get("masked"):
         facts.append(("masked weights", formatting.masked_line(report["masked"])))
+    if report.get("dropped"):
+        facts.append(("dropped branches and paths", formatting.dropped_line(report["dropped"])))
     rows = []
     for network in networks:
         timed = network["latency"]

@@ -45,7 +45,8 @@ def mask_weights(graph: Graph, masks: Mapping[str, torch.Tensor], *, method: str
         check_mask(edit, graph)
         if not mask.count:
             warnings.warn(
-                f"the mask of {name!r} keeps none of its weights; what its layer computes is then its bias at most",
+                f"the mask of {name!r} keeps none of its weights; what its layer computes is then its bias at most. If "
+                "that is not meant, leave it out: the setting `excluded` of methods that mask weights",
                 EdakariWarning,
                 stacklevel=2,
             )

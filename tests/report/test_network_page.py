@@ -9,6 +9,7 @@ from torch import nn
 
 from edakari.graph import trace
 from edakari.models import build, default_example
+from edakari.models.supernet_blocks import SearchBlock
 from edakari.report.inspection import inspection
 from edakari.report.network_page import render_network
 
@@ -88,6 +89,13 @@ def test_many_equal_blocks_are_folded(count, folded):
     assert (found is not None) == folded
     assert Page(text).drawn == set(range(groups))
     assert text.count("<title>residual sum, branch can be dropped</title>") == count
+
+
+def test_parallel_paths_are_listed_beside_branches():
+    text, _ = page_of(nn.Sequential(nn.Conv2d(3, 8, 1), SearchBlock(8, 16, 2)), torch.zeros(1, 3, 8, 8))
+    assert "<h2>Parallel paths that can be dropped</h2>" in text
+    assert "<code>1.paths.0" in text.partition("<h2>Parallel paths")[2]
+    Page(text)
 
 
 def test_names_from_the_network_are_escaped():

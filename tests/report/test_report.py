@@ -13,6 +13,7 @@ from edakari.report.charts import tradeoffs
 from edakari.report.formatting import cost, size
 from edakari.report.picture import draw
 from edakari.report.search_charts import trail
+from edakari.report.summary import of_results
 
 METRICS = {"dense": 0.931, "check": 0.412, "finetune": 0.9244}
 
@@ -151,6 +152,22 @@ def test_the_page_says_what_was_reached(tmp_path):
         "aten.mean",
     ):
         assert text in page, text
+
+
+@pytest.mark.parametrize("count", [0, 2, 6])
+def test_what_was_dropped_whole_is_said_in_report_page_and_summary(tmp_path, count):
+    folder = make_run(tmp_path / "run")
+    path = folder / "stages" / "prune.json"
+    stage = json.loads(path.read_text())
+    names = [f"blocks.{index}.paths.<2>:path" for index in range(count)]
+    path.write_text(json.dumps({**stage, "sizes": {**stage["sizes"], **dict.fromkeys(names, 0)}}))
+    report = collect(folder)
+    assert report["dropped"] == names
+    page, summary = render(report), of_results(report).text()
+    assert page.count("paths.&lt;2&gt;:path") == count
+    assert ("Dropped with all" in page) == ("dropped branches and paths" in summary) == (count > 0)
+    assert summary.count("paths.<2>") == min(count, 4)
+    assert ("and 2 more" in summary) == (count == 6)
 
 
 def test_names_are_escaped(tmp_path):

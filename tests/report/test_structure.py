@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from edakari.cli.tree import TreeSettings, module_tree
 from edakari.core.layout import Axis, Fixed, extent
 from edakari.cost import dense
 from edakari.graph import trace
 from edakari.models import build, default_example
+from edakari.models.supernet_blocks import SearchBlock
 from edakari.report import rows as rows_of
 from edakari.report.inspection import as_json, inspection
 from edakari.report.outline import condensed, group_names, name_in, pin_lines, runs
@@ -252,6 +254,16 @@ def test_a_branch_that_can_be_dropped_is_marked_at_its_block(residual):
     rows = network_rows(graph, tree)
     assert [bracket.droppable for bracket in brackets(graph, rows)] == [False, True, False, False]
     assert [len(run) for run in runs(condensed(at(tree, "blocks")).children)] == [1, 1, 2]
+
+
+def test_parallel_paths_that_can_be_dropped_are_said_in_tree_and_summary():
+    model = SearchBlock(8, 16, 2)
+    graph, tree = traced(model, 8, 8, 8)
+    assert [at(tree, name).droppable for name in ("paths.0", "paths.2", "shortcut", "norm")] == [("",)] * 3 + [()]
+    assert at(tree, "").droppable == ("paths.0, paths.1, paths.2, norm",)
+    assert f"parallel paths that can be dropped:  {len(graph.paths)}" in str(graph)
+    assert "can be dropped" in module_tree(inspection("mine", graph, model), TreeSettings()).plain
+    assert "parallel paths" not in str(traced(nn.Conv2d(3, 4, 1), 3, 4, 4)[0])
 
 
 def test_as_json_has_the_whole_tree(residual):

@@ -80,6 +80,7 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
 
     from edakari.cli.tables import comparison, latency_line, stage_line
     from edakari.pipeline import run
+    from edakari.report.formatting import dropped_line
 
     def tell(stage: str, state: str, found: Any) -> None:
         if stage == "latency" and recipe.latency is None:
@@ -104,6 +105,8 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
         return
     show("")
     show(comparison(result.report))
+    if result.report["dropped"]:
+        show(f"\nDropped branches and paths: {escape(dropped_line(result.report['dropped']))}")
     if result.report["latency"]:
         show(f"\n{latency_line(result.report['latency'])}")
     show(f"\nReport: [bold]{escape(str((folder / 'report.html').resolve()))}[/]")

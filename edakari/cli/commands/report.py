@@ -22,6 +22,7 @@ def report(
 
     from edakari.cli.tables import comparison
     from edakari.report import collect, write_report
+    from edakari.report.formatting import dropped_line
 
     content = collect(run)
     if as_json:
@@ -31,4 +32,6 @@ def report(
     if content["random_weights"]:
         note("[bold yellow]Random weights:[/] the dense network was not trained, so accuracies are meaningless")
     show(comparison(content))
+    if content["dropped"]:
+        show(f"\nDropped branches and paths: {escape(dropped_line(content['dropped']))}")
     show(f"\nReport: [bold]{escape(str(page.resolve()))}[/]")
