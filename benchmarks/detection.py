@@ -206,9 +206,14 @@ def cut_by_torch_pruning(dense: nn.Module, task: Detection, ratio: float) -> nn.
     return small
 
 
+def folder_of(arm: str, seed: int, arguments: argparse.Namespace) -> Path:
+    folder: Path = arguments.work / f"{arm}_{seed}".replace(" ", "_")
+    return folder
+
+
 def arm(name: str, dense: nn.Module, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Cut, train and judge; the network and its predictions stay in the folder of the arm."""
-    folder, task, start = arguments.work / f"{name}_{seed}", task_of(arguments, seed), time.perf_counter()
+    folder, task, start = folder_of(name, seed, arguments), task_of(arguments, seed), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     cut = folder / "cut.pt"
@@ -342,7 +347,7 @@ def main() -> None:
         rows[key] = {
             "arm": name,
             "seed": seed,
-            "folder": f"{name}_{seed}".replace(" ", "_"),
+            "folder": folder_of(name, seed, arguments).name,
             **arm(name, dense, seed, arguments),
         }
         write_record(arguments.output, {**head, "rows": rows})
