@@ -168,6 +168,9 @@ def _arguments(schedule: Schedule, own: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingsError: the schedule sets something of its optimizer that the user sets too, or for another optimizer.
     """
+    if "opt" in own and schedule.optimizer == "sgd":  # a method says it of SGD alone
+        options = {name: value for name, value in (schedule.optimizer_options or {}).items() if name != "nesterov"}
+        schedule = dc.replace(schedule, optimizer_options=options or None)
     given = ("eps", "betas", *(schedule.optimizer_options or ()))
     for name in given:
         if getattr(schedule, name, name) is not None and (name in own or "opt" in own):
