@@ -17,17 +17,21 @@ from tests.surgery.tokens.networks import images, logits, plan, tiny
 DYNAMIC = {"NonZero", "Loop", "If", "Compress", "Unique", "SequenceAt"}
 
 
-def pruned(selector: str) -> torch.nn.Module:
+def pruned(selector: str, **options: str) -> torch.nn.Module:
     settings = (("package", "append"), ("proportional", True)) if selector == "spvit" else ()
+    settings = (*settings, ("unmerge", "always")) if options else settings
     edits = tuple(KeepTokens(f"blocks.{index}", count, selector, settings) for index, count in ((1, 20), (2, 11)))
-    model = tiny(depth=3).float()
+    model = tiny(depth=3, **options).float()
     graph = edakari.trace(model, images(1).float())
     return edakari.apply(model, plan(*edits, fingerprint=graph.fingerprint))
 
 
-@pytest.mark.parametrize("selector", ["spvit", "evit", "tome"])
-def test_onnx_has_static_shapes(selector: str, tmp_path: Path) -> None:
-    found = to_onnx(pruned(selector), images(2).float(), tmp_path / "net.onnx")
+@pytest.mark.parametrize(
+    ("selector", "pool"), [("spvit", ""), ("evit", ""), ("tome", ""), ("tome", "avg"), ("spvit", "avg")]
+)
+def test_onnx_has_static_shapes(selector: str, pool: str, tmp_path: Path) -> None:
+    small = pruned(selector, **({"global_pool": pool} if pool else {}))
+    found = to_onnx(small, images(2).float(), tmp_path / "net.onnx")
     assert found.absolute <= 1e-4
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "net.onnx"))
     assert not DYNAMIC & {node.op_type for node in model.graph.node}

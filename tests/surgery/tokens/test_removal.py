@@ -13,8 +13,20 @@ import edakari
 from edakari.core.plan import KeepChannels, KeepTokens, Plan
 from edakari.errors import ModelError, PlanError
 from edakari.surgery.replay import BothMasked
-from edakari.surgery.tokens import Adaptive, attach, detach, package, restore, selections, token_layout
-from edakari.surgery.tokens.selectors import Candidates
+from edakari.surgery.tokens import (
+    Adaptive,
+    PackageMode,
+    Selection,
+    SelectionSettings,
+    TokenState,
+    attach,
+    detach,
+    package,
+    restore,
+    selections,
+    token_layout,
+)
+from edakari.surgery.tokens.selectors import Candidates, Site, build_selector
 from tests.surgery.tokens.networks import FAMILIES, LabelledViT, enlivened, images, logits, plan, tiny
 
 Settings = tuple[tuple[str, bool | int | float | str], ...]
@@ -187,14 +199,20 @@ def test_keep_all_is_the_dense_network(strategy: str) -> None:
     assert torch.equal(found.argmax(1), dense.argmax(1))
 
 
-def test_prune_all_leaves_class_token_and_package() -> None:
-    model, seen = attached(), []
-    model.blocks[5].attn.register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_prune_all_leaves_class_token_and_package(pool: str) -> None:
+    """Spec, test 1, without a prefix too: each image has its prefix and one package, in every strategy."""
+    prefix = 1 if pool == "token" else 0
+    model, seen = attached(global_pool=pool, class_token=pool == "token"), []
+    model.blocks[5].attn.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2].numel()))
     for selection in selections(model).values():
         selection.get_buffer("threshold").fill_(torch.inf)
-    found = logits(Adaptive(model, "padded", "threshold").eval(), images())
-    assert seen == [2]
-    assert bool(found.isfinite().all())
+    wanted = logits(Adaptive(model, "mask", "threshold").eval(), images())
+    assert bool(wanted.isfinite().all())
+    for strategy in ("padded", "packed", "bucketed"):
+        found = logits(Adaptive(model, strategy, "threshold", edges=(0,)).eval(), images())
+        torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+    assert seen == [5 * (prefix + 36 + 1), *(3 * [5 * (prefix + 1)])]
 
 
 def test_fixed_numbers_in_training_have_a_gradient() -> None:
@@ -260,6 +278,23 @@ def test_the_prefix_survives_any_selector() -> None:
         selection.selector.score.copy_(torch.randn(16, generator=generator))
         logits(model, x)
         assert torch.equal(seen[-1][:, :5], before)
+
+
+@pytest.mark.parametrize("mode", ["none", "append"])
+@pytest.mark.parametrize("prefix", [1, 2, 5])
+def test_the_prefix_survives_ten_thousand_selectors(prefix: int, mode: PackageMode) -> None:
+    """In training every image has random scores of its own."""
+    settings = SelectionSettings(block="block", prefix=prefix, patches=16, entering=16, count=3, package=mode)
+    selection = Selection(build_selector("random", Site(8, 2, 16, 1), {}), settings).train()
+    x = torch.randn(10_000, prefix + 16, 8, generator=torch.Generator().manual_seed(0))
+    found, state = selection(x, TokenState()), TokenState(strategy="mask", rule="sample", bias_floor=1e-6)
+    assert torch.equal(found[:, :prefix], x[:, :prefix])
+    assert found.shape[1] == prefix + 3 + (mode == "append")
+    masked = selection(x, state)
+    assert torch.equal(masked[:, :prefix], x[:, :prefix])
+    assert state.alive is not None
+    assert bool((state.alive[:, :prefix] == 1).all())
+    assert 0.4 < float(state.alive[:, prefix : prefix + 16].mean()) < 0.6
 
 
 def test_an_oblong_image_keeps_its_grid() -> None:
