@@ -58,7 +58,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, str]:
     if timed and timed["measured"]:
         share = figures.change(timed["dense"]["median_ms"], timed["measured"]["median_ms"])
         reached.append(f"latency at {share} ({timed['measured']['median_ms']:.3g} ms in {timed['runtime']})")
-    if report["advice"] and not report["epochs"]:
+    if report.get("advice") and not report["epochs"]:
         reached.append(report["advice"])
     return {
         "title": f"{model}, {figures.change(dense['costs']['macs'], last['costs']['macs'])} of the MACs",
