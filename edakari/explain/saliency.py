@@ -34,12 +34,26 @@ def saliency_view(
         count += len(batches[-1][0])
         if count >= most:
             break
+    network = dense.tapped.network
+    batches = [(images, _one_class(network, images, shown)) for images, shown in batches]
     inputs = [images for images, _ in batches]
-    explained = _predictions(dense.tapped.network, inputs) if labels == "predicted" else [found for _, found in batches]
+    explained = _predictions(network, inputs) if labels == "predicted" else [found for _, found in batches]
     looks = [_looks(model, saliency, inputs, explained) for model in (dense, pruned)]
     pixels = task.pictures(torch.cat(inputs)).permute(0, 2, 3, 1)
     labels_N = torch.cat([found for _, found in batches])
     return SaliencyView(pixels.double().numpy(), labels_N.numpy(), task.classes, looks[0], looks[1])
+
+
+@torch.no_grad()
+def _one_class(model: nn.Module, images: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Class of each image; of several, the one of which the network is surest, int64 [N]."""
+    if shown.ndim == 1:
+        return shown
+    there = shown > 0
+    there |= ~there.any(1, keepdim=True)
+    with eval_mode(model):
+        chosen: torch.Tensor = model(images).masked_fill(~there, -torch.inf).argmax(1)
+    return chosen
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edakari.core.budget import Limits
 from edakari.core.graph import Graph
@@ -35,6 +34,7 @@ from edakari.graph.taps import find_taps
 from edakari.methods.allocation import allocate
 from edakari.methods.masking.gates import FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart
 from edakari.methods.masking.masks import maskable
+from edakari.methods.saliency.asked import asked
 from edakari.methods.saliency.explained import Saliency
 from edakari.methods.saliency.explaining import (
     ExplainerSettings,
@@ -113,9 +113,9 @@ class InterpretationSteeredPruning:
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels})
     needs_data: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
-    # differs: not several classes an image; predictor and explainer compare distributions over exclusive classes,
-    # and a mask that shows one class hides the others
-    suits: ClassVar[Suits] = Suits(("class",), "explains at which places of an image a network finds its class")
+    suits: ClassVar[Suits] = Suits(
+        ("class", "classes"), "explains at which places of an image a network finds its classes"
+    )
 
     # differs: the authors train a CIFAR predictor from scratch for 300 epochs; the network's own weights need fewer
     predictor_epochs: Count = 20
@@ -266,7 +266,7 @@ class InterpretationSteeredPruning:
             images, labels, aim = batch
             outputs, raw, gates = network(images, labels)
             found, wanted = (saliency.explainer.compared(each, self.matching) for each in (raw, aim))
-            distance = functional.mse_loss(found, wanted)
+            distance = asked(labels).mean((found - wanted).square().flatten(1).mean(1))
             sizes = torch.stack([part.sum() for part in torch.split(gates, [group.size for group in groups])])
             return {
                 **job.task.loss(outputs, (images, labels)),

@@ -20,7 +20,7 @@ NEEDS = {
     "rfc": CLASSES,
     "dlrfc": CLASSES,
     "ekg": {"classification"},
-    "isp": {"classification"},
+    "isp": {"classification", "multilabel"},
     "spvit": {"classification", "multilabel"},
     "dynamicvit": {"classification", "multilabel"},
 }

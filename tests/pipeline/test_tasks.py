@@ -16,7 +16,7 @@ from edakari.errors import RecipeError
 from edakari.explain.filters import Choice
 from edakari.models import ModelSpec, build
 from edakari.pipeline import recipe_from
-from edakari.pipeline.explained import run_filters
+from edakari.pipeline.explained import run_filters, run_saliency
 
 NETWORKS = """
 import torch
@@ -140,10 +140,17 @@ def test_what_a_filter_tells_apart_is_counted_where_it_is_excited(tmp_path: Path
         assert each.shares.max() > 0.7
 
 
-@pytest.mark.parametrize("task", ["multilabel", "segmentation"])
-def test_isp_refuses_what_it_is_not_defined_for(tmp_path: Path, task: str) -> None:
+def test_isp_refuses_what_it_is_not_defined_for(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="'isp' explains at which places"):
-        edakari.run(recipe_from(content(tmp_path, task, method={"name": "isp"})), tmp_path / "run")
+        edakari.run(recipe_from(content(tmp_path, "segmentation", method={"name": "isp"})), tmp_path / "run")
+
+
+def test_isp_explains_images_of_several_classes(tmp_path: Path) -> None:
+    short = {"name": "isp", "predictor_epochs": 1, "explainer_epochs": 1, "gate_epochs": 2}
+    edakari.run(recipe_from(content(tmp_path, "multilabel", method=short, finetune=None, export=[])), tmp_path / "run")
+    view = run_saliency(tmp_path / "run", 16, trust_code=True)
+    assert len(view.images) == len(view.dense.masks) == len(view.pruned.masks)
+    assert set(view.labels.tolist()) <= set(range(3))
 
 
 def test_norms_over_whole_maps_have_no_place(tmp_path: Path) -> None:

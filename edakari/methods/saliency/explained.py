@@ -13,6 +13,7 @@ from edakari.core.graph import Graph
 from edakari.core.layout import kept as kept_positions
 from edakari.core.plan import Plan
 from edakari.graph.taps import Tap, Tapped
+from edakari.methods.saliency.asked import asked
 from edakari.models.explainer import Explainer
 from edakari.surgery.applying import masks_of
 
@@ -53,12 +54,13 @@ class Explained(nn.Module):
 
         Args:
             images: float [N, C, H, W].
-            labels: classes to explain, int64 [N]; None takes the network's predictions.
+            labels: classes to explain, int64 [N], or 0 and 1 [N, classes]; None takes the network's predictions. Images
+                of several classes have an explanation for each; see `edakari.methods.saliency.asked`.
         """
         logits, maps = self.tapped(images)
-        labels = logits.argmax(1) if labels is None else labels
+        found = asked(logits.argmax(1) if labels is None else labels)
         maps = [self.adjusted(tap, each) for tap, each in zip(self.tapped.taps, maps, strict=True)]
-        return logits, self.explainer(maps, labels)
+        return logits, self.explainer([found.images(each) for each in maps], found.classes)
 
 
 @dc.dataclass(frozen=True)

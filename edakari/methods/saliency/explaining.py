@@ -22,8 +22,9 @@ from edakari.core.modes import eval_mode, judging
 from edakari.core.protocols import Batch, Schedule, Task
 from edakari.errors import DataError, ModelError
 from edakari.graph.taps import Tap
+from edakari.methods.saliency.asked import Asked, asked
 from edakari.methods.saliency.explained import Explained, Saliency, frozen
-from edakari.methods.saliency.losses import area, divergence, roughness
+from edakari.methods.saliency.losses import area, class_divergence, divergence, roughness
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
 from edakari.models.weights import weights_digest
@@ -135,7 +136,12 @@ def checked_batch(task: Task, model: nn.Module, batch: Batch, labels: LabelSourc
     classes = logits.shape[1]
     if classes < 2:
         raise DataError("ISP explains how a network tells classes apart, but the network has a single class")
-    if given is not None and int(given.max()) >= classes:
+    if _several(batch) and (given is None or given.shape[1] != classes):
+        raise DataError(
+            "images of several classes are explained by their labels [N, classes], and the network has "
+            f"{classes} classes; set method.labels: data, and build the network with as many classes as the data has"
+        )
+    if given is not None and given.ndim == 1 and int(given.max()) >= classes:
         raise DataError(f"the data has class {int(given.max())}, but the network has only {classes} classes, from 0")
     return Frame(images.shape[2], images.shape[3]), classes
 
@@ -157,9 +163,20 @@ def labelled(batch: Batch, labels: LabelSource) -> tuple[torch.Tensor, torch.Ten
     if labels == "predicted":
         return images, None
     given = parts[1] if len(parts) > 1 else None
-    if not isinstance(given, torch.Tensor) or given.shape != images.shape[:1]:
+    if not isinstance(given, torch.Tensor) or given.shape[:1] != images.shape[:1] or not _classes(given):
         raise DataError("ISP needs a class for every image; without labels, set method.labels: predicted")
     return images, given
+
+
+def _classes(labels: torch.Tensor) -> bool:
+    """Whether labels are one class an image, [N], or 0 and 1 for each class, [N, classes]."""
+    return labels.ndim == 1 or (labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all()))
+
+
+def _several(batch: Batch) -> bool:
+    """Whether the images of a batch have several classes."""
+    labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    return isinstance(labels, torch.Tensor) and labels.ndim == 2
 
 
 def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Module:
@@ -174,7 +191,10 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
     if settings.start == "scratch":
         _reset(predictor, job.seed)
 
-    widths = settings.widths or frame.random_widths
+    widths, several = settings.widths or frame.random_widths, _several(next(iter(job.task.batches("calibration"))))
+
+    def apart(aim: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        return class_divergence(aim, outputs).sum(1).mean() if several else divergence(aim, outputs)
 
     def masked(images: torch.Tensor) -> torch.Tensor:
         masks = random_masks(len(images), frame, widths, settings.family, images)
@@ -184,11 +204,11 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
         images, _ = labelled(batch, "predicted")
         with torch.no_grad():
             aim = dense.to(images.device)(images)
-        return {"divergence": divergence(aim, model(masked(images)))}
+        return {"divergence": apart(aim, model(masked(images)))}
 
     def figure() -> float:
         torch.manual_seed(job.seed)  # every epoch is evaluated with the same masks
-        divergences = [divergence(dense(x), predictor(masked(x))) for x in _images(job.task, dense)]
+        divergences = [apart(dense(x), predictor(masked(x))) for x in _images(job.task, dense)]
         return -float(torch.stack(divergences).mean())
 
     best = KeepBest(predictor, figure)
@@ -224,9 +244,12 @@ def fit_explainer(
         images, labels = labelled(batch, settings.labels)
         logits, raw = network(images, labels)
         shown = sample(explainer.mask(raw))
-        outputs = predictor.to(images.device)(images * shown)
+        found = asked(logits.argmax(1) if labels is None else labels)
+        outputs, aim = predictor.to(images.device)(found.images(images) * shown), found.images(logits.detach())
+        # of several classes, a mask is to show the one that it explains
+        own = found.mean(_of(class_divergence(aim, outputs), found)) if found.several else divergence(aim, outputs)
         return {
-            "divergence": divergence(logits.detach(), outputs),
+            "divergence": own,
             "area": settings.area * area(shown, settings.power),
             "roughness": settings.roughness * roughness(shown),
         }
@@ -254,6 +277,8 @@ def fit_explainer(
 def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelSource) -> float:
     """Fraction of the calibration images that the predictor, seeing them masked, classifies as the network does.
 
+    Of images of several classes, each class that is explained counts by itself.
+
     Args:
         task: data.
         model: network and explainer.
@@ -264,7 +289,12 @@ def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelS
     for batch in task.batches("calibration"):
         images, given = labelled(_moved(batch, model), labels)
         logits, raw = model(images, given)
-        right.append(predictor(images * model.explainer.mask(raw)).argmax(1) == logits.argmax(1))
+        found = asked(logits.argmax(1) if given is None else given)
+        seen, logits = predictor(found.images(images) * model.explainer.mask(raw)), found.images(logits)
+        if found.several:
+            right.append((_of(seen, found) > 0).eq(_of(logits, found) > 0)[found.weights > 0])
+        else:
+            right.append(seen.argmax(1) == logits.argmax(1))
     return float(torch.cat(right).float().mean())
 
 
@@ -284,6 +314,11 @@ def unchanged(what: str, *models: nn.Module) -> Iterator[None]:
     for model, digest in zip(models, before, strict=True):
         if weights_digest(model) != digest:
             raise ModelError(f"{what} changed weights or statistics of {type(model).__name__}, which must not change")
+
+
+def _of(values: torch.Tensor, found: Asked) -> torch.Tensor:
+    """Entries [P] of each pair's class in values [P, classes]."""
+    return values.gather(1, found.classes[:, None].to(values.device))[:, 0]
 
 
 def _images(task: Task, model: nn.Module) -> Iterator[torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-__all__ = ["area", "divergence", "roughness"]
+__all__ = ["area", "class_divergence", "divergence", "roughness"]
 
 EDGE = 0.3
 """Weight of the image's border in the roughness of a mask."""
@@ -20,6 +20,19 @@ def divergence(aim: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """
     aim, outputs = functional.log_softmax(aim.float(), 1), functional.log_softmax(outputs.float(), 1)
     return functional.kl_div(outputs, aim, log_target=True, reduction="batchmean")
+
+
+def class_divergence(aim: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Divergence of each class being there or not, by sigmoids: float32 [N, classes].
+
+    Args:
+        aim: logits of the teacher, [N, classes].
+        outputs: logits of the student, [N, classes].
+    """
+    aim, outputs = aim.float(), outputs.float()
+    there = aim.sigmoid() * (functional.logsigmoid(aim) - functional.logsigmoid(outputs))
+    gone = (-aim).sigmoid() * (functional.logsigmoid(-aim) - functional.logsigmoid(-outputs))
+    return there + gone
 
 
 def area(sample_N1HW: torch.Tensor, power: float) -> torch.Tensor:
