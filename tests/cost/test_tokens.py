@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
+import timm
 import torch
 
 import edakari
@@ -12,7 +15,7 @@ from edakari.core.plan import KeepTokens, Plan
 from edakari.cost import macs
 from edakari.errors import InfeasibleBudget
 from edakari.methods.tokens.counts import mildest
-from edakari.surgery.tokens import TokenSite, TokenSites, token_sites
+from edakari.surgery.tokens import TokenSite, TokenSites, attach, token_sites
 from edakari.surgery.tokens.costs import TokenCost, block_macs, interpolated, tokens_at
 from edakari.surgery.tokens.design import geometric, linear
 from edakari.surgery.tokens.gate import GATE
@@ -115,3 +118,22 @@ def test_schedules() -> None:
         return TokenSites(tuple(TokenSite(f"blocks.{index}", 0, 1, (4, 4)) for index in range(depth))).quarters()
 
     assert [quarters(depth) for depth in (12, 16, 20, 2)] == [(3, 6, 9), (4, 8, 12), (5, 10, 15), (1,)]
+
+
+@pytest.mark.slow
+def test_a_network_of_fewer_tokens_is_faster_the_more_it_loses() -> None:
+    """Spec, test 11: the time of one image falls with the fraction that each selector keeps."""
+    x, seconds = torch.randn(1, 3, 224, 224), []
+    for strength in (0.0, 0.3, 0.6):
+        model = timm.create_model("deit_tiny_patch16_224").eval()
+        counts = geometric(strength, 196, 3)
+        edits = [KeepTokens(block, count, "spvit") for block, count in zip(AT, counts, strict=True) if count < 196]
+        attach(model, edits, x)
+        times = []
+        for _ in range(7):
+            started = time.process_time()  # not the time of others on this machine
+            with torch.no_grad():
+                model(x)
+            times.append(time.process_time() - started)
+        seconds.append(min(times))
+    assert seconds[0] > 1.1 * seconds[1] > 1.21 * seconds[2], seconds

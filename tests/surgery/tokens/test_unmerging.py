@@ -96,6 +96,34 @@ def test_tokens_that_are_alike_can_be_merged_or_packed_without_any_loss(kind: st
     assert not torch.allclose(logits(model, other), logits(detach(model), other), atol=1e-3)
 
 
+class InOrder(nn.Module):
+    """Keeps the last patches, or the first ones."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, seen: Candidates) -> Verdict:
+        """See `edakari.surgery.tokens.selectors.Selector`."""
+        score = self.sign * seen.index.double()
+        return Verdict(score, torch.full_like(score, 0.7))
+
+
+def test_every_patch_gets_the_package_that_holds_it() -> None:
+    """Two kinds of equal patches: the first package holds one kind, the second one the other."""
+    model = tiny(global_pool="avg")
+    x = alike_images(model)
+    patches = x.unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3).clone()
+    patches[:, :, :18], patches[:, :, 18:] = patches[:, :, 1:2].clone(), patches[:, :, 7:8].clone()
+    x = patches.unflatten(2, (6, 6)).permute(0, 1, 2, 4, 3, 5).reshape(2, 1, 24, 24)
+    dense = logits(model, x)
+    attach(model, packing("append"), x[:1])
+    for selection, sign in zip(selections(model).values(), (1, -1), strict=True):
+        selection.selector = InOrder(sign)
+    for strategy in ("topk", "mask", "padded", "packed"):
+        torch.testing.assert_close(logits(Adaptive(model, strategy).eval(), x), dense, atol=1e-12, rtol=0)
+
+
 def test_a_mean_over_merged_tokens_weighs_them_by_their_sizes() -> None:
     """ToMe, for networks that pool: sum(size * token) / sum(size); it is the default for merged tokens."""
     model, x = tiny(global_pool="avg"), images()
