@@ -31,20 +31,23 @@ FILE: Schema = {"type": "string", "pattern": r"\.py:\w+$", "description": "path/
 
 def recipe_schema() -> Schema:
     """Return the schema of a recipe file (JSON Schema, draft 2020-12), with all that is installed now."""
-    found = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edakari recipe", **_object(Recipe)}
+    parts: dict[str, Schema] = {}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edakari recipe"}
+    found = {**head, **_object(Recipe, parts), "$defs": parts}
     pruning = ["method", "budget"]
     found["required"] = [key for key in found["required"] if key not in pruning]
     return {**found, "anyOf": [{"required": pruning}, {"required": ["train"]}]}
 
 
-def _object(cls: type[Any], **constant: Any) -> Schema:
+def _object(cls: type[Any], parts: dict[str, Schema], **constant: Any) -> Schema:
+    """The schema of a settings class; schemas of registries that it names are added to `parts`."""
     hints, meanings = typing.get_type_hints(cls, include_extras=True), _meanings(cls)
     properties: dict[str, Schema] = {key: {"const": value} for key, value in constant.items()}
     required = list(constant)
     for field in dc.fields(cls):
         if not field.compare:
             continue
-        found = _of(hints[field.name])
+        found = _of(hints[field.name], parts)
         if field.name in meanings:
             found = {"description": meanings[field.name], **found}
         properties[field.name] = found
@@ -54,29 +57,30 @@ def _object(cls: type[Any], **constant: Any) -> Schema:
     return {**found, "required": required} if required else found
 
 
-def _of(hint: Any) -> Schema:
+def _of(hint: Any, parts: dict[str, Schema]) -> Schema:
     """The schema of a value with this annotation."""
     if hint is Method:
-        return _part(METHODS)
+        return _part(METHODS, parts)
     if hint is Budget:
         return {"type": "string", "examples": ["macs<=50%", "latency<=12ms", "params<=8M, memory<=50%"]}
     if hint is ModelSpec:
-        return {"anyOf": [{"type": "string"}, _object(ModelSpec)]}
+        return {"anyOf": [{"type": "string"}, _object(ModelSpec, parts)]}
     registry = registry_of(hint)
     if registry is not None:
-        return _named(registry, hint)
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+        return _named(registry, hint, parts)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return {**_of(parts[0]), **_bounds(parts[1:])}
+        return {**_of(inner[0], parts), **_bounds(inner[1:])}
     if origin is Literal:
-        return {"enum": list(parts)}
+        return {"enum": list(inner)}
     if origin in (Union, types.UnionType):
-        return {"anyOf": [_of(part) for part in parts]}
+        return {"anyOf": [_of(each, parts) for each in inner]}
     if origin is tuple:
-        many = len(parts) == 2 and parts[1] is Ellipsis
-        return {"type": "array", **({"items": _of(parts[0])} if many else {"prefixItems": list(map(_of, parts))})}
+        many = inner[1:] == (Ellipsis,)
+        held = [_of(each, parts) for each in inner if each is not Ellipsis]
+        return {"type": "array", **({"items": held[0]} if many else {"prefixItems": held})}
     if dataclass_of(hint) is not None:
-        return {"anyOf": [_object(dataclass_of(hint)), {"type": "null"}]}
+        return {"anyOf": [_object(dataclass_of(hint), parts), {"type": "null"}]}
     if hint in TYPES:
         return {"type": TYPES[hint]}
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -84,15 +88,25 @@ def _of(hint: Any) -> Schema:
     return {}
 
 
-def _named(registry: Registry[Any], hint: Any) -> Schema:
+def _named(registry: Registry[Any], hint: Any, parts: dict[str, Schema]) -> Schema:
     """What a registry offers, by its name alone or with settings; null where the annotation allows it."""
     if not holds_part(hint):
         return _name(registry)
     optional = type(None) in typing.get_args(typing.get_args(hint)[0])
-    return {"anyOf": [_part(registry), {"type": "null"}]} if optional else _part(registry)
+    found = _part(registry, parts)
+    return {"anyOf": [found, {"type": "null"}]} if optional else found
 
 
-def _part(registry: Registry[Any]) -> Schema:
+def _part(registry: Registry[Any], parts: dict[str, Schema]) -> Schema:
+    """A reference to what a registry offers, because a part may hold another one of its own kind."""
+    kind = registry.what.replace(" ", "_")
+    if kind not in parts:
+        parts[kind] = {}  # so that the way back ends here
+        parts[kind] = _choices(registry, parts)
+    return {"$ref": f"#/$defs/{kind}"}
+
+
+def _choices(registry: Registry[Any], parts: dict[str, Schema]) -> Schema:
     """A name, or a mapping of a name and settings."""
     choices: list[Schema] = [_name(registry)]
     for name in registry.choices():
@@ -101,7 +115,7 @@ def _part(registry: Registry[Any]) -> Schema:
         if not (isinstance(thing, type) and dc.is_dataclass(thing)):
             choices.append({"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]})
             continue
-        choices.append(_object(thing, name=name))
+        choices.append(_object(thing, parts, name=name))
         for key in set(full) - {"name"}:  # a short form; its own part needs no name then
             choices[-1]["properties"][key] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     choices.append({"type": "object", "properties": {"name": FILE}, "required": ["name"]})

@@ -32,6 +32,8 @@ def test_a_run_is_explained_by_one_command(content: dict[str, Any], tmp_path: Pa
     run = pruned(content, tmp_path, {**METHOD, **options})
     assert sorted(path.name for path in (run / "kept").iterdir()) == [
         "explainer.safetensors",
+        "gates.json",
+        "gates.safetensors",
         "predictor.safetensors",
         "saliency.json",
     ]

@@ -109,7 +109,7 @@ def test_inspect_as_a_table():
 
 
 def test_methods():
-    assert json.loads(call("methods", "--json").stdout)["methods"]["score"]["settings"]["iterations"] == 1
+    assert json.loads(call("methods", "--json").stdout)["methods"]["score"]["settings"]["recovery_lr"] == 0.01
     assert "taylor" in call("methods").stdout
 
 

@@ -41,6 +41,7 @@ TOKENS = {"tome", "evit", "random_tokens", "spvit", "dynamicvit"}
 UNTRAINED, UNLABELLED = {"no training", "no loss"}, {"numbers", "images"}
 REFUSED: dict[str, set[str]] = {
     "taylor": {"no loss"},
+    "sensitivity": {"no loss"},
     "rfc": UNLABELLED,
     "dlrfc": UNLABELLED | UNTRAINED,
     "isp": UNLABELLED | UNTRAINED,

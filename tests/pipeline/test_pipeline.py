@@ -283,7 +283,7 @@ def test_a_log_survives_an_interruption(content, tmp_path, monkeypatch):
     method = {"name": "smcp", "epochs": 4, "warmup_epochs": 1, "ramp_epochs": 1, "freeze_epochs": 1, "interval": 1}
     recipe = recipe_from({**content, "method": {**method, "lr": 0.01}, "finetune": None, "measure": None})
     whole = edakari.run(recipe, tmp_path / "whole").report["log"]
-    assert len(whole) == 2
+    assert len(whole) == 3
     real, written = resume_module.write, []
 
     def killed(path, checkpoint):

@@ -29,8 +29,8 @@ def test_defaults_are_filled_in():
         "name": "score",
         "criterion": {"name": "magnitude", "p": 2, "normalize": "mean"},
         "allocator": "threshold",
-        "iterations": 1,
-        "recovery_epochs": 0,
+        "iterations": None,
+        "recovery_epochs": None,
         "recovery_lr": 0.01,
     }
     assert recipe_from({**MINIMAL, "method": recipe.content["method"]}) == recipe

@@ -116,5 +116,6 @@ def test_a_curve_and_an_optimizer_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_the_schema_knows_curves_and_optimizers():
-    train = json.dumps(recipe_schema()["properties"]["train"])
+    whole = recipe_schema()
+    train = json.dumps([whole["properties"]["train"], whole["$defs"]])
     assert all(name in train for name in ('"lamb"', '"one_cycle"', '"warmup_from"', '"momentum_range"'))

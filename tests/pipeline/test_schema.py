@@ -20,9 +20,12 @@ ROOT = Path(__file__).parents[2]
 KINDS: Mapping[str, Any] = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
 
-def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a value fits a schema of the words that `recipe_schema` uses."""
-    if "anyOf" in schema and not any(fits(value, each) for each in schema["anyOf"]):
+def fits(value: Any, schema: Mapping[str, Any], whole: Mapping[str, Any] | None = None) -> bool:
+    """Whether a value fits a schema of the words that `recipe_schema` uses, in the whole that holds it."""
+    whole = schema if whole is None else whole
+    if "$ref" in schema:
+        schema = {**schema, **whole["$defs"][schema["$ref"].removeprefix("#/$defs/")]}
+    if "anyOf" in schema and not any(fits(value, each, whole) for each in schema["anyOf"]):
         return False
     if ("enum" in schema and value not in schema["enum"]) or ("const" in schema and value != schema["const"]):
         return False
@@ -43,14 +46,14 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
         return False
     if isinstance(value, list):
-        return all(fits(each, schema.get("items", {})) for each in value)
+        return all(fits(each, schema.get("items", {}), whole) for each in value)
     if isinstance(value, dict):
         properties = schema.get("properties", {})
         known = schema.get("additionalProperties", True) or set(value) <= set(properties)
         return (
             known
             and set(schema.get("required", ())) <= set(value)
-            and all(fits(each, properties.get(key, {})) for key, each in value.items())
+            and all(fits(each, properties.get(key, {}), whole) for key, each in value.items())
         )
     return True
 
@@ -78,6 +81,9 @@ MINIMAL = {"model": "edakari:fashion_cnn", "method": "magnitude", "budget": "mac
         ({"method": {"name": "score", "criterion": {"name": "mine.py:Own", "power": 3}}}, True),
         ({"method": {"name": "score", "criterion": {"name": "taylor", "max_batches": 0}}}, False),
         ({"method": {"name": "score", "criterion": "taylr"}}, False),
+        ({"method": {"name": "sensitivity", "criterion": {"ranking": {"name": "taylor"}}}}, True),
+        ({"method": {"name": "score", "criterion": {"name": "sensitivity", "ranking": "taylor"}}}, True),
+        ({"method": {"name": "score", "criterion": {"name": "sensitivity", "ranking": "taylr"}}}, False),
         ({"method": "magnitud"}, False),
         ({"data": {"batch_size": 0}}, False),
         ({"data": {"batchsize": 3}}, False),
