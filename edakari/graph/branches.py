@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
 from edakari.core.graph import Branch, OutputShape
-from edakari.graph.algebra import size
+from edakari.graph.algebra import DimExpr, leaves, size
 from edakari.graph.aliases import Memory
 from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord
 from edakari.graph.branch_names import named_by_exit, named_by_home
@@ -23,6 +23,7 @@ ZEROS = having(Trait.ZEROS)
 PADS = frozenset(named("constant_pad"))
 WRITES = frozenset(named("write"))
 SCALED = frozenset(named("multiplication"))
+SUMS = frozenset(named("addition"))
 DIVIDED = frozenset(named("division"))
 
 
@@ -225,13 +226,13 @@ class _Search:
         """Whether the last of these calls returns another shape than those that enter them from outside."""
         inside = sum(1 << index for call_record in calls for index in call_record.indices)
         entering = [
-            [size(dim) for dim in dims]
+            dims
             for call_record in calls
             for dims, source in zip(call_record.inputs[:1], call_record.input_sources, strict=False)
             if source is None or not self.ancestors[source] & inside
         ]
-        last = [size(dim) for dim in calls[-1].outputs[0]] if calls[-1].outputs else []
-        return not any(_same_positions(shape, last) for shape in entering)
+        last = calls[-1].outputs[0] if calls[-1].outputs else ()
+        return not any(_same_positions(dims, last) for dims in entering)
 
     def _modules(self, region: Sequence[int], inside: frozenset[int]) -> list[CallRecord]:
         """The outermost module calls inside of a region, of modules that are called only once."""
@@ -277,8 +278,14 @@ class _Search:
         return zeros
 
 
-def _same_positions(shape: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether permutations and views, which remain in a network, may lead from one shape to the other."""
+def _same_positions(dims: Sequence[DimExpr], others: Sequence[DimExpr]) -> bool:
+    """Whether permutations and views, which remain in a network, may lead from one shape to the other.
+
+    They do not if other channels are cut in one than in the other, even if there are as many before.
+    """
+    shape, other = ([size(dim) for dim in each] for each in (dims, others))
+    if {id(axis) for dim in dims for axis in leaves(dim)} != {id(axis) for dim in others for axis in leaves(dim)}:
+        return False
     return sorted(shape) == sorted(other) or (len(shape) != len(other) and math.prod(shape) == math.prod(other))
 
 
@@ -303,6 +310,8 @@ def _stays_zero(
         return bool(arguments) and from_zeros[0]
     if record.name in PADS:
         return from_zeros[0] and not any(record.scalars)
+    if record.name in SUMS:  # `sum` of Python adds 0 to the first
+        return len(arguments) == 1 and from_zeros[0] and not any(record.scalars)
     if record.name in WRITES:
         return from_zeros[-1]
     # passing modules may produce infinite values, and zero times infinity is NaN

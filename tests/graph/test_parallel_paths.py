@@ -62,6 +62,54 @@ class Projected(nn.Module):
         return self.head(y.mean((2, 3)))
 
 
+class Summed(nn.Module):
+    """`sum` of a list of paths, from as many channels to as many, of which other ones are cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.paths = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, 5, k, padding=k // 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 1))
+            for k in (1, 3, 5)
+        )
+        self.plain = nn.ModuleList(nn.Conv2d(6, 6, k, padding=k // 2) for k in (1, 3))
+        self.head = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = sum([path(x) for path in self.paths]).relu()
+        x = sum(layer(x) for layer in self.plain) / 2
+        return self.head(x.relu())
+
+
+class Concatenated(nn.Module):
+    """GoogLeNet's branches are concatenated: their channels are cut; where such modules are summed, they can go."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first, self.second, self.third = (self.inception(width) for width in (8, 12, 12))
+        self.up, self.head = nn.Conv2d(12, 12, 1), nn.Linear(12, 4)
+
+    @staticmethod
+    def inception(width):
+        return nn.ModuleList(
+            (
+                nn.Sequential(nn.Conv2d(width, 3, 1), nn.BatchNorm2d(3), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(width, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(width, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 5, padding=2), nn.BatchNorm2d(3)),
+                nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(width, 2, 1)),
+            )
+        )
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = torch.cat([branch(x) for branch in self.first], 1)
+        x = torch.cat([branch(x) for branch in self.second], 1) + self.up(x)
+        x = torch.cat([branch(x.relu()) for branch in self.third], 1)
+        return self.head(x.mean((2, 3)))
+
+
 def tiny(head):
     return build("edakari:supernet", preset="tiny", head=head, num_classes=3, transformer="all", tokens=5)
 
@@ -69,6 +117,8 @@ def tiny(head):
 NETWORKS = {
     "inception": (Inception, {"a", "b2", "c", "low", "dilated"}),
     "projected": (Projected, {"norm2", "shortcut"}),
+    "summed": (Summed, {"paths.0", "paths.1", "paths.2", "plain.0", "plain.1"}),
+    "concatenated": (Concatenated, {"up"}),
     "classification": (lambda: tiny("classification"), {f"head.down.0.paths.{index}" for index in range(3)}),
     "segmentation": (lambda: tiny("segmentation"), {"head.block.paths.1", "head.block.shortcut", "head.block.norm"}),
     "pose": (lambda: tiny("pose"), {"stages.1.0.added.0.norm"}),
@@ -99,7 +149,7 @@ def test_any_paths_and_channels_go_at_once_exactly_at_any_size_and_are_counted(n
         assert COSTS["params"](graph).total(plan.sizes()) == sum(param.numel() for param in small.parameters())
 
 
-@pytest.mark.parametrize("name", ["inception", "projected"])
+@pytest.mark.parametrize("name", ["inception", "projected", "summed", "concatenated"])
 def test_every_subset_is_the_networks_own_code_with_zeros(name):
     """The oracle sets the outputs of modules to zero by hooks; it knows no graph."""
     model, _, graph = traced(name)
