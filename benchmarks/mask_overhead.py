@@ -1,12 +1,18 @@
-"""What SMCP's masks cost in training: steps with masks at half the multiply-accumulates beside plain steps.
+"""What SMCP's masks cost in training, and gates and masks of SuperTickets: steps with them beside plain steps.
 
     python benchmarks/mask_overhead.py --output benchmarks/results/mask_overhead.json
+    python benchmarks/mask_overhead.py --tickets --steps 60 --threads 1 --output benchmarks/results/mask_overhead.json
 
 Of two copies of a network, one takes a plain step of SGD before every step that `fit` takes with the other one, whose
 masks are soft, whose norms are scaled, and whose importance is gathered at every step: what slows the machine for
 seconds slows both. The first pair is left out; the last step with masks also chooses them anew, which in training
 happens once in --interval steps and is added as so much of a step. Wall time on all threads that are given; loading
 images is not in it. Masks cost as much for one image as for many, so small batches show them at their dearest.
+
+With --tickets, the steps are those of the small supernet, in batches of 32 and 128 images of 32 pixels: the penalty
+closes gates, their average is kept, and 90 % of the weights are masked. Events and choices of masks, which come once in
+many epochs, are not in it. It is process time of the CPU, so that other programs slow neither step. The results of the
+other kind of run stay in the file.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +38,20 @@ from edakari.core.method import Job
 from edakari.core.protocols import Hook, Schedule, StepState
 from edakari.cost import dense
 from edakari.criteria import Magnitude
+from edakari.graph import maskable_weights
 from edakari.methods.masking.mask_updates import MaskUpdateHook
 from edakari.methods.masking.masks import Masks, maskable
 from edakari.methods.smcp import input_taylor
+from edakari.methods.tickets import ProgressiveMask, ProgressiveMaskSettings
+from edakari.methods.tickets.gate_search import GateSearch
+from edakari.methods.tickets.search_settings import Duration, GateSearchSettings
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.train import FitSettings, fit
 
 CLASSES = 1000
 RATES = {"lr": 1e-6, "momentum": 0.875, "weight_decay": 3e-5}
 Batch = tuple[torch.Tensor, torch.Tensor]
+Now = Callable[[], float]
 
 
 class LastStep:
@@ -65,28 +76,28 @@ class LastStep:
 class Plain(Hook):
     """Steps of another network, one before each of the one that `fit` trains, and the seconds of each; run state."""
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
-        self.model, self.batch, self.seconds = model.train(), batch, list[float]()
+    def __init__(self, model: nn.Module, batch: Batch, now: Now = time.perf_counter) -> None:
+        self.model, self.batch, self.seconds, self.now = model.train(), batch, list[float](), now
         self.optimizer = torch.optim.SGD(model.parameters(), **RATES)
 
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
-        begun = time.perf_counter()
+        begun = self.now()
         loss(self.model, self.batch)["cross_entropy"].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(self.now() - begun)
 
 
 class Clock(Hook):
     """Seconds of every step from where this hook is called to where `last` is; run state."""
 
-    def __init__(self) -> None:
-        self.begun, self.seconds, self.last = 0.0, list[float](), _Stop(self)
+    def __init__(self, now: Now = time.perf_counter) -> None:
+        self.begun, self.seconds, self.last, self.now = 0.0, list[float](), _Stop(self), now
 
     def before_step(self, state: StepState) -> None:
         """See `Hook`."""
-        self.begun = time.perf_counter()
+        self.begun = self.now()
 
 
 class _Stop(Hook):
@@ -95,7 +106,7 @@ class _Stop(Hook):
 
     def after_step(self, state: StepState) -> None:
         """See `Hook`."""
-        self.clock.seconds.append(time.perf_counter() - self.clock.begun)
+        self.clock.seconds.append(self.clock.now() - self.clock.begun)
 
 
 class Images:
@@ -180,6 +191,35 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def with_tickets(batch: int, steps: int) -> dict[str, Any]:
+    """All steps of one small supernet whose gates are penalised, and of whose weights nine in ten are masked."""
+    model = edakari.build("edakari:supernet", preset="small")
+    images = Images(steps, batch, 32)
+    plain, clock = Plain(copy.deepcopy(model), images.batch, time.process_time), Clock(time.process_time)
+    graph = edakari.trace(model, torch.zeros(1, 3, 32, 32))
+    search = GateSearch(GateSearchSettings(rho=1e-3, warmup_epochs=0, interval=2), model, graph, Duration(2, steps))
+    how = ProgressiveMaskSettings(target=0.9, interval=2, reactivation="persist")
+    mask = ProgressiveMask(model, maskable_weights(graph), how)
+    mask.choose(0, 0.9)
+    settings = FitSettings(device="cpu", progress=False)
+    hooks = [plain, clock, search, mask, clock.last]
+    fit(model, loss, images, Schedule(epochs=1, **RATES), hooks=hooks, settings=settings)
+    pairs = list(zip(plain.seconds[1:], clock.seconds[1:], strict=True))
+    low, middle, high = statistics.quantiles([slow / bare for bare, slow in pairs], n=4)
+    plain_s, ticket_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return {
+        "model": "edakari:supernet, preset small",
+        "batch": batch,
+        "masked_weights": mask.sparsity,
+        "gates": search.vector.units,
+        "pairs": len(pairs),
+        "plain_step_cpu_s": plain_s,
+        "ticket_step_cpu_s": ticket_s,
+        "ratio": middle,
+        "ratio_quartiles": [low, high],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="torchvision:resnet50")
@@ -189,12 +229,18 @@ def main() -> None:
     parser.add_argument("--share", default="50%")
     parser.add_argument("--interval", type=int, default=80, help="steps from one choice of masks to the next")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tickets", action="store_true", help="time gates and masks of SuperTickets instead")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    known = json.loads(arguments.output.read_text()) if arguments.output and arguments.output.is_file() else {}
     settings = {key: getattr(arguments, key) for key in ("model", "size", "batch", "share", "interval", "threads")}
     about = environment(["python", *sys.argv])
-    result = {"environment": about, "settings": settings, **measured(arguments)}
+    if arguments.tickets:
+        rows = [with_tickets(batch, arguments.steps) for batch in (32, 128)]
+        result = {**known, "tickets": {"environment": about, "threads": arguments.threads, "rows": rows}}
+    else:
+        result = {**known, "environment": about, "settings": settings, **measured(arguments)}
     print(json.dumps(result, indent=2))
     if arguments.output:
         write_record(arguments.output, result)
