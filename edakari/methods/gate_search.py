@@ -4,7 +4,8 @@ Ding et al., CVPR 2021; the search of SuperTickets (You et al., ECCV 2022). The 
 batch norms are gates of the channels that pass them; (2) each step adds the gradient of an L1 penalty on the gates,
 weighted by what one unit costs; (3) every few epochs, units whose gates have closed are cut from the network, its
 optimizer and its averages, and paths and branches without units are dropped; (4) training continues with what is left.
-With a budget, the strength of the penalty follows from how fast gates close, and the last event meets the budget.
+With a budget, the strength of the penalty follows from how fast gates close, and the first event after
+three quarters of the epochs meets the budget.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ class GateSearchMethod(GateSearchSettings):
         warmup_epochs: number of epochs after which the penalty has its full strength; it rises linearly until then.
         interval: number of epochs between two events.
         eps: gates up to this are dead.
-        min_saving: multiply-accumulates that dead units must save before the network is cut; the last event always
-            cuts.
+        min_saving: multiply-accumulates that dead units must save before the network is cut; the last event, and
+            the one that meets a budget, always cut.
         weighting: "cost" weights the penalty of a unit by its multiply-accumulates, "equal" does not, as in Network
             Slimming.
         decay: largest decay of the moving average of the gates; it is shorter at first.
-        steering: "budget" adapts `rho` until the budget is met, and meets it within 1 % at the last event; "rho" leaves
-            `rho` as it is, as in the paper, and the budget must allow what that gives.
+        steering: "budget" adapts `rho` until the budget is met, and meets it within 1 % after three quarters of the
+            epochs; "rho" leaves `rho` as it is, as in the paper, and the budget must allow what that gives.
         epochs: number of epochs of the search.
         lr: peak learning rate of the search.
         momentum: momentum of SGD in the search.

@@ -55,8 +55,8 @@ class SuperTickets:
 
     The budget says how many weights are masked, such as `sparsity>=90%` of those that are left in the end. Alone, it
     leaves the size of the network to `search.rho`, as in the paper. With limits of costs, as in
-    `macs<=40%, sparsity>=90%`, the search adapts `rho` until they are met, and its last event meets them within 1 %.
-    Without a sparsity no weight is masked.
+    `macs<=40%, sparsity>=90%`, the search adapts `rho` until they are met, and the first event after three quarters of
+    the epochs meets them within 1 %. Without a sparsity no weight is masked.
 
     Args:
         search: when and how strongly gates are closed. Its `decay` is also that of the averaged weights.

@@ -22,6 +22,7 @@ from edakari.errors import RunFolderError
 from edakari.pipeline.store import Version
 from edakari.results import Results, StageResult
 from edakari.surgery import load, load_plan, save
+from edakari.train.resume import checkpoint_in
 
 __all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
 
@@ -62,7 +63,7 @@ class RunFolder:
 
     def has_trained(self) -> bool:
         """Whether a training of an unfinished stage left a checkpoint, from which it goes on."""
-        return any(self.work("").rglob("checkpoint.safetensors"))
+        return any(self.work("").rglob(checkpoint_in(self.path).name))
 
     def done(self, stage: str) -> bool:
         """Whether a stage is finished."""

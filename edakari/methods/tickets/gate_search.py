@@ -52,9 +52,9 @@ class GateSearch(Hook):
     ones: ask for `model.parameters()` again after an epoch, and wrap the network again for several processes. Events
     are at the end of every `interval`-th epoch and of the last one, in this order:
 
-    1. A unit is dead in mid-run if its gate and the average of its gate are at most `eps`; at the last event the
-       average alone decides.
-    2. The network is cut if units that are dead by the average save enough, or at the last event. What dead units still
+    1. A unit is dead in mid-run if its gate and the average of its gate are at most `eps`; at the last event,
+       and at the one that meets a budget, the average alone decides.
+    2. The network is cut if units that are dead by the average save enough, or at these events. What dead units still
        emit is folded into biases and running means behind them (`fold_constants`).
     3. Paths and branches without units are dropped. A path of a search block leaves its block's batch norm, whose bias
        goes on to be added.

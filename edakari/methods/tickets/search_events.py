@@ -21,7 +21,7 @@ class SearchEvent:
 
     Args:
         epoch: number of epochs so far.
-        executed: whether the network was cut: the saving was large enough, or this was the last event.
+        executed: whether the network was cut: the saving was large enough, or this event met the budget, or was last.
         saving: multiply-accumulates of the units that were dead by the average of their gates.
         macs: multiply-accumulates afterwards.
         rho: strength of the penalty until now, without its warm-up.

@@ -33,8 +33,8 @@ class GateSearchSettings:
         warmup_epochs: number of epochs after which the penalty has its full strength; it rises linearly until then.
         interval: number of epochs between two events.
         eps: gates up to this are dead.
-        min_saving: multiply-accumulates that dead units must save before the network is cut; the last event always
-            cuts.
+        min_saving: multiply-accumulates that dead units must save before the network is cut; the last event, and
+            the one that meets a budget, always cut.
         weighting: "cost" weights the penalty of a unit by its multiply-accumulates, "equal" does not, as in Network
             Slimming.
         decay: largest decay of the moving average of the gates. It begins with a short average, see `average_decay`.

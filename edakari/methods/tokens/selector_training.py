@@ -52,7 +52,7 @@ class TokenTraining:
         joint_rule: selection of tokens in the joint training: "sample" samples them, as the authors do; "count" keeps
             as many as planned, as the exported network does.
         joint_strategy: what becomes of pruned tokens in the joint training: "mask" masks them, "topk" removes them as
-            the exported network does, which is faster and has the same outputs, but selectors then learn from kept
+            the exported network does, which has the same outputs, but selectors then learn from kept
             tokens and packages only; it needs joint_rule "count".
         teacher: "live" runs the dense network on every batch; "stored" runs it once on each training image, without
             augmentation, and keeps its outputs on the disk. Its tokens can be kept only if images are not augmented.
