@@ -27,35 +27,17 @@ from typing import Any
 import torch
 from core import environment
 from records import write_record
-from tickets import ShortTask, schedule
+from short_training import schedule, short_task, tuned
 from torch import nn
 
 import edakari
-from edakari.methods.tickets.fixed_masks import FixedMasks
 from edakari.models import build, spec_of
 from edakari.surgery import held_masks
 from edakari.surgery.origin import steps_of
-from edakari.tasks import DataSettings, task_from_settings
-from edakari.train import FitSettings, fit, task_objective
-from edakari.train.statistics import recalibrate
 
 ARMS = ("transferred", "from scratch")
 SETTINGS = ("head", "classes", "epochs", "steps", "batch", "lr", "size")
 """What a row depends on beside the code and the ticket."""
-
-
-def task_of(seed: int, arguments: argparse.Namespace) -> Any:
-    settings = DataSettings(
-        task="segmentation",
-        source=arguments.source,
-        image_size=tuple(arguments.size),
-        batch_size=arguments.batch,
-        seed=seed,
-        calibration_size=10 * arguments.batch,
-        workers=arguments.workers,
-        memory_format="channels_last",
-    )
-    return ShortTask(task_from_settings(settings, seed), arguments.steps)
 
 
 def redrawn(ticket: nn.Module, seed: int) -> nn.Module:
@@ -71,27 +53,26 @@ def redrawn(ticket: nn.Module, seed: int) -> nn.Module:
 
 def row(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Metrics after training, and what is left of the weights."""
-    start, task = time.perf_counter(), task_of(seed, arguments)
+    start = time.perf_counter()
+    task = short_task(
+        seed,
+        arguments.steps,
+        arguments.batch,
+        task="segmentation",
+        source=arguments.source,
+        image_size=tuple(arguments.size),
+        workers=arguments.workers,
+    )
     ticket = edakari.load(arguments.ticket)
     network = ticket if arm == "transferred" else redrawn(ticket, seed)
     where = {"head": arguments.head} if arguments.head else {"reinitialise": True}
     model = edakari.transfer(network, arguments.classes, example=task.example(), seed=seed, **where)
-    model.to(memory_format=torch.channels_last).train()
     masks = held_masks(model)
-    fit(
-        model,
-        task_objective(task),
-        task.batches("train"),
-        schedule(arguments.epochs, arguments.lr),
-        hooks=[FixedMasks(model, masks)],
-        settings=FitSettings(seed=seed, progress=False),
-    )
-    judged = recalibrate(model.eval(), task.batches("calibration"))  # its batch norms are slow
     return {
         "arm": arm,
         "seed": seed,
         "metric": task.metric,
-        **{name: float(value) for name, value in task.evaluate(judged).items()},
+        **tuned(model, masks, task, schedule(arguments.epochs, arguments.lr), seed),
         "masked": sum(int((~mask).sum()) for mask in masks.values()),
         "weights": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": time.perf_counter() - start,

@@ -19,63 +19,31 @@ Rows that are there are not repeated; a run that was interrupted continues.
 from __future__ import annotations
 
 import argparse
-import dataclasses as dc
 import itertools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from core import environment
 from records import write_record
+from short_training import schedule, short_task
 
 import edakari
-from edakari.core.protocols import Batch, Schedule, Task
+from edakari.core.protocols import Schedule
 from edakari.methods.supertickets import SuperTickets
 from edakari.methods.tickets.mask_schedule import MaskSettings
 from edakari.methods.tickets.search_settings import GateSearchSettings
 from edakari.methods.tickets.sequences import LotteryTicket, PruneThenSearch, SearchThenPrune
 from edakari.models import ModelSpec, build
-from edakari.tasks import DataSettings, task_from_settings
 
 ARMS = ("ticket", "search, then prune", "prune, then search", "lottery ticket")
 SETTINGS = ("task", "epochs", "retrain", "steps", "batch", "budget", "lr", "rho", "interval", "preset", "size")
 """What a row depends on beside the code."""
-
-
-@dc.dataclass(frozen=True)
-class Part:
-    """The first batches of each epoch, which is in a new order each time."""
-
-    batches: Any
-    steps: int
-
-    def __len__(self) -> int:
-        return min(self.steps, len(self.batches))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return itertools.islice(iter(self.batches), len(self))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.set_epoch(epoch)
-
-
-class ShortTask:
-    """A task with short epochs."""
-
-    def __init__(self, task: Task, steps: int) -> None:
-        self.task, self.steps = task, steps
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
-
-    def batches(self, split: Any) -> Iterable[Batch]:
-        batches = self.task.batches(split)
-        return Part(batches, self.steps) if split == "train" else batches
 
 
 def task_of(seed: int, arguments: argparse.Namespace) -> Any:
@@ -84,21 +52,15 @@ def task_of(seed: int, arguments: argparse.Namespace) -> Any:
         data = {"source": f"instances:{arguments.data}"}
     else:
         data = {"train": [str(arguments.data / "train.npz")], "val": str(arguments.data / "test.npz")}
-    settings = DataSettings(
+    return short_task(
+        seed,
+        arguments.steps,
+        arguments.batch,
         task=arguments.task,
         image_size=arguments.size,
-        batch_size=arguments.batch,
-        seed=seed,
-        calibration_size=10 * arguments.batch,
         workers=arguments.workers,
-        memory_format="channels_last",
         **data,
     )
-    return ShortTask(task_from_settings(settings, seed), arguments.steps)
-
-
-def schedule(epochs: int, lr: float) -> Schedule:
-    return Schedule(epochs=epochs, lr=lr, weight_decay=0.0, l2=1e-4)
 
 
 def tickets(epochs: int, arguments: argparse.Namespace) -> SuperTickets:
