@@ -17,7 +17,7 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Allocator, Cost, Fit, Objective, Task
 from edakari.core.registry import Registry
 from edakari.core.space import Group, Scores
-from edakari.errors import WrongArgument
+from edakari.errors import SettingsError, WrongArgument
 
 __all__ = [
     "METHODS",
@@ -35,8 +35,10 @@ __all__ = [
     "needs_training",
     "paper_of",
     "parts_of",
+    "problems_of",
     "register",
     "registered",
+    "require_possible",
 ]
 
 Solve = Callable[[Sequence[Cost]], Plan]
@@ -196,7 +198,14 @@ class Outcome:
 
 @runtime_checkable
 class Method(Protocol):
-    """A pruning method; its fields are hyper-parameters with the defaults of the paper."""
+    """A pruning method; its fields are hyper-parameters with the defaults of the paper.
+
+    Two more functions, which a method may have, find before anything runs what cannot work:
+
+    - `problems(budget)` returns what of its settings is not possible under a budget: a text by the name of the setting.
+    - `check_job(job)` raises an error for a network or a budget with which `prune(job)` could not finish. The job has
+      no function that trains, and of its budget only the costs that are counted.
+    """
 
     paper: ClassVar[str]
     emits: ClassVar[frozenset[type[Any]]]
@@ -285,6 +294,32 @@ def parts_of(part: Any, key: str = "method") -> Iterator[tuple[str, Any]]:
         yield key, part
         for field in dc.fields(part):
             yield from parts_of(getattr(part, field.name), f"{key}.{field.name}")
+
+
+def problems_of(method: Method, budget: Budget) -> Mapping[str, str]:
+    """Return what of a method's settings is not possible under a budget: a text by the name of the setting.
+
+    Args:
+        method: the method.
+        budget: the budget.
+    """
+    find = getattr(method, "problems", None)
+    found: Mapping[str, str] = find(budget) if callable(find) else {}
+    return found
+
+
+def require_possible(method: Method, budget: Budget) -> None:
+    """Raise an error if some of a method's settings are not possible under a budget.
+
+    Args:
+        method: the method.
+        budget: the budget.
+
+    Raises:
+        SettingsError: says which, and what to do.
+    """
+    for key, text in problems_of(method, budget).items():
+        raise SettingsError(f"{name_of(method)}: {key}: {text}")
 
 
 def name_of(method: Method) -> str:

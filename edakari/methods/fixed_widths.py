@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from edakari.core.method import Job, Method, Outcome, Solve
 from edakari.core.plan import KeepChannels, Plan
@@ -19,7 +20,7 @@ from edakari.methods.iterative import carried
 from edakari.solve import keep_best
 from edakari.surgery import apply
 
-__all__ = ["prune_with_fixed"]
+__all__ = ["check_with_fixed", "prune_with_fixed"]
 
 
 def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
@@ -41,14 +42,56 @@ def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
     """
     if not fixed:
         return method.prune(job)
+    first, remaining = _without_fixed(fixed, job, counted=method.emits == {KeepChannels})
+    with _telling(fixed):
+        outcome = method.prune(remaining)
+    return dc.replace(outcome, plan=first.then(outcome.plan, job.graph))
+
+
+def check_with_fixed(fixed: Sizes, check: Callable[[Job], object], job: Job) -> None:
+    """Check a job in which some groups have a fixed size, as `prune_with_fixed` would give it to a method.
+
+    Args:
+        fixed: size of each group that has a fixed one, by name.
+        check: function that raises an error for a job that cannot be done.
+        job: job of the unpruned network.
+
+    Raises:
+        EdakariError: what `check` raises.
+    """
+    if not fixed:
+        check(job)
+        return
+    _, remaining = _without_fixed(fixed, job, counted=False)
+    with _telling(fixed):
+        check(remaining)
+
+
+@contextlib.contextmanager
+def _telling(fixed: Sizes) -> Iterator[None]:
+    """Context in which errors about the budget mention the fixed sizes."""
+    try:
+        yield
+    except InfeasibleBudget as error:
+        raise InfeasibleBudget(f"{error} {fixed_note(fixed)}", error.least) from None
+
+
+def _without_fixed(fixed: Sizes, job: Job, *, counted: bool) -> tuple[Plan, Job]:
+    """The plan that cuts the groups of fixed size, and the job that is left.
+
+    Args:
+        fixed: size of each group that has a fixed one, by name.
+        job: job of the unpruned network.
+        counted: whether counted costs too are those of the unpruned network after the cut: a cut detector of two stages
+            finds another number of regions.
+    """
     scores = Magnitude().score(job.model, job.graph)
     first = Plan(keep_best(scores, fixed), job.graph.fingerprint, job.graph.inputs)
     small = apply(job.model, first, job.graph)
     graph = trace(small, job.task.example())
 
     def after(measured: Sequence[Cost]) -> list[Cost]:
-        if method.emits == {KeepChannels}:
-            # counted costs too: a cut detector of two stages finds another number of regions
+        if counted:
             measured = [cost for cost, _ in bind(job.budget, job.graph, measured).terms]
         return [CostAfter(cost, fixed) for cost in measured]
 
@@ -64,8 +107,4 @@ def prune_with_fixed(fixed: Sizes, method: Method, job: Job) -> Outcome:
         costs=after(job.costs),
         loop=loop,
     )
-    try:
-        outcome = method.prune(remaining)
-    except InfeasibleBudget as error:
-        raise InfeasibleBudget(f"{error} {fixed_note(fixed)}", error.least) from None
-    return dc.replace(outcome, plan=first.then(outcome.plan, job.graph))
+    return first, remaining

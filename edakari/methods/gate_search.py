@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses as dc
 from typing import Any, ClassVar, Literal
 
-from edakari.core.method import Job, Outcome, register
+from edakari.core.budget import Budget
+from edakari.core.method import Job, Outcome, register, require_possible
 from edakari.core.objective import task_objective
 from edakari.core.plan import DropBranch, KeepChannels, Plan
 from edakari.core.protocols import Precision, Schedule
@@ -74,12 +75,46 @@ class GateSearchMethod(GateSearchSettings):
     ema: BelowOne = 0.0
     precision: Precision = "fp32"
 
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        found = {}
+        if idle := self.idleness(self.epochs):
+            found["free_epochs"] = idle
+        if self.steering == "rho" and not self.rho and any(term.relative and term.limit < 1 for term in budget.terms):
+            found["rho"] = f"0 closes no gate, and the budget asks for {budget}; raise rho, or set steering to 'budget'"
+        return found
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        self._search(job)
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        budget = SearchBudget.of_job(job) if self.steering == "budget" else None
-        if budget is not None and budget.limits.excess({}) <= 0:
+        search = self._search(job)
+        if search is None:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, "gate_search"), job.model)
-        schedule = Schedule(
+        hooks = [search, Recording(job.artifacts, search)]
+        job.fit(job.model, task_objective(job.task), self._schedule(), hooks=hooks)
+        return Outcome(search.plan, job.model)
+
+    def _search(self, job: Job) -> GateSearch | None:
+        """The hook that searches; None if the network meets the budget as it is."""
+        require_possible(self, job.budget)
+        # before anything is measured, a latency is not among the limits
+        budget = SearchBudget.of_job(job) if self.steering == "budget" and job.budget.terms else None
+        if budget is not None and budget.limits.excess({}) <= 0:
+            return None
+        duration = Duration(self.epochs, steps_per_epoch(job.task.batches("train"), self._schedule()))
+
+        def tell(event: SearchEvent) -> None:
+            job.log(f"search event after epoch {event.epoch}", event.figures())
+
+        return GateSearch(
+            self.search_settings(), job.model, job.graph, duration, groups=job.groups, budget=budget, listeners=[tell]
+        )
+
+    def _schedule(self) -> Schedule:
+        return Schedule(
             epochs=self.epochs,
             lr=self.lr,
             momentum=self.momentum,
@@ -88,16 +123,6 @@ class GateSearchMethod(GateSearchSettings):
             ema=self.ema,
             precision=self.precision,
         )
-        duration = Duration(self.epochs, steps_per_epoch(job.task.batches("train"), schedule))
-
-        def tell(event: SearchEvent) -> None:
-            job.log(f"search event after epoch {event.epoch}", event.figures())
-
-        search = GateSearch(
-            self.search_settings(), job.model, job.graph, duration, groups=job.groups, budget=budget, listeners=[tell]
-        )
-        job.fit(job.model, task_objective(job.task), schedule, hooks=[search, Recording(job.artifacts, search)])
-        return Outcome(search.plan, job.model)
 
     def search_settings(self) -> GateSearchSettings:
         """Return the settings of the search without those of the training."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from edakari.core.method import Job, Outcome, register
+from edakari.core.budget import Budget
+from edakari.core.method import Job, Outcome, register, require_possible
 from edakari.core.objective import task_objective
 from edakari.core.plan import MaskWeights
 from edakari.core.protocols import Precision, Schedule
@@ -70,6 +71,15 @@ class GradualMagnitude:
     lr_warmup: Fraction = 0.05
     precision: Precision = "fp32"
 
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        short = self._how(budget.sparsity).shortfall(self.epochs)
+        return {"epochs": short} if short else {}
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        self._hook(job)
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         hook = self._hook(job)
@@ -101,7 +111,11 @@ class GradualMagnitude:
                 f"gradual_magnitude masks weights and removes no channels: it meets a budget such as 'sparsity>=90%', "
                 f"not {str(job.budget)!r}"
             )
-        how = ProgressiveMaskSettings(
+        require_possible(self, job.budget)
+        return ProgressiveMask.of_job(job, self._how(target), self.excluded, linear=self.linear)
+
+    def _how(self, target: float) -> ProgressiveMaskSettings:
+        return ProgressiveMaskSettings(
             interval=self.interval,
             step=self.step,
             target=target,
@@ -110,5 +124,3 @@ class GradualMagnitude:
             one_shot=self.one_shot,
             reactivation=self.reactivation,
         )
-        how.require_epochs(self.epochs, "gradual_magnitude")
-        return ProgressiveMask.of_job(job, how, self.excluded, linear=self.linear)

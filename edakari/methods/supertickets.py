@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses as dc
 from typing import Any, ClassVar
 
+from edakari.core.budget import Budget
 from edakari.core.curves import Exponential
-from edakari.core.method import Job, Outcome, register
+from edakari.core.method import Job, Outcome, register, require_possible
 from edakari.core.objective import task_objective
 from edakari.core.plan import DropBranch, KeepChannels, MaskWeights, Plan
 from edakari.core.protocols import Hook, Schedule
@@ -93,17 +94,29 @@ class SuperTickets:
         if not self.schedule.epochs:
             raise SettingsError(f"{NAME}: schedule.epochs must be at least 1")
 
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        epochs = self.schedule.epochs
+        found = {
+            "schedule.epochs": self.masks.to(budget.sparsity).shortfall(epochs),
+            "search.free_epochs": self.search.idleness(epochs),
+        }
+        return {key: text for key, text in found.items() if text}
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        self._hooks(job, WeightAverage(self.search.decay))
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        budget = _limits(job)
-        met = budget is not None and budget.limits.excess({}) <= 0
-        if met and not job.budget.sparsity:
+        average = WeightAverage(self.search.decay)
+        hooked = self._hooks(job, average)
+        if hooked is None:
             return Outcome(Plan((), job.graph.fingerprint, job.graph.inputs, NAME), job.model)
-        mask, average = self._mask(job), WeightAverage(self.search.decay)
+        search, mask = hooked
         ticket = Ticket(average, mask, job.task, self.recalibrate)
         searched = Evaluation(ticket, self._searches, "network before the search", job.log)
         masked = Evaluation(ticket, self._masks, "ticket", job.log)
-        search = self._search(job, budget, average, mask)
         # the average sees the values of masked weights: after a step, it comes before the masks
         recording = Recording(
             job.artifacts, search, mask, searched=lambda: searched.metrics, masked=lambda: masked.metrics
@@ -117,6 +130,15 @@ class SuperTickets:
             recording.write()
         return _outcome(job, search, ticket)
 
+    def _hooks(self, job: Job, average: WeightAverage) -> tuple[GateSearch, ProgressiveMask | None] | None:
+        """The hooks that search and mask; None if the network meets the budget as it is."""
+        require_possible(self, job.budget)
+        budget = _limits(job)
+        if budget is not None and budget.limits.excess({}) <= 0 and not job.budget.sparsity:
+            return None
+        mask = self._mask(job)
+        return self._search(job, budget, average, mask), mask
+
     def _searches(self, epochs: int) -> bool:
         return epochs % self.search.interval == 0 or epochs == self.schedule.epochs
 
@@ -129,12 +151,10 @@ class SuperTickets:
         Raises:
             InfeasibleBudget: the excluded layers leave too few weights.
             PlanError: a pattern of `excluded` matches no parameter.
-            SettingsError: the epochs do not suffice for the sparsity.
         """
         if not job.budget.sparsity:
             return None
         how = self.masks.to(job.budget.sparsity)
-        how.require_epochs(self.schedule.epochs, NAME)
         return ProgressiveMask.of_job(job, how, self.excluded, linear=self.linear)
 
     def _search(

@@ -19,12 +19,12 @@ from edakari.cost import bind
 from edakari.models import check_trusted
 from edakari.pipeline import processes
 from edakari.pipeline.context import RecipeSubject, Run, silent
+from edakari.pipeline.feasible import require_feasible, require_reachable
 from edakari.pipeline.load import check_weights
 from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.settings import Recipe
 from edakari.pipeline.store import MemoryStore
 from edakari.pipeline.trial import Tried, try_task
-from edakari.solve.spend import reachable
 from edakari.train.terms import loss_terms, total_loss
 
 __all__ = ["Checked", "check_recipe"]
@@ -61,7 +61,7 @@ def check_recipe(recipe: Recipe) -> Checked:
 
     Raises:
         EdakariError: something is wrong: packages, code that is not trusted, the network, its weights, its data, or a
-            budget below what the groups can reach.
+            budget below what the groups and the method can reach.
     """
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)
@@ -73,9 +73,9 @@ def check_recipe(recipe: Recipe) -> Checked:
     if counted.terms:
         bound = bind(counted, run.graph)
         limits = {term.cost: limit for term, (_, limit) in zip(counted.terms, bound.terms, strict=True)}
-        if not run.prunes_tokens:
-            reachable(run.groups, {group.name: np.zeros(group.size + 1) for group in run.groups}, bound)
+    require_reachable(run)
     tried = try_task(run)
+    require_feasible(run)
     return Checked(dict(run.dense_costs), limits, _seconds(run, tried))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from edakari.core.file_errors import require_writable
 from edakari.core.ledger import MARKER
+from edakari.core.method import problems_of
 from edakari.core.optional import missing_packages, needs
 from edakari.core.processes import Processes
 from edakari.core.protocols import Precision, Schedule
@@ -47,6 +48,8 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
     if not done("prune"):
         problems += _trainings(asked)
         problems += sparsity_problems(asked)
+        found = problems_of(asked.method, asked.budget)
+        problems += [Problem(f"method.{key}", text) for key, text in found.items()]
     if not done("finetune"):
         if asked.finetune:
             problems += _precisions(asked, {"finetune.precision": asked.finetune.precision})

@@ -20,19 +20,19 @@ from edakari.core.files import write_json
 from edakari.core.finite import require_finite_figures
 from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
-from edakari.core.plan import KeepChannels, Plan
-from edakari.core.space import legal_sizes
-from edakari.cost import bind, counted, uncounted
-from edakari.errors import InfeasibleBudget, PlanError
+from edakari.core.plan import Plan
+from edakari.cost import counted, uncounted
+from edakari.errors import PlanError
 from edakari.export import EXPORTERS
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
-from edakari.methods.allocation import allocate, fixed_note
+from edakari.methods.allocation import allocate
 from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.exact import check_exact, check_zeros, cut_costs
+from edakari.pipeline.feasible import require_feasible, require_reachable
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.masked import fixed_masks, masked_within
@@ -55,7 +55,6 @@ from edakari.results import (
     TracedGroup,
     TraceResult,
 )
-from edakari.solve.spend import require_within
 from edakari.surgery import apply, held_masks
 from edakari.surgery.tokens import token_sites
 from edakari.train import fitter
@@ -82,8 +81,9 @@ def trace_stage(run: Run) -> TraceResult:
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     check_zeros(run.dense, held_masks(run.dense), "the network to prune")
-    _require_reachable(run)
+    require_reachable(run)
     try_task(run)
+    require_feasible(run)
     if run.store.path is not None and run.processes.main:
         write_json(run.store.path / "task.json", task_facts(run.task))
     limited = {group.name: group for group in run.groups}
@@ -99,24 +99,6 @@ def trace_stage(run: Run) -> TraceResult:
         uncounted=dict(uncounted(run.graph)),
         budget=str(run.settings.budget),
     )
-
-
-def _require_reachable(run: Run) -> None:
-    """Refuse a budget below the cost of the smallest sizes of all groups, before anything is measured or scored.
-
-    Raises:
-        InfeasibleBudget: the message states the least possible cost.
-    """
-    if run.settings.method.emits != {KeepChannels}:
-        return  # dropped branches and fewer tokens lower the cost further
-    terms = tuple(term for term in run.settings.budget.terms if term.cost in run.dense_costs)
-    if terms:
-        sizes = {**{group.name: legal_sizes(group)[0] for group in run.chosen.free}, **run.chosen.fixed}
-        try:
-            require_within(bind(Budget(terms), run.graph), sizes, len(run.chosen.free))
-        except InfeasibleBudget as error:
-            note = f" {fixed_note(run.chosen.fixed)}" if run.chosen.fixed else ""
-            raise InfeasibleBudget(f"{error}{note}", error.least) from None
 
 
 def latency_stage(run: Run) -> LatencyResult:

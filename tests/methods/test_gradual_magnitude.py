@@ -12,7 +12,7 @@ from torch import nn
 import edakari
 from edakari.core.protocols import Schedule
 from edakari.cost.sparse import sparse_counts
-from edakari.errors import BudgetError, InfeasibleBudget, PlanError, RecipeError, SettingsError
+from edakari.errors import BudgetError, InfeasibleBudget, PlanError, RecipeError
 from edakari.graph import maskable_weights, trace
 from edakari.methods.gradual_magnitude import GradualMagnitude
 from edakari.surgery import held_masks
@@ -98,7 +98,7 @@ def test_masks_hold_in_another_training_loop() -> None:
         ("magnitude", "macs<=50%, sparsity>=90%", {}, RecipeError, "take 'gradual_magnitude'"),
         ("gradual_magnitude", "macs<=50%", {}, RecipeError, "removes no channels: it meets a sparsity"),
         ("gradual_magnitude", "macs<=50%, sparsity>=90%", {}, RecipeError, "removes no channels"),
-        (GradualMagnitude(epochs=4), "sparsity>=95%", {}, SettingsError, "reach a sparsity of 20%.*raise epochs to 20"),
+        (GradualMagnitude(epochs=4), "sparsity>=95%", {}, RecipeError, "reach a sparsity of 20%.*raise epochs to 20"),
         (
             GradualMagnitude(**SHORT, excluded=("first", "second", "right")),
             "sparsity>=80%",

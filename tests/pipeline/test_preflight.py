@@ -49,6 +49,11 @@ HERE = {
     "data.batch_size=4": "data.batch_size",
     "finetune={teacher: bank, bank: {folder: /proc/edakari}}": "finetune.bank.folder",
 }
+SPARSE = {
+    "method={name: gradual_magnitude, epochs: 8}": r"method\.epochs: 8 epochs with masks every 2 .*raise epochs to 18",
+    "method={name: supertickets, schedule: {epochs: 24}}": r"method\.schedule\.epochs: .*a sparsity of 0%.*to 2",
+    "method={name: supertickets, search: {free_epochs: 350}}": r"method\.search\.free_epochs: ",
+}
 TIMED = {
     "latency.device=cuda": "latency.device",
     f"latency.threads={MANY}": "latency.threads",
@@ -79,15 +84,17 @@ def bare(monkeypatch):
 
 
 @pytest.mark.usefixtures("still")
-@pytest.mark.parametrize("setting", [*HERE, *TIMED])
+@pytest.mark.parametrize("setting", [*HERE, *SPARSE, *TIMED])
 def test_what_cannot_be_done_here_is_told_before_anything_runs(content, tmp_path, monkeypatch, setting):
     if setting in TIMED:
         content["budget"] = "latency<=60%"
-    if setting in HERE and not setting.startswith("data."):
+    if setting in SPARSE:
+        content["budget"] = "sparsity>=90%"
+    if not setting.startswith("data."):
         content["data"]["batch_size"] = 15
     recipe = recipe_from(override(content, [setting]))
     bare(monkeypatch)
-    with pytest.raises(RecipeError, match={**HERE, **TIMED}[setting]):
+    with pytest.raises(RecipeError, match={**HERE, **SPARSE, **TIMED}[setting]):
         edakari.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

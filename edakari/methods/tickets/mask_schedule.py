@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from edakari.core.settings import BelowOne, Count, PositiveFraction, settings
-from edakari.errors import SettingsError
 from edakari.methods.tickets.masking import sparsity
 from edakari.methods.tickets.scores import ScoreName
 from edakari.methods.tickets.selecting import Scope
@@ -67,25 +66,28 @@ class ProgressiveMaskSettings(MaskSettings):
     @property
     def choices(self) -> int:
         """Number of choices until the target is reached."""
-        return 1 if self.one_shot else math.ceil(round(self.target / self.step, 9))
+        count = 1 if self.one_shot else max(1, math.ceil(round(self.target / self.step, 9)))
+        return count if sparsity_at(count, self.step, self.target, one_shot=self.one_shot) >= self.target else count + 1
 
-    def require_epochs(self, epochs: int, name: str) -> None:
-        """Refuse a training that is too short for the target.
+    def shortfall(self, epochs: int) -> str:
+        """Say why a training is too short for the target, and what would suffice; an empty text if it is not.
 
         Args:
             epochs: number of epochs of the training.
-            name: name of the method, for the message.
-
-        Raises:
-            SettingsError: it ends before the target is reached.
         """
         reached = self.fraction_after(epochs)
-        if reached < self.target:
-            raise SettingsError(
-                f"{name}: {epochs} epochs with masks every {self.interval} reach a sparsity of {reached:.0%}, but the "
-                f"budget asks for {self.target:.6g}; raise epochs to {self.interval * self.choices}, raise step, or "
-                "lower interval"
-            )
+        if reached >= self.target:
+            return ""
+        cures = [f"raise epochs to {self.interval * self.choices}"]
+        if epochs >= self.choices:
+            cures.append(f"lower interval to {epochs // self.choices}")
+        if epochs >= self.interval:
+            step = math.ceil(self.target / (epochs // self.interval) * 1e4) / 1e4
+            cures.append(f"raise step to {step:g}")
+        return (
+            f"{epochs} epochs with masks every {self.interval} and steps of {self.step:g} reach a sparsity of "
+            f"{100 * reached:.6g}%, but the budget asks for {100 * self.target:.6g}%; {', or '.join(cures)}"
+        )
 
 
 def sparsity_at(event: int, step: float, target: float, *, one_shot: bool = False) -> float:

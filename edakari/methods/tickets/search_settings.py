@@ -60,6 +60,19 @@ class GateSearchSettings:
         rise = (self.warmup_epochs - self.free_epochs) * steps_per_epoch
         return float(past >= 0) if rise <= 0 else min(1.0, max(0.0, past / rise))
 
+    def idleness(self, epochs: int) -> str:
+        """Say why the penalty would never act in a training, and what to do; an empty text if it would.
+
+        Args:
+            epochs: number of epochs of the training.
+        """
+        if not self.rho or self.free_epochs < epochs:
+            return ""
+        return (
+            f"the penalty begins after {self.free_epochs:g} epochs, but the training has {epochs}, so no gate would be "
+            f"closed; lower free_epochs, or raise epochs above {self.free_epochs:g}"
+        )
+
 
 def average_decay(decay: float, update: int) -> float:
     """Return the decay of a moving average at an update: short at first, at most `decay`.

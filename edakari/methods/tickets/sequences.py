@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import DropBranch, KeepChannels, MaskWeights, Plan
@@ -51,9 +52,17 @@ class SearchThenPrune:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
-        found = _searched(self.tickets, job)
+        found = self.tickets.prune(_search_alone(job))
         masks = one_shot(found.model, job.task, job.budget.sparsity, self.score, seed=job.seed)
         return _masked(job, found.plan, found.model, masks, self.tickets)
+
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        return _problems(self.tickets, budget.limits)
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        self.tickets.check_job(_search_alone(job))
 
 
 @settings
@@ -76,10 +85,18 @@ class LotteryTicket:
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
         original = copied(job.model)
-        found = _searched(self.tickets, job)
+        found = self.tickets.prune(_search_alone(job))
         masks = one_shot(found.model, job.task, job.budget.sparsity)
         early = apply(original, found.plan, job.graph).state_dict()
         return _masked(job, found.plan, rewind(found.model, early, masks), masks, self.tickets)
+
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        return _problems(self.tickets, budget.limits)
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        self.tickets.check_job(_search_alone(job))
 
 
 @settings
@@ -112,21 +129,36 @@ class PruneThenSearch:
 
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
+        return self._as_tickets().prune(job)
+
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        return _problems(self._as_tickets(), budget)
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        self._as_tickets().check_job(job)
+
+    def _as_tickets(self) -> SuperTickets:
         warm = max(self.tickets.search.warmup_epochs, float(self.after))
         search = dc.replace(self.tickets.search, free_epochs=float(self.after), warmup_epochs=warm)
         masks = dc.replace(self.tickets.masks, interval=self.after, one_shot=True, reactivation="persist")
-        return dc.replace(self.tickets, search=search, masks=masks).prune(job)
+        return dc.replace(self.tickets, search=search, masks=masks)
 
 
-def _searched(tickets: SuperTickets, job: Job) -> Outcome:
-    """The network that is searched as in SuperTickets, with averaged weights, but without masks.
+def _problems(tickets: SuperTickets, budget: Budget) -> dict[str, str]:
+    return {f"tickets.{key}": text for key, text in tickets.problems(budget).items()}
+
+
+def _search_alone(job: Job) -> Job:
+    """The same job without the sparsity, for a search without masks.
 
     Raises:
         BudgetError: the budget has no sparsity.
     """
     if not job.budget.sparsity:
         raise BudgetError(f"this baseline masks weights: add a sparsity to the budget {str(job.budget)!r}")
-    return tickets.prune(dc.replace(job, budget=job.budget.limits))
+    return dc.replace(job, budget=job.budget.limits)
 
 
 def _masked(
