@@ -15,7 +15,7 @@ from edakari.graph.axis_tracer import AxisTracer, CallRecord, OperatorRecord
 from edakari.graph.branch_names import named_by_exit, named_by_home
 from edakari.graph.operators import Trait, having, named
 from edakari.graph.output_shapes import output_shape
-from edakari.graph.residuals import residual_sums
+from edakari.graph.residuals import residual_sums, stacked_sums
 
 __all__ = ["branches_of"]
 
@@ -43,7 +43,7 @@ def branches_of(tracer: AxisTracer) -> tuple[tuple[Branch, ...], tuple[Branch, .
         The branches and the paths.
     """
     search = _Search(tracer)
-    sums = tuple(residual_sums(tracer.records))
+    sums = sorted((*residual_sums(tracer.records), *stacked_sums(tracer.records)))
     sides = {index: search.branches_at(index, search.weighty) for index in sums}
     found: dict[int, list[Branch]] = {}
     droppable = 0
@@ -120,7 +120,7 @@ class _Search:
         return readers
 
     def branches_at(self, end: int, allowed: int) -> list[Branch]:
-        """Find the branches that end in a sum, on either side.
+        """Find the branches that end in a sum, on any of its sides.
 
         Args:
             end: record of the sum.
@@ -129,24 +129,24 @@ class _Search:
         found = []
         sources = self.records[end].sources
         for source in sources:
-            other = next((each for each in sources if each != source), None)
-            region = self._region(source, other, end, allowed) if source is not None else []
+            others = [each for each in sources if each != source]
+            region = self._region(source, others, end, allowed) if source is not None else []
             branch = self._branch(region, source) if region and source is not None else None
             if branch is not None:
                 found.append(branch)
         return found
 
-    def _region(self, source: int, other: int | None, end: int, allowed: int) -> list[int]:
-        """Find the records that a sum depends on through one of its two tensors only; empty if this is no branch.
+    def _region(self, source: int, sides: Iterable[int | None], end: int, allowed: int) -> list[int]:
+        """Find the records that a sum depends on through one of its tensors only; empty if this is no branch.
 
         Args:
             source: record that made this tensor.
-            other: record that made the other tensor; None for an input of the network.
+            sides: records that made its other tensors; None for an input of the network.
             end: record of the sum.
             allowed: see `branches_at`.
         """
         others = 0
-        for seen in self.memory.seen(other, end):
+        for seen in itertools.chain.from_iterable(self.memory.seen(side, end) for side in sides):
             others |= self.ancestors[seen]
         mine = self.ancestors[source] & ~others
         if (

@@ -1,4 +1,4 @@
-"""Residual sums: additions of two computed tensors of the same shape."""
+"""Residual sums: additions of two computed tensors of the same shape; and sums of tensors that were stacked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from edakari.graph.algebra import DimExpr, size
 from edakari.graph.operators import named
 from edakari.graph.records import OperatorRecord
 
-__all__ = ["residual_sums"]
+__all__ = ["residual_sums", "stacked_sums"]
 
 SUMS = frozenset(named("addition"))
+STACKS = frozenset(named("stack"))
+TOTALS = frozenset({"aten.sum", "aten.mean"})
 
 
 def residual_sums(operators: Sequence[Operator | OperatorRecord]) -> Iterator[int]:
@@ -27,6 +29,30 @@ def residual_sums(operators: Sequence[Operator | OperatorRecord]) -> Iterator[in
         if operator.name in SUMS and len(operator.sources) == 2:
             left, right = ([_length(dim) for dim in dims] for dims in operator.inputs[:2])
             if left == right:
+                yield index
+
+
+def stacked_sums(operators: Sequence[Operator | OperatorRecord]) -> Iterator[int]:
+    """Yield the indices of the stacks that are read by sums or means over the stacked dimension only.
+
+    So do `torch.stack([x, y, z]).sum(0)` and `.mean(0)` add tensors.
+
+    Args:
+        operators: operators of a graph, or records of a trace.
+    """
+    readers: dict[int | None, list[int]] = {}
+    for index, operator in enumerate(operators):
+        for source in operator.sources:
+            readers.setdefault(source, []).append(index)
+
+    def adds(reader: int, part: list[int]) -> bool:
+        operator = operators[reader]
+        return operator.name in TOTALS and [_length(dim) for dim in operator.outputs[0]] == part
+
+    for index, operator in enumerate(operators):
+        if operator.name in STACKS and len(operator.sources) > 1 and index in readers:
+            part = [_length(dim) for dim in operator.inputs[0]]
+            if all(adds(reader, part) for reader in readers[index]):
                 yield index
 
 

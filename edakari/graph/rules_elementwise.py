@@ -48,6 +48,8 @@ def pointwise(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Unify aligned dimensions, which hold the same positions."""
     first = call.out[0] if isinstance(call.out, tuple | list) else call.out
     dims = broadcast(tracer, [tracer.dims(tensor) for tensor in call.tensors()], first.shape)
+    if call.kwargs.get("alpha", 1) != 1:
+        tracer.set(alpha=call.kwargs["alpha"])
     return [dims for _ in call.out] if isinstance(call.out, tuple | list) else dims
 
 

@@ -82,6 +82,26 @@ class Summed(nn.Module):
         return self.head(x.relu())
 
 
+class Stacked(nn.Module):
+    """Paths that are stacked and then added or averaged, and a sum that weighs one side."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.paths = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, 5, k, padding=k // 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 6, 1))
+            for k in (1, 3)
+        )
+        self.plain = nn.ModuleList(nn.Conv2d(6, 6, k, padding=k // 2) for k in (1, 3))
+        self.left, self.right, self.head = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.stack([path(x) for path in self.paths]).sum(0).relu()
+        x = torch.stack([layer(x) for layer in self.plain], 1).mean(dim=1).relu()
+        return self.head(torch.add(self.left(x), self.right(x), alpha=0.5).relu())
+
+
 class Concatenated(nn.Module):
     """GoogLeNet's branches are concatenated: their channels are cut; where such modules are summed, they can go."""
 
@@ -118,6 +138,7 @@ NETWORKS = {
     "inception": (Inception, {"a", "b2", "c", "low", "dilated"}),
     "projected": (Projected, {"norm2", "shortcut"}),
     "summed": (Summed, {"paths.0", "paths.1", "paths.2", "plain.0", "plain.1"}),
+    "stacked": (Stacked, {"paths.0", "paths.1", "plain.0", "plain.1", "left", "right"}),
     "concatenated": (Concatenated, {"up"}),
     "classification": (lambda: tiny("classification"), {f"head.down.0.paths.{index}" for index in range(3)}),
     "segmentation": (lambda: tiny("segmentation"), {"head.block.paths.1", "head.block.shortcut", "head.block.norm"}),
@@ -149,7 +170,7 @@ def test_any_paths_and_channels_go_at_once_exactly_at_any_size_and_are_counted(n
         assert COSTS["params"](graph).total(plan.sizes()) == sum(param.numel() for param in small.parameters())
 
 
-@pytest.mark.parametrize("name", ["inception", "projected", "summed", "concatenated"])
+@pytest.mark.parametrize("name", ["inception", "projected", "summed", "stacked", "concatenated"])
 def test_every_subset_is_the_networks_own_code_with_zeros(name):
     """The oracle sets the outputs of modules to zero by hooks; it knows no graph."""
     model, _, graph = traced(name)

@@ -7,7 +7,7 @@ from torch import nn
 
 from edakari.graph import trace
 from edakari.graph.layer_outputs import sums_into
-from edakari.graph.residuals import residual_sums
+from edakari.graph.residuals import residual_sums, stacked_sums
 
 
 class Sums(nn.Module):
@@ -46,3 +46,26 @@ def test_the_groups_of_residual_sums_are_counted_and_their_branches_are_found() 
     graph = trace(Sums(), torch.randn(1, 3, 4, 4))
     assert list(sums_into(graph).values()) == [2]
     assert [branch.exit for branch in graph.branches] == ["first", "second"]
+
+
+class Stacks(nn.Module):
+    """Stacks that are added or averaged, and stacks that are not, or read elsewhere too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [self.first(x), self.second(x), self.third(x)]
+        y = torch.stack(parts).sum(0) + torch.stack(parts, 2).mean(2)  # these two
+        y = y + torch.stack(parts).amax(0) + torch.stack(parts).sum(1)[:1]
+        both = torch.stack(parts, 1)
+        y = y + both.sum(1) + both[:, 0]
+        return y + torch.stack([parts[0], parts[0]]).sum(0)
+
+
+def test_only_stacks_that_are_added_up_are_sums() -> None:
+    graph = trace(Stacks(), torch.randn(2, 3, 8, 8))
+    found = [graph.operators[index] for index in stacked_sums(graph.operators)]
+    assert [len(operator.sources) for operator in found] == [3, 3]
+    assert [[dim.size for dim in operator.outputs[0]] for operator in found] == [[3, 2, 4, 8, 8], [2, 4, 3, 8, 8]]

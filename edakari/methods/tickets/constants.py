@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from edakari.core.graph import Branch, Graph
+from edakari.core.graph import Branch, Graph, Operator
 from edakari.core.layout import extent, kept
 from edakari.core.modes import eval_mode
 from edakari.core.processes import Processes
@@ -256,7 +256,7 @@ class _Ways:
     def _offset(self, number: int, source: int) -> int | None:
         """Where the channels of a tensor begin in a sum or concatenation; None for other operators."""
         operator = self.graph.operators[number]
-        if operator.name in SUMS:
+        if _adds(operator):
             return 0 if self._alike(number, source) else None
         if operator.name not in CONCATENATIONS or len(operator.inputs) != len(operator.sources):
             return None
@@ -273,7 +273,7 @@ class _Ways:
             if source in (None, index) or self.readers.get(source) != [reader]:
                 continue
             operator = self.graph.operators[source]
-            if operator.name in SUMS:
+            if _adds(operator):
                 waiting += [(each, source) for each in operator.sources]
             elif self._alike(source, index):
                 yield operator.module
@@ -281,10 +281,15 @@ class _Ways:
     def _sums(self, index: int) -> Iterator[int]:
         """The only reader of an operator, if that is a sum; read off the graph, since the reader may be in a region."""
         found = [number for number, each in enumerate(self.graph.operators) if index in each.sources]
-        yield from found if len(found) == 1 and self.graph.operators[found[0]].name in SUMS else ()
+        yield from found if len(found) == 1 and _adds(self.graph.operators[found[0]]) else ()
 
     def _alike(self, left: int, right: int) -> bool:
         return self.graph.operators[left].outputs[0] == self.graph.operators[right].outputs[0]
+
+
+def _adds(operator: Operator) -> bool:
+    """Whether an operator adds its tensors as they are: `torch.add(x, y, alpha=2)` does not."""
+    return operator.name in SUMS and "alpha" not in operator.settings
 
 
 @contextlib.contextmanager

@@ -170,6 +170,30 @@ def test_removal_is_neutral_in_other_networks(dropped):
     torch.testing.assert_close(apply(model, plan, search.graph)(x), dense, rtol=1e-9, atol=1e-9)
 
 
+class Scaled(Linear):
+    """The same with blocks that are added by halves, or stacked with the stream and added."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.add(x, self.blocks[0](x), alpha=0.5)
+        x = torch.stack([x, self.blocks[1](x)]).sum(0)
+        x = functional.avg_pool2d(torch.cat([self.left(x), self.right(x)], 1), 2)
+        return self.head(functional.adaptive_max_pool2d(self.merge(x), 2).flatten(1))
+
+
+def test_constants_behind_other_sums_are_left_and_said():
+    torch.manual_seed(0)
+    model = enlivened(Scaled())
+    search = search_of(model)
+    assert set(search.emptied) == {"blocks.0.0", "blocks.1.0"}
+    with torch.no_grad():
+        for norm in ("blocks.0.1", "blocks.1.1"):
+            model.get_submodule(norm).weight.zero_()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert set(fold_constants(model, search.graph, removal_of(search))) == {"blocks.0:branch", "blocks.1:branch"}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_constants_that_depend_on_the_input_are_left_and_said():
     torch.manual_seed(0)
     model = enlivened(Excited())
