@@ -9,63 +9,38 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from edakari.pipeline import recipe_from
 from edakari.pipeline.checking import check_recipe
 from edakari.tasks import task_from_settings
+from tests.tasks.scenes import Scene, ade20k, cityscapes, pairs, save, scenes
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
-
-
-def saved(path: Path, pixels: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
 
 
 def picture(height: int, width: int) -> Any:
     return RNG.integers(0, 256, (height, width, 3))
 
 
-def stripes(height: int, width: int, values: tuple[int, ...]) -> Any:
-    """A label map whose columns show several classes."""
-    return np.repeat(np.array(values)[np.arange(width) % len(values)][None], height, 0)
-
-
 def imagenet(root: Path) -> str:
     for split in ("train", "val"):
         for number in range(3):
             for name in ("cat", "dog"):
-                saved(root / split / name / f"{number}.png", picture(50, 40))
+                save(root / split / name / f"{number}.png", picture(50, 40))
     return str(root)
 
 
-def cityscapes(root: Path) -> str:
-    for split in ("train", "val"):
-        for number in range(3):
-            saved(root / f"leftImg8bit/{split}/ulm/ulm_{number}_leftImg8bit.png", picture(64, 128))
-            saved(root / f"gtFine/{split}/ulm/ulm_{number}_gtFine_labelIds.png", stripes(64, 128, (7, 8, 26, 4)))
-    return f"cityscapes:{root}"
-
-
-def ade20k(root: Path) -> str:
-    for split in ("training", "validation"):
-        for number in range(3):
-            saved(root / f"ADEChallengeData2016/images/{split}/ADE_{number}.jpg", picture(60, 80))
-            saved(root / f"ADEChallengeData2016/annotations/{split}/ADE_{number}.png", stripes(60, 80, (0, 1, 150, 2)))
-    return f"ade20k:{root}"
-
-
-def camvid(root: Path) -> str:
-    for split in ("train", "val"):
-        for number in range(3):
-            saved(root / split / f"{number}.png", picture(36, 48))
-            saved(root / f"{split}annot" / f"{number}.png", stripes(36, 48, (0, 3, 10)))
-        lines = [f"{split}/{number}.png {split}annot/{number}.png\n" for number in range(3)]
-        (root / f"{split}.txt").write_text("".join(lines))
+def camvid(root: Path, train: list[Scene], val: list[Scene]) -> str:
+    for split, written in (("train", train), ("val", val)):
+        pairs(root, split, written, lambda labels: labels)
     (root / "classes.txt").write_text("".join(f"class {number}\n" for number in range(11)))
     return f"camvid:{root}"
+
+
+def maps(write: Any, classes: int, size: tuple[int, int]) -> Any:
+    """A function that writes scenes of one size in a format."""
+    return lambda root: write(root, scenes(1, classes, size=size), scenes(2, classes, size=size))
 
 
 def coco(root: Path) -> str:
@@ -75,7 +50,7 @@ def coco(root: Path) -> str:
     for split in ("train", "val"):
         images, annotations = [], []
         for number in range(3):
-            saved(root / f"{split}2017" / f"{number}.jpg", picture(60, 80))
+            save(root / f"{split}2017" / f"{number}.jpg", picture(60, 80))
             images.append({"id": number, "file_name": f"{number}.jpg", "height": 60, "width": 80})
             points = np.stack([RNG.uniform(10, 60, 17), RNG.uniform(10, 50, 17), np.full(17, 2)], 1)
             box = [8, 8, 55, 45]
@@ -90,10 +65,10 @@ def coco(root: Path) -> str:
 
 RECIPES = [
     ("imagenet", imagenet, {"image_size": 80}, {"num_classes": 2}, (80, 80)),
-    ("cityscapes", cityscapes, {"image_size": (32, 64)}, {}, (64, 128)),
-    ("ade20k", ade20k, {"image_size": (32, 32)}, {}, (64, 256)),
+    ("cityscapes", maps(cityscapes, 19, (64, 128)), {"image_size": (32, 64)}, {}, (64, 128)),
+    ("ade20k", maps(ade20k, 150, (60, 80)), {"image_size": (32, 32)}, {}, (64, 256)),
     ("coco_pose", coco, {"image_size": (64, 48)}, {}, (64, 48)),
-    ("camvid", camvid, {"image_size": (32, 32)}, {}, (36, 48)),
+    ("camvid", maps(camvid, 11, (36, 48)), {"image_size": (32, 32)}, {}, (36, 48)),
     ("coco_mini_pose", coco, {"image_size": (64, 48)}, {}, (64, 48)),
 ]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
@@ -18,35 +17,9 @@ from edakari.errors import DataError
 from edakari.tasks.sources.examples import Examples, Wanted, notes_of, sizes_of
 from edakari.tasks.sources.formats import read_examples
 from tests.tasks.random_objects import assert_form
+from tests.tasks.scenes import Pixels, Scene, ade20k, cityscapes, pairs, save, scenes
 
 MAP = Wanted("map")
-Pixels = npt.NDArray[Any]
-
-
-@dc.dataclass(frozen=True)
-class Scene:
-    """An image and the labels of its pixels, 255 where they do not count."""
-
-    image: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-
-def scenes(seed: int, classes: int, count: int = 3, same: bool = False) -> list[Scene]:
-    random = np.random.default_rng(seed)
-    found = []
-    for _ in range(count):
-        size = (9, 7) if same else tuple(random.integers(6, 12, 2))
-        labels = random.integers(0, classes + 1, size)
-        labels[0, 0] = classes - 1
-        found.append(
-            Scene(random.integers(0, 256, (*size, 3), dtype=np.uint8), np.where(labels == classes, 255, labels))
-        )
-    return found
-
-
-def save(path: Path, pixels: Pixels, **how: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype(np.uint8)).save(path, **how)
 
 
 def assert_maps(examples: Examples, written: list[Scene]) -> None:
@@ -80,43 +53,10 @@ def listed_folder(root: Path, train: list[Scene], val: list[Scene]) -> str:
     return f"folder:{root}"
 
 
-def cityscapes(root: Path, train: list[Scene], val: list[Scene]) -> str:
-    ids = np.full(256, 4, np.uint8)
-    ids[:19] = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-    for split, written in (("train", train), ("val", val)):
-        for number, scene in enumerate(written):
-            save(root / "leftImg8bit" / split / "ulm" / f"ulm_{number}_leftImg8bit.png", scene.image)
-            save(root / "gtFine" / split / "ulm" / f"ulm_{number}_gtFine_labelIds.png", ids[scene.labels])
-    return f"cityscapes:{root}"
-
-
-def ade20k(root: Path, train: list[Scene], val: list[Scene]) -> str:
-    home = root / "ADEChallengeData2016"
-    for split, written in (("training", train), ("validation", val)):
-        for number, scene in enumerate(written):
-            save(home / "images" / split / f"ADE_{number}.png", scene.image)
-            save(home / "annotations" / split / f"ADE_{number}.png", np.where(scene.labels == 255, 0, scene.labels + 1))
-    rows = [f"{number}\t0.1\t10\t1\t0\tthing {number}, other {number}" for number in range(1, 151)]
-    (home / "objectInfo150.txt").write_text("\n".join(["Idx\tRatio\tTrain\tVal\tStuff\tName", *rows]))
-    return f"ade20k:{root}"
-
-
-def _pairs(root: Path, split: str, written: list[Scene], draw: Callable[[Pixels], Pixels]) -> None:
-    """CamVid's list of a split: lines with paths from elsewhere, in the folder, and in the one around."""
-    lines = []
-    for number, scene in enumerate(written):
-        name = f"{number}.png"
-        save(root / split / name, scene.image)
-        save(root / f"{split}annot" / name, draw(scene.labels))
-        start = ("/else/CamVid/", "", f"{root.name}/")[number % 3]
-        lines.append(f"{start}{split}/{name} {start}{split}annot/{name}")
-    (root / f"{split}.txt").write_text("\n".join(lines) + "\n\n")
-
-
 def camvid(root: Path, train: list[Scene], val: list[Scene]) -> str:
     home = root / "CamVid"
     for split, written in (("train", train), ("val", val)):
-        _pairs(home, split, written, lambda labels: np.where(labels == 255, 1, np.array([0, 2, 3])[labels % 5 % 3]))
+        pairs(home, split, written, lambda labels: np.where(labels == 255, 1, np.array([0, 2, 3])[labels % 5 % 3]))
     (home / "classes.txt").write_text("sky\nUnlabelled(ignore)\nroad\ncar\n")
     return f"camvid:{root}"
 
@@ -128,7 +68,7 @@ COLOURS[:3], COLOURS[255] = [(128, 128, 128), (64, 0, 128), (0, 0, 192)], (0, 0,
 def _coloured(name: str, text: str) -> Any:
     def write(root: Path, train: list[Scene], val: list[Scene]) -> str:
         for split, written in (("train", train), ("val", val)):
-            _pairs(root, split, written, lambda labels: COLOURS[labels])
+            pairs(root, split, written, lambda labels: COLOURS[labels])
         (root / name).write_text(text)
         return f"camvid:{root}"
 
@@ -199,7 +139,7 @@ def test_what_was_written_is_read(tmp_path: Path, name: str) -> None:
 
 
 def test_maps_of_arrays_are_read(tmp_path: Path) -> None:
-    written = scenes(3, 4, same=True)
+    written = scenes(3, 4, size=(9, 7))
     arrays = {
         "images": np.stack([each.image for each in written]),
         "labels": np.stack([each.labels for each in written]),
@@ -293,7 +233,7 @@ def test_values_of_no_class_are_named(tmp_path: Path) -> None:
 
 
 def test_a_rotation_of_one_alone_is_refused(tmp_path: Path) -> None:
-    written = [scenes(8, 3, same=True)[0], *scenes(9, 3)]
+    written = [scenes(8, 3, size=(9, 7))[0], *scenes(9, 3)]
     text = folder(tmp_path, written, written)
     exif = Image.Exif()
     exif[0x0112] = 3
