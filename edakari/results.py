@@ -41,8 +41,7 @@ __all__ = [
 ]
 
 Figures = Mapping[str, float]
-COUNTED = ("macs", "params", "activations")
-"""Costs that every network has."""
+COUNTED = ("macs", "params", "activations")  # every network has these costs
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -156,6 +155,7 @@ class PruneResult:
         as_cut: metrics before statistics were recomputed and layers refit; None if neither was asked for.
         log: log of the method; the key "stage" of each entry is a text, the others are numbers.
         advice: what the user should do with the network next; empty if there is nothing.
+        from_scratch: whether the method trains networks with initial weights.
         seconds: duration of the stage, s.
     """
 
@@ -172,13 +172,13 @@ class PruneResult:
     as_cut: Figures | None = None
     log: tuple[Mapping[str, float | str], ...] = ()
     advice: str = ""
+    from_scratch: bool = False
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         _require_costs(self.predicted, "predicted")
         for entry in self.log:
-            texts = [name for name, value in entry.items() if isinstance(value, str)]
-            if texts != ["stage"]:
+            if (texts := [name for name, value in entry.items() if isinstance(value, str)]) != ["stage"]:
                 raise SettingsError(f"an entry of its log has texts for {texts}, where 'stage' alone is one")
 
 

@@ -63,6 +63,7 @@ class GateSearchMethod(GateSearchSettings):
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels, DropBranch})
     needs_data: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
+    from_scratch: ClassVar[bool] = True
 
     # differs: the paper steers by rho alone, and the size of the result is what that gives
     steering: Literal["budget", "rho"] = "budget"

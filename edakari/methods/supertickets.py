@@ -77,6 +77,7 @@ class SuperTickets:
     emits: ClassVar[frozenset[type[Any]]] = frozenset({KeepChannels, DropBranch, MaskWeights})
     needs_data: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
+    from_scratch: ClassVar[bool] = True
 
     search: GateSearchSettings = GateSearchSettings()
     masks: MaskSettings = MaskSettings()

@@ -169,6 +169,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         as_cut=as_cut,
         log=tuple(log),
         advice=outcome.advice,
+        from_scratch=bool(getattr(method, "from_scratch", False)),
     )
     return result, dc.replace(outcome, plan=plan, model=model)
 

@@ -31,6 +31,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "version": 1,
         "model": recipe["model"]["name"],
         "random_weights": recipe["model"].get("weights") == "random",
+        "from_scratch": bool(pruned and pruned.from_scratch),
         "method": method_label(recipe["method"]),
         "paper": pruned.paper if pruned else "",
         "budget": traced.budget,

@@ -235,13 +235,25 @@ def test_a_recipe_that_names_no_weights_is_refused(content, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("weights", ["random", "as_built"])
-def test_random_weights_are_said_in_the_report(content, tmp_path, weights):
+SEARCH = {"name": "gate_search", "epochs": 1, "interval": 1, "warmup_epochs": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "method", "said"),
+    [
+        ("random", "magnitude", "do not predict those of a trained network"),
+        ("random", SEARCH, "only the dense network's accuracies"),
+        ("as_built", "magnitude", ""),
+    ],
+)
+def test_random_weights_are_said_in_the_report(content, tmp_path, weights, method, said):
     model = {**content["model"], "weights": weights}
-    result = edakari.run(recipe_from({**content, "model": model, "finetune": None, "measure": None}), tmp_path / "run")
+    asked = {**content, "model": model, "method": method, "finetune": None, "measure": None}
+    result = edakari.run(recipe_from(asked), tmp_path / "run")
     assert result.report["random_weights"] == (weights == "random")
-    said = "random weights" in (tmp_path / "run" / "report.html").read_text()
-    assert said == (weights == "random")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("random weights" in page) == (weights == "random")
+    assert said in page
 
 
 def test_a_recipe_trains_the_file_that_it_prunes(content, tmp_path):

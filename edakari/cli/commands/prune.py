@@ -96,7 +96,9 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
             note(f"[dim]  {escape(str(found['stage']))}{': ' if rest else ''}{rest}[/]")
 
     if recipe.model.weights == "random":
-        note(f"[bold yellow]Random weights:[/] {escape(recipe.model.name)} is pruned untrained; {UNTRAINED}")
+        trained = getattr(recipe.method, "from_scratch", False)
+        what = f"is trained by the method; its own {UNTRAINED}" if trained else f"is pruned untrained; {UNTRAINED}"
+        note(f"[bold yellow]Random weights:[/] {escape(recipe.model.name)} {what}")
     result = run(recipe, folder, overwrite=overwrite, notify=tell)
     if not result.fresh:
         note(f"[yellow]{folder} was finished before; nothing was done.[/] --overwrite starts again.")

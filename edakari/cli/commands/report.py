@@ -30,7 +30,8 @@ def report(
         return
     page = write_report(run)
     if content["random_weights"]:
-        note("[bold yellow]Random weights:[/] the dense network was not trained, so accuracies are meaningless")
+        which = "its accuracies" if content["from_scratch"] else "accuracies"
+        note(f"[bold yellow]Random weights:[/] the dense network was not trained, so {which} are meaningless")
     show(comparison(content))
     if content["dropped"]:
         show(f"\nDropped branches and paths: {escape(dropped_line(content['dropped']))}")
