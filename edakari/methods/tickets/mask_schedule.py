@@ -84,6 +84,8 @@ class ProgressiveMaskSettings(MaskSettings):
         if epochs >= self.interval:
             step = math.ceil(self.target / (epochs // self.interval) * 1e4) / 1e4
             cures.append(f"raise step to {step:g}")
+        if len(cures) == 1:
+            cures.append(f"set interval to 1 and step to {math.ceil(self.target / epochs * 1e4) / 1e4:g}")
         return (
             f"{epochs} epochs with masks every {self.interval} and steps of {self.step:g} reach a sparsity of "
             f"{100 * reached:.6g}%, but the budget asks for {100 * self.target:.6g}%; {', or '.join(cures)}"

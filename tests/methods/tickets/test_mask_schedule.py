@@ -74,7 +74,11 @@ def test_what_a_refusal_advises_suffices_and_is_no_more_than_needed() -> None:
             less = {"epochs": number - 1, "interval": number + 1, "step": number - 2e-4}[name]
             assert problems_of(dc.replace(settings, **{name: less}), budget) if less > 0 else name == "epochs"
             advised.add(name)
-    assert advised == {"epochs", "interval", "step"}
+        for interval, step in re.findall(r"set interval to (\d+) and step to ([\d.]+)", text):
+            changed = dc.replace(settings, interval=int(interval), step=float(step))
+            assert not problems_of(changed, budget)
+            advised.add("both")
+    assert advised == {"epochs", "interval", "step", "both"}
 
 
 def test_a_penalty_that_never_acts_is_refused() -> None:
