@@ -4,11 +4,11 @@
       --output benchmarks/results/ticket_masks.json
 
 The tickets are folders of runs of tickets.py with classification, whose seeds their names end with; DATA is as there.
-Both arms take the structure of the ticket and the weights with which its training began, and train with equal masks
-throughout, epochs and images:
+All arms have the structure of the ticket, and train for equal epochs on the same images, with masks that do not change:
 
-- ticket: with the masks of the ticket.
-- random: with masks drawn at random, which leave as many weights of each parameter.
+- ticket: its masks, and the weights with which its training began.
+- random: masks drawn at random, which leave as many weights of each parameter, and the same weights.
+- with its weights: its masks, and the weights that it has been given by then.
 
 Rows that are there are not repeated.
 """
@@ -38,7 +38,7 @@ from edakari.models import build, spec_of
 from edakari.surgery import held_masks
 from edakari.surgery.origin import steps_of
 
-ARMS = ("ticket", "random")
+ARMS = ("ticket", "random", "with its weights")
 SETTINGS = ("epochs", "steps", "batch", "lr", "size")
 """What a row depends on beside the code and the ticket."""
 
@@ -64,7 +64,7 @@ def redrawn(masks: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Ten
 
 def row(arm: str, folder: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Metrics after training, and what is left of the weights."""
-    start, ticket = time.perf_counter(), edakari.load(folder)
+    start, ticket = time.perf_counter(), edakari.load(folder / "pruned")
     data = {"train": [str(arguments.data / "train.npz")], "val": str(arguments.data / "test.npz")}
     task = short_task(
         seed, arguments.steps, arguments.batch, image_size=arguments.size, workers=arguments.workers, **data
@@ -72,7 +72,7 @@ def row(arm: str, folder: Path, seed: int, arguments: argparse.Namespace) -> dic
     masks: Mapping[str, torch.Tensor] = held_masks(ticket)
     if arm == "random":
         masks = redrawn(masks, seed)
-    model = rewind(ticket, initial(ticket, seed), masks)
+    model = ticket if arm == "with its weights" else rewind(ticket, initial(ticket, seed), masks)
     return {
         "arm": arm,
         "ticket": folder.name,

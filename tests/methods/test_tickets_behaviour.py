@@ -1,7 +1,8 @@
 """What SuperTickets does on small networks and made data: B1 to B5 and B8 of our specification; minutes.
 
-B6 (tickets against masks after a search, without retraining) is measured by benchmarks/tickets.py: on data as small as
-these the scatter of the seeds hides it. So it hides B7 (against random masks of equal ratios), which is not shown yet.
+B6 (tickets against masks after a search, without retraining) is measured by benchmarks/tickets.py, and B7 (against
+random masks of equal ratios) by benchmarks/ticket_masks.py: on data as small as these the scatter of the seeds hides
+both.
 """
 
 from __future__ import annotations
