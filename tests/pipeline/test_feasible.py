@@ -80,3 +80,14 @@ def test_what_can_be_done_passes(content: dict[str, Any]) -> None:
         for groups in ({}, {"widths": {"3": 6}}):
             recipe = recipe_from({**content, "method": method, "budget": budget, "groups": groups})
             assert check_recipe(recipe).limits["macs"] > 0
+
+
+@pytest.mark.parametrize("budget", ["latency<=60%", "latency<=60%, macs<=1%"])
+def test_a_latency_is_not_measured_for_it(content: dict[str, Any], budget: str) -> None:
+    for method, sparsity in (("gate_search", ""), ("supertickets", ", sparsity>=50%")):
+        recipe = recipe_from({**content, "method": method, "budget": budget + sparsity})
+        if "macs" in budget:
+            with pytest.raises(InfeasibleBudget, match="groups with gates cannot reach"):
+                check_recipe(recipe)
+        else:
+            assert not check_recipe(recipe).limits
