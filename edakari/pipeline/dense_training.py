@@ -95,7 +95,7 @@ def train_dense(
             task_objective(task),
             task.batches("train"),
             schedule,
-            settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device),
+            settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device, compile=recipe.compile),
             hooks=fixed_masks(model),
             evaluate=task.evaluate,
         )

@@ -23,6 +23,7 @@ from edakari.latency.timing import RunSettings
 from edakari.pipeline.masked import sparsity_problems
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.settings import LatencySettings, PruneSettings, Recipe
+from edakari.train.fits import fit_name
 from edakari.train.optim import check_optimizer
 
 __all__ = ["check_pruning", "check_training", "run_settings"]
@@ -54,7 +55,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
         if asked.finetune:
             problems += _precisions(asked, {"finetune.precision": asked.finetune.precision})
             problems += _optimizer("finetune", asked.finetune)
-        problems += [*_batches(asked, processes), *_folders(asked)]
+        problems += [*_compiling(asked), *_batches(asked, processes), *_folders(asked)]
     if not done("measure"):
         problems += _runtimes(asked)
     if not done("export") and "onnx" in asked.export and missing_packages(*ONNX):
@@ -71,7 +72,8 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
     """
     assert recipe.train is not None
     precisions = _precisions(recipe, {"train.precision": recipe.train.precision})
-    _raise([*precisions, *_optimizer("train", recipe.train), *_batches(recipe, processes)], recipe)
+    optimizers = _optimizer("train", recipe.train)
+    _raise([*precisions, *optimizers, *_compiling(recipe), *_batches(recipe, processes)], recipe)
 
 
 def run_settings(settings: LatencySettings) -> RunSettings:
@@ -138,6 +140,12 @@ def _optimizer(section: str, schedule: Schedule) -> Iterator[Problem]:
     except SettingsError as error:
         key, _, text = str(error).partition(": ")
         yield Problem(f"{section}.{key}", text)
+
+
+def _compiling(asked: PruneSettings) -> Iterator[Problem]:
+    if asked.compile != "none" and asked.fit is not None:
+        name = fit_name(asked.fit)
+        yield Problem("compile", f"is of edakari's own training loop, but fit names {name!r}, found {asked.compile!r}")
 
 
 def _batches(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:

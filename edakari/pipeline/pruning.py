@@ -28,6 +28,7 @@ from edakari.pipeline.settings import (
     Recipe,
 )
 from edakari.tasks.own import Task
+from edakari.train.compiling import Compile
 
 __all__ = ["prune"]
 
@@ -49,6 +50,7 @@ class Others(TypedDict, total=False):
     fit: Fit | str | Mapping[str, Any]
     export: Sequence[str]
     device: Literal["auto", "cpu"]
+    compile: Compile
     notify: Notify
     overwrite: bool
 
@@ -92,7 +94,8 @@ def prune(
             object that keeps the promises of `edakari.core.protocols.Fit`, such as `edakari.integrations.timm.fit()`,
             or a name as in a recipe), `latency` (a `LatencySettings`: where and how a latency in the budget is
             measured), `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write, such as
-            `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `notify` (callback for the progress of the
+            `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `compile` ("default" or
+            "reduce-overhead": the fine-tuning uses `torch.compile`), `notify` (callback for the progress of the
             stages), `overwrite` (start again in `output`).
 
     Returns:

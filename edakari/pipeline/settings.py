@@ -23,6 +23,7 @@ from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
 from edakari.tasks import DataSettings
+from edakari.train.compiling import Compile
 from edakari.train.fits import FITS, fit_name, require_fit
 
 __all__ = [
@@ -218,6 +219,9 @@ class PruneSettings:
         export: formats to write.
         seed: seed of everything random except the splits and subsets of the data, which depend on `data.seed`.
         device: "auto" selects an accelerator if there is one.
+        compile: mode in which `torch.compile` compiles the network for fine-tuning and for `edakari train`: "default",
+            or "reduce-overhead", which adds CUDA graphs; "none" does not compile. It takes a minute or so at the start.
+            Trainings inside of a method are not compiled: they are short, or change the network.
     """
 
     method: Method
@@ -232,6 +236,7 @@ class PruneSettings:
     export: tuple[Annotated[str, EXPORTERS], ...] = ()
     seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
+    compile: Compile = "none"
 
     def __post_init__(self) -> None:
         timed = self.budget.term("latency") is not None

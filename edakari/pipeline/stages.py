@@ -230,7 +230,7 @@ def finetune_stage(
                 batches,
                 schedule,
                 hooks=fixed_masks(model),
-                settings=run.fitting("finetune"),
+                settings=dc.replace(run.fitting("finetune"), compile=run.settings.compile),
                 evaluate=run.task.evaluate,
             )
         epochs = [dict(epoch) for epoch in history.epochs]

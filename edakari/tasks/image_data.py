@@ -94,7 +94,8 @@ class ImageData:
         Raises:
             UnknownName: there is no such split.
         """
-        return self._loaded(self.source(split), order, self.augment(split))
+        device = None if split == "calibration" else self._device()
+        return self._loaded(self.source(split), order, self.augment(split), device=device)
 
     def batches_at(self, split: Split, parts: Sequence[Labels], augmented: bool) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
@@ -103,7 +104,7 @@ class ImageData:
 
     def with_indices(self, views: int) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
-        return self._loaded(self.source("train"), self.order("train"), self.settings.augment, views)
+        return self._loaded(self.source("train"), self.order("train"), self.settings.augment, views, self._device())
 
     def digest(self) -> str:
         """See `edakari.core.protocols.IndexedTask`; covers the names of files, not their content."""
@@ -113,11 +114,20 @@ class ImageData:
         digest.update(source.identity())
         return digest.hexdigest()
 
+    def _device(self) -> torch.device | None:
+        """Device on which images in memory are kept and augmented; None is the CPU."""
+        return torch.device("cuda") if self.settings.device == "auto" and torch.cuda.is_available() else None
+
     def _loaded(
-        self, source: Source, order: Order | FixedBatches, augment: Augment, views: int = 0
+        self,
+        source: Source,
+        order: Order | FixedBatches,
+        augment: Augment,
+        views: int = 0,
+        device: torch.device | None = None,
     ) -> ArrayBatches | FileBatches:
         if isinstance(source, Arrays) and augment != "timm":
-            return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views)
+            return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views, device)
         transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment, self.crop)
         return FileBatches(source, order, transform, self.settings.workers, views)
 

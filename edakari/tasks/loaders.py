@@ -60,10 +60,11 @@ class Pixels:
 
         Args:
             images: images, uint8 [N, H, W, C].
-            generator: random generator of the augmentation.
+            generator: random generator of the augmentation, on the CPU whatever the device of the images, so that
+                each device augments alike.
 
         Returns:
-            float32 [N, channels, height, width].
+            float32 [N, channels, height, width], on the device of the images.
         """
         pixels = images.permute(0, 3, 1, 2).float().div_(255.0)
         if pixels.shape[1] != self.channels:
@@ -72,23 +73,25 @@ class Pixels:
             pixels = functional.interpolate(pixels, self.size, mode="bilinear", antialias=True)
         if generator is not None:
             pixels = self._augmented(pixels, generator)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(pixels.device) for values in (self.mean, self.std))
         return ((pixels - mean) / std).contiguous()
 
     def _augmented(self, pixels: Images, generator: torch.Generator) -> Images:
-        count = len(pixels)
+        count, device = len(pixels), pixels.device
         if self.jitter:
-            pixels = _coloured(pixels, 1 + self.jitter * (2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1))
+            factors = 1 + self.jitter * (2 * torch.rand(3, count, 1, 1, 1, generator=generator) - 1)
+            pixels = _coloured(pixels, factors.to(device))
         if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
+            mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         if self.pad:
             padded = functional.pad(pixels, (self.pad,) * 4, mode="reflect" if self.jitter else "constant")
-            tops, lefts = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator)
-            rows = (tops[:, None] + torch.arange(self.size[0]))[:, :, None]
-            columns = (lefts[:, None] + torch.arange(self.size[1]))[:, None, :]
+            tops, lefts = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator).to(device)
+            rows = (tops[:, None] + torch.arange(self.size[0], device=device))[:, :, None]
+            columns = (lefts[:, None] + torch.arange(self.size[1], device=device))[:, None, :]
             # Indexing moves the channels last: [N, height, width, C].
-            pixels = padded[torch.arange(count)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+            numbers = torch.arange(count, device=device)[:, None, None]
+            pixels = padded[numbers, :, rows, columns].permute(0, 3, 1, 2)
         return pixels
 
 
@@ -105,7 +108,7 @@ def _grey(pixels: Images) -> Images:
     """Compute luma [N, 1, H, W] (ITU-R BT.601)."""
     if pixels.shape[1] == 1:
         return pixels
-    luma = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)
+    luma = torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1).to(pixels.device)
     return (pixels * luma).sum(1, keepdim=True)
 
 
@@ -118,11 +121,21 @@ class ArrayBatches:
         pixels: how they become the network's input.
         views: number of augmented views, concatenated, with the images' indices as the third entry; 0 gives one view
             without indices.
+        device: device that holds a copy of all images and makes the batches' images; None makes them on the CPU. Labels
+            and indices are on the CPU in any case.
     """
 
-    def __init__(self, source: Arrays, order: Order | FixedBatches, pixels: Pixels, views: int = 0) -> None:
-        self.source, self.order, self.pixels, self.views = source, order, pixels, views
+    def __init__(
+        self,
+        source: Arrays,
+        order: Order | FixedBatches,
+        pixels: Pixels,
+        views: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        self.source, self.order, self.pixels, self.views, self.device = source, order, pixels, views, device
         self.epoch = self.first = 0
+        self._copied: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.order) - self.first
@@ -133,9 +146,17 @@ class ArrayBatches:
 
     def skip(self, count: int) -> ArrayBatches:
         """The same epoch without its first batches."""
-        rest = ArrayBatches(self.source, self.order, self.pixels, self.views)
-        rest.epoch, rest.first = self.epoch, self.first + count
+        rest = ArrayBatches(self.source, self.order, self.pixels, self.views, self.device)
+        rest.epoch, rest.first, rest._copied = self.epoch, self.first + count, self._copied
         return rest
+
+    def _images(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The images of a batch, uint8 [N, H, W, C]; the first call copies all of them to the device."""
+        if self.device is None:
+            return torch.from_numpy(self.source.images[indices])
+        if self._copied is None:
+            self._copied = torch.tensor(self.source.images, device=self.device)
+        return self._copied[torch.from_numpy(indices).to(self.device)]
 
     def __iter__(self) -> Iterator[Labelled]:
         for number, indices in enumerate(self.order.batches(self.epoch, self.first), self.first):
@@ -143,10 +164,7 @@ class ArrayBatches:
             if self.pixels.augments:
                 seeds = np.random.SeedSequence((self.order.seed, self.epoch, number, Processes.here().rank))
                 generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-            images, labels = (
-                torch.from_numpy(self.source.images[indices]),
-                torch.from_numpy(self.source.labels[indices]),
-            )
+            images, labels = self._images(indices), torch.from_numpy(self.source.labels[indices])
             if self.views:
                 drawn = torch.cat([self.pixels(images, generator) for _ in range(self.views)])
                 yield drawn, labels.repeat(self.views), torch.from_numpy(indices).repeat(self.views)

@@ -74,10 +74,14 @@ class DataSettings:
             contrast and saturation by up to a fifth; "timm": timm's `create_transform` for training, with RandAugment.
         pad: largest shift in "light" and "jitter", in pixels.
         batch_size: images per batch over all processes.
+        val_batch_size: images per batch of the validation split; None is `batch_size`.
         drop_last: leave out an incomplete last batch in training; a last batch of one image is always left out.
         workers: number of processes that read files.
         memory_format: memory format of images when they enter the network; convolutions may be faster with
             "channels_last", a network that calls `view` on feature maps needs "contiguous".
+        device: device on which the images of .npz files are kept and augmented for training and validation: "cpu", or
+            "auto" for a GPU if there is one, whose memory must have room for all of them, as bytes. A small network
+            then does not wait for the processor.
         calibration_size: number of images in the "calibration" split, which is drawn from the training split in
             proportion to the classes and is not augmented.
         hold_out: remove the images of the "calibration" split from the training split. Nothing trains on them then, nor
@@ -108,9 +112,11 @@ class DataSettings:
     augment: Augment = "light"
     pad: Whole = 4
     batch_size: Count = 128
+    val_batch_size: Count | None = None
     drop_last: bool = False
     workers: Whole = 2
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    device: Literal["cpu", "auto"] = "cpu"
     calibration_size: Count = 1024
     hold_out: bool = False
     val_share: OpenFraction = 0.1

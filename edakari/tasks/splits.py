@@ -146,7 +146,8 @@ def order_of(settings: DataSettings, count: int, split: Split, seed: int) -> Ord
         DataError: batches cannot be divided equally among the processes.
     """
     shared, drop = split == "calibration", settings.drop_last and split == "train"
-    order = Order(count, settings.batch_size, training_seed(seed), split == "train", shared, drop)
+    size = settings.val_batch_size or settings.batch_size if split == "val" else settings.batch_size
+    order = Order(count, size, training_seed(seed), split == "train", shared, drop)
     order.check()
     return order
 

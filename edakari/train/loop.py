@@ -20,6 +20,7 @@ from edakari.core.settings import NonNegative, Seed, Whole, settings
 from edakari.errors import DataError, ModelError
 from edakari.train.accelerators import device_here, nested_tensors, new_accelerator
 from edakari.train.average import averaged_weights, hand_over
+from edakari.train.compiling import Compile, compiled, warn_uncompiled
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import groups_of, steps_per_epoch
 from edakari.train.following import put_parameters, require_followed, require_same_everywhere
@@ -40,7 +41,7 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 @settings
 class FitSettings:
-    """How to run a training; only `seed` and `device` affect the result.
+    """How to run a training; only `seed` and `device` affect the result, and `compile` its rounding.
 
     Args:
         folder: folder for the checkpoint and the history; None writes neither.
@@ -51,6 +52,8 @@ class FitSettings:
         progress: show a progress bar if there is a terminal.
         title: text before the progress bar.
         unused_parameters: some trained parameters may not take part in a step; matters only with several processes.
+        compile: mode in which `torch.compile` compiles the network: "default", or "reduce-overhead", which adds CUDA
+            graphs; "none" does not compile. If the first step fails so, the training continues without, and warns.
     """
 
     folder: Path | None = None
@@ -61,6 +64,7 @@ class FitSettings:
     progress: bool = True
     title: str = "train"
     unused_parameters: bool = False
+    compile: Compile = "none"
 
 
 @file_errors()
@@ -177,8 +181,9 @@ class _Loop:
         return () if self.ema is None else (self.ema,)
 
     def _wrap(self) -> None:
-        """Let processes average the gradients of the network as it is now."""
-        self.model = self.chosen.model
+        """Compile the network as it is now, or let processes average its gradients."""
+        self.model = compiled(self.chosen.model, self.settings.compile, self.accelerator.num_processes)
+        self.untried = self.model is not self.chosen.model
         if self.many and self.chosen.own:
             devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else None
             unused = self.settings.unused_parameters
@@ -213,6 +218,21 @@ class _Loop:
         for hook in self.hooks:
             hook.before_step(state)
         set_rates(self.optimizer, self.schedule, step, steps)
+        sums, loss = self._tried(group, step) if self.untried else self._passes(group)
+        self._reduce_other()
+        if self.schedule.clip > 0:
+            self.accelerator.clip_grad_norm_(self.params, self.schedule.clip)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.chosen.model, step + 1)
+        state.loss = loss
+        for hook in self.hooks:
+            hook.after_step(state)
+        self.optimizer.zero_grad()
+        return sums
+
+    def _passes(self, group: Sequence[Batch]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Compute the gradients of a group; returns the mean of each loss term, and their sum, detached."""
         sums: dict[str, torch.Tensor] = {}
         losses: list[torch.Tensor] = []
         for index, batch in enumerate(group):
@@ -227,17 +247,23 @@ class _Loop:
             losses.append(loss.detach())
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term.detach())) + term.detach() / len(group)
-        self._reduce_other()
-        if self.schedule.clip > 0:
-            self.accelerator.clip_grad_norm_(self.params, self.schedule.clip)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.chosen.model, step + 1)
-        state.loss = torch.stack(losses).sum()
-        for hook in self.hooks:
-            hook.after_step(state)
+        return sums, torch.stack(losses).sum()
+
+    def _tried(self, group: Sequence[Batch], step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Do `_passes` for the first time with a compiled network; if that fails, without compilation."""
+        self.untried = False
+        buffers = list(self.chosen.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            return self._passes(group)
+        except Exception as error:  # compilers fail with errors of every kind; those of the network itself come again
+            warn_uncompiled(error)
+        self.model = self.chosen.model
         self.optimizer.zero_grad()
-        return sums
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        seed_step(self.settings.seed, step, self.accelerator.process_index)
+        return self._passes(group)
 
     def _reduce_other(self) -> None:
         # DistributedDataParallel sees the network's parameters only.

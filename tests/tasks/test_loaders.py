@@ -7,6 +7,8 @@ from PIL import Image
 
 from edakari.core.processes import Processes
 from edakari.errors import DataError
+from edakari.tasks import DataSettings
+from edakari.tasks.image_data import image_data
 from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
 from edakari.tasks.order import Order
 from edakari.tasks.sources import Arrays, from_folder
@@ -106,6 +108,31 @@ def test_augmented_images_are_shifted_or_mirrored_originals():
         assert matching
         found.add(matching[0])
     assert len(found) > 15
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.2])
+@pytest.mark.parametrize("views", [0, 2])
+def test_batches_made_on_a_device_are_those_of_the_cpu(jitter, views):
+    source = arrays(23, channels=3)
+    pixels = Pixels((6, 6), 3, (0.2,) * 3, (0.5,) * 3, pad=2, flip=True, jitter=jitter)
+    order = Order(23, 5, seed=4, shuffle=True)
+    usual, there = (ArrayBatches(source, order, pixels, views, device) for device in (None, torch.device("cpu")))
+    for batches in (usual, there):
+        batches.set_epoch(3)
+    for given in ((usual, there), (usual.skip(2), there.skip(2))):
+        for expected, found in zip(*given, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_images_of_training_and_validation_lie_on_the_device(monkeypatch):
+    asked = DataSettings(device="auto", batch_size=4, val_batch_size=7, augment="none")
+    data = image_data(asked, arrays(20), arrays(21))
+    assert data.batches("train").device is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {split: data.batches(split).device for split in ("train", "calibration", "val")}
+    assert found == {"train": torch.device("cuda"), "calibration": None, "val": torch.device("cuda")}
+    assert data.with_indices(2).device == torch.device("cuda")
+    assert [len(data.batches(split)) for split in ("train", "val")] == [5, 3]
 
 
 def test_channels_and_size_are_adapted():
