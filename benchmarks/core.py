@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import importlib
 import importlib.metadata
 import platform
 import resource
@@ -24,17 +25,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from records import write_record
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet50": lambda: torchvision.models.resnet50(),
-    "vit_base_patch16_224": lambda: timm.create_model("vit_base_patch16_224"),
-    "densenet121": lambda: torchvision.models.densenet121(),
+    # imported when they are built: other benchmarks use this file too
+    "resnet50": lambda: importlib.import_module("torchvision.models").resnet50(),
+    "vit_base_patch16_224": lambda: importlib.import_module("timm").create_model("vit_base_patch16_224"),
+    "densenet121": lambda: importlib.import_module("torchvision.models").densenet121(),
 }
 LIBRARIES = (
     *("transformers", "ultralytics", "monai", "segmentation_models_pytorch", "diffusers", "open_clip_torch"),
