@@ -119,8 +119,8 @@ def test_batches_made_on_a_device_are_those_of_the_cpu(jitter, views):
     usual, there = (ArrayBatches(source, order, pixels, views, device) for device in (None, torch.device("cpu")))
     for batches in (usual, there):
         batches.set_epoch(3)
-    for given in ((usual, there), (usual.skip(2), there.skip(2))):
-        for expected, found in zip(*given, strict=True):
+    for pair in ((usual, there), (usual.skip(2), there.skip(2))):
+        for expected, found in zip(*pair, strict=True):
             assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
