@@ -22,7 +22,7 @@ from edakari.core.protocols import Precision, Schedule
 from edakari.core.settings import BelowOne, Count, Fraction, LearningRate, NonNegative, Positive, settings
 from edakari.criteria.reduce import Normalize
 from edakari.errors import EdakariError
-from edakari.methods.masking.epoch_ramp import Curve, EpochRamp
+from edakari.methods.masking.epoch_ramp import ALMOST, Curve, EpochRamp
 from edakari.methods.masking.mask_updates import MaskUpdateHook, train_and_cut
 from edakari.methods.masking.masks import Masks, Mode, maskable
 from edakari.methods.masking.prices import one_sided
@@ -161,7 +161,7 @@ class SoftMaskedPruning:
 
     def _check(self) -> None:
         phases = (self.warmup_epochs, self.ramp_epochs, self.freeze_epochs)
-        if sum(phases) > self.epochs or self.warmup_epochs + self.freeze_epochs >= self.epochs:
+        if sum(phases) > self.epochs + ALMOST or self.warmup_epochs + self.freeze_epochs >= self.epochs:
             raise EdakariError(
                 f"method 'smcp': warmup_epochs={phases[0]}, ramp_epochs={phases[1]} and freeze_epochs={phases[2]} must "
                 f"fit into epochs={self.epochs}, with some epochs left between warm-up and freeze"

@@ -558,3 +558,11 @@ def test_one_sided_prices_refuse_other_budgets() -> None:
     (group,) = graph.groups
     least = one_sided(graph, 1.0, [group], {group.name: np.arange(5.0)}, Limits(((macs(graph), 1.0),)), {group.name: 4})
     assert least == {group.name: 1}
+
+
+def test_phases_that_fit_but_for_the_rounding_of_fractions_are_accepted() -> None:
+    phases = {"warmup_epochs": 1 / 3, "ramp_epochs": 11 / 6, "freeze_epochs": 5 / 6}
+    assert sum(phases.values()) > 3
+    SoftMaskedPruning(epochs=3, **phases)._check()  # type: ignore[arg-type]
+    with pytest.raises(EdakariError, match="must fit into epochs=3"):
+        SoftMaskedPruning(epochs=3, **{**phases, "ramp_epochs": 1.9})._check()  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import dataclasses as dc
 import math
 from typing import Literal
 
-__all__ = ["Curve", "EpochRamp", "removed_fraction"]
+__all__ = ["ALMOST", "Curve", "EpochRamp", "removed_fraction"]
 
 Curve = Literal["exp", "exp2", "linear"]
 STEEPNESS = 0.05
