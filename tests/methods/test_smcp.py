@@ -561,7 +561,8 @@ def test_one_sided_prices_refuse_other_budgets() -> None:
 
 
 def test_phases_that_fit_but_for_the_rounding_of_fractions_are_accepted() -> None:
-    phases = {"warmup_epochs": 1 / 3, "ramp_epochs": 11 / 6, "freeze_epochs": 5 / 6}
+    full = {"warmup_epochs": 10, "ramp_epochs": 55, "freeze_epochs": 25}
+    phases = {name: part / 90 * 3 for name, part in full.items()}
     assert sum(phases.values()) > 3
     SoftMaskedPruning(epochs=3, **phases)._check()  # type: ignore[arg-type]
     with pytest.raises(EdakariError, match="must fit into epochs=3"):
