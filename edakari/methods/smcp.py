@@ -64,6 +64,8 @@ class SoftMaskedPruning:
             scores; "none" compares the changes of the loss as they are.
         sharing: power of the number of layers that read a group by which its scores are divided: 0 leaves the sum over
             these layers, 1 makes it their mean.
+        scarcity: power by which the value of a channel rises the fewer of its group are kept; see
+            `edakari.solve.scarce`. 0 adds scores up, as the authors do.
         masked_decay: weight decay of masked weights, in addition to `weight_decay`. None derives it from the schedule:
             masked weights fade as much over all choices as in the authors' schedule, where it is 0.0002, but at most to
             1/e from one choice to the next; see `derived_masked_decay`.
@@ -98,6 +100,9 @@ class SoftMaskedPruning:
     keep_bonus: Positive = 1.0
     normalize: Normalize = "none"
     sharing: Fraction = 0.0
+    # differs: the authors add scores up. The loss rises faster the fewer channels are left; sums take groups to their
+    # least that cost much latency (docs/results/soft-masks.md: 5 points at 35 % of the latency)
+    scarcity: NonNegative = 2.0
     # differs: 0.0002 in the authors' code whatever the schedule; in short ones masked channels then return in hundreds
     masked_decay: NonNegative | None = None
     # differs: off by default in the authors' code, but part of the published method. In trainings of an epoch or two it
@@ -144,6 +149,7 @@ class SoftMaskedPruning:
                 masked_decay=decay,
                 normalize=self.normalize,
                 sharing=self.sharing,
+                scarcity=self.scarcity,
             ),
             None if self.pricing == "coupled" else functools.partial(one_sided, job.graph, self.consumer_share),
         )

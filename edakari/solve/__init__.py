@@ -9,7 +9,7 @@ from edakari.solve.knapsack import Knapsack
 from edakari.solve.spend import fill
 from edakari.solve.threshold import Threshold
 from edakari.solve.uniform import Uniform
-from edakari.solve.values import keep_best, values_of
+from edakari.solve.values import keep_best, scarce, values_of
 
 __all__ = [
     "ALLOCATORS",
@@ -20,6 +20,7 @@ __all__ = [
     "fill",
     "keep_best",
     "otsu",
+    "scarce",
     "solve_choices",
     "values_of",
 ]

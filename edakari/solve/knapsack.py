@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edakari.core.budget import Limits
 from edakari.core.protocols import Values
+from edakari.core.settings import NonNegative, settings
 from edakari.core.space import Group, Sizes, legal_choices
 from edakari.errors import InfeasibleBudget
 from edakari.solve.choices import solve_choices
 from edakari.solve.descent import descend
 from edakari.solve.spend import Ledger, fill, fits, largest, loads, reachable, worth_of
 from edakari.solve.threshold import Threshold
+from edakari.solve.values import scarce
 
 __all__ = ["Knapsack"]
 
@@ -26,7 +27,7 @@ GAIN = 3e-4
 """Smallest relative gain of a round after which the factor stays the same."""
 
 
-@dc.dataclass(frozen=True)
+@settings
 class Knapsack:
     """Solve multiple-choice knapsacks over legal sizes, on cost curves that are computed again in each round.
 
@@ -41,18 +42,22 @@ class Knapsack:
         sweeps: number of passes over all groups in which the prices converge.
         rounds: largest number of rounds.
         tries: largest number of knapsacks in one round.
+        scarcity: power by which the value of channels rises the fewer of their group are kept; see
+            `edakari.solve.scarce`. 0 adds scores up.
     """
 
     resolution: int = 1024
     sweeps: int = 12
     rounds: int = 8
     tries: int = 3
+    scarcity: NonNegative = 0.0
 
     def allocate(self, groups: Sequence[Group], values: Values, limits: Limits) -> Sizes:
         """See `edakari.core.protocols.Allocator`."""
         dense = reachable(groups, values, limits)
         if dense is not None:
             return dense
+        values = scarce(values, self.scarcity)
         best = descend(groups, values, limits, self.sweeps)
         best = max(best, dict(Threshold().allocate(groups, values, limits)), key=lambda sizes: worth_of(values, sizes))
         reaches = list(REACHES)

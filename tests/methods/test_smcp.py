@@ -422,6 +422,48 @@ def test_a_branch_is_worth_the_groups_inside_of_it() -> None:
     assert values["first.0"][-1] == 24
 
 
+def test_a_branch_is_worth_the_scarce_values_of_the_groups_inside_of_it() -> None:
+    graph = trace(toy_cnn(), ToyTask().example())
+    masks = Masks(toy_cnn(), graph, (*graph.groups, graph.branches[0].group))
+    scores = torch.rand(masks.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain, values = values_at(masks, scores), values_at(masks, scores, scarcity=2.0)
+    own = np.sort(scores[masks.part("first.0")].numpy())[::-1]
+    assert values["first.0"][-1] == pytest.approx((own * (own.cumsum() / own.sum()) ** -2.0).sum())
+    gain = values["first.0"][-1] - plain["first.0"][-1]
+    assert values["first:branch"] == pytest.approx(plain["first:branch"] + [0, gain])
+
+
+class Normalised(nn.Module):
+    """A hidden layer whose only reader is normalised, and an output whose reader is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.read = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 3, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(6, eps=1e-12), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.norm(self.read(self.make(x).relu())).relu().mean((2, 3)))
+        return y
+
+
+def test_first_order_scores_of_a_group_behind_which_a_norm_follows_add_up_to_nothing() -> None:
+    torch.manual_seed(0)
+    model = Normalised().double()
+    graph = trace(model, torch.zeros(1, 3, 6, 6, dtype=torch.float64))
+    masks = Masks(model, graph, maskable(graph, graph.groups), scale_norms=False)
+    with masks.installed():
+        model.train()
+        loss = nn.functional.cross_entropy(model(torch.randn(16, 3, 6, 6, dtype=torch.float64)), torch.arange(16) % 4)
+        loss.backward()
+        figures = input_taylor(masks)
+    assert figures is not None
+    hidden, seen = figures[masks.part("make")], figures[masks.part("read")]
+    # a normalised layer does not see how long its weights are, so that the sum says nothing of the whole group
+    assert hidden.abs().max() > 1e-3
+    assert abs(hidden.sum()) < 1e-5 * hidden.abs().sum()
+    assert abs(seen.sum()) > 1e-2 * seen.abs().sum()
+
+
 def pruned(method: Any, budget: str = "macs<=50%", **changes: Any) -> tuple[Outcome, list[Mapping[str, float]]]:
     seen: list[Mapping[str, float]] = []
     job = toy_job(toy_cnn(), budget)

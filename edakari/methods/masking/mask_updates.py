@@ -21,7 +21,7 @@ from edakari.errors import ModelError
 from edakari.methods.masking.masks import Masks
 from edakari.methods.masking.mid_training import cut_masked
 from edakari.methods.masking.step_scores import ScoreAveraging, StepScores
-from edakari.solve import Knapsack, values_of
+from edakari.solve import Knapsack, scarce, values_of
 from edakari.solve.spend import reachable
 from edakari.surgery import apply
 from edakari.surgery.shrinking import shrink
@@ -238,7 +238,7 @@ class MaskUpdateHook(Hook):
             scores = torch.where(before, scores, 0.0)
         # a masked channel without value stays masked, even if the budget allows its return
         candidates = before | (scores > 0)
-        sizes = solver(masks.groups, values_at(masks, scores), limits, self.sizes())
+        sizes = solver(masks.groups, values_at(masks, scores, self.averaging.scarcity), limits, self.sizes())
         mask = torch.zeros_like(before)
         for group in masks.groups:
             part = masks.part(group.name)
@@ -287,7 +287,7 @@ def train_and_cut(name: str, job: Job, hook: MaskUpdateHook, schedule: Schedule)
     return Outcome(plan, apply(job.model, plan, job.graph))
 
 
-def values_at(masks: Masks, scores: torch.Tensor) -> Values:
+def values_at(masks: Masks, scores: torch.Tensor, scarcity: float = 0.0) -> Values:
     """Return the value of keeping the best channels of each group, float64 [size + 1] by group.
 
     Dropping a branch also removes the groups inside it, but sizes do not express this: in a dropped branch, these
@@ -296,8 +296,10 @@ def values_at(masks: Masks, scores: torch.Tensor) -> Values:
     Args:
         masks: masks of the groups.
         scores: score of each channel, float64 [channels].
+        scarcity: power by which the value of channels rises the fewer of their group are kept.
     """
-    values = dict(values_of({group.name: scores[masks.part(group.name)] for group in masks.groups}))
+    summed = values_of({group.name: scores[masks.part(group.name)] for group in masks.groups})
+    values = dict(scarce(summed, scarcity))
     for branch in masks.branches:
         own = {*branch.parameters}
         for group in masks.groups:

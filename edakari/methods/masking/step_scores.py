@@ -37,6 +37,8 @@ class ScoreAveraging:
             scores, or "none". Channels that cannot return are left out of it.
         sharing: power of the number of weights that read a group by which its scores are divided: 0 leaves their sum, 1
             makes it their mean.
+        scarcity: power by which the value of channels rises the fewer of their group are kept; see
+            `edakari.solve.scarce`.
     """
 
     average: Average = "average"
@@ -45,6 +47,7 @@ class ScoreAveraging:
     masked_decay: float = 0.0
     normalize: Normalize = "none"
     sharing: float = 0.0
+    scarcity: float = 0.0
 
     def comparable(self, scores: torch.Tensor, masks: Masks) -> torch.Tensor:
         """Return the scores by which channels of different groups compete, float64 [channels].
