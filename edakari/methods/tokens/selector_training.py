@@ -49,6 +49,8 @@ class TokenTraining:
         weight_decay: weight decay in both trainings.
         loss: weights of the terms of the loss.
         dual_rate: step size of the Lagrange multipliers of the ratios; 0 uses the penalty alone, as the authors do.
+        dual_damping: factor of half the squared deviation of each ratio, which is added to the multipliers' term; with
+            less of it, ratios swing past their targets.
         joint_rule: selection of tokens in the joint training: "sample" samples them, as the authors do; "count" keeps
             as many as planned, as the exported network does.
         joint_strategy: what becomes of pruned tokens in the joint training: "mask" masks them, "topk" removes them as
@@ -72,6 +74,7 @@ class TokenTraining:
     weight_decay: NonNegative = 0.05
     loss: TokenLoss = TokenLoss()
     dual_rate: NonNegative = 0.05
+    dual_damping: NonNegative = 40.0
     # differs: the authors sample; while scores are near 0, samples differ from the tokens that inference keeps
     joint_rule: Literal["sample", "count"] = "count"
     joint_strategy: Literal["mask", "topk"] = "mask"
@@ -115,7 +118,7 @@ def train_selectors(
     model = _attached(job, plan, example, start)
     dense_patches = dict(zip(sites.names, sites.patches, strict=True))
     targets = [edit.count / dense_patches[edit.block] for edit in plan.tokens()]
-    dual = DualAscent(targets, training.dual_rate) if training.dual_rate > 0 else None
+    dual = DualAscent(targets, training.dual_rate, training.dual_damping) if training.dual_rate > 0 else None
     trainer = TokenTrainer(job, Adaptive(model), teacher, sites.blocks[-1], targets, training.loss, dual)
     if training.teacher == "stored" and max(training.selector_epochs, training.joint_epochs) > 0:
         trainer.stored = stored_teacher(job, teacher, sites.blocks[-1], training.loss.tokens > 0)
