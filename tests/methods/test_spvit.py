@@ -191,7 +191,7 @@ def test_damping_keeps_ratios_from_swinging_past_their_target() -> None:
             dual.after_step(state)
             with torch.no_grad():
                 ratio -= 6e-4 * force
-            seen.append(float(ratio))
+            seen.append(float(ratio.detach()))
         return seen
 
     damped = path(TokenTraining().dual_damping)
