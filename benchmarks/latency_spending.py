@@ -48,7 +48,7 @@ from edakari.surgery import apply
 from edakari.tasks import task_from_settings
 from edakari.train import FitSettings, batch_statistics, fit, task_objective
 
-BUDGETS = ("latency<=45%", "macs<=30%", "latency<=60%")
+BUDGETS = ("latency<=45%", "latency<=35%", "macs<=30%")
 SCORED, JUDGED, RANDOM = 32, 4, 12
 """Batches of training by which channels are scored, batches by which cut networks are judged, and plans at random."""
 POWERS = (0.0, 0.5, 1.0, 2.0)
