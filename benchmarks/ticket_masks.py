@@ -9,6 +9,8 @@ All arms have the structure of the ticket, and train for equal epochs on the sam
 - ticket: its masks, and the weights with which its training began.
 - random: masks drawn at random, which leave as many weights of each parameter, and the same weights.
 - with its weights: its masks, and the weights that it has been given by then.
+- random, with its weights: the random masks, and the ticket's weights. Those that its own masks hide are as at the
+  beginning, for a run does not store what is hidden.
 
 Rows that are there are not repeated.
 """
@@ -38,7 +40,9 @@ from edakari.models import build, spec_of
 from edakari.surgery import held_masks
 from edakari.surgery.origin import steps_of
 
-ARMS = ("ticket", "random", "with its weights")
+ARMS = ("ticket", "random", "with its weights", "random, with its weights")
+PAIRS = {ARMS[0]: ARMS[1], ARMS[2]: ARMS[3]}
+"""Arms that differ in the masks alone."""
 SETTINGS = ("epochs", "steps", "batch", "lr", "size")
 """What a row depends on beside the code and the ticket."""
 
@@ -69,10 +73,16 @@ def row(arm: str, folder: Path, seed: int, arguments: argparse.Namespace) -> dic
     task = short_task(
         seed, arguments.steps, arguments.batch, image_size=arguments.size, workers=arguments.workers, **data
     )
-    masks: Mapping[str, torch.Tensor] = held_masks(ticket)
-    if arm == "random":
-        masks = redrawn(masks, seed)
-    model = ticket if arm == "with its weights" else rewind(ticket, initial(ticket, seed), masks)
+    own: Mapping[str, torch.Tensor] = held_masks(ticket)
+    masks = redrawn(own, seed) if arm.startswith("random") else own
+    weights = initial(ticket, seed)
+    if arm.endswith("with its weights"):
+        trained = ticket.state_dict()
+        weights = {
+            name: torch.where(own[name], value, weights[name]) if name in own else value
+            for name, value in trained.items()
+        }
+    model = rewind(ticket, weights, masks)
     return {
         "arm": arm,
         "ticket": folder.name,
@@ -91,13 +101,15 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     means = {
         arm: {"mean": statistics.mean(found), "range": [min(found), max(found)]} for arm, found in own.items() if found
     }
-    pairs = {
-        ticket: value - values[ARMS[1], ticket]
-        for (arm, ticket), value in values.items()
-        if arm == ARMS[0]
-        if (ARMS[1], ticket) in values
+    differences = {
+        f"{arm}, less {other}": {
+            ticket: value - values[other, ticket]
+            for (of, ticket), value in values.items()
+            if of == arm and (other, ticket) in values
+        }
+        for arm, other in PAIRS.items()
     }
-    return {**means, "differences": pairs}
+    return {**means, "differences": differences}
 
 
 def main() -> None:
