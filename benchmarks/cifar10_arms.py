@@ -53,13 +53,13 @@ BUDGETS = ("macs<=50%", "macs<=40%", "macs<=30%", "latency<=60%", "latency<=45%"
 
 GRID = ("magnitude", "taylor", "smcp", "smcp repeated", "torch-pruning group norm")
 """Arms of the full grid: all budgets and three seeds, after equal tuning. Other arms run where they are asked for."""
-FLOOR, SHARED = {"groups.min_channels": 0.25}, {"sharing": 0.5}
+FLOOR, SHARED, SUMMED = {"groups.min_channels": 0.25}, {"sharing": 0.5}, {"scarcity": 0.0}
 BY_MAXIMUM = {"criterion": {"normalize": "max"}}
 TRIALS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "magnitude": ({}, BY_MAXIMUM, FLOOR),
     "taylor": ({}, BY_MAXIMUM, FLOOR),
-    "smcp": ({}, SHARED, FLOOR),
-    "smcp repeated": ({}, SHARED, FLOOR),
+    "smcp": ({}, SHARED, SUMMED),
+    "smcp repeated": ({}, SHARED, SUMMED),
     "torch-pruning group norm": ({}, {"normalizer": "max"}, {"max_pruning_ratio": 0.75}),
 }
 """Three trials an arm of the grid; the settings of the best one are those of all its runs."""

@@ -78,7 +78,8 @@ def _smcp(root: float) -> Settings:
     epochs = max(3, round(90 * root))
     phases = {"warmup_epochs": 10, "ramp_epochs": 55, "freeze_epochs": 25}
     own = {f"method.{name}": each / 90 * epochs for name, each in phases.items()}
-    return {"method.epochs": epochs, "method.interval": max(1, round(80 * root)), **own}
+    # the paper adds scores up
+    return {"method.epochs": epochs, "method.interval": max(1, round(80 * root)), "method.scarcity": 0.0, **own}
 
 
 def _ekg(root: float) -> Settings:
