@@ -10,7 +10,7 @@ from edakari.core.method import Job
 from edakari.core.plan import KeepChannels
 from edakari.core.space import legal_sizes
 from edakari.cost import bind
-from edakari.errors import InfeasibleBudget
+from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.methods.allocation import fixed_note
 from edakari.methods.fixed_widths import check_with_fixed
 from edakari.pipeline.context import Run
@@ -62,4 +62,4 @@ def _counted(run: Run) -> Budget:
 
 
 def _untrained(*arguments: Any, **settings: Any) -> Any:
-    raise AssertionError("a check does not train")
+    raise EdakariError("check_job(job) of a method trains; it must only check the network and the budget")
