@@ -11,16 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edakari.core.graph import Graph
-from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, axes
+from edakari.core.layout import Layout, axes
+from edakari.core.polynomials import Monomials, multiplied, polynomial
 from edakari.core.space import Group, Sizes
 from edakari.graph.operators import Trait, having
 
 __all__ = ["Count", "activations", "flops", "macs", "params", "size", "uncounted"]
 
 Term = tuple[int, tuple[Layout, ...]]
-
-Monomials = dict[tuple[str, ...], int]
-"""A polynomial: maps the names of the groups that are multiplied, sorted and with repeats, to their coefficient."""
 
 FREE = having(Trait.FREE)
 """Operators that only move or make values."""
@@ -207,36 +205,11 @@ def _expanded(terms: tuple[Term, ...]) -> Monomials:
         product: Monomials = {(): constant}
         for layout in layouts:
             if layout not in extents:
-                extents[layout] = _extent(layout)
-            product = _times(product, extents[layout])
+                extents[layout] = polynomial(layout)
+            product = multiplied(product, extents[layout])
         for names, coefficient in product.items():
             total[names] += coefficient
     return total
-
-
-def _extent(layout: Layout) -> Monomials:
-    """The number of positions of a layout as a polynomial."""
-    match layout:
-        case Fixed(size):
-            return {(): size}
-        case Axis(group):
-            return {(group,): 1}
-        case Product(parts):
-            return functools.reduce(_times, map(_extent, parts), {(): 1})
-        case Concat(parts):
-            total: Monomials = collections.Counter()
-            for part in parts:
-                for names, coefficient in _extent(part).items():
-                    total[names] += coefficient
-            return total
-
-
-def _times(left: Monomials, right: Monomials) -> Monomials:
-    product: Monomials = collections.Counter()
-    for a, x in left.items():
-        for b, y in right.items():
-            product[tuple(sorted(a + b))] += x * y
-    return product
 
 
 def _packed(monomials: Monomials, index: Mapping[str, int]) -> _Polynomial:

@@ -11,11 +11,14 @@ from torch import nn
 
 from edakari.core.graph import Graph, Member
 from edakari.core.protocols import Batch, Task
-from edakari.core.settings import settings
+from edakari.core.settings import Count, settings
 from edakari.core.space import Scores
 from edakari.criteria.reduce import Array, Normalize, channels, counting, group_scores, parameters_of
 
 __all__ = ["GeometricMedian"]
+
+WHOLE = 3
+"""Times the sample, up to which a group is compared as a whole."""
 
 
 @settings
@@ -27,6 +30,9 @@ class GeometricMedian:
 
     Args:
         normalize: see `edakari.criteria.reduce.group_scores`.
+        sample: number of channels that every channel is compared with, in groups of more than three times as many.
+            The mean of the squared distances is exact all the same, so that 64 err by about 1 % at most; by more where
+            the weights of a large group lie in two or three dimensions.
     """
 
     paper: ClassVar[str] = (
@@ -34,6 +40,7 @@ class GeometricMedian:
     )
 
     normalize: Normalize = "mean"
+    sample: Count = 64
 
     def score(self, model: nn.Module, graph: Graph, batches: Iterable[Batch] = (), task: Task | None = None) -> Scores:
         """See `edakari.core.protocols.Criterion`; needs neither batches nor a task."""
@@ -41,7 +48,7 @@ class GeometricMedian:
 
         def parts(group: str, size: int) -> list[Array]:
             return [
-                _distances(parameters[member.tensor], member, group, size)
+                _distances(parameters[member.tensor], member, group, size, self.sample)
                 for member in counting(graph, group, parameters)
             ]
 
@@ -49,11 +56,36 @@ class GeometricMedian:
             return group_scores(graph, parts, self.normalize)
 
 
-def _distances(weight: torch.Tensor, member: Member, group: str, size: int) -> Array:
+def _distances(weight: torch.Tensor, member: Member, group: str, size: int, sample: int) -> Array:
     """Mean distance per weight of each channel to the others, float64 [size]."""
     where = channels(member.layout, group)
     order = torch.from_numpy(np.argsort(where, kind="stable")[int((where < 0).sum()) :]).to(weight.device)
     rows = weight.detach().float().movedim(member.dim, 0)[order].reshape(size, -1)
-    distances = torch.cdist(rows, rows, compute_mode="use_mm_for_euclid_dist_if_necessary").double().fill_diagonal_(0)
-    mean: Array = (distances.sum(1) / (max(size - 1, 1) * rows.shape[1] ** 0.5)).cpu().numpy()
+    means = _exact(rows) if size <= WHOLE * sample else _estimated(rows, sample)
+    mean: Array = (means / rows.shape[1] ** 0.5).cpu().numpy()
     return mean
+
+
+def _exact(rows: torch.Tensor) -> torch.Tensor:
+    """Mean distance of each row to the others, float64 [rows]."""
+    distances = torch.cdist(rows, rows, compute_mode="use_mm_for_euclid_dist_if_necessary").double().fill_diagonal_(0)
+    return distances.sum(1) / max(len(rows) - 1, 1)
+
+
+def _estimated(rows: torch.Tensor, sample: int) -> torch.Tensor:
+    """Mean distance of each row to the others, from its distances to a sample of them, float64 [rows].
+
+    The mean of the squared distances is known exactly. A distance is expanded about the root of this mean: the term of
+    first order has mean 0, so that the sample only estimates the small rest.
+    """
+    size = len(rows)
+    rows = rows - rows.mean(0)
+    squares = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+    mean = (size * squares + squares.sum()) / (size - 1)
+    picked = torch.from_numpy(np.random.default_rng(0).permutation(size)[:sample]).to(rows.device)
+    squared = torch.addmm(squares.float()[:, None] + squares.float()[picked], rows, rows[picked].T, alpha=-2).double()
+    root = mean.clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]
+    rest = squared.clamp_min(0).sqrt() - (squared / root + root) / 2
+    others = picked != torch.arange(size, device=rows.device)[:, None]
+    means: torch.Tensor = root[:, 0] + (rest * others).sum(1) / others.sum(1)
+    return means

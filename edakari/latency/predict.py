@@ -10,140 +10,26 @@ from __future__ import annotations
 
 import collections
 import dataclasses as dc
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edakari.core.graph import Graph
-from edakari.core.layout import Layout, axes, extent
 from edakari.core.space import Group, Sizes
 from edakari.errors import MeasurementError
-from edakari.latency.grid import BLOCK, Knots, lanes, stepped
+from edakari.latency.grid import stepped
+from edakari.latency.layer_times import IncrementalTimes, LayerTimes, Part
 from edakari.latency.layers import Layer
 from edakari.latency.measure_table import CHAINS, Wanted, wanted
+from edakari.latency.surface import Surface
 from edakari.latency.table import Table, network_key
 
-__all__ = ["LatencyCost", "Part", "Surface", "call_overhead", "latency_cost"]
+__all__ = ["LatencyCost", "call_overhead", "latency_cost"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Bracket = tuple[Ints, Ints, Floats, npt.NDArray[np.bool_]]
-
-
-class Surface:
-    """Time of one layer over its widths.
-
-    Args:
-        knots: knots of each axis, in ascending order.
-        times: time at every combination of knots, ms, float [knots, ...].
-        steps: for each axis, whether the time is a staircase over it.
-    """
-
-    def __init__(self, knots: Sequence[Knots], times: Floats, steps: Sequence[bool]) -> None:
-        self.axes = [_Axis.of(each, step) for each, step in zip(knots, steps, strict=True)]
-        # a layer of width 0 does not exist
-        self.times = np.pad(times, [(1, 0)] * times.ndim)
-        for indices in itertools.product(*(axis.lanes.values() for axis in self.axes)):
-            # within a lane, a wider layer is never faster, so a dip is noise
-            block = self.times[np.ix_(*indices)]
-            for axis in range(block.ndim):
-                block = np.maximum.accumulate(block, axis=axis)
-            self.times[np.ix_(*indices)] = block
-        self.known: dict[tuple[int, ...], float] = {}
-
-    def at(self, *widths: npt.ArrayLike) -> Floats:
-        """Time at these widths, ms; widths that fit no block count as the next multiple of 8."""
-        found = self._best(widths, exactly=True)
-        return np.where(np.isfinite(found), found, self._best(widths, exactly=False))
-
-    def at_least(self, *widths: npt.ArrayLike) -> Floats:
-        """Time of the fastest layer that is at least as wide, ms; it never falls as widths grow."""
-        return self._best(widths, exactly=False)
-
-    def least(self, widths: tuple[int, ...]) -> float:
-        """Like `at_least`, for one combination of widths; results are cached."""
-        found = self.known.get(widths)
-        if found is None:
-            found = self.known[widths] = float(self.at_least(*widths))
-        return found
-
-    def _best(self, widths: Sequence[npt.ArrayLike], *, exactly: bool) -> Floats:
-        arrays = np.broadcast_arrays(*(np.asarray(width, dtype=np.int64) for width in widths))
-        choices = [axis.brackets(array, exactly) for axis, array in zip(self.axes, arrays, strict=True)]
-        best = np.full(arrays[0].shape, np.inf)
-        for combination in itertools.product(*choices):
-            best = np.minimum(best, self._interpolated(combination))
-        return best
-
-    def _interpolated(self, brackets: Sequence[Bracket]) -> Floats:
-        total: Any = 0.0
-        for corner in itertools.product((0, 1), repeat=len(brackets)):
-            weight: Any = 1.0
-            for high, bracket in zip(corner, brackets, strict=True):
-                weight = weight * (bracket[2] if high else 1.0 - bracket[2])
-            knots = tuple(bracket[high] for high, bracket in zip(corner, brackets, strict=True))
-            total = total + weight * self.times[knots]
-        allowed = np.logical_and.reduce([bracket[3] for bracket in brackets])
-        return np.where(allowed, total, np.inf)
-
-
-@dc.dataclass(frozen=True)
-class _Axis:
-    """Knots along one axis, preceded by 0, and the lane of each knot.
-
-    Lane 0 is the unpruned width if 8 does not divide it, or all knots if the time has no steps.
-    """
-
-    knots: Ints
-    lanes: Mapping[int, Ints]
-    stepped: bool
-
-    @classmethod
-    def of(cls, knots: Knots, step: bool) -> _Axis:
-        every = np.array((0, *knots), dtype=np.int64)
-        steps = step and knots[-1] > BLOCK
-        found = lanes(every) if steps else np.zeros_like(every)
-        names = np.unique(found[1:])
-        return cls(every, {int(lane): np.flatnonzero((found == lane) | (every == 0)) for lane in names}, steps)
-
-    def brackets(self, widths: Ints, exactly: bool) -> list[Bracket]:
-        """For each lane: knots around each width, weight of the upper knot, and whether the lane applies."""
-        found = []
-        for lane, indices in self.lanes.items():
-            knots = self.knots[indices]
-            member = self._next_in(lane, widths) if self.stepped else widths
-            allowed = member == widths if exactly else member <= knots[-1]
-            high = np.clip(np.searchsorted(knots, member), 1, len(knots) - 1)
-            fraction = (member - knots[high - 1]) / (knots[high] - knots[high - 1])
-            found.append((indices[high - 1], indices[high], fraction, allowed))
-        return found
-
-    def _next_in(self, lane: int, widths: Ints) -> Ints:
-        """The smallest width of a lane that is at least as large; 0 stays 0."""
-        if lane == 16:
-            return -(-widths // 16) * 16
-        odd = -(-(widths - 8) // 16) * 16 + 8 if lane == 8 else self.knots[-1]
-        return np.where(widths == 0, 0, odd)
-
-
-@dc.dataclass(frozen=True)
-class Part:
-    """Equal layer calls of a network.
-
-    Args:
-        layer: the layer.
-        widths: one layout for each of its axes.
-        surface: times of the layer.
-        calls: number of calls.
-    """
-
-    layer: Layer
-    widths: tuple[Layout, ...]
-    surface: Surface
-    calls: int
 
 
 @dc.dataclass(frozen=True)
@@ -155,14 +41,14 @@ class LatencyCost:
     choose the width that fits. `predict` does without this correction.
 
     Args:
-        parts: timed layer calls.
+        layers: timed layer calls.
         constant: time of every call that does not depend on sizes, ms.
         scale: factor of the layers' times.
         name: name in a budget.
         unit: unit of the total.
     """
 
-    parts: tuple[Part, ...]
+    layers: LayerTimes
     constant: float = 0.0
     scale: float = 1.0
     name: str = "latency"
@@ -170,8 +56,7 @@ class LatencyCost:
 
     def total(self, sizes: Sizes) -> float:
         """Latency at these sizes, ms."""
-        times = (part.calls * part.surface.least(_widths(part, sizes)) for part in self.parts)
-        return self.constant + self.scale * sum(times)
+        return self.constant + self.scale * self.layers.total(sizes)
 
     def curve(self, group: Group, sizes: Sizes) -> Floats:
         """Totals with this group at every size from 0 to its full size, ms."""
@@ -179,12 +64,11 @@ class LatencyCost:
 
     def incremental(self, sizes: Sizes) -> _LatencyIncrements:
         """See `edakari.core.incremental_cost.IncrementallyCosted`."""
-        return _LatencyIncrements(self, sizes)
+        return _LatencyIncrements(IncrementalTimes(self.layers, sizes), self.constant, self.scale)
 
     def predict(self, sizes: Sizes) -> float:
         """Expected latency of a network with exactly these sizes, ms."""
-        times = (part.calls * float(part.surface.at(*_widths(part, sizes))) for part in self.parts)
-        return self.constant + self.scale * sum(times)
+        return self.constant + self.scale * self.layers.exact_total(sizes)
 
     def corrected(self, sizes: Sizes, measured_ms: float) -> LatencyCost:
         """Return the same cost, scaled so that its total at some sizes is the measured latency.
@@ -200,39 +84,23 @@ class LatencyCost:
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
 
 
+@dc.dataclass(frozen=True)
 class _LatencyIncrements:
-    """Latency while sizes change group by group; only layers that a changed group reaches are computed again."""
+    """See `edakari.core.incremental_cost.IncrementalCost`."""
 
-    def __init__(self, cost: LatencyCost, sizes: Sizes) -> None:
-        self.cost = cost
-        self.sizes = dict(sizes)
-        self.times = [part.calls * part.surface.least(_widths(part, sizes)) for part in cost.parts]
-        self.moving: dict[str, list[int]] = {}
-        for index, part in enumerate(cost.parts):
-            for name in {axis.group for layout in part.widths for axis in axes(layout)}:
-                self.moving.setdefault(name, []).append(index)
+    times: IncrementalTimes
+    constant: float
+    scale: float
 
     @property
     def total(self) -> float:
-        """See `edakari.core.incremental_cost.IncrementalCost`."""
-        return self.cost.constant + self.cost.scale * sum(self.times)
+        return self.constant + self.scale * self.times.total
 
     def totals(self, group: Group, choices: Ints) -> Floats:
-        """See `edakari.core.incremental_cost.IncrementalCost`."""
-        moving = self.moving.get(group.name, ())
-        along = np.full(len(choices), self.total - self.cost.scale * sum(self.times[index] for index in moving))
-        for index in moving:
-            part = self.cost.parts[index]
-            widths = [extent(layout, {**self.sizes, group.name: choices}) for layout in part.widths]
-            along += self.cost.scale * part.calls * part.surface.at_least(*widths)
-        return along
+        return self.constant + self.scale * self.times.totals(group.name, choices)
 
     def move(self, name: str, size: int) -> None:
-        """See `edakari.core.incremental_cost.IncrementalCost`."""
-        self.sizes[name] = size
-        for index in self.moving.get(name, ()):
-            part = self.cost.parts[index]
-            self.times[index] = part.calls * part.surface.least(_widths(part, self.sizes))
+        self.times.move(name, size)
 
 
 def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = None) -> LatencyCost:
@@ -255,10 +123,11 @@ def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = No
         surface = surfaces.get((layer, each.knots)) or _surface(each, table)
         surfaces[layer, each.knots] = surface
         parts[layer, widths] = Part(layer, widths, surface, calls[layer, widths])
+    layers = LayerTimes(tuple(parts.values()))
     fit = table.fits.get(network_key(graph))
     if fit is not None:
-        return LatencyCost(tuple(parts.values()), fit.constant_ms, fit.scale)
-    return LatencyCost(tuple(parts.values()), call_overhead(table, len(uses)))
+        return LatencyCost(layers, fit.constant_ms, fit.scale)
+    return LatencyCost(layers, call_overhead(table, len(uses)))
 
 
 def _surface(each: Wanted, table: Table) -> Surface:
@@ -282,7 +151,3 @@ def call_overhead(table: Table, operators: int) -> float:
     short, long = (table.samples[Layer("chain"), (length,)].minimum_ms for length in CHAINS)
     each = max(0.0, (long - short) / (CHAINS[1] - CHAINS[0]))
     return max(0.0, short - CHAINS[0] * each) + operators * each
-
-
-def _widths(part: Part, sizes: Sizes) -> tuple[int, ...]:
-    return tuple(int(extent(layout, sizes)) for layout in part.widths)

@@ -140,6 +140,34 @@ def test_a_twin_is_what_the_geometric_median_removes_first() -> None:
     assert set(GeometricMedian().score(model, graph)["g"].argsort()[:2].tolist()) == {1, 2}
 
 
+@pytest.mark.parametrize("rank", [3, 40])
+def test_a_sample_estimates_the_mean_distances_of_a_large_group(rank: int) -> None:
+    torch.manual_seed(rank)
+    size = 300
+    model = nn.Sequential(nn.Linear(40, size), nn.Linear(size, 3))
+    with torch.no_grad():
+        mixed = torch.randn(size, rank) @ torch.randn(rank, 40) * torch.rand(size, 1).add(0.2)
+        model[0].weight.copy_(mixed)
+        model[0].weight[7] = model[0].weight[8]
+    graph = edakari.trace(model, torch.zeros(2, 40))
+    (name,) = (group.name for group in graph.groups)
+    exact = GeometricMedian(normalize="none", sample=100).score(model, graph)[name]
+    found = GeometricMedian(normalize="none", sample=64).score(model, graph)[name]
+    torch.testing.assert_close(exact, found, rtol=0.05, atol=0.0)
+    assert not torch.equal(exact, found)
+    assert len({*exact.argsort()[:150].tolist()} & {*found.argsort()[:150].tolist()}) > 140
+
+
+def test_equal_channels_have_no_distance_even_if_they_are_many() -> None:
+    model = nn.Sequential(nn.Linear(3, 300), nn.Linear(300, 2))
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.fill_(0.5)
+    graph = edakari.trace(model, torch.zeros(1, 3))
+    (scores,) = GeometricMedian(normalize="none").score(model, graph).values()
+    assert scores.abs().max() < 1e-3
+
+
 def test_taylor_is_the_mean_squared_sum_of_gradient_times_weight() -> None:
     task = ToyTask(images=8, batch=4)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from edakari.core.budget import Budget
-from edakari.core.space import legal_sizes, limited
+from edakari.core.layout import Axis
+from edakari.core.space import Group, legal_sizes, limited
 from edakari.cost import bind
 from edakari.errors import BudgetError, InfeasibleBudget, MeasurementError
 from edakari.graph import trace
@@ -27,7 +30,9 @@ from edakari.latency import (
     wanted,
 )  # fmt: skip
 from edakari.latency.grid import knots_of
-from edakari.latency.predict import Surface
+from edakari.latency.layer_times import LayerTimes, Part
+from edakari.latency.predict import LatencyCost
+from edakari.latency.surface import Surface
 from edakari.latency.timing import RunSettings
 from edakari.solve import Knapsack, Threshold, Uniform
 from edakari.testing import check_cost, toy_cnn, toy_vit
@@ -44,6 +49,16 @@ def filled(model, runtime, folder, step=8):
     return graph, groups, fill(table, missing, runtime, SETTINGS)
 
 
+def cost_of(surface, most):
+    """The latency of one layer, whose groups have the largest widths and the names a, b."""
+    widths = tuple(Axis(name, size) for name, size in zip("ab", most, strict=False))
+    return LatencyCost(LayerTimes([Part(CONV, widths, surface, 1)]))
+
+
+def at(surface, widths):
+    return [surface.at(width) for width in widths]
+
+
 def staircase(widths, block):
     return np.prod([-(-np.asarray(width) // block) * block for width in widths], axis=0).astype(float)
 
@@ -52,13 +67,16 @@ def staircase(widths, block):
 def test_steps_are_met_exactly_between_knots(block):
     knots = [knots_of(CONV, axis, range(8, 513, 8)) for axis in ("in", "out")]
     surface = Surface(knots, staircase(np.meshgrid(*knots, indexing="ij"), block), (True, True))
-    widths = np.meshgrid(range(8, 513, 8), range(8, 513, 8))
-    assert np.abs(surface.at(*widths) / staircase(widths, block) - 1).max() < 1e-12
+    cost = cost_of(surface, (512, 512))
+    for pair in itertools.product(range(8, 513, 40), range(8, 513, 56)):
+        expected = pytest.approx(staircase(pair, block), rel=1e-12)
+        assert surface.at(*pair) == expected
+        assert cost.total(dict(zip("ab", pair, strict=True))) == expected
 
 
 def test_a_width_that_was_not_timed_counts_as_the_next_that_was():
     surface = Surface([(8, 16, 24, 32, 40, 48, 100)], np.array([2.0, 3.0, 6.0, 4.0, 7.0, 5.0, 9.0]), (True,))
-    assert surface.at([8, 16, 24, 9, 17, 41, 49, 99, 100]).tolist() == [2.0, 3.0, 6.0, 3.0, 4.0, 5.0, 9.0, 9.0, 9.0]
+    assert at(surface, [8, 16, 24, 9, 17, 41, 49, 99, 100]) == [2.0, 3.0, 6.0, 3.0, 4.0, 5.0, 9.0, 9.0, 9.0]
 
 
 def test_the_cost_of_a_width_is_that_of_the_quickest_wider_one():
@@ -68,7 +86,7 @@ def test_the_cost_of_a_width_is_that_of_the_quickest_wider_one():
     knots = knots_of(CONV, "in", range(1, 251))
     surface = Surface([knots], np.array([time(width) for width in knots]), (True,))
     every = np.arange(0, 251)
-    exact, least = surface.at(every), surface.at_least(every)
+    exact, least = np.array(at(surface, every)), cost_of(surface, [250]).curve(Group("a", "channel", 250), {})
     assert exact[56] > exact[64]
     assert np.allclose(least, np.minimum.accumulate(exact[::-1])[::-1])
 
@@ -76,7 +94,7 @@ def test_the_cost_of_a_width_is_that_of_the_quickest_wider_one():
 def test_noise_within_a_lane_is_smoothed_and_steps_stay():
     knots = (16, 32, 48, 64)
     surface = Surface([knots], np.array([1.0, 2.0, 1.9, 4.0]), (True,))
-    assert surface.at([16, 32, 48, 64]).tolist() == [1.0, 2.0, 2.0, 4.0]
+    assert at(surface, [16, 32, 48, 64]) == [1.0, 2.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize("build", [toy_cnn, toy_vit])

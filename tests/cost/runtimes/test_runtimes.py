@@ -110,7 +110,7 @@ def test_from_layers_to_a_network(runtime, tmp_path):
     table = fill(table, plan.missing, runtime, SETTINGS, repeats=2)
     cost = latency_cost(graph, open_table(table.key, tmp_path), groups)
     assert 0 < cost.total({group.name: 1 for group in groups}) <= cost.total({})
-    assert len(cost.parts) == len({(use.layer, use.widths) for use in layers_of(graph)})
+    assert len(cost.layers.parts) == len({(use.layer, use.widths) for use in layers_of(graph)})
 
 
 @pytest.mark.parametrize(
