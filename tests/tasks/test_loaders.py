@@ -185,7 +185,7 @@ def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_from_workers_too(tmp_path, workers):
     source = folder(tmp_path)
-    source.paths[4].write_bytes(b"nothing")
+    source.path(4).write_bytes(b"nothing")
     batches = FileBatches(
         source, Order(10, 5), training_transform(Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3), "none"), workers
     )

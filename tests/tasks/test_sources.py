@@ -2,10 +2,13 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from edakari.errors import DataError, UnknownName
 from edakari.tasks.sources import embedded, from_folder, from_npz
+from edakari.tasks.sources.packed import Packed
 
 
 def save(path, images=None, labels=None, **more):
@@ -98,9 +101,29 @@ def test_folders_give_sorted_classes_and_files(tmp_path):
         (tmp_path / name).write_text("x") if name.endswith("txt") else picture(tmp_path / name)
     source = from_folder(tmp_path)
     assert source.classes == ("cat", "dog")
-    assert [path.name for path in source.paths] == ["c.png", "a.jpg", "b.png"]
+    assert [source.path(index).name for index in range(3)] == ["c.png", "a.jpg", "b.png"]
     assert source.labels.tolist() == [0, 1, 1]
     assert source.image(0).mode == "RGB"
+
+
+def test_what_is_hidden_is_no_image(tmp_path):
+    for name in ("dog/a.JPG", "dog/._a.jpg", "dog/.ipynb_checkpoints/a-checkpoint.jpg", "cat/b.png", ".git/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / name)
+    source = from_folder(tmp_path)
+    assert [source.names.text(index) for index in range(len(source.names))] == ["cat/b.png", "dog/a.JPG"]
+
+
+@given(st.lists(st.binary(max_size=5)), st.data())
+def test_packed_strings_are_taken_and_joined_as_lists_are(strings, data):
+    packed = Packed.of(strings)
+    indices = data.draw(st.lists(st.integers(0, len(strings) - 1))) if strings else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edakari.tasks.sources.packed.CHUNK", data.draw(st.integers(1, 4)))
+        taken = packed.take(indices)
+    assert [taken[index] for index in range(len(taken))] == [strings[index] for index in indices]
+    both = Packed.joined([taken, packed])
+    assert [both[index] for index in range(len(both))] == [*(strings[index] for index in indices), *strings]
 
 
 def test_folders_that_are_missing_empty_or_of_one_class(tmp_path):

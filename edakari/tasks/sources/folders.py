@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edakari.core.optional import needs
 from edakari.errors import DataError
+from edakari.tasks.sources.listing import IMAGES, image_names
+from edakari.tasks.sources.packed import Packed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,18 +26,24 @@ class Files:
     """Images on the disk, read on access, in colour.
 
     Args:
-        paths: paths of the images.
+        root: folder that the paths are relative to.
+        names: paths of the images.
         labels: labels, int64 [N]; numbers, float32 [N, K].
         classes: name of each class; empty where images have numbers.
     """
 
-    paths: tuple[Path, ...]
+    root: Path
+    names: Packed
     labels: npt.NDArray[Any]
     classes: tuple[str, ...]
 
     def take(self, indices: npt.NDArray[np.int64]) -> Files:
         """The images at these indices, in their order."""
-        return Files(tuple(self.paths[index] for index in indices), self.labels[indices], self.classes)
+        return dc.replace(self, names=self.names.take(indices), labels=self.labels[indices])
+
+    def path(self, index: int) -> Path:
+        """Path of one image."""
+        return self.root / self.names.text(index)
 
     def image(self, index: int) -> Image.Image:
         """Read one image by `read_image`: "RGB", or "F" for grey of more than 8 bits.
@@ -45,7 +53,7 @@ class Files:
         """
         from edakari.tasks.images import read_image
 
-        return read_image(self.paths[index])
+        return read_image(self.path(index))
 
     @property
     def channels(self) -> int:
@@ -53,8 +61,8 @@ class Files:
         return 3
 
     def identity(self) -> bytes:
-        """Bytes by which data sets are told apart: the names of the files, without their content."""
-        return "\n".join("/".join(path.parts[-2:]) for path in self.paths).encode()
+        """Bytes by which data sets are told apart: the names of the files in the folder, without their content."""
+        return self.names.starts.tobytes() + self.names.data.tobytes()
 
 
 def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files:
@@ -67,10 +75,6 @@ def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files
     Raises:
         DataError: no folder, no class, only one, one without images, or other classes than asked for.
     """
-    with needs("train", "reading images"):
-        # here, for torchvision takes seconds to import
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"image folder {str(path)!r}: there is no such folder")
@@ -87,12 +91,11 @@ def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files
             f"missing {missing[:4]}, unknown {extra[:4]}"
         )
     names = tuple(classes or found)
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        images = sorted(file for file in (path / name).rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
+    parts: list[Packed] = []
+    for name in names:
+        images = sorted(image_names(path / name))
         if not images:
-            raise DataError(f"image folder {str(path / name)!r} has no images ({', '.join(IMG_EXTENSIONS)})")
-        paths += images
-        labels += [label] * len(images)
-    return Files(tuple(paths), np.array(labels, np.int64), names)
+            raise DataError(f"image folder {str(path / name)!r} has no images ({', '.join(IMAGES)})")
+        start = os.fsencode(name) + b"/"
+        parts.append(Packed.of(start + image for image in images))
+    return Files(path, Packed.joined(parts), np.repeat(np.arange(len(names)), [len(part) for part in parts]), names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from edakari.core.reading import Unreadable, because, read_text
 from edakari.errors import DataError
 from edakari.tasks.sources.packed import Packed
 
-__all__ = ["IMAGES", "TRAIN", "VAL", "first_there", "image_files", "read_lines", "sizes_on_disk"]
+__all__ = ["IMAGES", "TRAIN", "VAL", "first_there", "image_files", "image_names", "read_lines", "sizes_on_disk"]
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 """Suffixes of images in folders."""
@@ -43,9 +44,41 @@ def read_lines(path: Path, where: str) -> list[str]:
 
 
 def image_files(folder: Path, suffixes: Sequence[str] = IMAGES) -> list[str]:
-    """Return the paths of all images in a folder and its subfolders, relative to it, sorted."""
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in suffixes and not file.name.startswith("."))
-    return sorted(file.relative_to(folder).as_posix() for file in found)
+    """Return the paths of all images in a folder and its subfolders, relative to it, sorted; none without the folder.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    return [os.fsdecode(name) for name in sorted(image_names(folder, suffixes))]
+
+
+def image_names(folder: Path, suffixes: Sequence[str] = IMAGES) -> list[bytes]:
+    """Return the paths of all images in a folder and its subfolders, relative to it, as bytes and in no order.
+
+    Files and subfolders whose names start with a dot are left out, and so are subfolders that are links.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    endings, found, left = tuple(map(os.fsencode, suffixes)), [], [b""]
+    while left:
+        inside = left.pop()
+        path = os.path.join(os.fsencode(folder), inside)
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(b"."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(inside + name + b"/")
+                    elif name.lower().endswith(endings):
+                        found.append(inside + name)
+        except OSError as error:
+            raise DataError(f"folder {os.fsdecode(path)!r} cannot be read: {because(error)}") from error
+    return found
 
 
 def first_there(paths: Iterable[Path]) -> Path | None:

@@ -19,6 +19,7 @@ from edakari.tasks.sources.arrays import Arrays
 from edakari.tasks.sources.folders import Files
 from edakari.tasks.sources.mapped import Mapped, item_of, picture_of
 from edakari.tasks.sources.npz import read_parts
+from edakari.tasks.sources.packed import Packed
 
 __all__ = ["Numbered", "numbered_dataset", "numbered_sources"]
 
@@ -131,7 +132,7 @@ def _from_tables(paths: tuple[Path, ...]) -> Numbered:
     if missing:
         raise DataError(f"{where}: {len(missing)} of {len(files)} images are missing; the first is {str(missing[0])!r}")
     values = _numbers(np.array(rows), len(files), where, "numbers")
-    return Numbered(Files(tuple(files), values, ()), _names(names, values.shape[1]))
+    return Numbered(Files(Path(), Packed.texts(map(str, files)), values, ()), _names(names, values.shape[1]))
 
 
 def _table(path: Path) -> tuple[list[Path], list[list[float]], tuple[str, ...]]:

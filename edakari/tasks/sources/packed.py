@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 __all__ = ["Packed", "existing"]
 
+CHUNK = 65_536
+"""Strings that `take` copies at once."""
+
 
 @dc.dataclass(frozen=True, eq=False)
 class Packed:
@@ -38,6 +41,12 @@ class Packed:
         """Pack texts, such as the paths of files."""
         return cls.of(os.fsencode(part) for part in parts)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Packed]) -> Packed:
+        """Join packed strings, in their order."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)])
+        return cls(np.concatenate([np.empty(0, np.uint8), *(part.data for part in parts)]), np.cumsum(lengths))
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 
@@ -50,7 +59,16 @@ class Packed:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
         """The strings at these indices, in their order."""
-        return Packed.of(self[int(index)] for index in indices)
+        chosen = np.asarray(indices, np.int64)
+        lengths = np.diff(self.starts)[chosen]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        data = np.empty(int(starts[-1]), np.uint8)
+        for first in range(0, len(chosen), CHUNK):
+            part = slice(first, first + CHUNK)
+            moved = np.repeat(self.starts[chosen[part]] - starts[:-1][part], lengths[part])
+            here = slice(int(starts[first]), int(starts[first]) + len(moved))
+            data[here] = self.data[np.arange(here.start, here.stop) + moved]
+        return Packed(data, starts)
 
 
 def existing(root: Path, files: Packed) -> npt.NDArray[np.bool_]:
