@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,7 +91,8 @@ class _Watch:
         self.gone = {path for branch in dropped for path in (*branch.modules, branch.exit)}
         # modules next to those of a dropped branch receive what these pass on, unless shapes stay
         self.changed = {index for branch in dropped if not branch.shapes for index in branch.region}
-        self.homes = {graph.operators[index].module for index in self.changed}
+        # a replacement makes what it needs by code of its own
+        self.replaced = self.gone | {graph.operators[index].module for index in self.changed}
         silent = {call for branch in dropped for call in branch.calls}
         for index, entry in enumerate(graph.calls):
             if index not in silent:
@@ -124,8 +125,7 @@ class _Watch:
     def made_shapes(self, out: Any) -> None:
         """Compare the shapes that a line of the running module's code made with those in the trace."""
         entry = self._entry(self.running)
-        # a replacement makes what it needs by code of its own
-        if entry is None or not self.every_length or self.running in self.homes | self.gone:
+        if entry is None or not self.every_length or self.running in self.replaced:
             return
         line = line_of_code()
         start = self.indices[-1].get(line, 0)
@@ -136,9 +136,8 @@ class _Watch:
 
     def missed(self) -> Fault | None:
         """A replacement in a dropped branch that the network's code did not call, unlike the module itself."""
-        for path in sorted(self.gone):
-            inside = any(path.startswith(other + ".") for other in self.gone)
-            if not inside and path not in self.count:
+        for path in sorted(self.gone - self.count.keys()):
+            if self.gone.isdisjoint(_enclosing(path)):
                 return Fault(path, f"the network does not call the replacement of {path}")
         return None
 
@@ -162,6 +161,12 @@ class _Watch:
             for length, dim in zip(shape, dims, strict=False)
             if self.every_length or not isinstance(dim, Fixed)
         )
+
+
+def _enclosing(path: str) -> Iterator[str]:
+    """The paths of the modules around a module, without the network itself."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _text(shapes: Sequence[Sequence[int]]) -> str:
