@@ -129,7 +129,7 @@ class ImageData:
         if isinstance(source, Arrays) and augment != "timm":
             return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views, device)
         transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment, self.crop)
-        return FileBatches(source, order, transform, self.settings.workers, views)
+        return FileBatches(source, order, transform, self.pixels, self.settings.workers, views)
 
 
 def image_data(

@@ -66,15 +66,26 @@ class Pixels:
         Returns:
             float32 [N, channels, height, width], on the device of the images.
         """
-        pixels = images.permute(0, 3, 1, 2).float().div_(255.0)
+        pixels = unit(images.permute(0, 3, 1, 2))
         if pixels.shape[1] != self.channels:
             pixels = pixels.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
         if pixels.shape[-2:] != self.size:
             pixels = functional.interpolate(pixels, self.size, mode="bilinear", antialias=True)
         if generator is not None:
             pixels = self._augmented(pixels, generator)
+        return self.normalized(pixels)
+
+    def normalized(self, pixels: torch.Tensor) -> Images:
+        """Normalise images.
+
+        Args:
+            pixels: images [N, channels, height, width], uint8 or from 0 to 1.
+
+        Returns:
+            float32 [N, channels, height, width].
+        """
         mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(pixels.device) for values in (self.mean, self.std))
-        return ((pixels - mean) / std).contiguous()
+        return unit(pixels).sub(mean).div_(std).contiguous()
 
     def _augmented(self, pixels: Images, generator: torch.Generator) -> Images:
         count, device = len(pixels), pixels.device
@@ -93,6 +104,11 @@ class Pixels:
             numbers = torch.arange(count, device=device)[:, None, None]
             pixels = padded[numbers, :, rows, columns].permute(0, 3, 1, 2)
         return pixels
+
+
+def unit(pixels: torch.Tensor) -> Images:
+    """Return pixels from 0 to 1; bytes are divided by 255."""
+    return pixels.float().div_(255.0) if pixels.dtype == torch.uint8 else pixels
 
 
 def _coloured(pixels: Images, factors: torch.Tensor) -> Images:
@@ -178,7 +194,8 @@ class FileBatches:
     Args:
         source: the images.
         order: which make up each batch.
-        transform: function from a PIL image to float32 [C, H, W].
+        transform: function from uint8 [C, H, W], or pixels from 0 to 1, to the same of the network's size.
+        pixels: normalisation of the transformed images.
         workers: number of processes that read files.
         views: see `ArrayBatches`.
     """
@@ -187,11 +204,12 @@ class FileBatches:
         self,
         source: Source,
         order: Order | FixedBatches,
-        transform: Callable[[Any], torch.Tensor],
+        transform: Callable[[torch.Tensor], torch.Tensor],
+        pixels: Pixels,
         workers: int = 0,
         views: int = 0,
     ) -> None:
-        self.source, self.order, self.transform = source, order, transform
+        self.source, self.order, self.transform, self.pixels = source, order, transform, pixels
         self.workers, self.views = workers, views
         self.epoch = self.first = 0
 
@@ -204,15 +222,15 @@ class FileBatches:
 
     def skip(self, count: int) -> FileBatches:
         """The same epoch without its first batches."""
-        rest = FileBatches(self.source, self.order, self.transform, self.workers, self.views)
+        rest = FileBatches(self.source, self.order, self.transform, self.pixels, self.workers, self.views)
         rest.epoch, rest.first = self.epoch, self.first + count
         return rest
 
     def __iter__(self) -> Iterator[Labelled]:
         dataset = _Transformed(self.source, self.transform, (self.order.seed, self.epoch), max(1, self.views))
         batches = self.order.batches(self.epoch, self.first)
-        for images_NVCHW, labels, numbers in loaded(dataset, batches, self.workers):
-            images = images_NVCHW.transpose(0, 1).flatten(0, 1)
+        for images_NVCHW, labels, numbers in loaded(dataset, batches, self.workers, _collated):
+            images = self.pixels.normalized(images_NVCHW.transpose(0, 1).flatten(0, 1))
             if self.views:
                 yield images, labels.repeat(self.views), numbers.repeat(self.views)
             else:
@@ -255,7 +273,7 @@ def loaded(
 
 class _Transformed(Dataset[Labelled]):
     def __init__(
-        self, source: Source, transform: Callable[[Any], torch.Tensor], seeds: tuple[int, int], views: int
+        self, source: Source, transform: Callable[[torch.Tensor], torch.Tensor], seeds: tuple[int, int], views: int
     ) -> None:
         self.source, self.transform, self.seeds, self.views = source, transform, seeds, views
 
@@ -263,10 +281,18 @@ class _Transformed(Dataset[Labelled]):
         return len(self.source.labels)
 
     def __getitem__(self, index: int) -> Labelled:
-        image = self.source.image(index)
+        pixels = self.source.pixels(index)
         with seeded((*self.seeds, index)):
-            views_VCHW = torch.stack([self.transform(image) for _ in range(self.views)])
+            views_VCHW = torch.stack([self.transform(pixels) for _ in range(self.views)])
         return views_VCHW, torch.tensor(self.source.labels[index]), torch.tensor(index)
+
+
+def _collated(items: Sequence[Labelled]) -> Labelled:
+    """Stack images, which stay bytes if all of them are, labels and indices."""
+    images, labels, numbers = zip(*items, strict=True)
+    if len({each.dtype for each in images}) > 1:
+        images = tuple(map(unit, images))
+    return torch.stack(images), torch.stack(labels), torch.stack(numbers)
 
 
 @contextlib.contextmanager

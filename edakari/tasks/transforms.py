@@ -1,4 +1,4 @@
-"""Transforms from a PIL image to the network's input, by torchvision v2 or timm."""
+"""Transforms of pixels to the size of the network's input, by torchvision v2 or timm; batches are normalised later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ __all__ = [
     "training_transform",
 ]
 
-Transform = Callable[[Any], torch.Tensor]
+Transform = Callable[[torch.Tensor], torch.Tensor]
+"""From uint8 [C, H, W], or pixels from 0 to 1, to the same of another size."""
 Interpolation = Literal["bilinear", "bicubic"]
 CROP = 0.875
 SMALL = 64
@@ -86,18 +87,16 @@ def training_transform(pixels: Pixels, augment: str, crop: ImageCrop = OWN_CROP)
     if augment == "timm":
         with needs("train", "the augmentation timm"):
             from timm.data.transforms_factory import create_transform
-        from edakari.tasks.images import eight_bits
-
         make: Any = create_transform
         size = (pixels.channels, *pixels.size)
         randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
         own: dict[str, Any] = {"scale": crop.scale, "interpolation": crop.interpolation}
         own = {name: value for name, value in own.items() if value is not None}
-        own |= {"is_training": True, "ratio": crop.ratio, "mean": pixels.mean, "std": pixels.std}
+        # what it mixes in has the mean colour; it gives bytes if it does not normalise
+        own |= {"is_training": True, "ratio": crop.ratio, "mean": pixels.mean, "std": pixels.std, "normalize": False}
         transform = _guarded(make(size, auto_augment=randaugment, **own))
-        # what timm draws from works on 8 bits
         colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
-        composed: Transform = v2.Compose([eight_bits, colour, transform])
+        composed: Transform = v2.Compose([_picture, colour, transform])
         return composed
     if augment not in ("light", "jitter"):
         raise UnknownName("augmentation", augment, ("none", "light", "jitter", "timm"))
@@ -135,16 +134,35 @@ def torchvision_transforms() -> Any:
 
 
 def _composed(pixels: Pixels, *steps: Any) -> Transform:
-    v2 = torchvision_transforms()
-    colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
-    numbers = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(pixels.mean, pixels.std))
-    composed: Transform = v2.Compose([_deep_as_tensor, colour, *steps, *numbers, v2.ToPureTensor()])
+    composed: Transform = torchvision_transforms().Compose([_Colour(pixels.channels), *steps])
     return composed
 
 
-def _deep_as_tensor(image: Image) -> Any:
-    """Convert grey of more than 8 bits to a tensor from 0 to 1; Pillow has no such colour mode."""
-    return torchvision_transforms().functional.to_image(image) if image.mode == "F" else image
+@dc.dataclass(frozen=True)
+class _Colour:
+    """Repeats grey, or turns colours into grey as Pillow does."""
+
+    channels: int
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) == 1:
+            return pixels.expand(self.channels, -1, -1)
+        if self.channels > 1:
+            return pixels
+        red, green, blue = pixels.int()
+        luma: torch.Tensor = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+        return luma.to(torch.uint8)[None]
+
+
+def _picture(pixels: torch.Tensor) -> Image:
+    """Convert pixels to an image of 8 bits, on which timm's transforms work."""
+    with needs("train", "the augmentation timm"):
+        from PIL import Image
+
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels * 255).round().to(torch.uint8)
+    values = pixels.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(values[:, :, 0] if len(pixels) == 1 else values)
 
 
 def _guarded(transform: Any) -> Any:

@@ -16,8 +16,8 @@ from PIL import Image
 from edakari.errors import DataError, SettingsError
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.tasks.classify import ClassificationSettings
-from edakari.tasks.images import orientation, read_image, read_label_map
-from edakari.tasks.loaders import Pixels
+from edakari.tasks.images import orientation, read_image, read_label_map, read_tensor, tensor_of
+from edakari.tasks.loaders import Pixels, unit
 from edakari.tasks.transforms import training_transform
 
 SIDE = 8
@@ -130,7 +130,7 @@ def test_deep_images_go_through_every_augmentation(augment, tmp_path):
     np.random.seed(0)
     (tmp_path / "x.png").write_bytes(CASES["16 bits, PNG"][1])
     pixels = Pixels((SIDE, SIDE), 3, (0.0,) * 3, (1.0,) * 3, pad=1)
-    found = training_transform(pixels, augment)(read_image(tmp_path / "x.png"))
+    found = unit(training_transform(pixels, augment)(read_tensor(tmp_path / "x.png")))
     assert found.shape == (3, SIDE, SIDE)
     assert found.min() >= 0
     assert 0.3 < found.max() <= 1
@@ -141,12 +141,28 @@ def test_no_draw_of_timm_fails():
     pixels = Pixels((4, 4), 3, (0.5,) * 3, (0.5,) * 3)
     transform, image = training_transform(pixels, "timm"), rgb().resize((4, 4))
     for _ in range(3000):
-        assert torch.isfinite(transform(image)).all()
+        assert transform(tensor_of(image)).dtype == torch.uint8
     # and each of its operations, as weak and as strong as can be
     for op in next(step for step in transform.transforms[-1].transforms if hasattr(step, "ops")).ops:
         op.prob, op.magnitude_std = 1.0, 0.0
         for op.magnitude in range(11):
             assert op(image).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 30}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_photographs_have_the_pixels_that_pillow_reads(options, mode, tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "x.jpg"
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((61, 43))
+    path.write_bytes(saved(smooth.convert(mode), "JPEG", **options))
+    found = read_tensor(path)
+    assert len(found) == {"RGB": 3, "L": 1}[mode]
+    assert torch.equal(found.expand(3, -1, -1), tensor_of(read_image(path)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"x\.jpg cannot be read"):
+        read_tensor(path)
 
 
 WRONG = {
@@ -276,8 +292,7 @@ def test_crops_and_interpolation_are_those_of_the_settings(tmp_path):
         areas.append(made["width"] * made["height"] / (160 * 120))
     assert 0.07 < min(areas) < max(areas) < 0.11
     (pixels, _), *_ = task.batches("val")
-    scaled = v2.functional.resize(image, 91, interpolation=v2.InterpolationMode.BICUBIC)
-    wanted = v2.functional.to_dtype(v2.functional.to_image(v2.functional.center_crop(scaled, 80)), torch.float32, True)
-    assert torch.equal(pixels[0], wanted)
+    scaled = v2.functional.resize(tensor_of(image), 91, interpolation=v2.InterpolationMode.BICUBIC)
+    assert torch.equal(pixels[0], unit(v2.functional.center_crop(scaled, 80)))
     with pytest.raises(SettingsError, match="crop_scale takes two numbers, the smaller one first"):
         ClassificationSettings(crop_scale=(0.5, 0.1))

@@ -164,7 +164,7 @@ def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
     else:
         source, pixels = folder(tmp_path), Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3, pad=2)
         make = lambda workers: FileBatches(  # noqa: E731
-            source, Order(10, 3, 7, shuffle=True), training_transform(pixels, kind), workers
+            source, Order(10, 3, 7, shuffle=True), training_transform(pixels, kind), pixels, workers
         )
     batches = make(0)
     batches.set_epoch(3)
@@ -186,9 +186,8 @@ def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
 def test_an_unreadable_image_is_named_from_workers_too(tmp_path, workers):
     source = folder(tmp_path)
     source.path(4).write_bytes(b"nothing")
-    batches = FileBatches(
-        source, Order(10, 5), training_transform(Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3), "none"), workers
-    )
+    pixels = Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3)
+    batches = FileBatches(source, Order(10, 5), training_transform(pixels, "none"), pixels, workers)
     with pytest.raises(DataError, match=r"^image .*4\.png cannot be read") as caught:
         list(batches)
     assert "Traceback" not in str(caught.value)

@@ -103,7 +103,7 @@ def test_folders_give_sorted_classes_and_files(tmp_path):
     assert source.classes == ("cat", "dog")
     assert [source.path(index).name for index in range(3)] == ["c.png", "a.jpg", "b.png"]
     assert source.labels.tolist() == [0, 1, 1]
-    assert source.image(0).mode == "RGB"
+    assert source.pixels(0).shape == (3, 8, 8)
 
 
 def test_what_is_hidden_is_no_image(tmp_path):
@@ -148,7 +148,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "torn.png").write_bytes((tmp_path / "cat" / "a.png").read_bytes()[:40])
     with pytest.raises(DataError, match=r"torn\.png"):
-        from_folder(tmp_path).image(1)
+        from_folder(tmp_path).pixels(1)
 
 
 def test_the_embedded_data_is_balanced_and_known_by_name():

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from edakari.core.optional import needs
-
-if TYPE_CHECKING:
-    from PIL import Image
+import torch
 
 __all__ = ["Arrays", "Labels"]
 
@@ -36,13 +32,9 @@ class Arrays:
         """The images at these indices, in their order."""
         return Arrays(self.images[indices], self.labels[indices], self.classes)
 
-    def image(self, index: int) -> Image.Image:
-        """Return one image as a PIL image, "L" or "RGB"."""
-        with needs("train", "reading images"):
-            from PIL import Image
-
-        pixels = self.images[index]
-        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    def pixels(self, index: int) -> torch.Tensor:
+        """Return one image as a tensor, uint8 [C, H, W]."""
+        return torch.from_numpy(self.images[index]).permute(2, 0, 1)
 
     @property
     def channels(self) -> int:

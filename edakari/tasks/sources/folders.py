@@ -6,17 +6,15 @@ import dataclasses as dc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edakari.errors import DataError
 from edakari.tasks.sources.listing import IMAGES, image_names
 from edakari.tasks.sources.packed import Packed
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 __all__ = ["Files", "from_folder"]
 
@@ -45,15 +43,15 @@ class Files:
         """Path of one image."""
         return self.root / self.names.text(index)
 
-    def image(self, index: int) -> Image.Image:
-        """Read one image by `read_image`: "RGB", or "F" for grey of more than 8 bits.
+    def pixels(self, index: int) -> torch.Tensor:
+        """Read one image by `read_tensor`: uint8 [1 or 3, H, W], or float32 [1, H, W] from 0 to 1.
 
         Raises:
             DataError: the file cannot be read or represented; the message names it.
         """
-        from edakari.tasks.images import read_image
+        from edakari.tasks.images import read_tensor
 
-        return read_image(self.path(index))
+        return read_tensor(self.path(index))
 
     @property
     def channels(self) -> int:

@@ -62,6 +62,16 @@ class Mapped:
         place = int(self.indices[index])
         return picture_of(item_of(self.dataset, place, self.where, LABEL)[0], f"{self.where}, item {place}")
 
+    def pixels(self, index: int) -> torch.Tensor:
+        """Read one image as a tensor: uint8 [1 or 3, H, W], or float32 [1, H, W] from 0 to 1.
+
+        Raises:
+            DataError: the item cannot be read, or is no image and label.
+        """
+        from edakari.tasks.images import tensor_of
+
+        return tensor_of(self.image(index))
+
     def common_size(self) -> tuple[int, int] | None:
         """Return height and width if some images from all over the data set have the same ones; else None.
 
