@@ -124,7 +124,7 @@ def read_tensor(path: str | Path | Held) -> torch.Tensor:
 
 
 def _jpeg_decoder() -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """Torchvision's decoder, which takes three quarters of Pillow's time for the same pixels; later versions lose it."""
+    """Torchvision's decoder, which takes three quarters of Pillow's time; later versions may lose it."""
     with needs("train", "reading images"):
         from torchvision import io  # here, for it takes seconds to import
 
