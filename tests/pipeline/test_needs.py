@@ -70,7 +70,7 @@ class Begun(Exception):
 def attempt(kind: str, name: str) -> Any:
     """Prune with a task of a kind; a network that the method can prune."""
     model, task = toy_vit() if name in TOKENS else toy_cnn(), Task.of(TOY.example(), **TASKS[kind])
-    budget = "sparsity>=50%" if name == "gradual_magnitude" else "macs<=80%"
+    budget = "sparsity>=20%" if name == "gradual_magnitude" else "macs<=80%"
     return edakari.prune(model, task, budget, method={"name": name, **SETTINGS.get(name, {})}, device="cpu")
 
 
