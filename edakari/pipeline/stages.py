@@ -36,6 +36,7 @@ from edakari.pipeline.feasible import require_feasible, require_reachable
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.masked import fixed_masks, masked_within
+from edakari.pipeline.passing import warn_if_blocked
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.task_facts import task_facts
@@ -200,6 +201,7 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
     difference = check_exact(run, plan)
     costs = cut_costs(run, plan, pruned)
     _within(limits.budget, costs, name_of(run.settings.method))
+    warn_if_blocked(run.dense, pruned, run.task)
     return CheckResult(
         difference=difference,
         costs=costs,
