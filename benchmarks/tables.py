@@ -28,7 +28,7 @@ COVERAGE = ("coverage", "coverage_libraries", "coverage_sample", "coverage_timm"
 
 Section = Callable[[Mapping[str, Any]], str]
 PAGES: Mapping[str, Mapping[str, Section]] = {
-    "accuracy.md": {"cifar10": accuracy_page.accuracy},
+    "accuracy.md": dict.fromkeys(("cifar10", "cifar10_grid"), accuracy_page.accuracy),
     "coverage.md": dict.fromkeys(COVERAGE, coverage_page.summary),
     "demo.md": {"demo": speed_page.demo},
     "ekg.md": {
