@@ -55,7 +55,7 @@ class Count:
         return curve
 
     def incremental(self, sizes: Sizes) -> _CountIncrements:
-        """See `edakari.core.incremental_cost.Walkable`."""
+        """See `edakari.core.incremental_cost.IncrementallyCosted`."""
         return _CountIncrements(self._compiled, sizes)
 
     @functools.cached_property
@@ -75,7 +75,7 @@ class _CountIncrements:
         self.total = compiled.every.at(self.at)
 
     def totals(self, group: Group, choices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """See `edakari.core.incremental_cost.Walk`."""
+        """See `edakari.core.incremental_cost.IncrementalCost`."""
         index = self.compiled.index.get(group.name)
         if index is None:
             return np.full(len(choices), self.total)
@@ -88,7 +88,7 @@ class _CountIncrements:
         return along + (self.total - here)
 
     def move(self, name: str, size: int) -> None:
-        """See `edakari.core.incremental_cost.Walk`."""
+        """See `edakari.core.incremental_cost.IncrementalCost`."""
         index = self.compiled.index.get(name)
         if index is None:
             return

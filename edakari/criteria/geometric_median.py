@@ -31,8 +31,8 @@ class GeometricMedian:
     Args:
         normalize: see `edakari.criteria.reduce.group_scores`.
         sample: number of channels that every channel is compared with, in groups of more than three times as many.
-            The mean of the squared distances is exact all the same, so that 64 err by about 1 % at most; by more where
-            the weights of a large group lie in two or three dimensions.
+            The mean of the squared distances is exact all the same: with 64, means erred by 0.5 % on random matrices of
+            the sizes of convolutions, and by up to 3 % on matrices of rank 3.
     """
 
     paper: ClassVar[str] = (

@@ -53,7 +53,7 @@ def blocked_at(model: nn.Module, task: Task, batch: Batch) -> str | None:
         batch: batch of two examples or more.
 
     Returns:
-        None if the outputs of the network differ, or cannot be compared.
+        None if the outputs of the network differ, or cannot be compared because calling it fails.
     """
     found: list[str] = []
     hooks = [

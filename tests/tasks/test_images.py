@@ -165,6 +165,14 @@ def test_photographs_have_the_pixels_that_pillow_reads(options, mode, tmp_path):
         read_tensor(path)
 
 
+def test_photographs_are_read_without_a_decoder_of_torchvision_too(tmp_path, monkeypatch):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(saved(rgb(), "JPEG"))
+    fast = read_tensor(path)
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
+    assert torch.equal(read_tensor(path), fast)
+
+
 WRONG = {
     "float beyond 1": (saved(Image.fromarray((RAMP * 255).astype(np.float32)), "TIFF"), "0 to 255"),
     "float below 0": (saved(Image.fromarray((RAMP - 0.5).astype(np.float32)), "TIFF"), "-0.5 to 0.5"),
