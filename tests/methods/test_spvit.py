@@ -32,7 +32,7 @@ from edakari.methods.tokens.training import (
     token_distance,
     token_divergence,
 )
-from edakari.surgery.tokens import Adaptive, Decision, Rule, attach, detach, selections
+from edakari.surgery.tokens import Adaptive, Decision, Rule, attach, detach, gates, selections
 from edakari.testing import check_method
 from edakari.testing.toys import ToyTask
 from tests.methods.token_jobs import SHORT, network, toy_token_job, trainer
@@ -303,15 +303,13 @@ def glyphs(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.
     return images, labels, carries
 
 
-OPEN = pytest.mark.xfail(reason="0.44 of the patches are kept after 300 steps in place of 0.25; not understood yet")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=OPEN)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_multipliers_hold_the_ratio_while_decisions_are_sampled(seed: int) -> None:
     """Specification, test 11: the first selector keeps its target within 0.10.
 
-    By multipliers alone it kept 0.09 of the patches in place of 0.25 after 500 steps, with a multiplier of 2.5.
+    By multipliers alone it kept 0.09 of the patches in place of 0.25 after 500 steps, with a multiplier of 2.5. With
+    scores that begin at 0 it kept 0.25 and 0.44 after 300 steps, for seeds 0 and 1.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -330,6 +328,8 @@ def test_multipliers_hold_the_ratio_while_decisions_are_sampled(seed: int) -> No
         optimizer.zero_grad()
     student = Adaptive(attach(model, edits, torch.zeros(1, 1, 24, 24))).train()
     student.training_rule = "sample"
+    for gate in gates(student.model):
+        gate.begin_at_target()
     optimizer, kept = torch.optim.AdamW(student.parameters(), lr=2e-3), []
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
     for step in range(300):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edakari.methods.tokens.method import TokenTraining, sites_of
 from edakari.methods.tokens.progressive import Progress, progressive
 from edakari.methods.tokens.selector_training import train_selectors
 from edakari.methods.tokens.stored_teacher import stored_teacher
+from edakari.methods.tokens.training import kept_ratios
 from edakari.surgery.tokens import Adaptive, adaptive, attach, gates, selections, token_sites
 from edakari.surgery.tokens.costs import TokenCost
 from edakari.surgery.tokens.embeddings import embedding_names
@@ -89,6 +90,8 @@ def test_a_training_continues_with_the_selectors_and_weights_of_the_one_before()
         "blocks.4": 6,
     }
     fresh = attach(network(), plan.tokens(), job.task.example(), job.seed)
+    for gate in gates(fresh):
+        gate.begin_at_target()
     for name, value in model.state_dict().items():
         if "threshold" in name:
             continue
@@ -218,10 +221,32 @@ def test_the_losses_of_removed_tokens_are_those_of_masked_ones(dense_head: bool)
     assert found[0]["tokens"] > 0
 
 
-def test_a_stage_learns_from_positions_that_are_skipped() -> None:
+def staged() -> nn.Module:
     small = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (2, 2, 2, 2), "window_size": 2}
-    model = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, num_classes=3, drop_path_rate=0.0, **small)
-    model, x = enlivened(model), images(2, 64, 3)
+    name = "swin_tiny_patch4_window7_224"
+    return timm.create_model(name, img_size=64, num_classes=3, drop_path_rate=0.0, **small)
+
+
+@pytest.mark.parametrize("start", ["random", "unlike"])
+@pytest.mark.parametrize("build", [network, staged])
+def test_sampled_decisions_begin_near_the_planned_numbers(build: Callable[[], nn.Module], start: str) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    x = images(16, 64, 3).float() if build is staged else images(64, 16, 3).float()
+    sites, settings = token_sites(model, x[:1]), (("start", start),)
+    fractions = (0.25,) if build is staged else (0.5, 0.25)
+    names = [sites.names[index] for index in (0, 3)][: len(fractions)]
+    counts = [int(sites.patches[0] * fraction) for fraction in fractions]
+    attach(model, [KeepTokens(name, count, "spvit", settings) for name, count in zip(names, counts, strict=True)], x[:1])
+    for gate in gates(model):
+        gate.begin_at_target()
+    runner = Adaptive(model).train()
+    runner(x)
+    assert kept_ratios(runner.decisions).tolist() == pytest.approx(fractions, abs=0.06)
+
+
+def test_a_stage_learns_from_positions_that_are_skipped() -> None:
+    model, x = enlivened(staged()), images(2, 64, 3)
     block = token_sites(model, x[:1]).names[0]
     attach(model, [KeepTokens(block, 100, "spvit")], x[:1])
     for runner in both_ways(model):

@@ -25,6 +25,7 @@ from edakari.surgery.tokens import (
     TokenSites,
     attach,
     detach,
+    gates,
     insert,
     selections,
     token_layout,
@@ -141,10 +142,12 @@ def train_selectors(
 
 def _attached(job: Job, plan: Plan, example: Any, start: nn.Module | None) -> nn.Module:
     """Attach the plan's selectors to the job's network, or to a copy of `start` whose own selectors continue."""
-    if start is None:
-        return attach(job.model, plan.tokens(), example, job.seed)
-    earlier = {block: each.state_dict() for block, each in selections(start).items()}
-    model = attach(detach(copied(start)), plan.tokens(), example, job.seed)
+    earlier = {block: each.state_dict() for block, each in selections(start).items()} if start is not None else {}
+    model = attach(job.model if start is None else detach(copied(start)), plan.tokens(), example, job.seed)
+    # differs: the authors' selectors begin at 0, and keep half of the tokens while decisions are sampled. To lower all
+    # scores takes them hundreds of steps, in which they do not learn what to keep
+    for gate in gates(model):
+        gate.begin_at_target()
     for block, selection in selections(model).items():
         if block in earlier:
             selection.load_state_dict(earlier[block])

@@ -19,6 +19,8 @@ from edakari.surgery.tokens.layout import MASK
 from edakari.surgery.tokens.reductions import Role, Roles
 from edakari.surgery.tokens.rotary import rotations
 from edakari.surgery.tokens.rows import side_by_side
+from edakari.surgery.tokens.selection import Selection
+from edakari.surgery.tokens.selectors import begin_at
 from edakari.surgery.tokens.state import Chain, TokenState
 from edakari.surgery.tokens.unmerging import unmerged
 
@@ -132,6 +134,11 @@ class TokenGate(nn.Module):
                 return forward(block, *args, **kwargs)
         finally:
             state.inside = False
+
+    def begin_at_target(self) -> None:
+        """Shift the scores of a new selector, so that sampled decisions keep about the planned number of tokens."""
+        if isinstance(self.step, Selection):
+            begin_at(self.step.selector, self.step.settings.count / self.step.settings.entering)
 
     def remove(self) -> None:
         """Remove the gate and restore the block."""

@@ -22,7 +22,7 @@ from edakari.surgery.tokens.checkpointing import entered, left
 from edakari.surgery.tokens.gate import GATE, refuse_gated
 from edakari.surgery.tokens.rows import pick
 from edakari.surgery.tokens.selection import sampled, straight_through
-from edakari.surgery.tokens.selectors import Candidates, Site, Verdict, build_selector, needs_attention
+from edakari.surgery.tokens.selectors import Candidates, Site, Verdict, begin_at, build_selector, needs_attention
 from edakari.surgery.tokens.stages import GridStage
 from edakari.surgery.tokens.state import Chain, Decision, TokenState
 
@@ -67,6 +67,11 @@ class GridGate(nn.Module):
             if entry.state.record:
                 entry.state.tokens = out[0] if isinstance(out, tuple) else out
         return (left(entry, out[0]), *out[1:]) if isinstance(out, tuple) else left(entry, out)
+
+    def begin_at_target(self) -> None:
+        """Shift the scores of a new selector, so that sampled decisions keep about the planned number of positions."""
+        if self.edit is not None:
+            begin_at(self.selector, self.edit.count / self.stage.patches)
 
     def feed(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the MLP's outputs, with zeros at pruned positions, which a residual sum ignores."""

@@ -12,6 +12,7 @@ from edakari.surgery.tokens.selectors import (
     Candidates,
     MultiHeadSelector,
     Site,
+    begin_at,
     bipartite,
     build_selector,
     merge_tokens,
@@ -153,3 +154,23 @@ def test_untrained_scores_rank_by_unlikeness(name: str) -> None:
 def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     ranks = torch.stack([a.argsort(1).argsort(1), b.argsort(1).argsort(1)]).double() - (a.shape[1] - 1) / 2
     return float((ranks[0] * ranks[1]).sum() / ranks[0].square().sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("spvit", {}), ("spvit", {"share_head_mlp": False, "start": "random"}), ("dynamicvit", {})]
+)
+def test_scores_begin_at_a_fraction(name: str, options: dict) -> None:
+    selector = build_selector(name, SITE, options).double()
+    x = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0)).double()
+    before = selector(seen(x)).score
+    begin_at(selector, 0.2)
+    torch.testing.assert_close(selector(seen(x)).score, before + torch.logit(torch.tensor(0.2)).double())
+    weights = {key: value.clone() for key, value in selector.state_dict().items()}
+    begin_at(selector, 1.0)
+    assert all(torch.equal(value, weights[key]) for key, value in selector.state_dict().items())
+
+
+def test_scores_that_are_not_trained_stay() -> None:
+    selector = build_selector("random", SITE, {})
+    begin_at(selector, 0.2)
+    assert not list(selector.parameters())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ __all__ = [
     "Candidates",
     "Selector",
     "Site",
+    "TrainedSelector",
     "Verdict",
+    "begin_at",
     "build_selector",
     "needs_attention",
     "selector",
@@ -67,6 +70,29 @@ class Selector(Protocol):
 
     def __call__(self, seen: Candidates) -> Verdict:
         """Score the tokens."""
+
+
+@runtime_checkable
+class TrainedSelector(Selector, Protocol):
+    """A selector whose scores are trained as logits."""
+
+    def odds_bias(self) -> nn.Parameter:
+        """Return the bias of the logits of keeping and of pruning a token, [..., 2]; scores are their difference."""
+
+
+def begin_at(selector: Any, fraction: float) -> None:
+    """Shift the scores of a selector, so that a score of 0 before keeps a token with a probability.
+
+    Args:
+        selector: a selector; nothing changes if its scores are not trained.
+        fraction: the probability; nothing changes at 0 and 1, which no score has.
+    """
+    if isinstance(selector, TrainedSelector) and 0 < fraction < 1:
+        shift = math.log(fraction / (1 - fraction))
+        with torch.no_grad():
+            bias = selector.odds_bias()
+            bias[..., 0] += shift / 2
+            bias[..., 1] -= shift / 2
 
 
 @dc.dataclass(frozen=True, slots=True)

@@ -86,6 +86,10 @@ class MultiHeadSelector(nn.Module):
             score = score + self.unlike * unlikeness(seen.x[:, : seen.patches], seen.alive[:, : seen.patches])
         return Verdict(score, weight[:, : seen.patches])
 
+    def odds_bias(self) -> nn.Parameter:
+        """See `TrainedSelector`."""
+        return self.last.bias
+
     def judged(self, x_BNC: torch.Tensor, alive_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute each head's logit of keeping, and its importance, both [B, N, H]."""
         x_BNHD = x_BNC.reshape(*x_BNC.shape[:2], self.heads, -1)

@@ -51,3 +51,7 @@ class SingleHeadSelector(nn.Module):
         if self.unlike is not None:
             score = score + self.unlike * unlikeness(seen.x[:, : seen.patches], seen.alive[:, : seen.patches])
         return Verdict(score, torch.sigmoid(score))
+
+    def odds_bias(self) -> nn.Parameter:
+        """See `TrainedSelector`."""
+        return self.leave.get_parameter("4.bias")
