@@ -66,6 +66,8 @@ class SoftMaskedPruning:
             these layers, 1 makes it their mean.
         scarcity: power by which the value of a channel rises the fewer of its group are kept; see
             `edakari.solve.scarce`. 0 adds scores up, as the authors do.
+        median_of: number of the last choices of masks over whose scores a channel's score is the median; 1 takes the
+            steps since the last choice alone, as the authors do.
         masked_decay: weight decay of masked weights, in addition to `weight_decay`. None derives it from the schedule:
             masked weights fade as much over all choices as in the authors' schedule, where it is 0.0002, but at most to
             1/e from one choice to the next; see `derived_masked_decay`.
@@ -103,6 +105,9 @@ class SoftMaskedPruning:
     # differs: the authors add scores up. The loss rises faster the fewer channels are left; sums take groups to their
     # least that cost much latency (docs/results/soft-masks.md: 5 points at 35 % of the latency)
     scarcity: NonNegative = 2.0
+    # differs: the authors take the last interval. If masks are chosen few times, each choice masks many channels; right
+    # after it, the scores of their group are many times higher than before, and they return (docs/results/soft-masks.md)
+    median_of: Count = 5
     # differs: 0.0002 in the authors' code whatever the schedule; in short ones masked channels then return in hundreds
     masked_decay: NonNegative | None = None
     # differs: off by default in the authors' code, but part of the published method. In trainings of an epoch or two it
@@ -150,6 +155,7 @@ class SoftMaskedPruning:
                 normalize=self.normalize,
                 sharing=self.sharing,
                 scarcity=self.scarcity,
+                median_of=self.median_of,
             ),
             None if self.pricing == "coupled" else functools.partial(one_sided, job.graph, self.consumer_share),
         )

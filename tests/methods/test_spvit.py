@@ -341,7 +341,7 @@ def test_multipliers_hold_the_ratio_while_decisions_are_sampled(seed: int) -> No
         optimizer.zero_grad()
         falling.step()
         dual.after_step(StepState(student, optimizer, step, 0))
-        kept.append(float(ratios[0]))
+        kept.append(float(ratios[0].detach()))
     assert sum(kept[-25:]) / 25 == pytest.approx(targets[0], abs=0.10)
 
 

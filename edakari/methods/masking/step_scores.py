@@ -39,6 +39,8 @@ class ScoreAveraging:
             makes it their mean.
         scarcity: power by which the value of channels rises the fewer of their group are kept; see
             `edakari.solve.scarce`.
+        median_of: number of the last choices over whose scores a channel's score is the median; 1 takes those since
+            masks were last chosen alone.
     """
 
     average: Average = "average"
@@ -48,6 +50,7 @@ class ScoreAveraging:
     normalize: Normalize = "none"
     sharing: float = 0.0
     scarcity: float = 0.0
+    median_of: int = 1
 
     def comparable(self, scores: torch.Tensor, masks: Masks) -> torch.Tensor:
         """Return the scores by which channels of different groups compete, float64 [channels].
@@ -81,6 +84,7 @@ class StepScores:
         self._sum, self._count = torch.zeros(size), torch.zeros(())
         self._earlier, self._earlier_count = torch.zeros(size), torch.zeros(())
         self._finite = torch.ones((), dtype=torch.bool)
+        self._recent = torch.zeros(0, size, dtype=torch.float64)
 
     @torch.no_grad()
     def add(self, figures: torch.Tensor, mask: torch.Tensor) -> None:
@@ -126,7 +130,8 @@ class StepScores:
             return None
         self._earlier, self._earlier_count = self._sum, self._count
         self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
-        return self._averaged(total, count, mask)
+        self._recent = self._with_recent(self._averaged(total, count, mask))
+        return self._recent.quantile(0.5, dim=0)
 
     def final(self, mask: torch.Tensor) -> tuple[torch.Tensor | None, bool]:
         """Return the scores for the last choice of masks.
@@ -141,16 +146,14 @@ class StepScores:
         """
         row = self._agreed([self._sum, self._count.view(1), self._earlier, self._earlier_count.view(1)])
         (total, count), (earlier, before) = ((part[:-1], part[-1]) for part in row.chunk(2))
-        fresh, average = bool(count > 0), self.averaging.average
-        if not fresh and not bool(before > 0):
-            return None, False
-        if average == "latest":
-            total = total if fresh else earlier
-        elif average == "momentum" and bool(count < before):
+        if not bool(count > 0):
+            return (self._recent.quantile(0.5, dim=0) if len(self._recent) else None), False
+        average = self.averaging.average
+        if average == "momentum" and bool(count < before):
             total = total + MOMENTUM**count * earlier
-        elif bool(count < before):
+        elif average != "latest" and bool(count < before):
             total, count = total + earlier, count + before
-        return self._averaged(total, count, mask), fresh
+        return self._with_recent(self._averaged(total, count, mask)).quantile(0.5, dim=0), True
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state for a resumed run."""
@@ -159,12 +162,22 @@ class StepScores:
             "count": self._count,
             "earlier": self._earlier,
             "earlier_count": self._earlier_count,
+            "recent": self._recent,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._sum, self._count = state["sum"], state["count"]
         self._earlier, self._earlier_count = state["earlier"], state["earlier_count"]
+        self._recent = state["recent"].cpu()
+
+    def _with_recent(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of the last choices and these, float64 [choices, channels].
+
+        Right after many channels of a group were masked, the loss is far above what it is once the others have adapted,
+        and gradients and scores with it: the channels would return, and others would be masked in their place.
+        """
+        return torch.cat([self._recent, scores[None]])[-self.averaging.median_of :]
 
     def _averaged(self, total: torch.Tensor, count: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         average = self.averaging.average
