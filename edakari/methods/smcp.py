@@ -106,7 +106,7 @@ class SoftMaskedPruning:
     # least that cost much latency (docs/results/soft-masks.md: 5 points at 35 % of the latency)
     scarcity: NonNegative = 2.0
     # differs: the authors take the last interval. If masks are chosen few times, each choice masks many channels; right
-    # after it, the scores of their group are many times higher than before, and they return (docs/results/soft-masks.md)
+    # after it, their group's scores are many times higher than before, and they return (docs/explanation/soft-masks.md)
     median_of: Count = 5
     # differs: 0.0002 in the authors' code whatever the schedule; in short ones masked channels then return in hundreds
     masked_decay: NonNegative | None = None

@@ -237,7 +237,9 @@ def test_sampled_decisions_begin_near_the_planned_numbers(build: Callable[[], nn
     fractions = (0.25,) if build is staged else (0.5, 0.25)
     names = [sites.names[index] for index in (0, 3)][: len(fractions)]
     counts = [int(sites.patches[0] * fraction) for fraction in fractions]
-    attach(model, [KeepTokens(name, count, "spvit", settings) for name, count in zip(names, counts, strict=True)], x[:1])
+    attach(
+        model, [KeepTokens(name, count, "spvit", settings) for name, count in zip(names, counts, strict=True)], x[:1]
+    )
     for gate in gates(model):
         gate.begin_at_target()
     runner = Adaptive(model).train()
