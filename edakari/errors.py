@@ -17,6 +17,7 @@ __all__ = [
     "MissingPackage",
     "ModelError",
     "PlanError",
+    "ProcessError",
     "RecipeError",
     "RunFolderError",
     "SettingsError",
@@ -104,6 +105,19 @@ class ExportError(EdakariError):
 
 class MeasurementError(EdakariError):
     """A latency or another quantity could not be measured."""
+
+
+class ProcessError(EdakariError):
+    """Another process of the job failed or ended, or processes cannot reach each other.
+
+    Args:
+        message: the text for the user; it names the process and what happened to it.
+        told: whether the text has been printed already.
+    """
+
+    def __init__(self, message: str, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class MissingPackage(EdakariError, ModuleNotFoundError):

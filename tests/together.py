@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -32,18 +33,7 @@ def together(function: Callable[..., None], *arguments: Any, world: int = 2) -> 
     Raises:
         AssertionError: one failed; with its traceback.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(world)]
-    name = (function.__module__, function.__qualname__)
-    workers = [
-        _CONTEXT.Process(target=_call, args=(_variables(rank, world, port), name, arguments, pipe[1]), daemon=True)
-        for rank, pipe in enumerate(pipes)
-    ]
-    for worker, (_, end) in zip(workers, pipes, strict=True):
-        worker.start()
-        end.close()  # so that a process that dies without a word is noticed
+    workers, pipes = _started(function, arguments, world)
     waiting = {found: rank for rank, (found, _) in enumerate(pipes)}
     try:
         while waiting:
@@ -57,6 +47,48 @@ def together(function: Callable[..., None], *arguments: Any, world: int = 2) -> 
         for worker in workers:
             worker.terminate()
             worker.join()
+
+
+def ends(function: Callable[..., None], *arguments: Any, world: int = 2) -> list[tuple[int, float]]:
+    """Run a function in each of several processes on the CPU, of which some fail or are killed.
+
+    Args:
+        function: of a module; that is imported anew in each process, after the process knows its rank.
+        arguments: of the function.
+        world: how many processes.
+
+    Returns:
+        How each process ended, 0 or -9 where it was killed, and how many seconds after the first one, by rank.
+    """
+    workers, _ = _started(function, arguments, world)
+    sentinels = {worker.sentinel: rank for rank, worker in enumerate(workers)}
+    ended, found, until = list(sentinels), dict[int, float](), time.monotonic() + SECONDS
+    while ended and sentinels:
+        ended = wait(list(sentinels), max(0.0, until - time.monotonic()))
+        found |= {sentinels.pop(each): time.monotonic() for each in ended}
+    for rank in sentinels.values():
+        workers[rank].kill()
+    assert not sentinels, f"processes {sorted(sentinels.values())} take longer than {SECONDS} seconds"
+    for worker in workers:
+        worker.join()
+    first = min(found.values())
+    return [(int(worker.exitcode), found[rank] - first) for rank, worker in enumerate(workers)]
+
+
+def _started(function: Callable[..., None], arguments: tuple[Any, ...], world: int) -> tuple[list[Any], list[Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(world)]
+    name = (function.__module__, function.__qualname__)
+    workers = [
+        _CONTEXT.Process(target=_call, args=(_variables(rank, world, port), name, arguments, pipe[1]), daemon=True)
+        for rank, pipe in enumerate(pipes)
+    ]
+    for worker, (_, end) in zip(workers, pipes, strict=True):
+        worker.start()
+        end.close()  # so that a process that dies without a word is noticed
+    return workers, pipes
 
 
 def apart(function: Callable[..., None], *arguments: Any) -> tuple[int, str]:

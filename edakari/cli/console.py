@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from edakari.core.files import json_text
-from edakari.errors import EdakariError, EdakariWarning
+from edakari.errors import EdakariError, EdakariWarning, ProcessError
 
 __all__ = ["Trust", "guarded", "note", "print_json", "show", "width"]
 
@@ -79,7 +79,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             # an operating system error without a file is a bug of edakari, so its traceback is shown
             if "--debug" in sys.argv or not (isinstance(error, EdakariError) or _of_a_file(error)):
                 raise
-            note(f"[bold red]Error:[/] [red]{escape(_text(error))}[/]")
+            if not (isinstance(error, ProcessError) and error.told):
+                note(f"[bold red]Error:[/] [red]{escape(_text(error))}[/]")
             raise typer.Exit(1) from None
         finally:
             warnings.showwarning = shown

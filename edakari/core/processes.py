@@ -7,14 +7,22 @@ one process nothing is sent.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
+import datetime
+import math
+import os
+import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["ALONE", "Processes"]
+from edakari.core.control import control_channel, first_line, wire
+from edakari.errors import EdakariError, ProcessError, SettingsError
+
+__all__ = ["ALONE", "TIMEOUT", "Processes", "time_limit"]
 
 T = TypeVar("T")
 
@@ -51,22 +59,46 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until all processes have reached this call."""
+        """Wait until all processes have reached this call, without a time limit.
+
+        Raises:
+            ProcessError: another process failed or ended.
+        """
         if self.world > 1:
-            dist.barrier()
+            control_channel().wait()
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """Compute a value in the main process and return it on every process.
+        """Compute a value in the main process and return it on every process; the others wait without a time limit.
 
         Args:
-            make: function that is called only in the main process; its result must be picklable.
+            make: function that is called only in the main process; its result must be picklable. An `EdakariError` of
+                it is raised on every process.
+
+        Raises:
+            ProcessError: the main process ended, or its function raised another error.
         """
         if self.world == 1:
             return make()
-        found: list[Any] = [make() if self.main else None]
-        dist.broadcast_object_list(found, 0, device=_wire())
-        made: T = found[0]
+        channel = control_channel()
+        found: list[Any] = [_attempted(make) if self.main else None]
+        channel.wait_for_main()
+        dist.broadcast_object_list(found, 0, device=wire())
+        outcome: _Attempt = found[0]
+        if outcome.error is not None:
+            raise outcome.error
+        made: T = outcome.value
         return made
+
+    def ending_together(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context whose end all processes reach, or none.
+
+        If a process raises an error or dies inside of it, the others end within half a minute, wherever they are, and
+        one of them says which process it was and why.
+
+        Raises:
+            ProcessError: another process failed or ended.
+        """
+        return control_channel().ending_together() if self.world > 1 else contextlib.nullcontext()
 
     def agreed(self, answer: T) -> T:
         """Return the main process's value on every process."""
@@ -89,7 +121,7 @@ class Processes:
         """
         if self.world == 1:
             return tensor
-        total = tensor.cuda() if _wire().type == "cuda" else tensor.clone()
+        total = tensor.cuda() if wire().type == "cuda" else tensor.clone()
         dist.all_reduce(total, how)
         return total.to(tensor.device)
 
@@ -101,7 +133,7 @@ class Processes:
         """
         if self.world == 1:
             return [tensor]
-        own = tensor.to(_wire())
+        own = tensor.to(wire())
         found = [torch.empty_like(own) for _ in range(self.world)]
         dist.all_gather(found, own)
         return [each.to(tensor.device) for each in found]
@@ -130,7 +162,7 @@ class Processes:
         """
         if self.world > 1:
             for tensor in tensors:
-                on_wire = tensor.detach().to(_wire())
+                on_wire = tensor.detach().to(wire())
                 dist.broadcast(on_wire, 0)
                 tensor.detach().copy_(on_wire)
 
@@ -139,6 +171,55 @@ ALONE = Processes()
 """One process, on the CPU."""
 
 
-def _wire() -> torch.device:
-    """The device of tensors that processes send to each other."""
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+@dc.dataclass(frozen=True)
+class _Attempt:
+    """What the main process computed, or the error that it raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def __getstate__(self) -> tuple[Any, BaseException | None]:
+        # the others get an error that can be sent; the main process raises the original one
+        return self.value, None if self.error is None else _sendable(self.error)
+
+    def __setstate__(self, state: tuple[Any, BaseException | None]) -> None:
+        for name, value in zip(("value", "error"), state, strict=True):
+            object.__setattr__(self, name, value)
+
+
+def _attempted(make: Callable[[], Any]) -> _Attempt:
+    try:
+        return _Attempt(value=make())
+    except Exception as error:
+        return _Attempt(error=error)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    if not isinstance(error, EdakariError):
+        return ProcessError(f"process 0 failed: {first_line(error)}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error with other arguments than its text
+        return EdakariError(str(error))
+    return error
+
+
+TIMEOUT = "EDAKARI_TIMEOUT_HOURS"
+"""Environment variable with the time limit of collectives, in hours."""
+HOURS = 12.0
+
+
+def time_limit() -> datetime.timedelta:
+    """Return the time limit of collectives for a process group that edakari sets up: 12 hours, or the user's.
+
+    Raises:
+        SettingsError: the environment variable is not a positive number.
+    """
+    text = os.environ.get(TIMEOUT, "") or str(HOURS)
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours < 1e6:
+        raise SettingsError(f"{TIMEOUT} is the time limit of collectives in hours, such as 12, found {text!r}")
+    return datetime.timedelta(hours=hours)

@@ -15,6 +15,7 @@ from edakari.core import owned
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json
 from edakari.core.processes import Processes
+from edakari.core.protocols import Schedule
 from edakari.cost.example import mapped
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
@@ -78,13 +79,20 @@ def train_dense(
     output = _output(recipe, path)
     if path.exists() and not overwrite:
         raise RunFolderError(f"{path} already exists; name another output or give --overwrite")
-    work = path.with_name(f"{path.name}.work")
-    for written in (*output.files, work / RECIPE):
+    for written in (*output.files, _work(path) / RECIPE):
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
     together = processes.started(cpu=recipe.device == "cpu")
-    check_training(recipe, together)
-    recipe = _started(recipe, path)
+    with together.ending_together():
+        check_training(recipe, together)
+        return _trained(_started(recipe, path), schedule, output, together, overwrite)
+
+
+def _trained(
+    recipe: Recipe, schedule: Schedule, output: _Output, together: Processes, overwrite: bool
+) -> Mapping[str, Any]:
+    """Train and write the network of a recipe that this machine can train."""
+    work = _work(output.path)
     subject = RecipeSubject(recipe)
     model, task = subject.model().to(together.device), subject.task()
     example = mapped(task.example(), lambda tensor: tensor.to(together.device))
@@ -141,6 +149,11 @@ class _Output:
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
         with replacing(self.path) as temporary:
             save_file(tensors, temporary)
+
+
+def _work(path: Path) -> Path:
+    """The folder of the checkpoints of a training."""
+    return path.with_name(f"{path.name}.work")
 
 
 def _output(recipe: Recipe, path: Path) -> _Output:

@@ -21,7 +21,7 @@ from edakari.graph import call, fixed_graph
 from edakari.pipeline.context import Run
 from edakari.results import MaskedWeights
 from edakari.surgery import held_masks, mask_weights
-from edakari.surgery.differences import differences, other_inputs
+from edakari.surgery.differences import Differences, differences, other_inputs
 from edakari.surgery.masked_values import values_in_masks
 
 __all__ = ["TOLERANCE", "check_exact", "check_zeros", "cut_costs", "masked_counts"]
@@ -45,12 +45,7 @@ def check_exact(run: Run, plan: Plan) -> float:
     Raises:
         PlanError: two networks differ, or an output is not finite.
     """
-    network = copied(run.dense).cpu().double()
-    inputs = list(_inputs(run))
-    if not all(isinstance(each, torch.Tensor) for each in inputs):
-        # a detector refuses targets whose boxes were shuffled to a height below 0
-        inputs = [each for each in inputs if _accepted(network, each)] or [mapped(run.task.example(), _on_cpu)]
-    found = differences(network, plan, inputs, run.graph)
+    found = _differences(run, plan)
     for difference, what in (
         (found.empty, "the network and what an empty plan makes of it"),
         (found.cut, "the cut network and its masked twin"),
@@ -63,6 +58,30 @@ def check_exact(run: Run, plan: Plan) -> float:
                 "a fault in edakari or in a rule of yours. Exclude the module with groups.exclude and report it."
             )
     return found.worst
+
+
+def _differences(run: Run, plan: Plan) -> Differences:
+    """Compare on the accelerator if it computes in float64, else on the CPU."""
+    device = run.processes.device
+    if device.type == "cuda":
+        try:
+            return _compared(run, plan, device)
+        except (RuntimeError, ModelError):  # too little memory, or an operator without float64 there
+            torch.cuda.empty_cache()
+    return _compared(run, plan, torch.device("cpu"))
+
+
+def _compared(run: Run, plan: Plan, device: torch.device) -> Differences:
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(device)
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    network = copied(run.dense).to(device).double()
+    inputs = [mapped(each, moved) for each in _inputs(run)]
+    if not all(isinstance(each, torch.Tensor) for each in inputs):
+        # a detector refuses targets whose boxes were shuffled to a height below 0
+        inputs = [each for each in inputs if _accepted(network, each)] or [mapped(run.task.example(), moved)]
+    return differences(network, plan, inputs, run.graph)
 
 
 def check_zeros(model: nn.Module, masks: WeightMasks, what: str) -> None:
@@ -116,24 +135,21 @@ def _inputs(run: Run) -> Iterator[Any]:
     example = run.task.example()
     if not isinstance(example, torch.Tensor):
         for seed in (run.settings.seed, run.settings.seed + 1):
-            yield mapped(other_inputs(example, seed), _on_cpu)
+            yield other_inputs(example, seed)
         return
     generator = torch.Generator().manual_seed(run.settings.seed)
     batch = next(iter(run.task.batches("val")), None)
     images = batch[0] if isinstance(batch, (list, tuple)) else None
     if not isinstance(images, torch.Tensor) or images.shape[1:] != example.shape[1:]:
         if not example.is_floating_point():  # integers have a meaning, such as words
-            yield from (_on_cpu(other_inputs(example, run.settings.seed + each)) for each in (0, 1))
+            yield from (other_inputs(example, run.settings.seed + each) for each in (0, 1))
             return
         images = torch.randn(2 * IMAGES, *example.shape[1:], generator=generator)
-    some = _on_cpu(images[:IMAGES])
+    some = images[:IMAGES].cpu()
+    some = some.double() if some.is_floating_point() else some
     yield some
-    others = _on_cpu(images[IMAGES : 2 * IMAGES])
+    others = images[IMAGES : 2 * IMAGES]
     yield others if len(others) else some + torch.randn(some.shape, generator=generator, dtype=some.dtype)
-
-
-def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu()
 
 
 def cut_costs(run: Run, plan: Plan, pruned: nn.Module) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from edakari.core.processes import Processes
+from edakari.core.processes import Processes, time_limit
 
 __all__ = ["started"]
 
@@ -23,5 +23,6 @@ def started(*, cpu: bool) -> Processes:
     from accelerate.state import PartialState
 
     make: Any = PartialState
-    state = make(cpu=True) if cpu else make()
+    limit = time_limit()
+    state = make(cpu=True, timeout=limit) if cpu else make(timeout=limit)
     return Processes.here(torch.device("cpu") if cpu else torch.device(state.device))

@@ -125,12 +125,13 @@ def run(
     check_weights(recipe)
     together, begun = processes.started(cpu=recipe.device == "cpu"), RunFolder(Path(folder))
     goes_on = is_run(begun.path) and not overwrite
-    check_pruning(recipe, together, lambda stage: goes_on and begun.done(stage))
 
     def made(store: RunFolder) -> Run:
         return Run(recipe, RecipeSubject(recipe), store, together, notify)
 
-    return _in_folder(made, Path(folder), recipe.content, together, overwrite)
+    with together.ending_together():
+        check_pruning(recipe, together, lambda stage: goes_on and begun.done(stage))
+        return _in_folder(made, Path(folder), recipe.content, together, overwrite)
 
 
 @file_errors()
@@ -158,17 +159,18 @@ def run_given(
     """
     together, subject = processes.started(cpu=settings.device == "cpu"), GivenSubject(model, task)
     begun = None if folder is None or overwrite or not is_run(Path(folder)) else RunFolder(Path(folder))
-    check_pruning(settings, together, lambda stage: begun is not None and begun.done(stage))
     content = {"model": {"name": type(model).__name__, "weights": GIVEN}, **settings.content}
-    if folder is None:
-        in_memory = Run(settings, subject, MemoryStore(), together, notify)
-        results, worked = run_stages(in_memory)
-        return _result(in_memory, gathered(results, content), worked)
 
     def made(store: RunFolder) -> Run:
         return Run(settings, subject, store, together, notify)
 
-    return _in_folder(made, Path(folder), content, together, overwrite)
+    with together.ending_together():
+        check_pruning(settings, together, lambda stage: begun is not None and begun.done(stage))
+        if folder is not None:
+            return _in_folder(made, Path(folder), content, together, overwrite)
+        in_memory = Run(settings, subject, MemoryStore(), together, notify)
+        results, worked = run_stages(in_memory)
+        return _result(in_memory, gathered(results, content), worked)
 
 
 def run_stages(run: Run) -> tuple[Results, bool]:

@@ -59,6 +59,7 @@ from edakari.results import (
 from edakari.surgery import apply, held_masks
 from edakari.surgery.tokens import token_sites
 from edakari.train import fitter
+from edakari.train.scope import random_state_kept
 
 __all__ = [
     "check_stage",
@@ -186,7 +187,7 @@ def _tokens(run: Run, plan: Plan) -> tuple[KeptTokens, ...]:
 
 
 def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) -> CheckResult:
-    """Check that the cut network equals its masked twin and lies within the budget.
+    """Check that the cut network equals its masked twin and lies within the budget; in the main process only.
 
     Args:
         run: the run.
@@ -197,18 +198,23 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
     Raises:
         PlanError: the network does not.
     """
-    _same_shapes(run, plan, pruned)
-    difference = check_exact(run, plan)
-    costs = cut_costs(run, plan, pruned)
-    _within(limits.budget, costs, name_of(run.settings.method))
-    warn_if_blocked(run.dense, pruned, run.task)
-    return CheckResult(
-        difference=difference,
-        costs=costs,
-        bytes=stored_bytes(pruned),
-        metrics=_metrics(run, pruned, "the pruned network", "lower the learning rates of the method"),
-        masked=masked_within(run, plan, limits.sparsity),
+    # one process is enough, and its network in float64 takes memory; a task's metrics take all of them
+    found = run.processes.from_main(lambda: _checked(run, plan, pruned, limits))
+    return dc.replace(
+        found, metrics=_metrics(run, pruned, "the pruned network", "lower the learning rates of the method")
     )
+
+
+def _checked(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) -> CheckResult:
+    """The result of the check, without metrics."""
+    with random_state_kept():
+        _same_shapes(run, plan, pruned)
+        difference = check_exact(run, plan)
+        costs = cut_costs(run, plan, pruned)
+        _within(limits.budget, costs, name_of(run.settings.method))
+        warn_if_blocked(run.dense, pruned, run.task)
+        masked = masked_within(run, plan, limits.sparsity)
+    return CheckResult(difference=difference, costs=costs, bytes=stored_bytes(pruned), metrics={}, masked=masked)
 
 
 def finetune_stage(

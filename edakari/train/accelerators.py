@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from edakari.core.optional import needs
+from edakari.core.processes import time_limit
 from edakari.core.protocols import Precision
 from edakari.errors import RecipeError
 
@@ -29,7 +30,7 @@ def device_here(*, cpu: bool) -> torch.device:
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     # PartialState's constructor has no annotations
     make: Any = PartialState
-    device: torch.device = make(cpu=cpu).device
+    device: torch.device = make(cpu=cpu, timeout=time_limit()).device
     return device
 
 

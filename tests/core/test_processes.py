@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from edakari.core.budget import Budget
 from edakari.core.processes import ALONE, Processes
+from edakari.errors import PlanError
 from edakari.methods.score import ScorePruning
-from edakari.pipeline import FinetuneSettings, PruneSettings, run_given
+from edakari.pipeline import FinetuneSettings, PruneSettings, run_given, stages
 from edakari.testing import ToyTask, toy_cnn
 from tests.together import together
 
@@ -41,13 +44,29 @@ def prune() -> None:
         finetune=FinetuneSettings(epochs=1),
         device="cpu",
     )
+    checks: list[int] = []
+    compare = stages.check_exact
+
+    def counted(run, plan):
+        checks.append(1)
+        return compare(run, plan)
+
+    stages.check_exact = counted
     found = run_given(toy_cnn(), ToyTask(), settings)
     here = Processes.here()
     assert here.world == 2
+    assert len(checks) == (1 if here.main else 0)
     assert here.gathered_objects(found.results)[0] == found.results
     flat = torch.cat([value.detach().flatten() for value in found.model.parameters()])
     first, second = here.gathered(flat)
     assert torch.equal(first, second)
+    stages.check_exact = failing
+    with pytest.raises(PlanError, match=r"differ by 0\.3"):
+        run_given(toy_cnn(), ToyTask(), dc.replace(settings, finetune=None))
+
+
+def failing(run, plan):
+    raise PlanError("the cut network and its masked twin differ by 0.3")
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
