@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import datetime
+import itertools
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -109,6 +110,29 @@ class Processes:
         each, more = divmod(count, self.world)
         start = self.rank * each + min(self.rank, more)
         return range(start, start + each + (self.rank < more))
+
+    def own(self, batches: Iterable[T], most: int | None = None) -> Iterator[T]:
+        """Yield this process's part of some batches: every world-size-th one, beginning with that of its rank.
+
+        Args:
+            batches: batches, the same on all processes. If they have a true attribute `divided`, they are the part of
+                this process already, and none is left out.
+            most: largest number of batches, over all processes; None takes all.
+        """
+        if getattr(batches, "divided", False):
+            return itertools.islice(batches, most)
+        return itertools.islice(batches, self.rank, most, self.world)
+
+    def joined(self, found: Sequence[T]) -> list[T]:
+        """Gather what each process has found for its batches of `own`, in the order of all batches."""
+        parts = self.gathered_objects(list(found))
+        return [part[at] for at in range(max(map(len, parts))) for part in parts if at < len(part)]
+
+    def mean(self, values: Iterable[float]) -> float:
+        """Return the mean of the values of all processes, of which some may have none; NaN if all have none."""
+        own = list(values)
+        total, count = self.reduced(torch.tensor([math.fsum(own), len(own)], dtype=torch.float64)).tolist()
+        return total / count if count else math.nan
 
     def reduced(self, tensor: torch.Tensor, how: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> torch.Tensor:
         """Reduce a tensor elementwise over all processes; with one process, return the tensor itself.

@@ -86,7 +86,8 @@ class Criterion(Protocol):
         Args:
             model: the network that `graph` was traced from.
             graph: its graph.
-            batches: data for criteria that need data; others do not iterate it.
+            batches: data for criteria that need data; others do not iterate it. With several processes, they are the
+                same on all, and each process scores its part.
             task: task with the loss, for criteria that need one.
         """
 
@@ -107,7 +108,12 @@ class Task(Protocol):
         """Return an input of batch size 1 for `edakari.trace`, with the right shapes and dtypes."""
 
     def batches(self, split: Split) -> Iterable[Batch]:
-        """Return the batches of a split; one pass is one epoch. "calibration" is a part of the training data."""
+        """Return the batches of a split; one pass is one epoch. "calibration" is a part of the training data.
+
+        With several processes, each gets its part of "train" and "val", and all of "calibration": whoever goes through
+        these takes its part of them by `edakari.core.processes.Processes.own`. Batches of "calibration" that are the
+        part of a process already have a true attribute `divided`.
+        """
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """Compute the network's outputs for a batch."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from edakari.errors import ModelError
 
-__all__ = ["check_parts", "inner"]
+__all__ = ["check_parts", "check_whole", "inner"]
 
 
 def inner(module: nn.Module) -> nn.Module | None:
@@ -36,7 +36,6 @@ def check_parts(model: nn.Module) -> None:
         ModelError: a module is a ScriptModule, the module of an exported program, or sharded by FSDP; says which, and
             what to hand in instead.
     """
-    sharding = _classes("torch.distributed.fsdp", "FullyShardedDataParallel", "FSDPModule")
     exported = _classes("torch.export._unlift", "_StatefulGraphModule")
     for path, module in model.named_modules():
         where = f"module {path!r} of {type(model).__name__}" if path else "the network"
@@ -50,11 +49,23 @@ def check_parts(model: nn.Module) -> None:
                 f"{where} is the module of an ExportedProgram, whose sizes are fixed. Hand in the network as it was "
                 "before torch.export.export, and export what edakari returns."
             )
+    check_whole(model)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuse a network of which this process may hold only a part: sharded by FSDP or DeepSpeed, or tensor parallel.
+
+    Raises:
+        ModelError: says which part, and what to hand in instead.
+    """
+    sharding = _classes("torch.distributed.fsdp", "FullyShardedDataParallel", "FSDPModule")
+    for path, module in model.named_modules():
         if sharding and isinstance(module, sharding):
+            where = f"module {path!r} of {type(model).__name__}" if path else "the network"
             raise ModelError(
                 f"{where} is sharded by FSDP: this process holds only a part of its weights. Build the network without "
                 "FSDP, load the full state dict (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
-                "full_state_dict=True), and shard what edakari returns."
+                "full_state_dict=True), prune, and shard what edakari returns."
             )
     distributed = _classes("torch.distributed.tensor", "DTensor")
     for name, parameter in model.named_parameters():
@@ -62,6 +73,12 @@ def check_parts(model: nn.Module) -> None:
             raise ModelError(
                 f"parameter {name!r} of {type(model).__name__} is a DTensor: this process may hold only a part of it. "
                 "Build the network without tensor parallelism, load the full weights, and hand in that."
+            )
+        if hasattr(parameter, "ds_status"):
+            raise ModelError(
+                f"parameter {name!r} of {type(model).__name__} is partitioned by DeepSpeed (ZeRO stage 3). Build the "
+                "network outside of deepspeed.zero.Init, load the full weights, prune, and hand what edakari returns "
+                "to DeepSpeed."
             )
 
 

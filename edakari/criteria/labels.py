@@ -28,6 +28,21 @@ class Labels:
         self.classes = classes
         self.found: list[tuple[int, torch.Tensor]] = []
 
+    @classmethod
+    def agreed(cls, own: Labels | None) -> tuple[Labels, bool]:
+        """Return labels on a process that may have seen no image, and whether those of any process are multi-label.
+
+        Args:
+            own: labels of this process; None if it has seen no image.
+        """
+        seen = Processes.here().gathered_objects(None if own is None else (own.classes, own._several))
+        classes, _ = next(each for each in seen if each is not None)
+        return own or cls(classes), any(each[1] for each in seen if each is not None)
+
+    @property
+    def _several(self) -> bool:
+        return bool(self.found) and self.found[0][1].ndim == 2
+
     def add(self, labels: torch.Tensor, first: int) -> None:
         """Add labels of the images with indices `first`, `first + 1`, ...: int64 [N], or multi-label [N, classes]."""
         self.found.append((first, labels.cpu()))
@@ -38,7 +53,7 @@ class Labels:
         Raises:
             DataError: all images have the same label.
         """
-        several = bool(self.found) and self.found[0][1].ndim == 2
+        _, several = self.agreed(self)
         table = torch.zeros((images, self.classes)) if several else torch.full((images,), -1)
         for first, labels in self.found:
             table[first : first + len(labels)] = labels.float() if several else labels
@@ -46,7 +61,7 @@ class Labels:
         if several:
             table = table / table.sum(1, keepdim=True).clamp(min=1)
         # labels per pixel are not among these
-        if self.found and bool((table == table[:1]).all()):
+        if bool((table != (0 if several else -1)).any()) and bool((table == table[:1]).all()):
             raise DataError(
                 "all scoring images have the same label, so classes cannot distinguish the filters; take images "
                 "of several classes (is data.calibration_size large enough, is the data sorted?)"

@@ -166,9 +166,8 @@ def collect_responses(
                 if not placed:
                     labels.add(own, seen)
             seen += size
-    if labels is None:
-        raise DataError("there are fewer batches of scoring images than processes; is the training data empty?")
-    return _filter_responses(rankings, labels, seen, how)
+    # a process has seen no image if there are fewer batches than processes
+    return _filter_responses(rankings, Labels.agreed(labels)[0], seen, how)
 
 
 def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
@@ -43,7 +42,7 @@ class Taylor:
     in evaluation mode.
 
     Args:
-        max_batches: largest number of batches on each rank.
+        max_batches: largest number of batches, over all processes.
         normalize: see `edakari.criteria.reduce.group_scores`.
     """
 
@@ -81,7 +80,7 @@ class Taylor:
         }
         count = 0
         with _probing(model, list(weights.values())):
-            for batch in itertools.islice(batches, self.max_batches):
+            for batch in Processes.here().own(batches, self.max_batches):
                 loss = torch.stack([term.reshape(()) for term in objective(model, batch).values()])
                 found = torch.autograd.grad(loss.sum(), list(weights.values()), allow_unused=True)
                 _accumulate(sums, graph, members, weights, dict(zip(weights, found, strict=True)))

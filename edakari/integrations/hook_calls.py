@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edakari.core.protocols import Hook, StepState
+from edakari.core.wrappers import check_whole
 from edakari.train.fits import mean_of
 
 __all__ = ["HookCalls"]
@@ -21,9 +22,13 @@ class HookCalls:
         model: the network that hooks are told of.
         hooks: the hooks, in order.
         averages: objects with which the training averages weights.
+
+    Raises:
+        ModelError: the network is sharded among processes.
     """
 
     def __init__(self, model: nn.Module, hooks: Sequence[Hook], averages: tuple[Any, ...] = ()) -> None:
+        check_whole(model)
         self.model, self.hooks, self.averages = model, hooks, averages
         self.step, self.epoch, self.begun = 0, 0, False
         self._losses: list[torch.Tensor] = []

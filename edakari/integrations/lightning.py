@@ -12,7 +12,7 @@ from torch import nn
 from edakari.core.optional import require_packages
 from edakari.core.protocols import Batch, Hook, Objective, Schedule
 from edakari.core.settings import settings
-from edakari.integrations.session import Asked, likely_device, refuse_governed, session
+from edakari.integrations.session import Asked, likely_device, refuse_governed, refuse_sharding, session
 from edakari.train.optim import make_optimizer
 from edakari.train.precision import with_precision
 
@@ -52,6 +52,12 @@ class LightningFit:
 
     def __post_init__(self) -> None:
         require_packages("lightning", "training with Lightning", "lightning", "accelerate", "timm")
+        strategy = self.trainer.get("strategy", "")
+        refuse_sharding(
+            "edakari.integrations.lightning.fit(strategy=...)",
+            strategy if isinstance(strategy, str) else type(strategy).__name__,
+            "strategy='ddp'",
+        )
         refuse_governed("edakari.integrations.lightning.fit", self.trainer, GOVERNED)
 
     def __call__(

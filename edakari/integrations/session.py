@@ -35,6 +35,7 @@ __all__ = [
     "device_of",
     "likely_device",
     "refuse_governed",
+    "refuse_sharding",
     "session",
 ]
 
@@ -249,6 +250,29 @@ def session(asked: Asked, device: torch.device) -> Iterator[Session]:
         chosen.train()
         yield made
         made.finish()
+
+
+SHARDING = ("fsdp", "deepspeed", "modelparallel", "megatron")
+"""Parts of the names of strategies by which libraries shard networks among processes."""
+
+
+def refuse_sharding(call: str, strategy: str, instead: str) -> None:
+    """Refuse a strategy that shards networks among processes.
+
+    Args:
+        call: the call, for the message.
+        strategy: name of the strategy.
+        instead: what to use instead.
+
+    Raises:
+        SettingsError: the strategy shards networks.
+    """
+    name = strategy.lower().replace("_", "")
+    if any(part in name for part in SHARDING):
+        raise SettingsError(
+            f"{call}: {strategy!r} shards the network among processes, but each needs the whole network to prune it; "
+            f"use {instead}, and shard the pruned network when you train it on"
+        )
 
 
 def refuse_governed(call: str, given: Iterable[str], governed: Mapping[str, str]) -> None:

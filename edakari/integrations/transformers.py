@@ -13,7 +13,7 @@ from torch import nn
 from edakari.core.optional import require_packages
 from edakari.core.protocols import Batch, Hook, Objective, Schedule
 from edakari.core.settings import settings
-from edakari.integrations.session import Asked, likely_device, refuse_governed, session
+from edakari.integrations.session import Asked, likely_device, refuse_governed, refuse_sharding, session
 from edakari.train.accelerators import device_here
 from edakari.train.optim import make_optimizer
 from edakari.train.precision import with_precision
@@ -55,6 +55,9 @@ class TransformersFit:
     def __post_init__(self) -> None:
         require_packages("transformers", "training with transformers", "transformers", "accelerate", "timm")
         refuse_governed("edakari.integrations.transformers.fit", self.arguments, GOVERNED)
+        for name in ("fsdp", "deepspeed"):
+            asked = name if self.arguments.get(name) else ""
+            refuse_sharding(f"edakari.integrations.transformers.fit({name}=...)", asked, "torchrun without it")
 
     def __call__(
         self,

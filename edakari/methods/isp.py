@@ -34,7 +34,6 @@ from edakari.graph.taps import find_taps
 from edakari.methods.allocation import allocate
 from edakari.methods.masking.gates import FreeLogits, GateMode, Gumbel, HyperLogits, LogitStart
 from edakari.methods.masking.masks import maskable
-from edakari.methods.saliency.asked import asked
 from edakari.methods.saliency.explained import Saliency
 from edakari.methods.saliency.explaining import (
     ExplainerSettings,
@@ -263,13 +262,13 @@ class InterpretationSteeredPruning:
         self._warn_if_too_slow(job, schedule, len(pairs) * schedule.epochs)
 
         def objective(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
-            images, labels, aim = batch
+            images, labels, aim, weights, factor = batch
             outputs, raw, gates = network(images, labels)
             found, wanted = (saliency.explainer.compared(each, self.matching) for each in (raw, aim))
-            distance = asked(labels).mean((found - wanted).square().flatten(1).mean(1))
+            distance = ((found - wanted).square().flatten(1).mean(1) * weights.to(found)).sum()
             sizes = torch.stack([part.sum() for part in torch.split(gates, [group.size for group in groups])])
             return {
-                **job.task.loss(outputs, (images, labels)),
+                **{name: factor * term for name, term in job.task.loss(outputs, (images, labels)).items()},
                 "interpretation": self.interpretation * distance,
                 "cost": self.cost_weight * cost_penalty(limits, groups, sizes),
             }

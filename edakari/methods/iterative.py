@@ -89,6 +89,11 @@ class _Lazily:
 
     job: Job
 
+    @property
+    def divided(self) -> bool:
+        """See `edakari.core.processes.Processes.own`."""
+        return bool(getattr(self.job.task.batches("calibration"), "divided", False))
+
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.job.task.batches("calibration"))
 

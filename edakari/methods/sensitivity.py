@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -48,7 +49,7 @@ class Sensitivity:
         ranking: criterion that ranks the channels of each group.
         fractions: fractions of each group that are removed to measure its curve, in increasing order. The last slope
             holds beyond them.
-        max_batches: largest number of batches on each rank, for the ranking too.
+        max_batches: largest number of batches over all processes, for the ranking too.
     """
 
     paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
@@ -82,10 +83,11 @@ class Sensitivity:
             raise EdakariError("the sensitivity criterion needs a task, for its loss, but got none")
         _require_outputs_alone(task)
         network = unwrapped(model, "score(model, graph, batches, task)")
-        few = list(itertools.islice(batches, self.max_batches))
-        if not few:
+        first, here = _First(batches, self.max_batches), Processes.here()
+        few = list(here.own(first))
+        if not here.reduced(torch.tensor(len(few))):
             raise DataError("the sensitivity criterion got no batch of data; is the training data empty?")
-        ranked, whole = self.ranking.score(network, graph, few, task), _loss(network, few, task)
+        ranked, whole = self.ranking.score(network, graph, first, task), _loss(network, few, task)
 
         def rise(name: str, kept: Iterable[int]) -> float:
             plan = Plan((KeepChannels(name, tuple(kept)),), graph.fingerprint, graph.inputs)
@@ -100,6 +102,22 @@ class Sensitivity:
         found = np.empty(size)
         found[order] = slopes(counts, [rise(np.sort(order[count:]).tolist()) for count in counts], size)
         return torch.from_numpy(found)
+
+
+@dc.dataclass(frozen=True)
+class _First:
+    """The first of some batches."""
+
+    batches: Iterable[Batch]
+    most: int
+
+    @property
+    def divided(self) -> bool:
+        """See `edakari.core.processes.Processes.own`."""
+        return bool(getattr(self.batches, "divided", False))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return itertools.islice(self.batches, self.most)
 
 
 def _require_outputs_alone(task: Task) -> None:
@@ -143,5 +161,4 @@ def _loss(model: nn.Module, batches: Sequence[Batch], task: Task) -> float:
     objective, devices = task_objective(task), [p.device.index for p in model.parameters() if p.device.type == "cuda"]
     with batch_statistics(model), torch.random.fork_rng(sorted(set(devices))):
         losses = [float(sum(float(term) for term in objective(model, batch).values())) for batch in batches]
-    total = Processes.here().reduced(torch.tensor([sum(losses), float(len(losses))], dtype=torch.float64))
-    return float(total[0] / total[1])
+    return Processes.here().mean(losses)

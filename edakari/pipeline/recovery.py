@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
 from edakari.core.plan import Plan
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.errors import DataError
 from edakari.pipeline.context import Run
@@ -40,7 +40,7 @@ def recovered(run: Run, plan: Plan, model: nn.Module) -> tuple[nn.Module, Mappin
     if not recalibrated and not settings.reconstruct:
         return model, None
     before = run.evaluate(model)
-    batches = _First(run.task.batches("calibration"), settings.recalibrate or FITTED)
+    batches = _Own(run.task.batches("calibration"), settings.recalibrate or FITTED)
     if settings.reconstruct:
         model = reconstruct(run.dense, plan, batches, small=model, graph=run.graph, run=run.task.outputs)
     if recalibrated:
@@ -52,11 +52,11 @@ def recovered(run: Run, plan: Plan, model: nn.Module) -> tuple[nn.Module, Mappin
 
 
 @dc.dataclass(frozen=True)
-class _First:
-    """The first batches of an iterable."""
+class _Own:
+    """This process's part of the first batches of an iterable."""
 
     batches: Iterable[Batch]
     most: int
 
     def __iter__(self) -> Iterator[Batch]:
-        return itertools.islice(self.batches, self.most)
+        return Processes.here().own(self.batches, self.most)

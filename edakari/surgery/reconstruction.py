@@ -74,7 +74,7 @@ def reconstruct(
         plan: how it is cut.
         batches: inputs as in evaluation, gone through once for each layer; labels beside them are not read. They should
             hold many more values than a layer has weights for each output: some hundred images. Under several
-            processes each has its own, at least one.
+            processes each has its own; some may have none.
         small: the network as cut, if its weights are others than those that `apply` leaves; stays as it is.
         graph: graph of the dense network; None traces it.
         ridge: penalty of a change of weights, as a fraction of the mean square of the layer's inputs.
@@ -128,20 +128,20 @@ def _refit(
 ) -> None:
     """Change the weights and bias of one layer in place."""
     layer: Any = small.get_submodule(consumer.path)
-    gram, cross, count = torch.zeros(()), torch.zeros(()), 0
+    outputs_left, weight = int(consumer.left.sum()), layer.weight
+    width = weight[0].numel() + (layer.bias is not None)
+    gram = torch.zeros(width, width, dtype=torch.float64, device=weight.device)
+    cross, count = gram.new_zeros(width, outputs_left), 0
     for batch in batches:
         aims = [outputs for _, outputs in _seen(dense, consumer.path, batch, run)]
         for (inputs, outputs), aim in zip(_seen(small, consumer.path, batch, run), aims, strict=True):
             rows = _rows(layer, inputs).double()
             error = _flat(layer, aim).double()[:, consumer.left.to(aim.device)] - _flat(layer, outputs).double()
-            gram, cross = rows.T @ rows + gram.to(rows), rows.T @ error + cross.to(rows)
+            gram, cross = gram + rows.T @ rows, cross + rows.T @ error
             count += len(rows)
     here = Processes.here()
-    fault = here.first_fault(
-        "" if count else "reconstruct(model, plan, batches): there is no batch, or the network did not call a layer"
-    )
-    if fault:
-        raise DataError(fault if here.world == 1 else f"{fault}; each process needs at least one batch")
+    if not here.reduced(torch.tensor(count)):
+        raise DataError("reconstruct(model, plan, batches): there is no batch, or the network did not call a layer")
     gram, cross = here.reduced(gram), here.reduced(cross)
     left = consumer.weights
     change = _solved(gram, cross, ridge) if left is None else _masked(gram, cross, ridge, left)

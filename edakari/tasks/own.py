@@ -7,7 +7,7 @@ import itertools
 import json
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -292,10 +292,11 @@ class _Given(nn.Module):
 
 @dc.dataclass(frozen=True)
 class _First:
-    """The first batches of some."""
+    """The first batches of the training, which are divided among processes as the training's are."""
 
     batches: Iterable[Batch]
     most: int
+    divided: ClassVar[bool] = True
 
     def __iter__(self) -> Iterator[Batch]:
         return itertools.islice(self.batches, self.most)

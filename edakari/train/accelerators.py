@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from edakari.core.processes import time_limit
 from edakari.core.protocols import Precision
 from edakari.errors import RecipeError
 
-__all__ = ["device_here", "nested_tensors", "new_accelerator", "require_fp16"]
+__all__ = ["device_here", "nested_tensors", "new_accelerator", "require_fp16", "require_whole_networks"]
 
 
 def nested_tensors() -> Any:
@@ -21,8 +22,36 @@ def nested_tensors() -> Any:
     return operations
 
 
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""Environment variables by which `accelerate launch` asks for networks that are sharded among processes."""
+
+
+def require_whole_networks() -> None:
+    """Refuse processes that a launcher has started for sharded networks.
+
+    Raises:
+        RecipeError: says what to launch instead.
+    """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise RecipeError(
+                f"the launcher asks for {name} ({variable}), which shards networks among processes, but each needs the "
+                "whole network to prune it. Start with `accelerate launch --multi_gpu` or `torchrun`, and shard the "
+                "pruned network when you train it on."
+            )
+
+
 def device_here(*, cpu: bool) -> torch.device:
-    """Return the device that accelerate will train on."""
+    """Return the device that accelerate will train on.
+
+    Raises:
+        RecipeError: the launcher asks for networks that are sharded among processes.
+    """
+    require_whole_networks()
     with needs("train", "training"):
         # imported here and below, since most importers of this module do not train
         from accelerate.state import AcceleratorState, PartialState

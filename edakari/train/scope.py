@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edakari.core.modes import preserve_modes
+from edakari.core.wrappers import check_whole
 from edakari.errors import ModelError
 
 __all__ = ["Moved", "Trained", "interruptible", "random_state_kept", "seed_step", "trained"]
@@ -84,8 +85,9 @@ def trained(model: nn.Module, params: Sequence[torch.Tensor] | None, device: tor
     """Context with the network on a device and gradients enabled for trained tensors; restores both at the end.
 
     Raises:
-        ModelError: there is nothing to train.
+        ModelError: there is nothing to train, or the network is sharded among processes.
     """
+    check_whole(model)
     chosen = Trained(model, params)
     if not chosen.own and not chosen.other:
         raise ModelError("fit: no parameter to train; each has requires_grad=False or `params` is empty")

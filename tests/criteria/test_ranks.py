@@ -1,36 +1,60 @@
-"""Taylor scores on two processes."""
+"""Two processes share out the calibration batches, and find what one process finds."""
 
 from __future__ import annotations
 
-import json
+import dataclasses as dc
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from edakari.criteria import Taylor
-from edakari.graph import trace
-from edakari.testing import ToyTask, toy_cnn
+from edakari.core.processes import ALONE, Processes
+from edakari.methods.isp import InterpretationSteeredPruning
+from edakari.testing import toy_cnn, toy_job
+from tests.criteria import shared_worker
 from tests.together import together
 
-
-def score_as(folder: Path) -> None:
-    """What one of the two processes does."""
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    task, model = ToyTask(), toy_cnn()
-    own = list(task.batches("calibration"))[rank::2]
-    scores = Taylor().score(model, trace(model, task.example()), own, task)
-    (folder / str(rank)).write_text(json.dumps({name: score.tolist() for name, score in scores.items()}))
+DATA = {"rfc", "sensitivity", "taylor"}
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
-def test_taylor_is_equal_on_all_ranks_and_equal_to_one_process(tmp_path: Path) -> None:
-    together(score_as, tmp_path)
-    first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
-    assert first == second
-    task, model = ToyTask(), toy_cnn()
-    alone = Taylor().score(model, trace(model, task.example()), task.batches("calibration"), task)
-    for name, score in alone.items():
-        torch.testing.assert_close(torch.tensor(first[name], dtype=torch.float64), score, rtol=1e-5, atol=1e-9)
+def test_processes_share_out_calibration_batches_and_find_what_one_finds(tmp_path: Path) -> None:
+    job = dc.replace(toy_job(toy_cnn()), artifacts=tmp_path / "explainer")
+    InterpretationSteeredPruning(predictor_epochs=1, explainer_epochs=1, gate_epochs=1).prune(job)
+    together(shared_worker.main, tmp_path)
+    shared_worker.main(tmp_path)
+    alone = torch.load(tmp_path / "found-1-0.pt")
+    first, second = (torch.load(tmp_path / f"found-2-{rank}.pt") for rank in range(2))
+    assert alone.keys() == first.keys() == second.keys()
+    for name, value in alone.items():
+        if name.startswith("images"):
+            assert first[name] + second[name] == value, name
+            assert (second[name] > 0) == (name.split()[1] in DATA and name.endswith(" 20")), name
+            continue
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(
+            first[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("world", range(1, 65))
+def test_every_batch_belongs_to_one_process_and_shares_are_even(world: int) -> None:
+    for count in (0, 1, 7, 64, 100):
+        here = [Processes(rank, world) for rank in range(world)]
+        parts = [list(each.own(range(count))) for each in here]
+        assert sorted(batch for part in parts for batch in part) == list(range(count))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        parts = [list(each.share(count)) for each in here]
+        assert [job for part in parts for job in part] == list(range(count))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_batches_that_are_divided_already_stay_whole() -> None:
+    class Divided(list[int]):
+        divided = True
+
+    assert list(Processes(1, 2).own(Divided([1, 2, 3]))) == [1, 2, 3]
+    assert list(Processes(1, 2).own(Divided([1, 2, 3]), 2)) == [1, 2]
+    assert list(Processes(1, 2).own([1, 2, 3, 4], 3)) == [2]
+    assert ALONE.joined([3, 4]) == [3, 4]

@@ -259,14 +259,15 @@ class EnsembleSearch:
         return torch.stack([label, distance(outputs.float(), aims)])
 
     def outputs(self, mask: torch.Tensor) -> torch.Tensor:
-        """Logits of a masked network, float32 [N, C] on the CPU; every process computes all of them.
+        """Logits of a masked network, float32 [N, C] on the CPU; each process computes those of its batches.
 
         Args:
             mask: mask of the network, bool [channels].
         """
         self.masks.set(mask)
-        logits = [self.job.task.outputs(self.masks.model, batch).float().cpu() for batch in self.batches]
-        return torch.cat(logits)
+        here = Processes.here()
+        own = [self.job.task.outputs(self.masks.model, batch).float().cpu() for batch in here.own(self.batches)]
+        return torch.cat(here.joined(own))
 
     def _label_loss(self, logits_NC: torch.Tensor) -> float:
         parts = zip(torch.split(logits_NC, self.counts), self.batches, self.counts, strict=True)

@@ -64,7 +64,7 @@ def answers_of(
         source: source of the labels.
 
     Raises:
-        DataError: there are no images for this process, or no labels.
+        DataError: there are no images, or no labels.
     """
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     here = Processes.here()
@@ -74,8 +74,9 @@ def answers_of(
                 outputs = called(model, batch, task)
                 labels = labels_of(batch, outputs, source)
                 parts.append((labels, *_predicted(outputs.float(), labels)))
-    if not parts:
-        raise DataError("there are fewer batches of trial images than processes; lower data.batch_size")
+    if not parts:  # there are fewer batches than processes
+        none = torch.zeros(0, dtype=torch.int64)
+        return Answers(none, none, torch.zeros(0, 1))
     return Answers(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -12,12 +13,14 @@ from torch import nn
 from edakari.core.graph import Graph
 from edakari.core.layout import kept as kept_positions
 from edakari.core.plan import Plan
+from edakari.core.processes import Processes
+from edakari.core.protocols import Batch, Task
 from edakari.graph.taps import Tap, Tapped
 from edakari.methods.saliency.asked import asked
 from edakari.models.explainer import Explainer
 from edakari.surgery.applying import masks_of
 
-__all__ = ["Explained", "Saliency", "frozen", "widened"]
+__all__ = ["Explained", "Saliency", "calibration_mean", "frozen", "moved", "widened"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -102,3 +105,23 @@ def widened(plan: Plan, graph: Graph) -> Callable[[Tap, torch.Tensor], torch.Ten
 def frozen(model: M) -> M:
     """Put a network in evaluation mode, and stop gradients of its parameters, in place."""
     return model.eval().requires_grad_(False)
+
+
+def calibration_mean(task: Task, model: nn.Module, value: Callable[[int, Batch], torch.Tensor]) -> float:
+    """Compute the mean of a value over the calibration batches; each process computes it for its part.
+
+    Args:
+        task: data.
+        model: network on whose device the batches are.
+        value: function from the number of a batch, and the batch, to a scalar tensor.
+    """
+    here, batches = Processes.here(), task.batches("calibration")
+    numbers = itertools.count(here.rank, here.world)
+    return here.mean(float(value(next(numbers), moved(batch, model))) for batch in here.own(batches))
+
+
+def moved(batch: Batch, model: nn.Module) -> Batch:
+    """Return a batch on the device of a network."""
+    device = next(model.parameters()).device
+    parts: Iterable[Batch] = batch if isinstance(batch, list | tuple) else [batch]
+    return [part.to(device) if isinstance(part, torch.Tensor) else part for part in parts]

@@ -8,7 +8,7 @@ explainer could encode the class in its mask; with a frozen predictor, it has to
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -19,11 +19,12 @@ from edakari.core.copying import copied
 from edakari.core.finite import finite
 from edakari.core.method import Job
 from edakari.core.modes import eval_mode, judging
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Schedule, Task
 from edakari.errors import DataError, ModelError
 from edakari.graph.taps import Tap
 from edakari.methods.saliency.asked import Asked, asked
-from edakari.methods.saliency.explained import Explained, Saliency, frozen
+from edakari.methods.saliency.explained import Explained, Saliency, calibration_mean, frozen, moved
 from edakari.methods.saliency.losses import area, class_divergence, divergence, roughness
 from edakari.models.explainer import Explainer
 from edakari.models.saliency import Family, Frame, random_masks, relaxed_sample
@@ -206,10 +207,13 @@ def fit_predictor(job: Job, frame: Frame, settings: PredictorSettings) -> nn.Mod
             aim = dense.to(images.device)(images)
         return {"divergence": apart(aim, model(masked(images)))}
 
+    def divergence_of(number: int, batch: Batch) -> torch.Tensor:
+        torch.manual_seed(job.seed + number)  # every epoch is evaluated with the same masks
+        images = batch[0]
+        return apart(dense(images), predictor(masked(images)))
+
     def figure() -> float:
-        torch.manual_seed(job.seed)  # every epoch is evaluated with the same masks
-        divergences = [apart(dense(x), predictor(masked(x))) for x in _images(job.task, dense)]
-        return -float(torch.stack(divergences).mean())
+        return -calibration_mean(job.task, dense, divergence_of)
 
     best = KeepBest(predictor, figure)
     with unchanged("fitting the predictor", dense), eval_mode(dense):
@@ -259,9 +263,10 @@ def fit_explainer(
 
     def figure() -> float:
         # differs: the authors select by agreement alone, which prefers masks that show the whole image
-        batches = (_moved(batch, model) for batch in job.task.batches("calibration"))
-        losses = [torch.stack(list(terms_of(model, batch, lambda mask: mask).values())).sum() for batch in batches]
-        return -float(torch.stack(losses).mean())
+        def loss(number: int, batch: Batch) -> torch.Tensor:
+            return torch.stack(list(terms_of(model, batch, lambda mask: mask).values())).sum()
+
+        return -calibration_mean(job.task, model, loss)
 
     best = KeepBest(explainer, figure)
     with unchanged("fitting the explainer", job.model, predictor):
@@ -285,17 +290,17 @@ def agreement(task: Task, model: Explained, predictor: nn.Module, labels: LabelS
         predictor: classifier of masked images.
         labels: source of the classes to explain.
     """
-    right: list[torch.Tensor] = []
-    for batch in task.batches("calibration"):
-        images, given = labelled(_moved(batch, model), labels)
+    right: list[float] = []
+    for batch in Processes.here().own(task.batches("calibration")):
+        images, given = labelled(moved(batch, model), labels)
         logits, raw = model(images, given)
         found = asked(logits.argmax(1) if given is None else given)
         seen, logits = predictor(found.images(images) * model.explainer.mask(raw)), found.images(logits)
         if found.several:
-            right.append((_of(seen, found) > 0).eq(_of(logits, found) > 0)[found.weights > 0])
+            right += (_of(seen, found) > 0).eq(_of(logits, found) > 0)[found.weights > 0].tolist()
         else:
-            right.append(seen.argmax(1) == logits.argmax(1))
-    return float(torch.cat(right).float().mean())
+            right += (seen.argmax(1) == logits.argmax(1)).tolist()
+    return Processes.here().mean(right)
 
 
 @contextmanager
@@ -319,17 +324,6 @@ def unchanged(what: str, *models: nn.Module) -> Iterator[None]:
 def _of(values: torch.Tensor, found: Asked) -> torch.Tensor:
     """Entries [P] of each pair's class in values [P, classes]."""
     return values.gather(1, found.classes[:, None].to(values.device))[:, 0]
-
-
-def _images(task: Task, model: nn.Module) -> Iterator[torch.Tensor]:
-    for batch in task.batches("calibration"):
-        yield _moved(batch, model)[0]
-
-
-def _moved(batch: Batch, model: nn.Module) -> Batch:
-    device = next(model.parameters()).device
-    parts: Iterable[Batch] = batch if isinstance(batch, list | tuple) else [batch]
-    return [part.to(device) if isinstance(part, torch.Tensor) else part for part in parts]
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from edakari.core.budget import Limits
 from edakari.core.method import Job
 from edakari.core.modes import judging
 from edakari.core.plan import KeepChannels, Plan
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Hook, StepState
 from edakari.core.space import Group
 from edakari.cost.smooth import smooth_total
@@ -20,6 +21,7 @@ from edakari.graph.taps import Tap
 from edakari.methods.masking.consumers import names_in, structure_of
 from edakari.methods.masking.gates import Draw, GateMode, drawn, likely_open
 from edakari.methods.masking.masks import Masks
+from edakari.methods.saliency.asked import asked
 from edakari.methods.saliency.explained import Explained, Saliency
 from edakari.methods.saliency.explaining import LabelSource, labelled
 
@@ -111,21 +113,35 @@ class Pairs:
             labels: source of the classes to explain.
         """
         batches, aims = job.task.batches("calibration"), []
+        here = Processes.here()
         model = Explained(job.model, saliency.taps, saliency.explainer)
         device = next(job.model.parameters()).device
         with judging(model):
-            for batch in batches:
+            for batch in here.own(batches):
                 images, given = labelled(batch, labels)
                 outputs, raw = model(images.to(device), None if given is None else given.to(device))
                 aims.append(((outputs.argmax(1) if given is None else given).cpu(), raw.cpu()))
-        return cls(batches, aims)
+        return cls(batches, aims if getattr(batches, "divided", False) else here.joined(aims))
 
     def __len__(self) -> int:
         return len(self.aims)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield this process's part of each batch.
+
+        Each is (images, labels, aims, weights of the aims in their mean, factor of the mean loss): with these, the mean
+        gradient of all processes is that of the batch. If there are fewer images than processes, each gets the batch.
+        """
+        here = Processes.here()
+        alone = here.world == 1 or getattr(self.batches, "divided", False)
         for batch, (labels, aim) in zip(self.batches, self.aims, strict=True):
-            yield labelled(batch, "predicted")[0], labels, aim
+            images, found = labelled(batch, "predicted")[0], asked(labels)
+            own, scale = torch.arange(len(images)), 1.0
+            if not alone and len(images) >= here.world:
+                own, scale = own.tensor_split(here.world)[here.rank], float(here.world)
+            pairs = torch.isin(found.rows, own)
+            factor = torch.tensor(scale * len(own) / len(images))
+            yield images[own], labels[own], aim[pairs], scale * found.weights[pairs], factor
 
 
 def cost_penalty(limits: Limits, groups: Sequence[Group], sizes_G: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ fine-tuning after it is the variant with retraining, and keeps the masks.
 from __future__ import annotations
 
 import dataclasses as dc
-import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.method import Job, Outcome
 from edakari.core.plan import DropBranch, KeepChannels, MaskWeights, Plan
+from edakari.core.processes import Processes
 from edakari.core.settings import Count, settings
 from edakari.errors import BudgetError, SettingsError
 from edakari.graph import trace
@@ -169,6 +169,6 @@ def _masked(
     masked = mask_weights(graph, masks)
     small = apply(model, masked, graph)
     if tickets.recalibrate:
-        some = itertools.islice(job.task.batches("calibration"), tickets.recalibrate)
+        some = Processes.here().own(job.task.batches("calibration"), tickets.recalibrate)
         small = recalibrate(small, some, job.task.outputs)
     return Outcome(dc.replace(plan.then(masked, graph=job.graph), method=""), small)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from edakari.core.method import Log
+from edakari.core.processes import Processes
 from edakari.core.protocols import Hook, StepState, Task
 from edakari.methods.tickets.progressive_mask import ProgressiveMask
 from edakari.train.statistics import recalibrate
@@ -45,7 +45,7 @@ class Ticket:
             self.mask.masked_copy_(fresh)
         if not self.batches:
             return fresh
-        some = itertools.islice(self.task.batches("calibration"), self.batches)
+        some = Processes.here().own(self.task.batches("calibration"), self.batches)
         return recalibrate(fresh, some, self.task.outputs)
 
     def metrics(self, model: nn.Module) -> dict[str, float]:

@@ -295,23 +295,24 @@ def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batc
     Args:
         model: network with selectors; their thresholds are set in place, and its modes are restored.
         outputs: function that runs a network on a batch.
-        batches: batches from which the thresholds are set.
+        batches: batches from which the thresholds are set, the same on all processes; each runs its part.
 
     Returns:
         Number of patches that 95 % of the images do not exceed, rounded up to a multiple of 8, by block.
     """
-    caps = {}
+    caps, here = {}, Processes.here()
     for index, (block, selection) in enumerate(selections(model).items()):
         runner = Adaptive(model, "mask", "threshold")
-        found = [_decision(runner, outputs, batch, index) for batch in batches]
-        score = torch.cat([decision.score[torch.isfinite(decision.score)].flatten() for decision in found])
-        images = sum(len(decision.kept) for decision in found)
+        found = [_decision(runner, outputs, batch, index) for batch in here.own(batches)]
+        images = int(here.reduced(torch.tensor(sum(len(decision.kept) for decision in found))))
+        scores = [decision.score[torch.isfinite(decision.score)].flatten().cpu() for decision in found]
+        score = torch.cat(here.joined(scores))
         wanted = min(selection.settings.count * images, len(score))
         ranked = score.sort(descending=True).values
         threshold = ranked[wanted - 1] if wanted else ranked[0] + 1
         selection.get_buffer("threshold").copy_(threshold)
-        counts = torch.cat([_decision(runner, outputs, batch, index).kept.sum(1) for batch in batches])
-        caps[block] = -(-int(torch.quantile(counts.float(), 0.95)) // 8) * 8
+        counts = [_decision(runner, outputs, batch, index).kept.sum(1).cpu() for batch in here.own(batches)]
+        caps[block] = -(-int(torch.quantile(torch.cat(here.joined(counts)).float(), 0.95)) // 8) * 8
     return caps
 
 
