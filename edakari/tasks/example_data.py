@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
 from edakari.core.blank import blank
 from edakari.core.protocols import Split
 from edakari.core.seeds import derived_seed
 from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import loaded, seeded
+from edakari.tasks.ahead import ahead, side_stream
+from edakari.tasks.draws import seeded
 from edakari.tasks.order import Order
+from edakari.tasks.pixels import Pixels
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources.examples import Chosen, Examples, notes_of
-from edakari.tasks.splits import order_of
+from edakari.tasks.splits import gpu_of, order_of
+from edakari.tasks.workers import Workers
 
-__all__ = ["ExampleBatches", "ExampleData", "Prepare", "divided_examples"]
+__all__ = ["ExampleBatches", "ExampleData", "ExampleReader", "ExampleRequest", "Prepare", "divided_examples"]
 
 Target = dict[str, Any]
 Transform = Callable[[Any, Target], tuple[torch.Tensor, Target]]
@@ -90,28 +94,34 @@ class ExampleData:
         Raises:
             UnknownName: there is no such split.
         """
-        source = self.source(split)
-        order = order_of(self.settings, len(source), split, self.seed)
-        augment = self.settings.augment if split == "train" else "none"
-        size = self.unaugmented if augment == "none" else None
-        return ExampleBatches(self, source, order, self.prepare(augment), size or self.size)
+        order = order_of(self.settings, len(self.source(split)), split, self.seed)
+        return ExampleBatches(self, split, order, None if split == "calibration" else gpu_of(self.settings))
+
+    @property
+    def pixels(self) -> Pixels:
+        """Size and normalisation of the network's input."""
+        return Pixels(self.size, len(self.normalization[0]), *self.normalization)
+
+    @functools.cached_property
+    def workers(self) -> Workers[ExampleReader]:
+        """Processes that read images; the first pass over some starts them, and they stay as long as the data."""
+        reader = ExampleReader(self.splits, self.prepare, self.size, self.unaugmented or self.size)
+        return Workers(reader, self.settings.workers, pin=gpu_of(self.settings) is not None)
 
 
 class ExampleBatches:
     """Batches of annotated images that workers read and transform.
 
     Args:
-        data: size, normalisation and collation of the batches.
-        source: the images.
+        data: sources, normalisation, collation and workers.
+        split: split of the images.
         order: order of the images in batches.
-        transform: transform of each image and its target.
-        size: height and width of the images in a batch.
+        device: device to which images are copied as bytes, and on which they are normalised, one batch ahead; None
+            takes the CPU. Targets are on the CPU in any case.
     """
 
-    def __init__(
-        self, data: ExampleData, source: Examples, order: Order, transform: Transform, size: tuple[int, int]
-    ) -> None:
-        self.data, self.source, self.order, self.transform, self.size = data, source, order, transform, size
+    def __init__(self, data: ExampleData, split: Split, order: Order, device: torch.device | None = None) -> None:
+        self.data, self.split, self.order, self.device = data, split, order, device
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
@@ -123,37 +133,76 @@ class ExampleBatches:
 
     def skip(self, count: int) -> ExampleBatches:
         """Return the batches of the same epoch without the first ones."""
-        rest = ExampleBatches(self.data, self.source, self.order, self.transform, self.size)
+        rest = ExampleBatches(self.data, self.split, self.order, self.device)
         rest.epoch, rest.first = self.epoch, self.first + count
         return rest
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        dataset = _Prepared(self.source, self.transform, (self.order.seed, self.epoch), self.size)
-        batches = self.order.batches(self.epoch, self.first)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in self.data.normalization)
-        for images, targets in loaded(dataset, batches, self.data.settings.workers, _stacked):
-            pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-            yield (pixels - mean) / std, self.data.collate(targets)
+        augment = self.data.settings.augment if self.split == "train" else "none"
+        requests = [
+            ExampleRequest(self.split, augment, (self.order.seed, self.epoch), indices)
+            for indices in self.order.batches(self.epoch, self.first)
+        ]
+        yield from ahead(self.data.workers.batches(requests), self._made, side_stream(self.device))
+
+    def _made(self, read: tuple[torch.Tensor, list[Target]]) -> tuple[torch.Tensor, Any]:
+        images, targets = read
+        if self.device is not None:
+            images = images.to(self.device, non_blocking=True)
+        return self.data.pixels.normalized(images), self.data.collate(targets)
 
 
-class _Prepared(Dataset[Any]):
-    def __init__(self, source: Examples, transform: Transform, seeds: tuple[int, int], size: tuple[int, int]) -> None:
-        self.source, self.transform, self.seeds, self.size = source, transform, seeds, size
+@dc.dataclass(frozen=True, eq=False)
+class ExampleRequest:
+    """The images of a batch.
 
-    def __len__(self) -> int:
-        return len(self.source)
+    Args:
+        split: split of the images.
+        augment: augmentation.
+        seeds: seeds of the augmentation, which an image's index completes.
+        indices: indices in the split, int64 [N].
+    """
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:
-        image, target = self.source[index]
-        with seeded((*self.seeds, index)):
-            pixels, target = self.transform(image, target)
-        if tuple(pixels.shape[-2:]) != self.size:
-            raise DataError(f"image {index} became {list(pixels.shape)}, but the network's input is {list(self.size)}")
-        return pixels, target
+    split: Split
+    augment: Augment
+    seeds: tuple[int, ...]
+    indices: npt.NDArray[np.int64]
 
 
-def _stacked(items: list[tuple[torch.Tensor, Target]]) -> tuple[torch.Tensor, list[Target]]:
-    return torch.stack([image for image, _ in items]), [target for _, target in items]
+@dc.dataclass(frozen=True, eq=False)
+class ExampleReader:
+    """Reads and transforms the images and targets of requests.
+
+    Args:
+        splits: the images of each split.
+        prepare: makes the transforms of images and targets.
+        size: height and width of the network's input.
+        unaugmented: height and width of images without augmentation.
+    """
+
+    splits: Mapping[Split, Examples]
+    prepare: Prepare
+    size: tuple[int, int]
+    unaugmented: tuple[int, int]
+
+    def __call__(self, request: ExampleRequest) -> tuple[torch.Tensor, list[Target]]:
+        """Read the images of a request; returns them, [N, channels, height, width], and their targets.
+
+        Raises:
+            DataError: an image cannot be read, or does not get the network's size.
+        """
+        source, transform = self.splits[request.split], self.prepare(request.augment)
+        size = self.unaugmented if request.augment == "none" else self.size
+        images, targets = [], []
+        for index in request.indices.tolist():
+            # while it is read, too: a data set of the user's own may draw random numbers
+            with seeded((*request.seeds, index)):
+                pixels, target = transform(*source[index])
+            if tuple(pixels.shape[-2:]) != size:
+                raise DataError(f"image {index} became {list(pixels.shape)}, but the network's input is {list(size)}")
+            images.append(pixels)
+            targets.append(target)
+        return torch.stack(images), targets
 
 
 def divided_examples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -11,12 +12,15 @@ import torch
 from edakari.core.blank import blank
 from edakari.core.protocols import Split
 from edakari.errors import UnknownName
-from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
+from edakari.tasks.image_reader import ImageReader, Reading
+from edakari.tasks.loaders import ArrayBatches, FileBatches
 from edakari.tasks.order import FixedBatches, Order
+from edakari.tasks.pixels import Pixels
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source
-from edakari.tasks.splits import augmenting, divided, order_of, pixels_of, training_seed
-from edakari.tasks.transforms import OWN_CROP, ImageCrop, training_transform
+from edakari.tasks.splits import augmenting, divided, gpu_of, order_of, pixels_of, training_seed
+from edakari.tasks.transforms import OWN_CROP, ImageCrop
+from edakari.tasks.workers import Workers
 
 __all__ = ["ImageData", "image_data"]
 
@@ -94,17 +98,19 @@ class ImageData:
         Raises:
             UnknownName: there is no such split.
         """
-        device = None if split == "calibration" else self._device()
-        return self._loaded(self.source(split), order, self.augment(split), device=device)
+        reading = Reading(split, self.augment(split))
+        return self._loaded(reading, order, device=None if split == "calibration" else gpu_of(self.settings))
 
     def batches_at(self, split: Split, parts: Sequence[Labels], augmented: bool) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
         order = FixedBatches(tuple(parts), training_seed(self.seed))
-        return self._loaded(self.source(split), order, self.settings.augment if augmented else "none", 1)
+        reading = Reading(split, self.settings.augment if augmented else "none")
+        return self._loaded(reading, order, indexed=True)
 
     def with_indices(self, views: int) -> ArrayBatches | FileBatches:
         """See `edakari.core.protocols.IndexedTask`."""
-        return self._loaded(self.source("train"), self.order("train"), self.settings.augment, views, self._device())
+        reading = Reading("train", self.settings.augment, views)
+        return self._loaded(reading, self.order("train"), indexed=True, device=gpu_of(self.settings))
 
     def digest(self) -> str:
         """See `edakari.core.protocols.IndexedTask`; covers the names of files, not their content."""
@@ -114,22 +120,27 @@ class ImageData:
         digest.update(source.identity())
         return digest.hexdigest()
 
-    def _device(self) -> torch.device | None:
-        """Device on which images in memory are kept and augmented; None is the CPU."""
-        return torch.device("cuda") if self.settings.device == "auto" and torch.cuda.is_available() else None
+    @functools.cached_property
+    def workers(self) -> Workers[ImageReader]:
+        """Processes that read images; the first pass over some starts them, and they stay as long as the data."""
+        pixels = dc.replace(self.pixels, pad=self.settings.pad)
+        return Workers(
+            ImageReader(self.splits, pixels, self.crop), self.settings.workers, pin=gpu_of(self.settings) is not None
+        )
 
     def _loaded(
         self,
-        source: Source,
+        reading: Reading,
         order: Order | FixedBatches,
-        augment: Augment,
-        views: int = 0,
+        *,
+        indexed: bool = False,
         device: torch.device | None = None,
     ) -> ArrayBatches | FileBatches:
-        if isinstance(source, Arrays) and augment != "timm":
-            return ArrayBatches(source, order, augmenting(self.pixels, self.settings, augment), views, device)
-        transform = training_transform(dc.replace(self.pixels, pad=self.settings.pad), augment, self.crop)
-        return FileBatches(source, order, transform, self.pixels, self.settings.workers, views)
+        source = self.source(reading.split)
+        if isinstance(source, Arrays) and reading.augment != "timm":
+            pixels = augmenting(self.pixels, self.settings, reading.augment)
+            return ArrayBatches(source, order, pixels, reading.views if indexed else 0, device)
+        return FileBatches(self.workers, reading, order, indexed=indexed, device=device)
 
 
 def image_data(

@@ -76,12 +76,12 @@ class DataSettings:
         batch_size: images per batch over all processes.
         val_batch_size: images per batch of the validation split; None is `batch_size`.
         drop_last: leave out an incomplete last batch in training; a last batch of one image is always left out.
-        workers: number of processes that read files.
+        workers: number of processes that read files; they stay from pass to pass.
         memory_format: memory format of images when they enter the network; convolutions may be faster with
             "channels_last", a network that calls `view` on feature maps needs "contiguous".
-        device: device on which the images of .npz files are kept and augmented for training and validation: "cpu", or
-            "auto" for a GPU if there is one, whose memory must have room for all of them, as bytes. A small network
-            then does not wait for the processor.
+        device: device that makes the images of training and validation: "cpu", or "auto" for a GPU if there is one. The
+            GPU's memory must have room for all images of .npz files, as bytes; they are augmented there. Images of
+            files are copied to it as bytes, and normalised there. A small network then does not wait for the processor.
         calibration_size: number of images in the "calibration" split, which is drawn from the training split in
             proportion to the classes and is not augmented.
         hold_out: remove the images of the "calibration" split from the training split. Nothing trains on them then, nor

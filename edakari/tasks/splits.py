@@ -14,8 +14,8 @@ from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Split
 from edakari.core.seeds import derived_seed
 from edakari.errors import DataError, UnknownName
-from edakari.tasks.loaders import Pixels
 from edakari.tasks.order import Order
+from edakari.tasks.pixels import Pixels
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Mapped, Source
 from edakari.tasks.transforms import JITTER
@@ -26,6 +26,7 @@ __all__ = [
     "device_of",
     "divided",
     "evaluating",
+    "gpu_of",
     "images_for",
     "named_metric",
     "normalization_of",
@@ -169,6 +170,11 @@ def images_for(model: nn.Module, batch: Batch, settings: DataSettings) -> torch.
     form = MEMORY_FORMATS[settings.memory_format]
     images: torch.Tensor = batch[0].to(device_of(model), non_blocking=True, memory_format=form)
     return images
+
+
+def gpu_of(settings: DataSettings) -> torch.device | None:
+    """Return the device on which images are made, a GPU; None is the CPU."""
+    return torch.device("cuda") if settings.device == "auto" and torch.cuda.is_available() else None
 
 
 @contextlib.contextmanager

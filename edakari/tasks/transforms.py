@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from edakari.core.optional import needs
 from edakari.errors import UnknownName
-from edakari.tasks.loaders import Pixels
+from edakari.tasks.draws import Draws, seeded
+from edakari.tasks.pixels import Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
     "OWN_CROP",
+    "Fixed",
     "ImageCrop",
     "Interpolation",
+    "Moved",
+    "OfTimm",
+    "Transform",
+    "crop_window",
     "evaluation_transform",
+    "timm_transform",
     "torchvision_transforms",
     "training_transform",
 ]
 
-Transform = Callable[[torch.Tensor], torch.Tensor]
-"""From uint8 [C, H, W], or pixels from 0 to 1, to the same of another size."""
+Transform = Callable[[torch.Tensor, Draws], torch.Tensor]
+"""From uint8 [C, H, W], or pixels from 0 to 1, and random numbers [DRAWS], to the same of another size."""
 Interpolation = Literal["bilinear", "bicubic"]
 CROP = 0.875
 SMALL = 64
 JITTER = 0.2
+ORDERS = tuple(itertools.permutations(range(3)))
+"""Orders of changes of brightness, contrast and saturation."""
+TRIES = 10
+"""Crops that are tried until one fits into the image."""
+FIRST_TRY = 7
+"""Index of the first random number for these; those before: mirror, top, left, three colours and their order."""
 
 
 @dc.dataclass(frozen=True)
@@ -66,8 +81,8 @@ def evaluation_transform(pixels: Pixels, crop: ImageCrop = OWN_CROP) -> Transfor
     """
     v2 = torchvision_transforms()
     if max(pixels.size) <= SMALL:
-        return _composed(pixels, v2.Resize(pixels.size, **crop.resizing))
-    return _composed(pixels, _around(pixels.size, crop), v2.CenterCrop(pixels.size))
+        return Fixed(_Colour(pixels.channels), (v2.Resize(pixels.size, **crop.resizing),))
+    return Fixed(_Colour(pixels.channels), (_around(pixels.size, crop), v2.CenterCrop(pixels.size)))
 
 
 def training_transform(pixels: Pixels, augment: str, crop: ImageCrop = OWN_CROP) -> Transform:
@@ -83,32 +98,146 @@ def training_transform(pixels: Pixels, augment: str, crop: ImageCrop = OWN_CROP)
     """
     if augment == "none":
         return evaluation_transform(pixels, crop)
-    v2 = torchvision_transforms()
     if augment == "timm":
-        with needs("train", "the augmentation timm"):
-            from timm.data.transforms_factory import create_transform
-        make: Any = create_transform
-        size = (pixels.channels, *pixels.size)
-        randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
-        own: dict[str, Any] = {"scale": crop.scale, "interpolation": crop.interpolation}
-        own = {name: value for name, value in own.items() if value is not None}
-        # what it mixes in has the mean colour; it gives bytes if it does not normalise
-        own |= {"is_training": True, "ratio": crop.ratio, "mean": pixels.mean, "std": pixels.std, "normalize": False}
-        transform = _guarded(make(size, auto_augment=randaugment, **own))
-        colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
-        composed: Transform = v2.Compose([_picture, colour, transform])
-        return composed
+        return OfTimm(timm_transform(pixels, crop))
     if augment not in ("light", "jitter"):
         raise UnknownName("augmentation", augment, ("none", "light", "jitter", "timm"))
-    colours = [v2.ColorJitter(JITTER, JITTER, JITTER)] if augment == "jitter" else []
-    if max(pixels.size) <= SMALL:
-        resize = v2.Resize(pixels.size, **crop.resizing)
-        shift = v2.RandomCrop(
-            pixels.size, padding=pixels.pad or None, padding_mode="reflect" if colours else "constant"
-        )
-        return _composed(pixels, resize, *colours, shift, v2.RandomHorizontalFlip())
-    resized = v2.RandomResizedCrop(pixels.size, crop.scale or (0.35, 1.0), crop.ratio, **crop.resizing)
-    return _composed(pixels, resized, *colours, v2.RandomHorizontalFlip())
+    jitter = JITTER if augment == "jitter" else 0.0
+    return Moved(_Colour(pixels.channels), pixels.size, crop, pixels.pad, jitter)
+
+
+@dc.dataclass(frozen=True)
+class Fixed:
+    """Transform that draws nothing.
+
+    Args:
+        colour: makes grey or colours.
+        steps: functions of uint8 [C, H, W], or pixels from 0 to 1.
+    """
+
+    colour: _Colour
+    steps: tuple[Callable[[torch.Tensor], torch.Tensor], ...]
+
+    def __call__(self, image: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Transform an image on its device."""
+        image = self.colour(image)
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+@dc.dataclass(frozen=True)
+class OfTimm:
+    """Transform of timm, which works on Pillow's images and draws from global generators.
+
+    Args:
+        transform: from uint8 [C, H, W], or pixels from 0 to 1, to uint8.
+    """
+
+    transform: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, image: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Transform an image on the CPU."""
+        with seeded((int(draws[0] * 2**53),)):
+            return self.transform(image)
+
+
+@dc.dataclass(frozen=True)
+class Moved:
+    """Random resized crop, or a shift of sizes up to 64 pixels; other colours; and mirror.
+
+    It is what torchvision's `RandomResizedCrop`, `RandomCrop`, `ColorJitter` and `RandomHorizontalFlip` do, by their
+    own functions; but what they draw from a global generator comes with each image.
+
+    Args:
+        colour: makes grey or colours.
+        size: height and width of the network's input.
+        crop: random crops, and interpolation.
+        pad: largest shift of small images, in pixels.
+        jitter: largest relative change of brightness, contrast and saturation; above 0, shifts show mirrored borders.
+    """
+
+    colour: _Colour
+    size: tuple[int, int]
+    crop: ImageCrop
+    pad: int
+    jitter: float
+
+    def __call__(self, image: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Transform an image on its device."""
+        functional, image = torchvision_transforms().functional, self.colour(image)
+        if max(self.size) > SMALL:
+            scale = self.crop.scale or (0.35, 1.0)
+            window = crop_window(int(image.shape[-2]), int(image.shape[-1]), scale, self.crop.ratio, draws)
+            image = self._coloured(
+                functional.resized_crop(image, *window, list(self.size), **self.crop.resizing), draws
+            )
+        else:
+            image = self._coloured(functional.resize(image, list(self.size), **self.crop.resizing), draws)
+            top, left = (int(each * (2 * self.pad + 1)) for each in draws[1:3])
+            border = "reflect" if self.jitter else "constant"
+            padded = functional.pad(image, [self.pad] * 4, padding_mode=border) if self.pad else image
+            image = functional.crop(padded, top, left, *self.size)
+        mirrored: torch.Tensor = functional.horizontal_flip(image) if draws[0] < 0.5 else image
+        return mirrored
+
+    def _coloured(self, image: torch.Tensor, draws: Draws) -> torch.Tensor:
+        if not self.jitter:
+            return image
+        functional = torchvision_transforms().functional
+        changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+        for which in ORDERS[int(draws[6] * len(ORDERS))]:
+            image = changes[which](image, 1 + self.jitter * (2 * draws[3 + which] - 1))
+        return image
+
+
+def crop_window(
+    height: int, width: int, scale: Sequence[float], ratio: Sequence[float], draws: Draws
+) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a random crop, as torchvision's `RandomResizedCrop` chooses it.
+
+    Args:
+        height: height of the image.
+        width: width of the image.
+        scale: smallest and largest fraction of the area.
+        ratio: smallest and largest aspect, width by height.
+        draws: random numbers of the image, [DRAWS].
+    """
+    low, high = (math.log(each) for each in ratio)
+    for area, aspect in draws[FIRST_TRY : FIRST_TRY + 2 * TRIES].reshape(TRIES, 2):
+        wanted = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        aspect = math.exp(low + (high - low) * aspect)
+        wide, tall = round(math.sqrt(wanted * aspect)), round(math.sqrt(wanted / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(draws[1] * (height - tall + 1)), int(draws[2] * (width - wide + 1)), tall, wide
+    # of the whole image, as near to the aspects as it goes
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    wide, tall = min(width, round(height * aspect)), min(height, round(width / aspect))
+    wide, tall = max(wide, 1), max(tall, 1)
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def timm_transform(pixels: Pixels, crop: ImageCrop = OWN_CROP) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return timm's transform for training, with RandAugment, without normalisation.
+
+    Args:
+        pixels: size and normalisation of the input.
+        crop: random crops, and interpolation.
+    """
+    with needs("train", "the augmentation timm"):
+        from timm.data.transforms_factory import create_transform
+    make: Any = create_transform
+    size = (pixels.channels, *pixels.size)
+    randaugment = "rand-m9-mstd0.5-inc1" if pixels.channels == 3 else None
+    own: dict[str, Any] = {"scale": crop.scale, "interpolation": crop.interpolation}
+    own = {name: value for name, value in own.items() if value is not None}
+    # what it mixes in has the mean colour; it gives bytes if it does not normalise
+    own |= {"is_training": True, "ratio": crop.ratio, "mean": pixels.mean, "std": pixels.std, "normalize": False}
+    transform = _guarded(make(size, auto_augment=randaugment, **own))
+    v2 = torchvision_transforms()
+    colour = v2.Grayscale(1) if pixels.channels == 1 else v2.RGB()
+    composed: Callable[[torch.Tensor], torch.Tensor] = v2.Compose([_picture, colour, transform])
+    return composed
 
 
 def _around(size: tuple[int, int], crop: ImageCrop) -> Any:
@@ -131,11 +260,6 @@ def torchvision_transforms() -> Any:
         from torchvision.transforms import v2
 
     return v2
-
-
-def _composed(pixels: Pixels, *steps: Any) -> Transform:
-    composed: Transform = torchvision_transforms().Compose([_Colour(pixels.channels), *steps])
-    return composed
 
 
 @dc.dataclass(frozen=True)

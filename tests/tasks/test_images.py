@@ -2,7 +2,6 @@
 
 import io
 import os
-import random
 import struct
 import time
 import zlib
@@ -16,9 +15,10 @@ from PIL import Image
 from edakari.errors import DataError, SettingsError
 from edakari.tasks import DataSettings, task_from_settings
 from edakari.tasks.classify import ClassificationSettings
+from edakari.tasks.draws import draws_of
 from edakari.tasks.images import orientation, read_image, read_label_map, read_tensor, tensor_of
-from edakari.tasks.loaders import Pixels, unit
-from edakari.tasks.transforms import training_transform
+from edakari.tasks.pixels import Pixels, unit
+from edakari.tasks.transforms import crop_window, training_transform
 
 SIDE = 8
 RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
@@ -125,25 +125,22 @@ def test_a_ramp_reaches_the_network_as_it_is(case, channels, tmp_path):
 
 @pytest.mark.parametrize("augment", ["light", "jitter", "timm"])
 def test_deep_images_go_through_every_augmentation(augment, tmp_path):
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
     (tmp_path / "x.png").write_bytes(CASES["16 bits, PNG"][1])
     pixels = Pixels((SIDE, SIDE), 3, (0.0,) * 3, (1.0,) * 3, pad=1)
-    found = unit(training_transform(pixels, augment)(read_tensor(tmp_path / "x.png")))
+    ((draws,),) = draws_of(0, [0])
+    found = unit(training_transform(pixels, augment)(read_tensor(tmp_path / "x.png"), draws))
     assert found.shape == (3, SIDE, SIDE)
     assert found.min() >= 0
     assert 0.3 < found.max() <= 1
 
 
 def test_no_draw_of_timm_fails():
-    torch.manual_seed(0)
     pixels = Pixels((4, 4), 3, (0.5,) * 3, (0.5,) * 3)
     transform, image = training_transform(pixels, "timm"), rgb().resize((4, 4))
-    for _ in range(3000):
-        assert transform(tensor_of(image)).dtype == torch.uint8
+    for draws in draws_of(0, range(3000))[0]:
+        assert transform(tensor_of(image), draws).dtype == torch.uint8
     # and each of its operations, as weak and as strong as can be
-    for op in next(step for step in transform.transforms[-1].transforms if hasattr(step, "ops")).ops:
+    for op in next(step for step in transform.transform.transforms[-1].transforms if hasattr(step, "ops")).ops:
         op.prob, op.magnitude_std = 1.0, 0.0
         for op.magnitude in range(11):
             assert op(image).size == (4, 4)
@@ -292,12 +289,11 @@ def test_crops_and_interpolation_are_those_of_the_settings(tmp_path):
     options = {"crop_scale": (0.08, 0.1), "crop_ratio": (2.0, 2.1), "interpolation": "bicubic"}
     given = {"image_size": 80, "workers": 0, "mean": (0.0,), "std": (1.0,), "source": str(tmp_path)}
     task = task_from_settings(DataSettings(task={"name": "classification", **options}, **given))
-    crop = next(step for step in task.batches("train").transform.transforms if isinstance(step, v2.RandomResizedCrop))
-    areas = []
-    for _ in range(50):
-        made = crop.make_params([image])
-        assert 1.8 < made["width"] / made["height"] < 2.3
-        areas.append(made["width"] * made["height"] / (160 * 120))
+    crop, areas = task.data.workers.call.crop, []
+    for draws in draws_of(0, range(50))[0]:
+        _, _, height, width = crop_window(160, 120, crop.scale, crop.ratio, draws)
+        assert 1.8 < width / height < 2.3
+        areas.append(width * height / (160 * 120))
     assert 0.07 < min(areas) < max(areas) < 0.11
     (pixels, _), *_ = task.batches("val")
     scaled = v2.functional.resize(tensor_of(image), 91, interpolation=v2.InterpolationMode.BICUBIC)

@@ -9,10 +9,10 @@ from edakari.core.processes import Processes
 from edakari.errors import DataError
 from edakari.tasks import DataSettings
 from edakari.tasks.image_data import image_data
-from edakari.tasks.loaders import ArrayBatches, FileBatches, Pixels
+from edakari.tasks.loaders import ArrayBatches
 from edakari.tasks.order import Order
+from edakari.tasks.pixels import Pixels
 from edakari.tasks.sources import Arrays, from_folder
-from edakari.tasks.transforms import training_transform
 
 PLAIN = Pixels((6, 6), 1, (0.0,), (1.0,))
 
@@ -155,6 +155,10 @@ def folder(tmp_path):
     return from_folder(tmp_path)
 
 
+def files(source, **asked):
+    return image_data(DataSettings(image_size=8, pad=2, **asked), source, source, seed=7)
+
+
 @pytest.mark.parametrize("kind", ["arrays", "light", "timm"])
 def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
     if kind == "arrays":
@@ -162,10 +166,8 @@ def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
             arrays(), Order(23, 4, 7, shuffle=True), Pixels((6, 6), 1, (0.0,), (1.0,), pad=2, flip=True)
         )
     else:
-        source, pixels = folder(tmp_path), Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3, pad=2)
-        make = lambda workers: FileBatches(  # noqa: E731
-            source, Order(10, 3, 7, shuffle=True), training_transform(pixels, kind), pixels, workers
-        )
+        source = folder(tmp_path)
+        make = lambda workers: files(source, batch_size=3, augment=kind, workers=workers).batches("train")  # noqa: E731
     batches = make(0)
     batches.set_epoch(3)
     torch.manual_seed(5)
@@ -186,8 +188,7 @@ def test_an_epoch_is_the_same_however_it_is_reached(kind, tmp_path):
 def test_an_unreadable_image_is_named_from_workers_too(tmp_path, workers):
     source = folder(tmp_path)
     source.path(4).write_bytes(b"nothing")
-    pixels = Pixels((8, 8), 3, (0.5,) * 3, (0.5,) * 3)
-    batches = FileBatches(source, Order(10, 5), training_transform(pixels, "none"), pixels, workers)
+    batches = files(source, batch_size=5, augment="none", workers=workers).batches("train")
     with pytest.raises(DataError, match=r"^image .*4\.png cannot be read") as caught:
         list(batches)
     assert "Traceback" not in str(caught.value)

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edakari.core.protocols import Hook, Schedule
-from edakari.tasks.loaders import ArrayBatches, Pixels
+from edakari.tasks.loaders import ArrayBatches
 from edakari.tasks.order import Order
+from edakari.tasks.pixels import Pixels
 from edakari.tasks.sources import Arrays
 from edakari.train import FitSettings, fit
 

@@ -10,7 +10,7 @@ from torch import nn
 from edakari.core.processes import Processes
 from edakari.tasks import Classification, DataSettings
 from edakari.tasks.image_data import ImageData
-from edakari.tasks.loaders import Pixels
+from edakari.tasks.pixels import Pixels
 from edakari.train import FitSettings, fit
 from tests.train.problem import SCHEDULE, batches, network, objective
 
