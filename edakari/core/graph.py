@@ -204,6 +204,28 @@ class Graph:
         """Where a group appears among the parameters and buffers, in order of the network's own listing."""
         return self._members.get(name, ())
 
+    def layouts_of(self, module: str) -> tuple[tuple[Layout, ...], ...]:
+        """Return the layouts of a module's own parameters and buffers, without those of its children."""
+        return self._by_module.get(module, ())
+
+    def attributes_of(self, module: str) -> tuple[str, ...]:
+        """Return the names of a module's attributes in `attributes`."""
+        return self._attributes_by_module.get(module, ())
+
+    @functools.cached_property
+    def _attributes_by_module(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for module, name in self.attributes:
+            found.setdefault(module, []).append(name)
+        return {module: tuple(names) for module, names in found.items()}
+
+    @functools.cached_property
+    def _by_module(self) -> dict[str, tuple[tuple[Layout, ...], ...]]:
+        found: dict[str, list[tuple[Layout, ...]]] = {}
+        for name, dims in self.layouts.items():
+            found.setdefault(name.rpartition(".")[0], []).append(dims)
+        return {module: tuple(layouts) for module, layouts in found.items()}
+
     @functools.cached_property
     def droppable(self) -> tuple[Branch, ...]:
         """All branches and paths; those that lie inside of another come before it."""

@@ -84,11 +84,9 @@ class Widths:
         Args:
             child: name of the child whose parameters are read instead.
         """
-        start = "".join(f"{name}." for name in (self.path, child) if name)
-        for name, dims in self.graph.layouts.items():
-            if name.startswith(start) and "." not in name[len(start) :]:
-                for dim in dims:
-                    yield from _parts(dim)
+        for dims in self.graph.layouts_of(".".join(filter(None, (self.path, child)))):
+            for dim in dims:
+                yield from _parts(dim)
 
     def kinds(self, layout: Layout) -> frozenset[Kind]:
         """Kinds of the groups in a layout."""
@@ -149,7 +147,7 @@ def with_ints(module: nn.Module, ints: Iterable[tuple[str, int]]) -> None:
 
 
 def _seen(widths: Widths) -> set[str]:
-    return {name for path, name in widths.graph.attributes if path == widths.path}
+    return set(widths.graph.attributes_of(widths.path))
 
 
 def _observed(module: nn.Module, widths: Widths, seen: Iterable[str]) -> dict[str, int]:

@@ -19,6 +19,10 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch 
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would wrap the method below, which costs more than the method; nothing compiles it
+
     def __init__(self, handle: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # nor its constructor
         self.handle = handle

@@ -16,7 +16,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-__all__ = ["BATCH_NORMS", "ROWS", "Mixes", "Row", "Trait", "having", "mixed_by", "named"]
+__all__ = ["BATCH_NORMS", "REDUCTIONS", "ROWS", "Mixes", "Row", "Trait", "having", "mixed_by", "named"]
 
 
 class Trait(enum.Flag):
@@ -191,9 +191,10 @@ _TABLE = (
     _row("scatter", "scatter+ scatter_add+ scatter_reduce+", NUMBERS, "all"),
     _row("embedding", "embedding", FREE, "all"),
     # over a dimension
-    _row("reduction", "sum mean amax", LOCAL, "reduced"),
-    _row("reduction", "nansum prod amin aminmax var std var_mean std_mean", mixes="reduced"),
-    _row("reduction", "logsumexp count_nonzero any all", mixes="reduced"),
+    _row("total", "sum mean amax", LOCAL, "reduced"),
+    _row("moment", "var std", mixes="reduced"),
+    _row("two_moments", "var_mean std_mean", mixes="reduced"),
+    _row("reduction", "nansum prod amin aminmax logsumexp count_nonzero any all", mixes="reduced"),
     _row("vector_norm", "norm linalg_vector_norm", mixes="reduced"),
     _row("extremum", "max min median nanmedian mode", mixes="reduced"),
     _row("extreme_position", "argmax argmin", mixes="reduced"),
@@ -267,6 +268,9 @@ def mixed_by(name: str) -> Mixes:
     row = ROWS.get(name)
     return "nothing" if row is None else row.mixes
 
+
+REDUCTIONS = named("total", "moment", "two_moments", "reduction")
+"""Reductions over dimensions that are arguments."""
 
 BATCH_NORMS = frozenset(named("batch_norm_function", "batch_norm", "batch_norm_variant"))
 """Every form of batch normalization."""

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from edakari.core.graph import OutputShape, Step
 from edakari.graph.algebra import leaves, size
-from edakari.graph.operators import named
+from edakari.graph.operators import REDUCTIONS, named
 from edakari.graph.receptive import is_local
 from edakari.graph.records import CallRecord, OperatorRecord, Shape
 
@@ -230,7 +230,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(named("permutation", "transposition"), _permuted),
     **dict.fromkeys(named("upsample", "exact_upsample", "smooth_upsample"), _upsampled),
     **dict.fromkeys(named("view"), _viewed),
-    **dict.fromkeys(named("reduction"), _reduced),
+    **dict.fromkeys(REDUCTIONS, _reduced),
     **dict.fromkeys(named("concatenation"), _joined),
     **dict.fromkeys(named("softmax", "rms_norm", "response_norm"), _position_by_position),
 }

@@ -9,7 +9,7 @@ import torch
 
 from edakari.graph.algebra import size
 from edakari.graph.axis_tracer import AxisTracer, Call, Shape
-from edakari.graph.operators import named
+from edakari.graph.operators import REDUCTIONS, named
 from edakari.graph.rules import rule
 from edakari.graph.rules_elementwise import broadcast
 
@@ -19,7 +19,7 @@ NORMS = named("vector_norm")
 POSITIONS = named("extreme_position")
 
 
-@rule(*named("reduction"), *NORMS)
+@rule(*REDUCTIONS, *NORMS)
 def reduce(tracer: AxisTracer, call: Call) -> Shape | list[Shape]:
     """Some dimensions are reduced; in a pruned network, only their remaining positions count."""
     dims = tracer.dims(call.args[0])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import itertools
 import math
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from edakari.core.space import WIDTHS, Group, Sizes
 
@@ -65,12 +66,22 @@ def _sizes(groups: Sequence[Group], before: Sequence[Sizes], fixed: Collection[i
             lowest, start = max(lowest, group.size // 3), zlib.crc32(f"{len(before)} {group.name}".encode())
         choices = range(lowest, group.size)
         start %= len(choices)
-        unlike = [size for size in (*choices[start:], *choices[:start]) if (*known, size) not in taken]
-        if len(before) != 1:
-            unlike.sort(key=lambda size: (size in fixed, not _is_prime(size)))  # stable: otherwise in the order drawn
-        sizes[group.name] = next(iter(unlike), choices[start])
+        unlike = (size for size in itertools.chain(choices[start:], choices[:start]) if (*known, size) not in taken)
+        found = next(unlike, None) if len(before) == 1 else _best(unlike, fixed)
+        sizes[group.name] = choices[start] if found is None else found
         taken.add((*known, sizes[group.name]))
     return sizes
+
+
+def _best(sizes: Iterable[int], fixed: Collection[int]) -> int | None:
+    """The first size that is prime and not fixed; else the first that is not fixed; else prime; else any."""
+    found: dict[tuple[bool, bool], int] = {}
+    for size in sizes:
+        key = (size in fixed, not _is_prime(size))
+        found.setdefault(key, size)
+        if key == (False, False):
+            break
+    return found[min(found)] if found else None
 
 
 def _is_prime(size: int) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from edakari.core.graph import Graph, ModuleCall
@@ -56,7 +55,7 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
     watch = _Watch(graph, sizes)
     example = example_for(small, graph.inputs, graph.device)
     try:
-        with told_of_calls(small, watch.entered, watch.left), quick_meta(), _Forms(watch):
+        with told_of_calls(small, watch.entered, watch.left), quick_meta(watch.called):
             run_on(small, example)
     except _Mismatch as mismatch:
         return Fault(watch.running, str(mismatch))
@@ -64,20 +63,6 @@ def fault_of(small: nn.Module, graph: Graph, sizes: Sizes) -> Fault | None:
         lines = str(error.__cause__ or error).strip().splitlines()
         return Fault(watch.running, lines[0] if lines else type(error.__cause__).__name__)
     return watch.missed()
-
-
-class _Forms(TorchFunctionMode):
-    """Shows the results of functions that take explicit sizes."""
-
-    def __init__(self, watch: _Watch) -> None:
-        super().__init__()
-        self.watch = watch
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in SHAPE_OPERATORS:
-            self.watch.made_shapes(out)
-        return out
 
 
 class _Watch:
@@ -122,8 +107,10 @@ class _Watch:
         self.stack.pop()
         self.indices.pop()
 
-    def made_shapes(self, out: Any) -> None:
-        """Compare the shapes that a line of the running module's code made with those in the trace."""
+    def called(self, function: Any, out: Any) -> None:
+        """Compare the shapes that a line of the running module's code made by sizes with those in the trace."""
+        if function not in SHAPE_OPERATORS:
+            return
         entry = self._entry(self.running)
         if entry is None or not self.every_length or self.running in self.replaced:
             return

@@ -121,7 +121,7 @@ def _of(read: Read, *families: str) -> dict[str, Read]:
 
 
 REDUCTIONS: dict[str, Read] = {
-    **_of(_kept(), "reduction"),
+    **_of(_kept(), "total", "moment", "two_moments", "reduction"),
     **_of(_everything, "histogram"),
     **_of(_kept(2), "vector_norm"),
     **_of(_kept(numbering=1), "extremum"),
