@@ -105,7 +105,7 @@ def _total(args: Args, kwargs: Kwargs) -> Any:
 
 
 def _moment(args: Args, kwargs: Kwargs) -> Any:
-    return _reduced(*args, kwargs.get("keepdim")) if len(args) == 2 else None
+    return _reduced(args[0], args[1], kwargs.get("keepdim")) if len(args) == 2 else None
 
 
 def _two_moments(args: Args, kwargs: Kwargs) -> Any:

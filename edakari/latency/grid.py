@@ -20,7 +20,7 @@ from edakari.core.layout import Axis, Concat, Fixed, Layout, Product, axes, exte
 from edakari.core.space import Group, legal_sizes
 from edakari.latency.layers import Layer
 
-__all__ = ["Knots", "knots_of", "lanes", "reachable", "stepped"]
+__all__ = ["Ints", "Knots", "knots_of", "lanes", "reachable", "stepped"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -81,13 +81,22 @@ def _between(ladder: Sequence[int], low: int, high: int) -> Knots:
     return tuple(sorted({low, high, *(rung for rung in ladder if low < rung < high)}))
 
 
-def reachable(layout: Layout, groups: Mapping[str, Group]) -> Ints:
+def reachable(layout: Layout, groups: Mapping[str, Group], known: dict[object, Ints] | None = None) -> Ints:
     """Every extent that a layout can have for legal sizes, in ascending order; only the extremes if they are many.
 
     Args:
         layout: layout of one dimension.
         groups: groups that may be pruned, by name; all others keep their size.
+        known: results for other layouts with the same groups, to which the new ones are added. A concatenation that
+            begins like another one then takes one step per part that it adds.
     """
+    known = {} if known is None else known
+    if layout not in known:
+        known[layout] = _reachable(layout, groups, known)
+    return known[layout]
+
+
+def _reachable(layout: Layout, groups: Mapping[str, Group], known: dict[object, Ints]) -> Ints:
     names = {axis.group for axis in axes(layout) if axis.group in groups}
     if len(names) == 1:
         # a group may appear twice, with the same size in both entries
@@ -97,15 +106,19 @@ def reachable(layout: Layout, groups: Mapping[str, Group]) -> Ints:
         case Fixed(size) | Axis(_, size):
             return np.array([size])
         case Product(parts):
-            return _combined(np.multiply, [reachable(part, groups) for part in parts], 1)
+            return _combined(np.multiply, parts, groups, known)
         case Concat(parts):
-            return _combined(np.add, [reachable(part, groups) for part in parts], 0)
+            return _combined(np.add, parts, groups, known)
 
 
-def _combined(combine: np.ufunc, parts: Sequence[Ints], start: int) -> Ints:
-    found = np.array([start])
-    for part in parts:
-        found = np.unique(combine.outer(found, part))
+def _combined(
+    combine: np.ufunc, parts: tuple[Layout, ...], groups: Mapping[str, Group], known: dict[object, Ints]
+) -> Ints:
+    start = next((count for count in range(len(parts) - 1, 0, -1) if (combine, parts[:count]) in known), 0)
+    found = known[combine, parts[:start]] if start else np.array([combine.identity])
+    for part in parts[start:]:
+        found = np.unique(combine.outer(found, reachable(part, groups, known)))
         if len(found) > MOST:
             found = np.unique(found[np.linspace(0, len(found) - 1, MOST).astype(int)])
+    known[combine, parts] = found
     return found

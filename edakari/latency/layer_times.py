@@ -86,10 +86,10 @@ class IncrementalTimes:
         self.terms = layers.widths.terms(self.point)
         self.widths = layers.widths.matrix @ self.terms
         self.times = [bank.times(self.widths[bank.rows]) for bank in layers.banks]
-
-    @property
-    def total(self) -> float:
+        self.total = self._summed()
         """Sum of the times, ms."""
+
+    def _summed(self) -> float:
         return float(sum(times.sum() for times in self.times))
 
     def totals(self, name: str, choices: Ints) -> Floats:
@@ -103,13 +103,21 @@ class IncrementalTimes:
         moves = self.layers.moves.get(name)
         if moves is None:
             return totals
-        point = np.repeat(self.point[:, None], len(choices), axis=1)
-        point[self.layers.widths.places[name]] = choices
-        change = self.layers.widths.terms(point, moves.terms) - self.terms[moves.terms, None]
+        change = self._terms(moves, choices) - self.terms[moves.terms, None]
         for each in moves.banks:
             widths = self.widths[each.bank.rows][..., None] + each.slopes @ change
             totals += each.bank.times(widths).sum(axis=0) - self.times[each.index][each.parts].sum()
         return totals
+
+    def _terms(self, moves: _Moves, choices: Ints) -> Floats:
+        """Terms that contain a group, at each of its sizes, float64 [terms, choices]."""
+        rest = np.ones(len(moves.terms))
+        for row in moves.others:
+            rest *= self.point[row]
+        sizes = choices.astype(np.float64)
+        if moves.powers is None:
+            return rest[:, None] * sizes
+        return rest[:, None] * sizes ** moves.powers[:, None]
 
     def move(self, name: str, size: int) -> None:
         """Change the size of a group."""
@@ -121,6 +129,7 @@ class IncrementalTimes:
         self.widths = self.layers.widths.matrix @ self.terms
         for each in moves.banks:
             self.times[each.index][each.parts] = each.bank.times(self.widths[each.bank.rows])
+        self.total = self._summed()
 
 
 @dc.dataclass(frozen=True)
@@ -276,21 +285,34 @@ class _Reached:
 
 @dc.dataclass(frozen=True)
 class _Moves:
-    """What changes with a group's size: the terms that contain it, int64 [terms], and layer calls."""
+    """What changes with a group's size.
+
+    Args:
+        terms: the terms that contain it, int64 [terms].
+        others: factors of these terms without the group, as in `_Widths.factors`, int64 [degree, terms].
+        powers: power of the group in each term, float64 [terms]; None if it is 1 in all.
+        banks: layer calls.
+    """
 
     terms: Ints
+    others: Ints
+    powers: Floats | None
     banks: list[_Reached]
 
 
 def _moves(name: str, widths: _Widths, banks: Sequence[_Bank]) -> _Moves:
-    terms = np.flatnonzero((widths.factors == widths.places[name]).any(axis=0))
+    place = widths.places[name]
+    terms = np.flatnonzero((widths.factors == place).any(axis=0))
     moving, reached = np.any(widths.matrix[:, terms], axis=1), []
     for index, bank in enumerate(banks):
         parts = np.flatnonzero(np.any(moving[bank.rows], axis=1))
         if len(parts):
             some = bank.only(parts)
             reached.append(_Reached(index, parts, some, widths.matrix[some.rows][..., terms]))
-    return _Moves(terms, reached)
+    own = widths.factors[:, terms]
+    powers = (own == place).sum(axis=0).astype(np.float64)
+    others = np.where(own == place, len(widths.places), own)
+    return _Moves(terms, others, None if (powers == 1).all() else powers, reached)
 
 
 def _starts(lengths: Sequence[int]) -> Ints:

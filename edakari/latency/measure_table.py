@@ -17,7 +17,7 @@ import numpy as np
 
 from edakari.core.graph import Graph
 from edakari.core.space import Group
-from edakari.latency.grid import Knots, knots_of, reachable
+from edakari.latency.grid import Ints, Knots, knots_of, reachable
 from edakari.latency.layers import Layer, Use, layers_of
 from edakari.latency.table import Point, Sample, Table, extended
 from edakari.latency.timing import Clock, LayerRuntime, RunSettings
@@ -78,13 +78,14 @@ def wanted(graph: Graph, groups: Sequence[Group] | None = None) -> tuple[Wanted,
     """
     sized = {group.name: group for group in (graph.groups if groups is None else groups)}
     known: dict[object, Knots] = {}
+    spans: dict[object, Ints] = {}
     found = []
     for use in layers_of(graph):
         knots = []
         for axis, layout in zip(use.layer.axes, use.widths, strict=True):
             key = (use.layer, axis, layout)
             if key not in known:
-                known[key] = knots_of(use.layer, axis, reachable(layout, sized))
+                known[key] = knots_of(use.layer, axis, reachable(layout, sized, spans))
             knots.append(known[key])
         found.append(Wanted(use, tuple(knots)))
     return tuple(found)

@@ -237,15 +237,17 @@ def _step(offer: _Offer, value: Array, ledger: Ledger, now: int, rival: float) -
     if not len(larger):
         return None
     curves = ledger.totals(offer.group, larger)
-    larger = larger[: int((curves <= 1.0).all(axis=0).sum())]
-    if not len(larger):
+    count = int(np.count_nonzero((curves <= 1.0).all(axis=0)))
+    if not count:
         return None
-    curves, here = curves[:, : len(larger)], ledger.loads()[:, None]
+    larger, curves, here = larger[:count], curves[:, :count], ledger.loads()[:, None]
     left = np.maximum(1.0 - here, 1e-12)
     price = np.maximum(((curves - here) / left).max(axis=0), 1e-15)
     gain = value[larger] - value[now]
-    best = int(np.argmax(gain / price))
+    ratio = gain / price
+    best = int(ratio.argmax())
     # Grow beyond the best size while each further step alone beats the ratio of every other group.
-    further = np.diff(gain[best:]) / np.maximum(np.diff(price[best:]), 1e-15) >= max(rival, 0.0)
-    chosen = best + (len(further) if further.all() else int(np.argmin(further)))
-    return _Step(int(larger[chosen]), float(gain[best] / price[best]), float(curves[:, chosen].max()))
+    gains, prices = gain[best:], price[best:]
+    further = (gains[1:] - gains[:-1]) / np.maximum(prices[1:] - prices[:-1], 1e-15) >= max(rival, 0.0)
+    chosen = best + (len(further) if further.all() else int(further.argmin()))
+    return _Step(int(larger[chosen]), float(ratio[best]), float(curves[:, chosen].max()))

@@ -60,3 +60,12 @@ GROUPS = {"a": Group("a", "channel", 32, step=8), "b": Group("b", "head", 3)}
 )
 def test_reachable_extents(layout, extents):
     assert reachable(layout, GROUPS).tolist() == extents
+
+
+def test_extents_found_for_other_layouts_first_are_the_same():
+    parts = (Axis("a", 32), Fixed(1), Axis("b", 3), Axis("c", 5))
+    known: dict[object, object] = {}
+    for kind in (Concat, Product):
+        for count in range(1, 5):
+            layout = kind(parts[:count])
+            assert reachable(layout, GROUPS, known).tolist() == reachable(layout, GROUPS).tolist()
