@@ -12,9 +12,10 @@ from typing import ClassVar, get_args
 
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Unprunable
+from edakari.core.memory_format import MemoryFormat
 from edakari.core.settings import Count, NonNegative, Whole
 from edakari.core.space import Group
-from edakari.cost.sparse import LayerCounts
+from edakari.cost.sparse import MaskedWeights
 from edakari.errors import SettingsError
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.results import MetLatency, PlannedLatency
@@ -69,6 +70,8 @@ class TraceResult:
         unprunable: unprunable dimensions, and why.
         uncounted: operators that no cost counts, with their numbers of calls.
         budget: budget as the user wrote it.
+        memory_format: memory format in which networks are trained and evaluated.
+        memory_format_reason: why it is that one.
         seconds: duration of the stage, s.
     """
 
@@ -80,6 +83,8 @@ class TraceResult:
     unprunable: tuple[Unprunable, ...]
     uncounted: Mapping[str, Whole]
     budget: str
+    memory_format: MemoryFormat = "contiguous"
+    memory_format_reason: str = ""
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:
@@ -180,25 +185,6 @@ class PruneResult:
         for entry in self.log:
             if (texts := [name for name, value in entry.items() if isinstance(value, str)]) != ["stage"]:
                 raise SettingsError(f"an entry of its log has texts for {texts}, where 'stage' alone is one")
-
-
-@dc.dataclass(frozen=True, kw_only=True)
-class MaskedWeights:
-    """Counts of a pruned network with masked weights, as in `edakari.cost.sparse.SparseCounts`.
-
-    Args:
-        kept: maskable weights that stay, among all `weights` that are maskable.
-        params: parameters that are not masked.
-        macs: multiply-accumulates without masked weights; `uniform_macs` are all of them times the kept fraction.
-        layers: counts of each layer with maskable weights, in the network's order.
-    """
-
-    kept: Whole
-    weights: Whole
-    params: Whole
-    macs: Whole
-    uniform_macs: NonNegative
-    layers: tuple[LayerCounts, ...] = ()
 
 
 @dc.dataclass(frozen=True, kw_only=True)

@@ -169,7 +169,7 @@ def stage_line(result: StageResult) -> str:
 
     match result:
         case TraceResult():
-            return f"{len(result.groups)} groups, {costs_line(result.costs)}"
+            return f"{len(result.groups)} groups, {costs_line(result.costs)}, {result.memory_format}"
         case LatencyResult(planned=PlannedLatency() as planned):
             return f"{latency(dc.asdict(planned.dense))} dense in {planned.key.runtime}"
         case DenseResult():

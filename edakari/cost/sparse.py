@@ -16,13 +16,14 @@ import numpy as np
 from edakari.core.graph import Graph
 from edakari.core.layout import extent, kept
 from edakari.core.plan import Plan, channel_masks
+from edakari.core.settings import NonNegative, Whole
 from edakari.core.space import Sizes
 from edakari.core.summaries import ROWS, count, rest
 from edakari.core.tables import Table
 from edakari.errors import PlanError
 from edakari.graph.maskable import maskable_weights, weights_read
 
-__all__ = ["LayerCounts", "SparseCounts", "sparse_counts"]
+__all__ = ["LayerCounts", "MaskedWeights", "SparseCounts", "sparse_counts"]
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -47,6 +48,25 @@ class LayerCounts:
     def sparse_macs(self) -> int:
         """Multiply-accumulates with weights that are not masked; each weight takes part in equally many."""
         return self.macs * self.kept // self.weights if self.weights else 0
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class MaskedWeights:
+    """Counts of a pruned network with masked weights, as in `SparseCounts`.
+
+    Args:
+        kept: maskable weights that stay, among all `weights` that are maskable.
+        params: parameters that are not masked.
+        macs: multiply-accumulates without masked weights; `uniform_macs` are all of them times the kept fraction.
+        layers: counts of each layer with maskable weights, in the network's order.
+    """
+
+    kept: Whole
+    weights: Whole
+    params: Whole
+    macs: Whole
+    uniform_macs: NonNegative
+    layers: tuple[LayerCounts, ...] = ()
 
 
 @dc.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from torch import nn
@@ -23,6 +23,7 @@ from torch import nn
 from edakari.core.choosing import Chosen, choose
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
+from edakari.core.memory_format import MemoryFormat, in_memory_format
 from edakari.core.plan import KeepTokens
 from edakari.core.processes import ALONE, Processes
 from edakari.core.protocols import Task
@@ -33,12 +34,24 @@ from edakari.graph import trace
 from edakari.pipeline.load import dense_network
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import Store, Version
+from edakari.results import TraceResult
+from edakari.surgery.differences import other_inputs
 from edakari.tasks import task_from_settings
 from edakari.tasks.own import Task as OwnTask
 from edakari.train import FitSettings, History, fit
 from edakari.train.fits import fit_by
+from edakari.train.folding import folded
 
-__all__ = ["GivenSubject", "Notify", "RecipeSubject", "Run", "Subject", "stored_bytes", "training_loop"]
+__all__ = [
+    "GivenSubject",
+    "Notify",
+    "RecipeSubject",
+    "Run",
+    "Subject",
+    "frozen_teacher",
+    "stored_bytes",
+    "training_loop",
+]
 
 Notify = Callable[[str, str, Any], None]
 """Callback that takes a stage, its state ("start", "done", "kept", "log"), and its result or the values of a log."""
@@ -141,13 +154,16 @@ class Run:
         """Data, loss and metrics; the dense network teaches where the task asks for it."""
         found = self.subject.task()
         if isinstance(found, OwnTask) and found.teaching is not None:
-            return found.taught_by(copied(self.dense))
+            return found.taught_by(frozen_teacher(self.dense, self._placed(found.example()), found.teaching.features))
         return found
 
     @functools.cached_property
     def example(self) -> Any:
         """An input of the network with batch size 1, on the device of this process."""
-        return mapped(self.task.example(), lambda tensor: tensor.to(self.processes.device))
+        return self._placed(self.task.example())
+
+    def _placed(self, example: Any) -> Any:
+        return mapped(example, lambda tensor: tensor.to(self.processes.device))
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -180,7 +196,13 @@ class Run:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Compute the task's metrics of a network, as plain numbers whatever kind of number the task gives."""
-        return {str(name): float(value) for name, value in self.task.evaluate(model).items()}
+        with in_memory_format(model, self.memory_format):
+            return {str(name): float(value) for name, value in self.task.evaluate(model).items()}
+
+    @functools.cached_property
+    def memory_format(self) -> MemoryFormat:
+        """Memory format of networks in training and evaluation, as the trace stage has chosen it."""
+        return self.store.result(TraceResult).memory_format
 
     @property
     def train(self) -> Callable[..., History]:
@@ -190,13 +212,28 @@ class Run:
     def fitting(self, stage: str) -> FitSettings:
         """Settings of a training inside a stage."""
         return FitSettings(
-            folder=self.store.work(stage), seed=self.settings.seed, device=self.settings.device, title=stage
+            folder=self.store.work(stage),
+            seed=self.settings.seed,
+            device=self.settings.device,
+            memory_format=self.memory_format,
+            title=stage,
         )
 
 
 def training_loop(settings: PruneSettings) -> Callable[..., History]:
     """The training loop of some settings, with the arguments of `edakari.train.fit`: edakari's own, or another."""
     return fit if settings.fit is None else fit_by(settings.fit)
+
+
+def frozen_teacher(model: nn.Module, example: Any, untouched: Collection[str] = ()) -> nn.Module:
+    """Copy a network to teach others, with folded batch normalisations.
+
+    Args:
+        model: the network; it does not change.
+        example: an input of batch size 1, where the network is.
+        untouched: modules whose outputs are compared with those of the network that is taught.
+    """
+    return folded(model, other_inputs(example), untouched)
 
 
 def stored_bytes(model: nn.Module) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import nn
 from edakari.core import owned
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import replacing, write_json
+from edakari.core.memory_format import MemoryFormat, in_memory_format
 from edakari.core.processes import Processes
 from edakari.core.protocols import Schedule
+from edakari.core.reading import read_json
 from edakari.cost.example import mapped
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
@@ -25,6 +27,7 @@ from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, stored_recipe
 from edakari.pipeline.load import as_recipe
 from edakari.pipeline.masked import fixed_masks
+from edakari.pipeline.memory_format import chosen_format
 from edakari.pipeline.one_batch import Trial
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
@@ -98,22 +101,27 @@ def _trained(
     example = mapped(task.example(), lambda tensor: tensor.to(together.device))
     try_training(Trial(model, task, example, together))  # before anything is written
     with _resumable(work, recipe, output, together, overwrite):
+        form = _format_in(work, together, lambda: chosen_format(model, task, example).form)
         history = training_loop(recipe)(
             model,
             task_objective(task),
             task.batches("train"),
             schedule,
-            settings=FitSettings(folder=work, seed=recipe.seed, device=recipe.device, compile=recipe.compile),
+            settings=FitSettings(
+                folder=work, seed=recipe.seed, device=recipe.device, memory_format=form, compile=recipe.compile
+            ),
             hooks=fixed_masks(model),
             evaluate=task.evaluate,
         )
+    with in_memory_format(model, form):
+        metrics = {str(name): float(value) for name, value in task.evaluate(model).items()}
     result = {
-        "metrics": {str(name): float(value) for name, value in task.evaluate(model).items()},
+        "metrics": metrics,
         "epochs": [dict(epoch) for epoch in history.epochs],
     }
     if together.main:
         output.write(model)
-        record = {**result, "recipe": recipe.content, "environment": environment(recipe.seed)}
+        record = {**result, "memory_format": form, "recipe": recipe.content, "environment": environment(recipe.seed)}
         write_json(output.record, record)
         owned.release(work, KIND, remove=True)
     return result
@@ -198,6 +206,19 @@ def _resumable(work: Path, recipe: Recipe, output: _Output, together: Processes,
             with contextlib.suppress(OSError):  # the first error matters, not that the clean-up fails as well
                 owned.release(work, KIND, remove=True)
         raise
+
+
+def _format_in(work: Path, together: Processes, choose: Callable[[], MemoryFormat]) -> MemoryFormat:
+    """The memory format of a training: that in the folder of its checkpoints, else a new choice, which is stored."""
+    path = work / "memory_format.json"
+
+    def found() -> MemoryFormat:
+        if not path.is_file():
+            write_json(path, {"memory_format": choose()})
+        known: MemoryFormat = read_json(path)["memory_format"]
+        return known
+
+    return together.from_main(found)
 
 
 def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:

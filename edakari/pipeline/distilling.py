@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
-from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.layout import Layout
+from edakari.core.memory_format import MemoryFormat, set_memory_format_
 from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
 from edakari.core.protocols import Objective
 from edakari.core.user_code import made_by
 from edakari.errors import RecipeError
 from edakari.graph.cutting import indices_of
-from edakari.pipeline.context import Run
+from edakari.pipeline.context import Run, frozen_teacher
 from edakari.surgery.applying import masks_of
 from edakari.tasks.own import Task as OwnTask
 from edakari.tasks.teaching import Teacher
@@ -24,12 +25,13 @@ from edakari.train import distillation
 __all__ = ["finetuning_objective", "kept_features", "teacher_from"]
 
 
-def finetuning_objective(run: Run, plan: Plan | None = None) -> Objective:
+def finetuning_objective(run: Run, plan: Plan | None = None, form: MemoryFormat = "contiguous") -> Objective:
     """Return the loss of the fine-tuning without a memory bank: the task's, and the comparison with a teacher.
 
     Args:
         run: run with the settings.
         plan: plan of the network that is trained; None if it is the dense network itself.
+        form: memory format of the teacher.
 
     Raises:
         RecipeError: `finetune.teacher` gives no teacher.
@@ -41,10 +43,15 @@ def finetuning_objective(run: Run, plan: Plan | None = None) -> Objective:
     kept = kept_features(run.graph, plan, {*named, *taught}) if plan is not None else {}
     if isinstance(task, OwnTask):
         task = task.narrowed(kept)
+        if task.teaching is not None and task.teaching.itself and isinstance(task.teaching.teacher, nn.Module):
+            set_memory_format_(task.teaching.teacher, form)  # the run's own copy
     if tuning is None or not tuning.distill.active:
         return task_objective(task)
-    teacher = copied(run.dense) if tuning.teacher in (None, "dense") else teacher_from(tuning.teacher)
+    teacher: Teacher = run.dense if tuning.teacher in (None, "dense") else teacher_from(tuning.teacher)
     distill = tuning.distill
+    if isinstance(teacher, nn.Module):
+        teacher = frozen_teacher(teacher, run.example, distill.features)
+        set_memory_format_(teacher, form)
     return distillation(task, teacher, distill.weight, distill.temperature, features=distill.features, kept=kept)
 
 

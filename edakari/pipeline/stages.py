@@ -41,7 +41,7 @@ from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.task_facts import task_facts
 from edakari.pipeline.teaching import training
-from edakari.pipeline.trial import try_task
+from edakari.pipeline.trial import tried_format
 from edakari.results import (
     CheckResult,
     DenseResult,
@@ -84,7 +84,8 @@ def trace_stage(run: Run) -> TraceResult:
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
     check_zeros(run.dense, held_masks(run.dense), "the network to prune")
     require_reachable(run)
-    try_task(run)
+    chosen = tried_format(run)
+    run.notify("trace", "log", {"stage": f"memory format {chosen.form}: {chosen.why}"})
     require_feasible(run)
     if run.store.path is not None and run.processes.main:
         write_json(run.store.path / "task.json", task_facts(run.task))
@@ -100,6 +101,8 @@ def trace_stage(run: Run) -> TraceResult:
         unprunable=tuple(run.graph.unprunable),
         uncounted=dict(uncounted(run.graph)),
         budget=str(run.settings.budget),
+        memory_format=chosen.form,
+        memory_format_reason=chosen.why,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from edakari.core.memory_format import set_memory_format_
 from edakari.core.method import Outcome
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.protocols import Batch, IndexedTask, Objective, is_indexed
@@ -58,7 +59,7 @@ def training(
             yield _taught_by_bank(run, tuning.bank, folder, (traced, pruned), given), batches
         return
     own = given().finetune if pruned.own_finetune else None
-    yield own or finetuning_objective(run, run.store.plan()), batches
+    yield own or finetuning_objective(run, run.store.plan(), run.memory_format), batches
 
 
 def networks_between(plan: Plan, model: nn.Module, run: Run, count: int) -> list[nn.Module]:
@@ -111,7 +112,14 @@ def _taught_by_bank(
         "seed": run.settings.seed,
         "weights": traced.weights,
     }
-    bank = bank_in(folder, task, identity, teachers)
+
+    def formatted() -> Sequence[nn.Module]:
+        found = teachers()
+        for teacher in found:
+            set_memory_format_(teacher, run.memory_format)
+        return found
+
+    bank = bank_in(folder, task, identity, formatted)
     return BankTeaching(task, bank, settings.temperature, settings.gate, settings.share)
 
 

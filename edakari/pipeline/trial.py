@@ -10,15 +10,17 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.memory_format import MemoryFormat, memory_format_of, set_memory_format_
 from edakari.core.method import name_of, needs_data, needs_training, parts_of
 from edakari.core.objective import task_objective
 from edakari.core.protocols import Batch, Split
 from edakari.criteria import Taylor
-from edakari.errors import DataError
+from edakari.errors import DataError, EdakariError
 from edakari.methods.score import ScorePruning
 from edakari.pipeline.context import Run
 from edakari.pipeline.distilling import finetuning_objective
 from edakari.pipeline.exact import check_zeros
+from edakari.pipeline.memory_format import ChosenFormat, chosen_format
 from edakari.pipeline.one_batch import Trial
 from edakari.pipeline.settings import PruneSettings
 from edakari.pipeline.teaching import require_indexed
@@ -26,7 +28,7 @@ from edakari.surgery import held_masks
 from edakari.tasks.own import Task as OwnTask
 from edakari.train.scope import random_state_kept
 
-__all__ = ["Tried", "try_task", "try_training"]
+__all__ = ["Tried", "tried_format", "try_task", "try_training"]
 
 
 @dc.dataclass(frozen=True)
@@ -42,7 +44,32 @@ class Tried:
     evaluation: float = 0.0
 
 
-def try_task(run: Run) -> Tried:
+def tried_format(run: Run) -> ChosenFormat:
+    """Choose the memory format of a run's networks, and try its task in it; see `try_task`.
+
+    If the task fails in a format that was not asked for, it is tried again as the network is.
+
+    Args:
+        run: the run.
+
+    Raises:
+        EdakariError: see `try_task`.
+    """
+    if isinstance(run.task, OwnTask) and not run.task.data:
+        try_task(run)
+        return ChosenFormat("contiguous", "there is no data")
+    found = run.processes.agreed(chosen_format(run.dense, run.task, run.example))
+    try:
+        try_task(run, found.form)
+    except EdakariError as error:
+        if getattr(run.task, "memory_format", "auto") != "auto" or found.form == memory_format_of(run.dense):
+            raise
+        try_task(run)
+        return ChosenFormat("contiguous", f"its task does not allow channels_last ({type(error).__name__})")
+    return found
+
+
+def try_task(run: Run, form: MemoryFormat | None = None) -> Tried:
     """Try what a run will ask of its task: batches, outputs, loss and gradients, evaluation; one batch of each.
 
     Only what the run needs is tried. Weights, statistics, modes, random states and the generators of loaders stay as
@@ -50,6 +77,7 @@ def try_task(run: Run) -> Tried:
 
     Args:
         run: the run.
+        form: memory format of the network; None leaves it as it is.
 
     Returns:
         How long a batch took.
@@ -64,6 +92,8 @@ def try_task(run: Run) -> Tried:
     step = evaluation = 0.0
     with _undisturbed():
         model = copied(run.dense)
+        if form is not None:
+            set_memory_format_(model, form)
         needed: dict[Split, bool] = {
             "calibration": needs_data(settings.method) or settings.reconstruct or settings.recalibrate > 0,
             "train": tunes,
@@ -134,7 +164,7 @@ def _try_step(run: Run, trial: Trial, model: nn.Module, batch: Batch) -> float:
         trial.outputs(model, "train", batch)
         return 0.0  # its objective needs indices, and networks that are not there yet
     with trial.telling("the loss of the fine-tuning"):
-        objective = finetuning_objective(run)
+        objective = finetuning_objective(run, form=memory_format_of(model))
     return trial.step(model, batch, objective)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+from edakari.core.memory_format import AnyFormat
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError
@@ -71,6 +72,11 @@ class ImageTask(abc.ABC):
     def metric(self) -> str:
         """Name of the main metric; larger is better."""
         return named_metric(self.data.settings, self.metrics)
+
+    @property
+    def memory_format(self) -> AnyFormat:
+        """Memory format in which networks are trained and evaluated, as `data.memory_format` says."""
+        return self.data.settings.memory_format
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from edakari.core.arguments import found_as, require, require_methods
 from edakari.core.comparing import Compare, Kept, captured
 from edakari.core.feeding import feed, moved_to
+from edakari.core.memory_format import AnyFormat
 from edakari.core.modes import judging
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError, ModelError, UnknownName, WrongArgument
@@ -42,6 +43,7 @@ class Others(TypedDict, total=False):
     classes: Sequence[str]
     preprocessing: Mapping[str, Any]
     drawn: Draw | None
+    memory_format: AnyFormat
 
 
 @dc.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Task:
         classes: names of the classes.
         preprocessing: what is done with images before they enter the network, for the run folder.
         drawn: draws what an image shows, for `edakari explain predictions`; None where nothing can be drawn.
+        memory_format: memory format in which networks are trained and evaluated.
         seen: name of the first figure, once `judge` was asked; state.
     """
 
@@ -72,6 +75,7 @@ class Task:
     classes: tuple[str, ...] = ()
     preprocessing: Mapping[str, Any] = dc.field(default_factory=dict)
     drawn: Draw | None = None
+    memory_format: AnyFormat = "auto"
     seen: list[str] = dc.field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -108,8 +112,10 @@ class Task:
                 {"layer3": 0.5}), `inputs` (from a batch to what the network gets: a tensor, a tuple or a dict; by
                 default the entries that the example shows), `classes` (their names, for the run folder),
                 `preprocessing` (what is done with images before they enter the network, for the run folder, such as
-                {"mean": [0.5], "std": [0.2], "size": [224, 224]}) and `drawn` (from a picture, uint8 [3, H, W], and an
-                image's entry in the second part of a batch, or in the outputs, to a picture of it).
+                {"mean": [0.5], "std": [0.2], "size": [224, 224]}), `drawn` (from a picture, uint8 [3, H, W], and an
+                image's entry in the second part of a batch, or in the outputs, to a picture of it) and `memory_format`
+                ("contiguous" or "channels_last", in which networks are trained and evaluated; by default "auto", which
+                chooses).
 
         Raises:
             WrongArgument: a part is of another kind than what belongs there.
@@ -138,7 +144,10 @@ class Task:
             data["calibration"] = _First(train, CALIBRATION)
         teaching = teaching_of(call, others.get("teacher"), others.get("distill"), others.get("features", ()))
         about = _plain(call, others.get("classes", ()), others.get("preprocessing", {}))
-        return cls(example, data, loss, evaluate, larger_is_better, teaching, inputs, *about, drawn)
+        form = others.get("memory_format", "auto")
+        if form not in get_args(AnyFormat):
+            raise WrongArgument(f"{call}: memory_format is one of {', '.join(get_args(AnyFormat))}, but got {form!r}")
+        return cls(example, data, loss, evaluate, larger_is_better, teaching, inputs, *about, drawn, form)
 
     def taught_by(self, dense: nn.Module) -> Task:
         """Return the task with this network as its teacher, if its teacher is the network before pruning."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
+from edakari.core.memory_format import AnyFormat
 from edakari.core.registry import Registry
 from edakari.core.settings import Count, OpenFraction, Positive, Seed, Whole, settings
 from edakari.tasks.choice import TaskSettings, settings_of_task
@@ -77,8 +78,9 @@ class DataSettings:
         val_batch_size: images per batch of the validation split; None is `batch_size`.
         drop_last: leave out an incomplete last batch in training; a last batch of one image is always left out.
         workers: number of processes that read files; they stay from pass to pass.
-        memory_format: memory format of images when they enter the network; convolutions may be faster with
-            "channels_last", a network that calls `view` on feature maps needs "contiguous".
+        memory_format: memory format of the network and its images in training and evaluation. "auto" is "channels_last"
+            for convolutional networks whose code allows it, and "contiguous" for others; where layers alone do not
+            tell, both are timed once.
         device: device that makes the images of training and validation: "cpu", or "auto" for a GPU if there is one. The
             GPU's memory must have room for all images of .npz files, as bytes; they are augmented there. Images of
             files are copied to it as bytes, and normalised there. A small network then does not wait for the processor.
@@ -115,7 +117,7 @@ class DataSettings:
     val_batch_size: Count | None = None
     drop_last: bool = False
     workers: Whole = 2
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    memory_format: AnyFormat = "auto"
     device: Literal["cpu", "auto"] = "cpu"
     calibration_size: Count = 1024
     hold_out: bool = False

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.memory_format import FORMATS, memory_format_of
 from edakari.core.modes import eval_mode
 from edakari.core.protocols import Batch, Split
 from edakari.core.seeds import derived_seed
@@ -36,7 +37,6 @@ __all__ = [
     "training_seed",
 ]
 
-MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FASHION = ((0.2860,), (0.3530,))
 SIDE = 224
@@ -166,8 +166,9 @@ def augmenting(pixels: Pixels, settings: DataSettings, augment: Augment) -> Pixe
 
 
 def images_for(model: nn.Module, batch: Batch, settings: DataSettings) -> torch.Tensor:
-    """Move a batch's images to the network's device, in the memory format of the settings."""
-    form = MEMORY_FORMATS[settings.memory_format]
+    """Move a batch's images to the network's device, in the memory format of the settings, or else of the network."""
+    asked = settings.memory_format
+    form = FORMATS[memory_format_of(model) if asked == "auto" else asked]
     images: torch.Tensor = batch[0].to(device_of(model), non_blocking=True, memory_format=form)
     return images
 

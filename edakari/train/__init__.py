@@ -3,9 +3,10 @@
 from edakari.core.objective import task_objective
 from edakari.train.bank import Bank, BankTeaching, bank_in
 from edakari.train.binding import fitter
+from edakari.train.fit_settings import FitSettings
 from edakari.train.fits import FITS, fit_by
 from edakari.train.gradients import with_gradients
-from edakari.train.loop import Evaluate, FitSettings, fit
+from edakari.train.loop import Evaluate, fit
 from edakari.train.losses import distillation
 from edakari.train.optim import learning_rate, set_rates
 from edakari.train.penalty import WeightPenalty

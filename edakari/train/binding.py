@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, Task
-from edakari.train.loop import FitSettings, fit
+from edakari.train.fit_settings import FitSettings
+from edakari.train.loop import fit
 from edakari.train.resume import History
 
 __all__ = ["fitter"]

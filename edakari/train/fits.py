@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from edakari.core.finite import require_finite_figures
+from edakari.core.memory_format import in_memory_format
 from edakari.core.modes import judging
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState
@@ -20,9 +21,10 @@ from edakari.core.registry import Registry
 from edakari.errors import ModelError, WrongArgument
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import steps_per_epoch
+from edakari.train.fit_settings import FitSettings
 from edakari.train.following import require_followed, require_one_process
 from edakari.train.gradients import with_gradients
-from edakari.train.loop import Evaluate, FitSettings
+from edakari.train.loop import Evaluate
 from edakari.train.penalty import penalty_of
 from edakari.train.resume import FitFolder, History, Progress, identity_of
 from edakari.train.scope import Trained, random_state_kept, seed_step, trained
@@ -96,7 +98,11 @@ def fit_by(own: Fit) -> Callable[..., History]:
         if schedule.epochs == 0:
             return History((), 0, 0.0)
         device = next((tensor.device for tensor in (*model.parameters(), *(params or ()))), torch.device("cpu"))
-        with random_state_kept(), trained(model, params, device) as chosen:
+        with (
+            random_state_kept(),
+            trained(model, params, device) as chosen,
+            in_memory_format(model, settings.memory_format),
+        ):
             folder = FitFolder(settings.folder, identity_of(chosen, schedule, settings.seed, per_epoch, hooks))
             found = folder.read()
             if found is not None and found.done:

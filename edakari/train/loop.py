@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from edakari.core.arguments import require, require_methods
 from edakari.core.file_errors import file_errors
 from edakari.core.finite import require_finite_figures
+from edakari.core.memory_format import in_memory_format, set_memory_format_
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, StepState
-from edakari.core.settings import NonNegative, Seed, Whole, settings
 from edakari.errors import DataError, ModelError
 from edakari.train.accelerators import device_here, nested_tensors, new_accelerator
 from edakari.train.average import averaged_weights, hand_over
-from edakari.train.compiling import Compile, compiled, warn_uncompiled
+from edakari.train.compiling import compiled, warn_uncompiled
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import groups_of, steps_per_epoch
+from edakari.train.fit_settings import FitSettings
 from edakari.train.following import put_parameters, require_followed, require_same_everywhere
-from edakari.train.optim import make_optimizer, set_rates
+from edakari.train.optim import align_states_, make_optimizer, set_rates
 from edakari.train.penalty import penalty_of
 from edakari.train.precision import with_precision
 from edakari.train.progress import progress_bar
@@ -32,39 +32,11 @@ from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, id
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
 from edakari.train.terms import loss_terms, total_loss
 
-__all__ = ["Evaluate", "FitSettings", "fit", "steps_per_epoch"]
+__all__ = ["Evaluate", "fit", "steps_per_epoch"]
 
 TensorObjective = Callable[[nn.Module, Batch], torch.Tensor]
 """Function that returns the loss of a batch as one scalar tensor."""
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
-
-
-@settings
-class FitSettings:
-    """How to run a training; only `seed` and `device` affect the result, and `compile` its rounding.
-
-    Args:
-        folder: folder for the checkpoint and the history; None writes neither.
-        seed: seed of all random numbers.
-        device: "cpu" never uses an accelerator; "auto" uses the device that accelerate finds.
-        checkpoint_seconds: seconds between checkpoints within an epoch; 0 writes one only after each epoch.
-        checkpoint_steps: optimizer steps between checkpoints; 0 goes by time only.
-        progress: show a progress bar if there is a terminal.
-        title: text before the progress bar.
-        unused_parameters: some trained parameters may not take part in a step; matters only with several processes.
-        compile: mode in which `torch.compile` compiles the network: "default", or "reduce-overhead", which adds CUDA
-            graphs; "none" does not compile. If the first step fails so, the training continues without, and warns.
-    """
-
-    folder: Path | None = None
-    seed: Seed = 0
-    device: str = "auto"
-    checkpoint_seconds: NonNegative = 30.0
-    checkpoint_steps: Whole = 0
-    progress: bool = True
-    title: str = "train"
-    unused_parameters: bool = False
-    compile: Compile = "none"
 
 
 @file_errors()
@@ -117,6 +89,7 @@ def fit(
     with (
         random_state_kept(),
         trained(model, params, accelerator.device) as chosen,
+        in_memory_format(model, settings.memory_format),
         interruptible() as stop,
         progress_bar(
             settings.title, per_epoch * schedule.epochs, settings.progress and accelerator.is_main_process
@@ -189,6 +162,14 @@ class _Loop:
             unused = self.settings.unused_parameters
             self.model = DistributedDataParallel(self.model, devices, find_unused_parameters=unused)
 
+    def _lay_out(self) -> None:
+        """Give new weights, averages and states of the optimizer the memory format of the training."""
+        form = self.settings.memory_format
+        if form is not None:
+            for model in (self.chosen.model, *(average.module for average in self.averages)):
+                set_memory_format_(model, form)
+        align_states_(self.optimizer)
+
     def _start_average(self) -> None:
         self.ema = averaged_weights(self.chosen.model, self.schedule.ema) if self.schedule.ema > 0 else None
 
@@ -201,6 +182,7 @@ class _Loop:
         require_same_everywhere(self.chosen.model)
         if self.chosen.follow():
             require_followed(self.chosen, self.optimizer, self.averages)
+            self._lay_out()
             self._wrap()
 
     def state(self, step: int, epoch: int, loss: float | None = None) -> StepState:
@@ -309,6 +291,7 @@ class _Loop:
         moved = folder.restore(found, self.chosen, self.hooks)
         if moved:
             put_parameters(self.optimizer, moved)
+            self._lay_out()
             self._wrap()
             self._start_average()
         if not found.done:
@@ -317,6 +300,7 @@ class _Loop:
                 self.accelerator.scaler.load_state_dict(found.state["scaler"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(found.state["ema"])
+            self._lay_out()
         return Progress.restored(found)
 
     def save(self, folder: FitFolder, progress: Progress, stop: threading.Event) -> None:

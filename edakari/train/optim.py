@@ -12,7 +12,7 @@ from edakari.core.protocols import Schedule
 from edakari.core.schedule import OPTIMIZERS
 from edakari.errors import EdakariError, SettingsError
 
-__all__ = ["check_optimizer", "learning_rate", "make_optimizer", "parameter_groups", "set_rates"]
+__all__ = ["align_states_", "check_optimizer", "learning_rate", "make_optimizer", "parameter_groups", "set_rates"]
 
 
 def parameter_groups(params: Sequence[torch.Tensor], schedule: Schedule) -> list[dict[str, Any]]:
@@ -50,6 +50,15 @@ def make_optimizer(params: Sequence[torch.Tensor], schedule: Schedule) -> torch.
             f"set curve: {{name: {name}, momentum_range: null}}"
         )
     return made
+
+
+def align_states_(optimizer: Any) -> None:
+    """Lay the states of an optimizer out in memory like their parameters, in place, as fused optimizers need it."""
+    for param, state in optimizer.state.items():
+        for name, value in state.items() if isinstance(state, dict) else ():
+            alike = isinstance(value, torch.Tensor) and value.shape == param.shape and value.layout == param.layout
+            if alike and value.stride() != param.stride():
+                state[name] = torch.empty_like(param, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def check_optimizer(schedule: Schedule) -> None:

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from edakari.core.memory_format import set_memory_format_
 from edakari.errors import DataError, EdakariError, UnknownName
 from edakari.tasks import DataSettings, task_from_settings
 
@@ -61,6 +62,19 @@ def test_images_enter_the_network_in_the_memory_format_that_is_asked_for(tmp_pat
     assert not seen[1].is_contiguous()
     assert seen[1].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_images_enter_the_network_in_its_own_memory_format_if_none_is_asked_for(tmp_path, memory_format):
+    model, seen = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.LazyLinear(6)), []
+    task = task_from_settings(DataSettings(train=(npz(tmp_path / "a.npz"),), batch_size=8))
+    batch = next(iter(task.batches("val")))
+    task.outputs(model, batch)
+    set_memory_format_(model, memory_format)
+    model[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    task.outputs(model, batch)
+    assert seen[0].is_contiguous() == (memory_format == "contiguous")
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) == (memory_format == "channels_last")
 
 
 def test_a_missing_validation_split_is_cut_from_training_and_said(tmp_path):

@@ -1,0 +1,43 @@
+"""How `fit` runs a training, beside its schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edakari.core.memory_format import MemoryFormat
+from edakari.core.settings import NonNegative, Seed, Whole, settings
+from edakari.train.compiling import Compile
+
+__all__ = ["FitSettings"]
+
+
+@settings
+class FitSettings:
+    """How to run a training.
+
+    Only `seed` and `device` affect the result; `memory_format` and `compile` affect its rounding.
+
+    Args:
+        folder: folder for the checkpoint and the history; None writes neither.
+        seed: seed of all random numbers.
+        device: "cpu" never uses an accelerator; "auto" uses the device that accelerate finds.
+        checkpoint_seconds: seconds between checkpoints within an epoch; 0 writes one only after each epoch.
+        checkpoint_steps: optimizer steps between checkpoints; 0 goes by time only.
+        progress: show a progress bar if there is a terminal.
+        title: text before the progress bar.
+        unused_parameters: some trained parameters may not take part in a step; matters only with several processes.
+        memory_format: memory format of the network while it is trained; None leaves it as it is.
+        compile: mode in which `torch.compile` compiles the network: "default", or "reduce-overhead", which adds CUDA
+            graphs; "none" does not compile. If the first step fails so, the training continues without, and warns.
+    """
+
+    folder: Path | None = None
+    seed: Seed = 0
+    device: str = "auto"
+    checkpoint_seconds: NonNegative = 30.0
+    checkpoint_steps: Whole = 0
+    progress: bool = True
+    title: str = "train"
+    unused_parameters: bool = False
+    memory_format: MemoryFormat | None = None
+    compile: Compile = "none"
