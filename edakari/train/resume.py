@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from edakari.core.files import write_json
+from edakari.core.processes import Processes
 from edakari.core.protocols import Hook, Schedule
 from edakari.errors import ModelError
-from edakari.train.checkpoint import Checkpoint, read, write
+from edakari.train.checkpoint import Checkpoint, identity_in, read, write
 from edakari.train.scope import Moved, Trained
 
 __all__ = ["FitFolder", "History", "Progress", "checkpoint_in", "identity_of"]
@@ -33,6 +34,9 @@ class History:
     epochs: tuple[Mapping[str, float], ...]
     steps: int
     seconds: float
+
+
+STEPS = "steps per epoch"
 
 
 class Pace(Protocol):
@@ -68,7 +72,13 @@ class Progress:
 
     def state(self) -> dict[str, Any]:
         """Return the values to store in a checkpoint."""
-        return {"epochs": self.epochs, "sums": self._sums, "count": self._count, "seconds": self.seconds}
+        return {
+            "epochs": self.epochs,
+            "sums": self._sums,
+            "count": self._count,
+            "seconds": self.seconds,
+            "processes": Processes.here().world,
+        }
 
     @property
     def seconds(self) -> float:
@@ -128,7 +138,18 @@ class FitFolder:
         Raises:
             RunFolderError: the checkpoint is damaged or belongs to another training.
         """
-        return None if self.path is None else read(checkpoint_in(self.path), self.identity)
+        if self.path is None:
+            return None
+        path, now = checkpoint_in(self.path), self.identity[STEPS]
+        then = identity_in(path).get(STEPS) if path.is_file() else None
+        if then is None or abs(then - now) != 1:
+            return read(path, self.identity)
+        # another number of processes takes another last batch, or none, if the images do not divide into batches
+        found = read(path, {**self.identity, STEPS: then})
+        if found is None or found.state["progress"].get("processes") in (None, Processes.here().world):
+            return read(path, self.identity)
+        epoch, position = divmod(found.step, then)
+        return dc.replace(found, step=epoch * now + min(position, now - 1))
 
     def write(self, progress: Progress, chosen: Trained, hooks: Sequence[Hook], parts: Mapping[str, Any]) -> None:
         """Write the checkpoint and the history.
@@ -200,7 +221,7 @@ def identity_of(
     return {
         "schedule": _identity_of(schedule),
         "seed": seed,
-        "steps per epoch": per_epoch,
+        STEPS: per_epoch,
         "model": {name: list(tensor.shape) for name, tensor in chosen.model.state_dict().items()},
         "trained": [name for name, param in chosen.model.named_parameters() if id(param) in own],
         "other": [list(param.shape) for param in chosen.other],
