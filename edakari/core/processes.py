@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ import torch.distributed as dist
 from edakari.core.control import control_channel, first_line, wire
 from edakari.errors import EdakariError, ProcessError, SettingsError
 
-__all__ = ["ALONE", "TIMEOUT", "Processes", "time_limit"]
+__all__ = ["ALONE", "TIMEOUT", "Processes", "divided", "time_limit"]
 
 T = TypeVar("T")
 
@@ -112,21 +112,40 @@ class Processes:
         return range(start, start + each + (self.rank < more))
 
     def own(self, batches: Iterable[T], most: int | None = None) -> Iterator[T]:
-        """Yield this process's part of some batches: every world-size-th one, beginning with that of its rank.
+        """Yield this process's part of some batches; see `numbered`."""
+        return (batch for _, batch in self.numbered(batches, most))
+
+    def numbered(self, batches: Iterable[T], most: int | None = None) -> Iterator[tuple[int, T]]:
+        """Yield this process's part of some batches, each with its number among all batches.
+
+        Batches with a length are divided into contiguous ranges; if they have a method `skip(count)`, as those of
+        edakari's data have, no process loads the batches of another one. Of others, each process takes every
+        world-size-th one.
 
         Args:
-            batches: batches, the same on all processes. If they have a true attribute `divided`, they are the part of
-                this process already, and none is left out.
+            batches: batches, the same on all processes. If they are the part of this process already (see `divided`),
+                none is left out.
             most: largest number of batches, over all processes; None takes all.
         """
-        if getattr(batches, "divided", False):
-            return itertools.islice(batches, most)
-        return itertools.islice(batches, self.rank, most, self.world)
+        if self.world == 1 or divided(batches):
+            yield from itertools.islice(enumerate(batches), most)
+        elif (count := _length(batches)) is None:
+            yield from itertools.islice(enumerate(batches), self.rank, most, self.world)
+        else:
+            part = self.share(count if most is None else min(count, most))
+            if part:
+                rest = batches.skip(part.start) if hasattr(batches, "skip") else None
+                found = itertools.islice(batches, part.start, part.stop) if rest is None else iter(rest)
+                yield from zip(part, found, strict=False)
 
-    def joined(self, found: Sequence[T]) -> list[T]:
-        """Gather what each process has found for its batches of `own`, in the order of all batches."""
-        parts = self.gathered_objects(list(found))
-        return [part[at] for at in range(max(map(len, parts))) for part in parts if at < len(part)]
+    def joined(self, found: Mapping[int, T]) -> list[T]:
+        """Gather what each process has found for its batches of `numbered`, in the order of all batches.
+
+        Args:
+            found: what this process has found, by the number of the batch.
+        """
+        every = {number: value for part in self.gathered_objects(dict(found)) for number, value in part.items()}
+        return [every[number] for number in sorted(every)]
 
     def mean(self, values: Iterable[float]) -> float:
         """Return the mean of the values of all processes, of which some may have none; NaN if all have none."""
@@ -193,6 +212,19 @@ class Processes:
 
 ALONE = Processes()
 """One process, on the CPU."""
+
+
+def divided(batches: Iterable[Any]) -> bool:
+    """Return whether batches are the part of this process: of edakari's data, or with a true attribute `divided`."""
+    own = getattr(batches, "divided", None)
+    return bool(own) if own is not None else not getattr(getattr(batches, "order", None), "shared", True)
+
+
+def _length(batches: Iterable[Any]) -> int | None:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 @dc.dataclass(frozen=True)

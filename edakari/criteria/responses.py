@@ -18,6 +18,7 @@ from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
 from edakari.core.settings import Count, OpenFraction, settings
 from edakari.criteria.capture import watching
+from edakari.criteria.dividing import own_batches
 from edakari.criteria.labels import Labels, LabelSource, at_positions, classes_of, labels_of
 from edakari.criteria.ranking import Ranking, Strongest
 from edakari.criteria.reduce import channels
@@ -33,7 +34,6 @@ __all__ = [
     "collect_responses",
     "labels_per_pixel",
     "respond",
-    "until",
 ]
 
 Reduce = Literal["l2", "max"]
@@ -151,23 +151,25 @@ def collect_responses(
             pending[layer_output, group] = respond(layer_output, group, x, size, how.reduce, placed)
 
     with watching(model, layer_outputs, take):
-        for turn, batch in enumerate(until(batches, how.images)):
+        for first, batch in own_batches(batches, how.images):
             if not rankings:
                 placed = _at_places(graph, batch, how)
                 rankings = _rankings(model, graph, layer_outputs, how.most, placed)
             size = len(batch[0])
-            if turn % here.world == here.rank:
-                outputs = called(model, batch, task)
-                own = labels_of(batch, outputs, how.labels)
-                labels = labels or Labels(classes_of(outputs))
-                for key, response in pending.items():
-                    rankings[key].add(response.values, seen, response.labels(own) if placed else None)
-                pending.clear()
-                if not placed:
-                    labels.add(own, seen)
+            outputs = called(model, batch, task)
+            own = labels_of(batch, outputs, how.labels)
+            labels = labels or Labels(classes_of(outputs))
+            for key, response in pending.items():
+                rankings[key].add(response.values, first, response.labels(own) if placed else None)
+            pending.clear()
+            if not placed:
+                labels.add(own, first)
             seen += size
     # a process has seen no image if there are fewer batches than processes
-    return _filter_responses(rankings, Labels.agreed(labels)[0], seen, how)
+    placed = any(here.gathered_objects(placed))
+    rankings = rankings or _rankings(model, graph, layer_outputs, how.most, placed)
+    images = int(here.reduced(torch.tensor(seen)))
+    return _filter_responses(rankings, Labels.agreed(labels)[0], images, how)
 
 
 def called(model: nn.Module, batch: Batch, task: Task | None) -> Any:
@@ -228,22 +230,6 @@ def _by_filter(layer_output: LayerOutput, group: str, x: torch.Tensor, images: i
     filters = int(where.max()) + 1
     x = x.index_select(dim, order)
     return x.reshape(*x.shape[:dim], filters, -1, *x.shape[dim + 1 :]), dim, True
-
-
-def until(batches: Iterable[Batch], images: int) -> Iterator[Batch]:
-    """Yield batches until the number of images is reached.
-
-    Raises:
-        DataError: there are no images.
-    """
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += len(batch[0])
-        if seen >= images:
-            return
-    if not seen:
-        raise DataError("there are no scoring images; is the training data empty?")
 
 
 def labels_per_pixel(graph: Graph, batch: Batch, source: LabelSource) -> bool:

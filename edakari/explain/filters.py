@@ -17,6 +17,7 @@ from edakari.core.plan import KeepChannels, Plan
 from edakari.criteria import FeatureDiscrimination, ResponseSettings
 from edakari.criteria.capture import watching
 from edakari.criteria.discrimination import Discriminated
+from edakari.criteria.dividing import until
 from edakari.criteria.labels import LabelSource
 from edakari.criteria.responses import (
     Reduce,
@@ -25,7 +26,6 @@ from edakari.criteria.responses import (
     collect_responses,
     labels_per_pixel,
     respond,
-    until,
 )
 from edakari.errors import DataError, UnknownName
 from edakari.graph import trace

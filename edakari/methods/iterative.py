@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome, Solve, allocate_once
 from edakari.core.objective import task_objective
 from edakari.core.plan import Plan
+from edakari.core.processes import divided
 from edakari.core.protocols import Allocator, Batch, Cost, Criterion, Schedule
 from edakari.core.space import Group, Scores, Sizes, legal_sizes
 from edakari.cost import bind, counted
@@ -92,7 +95,15 @@ class _Lazily:
     @property
     def divided(self) -> bool:
         """See `edakari.core.processes.Processes.own`."""
-        return bool(getattr(self.job.task.batches("calibration"), "divided", False))
+        return divided(self.job.task.batches("calibration"))
+
+    def __len__(self) -> int:
+        return len(self.job.task.batches("calibration"))  # type: ignore[arg-type]  # that of a loader without fails
+
+    def skip(self, count: int) -> Iterable[Batch]:
+        """Return the batches without the first ones."""
+        batches: Any = self.job.task.batches("calibration")
+        return batches.skip(count) if hasattr(batches, "skip") else itertools.islice(batches, count, None)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.job.task.batches("calibration"))

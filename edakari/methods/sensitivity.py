@@ -6,7 +6,7 @@ import dataclasses as dc
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from edakari.core.graph import Graph
 from edakari.core.networks import unwrapped
 from edakari.core.objective import task_objective
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.processes import Processes
+from edakari.core.processes import Processes, divided
 from edakari.core.protocols import Batch, Criterion, Task
 from edakari.core.settings import Count, OpenFraction, settings
 from edakari.core.space import Scores
@@ -114,10 +114,19 @@ class _First:
     @property
     def divided(self) -> bool:
         """See `edakari.core.processes.Processes.own`."""
-        return bool(getattr(self.batches, "divided", False))
+        return divided(self.batches)
+
+    def __len__(self) -> int:
+        return min(self.most, len(self.batches))  # type: ignore[arg-type]  # that of a loader without fails
 
     def __iter__(self) -> Iterator[Batch]:
         return itertools.islice(self.batches, self.most)
+
+    def skip(self, count: int) -> Iterable[Batch]:
+        """Return the batches without the first ones."""
+        rest: Any = self.batches
+        rest = rest.skip(count) if hasattr(rest, "skip") else itertools.islice(rest, count, None)
+        return itertools.islice(rest, max(0, self.most - count))
 
 
 def _require_outputs_alone(task: Task) -> None:

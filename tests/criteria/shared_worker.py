@@ -14,6 +14,7 @@ from edakari.core.budget import Budget
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch
 from edakari.criteria import CRITERIA, FeatureDiscrimination, ResponseSettings, Taylor
+from edakari.graph import trace
 from edakari.methods.isp import InterpretationSteeredPruning
 from edakari.methods.redundancy.paired import answers_of, change_between
 from edakari.methods.score import ScorePruning
@@ -21,9 +22,12 @@ from edakari.methods.sensitivity import Sensitivity
 from edakari.methods.tokens.training import calibrate
 from edakari.pipeline import PruneSettings, run_given
 from edakari.surgery.tokens import selections
+from edakari.tasks.loaders import ArrayBatches
+from edakari.tasks.order import Order
 from edakari.testing import ToyTask, toy_cnn, toy_job
 from edakari.train import FitSettings, fitter
 from tests.methods.token_jobs import trainer
+from tests.train.problem import batches, network
 
 OWN = {"rfc": FeatureDiscrimination(responses=ResponseSettings(top=11)), "sensitivity": Sensitivity(ranking=Taylor())}
 
@@ -75,6 +79,24 @@ def gated(folder: Path) -> dict[str, torch.Tensor]:
     return {f"gates {name}": value for name, value in load_file(file).items()}
 
 
+def loaded() -> dict[str, torch.Tensor]:
+    """Scores on batches of a loader, of which each process loads its own only."""
+    net, data = network(norm=True).eval(), Loading(batches(64).source, Order(64, 10, shared=True), batches().pixels)
+    criterion = FeatureDiscrimination(responses=ResponseSettings(top=5, images=45))
+    scores = criterion.score(net, trace(net, torch.zeros(1, 1, 6, 6)), data, None)
+    return {**{f"loader {name}": score for name, score in scores.items()}, "images loaded": torch.tensor(data.loaded)}
+
+
+class Loading(ArrayBatches):
+    """Counts the images that are loaded."""
+
+    loaded = 0
+
+    def _images(self, indices: Any) -> torch.Tensor:
+        Loading.loaded += len(indices)
+        return super()._images(indices)
+
+
 def thresholds() -> dict[str, torch.Tensor]:
     """Thresholds of token selectors."""
     task, model = ToyTask(batch=20), trainer().student.model
@@ -99,5 +121,13 @@ def main(folder: Path) -> None:
 
         processes.started(cpu=True)
     here = Processes.here()
-    found: dict[str, Any] = {**scored(20), **scored(200), **changed(), **gated(folder), **thresholds(), **recovered()}
+    found: dict[str, Any] = {
+        **scored(20),
+        **scored(200),
+        **changed(),
+        **gated(folder),
+        **loaded(),
+        **thresholds(),
+        **recovered(),
+    }
     torch.save(found, folder / f"found-{here.world}-{here.rank}.pt")

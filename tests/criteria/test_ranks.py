@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def test_processes_share_out_calibration_batches_and_find_what_one_finds(tmp_pat
     for name, value in alone.items():
         if name.startswith("images"):
             assert first[name] + second[name] == value, name
+            if name == "images loaded":
+                assert [int(each[name]) for each in (first, second, alone)] == [30, 20, 50]
+                continue
             assert (second[name] > 0) == (name.split()[1] in DATA and name.endswith(" 20")), name
             continue
         assert torch.equal(first[name], second[name]), name
@@ -42,12 +46,23 @@ def test_processes_share_out_calibration_batches_and_find_what_one_finds(tmp_pat
 def test_every_batch_belongs_to_one_process_and_shares_are_even(world: int) -> None:
     for count in (0, 1, 7, 64, 100):
         here = [Processes(rank, world) for rank in range(world)]
-        parts = [list(each.own(range(count))) for each in here]
-        assert sorted(batch for part in parts for batch in part) == list(range(count))
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        for batches in (range(count), Stream(count)):
+            parts = [list(each.numbered(batches)) for each in here]
+            assert sorted(pair for part in parts for pair in part) == list(zip(range(count), range(count), strict=True))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
         parts = [list(each.share(count)) for each in here]
         assert [job for part in parts for job in part] == list(range(count))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+class Stream:
+    """Batches without a length."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
 
 
 def test_batches_that_are_divided_already_stay_whole() -> None:
@@ -56,5 +71,6 @@ def test_batches_that_are_divided_already_stay_whole() -> None:
 
     assert list(Processes(1, 2).own(Divided([1, 2, 3]))) == [1, 2, 3]
     assert list(Processes(1, 2).own(Divided([1, 2, 3]), 2)) == [1, 2]
-    assert list(Processes(1, 2).own([1, 2, 3, 4], 3)) == [2]
-    assert ALONE.joined([3, 4]) == [3, 4]
+    assert list(Processes(1, 2).own([1, 2, 3, 4], 3)) == [3]
+    assert list(Processes(1, 2).own(Stream(9), 4)) == [1, 3]
+    assert ALONE.joined({1: 4, 0: 3}) == [3, 4]

@@ -266,7 +266,8 @@ class EnsembleSearch:
         """
         self.masks.set(mask)
         here = Processes.here()
-        own = [self.job.task.outputs(self.masks.model, batch).float().cpu() for batch in here.own(self.batches)]
+        run = self.job.task.outputs
+        own = {number: run(self.masks.model, batch).float().cpu() for number, batch in here.numbered(self.batches)}
         return torch.cat(here.joined(own))
 
     def _label_loss(self, logits_NC: torch.Tensor) -> float:

@@ -13,8 +13,9 @@ from torch.nn import functional
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
 from edakari.criteria.capture import watching
+from edakari.criteria.dividing import own_batches
 from edakari.criteria.labels import LabelSource, labels_of
-from edakari.criteria.responses import called, until
+from edakari.criteria.responses import called
 from edakari.errors import DataError
 
 __all__ = ["Answers", "Change", "answers_of", "change_between"]
@@ -58,7 +59,7 @@ def answers_of(
 
     Args:
         model: the network; its modes are restored.
-        batches: batches, the same on all processes; each process evaluates every world-size-th one.
+        batches: batches, the same on all processes; each process evaluates its part.
         task: task that calls the network.
         images: largest number of images, rounded up to whole batches.
         source: source of the labels.
@@ -67,13 +68,11 @@ def answers_of(
         DataError: there are no images, or no labels.
     """
     parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    here = Processes.here()
     with watching(model, (), lambda layer_output, x: None):
-        for index, batch in enumerate(until(batches, images)):
-            if index % here.world == here.rank:
-                outputs = called(model, batch, task)
-                labels = labels_of(batch, outputs, source)
-                parts.append((labels, *_predicted(outputs.float(), labels)))
+        for _, batch in own_batches(batches, images):
+            outputs = called(model, batch, task)
+            labels = labels_of(batch, outputs, source)
+            parts.append((labels, *_predicted(outputs.float(), labels)))
     if not parts:  # there are fewer batches than processes
         none = torch.zeros(0, dtype=torch.int64)
         return Answers(none, none, torch.zeros(0, 1))

@@ -23,8 +23,8 @@ from edakari.core.protocols import Batch, Cost, Criterion
 from edakari.core.reading import parse_json
 from edakari.core.space import Group, Scores, Sizes, dense_sizes
 from edakari.cost import bind
+from edakari.criteria.dividing import until
 from edakari.criteria.labels import LabelSource
-from edakari.criteria.responses import until
 from edakari.errors import InfeasibleBudget, ModelError, RunFolderError
 from edakari.graph import trace
 from edakari.graph.layer_outputs import sums_into

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -116,8 +115,7 @@ def calibration_mean(task: Task, model: nn.Module, value: Callable[[int, Batch],
         value: function from the number of a batch, and the batch, to a scalar tensor.
     """
     here, batches = Processes.here(), task.batches("calibration")
-    numbers = itertools.count(here.rank, here.world)
-    return here.mean(float(value(next(numbers), moved(batch, model))) for batch in here.own(batches))
+    return here.mean(float(value(number, moved(batch, model))) for number, batch in here.numbered(batches))
 
 
 def moved(batch: Batch, model: nn.Module) -> Batch:

@@ -13,7 +13,7 @@ from edakari.core.budget import Limits
 from edakari.core.method import Job
 from edakari.core.modes import judging
 from edakari.core.plan import KeepChannels, Plan
-from edakari.core.processes import Processes
+from edakari.core.processes import Processes, divided
 from edakari.core.protocols import Batch, Hook, StepState
 from edakari.core.space import Group
 from edakari.cost.smooth import smooth_total
@@ -112,16 +112,16 @@ class Pairs:
             saliency: explainer of the network.
             labels: source of the classes to explain.
         """
-        batches, aims = job.task.batches("calibration"), []
+        batches, aims = job.task.batches("calibration"), dict[int, tuple[torch.Tensor, torch.Tensor]]()
         here = Processes.here()
         model = Explained(job.model, saliency.taps, saliency.explainer)
         device = next(job.model.parameters()).device
         with judging(model):
-            for batch in here.own(batches):
+            for number, batch in here.numbered(batches):
                 images, given = labelled(batch, labels)
                 outputs, raw = model(images.to(device), None if given is None else given.to(device))
-                aims.append(((outputs.argmax(1) if given is None else given).cpu(), raw.cpu()))
-        return cls(batches, aims if getattr(batches, "divided", False) else here.joined(aims))
+                aims[number] = (outputs.argmax(1) if given is None else given).cpu(), raw.cpu()
+        return cls(batches, list(aims.values()) if divided(batches) else here.joined(aims))
 
     def __len__(self) -> int:
         return len(self.aims)
@@ -133,7 +133,7 @@ class Pairs:
         gradient of all processes is that of the batch. If there are fewer images than processes, each gets the batch.
         """
         here = Processes.here()
-        alone = here.world == 1 or getattr(self.batches, "divided", False)
+        alone = here.world == 1 or divided(self.batches)
         for batch, (labels, aim) in zip(self.batches, self.aims, strict=True):
             images, found = labelled(batch, "predicted")[0], asked(labels)
             own, scale = torch.arange(len(images)), 1.0

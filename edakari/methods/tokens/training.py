@@ -303,15 +303,16 @@ def calibrate(model: nn.Module, outputs: Callable[[nn.Module, Batch], Any], batc
     caps, here = {}, Processes.here()
     for index, (block, selection) in enumerate(selections(model).items()):
         runner = Adaptive(model, "mask", "threshold")
-        found = [_decision(runner, outputs, batch, index) for batch in here.own(batches)]
-        images = int(here.reduced(torch.tensor(sum(len(decision.kept) for decision in found))))
-        scores = [decision.score[torch.isfinite(decision.score)].flatten().cpu() for decision in found]
+        own = dict(here.numbered(batches))
+        found = {number: _decision(runner, outputs, batch, index) for number, batch in own.items()}
+        images = int(here.reduced(torch.tensor(sum(len(decision.kept) for decision in found.values()))))
+        scores = {number: each.score[torch.isfinite(each.score)].flatten().cpu() for number, each in found.items()}
         score = torch.cat(here.joined(scores))
         wanted = min(selection.settings.count * images, len(score))
         ranked = score.sort(descending=True).values
         threshold = ranked[wanted - 1] if wanted else ranked[0] + 1
         selection.get_buffer("threshold").copy_(threshold)
-        counts = [_decision(runner, outputs, batch, index).kept.sum(1).cpu() for batch in here.own(batches)]
+        counts = {n: _decision(runner, outputs, batch, index).kept.sum(1).cpu() for n, batch in own.items()}
         caps[block] = -(-int(torch.quantile(torch.cat(here.joined(counts)).float(), 0.95)) // 8) * 8
     return caps
 
