@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Hook, Schedule, StepState
-from edakari.tasks.loaders import ArrayBatches, Pixels
+from edakari.tasks.loaders import ArrayBatches
 from edakari.tasks.order import Order
+from edakari.tasks.pixels import Pixels
 from edakari.train import FitSettings, fit
 from tests.train.problem import batches, network
 
