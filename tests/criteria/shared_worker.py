@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -81,20 +82,17 @@ def gated(folder: Path) -> dict[str, torch.Tensor]:
 
 def loaded() -> dict[str, torch.Tensor]:
     """Scores on batches of a loader, of which each process loads its own only."""
-    net, data = network(norm=True).eval(), Loading(batches(64).source, Order(64, 10, shared=True), batches().pixels)
+    net, counts, images = network(norm=True).eval(), list[int](), ArrayBatches._images
+    data = ArrayBatches(batches(64).source, Order(64, 10, shared=True), batches().pixels)
+
+    def counted(self: ArrayBatches, indices: Any) -> torch.Tensor:
+        counts.append(len(indices))
+        return images(self, indices)
+
     criterion = FeatureDiscrimination(responses=ResponseSettings(top=5, images=45))
-    scores = criterion.score(net, trace(net, torch.zeros(1, 1, 6, 6)), data, None)
-    return {**{f"loader {name}": score for name, score in scores.items()}, "images loaded": torch.tensor(data.loaded)}
-
-
-class Loading(ArrayBatches):
-    """Counts the images that are loaded."""
-
-    loaded = 0
-
-    def _images(self, indices: Any) -> torch.Tensor:
-        Loading.loaded += len(indices)
-        return super()._images(indices)
+    with mock.patch.object(ArrayBatches, "_images", counted):
+        scores = criterion.score(net, trace(net, torch.zeros(1, 1, 6, 6)), data, None)
+    return {**{f"loader {name}": score for name, score in scores.items()}, "images loaded": torch.tensor(sum(counts))}
 
 
 def thresholds() -> dict[str, torch.Tensor]:
