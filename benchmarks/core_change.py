@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from core import EXAMPLE, NETWORKS, environment
+from core import EXAMPLE, MAIN, NETWORKS, environment
 from records import write_record
 from torch import nn
 
@@ -74,9 +74,9 @@ def work(name: str) -> None:
 class Worker:
     """A process that times the version of edakari in a folder."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, script: Path = HERE) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE), "--worker", name],
+            [sys.executable, str(script), "--worker", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,11 +90,11 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def time(self) -> dict[str, float]:
+    def time(self) -> dict[str, Any]:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        found: dict[str, float] = json.loads(self._line())
+        found: dict[str, Any] = json.loads(self._line())
         return found
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--after", default="HEAD", help="the commit that is compared with it")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=MAIN, choices=list(NETWORKS))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

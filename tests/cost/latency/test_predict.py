@@ -181,6 +181,28 @@ def test_allocators_spend_a_latency(allocator, budget, fake, tmp_path):
     assert fake.latency(graph, sizes) < fake.latency(graph, {})
 
 
+class FromTheStart:
+    """A latency that is computed from all layers for every question."""
+
+    def __init__(self, cost: LatencyCost) -> None:
+        self.cost, self.name, self.unit = cost, cost.name, cost.unit
+        self.total = cost.total
+
+    def curve(self, group, sizes):
+        return np.array([self.total({**sizes, group.name: size}) for size in range(group.size + 1)])
+
+
+@pytest.mark.parametrize("allocator", [Threshold(), Knapsack()])
+@pytest.mark.parametrize("budget", ["latency<=70%", "latency<=80%, params<=60%"])
+def test_allocators_find_the_sizes_that_a_latency_from_the_start_gives(allocator, budget, fake, tmp_path):
+    graph, groups, table = filled(toy_vit(), fake, tmp_path, step=4)
+    cost = latency_cost(graph, table, groups)
+    rng = np.random.default_rng(0)
+    values = {g.name: np.concatenate([[0], np.cumsum(np.sort(rng.random(g.size))[::-1])]) for g in groups}
+    quick, slow = (bind(Budget.parse(budget), graph, [each]) for each in (cost, FromTheStart(cost)))
+    assert allocator.allocate(groups, values, quick) == allocator.allocate(groups, values, slow)
+
+
 def test_a_latency_that_cannot_be_reached(fake, tmp_path):
     graph, groups, table = filled(toy_cnn(), fake, tmp_path)
     cost = latency_cost(graph, table, groups)

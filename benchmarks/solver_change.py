@@ -1,0 +1,130 @@
+"""CPU time of allocators under a budget of latency, compared with that of an earlier commit, alternately in one run.
+
+    python benchmarks/solver_change.py --before 5c966f3 --output benchmarks/results/solver_change.json
+
+Each of the two versions runs in a process of its own, on one thread. CPU seconds, the least of all rounds: other
+programs on the machine only add to it. Networks are real. Scores are random, and so are the times of layers: those of
+an imagined machine that computes in blocks of 32 channels, at every width that a table has. `cost` is the time that it
+takes to make the cost of such a table; the allocators start from that cost. Both versions must find the same sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from core import NETWORKS, environment
+from core_change import Worker, commit, unpack
+from records import write_record
+
+BUDGETS = {"latency<=60%": ("Threshold", "Knapsack"), "latency<=60%, params<=70%": ("Threshold", "Knapsack")}
+SEED = 0
+
+
+def imagined_ms(layer: Any, widths: Sequence[int]) -> float:
+    """Time of a layer on a machine that computes in blocks of 32 channels; noise of 2 %."""
+    blocks = np.prod([-(-width // 32) * 32 for width in widths], dtype=float) ** (1.0 / max(len(widths), 1))
+    rng = np.random.default_rng(zlib.crc32(f"{layer} {tuple(widths)}".encode()))
+    return float(0.002 + 1e-6 * blocks**1.7 * rng.uniform(1.0, 1.02))
+
+
+def problem(name: str) -> tuple[Any, Sequence[Any], dict[str, torch.Tensor], Any]:
+    """Graph, groups, scores and table of a network."""
+    import edakari
+    from edakari.core.space import limited
+    from edakari.latency import wanted
+    from edakari.latency.table import Key, Sample, Table
+
+    with torch.device("meta"):
+        model = NETWORKS[name]().eval()
+    graph = edakari.trace(model, torch.zeros(1, 3, 224, 224))
+    groups = limited(graph.groups, round_to=8)
+    points = {point for each in wanted(graph, groups) for point in each.points()}
+    times = {point: imagined_ms(*point) for point in points}
+    samples = {point: Sample(ms, ms, 0.0, 10) for point, ms in times.items()}
+    rng = np.random.default_rng(SEED)
+    scores = {group.name: torch.from_numpy(rng.gamma(2.0, 1.0, group.size)) for group in graph.groups}
+    return graph, groups, scores, Table(Path("imagined"), Key({}, "imagined", {}, {}), samples)
+
+
+def work(name: str) -> None:
+    """Time all stages once for each line of the standard input."""
+    import edakari
+    from edakari import solve
+    from edakari.latency import latency_cost
+    from edakari.methods.allocation import allocate
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    graph, groups, scores, table = problem(name)
+    print(Path(edakari.__file__).resolve().parents[1], flush=True)
+    clock = time.process_time
+    for _ in sys.stdin:
+        start = clock()
+        cost = latency_cost(graph, table, groups)
+        times, sizes = {"cost": clock() - start}, {}
+        for budget, allocators in BUDGETS.items():
+            for allocator in allocators:
+                start = clock()
+                plan = allocate(graph, scores, budget, getattr(solve, allocator)(), groups, [cost])
+                times[f"{allocator}, {budget}"] = clock() - start
+                sizes[f"{allocator}, {budget}"] = dict(plan.sizes())
+        print(json.dumps({"times": times, "sizes": sizes}), flush=True)
+
+
+def compare(name: str, folders: Mapping[str, Path], repeats: int) -> dict[str, Any]:
+    """Least CPU seconds of each stage, and whether the sizes are the same."""
+    workers = {version: Worker(folder, name, Path(__file__)) for version, folder in folders.items()}
+    found: dict[str, list[dict[str, Any]]] = {version: [] for version in workers}
+    for index in range(repeats):
+        for version in list(workers)[:: 1 if index % 2 else -1]:
+            found[version].append(workers[version].time())
+    for worker in workers.values():
+        worker.close()
+    stages: dict[str, Any] = {}
+    for stage in found["after"][0]["times"]:
+        least = {version: min(each["times"][stage] for each in rounds) for version, rounds in found.items()}
+        stages[stage] = {f"{version}_cpu_s": seconds for version, seconds in least.items()}
+        sizes = [rounds[0]["sizes"].get(stage) for rounds in found.values()]
+        stages[stage]["same_sizes"] = all(each == sizes[0] for each in sizes)
+        print(f"{name}, {stage}: {stages[stage]}", flush=True)
+    return stages
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", help="the earlier commit")
+    parser.add_argument("--after", default="HEAD", help="the commit that is compared with it")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--networks", nargs="+", default=["resnet50", "densenet121"], choices=list(NETWORKS))
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker)
+        return
+    if arguments.before is None:
+        parser.error("--before names the earlier commit")
+    results: dict[str, Any] = {"environment": environment(["python", *sys.argv]), "repeats": arguments.repeats}
+    results["commits"] = {"before": commit(arguments.before), "after": commit(arguments.after)}
+    with tempfile.TemporaryDirectory() as folder:
+        folders = {version: Path(folder) / version for version in ("before", "after")}
+        for version, path in folders.items():
+            unpack(getattr(arguments, version), path)
+        results["networks"] = {name: compare(name, folders, arguments.repeats) for name in arguments.networks}
+    if arguments.output:
+        write_record(arguments.output, results)
+
+
+if __name__ == "__main__":
+    main()
