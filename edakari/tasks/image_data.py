@@ -140,6 +140,8 @@ class ImageData:
         if isinstance(source, Arrays) and reading.augment != "timm":
             pixels = augmenting(self.pixels, self.settings, reading.augment)
             return ArrayBatches(source, order, pixels, reading.views if indexed else 0, device)
+        on_device = self.settings.transforms == "device" and device is not None
+        reading = dc.replace(reading, decode_only=on_device)
         return FileBatches(self.workers, reading, order, indexed=indexed, device=device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,9 @@ from edakari.tasks.transforms import ImageCrop, training_transform
 __all__ = ["Decoded", "ImageReader", "ImageRequest", "Reading", "decoded", "images_of"]
 
 Decoded = tuple[torch.Tensor, torch.Tensor]
-"""Joined pixels of images of any size, uint8 or from 0 to 1; and height, width and channels, int64 [N, 3]."""
+"""Joined bytes of images of any size; and height, width, channels and bytes per value of each, int64 [N, 4]."""
+UNIT = 4
+"""Bytes to multiples of which an image is filled up."""
 
 
 @dc.dataclass(frozen=True)
@@ -107,20 +110,32 @@ class ImageReader:
 
 
 def decoded(images: Sequence[torch.Tensor]) -> Decoded:
-    """Join images of any size, so that they are one copy to a device and not many."""
-    if len({each.dtype for each in images}) > 1:
-        images = list(map(unit, images))
+    """Join images of any size, so that they are one copy to a device and not many.
+
+    Args:
+        images: images as read, uint8 or float32 [C, H, W].
+    """
     # in the order that decoders write: the channels last
     rows = [each.permute(1, 2, 0) for each in images]
-    return torch.cat([each.reshape(-1) for each in rows]), torch.tensor([each.shape for each in rows])
+    parts: list[torch.Tensor] = []
+    for each in rows:
+        values = each.reshape(-1).view(torch.uint8)
+        # float32 begins at a multiple of its size
+        parts += [values, values.new_zeros(-len(values) % UNIT)]
+    return torch.cat(parts), torch.tensor([(*each.shape, each.element_size()) for each in rows])
 
 
 def images_of(joined: torch.Tensor, sizes: torch.Tensor) -> list[torch.Tensor]:
-    """Return the images [C, H, W] of pixels joined by `decoded`, as views of them.
+    """Return the images [C, H, W] that `decoded` has joined, as views of their bytes.
 
     Args:
-        joined: the pixels, on any device.
-        sizes: height, width and channels, int64 [N, 3], on the CPU.
+        joined: the bytes, on any device.
+        sizes: height, width, channels and bytes per value, int64 [N, 4], on the CPU.
     """
-    parts = torch.split(joined, sizes.prod(1).tolist())
-    return [part.view(*size).permute(2, 0, 1) for part, size in zip(parts, sizes.tolist(), strict=True)]
+    images, start = [], 0
+    for *size, each in sizes.tolist():
+        end = start + math.prod(size) * each
+        values = joined[start:end]
+        images.append((values if each == 1 else values.view(torch.float32)).view(*size).permute(2, 0, 1))
+        start = end + -end % UNIT
+    return images

@@ -10,6 +10,7 @@ from annotated_types import Ge, Interval
 from edakari.core.memory_format import AnyFormat
 from edakari.core.registry import Registry
 from edakari.core.settings import Count, OpenFraction, Positive, Seed, Whole, settings
+from edakari.errors import SettingsError
 from edakari.tasks.choice import TaskSettings, settings_of_task
 from edakari.tasks.sources.examples import Broken
 
@@ -84,6 +85,9 @@ class DataSettings:
         device: device that makes the images of training and validation: "cpu", or "auto" for a GPU if there is one. The
             GPU's memory must have room for all images of .npz files, as bytes; they are augmented there. Images of
             files are copied to it as bytes, and normalised there. A small network then does not wait for the processor.
+        transforms: where images of files with a class or numbers are cropped, resized, mirrored and recoloured: by the
+            "workers", or on the "device", so that workers only read and decode; this needs `device: auto`. Images are
+            the same up to rounding. Without a GPU, workers transform them in either case.
         calibration_size: number of images in the "calibration" split, which is drawn from the training split in
             proportion to the classes and is not augmented.
         hold_out: remove the images of the "calibration" split from the training split. Nothing trains on them then, nor
@@ -119,6 +123,7 @@ class DataSettings:
     workers: Whole = 2
     memory_format: AnyFormat = "auto"
     device: Literal["cpu", "auto"] = "cpu"
+    transforms: Literal["workers", "device"] = "workers"
     calibration_size: Count = 1024
     hold_out: bool = False
     val_share: OpenFraction = 0.1
@@ -126,6 +131,15 @@ class DataSettings:
     metric: str | None = None
     seed: Seed = 0
     datasets: tuple[Any, Any] | None = dc.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.transforms == "device" and self.device == "cpu":
+            raise SettingsError("DataSettings: transforms is 'device', but device is 'cpu'; set device to 'auto'")
+        if self.transforms == "device" and self.augment == "timm":
+            raise SettingsError(
+                "DataSettings: transforms is 'device', but augment is 'timm', whose transforms work on Pillow's images "
+                "on the CPU; set transforms to 'workers', or augment to 'light' or 'jitter'"
+            )
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -59,12 +59,18 @@ def require_own(settings: DataSettings, task: str) -> None:
     """Raise an error for settings that only classification can use.
 
     Raises:
-        DataError: neither `data.source` nor `data.train` names data, or the augmentation is "timm".
+        DataError: neither `data.source` nor `data.train` names data, the augmentation is "timm", or transforms are
+            asked for on a device.
     """
     if settings.datasets is None and not settings.train and settings.source.startswith("embedded:"):
         raise DataError(f"data.task {task} needs data.source or data.train; {settings.source!r} has classes")
     if settings.augment == "timm":
         raise DataError('data.augment "timm" is for data.task classification; use "light" or "jitter"')
+    if settings.transforms == "device":
+        raise DataError(
+            f'data.transforms "device" is for images with a class or numbers; those of data.task {task} change '
+            'together with what they show: use "workers"'
+        )
 
 
 def divided(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses as dc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edakari.core.processes import Processes
-from edakari.tasks import DataSettings, task_from_datasets
+from edakari.errors import DataError, SettingsError
+from edakari.tasks import DataSettings, task_from_datasets, task_from_settings
 from edakari.tasks.image_data import image_data
 from edakari.tasks.sources import Arrays
 from tests.tasks.random_objects import pictures
@@ -133,3 +137,50 @@ def test_processes_do_not_change_images_in_memory(views: int, augment: str, monk
     assert found[1] == found[2]
     assert len(found[1]) == 12
     assert {len(set(each)) for each in found[1].values()} == {max(1, views)}
+
+
+def photographs(folder: Path) -> str:
+    """Images of several sizes and kinds: colour, grey, and grey of 16 bits."""
+    random = np.random.default_rng(0)
+    for number in range(8):
+        size = (60 + 7 * number, 90 - 3 * number)
+        grey = random.integers(0, 65536, size).astype(np.uint16)
+        colour = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        image = {0: grey, 1: (grey >> 8).astype(np.uint8)}.get(number % 4, colour)
+        (folder / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        path = folder / f"class{number % 2}" / f"{number}.{'jpg' if number % 4 == 2 else 'png'}"
+        Image.fromarray(image).save(path)
+    return str(folder)
+
+
+@pytest.mark.parametrize("size", [32, 72])
+@pytest.mark.parametrize("augment", ["none", "light", "jitter"])
+def test_transforms_on_a_device_give_the_images_of_workers(
+    augment: Any, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = {"source": photographs(tmp_path), "val": str(tmp_path), "image_size": size, "batch_size": 4}
+    asked = DataSettings(**where, augment=augment, workers=0)  # type: ignore[arg-type]
+    usual = task_from_settings(asked, 3).data  # type: ignore[attr-defined]
+    there = task_from_settings(dc.replace(asked, device="auto", transforms="device"), 3).data  # type: ignore[attr-defined]
+    monkeypatch.setattr("edakari.tasks.image_data.gpu_of", lambda settings: torch.device("cpu"))
+    usual.workers.pin = there.workers.pin = False
+    for batches, others in (
+        (usual.batches("train"), there.batches("train")),
+        (usual.batches("val"), there.batches("val")),
+        (usual.with_indices(2), there.with_indices(2)),
+    ):
+        assert (batches.reading.decode_only, others.reading.decode_only) == (False, True)
+        for batch, other in zip(batches, others, strict=True):
+            assert all(map(torch.equal, batch, other))
+    assert not there.batches("calibration").reading.decode_only
+
+
+def test_what_cannot_be_transformed_on_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="transforms is 'device', but device is 'cpu'; set device to 'auto'"):
+        DataSettings(transforms="device")
+    with pytest.raises(SettingsError, match="but augment is 'timm'"):
+        DataSettings(transforms="device", device="auto", augment="timm")
+    with pytest.raises(DataError, match=r'"device" is for images with a class or numbers; .* detection'):
+        made("detection", "light", 0, device="auto", transforms="device")
+    data = made("classification", "light", 0, device="auto", transforms="device").data
+    assert data.batches("train").reading.decode_only == torch.cuda.is_available()
