@@ -17,6 +17,7 @@ from PIL import Image
 
 from edakari.errors import DataError
 from edakari.tasks import Augment, DataSettings, task_from_settings, workers
+from edakari.tasks.sources.packed import Packed
 
 
 def folder(path: Path, sizes: tuple[int, ...] = (40, 48, 56)) -> str:
@@ -83,3 +84,19 @@ def test_a_spawned_worker_names_the_file_that_it_cannot_read(tmp_path: Path, spa
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"\d\.png"):
         list(task.batches("train"))
+
+
+def test_names_of_files_are_handed_over_without_a_copy() -> None:
+    names = Packed.of(b"class/%06d.jpg" % number for number in range(5000))
+    content = bytes(ForkingPickler.dumps(names))
+    assert len(content) < 2000
+    there = pickle.loads(content)
+    assert [there[index] for index in (0, 17, 4999)] == [b"class/%06d.jpg" % index for index in (0, 17, 4999)]
+    # the memory is the same, not another copy for each worker
+    again = pickle.loads(bytes(ForkingPickler.dumps(names)))
+    there.data[0] = ord("C")
+    assert again[0] == b"Class/000000.jpg"
+    there.data[0] = ord("c")
+    for some in (names, Packed.of([]), names.take([3, 1])):
+        copy = pickle.loads(pickle.dumps(some))
+        assert [copy[index] for index in range(len(some))] == [some[index] for index in range(len(some))]

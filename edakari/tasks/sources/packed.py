@@ -1,14 +1,20 @@
-"""Many short byte strings in one array: a million Python objects would fill the memory of every worker."""
+"""Many short byte strings in one array: a million Python objects would fill the memory of every worker.
+
+Workers that are forked share the array's pages; those that are spawned are handed its memory instead of a copy.
+"""
 
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 __all__ = ["Packed", "existing"]
 
@@ -34,7 +40,8 @@ class Packed:
         parts = list(parts)
         starts = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
-        return cls(np.frombuffer(b"".join(parts), np.uint8), starts)
+        # a bytearray, for PyTorch shares only what can be written to
+        return cls(np.frombuffer(bytearray().join(parts), np.uint8), starts)
 
     @classmethod
     def texts(cls, parts: Iterable[str]) -> Packed:
@@ -49,6 +56,14 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @functools.cached_property
+    def _shared(self) -> tuple[torch.Tensor, torch.Tensor]:
+        # handing them to a process moves them to shared memory, once for all processes
+        return torch.from_numpy(self.data), torch.from_numpy(self.starts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, self._shared
 
     def __getitem__(self, index: int) -> bytes:
         return self.data[self.starts[index] : self.starts[index + 1]].tobytes()
@@ -69,6 +84,11 @@ class Packed:
             here = slice(int(starts[first]), int(starts[first]) + len(moved))
             data[here] = self.data[np.arange(here.start, here.stop) + moved]
         return Packed(data, starts)
+
+
+def _received(data: torch.Tensor, starts: torch.Tensor) -> Packed:
+    """The strings of another process: its memory, without a copy."""
+    return Packed(data.numpy(), starts.numpy())
 
 
 def existing(root: Path, files: Packed) -> npt.NDArray[np.bool_]:
