@@ -19,6 +19,7 @@ import coverage_page
 import ekg_page
 import headline_page
 import latency_page
+import loading_page
 import speed_page
 import tokens_page
 
@@ -38,6 +39,7 @@ PAGES: Mapping[str, Mapping[str, Section]] = {
     },
     "latency-budgets.md": {"budgets": latency_page.budgets},
     "latency-prediction.md": {"latency": latency_page.calibration},
+    "loading.md": {"loading": loading_page.loading},
     "pruning-speed.md": {"core": speed_page.core},
     "token-accuracy.md": {"tokens_accuracy": tokens_page.accuracy},
     "token-speed.md": {"tokens": tokens_page.speed},

@@ -85,9 +85,9 @@ class DataSettings:
         device: device that makes the images of training and validation: "cpu", or "auto" for a GPU if there is one. The
             GPU's memory must have room for all images of .npz files, as bytes; they are augmented there. Images of
             files are copied to it as bytes, and normalised there. A small network then does not wait for the processor.
-        transforms: where images of files with a class or numbers are cropped, resized, mirrored and recoloured: by the
-            "workers", or on the "device", so that workers only read and decode; this needs `device: auto`. Images are
-            the same up to rounding. Without a GPU, workers transform them in either case.
+        transforms: what crops, resizes, mirrors and recolours images of files with a class or numbers: "workers", or
+            the "device", so that workers only read and decode; this needs `device: auto`. Images are the same up to
+            rounding. Without a GPU, workers transform them in either case.
         calibration_size: number of images in the "calibration" split, which is drawn from the training split in
             proportion to the classes and is not augmented.
         hold_out: remove the images of the "calibration" split from the training split. Nothing trains on them then, nor
