@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifar10_arms import planned
+from paired import differences
+
+COMPARED = ("smcp repeated", "smcp")
+"""Arms of the grid whose differences from all others are shown."""
 
 
 def accuracy(results: Mapping[str, Any]) -> str:
@@ -34,7 +38,8 @@ def accuracy(results: Mapping[str, Any]) -> str:
         how += f" **The table is partial: {len(missing)} of {len(planned())} runs are missing.**"
     later = {row["arm"]: row["environment"] for row in rows if "environment" in row}
     remarks = [f"{arm} anew on {found['processor']}, latency not timed." for arm, found in later.items()]
-    return "\n".join([*lines, "", " ".join([how, *remarks])])
+    compared = [part for arm in COMPARED if "trials" in results for part in ("", differences(rows, arm, budgets))]
+    return "\n".join([*lines, "", " ".join([how, *remarks]), *compared])
 
 
 def _most_trials(results: Mapping[str, Any]) -> int:

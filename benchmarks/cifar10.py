@@ -102,10 +102,10 @@ def own_arm(
     """One of our methods by the command line."""
     method, options = ARMS[arm]
     options = {**options, **changes}
-    own = arguments.epochs if method == "smcp" else 0
+    own = arguments.epochs if method in ("smcp", "halp") else 0
     if own:
         names = ("warmup_epochs", "ramp_epochs", "freeze_epochs")
-        phases = {name: part * own for name, part in zip(names, PHASES.get(arm, PHASES["smcp"]), strict=True)}
+        phases = {name: part * own for name, part in zip(names, PHASES.get(arm, ()), strict=False)}
         options = {**options, **phases, "epochs": own, "lr": arguments.lr}
     folder = arguments.work / f"{arm}_{budget}_{seed}".replace(" ", "")
     settings = common(dense, seed, arguments)
