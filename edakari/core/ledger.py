@@ -17,7 +17,7 @@ OWN = frozenset(
         *("recipe.yaml", "environment.json", "task.json", "stages", "pruned", "kept", "export", "explain"),
         *("plan.json", "network.json", "weights.safetensors", "masks.safetensors"),
         *("report.json", "report.html", "report.png"),
-        *("checkpoint.safetensors", "history.json"),
+        *("checkpoint.safetensors", "history.json", "memory_format.json"),
     }
 )
 """Files that edakari writes at the top of its folders, in addition to `work` and its successors."""

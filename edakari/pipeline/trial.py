@@ -47,7 +47,7 @@ class Tried:
 def tried_format(run: Run) -> ChosenFormat:
     """Choose the memory format of a run's networks, and try its task in it; see `try_task`.
 
-    If the task fails in a format that was not asked for, it is tried again as the network is.
+    If the task's code fails in a format that was not asked for, it is tried again as the network is.
 
     Args:
         run: the run.
@@ -62,7 +62,8 @@ def tried_format(run: Run) -> ChosenFormat:
     try:
         try_task(run, found.form)
     except EdakariError as error:
-        if getattr(run.task, "memory_format", "auto") != "auto" or found.form == memory_format_of(run.dense):
+        asked = getattr(run.task, "memory_format", "auto") != "auto" or found.form == memory_format_of(run.dense)
+        if asked or not isinstance(error.__cause__, RuntimeError):  # as `view` raises; no answer depends on the format
             raise
         try_task(run)
         return ChosenFormat("contiguous", f"its task does not allow channels_last ({type(error).__name__})")

@@ -386,7 +386,7 @@ def test_unlabelled_images_are_explained_as_the_network_names_them() -> None:
     job, saliency, gated = parts(toy_cnn())
     gated.float()
     assert checked(task, job.model, "predicted") == (Frame(16, 16), 4)
-    images, labels, aims = next(iter(Pairs.of(dc.replace(job, task=task), saliency, "predicted")))
+    images, labels, aims, *_ = next(iter(Pairs.of(dc.replace(job, task=task), saliency, "predicted")))
     with torch.no_grad():
         assert torch.equal(labels, job.model(images).argmax(1))
     assert aims.shape == (16, 3)

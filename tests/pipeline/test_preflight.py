@@ -1,5 +1,6 @@
 """What cannot be done here is told before anything runs, all of it at once, with keys and lines."""
 
+import contextlib
 import datetime
 import os
 
@@ -72,6 +73,10 @@ class OneOfThree(Processes):
 
     def from_main(self, make):
         return make()
+
+    def ending_together(self):
+        """There is nobody to end with."""
+        return contextlib.nullcontext()
 
 
 def bare(monkeypatch):
