@@ -23,7 +23,7 @@ from torch import nn
 from edakari.core.choosing import Chosen, choose
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
-from edakari.core.memory_format import MemoryFormat, in_memory_format
+from edakari.core.memory_format import MemoryFormat, in_memory_format, memory_format_of
 from edakari.core.plan import KeepTokens
 from edakari.core.processes import ALONE, Processes
 from edakari.core.protocols import Task
@@ -199,9 +199,11 @@ class Run:
         with in_memory_format(model, self.memory_format):
             return {str(name): float(value) for name, value in self.task.evaluate(model).items()}
 
-    @functools.cached_property
+    @property
     def memory_format(self) -> MemoryFormat:
         """Memory format of networks in training and evaluation, as the trace stage has chosen it."""
+        if not self.store.done(TraceResult.stage):
+            return memory_format_of(self.dense)
         return self.store.result(TraceResult).memory_format
 
     @property
@@ -216,6 +218,8 @@ class Run:
             seed=self.settings.seed,
             device=self.settings.device,
             memory_format=self.memory_format,
+            gradient_checkpointing=bool(self.settings.gradient_checkpointing),
+            tf32=self.settings.tf32 is not False,
             title=stage,
         )
 

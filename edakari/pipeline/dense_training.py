@@ -108,13 +108,21 @@ def _trained(
             task.batches("train"),
             schedule,
             settings=FitSettings(
-                folder=work, seed=recipe.seed, device=recipe.device, memory_format=form, compile=recipe.compile
+                folder=work,
+                seed=recipe.seed,
+                device=recipe.device,
+                memory_format=form,
+                compile=recipe.compile,
+                gradient_checkpointing=bool(recipe.gradient_checkpointing),
+                tf32=recipe.tf32 is not False,
             ),
             hooks=fixed_masks(model),
             evaluate=task.evaluate,
         )
-    with in_memory_format(model, form):
-        metrics = {str(name): float(value) for name, value in task.evaluate(model).items()}
+    metrics = dict(history.metrics) if recipe.fit is None else {}
+    if not metrics:
+        with in_memory_format(model, form):
+            metrics = {str(name): float(value) for name, value in task.evaluate(model).items()}
     result = {
         "metrics": metrics,
         "epochs": [dict(epoch) for epoch in history.epochs],

@@ -51,6 +51,8 @@ class Others(TypedDict, total=False):
     export: Sequence[str]
     device: Literal["auto", "cpu"]
     compile: Compile
+    gradient_checkpointing: bool
+    tf32: bool
     notify: Notify
     overwrite: bool
 
@@ -95,8 +97,9 @@ def prune(
             or a name as in a recipe), `latency` (a `LatencySettings`: where and how a latency in the budget is
             measured), `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write, such as
             `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `compile` ("default" or
-            "reduce-overhead": the fine-tuning uses `torch.compile`), `notify` (callback for the progress of the
-            stages), `overwrite` (start again in `output`).
+            "reduce-overhead": the fine-tuning uses `torch.compile`), `gradient_checkpointing` (True saves memory in
+            trainings of networks of timm and transformers), `tf32` (False keeps a GPU from it), `notify` (callback for
+            the progress of the stages), `overwrite` (start again in `output`).
 
     Returns:
         The pruned network in evaluation mode (`model`), its plan, costs and metrics; prints as a table.

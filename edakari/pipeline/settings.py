@@ -222,6 +222,9 @@ class PruneSettings:
         compile: mode in which `torch.compile` compiles the network for fine-tuning and for `edakari train`: "default",
             or "reduce-overhead", which adds CUDA graphs; "none" does not compile. It takes a minute or so at the start.
             Trainings inside of a method are not compiled: they are short, or change the network.
+        gradient_checkpointing: whether every training computes activations again in the backward pass instead of
+            keeping them, in networks of timm and transformers: less memory, and about a third more time. None does not.
+        tf32: whether trainings use TF32 for matrix products of float32 on a GPU that has it; None does.
     """
 
     method: Method
@@ -237,6 +240,8 @@ class PruneSettings:
     seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
     compile: Compile = "none"
+    gradient_checkpointing: bool | None = None
+    tf32: bool | None = None
 
     def __post_init__(self) -> None:
         timed = self.budget.term("latency") is not None

@@ -232,7 +232,7 @@ def finetune_stage(
         model: network that the method returned; trained in place.
         given: function that returns the method's outcome; called if its own objective or teachers are needed.
     """
-    schedule, epochs = run.settings.finetune, []
+    schedule, epochs, metrics = run.settings.finetune, [], {}
     if schedule is not None and schedule.epochs > 0:
         with training(run, traced, pruned, given) as (objective, batches):
             history = run.train(
@@ -245,7 +245,9 @@ def finetune_stage(
                 evaluate=run.task.evaluate,
             )
         epochs = [dict(epoch) for epoch in history.epochs]
-    metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
+        metrics = dict(history.metrics) if run.settings.fit is None else {}
+    if not metrics:  # nothing was trained, or by a loop that may return other weights than it evaluated
+        metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
     return FinetuneResult(metrics=metrics, epochs=tuple(epochs), metric=run.task.metric if metrics else "")
 
 

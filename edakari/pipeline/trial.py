@@ -26,6 +26,7 @@ from edakari.pipeline.settings import PruneSettings
 from edakari.pipeline.teaching import require_indexed
 from edakari.surgery import held_masks
 from edakari.tasks.own import Task as OwnTask
+from edakari.train.saving_memory import checkpointed
 from edakari.train.scope import random_state_kept
 
 __all__ = ["Tried", "tried_format", "try_task", "try_training"]
@@ -89,6 +90,8 @@ def try_task(run: Run, form: MemoryFormat | None = None) -> Tried:
         ModelError: the loss or its gradient is not finite; names the term, or the parameter.
     """
     settings, trial = run.settings, Trial(run.dense, run.task, run.example, run.processes)
+    with checkpointed(run.dense, bool(settings.gradient_checkpointing)):  # a network that has it not is refused here
+        pass
     tunes = settings.finetune is not None and settings.finetune.epochs > 0
     step = evaluation = 0.0
     with _undisturbed():

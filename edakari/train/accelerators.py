@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from edakari.core.optional import needs
 from edakari.core.processes import time_limit
 from edakari.core.protocols import Precision
+from edakari.core.stand_ins import put_stand_in, take_stand_in_off
 from edakari.errors import RecipeError
 
-__all__ = ["device_here", "nested_tensors", "new_accelerator", "require_fp16", "require_whole_networks"]
+__all__ = ["device_here", "in_autocast", "nested_tensors", "new_accelerator", "require_fp16", "require_whole_networks"]
 
 
 def nested_tensors() -> Any:
@@ -77,6 +81,33 @@ def new_accelerator(precision: Precision, *, cpu: bool) -> Any:
     from accelerate.accelerator import Accelerator
 
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+
+
+@contextlib.contextmanager
+def in_autocast(model: nn.Module, accelerator: Any) -> Iterator[None]:
+    """Context in which a network runs in the precision of an accelerator and gives float32.
+
+    Only the network's own pass runs so, not what a metric computes from its outputs.
+
+    Args:
+        model: the network.
+        accelerator: accelerator of a training.
+    """
+    if accelerator.mixed_precision == "no":
+        yield
+        return
+    forward, whole = model.forward, nested_tensors().convert_to_fp32
+
+    def call(*args: Any, **keywords: Any) -> Any:
+        with accelerator.autocast():
+            outputs = forward(*args, **keywords)
+        return whole(outputs)
+
+    before = put_stand_in(model, call)
+    try:
+        yield
+    finally:
+        take_stand_in_off(model, before=before)
 
 
 def require_fp16(precision: Precision, *, cpu: bool) -> None:

@@ -17,7 +17,7 @@ from edakari.core.finite import require_finite_figures
 from edakari.core.memory_format import in_memory_format, set_memory_format_
 from edakari.core.protocols import Batch, Hook, Objective, Schedule, StepState
 from edakari.errors import DataError, ModelError
-from edakari.train.accelerators import device_here, nested_tensors, new_accelerator
+from edakari.train.accelerators import device_here, in_autocast, nested_tensors, new_accelerator
 from edakari.train.average import averaged_weights, hand_over
 from edakari.train.compiling import compiled, warn_uncompiled
 from edakari.train.divergence import advice_for, diverged
@@ -26,9 +26,10 @@ from edakari.train.fit_settings import FitSettings
 from edakari.train.following import put_parameters, require_followed, require_same_everywhere
 from edakari.train.optim import align_states_, make_optimizer, set_rates
 from edakari.train.penalty import penalty_of
-from edakari.train.precision import with_precision
+from edakari.train.precision import in_tf32, with_precision
 from edakari.train.progress import progress_bar
 from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
+from edakari.train.saving_memory import checkpointed
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
 from edakari.train.terms import loss_terms, total_loss
 
@@ -68,12 +69,13 @@ def fit(
         params: parameters to train; None trains every parameter with `requires_grad`. Batch normalisations without a
             trained parameter keep their statistics.
         settings: see `FitSettings`.
-        evaluate: function that returns metrics after each epoch, of the averaged weights if there are any.
+        evaluate: function that returns metrics after each epoch, of the averaged weights if there are any. The network
+            then runs in the precision of the schedule; after the last epoch, in full precision.
 
     Raises:
         DataError: there are no batches.
-        ModelError: there is nothing to train, or the loss, a weight, a statistic or a metric of `evaluate` is no longer
-            finite at the end of an epoch.
+        ModelError: there is nothing to train, the network has no gradient checkpointing, or the loss, a weight, a
+            statistic or a metric of `evaluate` is no longer finite at the end of an epoch.
         RecipeError: this machine cannot run the schedule.
         RunFolderError: the folder belongs to another training, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
@@ -90,6 +92,8 @@ def fit(
         random_state_kept(),
         trained(model, params, accelerator.device) as chosen,
         in_memory_format(model, settings.memory_format),
+        checkpointed(model, settings.gradient_checkpointing),
+        in_tf32(accelerator.device, settings.tf32),
         interruptible() as stop,
         progress_bar(
             settings.title, per_epoch * schedule.epochs, settings.progress and accelerator.is_main_process
@@ -116,7 +120,8 @@ def fit(
             for hook in hooks:
                 hook.end_epoch(loop.state(progress.step, epoch, figures["loss"]))
             loop.follow()
-            progress.end_epoch({**figures, **loop.judged(evaluate, epoch)})
+            last = progress.step == per_epoch * schedule.epochs
+            progress.end_epoch({**figures, **loop.judged(evaluate, epoch, last=last)})
             loop.save(folder, progress, stop)
         if not progress.done:
             loop.finish(folder, progress)
@@ -270,8 +275,10 @@ class _Loop:
             raise ModelError(f"fit, epoch {epoch + 1}: {wrong or 'a tensor'} is no longer finite; {advice}")
         return {"epoch": epoch + 1.0, "lr": self.optimizer.param_groups[0]["lr"], "loss": loss, **terms}
 
-    def judged(self, evaluate: Evaluate | None, epoch: int) -> dict[str, float]:
+    def judged(self, evaluate: Evaluate | None, epoch: int, *, last: bool) -> dict[str, float]:
         """Evaluate the network, with its averaged weights if there are any.
+
+        After the last epoch it is evaluated as it is handed over: in full precision.
 
         Raises:
             ModelError: a metric is not finite.
@@ -279,9 +286,16 @@ class _Loop:
         if evaluate is None:
             return {}
         model = self.chosen.model if self.ema is None else self.ema.module
-        found = {f"val_{name}": float(value) for name, value in evaluate(model).items()}
+        self._equalise(model)
+        with contextlib.nullcontext() if last else in_autocast(model, self.accelerator):
+            found = {f"val_{name}": float(value) for name, value in evaluate(model).items()}
         require_finite_figures(found, f"fit, epoch {epoch + 1}", advice_for(self.schedule))
         return found
+
+    def _equalise(self, model: nn.Module) -> None:
+        """Give all processes the statistics of the main process, as DistributedDataParallel does before each step."""
+        for buffer in model.buffers() if self.many else ():
+            buffer.copy_(self.tensors.broadcast(buffer))
 
     def restore(self, folder: FitFolder) -> Progress:
         """Resume from the folder's checkpoint if there is one."""
@@ -319,8 +333,7 @@ class _Loop:
         """Copy the final weights to the network on all processes, and mark the training as finished."""
         if self.ema is not None:
             hand_over(self.ema, self.chosen.model)
-        for buffer in self.chosen.model.buffers() if self.many else ():
-            buffer.copy_(self.tensors.broadcast(buffer))
+        self._equalise(self.chosen.model)
         progress.done = True
         if self.accelerator.is_main_process and folder.path is not None:
             folder.write(progress, self.chosen, self.hooks, {})

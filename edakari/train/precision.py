@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import functools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from edakari.core.protocols import Schedule
 from edakari.errors import EdakariWarning
 from edakari.train.checkpoint import identity_in
 
-__all__ = ["computes_bf16", "with_precision"]
+__all__ = ["computes_bf16", "in_tf32", "with_precision"]
 
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 """Instruction sets of processors that multiply bf16 natively."""
@@ -37,6 +39,25 @@ def with_precision(schedule: Schedule, device: torch.device, checkpoint: Path | 
     if schedule.precision == "bf16" and device.type == "cpu" and not native:
         _warn_of_emulation()
     return schedule
+
+
+@contextlib.contextmanager
+def in_tf32(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """Context in which matrix products of float32 use TF32 on a GPU, as its convolutions do; restored at the end.
+
+    Args:
+        device: device of the training; only CUDA has TF32.
+        wanted: whether to use it; False computes in float32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -35,6 +35,12 @@ class History:
     steps: int
     seconds: float
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metrics of the evaluation after the last epoch, by their own names; empty without one."""
+        last = self.epochs[-1] if self.epochs else {}
+        return {name.removeprefix("val_"): value for name, value in last.items() if name.startswith("val_")}
+
 
 STEPS = "steps per epoch"
 

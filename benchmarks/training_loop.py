@@ -1,0 +1,118 @@
+"""CPU time of edakari's training loop, compared with a loop written by hand, alternately in one process.
+
+    python benchmarks/training_loop.py --output benchmarks/results/training_loop.json
+
+ResNet-20 on random images of 32 x 32 in batches of 128, SGD with Nesterov momentum and a cosine: both loops do the same
+work and end with equal weights to rounding. Each round trains a copy of one network for some steps by either loop, and
+begins with the other one than the round before. The ratio of a round is the time of edakari's loop over the other's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from core import environment
+from records import write_record
+from torch import nn
+from torch.nn import functional
+
+import edakari
+from edakari.core.protocols import Schedule
+from edakari.train import FitSettings, fit
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
+
+
+def by_hand(model: nn.Module, batches: Batches) -> None:
+    """Train as PyTorch's tutorials do."""
+    model.train()
+    params = list(model.parameters())
+    groups = [
+        {"params": [param for param in params if param.ndim > 1], "weight_decay": DECAY},
+        {"params": [param for param in params if param.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, LR, momentum=MOMENTUM, nesterov=True)
+    for step, (images, labels) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / len(batches)))
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+
+def by_fit(model: nn.Module, batches: Batches) -> None:
+    schedule = Schedule(epochs=1, lr=LR, momentum=MOMENTUM, weight_decay=DECAY, warmup=0.0)
+    settings = FitSettings(progress=False, device="cpu")
+    fit(
+        model,
+        lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
+        batches,
+        schedule,
+        settings=settings,
+    )
+
+
+def timed(loop: Any, dense: nn.Module, batches: Batches) -> tuple[float, nn.Module]:
+    model = copy.deepcopy(dense)
+    start = time.process_time()
+    loop(model, batches)
+    return time.process_time() - start, model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8, help="steps of each training")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dense = edakari.build("edakari:resnet20", weights="random")
+    batches = [
+        (torch.randn(arguments.batch, 3, 32, 32), torch.randint(0, 10, (arguments.batch,)))
+        for _ in range(arguments.steps)
+    ]
+    loops = {"fit": by_fit, "by_hand": by_hand}
+    for loop in loops.values():
+        timed(loop, dense, batches[:1])  # imports and caches
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    differences = []
+    for number in range(arguments.rounds):
+        models = {}
+        for name in list(loops)[:: 1 if number % 2 else -1]:
+            spent, models[name] = timed(loops[name], dense, batches)
+            seconds[name].append(spent / arguments.steps)
+        pairs = zip(models["fit"].parameters(), models["by_hand"].parameters(), strict=True)
+        differences.append(max(float((one - other).abs().max()) for one, other in pairs))
+    ratios = [one / other for one, other in zip(seconds["fit"], seconds["by_hand"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    results = {
+        "environment": environment(["python", *sys.argv]),
+        "network": "edakari:resnet20",
+        "batch": arguments.batch,
+        "steps": arguments.steps,
+        "rounds": arguments.rounds,
+        "cpu_s_per_step": {name: statistics.median(values) for name, values in seconds.items()},
+        "cpu_s_per_step_spread": {name: [min(values), max(values)] for name, values in seconds.items()},
+        "ratio": middle,
+        "ratio_quartiles": [low, high],
+        "ratio_of_least": min(seconds["fit"]) / min(seconds["by_hand"]),
+        "largest_difference_of_weights": max(differences),
+    }
+    print({name: value for name, value in results.items() if name != "environment"})
+    if arguments.output:
+        write_record(arguments.output, results)
+
+
+if __name__ == "__main__":
+    main()
