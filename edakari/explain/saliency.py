@@ -30,7 +30,7 @@ def saliency_view(
     """
     batches, count = [], 0
     for images, shown in task.batches("val"):
-        batches.append((images[: most - count], shown[: most - count]))
+        batches.append((images[: most - count].cpu(), shown[: most - count].cpu()))  # wherever the task makes them
         count += len(batches[-1][0])
         if count >= most:
             break
