@@ -223,7 +223,7 @@ class PruneSettings:
             or "reduce-overhead", which adds CUDA graphs; "none" does not compile. It takes a minute or so at the start.
             Trainings inside of a method are not compiled: they are short, or change the network.
         gradient_checkpointing: whether every training computes activations again in the backward pass instead of
-            keeping them, in networks of timm and transformers: less memory, and about a third more time. None does not.
+            keeping them, in networks of timm and transformers: less memory, more time. None does not.
         tf32: whether trainings use TF32 for matrix products of float32 on a GPU that has it; None does.
     """
 

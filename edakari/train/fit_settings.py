@@ -28,7 +28,7 @@ class FitSettings:
         unused_parameters: some trained parameters may not take part in a step; matters only with several processes.
         memory_format: memory format of the network while it is trained; None leaves it as it is.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them, in networks of
-            timm and transformers: less memory, and about a third more time.
+            timm and transformers: less memory, more time.
         tf32: use TF32 for matrix products of float32 on a GPU that has it.
         compile: mode in which `torch.compile` compiles the network: "default", or "reduce-overhead", which adds CUDA
             graphs; "none" does not compile. If the first step fails so, the training continues without, and warns.
