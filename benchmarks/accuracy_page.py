@@ -37,7 +37,12 @@ def accuracy(results: Mapping[str, Any]) -> str:
     remarks = [f"{arm} anew on {found['processor']}, latency not timed." for arm, found in later.items()]
     listed = [budget for budget in BUDGETS if any(row["budget"] == budget for row in rows)]
     compared = [part for arm in COMPARED if "trials" in results for part in ("", differences(rows, arm, listed))]
-    further = ["", "Budgets tried after the table was complete, with the settings of the table:", "", *_table(afterwards)]
+    further = [
+        "",
+        "Budgets tried after the table was complete, with the settings of the table:",
+        "",
+        *_table(afterwards),
+    ]
     return "\n".join([*_table(rows), "", " ".join([how, *remarks]), *compared, *(further if afterwards else ())])
 
 
