@@ -1,6 +1,7 @@
 """Latency, measured in the runtime that will serve the network; dense and pruned networks see the same noise.
 
-A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn.
+A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn: see
+`edakari.latency.far_side.loops`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edakari.core.steady import STEADY
 from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
 from edakari.export.serving import served
+from edakari.latency.far_side.loops import TURN_MS, WARM_MS, alternated, ratios, rounds_of, uncertainty
 from edakari.latency.runnable import require_runnable
 
 if TYPE_CHECKING:
@@ -38,20 +40,12 @@ __all__ = [
     "require_clock",
     "require_steady",
     "time_callables",
+    "timings_of",
 ]
 
 
 WARMUP = 3
 """Default number of calls before timing starts; it is a part of a table's key."""
-TURNS = 10
-"""Largest number of turns of each callable if no tolerance is given."""
-MOST_TURNS = 60
-"""Largest number of turns of each callable if their scatter exceeds the tolerance."""
-CALLS = 5
-"""Least number of timed calls in a turn."""
-WARM_MS, TURN_MS = 20.0, 50.0
-"""Least duration of the warm-up of a turn, and of its timed calls, ms: after other work, a processor takes milliseconds
-to reach its speed and to fill its caches."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -183,7 +177,7 @@ def time_callables(
     small networks differently, and no served network runs like that.
 
     Args:
-        calls: callables to time, by name.
+        calls: callables to time, by name; one that returns a float has timed itself, in ms.
         warmup: least number of calls at the beginning of each turn that are not timed.
         repeats: least number of timed calls of each callable, divided among at most `TURNS` turns. Each round of turns
             begins with another callable.
@@ -197,22 +191,18 @@ def time_callables(
         raise MeasurementError(
             f"cannot time {repeats} repeats after {warmup} warm-up calls; ask for at least 1 and at least 0"
         )
-    names = list(calls)
-    turns: dict[str, list[list[float]]] = {name: [] for name in names}
-    rounds = _rounds(repeats)
-    most = rounds if rounds < TURNS else MOST_TURNS
-    timings: dict[str, Timing] = {}
-    for number in range(most if names else 0):
-        first, least = number % len(names), -(-(repeats - number % rounds) // rounds)
-        for name in (*names[first:], *names[:first]):
-            _turn(calls[name], warmup, WARM_MS)
-            turns[name].append(_turn(calls[name], least, TURN_MS))
-        if number + 1 < rounds:
-            continue
-        timings = {name: _timing(turns[name], turns[names[0]]) for name in names}
-        if max(timings[name].uncertainty for name in names[1:] or names) <= tolerance:
-            break
-    return timings
+    turns = alternated(calls, warmup, repeats, tolerance, lambda: time.perf_counter_ns())
+    return timings_of(turns)
+
+
+def timings_of(turns: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Timing]:
+    """Return the timings of networks that were called alternately.
+
+    Args:
+        turns: times of the calls of each turn, ms, by network; ratios are those to the first network.
+    """
+    first = next(iter(turns.values()), ())
+    return {name: _timing(each, first) for name, each in turns.items()}
 
 
 def expected_seconds(latencies_ms: Iterable[float], warmup: int, repeats: int) -> float:
@@ -223,23 +213,9 @@ def expected_seconds(latencies_ms: Iterable[float], warmup: int, repeats: int) -
         warmup: see `time_callables`.
         repeats: see `time_callables`.
     """
-    rounds = _rounds(repeats)
+    rounds = rounds_of(repeats)
     turns_ms = (max(warmup * each, WARM_MS) + max(repeats / rounds * each, TURN_MS) for each in latencies_ms)
     return rounds * sum(turns_ms) / 1e3
-
-
-def _rounds(repeats: int) -> int:
-    return max(1, min(TURNS, repeats // CALLS))
-
-
-def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:
-    """Time a number of calls, and more until a duration has passed; return the times, ms."""
-    elapsed: list[float] = []
-    while len(elapsed) < least or (least and sum(elapsed) < least_ms):
-        start = time.perf_counter_ns()
-        call()
-        elapsed.append((time.perf_counter_ns() - start) / 1e6)
-    return elapsed
 
 
 def measure(
@@ -314,22 +290,12 @@ def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:
 def _timing(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
     times, medians = np.concatenate(turns), np.array([np.median(turn) for turn in turns])
     spreads = [np.subtract(*np.percentile(turn, (75, 25))) for turn in turns]
-    ratios = medians / np.maximum([np.median(turn) for turn in first], 1e-9)
+    compared = ratios(turns, first)
     return Timing(
         float(np.median(times)),
         float(times.min()),
         float(np.median(spreads)),
         len(times),
-        float(np.median(ratios)),
-        _uncertainty(medians if turns is first else ratios),
+        float(np.median(compared)),
+        uncertainty(medians if turns is first else compared),
     )
-
-
-def _uncertainty(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    """Standard error of a median, as a fraction of it.
-
-    It is sqrt(pi / 2) standard deviations over the root of the count. The quartiles of a normal distribution lie 1.349
-    standard deviations apart; they are robust to outlying turns.
-    """
-    deviation = float(np.subtract(*np.percentile(values, (75, 25)))) / 1.349
-    return math.sqrt(math.pi / 2 / len(values)) * deviation / max(float(np.median(values)), 1e-9)

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from edakari.errors import MeasurementError, UnknownName
+from edakari.latency.far_side.loops import CALLS, MOST_TURNS, TURNS
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import (
-    CALLS,
-    MOST_TURNS,
-    TURNS,
     RunSettings,
     Timing,
     _timing,

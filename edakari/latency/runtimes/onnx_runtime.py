@@ -6,12 +6,9 @@ several times a small layer's kernel, mostly for layout conversions at the model
 
 from __future__ import annotations
 
-import collections
 import dataclasses as dc
 import importlib.metadata
-import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,10 @@ from edakari.core.optional import require_packages
 from edakari.cost.example import mapped
 from edakari.errors import MeasurementError
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
+from edakari.latency.far_side.loops import CallClock
+from edakari.latency.far_side.sessions import KernelClock
 from edakari.latency.layers import Layer
-from edakari.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
+from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.timing import Clock, RunSettings
 
 __all__ = ["OnnxRuntime"]
@@ -69,7 +68,10 @@ class OnnxRuntime:
         built = onnx_layer(layer, widths)
         if not built.model:
             return _NoTime()
-        return _CallClock(built, settings.threads) if layer.kind == "chain" else _KernelClock(built, settings.threads)
+        if layer.kind == "chain":
+            session = open_onnx(built.model, settings.threads)
+            return CallClock(lambda: session.run(None, built.feeds))
+        return KernelClock(lambda profile: open_onnx(built.model, settings.threads, Path(profile)), built.feeds)
 
 
 def _require_plain(settings: RunSettings) -> None:
@@ -93,43 +95,3 @@ class _NoTime:
 
     def times(self) -> list[float]:
         return [0.0] * self.calls
-
-
-class _CallClock:
-    """Times whole calls."""
-
-    def __init__(self, built: OnnxLayer, threads: int) -> None:
-        self.session: Any = open_onnx(built.model, threads)
-        self.feeds = built.feeds
-        self.elapsed: list[float] = []
-
-    def run(self) -> None:
-        start = time.perf_counter_ns()
-        self.session.run(None, self.feeds)
-        self.elapsed.append((time.perf_counter_ns() - start) / 1e6)
-
-    def times(self) -> list[float]:
-        return self.elapsed
-
-
-class _KernelClock:
-    """Times the layer's kernels by the session's profile."""
-
-    def __init__(self, built: OnnxLayer, threads: int) -> None:
-        self.folder = tempfile.TemporaryDirectory()  # one folder each, since profiles are named by the second
-        self.session: Any = open_onnx(built.model, threads, profile=Path(self.folder.name) / "profile")
-        self.feeds = built.feeds
-
-    def run(self) -> None:
-        self.session.run(None, self.feeds)
-
-    def times(self) -> list[float]:
-        with self.folder:
-            events = json.loads(Path(self.session.end_profiling()).read_text(encoding="utf-8"))
-        runs: dict[int, list[tuple[str, str, float]]] = collections.defaultdict(list)
-        ends = [event["ts"] + event["dur"] for event in events if event["name"] == "model_run"]
-        for event in sorted(events, key=lambda event: int(event["ts"])):
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                run = sum(end <= event["ts"] for end in ends)
-                runs[run].append((event["name"], event["args"]["op_name"], event["dur"] / 1e3))
-        return [timed_part(runs[run]) for run in range(len(ends))]
