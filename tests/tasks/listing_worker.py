@@ -48,7 +48,9 @@ def main(folder: Path) -> None:
 def _opened(folder: Path, here: Processes) -> None:
     """The data of a run."""
     data = {"source": str(folder), "workers": 0, "image_size": 8, "batch_size": 2}
-    recipe = recipe_from({"model": {"name": "timm/resnet18"}, "data": data, "budget": "macs<=50%", "method": "magnitude"})
+    recipe = recipe_from(
+        {"model": {"name": "timm/resnet18"}, "data": data, "budget": "macs<=50%", "method": "magnitude"}
+    )
     run = Run(recipe, RecipeSubject(recipe), MemoryStore(), here)
     run.open_data()
     assert run.task.digest()  # type: ignore[attr-defined]
