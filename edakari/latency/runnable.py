@@ -30,6 +30,8 @@ def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]
             f"must be at most {processors}, as this machine has {processors} processors, or 0 for the runtime's own "
             f"choice, found {settings.threads}",
         )
+    if settings.precision == "int8" and "int8" not in getattr(runtime, "precisions", ()):
+        yield "precision", f"is 'int8', in which the runtime {runtime.name!r} cannot run; use the runtime 'onnxruntime'"
     if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
         yield "device", f"is {settings.device!r}, but PyTorch sees no CUDA device here; use 'cpu'"
     try:

@@ -21,6 +21,7 @@ from edakari.core.files import json_text, write_text
 from edakari.core.graph import Graph
 from edakari.core.reading import Unreadable, read_bytes
 from edakari.errors import MeasurementError
+from edakari.export.int8 import int8_instructions
 from edakari.latency.cache import cache_folder
 from edakari.latency.layers import AXES, Layer
 from edakari.latency.timing import RunSettings, Runtime
@@ -148,7 +149,11 @@ def key_of(runtime: Runtime, settings: RunSettings) -> Key:
     Raises:
         MeasurementError: the runtime is not installed.
     """
-    return Key(hardware(settings.device), runtime.name, dict(runtime.versions()), dc.asdict(settings))
+    there, asked = hardware(settings.device), dc.asdict(settings)
+    excluded = asked.pop("exclude")
+    if settings.precision == "int8":
+        there["int8"], asked["exclude"] = " ".join(int8_instructions()), list(excluded)
+    return Key(there, runtime.name, dict(runtime.versions()), asked)
 
 
 def open_table(key: Key, folder: Path | None = None) -> Table:

@@ -78,13 +78,15 @@ class RunSettings:
     Args:
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
         precision: type of weights and activations.
+        exclude: modules that stay in fp32 where the precision is int8, as paths or patterns.
         memory_format: order of the dimensions of images in memory, if the runtime leaves the choice.
         device: device on which layers are timed; a whole network is timed on the device of its weights.
         warmup: number of calls before timing starts.
     """
 
     threads: Whole = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    exclude: tuple[str, ...] = ()
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: str = "cpu"
     warmup: Whole = WARMUP
@@ -101,7 +103,10 @@ class Clock(Protocol):
 
 
 class Runtime(Protocol):
-    """A runtime for networks. A runtime that can also time single layers is a `LayerRuntime`."""
+    """A runtime for networks. A runtime that can also time single layers is a `LayerRuntime`.
+
+    A runtime that can quantise networks to int8 has "int8" in an attribute `precisions`, a tuple of texts.
+    """
 
     @property
     def name(self) -> str:

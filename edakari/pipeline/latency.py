@@ -187,7 +187,7 @@ def batched(example: Any, batch: int) -> Any:
 def _bench(run: Run, settings: LatencySettings) -> Bench:
     return Bench(
         runtime_named(settings.runtime),
-        run_settings(settings),
+        run_settings(settings, run.settings.quantize),
         batched(run.task.example(), settings.batch),
         settings.repeats,
         settings.spread,

@@ -17,6 +17,7 @@ from edakari.core.optional import missing_packages, needs
 from edakari.core.processes import Processes
 from edakari.core.protocols import Precision, Schedule
 from edakari.errors import RecipeError, RunFolderError, SettingsError
+from edakari.export.int8 import QuantizeSettings
 from edakari.latency.runnable import faults
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
@@ -76,11 +77,18 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
     _raise([*precisions, *optimizers, *_compiling(recipe), *_batches(recipe, processes)], recipe)
 
 
-def run_settings(settings: LatencySettings) -> RunSettings:
-    """Settings of the runtime of a latency budget."""
+def run_settings(settings: LatencySettings, quantize: QuantizeSettings | None = None) -> RunSettings:
+    """Settings of the runtime of a latency budget.
+
+    Args:
+        settings: settings of the latency.
+        quantize: settings of the quantisation; only an int8 latency uses them.
+    """
+    excluded = quantize.exclude if quantize is not None and settings.precision == "int8" else ()
     return RunSettings(
         threads=settings.threads,
         precision=settings.precision,
+        exclude=excluded,
         memory_format=settings.memory_format,
         device=settings.device,
         warmup=settings.warmup,

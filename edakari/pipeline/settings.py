@@ -18,6 +18,7 @@ from edakari.core.steady import STEADY
 from edakari.core.user_code import names_file
 from edakari.errors import SettingsError
 from edakari.export import EXPORTERS
+from edakari.export.int8 import QuantizeSettings
 from edakari.latency.calibrate import FEWEST
 from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
@@ -177,7 +178,8 @@ class LatencySettings:
         runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile" or "openvino".
         batch: number of images per call.
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
-        precision: "fp32", "bf16" or "fp16", in runtimes that offer a choice.
+        precision: "fp32", "bf16", "fp16" or "int8", in runtimes that offer a choice; "int8" quantises networks as
+            `quantize` says, and meets the budget with the quantised network.
         memory_format: "contiguous" or "channels_last", in runtimes that offer a choice.
         device: device on which networks are timed: "cpu" or "cuda".
         warmup: number of calls that are not timed.
@@ -191,7 +193,7 @@ class LatencySettings:
     runtime: Annotated[str, RUNTIMES] = "onnxruntime"
     batch: Count = 1
     threads: Whole = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: Literal["cpu", "cuda"] = "cpu"
     warmup: Whole = WARMUP
@@ -216,6 +218,7 @@ class PruneSettings:
         finetune: training of the pruned network; None trains nothing.
         fit: training loop of every training in the run, such as another library's; None is edakari's own.
         measure: measurement of the latency before and after; None measures nothing.
+        quantize: quantisation of the finished network to int8; None is none, unless the latency is in int8.
         export: formats to write.
         seed: seed of everything random except the splits and subsets of the data, which depend on `data.seed`.
         device: "auto" selects an accelerator if there is one.
@@ -236,6 +239,7 @@ class PruneSettings:
     finetune: FinetuneSettings | None = None
     fit: Annotated[Fit | None, FITS] = None
     measure: MeasureSettings | None = None
+    quantize: QuantizeSettings | None = None
     export: tuple[Annotated[str, EXPORTERS], ...] = ()
     seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
@@ -247,6 +251,8 @@ class PruneSettings:
         timed = self.budget.term("latency") is not None
         object.__setattr__(self, "groups", self.groups.under(self.budget))
         object.__setattr__(self, "latency", (self.latency or LatencySettings()) if timed else None)
+        if self.latency is not None and self.latency.precision == "int8":
+            object.__setattr__(self, "quantize", self.quantize or QuantizeSettings())
         if self.fit is not None:
             require_fit(self.fit)
 

@@ -236,17 +236,33 @@ def timed_part(nodes: Sequence[tuple[str, str, float]]) -> float:
     """Return the time of the layer among the nodes of one run.
 
     The layer begins at the first node that neither produces nor converts its inputs, and ends before the consumer.
-    Conversions after the layer belong to it, since a network with such widths needs them.
+    Conversions after the layer belong to it, since a network with such widths needs them. In int8, the conversions of
+    the model's own inputs and outputs do not, since layers pass int8 to each other.
 
     Args:
         nodes: name, operator and time of each node of the run, in order of execution.
     """
     total, started = 0.0, False
-    for name, operator, elapsed in nodes:
-        if name.startswith(CONSUMER):
-            break
-        if name.startswith(PRODUCERS):
+    for name, operator, elapsed in nodes[: _last_of_layer(nodes)]:
+        if name.startswith(PRODUCERS) or _converts_input(name, operator):
             continue
         started = started or not operator.startswith("Reorder")
         total += elapsed if started else 0.0
     return total
+
+
+def _last_of_layer(nodes: Sequence[tuple[str, str, float]]) -> int:
+    """Number of nodes before the consumer; without a consumer, before the conversions of the outputs from int8."""
+    for index, (name, _, _) in enumerate(nodes):
+        if name.startswith(CONSUMER):
+            return index
+    count = len(nodes)
+    while count and nodes[count - 1][1] == "DequantizeLinear":
+        count -= 1
+    return count
+
+
+def _converts_input(name: str, operator: str) -> bool:
+    """Whether ONNX Runtime added a node that converts an input of the model: to int8, or to another layout."""
+    quantizes = operator == "QuantizeLinear" and name.startswith("input")
+    return quantizes or (operator == "Transpose" and name.startswith("Transpose"))
