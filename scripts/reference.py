@@ -161,6 +161,7 @@ def recipe_tables() -> dict[str, str]:
         "bank": [sections.BankSettings],
         "distill": [sections.DistillSettings],
         "measure": [sections.MeasureSettings],
+        "quantize": [sections.QuantizeSettings],
     }
     return {name: settings_table(found) for name, found in classes.items()}
 
