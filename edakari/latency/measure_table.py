@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from edakari.core.far_side.loops import BATCH, run_alternately, steady_samples
 from edakari.core.graph import Graph
 from edakari.core.space import Group
-from edakari.latency.far_side.loops import BATCH, run_alternately, steady_samples
 from edakari.latency.grid import Ints, Knots, knots_of, reachable
 from edakari.latency.layers import Layer, Use, layers_of
 from edakari.latency.table import Point, Sample, Table, extended
-from edakari.latency.timing import Clock, LayerRuntime, RunSettings
+from edakari.latency.timing import Clock, LayerRuntime, RemoteRuntime, RunSettings
 
 __all__ = ["CHAINS", "MeasurePlan", "Wanted", "fill", "plan_measurement", "sample_of", "timed", "wanted"]
 
@@ -87,7 +87,11 @@ def wanted(graph: Graph, groups: Sequence[Group] | None = None) -> tuple[Wanted,
 
 
 def plan_measurement(
-    uses: Sequence[Wanted], table: Table, runtime: LayerRuntime, settings: RunSettings, repeats: int = 10
+    uses: Sequence[Wanted],
+    table: Table,
+    runtime: LayerRuntime | RemoteRuntime,
+    settings: RunSettings,
+    repeats: int = 10,
 ) -> MeasurePlan:
     """Find the points that a table lacks; time a few random ones to estimate the duration.
 
@@ -105,6 +109,16 @@ def plan_measurement(
     order = np.random.default_rng(0).permutation(len(missing))
     shuffled = tuple(missing[index] for index in order)
     probes = shuffled[:PROBES]
+    if isinstance(runtime, RemoteRuntime):
+        seconds = runtime.layer_seconds(probes, settings, repeats) if probes else 0.0
+    else:
+        seconds = _probed(probes, runtime, settings, repeats)
+    each = seconds / max(len(probes), 1)
+    return MeasurePlan(len({use.use.layer for use in uses}), len(points), shuffled, each * len(missing))
+
+
+def _probed(probes: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, repeats: int) -> float:
+    """Estimate how long some points take, s, from a few calls."""
     start = time.perf_counter()
     clocks = [runtime.clock(layer, widths, settings) for layer, widths in probes]
     opened = time.perf_counter()
@@ -113,14 +127,13 @@ def plan_measurement(
         clock.times()
     ran = time.perf_counter()
     calls = (settings.warmup + repeats) / 2
-    each = ((opened - start) + calls * (ran - opened)) / max(len(probes), 1)
-    return MeasurePlan(len({use.use.layer for use in uses}), len(points), shuffled, each * len(missing))
+    return (opened - start) + calls * (ran - opened)
 
 
 def fill(
     table: Table,
     missing: Sequence[Point],
-    runtime: LayerRuntime,
+    runtime: LayerRuntime | RemoteRuntime,
     settings: RunSettings,
     repeats: int = 10,
     progress: Callable[[int], None] = lambda done: None,
@@ -138,6 +151,11 @@ def fill(
     Returns:
         The table with these points.
     """
+    if isinstance(runtime, RemoteRuntime):
+        for times in runtime.time_layers(missing, settings, repeats):
+            table = extended(table, {point: sample_of(each) for point, each in times.items()})
+            progress(len(times))
+        return table
     for batch in _batched(missing):
         table = extended(table, timed(batch, runtime, settings, repeats))
         progress(len(batch))

@@ -2,8 +2,8 @@
 
 Convolutions and pools stand between a producer and a consumer, both pointwise convolutions of few channels. ONNX
 Runtime and OpenVINO run them in a blocked layout. Without the two, the layout conversions at the edges of the model
-would take most of its time, though a whole network rarely needs them. `far_side.sessions.timed_part` selects the nodes
-in between.
+would take most of its time, though a whole network rarely needs them. `core.far_side.sessions.timed_part` selects the
+nodes in between.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edakari.core.far_side.sessions import CONSUMER
 from edakari.core.optional import needs
-from edakari.latency.far_side.sessions import CONSUMER
 from edakari.latency.layers import Layer, widths_in_group
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Latency, measured in the runtime that will serve the network; dense and pruned networks see the same noise.
 
 A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn: see
-`edakari.latency.far_side.loops`.
+`edakari.core.far_side.loops`.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ import dataclasses as dc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.far_side.loops import TURN_MS, WARM_MS, alternated, ratios, rounds_of, uncertainty
 from edakari.core.modes import eval_mode
 from edakari.core.settings import NonNegative, Positive, Whole, settings
 from edakari.core.steady import STEADY
 from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
 from edakari.export.serving import served
-from edakari.latency.far_side.loops import TURN_MS, WARM_MS, alternated, ratios, rounds_of, uncertainty
 from edakari.latency.runnable import require_runnable
-
-if TYPE_CHECKING:
-    from edakari.latency.layers import Layer
+from edakari.latency.runtime_protocols import Clock, LayerRuntime, LocalRuntime, RemoteRuntime, Runtime
 
 __all__ = [
     "WARMUP",
     "Clock",
     "LayerRuntime",
+    "LocalRuntime",
+    "RemoteRuntime",
     "RunSettings",
     "Runtime",
     "Timing",
     "expected_seconds",
     "measure",
-    "require_clock",
     "require_steady",
     "time_callables",
     "timings_of",
@@ -92,89 +91,8 @@ class RunSettings:
     warmup: Whole = WARMUP
 
 
-class Clock(Protocol):
-    """Times one layer, call after call."""
-
-    def run(self) -> None:
-        """Call the layer once and time it."""
-
-    def times(self) -> list[float]:
-        """Time of each call, ms, in order; `run` must not be called afterwards."""
-
-
-class Runtime(Protocol):
-    """A runtime for networks. A runtime that can also time single layers is a `LayerRuntime`.
-
-    A runtime that can quantise networks to int8 has "int8" in an attribute `precisions`, a tuple of texts.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name in recipes and tables."""
-
-    def versions(self) -> Mapping[str, str]:
-        """Versions of the packages that determine its times.
-
-        Raises:
-            MeasurementError: the runtime is not installed; says how to install it.
-        """
-
-    def check(self, settings: RunSettings) -> None:
-        """Refuse settings with which it cannot run any network here.
-
-        Raises:
-            MeasurementError: the runtime is not installed, or lacks what the settings ask for; says what to do.
-        """
-
-    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """Return a callable that runs the network once and returns when its outputs are ready.
-
-        Args:
-            model: network to run, in evaluation mode.
-            example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
-            settings: settings of the runtime.
-        """
-
-
-@runtime_checkable
-class LayerRuntime(Runtime, Protocol):
-    """A runtime that can also time single layers, so that the latency of any sub-network can be predicted.
-
-    A runtime without these two members can only time whole networks. The closed loop alone then meets a latency budget,
-    and measures more networks.
-    """
-
-    @property
-    def kernels_only(self) -> bool:
-        """Whether its clocks time kernels only, without the time that the runtime spends between them."""
-
-    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """Return a clock for one layer at given widths, with weights of its own.
-
-        Args:
-            layer: layer to time.
-            widths: one width for each of the layer's axes.
-            settings: settings of the runtime.
-        """
-
-
-def require_clock(runtime: Runtime) -> LayerRuntime:
-    """Check that a runtime can time single layers, and return it.
-
-    Raises:
-        MeasurementError: the runtime only times whole networks.
-    """
-    if not isinstance(runtime, LayerRuntime):
-        raise MeasurementError(
-            f"the runtime {runtime.name!r} times whole networks only, so it has no table of layers to fill; give it "
-            "`clock(layer, widths, settings)` and `kernels_only` to predict latencies, or set a latency budget, which "
-            "is met by measuring whole networks"
-        )
-    return runtime
-
-
 def time_callables(
-    calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int, tolerance: float = math.inf
+    calls: Mapping[str, Callable[[], float | None]], warmup: int, repeats: int, tolerance: float = math.inf
 ) -> dict[str, Timing]:
     """Time callables alternately, so that a busy machine slows all of them alike.
 
@@ -252,14 +170,23 @@ def measure(
     before = torch.get_num_threads()
     try:
         with eval_mode(*models.values()):
+            if isinstance(runtime, RemoteRuntime):
+                sent = {name: served(model) for name, model in models.items()}
+                return runtime.time_networks(sent, example, settings, repeats, tolerance)
             calls = {name: _prepared(name, model, example, runtime, settings) for name, model in models.items()}
             return time_callables(calls, settings.warmup, repeats, tolerance)
     finally:
         torch.set_num_threads(before)
 
 
-def _prepared(name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings) -> Callable[[], None]:
+def _prepared(
+    name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings
+) -> Callable[[], float | None]:
     """Return a callable that runs a network once, after one trial call."""
+    if not isinstance(runtime, LocalRuntime):
+        raise MeasurementError(
+            f"the runtime {runtime.name!r} has no `prepare`, so that it cannot run the {name} network"
+        )
     try:
         call = runtime.prepare(served(model), example, settings)
         call()

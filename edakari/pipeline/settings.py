@@ -20,6 +20,7 @@ from edakari.errors import SettingsError
 from edakari.export import EXPORTERS
 from edakari.export.int8 import QuantizeSettings
 from edakari.latency.calibrate import FEWEST
+from edakari.latency.options import RuntimeOptions
 from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
@@ -171,11 +172,12 @@ class MeasureSettings:
 
 
 @settings
-class LatencySettings:
+class LatencySettings(RuntimeOptions):
     """The runtime in which the budget's latency must be met, and how it is measured.
 
     Args:
-        runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile" or "openvino".
+        runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile", "openvino", or on another
+            device "command" or "carry".
         batch: number of images per call.
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
         precision: "fp32", "bf16", "fp16" or "int8", in runtimes that offer a choice; "int8" quantises networks as
@@ -187,6 +189,8 @@ class LatencySettings:
         networks: number of random sub-networks that are timed to fit the predictions, unless an earlier run has done
             so.
         spread: largest accepted interquartile range, as a fraction of the median.
+        layers: whether layers are timed, where the runtime can do it; False meets the budget by timing whole networks
+            alone.
         cache: folder of latency tables; None selects `EDAKARI_CACHE`, or `~/.cache/edakari`.
     """
 
@@ -200,6 +204,7 @@ class LatencySettings:
     repeats: Count = 100
     networks: Annotated[int, Ge(FEWEST)] = 8
     spread: Positive = STEADY
+    layers: bool = True
     cache: str | None = None
 
 

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
+from edakari.core.far_side.sessions import KernelClock
 from edakari.core.optional import require_packages
 from edakari.cost.example import mapped
 from edakari.errors import MeasurementError
 from edakari.export.int8 import quantized_for_timing
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
-from edakari.latency.far_side.loops import CallClock
-from edakari.latency.far_side.sessions import KernelClock
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.timing import Clock, RunSettings

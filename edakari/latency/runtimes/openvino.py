@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
+from edakari.core.far_side.sessions import timed_part
 from edakari.core.optional import needs, require_packages
 from edakari.cost.example import mapped, named_tensors
 from edakari.errors import MeasurementError
 from edakari.export.onnx_model import write_onnx
-from edakari.latency.far_side.loops import CallClock
-from edakari.latency.far_side.sessions import timed_part
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import OnnxLayer, onnx_layer
 from edakari.latency.timing import Clock, RunSettings

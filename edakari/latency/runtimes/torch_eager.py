@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
 from edakari.cost.example import arguments, mapped, named_tensors
-from edakari.latency.far_side.loops import CallClock
 from edakari.latency.layers import Layer
 from edakari.latency.timing import Clock, RunSettings
 from edakari.latency.torch_layers import torch_layer

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from edakari.core.far_side import sessions
+from edakari.core.far_side.sessions import timed_part
 from edakari.core.space import limited
 from edakari.errors import MeasurementError, MissingPackage
 from edakari.graph import trace
 from edakari.latency import Layer, fill, key_of, latency_cost, layers_of, open_table, plan_measurement, wanted
-from edakari.latency.far_side import sessions
-from edakari.latency.far_side.sessions import timed_part
 from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.runnable import require_runnable
 from edakari.latency.runtimes import onnx_runtime

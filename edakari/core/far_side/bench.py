@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from edakari.latency.far_side.loops import BATCH, CallClock, alternated, steady_samples
-from edakari.latency.far_side.sessions import How, KernelClock, Unusable, call_of, nodes_on_cpu, open_session
+from edakari.core.far_side.loops import BATCH, CallClock, alternated, steady_samples
+from edakari.core.far_side.sessions import How, KernelClock, Unusable, call_of, nodes_on_cpu, open_session
 
 __all__ = ["FORMAT", "MANIFEST", "RESULTS", "RESULTS_FORMAT", "VERSION", "main"]
 
@@ -41,15 +41,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line; None takes that of the process.
     """
     parser = argparse.ArgumentParser(description="Times the ONNX files that edakari wrote into a folder.")
-    parser.add_argument("folder", help="folder with manifest.json and the ONNX files")
+    parser.add_argument("folder", help="folder with manifest.json and ONNX files, or a folder of such folders")
     parser.add_argument("--again", action="store_true", help="time what was timed before, too")
     given = parser.parse_args(arguments)
     try:
-        return Bench(given.folder, given.again).run()
+        return max(Bench(folder, given.again).run() for folder in folders(given.folder))
     except (Unusable, OSError, ValueError, KeyError, ImportError) as error:
         text = f"it lacks the key {error}" if isinstance(error, KeyError) else str(error)
         sys.stderr.write(f"Error: {given.folder}: {text}\n")
         return 1
+
+
+def folders(path: str) -> list[str]:
+    """Return the folder, or the folders in it that have a manifest.
+
+    Raises:
+        Unusable: there is none.
+    """
+    if os.path.isfile(os.path.join(path, MANIFEST)):
+        return [path]
+    inner = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    found = [folder for folder in inner if os.path.isfile(os.path.join(folder, MANIFEST))]
+    if not found:
+        raise Unusable(f"it has no {MANIFEST}; name a folder that edakari wrote")
+    return found
 
 
 class Bench:
@@ -233,8 +248,10 @@ def _write(path: str, content: Mapping[str, Any]) -> None:
     handle, name = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".results.", suffix=".part")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(content, file)
+        file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+    os.chmod(name, 0o644)
     os.replace(name, path)
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edakari.latency.far_side.loops import Call
+from edakari.core.far_side.loops import Call
 
 __all__ = [
     "CONSUMER",
