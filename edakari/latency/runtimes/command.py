@@ -158,8 +158,9 @@ class OtherDevice:
     ) -> Iterator[Mapping[Point, Sequence[float]]]:
         """See `RemoteRuntime.time_layers`."""
         self._device()
-        for first in range(0, len(points), MOST_LAYERS):
-            for times, _ in self._layers(points[first : first + MOST_LAYERS], settings, repeats):
+        most = MOST_LAYERS if isinstance(self.transport, Command) else max(len(points), 1)
+        for first in range(0, len(points), most):
+            for times, _ in self._layers(points[first : first + most], settings, repeats):
                 yield times
 
     def layer_seconds(self, points: Sequence[Point], settings: RunSettings, repeats: int) -> float:
