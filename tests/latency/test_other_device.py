@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import edakari
+from edakari.cli.main import app
 from edakari.core.far_side import script_text
+from edakari.core.far_side.bench import main
 from edakari.errors import MeasurementError, RecipeError, SettingsError
 from edakari.latency import Layer, fill, key_of, open_table
 from edakari.latency.options import RuntimeOptions
 from edakari.latency.remote.answers import answer_in, each_answer, turns_in
+from edakari.latency.remote.transport import WaitsForResults
 from edakari.latency.runnable import require_runnable
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
@@ -180,6 +184,44 @@ def test_a_folder_with_any_name_is_one_argument(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "here").exists()
 
 
+def test_a_folder_is_carried_by_hand(tmp_path: Path) -> None:
+    """Each request waits until its results are there, and is asked for once."""
+    points = [convolution(8), convolution(16)]
+
+    def carried() -> Any:
+        return runtime_named("carry", RuntimeOptions(folder=str(tmp_path / "to pi"), device_name="pi4"))
+
+    table = open_table(key_of(carried(), SETTINGS), tmp_path)
+    for _ in range(2):
+        with pytest.raises(
+            WaitsForResults, match=r"to pi waits to be timed. Copy it to the device, run `python3 bench"
+        ):
+            fill(table, points, carried(), SETTINGS)
+    (folder,) = (path for path in (tmp_path / "to pi").iterdir() if path.is_dir())
+    assert (tmp_path / "to pi" / "bench.py").is_file()
+    done = subprocess.run([sys.executable, str(DEVICE), str(folder)], capture_output=True, text=True, check=True)
+    (folder / "results.json").write_text(done.stdout)
+    found = fill(table, points, carried(), SETTINGS)
+    assert [found.samples[point].median_ms for point in points] == pytest.approx([0.036864, 0.073728])
+    with pytest.raises(WaitsForResults):
+        list(carried().time_layers([convolution(24)], SETTINGS, 5))
+    (folder / "results.json").write_text(json.dumps({**json.loads(done.stdout), "format": "edakari bench results",
+                                                     "manifest": "another"}))  # fmt: skip
+    with pytest.raises(MeasurementError, match="results of another folder, another"):
+        list(carried().time_layers(points, SETTINGS, 10))
+
+
+def test_measuring_by_hand_from_the_command_line(tmp_path: Path) -> None:
+    arguments = ["measure", "edakari:fashion_cnn", "--export-bench", str(tmp_path / "carry"), "--device-name", "pi4"]
+    arguments += ["--repeats", "5", "--spread", "100"]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    assert "waits to be timed" in first.stderr
+    assert main([str(tmp_path / "carry")]) == 0
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout.startswith("pi4: "), again.output
+
+
 @pytest.mark.parametrize(
     ("text", "turns"),
     [
@@ -252,7 +294,6 @@ def test_the_script_is_one_file_for_old_pythons() -> None:
 
 
 def test_the_script_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from edakari.core.far_side.bench import main
     from edakari.core.far_side.sessions import How
     from edakari.latency.remote.folder import Repeats, layers_request
 

@@ -56,7 +56,7 @@ class Request:
     Args:
         folder: the folder.
         names: names of the files to time, without `.onnx`.
-        id: digest of the content; equal requests have equal digests.
+        id: digest of the content except for the values of weights, on which no time depends.
     """
 
     folder: Path
@@ -136,11 +136,27 @@ def _finished(folder: Path, files: Sequence[Mapping[str, Any]], how: How, repeat
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for file in files:
-        digest.update((folder / file["file"]).read_bytes())
+        digest.update(_without_values((folder / file["file"]).read_bytes()))
     name = digest.hexdigest()[:16]
     write_json(folder / MANIFEST, {**content, "id": name})
     write_text(folder / SCRIPT, script_text())
     return Request(folder, tuple(file["name"] for file in files), name)
+
+
+def _without_values(model: bytes) -> bytes:
+    """A model without the values of its weights, on which no time depends; few integers may be shapes, and stay."""
+    proto = _loaded(model)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in (tensor.INT64, tensor.INT32) or len(tensor.raw_data) >= LARGE:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _loaded(model: bytes) -> onnx.ModelProto:
+    with needs("onnx", "timing on another device"):
+        import onnx
+    return onnx.load_model_from_string(model)
 
 
 class _SharedWeights:
@@ -151,20 +167,17 @@ class _SharedWeights:
 
     def taken_out(self, model: bytes) -> bytes:
         """Return a model whose large weights lie in the shared file."""
-        with needs("onnx", "timing layers on another device"):
-            import onnx
-
-        proto = onnx.load_model_from_string(model)
+        proto = _loaded(model)
         for tensor in proto.graph.initializer:
-            if len(tensor.raw_data) >= LARGE and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8):
-                self._take_out(tensor, onnx.TensorProto.EXTERNAL)
+            if len(tensor.raw_data) >= LARGE and tensor.data_type in (tensor.FLOAT, tensor.INT8):
+                self._take_out(tensor)
         return bytes(proto.SerializeToString())
 
-    def _take_out(self, tensor: onnx.TensorProto, external: Any) -> None:
+    def _take_out(self, tensor: onnx.TensorProto) -> None:
         size = len(tensor.raw_data)
         self.largest = max(self.largest, size)
         tensor.ClearField("raw_data")
-        tensor.data_location = external
+        tensor.data_location = tensor.EXTERNAL
         for key, value in (("location", WEIGHTS), ("offset", "0"), ("length", str(size))):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, value
