@@ -141,7 +141,6 @@ def recipe_tables() -> dict[str, str]:
     from edakari.core import curves
     from edakari.core.choosing import Groups
     from edakari.core.protocols import Schedule
-    from edakari.latency.options import RuntimeOptions
     from edakari.models import ModelSpec
     from edakari.pipeline import settings as sections
     from edakari.tasks import DataSettings
@@ -150,7 +149,7 @@ def recipe_tables() -> dict[str, str]:
         "model": [ModelSpec],
         "transfer": [sections.TransferSettings],
         "data": [DataSettings],
-        "latency": [sections.LatencySettings, RuntimeOptions],
+        "latency": [sections.LatencySettings],
         "groups": [Groups],
         "train": [Schedule],
         "warmup": [curves.WarmedUp],
@@ -162,7 +161,6 @@ def recipe_tables() -> dict[str, str]:
         "bank": [sections.BankSettings],
         "distill": [sections.DistillSettings],
         "measure": [sections.MeasureSettings],
-        "quantize": [sections.QuantizeSettings],
     }
     return {name: settings_table(found) for name, found in classes.items()}
 

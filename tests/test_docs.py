@@ -18,7 +18,6 @@ import yaml
 
 from edakari.core.choosing import Groups
 from edakari.core.method import METHODS, registered
-from edakari.export.int8 import QuantizeSettings
 from edakari.graph.module_attributes import ATTRIBUTES
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
@@ -130,7 +129,6 @@ SECTIONS = {
     "finetune.bank": [BankSettings],
     "finetune.distill": [DistillSettings],
     "measure": [MeasureSettings],
-    "quantize": [QuantizeSettings],
 }
 
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from edakari.core.globals import globals_for, reachable
 
-__all__ = ["Copier"]
+__all__ = ["ATOMIC", "Copier"]
 
 ATOMIC = frozenset(
     (
@@ -83,17 +83,17 @@ class Copier:
         cls = type(value)
         if cls in ATOMIC:
             return value
-        known = self.memo.get(id(value), self)
+        memo, key = self.memo, id(value)
+        known = memo.get(key, self)
         if known is not self:
             return known
-        made = cls() if cls in CONTAINERS and not value else _COPY.get(cls, Copier._other)(self, value)
-        self.memo[id(value)] = made
+        made = memo[key] = cls() if cls in CONTAINERS and not value else _COPY.get(cls, Copier._other)(self, value)
         return made
 
     def _dict(self, value: Any) -> Any:
         made = self.memo[id(value)] = type(value)()
         for key, item in value.items():
-            made[self(key)] = self(item)
+            made[key if type(key) is str else self(key)] = self(item)
         return made
 
     def _defaultdict(self, value: Any) -> Any:

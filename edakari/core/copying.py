@@ -12,14 +12,16 @@ import contextlib
 import copy
 import copyreg
 import types
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-from edakari.core.copier import Copier
+from edakari.core.copier import ATOMIC, Copier
 from edakari.core.globals import used_by_forward
+from edakari.core.modules import modules_of
 from edakari.core.wrappers import inner
 from edakari.errors import ModelError
 
@@ -28,6 +30,8 @@ __all__ = ["copied", "copied_as_is"]
 M = TypeVar("M", bound=nn.Module)
 
 UNIQUE = ("__dict__", "__weakref__")
+HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+"""Attributes in which modules store their hooks."""
 NOT_COPIED = frozenset({"_compiled_call_impl"})
 """Attributes of modules that are bound to the original module."""
 
@@ -69,7 +73,7 @@ class _Copier(Copier):
 
     def network(self) -> nn.Module:
         """Return the copy of the network."""
-        parts = {path: module for path, module in self.model.named_modules() if inner(module) is None}
+        parts = {path: module for path, module in modules_of(self.model) if inner(module) is None}
         self.keep(used_by_forward(parts.values()))
         self.leave_empty(parts.values())
         self.add_shells(parts.values())
@@ -116,9 +120,14 @@ class _Copier(Copier):
             if id(module) in self.filled:
                 return
             self.filled.add(id(module))
-            own = vars(self.memo[id(module)])
-            for name, value in vars(module).items():
-                if name not in NOT_COPIED:
+            own, content = vars(self.memo[id(module)]), vars(module)
+            own.update(content)
+            for name in NOT_COPIED.intersection(content):
+                del own[name]
+            for name, value in content.items():
+                if name in HOOKS and not value and type(value) is OrderedDict:
+                    own[name] = OrderedDict()  # each module has its own, and a dozen of them
+                elif type(value) not in ATOMIC and name not in NOT_COPIED:
                     own[name] = self(value)
             for name in copyreg._slotnames(type(module)):  # type: ignore[attr-defined]
                 if hasattr(module, name):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from edakari.core.modules import buffers_of, parameters_of
 from edakari.errors import ModelError
 
 __all__ = ["refuse_uninitialised"]
@@ -18,7 +17,7 @@ def refuse_uninitialised(model: nn.Module) -> None:
     Raises:
         ModelError: a parameter is uninitialised; the message says to run the network once.
     """
-    lazy = [name for name, value in itertools.chain(model.named_parameters(), model.named_buffers()) if is_lazy(value)]
+    lazy = [name for name, value in (parameters_of(model) | buffers_of(model)).items() if is_lazy(value)]
     if lazy:
         raise ModelError(
             f"{type(model).__name__} has {len(lazy)} uninitialised parameters, such as {lazy[0]!r}: its lazy modules "

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied_as_is
+from edakari.core.modules import modules_of
 from edakari.core.wrappers import check_parts, inner
 from edakari.errors import ModelError
 
@@ -38,7 +39,7 @@ def unwrapped(model: Any, call: str) -> nn.Module:
     while (found := inner(network)) is not None:
         network = found
     check_parts(network)
-    wrapped = any(inner(part) is not None or part._compiled_call_impl is not None for part in network.modules())
+    wrapped = any(inner(part) is not None or part._compiled_call_impl is not None for _, part in modules_of(network))
     return copied_as_is(network) if wrapped else network
 
 

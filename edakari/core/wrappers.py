@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edakari.core.modules import modules_of, parameters_of
 from edakari.errors import ModelError
 
 __all__ = ["check_parts", "check_whole", "inner"]
@@ -37,7 +38,7 @@ def check_parts(model: nn.Module) -> None:
             what to hand in instead.
     """
     exported = _classes("torch.export._unlift", "_StatefulGraphModule")
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         where = f"module {path!r} of {type(model).__name__}" if path else "the network"
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
@@ -59,8 +60,8 @@ def check_whole(model: nn.Module) -> None:
         ModelError: says which part, and what to hand in instead.
     """
     sharding = _classes("torch.distributed.fsdp", "FullyShardedDataParallel", "FSDPModule")
-    for path, module in model.named_modules():
-        if sharding and isinstance(module, sharding):
+    for path, module in modules_of(model) if sharding else ():
+        if isinstance(module, sharding):
             where = f"module {path!r} of {type(model).__name__}" if path else "the network"
             raise ModelError(
                 f"{where} is sharded by FSDP: this process holds only a part of its weights. Build the network without "
@@ -68,7 +69,7 @@ def check_whole(model: nn.Module) -> None:
                 "full_state_dict=True), prune, and shard what edakari returns."
             )
     distributed = _classes("torch.distributed.tensor", "DTensor")
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters_of(model).items():
         if distributed and isinstance(parameter, distributed):
             raise ModelError(
                 f"parameter {name!r} of {type(model).__name__} is a DTensor: this process may hold only a part of it. "

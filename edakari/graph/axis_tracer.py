@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from edakari.core.modules import modules_of
 from edakari.graph import algebra
 from edakari.graph.algebra import DimExpr
 from edakari.graph.entries import MOVING, NUMBERING
@@ -19,7 +20,8 @@ from edakari.graph.module_calls import told_of_calls
 from edakari.graph.operator_mode import OperatorMode
 from edakari.graph.records import Call, CallRecord, OperatorRecord, Shape, TensorInfo
 from edakari.graph.shape_operators import SHAPE_OPERATORS, line_of_code
-from edakari.graph.tracked_ints import LISTENER, OPAQUE, IntTracker, is_known
+from edakari.graph.tracked_attributes import OPAQUE, is_known
+from edakari.graph.tracked_ints import LISTENER, IntTracker
 from edakari.graph.widths import known_widths
 
 __all__ = ["AxisTracer", "Call", "CallRecord", "OperatorRecord", "Rule", "Shape"]
@@ -49,6 +51,7 @@ class AxisTracer:
         self.names = names
         self.rules = rules
         self.functions = functions
+        self.whole = dict(functions.values())
         self.records: list[OperatorRecord] = []
         self.read: set[str] = set()
         self.modules: list[str] = [""]
@@ -222,11 +225,13 @@ class AxisTracer:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Trace the forward pass of a network, and note each module's call, inputs and outputs."""
         self.ints = IntTracker(self.notes, self.peek, self._same_number, self._running, known_widths(model, self.peek))
-        self.opaque = frozenset(path for path, module in model.named_modules() if isinstance(module, OPAQUE))
-        self.own = frozenset(path for path, module in model.named_modules() if is_known(module))
+        modules = modules_of(model)
+        self.opaque = frozenset(path for path, module in modules if isinstance(module, OPAQUE))
+        self.own = frozenset(path for path, module in modules if is_known(module))
         token = LISTENER.set(self.ints.compared)
         try:
-            with told_of_calls(model, self._entered, self._left), FunctionMode(self), OperatorMode(self._operator):
+            calls = told_of_calls(model, self._entered, self._left, self._ran)
+            with calls, FunctionMode(self), OperatorMode(self._operator):
                 yield
         finally:
             LISTENER.reset(token)
@@ -237,6 +242,10 @@ class AxisTracer:
         if not self.quiet:
             self.handle(name, self.rule_of(name, func), Call(name, args, kwargs, out))
         return out
+
+    def _ran(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        if not self.quiet:
+            self.handle(name, self.rules.get(name) or self.whole[name], Call(name, args, kwargs, out))
 
     def _entered(self, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.modules.append(path)

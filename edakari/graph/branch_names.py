@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import collections
 import dataclasses as dc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from edakari.core.graph import Branch
 
 __all__ = ["named_by_exit", "named_by_home"]
 
 
-def named_by_home(branches: Sequence[Branch], sizes: Mapping[str, int]) -> tuple[Branch, ...]:
+def named_by_home(branches: Sequence[Branch], numel: Callable[[str], int]) -> tuple[Branch, ...]:
     """Name residual branches by the module that holds them, else by the one with the most parameters, else by the last.
 
     Each branch takes the first of these names that no other branch has; if all are taken, a number is added.
+
+    Args:
+        branches: branches without names.
+        numel: function that returns a parameter's number of weights.
     """
     names = [_home(branch) for branch in branches]
-    for other in (lambda branch: _heaviest(branch, sizes), lambda branch: branch.exit):
+    for other in (lambda branch: _heaviest(branch, numel), lambda branch: branch.exit):
         counts = collections.Counter(names)
         names = [
             name if name and counts[name] == 1 else other(branch) for name, branch in zip(names, branches, strict=True)
@@ -41,10 +45,10 @@ def _numbered(branches: Iterable[Branch], names: Iterable[str], suffix: str) -> 
     return tuple(named)
 
 
-def _heaviest(branch: Branch, sizes: Mapping[str, int]) -> str:
+def _heaviest(branch: Branch, numel: Callable[[str], int]) -> str:
     return max(
         (*branch.modules, branch.exit),
-        key=lambda path: sum(sizes[name] for name in branch.parameters if name.startswith(path + ".")),
+        key=lambda path: sum(numel(name) for name in branch.parameters if name.startswith(path + ".")),
     )
 
 

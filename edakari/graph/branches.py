@@ -54,9 +54,10 @@ def branches_of(tracer: AxisTracer) -> tuple[tuple[Branch, ...], tuple[Branch, .
     for index in sums:
         if inside >> index & 1:
             found[index] += sides[index]
-    sizes = {tracer.names[key]: math.prod(map(size, dims)) for key, dims in tracer.stored.items()}
+    dims = {tracer.names[key]: each for key, each in tracer.stored.items()}
     residual = list(_different(itertools.chain.from_iterable(found.values())).values())
-    branches = tuple(branch for branch in named_by_home(residual, sizes) if not search.reshapes(branch))
+    named = named_by_home(residual, lambda name: math.prod(map(size, dims[name])))
+    branches = tuple(branch for branch in named if not search.reshapes(branch))
     kept = {_key(branch) for branch in branches}
     rest = _different(itertools.chain.from_iterable(sides.values()))
     paths = [side for key, side in rest.items() if key not in kept]

@@ -12,6 +12,7 @@ from torch import nn
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.layout import Fixed, Layout, Mask, extent, kept
+from edakari.core.modules import modules_of
 from edakari.core.space import Sizes
 from edakari.graph import attention
 from edakari.graph.dropped import without
@@ -56,16 +57,16 @@ def _cut_tensors(
 ) -> dict[int, torch.Tensor]:
     indices: dict[Layout, torch.Tensor | None] = {}
     smaller: dict[int, torch.Tensor] = {}
+    sizes = {name: int(mask.sum()) for name, mask in masks.items()}
     for name, tensor in stored_tensors(model).items():
         if name not in graph.layouts:
             continue  # left behind by a forward pass after the trace
-        small = tensor.detach()
-        chosen = indices_of(graph.layouts[name], masks, indices)
-        if small.is_meta:
-            pairs = zip(chosen, small.shape, strict=True)
-            lengths = [length if index is None else len(index) for index, length in pairs]
-            small = torch.empty(lengths, dtype=small.dtype, device="meta")  # `new_empty` is slow on meta
+        if tensor.is_meta:
+            lengths = [extent(dim, sizes) for dim in graph.layouts[name]]
+            small = torch.empty(lengths, dtype=tensor.dtype, device="meta")  # `new_empty` is slow on meta
         else:
+            small = tensor.detach()
+            chosen = indices_of(graph.layouts[name], masks, indices)
             if name in weights:
                 small = small.masked_fill(~weights[name].to(small.device), 0)
             small = taken(small, chosen)
@@ -102,10 +103,15 @@ def taken(tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch
 
 def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
     touched = {path for path, _ in graph.attributes}
+    changes: dict[int, bool] = {}  # by the layout's id: hashing a layout takes longer than comparing its extents
     for name, dims in graph.layouts.items():
-        if any(not isinstance(dim, Fixed) and extent(dim, sizes) != extent(dim, {}) for dim in dims):
-            touched.update(_owners(name))
-    for path, module in list(small.named_modules()):
+        for dim in dims:
+            if id(dim) not in changes:
+                changes[id(dim)] = not isinstance(dim, Fixed) and extent(dim, sizes) != extent(dim, {})
+            if changes[id(dim)]:
+                touched.update(_owners(name))
+                break
+    for path, module in modules_of(small):
         if path not in touched:
             continue
         if isinstance(module, nn.MultiheadAttention) and path:
@@ -116,7 +122,7 @@ def _mend(small: nn.Module, graph: Graph, sizes: Sizes) -> None:
         for name, value in mended(module, widths).items():
             setattr(module, name, value)
         with_ints(module, mended_inside(module, widths))
-    for module in small.modules():
+    for _, module in modules_of(small):
         if isinstance(module, nn.TransformerEncoder) and any(map(attention.is_slim, module.modules())):
             module.use_nested_tensor = False  # only torch's own attention takes such tensors
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["OWN", "containers", "held", "held_tensors", "item_of", "replaced_inside", "with_item"]
+__all__ = ["OWN", "PLAIN", "containers", "held", "held_tensors", "item_of", "replaced_inside", "with_item"]
 
 CONFIGURATION = re.compile("(config|cfg|args|arguments|params|options|hparams|settings|namespace)$", re.IGNORECASE)
 """Names of classes whose instances hold settings."""
@@ -61,7 +61,7 @@ def held_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         if name in OWN or ("cache" in name and isinstance(value, dict)):
             continue
         cls = type(value)
-        if cls in PLAIN or (cls in (tuple, list) and PLAIN.issuperset(map(type, value))):
+        if cls in PLAIN or isinstance(value, int) or (cls in (tuple, list) and PLAIN.issuperset(map(type, value))):
             continue
         for full, item in held(value, name):
             if isinstance(item, torch.Tensor) and item.layout is torch.strided and not item.is_quantized:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edakari.core.copying import copied
+from edakari.core.modules import modules_of, tensors_in
 from edakari.core.user_code import cause
 from edakari.errors import EdakariError, ModelError
 from edakari.graph.held import held_tensors
@@ -30,9 +31,10 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
     Parameters come first, then buffers, then tensors in plain attributes, such as a table that was never registered.
     """
-    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    modules = modules_of(model)
+    found = tensors_in(modules, "_parameters") | tensors_in(modules, "_buffers")
     known = set(map(id, found.values()))
-    for path, module in model.named_modules():
+    for path, module in modules:
         for name, tensor in held_tensors(module):
             if id(tensor) not in known:
                 known.add(id(tensor))
@@ -59,7 +61,7 @@ def bytes_on_disk(model: nn.Module) -> dict[str, int]:
 def shadow_of(model: nn.Module, device: str) -> nn.Module:
     """Copy a network in evaluation mode to run forward passes on; on "meta" no data is copied."""
     tensors: dict[int, torch.Tensor] = {}
-    for module in model.modules():
+    for _, module in modules_of(model):
         plain = (*vars(module).values(), *(tensor for _, tensor in held_tensors(module)))
         for value in (*module._parameters.values(), *module._buffers.values(), *plain):
             if isinstance(value, torch.Tensor) and id(value) not in tensors:

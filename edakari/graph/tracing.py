@@ -11,10 +11,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from edakari.core.collection import collecting_new_objects
 from edakari.core.copying import copied_as_is
 from edakari.core.graph import Graph
 from edakari.core.lazy import refuse_uninitialised
 from edakari.core.modes import eval_mode, training_code
+from edakari.core.modules import buffers_of, parameters_of
 from edakari.core.networks import unwrapped
 from edakari.errors import ModelError
 from edakari.graph import algebra, rule_files
@@ -25,7 +27,7 @@ from edakari.graph.inputs import spec_of_inputs
 from edakari.graph.outputs import Outputs, output_names, selected, tensors_in, with_outputs
 from edakari.graph.rules import FUNCTIONS, RULES
 from edakari.graph.shadow import bytes_on_disk, run_on, shadow_of, stored_tensors
-from edakari.graph.tracked_ints import track_attributes
+from edakari.graph.tracked_attributes import track_attributes
 from edakari.graph.trial_cuts import verify_by_cutting
 
 __all__ = ["fixed_graph", "trace", "training_graph"]
@@ -95,12 +97,13 @@ def training_graph(model: nn.Module, example: Any) -> Graph | None:
 
 def _where_it_runs(follow: Callable[[str, str], Graph]) -> Graph:
     """Call `follow` on meta, or on the CPU if the network depends on values; the second argument is the reason."""
-    try:
-        return follow("meta", "")
-    except ModelError as error:
-        if not _needs_data(error):
-            raise
-        return follow("cpu", _first_line(error.__cause__))
+    with collecting_new_objects():
+        try:
+            return follow("meta", "")
+        except ModelError as error:
+            if not _needs_data(error):
+                raise
+            return follow("cpu", _first_line(error.__cause__))
 
 
 def _fixed(model: nn.Module, example: Any, device: str, why: str, mode: Mode = eval_mode) -> Graph:
@@ -108,8 +111,8 @@ def _fixed(model: nn.Module, example: Any, device: str, why: str, mode: Mode = e
     dims: dict[str, Shape] = {name: list(tensor.shape) for name, tensor in stored_tensors(shadow).items()}
     with mode(shadow):
         tracer, _ = _follow(shadow, dims, tree_map(lambda value: _moved(value, device), example))
-    parameters = dict(shadow.named_parameters())
-    registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
+    parameters = parameters_of(shadow)
+    registered = {*parameters, *buffers_of(shadow)}
     graph = finish(tracer, dims, parameters, registered, spec_of_inputs(example), device, why, ((), ()))
     return dc.replace(graph, stored=bytes_on_disk(shadow))
 
@@ -122,14 +125,14 @@ def _traced(model: nn.Module, example: Any, chosen: Names, device: str, why: str
     moved = tree_map(lambda value: _moved(value, device), example)
     tracer, outputs = _follow(shadow, dims, moved)
     _pin_outputs(tracer, outputs, selected(outputs, chosen))
-    parameters, inputs = dict(shadow.named_parameters()), with_outputs(spec_of_inputs(example), chosen)
+    parameters, inputs = parameters_of(shadow), with_outputs(spec_of_inputs(example), chosen)
     targets = isinstance(example, tuple | dict) and len(example) > 1  # one of several arguments may be for training
     joined = False
     if targets or not tracer.read.issuperset(parameters):
         joined = _join_training(tracer, shadow, dims, moved, chosen, retry=targets and device == "meta")
     tracer.hold_comparisons()
     # plain attributes that nothing reads are left alone, such as a stored attention map
-    registered = {*parameters, *(name for name, _ in shadow.named_buffers())}
+    registered = {*parameters, *buffers_of(shadow)}
     for name in dims.keys() - registered - tracer.read:
         dims[name] = list(stored[name].shape)
     sides = branches_of(tracer)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
+from edakari.core.modules import modules_of
 from edakari.graph.algebra import DimExpr, size
 
 __all__ = ["known_widths", "width_attributes"]
@@ -30,9 +31,11 @@ def known_widths(
 ) -> dict[tuple[str, str], DimExpr]:
     """Return the dimension that each such attribute of a network counts, by module path and attribute name."""
     found: dict[tuple[str, str], DimExpr] = {}
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         weight = module._parameters.get("weight")
-        for name, index in width_attributes(module) if weight is not None else ():
+        if weight is None:
+            continue
+        for name, index in width_attributes(module):
             dims = dims_of(weight)
             if len(dims) > index and size(dims[index]) == getattr(module, name):
                 found[path, name] = dims[index]

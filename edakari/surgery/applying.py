@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from edakari.core.collection import collecting_new_objects
 from edakari.core.graph import Graph
 from edakari.core.layout import Mask, extent
+from edakari.core.modules import buffers_of, parameters_of
 from edakari.core.networks import described, unwrapped
 from edakari.core.plan import DropBranch, KeepChannels, KeepTokens, MaskWeights, Plan
 from edakari.core.weight_masks import require_parameter
@@ -41,7 +43,8 @@ def apply(model: nn.Module, plan: Plan, graph: Graph | None = None) -> nn.Module
         ModelError: the network cannot be traced or copied.
     """
     network, graph = checked(plan, model, graph, "apply(model, plan)")
-    return cut_by(plan, network, graph)
+    with collecting_new_objects():
+        return cut_by(plan, network, graph)
 
 
 def cut_by(plan: Plan, network: nn.Module, graph: Graph) -> nn.Module:
@@ -119,7 +122,7 @@ def _check_graph(graph: Graph, network: nn.Module, call: str) -> None:
     """Raise an error for a graph that cannot belong to the network."""
     if not isinstance(graph, Graph):
         raise PlanError(f"{call} takes a graph from edakari.trace, but got {described(graph)}")
-    found = {name: tuple(tensor.shape) for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    found = {name: tuple(tensor.shape) for name, tensor in (parameters_of(network) | buffers_of(network)).items()}
     # plain attributes may have been added or removed since then
     known = {name: tuple(extent(dim, {}) for dim in dims) for name, dims in graph.layouts.items() if name in found}
     missing = [name for name in graph.parameters if name not in found]

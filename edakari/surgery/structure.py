@@ -44,6 +44,8 @@ FEW = 6
 
 Description = dict[str, Any]
 
+_encoded = json.JSONEncoder(sort_keys=True).encode
+
 
 @dc.dataclass(frozen=True)
 class Structure:
@@ -146,7 +148,7 @@ def _follow(model: nn.Module, path: str, before: nn.Module | None, after: nn.Mod
 def _signature(module: nn.Module) -> str:
     description = _description(module)
     if description is not None:
-        return json.dumps(description, sort_keys=True)
+        return _encoded(description)
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 

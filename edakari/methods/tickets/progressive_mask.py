@@ -169,10 +169,7 @@ class ProgressiveMask(Hook):
             )
             return {name: mask.cpu() for name, mask in found.items()}
 
-        here = Processes.here()
-        with here.ending_together():
-            own = chosen()
-        masks = here.agreed(own)
+        masks = Processes.here().from_main(chosen)
         if self.events and self.events[-1].epoch == epoch:
             self.events.pop()
         else:
