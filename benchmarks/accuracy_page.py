@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifar10_arms import planned
+from cifar10_arms import BUDGETS, planned
 from paired import differences
 
 COMPARED = ("smcp repeated", "smcp")
@@ -15,12 +15,9 @@ COMPARED = ("smcp repeated", "smcp")
 
 def accuracy(results: Mapping[str, Any]) -> str:
     """Top-1 accuracy of each method at each budget: mean and standard deviation over the seeds."""
-    rows = list(results["arms"].values())
-    budgets = sorted({row["budget"] for row in rows}, key=lambda budget: ("latency" in budget, -_percent(budget)))
-    lines = [f"| method | {' | '.join(budgets)} |", "|---" * (len(budgets) + 1) + "|"]
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        cells = [_cell([row for row in rows if (row["arm"], row["budget"]) == (arm, budget)]) for budget in budgets]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    everything = list(results["arms"].values())
+    rows = [row for row in everything if row["budget"] in BUDGETS]
+    afterwards = [row for row in everything if row["budget"] not in BUDGETS]
     environment, settings = results["environment"], results["settings"]
     seeds = len({row["seed"] for row in rows})
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
@@ -38,8 +35,24 @@ def accuracy(results: Mapping[str, Any]) -> str:
         how += f" **The table is partial: {len(missing)} of {len(planned())} runs are missing.**"
     later = {row["arm"]: row["environment"] for row in rows if "environment" in row}
     remarks = [f"{arm} anew on {found['processor']}, latency not timed." for arm, found in later.items()]
-    compared = [part for arm in COMPARED if "trials" in results for part in ("", differences(rows, arm, budgets))]
-    return "\n".join([*lines, "", " ".join([how, *remarks]), *compared])
+    listed = [budget for budget in BUDGETS if any(row["budget"] == budget for row in rows)]
+    compared = [part for arm in COMPARED if "trials" in results for part in ("", differences(rows, arm, listed))]
+    further = [
+        "",
+        "Budgets tried after the table was complete, with the settings of the table:",
+        "",
+        *_table(afterwards),
+    ]
+    return "\n".join([*_table(rows), "", " ".join([how, *remarks]), *compared, *(further if afterwards else ())])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    budgets = sorted({row["budget"] for row in rows}, key=lambda budget: ("latency" in budget, -_percent(budget)))
+    lines = [f"| method | {' | '.join(budgets)} |", "|---" * (len(budgets) + 1) + "|"]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        cells = [_cell([row for row in rows if (row["arm"], row["budget"]) == (arm, budget)]) for budget in budgets]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
 
 
 def _most_trials(results: Mapping[str, Any]) -> int:

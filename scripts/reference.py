@@ -141,6 +141,7 @@ def recipe_tables() -> dict[str, str]:
     from edakari.core import curves
     from edakari.core.choosing import Groups
     from edakari.core.protocols import Schedule
+    from edakari.latency.options import RuntimeOptions
     from edakari.models import ModelSpec
     from edakari.pipeline import settings as sections
     from edakari.tasks import DataSettings
@@ -149,7 +150,7 @@ def recipe_tables() -> dict[str, str]:
         "model": [ModelSpec],
         "transfer": [sections.TransferSettings],
         "data": [DataSettings],
-        "latency": [sections.LatencySettings],
+        "latency": [sections.LatencySettings, RuntimeOptions],
         "groups": [Groups],
         "train": [Schedule],
         "warmup": [curves.WarmedUp],
@@ -161,6 +162,7 @@ def recipe_tables() -> dict[str, str]:
         "bank": [sections.BankSettings],
         "distill": [sections.DistillSettings],
         "measure": [sections.MeasureSettings],
+        "quantize": [sections.QuantizeSettings],
     }
     return {name: settings_table(found) for name, found in classes.items()}
 

@@ -18,6 +18,7 @@ import yaml
 
 from edakari.core.choosing import Groups
 from edakari.core.method import METHODS, registered
+from edakari.export.int8 import QuantizeSettings
 from edakari.graph.module_attributes import ATTRIBUTES
 from edakari.graph.rules import RULES
 from edakari.models import ModelSpec
@@ -129,6 +130,7 @@ SECTIONS = {
     "finetune.bank": [BankSettings],
     "finetune.distill": [DistillSettings],
     "measure": [MeasureSettings],
+    "quantize": [QuantizeSettings],
 }
 
 

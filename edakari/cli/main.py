@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edakari import __version__
+from edakari.cli.commands.bench import bench
 from edakari.cli.commands.convert import convert
 from edakari.cli.commands.demo import demo
 from edakari.cli.commands.explain import explain
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, inspect, prune, measure, export, report, methods, train, convert):
+for _command in (demo, init, inspect, prune, measure, bench, export, report, methods, train, convert):
     app.command()(_command)
 app.add_typer(explain, name="explain")
 

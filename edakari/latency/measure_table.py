@@ -15,24 +15,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from edakari.core.far_side.loops import BATCH, run_alternately, steady_samples
 from edakari.core.graph import Graph
 from edakari.core.space import Group
 from edakari.latency.grid import Ints, Knots, knots_of, reachable
 from edakari.latency.layers import Layer, Use, layers_of
 from edakari.latency.table import Point, Sample, Table, extended
-from edakari.latency.timing import Clock, LayerRuntime, RunSettings
+from edakari.latency.timing import Clock, LayerRuntime, RemoteRuntime, RunSettings
 
-__all__ = ["CHAINS", "MeasurePlan", "Wanted", "fill", "plan_measurement", "timed", "wanted"]
+__all__ = ["CHAINS", "MeasurePlan", "Wanted", "fill", "plan_measurement", "sample_of", "timed", "wanted"]
 
 CHAINS = (8, 64)
 """Lengths of the chains of tiny operators that determine the cost of a call and of an operator."""
-BATCH = 24
 PROBES = 8
-NOISY = 0.1
-"""Interquartile range, as a fraction of the median, above which a point is timed again."""
-TICK = 0.003
-"""Interquartile range that never counts as noise, ms: profiles count whole microseconds."""
-AGAIN = 2
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -92,7 +87,11 @@ def wanted(graph: Graph, groups: Sequence[Group] | None = None) -> tuple[Wanted,
 
 
 def plan_measurement(
-    uses: Sequence[Wanted], table: Table, runtime: LayerRuntime, settings: RunSettings, repeats: int = 10
+    uses: Sequence[Wanted],
+    table: Table,
+    runtime: LayerRuntime | RemoteRuntime,
+    settings: RunSettings,
+    repeats: int = 10,
 ) -> MeasurePlan:
     """Find the points that a table lacks; time a few random ones to estimate the duration.
 
@@ -110,22 +109,31 @@ def plan_measurement(
     order = np.random.default_rng(0).permutation(len(missing))
     shuffled = tuple(missing[index] for index in order)
     probes = shuffled[:PROBES]
+    if isinstance(runtime, RemoteRuntime):
+        seconds = runtime.layer_seconds(probes, settings, repeats) if probes else 0.0
+    else:
+        seconds = _probed(probes, runtime, settings, repeats)
+    each = seconds / max(len(probes), 1)
+    return MeasurePlan(len({use.use.layer for use in uses}), len(points), shuffled, each * len(missing))
+
+
+def _probed(probes: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, repeats: int) -> float:
+    """Estimate how long some points take, s, from a few calls."""
     start = time.perf_counter()
     clocks = [runtime.clock(layer, widths, settings) for layer, widths in probes]
     opened = time.perf_counter()
-    _run(clocks, 2)
+    run_alternately(clocks, 2)
     for clock in clocks:
         clock.times()
     ran = time.perf_counter()
     calls = (settings.warmup + repeats) / 2
-    each = ((opened - start) + calls * (ran - opened)) / max(len(probes), 1)
-    return MeasurePlan(len({use.use.layer for use in uses}), len(points), shuffled, each * len(missing))
+    return (opened - start) + calls * (ran - opened)
 
 
 def fill(
     table: Table,
     missing: Sequence[Point],
-    runtime: LayerRuntime,
+    runtime: LayerRuntime | RemoteRuntime,
     settings: RunSettings,
     repeats: int = 10,
     progress: Callable[[int], None] = lambda done: None,
@@ -143,6 +151,11 @@ def fill(
     Returns:
         The table with these points.
     """
+    if isinstance(runtime, RemoteRuntime):
+        for times in runtime.time_layers(missing, settings, repeats):
+            table = extended(table, {point: sample_of(each) for point, each in times.items()})
+            progress(len(times))
+        return table
     for batch in _batched(missing):
         table = extended(table, timed(batch, runtime, settings, repeats))
         progress(len(batch))
@@ -158,35 +171,19 @@ def timed(batch: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, 
         settings: settings of the runtime.
         repeats: number of calls of each point that count.
     """
-    elapsed: dict[Point, list[float]] = {point: [] for point in batch}
-    left = list(batch)
-    for _ in range(1 + AGAIN):
-        clocks = [runtime.clock(layer, widths, settings) for layer, widths in left]
-        _run(clocks, settings.warmup + repeats)
-        for point, clock in zip(left, clocks, strict=True):
-            elapsed[point] += clock.times()[settings.warmup :]
-        left = [point for point in left if _noisy(elapsed[point])]
-        if not left:
-            break
-    return {point: _sample(times) for point, times in elapsed.items()}
+
+    def clock(point: Point) -> Clock:
+        return runtime.clock(*point, settings)
+
+    found = steady_samples(batch, clock, settings.warmup, repeats)
+    return {point: sample_of(times) for point, times in found.items()}
 
 
 def _batched(points: Sequence[Point]) -> Iterable[Sequence[Point]]:
     return (points[first : first + BATCH] for first in range(0, len(points), BATCH))
 
 
-def _run(clocks: Sequence[Clock], rounds: int) -> None:
-    for turn in range(rounds):
-        first = turn % max(len(clocks), 1)
-        for clock in (*clocks[first:], *clocks[:first]):
-            clock.run()
-
-
-def _noisy(times: Sequence[float]) -> bool:
-    sample = _sample(times)
-    return sample.spread_ms > max(NOISY * sample.median_ms, TICK)
-
-
-def _sample(times: Sequence[float]) -> Sample:
+def sample_of(times: Sequence[float]) -> Sample:
+    """Return the latency of a layer from the times of its calls, ms."""
     low, median, high = np.percentile(times, (25, 50, 75))
     return Sample(float(min(times)), float(median), float(high - low), len(times))

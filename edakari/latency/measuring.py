@@ -17,8 +17,9 @@ from edakari.graph import trace
 from edakari.latency.bench import Bench, Tell
 from edakari.latency.model import calibrate, fill_table, known_fit
 from edakari.latency.predict import LatencyCost
+from edakari.latency.runtime_protocols import require_layers
 from edakari.latency.runtimes import runtime_named
-from edakari.latency.timing import RunSettings, require_clock
+from edakari.latency.timing import RunSettings
 from edakari.latency.widths import WidthLatency
 
 __all__ = ["measure_latency"]
@@ -56,7 +57,7 @@ def measure_latency(
     model = unwrapped(model, "measure_latency(model, example)")
     named_tensors(example)  # raises where there is no tensor
     bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
-    require_clock(bench.runtime)
+    require_layers(bench.runtime)
     bench.table()
     graph = trace(model, example)
     chosen = limited(graph.groups, round_to=TIMED_STEP) if groups is None else groups

@@ -24,8 +24,8 @@ from edakari.latency.calibrate import fit_latency, left_out
 from edakari.latency.layers import unknown_operators
 from edakari.latency.measure_table import Wanted, fill, plan_measurement
 from edakari.latency.predicted import PredictedLatency
+from edakari.latency.runtime_protocols import require_layers
 from edakari.latency.table import Fit, Table, extended
-from edakari.latency.timing import require_clock
 from edakari.surgery import apply
 
 __all__ = ["LatencyModel", "calibrate", "fill_table", "known_fit", "unfitted"]
@@ -105,7 +105,7 @@ def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Re
     table, uses = bench.table(), model.uses
     if not uses:
         return table, {"layers": 0, "points": 0, "filled": 0, "expected_s": 0.0, "fill_s": 0.0}
-    runtime = require_clock(bench.runtime)
+    runtime = require_layers(bench.runtime)
     plan = plan_measurement(uses, table, runtime, bench.settings)
     missing = len(plan.missing)
     tell(

@@ -2,7 +2,8 @@
 
 Convolutions and pools stand between a producer and a consumer, both pointwise convolutions of few channels. ONNX
 Runtime and OpenVINO run them in a blocked layout. Without the two, the layout conversions at the edges of the model
-would take most of its time, though a whole network rarely needs them. `timed_part` selects the nodes in between.
+would take most of its time, though a whole network rarely needs them. `core.far_side.sessions.timed_part` selects the
+nodes in between.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edakari.core.far_side.sessions import CONSUMER
 from edakari.core.optional import needs
 from edakari.latency.layers import Layer, widths_in_group
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CONSUMER", "PRODUCERS", "OnnxLayer", "onnx_layer", "timed_part"]
+__all__ = ["OnnxLayer", "onnx_layer"]
 
 Array = npt.NDArray[np.float32]
 
-PRODUCERS, CONSUMER = ("producer", "shortcut"), "consumer"
 EDGE = 16
 """Outer channels of producer and consumer: one block."""
 STEM = 4
@@ -63,26 +64,6 @@ def onnx_layer(layer: Layer, widths: Sequence[int]) -> OnnxLayer:
     build = _Builder()
     _KINDS[layer.kind](build, layer, *widths)
     return build.finish()
-
-
-def timed_part(nodes: Sequence[tuple[str, str, float]]) -> float:
-    """Return the time of the layer among the nodes of one run.
-
-    The layer begins at the first node that neither produces nor converts its inputs, and ends before the consumer.
-    Conversions after the layer belong to it, since a network with such widths needs them.
-
-    Args:
-        nodes: name, operator and time of each node of the run, in order of execution.
-    """
-    total, started = 0.0, False
-    for name, operator, time in nodes:
-        if name.startswith(CONSUMER):
-            break
-        if name.startswith(PRODUCERS):
-            continue
-        started = started or not operator.startswith("Reorder")
-        total += time if started else 0.0
-    return total
 
 
 class _Builder:

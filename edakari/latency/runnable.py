@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from edakari.errors import EdakariError, MeasurementError
+from edakari.latency.runtime_protocols import RemoteRuntime, Runtime
 
 if TYPE_CHECKING:
-    from edakari.latency.timing import RunSettings, Runtime
+    from edakari.latency.timing import RunSettings
 
 __all__ = ["faults", "require_runnable"]
 
@@ -23,14 +24,16 @@ def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]
         runtime: runtime that is to run networks.
         settings: settings of the runtime.
     """
-    processors = os.cpu_count() or 1
-    if not 0 <= settings.threads <= processors:
+    processors, here = os.cpu_count() or 1, not isinstance(runtime, RemoteRuntime)
+    if here and not 0 <= settings.threads <= processors:
         yield (
             "threads",
             f"must be at most {processors}, as this machine has {processors} processors, or 0 for the runtime's own "
             f"choice, found {settings.threads}",
         )
-    if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
+    if settings.precision == "int8" and "int8" not in getattr(runtime, "precisions", ()):
+        yield "precision", f"is 'int8', in which the runtime {runtime.name!r} cannot run; use the runtime 'onnxruntime'"
+    if here and torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
         yield "device", f"is {settings.device!r}, but PyTorch sees no CUDA device here; use 'cpu'"
     try:
         runtime.check(settings)

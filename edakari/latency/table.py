@@ -21,9 +21,10 @@ from edakari.core.files import json_text, write_text
 from edakari.core.graph import Graph
 from edakari.core.reading import Unreadable, read_bytes
 from edakari.errors import MeasurementError
+from edakari.export.int8 import int8_instructions
 from edakari.latency.cache import cache_folder
 from edakari.latency.layers import AXES, Layer
-from edakari.latency.timing import RunSettings, Runtime
+from edakari.latency.timing import RemoteRuntime, RunSettings, Runtime
 
 __all__ = [
     "Fit",
@@ -143,12 +144,22 @@ def hardware(device: str = "cpu") -> dict[str, str]:
 
 
 def key_of(runtime: Runtime, settings: RunSettings) -> Key:
-    """Return the key of a runtime's tables on this machine.
+    """Return the key of a runtime's tables: on this machine, or on the device of a `RemoteRuntime`.
+
+    A runtime with settings of its own that determine its times returns them as a mapping from `own_settings`.
 
     Raises:
-        MeasurementError: the runtime is not installed.
+        MeasurementError: the runtime is not installed, or its device does not answer.
     """
-    return Key(hardware(settings.device), runtime.name, dict(runtime.versions()), dc.asdict(settings))
+    there = dict(runtime.hardware() if isinstance(runtime, RemoteRuntime) else hardware(settings.device))
+    own: Mapping[str, Any] = runtime.own_settings() if hasattr(runtime, "own_settings") else {}
+    asked = dc.asdict(settings)
+    excluded = asked.pop("exclude")
+    if settings.precision == "int8":
+        asked["exclude"] = list(excluded)
+        if not isinstance(runtime, RemoteRuntime):
+            there["int8"] = " ".join(int8_instructions())
+    return Key(there, runtime.name, dict(runtime.versions()), {**asked, **own})
 
 
 def open_table(key: Key, folder: Path | None = None) -> Table:

@@ -1,6 +1,7 @@
 """Latency, measured in the runtime that will serve the network; dense and pruned networks see the same noise.
 
-A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn.
+A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn: see
+`edakari.core.far_side.loops`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import dataclasses as dc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from edakari.core.far_side.loops import TURN_MS, WARM_MS, alternated, ratios, rounds_of, uncertainty
 from edakari.core.modes import eval_mode
 from edakari.core.settings import NonNegative, Positive, Whole, settings
 from edakari.core.steady import STEADY
@@ -22,36 +24,27 @@ from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
 from edakari.export.serving import served
 from edakari.latency.runnable import require_runnable
-
-if TYPE_CHECKING:
-    from edakari.latency.layers import Layer
+from edakari.latency.runtime_protocols import Clock, LayerRuntime, LocalRuntime, RemoteRuntime, Runtime
 
 __all__ = [
     "WARMUP",
     "Clock",
     "LayerRuntime",
+    "LocalRuntime",
+    "RemoteRuntime",
     "RunSettings",
     "Runtime",
     "Timing",
     "expected_seconds",
     "measure",
-    "require_clock",
     "require_steady",
     "time_callables",
+    "timings_of",
 ]
 
 
 WARMUP = 3
 """Default number of calls before timing starts; it is a part of a table's key."""
-TURNS = 10
-"""Largest number of turns of each callable if no tolerance is given."""
-MOST_TURNS = 60
-"""Largest number of turns of each callable if their scatter exceeds the tolerance."""
-CALLS = 5
-"""Least number of timed calls in a turn."""
-WARM_MS, TURN_MS = 20.0, 50.0
-"""Least duration of the warm-up of a turn, and of its timed calls, ms: after other work, a processor takes milliseconds
-to reach its speed and to fill its caches."""
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -84,98 +77,22 @@ class RunSettings:
     Args:
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
         precision: type of weights and activations.
+        exclude: modules that stay in fp32 where the precision is int8, as paths or patterns.
         memory_format: order of the dimensions of images in memory, if the runtime leaves the choice.
         device: device on which layers are timed; a whole network is timed on the device of its weights.
         warmup: number of calls before timing starts.
     """
 
     threads: Whole = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    exclude: tuple[str, ...] = ()
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: str = "cpu"
     warmup: Whole = WARMUP
 
 
-class Clock(Protocol):
-    """Times one layer, call after call."""
-
-    def run(self) -> None:
-        """Call the layer once and time it."""
-
-    def times(self) -> list[float]:
-        """Time of each call, ms, in order; `run` must not be called afterwards."""
-
-
-class Runtime(Protocol):
-    """A runtime for networks. A runtime that can also time single layers is a `LayerRuntime`."""
-
-    @property
-    def name(self) -> str:
-        """Name in recipes and tables."""
-
-    def versions(self) -> Mapping[str, str]:
-        """Versions of the packages that determine its times.
-
-        Raises:
-            MeasurementError: the runtime is not installed; says how to install it.
-        """
-
-    def check(self, settings: RunSettings) -> None:
-        """Refuse settings with which it cannot run any network here.
-
-        Raises:
-            MeasurementError: the runtime is not installed, or lacks what the settings ask for; says what to do.
-        """
-
-    def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
-        """Return a callable that runs the network once and returns when its outputs are ready.
-
-        Args:
-            model: network to run, in evaluation mode.
-            example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
-            settings: settings of the runtime.
-        """
-
-
-@runtime_checkable
-class LayerRuntime(Runtime, Protocol):
-    """A runtime that can also time single layers, so that the latency of any sub-network can be predicted.
-
-    A runtime without these two members can only time whole networks. The closed loop alone then meets a latency budget,
-    and measures more networks.
-    """
-
-    @property
-    def kernels_only(self) -> bool:
-        """Whether its clocks time kernels only, without the time that the runtime spends between them."""
-
-    def clock(self, layer: Layer, widths: tuple[int, ...], settings: RunSettings) -> Clock:
-        """Return a clock for one layer at given widths, with weights of its own.
-
-        Args:
-            layer: layer to time.
-            widths: one width for each of the layer's axes.
-            settings: settings of the runtime.
-        """
-
-
-def require_clock(runtime: Runtime) -> LayerRuntime:
-    """Check that a runtime can time single layers, and return it.
-
-    Raises:
-        MeasurementError: the runtime only times whole networks.
-    """
-    if not isinstance(runtime, LayerRuntime):
-        raise MeasurementError(
-            f"the runtime {runtime.name!r} times whole networks only, so it has no table of layers to fill; give it "
-            "`clock(layer, widths, settings)` and `kernels_only` to predict latencies, or set a latency budget, which "
-            "is met by measuring whole networks"
-        )
-    return runtime
-
-
 def time_callables(
-    calls: Mapping[str, Callable[[], None]], warmup: int, repeats: int, tolerance: float = math.inf
+    calls: Mapping[str, Callable[[], float | None]], warmup: int, repeats: int, tolerance: float = math.inf
 ) -> dict[str, Timing]:
     """Time callables alternately, so that a busy machine slows all of them alike.
 
@@ -183,7 +100,7 @@ def time_callables(
     small networks differently, and no served network runs like that.
 
     Args:
-        calls: callables to time, by name.
+        calls: callables to time, by name; one that returns a float has timed itself, in ms.
         warmup: least number of calls at the beginning of each turn that are not timed.
         repeats: least number of timed calls of each callable, divided among at most `TURNS` turns. Each round of turns
             begins with another callable.
@@ -197,22 +114,18 @@ def time_callables(
         raise MeasurementError(
             f"cannot time {repeats} repeats after {warmup} warm-up calls; ask for at least 1 and at least 0"
         )
-    names = list(calls)
-    turns: dict[str, list[list[float]]] = {name: [] for name in names}
-    rounds = _rounds(repeats)
-    most = rounds if rounds < TURNS else MOST_TURNS
-    timings: dict[str, Timing] = {}
-    for number in range(most if names else 0):
-        first, least = number % len(names), -(-(repeats - number % rounds) // rounds)
-        for name in (*names[first:], *names[:first]):
-            _turn(calls[name], warmup, WARM_MS)
-            turns[name].append(_turn(calls[name], least, TURN_MS))
-        if number + 1 < rounds:
-            continue
-        timings = {name: _timing(turns[name], turns[names[0]]) for name in names}
-        if max(timings[name].uncertainty for name in names[1:] or names) <= tolerance:
-            break
-    return timings
+    turns = alternated(calls, warmup, repeats, tolerance, lambda: time.perf_counter_ns())
+    return timings_of(turns)
+
+
+def timings_of(turns: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Timing]:
+    """Return the timings of networks that were called alternately.
+
+    Args:
+        turns: times of the calls of each turn, ms, by network; ratios are those to the first network.
+    """
+    first = next(iter(turns.values()), ())
+    return {name: _timing(each, first) for name, each in turns.items()}
 
 
 def expected_seconds(latencies_ms: Iterable[float], warmup: int, repeats: int) -> float:
@@ -223,23 +136,9 @@ def expected_seconds(latencies_ms: Iterable[float], warmup: int, repeats: int) -
         warmup: see `time_callables`.
         repeats: see `time_callables`.
     """
-    rounds = _rounds(repeats)
+    rounds = rounds_of(repeats)
     turns_ms = (max(warmup * each, WARM_MS) + max(repeats / rounds * each, TURN_MS) for each in latencies_ms)
     return rounds * sum(turns_ms) / 1e3
-
-
-def _rounds(repeats: int) -> int:
-    return max(1, min(TURNS, repeats // CALLS))
-
-
-def _turn(call: Callable[[], None], least: int, least_ms: float) -> list[float]:
-    """Time a number of calls, and more until a duration has passed; return the times, ms."""
-    elapsed: list[float] = []
-    while len(elapsed) < least or (least and sum(elapsed) < least_ms):
-        start = time.perf_counter_ns()
-        call()
-        elapsed.append((time.perf_counter_ns() - start) / 1e6)
-    return elapsed
 
 
 def measure(
@@ -271,14 +170,23 @@ def measure(
     before = torch.get_num_threads()
     try:
         with eval_mode(*models.values()):
+            if isinstance(runtime, RemoteRuntime):
+                sent = {name: served(model) for name, model in models.items()}
+                return runtime.time_networks(sent, example, settings, repeats, tolerance)
             calls = {name: _prepared(name, model, example, runtime, settings) for name, model in models.items()}
             return time_callables(calls, settings.warmup, repeats, tolerance)
     finally:
         torch.set_num_threads(before)
 
 
-def _prepared(name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings) -> Callable[[], None]:
+def _prepared(
+    name: str, model: nn.Module, example: Any, runtime: Runtime, settings: RunSettings
+) -> Callable[[], float | None]:
     """Return a callable that runs a network once, after one trial call."""
+    if not isinstance(runtime, LocalRuntime):
+        raise MeasurementError(
+            f"the runtime {runtime.name!r} has no `prepare`, so that it cannot run the {name} network"
+        )
     try:
         call = runtime.prepare(served(model), example, settings)
         call()
@@ -314,22 +222,12 @@ def require_steady(timing: Timing, name: str, limit: float = STEADY) -> None:
 def _timing(turns: Sequence[Sequence[float]], first: Sequence[Sequence[float]]) -> Timing:
     times, medians = np.concatenate(turns), np.array([np.median(turn) for turn in turns])
     spreads = [np.subtract(*np.percentile(turn, (75, 25))) for turn in turns]
-    ratios = medians / np.maximum([np.median(turn) for turn in first], 1e-9)
+    compared = ratios(turns, first)
     return Timing(
         float(np.median(times)),
         float(times.min()),
         float(np.median(spreads)),
         len(times),
-        float(np.median(ratios)),
-        _uncertainty(medians if turns is first else ratios),
+        float(np.median(compared)),
+        uncertainty(medians if turns is first else compared),
     )
-
-
-def _uncertainty(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    """Standard error of a median, as a fraction of it.
-
-    It is sqrt(pi / 2) standard deviations over the root of the count. The quartiles of a normal distribution lie 1.349
-    standard deviations apart; they are robust to outlying turns.
-    """
-    deviation = float(np.subtract(*np.percentile(values, (75, 25)))) / 1.349
-    return math.sqrt(math.pi / 2 / len(values)) * deviation / max(float(np.median(values)), 1e-9)

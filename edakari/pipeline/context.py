@@ -38,6 +38,7 @@ from edakari.results import TraceResult
 from edakari.surgery.differences import other_inputs
 from edakari.tasks import task_from_settings
 from edakari.tasks.own import Task as OwnTask
+from edakari.tasks.sources.together import reading_together
 from edakari.train import FitSettings, History, fit
 from edakari.train.fits import fit_by
 from edakari.train.folding import folded
@@ -161,6 +162,11 @@ class Run:
     def example(self) -> Any:
         """An input of the network with batch size 1, on the device of this process."""
         return self._placed(self.task.example())
+
+    def open_data(self) -> None:
+        """Open the data of the task, which all processes must do at the same time; one of them lists files for all."""
+        with reading_together(self.processes):
+            _ = self.task
 
     def _placed(self, example: Any) -> Any:
         return mapped(example, lambda tensor: tensor.to(self.processes.device))

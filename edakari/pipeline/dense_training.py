@@ -33,6 +33,7 @@ from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
 from edakari.pipeline.trial import try_training
 from edakari.surgery import is_saved, save_as_pruned
+from edakari.tasks.sources.together import reading_together
 from edakari.train import FitSettings, task_objective
 from edakari.train.resume import checkpoint_in
 
@@ -97,7 +98,8 @@ def _trained(
     """Train and write the network of a recipe that this machine can train."""
     work = _work(output.path)
     subject = RecipeSubject(recipe)
-    model, task = subject.model().to(together.device), subject.task()
+    with reading_together(together):
+        model, task = subject.model().to(together.device), subject.task()
     example = mapped(task.example(), lambda tensor: tensor.to(together.device))
     try_training(Trial(model, task, example, together))  # before anything is written
     with _resumable(work, recipe, output, together, overwrite):

@@ -30,8 +30,9 @@ from edakari.latency.budget_loop import (
 )
 from edakari.latency.model import LatencyModel, calibrate, fill_table, known_fit
 from edakari.latency.predicted import PredictedLatency
+from edakari.latency.runtime_protocols import times_layers
 from edakari.latency.runtimes import runtime_named
-from edakari.latency.timing import LayerRuntime, Timing
+from edakari.latency.timing import Timing
 from edakari.latency.tokens import TokenLatency
 from edakari.latency.whole import WholeLatency
 from edakari.latency.widths import WidthLatency
@@ -186,8 +187,8 @@ def batched(example: Any, batch: int) -> Any:
 
 def _bench(run: Run, settings: LatencySettings) -> Bench:
     return Bench(
-        runtime_named(settings.runtime),
-        run_settings(settings),
+        runtime_named(settings.runtime, settings),
+        run_settings(settings, run.settings.quantize),
         batched(run.task.example(), settings.batch),
         settings.repeats,
         settings.spread,
@@ -200,7 +201,7 @@ def _latency_model(run: Run, bench: Bench) -> LatencyModel:
     # the shapes of the layers depend on the batch
     alone = run.settings.latency is None or run.settings.latency.batch == 1
     graph = run.graph if alone else trace(run.dense, mapped(bench.example, lambda x: x.to(run.processes.device)))
-    layered = isinstance(bench.runtime, LayerRuntime)
+    layered = times_layers(bench.runtime) and (run.settings.latency is None or run.settings.latency.layers)
     if run.prunes_tokens:
         return TokenLatency.of(run.dense, graph) if layered else WholeLatency.of_tokens(run.dense, graph)
     return WidthLatency(run.dense, graph, run.groups) if layered else WholeLatency(run.dense, graph, macs(graph))

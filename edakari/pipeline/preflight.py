@@ -17,8 +17,9 @@ from edakari.core.optional import missing_packages, needs
 from edakari.core.processes import Processes
 from edakari.core.protocols import Precision, Schedule
 from edakari.errors import RecipeError, RunFolderError, SettingsError
+from edakari.export.int8 import QuantizeSettings
 from edakari.latency.runnable import faults
-from edakari.latency.runtimes import runtime_named
+from edakari.latency.runtimes import option_faults, runtime_named
 from edakari.latency.timing import RunSettings
 from edakari.pipeline.masked import sparsity_problems
 from edakari.pipeline.problems import Problem, message
@@ -76,11 +77,18 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
     _raise([*precisions, *optimizers, *_compiling(recipe), *_batches(recipe, processes)], recipe)
 
 
-def run_settings(settings: LatencySettings) -> RunSettings:
-    """Settings of the runtime of a latency budget."""
+def run_settings(settings: LatencySettings, quantize: QuantizeSettings | None = None) -> RunSettings:
+    """Settings of the runtime of a latency budget.
+
+    Args:
+        settings: settings of the latency.
+        quantize: settings of the quantisation; only an int8 latency uses them.
+    """
+    excluded = quantize.exclude if quantize is not None and settings.precision == "int8" else ()
     return RunSettings(
         threads=settings.threads,
         precision=settings.precision,
+        exclude=excluded,
         memory_format=settings.memory_format,
         device=settings.device,
         warmup=settings.warmup,
@@ -159,8 +167,12 @@ def _batches(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:
 
 def _runtimes(asked: PruneSettings) -> Iterator[Problem]:
     if asked.latency:
-        for name, text in faults(runtime_named(asked.latency.runtime), run_settings(asked.latency)):
-            yield Problem(f"latency.{name}", text)
+        wrong = option_faults(asked.latency.runtime, asked.latency)
+        yield from (Problem(f"latency.{name}", text) for name, text in wrong.items())
+        if not wrong:
+            chosen = runtime_named(asked.latency.runtime, asked.latency)
+            for name, text in faults(chosen, run_settings(asked.latency)):
+                yield Problem(f"latency.{name}", text)
     if asked.measure:
         settings = RunSettings(threads=asked.measure.threads, warmup=asked.measure.warmup)
         for index, runtime in enumerate(asked.measure.runtimes):

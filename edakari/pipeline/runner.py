@@ -226,6 +226,8 @@ class _Steps:
             stored = run.store.result(kind)
             run.notify(name, "kept", stored)
             return stored
+        if not self.worked and kind is not ReportResult:
+            run.open_data()
         if not self.worked and kind is not TraceResult:
             _same_weights(run)
         self.worked = True

@@ -18,7 +18,9 @@ from edakari.core.steady import STEADY
 from edakari.core.user_code import names_file
 from edakari.errors import SettingsError
 from edakari.export import EXPORTERS
+from edakari.export.int8 import QuantizeSettings
 from edakari.latency.calibrate import FEWEST
+from edakari.latency.options import RuntimeOptions
 from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
@@ -170,14 +172,16 @@ class MeasureSettings:
 
 
 @settings
-class LatencySettings:
+class LatencySettings(RuntimeOptions):
     """The runtime in which the budget's latency must be met, and how it is measured.
 
     Args:
-        runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile" or "openvino".
+        runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile", "openvino", or on another
+            device "command" or "carry".
         batch: number of images per call.
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
-        precision: "fp32", "bf16" or "fp16", in runtimes that offer a choice.
+        precision: "fp32", "bf16", "fp16" or "int8", in runtimes that offer a choice; "int8" quantises networks as
+            `quantize` says, and meets the budget with the quantised network.
         memory_format: "contiguous" or "channels_last", in runtimes that offer a choice.
         device: device on which networks are timed: "cpu" or "cuda".
         warmup: number of calls that are not timed.
@@ -185,19 +189,22 @@ class LatencySettings:
         networks: number of random sub-networks that are timed to fit the predictions, unless an earlier run has done
             so.
         spread: largest accepted interquartile range, as a fraction of the median.
+        layers: whether layers are timed, where the runtime can do it; False meets the budget by timing whole networks
+            alone.
         cache: folder of latency tables; None selects `EDAKARI_CACHE`, or `~/.cache/edakari`.
     """
 
     runtime: Annotated[str, RUNTIMES] = "onnxruntime"
     batch: Count = 1
     threads: Whole = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: Literal["cpu", "cuda"] = "cpu"
     warmup: Whole = WARMUP
     repeats: Count = 100
     networks: Annotated[int, Ge(FEWEST)] = 8
     spread: Positive = STEADY
+    layers: bool = True
     cache: str | None = None
 
 
@@ -216,6 +223,7 @@ class PruneSettings:
         finetune: training of the pruned network; None trains nothing.
         fit: training loop of every training in the run, such as another library's; None is edakari's own.
         measure: measurement of the latency before and after; None measures nothing.
+        quantize: quantisation of the finished network to int8; None is none, unless the latency is in int8.
         export: formats to write.
         seed: seed of everything random except the splits and subsets of the data, which depend on `data.seed`.
         device: "auto" selects an accelerator if there is one.
@@ -236,6 +244,7 @@ class PruneSettings:
     finetune: FinetuneSettings | None = None
     fit: Annotated[Fit | None, FITS] = None
     measure: MeasureSettings | None = None
+    quantize: QuantizeSettings | None = None
     export: tuple[Annotated[str, EXPORTERS], ...] = ()
     seed: Seed = 0
     device: Literal["auto", "cpu"] = "auto"
@@ -247,6 +256,8 @@ class PruneSettings:
         timed = self.budget.term("latency") is not None
         object.__setattr__(self, "groups", self.groups.under(self.budget))
         object.__setattr__(self, "latency", (self.latency or LatencySettings()) if timed else None)
+        if self.latency is not None and self.latency.precision == "int8":
+            object.__setattr__(self, "quantize", self.quantize or QuantizeSettings())
         if self.fit is not None:
             require_fit(self.fit)
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from edakari.core.far_side.loops import CALLS, MOST_TURNS, TURNS
 from edakari.errors import MeasurementError, UnknownName
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import (
-    CALLS,
-    MOST_TURNS,
-    TURNS,
     RunSettings,
     Timing,
     _timing,

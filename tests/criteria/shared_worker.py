@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -20,6 +20,7 @@ from edakari.methods.isp import InterpretationSteeredPruning
 from edakari.methods.redundancy.paired import answers_of, change_between
 from edakari.methods.score import ScorePruning
 from edakari.methods.sensitivity import Sensitivity
+from edakari.methods.tickets.scores import ScoreName, ScoreSource, score_weights
 from edakari.methods.tokens.training import calibrate
 from edakari.pipeline import PruneSettings, run_given
 from edakari.surgery.tokens import selections
@@ -53,6 +54,19 @@ def scored(batch: int) -> dict[str, torch.Tensor]:
         scores = criterion.score(job.model, job.graph, task.batches("calibration"), task)
         found |= {f"{name} {batch} {group}": score for group, score in scores.items()}
         found[f"images {name} {batch}"] = torch.tensor(sum(task.seen))
+    return found
+
+
+def scored_weights() -> dict[str, torch.Tensor]:
+    """Scores of single weights that need data."""
+    found: dict[str, torch.Tensor] = {}
+    for score in ("snip", "grasp"):
+        task = Counting(batch=20)
+        source = ScoreSource(task, batches=3)
+        weights = [name for name, value in toy_cnn().named_parameters() if value.ndim > 1]
+        scores = score_weights(toy_cnn(), weights, cast(ScoreName, score), source)
+        found |= {f"{score} {name}": each for name, each in scores.items()}
+        found[f"images {score} 20"] = torch.tensor(sum(task.seen))
     return found
 
 
@@ -122,6 +136,7 @@ def main(folder: Path) -> None:
     found: dict[str, Any] = {
         **scored(20),
         **scored(200),
+        **scored_weights(),
         **changed(),
         **gated(folder),
         **loaded(),

@@ -16,7 +16,7 @@ from edakari.testing import toy_cnn, toy_job
 from tests.criteria import shared_worker
 from tests.together import together
 
-DATA = {"rfc", "sensitivity", "taylor"}
+DATA = {"rfc", "sensitivity", "taylor", "snip", "grasp"}
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")

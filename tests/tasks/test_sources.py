@@ -114,16 +114,21 @@ def test_what_is_hidden_is_no_image(tmp_path):
     assert [source.names.text(index) for index in range(len(source.names))] == ["cat/b.png", "dog/a.JPG"]
 
 
-@given(st.lists(st.binary(max_size=5)), st.data())
-def test_packed_strings_are_taken_and_joined_as_lists_are(strings, data):
-    packed = Packed.of(strings)
+GROUPS = st.lists(st.tuples(st.binary(max_size=3), st.lists(st.binary(max_size=5))))
+
+
+@given(GROUPS, st.sampled_from([1, 2**32]), st.data())
+def test_packed_strings_are_taken_as_lists_are(groups, small, data):
+    strings = [prefix + part for prefix, parts in groups for part in parts]
     indices = data.draw(st.lists(st.integers(0, len(strings) - 1))) if strings else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edakari.tasks.sources.packed.CHUNK", data.draw(st.integers(1, 4)))
+        patch.setattr("edakari.tasks.sources.packed.SMALL", small)
+        packed = Packed.behind(groups)
         taken = packed.take(indices)
     assert [taken[index] for index in range(len(taken))] == [strings[index] for index in indices]
-    both = Packed.joined([taken, packed])
-    assert [both[index] for index in range(len(both))] == [*(strings[index] for index in indices), *strings]
+    assert [packed[index] for index in range(len(packed))] == strings
+    assert packed.starts.dtype == (np.uint32 if small > packed.starts[-1] else np.int64)
 
 
 def test_folders_that_are_missing_empty_or_of_one_class(tmp_path):

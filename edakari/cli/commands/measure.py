@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses as dc
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from edakari.cli.console import Trust, guarded, print_json, show
+from edakari.cli.console import Trust, guarded, note, print_json, show
 from edakari.core.steady import STEADY
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edakari.latency.timing import Runtime
-    from edakari.pipeline.settings import MeasureSettings
 
 __all__ = ["measure"]
 
@@ -34,10 +34,27 @@ def measure(  # noqa: PLR0913 - one for each option
         list[str] | None,
         typer.Option(
             "--runtime",
-            help="torch, torch_compile, onnxruntime or openvino; may be repeated. "
+            help="torch, torch_compile, onnxruntime, openvino, or command; may be repeated. "
             "Default: torch and onnxruntime; with --calibrate, onnxruntime.",
         ),
     ] = None,
+    provider: Annotated[
+        str, typer.Option(help="Execution provider of onnxruntime: cpu, cuda, tensorrt, openvino, coreml and others.")
+    ] = "cpu",
+    provider_option: Annotated[
+        list[str] | None, typer.Option("--provider-option", help="Option of the provider: key=value; may be repeated.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option(help='Command that times a folder on another device: "./on_pi.sh {folder}".')
+    ] = None,
+    export_bench: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what is to be timed into this folder, to be carried to another device; with results back in it "
+            "the same command reads them."
+        ),
+    ] = None,
+    device_name: Annotated[str | None, typer.Option(help="Name of the other device, such as pi4.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets the runtime choose.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Smallest number of timed calls.")] = 50,
@@ -57,26 +74,55 @@ def measure(  # noqa: PLR0913 - one for each option
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time the dense and the pruned network of a run alternately, or one network; a run's report is not changed."""
-    from edakari.latency.runtimes import runtime_named
+    from edakari.latency.options import RuntimeOptions
+    from edakari.latency.remote.transport import WaitsForResults
+    from edakari.latency.runtimes import runtimes_named
 
-    chosen = tuple(runtime or (["onnxruntime"] if calibrate else ["torch", "onnxruntime"]))
-    runtimes = [runtime_named(name) for name in chosen]
+    away = "command" if command is not None else "carry" if export_bench is not None else None
+    usual = [away] if away else ["onnxruntime"] if calibrate else ["torch", "onnxruntime"]
+    options = RuntimeOptions(
+        provider=provider,
+        provider_options=_pairs(provider_option or ()),
+        command=command,
+        folder=None if export_bench is None else str(export_bench),
+        device_name=device_name,
+    )
+    runtimes = runtimes_named(runtime or usual, options)
     _check_runnable(runtimes, threads)
     found, example = _networks(network, trust)
-    if not calibrate:
-        from edakari.pipeline.settings import MeasureSettings
+    try:
+        if calibrate:
+            _calibrate(network, found, example, runtimes, (batch, threads, repeats, networks, step), cache, as_json)
+        else:
+            _time(network, found, example, runtimes, (batch, threads, repeats), spread, as_json)
+    except WaitsForResults as waiting:
+        note(escape(str(waiting)))
 
-        settings = MeasureSettings(runtimes=chosen, batch=batch, threads=threads, repeats=repeats)
-        _time(network, found, example, settings, spread, as_json)
-        return
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    """Options as a mapping."""
+    wrong = [each for each in given if "=" not in each]
+    if wrong:
+        raise typer.BadParameter(f"--provider-option takes key=value, found {wrong[0]!r}")
+    return dict(each.split("=", 1) for each in given)
+
+
+def _calibrate(
+    network: str,
+    found: Mapping[str, nn.Module],
+    example: torch.Tensor,
+    runtimes: Sequence[Runtime],
+    numbers: tuple[int, int, int, int, int],
+    cache: Path | None,
+    as_json: bool,
+) -> None:
     from edakari.cli.calibration import calibration, calibration_text
     from edakari.core.blank import repeated
     from edakari.latency.bench import Bench
     from edakari.latency.timing import RunSettings
 
-    inputs = repeated(example, batch)
-    model = next(iter(found.values()))
-    results = {}
+    batch, threads, repeats, networks, step = numbers
+    inputs, model, results = repeated(example, batch), next(iter(found.values())), {}
     for each in runtimes:
         bench = Bench(each, RunSettings(threads=threads), inputs, repeats, cache=cache)
         results[each.name] = calibration(model, bench, networks, step)
@@ -123,32 +169,27 @@ def _time(
     name: str,
     found: Mapping[str, nn.Module],
     example: torch.Tensor,
-    settings: MeasureSettings,
+    runtimes: Sequence[Runtime],
+    numbers: tuple[int, int, int],
     spread: float,
     as_json: bool,
 ) -> None:
     from edakari.cli.tables import timings_table
+    from edakari.core.blank import repeated
+    from edakari.latency.bench import Bench
+    from edakari.latency.timing import RunSettings
     from edakari.report.formatting import latency
 
-    results = {runtime: _timed(found, example, runtime, settings, spread) for runtime in settings.runtimes}
+    batch, threads, repeats = numbers
+    inputs, how, results = repeated(example, batch), RunSettings(threads=threads), {}
+    for each in runtimes:
+        timings = Bench(each, how, inputs, repeats, spread).steady(found, math.inf)
+        results[each.name] = {network: dc.asdict(timing) for network, timing in timings.items()}
     if as_json:
-        print_json({"run" if "pruned" in found else "network": name, **dc.asdict(settings), "runtimes": results})
+        asked = {"batch": batch, "threads": threads, "warmup": how.warmup, "repeats": repeats}
+        print_json({"run" if "pruned" in found else "network": name, **asked, "runtimes": results})
     elif "pruned" in found:
         show(timings_table(results))
     else:
-        for runtime, timings in results.items():
-            show(f"{runtime}: {latency(timings['dense'])}")
-
-
-def _timed(
-    found: Mapping[str, nn.Module], example: torch.Tensor, runtime: str, settings: MeasureSettings, spread: float
-) -> dict[str, Any]:
-    from edakari.core.blank import repeated
-    from edakari.latency.bench import Bench
-    from edakari.latency.runtimes import runtime_named
-    from edakari.latency.timing import RunSettings
-
-    inputs = repeated(example, settings.batch)
-    how = RunSettings(threads=settings.threads, warmup=settings.warmup)
-    bench = Bench(runtime_named(runtime), how, inputs, settings.repeats, spread)
-    return {name: dc.asdict(timing) for name, timing in bench.steady(found, math.inf).items()}
+        for runtime, timed in results.items():
+            show(f"{runtime}: {latency(timed['dense'])}")

@@ -6,12 +6,9 @@ several times a small layer's kernel, mostly for layout conversions at the model
 
 from __future__ import annotations
 
-import collections
 import dataclasses as dc
 import importlib.metadata
-import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,15 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
+from edakari.core.far_side.sessions import KernelClock
 from edakari.core.optional import require_packages
 from edakari.cost.example import mapped
 from edakari.errors import MeasurementError
+from edakari.export.int8 import quantized_for_timing
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
 from edakari.latency.layers import Layer
-from edakari.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
+from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.timing import Clock, RunSettings
 
 __all__ = ["OnnxRuntime"]
@@ -35,10 +35,15 @@ PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
 @dc.dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime's CPU provider with all graph optimisations."""
+    """ONNX Runtime's CPU provider with all graph optimisations.
+
+    In int8, a network is quantised with made-up ranges before it is timed: its operators are those of a network with
+    calibrated ranges, and take the same time.
+    """
 
     name: str = "onnxruntime"
     kernels_only: bool = True
+    precisions: tuple[str, ...] = ("fp32", "int8")
 
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
@@ -55,7 +60,10 @@ class OnnxRuntime:
         _require_plain(settings)
         with tempfile.TemporaryDirectory() as folder:
             given = mapped(example, torch.Tensor.cpu)
-            session = open_onnx(write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx"), settings.threads)
+            content = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx").read_bytes()
+        if settings.precision == "int8":
+            content = quantized_for_timing(content, settings.exclude)
+        session = open_onnx(content, settings.threads)
         feed = feeds(session, given)
 
         def call() -> None:
@@ -69,16 +77,20 @@ class OnnxRuntime:
         built = onnx_layer(layer, widths)
         if not built.model:
             return _NoTime()
-        return _CallClock(built, settings.threads) if layer.kind == "chain" else _KernelClock(built, settings.threads)
+        if layer.kind == "chain":
+            session = open_onnx(built.model, settings.threads)
+            return CallClock(lambda: session.run(None, built.feeds))
+        content = quantized_for_timing(built.model, layer=True) if settings.precision == "int8" else built.model
+        return KernelClock(lambda profile: open_onnx(content, settings.threads, Path(profile)), built.feeds)
 
 
 def _require_plain(settings: RunSettings) -> None:
     found = (settings.precision, settings.memory_format, settings.device)
-    if found != ("fp32", "contiguous", "cpu"):
+    if found[0] not in ("fp32", "int8") or found[1:] != ("contiguous", "cpu"):
         raise MeasurementError(
-            f"onnxruntime runs networks here in fp32 on the CPU, in a memory format of its own choice, but was asked "
-            f"for precision {found[0]!r}, memory format {found[1]!r}, device {found[2]!r}; leave these as they are, or "
-            "choose another runtime"
+            "onnxruntime runs networks here in fp32 or int8 on the CPU, in a memory format of its own choice, but was "
+            f"asked for precision {found[0]!r}, memory format {found[1]!r}, device {found[2]!r}; leave these as they "
+            "are, or choose another runtime"
         )
 
 
@@ -93,43 +105,3 @@ class _NoTime:
 
     def times(self) -> list[float]:
         return [0.0] * self.calls
-
-
-class _CallClock:
-    """Times whole calls."""
-
-    def __init__(self, built: OnnxLayer, threads: int) -> None:
-        self.session: Any = open_onnx(built.model, threads)
-        self.feeds = built.feeds
-        self.elapsed: list[float] = []
-
-    def run(self) -> None:
-        start = time.perf_counter_ns()
-        self.session.run(None, self.feeds)
-        self.elapsed.append((time.perf_counter_ns() - start) / 1e6)
-
-    def times(self) -> list[float]:
-        return self.elapsed
-
-
-class _KernelClock:
-    """Times the layer's kernels by the session's profile."""
-
-    def __init__(self, built: OnnxLayer, threads: int) -> None:
-        self.folder = tempfile.TemporaryDirectory()  # one folder each, since profiles are named by the second
-        self.session: Any = open_onnx(built.model, threads, profile=Path(self.folder.name) / "profile")
-        self.feeds = built.feeds
-
-    def run(self) -> None:
-        self.session.run(None, self.feeds)
-
-    def times(self) -> list[float]:
-        with self.folder:
-            events = json.loads(Path(self.session.end_profiling()).read_text(encoding="utf-8"))
-        runs: dict[int, list[tuple[str, str, float]]] = collections.defaultdict(list)
-        ends = [event["ts"] + event["dur"] for event in events if event["name"] == "model_run"]
-        for event in sorted(events, key=lambda event: int(event["ts"])):
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                run = sum(end <= event["ts"] for end in ends)
-                runs[run].append((event["name"], event["args"]["op_name"], event["dur"] / 1e3))
-        return [timed_part(runs[run]) for run in range(len(ends))]

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
+from edakari.core.far_side.sessions import timed_part
 from edakari.core.optional import needs, require_packages
 from edakari.cost.example import mapped, named_tensors
 from edakari.errors import MeasurementError
 from edakari.export.onnx_model import write_onnx
 from edakari.latency.layers import Layer
-from edakari.latency.onnx_layers import OnnxLayer, onnx_layer, timed_part
-from edakari.latency.runtimes.torch_eager import CallClock
+from edakari.latency.onnx_layers import OnnxLayer, onnx_layer
 from edakari.latency.timing import Clock, RunSettings
 
 __all__ = ["OpenVino"]

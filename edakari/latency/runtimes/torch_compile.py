@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
 from edakari.cost.example import arguments, mapped
 from edakari.errors import MeasurementError
 from edakari.latency.layers import Layer
-from edakari.latency.runtimes.torch_eager import CallClock, caller, cast, device_of
+from edakari.latency.runtimes.torch_eager import caller, cast, device_of
 from edakari.latency.timing import Clock, RunSettings
 from edakari.latency.torch_layers import torch_layer
 

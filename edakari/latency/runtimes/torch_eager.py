@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,12 +11,13 @@ import torch
 from torch import nn
 
 from edakari.core.copying import copied
+from edakari.core.far_side.loops import CallClock
 from edakari.cost.example import arguments, mapped, named_tensors
 from edakari.latency.layers import Layer
 from edakari.latency.timing import Clock, RunSettings
 from edakari.latency.torch_layers import torch_layer
 
-__all__ = ["CallClock", "TorchEager", "caller", "cast", "device_of"]
+__all__ = ["TorchEager", "caller", "cast", "device_of"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -85,21 +85,3 @@ def caller(run: Callable[[], Any], device: torch.device, settings: RunSettings) 
             torch.cuda.synchronize(cuda)
 
     return call
-
-
-class CallClock:
-    """Times whole calls."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-        self.elapsed: list[float] = []
-
-    def run(self) -> None:
-        """See `Clock.run`."""
-        start = time.perf_counter_ns()
-        self.call()
-        self.elapsed.append((time.perf_counter_ns() - start) / 1e6)
-
-    def times(self) -> list[float]:
-        """See `Clock.times`."""
-        return self.elapsed

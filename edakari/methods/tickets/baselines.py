@@ -65,7 +65,10 @@ def one_shot(
         masks = choose_weights(network, names, fraction, score, source, scope=scope, excluded=stay)
         return {name: mask.cpu() for name, mask in masks.items() if not bool(mask.all())}
 
-    return WeightMasks(Processes.here().from_main(chosen))
+    here = Processes.here()
+    with here.ending_together():
+        masks = chosen()
+    return WeightMasks(here.agreed(masks))
 
 
 def rewind(model: nn.Module, weights: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> nn.Module:

@@ -169,7 +169,10 @@ class ProgressiveMask(Hook):
             )
             return {name: mask.cpu() for name, mask in found.items()}
 
-        masks = Processes.here().from_main(chosen)
+        here = Processes.here()
+        with here.ending_together():
+            own = chosen()
+        masks = here.agreed(own)
         if self.events and self.events[-1].epoch == epoch:
             self.events.pop()
         else:

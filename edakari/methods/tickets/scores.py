@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from edakari.core.copying import copied
 from edakari.core.modes import judging
 from edakari.core.objective import task_objective
+from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Task
 from edakari.cost.example import arguments, mapped
 from edakari.errors import DataError, ModelError, UnknownName
@@ -44,7 +44,7 @@ class ScoreSource:
 
     Args:
         task: data and loss for SNIP and GraSP, and the example for SynFlow; None suffices for magnitude and random.
-        batches: number of training batches for SNIP and GraSP.
+        batches: number of training batches for SNIP and GraSP; processes that have parts of the data take as many each.
         seed: seed of random scores, and of dropout while gradients are computed.
     """
 
@@ -71,6 +71,8 @@ def score_weights(
     model: nn.Module, names: Sequence[str], score: ScoreName = "magnitude", source: ScoreSource = WEIGHTS_ONLY
 ) -> WeightScores:
     """Score single weights; the network, its statistics and all random states stay as they are.
+
+    SNIP and GraSP share their batches among the processes of a job: all of them call this function.
 
     Args:
         model: the network.
@@ -160,22 +162,20 @@ def _random(model: nn.Module, names: Sequence[str], source: ScoreSource) -> Weig
 
 def _snip(model: nn.Module, names: Sequence[str], source: ScoreSource) -> WeightScores:
     weights, losses = _losses(model, names, source, "snip")
-    sums = [torch.zeros_like(weight) for weight in weights]
-    for loss in losses():
-        sums = [total + grad for total, grad in zip(sums, _gradients(loss, weights), strict=True)]
-    return {name: (weight * total).detach().abs() for name, weight, total in zip(names, weights, sums, strict=True)}
+    mean = _mean(weights, "snip", (_gradients(loss, weights) for loss in losses()))
+    return {name: (weight * each).detach().abs() for name, weight, each in zip(names, weights, mean, strict=True)}
 
 
 def _grasp(model: nn.Module, names: Sequence[str], source: ScoreSource) -> WeightScores:
     weights, losses = _losses(model, names, source, "grasp")
     # the gradient over all batches first, since H g of their mean is no mean of products over batches
-    fixed = [torch.zeros_like(weight) for weight in weights]
-    for loss in losses():
-        fixed = [total + grad for total, grad in zip(fixed, _gradients(loss, weights), strict=True)]
-    products = [torch.zeros_like(weight) for weight in weights]
-    for loss in losses():
+    fixed = _mean(weights, "grasp", (_gradients(loss, weights) for loss in losses()))
+
+    def product(loss: torch.Tensor) -> list[torch.Tensor]:
         flow = sum((g * h).sum() for g, h in zip(_gradients(loss, weights, graph=True), fixed, strict=True))
-        products = [total + each for total, each in zip(products, _gradients(flow, weights), strict=True)]
+        return _gradients(flow, weights)
+
+    products = _mean(weights, "grasp", map(product, losses()))
     return {name: (weight * each).detach() for name, weight, each in zip(names, weights, products, strict=True)}
 
 
@@ -208,24 +208,39 @@ SCORES: Mapping[str, Callable[[nn.Module, Sequence[str], ScoreSource], WeightSco
 
 def _losses(
     model: nn.Module, names: Sequence[str], source: ScoreSource, score: str
-) -> tuple[list[torch.Tensor], Callable[[], Any]]:
-    """The weights of a copy in training mode, and a function that yields its loss on each of the same batches."""
+) -> tuple[list[torch.Tensor], Callable[[], Iterator[torch.Tensor]]]:
+    """The weights of a copy in training mode, and a function that yields its loss on each of this process's batches."""
     task, network = source.required(score), copied(model).train()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     weights: list[torch.Tensor] = [network.get_parameter(name).requires_grad_() for name in names]
     objective, device = task_objective(task), weights[0].device
-    batches: list[Batch] = list(itertools.islice(task.batches("train"), source.batches))
-    if not batches:
-        raise DataError(f"the score {score!r} needs a training batch, but the task has none")
+    batches: list[tuple[int, Batch]] = list(Processes.here().numbered(task.batches("train"), source.batches))
 
-    def losses() -> Any:
-        for index, batch in enumerate(batches):
+    def losses() -> Iterator[torch.Tensor]:
+        for index, batch in batches:
             torch.manual_seed(source.seed + index)
             with torch.enable_grad():
-                yield total_loss(loss_terms(objective(network, _moved(batch, device)))) / len(batches)
+                yield total_loss(loss_terms(objective(network, _moved(batch, device))))
 
     return weights, losses
+
+
+def _mean(weights: Sequence[torch.Tensor], score: str, found: Iterable[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """The mean of what was found for each batch of all processes.
+
+    Raises:
+        DataError: no process has a batch.
+    """
+    sums, count = [torch.zeros_like(weight) for weight in weights], 0
+    for each in found:
+        sums = [total + value for total, value in zip(sums, each, strict=True)]
+        count += 1
+    here = Processes.here()
+    batches = int(here.reduced(torch.tensor(count)))
+    if not batches:
+        raise DataError(f"the score {score!r} needs a training batch, but the task has none")
+    return [here.reduced(total.detach()) / batches for total in sums]
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from edakari.errors import DataError
 from edakari.tasks.sources.listing import IMAGES, image_names
 from edakari.tasks.sources.packed import Packed
+from edakari.tasks.sources.together import read_once
 
 __all__ = ["Files", "from_folder"]
 
@@ -60,7 +61,7 @@ class Files:
 
     def identity(self) -> bytes:
         """Bytes by which data sets are told apart: the names of the files in the folder, without their content."""
-        return self.names.starts.tobytes() + self.names.data.tobytes()
+        return self.names.starts.astype(np.int64).tobytes() + self.names.data.tobytes()
 
 
 def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files:
@@ -89,11 +90,20 @@ def from_folder(path: str | Path, classes: Sequence[str] | None = None) -> Files
             f"missing {missing[:4]}, unknown {extra[:4]}"
         )
     names = tuple(classes or found)
-    parts: list[Packed] = []
-    for name in names:
-        images = sorted(image_names(path / name))
-        if not images:
-            raise DataError(f"image folder {str(path / name)!r} has no images ({', '.join(IMAGES)})")
-        start = os.fsencode(name) + b"/"
-        parts.append(Packed.of(start + image for image in images))
-    return Files(path, Packed.joined(parts), np.repeat(np.arange(len(names)), [len(part) for part in parts]), names)
+    files, counts = read_once(lambda: _listed(path, names))
+    return Files(path, files, np.repeat(np.arange(len(names)), counts), names)
+
+
+def _listed(path: Path, names: Sequence[str]) -> tuple[Packed, list[int]]:
+    """The images in the folders of all classes, and the number of images in each."""
+    counts: list[int] = []
+
+    def groups() -> Iterator[tuple[bytes, list[bytes]]]:
+        for name in names:
+            images = sorted(image_names(path / name))
+            if not images:
+                raise DataError(f"image folder {str(path / name)!r} has no images ({', '.join(IMAGES)})")
+            counts.append(len(images))
+            yield os.fsencode(name) + b"/", images
+
+    return Packed.behind(groups()), counts

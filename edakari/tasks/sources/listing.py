@@ -14,6 +14,7 @@ from edakari.core.optional import needs
 from edakari.core.reading import Unreadable, because, read_text
 from edakari.errors import DataError
 from edakari.tasks.sources.packed import Packed
+from edakari.tasks.sources.together import read_once
 
 __all__ = ["IMAGES", "TRAIN", "VAL", "first_there", "image_files", "image_names", "read_lines", "sizes_on_disk"]
 
@@ -51,7 +52,7 @@ def image_files(folder: Path, suffixes: Sequence[str] = IMAGES) -> list[str]:
     """
     if not folder.is_dir():
         return []
-    return [os.fsdecode(name) for name in sorted(image_names(folder, suffixes))]
+    return read_once(lambda: [os.fsdecode(name) for name in sorted(image_names(folder, suffixes))])
 
 
 def image_names(folder: Path, suffixes: Sequence[str] = IMAGES) -> list[bytes]:
@@ -103,5 +104,8 @@ def sizes_on_disk(root: Path, files: Packed | Sequence[str]) -> npt.NDArray[np.i
         except DataError:
             return -1, -1
 
-    with ThreadPoolExecutor(READERS) as pool:
-        return np.array(list(pool.map(size, range(len(files)))), np.int32).reshape(-1, 2)
+    def sizes() -> npt.NDArray[np.int32]:
+        with ThreadPoolExecutor(READERS) as pool:
+            return np.array(list(pool.map(size, range(len(files)))), np.int32).reshape(-1, 2)
+
+    return read_once(sizes)

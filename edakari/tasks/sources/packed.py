@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses as dc
 import functools
 import os
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,8 @@ __all__ = ["Packed", "existing"]
 
 CHUNK = 65_536
 """Strings that `take` copies at once."""
+SMALL = 2**32
+"""Bytes from which on 32 bits cannot say where a string starts."""
 
 
 @dc.dataclass(frozen=True, eq=False)
@@ -28,39 +31,43 @@ class Packed:
 
     Args:
         data: the bytes, uint8.
-        starts: start of each string in `data`, and the end of the last one, int64 [N + 1].
+        starts: start of each string in `data`, and the end of the last one, [N + 1]: uint32, or int64 above 4 GiB.
     """
 
     data: npt.NDArray[np.uint8]
-    starts: npt.NDArray[np.int64]
+    starts: npt.NDArray[Any]
 
     @classmethod
     def of(cls, parts: Iterable[bytes]) -> Packed:
         """Pack byte strings."""
-        parts = list(parts)
-        starts = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=starts[1:])
-        # a bytearray, for PyTorch shares only what can be written to
-        return cls(np.frombuffer(bytearray().join(parts), np.uint8), starts)
+        return cls.behind([(b"", list(parts))])
+
+    @classmethod
+    def behind(cls, groups: Iterable[tuple[bytes, Sequence[bytes]]]) -> Packed:
+        """Pack groups of byte strings, each string behind the prefix of its group.
+
+        The groups are taken one by one, so that no more of them than one need be in memory.
+        """
+        # a bytearray, for PyTorch shares only what can be written to; it grows in place
+        data, lengths = bytearray(), array("Q")
+        for prefix, parts in groups:
+            lengths.extend(len(prefix) + len(part) for part in parts)
+            data += prefix.join([b"", *parts])
+        return cls(np.frombuffer(data, np.uint8), _starts(np.asarray(lengths)))
 
     @classmethod
     def texts(cls, parts: Iterable[str]) -> Packed:
         """Pack texts, such as the paths of files."""
         return cls.of(os.fsencode(part) for part in parts)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Packed]) -> Packed:
-        """Join packed strings, in their order."""
-        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)])
-        return cls(np.concatenate([np.empty(0, np.uint8), *(part.data for part in parts)]), np.cumsum(lengths))
-
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     @functools.cached_property
     def _shared(self) -> tuple[torch.Tensor, torch.Tensor]:
-        # handing them to a process moves them to shared memory, once for all processes
-        return torch.from_numpy(self.data), torch.from_numpy(self.starts)
+        # handing them to a process moves them to shared memory, once for all processes; PyTorch pickles no uint32
+        starts = self.starts.view(np.int32) if self.starts.dtype == np.uint32 else self.starts
+        return torch.from_numpy(self.data), torch.from_numpy(starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, self._shared
@@ -76,19 +83,28 @@ class Packed:
         """The strings at these indices, in their order."""
         chosen = np.asarray(indices, np.int64)
         lengths = np.diff(self.starts)[chosen]
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        starts = _starts(lengths)
         data = np.empty(int(starts[-1]), np.uint8)
         for first in range(0, len(chosen), CHUNK):
             part = slice(first, first + CHUNK)
-            moved = np.repeat(self.starts[chosen[part]] - starts[:-1][part], lengths[part])
+            moved = np.repeat(self.starts[chosen[part]].astype(np.int64) - starts[:-1][part], lengths[part])
             here = slice(int(starts[first]), int(starts[first]) + len(moved))
             data[here] = self.data[np.arange(here.start, here.stop) + moved]
         return Packed(data, starts)
 
 
+def _starts(lengths: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Where strings of these lengths start, and where the last one ends."""
+    kind = np.uint32 if int(lengths.sum(dtype=np.int64)) < SMALL else np.int64
+    starts = np.zeros(len(lengths) + 1, kind)
+    np.cumsum(lengths, dtype=kind, out=starts[1:])
+    return starts
+
+
 def _received(data: torch.Tensor, starts: torch.Tensor) -> Packed:
     """The strings of another process: its memory, without a copy."""
-    return Packed(data.numpy(), starts.numpy())
+    numbers = starts.numpy()
+    return Packed(data.numpy(), numbers.view(np.uint32) if numbers.dtype == np.int32 else numbers)
 
 
 def existing(root: Path, files: Packed) -> npt.NDArray[np.bool_]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from edakari.core.far_side import sessions
+from edakari.core.far_side.sessions import timed_part
 from edakari.core.space import limited
 from edakari.errors import MeasurementError, MissingPackage
 from edakari.graph import trace
 from edakari.latency import Layer, fill, key_of, latency_cost, layers_of, open_table, plan_measurement, wanted
-from edakari.latency.onnx_layers import onnx_layer, timed_part
+from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.runnable import require_runnable
+from edakari.latency.runtimes import onnx_runtime
 from edakari.latency.runtimes.onnx_runtime import OnnxRuntime
 from edakari.latency.runtimes.openvino import OpenVino
 from edakari.latency.runtimes.torch_compile import TorchCompile
@@ -94,6 +98,66 @@ def test_the_edges_of_a_layer_are_not_its_time():
     assert timed_part(nodes) == 16 + 32 + 64
 
 
+def test_the_conversions_of_a_model_to_int8_and_back_are_not_the_time_of_its_layer():
+    nodes = [("input0_QuantizeLinear", "QuantizeLinear", 1.0), ("Transpose_token_1", "Transpose", 2.0),
+             ("producer_token_2", "QLinearConv", 4.0), ("timed1_token_5", "QLinearConv", 8.0),
+             ("input1_QuantizeLinear", "QuantizeLinear", 16.0), ("shortcut_token_7", "QLinearConv", 32.0),
+             ("timed3", "QLinearAdd", 64.0), ("consumer_token_9", "QLinearConv", 128.0),
+             ("consumer_DequantizeLinear", "DequantizeLinear", 256.0)]  # fmt: skip
+    assert timed_part(nodes) == 8 + 64
+    alone = [("input0_QuantizeLinear", "QuantizeLinear", 1.0), ("input0_DequantizeLinear", "DequantizeLinear", 2.0),
+             ("timed0", "ReduceMean", 4.0), ("timed0_QuantizeLinear", "QuantizeLinear", 8.0),
+             ("timed0_DequantizeLinear", "DequantizeLinear", 16.0)]  # fmt: skip
+    assert timed_part(alone) == 2 + 4 + 8  # a layer in fp32 between two in int8
+
+
+@pytest.mark.parametrize(("layer", "widths", "shape"), LAYERS, ids=str)
+def test_every_layer_runs_in_int8(layer, widths, shape):
+    clock = OnnxRuntime().clock(layer, widths, RunSettings(precision="int8"))
+    clock.run()
+    (time,) = clock.times()
+    assert 0 < time < 1000
+
+
+def test_a_convolution_is_timed_in_int8_between_convolutions_in_int8(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sessions, "timed_part", lambda nodes: seen.append(nodes) or 1.0)
+    clock = OnnxRuntime().clock(LAYERS[0][0], (16, 16), RunSettings(precision="int8"))
+    clock.run()
+    clock.times()
+    operators = [operator for _, operator, _ in seen[0]]
+    assert operators.count("QLinearConv") == 4  # producer, shortcut, the layer, consumer
+    assert "QLinearAdd" in operators
+    assert "Conv" not in operators
+
+
+def test_a_table_of_int8_is_another_one_and_knows_the_excluded_modules():
+    plain, int8 = (key_of(OnnxRuntime(), RunSettings(precision=name)) for name in ("fp32", "int8"))
+    excluding = key_of(OnnxRuntime(), RunSettings(precision="int8", exclude=("head*",)))
+    assert len({plain.digest, int8.digest, excluding.digest}) == 3
+    assert int8.settings["precision"] == "int8"
+    assert "exclude" not in plain.settings
+
+
+@pytest.mark.parametrize("runtime", [TorchEager(), TorchCompile()], ids=lambda runtime: runtime.name)
+def test_a_runtime_without_int8_says_which_has_it(runtime):
+    with pytest.raises(MeasurementError, match=f"precision is 'int8', in which the runtime '{runtime.name}' cannot"):
+        require_runnable(runtime, RunSettings(precision="int8"))
+
+
+def test_a_network_runs_in_int8_and_leaves_excluded_modules_in_fp32(monkeypatch):
+    opened = []
+    original = onnx_runtime.open_onnx
+    monkeypatch.setattr(onnx_runtime, "open_onnx", lambda content, *a: opened.append(content) or original(content, *a))
+    for exclude in ((), ("stem",)):
+        settings = RunSettings(precision="int8", exclude=exclude, warmup=0)
+        timings = measure({"dense": toy_cnn()}, IMAGE, OnnxRuntime(), settings=settings, repeats=1)
+        assert timings["dense"].median_ms > 0
+    weights = [{each.name for each in onnx.load_from_string(content).graph.initializer} for content in opened]
+    assert "stem.0.weight_quantized" in weights[0]
+    assert "stem.0.weight_quantized" not in weights[1]
+
+
 def test_what_a_runtime_takes_out_takes_no_time():
     clock = OnnxRuntime().clock(layer("elementwise", form="clone"), (640,), SETTINGS)
     clock.run()
@@ -120,7 +184,7 @@ def test_onnxruntime_says_what_it_cannot_do(change):
     settings = RunSettings(**change)
     with pytest.raises(MeasurementError, match=str(next(iter(change.values())))):
         OnnxRuntime().clock(layer("chain"), (4,), settings)
-    with pytest.raises(MeasurementError, match="onnxruntime runs networks here in fp32 on the CPU"):
+    with pytest.raises(MeasurementError, match="onnxruntime runs networks here in fp32 or int8 on the CPU"):
         measure({"dense": toy_cnn()}, IMAGE, OnnxRuntime(), settings=settings, repeats=1)
 
 
