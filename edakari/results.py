@@ -264,18 +264,18 @@ class ExportedFile:
     Args:
         path: path in the run folder.
         network: "dense" or "pruned".
-        format: "onnx" or "program".
+        format: name of the format, such as "onnx".
         bytes: size of the file, bytes.
-        absolute: largest difference between its outputs and those of the network.
-        relative: largest difference, as a fraction of the largest output.
+        absolute: largest difference between its outputs and those of the network; None if nothing here runs the format.
+        relative: largest difference, as a fraction of the largest output; None as before.
     """
 
     path: str
     network: str
     format: str
     bytes: Whole
-    absolute: float
-    relative: float
+    absolute: float | None
+    relative: float | None
 
 
 @dc.dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from edakari.core.modes import eval_mode
+from edakari.core.optional import missing_packages
 from edakari.cost.example import arguments, shapes_text
-from edakari.errors import ExportError
+from edakari.errors import ExportError, MissingPackage
+from edakari.export.about import About
 
 __all__ = ["ExportCheck", "Exporter", "compare", "module_outputs", "output_tensors"]
 
@@ -25,15 +27,15 @@ class ExportCheck:
     Args:
         path: path of the exported file.
         format: "onnx" or "program".
-        absolute: largest absolute difference.
-        relative: largest absolute difference as a fraction of the largest output.
-        bytes: size of the file in bytes.
+        absolute: largest absolute difference; None where nothing here runs the format, so that nothing was compared.
+        relative: largest absolute difference as a fraction of the largest output; None as before.
+        bytes: size of the file in bytes, with the files that belong to it.
     """
 
     path: Path
     format: str
-    absolute: float
-    relative: float
+    absolute: float | None
+    relative: float | None
     bytes: int
 
 
@@ -44,23 +46,53 @@ class Exporter:
     Args:
         suffix: suffix of its files, without the dot.
         write: function that writes a network, given an example and the file's path, and compares the outputs.
+        options: keywords that `write` takes besides: "about", "dynamic_batch".
+        packages: packages that it imports.
+        install: how to install them, such as `pip install "edakari[onnx]"`.
     """
 
     suffix: str
-    write: Callable[[nn.Module, Any, Path], ExportCheck]
+    write: Callable[..., ExportCheck]
+    options: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    install: str = ""
 
-    def __call__(self, model: nn.Module, example: Any, path: Path) -> ExportCheck:
+    def __call__(
+        self, model: nn.Module, example: Any, path: Path, *, about: About | None = None, dynamic_batch: bool = False
+    ) -> ExportCheck:
         """Write a network.
 
         Args:
             model: left as found.
             example: an input, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
             path: of the file.
+            about: what the file says about the network, if the format can hold that.
+            dynamic_batch: whether the batch size is variable.
 
         Raises:
-            ExportError: the network cannot be exported, or its outputs differ.
+            ExportError: the network cannot be exported, its outputs differ, or the format has no variable batch size.
+            MissingPackage: a package is not installed.
         """
-        return self.write(model, example, path)
+        self.require()
+        if dynamic_batch and "dynamic_batch" not in self.options:
+            raise ExportError(f"a variable batch size cannot be exported to .{self.suffix} here; leave it fixed")
+        options = {"about": about or About(), "dynamic_batch": dynamic_batch}
+        return self.write(model, example, path, **{name: options[name] for name in self.options})
+
+    def require(self) -> None:
+        """Raise an error if a package is not installed; imports nothing.
+
+        Raises:
+            MissingPackage: says which, and how to install them.
+        """
+        missing = self.missing()
+        if missing:
+            raise MissingPackage(f"export to .{self.suffix} needs {missing}", name=self.packages[0])
+
+    def missing(self) -> str:
+        """Say which packages are not installed here, and how to install them; nothing if all are."""
+        missing = missing_packages(*self.packages)
+        return f"{', '.join(missing)}, not installed here: {self.install}" if missing else ""
 
 
 def compare(

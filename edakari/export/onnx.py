@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edakari.core.files import replacing
 from edakari.core.networks import unwrapped
 from edakari.cost.example import mapped
 from edakari.errors import ExportError
+from edakari.export.about import PLAIN, About
 from edakari.export.check import ExportCheck, Exporter, compare, module_outputs
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
 from edakari.export.serving import served
@@ -28,17 +30,19 @@ def to_onnx(
     *,
     dynamic_batch: bool = False,
     tolerance: float = 1e-4,
+    about: About = PLAIN,
 ) -> ExportCheck:
     """Export a network to one ONNX file, and check that ONNX Runtime gives the module's outputs.
 
     Args:
         model: the network; it does not change. Detectors are exported without their post-processing: see
             `edakari.export.served`.
-        example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors. The
-            inputs in the file are named `input`, or `input_0`, `input_1`, …, or after the keywords.
+        example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors. In
+            the file, several inputs are named `input_0`, `input_1`, …, or after the keywords.
         path: path of the file to write.
         dynamic_batch: whether the batch size is variable; then a batch of 3 is compared, too.
         tolerance: largest allowed difference, as a fraction of the largest output.
+        about: names of the input and the output, and metadata.
 
     Raises:
         ExportError: the network cannot be exported, or its outputs differ; nothing is written.
@@ -48,22 +52,30 @@ def to_onnx(
     require("to_onnx(model, example, path)", path=(path, (str, Path)))
     require_writable(path)
     with replacing(path) as temporary:
-        write_onnx(model, example, temporary, dynamic_batch=dynamic_batch)
+        write_onnx(model, example, temporary, dynamic_batch=dynamic_batch, about=about)
         thrice = mapped(example, lambda x: torch.cat([x] * 3)[:3] if x.dim() else x)
         batches = [example, thrice] if dynamic_batch else [example]
-        worst = [_difference(model, batch, temporary, tolerance) for batch in batches]
+        worst = [_difference(model, about.named(batch), batch, temporary, tolerance) for batch in batches]
         size = temporary.stat().st_size
     return ExportCheck(Path(path), "onnx", max(pair[0] for pair in worst), max(pair[1] for pair in worst), size)
 
 
-def _difference(model: nn.Module, example: Any, path: Path, tolerance: float) -> tuple[float, float]:
+def _difference(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], example: Any, path: Path, tolerance: float
+) -> tuple[float, float]:
     try:
         session = open_onnx(path)
-        found = session.run(None, feeds(session, mapped(example, torch.Tensor.cpu)))
+        found = session.run(None, feeds(session, mapped(dict(tensors), torch.Tensor.cpu)))
     except Exception as error:
         raise ExportError(f"ONNX Runtime does not run the exported network: {type(error).__name__}: {error}") from error
-    tensors = [torch.from_numpy(value) for value in found]
-    return compare(module_outputs(model, example), tensors, "the ONNX model", tolerance)
+    outputs = [torch.from_numpy(value) for value in found]
+    return compare(module_outputs(model, example), outputs, "the ONNX model", tolerance)
 
 
-EXPORTER = Exporter("onnx", to_onnx)
+EXPORTER = Exporter(
+    "onnx",
+    to_onnx,
+    options=("about", "dynamic_batch"),
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    install='pip install "edakari[onnx]"',
+)

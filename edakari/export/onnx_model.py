@@ -18,21 +18,26 @@ from edakari.core.file_errors import disk_full
 from edakari.core.files import replacing
 from edakari.core.modes import eval_mode
 from edakari.core.optional import needs, require_packages
-from edakari.cost.example import TakesTensors, named_tensors
+from edakari.cost.example import TakesTensors, arguments, named_tensors
 from edakari.errors import EdakariError, ExportError
+from edakari.export.about import PLAIN, About, named_outputs
+from edakari.export.refused import refused_in
 from edakari.export.serving import served
 
-__all__ = ["feeds", "open_onnx", "write_onnx"]
+__all__ = ["described_onnx", "feeds", "open_onnx", "write_onnx"]
 
 
-def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batch: bool = False) -> Path:
-    """Export a network in evaluation mode to one ONNX file; `named_tensors` gives the names of its inputs.
+def write_onnx(
+    model: nn.Module, example: Any, path: str | Path, *, dynamic_batch: bool = False, about: About = PLAIN
+) -> Path:
+    """Export a network in evaluation mode to one ONNX file; `About.named` gives the names of its inputs.
 
     Args:
         model: the network, of which the part `served` is exported; it does not change.
         example: an input [batch, ...], a tuple of positional arguments or a dict of keywords with such tensors.
         path: path of the file to write.
         dynamic_batch: whether the batch size is variable; otherwise it is the example's.
+        about: names of the input and the output, and metadata.
 
     Returns:
         The path.
@@ -42,7 +47,7 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
         MissingPackage: the extra `onnx` is not installed.
     """
     require_packages("onnx", "exporting to ONNX", "onnx", "onnxscript")
-    tensors = named_tensors(example)
+    tensors = about.named(example)
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
     # The exporter would take a batch of 1 for a constant, so a variable batch size is traced with 2.
     traced = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
@@ -61,6 +66,7 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
             )
             if program is None:
                 raise ExportError("torch.onnx.export returned nothing")
+            _describe(program.model, model, example, about)
             with replacing(path) as temporary:
                 program.save(str(temporary), external_data=False)
     except EdakariError:
@@ -70,11 +76,27 @@ def write_onnx(model: nn.Module, example: Any, path: str | Path, *, dynamic_batc
             raise
         cause = _root(error)
         said = str(cause).strip().splitlines() or ["no message"]
+        where = refused_in(model, example, str(cause))
         raise ExportError(
             f"{kind} cannot be exported to ONNX: {type(cause).__name__}: {said[0]}. "
-            "Replace the operator that the exporter names, or export with another batch setting."
+            + (f"It is in {where}; replace it there. " if where else "Replace the operator that the exporter names, ")
+            + ("" if where else "or export with another batch setting.")
         ) from error
     return Path(path)
+
+
+def _describe(file: Any, model: nn.Module, example: Any, about: About) -> None:
+    """Name the outputs of an ONNX model in memory, and write the metadata into it."""
+    file.metadata_props.update(about.texts())
+    args, kwargs = arguments(example)
+    names, outputs = named_outputs(model(*args, **kwargs), about.output), list(file.graph.outputs)
+    taken = {value.name for node in file.graph for value in node.outputs} | {each.name for each in file.graph.inputs}
+    # an input that is an output too has its name already; and a graph that has left outputs out, its own names
+    if len(names) != len(outputs) or len({id(each) for each in outputs}) != len(names):
+        return
+    for value, name in zip(outputs, names, strict=True):
+        if value.producer() is not None and name not in taken:
+            value.name = name
 
 
 def feeds(session: Any, example: Any) -> dict[str, Any]:
@@ -82,6 +104,21 @@ def feeds(session: Any, example: Any) -> dict[str, Any]:
     tensors = named_tensors(example)
     taken = [given.name for given in session.get_inputs()]
     return {name: tensors[name].detach().numpy() for name in taken}
+
+
+def described_onnx(path: Path) -> dict[str, Any]:
+    """Return the opset, and name, shape and type of each input and output of an ONNX file."""
+    with needs("onnx", "reading an ONNX model"):
+        import onnx
+
+    model, session = onnx.load(path, load_external_data=False), open_onnx(path)
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), None)
+    sides = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    ends = {
+        side: [{"name": each.name, "shape": list(each.shape), "type": each.type} for each in values]
+        for side, values in sides.items()
+    }
+    return {"opset": opset, **ends}
 
 
 def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None = None) -> Any:

@@ -13,10 +13,11 @@ import torch
 from edakari.core.file_errors import require_writable
 from edakari.core.ledger import MARKER
 from edakari.core.method import problems_of
-from edakari.core.optional import missing_packages, needs
+from edakari.core.optional import needs
 from edakari.core.processes import Processes
 from edakari.core.protocols import Precision, Schedule
 from edakari.errors import RecipeError, RunFolderError, SettingsError
+from edakari.export import EXPORTERS
 from edakari.export.int8 import QuantizeSettings
 from edakari.latency.runnable import faults
 from edakari.latency.runtimes import option_faults, runtime_named
@@ -28,8 +29,6 @@ from edakari.train.fits import fit_name
 from edakari.train.optim import check_optimizer
 
 __all__ = ["check_pruning", "check_training", "run_settings"]
-
-ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[str], bool]) -> None:
@@ -59,9 +58,10 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
         problems += [*_compiling(asked), *_batches(asked, processes), *_folders(asked)]
     if not done("measure"):
         problems += _runtimes(asked)
-    if not done("export") and "onnx" in asked.export and missing_packages(*ONNX):
-        missing = ", ".join(missing_packages(*ONNX))
-        problems.append(Problem("export", f'to ONNX needs {missing}, not installed here: pip install "edakari[onnx]"'))
+    for kind in () if done("export") else asked.export:
+        missing = EXPORTERS.named(kind).missing()
+        if missing:
+            problems.append(Problem("export", f"to {kind} needs {missing}"))
     _raise(problems, asked)
 
 

@@ -25,6 +25,7 @@ from edakari.models.weights import weights_digest
 from edakari.pipeline import processes, stages
 from edakari.pipeline.context import GivenSubject, Notify, RecipeSubject, Run, silent
 from edakari.pipeline.environment import environment
+from edakari.pipeline.exporting import export_stage
 from edakari.pipeline.folder import RunFolder, claim, is_run, release
 from edakari.pipeline.load import GIVEN, as_recipe, check_weights
 from edakari.pipeline.preflight import check_pruning
@@ -202,7 +203,7 @@ def run_stages(run: Run) -> tuple[Results, bool]:
 
     steps.take(FinetuneResult, tuned)
     steps.take(MeasureResult, lambda: stages.measure_stage(run, limits, pruned))
-    steps.take(ExportResult, lambda: stages.export_stage(run))
+    steps.take(ExportResult, lambda: export_stage(run))
     steps.take(ReportResult, lambda: stages.report_stage(run, run.store.plan()))
     return run.store.results(), steps.worked
 

@@ -23,7 +23,6 @@ from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
 from edakari.cost import counted, uncounted
 from edakari.errors import PlanError
-from edakari.export import EXPORTERS
 from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
@@ -45,8 +44,6 @@ from edakari.pipeline.trial import tried_format
 from edakari.results import (
     CheckResult,
     DenseResult,
-    ExportedFile,
-    ExportResult,
     FinetuneResult,
     KeptTokens,
     LatencyResult,
@@ -64,7 +61,6 @@ from edakari.train.scope import random_state_kept
 __all__ = [
     "check_stage",
     "dense_stage",
-    "export_stage",
     "finetune_stage",
     "latency_stage",
     "measure_stage",
@@ -280,24 +276,6 @@ def time_networks(dense: nn.Module, pruned: nn.Module, example: Any, settings: M
         timings = measure(networks, batch, runtime_named(name), settings=how, repeats=settings.repeats)
         found[name] = TimedPair(**timings)
     return found
-
-
-def export_stage(run: Run) -> ExportResult:
-    """Export the dense and the finished network with the batch size of the latency, and compare their outputs."""
-    folder = run.store.exported
-    if not run.processes.main or folder is None:
-        return ExportResult(files=())
-    batch = run.settings.latency.batch if run.settings.latency else 1
-    example, files = batched(run.task.example(), batch), []
-    if run.settings.export:
-        folder.mkdir(parents=True, exist_ok=True)
-    for kind in run.settings.export:
-        exporter = EXPORTERS.named(kind)
-        for name, model in (("dense", run.dense), ("pruned", run.network("finished"))):
-            found = exporter(copied(model).cpu(), example, folder / f"{name}.{exporter.suffix}")
-            how = {key: value for key, value in dc.asdict(found).items() if key != "path"}
-            files.append(ExportedFile(path=f"{folder.name}/{name}.{exporter.suffix}", network=name, **how))
-    return ExportResult(files=tuple(files))
 
 
 def report_stage(run: Run, plan: Plan) -> ReportResult:

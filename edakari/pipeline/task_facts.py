@@ -21,13 +21,16 @@ def task_facts(task: Task) -> dict[str, Any]:
         task: task of a run.
 
     Returns:
-        "task", name of its class; "input", the form of the example; "classes"; "preprocessing": of images, "mean" and
-        "std" of each channel for pixels in 0 to 1, "size" (height and width) and "channels"; and "values", the names of
+        "task", name of its class; "answers", what its networks answer (see `edakari.core.output_kinds`), or "";
+        "input", the form of the example; "classes"; "preprocessing": of images, "mean" and "std" of each channel for
+        pixels in 0 to 1, "size" (height and width), "channels", and the fields of
+        `edakari.tasks.preprocessing.Preprocessing` if an image alone tells what to do; and "values", the names of
         numbers, if the task has them.
     """
     example = task.example()
     found: dict[str, Any] = {
         "task": type(task).__name__,
+        "answers": _answers(task),
         "input": described(example),
         "classes": list(getattr(task, "classes", ())),
         "preprocessing": {},
@@ -37,6 +40,13 @@ def task_facts(task: Task) -> dict[str, Any]:
     elif isinstance(task, ImageTask) and isinstance(example, torch.Tensor):
         mean, std = task.data.normalization
         _, channels, *size = example.shape
-        found["preprocessing"] = {"mean": list(mean), "std": list(std), "size": list(size), "channels": channels}
+        steps = task.data.preprocessing
+        own = {"mean": list(mean), "std": list(std), "size": list(size), "channels": channels}
+        found["preprocessing"] = own | (steps.plain() if steps is not None else {})
     names = getattr(task, "names", None)
     return found if names is None else {**found, "values": list(names)}
+
+
+def _answers(task: Task) -> str:
+    options = getattr(task, "options", task)
+    return str(getattr(options, "output_kind", None) or "")

@@ -14,6 +14,7 @@ from edakari.core.memory_format import AnyFormat
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.errors import DataError
+from edakari.tasks.preprocessing import Preprocessing
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.splits import images_for, named_metric
 
@@ -41,6 +42,10 @@ class TaskData(Protocol):
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, for pixels in 0 to 1."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images become the network's input in evaluation; None where it takes more than an image to tell."""
 
     def example(self) -> torch.Tensor:
         """Return float32 zeros [1, channels, height, width]."""

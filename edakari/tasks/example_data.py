@@ -19,6 +19,7 @@ from edakari.tasks.ahead import ahead, side_stream
 from edakari.tasks.draws import seeded
 from edakari.tasks.order import Order
 from edakari.tasks.pixels import Pixels
+from edakari.tasks.preprocessing import Preprocessing
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources.examples import Chosen, Examples, notes_of
 from edakari.tasks.splits import gpu_of, order_of
@@ -70,6 +71,12 @@ class ExampleData:
     def joints(self) -> tuple[str, ...]:
         """Names of the keypoints; empty if there are none."""
         return tuple(getattr(self.splits["train"], "joints", ()))
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images become the network's input in evaluation; None where it takes more than an image to tell."""
+        found = getattr(self.prepare, "preprocessing", None)
+        return found if isinstance(found, Preprocessing) else None
 
     def example(self) -> torch.Tensor:
         """Return float32 zeros [1, channels, height, width]."""

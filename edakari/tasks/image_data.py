@@ -16,10 +16,11 @@ from edakari.tasks.image_reader import ImageReader, Reading
 from edakari.tasks.loaders import ArrayBatches, FileBatches
 from edakari.tasks.order import FixedBatches, Order
 from edakari.tasks.pixels import Pixels
+from edakari.tasks.preprocessing import Preprocessing
 from edakari.tasks.settings import Augment, DataSettings
 from edakari.tasks.sources import Arrays, Labels, Source
 from edakari.tasks.splits import augmenting, divided, gpu_of, order_of, pixels_of, training_seed
-from edakari.tasks.transforms import OWN_CROP, ImageCrop
+from edakari.tasks.transforms import OWN_CROP, ImageCrop, evaluation_steps
 from edakari.tasks.workers import Workers
 
 __all__ = ["ImageData", "image_data"]
@@ -54,6 +55,13 @@ class ImageData:
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, for pixels in 0 to 1."""
         return self.pixels.mean, self.pixels.std
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the network's input in evaluation; those in memory are stretched where sizes differ."""
+        if isinstance(self.splits["val"], Arrays):
+            return Preprocessing("stretch", self.pixels.size, self.pixels.size, grey="mean")
+        return evaluation_steps(self.pixels.size, self.crop)
 
     def example(self) -> torch.Tensor:
         """Return float32 zeros [1, channels, height, width]."""

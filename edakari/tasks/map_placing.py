@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from edakari.tasks.placing import GREY, Resize, inner_size
+from edakari.tasks.preprocessing import Preprocessing
 from edakari.tasks.settings import Augment
 from edakari.tasks.transforms import JITTER, SMALL, torchvision_transforms
 
@@ -65,6 +66,12 @@ class MapPlacing:
     pad: int = 4
     training: Training = Training()
     base: tuple[int, int] | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to images in evaluation."""
+        size = self.base or self.size
+        return Preprocessing(self.resize, size, size, fill=GREY if self.resize == "letterbox" else 0, grey="mean")
 
     def __call__(self, augment: Augment) -> PlacedMap:
         """Return the transform of an augmentation."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from edakari.tasks.preprocessing import Preprocessing
 from edakari.tasks.settings import Augment
 from edakari.tasks.transforms import torchvision_transforms
 
@@ -39,6 +40,11 @@ class Placing:
     size: tuple[int, int]
     resize: Resize = "stretch"
     flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to images in evaluation."""
+        return Preprocessing(self.resize, self.size, self.size, fill=GREY)
 
     def __call__(self, augment: Augment) -> Placed:
         """Return the transform of an augmentation."""

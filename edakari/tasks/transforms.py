@@ -14,6 +14,7 @@ from edakari.core.optional import needs
 from edakari.errors import UnknownName
 from edakari.tasks.draws import Draws, seeded
 from edakari.tasks.pixels import Pixels
+from edakari.tasks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +28,7 @@ __all__ = [
     "OfTimm",
     "Transform",
     "crop_window",
+    "evaluation_steps",
     "evaluation_transform",
     "timm_transform",
     "torchvision_transforms",
@@ -83,6 +85,20 @@ def evaluation_transform(pixels: Pixels, crop: ImageCrop = OWN_CROP) -> Transfor
     if max(pixels.size) <= SMALL:
         return Fixed(_Colour(pixels.channels), (v2.Resize(pixels.size, **crop.resizing),))
     return Fixed(_Colour(pixels.channels), (_around(pixels.size, crop), v2.CenterCrop(pixels.size)))
+
+
+def evaluation_steps(size: tuple[int, int], crop: ImageCrop = OWN_CROP) -> Preprocessing:
+    """Describe what `evaluation_transform` does.
+
+    Args:
+        size: height and width of the network's input.
+        crop: interpolation.
+    """
+    mode = crop.interpolation or "bilinear"
+    if max(size) <= SMALL:
+        return Preprocessing("stretch", size, size, interpolation=mode)
+    high, wide = (round(side / CROP) for side in size)
+    return Preprocessing("shorter_side" if high == wide else "cover", (high, wide), size, interpolation=mode)
 
 
 def training_transform(pixels: Pixels, augment: str, crop: ImageCrop = OWN_CROP) -> Transform:

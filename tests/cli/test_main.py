@@ -90,7 +90,7 @@ def test_export_refuses_to_overwrite(run, tmp_path):
     found = call("export", str(run), "--to", "program", "--output", str(target))
     assert found.exit_code == 1
     assert "already exists" in found.stderr
-    assert [path.name for path in target.iterdir()] == ["pruned.pt2"]
+    assert sorted(path.name for path in target.iterdir()) == ["model.json", "pruned.pt2"]
 
 
 def test_inspect_as_json():

@@ -6,7 +6,7 @@ from torch import nn
 import edakari
 from edakari.core.plan import DropBranch, Plan
 from edakari.errors import ExportError
-from edakari.export import to_onnx, to_program
+from edakari.export import About, to_onnx, to_program
 from edakari.export.onnx_model import feeds, open_onnx
 
 
@@ -92,3 +92,50 @@ def test_dropped_paths_are_exported_for_other_batches_and_sizes_and_compiled(tmp
     compiled = torch.compile(small, backend="eager", fullgraph=True, dynamic=True)
     assert torch.equal(compiled(larger), small(larger))
     assert torch.equal(compiled(other), small(other))
+
+
+class Refused(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1), Refused())
+
+    def forward(self, x):
+        return self.inner(self.stem(x))
+
+
+def test_an_operator_that_the_exporter_refuses_is_named_with_its_module(tmp_path):
+    with pytest.raises(ExportError, match=r"bessel_j0.*It is in inner\.1; replace it there"):
+        to_onnx(Heads(), EXAMPLE, tmp_path / "model.onnx")
+
+
+class Several(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.conv, self.form = nn.Conv2d(3, 4, 3), form
+
+    def forward(self, x):
+        return self.form(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (lambda y: y, ["logits"]),
+        (lambda y: [y], ["logits"]),
+        (lambda y: {"scores": y + 1, "boxes": [y, y * 2]}, ["scores", "boxes_0", "boxes_1"]),
+        (lambda y: (y + 1, y * 2), ["logits_0", "logits_1"]),
+    ],
+)
+def test_inputs_and_outputs_are_named_and_metadata_is_in_the_file(tmp_path, form, names):
+    about = About("images", "logits", {"task": "classification", "classes": ["cat", "dög"]})
+    check = to_onnx(Several(form), EXAMPLE, tmp_path / "model.onnx", about=about, dynamic_batch=True)
+    session = open_onnx(check.path)
+    assert [each.name for each in session.get_inputs()] == ["images"]
+    assert [each.name for each in session.get_outputs()] == names
+    told = session.get_modelmeta().custom_metadata_map
+    assert told == {"task": "classification", "classes": '["cat", "dög"]'}

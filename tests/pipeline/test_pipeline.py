@@ -57,8 +57,8 @@ def test_a_run_from_recipe_to_report(content, tmp_path):
     assert set(tuned["latency"]) == {"torch"}
     assert sum(value.numel() for value in result.model.parameters()) == tuned["costs"]["params"]
     assert {path.name for path in (folder / "export").iterdir()} == {
-        f"{n}.{s}" for n in ("dense", "pruned") for s in ("onnx", "pt2")
-    }
+        "model.json", "infer.py", *(f"{n}.{s}" for n in ("dense", "pruned") for s in ("onnx", "pt2")),
+    }  # fmt: skip
     for name in (
         "recipe.yaml",
         "plan.json",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,12 @@ __all__ = ["export"]
 @guarded
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder that `edakari prune` made.")],
-    to: Annotated[Literal["onnx", "program"], typer.Option(help="onnx, or program for torch.export.")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Format: onnx, openvino, program (torch.export), executorch, coreml, litert, or a plug-in's."
+        ),
+    ] = "onnx",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: RUN/export.")
     ] = None,
@@ -26,33 +31,37 @@ def export(
     trust: Trust = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a run's pruned network in another format, and check that its outputs are the same."""
+    """Write a run's pruned network in another format, check its outputs, and say in model.json how it is used."""
     from rich.markup import escape
+    from torch import nn
 
     from edakari.core.file_errors import require_writable
     from edakari.errors import ExportError
-    from edakari.export import to_onnx, to_program
+    from edakari.export import EXPORTERS
+    from edakari.pipeline.deployment import MODEL, Network, check_replaceable
+    from edakari.pipeline.exporting import export_networks
+    from edakari.pipeline.folder import RunFolder
     from edakari.pipeline.load import networks
     from edakari.report.formatting import size
 
-    folder = output or run / "export"
-    suffix = "onnx" if to == "onnx" else "pt2"
-    paths = {name: folder / f"{name}.{suffix}" for name in (("dense", "pruned") if dense else ("pruned",))}
-    for path in paths.values():
+    folder, exporter = output or run / "export", EXPORTERS.named(to)
+    if dynamic_batch and "dynamic_batch" not in exporter.options:
+        raise ExportError(f"--dynamic-batch works only with --to onnx, found --to {to}")
+    exporter.require()
+    for name in ("dense", "pruned") if dense else ("pruned",):
+        path = folder / f"{name}.{exporter.suffix}"
         if path.exists() and not overwrite:
             raise ExportError(f"{path} already exists; choose another folder with --output, or pass --overwrite")
-    if dynamic_batch and to != "onnx":
-        raise ExportError("--dynamic-batch works only with --to onnx")
-    for path in paths.values():
         require_writable(path)
+    check_replaceable(folder)
+    require_writable(folder / MODEL)
     found = networks(run, trust_code=trust)
-    for name, path in paths.items():
-        model = found.dense if name == "dense" else found.pruned
-        if to == "onnx":
-            check = to_onnx(model, found.example, path, dynamic_batch=dynamic_batch)
-        else:
-            check = to_program(model, found.example, path)
-        show(
-            f"{escape(str(path))}: {size(check.bytes)}, outputs within {check.absolute:.1e} of the module's "
-            f"({check.relative:.1e} of the largest)"
-        )
+    asked: dict[Network, nn.Module] = {"dense": found.dense} if dense else {}
+    asked["pruned"] = found.pruned
+    for check in export_networks(
+        RunFolder(run), asked, found.example, to, folder, dynamic_batch=dynamic_batch
+    ).values():
+        compared = "not compared, for nothing here runs it"
+        if check.absolute is not None:
+            compared = f"outputs within {check.absolute:.1e} of the module's ({check.relative:.1e} of the largest)"
+        show(f"{escape(str(check.path))}: {size(check.bytes)}, {compared}")
