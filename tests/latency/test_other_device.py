@@ -284,6 +284,25 @@ def answers(folder: Path, names: tuple[str, ...]) -> list[Any]:
     return list(each_answer(iter(done.stdout.splitlines(keepends=True)), names))
 
 
+def test_int8_goes_to_the_device_quantised(tmp_path: Path) -> None:
+    script = tmp_path / "bench.py"
+    script.write_text(script_text())
+    there = runtime(command=shlex.join([sys.executable, "-I", str(script), "{folder}"]))
+    points, int8 = [convolution(32), (Layer("chain"), (4,))], RunSettings(precision="int8")
+    sent: list[str] = []
+    lines = there.transport.lines
+
+    def seen(request: Any) -> Any:
+        sent.extend(path.read_bytes().decode("latin1") for path in sorted(request.folder.glob("*.onnx")))
+        return lines(request)
+
+    there.transport = type("Seen", (), {"lines": staticmethod(seen), "faults": there.transport.faults})()
+    (times,) = there.time_layers(points, int8, 5)
+    assert times.keys() == set(points)
+    assert ["QuantizeLinear" in text for text in sent] == [True, False]  # the chain is timed as a call, in fp32
+    assert key_of(runtime(), int8).digest != key_of(runtime(), SETTINGS).digest
+
+
 def test_the_script_is_one_file_for_old_pythons() -> None:
     import ast
 
@@ -318,7 +337,7 @@ def test_a_second_process_as_the_device(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     asked = {
         "model": {"name": "edakari:fashion_cnn", "weights": "pretrained"},
-        "data": {"source": "fashion_mnist", "max_images": 64},
+        "data": {"max_images": 256},
         "method": "magnitude",
         "budget": "latency<=60%",
         "latency": {

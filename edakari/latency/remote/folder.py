@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["SCRIPT", "Repeats", "Request", "layers_request", "networks_request"]
+
+Quantize = Callable[[bytes], bytes]
 
 SCRIPT, WEIGHTS = "bench.py", "weights.bin"
 LARGE = 1024
@@ -65,7 +67,12 @@ class Request:
 
 
 def networks_request(
-    networks: Mapping[str, nn.Module], example: Any, how: How, repeats: Repeats, folder: Path
+    networks: Mapping[str, nn.Module],
+    example: Any,
+    how: How,
+    repeats: Repeats,
+    folder: Path,
+    quantize: Quantize = bytes,
 ) -> Request:
     """Write networks that are to be timed alternately.
 
@@ -75,6 +82,7 @@ def networks_request(
         how: threads and provider.
         repeats: numbers of calls.
         folder: folder to write; it exists.
+        quantize: function that quantises an ONNX model.
 
     Raises:
         ExportError: a network cannot be exported.
@@ -83,13 +91,18 @@ def networks_request(
     inputs = [_input(name, tensor.detach().numpy()) for name, tensor in named_tensors(given).items()]
     files = []
     for name, network in networks.items():
-        write_onnx(copied(network).cpu(), given, folder / f"{name}.onnx")
+        path = write_onnx(copied(network).cpu(), given, folder / f"{name}.onnx")
+        path.write_bytes(quantize(path.read_bytes()))
         files.append(_file(name, "network", "calls", repeats, inputs))
     return _finished(folder, files, how, repeats)
 
 
 def layers_request(
-    points: Mapping[str, tuple[Layer, tuple[int, ...]]], how: How, repeats: Repeats, folder: Path
+    points: Mapping[str, tuple[Layer, tuple[int, ...]]],
+    how: How,
+    repeats: Repeats,
+    folder: Path,
+    quantize: Quantize = bytes,
 ) -> Request:
     """Write layers that are to be timed.
 
@@ -98,12 +111,14 @@ def layers_request(
         how: threads and provider.
         repeats: numbers of calls.
         folder: folder to write; it exists.
+        quantize: function that quantises the ONNX model of a layer.
     """
     weights, files = _SharedWeights(), []
     for name, (layer, widths) in points.items():
         built = onnx_layer(layer, widths)
         with replacing(folder / f"{name}.onnx") as temporary:
-            temporary.write_bytes(weights.taken_out(built.model))
+            model = built.model if layer.kind == "chain" else quantize(built.model)
+            temporary.write_bytes(weights.taken_out(model))
         inputs = [
             {"name": each, "shape": list(value.shape), "dtype": str(value.dtype)} for each, value in built.feeds.items()
         ]

@@ -16,7 +16,7 @@ RUNTIMES: Registry[Callable[..., Runtime]] = Registry(
     {
         "torch": "edakari.latency.runtimes.torch_eager:TorchEager",
         "torch_compile": "edakari.latency.runtimes.torch_compile:TorchCompile",
-        "onnxruntime": "edakari.latency.runtimes.onnx_runtime:OnnxRuntime",
+        "onnxruntime": "edakari.latency.runtimes.onnx_provider:onnx_runtime",
         "openvino": "edakari.latency.runtimes.openvino:OpenVino",
         "command": "edakari.latency.runtimes.command:command_runtime",
         "carry": "edakari.latency.runtimes.command:carry_runtime",

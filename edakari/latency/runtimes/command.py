@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from edakari.core.far_side.sessions import How
+from edakari.core.far_side.sessions import PROVIDERS, How
 from edakari.core.optional import require_packages
 from edakari.errors import EdakariWarning, MeasurementError
+from edakari.export.int8 import quantized_for_timing
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.remote.answers import Answer, Device, Turns, each_answer, require_all
-from edakari.latency.remote.folder import Repeats, Request, layers_request, networks_request
+from edakari.latency.remote.folder import Quantize, Repeats, Request, layers_request, networks_request
 from edakari.latency.remote.transport import Carried, Command, Transport
 from edakari.latency.timing import RunSettings, Timing, timings_of
 
@@ -78,6 +79,7 @@ class OtherDevice:
     seen: Device | None = None
     answered: Device | None = None
     kernels_only: bool = True
+    precisions: tuple[str, ...] = ("fp32", "int8")
 
     @property
     def name(self) -> str:
@@ -103,10 +105,10 @@ class OtherDevice:
                 f"{self.device_name!r}"
             )
         asked = (settings.precision, settings.memory_format, settings.device)
-        if asked != ("fp32", "contiguous", "cpu"):
+        if asked[0] not in self.precisions or asked[1:] != ("contiguous", "cpu"):
             found.append(
-                f"another device gets networks in fp32, and `provider` says what runs them there, but was asked for "
-                f"precision {asked[0]!r}, memory format {asked[1]!r}, device {asked[2]!r}; leave these as they are"
+                "another device gets networks in fp32 or int8, and `provider` says what runs them there, but was asked "
+                f"for precision {asked[0]!r}, memory format {asked[1]!r}, device {asked[2]!r}; leave these as they are"
             )
         if found:
             raise MeasurementError("; ".join(found))
@@ -141,7 +143,9 @@ class OtherDevice:
         turns: dict[str, Turns] = {}
         with tempfile.TemporaryDirectory() as folder:
             sent = {file: networks[name] for file, name in files.items()}
-            request = networks_request(sent, example, self._how(settings), wanted, Path(folder))
+            request = networks_request(
+                sent, example, self._how(settings), wanted, Path(folder), self._quantize(settings)
+            )
             for answer in self._answers(request):
                 turns.update(answer.times)
                 self._warn(answer)
@@ -161,7 +165,8 @@ class OtherDevice:
         most = MOST_LAYERS if isinstance(self.transport, Command) else max(len(points), 1)
         for first in range(0, len(points), most):
             for times, _ in self._layers(points[first : first + most], settings, repeats):
-                yield times
+                if times:
+                    yield times
 
     def layer_seconds(self, points: Sequence[Point], settings: RunSettings, repeats: int) -> float:
         """See `RemoteRuntime.layer_seconds`; 0 where nobody knows, as for a folder that a person carries."""
@@ -181,7 +186,13 @@ class OtherDevice:
         if not sent:
             return
         with tempfile.TemporaryDirectory() as folder:
-            request = layers_request(sent, self._how(settings), Repeats(settings.warmup, repeats), Path(folder))
+            request = layers_request(
+                sent,
+                self._how(settings),
+                Repeats(settings.warmup, repeats),
+                Path(folder),
+                self._quantize(settings, layer=True),
+            )
             for answer in self._answers(request):
                 times = {named[name]: [each for turn in found for each in turn] for name, found in answer.times.items()}
                 if times or answer.seconds:
@@ -223,6 +234,14 @@ class OtherDevice:
 
     def _how(self, settings: RunSettings) -> How:
         return How(settings.threads, self.provider, dict(self.provider_options))
+
+    def _quantize(self, settings: RunSettings, layer: bool = False) -> Quantize:
+        """A function that quantises models as the precision asks for it, like those that are exported here."""
+        if settings.precision != "int8":
+            return bytes
+        full = PROVIDERS.get(self.provider.lower(), self.provider)
+        excluded = () if layer else settings.exclude
+        return lambda model: quantized_for_timing(model, excluded, full, layer=layer)
 
     def _warn(self, answer: Answer) -> None:
         for name, nodes in answer.on_cpu.items():
