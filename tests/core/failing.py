@@ -68,6 +68,7 @@ def _main_killed(here: Processes) -> None:
 
 
 def _raised(here: Processes) -> None:
+    here.wait()  # the main process is past its own look for faults
     if here.rank == 1:
         raise DataError("no such image\nand more about it")
     time.sleep(100)  # as in a call that nothing interrupts
