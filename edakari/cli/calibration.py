@@ -24,12 +24,12 @@ LEAST = 0.25
 
 
 def calibration(model: nn.Module, bench: Bench, networks: int, step: int) -> dict[str, Any]:
-    """Fill the table of a runtime for a network, time sub-networks, and store the fit in the table.
+    """Fill the table of a runtime for a network, time it and sub-networks, and store the fit in the table.
 
     Args:
         model: the network, on the CPU.
         bench: runtime and settings of the timing.
-        networks: number of random sub-networks to time.
+        networks: number of networks to time.
         step: widths are multiples of this.
 
     Returns:
@@ -47,11 +47,12 @@ def calibration_text(name: str, result: Mapping[str, Any]) -> str:
     """Format the result of a calibration in a few lines."""
     fit, spread = Fit(**result["fit"]), result["spread"]
     lines = [
-        f"{name}: {fit.networks} sub-networks of {min(_medians(result)):.3g} to {max(_medians(result)):.3g} ms",
+        f"{name}: {fit.networks} networks of {min(_medians(result)):.3g} to {max(_medians(result)):.3g} ms",
         f"  error of the prediction: {fit.median_error:.1%} median, {fit.worst_error:.1%} worst "
         f"(each predicted by a fit to the others)",
         f"  rank correlation: {fit.rank_correlation:.3f}",
-        f"  latency = {fit.constant_ms:.3g} ms + {fit.scale:.3f} × the sum of its layers",
+        f"  latency = {fit.constant_ms:.3g} ms + {fit.scale:.3f} × the sum of its layers"
+        f" + {fit.weights_ms:.3g} ms × its millions of weights",
         f"  table: {result['table']}",
     ]
     if spread > STEADY:

@@ -20,7 +20,7 @@ call and of two layout conversions, which exceeds that of a small layer itself.
 """
 
 from edakari.latency.cache import cache_folder, require_cache
-from edakari.latency.calibrate import correction, fit_latency, left_out, random_sizes
+from edakari.latency.calibrate import chosen_sizes, correction, fit_latency, left_out, random_sizes
 from edakari.latency.layers import Layer, Use, layers_of, unknown_operators
 from edakari.latency.measure_table import MeasurePlan, fill, plan_measurement, wanted
 from edakari.latency.predict import LatencyCost, latency_cost
@@ -36,6 +36,7 @@ __all__ = [
     "Table",
     "Use",
     "cache_folder",
+    "chosen_sizes",
     "correction",
     "extended",
     "fill",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edakari.core.layout import Layout, axes, extent
 from edakari.core.polynomials import polynomial
 from edakari.core.space import Sizes
-from edakari.latency.layers import Layer
+from edakari.latency.layers import Layer, weights_of
 from edakari.latency.surface import SPACING, Surface
 
 __all__ = ["IncrementalTimes", "LayerTimes", "Part"]
@@ -70,6 +70,14 @@ class LayerTimes:
         return sum(
             part.calls * part.surface.at(*(int(extent(layout, sizes)) for layout in part.widths)) for part in self.parts
         )
+
+    def weights(self, sizes: Sizes) -> float:
+        """Millions of weights that all calls read at these sizes."""
+        counts = (
+            part.calls * weights_of(part.layer, [int(extent(layout, sizes)) for layout in part.widths])
+            for part in self.parts
+        )
+        return sum(counts) / 1e6
 
 
 class IncrementalTimes:

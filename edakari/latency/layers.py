@@ -150,6 +150,23 @@ def widths_in_group(layer: Layer, both: int) -> tuple[int, int]:
     return first, max(1, both - first)
 
 
+def weights_of(layer: Layer, widths: Sequence[int]) -> int:
+    """Return the number of weights that a call of a layer reads; biases and those of norms are not counted.
+
+    Args:
+        layer: the layer.
+        widths: one for each of its axes.
+    """
+    match layer.kind:
+        case "convolution":
+            return math.prod((*widths, *layer["kernel"]))
+        case "grouped_convolution":
+            return math.prod((widths[0], *widths_in_group(layer, widths[1]), *layer["kernel"]))
+        case "linear":
+            return math.prod(widths)
+    return 0
+
+
 def unknown_operators(graph: Graph) -> tuple[str, ...]:
     """Names of the operators that are timed like an elementwise operator, because their cost is unknown."""
     known = {*VIEWS, *_BUILDERS, *ELEMENTWISE}

@@ -45,8 +45,8 @@ def measure_latency(
         runtime: runtime that will serve the network.
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
         groups: groups that will be pruned, with their legal sizes; None selects all, in multiples of 8.
-        networks: number of random sub-networks that are timed whole to fit the predictions, unless the table already
-            has such a fit; 0 fits nothing.
+        networks: number of networks that are timed whole to fit the predictions, unless the table already has such a
+            fit: the dense one, and sub-networks, half of them random and half as a solver chooses; 0 fits nothing.
         cache: folder of latency tables; None selects `edakari.latency.cache_folder()`.
         tell: callback that takes messages about the duration and the progress, such as `print`.
 

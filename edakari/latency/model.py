@@ -59,11 +59,12 @@ class LatencyModel(Protocol):
     def loop(self) -> LoopSettings:
         """Settings of the closed loop that meets a budget on this latency."""
 
-    def samples(self, count: int) -> Sequence[Plan]:
-        """Return plans of sub-networks to fit the predictions to, from small to large; empty if nothing is fitted.
+    def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
+        """Return plans of networks to fit the predictions to; empty if nothing is fitted.
 
         Args:
-            count: number of sub-networks.
+            count: number of networks.
+            cost: predictions that are not fitted.
         """
 
     def cost(self, table: Table) -> PredictedLatency:
@@ -132,7 +133,7 @@ def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> t
     Args:
         model: latency model whose predictions are fitted.
         bench: how and where networks are timed; its table has the layers.
-        networks: number of sub-networks to time.
+        networks: number of networks to time.
         tell: callback that takes messages about the progress.
 
     Returns:
@@ -141,14 +142,15 @@ def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> t
     Raises:
         MeasurementError: the table cannot be written, or a network does not run.
     """
-    table, plans = bench.table(), model.samples(networks)
+    table = bench.table()
+    cost = model.cost(unfitted(table))
+    plans = model.samples(networks, cost)
     if not plans:
         return table, {"fit": None}
     require_cache(table.path)
     sizes = [plan.sizes() for plan in plans]
-    cost = model.cost(unfitted(table))
     tell(
-        f"{bench.runtime.name}: timing {len(plans)} sub-networks to fit the predictions: "
+        f"{bench.runtime.name}: timing {len(plans)} networks to fit the predictions: "
         + bench.expected(map(cost.predict, sizes))
     )
     small = {str(index): apply(model.network, plan, model.graph) for index, plan in enumerate(plans)}

@@ -24,6 +24,9 @@ class PredictedLatency(Cost, Protocol):
     def predict(self, sizes: Sizes) -> float:
         """Expected latency of a network with exactly these sizes, ms."""
 
+    def weights(self, sizes: Sizes) -> float:
+        """Millions of weights that a call reads; 0 if their number does not depend on sizes."""
+
     def corrected(self, sizes: Sizes, measured_ms: float) -> PredictedLatency:
         """Return the same cost, scaled so that its total at some sizes is the measured latency.
 

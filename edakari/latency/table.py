@@ -67,17 +67,21 @@ class Sample:
 
 @dc.dataclass(frozen=True, slots=True)
 class Fit:
-    """Result of calibrating a network: its latency is `constant_ms` plus `scale` times the sum of its layers.
+    """Result of calibrating a network.
+
+    Its latency is `constant_ms`, plus `scale` times the sum of its layers, plus `weights_ms` times its millions of
+    weights: the weights of a large network come from memory in every call, those of a layer alone from a cache.
 
     The errors are those of networks that were left out of the fit, one at a time.
 
     Args:
         constant_ms: time of every call that does not depend on sizes, ms.
         scale: factor of the layers' times.
-        networks: number of measured sub-networks.
+        networks: number of measured networks.
         median_error: median error of the predictions, as a fraction of the measured latency.
         worst_error: largest error, as a fraction of the measured latency.
         rank_correlation: Spearman's correlation between predicted and measured latencies.
+        weights_ms: additional time per million weights, ms.
     """
 
     constant_ms: float
@@ -86,6 +90,7 @@ class Fit:
     median_error: Milliseconds
     worst_error: Milliseconds
     rank_correlation: Annotated[float, Interval(ge=-1, le=1)]
+    weights_ms: Milliseconds = 0.0
 
 
 @dc.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from edakari.graph import example_for, fixed_graph
 from edakari.latency.budget_loop import LoopSettings
 from edakari.latency.measure_table import Wanted, wanted
 from edakari.latency.predict import call_overhead
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.table import Table, network_key
 from edakari.surgery.tokens import TokenSites, token_sites
 from edakari.surgery.tokens.costs import TokenCost, by_block, interpolated
@@ -86,7 +87,7 @@ class TokenLatency:
         """See `LatencyModel`."""
         return LoopSettings()
 
-    def samples(self, count: int) -> Sequence[Plan]:
+    def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
         """See `LatencyModel`."""
         blocks = self.sites.quarters()
         design = TokenDesign(sites=self.sites, selector="random", blocks=blocks, settings={"package": "merge"})

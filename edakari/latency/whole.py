@@ -17,6 +17,7 @@ from edakari.core.space import Group, Sizes
 from edakari.graph import example_for
 from edakari.latency.budget_loop import LoopSettings, affine
 from edakari.latency.measure_table import Wanted
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.table import Table, network_key
 from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.graphs import token_macs
@@ -60,6 +61,10 @@ class SurrogateLatency:
     def predict(self, sizes: Sizes) -> float:
         """See `PredictedLatency`."""
         return self.total(sizes)
+
+    def weights(self, sizes: Sizes) -> float:
+        """See `PredictedLatency`; a surrogate is not fitted."""
+        return 0.0
 
     def corrected(self, sizes: Sizes, measured_ms: float) -> SurrogateLatency:
         """See `PredictedLatency`."""
@@ -129,7 +134,7 @@ class WholeLatency:
         """See `LatencyModel`."""
         return LoopSettings(rounds=12, correct=affine)
 
-    def samples(self, count: int) -> Sequence[Plan]:
+    def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
         """See `LatencyModel`."""
         return ()
 

@@ -11,9 +11,10 @@ from edakari.core.graph import Graph
 from edakari.core.plan import KeepChannels, Plan
 from edakari.core.space import Group, Sizes
 from edakari.latency.budget_loop import LoopSettings
-from edakari.latency.calibrate import random_sizes
+from edakari.latency.calibrate import chosen_sizes, random_sizes
 from edakari.latency.measure_table import Wanted, wanted
 from edakari.latency.predict import LatencyCost, latency_cost
+from edakari.latency.predicted import PredictedLatency
 from edakari.latency.table import Table, network_key
 
 __all__ = ["WidthLatency", "first_channels"]
@@ -48,9 +49,14 @@ class WidthLatency:
         """See `LatencyModel`."""
         return LoopSettings()
 
-    def samples(self, count: int) -> Sequence[Plan]:
-        """See `LatencyModel`."""
-        return [first_channels(self.graph, sizes) for sizes in random_sizes(self.groups, count)]
+    def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
+        """See `LatencyModel`: the dense network, and of the others half random and half as a solver chooses.
+
+        A solver goes where the table is too kind, which random networks do not show.
+        """
+        chosen = chosen_sizes(self.groups, cost, (count - 1) // 2)
+        found = [{}, *random_sizes(self.groups, count - 1 - len(chosen)), *chosen]
+        return [first_channels(self.graph, sizes) for sizes in found]
 
     def cost(self, table: Table) -> LatencyCost:
         """See `LatencyModel`."""

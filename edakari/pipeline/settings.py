@@ -186,8 +186,7 @@ class LatencySettings(RuntimeOptions):
         device: device on which networks are timed: "cpu" or "cuda".
         warmup: number of calls that are not timed.
         repeats: least number of timed calls of a whole network; more are made until the time is known within 0.4 %.
-        networks: number of random sub-networks that are timed to fit the predictions, unless an earlier run has done
-            so.
+        networks: number of networks that are timed to fit the predictions, unless an earlier run has done so.
         spread: largest accepted interquartile range, as a fraction of the median.
         layers: whether layers are timed, where the runtime can do it; False meets the budget by timing whole networks
             alone.

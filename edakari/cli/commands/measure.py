@@ -62,7 +62,7 @@ def measure(  # noqa: PLR0913 - one for each option
         bool,
         typer.Option("--calibrate", help="Fill the latency table, and test its predictions on sub-networks."),
     ] = False,
-    networks: Annotated[int, typer.Option(min=4, help="Number of random sub-networks for calibration.")] = 20,
+    networks: Annotated[int, typer.Option(min=4, help="Number of networks to time for calibration.")] = 20,
     step: Annotated[int, typer.Option(min=1, help="Pruned widths are multiples of this number.")] = 8,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of latency tables. Default: EDAKARI_CACHE, or ~/.cache/edakari.")

@@ -79,6 +79,10 @@ class TokenCost:
         """Return the predicted cost of a network of these sizes, which is the total."""
         return self.total(sizes)
 
+    def weights(self, sizes: Sizes) -> float:
+        """Millions of weights that depend on numbers of tokens: none."""
+        return 0.0
+
     def corrected(self, sizes: Sizes, measured: float) -> TokenCost:
         """Return the cost scaled so that its total at some sizes equals a measurement."""
         return self.scaled(measured / self.total(sizes))

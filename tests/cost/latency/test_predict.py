@@ -16,6 +16,7 @@ from edakari.errors import BudgetError, InfeasibleBudget, MeasurementError
 from edakari.graph import trace
 from edakari.latency import (
     Layer,
+    chosen_sizes,
     correction,
     extended,
     fill,
@@ -133,6 +134,41 @@ def test_a_calibration_finds_constant_scale_and_error(noisy, tmp_path):
     table = extended(table, {}, {network_key(graph): fit})
     again = latency_cost(graph, open_table(table.key, tmp_path), groups)
     assert again.predict(sizes[3]) == pytest.approx(measured[3], rel=0.02)
+
+
+def test_a_calibration_finds_the_time_of_reading_weights(fake, tmp_path):
+    graph, groups, table = filled(toy_cnn(), fake, tmp_path)
+    cost = latency_cost(graph, table, groups)
+    sizes = [{}, *random_sizes(groups, 10), *chosen_sizes(groups, cost, 10)]
+    layers = np.array([cost.predict(each) - cost.constant for each in sizes])
+    weights = np.array([cost.weights(each) for each in sizes])
+    assert weights[0] == pytest.approx(sum(value.numel() for value in toy_cnn().parameters() if value.ndim > 1) / 1e6)
+    per_million = 0.5 * layers[0] / weights[0]
+    truth = 0.1 * layers[0] + layers + per_million * weights
+    fit = fit_latency(cost, sizes, truth)
+    assert fit.weights_ms > 0.3 * per_million  # wider layers take longer, too: the belief divides what either explains
+    assert fit.median_error < 0.02
+    fitted = latency_cost(graph, extended(table, {}, {network_key(graph): fit}), groups)
+    check_cost(fitted, groups)
+    for each, time in zip(sizes, truth, strict=True):
+        assert fitted.predict(each) == pytest.approx(time, rel=0.05)
+        known = fit.constant_ms + fit.scale * (cost.predict(each) - cost.constant) + fit.weights_ms * cost.weights(each)
+        assert fitted.predict(each) == pytest.approx(known, rel=0.01)
+    faster = fit_latency(cost, sizes, layers[0] + layers - 0.3 * layers[0] / weights[0] * weights)
+    assert faster.weights_ms == 0
+
+
+def test_chosen_sizes_are_legal_and_spend_their_part_of_the_latency(fake, tmp_path):
+    graph, groups, table = filled(toy_cnn(), fake, tmp_path)
+    cost = latency_cost(graph, table, groups)
+    found = chosen_sizes(groups, cost, 8)
+    assert found == chosen_sizes(groups, cost, 8)
+    assert found != chosen_sizes(groups, cost, 8, seed=1)
+    assert all(size in legal_sizes(graph_group) for sizes in found for graph_group in groups
+               for size in [sizes.get(graph_group.name, graph_group.size)])  # fmt: skip
+    least, most = cost.total({group.name: min(legal_sizes(group)) for group in groups}), cost.total({})
+    for part, sizes in enumerate(found, 1):
+        assert cost.total(sizes) <= (least + (most - least) * part / 9) * (1 + 1e-9)
 
 
 def test_a_bad_prediction_is_told_as_one(fake, tmp_path):
