@@ -17,7 +17,7 @@ from edakari.graph import trace
 from edakari.latency.bench import Bench, Tell
 from edakari.latency.model import calibrate, fill_table, known_fit
 from edakari.latency.predict import LatencyCost
-from edakari.latency.runtime_protocols import require_layers
+from edakari.latency.runtime_protocols import Runtime, require_layers
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings
 from edakari.latency.widths import WidthLatency
@@ -29,7 +29,7 @@ __all__ = ["measure_latency"]
 def measure_latency(
     model: nn.Module,
     example: Any,
-    runtime: str = "onnxruntime",
+    runtime: str | Runtime = "onnxruntime",
     *,
     threads: int = 1,
     groups: Sequence[Group] | None = None,
@@ -37,12 +37,13 @@ def measure_latency(
     cache: str | Path | None = None,
     tell: Tell = lambda text: None,
 ) -> LatencyCost:
-    """Return the latency of a network on this machine as a cost; measure the layers that no earlier run has measured.
+    """Return the latency of a network as a cost, here or on another device; time the layers that no run has timed.
 
     Args:
         model: network on the CPU; it does not change.
         example: its inputs, [batch, ...]; or a tuple of positional arguments or a dict of keywords with such tensors.
-        runtime: runtime that will serve the network.
+        runtime: runtime that will serve the network: its name, or the runtime itself, such as
+            `edakari.latency.runtimes.command.command_runtime("./on_pi.sh {folder}", "pi4")`.
         threads: CPU threads of one call; 0 leaves the choice to the runtime.
         groups: groups that will be pruned, with their legal sizes; None selects all, in multiples of 8.
         networks: number of networks that are timed whole to fit the predictions, unless the table already has such a
@@ -56,7 +57,8 @@ def measure_latency(
     """
     model = unwrapped(model, "measure_latency(model, example)")
     named_tensors(example)  # raises where there is no tensor
-    bench = Bench(runtime_named(runtime), RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
+    chosen_runtime = runtime_named(runtime) if isinstance(runtime, str) else runtime
+    bench = Bench(chosen_runtime, RunSettings(threads=threads), example, cache=Path(cache) if cache else None)
     require_layers(bench.runtime)
     bench.table()
     graph = trace(model, example)

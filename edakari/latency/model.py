@@ -116,7 +116,7 @@ def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Re
     if missing:
         require_cache(table.path)
     start = time.perf_counter()
-    progress = _Progress(f"of {missing} points", tell)
+    progress = _Progress(missing, tell)
     table = fill(table, plan.missing, runtime, bench.settings, progress=progress.more)
     return table, {
         "layers": plan.layers,
@@ -173,15 +173,18 @@ def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> t
 
 @dc.dataclass
 class _Progress:
-    """Reports the progress every few seconds."""
+    """Reports every few seconds how many points are done, and how long the others take at this pace."""
 
-    what: str
+    whole: int
     tell: Tell
     done: int = 0
+    begun: float = dc.field(default_factory=time.monotonic)
     told: float = dc.field(default_factory=time.monotonic)
 
     def more(self, count: int) -> None:
         self.done += count
-        if time.monotonic() - self.told > PROGRESS_SECONDS:
-            self.told = time.monotonic()
-            self.tell(f"{self.done} {self.what}")
+        now = time.monotonic()
+        if now - self.told > PROGRESS_SECONDS:
+            self.told = now
+            left = (now - self.begun) / max(self.done, 1) * (self.whole - self.done)
+            self.tell(f"{self.done} of {self.whole} points ({self.done / self.whole:.0%}), {duration(left)} left")

@@ -121,6 +121,17 @@ def test_what_was_timed_is_kept_when_the_device_goes_away(tmp_path: Path) -> Non
     )
 
 
+def test_the_latency_of_another_device_is_a_cost(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1)).eval()
+    told: list[str] = []
+    cost = edakari.measure_latency(network, IMAGE, runtime(), networks=0, cache=tmp_path, tell=told.append)
+    convolutions = 64 * 9 * (16 + 16 * 8)
+    assert cost.total({}) == pytest.approx(1e-6 * convolutions)
+    (group,) = edakari.trace(network, IMAGE).groups
+    assert cost.predict({group.name: 8}) == pytest.approx(1e-6 * convolutions / 2)
+    assert told[0].startswith("pi4: ")
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

@@ -164,6 +164,14 @@ def test_a_method_that_does_not_settle_is_measured_all_the_same(fake, recipe, tm
         edakari.run(recipe(budget="latency<=1.6ms"), tmp_path / "other")
 
 
+def test_layers_can_be_left_out(fake, recipe, tmp_path):
+    latency = {"runtime": "formula", "repeats": 5, "layers": False}
+    timed = edakari.run(recipe(latency=latency, groups={"round_to": 1}), tmp_path / "run").report["latency"]
+    assert fake.opened == []
+    assert timed["fit"] is None
+    assert -0.03 < timed["relative_error"] <= 0.02
+
+
 def test_a_latency_that_cannot_be_reached_names_the_least(fake, recipe, tmp_path):
     with pytest.raises(InfeasibleBudget, match=r"latency .* of 0\.001 ms") as caught:
         edakari.run(recipe(budget="latency<=1us"), tmp_path / "run")
