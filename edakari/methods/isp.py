@@ -51,6 +51,7 @@ from edakari.methods.saliency.saved import Gates, load_saliency, save_gates, sav
 from edakari.models.saliency import Family, Matching
 from edakari.solve import ALLOCATORS, Threshold
 from edakari.surgery import apply
+from edakari.tasks.mixing import unmixed
 from edakari.train import learning_rate
 
 __all__ = ["InterpretationSteeredPruning"]
@@ -204,6 +205,7 @@ class InterpretationSteeredPruning:
 
     def _saliency(self, job: Job) -> Saliency:
         """Train or load the explainer and the predictor of the job's network (stages 1 and 2)."""
+        job = dc.replace(job, task=unmixed(job.task))  # one class is explained at a time
         shape = checked(job.task, job.model, self.labels)
         if self.explainer is not None:
             found = load_saliency(self.explainer, job.model, job.graph)

@@ -225,6 +225,7 @@ class Run:
             device=self.settings.device,
             memory_format=self.memory_format,
             gradient_checkpointing=bool(self.settings.gradient_checkpointing),
+            sync_bn=bool(self.settings.sync_bn),
             tf32=self.settings.tf32 is not False,
             title=stage,
         )

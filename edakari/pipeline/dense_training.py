@@ -116,6 +116,7 @@ def _trained(
                 memory_format=form,
                 compile=recipe.compile,
                 gradient_checkpointing=bool(recipe.gradient_checkpointing),
+                sync_bn=bool(recipe.sync_bn),
                 tf32=recipe.tf32 is not False,
             ),
             hooks=fixed_masks(model),

@@ -27,6 +27,7 @@ from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.settings import LatencySettings, PruneSettings, Recipe
 from edakari.train.fits import fit_name
 from edakari.train.optim import check_optimizer
+from edakari.train.sync_norms import require_sync_norms
 
 __all__ = ["check_pruning", "check_training", "run_settings"]
 
@@ -55,7 +56,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
         if asked.finetune:
             problems += _precisions(asked, {"finetune.precision": asked.finetune.precision})
             problems += _optimizer("finetune", asked.finetune)
-        problems += [*_compiling(asked), *_batches(asked, processes), *_folders(asked)]
+        problems += [*_own_loop(asked), *_sync_norms(asked, processes), *_batches(asked, processes), *_folders(asked)]
     if not done("measure"):
         problems += _runtimes(asked)
     for kind in () if done("export") else asked.export:
@@ -74,7 +75,8 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
     assert recipe.train is not None
     precisions = _precisions(recipe, {"train.precision": recipe.train.precision})
     optimizers = _optimizer("train", recipe.train)
-    _raise([*precisions, *optimizers, *_compiling(recipe), *_batches(recipe, processes)], recipe)
+    loop = [*_own_loop(recipe), *_sync_norms(recipe, processes)]
+    _raise([*precisions, *optimizers, *loop, *_batches(recipe, processes)], recipe)
 
 
 def run_settings(settings: LatencySettings, quantize: QuantizeSettings | None = None) -> RunSettings:
@@ -150,10 +152,21 @@ def _optimizer(section: str, schedule: Schedule) -> Iterator[Problem]:
         yield Problem(f"{section}.{key}", text)
 
 
-def _compiling(asked: PruneSettings) -> Iterator[Problem]:
-    if asked.compile != "none" and asked.fit is not None:
-        name = fit_name(asked.fit)
-        yield Problem("compile", f"is of edakari's own training loop, but fit names {name!r}, found {asked.compile!r}")
+def _own_loop(asked: PruneSettings) -> Iterator[Problem]:
+    """Settings that another loop than edakari's does not follow."""
+    for key, unused in (("compile", "none"), ("sync_bn", None)):
+        found = getattr(asked, key)
+        if asked.fit is not None and found and found != unused:
+            name = fit_name(asked.fit)
+            yield Problem(key, f"is of edakari's own training loop, but fit names {name!r}, found {found!r}")
+
+
+def _sync_norms(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:
+    try:
+        require_sync_norms(processes.device, processes.world if asked.sync_bn else 1)
+    except RecipeError as error:
+        key, _, text = str(error).partition(": ")
+        yield Problem(key, text)
 
 
 def _batches(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:

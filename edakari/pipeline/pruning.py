@@ -52,6 +52,7 @@ class Others(TypedDict, total=False):
     device: Literal["auto", "cpu"]
     compile: Compile
     gradient_checkpointing: bool
+    sync_bn: bool
     tf32: bool
     notify: Notify
     overwrite: bool
@@ -98,8 +99,9 @@ def prune(
             measured), `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write, such as
             `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `compile` ("default" or
             "reduce-overhead": the fine-tuning uses `torch.compile`), `gradient_checkpointing` (True saves memory in
-            trainings of networks of timm and transformers), `tf32` (False keeps a GPU from it), `notify` (callback for
-            the progress of the stages), `overwrite` (start again in `output`).
+            trainings of networks of timm and transformers), `sync_bn` (True: batch norms see the batch parts of all
+            processes), `tf32` (False keeps a GPU from it), `notify` (callback for the progress of the stages),
+            `overwrite` (start again in `output`).
 
     Returns:
         The pruned network in evaluation mode (`model`), its plan, costs and metrics; prints as a table.

@@ -231,6 +231,8 @@ class PruneSettings:
             Trainings inside of a method are not compiled: they are short, or change the network.
         gradient_checkpointing: whether every training computes activations again in the backward pass instead of
             keeping them, in networks of timm and transformers: less memory, more time. None does not.
+        sync_bn: whether batch norms of a training on several processes, with a GPU each, take their statistics from the
+            parts of a batch of all processes, by torch's `SyncBatchNorm`; None does not. Networks are saved without it.
         tf32: whether trainings use TF32 for matrix products of float32 on a GPU that has it; None does.
     """
 
@@ -249,6 +251,7 @@ class PruneSettings:
     device: Literal["auto", "cpu"] = "auto"
     compile: Compile = "none"
     gradient_checkpointing: bool | None = None
+    sync_bn: bool | None = None
     tf32: bool | None = None
 
     def __post_init__(self) -> None:

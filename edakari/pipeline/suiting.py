@@ -92,6 +92,13 @@ def _teacher(tuning: FinetuneSettings, task: Any, kind: OutputKind | None, found
         for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
             if asked:
                 yield Problem(f"finetune.{key}", f"{getattr(tuning, key)!r} needs data.task 'classification', {found}")
+    if getattr(task, "mixing", None):
+        for key, asked in (("views", tuning.views > 1), ("teacher", tuning.teacher == "bank")):
+            if asked:
+                yield Problem(
+                    f"finetune.{key}",
+                    f"{getattr(tuning, key)!r} needs unmixed images; leave mixup and cutmix out of data.task",
+                )
     if kind == "objects" and tuning.distill.weight > 0 and tuning.teacher != "bank":
         yield Problem(
             "finetune.distill.weight",

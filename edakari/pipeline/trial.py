@@ -164,7 +164,7 @@ def _try_step(run: Run, trial: Trial, model: nn.Module, batch: Batch) -> float:
     """Take the loss of the fine-tuning, and its gradients, of the first batch; returns the seconds that this took."""
     tuning = run.settings.finetune
     if tuning is not None and (tuning.teacher == "bank" or tuning.views > 1):
-        require_indexed(run)
+        require_indexed(run).with_indices(tuning.views)  # a task may refuse it
         trial.outputs(model, "train", batch)
         return 0.0  # its objective needs indices, and networks that are not there yet
     with trial.telling("the loss of the fine-tuning"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -14,12 +14,14 @@ from torch.nn import functional
 from edakari.core.optional import needs
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
-from edakari.core.settings import BelowOne, Positive, PositiveFraction, require_ordered, settings
+from edakari.core.settings import BelowOne, NonNegative, Positive, PositiveFraction, require_ordered, settings
 from edakari.errors import DataError
 from edakari.tasks.base import ImageTask, class_logits
 from edakari.tasks.drawing import captioned
 from edakari.tasks.image_data import ImageData, image_data
 from edakari.tasks.loaders import ArrayBatches, FileBatches
+from edakari.tasks.mixing import MixedBatches, Mixing
+from edakari.tasks.order import NeighbourOrder
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources import Labels, Source, from_folder, from_npz, labelled, named_source
 from edakari.tasks.splits import device_of, evaluating, named_metric
@@ -39,18 +41,30 @@ class ClassificationSettings:
         crop_ratio: smallest and largest aspect (width by height) of random crops.
         interpolation: how image files are resized, in training and in evaluation: "bilinear" or "bicubic"; None is
             "bilinear", and timm's own in training with "timm".
+        mixup: parameter of the beta distribution by which each training image is blended with another one of its batch,
+            and their classes likewise; 0.2 is usual. 0 and None leave it out.
+        cutmix: parameter of the beta distribution that gives the area of a rectangle of another image, which is pasted
+            over each training image; 1.0 is usual. 0 and None leave it out. With `mixup`, each batch draws one of both.
     """
 
     label_smoothing: BelowOne = 0.0
     crop_scale: tuple[PositiveFraction, ...] | None = None
     crop_ratio: tuple[Positive, ...] = (3 / 4, 4 / 3)
     interpolation: Interpolation | None = None
+    # A folder of a run that was begun before these were there has none of them, which reads as None.
+    mixup: NonNegative | None = None
+    cutmix: NonNegative | None = None
 
     indexed: ClassVar[bool] = True
     output_kind: ClassVar[OutputKind] = "class"
 
     def __post_init__(self) -> None:
         require_ordered(self, "crop_scale", "crop_ratio")
+
+    @property
+    def mixing(self) -> Mixing:
+        """How training images are mixed."""
+        return Mixing(self.mixup or 0.0, self.cutmix or 0.0)
 
     def make(self, data: DataSettings, seed: int = 0) -> Classification:
         """Read the data; arrays into memory, and of folders the names.
@@ -91,6 +105,28 @@ class Classification(ImageTask):
         """Whether no image of "calibration" is in "train"."""
         return self.data.settings.hold_out
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images of "train" are mixed, so that each has several classes."""
+        return bool(self.options.mixing)
+
+    def unmixed(self) -> Classification:
+        """Return this task without mixing."""
+        return dc.replace(self, options=dc.replace(self.options, mixup=None, cutmix=None))
+
+    def batches(self, split: Split) -> Iterable[Batch]:
+        """Return the batches of a split; see `ImageData.batches`.
+
+        Where images are mixed, the labels of "train" are float32 [N, classes].
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+        if split != "train" or not self.mixes:
+            return self.data.batches(split)
+        order = NeighbourOrder(self.data.order(split))
+        return MixedBatches(self.data.batches_in(split, order), self.options.mixing, len(self.classes))
+
     def labels(self, split: Split) -> Labels:
         """Return the class of each image of a split, int64 [images].
 
@@ -106,7 +142,16 @@ class Classification(ImageTask):
         return self.data.batches_at(split, parts, augmented)
 
     def with_indices(self, views: int = 1) -> ArrayBatches | FileBatches:
-        """See `edakari.core.protocols.IndexedTask`."""
+        """See `edakari.core.protocols.IndexedTask`.
+
+        Raises:
+            DataError: images are mixed, so that what is stored for each would not be what it shows.
+        """
+        if self.mixes:
+            raise DataError(
+                "views, memory banks and stored teachers look up training images by index, and mixed ones have none; "
+                "leave mixup and cutmix out of data.task"
+            )
         return self.data.with_indices(views)
 
     def digest(self) -> str:
@@ -122,7 +167,7 @@ class Classification(ImageTask):
         return class_logits(self.called(model, batch), self.classes)
 
     def loss(self, outputs: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """The term "cross_entropy", mean over the batch."""
+        """The term "cross_entropy", mean over the batch; labels are classes [N] or their fractions [N, classes]."""
         labels = batch[1].to(outputs.device, non_blocking=True)
         smoothing = self.options.label_smoothing
         return {"cross_entropy": functional.cross_entropy(outputs.float(), labels, label_smoothing=smoothing)}

@@ -14,7 +14,7 @@ from edakari.core.protocols import Split
 from edakari.errors import UnknownName
 from edakari.tasks.image_reader import ImageReader, Reading
 from edakari.tasks.loaders import ArrayBatches, FileBatches
-from edakari.tasks.order import FixedBatches, Order
+from edakari.tasks.order import FixedBatches, NeighbourOrder, Order
 from edakari.tasks.pixels import Pixels
 from edakari.tasks.preprocessing import Preprocessing
 from edakari.tasks.settings import Augment, DataSettings
@@ -96,7 +96,7 @@ class ImageData:
         """
         return self.batches_in(split, self.order(split))
 
-    def batches_in(self, split: Split, order: Order) -> ArrayBatches | FileBatches:
+    def batches_in(self, split: Split, order: Order | NeighbourOrder) -> ArrayBatches | FileBatches:
         """Return the batches of a split in another order.
 
         Args:
@@ -139,7 +139,7 @@ class ImageData:
     def _loaded(
         self,
         reading: Reading,
-        order: Order | FixedBatches,
+        order: Order | NeighbourOrder | FixedBatches,
         *,
         indexed: bool = False,
         device: torch.device | None = None,

@@ -11,7 +11,7 @@ import torch
 from edakari.tasks.ahead import ahead, side_stream
 from edakari.tasks.draws import draws_of, key_of
 from edakari.tasks.image_reader import Decoded, ImageReader, ImageRequest, Reading, images_of
-from edakari.tasks.order import FixedBatches, Order
+from edakari.tasks.order import FixedBatches, NeighbourOrder, Order
 from edakari.tasks.pixels import Pixels
 from edakari.tasks.sources import Arrays
 from edakari.tasks.workers import Workers
@@ -38,7 +38,7 @@ class ArrayBatches:
     def __init__(
         self,
         source: Arrays,
-        order: Order | FixedBatches,
+        order: Order | NeighbourOrder | FixedBatches,
         pixels: Pixels,
         views: int = 0,
         device: torch.device | None = None,
@@ -95,7 +95,7 @@ class FileBatches:
         self,
         workers: Workers[ImageReader],
         reading: Reading,
-        order: Order | FixedBatches,
+        order: Order | NeighbourOrder | FixedBatches,
         *,
         indexed: bool = False,
         device: torch.device | None = None,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edakari.core.processes import ALONE, Processes
 from edakari.errors import DataError
 
-__all__ = ["ClassOrder", "FixedBatches", "Order"]
+__all__ = ["ClassOrder", "FixedBatches", "NeighbourOrder", "Order"]
 
 
 @dc.dataclass(frozen=True)
@@ -77,16 +77,24 @@ class Order:
         Raises:
             DataError: a batch cannot be divided equally among the processes.
         """
-        self.check()
         here = ALONE if self.shared else Processes.here()
+        for whole in self.undivided(epoch, first):
+            part = np.array_split(whole, here.world)[here.rank]
+            if len(part):
+                yield part
+
+    def undivided(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the indices of all processes in each batch from `first` on.
+
+        Raises:
+            DataError: a batch cannot be divided equally among the processes.
+        """
+        self.check()
         indices = self.indices(epoch)
         for number in range(first, len(self)):
             first_image = number * self.batch_size
             size = self._rest if number == self.count // self.batch_size else self.batch_size
-            whole = indices[first_image : first_image + size]
-            part = np.array_split(whole, here.world)[here.rank]
-            if len(part):
-                yield part
+            yield indices[first_image : first_image + size]
 
 
 @dc.dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,6 +118,35 @@ class ClassOrder(Order):
             # rather a few more together than one alone
             parts += np.array_split(own, max(1, len(own) // self.together))
         return np.concatenate([parts[index] for index in rng.permutation(len(parts))])
+
+
+@dc.dataclass(frozen=True)
+class NeighbourOrder:
+    """An order in which each process gets the image before its part of a batch, too, as the first one.
+
+    So an image has the same neighbour on any number of processes. Before the first image of a batch comes the last one;
+    a process that is alone has it already, and gets no image more.
+
+    Args:
+        order: order of the images in batches, of which each process gets a part.
+    """
+
+    order: Order
+
+    @property
+    def seed(self) -> int:
+        """Seed of the shuffling."""
+        return self.order.seed
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield this process's indices in each batch from `first` on; see `Order.batches`."""
+        here = Processes.here()
+        for whole in self.order.undivided(epoch, first):
+            own = np.array_split(np.arange(len(whole)), here.world)[here.rank]
+            yield whole if here.world == 1 else whole[np.concatenate([own[:1] - 1, own])]
 
 
 @dc.dataclass(frozen=True)

@@ -15,7 +15,7 @@ __all__ = ["FitSettings"]
 class FitSettings:
     """How to run a training.
 
-    Only `seed` and `device` affect the result; `memory_format`, `tf32` and `compile` affect its rounding.
+    Only `seed`, `device` and `sync_bn` affect the result; `memory_format`, `tf32` and `compile` affect its rounding.
 
     Args:
         folder: folder for the checkpoint and the history; None writes neither.
@@ -29,6 +29,8 @@ class FitSettings:
         memory_format: memory format of the network while it is trained; None leaves it as it is.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them, in networks of
             timm and transformers: less memory, more time.
+        sync_bn: take the statistics of batch norms over the batch parts of all processes, by torch's `SyncBatchNorm`,
+            which needs a GPU for each process; the network keeps its own batch norms. One process does so anyway.
         tf32: use TF32 for matrix products of float32 on a GPU that has it.
         compile: mode in which `torch.compile` compiles the network: "default", or "reduce-overhead", which adds CUDA
             graphs; "none" does not compile. If the first step fails so, the training continues without, and warns.
@@ -44,5 +46,6 @@ class FitSettings:
     unused_parameters: bool = False
     memory_format: MemoryFormat | None = None
     gradient_checkpointing: bool = False
+    sync_bn: bool = False
     tf32: bool = True
     compile: Compile = "none"

@@ -26,7 +26,9 @@ from edakari.train.following import require_followed, require_one_process
 from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate
 from edakari.train.penalty import penalty_of
+from edakari.train.precision import in_tf32
 from edakari.train.resume import FitFolder, History, Progress, identity_of
+from edakari.train.saving_memory import checkpointed
 from edakari.train.scope import Trained, random_state_kept, seed_step, trained
 from edakari.train.terms import loss_terms
 
@@ -102,6 +104,8 @@ def fit_by(own: Fit) -> Callable[..., History]:
             random_state_kept(),
             trained(model, params, device) as chosen,
             in_memory_format(model, settings.memory_format),
+            checkpointed(model, settings.gradient_checkpointing),
+            in_tf32(device, settings.tf32),
         ):
             folder = FitFolder(settings.folder, identity_of(chosen, schedule, settings.seed, per_epoch, hooks))
             found = folder.read()

@@ -31,6 +31,7 @@ from edakari.train.progress import progress_bar
 from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
 from edakari.train.saving_memory import checkpointed
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
+from edakari.train.sync_norms import SyncedNorms, require_sync_norms
 from edakari.train.terms import loss_terms, total_loss
 
 __all__ = ["Evaluate", "fit", "steps_per_epoch"]
@@ -76,7 +77,7 @@ def fit(
         DataError: there are no batches.
         ModelError: there is nothing to train, the network has no gradient checkpointing, or the loss, a weight, a
             statistic or a metric of `evaluate` is no longer finite at the end of an epoch.
-        RecipeError: this machine cannot run the schedule.
+        RecipeError: this machine cannot run the schedule or its settings.
         RunFolderError: the folder belongs to another training, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is up to date.
     """
@@ -86,6 +87,8 @@ def fit(
     checkpoint = checkpoint_in(settings.folder) if settings.folder else None
     schedule = with_precision(schedule, device_here(cpu=settings.device == "cpu"), checkpoint)
     accelerator = new_accelerator(schedule.precision, cpu=settings.device == "cpu")
+    if settings.sync_bn:
+        require_sync_norms(accelerator.device, accelerator.num_processes)
     per_epoch = steps_per_epoch(batches, schedule)
     hooks = [*hooks, *penalty_of(schedule)]
     with (
@@ -162,6 +165,8 @@ class _Loop:
         """Compile the network as it is now, or let processes average its gradients."""
         self.model = compiled(self.chosen.model, self.settings.compile, self.accelerator.num_processes)
         self.untried = self.model is not self.chosen.model
+        synced = SyncedNorms(self.chosen.model) if self.settings.sync_bn and self.many else None
+        self.passing = contextlib.nullcontext if synced is None else synced.active
         if self.many and self.chosen.own:
             devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else None
             unused = self.settings.unused_parameters
@@ -205,7 +210,8 @@ class _Loop:
         for hook in self.hooks:
             hook.before_step(state)
         set_rates(self.optimizer, self.schedule, step, steps)
-        sums, loss = self._tried(group, step) if self.untried else self._passes(group)
+        with self.passing():
+            sums, loss = self._tried(group, step) if self.untried else self._passes(group)
         self._reduce_other()
         if self.schedule.clip > 0:
             self.accelerator.clip_grad_norm_(self.params, self.schedule.clip)

@@ -136,7 +136,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     value = int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
-    torch.manual_seed(value)
+    if torch.accelerator.is_available():
+        torch.manual_seed(value)
+    else:  # torch.manual_seed would note a stack trace for each kind of device that may come into use later
+        torch.default_generator.manual_seed(value)
 
 
 @contextlib.contextmanager
