@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from edakari.core.optional import needs
 from edakari.core.processes import Processes
 from edakari.core.protocols import Task
 from edakari.core.seeds import derived_seed
 from edakari.tasks.draws import seeded
 from edakari.tasks.loaders import ArrayBatches, FileBatches
+from edakari.tasks.transforms import torchvision_transforms
 
 __all__ = ["MixedBatches", "Mixing", "unmixed"]
 
@@ -44,9 +44,7 @@ class Mixing:
         Args:
             classes: number of classes.
         """
-        with needs("train", "mixing images"):
-            from torchvision.transforms import v2  # here, for it takes seconds to import
-
+        v2 = torchvision_transforms()
         known = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
         ways = [kind(alpha=alpha, num_classes=classes) for kind, alpha in known if alpha > 0]
         return ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
