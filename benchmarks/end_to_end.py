@@ -1,7 +1,7 @@
 """Seconds of each stage of complete jobs, of this commit and an earlier one, alternately.
 
     python benchmarks/end_to_end.py demo --before 598da42 --output benchmarks/results/end_to_end.json
-    python benchmarks/end_to_end.py cifar10 --data FOLDER     # with train.npz and val.npz
+    python benchmarks/end_to_end.py cifar10 --data FOLDER     # with train.npz and test.npz
     python benchmarks/end_to_end.py imagenet --images 20000   # JPEGs of noise, made in a temporary folder
 
 Each job runs in a process of its own, on one thread; versions take turns, and each round begins with the other one. Of
@@ -13,6 +13,7 @@ one file.
 from __future__ import annotations
 
 import argparse
+import dataclasses as dc
 import json
 import os
 import resource
@@ -32,6 +33,7 @@ import torch
 from core import environment
 from core_change import commit, unpack
 from records import write_record
+from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]
@@ -69,15 +71,18 @@ class Stages:
 
 def pruned(stages: Stages, content: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """Run a recipe in a temporary folder; returns the metrics of the networks."""
-    from edakari.pipeline import recipe_from, run
+    try:
+        from edakari.pipeline import recipe_from, run
+    except ImportError:  # as it was called in earlier commits
+        from edakari.run import prune as run
+        from edakari.run import recipe_from
 
     with tempfile.TemporaryDirectory() as folder:
         result = run(recipe_from(content, "the benchmark's recipe"), Path(folder) / "run", notify=stages.tell)
     if epochs and "finetune" in stages.found:
         each = {key: value / epochs for key, value in stages.found["finetune"].items()}
         stages.found["fine-tuning, per epoch"] = each
-    dense, small, finished = (network["metrics"] for network in result.report["networks"])
-    return {"dense": dense, "pruned": small, "finished": finished}
+    return {network["name"]: network["metrics"] for network in result.report["networks"]}
 
 
 def demo(stages: Stages, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,12 +95,19 @@ def demo(stages: Stages, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cifar10(stages: Stages, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Magnitude on ResNet-20 and CIFAR-10; weights are random unless a file is named, as only times count."""
+    """Magnitude on ResNet-20 and CIFAR-10, with random weights, as only times count."""
+    import edakari
+    from edakari.tasks import DataSettings
+
     folder, epochs = Path(options["data"]), options["epochs"] or 1
-    data = {"train": [str(folder / "train.npz")], "val": str(folder / "val.npz"), "batch_size": 128}
+    data = {"train": [str(folder / "train.npz")], "val": str(folder / "test.npz"), "batch_size": 128}
+    known = {field.name for field in dc.fields(DataSettings)}
+    most = "max_images" if "max_images" in known else "limit"  # its name in earlier commits
+    weights = Path(options["folder"]) / "resnet20.safetensors"
+    save_file(edakari.build("edakari:resnet20").state_dict(), weights)
     content = {
-        "model": {"name": "edakari:resnet20", "weights": "random"},
-        "data": {**data, "max_images": options["images"]},
+        "model": {"name": "edakari:resnet20", "weights": str(weights)},
+        "data": {**data, most: options["images"]},
         "method": {"name": "magnitude"},
         "budget": "macs<=50%",
         "finetune": {"epochs": epochs, "lr": 0.02, "distill": {"weight": 0.5}},
@@ -111,7 +123,7 @@ def imagenet(stages: Stages, options: Mapping[str, Any]) -> dict[str, Any]:
 
     with stages.stage("list files"):
         task = task_from_settings(DataSettings(source=options["folder"], batch_size=32, workers=0, val_share=0.01))
-    model = edakari.build("timm:resnet50", weights="random", num_classes=len(task.classes)).eval()
+    model = edakari.build("timm:resnet50", num_classes=len(task.classes)).eval()
     batches, seen = task.batches("train"), []
     with stages.stage(f"load {options['steps']} batches of 32"):
         for _, batch in zip(range(options["steps"]), batches, strict=False):
@@ -196,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=list(JOBS))
     parser.add_argument("--before", help="an earlier commit to compare with")
-    parser.add_argument("--data", help="folder with train.npz and val.npz")
+    parser.add_argument("--data", help="folder with train.npz and test.npz")
     parser.add_argument("--images", type=int, help="number of images: of CIFAR-10's, or of the fake ImageNet (20000)")
     parser.add_argument("--steps", type=int, default=4, help="batches of the fake ImageNet that are loaded")
     parser.add_argument("--epochs", type=int, default=0, help="epochs of the fine-tuning; 0 takes the job's own")
@@ -217,6 +229,7 @@ def main() -> None:
             unpack(arguments.before, folders["before"])
         if arguments.job == "imagenet":
             options["folder"] = made_images(Path(temporary), arguments.images or 20000)
+        options.setdefault("folder", temporary)
         rounds: list[dict[str, dict[str, Any]]] = []
         for number in range(arguments.rounds):
             order = list(folders)[:: 1 if number % 2 else -1]
