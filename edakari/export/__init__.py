@@ -1,4 +1,4 @@
-"""Export of a network to ONNX and to `torch.export`, with a comparison of outputs."""
+"""Export of a network to ONNX, `torch.export`, OpenVINO, ExecuTorch, Core ML and LiteRT; outputs are compared."""
 
 from edakari.core.registry import Registry
 from edakari.export.about import About
@@ -12,6 +12,13 @@ __all__ = ["EXPORTERS", "About", "ExportCheck", "Exporter", "served", "to_onnx",
 EXPORTERS: Registry[Exporter] = Registry(
     "export format",
     "edakari.exporters",
-    {"onnx": "edakari.export.onnx:EXPORTER", "program": "edakari.export.program:EXPORTER"},
+    {
+        "onnx": "edakari.export.onnx:EXPORTER",
+        "program": "edakari.export.program:EXPORTER",
+        "openvino": "edakari.export.openvino:EXPORTER",
+        "executorch": "edakari.export.executorch:EXPORTER",
+        "coreml": "edakari.export.coreml:EXPORTER",
+        "litert": "edakari.export.litert:EXPORTER",
+    },
 )
 """Exporters by the name that a recipe gives their format."""

@@ -20,7 +20,7 @@ from edakari.export.check import ExportCheck, Exporter, compare, module_outputs
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
 from edakari.export.serving import served
 
-__all__ = ["EXPORTER", "to_onnx"]
+__all__ = ["EXPORTER", "to_onnx", "tried_batches"]
 
 
 def to_onnx(
@@ -53,11 +53,16 @@ def to_onnx(
     require_writable(path)
     with replacing(path) as temporary:
         write_onnx(model, example, temporary, dynamic_batch=dynamic_batch, about=about)
-        thrice = mapped(example, lambda x: torch.cat([x] * 3)[:3] if x.dim() else x)
-        batches = [example, thrice] if dynamic_batch else [example]
+        batches = tried_batches(example, dynamic_batch)
         worst = [_difference(model, about.named(batch), batch, temporary, tolerance) for batch in batches]
         size = temporary.stat().st_size
     return ExportCheck(Path(path), "onnx", max(pair[0] for pair in worst), max(pair[1] for pair in worst), size)
+
+
+def tried_batches(example: Any, dynamic_batch: bool) -> list[Any]:
+    """Return the batches for which outputs are compared: the example, and three of it if the size is variable."""
+    thrice = mapped(example, lambda x: torch.cat([x] * 3)[:3] if x.dim() else x)
+    return [example, thrice] if dynamic_batch else [example]
 
 
 def _difference(

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edakari.core.file_errors import disk_full
 from edakari.core.files import replacing
-from edakari.core.modes import eval_mode
 from edakari.core.optional import needs, require_packages
 from edakari.cost.example import TakesTensors, arguments, named_tensors
-from edakari.errors import EdakariError, ExportError
+from edakari.errors import ExportError
 from edakari.export.about import PLAIN, About, named_outputs
-from edakari.export.refused import refused_in
+from edakari.export.refused import converting
 from edakari.export.serving import served
 
 __all__ = ["described_onnx", "feeds", "open_onnx", "write_onnx"]
+
+ADVICE = "Replace the operator that the exporter names, or export with another batch setting"
 
 
 def write_onnx(
@@ -51,37 +46,22 @@ def write_onnx(
     batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
     # The exporter would take a batch of 1 for a constant, so a variable batch size is traced with 2.
     traced = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
-    alone, kind, model = isinstance(example, torch.Tensor), type(model).__name__, served(model)
+    alone, model = isinstance(example, torch.Tensor), served(model)
     shapes = (batch,) if alone else (tuple(batch if x.dim() else None for x in traced),)
-    try:
-        # with gradients the exporter can pick another attention kernel in its second pass, whose strides do not fit
-        with eval_mode(model), _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                model if alone else TakesTensors(model, example),
-                tuple(traced),
-                dynamo=True,
-                input_names=list(tensors),
-                dynamic_shapes=shapes if batch else None,
-                verbose=False,
-            )
-            if program is None:
-                raise ExportError("torch.onnx.export returned nothing")
-            _describe(program.model, model, example, about)
-            with replacing(path) as temporary:
-                program.save(str(temporary), external_data=False)
-    except EdakariError:
-        raise
-    except Exception as error:
-        if disk_full(error):
-            raise
-        cause = _root(error)
-        said = str(cause).strip().splitlines() or ["no message"]
-        where = refused_in(model, example, str(cause))
-        raise ExportError(
-            f"{kind} cannot be exported to ONNX: {type(cause).__name__}: {said[0]}. "
-            + (f"It is in {where}; replace it there. " if where else "Replace the operator that the exporter names, ")
-            + ("" if where else "or export with another batch setting.")
-        ) from error
+    with converting(model, example, "ONNX", ADVICE):
+        program = torch.onnx.export(
+            model if alone else TakesTensors(model, example),
+            tuple(traced),
+            dynamo=True,
+            input_names=list(tensors),
+            dynamic_shapes=shapes if batch else None,
+            verbose=False,
+        )
+        if program is None:
+            raise ExportError("torch.onnx.export returned nothing")
+        _describe(program.model, model, example, about)
+        with replacing(path) as temporary:
+            program.save(str(temporary), external_data=False)
     return Path(path)
 
 
@@ -138,26 +118,3 @@ def open_onnx(model: str | Path | bytes, threads: int = 0, profile: Path | None 
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     content = model if isinstance(model, bytes) else str(model)
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _root(error: BaseException) -> BaseException:
-    """Find the root cause of an error; the exporter's own message names only the pass that failed."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's log of its passes and its own deprecation warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -81,7 +81,7 @@ def write_model(folder: Path, about: About, checks: Mapping[Network, ExportCheck
     """
     known = _known(folder)
     before = known["files"] if known is not None and known.get("plan") == about.metadata["plan"] else []
-    files = {each["path"]: each for each in before if (folder / each["path"]).is_file()}
+    files = {each["path"]: each for each in before if (folder / each["path"]).exists()}
     for name, check in checks.items():
         told = described_onnx(check.path) if check.format == "onnx" else {}
         how = {key: value for key, value in dc.asdict(check).items() if key != "path"}
