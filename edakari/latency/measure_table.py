@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from edakari.core.far_side.loops import BATCH, run_alternately, steady_samples
+from edakari.core.far_side.loops import BATCH, steady_samples
 from edakari.core.graph import Graph
 from edakari.core.space import Group
 from edakari.latency.grid import Ints, Knots, knots_of, reachable
@@ -27,7 +27,9 @@ __all__ = ["CHAINS", "MeasurePlan", "Wanted", "fill", "plan_measurement", "sampl
 
 CHAINS = (8, 64)
 """Lengths of the chains of tiny operators that determine the cost of a call and of an operator."""
-PROBES = 8
+PROBES, PROBE_SECONDS = 96, 2.0
+"""Number of points that are timed for an estimate; one, if it takes so many seconds, as where layers are compiled."""
+REMOTE_PROBES = 8
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -108,26 +110,26 @@ def plan_measurement(
     missing = [point for point in points if point not in table.samples]
     order = np.random.default_rng(0).permutation(len(missing))
     shuffled = tuple(missing[index] for index in order)
-    probes = shuffled[:PROBES]
-    if isinstance(runtime, RemoteRuntime):
-        seconds = runtime.layer_seconds(probes, settings, repeats) if probes else 0.0
+    if not shuffled:
+        each = 0.0
+    elif isinstance(runtime, RemoteRuntime):
+        probes = shuffled[:REMOTE_PROBES]
+        each = runtime.layer_seconds(probes, settings, repeats) / len(probes)
     else:
-        seconds = _probed(probes, runtime, settings, repeats)
-    each = seconds / max(len(probes), 1)
+        each = _probed(shuffled[:PROBES], runtime, settings, repeats)
     return MeasurePlan(len({use.use.layer for use in uses}), len(points), shuffled, each * len(missing))
 
 
 def _probed(probes: Sequence[Point], runtime: LayerRuntime, settings: RunSettings, repeats: int) -> float:
-    """Estimate how long some points take, s, from a few calls."""
+    """Time some points as `fill` does, and return how long each took, s."""
     start = time.perf_counter()
-    clocks = [runtime.clock(layer, widths, settings) for layer, widths in probes]
-    opened = time.perf_counter()
-    run_alternately(clocks, 2)
-    for clock in clocks:
-        clock.times()
-    ran = time.perf_counter()
-    calls = (settings.warmup + repeats) / 2
-    return (opened - start) + calls * (ran - opened)
+    timed(probes[:1], runtime, settings, repeats)
+    first = time.perf_counter() - start
+    if first > PROBE_SECONDS or len(probes) == 1:
+        return first
+    start = time.perf_counter()
+    timed(probes[1:], runtime, settings, repeats)
+    return (time.perf_counter() - start) / (len(probes) - 1)
 
 
 def fill(

@@ -1,11 +1,11 @@
 """Predicts the latency of a whole network from a table of layers; the prediction is a cost like any other.
 
-The latency is a constant, plus a scale times the sum of the layers' times, plus the time of reading their weights: a
-layer alone finds them in a cache, a large network does not. Each layer's time is interpolated bilinearly between
-the knots of its grid, lane by lane (see `grid`). A layer's time is its fastest call, because noise only adds time: on a
-busy machine, a table of medians erred by 13 % on ViT-S, and a table of minima from the same calls erred by 4 %. At
-first, the constant is the cost of a call and its operators, the scale is 1, and reading weights costs nothing. A
-calibration fits all three.
+The latency is a constant, plus a scale times the sum of the layers' times, plus a time for each weight: networks with
+many weights take longer than their layers together. Each layer's time is interpolated bilinearly between the knots of
+its grid, lane by lane (see `grid`). A layer's time is its fastest call, because noise only adds time: on a busy
+machine, a table of medians erred by 13 % on ViT-S, and a table of minima from the same calls erred by 4 %. At first,
+the constant is the cost of a call and its operators, the scale is 1, and weights add nothing. A calibration fits all
+three.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Fit:
     """Result of calibrating a network.
 
     Its latency is `constant_ms`, plus `scale` times the sum of its layers, plus `weights_ms` times its millions of
-    weights: the weights of a large network come from memory in every call, those of a layer alone from a cache.
+    weights: networks with many weights take longer than their layers together.
 
     The errors are those of networks that were left out of the fit, one at a time.
 
