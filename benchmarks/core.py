@@ -4,8 +4,9 @@
 
 CPU time of this process in seconds on one thread; every figure is the median over the repeats, and the least is stored
 too. edakari and torch-pruning run alternately, and each starts with a warm-up. The dense network and its weights are
-copied for each repeat, which is not timed. `apply` is handed the graph that the plan was made from. MACs are counted by
-torch's own counter before and after, so that the budgets met are compared by the same ruler.
+copied for each repeat, which is not timed. `apply` is handed the graph that the plan was made from, so the network is
+traced once, and its trial pass is timed. torch-kirigami has an entry only if it is installed. MACs are counted
+by torch's own counter before and after, so that the budgets met are compared by the same ruler.
 """
 
 from __future__ import annotations

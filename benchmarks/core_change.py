@@ -9,28 +9,24 @@ is handed the graph; `apply_alone` traces the network again. The network is copi
 
 from __future__ import annotations
 
-import argparse
 import copy
 import gc
 import inspect
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from core import EXAMPLE, MAIN, NETWORKS, environment
-from records import write_record
+from core import EXAMPLE, MAIN, NETWORKS
 from torch import nn
+from versions import alternately, arguments_of, record
 
 HERE = Path(__file__).resolve()
-ROOT = HERE.parents[1]
 
 
 def stages(model: nn.Module) -> dict[str, float]:
@@ -71,48 +67,12 @@ def work(name: str) -> None:
         print(json.dumps(stages(model)), flush=True)
 
 
-class Worker:
-    """A process that times the version of edakari in a folder."""
-
-    def __init__(self, folder: Path, name: str, script: Path = HERE) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), "--worker", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
-        )
-        found = self._line()
-        if Path(found) != folder.resolve():
-            raise SystemExit(f"the process of {folder} imported edakari from {found!r}")
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def time(self) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self._line())
-        return found
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def compare(name: str, folders: dict[str, Path], repeats: int) -> dict[str, Any]:
+def compare(name: str, folders: Mapping[str, Path], repeats: int) -> dict[str, Any]:
     """Medians, spreads and ratios of each stage; the first round is not counted."""
-    workers = {version: Worker(folder, name) for version, folder in folders.items()}
-    rounds: list[dict[str, dict[str, float]]] = []
-    for index in range(repeats + 1):
-        order = list(workers)[:: 1 if index % 2 else -1]
-        rounds.append({version: workers[version].time() for version in order})
-    for worker in workers.values():
-        worker.close()
-    return {stage: summary(rounds[1:], stage) for stage in rounds[0]["after"]}
+    rounds = alternately(name, folders, HERE, repeats + 1)
+    found = {stage: summary(rounds[1:], stage) for stage in rounds[0]["after"]}
+    show(name, found)
+    return found
 
 
 def summary(rounds: list[dict[str, dict[str, float]]], stage: str) -> dict[str, Any]:
@@ -132,17 +92,6 @@ def least(found: dict[str, Any]) -> float:
     return ratio
 
 
-def commit(name: str) -> str:
-    return subprocess.run(["git", "rev-parse", name], cwd=ROOT, capture_output=True, text=True, check=True).stdout[:12]
-
-
-def unpack(name: str, folder: Path) -> None:
-    """Write the package as it was at a commit into a new folder."""
-    folder.mkdir()
-    packed = subprocess.run(["git", "archive", name, "edakari"], cwd=ROOT, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
-
-
 def show(name: str, entry: dict[str, Any]) -> None:
     for stage, found in entry.items():
         low, high = found["ratio_quartiles"]
@@ -154,32 +103,11 @@ def show(name: str, entry: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", help="the earlier commit")
-    parser.add_argument("--after", default="HEAD", help="the commit that is compared with it")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--networks", nargs="+", default=MAIN, choices=list(NETWORKS))
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, 15, MAIN)
     if arguments.worker:
         work(arguments.worker)
-        return
-    if arguments.before is None:
-        parser.error("--before names the earlier commit")
-    torch.set_num_threads(1)
-    results: dict[str, Any] = {"environment": environment(["python", *sys.argv]), "repeats": arguments.repeats}
-    results["commits"] = {"before": commit(arguments.before), "after": commit(arguments.after)}
-    with tempfile.TemporaryDirectory() as folder:
-        folders = {version: Path(folder) / version for version in ("before", "after")}
-        for version, path in folders.items():
-            unpack(getattr(arguments, version), path)
-        results["networks"] = {}
-        for name in arguments.networks:
-            results["networks"][name] = compare(name, folders, arguments.repeats)
-            show(name, results["networks"][name])
-    if arguments.output:
-        write_record(arguments.output, results)
+    else:
+        record(arguments, lambda name, folders: compare(name, folders, arguments.repeats))
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 from core import environment
-from core_change import commit, unpack
 from records import write_record
 from safetensors.torch import save_file
+from versions import commit, unpack
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]

@@ -10,10 +10,8 @@ takes to make the cost of such a table; the allocators start from that cost. Bot
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 import time
 import warnings
 import zlib
@@ -23,9 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from core import NETWORKS, environment
-from core_change import Worker, commit, unpack
-from records import write_record
+from core import NETWORKS
+from versions import alternately, arguments_of, record
 
 BUDGETS = {"latency<=60%": ("Threshold", "Knapsack"), "latency<=60%, params<=70%": ("Threshold", "Knapsack")}
 SEED = 0
@@ -84,46 +81,24 @@ def work(name: str) -> None:
 
 def compare(name: str, folders: Mapping[str, Path], repeats: int) -> dict[str, Any]:
     """Least CPU seconds of each stage, and whether the sizes are the same."""
-    workers = {version: Worker(folder, name, Path(__file__)) for version, folder in folders.items()}
-    found: dict[str, list[dict[str, Any]]] = {version: [] for version in workers}
-    for index in range(repeats):
-        for version in list(workers)[:: 1 if index % 2 else -1]:
-            found[version].append(workers[version].time())
-    for worker in workers.values():
-        worker.close()
+    rounds = alternately(name, folders, Path(__file__), repeats)
+    found = {version: [each[version] for each in rounds] for version in folders}
     stages: dict[str, Any] = {}
     for stage in found["after"][0]["times"]:
-        least = {version: min(each["times"][stage] for each in rounds) for version, rounds in found.items()}
+        least = {version: min(each["times"][stage] for each in own) for version, own in found.items()}
         stages[stage] = {f"{version}_cpu_s": seconds for version, seconds in least.items()}
-        sizes = [rounds[0]["sizes"].get(stage) for rounds in found.values()]
+        sizes = [own[0]["sizes"].get(stage) for own in found.values()]
         stages[stage]["same_sizes"] = all(each == sizes[0] for each in sizes)
         print(f"{name}, {stage}: {stages[stage]}", flush=True)
     return stages
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", help="the earlier commit")
-    parser.add_argument("--after", default="HEAD", help="the commit that is compared with it")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--networks", nargs="+", default=["resnet50", "densenet121"], choices=list(NETWORKS))
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__, 7, ("resnet50", "densenet121"))
     if arguments.worker:
         work(arguments.worker)
-        return
-    if arguments.before is None:
-        parser.error("--before names the earlier commit")
-    results: dict[str, Any] = {"environment": environment(["python", *sys.argv]), "repeats": arguments.repeats}
-    results["commits"] = {"before": commit(arguments.before), "after": commit(arguments.after)}
-    with tempfile.TemporaryDirectory() as folder:
-        folders = {version: Path(folder) / version for version in ("before", "after")}
-        for version, path in folders.items():
-            unpack(getattr(arguments, version), path)
-        results["networks"] = {name: compare(name, folders, arguments.repeats) for name in arguments.networks}
-    if arguments.output:
-        write_record(arguments.output, results)
+    else:
+        record(arguments, lambda name, folders: compare(name, folders, arguments.repeats))
 
 
 if __name__ == "__main__":

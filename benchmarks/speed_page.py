@@ -21,13 +21,15 @@ def core(results: Mapping[str, Any]) -> str:
         for label, found in entry.items():
             lines.append(f"| {TITLES.get(name, name)} | {label} | {' | '.join(_cells(label, found, own))} |")
     environment = results["environment"]
+    compared = any("torch-kirigami" in entry for entry in results["networks"].values())
+    missing = "" if compared else " torch-kirigami was not installed, so it has no rows."
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     return "\n".join(
         [
             *lines,
             "",
             f"{environment['date']}, {environment['processor']}, {environment['threads']} thread(s), Python "
-            f"{environment['python']}, {versions}. Medians; `{environment['command']}`.",
+            f"{environment['python']}, {versions}. Medians; `{environment['command']}`.{missing}",
         ]
     )
 

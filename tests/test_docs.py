@@ -208,6 +208,11 @@ def test_tables_change_nothing_but_their_section(tmp_path: Path, monkeypatch: py
     assert "old" not in text
     tables.main()
     assert page.read_text(encoding="utf-8") == text
+    assert "not installed" not in text
+    del results["networks"]["resnet50"]["torch-kirigami"]
+    (tmp_path / "core.json").write_text(json.dumps(results), encoding="utf-8")
+    tables.main()
+    assert "torch-kirigami was not installed, so it has no rows." in page.read_text(encoding="utf-8")
 
 
 def test_pages_hold_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

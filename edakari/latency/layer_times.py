@@ -24,6 +24,8 @@ __all__ = ["IncrementalTimes", "LayerTimes", "Part"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+SHIFT = SPACING.bit_length() - 1
+"""Exponent of `SPACING`, which is a power of two."""
 SPAN = 1 << 44
 """Distance of the knots of one surface from those of the next, along an axis of a bank; larger than any width."""
 
@@ -107,21 +109,23 @@ class IncrementalTimes:
             name: name of the group.
             choices: sizes of the group, int64 [choices].
         """
-        totals = np.full(len(choices), self.total)
         moves = self.layers.moves.get(name)
         if moves is None:
-            return totals
+            return np.full(len(choices), self.total)
         change = self._terms(moves, choices) - self.terms[moves.terms, None]
+        totals: Floats | float = self.total
         for each in moves.banks:
-            widths = self.widths[each.bank.rows][..., None] + each.slopes @ change
-            totals += each.bank.times(widths).sum(axis=0) - self.times[each.index][each.parts].sum()
-        return totals
+            steps = (each.slopes @ change).reshape(*each.bank.rows.shape, len(choices))
+            widths = self.widths[each.bank.rows][..., None] + steps
+            now = np.add.reduce(self.times[each.index][each.parts])
+            totals = totals + (np.add.reduce(each.bank.times(widths), axis=0) - now)
+        return np.asarray(totals)
 
     def _terms(self, moves: _Moves, choices: Ints) -> Floats:
         """Terms that contain a group, at each of its sizes, float64 [terms, choices]."""
-        rest = np.ones(len(moves.terms))
-        for row in moves.others:
-            rest *= self.point[row]
+        rest: Floats = self.point[moves.others[0]]
+        for row in moves.others[1:]:
+            rest = rest * self.point[row]
         sizes = choices.astype(np.float64)
         if moves.powers is None:
             return rest[:, None] * sizes
@@ -252,26 +256,36 @@ class _Bank:
             widths: width along each axis, float64 [parts, axes, ...].
         """
         more = (..., *[None] * (widths.ndim - 2))
-        corners: list[tuple[Ints, Floats]] = [(self.bases[more], self.calls[more])]
+        every, index = widths.astype(np.int64), self.bases[more]
+        smooth: list[tuple[Ints, Floats]] = []
         for axis, stepped in enumerate(self.stepped):
-            along, stride = widths[:, axis].astype(np.int64), self.strides[:, axis][more]
+            along, stride = every[:, axis], self.strides[:, axis][more]
             if stepped:
-                corners = [(index - (-along // SPACING) * stride, weight) for index, weight in corners]
-                continue
-            below, upper = self._bracket(axis, along, more)
-            corners = [
-                (index + (below + step) * stride, weight * share)
-                for index, weight in corners
-                for step, share in ((0, 1.0 - upper), (1, upper))
-            ]
-        found: Floats = sum((weight * self.table[index] for index, weight in corners), np.zeros(()))
-        return found
+                index = index + (along + (SPACING - 1) >> SHIFT) * stride  # rounded up; `//` takes much longer
+            else:
+                below, upper = self._bracket(axis, along, more)
+                index = index + below * stride
+                smooth.append((stride, upper))
+        return self.calls[more] * self._between(index, smooth)
+
+    def _between(self, index: Ints, smooth: Sequence[tuple[Ints, Floats]]) -> Floats:
+        """Times between an entry of the table and the next one along each axis that is no staircase, ms.
+
+        Args:
+            index: the entry.
+            smooth: distance in the table, and weight of the next entry, for each of these axes.
+        """
+        if not smooth:
+            return self.table.take(index)
+        (stride, upper), *rest = smooth
+        return (1.0 - upper) * self._between(index, rest) + upper * self._between(index + stride, rest)
 
     def _bracket(self, axis: int, widths: Ints, more: tuple[Any, ...]) -> tuple[Ints, Floats]:
         """Index of the knot below each width, and the weight of the next one."""
         knots, first, wanted = self.knots[axis], self.firsts[:, axis][more], widths + self.raised[more]
-        high = np.maximum(np.searchsorted(knots, wanted), first + 1)
-        return high - 1 - first, (wanted - knots[high - 1]) / (knots[high] - knots[high - 1])
+        low = np.maximum(knots.searchsorted(wanted) - 1, first)
+        under = knots.take(low)
+        return low - first, (wanted - under) / (knots.take(low + 1) - under)
 
 
 @dc.dataclass(frozen=True)
@@ -282,7 +296,8 @@ class _Reached:
         index: index of the bank.
         parts: indices of the calls.
         bank: the bank with these calls alone.
-        slopes: coefficient of each of the group's terms in each width, float64 [parts, axes, terms].
+        slopes: coefficient of each of the group's terms in each width, float64 [parts * axes, terms]; one product of
+            matrices is much faster than one for each call.
     """
 
     index: int
@@ -316,7 +331,7 @@ def _moves(name: str, widths: _Widths, banks: Sequence[_Bank]) -> _Moves:
         parts = np.flatnonzero(np.any(moving[bank.rows], axis=1))
         if len(parts):
             some = bank.only(parts)
-            reached.append(_Reached(index, parts, some, widths.matrix[some.rows][..., terms]))
+            reached.append(_Reached(index, parts, some, widths.matrix[some.rows.ravel()][:, terms]))
     own = widths.factors[:, terms]
     powers = (own == place).sum(axis=0).astype(np.float64)
     others = np.where(own == place, len(widths.places), own)

@@ -19,6 +19,8 @@ __all__ = ["Array", "Ledger", "fill", "fits", "largest", "loads", "reachable", "
 
 ENOUGH = 5e-4
 """Unused fraction of a limit at which spending stops."""
+NEARLY = 0.97
+"""Fraction of the next group's ratio from which a group grows. That ratio is an older one, and costs rise slowly."""
 CLOSE = 1e-2
 """Largest fraction of a limit that allocators leave unused, if sizes allow."""
 
@@ -153,6 +155,9 @@ def fill(
 ) -> dict[str, int]:
     """Spend the rest of a budget, best value per true cost first, until no group can grow or almost nothing is left.
 
+    A group's cost is that of the term which the growth brings nearest to its limit. All terms count by what is left of
+    them, relative to the scarcest one.
+
     This is a lazy greedy search: the ratio of a group is computed again only when the group comes first, because ratios
     rarely improve. A group that cannot grow is dropped, because costs do not fall when other groups grow.
 
@@ -172,7 +177,7 @@ def fill(
     for group in groups:
         legal = legal_choices(group)
         offers.append(_Offer(group, legal[legal <= most.get(group.name, group.size)]))
-    # ordered by value per fraction of the rest, as last computed, and by index
+    # ordered by value per cost, as last computed, and by index
     queue = [(-np.inf, index) for index in range(len(offers))]
     while queue:
         _, index = heapq.heappop(queue)
@@ -182,7 +187,7 @@ def fill(
         if step is None:
             continue
         heapq.heappush(queue, (-step.ratio, index))
-        if step.ratio >= rival:
+        if step.ratio >= NEARLY * rival:
             spent[name] = step.size
             ledger.move(name, step.size)
             if step.load > 1.0 - ENOUGH:
@@ -225,7 +230,7 @@ def worth_of(values: Values, sizes: Sizes) -> float:
 
 @dc.dataclass(frozen=True, slots=True)
 class _Step:
-    """The growth of a group: new size, value per fraction of the rest, and largest load afterwards."""
+    """The growth of a group: new size, value per cost (see `fill`), and largest load afterwards."""
 
     size: int
     ratio: float
@@ -233,16 +238,18 @@ class _Step:
 
 
 def _step(offer: _Offer, value: Array, ledger: Ledger, now: int, rival: float) -> _Step | None:
-    larger = offer.legal[np.searchsorted(offer.legal, now, side="right") :]
+    larger = offer.legal[offer.legal.searchsorted(now, side="right") :]
     if not len(larger):
         return None
     curves = ledger.totals(offer.group, larger)
-    count = int(np.count_nonzero((curves <= 1.0).all(axis=0)))
+    highest = np.maximum.reduce(curves, axis=0)
+    count = int(np.count_nonzero(highest <= 1.0))
     if not count:
         return None
     larger, curves, here = larger[:count], curves[:, :count], ledger.loads()[:, None]
     left = np.maximum(1.0 - here, 1e-12)
-    price = np.maximum(((curves - here) / left).max(axis=0), 1e-15)
+    # relative to the scarcest term, so that the prices of other groups do not change whenever the budget is spent
+    price = np.maximum(np.maximum.reduce((curves - here) * (np.minimum.reduce(left) / left), axis=0), 1e-15)
     gain = value[larger] - value[now]
     ratio = gain / price
     best = int(ratio.argmax())
@@ -250,4 +257,4 @@ def _step(offer: _Offer, value: Array, ledger: Ledger, now: int, rival: float) -
     gains, prices = gain[best:], price[best:]
     further = (gains[1:] - gains[:-1]) / np.maximum(prices[1:] - prices[:-1], 1e-15) >= max(rival, 0.0)
     chosen = best + (len(further) if further.all() else int(further.argmin()))
-    return _Step(int(larger[chosen]), float(ratio[best]), float(curves[:, chosen].max()))
+    return _Step(int(larger[chosen]), float(ratio[best]), float(highest[chosen]))
