@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +47,13 @@ class RuntimeOptions:
                 f"{type(self).__name__}: provider_options must be names with texts or numbers, "
                 f"found {self.provider_options!r}"
             )
+
+    @property
+    def programs(self) -> dict[str, str]:
+        """What these options run: a command, and libraries of providers, by the text that names it."""
+        found = {} if self.command is None else {self.command: "command that times networks"}
+        texts = (str(value) for value in self.provider_options.values())
+        return found | {text: "library of an execution provider" for text in texts if re.search(r"[/\\]|\.[a-z]", text)}
 
 
 NAMES = tuple(field.name for field in dc.fields(RuntimeOptions))

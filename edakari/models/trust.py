@@ -18,7 +18,7 @@ from edakari.core.user_code import names_file, parted_file
 from edakari.errors import UntrustedCode
 from edakari.models.zoo import SOURCES, ModelSpec, parted
 
-__all__ = ["check_code", "check_trusted", "code_in", "remember", "trusted_before"]
+__all__ = ["check_code", "check_command", "check_trusted", "code_in", "remember", "remember_command", "trusted_before"]
 
 FILE = "trusted_code.txt"
 """File in the user's configuration folder with a digest of each trusted Python file and function."""
@@ -78,6 +78,24 @@ def check_code(name: str, what: str, where: str | Path, *, trust_code: bool) -> 
     )
 
 
+def check_command(text: str, what: str, where: str | Path, *, trust_code: bool) -> None:
+    """Raise an error for a command line or library from a file that the user has not agreed to run.
+
+    Args:
+        text: the command line, or the path of the library.
+        what: kind of the text, such as "command".
+        where: path of the file that contains it, for the message.
+        trust_code: whether the user agrees to run what the file names.
+
+    Raises:
+        UntrustedCode: the user has not agreed; the message says what would run and how to allow it.
+    """
+    if not trust_code and not _written(_command_digest(text)):
+        raise UntrustedCode(
+            f"{where} names a {what}: {text!r}. Nothing was run; it can do everything that you can. {ALLOW}"
+        )
+
+
 def code_in(content: Any) -> Iterator[str]:
     """Every name of Python code in plain values, such as a recipe's.
 
@@ -99,7 +117,12 @@ def trusted_before(name: str) -> bool:
     Args:
         name: "path/to/file.py:function".
     """
-    digest, file = _digest(name), _remembered()
+    return _written(_digest(name))
+
+
+def _written(digest: str | None) -> bool:
+    """Whether a digest is in the user's file of trusted code."""
+    file = _remembered()
     if digest is None or file is None:
         return False
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -113,13 +136,30 @@ def remember(name: str) -> None:
     Args:
         name: "path/to/file.py:function"; other names need no trust.
     """
-    digest, file = _digest(name), _remembered()
-    if digest is None or file is None or trusted_before(name):
+    _write(_digest(name), str(Path(name.rpartition(":")[0]).resolve()))
+
+
+def remember_command(text: str) -> None:
+    """Trust a command line or library from now on; see `remember`.
+
+    Args:
+        text: the command line, or the path of the library.
+    """
+    _write(_command_digest(text), " ".join(text.split()))
+
+
+def _write(digest: str | None, about: str) -> None:
+    file = _remembered()
+    if digest is None or file is None or _written(digest):
         return
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a", encoding="utf-8") as lines:
-            lines.write(f"{digest}  {Path(name.rpartition(':')[0]).resolve()}\n")
+            lines.write(f"{digest}  {about}\n")
+
+
+def _command_digest(text: str) -> str:
+    return hashlib.sha256(b"command\0" + text.encode()).hexdigest()
 
 
 def _digest(name: str) -> str | None:

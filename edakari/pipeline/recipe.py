@@ -15,7 +15,7 @@ from edakari.core.method import METHODS, Method
 from edakari.cost import require_known
 from edakari.criteria import CRITERIA
 from edakari.errors import EdakariError, RecipeError, UntrustedCode
-from edakari.models import check_code
+from edakari.models.trust import check_code, check_command
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.sections import Permit, check
 from edakari.pipeline.settings import Recipe
@@ -41,12 +41,16 @@ def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: b
 
     Raises:
         RecipeError: lists every problem with its line, key and found value.
-        UntrustedCode: the recipe names a Python file for something other than its network, and `trust_code` is not set.
+        UntrustedCode: the recipe names a Python file for something other than its network, a command or a library, and
+            `trust_code` is not set.
     """
     from edakari.pipeline.yaml_file import override, read_yaml  # which needs an extra
 
     content, lines = read_yaml(path)
-    return recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
+    recipe = recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
+    for text, what in recipe.latency.programs.items() if recipe.latency else ():
+        check_command(text, what, path, trust_code=trust_code)
+    return recipe
 
 
 def recipe_from(

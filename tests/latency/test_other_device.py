@@ -15,10 +15,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import edakari
+from edakari.cli.commands.prune import own_recipe
 from edakari.cli.main import app
 from edakari.core.far_side import script_text
 from edakari.core.far_side.bench import main
-from edakari.errors import MeasurementError, RecipeError, SettingsError
+from edakari.errors import MeasurementError, RecipeError, SettingsError, UntrustedCode
 from edakari.latency import Layer, fill, key_of, open_table
 from edakari.latency.options import RuntimeOptions
 from edakari.latency.remote.answers import answer_in, each_answer, turns_in
@@ -26,7 +27,7 @@ from edakari.latency.remote.transport import WaitsForResults
 from edakari.latency.runnable import require_runnable
 from edakari.latency.runtimes import runtime_named
 from edakari.latency.timing import RunSettings, measure
-from edakari.pipeline import recipe_from
+from edakari.pipeline import read_recipe, recipe_from
 from edakari.surgery import apply
 
 DEVICE = Path(__file__).with_name("formula_device.py")
@@ -175,6 +176,34 @@ def test_a_recipe_says_which_key_is_wrong(content: dict[str, Any], tmp_path: Pat
         edakari.run(recipe_from({**content, "latency": {"runtime": "command"}}), tmp_path / "run")
     with pytest.raises(SettingsError, match="cuda_graphs is no setting of the runtime 'command'"):
         runtime(cuda_graphs=True)
+
+
+@pytest.mark.parametrize(
+    ("latency", "told"),
+    [
+        (
+            {"runtime": "command", "command": "touch {folder}/x", "device_name": "pi4"},
+            "names a command that times networks",
+        ),
+        (
+            {"provider": "qnn", "provider_options": {"backend_path": "evil.so"}},
+            "library of an execution provider: 'evil.so'",
+        ),
+    ],
+)
+def test_a_recipe_of_another_author_runs_no_program(
+    latency: dict[str, Any], told: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDAKARI_CONFIG", str(tmp_path / "config"))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({**content, "model": "edakari:fashion_cnn", "latency": latency}))
+    with pytest.raises(UntrustedCode, match=told):
+        read_recipe(path)
+    assert own_recipe(path, (), trust=True).latency.device_name == latency.get("device_name")
+    assert read_recipe(path) is not None  # agreed to, until the text changes
+    path.write_text(path.read_text().replace("/x", "/y").replace("evil.so", "worse.so"))
+    with pytest.raises(UntrustedCode):
+        read_recipe(path)
 
 
 def test_tables_of_two_devices_are_two(tmp_path: Path) -> None:

@@ -55,13 +55,15 @@ def _check(recipe: Any) -> None:
 
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
     """Read a recipe; `--trust` also allows later commands on the run folder to run its code."""
-    from edakari.models.trust import code_in, remember
+    from edakari.models.trust import code_in, remember, remember_command
     from edakari.pipeline import read_recipe
 
     recipe = read_recipe(path, settings, trust_code=trust)
     if trust:
         for name in code_in(recipe.content):
             remember(name)
+        for text in recipe.latency.programs if recipe.latency else ():
+            remember_command(text)
     return recipe
 
 
