@@ -14,6 +14,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("accelerate", "torchvision", "timm", "torchmetrics", "PIL", "pydantic", "yaml", "rich"),
     "detection": ("faster_coco_eval",),
     "huggingface": ("datasets",),
+    "hub": ("huggingface_hub",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "pydantic"),
     "report": ("jinja2", "markupsafe", "matplotlib", "pydantic", "yaml"),
     "cli": ("typer", "rich", "yaml"),
@@ -22,7 +23,12 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
 }
 """The packages that each extra installs, by import name."""
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "faster_coco_eval": "faster-coco-eval"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "yaml": "PyYAML",
+    "faster_coco_eval": "faster-coco-eval",
+    "huggingface_hub": "huggingface-hub",
+}
 """Names on PyPI of packages whose import name differs."""
 
 

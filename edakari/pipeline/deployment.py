@@ -19,7 +19,16 @@ from edakari.export.check import ExportCheck
 from edakari.export.onnx_model import described_onnx
 from edakari.pipeline.folder import RunFolder
 
-__all__ = ["INFER", "MODEL", "Network", "about_run", "check_replaceable", "write_model"]
+__all__ = [
+    "INFER",
+    "MODEL",
+    "Network",
+    "about_run",
+    "check_replaceable",
+    "exported_files",
+    "write_about",
+    "write_model",
+]
 
 KIND = "edakari.export/1"
 MODEL, INFER = "model.json", "infer.py"
@@ -79,15 +88,35 @@ def write_model(folder: Path, about: About, checks: Mapping[Network, ExportCheck
         about: what the pruned network's file says.
         checks: comparisons of the new files, by network.
     """
-    known = _known(folder)
-    before = known["files"] if known is not None and known.get("plan") == about.metadata["plan"] else []
-    files = {each["path"]: each for each in before if (folder / each["path"]).exists()}
+    files = {each["path"]: each for each in exported_files(folder, str(about.metadata["plan"]))}
     for name, check in checks.items():
         told = described_onnx(check.path) if check.format == "onnx" else {}
         how = {key: value for key, value in dc.asdict(check).items() if key != "path"}
         files[check.path.name] = {"path": check.path.name, "network": name, **how, **told}
-    write_json(folder / MODEL, {"format": KIND, **about.metadata, "files": list(files.values())})
-    if "pruned.onnx" in files:
+    write_about(folder, {**about.metadata, "files": list(files.values())})
+
+
+def exported_files(folder: Path, plan: str) -> list[dict[str, Any]]:
+    """Return what the `model.json` of a folder says about the files that are there; nothing of another plan's.
+
+    Args:
+        folder: folder of exported files.
+        plan: digest of the plan.
+    """
+    known = _known(folder)
+    before = known["files"] if known is not None and known.get("plan") == plan else []
+    return [each for each in before if (folder / each["path"]).exists()]
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `model.json`, and `infer.py` if the pruned network is there as ONNX.
+
+    Args:
+        folder: folder of the exported files.
+        about: content of `model.json`, with `files`.
+    """
+    write_json(folder / MODEL, {"format": KIND, **about})
+    if any(each["path"] == "pruned.onnx" for each in about["files"]):
         script = importlib.resources.files("edakari.export").joinpath(INFER)
         write_text(folder / INFER, script.read_text(encoding="utf-8"))
 

@@ -38,7 +38,7 @@ finetune:
 measure:
   runtimes: [torch]
 
-export: []  # onnx, program
+export: []  # onnx, openvino, program, ...
 """
 
 
