@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -50,7 +49,7 @@ def finish(
     _pin_unproduced(tracer, stored, parameters)
     named = _named(stored)
     known: Known = {axis: layouts.Axis(group.name, group.size) for axis, group in named.items()}
-    frozen_dim = functools.partial(freeze, known=known)
+    frozen_dim = _remembering(known)
     frozen = {name: tuple(frozen_dim(dim) for dim in dims) for name, dims in stored.items()}
     return Graph(
         groups=tuple(named.values()),
@@ -67,6 +66,19 @@ def finish(
         branches=sides[0],
         paths=sides[1],
     )
+
+
+def _remembering(known: Known) -> Freeze:
+    """Return `freeze` for dimensions that the tracer holds: most of them are the same object in many tensors."""
+    found: dict[int, Layout] = {}
+
+    def frozen_dim(dim: DimExpr) -> Layout:
+        layout = found.get(id(dim))
+        if layout is None:
+            layout = found[id(dim)] = freeze(dim, known)
+        return layout
+
+    return frozen_dim
 
 
 def fingerprint(frozen: Mapping[str, tuple[Layout, ...]]) -> str:
