@@ -18,11 +18,13 @@ from edakari.core.space import Group
 from edakari.cost.sparse import MaskedWeights
 from edakari.errors import SettingsError
 from edakari.latency.budget_loop import TimedPair
+from edakari.latency.corners import Corner, QuantizeResult
 from edakari.latency.results import MetLatency, PlannedLatency
 
 __all__ = [
     "STAGES",
     "CheckResult",
+    "Corner",
     "DenseResult",
     "ExportResult",
     "ExportedFile",
@@ -34,6 +36,7 @@ __all__ = [
     "MetLatency",
     "PlannedLatency",
     "PruneResult",
+    "QuantizeResult",
     "ReportResult",
     "Results",
     "StageResult",
@@ -304,6 +307,7 @@ StageResult = (
     | CheckResult
     | FinetuneResult
     | MeasureResult
+    | QuantizeResult
     | ExportResult
     | ReportResult
 )
@@ -320,6 +324,7 @@ class Results:
     check: CheckResult | None = None
     finetune: FinetuneResult | None = None
     measure: MeasureResult | None = None
+    quantize: QuantizeResult | None = None
     export: ExportResult | None = None
     report: ReportResult | None = None
 

@@ -18,6 +18,7 @@ from edakari.cli.commands.measure import measure
 from edakari.cli.commands.methods import methods
 from edakari.cli.commands.prune import prune
 from edakari.cli.commands.push import push
+from edakari.cli.commands.quantize import quantize
 from edakari.cli.commands.report import report
 from edakari.cli.commands.train import train
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, inspect, prune, measure, bench, export, push, report, methods, train, convert):
+for _command in (demo, init, inspect, prune, measure, bench, quantize, export, push, report, methods, train, convert):
     app.command()(_command)
 app.add_typer(explain, name="explain")
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from edakari.report.formatting import cost, latency, masked_line, noisy, predicted, rows, signed
+from edakari.report.formatting import cost, int8_rows, latency, masked_line, noisy, predicted, rows, signed
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
-    from edakari.results import StageResult
+    from edakari.results import QuantizeResult, StageResult
 
 __all__ = [
     "comparison",
     "costs_line",
     "groups_table",
+    "int8_table",
     "latency_line",
     "stage_line",
     "timings_table",
@@ -147,6 +148,25 @@ def latency_line(timed: Mapping[str, Any]) -> str:
     )
 
 
+def int8_table(found: Mapping[str, Any]) -> Table:
+    """Format the dense and the pruned network in fp32 and int8.
+
+    Args:
+        found: result of the quantisation, as plain values.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in (found["metric"] or "metric", f"latency in {found['runtime']}", "speed", "file"):
+        table.add_column(name, justify="right")
+    for row in int8_rows(found):
+        table.add_row(row["name"], row["metric"], row["latency"], row["speed"], row["size"])
+    return table
+
+
+def _int8(result: QuantizeResult) -> list[dict[str, str]]:
+    return int8_rows(dc.asdict(result)) if result.corners else []
+
+
 def costs_line(costs: Mapping[str, float]) -> str:
     """Format all costs in one line."""
     return ", ".join(f"{cost(value)} {name}" for name, value in costs.items())
@@ -163,6 +183,7 @@ def stage_line(result: StageResult) -> str:
         MeasureResult,
         PlannedLatency,
         PruneResult,
+        QuantizeResult,
         ReportResult,
         TraceResult,
     )
@@ -185,6 +206,9 @@ def stage_line(result: StageResult) -> str:
         case MeasureResult():
             pairs = {name: dc.asdict(pair) for name, pair in result.runtimes.items()}
             return ", ".join(f"{_times_as_fast(pair)} in {name}{noisy(*pair.values())}" for name, pair in pairs.items())
+        case QuantizeResult():
+            parts = [f"{row['metric']} in {row['name']}, {row['latency']}" for row in _int8(result)]
+            return "; ".join(parts) or "not asked for"
         case ExportResult():
             return ", ".join(file.path for file in result.files) or "none requested"
         case ReportResult():

@@ -5,9 +5,20 @@ from edakari.export.about import About
 from edakari.export.check import ExportCheck, Exporter
 from edakari.export.onnx import to_onnx
 from edakari.export.program import to_program
+from edakari.export.quantizing import Int8Check, to_int8
 from edakari.export.serving import served
 
-__all__ = ["EXPORTERS", "About", "ExportCheck", "Exporter", "served", "to_onnx", "to_program"]
+__all__ = [
+    "EXPORTERS",
+    "About",
+    "ExportCheck",
+    "Exporter",
+    "Int8Check",
+    "served",
+    "to_int8",
+    "to_onnx",
+    "to_program",
+]
 
 EXPORTERS: Registry[Exporter] = Registry(
     "export format",

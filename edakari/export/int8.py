@@ -28,7 +28,15 @@ from edakari.export.onnx_model import open_onnx
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CPU", "Feeds", "QuantizeSettings", "int8_instructions", "quantized", "quantized_for_timing"]
+__all__ = [
+    "CPU",
+    "Feeds",
+    "QuantizeSettings",
+    "int8_instructions",
+    "quantized",
+    "quantized_for_timing",
+    "weighted_modules",
+]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 """Inputs of one call of an ONNX model by name."""
@@ -41,6 +49,7 @@ OPERATORS = (
 )
 """Operators that are quantised on the CPU: those with kernels for int8. Softmax and the normalisations lose accuracy in
 int8 and gain no time; transposed convolutions have no kernel."""
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve2")
 """Flags of processors for instructions that multiply bytes and add the products in 32 bits."""
 
@@ -72,7 +81,23 @@ def int8_instructions() -> tuple[str, ...]:
     return tuple(flag for flag in DOT_PRODUCTS if flag in flags)
 
 
-def quantized(model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = (), provider: str = CPU) -> bytes:
+def weighted_modules(model: bytes, exclude: Sequence[str] = ()) -> list[str]:
+    """Return the paths of the modules whose weights `quantized` converts, in the order of the network.
+
+    Args:
+        model: content of an ONNX file.
+        exclude: see `QuantizeSettings`.
+    """
+    parsed = _Tools().onnx.load_from_string(model)
+    modules = modules_of(parsed)
+    excluded = set(nodes_within(modules, exclude))
+    found = [modules[node.name] for node in parsed.graph.node if node.op_type in WEIGHTED and node.name not in excluded]
+    return [path for path in dict.fromkeys(found) if path]
+
+
+def quantized(
+    model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = (), provider: str = CPU, *, only: str | None = None
+) -> bytes:
     """Quantise an ONNX model; the ranges of its activations are those that the given inputs cause.
 
     Args:
@@ -80,6 +105,7 @@ def quantized(model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = ()
         inputs: calibration data, one entry for each call.
         exclude: see `QuantizeSettings`.
         provider: ONNX Runtime's provider that will run the model.
+        only: path of the only module that is quantised; None quantises all others than `exclude`.
 
     Raises:
         ExportError: the quantiser refuses an operator; the message names it and its module.
@@ -87,7 +113,10 @@ def quantized(model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = ()
     """
     tools = _tools()
     parsed = tools.onnx.load_from_string(model)
-    excluded = nodes_within(modules_of(parsed), exclude)
+    modules = modules_of(parsed)
+    excluded = nodes_within(modules, exclude)
+    if only is not None:
+        excluded = [node.name for node in parsed.graph.node if modules[node.name] != only]
     tools.utils.add_pre_process_metadata(parsed)  # it asks for constants folded already, which torch's exporter does
 
     def run() -> bytes:

@@ -3,6 +3,7 @@
 from edakari.pipeline.dense_training import train_dense
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.pruning import prune
+from edakari.pipeline.quantizing import quantize_run
 from edakari.pipeline.recipe import read_recipe, recipe_from
 from edakari.pipeline.runner import Result, run, run_given
 from edakari.pipeline.settings import (
@@ -11,6 +12,7 @@ from edakari.pipeline.settings import (
     LatencySettings,
     MeasureSettings,
     PruneSettings,
+    QuantizeSettings,
     Recipe,
 )
 
@@ -20,10 +22,12 @@ __all__ = [
     "LatencySettings",
     "MeasureSettings",
     "PruneSettings",
+    "QuantizeSettings",
     "Recipe",
     "Result",
     "RunFolder",
     "prune",
+    "quantize_run",
     "read_recipe",
     "recipe_from",
     "run",

@@ -25,6 +25,7 @@ from edakari.pipeline.settings import (
     LatencySettings,
     MeasureSettings,
     PruneSettings,
+    QuantizeSettings,
     Recipe,
 )
 from edakari.tasks.own import Task
@@ -47,6 +48,7 @@ class Others(TypedDict, total=False):
     reconstruct: bool
     latency: LatencySettings
     measure: MeasureSettings
+    quantize: QuantizeSettings
     fit: Fit | str | Mapping[str, Any]
     export: Sequence[str]
     device: Literal["auto", "cpu"]
@@ -96,7 +98,8 @@ def prune(
             (refit the layers after a cut to that data), `fit` (training loop in place of edakari's own: a function or
             object that keeps the promises of `edakari.core.protocols.Fit`, such as `edakari.integrations.timm.fit()`,
             or a name as in a recipe), `latency` (a `LatencySettings`: where and how a latency in the budget is
-            measured), `measure` (a `MeasureSettings`: latency before and after), `export` (formats to write, such as
+            measured), `measure` (a `MeasureSettings`: latency before and after), `quantize` (a `QuantizeSettings`: the
+            finished network in int8), `export` (formats to write, such as
             `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `compile` ("default" or
             "reduce-overhead": the fine-tuning uses `torch.compile`), `gradient_checkpointing` (True saves memory in
             trainings of networks of timm and transformers), `sync_bn` (True: batch norms see the batch parts of all
@@ -196,6 +199,7 @@ def _refuse_without_data(settings: PruneSettings, name: str) -> None:
         "finetune": settings.finetune is not None and settings.finetune.epochs > 0,
         "recalibrate": settings.recalibrate > 0,
         "reconstruct": settings.reconstruct,
+        "quantisation to int8": settings.quantize is not None,
     }
     found = [what for what, asks in asking.items() if asks]
     if found:

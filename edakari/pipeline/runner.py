@@ -29,6 +29,7 @@ from edakari.pipeline.exporting import export_stage
 from edakari.pipeline.folder import RunFolder, claim, is_run, release
 from edakari.pipeline.load import GIVEN, as_recipe, check_weights
 from edakari.pipeline.preflight import check_pruning
+from edakari.pipeline.quantizing import quantize_stage
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.store import MemoryStore, Version
 from edakari.report.content import gathered
@@ -42,6 +43,7 @@ from edakari.results import (
     LatencyResult,
     MeasureResult,
     PruneResult,
+    QuantizeResult,
     ReportResult,
     Results,
     StageResult,
@@ -203,6 +205,7 @@ def run_stages(run: Run) -> tuple[Results, bool]:
 
     steps.take(FinetuneResult, tuned)
     steps.take(MeasureResult, lambda: stages.measure_stage(run, limits, pruned))
+    steps.take(QuantizeResult, lambda: quantize_stage(run))
     steps.take(ExportResult, lambda: export_stage(run))
     steps.take(ReportResult, lambda: stages.report_stage(run, run.store.plan()))
     return run.store.results(), steps.worked

@@ -35,6 +35,7 @@ __all__ = [
     "LatencySettings",
     "MeasureSettings",
     "PruneSettings",
+    "QuantizeSettings",
     "Recipe",
     "TransferSettings",
 ]

@@ -36,6 +36,7 @@ from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, meas
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.masked import fixed_masks, masked_within
 from edakari.pipeline.passing import warn_if_blocked
+from edakari.pipeline.quantizing import check_quantizing, require_judge
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import MeasureSettings
 from edakari.pipeline.task_facts import task_facts
@@ -78,6 +79,7 @@ def trace_stage(run: Run) -> TraceResult:
         for tensor in tree_leaves(run.example) if timed is not None else ():  # check memory now, not hours later
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
+    check_quantizing(run)
     check_zeros(run.dense, held_masks(run.dense), "the network to prune")
     require_reachable(run)
     chosen = tried_format(run)
@@ -113,6 +115,7 @@ def latency_stage(run: Run) -> LatencyResult:
 def dense_stage(run: Run) -> DenseResult:
     """Evaluate the dense network."""
     metrics = _metrics(run, run.dense, "the dense network", "check its weights")
+    require_judge(run, metrics)
     return DenseResult(metric=run.task.metric if metrics else "", metrics=metrics)
 
 

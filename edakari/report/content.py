@@ -42,6 +42,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "as_cut": dict(pruned.as_cut) if pruned and pruned.as_cut is not None else None,
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
         "latency": _latency(results),
+        "int8": dc.asdict(results.quantize) if results.quantize and results.quantize.corners else None,
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
         "dropped": _dropped(traced.groups, pruned.sizes if pruned else {}),
         "masked": dc.asdict(results.check.masked) if results.check and results.check.masked else None,

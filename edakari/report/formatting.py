@@ -11,6 +11,7 @@ __all__ = [
     "change",
     "cost",
     "dropped_line",
+    "int8_rows",
     "is_share",
     "latency",
     "masked_line",
@@ -220,3 +221,22 @@ def _cost_change(before: float, after: float) -> dict[str, str]:
 
 def _tone(good: bool) -> str:
     return "good" if good else "bad"
+
+
+def int8_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Format the dense and the pruned network in fp32 and int8, one row for each.
+
+    Args:
+        found: result of the quantisation, as plain values.
+    """
+    first, name = found["corners"][0]["latency"], found["metric"]
+    return [
+        {
+            "name": f"{corner['network']}, {corner['precision']}",
+            "metric": metric(name, corner["metrics"][name]) if name in corner["metrics"] else "–",
+            "latency": latency(corner["latency"]),
+            "speed": f"{1.0 / corner['latency']['ratio']:.2f} ×" if corner["latency"] is not first else "",
+            "size": size(corner["bytes"]),
+        }
+        for corner in found["corners"]
+    ]

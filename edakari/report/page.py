@@ -31,6 +31,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         pictures=pictures,
         rows=figures.rows(report),
         budgeted=_budgeted(report["latency"]),
+        int8=figures.int8_rows(report["int8"]) if report.get("int8") else [],
         tiles=_tiles(report),
         headline=_headline(report),
         tradeoffs=_tradeoff_charts(report),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,12 +80,11 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
     """Run a recipe and print the results."""
     from rich.markup import escape
 
-    from edakari.cli.tables import comparison, latency_line, stage_line
+    from edakari.cli.tables import stage_line
     from edakari.pipeline import run
-    from edakari.report.formatting import dropped_line
 
     def tell(stage: str, state: str, found: Any) -> None:
-        if stage == "latency" and recipe.latency is None:
+        if stage in ("latency", "quantize") and getattr(recipe, stage) is None:
             return
         if state == "start" and sys.stderr.isatty():
             note(f"[dim]… {stage}[/]")
@@ -107,10 +106,23 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
     if as_json:
         print_json(result.report)
         return
-    show("")
-    show(comparison(result.report))
-    if result.report["dropped"]:
-        show(f"\nDropped branches and paths: {escape(dropped_line(result.report['dropped']))}")
-    if result.report["latency"]:
-        show(f"\n{latency_line(result.report['latency'])}")
+    _show(result.report)
     show(f"\nReport: [bold]{escape(str((folder / 'report.html').resolve()))}[/]")
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    """Print the results of a run."""
+    from rich.markup import escape
+
+    from edakari.cli.tables import comparison, int8_table, latency_line
+    from edakari.report.formatting import dropped_line
+
+    show("")
+    show(comparison(report))
+    if report["dropped"]:
+        show(f"\nDropped branches and paths: {escape(dropped_line(report['dropped']))}")
+    if report["latency"]:
+        show(f"\n{latency_line(report['latency'])}")
+    if report["int8"]:
+        show("")
+        show(int8_table(report["int8"]))
