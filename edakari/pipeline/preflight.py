@@ -20,6 +20,7 @@ from edakari.errors import RecipeError, RunFolderError, SettingsError
 from edakari.export import EXPORTERS
 from edakari.export.int8 import QuantizeSettings
 from edakari.latency.runnable import faults
+from edakari.latency.runtime_protocols import RemoteRuntime
 from edakari.latency.runtimes import option_faults, runtime_named
 from edakari.latency.timing import RunSettings
 from edakari.pipeline.masked import sparsity_problems
@@ -189,7 +190,15 @@ def _runtimes(asked: PruneSettings) -> Iterator[Problem]:
     if asked.measure:
         settings = RunSettings(threads=asked.measure.threads, warmup=asked.measure.warmup)
         for index, runtime in enumerate(asked.measure.runtimes):
-            for name, text in faults(runtime_named(runtime), settings):
+            made = runtime_named(runtime)
+            if isinstance(made, RemoteRuntime):
+                yield Problem(
+                    f"measure.runtimes[{index}]",
+                    f"names {runtime!r}, whose settings stand under `latency`; a latency budget times the finished "
+                    "network there, too, so leave it out here",
+                )
+                continue
+            for name, text in faults(made, settings):
                 yield Problem("measure.threads" if name == "threads" else f"measure.runtimes[{index}]", text)
 
 

@@ -174,6 +174,12 @@ def test_a_recipe_says_which_key_is_wrong(content: dict[str, Any], tmp_path: Pat
         edakari.run(recipe_from({**content, "latency": latency}), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"latency.runtime.*command is missing.*device_name"):
         edakari.run(recipe_from({**content, "latency": {"runtime": "command"}}), tmp_path / "run")
+    with pytest.raises(
+        RecipeError, match=r"measure.runtimes\[0\].* names 'command', whose settings stand under `latency`"
+    ):
+        edakari.run(
+            recipe_from({**content, "budget": "macs<=60%", "measure": {"runtimes": ["command"]}}), tmp_path / "run"
+        )
     with pytest.raises(SettingsError, match="cuda_graphs is no setting of the runtime 'command'"):
         runtime(cuda_graphs=True)
 
