@@ -41,6 +41,8 @@ def task_facts(task: Task) -> dict[str, Any]:
         mean, std = task.data.normalization
         _, channels, *size = example.shape
         steps = task.data.preprocessing
+        if steps is not None and steps.crop != tuple(size):
+            steps = None  # evaluation takes larger images than an exported network, whose size is the example's
         own = {"mean": list(mean), "std": list(std), "size": list(size), "channels": channels}
         found["preprocessing"] = own | (steps.plain() if steps is not None else {})
     names = getattr(task, "names", None)

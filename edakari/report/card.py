@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edakari.core.optional import needs
@@ -51,9 +51,9 @@ def config(report: Content, about: Mapping[str, Any]) -> dict[str, Any]:
     """
     how, classes = about["preprocessing"], list(about["classes"])
     prepared: dict[str, Any] = {"num_classes": len(classes), "label_names": classes}
-    if "mean" in how:
+    if _takes_images(how):
         prepared |= {"input_size": [how["channels"], *how["size"]], "mean": how["mean"], "std": how["std"]}
-    if "resize" in how:
+    if _is_resized(how):
         crop = {"crop_pct": min(how["crop"]) / min(how["to"]), "crop_mode": CROPS[how["resize"]]}
         prepared |= {"interpolation": how["interpolation"], **crop}
     own = {name: about[name] for name in ("edakari", "method", "budget", "plan", "task", "answers", "metrics", "costs")}
@@ -88,7 +88,7 @@ def _text(report: Content, about: Mapping[str, Any], repo: str) -> Iterator[str]
         " Its dense network had random weights, so that its metrics mean nothing." if report["random_weights"] else ""
     )
     name, budget, method = (_plain(report[key]) for key in ("model", "budget", "method"))
-    yield f"{name}, pruned to `{budget}` by the method `{method}` of edakari {about['edakari']}.{random}"
+    yield f"`{name}`, pruned to `{budget}` by the method `{method}` of edakari {about['edakari']}.{random}"
     yield _table(report)
     yield from _preparation(about)
     yield from _use(report, about, repo)
@@ -115,15 +115,45 @@ def _metric(name: str, metrics: Mapping[str, float]) -> str:
 
 def _preparation(about: Mapping[str, Any]) -> Iterator[str]:
     how = about["preprocessing"]
-    if "mean" not in how:
+    if not _takes_images(how):
         return
     high, wide = how["size"]
-    resized = f", resize rule `{how['resize']}` to {how['to']}, {how['interpolation']}" if "resize" in how else ""
+    resized = f", resize rule `{how['resize']}` to {how['to']}, {how['interpolation']}" if _is_resized(how) else ""
     classes = f" {len(about['classes'])} classes; their names are in `config.json`." if about["classes"] else ""
     yield (
-        f"Input: {how['channels']} channels of {high}x{wide} pixels{resized}; mean {how['mean']}, standard deviation "
-        f"{how['std']} for pixels in 0 to 1.{classes}"
+        f"Input: [batch, {how['channels']}, {high}, {wide}]{resized}; mean {_rounded(how['mean'])}, standard deviation "
+        f"{_rounded(how['std'])} for pixels in 0 to 1.{classes}"
     )
+
+
+def _takes_images(how: Mapping[str, Any]) -> bool:
+    """Whether the preprocessing has size and normalisation; that of a user's own task may hold anything."""
+    numbers = (how.get("mean"), how.get("std"))
+    size = [how.get("channels"), *_pair(how.get("size"))]
+    return all(isinstance(each, list) and each and all(map(_is_number, each)) for each in numbers) and _are_counts(size)
+
+
+def _is_resized(how: Mapping[str, Any]) -> bool:
+    """Whether the preprocessing has a rule of resizing with its sizes."""
+    sizes = [*_pair(how.get("to")), *_pair(how.get("crop"))]
+    texts = how.get("resize"), how.get("interpolation")
+    return all(isinstance(each, str) for each in texts) and texts[0] in CROPS and _are_counts(sizes)
+
+
+def _pair(value: Any) -> list[Any]:
+    return value if isinstance(value, list) and len(value) == 2 else [None]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_counts(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values)
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _use(report: Content, about: Mapping[str, Any], repo: str) -> Iterator[str]:

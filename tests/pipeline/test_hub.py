@@ -93,7 +93,7 @@ def test_the_card_and_the_configuration_say_what_the_report_says(run: Path, tmp_
     assert (metadata["library_name"], metadata["pipeline_tag"]) == ("edakari", "image-classification")
     last = report["networks"][-1]
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == last["metrics"]["top1"]
-    for words in ("macs<=60%", "`magnitude`", "python infer.py", "edakari.load", "28x28"):
+    for words in ("macs<=60%", "`magnitude`", "python infer.py", "edakari.load", "[batch, 1, 28, 28]"):
         assert words in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {4}
@@ -104,6 +104,19 @@ def test_the_card_and_the_configuration_say_what_the_report_says(run: Path, tmp_
     assert config["pretrained_cfg"]["input_size"] == [1, 28, 28]
     assert config["pretrained_cfg"]["crop_pct"] == 1.0
     assert config["edakari"]["plan"] == json.loads((tmp_path / "export" / "model.json").read_text())["plan"]
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"mean": [0.5]}, {"mean": "0.5", "std": [1.0], "size": 8, "channels": 1, "resize": []}]
+)
+def test_preprocessing_of_the_users_own_is_left_out(run: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    facts = json.loads((run / "task.json").read_text(encoding="utf-8"))
+    (tmp_path / "run" / "task.json").write_text(json.dumps({**facts, "preprocessing": how}), encoding="utf-8")
+    hub_files(tmp_path / "run", "me/net", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert set(config["pretrained_cfg"]) == {"num_classes", "label_names"}
+    assert "Input:" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_pushed_is_told(run: Path, tmp_path: Path, monkeypatch: Any) -> None:

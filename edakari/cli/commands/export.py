@@ -46,7 +46,7 @@ def export(
 
     folder, exporter = output or run / "export", EXPORTERS.named(to)
     if dynamic_batch and "dynamic_batch" not in exporter.options:
-        raise ExportError(f"--dynamic-batch works only with --to onnx, found --to {to}")
+        raise ExportError(f"--dynamic-batch works with --to onnx and --to openvino, found --to {to}")
     exporter.require()
     for name in ("dense", "pruned") if dense else ("pruned",):
         path = folder / f"{name}.{exporter.suffix}"
