@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from edakari.core.protocols import Schedule
+from edakari.core.protocols import Schedule, StepState
 from edakari.errors import ModelError
 from edakari.train import FitSettings, fit, optimizers
+from edakari.train.fits import fit_by
 from edakari.train.optim import make_optimizer
 from edakari.train.precision import in_tf32
 from edakari.train.saving_memory import checkpointed
@@ -156,6 +157,33 @@ def test_a_training_with_gradient_checkpointing_gives_the_same_weights() -> None
         assert not model.grad_checkpointing
         results.append(model.state_dict())
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+
+
+def plain(
+    model: nn.Module, terms: Any, schedule: Schedule, *, hooks: Any = (), params: Any = None, batches: Any
+) -> None:
+    """A loop of a user's own."""
+    optimizer = torch.optim.SGD(model.parameters(), schedule.lr)
+    for step, batch in enumerate(batches):
+        state = StepState(model, optimizer, step, 0)
+        for hook in hooks:
+            hook.before_step(state)
+        optimizer.zero_grad()
+        terms(model, batch)["loss"].backward()
+        optimizer.step()
+        for hook in hooks:
+            hook.after_step(state)
+    for hook in hooks:
+        hook.end_epoch(state)
+
+
+def test_another_loop_trains_with_gradient_checkpointing_too() -> None:
+    for wanted in (False, True):
+        model = Blocks()
+        settings = FitSettings(progress=False, device="cpu", gradient_checkpointing=wanted)
+        fit_by(plain)(nn.Sequential(model), objective, batches(), Schedule(epochs=1, lr=0.1), settings=settings)
+        assert model.ran == 3 * (1 + wanted)
+        assert not model.grad_checkpointing
 
 
 def test_checkpointing_is_restored_to_what_it_was() -> None:
