@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "lightning": ("lightning", "accelerate", "timm"),
     "transformers": ("transformers", "accelerate", "timm"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
+    "openvino-int8": ("nncf", "openvino", "onnx", "onnxscript", "onnxruntime", "pydantic"),
 }
 """The packages that each extra installs, by import name."""
 DISTRIBUTIONS = {

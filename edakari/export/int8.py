@@ -14,7 +14,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "CPU",
     "Feeds",
     "QuantizeSettings",
+    "Quantizer",
     "int8_instructions",
     "quantized",
     "quantized_for_timing",
@@ -52,6 +53,15 @@ int8 and gain no time; transposed convolutions have no kernel."""
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve2")
 """Flags of processors for instructions that multiply bytes and add the products in 32 bits."""
+
+
+class Quantizer(Protocol):
+    """A function that quantises ONNX models with calibration data, such as `quantized`."""
+
+    def __call__(
+        self, model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = (), *, only: str | None = None
+    ) -> bytes:
+        """See `quantized`."""
 
 
 @settings

@@ -21,7 +21,7 @@ from edakari.cost.example import mapped
 from edakari.errors import ExportError
 from edakari.export.about import PLAIN, About
 from edakari.export.calibration import calibration_inputs
-from edakari.export.int8 import Feeds, QuantizeSettings, quantized
+from edakari.export.int8 import Feeds, Quantizer, QuantizeSettings, quantized
 from edakari.export.node_modules import require_modules
 from edakari.export.onnx_model import feeds, open_onnx, write_onnx
 from edakari.export.sensitivity import layer_errors, output_difference
@@ -60,11 +60,13 @@ class Int8Network:
         fp32: content of the file in fp32.
         int8: content of the file in int8.
         inputs: calibration data, one entry for each call.
+        quantizer: function that quantised the model.
     """
 
     fp32: bytes
     int8: bytes
     inputs: tuple[Feeds, ...]
+    quantizer: Quantizer = quantized
 
     @property
     def difference(self) -> float:
@@ -85,7 +87,13 @@ class Int8Network:
 
 
 def quantize_network(
-    model: nn.Module, example: Any, task: Task, settings: QuantizeSettings, about: About = PLAIN
+    model: nn.Module,
+    example: Any,
+    task: Task,
+    settings: QuantizeSettings,
+    *,
+    about: About = PLAIN,
+    quantizer: Quantizer = quantized,
 ) -> Int8Network:
     """Export a network, and quantise it with calibration data of its task.
 
@@ -96,6 +104,7 @@ def quantize_network(
         task: task whose split "calibration" is read.
         settings: settings of the quantisation.
         about: names of the inputs and outputs, and metadata.
+        quantizer: function that quantises the exported network.
 
     Raises:
         ExportError: the network cannot be exported, an operator is refused, or the outputs are not finite.
@@ -110,7 +119,7 @@ def quantize_network(
     session = open_onnx(fp32)
     names = list(about.named(given))
     inputs = tuple(feeds(session, dict(zip(names, each.values(), strict=True))) for each in data)
-    found = Int8Network(fp32, quantized(fp32, inputs, settings.exclude), inputs)
+    found = Int8Network(fp32, quantizer(fp32, inputs, settings.exclude), inputs, quantizer)
     if not np.isfinite(found.difference):
         raise ExportError(
             f"the {type(model).__name__} gives values that are not finite on its calibration data, in fp32 or in int8; "
@@ -192,7 +201,7 @@ def require_small_drop(network: Int8Network, settings: QuantizeSettings, metric:
     drop = fp32[metric] - int8[metric]
     if drop <= settings.max_drop:
         return
-    errors = layer_errors(network.fp32, network.inputs, settings.exclude)
+    errors = layer_errors(network.fp32, network.inputs, settings.exclude, network.quantizer)
     worst = list(errors.items())[:NAMED]
     named = ", ".join(f"{path} ({error:.1%})" for path, error in worst)
     raise ExportError(

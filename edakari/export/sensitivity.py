@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edakari.export.int8 import Feeds, quantized, weighted_modules
+from edakari.export.int8 import Feeds, Quantizer, quantized, weighted_modules
 from edakari.export.onnx_model import open_onnx
 
 __all__ = ["layer_errors", "output_difference"]
@@ -16,13 +16,16 @@ INPUTS = 16
 """Number of inputs that determine the error of a layer."""
 
 
-def layer_errors(model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = ()) -> dict[str, float]:
+def layer_errors(
+    model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] = (), quantizer: Quantizer = quantized
+) -> dict[str, float]:
     """Quantise one layer at a time, and return the difference of the outputs that it causes, the largest first.
 
     Args:
         model: content of an ONNX file.
         inputs: calibration data; the first `INPUTS` of them count.
         exclude: modules that stay in fp32 anyway; see `edakari.export.int8.QuantizeSettings`.
+        quantizer: function that quantises the model.
 
     Returns:
         By the path of each module with weights, the root of the mean squared difference, as a fraction of that of the
@@ -30,7 +33,7 @@ def layer_errors(model: bytes, inputs: Sequence[Feeds], exclude: Sequence[str] =
     """
     some = inputs[:INPUTS]
     modules = weighted_modules(model, exclude)
-    found = {path: output_difference(model, quantized(model, some, only=path), some) for path in modules}
+    found = {path: output_difference(model, quantizer(model, some, only=path), some) for path in modules}
     return dict(sorted(found.items(), key=lambda each: -each[1]))
 
 

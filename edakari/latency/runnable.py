@@ -32,7 +32,10 @@ def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]
             f"choice, found {settings.threads}",
         )
     if settings.precision == "int8" and "int8" not in getattr(runtime, "precisions", ()):
-        yield "precision", f"is 'int8', in which the runtime {runtime.name!r} cannot run; use the runtime 'onnxruntime'"
+        yield (
+            "precision",
+            f"is 'int8', in which the runtime {runtime.name!r} cannot run; use 'onnxruntime' or 'openvino'",
+        )
     if here and torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
         yield "device", f"is {settings.device!r}, but PyTorch sees no CUDA device here; use 'cpu'"
     try:

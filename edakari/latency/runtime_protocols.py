@@ -10,10 +10,20 @@ from torch import nn
 from edakari.errors import MeasurementError
 
 if TYPE_CHECKING:
+    from edakari.export.int8 import Feeds, Quantizer
     from edakari.latency.layers import Layer
     from edakari.latency.timing import RunSettings, Timing
 
-__all__ = ["Clock", "LayerRuntime", "LocalRuntime", "RemoteRuntime", "Runtime", "require_layers", "times_layers"]
+__all__ = [
+    "Clock",
+    "FileRuntime",
+    "LayerRuntime",
+    "LocalRuntime",
+    "RemoteRuntime",
+    "Runtime",
+    "require_layers",
+    "times_layers",
+]
 
 
 class Clock(Protocol):
@@ -64,6 +74,24 @@ class LocalRuntime(Runtime, Protocol):
         Args:
             model: network to run, in evaluation mode.
             example: inputs of every call, [batch, ...]; or a tuple of positional arguments or a dict of keywords.
+            settings: settings of the runtime.
+        """
+
+
+@runtime_checkable
+class FileRuntime(Runtime, Protocol):
+    """A runtime that runs ONNX files, such as those of networks that were quantised with calibration data."""
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """Function that quantises an ONNX file for it."""
+
+    def opened(self, content: bytes, feeds: Feeds, settings: RunSettings) -> Callable[[], float | None]:
+        """Return a callable that runs an ONNX file once; see `LocalRuntime.prepare`.
+
+        Args:
+            content: content of the file.
+            feeds: inputs of every call by name.
             settings: settings of the runtime.
         """
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,9 +16,11 @@ from edakari.export import served
 from edakari.export.about import PLAIN, About
 from edakari.export.int8 import QuantizeSettings
 from edakari.export.node_modules import require_modules
-from edakari.export.onnx_model import open_onnx
 from edakari.export.quantizing import Int8Network, judged, quantize_network, require_small_drop
-from edakari.latency.timing import Timing, time_callables
+from edakari.latency.runtime_protocols import FileRuntime
+from edakari.latency.runtimes import runtime_named
+from edakari.latency.runtimes.onnx_runtime import OnnxRuntime
+from edakari.latency.timing import RunSettings, Timing, time_callables
 from edakari.pipeline.context import RecipeSubject, Run
 from edakari.pipeline.deployment import Network, about_run
 from edakari.pipeline.folder import RunFolder
@@ -34,7 +34,6 @@ __all__ = ["check_quantizing", "quantize_run", "quantize_stage", "require_judge"
 FILE = "pruned.int8.onnx"
 TOLERANCE = 0.004
 """Relative uncertainty of the timings at which they end."""
-RUNTIME = "onnxruntime"
 
 
 def check_quantizing(run: Run) -> None:
@@ -72,11 +71,13 @@ def quantize_stage(run: Run) -> QuantizeResult:
     if settings is None:
         return QuantizeResult()
     example = batched(run.task.example(), run.settings.latency.batch if run.settings.latency else 1)
+    runtime = _runtime(run.settings)
     networks: dict[Network, nn.Module] = {"dense": run.dense, "pruned": run.network("finished")}
     about = {name: _about(run, name) for name in networks}
     made = run.processes.from_main(
         lambda: {
-            name: quantize_network(model, example, run.task, settings, about[name]) for name, model in networks.items()
+            name: quantize_network(model, example, run.task, settings, about=about[name], quantizer=runtime.quantizer)
+            for name, model in networks.items()
         }
     )
     metrics = {
@@ -88,7 +89,7 @@ def quantize_stage(run: Run) -> QuantizeResult:
         run.processes.from_main(
             lambda: require_small_drop(made["pruned"], settings, run.task.metric, before["pruned"], metrics["pruned"])
         )
-    timings = run.processes.from_main(lambda: _timed(made, run.settings))
+    timings = run.processes.from_main(lambda: _timed(made, runtime, run.settings))
     corners = tuple(
         Corner(network=name, precision=precision, metrics=judged_by[name], latency=timings[name, precision],
                bytes=len(getattr(made[name], precision)))
@@ -98,7 +99,7 @@ def quantize_stage(run: Run) -> QuantizeResult:
     return QuantizeResult(
         corners=corners,
         metric=run.task.metric if metrics["pruned"] else "",
-        runtime=RUNTIME,
+        runtime=runtime.name,
         images=len(made["pruned"].inputs),
         file=_written(run, made["pruned"].int8),
         difference=made["pruned"].difference,
@@ -149,20 +150,24 @@ def _metrics(run: Run, network: nn.Module | None) -> dict[str, float]:
     return metrics
 
 
-def _timed(made: Mapping[Network, Int8Network], settings: PruneSettings) -> dict[tuple[str, str], Timing]:
+def _runtime(settings: PruneSettings) -> FileRuntime:
+    """The runtime of the latency if it runs ONNX files in this process, and otherwise ONNX Runtime on the CPU."""
+    latency = settings.latency
+    found = runtime_named(latency.runtime, latency) if latency is not None else None
+    return found if isinstance(found, FileRuntime) else OnnxRuntime()
+
+
+def _timed(
+    made: Mapping[Network, Int8Network], runtime: FileRuntime, settings: PruneSettings
+) -> dict[tuple[str, str], Timing]:
     """Time both networks in both precisions alternately."""
     how, calls = settings.latency or settings.measure or LatencySettings(), {}
     for name, network in made.items():
         for precision in ("fp32", "int8"):
-            session = open_onnx(getattr(network, precision), how.threads)
-            given = dict(network.inputs[0])
-            calls[f"{name} {precision}"] = functools.partial(_call, session, given)
+            content = getattr(network, precision)
+            calls[f"{name} {precision}"] = runtime.opened(content, network.inputs[0], RunSettings(threads=how.threads))
     timings = time_callables(calls, how.warmup, how.repeats, TOLERANCE)
     return {(name.partition(" ")[0], name.partition(" ")[2]): timing for name, timing in timings.items()}
-
-
-def _call(session: Any, given: Mapping[str, Any]) -> None:
-    session.run(None, given)
 
 
 def _written(run: Run, content: bytes) -> str:

@@ -264,5 +264,5 @@ def _last_of_layer(nodes: Sequence[tuple[str, str, float]]) -> int:
 
 def _converts_input(name: str, operator: str) -> bool:
     """Whether ONNX Runtime added a node that converts an input of the model: to int8, or to another layout."""
-    quantizes = operator == "QuantizeLinear" and name.startswith("input")
+    quantizes = name.startswith("input") and operator != "DequantizeLinear"
     return quantizes or (operator == "Transpose" and name.startswith("Transpose"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
+import functools
 import importlib
 import tempfile
 import warnings
@@ -28,7 +29,7 @@ from edakari.core.far_side.sessions import (
 from edakari.core.optional import require_packages
 from edakari.cost.example import mapped
 from edakari.errors import EdakariWarning, MeasurementError
-from edakari.export.int8 import quantized_for_timing
+from edakari.export.int8 import Feeds, Quantizer, quantized, quantized_for_timing
 from edakari.export.onnx_model import feeds, write_onnx
 from edakari.latency.runtime_protocols import LocalRuntime
 from edakari.latency.runtimes.onnx_runtime import PACKAGES, OnnxRuntime
@@ -88,6 +89,19 @@ class OnnxProvider:
             )
         with _told():
             provider_name(self.provider)
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """See `FileRuntime.quantizer`."""
+        return functools.partial(quantized, provider=provider_name(self.provider))
+
+    def opened(self, content: bytes, feeds: Feeds, settings: RunSettings) -> Callable[[], None]:
+        """Return a callable that runs an ONNX file once; see `FileRuntime.opened`."""
+        self.check(settings)
+        how = How(settings.threads, self.provider, self.options)
+        with _told():
+            session = open_session(content, how)
+        return call_of(session, {each.name: feeds[each.name] for each in session.get_inputs()}, how)
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """Return a callable that runs the network once; see `LocalRuntime.prepare`."""

@@ -20,10 +20,10 @@ from edakari.core.copying import copied
 from edakari.core.far_side.loops import CallClock
 from edakari.core.far_side.sessions import KernelClock
 from edakari.core.optional import require_packages
-from edakari.cost.example import mapped
+from edakari.cost.example import mapped, named_tensors
 from edakari.errors import MeasurementError
-from edakari.export.int8 import quantized_for_timing
-from edakari.export.onnx_model import feeds, open_onnx, write_onnx
+from edakari.export.int8 import Feeds, Quantizer, quantized, quantized_for_timing
+from edakari.export.onnx_model import open_onnx, write_onnx
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.timing import Clock, RunSettings
@@ -50,6 +50,11 @@ class OnnxRuntime:
         require_packages("onnx", "the runtime onnxruntime", *PACKAGES)
         return {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx")}
 
+    @property
+    def quantizer(self) -> Quantizer:
+        """See `FileRuntime.quantizer`."""
+        return quantized
+
     def check(self, settings: RunSettings) -> None:
         """See `Runtime.check`."""
         require_packages("onnx", "the runtime onnxruntime", *PACKAGES)
@@ -63,11 +68,15 @@ class OnnxRuntime:
             content = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx").read_bytes()
         if settings.precision == "int8":
             content = quantized_for_timing(content, settings.exclude)
+        return self.opened(content, {name: each.numpy() for name, each in named_tensors(given).items()}, settings)
+
+    def opened(self, content: bytes, feeds: Feeds, settings: RunSettings) -> Callable[[], None]:
+        """Return a callable that runs an ONNX file once; see `FileRuntime.opened`."""
         session = open_onnx(content, settings.threads)
-        feed = feeds(session, given)
+        taken = {each.name: feeds[each.name] for each in session.get_inputs()}
 
         def call() -> None:
-            session.run(None, feed)
+            session.run(None, taken)
 
         return call
 

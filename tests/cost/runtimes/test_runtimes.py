@@ -230,3 +230,16 @@ def test_openvino(layer, widths, shape):
     clock = OpenVino().clock(layer, widths, SETTINGS)
     clock.run()
     assert clock.times()[0] > 0
+
+
+def test_openvino_runs_networks_and_layers_in_int8():
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    settings = RunSettings(precision="int8", warmup=0)
+    assert measure({"dense": toy_cnn()}, IMAGE, OpenVino(), settings=settings, repeats=1)["dense"].median_ms > 0
+    clock = OpenVino().clock(LAYERS[0][0], (16, 16), settings)
+    clock.run()
+    assert clock.times()[0] > 0
+    kernels = [info.exec_type for info in clock.request.get_profiling_info() if info.node_type == "Convolution"]
+    assert len(kernels) == 4
+    assert all(kernel.endswith("I8") for kernel in kernels)
