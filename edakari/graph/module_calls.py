@@ -74,12 +74,14 @@ def _forward(path: str, layer: nn.Module, entered: Entered, left: Left, ran: Ran
     code = layer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if sys._getframe(1).f_code.co_filename != CALLING:
+        caller = sys._getframe(1)
+        if caller.f_code.co_filename != CALLING:
             return code(*args, **kwargs)  # other code calls this method without calling the layer
+        called = caller.f_locals["self"]  # the layer, or a copy that the network made while it runs
         result = None
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             entered(path, args, kwargs)
-            operator = operator_of(layer, args[0]) if len(args) == 1 and not kwargs else None
+            operator = operator_of(called, args[0]) if len(args) == 1 and not kwargs else None
             out = operator.run() if operator is not None else None
             if operator is not None and out is not None:
                 if operator.name:
@@ -87,7 +89,7 @@ def _forward(path: str, layer: nn.Module, entered: Entered, left: Left, ran: Ran
                 result = out[0] if isinstance(out, tuple) else out
                 left(path, result)
         if result is None:
-            result = code(*args, **kwargs)
+            result = type(layer).forward(called, *args, **kwargs)
             with torch._C.DisableTorchFunction():
                 left(path, result)
         return result
