@@ -9,6 +9,8 @@ codes that --imagenet names (`benchmarks/mobilenet_v2.py` reads them), and is fi
 seeds. Each arm is one `edakari prune` to a fraction of the int8 latency of the dense network, in ONNX Runtime on one
 thread, with fine-tuning in fp32 and static quantisation at the end. Its four networks are then timed alternately. The
 goal is a pruned network in int8 that is 2.5 times as fast as the dense one in fp32, and loses less than 1.5 points.
+--quantize takes finished runs of another benchmark instead, such as those of benchmarks/cifar10.py, and quantises them;
+it reads those that are quantised already.
 An arm is a network with a seed and a number of epochs; those in the output are not run again, so that a stopped
 benchmark goes on there. Run it on a quiet machine; --spread 1 accepts any noise, and is recorded.
 """
@@ -79,12 +81,7 @@ def arm(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     start = time.perf_counter()
     command_line("prune", RECIPE, "--trust", "--output", folder, *sets(settings))
-    report = json.loads((folder / "report.json").read_text())
-    found, latency = report["int8"], report["latency"]
-    corners = {f"{each['network']} {each['precision']}": each for each in found["corners"]}
-    dense, small = corners["dense fp32"], corners["pruned int8"]
-    loss = dense["metrics"]["top1"] - small["metrics"]["top1"]
-    speed = 1.0 / small["latency"]["ratio"]
+    latency = json.loads((folder / "report.json").read_text())["latency"]
     return {
         "network": arguments.network,
         "seed": seed,
@@ -94,10 +91,36 @@ def arm(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "spread": arguments.spread,
         "limit": arguments.limit,
         "seconds": time.perf_counter() - start,
-        "macs": report["networks"][-1]["costs"]["macs"] / report["networks"][0]["costs"]["macs"],
         "asked_ms": latency["limit_ms"],
         "relative_error": latency["relative_error"],
         "rounds": len(latency["rounds"]),
+        **four_networks(folder),
+    }
+
+
+def quantised_run(folder: Path) -> dict[str, Any]:
+    """A finished run of another benchmark, quantised now if it was not before."""
+    if not json.loads((folder / "report.json").read_text()).get("int8"):
+        command_line("quantize", folder, "--trust")
+    recipe = json.loads((folder / "report.json").read_text())["recipe"]
+    return {
+        "run": folder.name,
+        "network": recipe["model"]["name"],
+        "seed": recipe["seed"],
+        "budget": recipe["budget"],
+        "epochs": recipe["finetune"]["epochs"],
+        **four_networks(folder),
+    }
+
+
+def four_networks(folder: Path) -> dict[str, Any]:
+    """Accuracy and latency of the dense and the pruned network in fp32 and int8, as a run's report has them."""
+    report = json.loads((folder / "report.json").read_text())
+    corners = {f"{each['network']} {each['precision']}": each for each in report["int8"]["corners"]}
+    dense, small = corners["dense fp32"], corners["pruned int8"]
+    loss = dense["metrics"]["top1"] - small["metrics"]["top1"]
+    return {
+        "macs": report["networks"][-1]["costs"]["macs"] / report["networks"][0]["costs"]["macs"],
         "corners": {
             name: {
                 "top1": each["metrics"]["top1"],
@@ -108,14 +131,21 @@ def arm(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
             }
             for name, each in corners.items()
         },
-        "agreement": found["agreement"],
+        "agreement": report["int8"]["agreement"],
         "loss": loss,
-        "goal": speed >= SPEED and loss < LOSS,
+        "goal": 1.0 / small["latency"]["ratio"] >= SPEED and loss < LOSS,
     }
 
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {"arms": []}
+
+
+def keep(made: dict[str, Any], path: Path) -> None:
+    """Add an arm to the output, which another process may have changed."""
+    about = {**environment(COMMAND), "int8_instructions": list(int8_instructions())}
+    write_record(path, {"environment": about, "arms": [*read(path)["arms"], made]})
+    print(json.dumps(made, indent=1))
 
 
 def known(found: dict[str, Any], seed: int, arguments: argparse.Namespace) -> bool:
@@ -139,15 +169,17 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.15, help="largest accepted spread of a timing")
     parser.add_argument("--work", type=Path, default=Path("runs/int8"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/int8.json"))
+    parser.add_argument("--quantize", type=Path, nargs="+", default=[], help="finished runs to quantise instead")
     arguments = parser.parse_args()
+    for folder in arguments.quantize:
+        if not any(each.get("run") == folder.name for each in read(arguments.output)["arms"]):
+            keep(quantised_run(folder), arguments.output)
+    if arguments.quantize:
+        return
     for seed in arguments.seeds:
         if known(read(arguments.output), seed, arguments):
             continue
-        made = arm(seed, arguments)
-        found = read(arguments.output)  # again: another process may have added an arm
-        about = {**environment(COMMAND), "int8_instructions": list(int8_instructions())}
-        write_record(arguments.output, {"environment": about, "arms": [*found["arms"], made]})
-        print(json.dumps(made, indent=1))
+        keep(arm(seed, arguments), arguments.output)
 
 
 if __name__ == "__main__":
