@@ -5,7 +5,8 @@
 Each of the two versions runs in a process of its own, on one thread. CPU seconds, the least of all rounds: other
 programs on the machine only add to it. Networks are real. Scores are random, and so are the times of layers: those of
 an imagined machine that computes in blocks of 32 channels, at every width that a table has. `cost` is the time that it
-takes to make the cost of such a table; the allocators start from that cost. Both versions must find the same sizes.
+takes to make the cost of such a table; the allocators start from that cost. Where the versions find other sizes, the
+ratio of the kept scores says which are better.
 """
 
 from __future__ import annotations
@@ -69,14 +70,18 @@ def work(name: str) -> None:
     for _ in sys.stdin:
         start = clock()
         cost = latency_cost(graph, table, groups)
-        times, sizes = {"cost": clock() - start}, {}
+        times, sizes, kept = {"cost": clock() - start}, {}, {}
         for budget, allocators in BUDGETS.items():
             for allocator in allocators:
                 start = clock()
                 plan = allocate(graph, scores, budget, getattr(solve, allocator)(), groups, [cost])
                 times[f"{allocator}, {budget}"] = clock() - start
-                sizes[f"{allocator}, {budget}"] = dict(plan.sizes())
-        print(json.dumps({"times": times, "sizes": sizes}), flush=True)
+                sizes[f"{allocator}, {budget}"] = found = dict(plan.sizes())
+                kept[f"{allocator}, {budget}"] = sum(
+                    float(score.sort(descending=True).values[: found.get(group, len(score))].sum())
+                    for group, score in scores.items()
+                )
+        print(json.dumps({"times": times, "sizes": sizes, "kept": kept}), flush=True)
 
 
 def compare(name: str, folders: Mapping[str, Path], repeats: int) -> dict[str, Any]:
@@ -89,6 +94,8 @@ def compare(name: str, folders: Mapping[str, Path], repeats: int) -> dict[str, A
         stages[stage] = {f"{version}_cpu_s": seconds for version, seconds in least.items()}
         sizes = [own[0]["sizes"].get(stage) for own in found.values()]
         stages[stage]["same_sizes"] = all(each == sizes[0] for each in sizes)
+        if stage in found["after"][0]["kept"]:
+            stages[stage]["ratio_of_kept_scores"] = found["after"][0]["kept"][stage] / found["before"][0]["kept"][stage]
         print(f"{name}, {stage}: {stages[stage]}", flush=True)
     return stages
 
