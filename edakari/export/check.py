@@ -27,7 +27,8 @@ class ExportCheck:
     Args:
         path: path of the exported file.
         format: "onnx" or "program".
-        absolute: largest absolute difference; None where nothing here runs the format, so that nothing was compared.
+        absolute: largest absolute difference; None where none was computed: in formats that nothing here runs, and for
+            networks in int8.
         relative: largest absolute difference as a fraction of the largest output; None as before.
         bytes: size of the file in bytes, with the files that belong to it.
     """

@@ -14,6 +14,7 @@ from edakari.core.finite import require_finite_figures
 from edakari.errors import ExportError, RunFolderError
 from edakari.export import served
 from edakari.export.about import PLAIN, About
+from edakari.export.check import ExportCheck
 from edakari.export.int8 import QuantizeSettings
 from edakari.export.node_modules import require_modules
 from edakari.export.quantizing import Int8Network, judged, quantize_network, require_small_drop
@@ -22,7 +23,7 @@ from edakari.latency.runtimes import runtime_named
 from edakari.latency.runtimes.onnx_runtime import OnnxRuntime
 from edakari.latency.timing import RunSettings, Timing, time_callables
 from edakari.pipeline.context import RecipeSubject, Run
-from edakari.pipeline.deployment import Network, about_run
+from edakari.pipeline.deployment import Network, about_run, write_model
 from edakari.pipeline.folder import RunFolder
 from edakari.pipeline.latency import batched
 from edakari.pipeline.load import recipe_of
@@ -101,7 +102,7 @@ def quantize_stage(run: Run) -> QuantizeResult:
         metric=run.task.metric if metrics["pruned"] else "",
         runtime=runtime.name,
         images=len(made["pruned"].inputs),
-        file=_written(run, made["pruned"].int8),
+        file=_written(run, made["pruned"], about["pruned"]),
         difference=made["pruned"].difference,
         agreement=made["pruned"].agreement,
     )
@@ -170,13 +171,19 @@ def _timed(
     return {(name.partition(" ")[0], name.partition(" ")[2]): timing for name, timing in timings.items()}
 
 
-def _written(run: Run, content: bytes) -> str:
-    """Write the file of the finished network in int8; return its path in the run folder, empty without a folder."""
+def _written(run: Run, made: Int8Network, about: About) -> str:
+    """Write the file of the finished network in int8 and name it in `model.json`.
+
+    Returns:
+        The file's path in the run folder; empty without a folder.
+    """
     folder = run.store.exported
     if folder is None:
         return ""
     if run.processes.main:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / FILE) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(made.int8)
+        check = ExportCheck(folder / FILE, "onnx", None, None, len(made.int8))
+        write_model(folder, about, {"pruned": check})
     return f"{folder.name}/{FILE}"

@@ -83,6 +83,9 @@ def test_the_report_has_four_corners(finished):
 def test_the_file_is_the_network_in_int8(finished):
     result, folder = finished
     content = (folder / "export" / "pruned.int8.onnx").read_bytes()
+    named = {each["path"]: each for each in json.loads((folder / "export" / "model.json").read_text())["files"]}
+    assert named["pruned.int8.onnx"]["network"] == "pruned"
+    assert [each["name"] for each in named["pruned.int8.onnx"]["inputs"]] == ["input"]
     operators = {node.op_type for node in onnx.load_from_string(content).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
     judged = task().evaluate(OnnxNetwork(content, result.model, EXAMPLE))
