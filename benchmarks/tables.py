@@ -18,6 +18,7 @@ import accuracy_page
 import coverage_page
 import ekg_page
 import headline_page
+import jobs_page
 import latency_page
 import loading_page
 import speed_page
@@ -37,6 +38,7 @@ PAGES: Mapping[str, Mapping[str, Section]] = {
         "ekg_diagnostics": ekg_page.foretelling,
         "ekg_ranks": ekg_page.ranks,
     },
+    "jobs.md": {"end_to_end": jobs_page.jobs, "training_loop": jobs_page.loop},
     "latency-budgets.md": {"budgets": latency_page.budgets},
     "latency-prediction.md": {"latency": latency_page.calibration},
     "loading.md": {"loading": loading_page.loading},
