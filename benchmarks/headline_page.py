@@ -17,8 +17,9 @@ HEAD_JA = "| 知りたいこと | 測定結果 | 詳細 |"
 ROWS: Sequence[tuple[str, str, str]] = (
     (
         "How long does it take to prune?",
-        "One CPU thread: ResNet-50 {resnet50:.2f} s, ViT-B/16 {vit:.2f} s, DenseNet-121 {densenet:.2f} s; "
-        "Torch-Pruning takes {resnet50_peer:.2f} s, {vit_peer:.2f} s and {densenet_peer:.2f} s",
+        "One CPU thread: ResNet-50 {resnet50:.2f} s, ViT-B/16 {vit:.2f} s, DenseNet-121 {densenet:.2f} s, "
+        "MobileNetV2 {mobilenet:.2f} s; Torch-Pruning takes {resnet50_peer:.2f} s, {vit_peer:.2f} s, "
+        "{densenet_peer:.2f} s and {mobilenet_peer:.2f} s",
         "pruning-speed",
     ),
     (
@@ -54,8 +55,9 @@ ROWS: Sequence[tuple[str, str, str]] = (
 ROWS_JA: Sequence[tuple[str, str, str]] = (
     (
         "枝刈りにかかる時間",
-        "CPU 1 スレッドで ResNet-50 が {resnet50:.2f} 秒、ViT-B/16 が {vit:.2f} 秒、DenseNet-121 が {densenet:.2f} 秒"
-        "（Torch-Pruning は {resnet50_peer:.2f} 秒、{vit_peer:.2f} 秒、{densenet_peer:.2f} 秒）",
+        "CPU 1 スレッドで ResNet-50 が {resnet50:.2f} 秒、ViT-B/16 が {vit:.2f} 秒、DenseNet-121 が {densenet:.2f} 秒、"
+        "MobileNetV2 が {mobilenet:.2f} 秒（Torch-Pruning は {resnet50_peer:.2f} 秒、{vit_peer:.2f} 秒、"
+        "{densenet_peer:.2f} 秒、{mobilenet_peer:.2f} 秒）",
         "pruning-speed",
     ),
     (
@@ -119,7 +121,12 @@ def facts(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _speed(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    names = {"resnet50": "resnet50", "vit": "vit_base_patch16_224", "densenet": "densenet121"}
+    names = {
+        "resnet50": "resnet50",
+        "vit": "vit_base_patch16_224",
+        "densenet": "densenet121",
+        "mobilenet": "mobilenet_v2",
+    }
     for key, name in names.items():
         entry = results["networks"][name]
         yield key, entry["edakari"]["cpu_s"]["total"]

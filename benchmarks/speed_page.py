@@ -7,7 +7,19 @@ from typing import Any
 
 from edakari.report.formatting import rows
 
-TITLES = {"resnet50": "ResNet-50", "vit_base_patch16_224": "ViT-B/16", "densenet121": "DenseNet-121"}
+TITLES = {
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "resnext50_32x4d": "ResNeXt-50",
+    "mobilenet_v2": "MobileNetV2",
+    "efficientnet_b0": "EfficientNet-B0",
+    "regnet_y_1_6gf": "RegNetY-1.6GF",
+    "convnext_tiny": "ConvNeXt-T",
+    "shufflenet_v2_x1_0": "ShuffleNetV2",
+    "swin_t": "Swin-T",
+    "vit_base_patch16_224": "ViT-B/16",
+    "mixer_b16_224": "Mixer-B/16",
+}
 
 
 def core(results: Mapping[str, Any]) -> str:
@@ -40,7 +52,8 @@ def _cells(label: str, found: Mapping[str, Any], own: float) -> list[str]:
         if "limit_s" in found:
             graph = f"; its graph alone took {seconds['graph']:.1f} s" if "graph" in seconds else ""
             return [f"did not end within {found['limit_s']} s{graph}", "–", "–", "–"]
-        return ["failed", "–", "–", "–"]
+        why = str(found.get("failed", "")).partition(":")[0]
+        return [why if why.startswith("did not end") else f"failed: {why}", "–", "–", "–"]
     total, trace = seconds["total"], seconds.get("trace")
     return [
         f"{total:.2f}",
