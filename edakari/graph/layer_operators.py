@@ -87,7 +87,7 @@ def _activation(name: str, *numbers: float) -> Callable[[Any, torch.Tensor], Lay
     """The function of an activation that may write to its input."""
 
     def operator(module: Any, x: torch.Tensor) -> LayerOperator:
-        return LayerOperator(f"aten.{name}{'_' if module.inplace else ''}", (x, *numbers))
+        return LayerOperator(f"{name}_" if module.inplace else name, (x, *numbers))
 
     return operator
 
@@ -112,10 +112,10 @@ LAYERS: dict[type[nn.Module], Callable[[Any, torch.Tensor], LayerOperator | None
     **dict.fromkeys(RANKS, _batch_norm),
     nn.LayerNorm: _layer_norm,
     nn.Linear: _linear,
-    nn.ReLU: _activation("relu"),
-    nn.ReLU6: _activation("hardtanh", 0.0, 6.0),
-    nn.SiLU: _activation("silu"),
-    nn.Hardswish: _activation("hardswish"),
+    nn.ReLU: _activation("aten.relu"),
+    nn.ReLU6: _activation("aten.hardtanh", 0.0, 6.0),
+    nn.SiLU: _activation("aten.silu"),
+    nn.Hardswish: _activation("aten.hardswish"),
     nn.GELU: _gelu,
     nn.Dropout: _dropout,
     nn.Identity: _identity,

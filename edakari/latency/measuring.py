@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from edakari.core.arguments import require_methods
 from edakari.core.choosing import TIMED_STEP
 from edakari.core.file_errors import file_errors
 from edakari.core.networks import unwrapped
@@ -56,6 +57,8 @@ def measure_latency(
             table cannot be trusted.
     """
     model = unwrapped(model, "measure_latency(model, example)")
+    if not isinstance(runtime, str):
+        require_methods("measure_latency(model, example, runtime)", "runtime", runtime, ("versions", "check"))
     named_tensors(example)  # raises where there is no tensor
     chosen_runtime = runtime_named(runtime) if isinstance(runtime, str) else runtime
     bench = Bench(chosen_runtime, RunSettings(threads=threads), example, cache=Path(cache) if cache else None)

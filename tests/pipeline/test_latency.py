@@ -260,7 +260,7 @@ def test_without_a_latency_there_is_none(content, tmp_path):
         ({"runtime": "onnx"}, ["latency.runtime", "'onnxruntime'"]),
         ({"networks": 2}, ["latency.networks", "4", "2"]),
         ({"spread": 0}, ["latency.spread", "0"]),
-        ({"precision": "int8"}, ["latency.precision", "'int8'"]),
+        ({"precision": "int4"}, ["latency.precision", "'int4'"]),
     ],
 )
 def test_a_wrong_section_is_told(recipe, section, parts):
