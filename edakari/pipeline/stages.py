@@ -245,7 +245,9 @@ def finetune_stage(
             )
         epochs = [dict(epoch) for epoch in history.epochs]
         metrics = dict(history.metrics) if run.settings.fit is None else {}
-    if not metrics:  # nothing was trained, or by a loop that may return other weights than it evaluated
+    else:
+        metrics = dict(run.store.result(CheckResult).metrics)  # of the same network
+    if not metrics:  # another loop may return other weights than it evaluated
         metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
     return FinetuneResult(metrics=metrics, epochs=tuple(epochs), metric=run.task.metric if metrics else "")
 

@@ -102,6 +102,25 @@ def test_data_and_training_go_the_way_of_a_recipe_in_memory_and_in_a_folder(tmp_
     assert "fine-tuned" in repr(memory)
 
 
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_every_network_is_evaluated_once(epochs: int) -> None:
+    seen = []
+
+    def counted(model, batches):
+        seen.append(sum(value.numel() for value in model.parameters()))
+        return accuracy(model, batches)
+
+    splits = {name: TOY.batches(name) for name in ("train", "val")}
+    own = edakari.Task.of(X, **splits, loss=cross_entropy, evaluate=counted)
+    tuned = edakari.Schedule(epochs=epochs) if epochs else None
+    result = edakari.prune(toy_cnn(), own, "macs<=50%", finetune=tuned, recalibrate=0)
+    small = sum(value.numel() for value in result.model.parameters())
+    full = [each for each in seen if each != small]
+    assert len(set(full)) == 1
+    # the first pass of each is that of the trial batch
+    assert (len(full), seen.count(small)) == (2, 1 + epochs)
+
+
 def test_statistics_are_taken_anew_and_the_result_says_what_that_gained() -> None:
     model = toy_cnn()
     plain = edakari.prune(model, task(), "macs<=50%", recalibrate=0)
