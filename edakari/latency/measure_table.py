@@ -128,7 +128,8 @@ def _probed(probes: Sequence[Point], runtime: LayerRuntime, settings: RunSetting
     if first > PROBE_SECONDS or len(probes) == 1:
         return first
     start = time.perf_counter()
-    timed(probes[1:], runtime, settings, repeats)
+    for batch in _batched(probes[1:]):
+        timed(batch, runtime, settings, repeats)
     return (time.perf_counter() - start) / (len(probes) - 1)
 
 
