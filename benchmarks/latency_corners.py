@@ -1,10 +1,10 @@
-"""How far predicted latencies are off where a solver goes, for two ways to fit them; all networks timed in turns.
+"""How far predicted latencies are off where a solver goes, for four ways to fit them; all networks timed in turns.
 
     python benchmarks/latency_corners.py --output benchmarks/results/latency_corners.json
 
 The latency of the networks that a solver chooses by magnitudes, at several fractions of the dense latency, is predicted
 from the table of their layers. A fit knows the dense network and either random ones, or half random ones and half that
-a solver chose by random scores; and it counts the reading of weights or not. Pruning runs use the last, with weights.
+a solver chose by random scores; and it has a time for each weight or not. Pruning runs use the last, with weights.
 All fits know equally many networks. ONNX Runtime, one thread, batch 1.
 """
 
@@ -43,7 +43,7 @@ FRACTIONS = (0.45, 0.55, 0.65, 0.75)
 
 @dc.dataclass(frozen=True)
 class Unread:
-    """A predicted latency that does not count the reading of weights."""
+    """A predicted latency that has no time for weights."""
 
     cost: LatencyCost
 

@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float64]
 
 FEWEST = 4
 """Fewest networks that are worth a fit when one is left out."""
-BELIEF, NO_READING = 0.1, 0.2
-"""Weights of the beliefs that the scale is 1 and that reading weights takes no time, relative to one measured network.
+BELIEF, FREE_WEIGHTS = 0.1, 0.2
+"""Weights of the beliefs that the scale is 1 and that weights add no time, relative to one measured network.
 They decide if all networks are alike."""
 
 
@@ -119,10 +119,10 @@ def _known(cost: PredictedLatency, sizes: Sequence[Sizes]) -> Floats:
 def _solved(known: Floats, measured: Floats) -> Floats:
     """Minimise the squared relative errors; return constant, scale, and ms per million weights."""
     rows = known / measured[:, None]
-    prior = np.diag([0.0, BELIEF, NO_READING * (known[:, 2] / known[:, 1]).mean()])
+    prior = np.diag([0.0, BELIEF, FREE_WEIGHTS * (known[:, 2] / known[:, 1]).mean()])
     wanted = np.concatenate([np.ones(len(measured)), prior @ [0.0, 1.0, 0.0]])
     found: Floats = np.linalg.lstsq(np.vstack([rows, prior]), wanted, rcond=None)[0]
-    if found[2] < 0 or not known[:, 2].any():  # reading weights takes no negative time
+    if found[2] < 0 or not known[:, 2].any():  # more weights save no time
         some = np.linalg.lstsq(np.vstack([rows, prior])[:, :2], wanted, rcond=None)[0]
         found = np.array([*some, 0.0])
     if found[1] <= 0:  # the differences are noise only

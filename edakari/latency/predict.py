@@ -137,7 +137,7 @@ def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = No
 
 
 def _surface(each: Wanted, table: Table, per_weight: float) -> Surface:
-    """Times of a layer and of the reading of its weights, ms; weights are products of widths, so bilinear as well."""
+    """Times of a layer with the time of its weights, ms; weights are products of widths, so bilinear as well."""
     layer, points = each.use.layer, each.points()
     try:
         times = [table.samples[point].minimum_ms + per_weight * weights_of(*point) for point in points]

@@ -50,10 +50,7 @@ class WidthLatency:
         return LoopSettings()
 
     def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
-        """See `LatencyModel`: the dense network, and of the others half random and half as a solver chooses.
-
-        A solver goes where the table is too kind, which random networks do not show.
-        """
+        """See `LatencyModel`: the dense network, and of the others half random and half as a solver chooses."""
         chosen = chosen_sizes(self.groups, cost, (count - 1) // 2)
         found = [{}, *random_sizes(self.groups, count - 1 - len(chosen)), *chosen]
         return [first_channels(self.graph, sizes) for sizes in found]

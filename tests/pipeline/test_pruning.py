@@ -117,7 +117,7 @@ def test_every_network_is_evaluated_once(epochs: int) -> None:
     small = sum(value.numel() for value in result.model.parameters())
     full = [each for each in seen if each != small]
     assert len(set(full)) == 1
-    # the first pass of each is that of the trial batch
+    # the unpruned network is also tried on one batch at the beginning
     assert (len(full), seen.count(small)) == (2, 1 + epochs)
 
 

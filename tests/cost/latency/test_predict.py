@@ -167,6 +167,7 @@ def test_chosen_sizes_are_legal_and_spend_their_part_of_the_latency(fake, tmp_pa
     assert all(size in legal_sizes(graph_group) for sizes in found for graph_group in groups
                for size in [sizes.get(graph_group.name, graph_group.size)])  # fmt: skip
     least, most = cost.total({group.name: min(legal_sizes(group)) for group in groups}), cost.total({})
+    assert cost.total(found[-1]) > (least + most) / 2
     for part, sizes in enumerate(found, 1):
         assert cost.total(sizes) <= (least + (most - least) * part / 9) * (1 + 1e-9)
 
