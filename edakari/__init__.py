@@ -7,6 +7,8 @@
 Prune
     prune            prunes a network in memory, with or without data
     run              carries out a recipe, as `edakari prune recipe.yaml` does
+    sweep            carries out a recipe with many methods, budgets, seeds or other values, and compares the runs
+    compare          compares finished runs, over their seeds
 
 Step by step
     trace            finds the prunable groups of a network, and its costs
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
         simulate,
         transfer,
     )
+    from edakari.sweeps import compare, sweep
     from edakari.tasks.own import Task
     from edakari.train import fit, recalibrate
 
@@ -92,6 +95,7 @@ __all__ = [
     "apply",
     "build",
     "carry",
+    "compare",
     "criteria",
     "errors",
     "fit",
@@ -107,6 +111,7 @@ __all__ = [
     "save",
     "shrink",
     "simulate",
+    "sweep",
     "tasks",
     "testing",
     "trace",
@@ -125,6 +130,7 @@ _HOMES = {
     "apply": "edakari.surgery",
     "build": "edakari.surgery",
     "carry": "edakari.surgery",
+    "compare": "edakari.sweeps.comparing",
     "fit": "edakari.train",
     "load": "edakari.surgery",
     "mask_weights": "edakari.surgery",
@@ -137,6 +143,7 @@ _HOMES = {
     "save": "edakari.surgery",
     "shrink": "edakari.surgery",
     "simulate": "edakari.surgery",
+    "sweep": "edakari.sweeps.sweeping",
     "trace": "edakari.graph",
     "transfer": "edakari.surgery",
 }

@@ -22,6 +22,7 @@ __all__ = [
     "RunFolderError",
     "SettingsError",
     "StateError",
+    "SweepError",
     "UnknownName",
     "UntrustedCode",
     "WeightsError",
@@ -97,6 +98,10 @@ class DataError(EdakariError):
 
 class RunFolderError(EdakariError):
     """A run folder belongs to another recipe, is damaged, or would be overwritten."""
+
+
+class SweepError(EdakariError):
+    """A sweep cannot go on: its storage is locked or unreachable, its name is taken, or no budget reaches its goal."""
 
 
 class ExportError(EdakariError):

@@ -164,6 +164,7 @@ class PruneResult:
         log: log of the method; the key "stage" of each entry is a text, the others are numbers.
         advice: what the user should do with the network next; empty if there is nothing.
         from_scratch: whether the method trains networks with initial weights.
+        batches: number of batches of its trainings, over all epochs.
         seconds: duration of the stage, s.
     """
 
@@ -181,6 +182,7 @@ class PruneResult:
     log: tuple[Mapping[str, float | str], ...] = ()
     advice: str = ""
     from_scratch: bool = False
+    batches: Whole = 0
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:
@@ -223,6 +225,7 @@ class FinetuneResult:
         metrics: metrics by name.
         epochs: values of each epoch, with "epoch" and "loss" among them.
         metric: name of the main metric; empty if there are none.
+        batches: number of batches of the training, over all epochs.
         seconds: duration of the stage, s.
     """
 
@@ -230,6 +233,7 @@ class FinetuneResult:
     metrics: Figures
     epochs: tuple[Figures, ...]
     metric: str = ""
+    batches: Whole = 0
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Writes what the documentation can take from the code, so that it cannot differ from it.
 
-    python scripts/reference.py            # docs/reference/methods, the tables of recipe.md and tasks.md beside it
+    python scripts/reference.py            # docs/reference/methods, the tables of recipe.md, tasks.md and sweeps.md
     python scripts/reference.py --check    # fails if a page is not what this script would write
 
 A method has a page of its own, with a row for each field of its dataclass. The meaning of a field is what stands in the
@@ -28,6 +28,7 @@ from edakari.core.plan import DropBranch, KeepTokens, MaskWeights
 from edakari.core.registry import Registry
 from edakari.core.settings import dataclass_of, holds_part, registry_of
 from edakari.criteria import CRITERIA
+from edakari.sweeps.settings import SweepSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("edakari.criteria.", "edakari.methods.")
@@ -35,6 +36,7 @@ OWN = ("edakari.criteria.", "edakari.methods.")
 METHODS = Path("docs/reference/methods")
 RECIPE = Path("docs/reference/recipe.md")
 TASK_PAGE = Path("docs/reference/tasks.md")
+SWEEPS = Path("docs/how-to/sweeps.md")
 NOTE = "<!-- scripts/reference.py writes this page. -->"
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 ENDLESS = 1e37
@@ -67,6 +69,7 @@ def pages() -> dict[Path, str]:
         METHODS / "index.md": method_index(methods, criteria),
         RECIPE: with_tables(RECIPE, recipe_tables()),
         TASK_PAGE: with_tables(TASK_PAGE, task_tables()),
+        SWEEPS: with_tables(SWEEPS, {"sweep": settings_table([SweepSettings])}),
     }
 
 

@@ -25,6 +25,7 @@ LEVELS = (
     {"report", "testing"},
     {"explain"},
     {"pipeline", "integrations"},
+    {"sweeps"},
     {"cli"},
 )
 LEVEL = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}

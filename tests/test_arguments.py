@@ -68,6 +68,8 @@ CALLS = {
     "recalibrate": (edakari.recalibrate, (SMALL, TASK.batches("calibration"))),
     "reconstruct": (edakari.reconstruct, (MODEL, PLAN, TASK.batches("calibration"))),
     "run": (edakari.run, (recipe_from(RECIPE), "{folder}/run")),
+    "sweep": (edakari.sweep, ({"recipe": RECIPE, "axes": {"seed": [0, 1]}}, "{folder}/sweep")),
+    "compare": (edakari.compare, (["{folder}/none"],)),
     "train_dense": (train_dense, (recipe_from(RECIPE), "{folder}/x.safetensors")),
     "read_recipe": (read_recipe, ("{folder}/none.yaml",)),
     "recipe_from": (recipe_from, (RECIPE,)),

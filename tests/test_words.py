@@ -65,6 +65,7 @@ READ = (
     "results.py",
     "solve",
     "surgery",
+    "sweeps",
     "tasks",
     "testing",
     "train",

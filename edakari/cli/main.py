@@ -8,6 +8,7 @@ import typer
 
 from edakari import __version__
 from edakari.cli.commands.bench import bench
+from edakari.cli.commands.compare import compare
 from edakari.cli.commands.convert import convert
 from edakari.cli.commands.demo import demo
 from edakari.cli.commands.explain import explain
@@ -20,6 +21,7 @@ from edakari.cli.commands.prune import prune
 from edakari.cli.commands.push import push
 from edakari.cli.commands.quantize import quantize
 from edakari.cli.commands.report import report
+from edakari.cli.commands.sweep import sweep
 from edakari.cli.commands.train import train
 
 __all__ = ["app", "main"]
@@ -33,8 +35,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, inspect, prune, measure, bench, quantize, export, push, report, methods, train, convert):
+for _command in (demo, init, inspect, prune, sweep, compare, measure, bench, quantize, export, push, report, methods):
     app.command()(_command)
+app.command()(train)
+app.command()(convert)
 app.add_typer(explain, name="explain")
 
 

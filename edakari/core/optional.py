@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime", "pydantic"),
     "report": ("jinja2", "markupsafe", "matplotlib", "pydantic", "yaml"),
     "cli": ("typer", "rich", "yaml"),
+    "sweep": ("optuna", "filelock", "sqlalchemy"),
     "lightning": ("lightning", "accelerate", "timm"),
     "transformers": ("transformers", "accelerate", "timm"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
@@ -26,6 +27,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 """The packages that each extra installs, by import name."""
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "sqlalchemy": "SQLAlchemy",
     "yaml": "PyYAML",
     "faster_coco_eval": "faster-coco-eval",
     "huggingface_hub": "huggingface-hub",

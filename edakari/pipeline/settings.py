@@ -95,12 +95,15 @@ class FinetuneSettings(Schedule):
             several networks. None is "dense" if `distill` compares anything, and no teacher otherwise.
         distill: distillation from the dense network, or another one.
         bank: memory bank, if it is the teacher.
+        counts_method: whether the epochs count those of the method's own trainings, so that the fine-tuning gets what
+            these leave.
     """
 
     views: Count = 1
     teacher: str | None = None
     distill: DistillSettings = DistillSettings()
     bank: BankSettings = BankSettings()
+    counts_method: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

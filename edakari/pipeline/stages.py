@@ -30,6 +30,7 @@ from edakari.methods.allocation import allocate
 from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
+from edakari.pipeline.counting import CountedTraining, epochs_left
 from edakari.pipeline.exact import check_exact, check_zeros, cut_costs
 from edakari.pipeline.feasible import require_feasible, require_reachable
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
@@ -38,7 +39,7 @@ from edakari.pipeline.masked import fixed_masks, masked_within
 from edakari.pipeline.passing import warn_if_blocked
 from edakari.pipeline.quantizing import check_quantizing, require_judge
 from edakari.pipeline.recovery import recovered
-from edakari.pipeline.settings import MeasureSettings
+from edakari.pipeline.settings import FinetuneSettings, MeasureSettings
 from edakari.pipeline.task_facts import task_facts
 from edakari.pipeline.teaching import training
 from edakari.pipeline.trial import tried_format
@@ -137,14 +138,14 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
 
     method, name = run.settings.method, name_of(run.settings.method)
     loop = BudgetLoop.of(run, limits.planned, note) if limits.planned else None
-    work = run.store.work("prune")
+    work, train = run.store.work("prune"), CountedTraining(run.train)
     job = Job(
         model=copied(run.dense),
         graph=run.graph,
         groups=run.groups,
         task=run.task,
         budget=limits.budget,
-        fit=fitter(run.task, run.fitting("prune"), lambda: (KeepLog(log),), train=run.train),
+        fit=fitter(run.task, run.fitting("prune"), lambda: (KeepLog(log),), train=train),
         costs=loop.costs if loop else (),
         loop=loop or allocate_once,
         allocating=allocate,
@@ -174,6 +175,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         log=tuple(log),
         advice=outcome.advice,
         from_scratch=bool(getattr(method, "from_scratch", False)),
+        batches=train.batches,
     )
     return result, dc.replace(outcome, plan=plan, model=model)
 
@@ -231,10 +233,11 @@ def finetune_stage(
         model: network that the method returned; trained in place.
         given: function that returns the method's outcome; called if its own objective or teachers are needed.
     """
-    schedule, epochs, metrics = run.settings.finetune, [], {}
+    schedule, epochs, metrics = _tuning(run, pruned), [], {}
+    train = CountedTraining(run.train)
     if schedule is not None and schedule.epochs > 0:
         with training(run, traced, pruned, given) as (objective, batches):
-            history = run.train(
+            history = train(
                 model,
                 objective,
                 batches,
@@ -249,7 +252,17 @@ def finetune_stage(
         metrics = dict(run.store.result(CheckResult).metrics)  # of the same network
     if not metrics:  # another loop may return other weights than it evaluated
         metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
-    return FinetuneResult(metrics=metrics, epochs=tuple(epochs), metric=run.task.metric if metrics else "")
+    return FinetuneResult(
+        metrics=metrics, epochs=tuple(epochs), metric=run.task.metric if metrics else "", batches=train.batches
+    )
+
+
+def _tuning(run: Run, pruned: PruneResult) -> FinetuneSettings | None:
+    """The schedule of the fine-tuning, without the epochs that the method has taken, if they count."""
+    asked = run.settings.finetune
+    if asked is None or not asked.counts_method:
+        return asked
+    return dc.replace(asked, epochs=epochs_left(asked.epochs, run.task.batches("train"), pruned.batches))
 
 
 def measure_stage(run: Run, limits: LatencyResult, pruned: PruneResult) -> MeasureResult:

@@ -16,7 +16,7 @@ from edakari.errors import RecipeError, RunFolderError
 with needs("train", "running a recipe"):
     import yaml
 
-__all__ = ["override", "read_stored", "read_yaml", "write_yaml"]
+__all__ = ["override", "read_stored", "read_yaml", "replaced", "write_yaml"]
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -85,20 +85,35 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
             value, _ = parse_yaml(text)
         except (yaml.YAMLError, Unreadable) as error:
             raise RecipeError(f"--set {setting!r}: the value is not YAML: {error}") from error
-        here: dict[str, Any] = changed
-        for depth, part in enumerate(parts[:-1], start=1):
-            below = here.get(part)
-            if isinstance(below, str) and parts[0] in ("model", "method"):  # a plain name stands for its section
-                below = {"name": below}
-            elif below is None:
-                below = {}
-            if not isinstance(below, dict):
-                raise RecipeError(
-                    f"--set {setting!r}: {'.'.join(parts[:depth])} is {below!r}, which has no keys below it"
-                )
-            here[part] = below
-            here = below
-        here[parts[-1]] = value
+        changed = replaced(changed, ".".join(parts), value, f"--set {setting!r}")
+    return changed
+
+
+def replaced(content: Mapping[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """Return the same content with one value replaced.
+
+    Args:
+        content: nested mappings.
+        key: dotted key of the value.
+        value: its new value.
+        where: what asks for it, for errors.
+
+    Raises:
+        RecipeError: the key leads through a value that is no mapping.
+    """
+    changed: dict[str, Any] = _copy(content)
+    here, parts = changed, key.split(".")
+    for depth, part in enumerate(parts[:-1], start=1):
+        below = here.get(part)
+        if isinstance(below, str) and parts[0] in ("model", "method"):  # a plain name stands for its section
+            below = {"name": below}
+        elif below is None:
+            below = {}
+        if not isinstance(below, dict):
+            raise RecipeError(f"{where}: {'.'.join(parts[:depth])} is {below!r}, which has no keys below it")
+        here[part] = below
+        here = below
+    here[parts[-1]] = value
     return changed
 
 

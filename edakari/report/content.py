@@ -53,6 +53,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "log": [dict(entry) for entry in pruned.log] if pruned else [],
         "advice": pruned.advice if pruned else "",
         "epochs": [dict(epoch) for epoch in results.finetune.epochs] if results.finetune else [],
+        "examples": _examples(results, recipe),
         "export": [dc.asdict(file) for file in results.export.files] if results.export else [],
         "explanations": [],
         "ticket": {},
@@ -60,6 +61,15 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "recipe": dict(recipe),
         "environment": {},
     }
+
+
+def _examples(results: Results, recipe: Mapping[str, Any]) -> int | None:
+    """Number of training examples that all trainings took; None if the size of a batch is unknown."""
+    size = (recipe.get("data") or {}).get("batch_size")
+    views = (recipe.get("finetune") or {}).get("views", 1)
+    if size is None or results.prune is None or results.finetune is None:
+        return None
+    return int(size * (results.prune.batches + results.finetune.batches * views))
 
 
 def _networks(results: Results) -> list[Content]:
