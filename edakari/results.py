@@ -124,12 +124,14 @@ class DenseResult:
     Args:
         metric: name of the main metric; empty if the task has none.
         metrics: metrics by name.
+        images: number of validation images; None if it is unknown.
         seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "dense"
     metric: str
     metrics: Figures
+    images: Count | None = None
     seconds: NonNegative = 0.0
 
     def __post_init__(self) -> None:

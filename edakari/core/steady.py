@@ -1,8 +1,10 @@
-"""When a timing is trusted; by itself, since the report and the command line need it without torch."""
+"""When a timing is trusted, and when a latency is met; by itself, as the report and the command line need no torch."""
 
 from __future__ import annotations
 
-__all__ = ["STEADY"]
+__all__ = ["MISS", "STEADY"]
 
 STEADY = 0.15
 """Largest interquartile range of trusted timings, as a fraction of the median, by default."""
+MISS = 0.02
+"""Fraction of a latency limit by which a network may exceed it."""

@@ -21,6 +21,7 @@ from edakari.core.method import Solve
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.space import Sizes
+from edakari.core.steady import MISS
 from edakari.errors import InfeasibleBudget, MeasurementError
 from edakari.latency.bench import MAX_ATTEMPTS, Bench
 from edakari.latency.predicted import PredictedLatency
@@ -42,8 +43,6 @@ __all__ = [
 
 NEAR = 0.01
 """Relative distance from the limit above which the allocation is solved again."""
-MISS = 0.02
-"""Fraction of the limit by which a network may exceed it."""
 DISTURBED = 0.03
 """A timing of the dense network counts as disturbed if it exceeds the fastest one by this fraction."""
 NEAREST = 0.005

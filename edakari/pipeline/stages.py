@@ -40,7 +40,7 @@ from edakari.pipeline.passing import warn_if_blocked
 from edakari.pipeline.quantizing import check_quantizing, require_judge
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import FinetuneSettings, MeasureSettings
-from edakari.pipeline.task_facts import task_facts
+from edakari.pipeline.task_facts import task_facts, validation_images
 from edakari.pipeline.teaching import training
 from edakari.pipeline.trial import tried_format
 from edakari.results import (
@@ -117,7 +117,8 @@ def dense_stage(run: Run) -> DenseResult:
     """Evaluate the dense network."""
     metrics = _metrics(run, run.dense, "the dense network", "check its weights")
     require_judge(run, metrics)
-    return DenseResult(metric=run.task.metric if metrics else "", metrics=metrics)
+    images = validation_images(run.task) if metrics else None
+    return DenseResult(metric=run.task.metric if metrics else "", metrics=metrics, images=images)
 
 
 def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:

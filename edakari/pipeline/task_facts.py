@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from edakari.pipeline.one_batch import described
 from edakari.tasks.base import ImageTask
 from edakari.tasks.own import Task as OwnTask
 
-__all__ = ["task_facts"]
+__all__ = ["task_facts", "validation_images"]
 
 
 def task_facts(task: Task) -> dict[str, Any]:
@@ -47,6 +48,20 @@ def task_facts(task: Task) -> dict[str, Any]:
         found["preprocessing"] = own | (steps.plain() if steps is not None else {})
     names = getattr(task, "names", None)
     return found if names is None else {**found, "values": list(names)}
+
+
+def validation_images(task: Task) -> int | None:
+    """Return the number of validation images of a task; None if it does not tell."""
+    data = getattr(task, "data", None)
+    splits = getattr(data, "splits", {})
+    for held in (
+        splits.get("val"),
+        getattr(splits.get("val"), "labels", None),
+        getattr(task.batches("val"), "dataset", None),
+    ):
+        if isinstance(held, Sized):
+            return len(held) or None
+    return None
 
 
 def _answers(task: Task) -> str:

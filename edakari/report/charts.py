@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edakari.core.optional import needs
 from edakari.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Frame, axes, drawing, padded
-from edakari.report.formatting import is_share, metric, title_of
+from edakari.report.formatting import COSTS, is_share, metric, title_of
+from edakari.report.speeds import latencies, speeds
 
 with needs("report", "a report"):
     from markupsafe import Markup, escape
 
-__all__ = ["Point", "curve", "scatter", "stations", "tradeoffs"]
+__all__ = ["Point", "Tradeoff", "curve", "scatter", "stations", "tradeoffs"]
 
 ENDS = ("end", "start", "middle")
 Box = tuple[float, float, float, float]
@@ -30,71 +32,123 @@ class Point:
     tone: str
 
 
-def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the content of the trade-off charts: title, unit, points and budget limit of each x quantity."""
+@dc.dataclass(frozen=True)
+class Tradeoff:
+    """The content of a trade-off chart.
+
+    Args:
+        title: title of the x axis.
+        points: networks of the run in the order in which they were made.
+        limit: x of the budget, or None.
+        others: finished networks of other runs of the same sweep.
+    """
+
+    title: str
+    points: Sequence[Point]
+    limit: float | None
+    others: Sequence[Point] = ()
+
+    @property
+    def sunk(self) -> Sequence[Point]:
+        """Networks so far below the others, as those before a fine-tuning, that the y axis does not reach them."""
+        if len(self.points) < 3:
+            return ()
+        ends = [self.points[0].y, self.points[-1].y, *(point.y for point in self.others)]
+        low = min(ends) - max(max(ends) - min(ends), 0.02 * abs(max(ends)))
+        return [point for point in self.points[1:-1] if point.y < low]
+
+
+def tradeoffs(report: Mapping[str, Any]) -> list[Tradeoff]:
+    """Return the trade-off charts: one for each counted cost of the budget, and one for the latency.
+
+    Args:
+        report: the report from `collect`.
+    """
     name = report["metric"]
     networks = [network for network in report["networks"] if name in network["metrics"]]
     if len(networks) < 2:
         return []
-    dense = networks[0]
-    charts = []
-    for cost, title in (("macs", "MACs"), ("params", "parameters")):
-        if cost == "macs" or cost in report["limits"]:
-            whole = dense["costs"][cost]
-            points = [_point(network, network["costs"][cost] / whole * 100, name) for network in networks]
-            limit = report["limits"].get(cost)
-            charts.append(
-                {"title": f"{title}, % of dense", "points": points, "limit": limit / whole * 100 if limit else None}
-            )
-    timed = report["latency"]
-    for runtime in sorted(dense["latency"], key=lambda name: not timed or name != timed["runtime"]):
-        last = networks[-1]["latency"].get(runtime, {}).get("median_ms")
-        points = [
-            _point(network, network["latency"].get(runtime, {}).get("median_ms", last), name) for network in networks
-        ]
-        charts.append({"title": f"latency in {runtime}, ms", "points": points, "limit": _limit_ms(report, runtime)})
+    dense, charts = networks[0], []
+    for cost in [cost for cost in report["limits"] if cost in COSTS] or ["macs"]:
+        whole, limit = dense["costs"][cost], report["limits"].get(cost)
+        points = [_point(network, network["costs"][cost] / whole * 100, name) for network in networks]
+        others = _others(report, name, lambda run, cost=cost, whole=whole: run["costs"][cost] / whole * 100)
+        title = f"{COSTS[cost]}, % of dense"
+        charts.append(Tradeoff(title, points, limit / whole * 100 if limit else None, others))
+    for speed in speeds(report)[: max(1, len(latencies(report)))]:
+        # other runs were timed at another speed of the machine
+        before, after = speed.dense["median_ms"], speed.pruned["median_ms"]
+        points = [_point(network, before if network is dense else after, name) for network in networks]
+        limit = speed.asked and speed.asked["limit_ms"]
+        others = _others(
+            report, name, lambda run, before=before: run["costs"]["latency"] / run["dense_costs"]["latency"] * before
+        )
+        charts.append(Tradeoff(f"latency in {speed.runtime}, ms", points, limit, others))
     return charts
 
 
-def _limit_ms(report: Mapping[str, Any], runtime: str) -> float | None:
-    """The latency limit at the machine's speed when this runtime was measured."""
-    timed, here = report["latency"], report["measured"]
-    asked = timed and (timed["runtime"], timed["batch"], timed["settings"]["threads"])
-    if asked != (runtime, here["batch"], here["threads"]):
-        return None
-    dense_ms: float = report["networks"][0]["latency"][runtime]["median_ms"]
-    limit_ms: float = timed["limit_ms"] / timed["dense"]["median_ms"] * dense_ms
-    return limit_ms
+def _others(report: Mapping[str, Any], metric: str, across: Callable[[Mapping[str, Any]], float]) -> list[Point]:
+    """Finished networks of other runs of the sweep; a run without this cost is left out."""
+    points = []
+    for run in report.get("sweep", ()):
+        with contextlib.suppress(KeyError, ZeroDivisionError):
+            points.append(Point(across(run), run["metrics"][metric], run["name"], "other"))
+    return points
 
 
-def scatter(points: Sequence[Point], across: str, up: str, limit: float | None) -> Markup:
+def scatter(chart: Tradeoff, up: str) -> Markup:
     """Draw networks by cost and quality, connected in the order in which they were made.
 
+    The axes show what matters: the dense and the finished network. A network far below them is marked at the lower
+    edge.
+
     Args:
-        points: networks in this order.
-        across: title of the x axis, whose range starts at 0.
+        chart: content of the chart.
         up: name of the metric.
-        limit: x of the budget, or None.
     """
-    xs = [point.x for point in points] + ([limit] if limit else [])
-    frame = Frame((0.0, max(xs) * 1.08), padded([point.y for point in points], is_share(up)))
+    sunk, points, across = chart.sunk, chart.points, chart.title
+    shown = [point for point in (*points, *chart.others) if point not in sunk]
+    xs = [point.x for point in (*points, *chart.others)] + ([chart.limit] if chart.limit else [])
+    frame = Frame((0.0, max(xs) * 1.08), padded([point.y for point in shown], is_share(up)))
     parts = [*axes(frame, across, up)]
-    if limit:
-        x, _ = frame.at(limit, frame.y[0])
+    if chart.limit:
+        x, _ = frame.at(chart.limit, frame.y[0])
         parts.append(
             f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            f'<text class="note" x="{x - 6:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="end">budget</text>'
+            f'<text class="note" x="{x - 6:.1f}" y="{TOP + 10}" text-anchor="end">budget</text>'
         )
-    indices = [frame.at(point.x, point.y) for point in points]
+    parts += [_dot(point, *frame.at(point.x, point.y), across, up, 4.5) for point in chart.others]
+    parts += _frontier(frame, [*chart.others, points[-1]]) if chart.others else []
+    indices = [frame.at(point.x, max(point.y, frame.y[0])) for point in points]
     parts.append(f'<polyline class="trail" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in indices)}"/>')
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in indices]
     for point, (x, y) in zip(points, indices, strict=True):
-        parts.append(
-            f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="6.5"><title>{escape(point.name)} '
-            f"{metric(up, point.y)}, {escape(across)}: {point.x:.4g}</title></circle>"
-        )
-        parts.append(_label(point.name, metric(up, point.y), x, y, taken))
+        if point in sunk:
+            parts.append(
+                f'<path class="dot {point.tone}" d="M{x - 7:.1f},{y - 12:.1f}h14l-7,11z"><title>{escape(point.name)} '
+                f"{metric(up, point.y)}, below this axis</title></path>"
+            )
+        else:
+            parts.append(_dot(point, x, y, across, up, 6.5))
+        parts.append(_label(point.name, metric(up, point.y) + (" ↓" if point in sunk else ""), x, y, taken))
     return drawing(parts, f"{title_of(up)} against {across}")
+
+
+def _dot(point: Point, x: float, y: float, across: str, up: str, radius: float) -> str:
+    return (
+        f'<circle class="dot {point.tone}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(point.name)} '
+        f"{metric(up, point.y)}, {escape(across)}: {point.x:.4g}</title></circle>"
+    )
+
+
+def _frontier(frame: Frame, points: Sequence[Point]) -> list[str]:
+    """A line through the networks than which none is both cheaper and better."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    places = " ".join("{:.1f},{:.1f}".format(*frame.at(point.x, point.y)) for point in best)
+    return [f'<polyline class="frontier" points="{places}"><title>best runs of the sweep</title></polyline>']
 
 
 def curve(values: Sequence[tuple[float, float]], name: str, tone: str, level: tuple[str, float] | None) -> Markup:

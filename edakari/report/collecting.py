@@ -15,6 +15,7 @@ from edakari.errors import RunFolderError
 from edakari.report.content import Content, gathered, method_label
 from edakari.report.explanation import explanations
 from edakari.report.stage_files import read_results
+from edakari.report.sweep_runs import sweep_runs
 from edakari.report.tickets import ticket_events
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def collect(folder: str | Path) -> Content:
         **gathered(results, _recipe(folder)),
         "explanations": explanations(folder),
         "ticket": ticket_events(folder),
+        "sweep": sweep_runs(folder),
         "environment": _read(folder, environment) if os.path.lexists(environment) else {},
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edakari.core.steady import STEADY
+from edakari.report.speeds import speeds
 
 __all__ = [
     "change",
@@ -16,6 +17,7 @@ __all__ = [
     "latency",
     "masked_line",
     "metric",
+    "metric_change",
     "noisy",
     "predicted",
     "rounds",
@@ -148,7 +150,7 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     `tone` is "good" if the pruned network costs less, "bad" if it is worse, otherwise "".
     """
     networks = report["networks"]
-    dense, last = networks[0], networks[-1]
+    dense = networks[0]
     table = []
     for name in dense["metrics"]:
         values = [network["metrics"].get(name) for network in networks]
@@ -158,7 +160,7 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "name": title_of(name)[:1].upper() + title_of(name)[1:],
                 "texts": texts,
-                **(_metric_change(name, values[0], values[-1]) if known else NONE),
+                **(_metric_row(name, values[0], values[-1]) if known else NONE),
             }
         )
     for name, title in COSTS.items():
@@ -170,11 +172,12 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     )
     if report.get("masked"):
         table += _masked_rows(report)
-    for runtime in dense["latency"]:
-        texts = [latency(network["latency"][runtime]) if runtime in network["latency"] else "" for network in networks]
-        before, after = (network["latency"].get(runtime, {}).get("median_ms") for network in (dense, last))
-        faster = {"change": f"{before / after:.2f} × as fast", "tone": _tone(after < before)} if after else NONE
-        table.append({"name": f"Latency, {runtime}", "texts": texts, **faster})
+    for speed in speeds(report):
+        texts = ["" for _ in networks]
+        texts[0], texts[-1] = latency(speed.dense), latency(speed.pruned)
+        name = f"Latency, {speed.runtime}{' (budget)' if speed.asked else ''}"
+        faster = {"change": f"{speed.ratio:.2f} × as fast", "tone": _tone(speed.ratio > 1)}
+        table.append({"name": name, "texts": texts, **faster})
     return table
 
 
@@ -208,11 +211,16 @@ def masked_line(masked: Mapping[str, Any]) -> str:
     return f"{change(every, every - left)} of {cost(every)} weights"
 
 
-def _metric_change(name: str, before: float, after: float) -> dict[str, str]:
+def metric_change(name: str, before: float, after: float) -> str:
+    """Format the difference of two values of a metric: fractions in points."""
     difference = after - before
     text = f"{difference * 100:+.2f} points" if is_share(name) else f"{difference:+.3g}"
-    better = difference >= 0 if name != "loss" else difference <= 0
-    return {"change": text.replace("-", "−"), "tone": _tone(better)}
+    return text.replace("-", "−")
+
+
+def _metric_row(name: str, before: float, after: float) -> dict[str, str]:
+    better = after - before if name != "loss" else before - after
+    return {"change": metric_change(name, before, after), "tone": _tone(better > 0) if better else ""}
 
 
 def _cost_change(before: float, after: float) -> dict[str, str]:

@@ -11,6 +11,7 @@ from edakari.report.charts import curve, scatter, tradeoffs
 from edakari.report.search_charts import trail
 from edakari.report.template import template
 from edakari.report.ticket_charts import layer_rows, ticket_sections
+from edakari.report.verdict import Verdict, verdict
 
 with needs("report", "a report"):
     import yaml
@@ -26,15 +27,18 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         report: the report from `collect`.
         pictures: URLs of the explanations' pictures, by file name.
     """
+    found = verdict(report)
     return template("page.html.j2").render(
         report=report,
         pictures=pictures,
         rows=figures.rows(report),
         budgeted=_budgeted(report["latency"]),
         int8=figures.int8_rows(report["int8"]) if report.get("int8") else [],
-        tiles=_tiles(report),
-        headline=_headline(report),
-        tradeoffs=_tradeoff_charts(report),
+        tiles=_tiles(report, found),
+        verdict=found,
+        model=report["model"].rpartition(":")[2],
+        source=_source(report["recipe"]),
+        tradeoffs=[scatter(chart, report["metric"]) for chart in tradeoffs(report)],
         curves=_curves(report),
         search=trail(report),
         ticket=ticket_sections(report),
@@ -45,64 +49,31 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
     )
 
 
-def _headline(report: Mapping[str, Any]) -> dict[str, str]:
-    model = report["model"].rpartition(":")[2]
-    dense, last = report["networks"][0], report["networks"][-1]
-    if last is dense:
-        return {"title": f"{model}, not pruned yet", "asked": report["budget"], "reached": "nothing yet"}
-    reached = [
-        f"{figures.COSTS[cost]} at {figures.change(dense['costs'][cost], last['costs'][cost])}"
-        for cost in report["limits"]
-        if cost in figures.COSTS
-    ]
-    timed = report["latency"]
-    if timed and timed["measured"]:
-        share = figures.change(timed["dense"]["median_ms"], timed["measured"]["median_ms"])
-        reached.append(f"latency at {share} ({timed['measured']['median_ms']:.3g} ms in {timed['runtime']})")
-    if report.get("advice") and not report["epochs"]:
-        reached.append(report["advice"])
-    return {
-        "title": f"{model}, {figures.change(dense['costs']['macs'], last['costs']['macs'])} of the MACs",
-        "asked": report["budget"],
-        "reached": ", ".join(reached),
-    }
+def _source(recipe: Mapping[str, Any]) -> str:
+    """The data of the run, if a name says it."""
+    data = recipe.get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    return source if isinstance(source, str) else ""
 
 
-def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The main numbers at the top of the page."""
+def _tiles(report: Mapping[str, Any], found: Verdict) -> list[dict[str, str]]:
+    """The main numbers at the top of the page: the metric, counted costs, and one speed."""
     dense, last = report["networks"][0], report["networks"][-1]
     if last is dense:
         return []
     tiles = []
-    name = report["metric"]
-    if name in dense["metrics"] and name in last["metrics"]:
-        before, after = dense["metrics"][name], last["metrics"][name]
-        difference = figures.rows(report)[list(dense["metrics"]).index(name)]
-        tiles.append(
-            {
-                "name": figures.title_of(name),
-                "figure": figures.metric(name, after),
-                "note": f"{difference['change']} against {figures.metric(name, before)}",
-            }
-        )
-    for cost in ("macs", "params"):
+    if found.judged:
+        name, before, after = found.judged.name, found.judged.before, found.judged.after
+        note = f"{figures.metric_change(name, before, after)} against {figures.metric(name, before)}"
+        tiles.append({"name": figures.title_of(name), "figure": figures.metric(name, after), "note": note})
+    for cost in dict.fromkeys(("macs", "params", *(name for name in report["limits"] if name in figures.COSTS))):
         before, after = dense["costs"][cost], last["costs"][cost]
-        tiles.append(
-            {
-                "name": figures.COSTS[cost],
-                "figure": figures.change(before, after),
-                "note": f"{figures.cost(after)} of {figures.cost(before)}",
-            }
-        )
-    for runtime, timing in dense["latency"].items():
-        after = last["latency"][runtime]["median_ms"]
-        tiles.append(
-            {
-                "name": f"speed in {runtime}",
-                "figure": f"{timing['median_ms'] / after:.2f} ×",
-                "note": f"{after:.3g} ms instead of {timing['median_ms']:.3g} ms",
-            }
-        )
+        note = f"{figures.cost(after)} of {figures.cost(before)}"
+        tiles.append({"name": figures.COSTS[cost], "figure": figures.change(before, after), "note": note})
+    if found.speed:
+        times = f"{found.speed.pruned['median_ms']:.3g} ms instead of {found.speed.dense['median_ms']:.3g} ms"
+        note = f"{times}{figures.noisy(found.speed.dense, found.speed.pruned)}"
+        tiles.append({"name": f"speed in {found.speed.runtime}", "figure": f"{found.speed.ratio:.2f} ×", "note": note})
     return tiles
 
 
@@ -126,10 +97,6 @@ def _budgeted(timed: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _tradeoff_charts(report: Mapping[str, Any]) -> list[Markup]:
-    return [scatter(chart["points"], chart["title"], report["metric"], chart["limit"]) for chart in tradeoffs(report)]
-
-
 def _curves(report: Mapping[str, Any]) -> list[Markup]:
     epochs, name = report["epochs"], report["metric"]
     if not epochs:
@@ -139,6 +106,8 @@ def _curves(report: Mapping[str, Any]) -> list[Markup]:
     judged = [(epoch["epoch"], epoch[f"val_{name}"]) for epoch in epochs if f"val_{name}" in epoch]
     if judged:
         start = networks["pruned"]["metrics"].get(name)
-        first = [(0.0, start)] if start is not None else []
+        low = min(value for _, value in [*judged, (0.0, networks["dense"]["metrics"][name])])
+        # a network that answers at random before the training would stretch the axis
+        first = [(0.0, start)] if start is not None and start > 0.8 * low else []
         charts.append(curve([*first, *judged], name, "finetuned", ("dense", networks["dense"]["metrics"][name])))
     return charts

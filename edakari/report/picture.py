@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edakari.core.files import replacing
 from edakari.core.optional import needs
-from edakari.report.charts import tradeoffs
+from edakari.report.charts import Tradeoff, tradeoffs
 from edakari.report.formatting import is_share, metric, title_of
 
 if TYPE_CHECKING:
@@ -47,26 +47,33 @@ def draw(report: Mapping[str, Any], path: str | Path) -> Path:
     return Path(path)
 
 
-def _tradeoff(ax: Axes, chart: Mapping[str, Any], name: str) -> None:
+def _tradeoff(ax: Axes, chart: Tradeoff, name: str) -> None:
     scale = 100 if is_share(name) else 1
-    points = chart["points"]
-    ax.plot([point.x for point in points], [point.y * scale for point in points], color="#cbd5e1", zorder=1)
-    for index, point in enumerate(points):
-        ax.scatter(point.x, point.y * scale, s=60, color=TONES.get(point.tone, "#334155"), zorder=2)
+    sunk, points = chart.sunk, chart.points
+    low = min(point.y for point in points if point not in sunk)
+    floor = low - max(0.4 * (max(point.y for point in points) - low), 0.005)
+    heights = [(floor if point in sunk else point.y) * scale for point in points]
+    ax.plot([point.x for point in points], heights, color="#cbd5e1", zorder=1)
+    if chart.others:
+        across, up = [point.x for point in chart.others], [point.y * scale for point in chart.others]
+        ax.scatter(across, up, s=18, color="#cbd5e1", zorder=1)
+    for point, height in zip(points, heights, strict=True):
+        marker = "v" if point in sunk else "o"
+        ax.scatter(point.x, height, s=60, marker=marker, color=TONES.get(point.tone, "#334155"), zorder=2)
         right = point.x > 0.6 * max(other.x for other in points)
         ax.annotate(
             f"{point.name}\n{metric(name, point.y)}",
-            (point.x, point.y * scale),
-            xytext=(-8 if right else 8, -18 if index == 1 else 4),
+            (point.x, height),
+            xytext=(-8 if right else 8, 4),
             textcoords="offset points",
             ha="right" if right else "left",
             fontsize=9,
         )
-    if chart["limit"]:
-        ax.axvline(chart["limit"], color="#94a3b8", linestyle="--", linewidth=1)
-    ax.set_xlim(0, max(point.x for point in points) * 1.08)
+    if chart.limit:
+        ax.axvline(chart.limit, color="#94a3b8", linestyle="--", linewidth=1)
+    ax.set_xlim(0, max(point.x for point in (*points, *chart.others)) * 1.08)
     ax.margins(y=0.2)
-    ax.set_xlabel(chart["title"])
+    ax.set_xlabel(chart.title)
     ax.set_ylabel(f"{title_of(name)}, %" if is_share(name) else title_of(name))
     _plain(ax)
 

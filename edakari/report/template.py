@@ -20,5 +20,10 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"seconds": figures.seconds, "size": figures.size}
+    environment.filters |= {"seconds": figures.seconds, "size": figures.size, "capitalize_first": _capitalized}
     return environment.get_template(name)
+
+
+def _capitalized(text: str) -> str:
+    """The text with a capital first letter; other letters stay."""
+    return text[:1].upper() + text[1:]

@@ -74,6 +74,18 @@ def test_the_report_as_json_writes_nothing(run):
     assert (run / "report.json").stat().st_mtime_ns == before
 
 
+def test_a_condition_on_a_run_is_an_exit_code(run):
+    assert call("report", str(run), "--fail-if", "macs>100%", "--fail-if", "budget_excess>0").exit_code == 0
+    found = call("report", str(run), "--fail-if", "macs>1%, params>100%", "--json")
+    assert found.exit_code == 3
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("Failed: macs is ")
+    assert json.loads(found.stdout)["finished"]
+    wrong = call("report", str(run), "--fail-if", "mags>1%")
+    assert wrong.exit_code == 1
+    assert "did you mean 'macs'" in wrong.stderr
+
+
 def test_measure(run):
     found = call(
         "measure", str(run), "--runtime", "torch", "--repeats", "3", "--batch", "2", "--spread", "100", "--json"

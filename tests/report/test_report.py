@@ -9,13 +9,22 @@ import yaml
 
 from edakari.errors import RunFolderError
 from edakari.report import collect, render, write_report
-from edakari.report.charts import tradeoffs
-from edakari.report.formatting import cost, size
+from edakari.report.charts import scatter, tradeoffs
+from edakari.report.formatting import cost, rows, size
 from edakari.report.picture import draw
 from edakari.report.search_charts import trail
 from edakari.report.summary import of_results
 
 METRICS = {"dense": 0.931, "check": 0.412, "finetune": 0.9244}
+
+
+BUDGETED = {
+    "runtime": "onnxruntime",
+    "batch": 1,
+    "settings": {"threads": 1},
+    "limit_ms": 0.5,
+    "relative_error": -0.04,
+}
 
 
 def timing(median: float) -> dict[str, float]:
@@ -42,7 +51,8 @@ def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
             "input": [1, 1, 28, 28],
             "seconds": 0.2,
         },
-        "dense": {"metric": "top1", "metrics": {"top1": METRICS["dense"], "loss": 0.2}, "seconds": 2.0},
+        "latency": {"limits": {"macs": 12.35e6}},
+        "dense": {"metric": "top1", "metrics": {"top1": METRICS["dense"], "loss": 0.2}, "images": 2000, "seconds": 2.0},
         "prune": {
             "method": "magnitude",
             "paper": "Li et al., 2017",
@@ -265,14 +275,45 @@ def test_the_way_of_a_search_is_drawn_and_remarks_stand_in_its_table(tmp_path):
     assert trail({**report, "log": [{"stage": "epoch 1", "macs": 3.0}]}) == []
 
 
-def test_the_runtime_of_the_budget_comes_first_with_its_limit_at_the_speed_of_that_hour(tmp_path):
+def test_the_runtime_of_the_budget_comes_first_and_once(tmp_path):
     report = dict(collect(make_run(tmp_path)))
-    budgeted = {"runtime": "onnxruntime", "batch": 1, "settings": {"threads": 1}, "limit_ms": 0.5, "dense": timing(1.0)}
-    charts = tradeoffs({**report, "latency": budgeted})[1:]
-    assert [chart["title"] for chart in charts] == ["latency in onnxruntime, ms", "latency in torch, ms"]
-    assert [chart["limit"] for chart in charts] == [pytest.approx(0.45), None]
-    other = tradeoffs({**report, "latency": {**budgeted, "batch": 8}})
-    assert [chart["limit"] for chart in other[1:]] == [None, None]
+    budgeted = {**BUDGETED, "dense": timing(1.0), "measured": timing(0.48)}
+    chart = tradeoffs({**report, "latency": budgeted})[-1]
+    assert chart.title == "latency in onnxruntime, ms"
+    assert (chart.limit, [point.x for point in chart.points]) == (0.5, [1.0, 0.48, 0.48])
+    names = [row["name"] for row in rows({**report, "latency": budgeted})]
+    assert [name for name in names if "Latency" in name] == ["Latency, onnxruntime (budget)", "Latency, torch"]
+    other = rows({**report, "latency": {**budgeted, "batch": 8}})
+    assert sum("onnxruntime" in row["name"] for row in other) == 2
+
+
+def test_a_network_far_below_the_others_does_not_stretch_the_axis(tmp_path):
+    report = collect(make_run(tmp_path))
+    (chart, _) = tradeoffs(report)
+    assert [point.name for point in chart.sunk] == ["pruned"]
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([\d.]+)<', scatter(chart, "top1"))]
+    assert min(ticks) > 90
+    near = [{**network, "metrics": {"top1": 0.93}} for network in report["networks"]]
+    assert not tradeoffs({**report, "networks": near})[0].sunk
+
+
+def sweep(folder, runs):
+    rows = [{"settings": {"method": "taylor"}, "runs": runs}]
+    (folder / "results.json").write_text(json.dumps({"version": 1, "rows": rows}))
+
+
+def test_runs_of_the_same_sweep_are_pale_dots_and_a_damaged_file_is_none(tmp_path):
+    folder = make_run(tmp_path / "sweep" / "runs" / "a")
+    figures = {"metrics": {"top1": 0.9}, "costs": {"macs": 8e6}, "dense_costs": {"macs": 24.7e6}, "seed": 0}
+    sweep(tmp_path / "sweep", [{**figures, "folder": "runs/a"}, {**figures, "folder": "runs/b"}])
+    report = collect(folder)
+    counted, timed = tradeoffs(report)
+    assert [point.x for point in counted.others] == [pytest.approx(8 / 24.7 * 100)]
+    assert not timed.others  # their latency was not measured
+    assert 'class="dot other"' in scatter(counted, "top1")
+    for damaged in ("{", "[]", '{"rows": [{"settings": 3, "runs": []}]}'):
+        (tmp_path / "sweep" / "results.json").write_text(damaged)
+        assert collect(folder)["sweep"] == []
 
 
 def test_tokens_have_bars_of_their_own(tmp_path):
