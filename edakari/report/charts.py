@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edakari.core.optional import needs
@@ -72,27 +72,24 @@ def tradeoffs(report: Mapping[str, Any]) -> list[Tradeoff]:
     for cost in [cost for cost in report["limits"] if cost in COSTS] or ["macs"]:
         whole, limit = dense["costs"][cost], report["limits"].get(cost)
         points = [_point(network, network["costs"][cost] / whole * 100, name) for network in networks]
-        others = _others(report, name, lambda run, cost=cost, whole=whole: run["costs"][cost] / whole * 100)
         title = f"{COSTS[cost]}, % of dense"
-        charts.append(Tradeoff(title, points, limit / whole * 100 if limit else None, others))
+        charts.append(Tradeoff(title, points, limit / whole * 100 if limit else None, _others(report, cost, 100.0)))
     for speed in speeds(report)[: max(1, len(latencies(report)))]:
-        # other runs were timed at another speed of the machine
         before, after = speed.dense["median_ms"], speed.pruned["median_ms"]
         points = [_point(network, before if network is dense else after, name) for network in networks]
-        limit = speed.asked and speed.asked["limit_ms"]
-        others = _others(
-            report, name, lambda run, before=before: run["costs"]["latency"] / run["dense_costs"]["latency"] * before
-        )
-        charts.append(Tradeoff(f"latency in {speed.runtime}, ms", points, limit, others))
+        limit = speed.asked["limit_ms"] if speed.asked else None
+        # other runs were timed at another speed of the machine
+        charts.append(Tradeoff(f"latency in {speed.runtime}, ms", points, limit, _others(report, "latency", before)))
     return charts
 
 
-def _others(report: Mapping[str, Any], metric: str, across: Callable[[Mapping[str, Any]], float]) -> list[Point]:
-    """Finished networks of other runs of the sweep; a run without this cost is left out."""
+def _others(report: Mapping[str, Any], cost: str, whole: float) -> list[Point]:
+    """Finished networks of other runs of the sweep, scaled to a dense network that costs `whole`."""
     points = []
     for run in report.get("sweep", ()):
         with contextlib.suppress(KeyError, ZeroDivisionError):
-            points.append(Point(across(run), run["metrics"][metric], run["name"], "other"))
+            share = run["costs"][cost] / run["dense_costs"][cost]
+            points.append(Point(share * whole, run["metrics"][report["metric"]], run["name"], "other"))
     return points
 
 
