@@ -50,7 +50,7 @@ def pruned(name: str, limit_ms: float, folder: Path) -> dict[str, Any]:
     command += [part for setting in settings for part in ("--set", setting)]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    latency = json.loads((folder / "report.json").read_text())["latency"]
+    latency = json.loads((folder / "report.json").read_text())["latencies"]["latency"]
     return {
         "command": " ".join(["python", *command[1:]]),
         "seconds": time.perf_counter() - start,

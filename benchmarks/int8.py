@@ -81,7 +81,7 @@ def arm(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     start = time.perf_counter()
     command_line("prune", RECIPE, "--trust", "--output", folder, *sets(settings))
-    latency = json.loads((folder / "report.json").read_text())["latency"]
+    latency = json.loads((folder / "report.json").read_text())["latencies"]["latency"]
     return {
         "network": arguments.network,
         "seed": seed,

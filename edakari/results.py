@@ -17,9 +17,9 @@ from edakari.core.settings import Count, NonNegative, Whole
 from edakari.core.space import Group
 from edakari.cost.sparse import MaskedWeights
 from edakari.errors import SettingsError
-from edakari.latency.budget_loop import TimedPair
 from edakari.latency.corners import Corner, QuantizeResult
-from edakari.latency.results import MetLatency, PlannedLatency
+from edakari.latency.results import FinishedLatency, MetLatency, PlannedLatency
+from edakari.latency.target import TimedPair
 
 __all__ = [
     "STAGES",
@@ -29,6 +29,7 @@ __all__ = [
     "ExportResult",
     "ExportedFile",
     "FinetuneResult",
+    "FinishedLatency",
     "KeptTokens",
     "LatencyResult",
     "MaskedWeights",
@@ -96,19 +97,19 @@ class TraceResult:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class LatencyResult:
-    """The limits of the budget; for a latency, also what a solver needs to know about this machine.
+    """The limits of the budget; for latencies, also what a solver needs to know about their devices.
 
     Args:
         limits: largest value of each cost of the pruned network, in the cost's unit.
         sparsity: fraction of the maskable weights that at least are masked; 0 asks for none.
-        planned: measurements for the latency; None without a latency in the budget.
+        planned: measurements for each latency in the budget, by the name of its cost.
         seconds: duration of the stage, s.
     """
 
     stage: ClassVar[str] = "latency"
     limits: Figures
     sparsity: NonNegative = 0.0
-    planned: PlannedLatency | None = None
+    planned: Mapping[str, PlannedLatency] = dc.field(default_factory=dict)
     seconds: NonNegative = 0.0
 
     @property
@@ -159,7 +160,7 @@ class PruneResult:
         sizes: sizes of the groups that are cut.
         predicted: costs of the plan by name.
         tokens: patches that each selector keeps; empty if none are pruned.
-        latency: how the latency budget was met; None without one.
+        latencies: how each latency in the budget was met, by the name of its cost.
         own_finetune: whether the method brings its own objective for the fine-tuning.
         own_teachers: whether it brings networks for a memory bank.
         as_cut: metrics before statistics were recomputed and layers refit; None if neither was asked for.
@@ -177,7 +178,7 @@ class PruneResult:
     sizes: Mapping[str, Whole]
     predicted: Figures
     tokens: tuple[KeptTokens, ...] = ()
-    latency: MetLatency | None = None
+    latencies: Mapping[str, MetLatency] = dc.field(default_factory=dict)
     own_finetune: bool = False
     own_teachers: bool = False
     as_cut: Figures | None = None
@@ -252,8 +253,7 @@ class MeasureResult:
         runtimes: timings of both networks, measured alternately, by runtime.
         batch: number of images per call; None if nothing was measured.
         threads: CPU threads of one call.
-        latency: timings of both networks in the runtime of the budget's latency; None without one.
-        relative_error: distance of the finished network's latency above the budget's, as a fraction of it.
+        latencies: timings of both networks for each latency in the budget, by the name of its cost.
         seconds: duration of the stage, s.
     """
 
@@ -261,8 +261,7 @@ class MeasureResult:
     runtimes: Mapping[str, TimedPair]
     batch: Count | None = None
     threads: Whole | None = None
-    latency: TimedPair | None = None
-    relative_error: float = 0.0
+    latencies: Mapping[str, FinishedLatency] = dc.field(default_factory=dict)
     seconds: NonNegative = 0.0
 
 

@@ -147,13 +147,14 @@ def recipe_tables() -> dict[str, str]:
     from edakari.latency.options import RuntimeOptions
     from edakari.models import ModelSpec
     from edakari.pipeline import settings as sections
+    from edakari.pipeline.latency_settings import LatencySettings
     from edakari.tasks import DataSettings
 
     classes: Mapping[str, Sequence[type[Any]]] = {
         "model": [ModelSpec],
         "transfer": [sections.TransferSettings],
         "data": [DataSettings],
-        "latency": [sections.LatencySettings, RuntimeOptions],
+        "latency": [LatencySettings, RuntimeOptions],
         "groups": [Groups],
         "train": [Schedule],
         "warmup": [curves.WarmedUp],

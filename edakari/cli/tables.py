@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from edakari.core.budget import LATENCY
 from edakari.report.formatting import cost, int8_rows, latency, masked_line, noisy, predicted, rows, signed
 
 if TYPE_CHECKING:
@@ -139,10 +140,16 @@ def _times_as_fast(found: Mapping[str, Mapping[str, float]]) -> str:
     return f"{found['dense']['median_ms'] / found['pruned']['median_ms']:.2f} × as fast"
 
 
-def latency_line(timed: Mapping[str, Any]) -> str:
-    """Format the budget's latency: limit, dense, predicted and measured."""
+def latency_line(cost: str, timed: Mapping[str, Any]) -> str:
+    """Format a latency of the budget: limit, dense, predicted and measured.
+
+    Args:
+        cost: name of the latency in the budget.
+        timed: the latency in a report.
+    """
+    name = "Latency of the budget" if cost == LATENCY else cost
     return (
-        f"Latency of the budget, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
+        f"{name}, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
         f"dense {latency(timed['dense'])}, predicted {predicted(timed)}, measured {latency(timed['measured'])} "
         f"({signed(timed['relative_error'])}), {len(timed['rounds'])} rounds"
     )
@@ -181,7 +188,6 @@ def stage_line(result: StageResult) -> str:
         FinetuneResult,
         LatencyResult,
         MeasureResult,
-        PlannedLatency,
         PruneResult,
         QuantizeResult,
         ReportResult,
@@ -191,8 +197,12 @@ def stage_line(result: StageResult) -> str:
     match result:
         case TraceResult():
             return f"{len(result.groups)} groups, {costs_line(result.costs)}, {result.memory_format}"
-        case LatencyResult(planned=PlannedLatency() as planned):
-            return f"{latency(dc.asdict(planned.dense))} dense in {planned.key.runtime}"
+        case LatencyResult():
+            dense = {
+                cost: f"{latency(dc.asdict(each.dense))} dense in {each.key.runtime}"
+                for cost, each in result.planned.items()
+            }
+            return ", ".join(text if cost == LATENCY else f"{cost} {text}" for cost, text in dense.items())
         case DenseResult():
             return f"{result.metric} {result.metrics[result.metric]:.4f}" if result.metric else "cannot be judged"
         case PruneResult():

@@ -11,10 +11,11 @@ from edakari.core.costs import Cost
 from edakari.core.space import Sizes
 from edakari.errors import BudgetError
 
-__all__ = ["Budget", "Limits", "Term"]
+__all__ = ["LATENCY", "Budget", "Limits", "Term", "is_latency"]
 
 COUNTED = ("macs", "flops", "params", "activations", "size")
-MEASURED = ("latency",)
+LATENCY = "latency"
+"""Name of the latency of a budget that has one; of several, each has a name of its own, as in `latency@pi`."""
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 """Factors from each suffix to the unit of latency, ms."""
@@ -22,8 +23,10 @@ BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2.0**10, 
 SIZES = "B, kB, MB, GB, TB, KiB, MiB, GiB, %"
 UNITS = {"latency": ("ms", TIMES, "us, ms, s, %"), "size": ("B", BYTES, SIZES), "memory": ("B", BYTES, SIZES)}
 """Costs whose limits need a suffix: the unit, the factor of each suffix, and the list of suffixes for errors."""
-NAME = r"[A-Za-z_]\w*|[^\s<,][^<,]*\.py:[A-Za-z_]\w*"
+NAME = r"[A-Za-z_]\w*(?:@[^\s<,@]+)?|[^\s<,][^<,]*\.py:[A-Za-z_]\w*"
 """Pattern of the name of a cost; the second form is a cost in the user's own file."""
+DEVICE = re.compile(r"[A-Za-z_][\w-]*")
+"""Pattern of the name of one of several latencies."""
 NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
 SPARSITY = re.compile(rf"\s*sparsity\s*(<=?|>=?|=)\s*({NUMBER})\s*(%?)\s*", re.IGNORECASE)
 TERM = re.compile(rf"\s*({NAME})\s*<=?\s*({NUMBER})\s*(%|[A-Za-z]*)\s*")
@@ -45,7 +48,7 @@ class Term:
     relative: bool
 
     def __str__(self) -> str:
-        unit = UNITS[self.cost][0] if self.cost in UNITS else ""
+        unit = UNITS.get(_quantity(self.cost), ("",))[0]
         return (
             f"{self.cost}<={_figure(self.limit * 100)}%"
             if self.relative
@@ -80,8 +83,9 @@ class Budget:
         """Read a budget such as `macs<=50%`, `flops<=2.1G, params<=8M`, `size<=1MB` or `latency<=12ms`.
 
         `sparsity>=90%` asks methods that mask single weights for a fraction of masked ones, alone or with other terms:
-        `macs<=40%, sparsity>=90%`. Other terms may name any registered cost, or your own cost in a file, as in
-        `costs.py:energy<=50%`. The name is looked up when the budget is bound to a network (`edakari.cost.bind`).
+        `macs<=40%, sparsity>=90%`. Several latencies have a name each, as in `latency@pi<=30ms, latency@cpu<=60%`.
+        Other terms may name any registered cost, or your own cost in a file, as in `costs.py:energy<=50%`. The name is
+        looked up when the budget is bound to a network (`edakari.cost.bind`).
 
         Args:
             text: terms, separated by commas.
@@ -98,7 +102,17 @@ class Budget:
         for name in names:
             if names.count(name) > 1:
                 raise BudgetError(f"budget {text!r} limits {name!r} twice; keep one")
+        if LATENCY in names and sum(map(is_latency, names)) > 1:
+            raise BudgetError(
+                f"budget {text!r} limits a latency without a name beside named ones; name each, as in "
+                "'latency@pi<=30ms, latency@cpu<=60%'"
+            )
         return cls(terms, *sparsities)
+
+    @property
+    def latencies(self) -> tuple[Term, ...]:
+        """The terms whose costs are latencies."""
+        return tuple(term for term in self.terms if is_latency(term.cost))
 
     def term(self, cost: str) -> Term | None:
         """Return the term of a cost; None if the budget does not name the cost."""
@@ -156,6 +170,21 @@ class Limits:
         )
 
 
+def is_latency(cost: str) -> bool:
+    """Whether the name of a cost is that of a latency, which is measured: `latency` or `latency@pi`.
+
+    Args:
+        cost: name of a cost in a budget.
+    """
+    return _quantity(cost) == LATENCY
+
+
+def _quantity(cost: str) -> str:
+    """The quantity that a cost measures: "latency" of `latency@pi`."""
+    head, _, device = cost.partition("@")
+    return head if head == LATENCY and (device or head == cost) else cost
+
+
 def _figure(number: float) -> str:
     """Format a number with six significant digits, or with all digits if six are not enough."""
     short = f"{number:g}"
@@ -182,7 +211,7 @@ def _term(text: str) -> Term:
     if not found:
         raise BudgetError(f"cannot read the budget term {text.strip()!r}; write it as 'macs<=50%' or 'params<=8M'")
     name, number, suffix = found.group(1), float(found.group(2)), found.group(3)
-    name = name.lower() if name.lower() in (*COUNTED, *UNITS) else name
+    name = _known_case(name, text.strip())
     if suffix == "%":
         if not 0 < number <= 100:
             raise BudgetError(f"budget term {text.strip()!r}: a percentage must be above 0 % and at most 100 %")
@@ -190,10 +219,24 @@ def _term(text: str) -> Term:
     if not 0 < number < math.inf:
         raise BudgetError(f"budget term {text.strip()!r}: a limit must be above 0 and finite")
     hint = f"; did you mean '{name}<={number * 100:g}%'?" if not suffix and number <= 1 else ""
-    _, scales, suffixes = UNITS.get(name, ("", SCALES, "k, M, G, T, %"))
+    _, scales, suffixes = UNITS.get(_quantity(name), ("", SCALES, "k, M, G, T, %"))
     if suffix.lower() not in scales:
         wrong = f"suffix {suffix!r} is not one of" if suffix else "the limit needs one of the suffixes"
         raise BudgetError(f"budget term {text.strip()!r}: {wrong} {suffixes}{hint}")
     if hint and name in COUNTED:
         raise BudgetError(f"budget term {text.strip()!r} leaves the network only {number:g} {name}{hint}")
     return Term(name, number * scales[suffix.lower()], False)
+
+
+def _known_case(name: str, text: str) -> str:
+    """The name of a cost with a known one in small letters; the name of a latency stays as it is."""
+    head, at, device = name.partition("@") if not name.rpartition(":")[0].endswith(".py") else (name, "", "")
+    head = head.lower() if head.lower() in (*COUNTED, *UNITS) else head
+    if at and head != LATENCY:
+        raise BudgetError(f"budget term {text!r}: only a latency has the name of a device, as in 'latency@pi<=30ms'")
+    if at and not DEVICE.fullmatch(device):
+        raise BudgetError(
+            f"budget term {text!r}: the name of a latency has letters, digits, '_' and '-' and begins with a letter, "
+            f"found {device!r}"
+        )
+    return f"{head}{at}{device}"

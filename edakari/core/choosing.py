@@ -51,7 +51,7 @@ class Groups:
 
     def under(self, budget: Budget) -> Groups:
         """Return these settings under a budget, with a number for `round_to`."""
-        usual = TIMED_STEP if budget.term("latency") is not None else 1
+        usual = TIMED_STEP if budget.latencies else 1
         return dc.replace(self, round_to=self.round_to or usual)
 
 

@@ -50,6 +50,8 @@ def plain(value: Any) -> dict[str, Any]:
 def _part(hint: Any, part: Any) -> Any:
     """A nested dataclass, or a thing of a registry with its name."""
     registry = registry_of(hint)
+    if registry is None and isinstance(part, Mapping):  # several settings by their names
+        return {name: plain(each) for name, each in part.items()}
     if registry is None or part is None:
         return None if part is None else plain(part)
     name = registry.name_of(part)

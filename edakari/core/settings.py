@@ -44,6 +44,7 @@ __all__ = [
     "check_settings",
     "dataclass_of",
     "holds_part",
+    "named_parts",
     "registry_of",
     "require_ordered",
     "settings",
@@ -143,11 +144,30 @@ def holds_part(hint: Any) -> bool:
     return registry_of(hint) is not None and typing.get_args(hint)[0] is not str
 
 
+def named_parts(hint: Any, content: Any) -> bool:
+    """Return whether a value holds several settings by their names, where an annotation allows that or one of them.
+
+    Args:
+        hint: an annotation, such as `X | Mapping[str, X]`, where X is a dataclass of settings.
+        content: value of the field: the mapping's values are settings, or mappings of their fields.
+    """
+    nested = dataclass_of(hint)
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if nested is None or not any(typing.get_args(each) == (str, nested) for each in choices):
+        return False
+    known = {field.name for field in dc.fields(nested)}
+    if not isinstance(content, Mapping) or not content or known & content.keys():
+        return False
+    return all(each is None or isinstance(each, Mapping | nested) for each in content.values())
+
+
 def _make_parts(value: Any) -> None:
     """Make objects that a program gives by name, or as a mapping of settings, and tuples of lists."""
     for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
         registry, given = registry_of(hint), getattr(value, name, None)
-        if isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
+        if isinstance(given, Mapping) and named_parts(hint, given):
+            object.__setattr__(value, name, _several(f"{type(value).__name__}: {name}", dataclass_of(hint), given))
+        elif isinstance(given, Mapping) and (nested := dataclass_of(hint)) is not None:
             default = getattr(type(value), name, None)  # what is not given is as the field has it
             _require_known(f"{type(value).__name__}: {name}", nested, given)
             made = dc.replace(default, **given) if isinstance(default, nested) else nested(**given)
@@ -159,6 +179,14 @@ def _make_parts(value: Any) -> None:
             object.__setattr__(value, name, thing(**content) if content or registry.makes(thing) else thing)
         elif isinstance(given, list):
             object.__setattr__(value, name, _as_tuple(hint, given))
+
+
+def _several(where: str, nested: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Make settings of the mappings among some settings, which have names."""
+    for name, each in given.items():
+        if isinstance(each, Mapping):
+            _require_known(f"{where}.{name}", nested, each)
+    return {name: each if isinstance(each, nested) else nested(**(each or {})) for name, each in given.items()}
 
 
 def _require_known(where: str, thing: Any, given: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from edakari.core.budget import COUNTED, MEASURED, Budget, Limits
+from edakari.core.budget import COUNTED, LATENCY, Budget, Limits, is_latency
 from edakari.core.graph import Graph
 from edakari.core.protocols import Cost
 from edakari.core.registry import Registry
@@ -40,7 +40,7 @@ def counted(graph: Graph, sizes: Sizes, budget: Budget | None = None) -> dict[st
         sizes: sizes of its groups; groups without a size stay unpruned.
         budget: see `dense`.
     """
-    asked = [term.cost for term in budget.terms if term.cost not in MEASURED] if budget else []
+    asked = [term.cost for term in budget.terms if not is_latency(term.cost)] if budget else []
     names = dict.fromkeys((*COUNTED, *asked))
     return {name: float(_made(name, graph).total(sizes)) for name in names if name in COSTS}
 
@@ -68,10 +68,11 @@ def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
     for term in budget.terms:
         if term.cost not in given:
             require_known(term.cost, given)
-            if term.cost in MEASURED:
+            if is_latency(term.cost):
+                name = "" if term.cost == LATENCY else f".named({term.cost!r})"
                 raise BudgetError(
                     f"the budget term {str(term)!r} needs a measured cost, which was not given here; make one with "
-                    "edakari.measure_latency(model, example) and give it as costs=[cost]"
+                    f"edakari.measure_latency(model, example){name} and give it as costs=[cost]"
                 )
         costs[term.cost] = given[term.cost] if term.cost in given else _made(term.cost, graph)
     absolute = budget.absolute({name: cost.total({}) for name, cost in costs.items()})
@@ -88,8 +89,8 @@ def require_known(name: str, given: Mapping[str, Cost] | Iterable[str] = ()) -> 
     Raises:
         UnknownName: the cost is unknown; the message names the nearest one, and says how to add a cost.
     """
-    if name not in MEASURED and name not in COSTS:
-        raise UnknownName("cost in the budget", name, {*COSTS, *MEASURED, *given}, COSTS.advice)
+    if not is_latency(name) and name not in COSTS:
+        raise UnknownName("cost in the budget", name, {*COSTS, LATENCY, *given}, COSTS.advice)
 
 
 def _made(name: str, graph: Graph) -> Cost:

@@ -2,7 +2,7 @@
 
 Reading order: `layers` (the layers of a network), `grid` (the widths to time), `table` (the file), `measure_table`
 (filling the table), `predict` (the cost), `calibrate` (the errors of the predictions), `model` (the protocol that
-`widths`, `tokens` and `whole` fulfil), `budget_loop` (meeting a budget by measurement).
+`widths`, `tokens` and `whole` fulfil), `closed_loop` (meeting a budget by measurement).
 
 An experiment decided how a layer is timed (ONNX Runtime 1.32, one thread, a busy machine). It compared sums over all
 layers with the whole network's median:

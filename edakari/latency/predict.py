@@ -89,6 +89,10 @@ class LatencyCost:
         """Return the same cost times a factor."""
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
 
+    def named(self, name: str) -> LatencyCost:
+        """Return the same cost under another name in a budget, such as "latency@pi"."""
+        return dc.replace(self, name=name)
+
 
 @dc.dataclass(frozen=True)
 class _LatencyIncrements:

@@ -37,3 +37,6 @@ class PredictedLatency(Cost, Protocol):
 
     def scaled(self, factor: float) -> PredictedLatency:
         """Return the same cost times a factor."""
+
+    def named(self, name: str) -> PredictedLatency:
+        """Return the same cost under another name in a budget, such as `latency@pi`."""

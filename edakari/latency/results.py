@@ -12,9 +12,10 @@ from edakari.core.settings import Count, Whole
 from edakari.errors import SettingsError
 from edakari.latency.budget_loop import LoopRound
 from edakari.latency.table import Fit, Key
+from edakari.latency.target import TimedPair
 from edakari.latency.timing import Timing
 
-__all__ = ["MetLatency", "PlannedLatency"]
+__all__ = ["FinishedLatency", "MetLatency", "PlannedLatency"]
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -66,3 +67,16 @@ class MetLatency:
     def chosen(self) -> LoopRound:
         """The round of the plan's network."""
         return self.rounds[self.chosen_round]
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class FinishedLatency:
+    """A latency of the finished network.
+
+    Args:
+        timing: latencies of the dense and the finished network, timed alternately.
+        relative_error: distance of the finished network's latency above the limit, as a fraction of the limit.
+    """
+
+    timing: TimedPair
+    relative_error: float

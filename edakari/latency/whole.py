@@ -74,6 +74,10 @@ class SurrogateLatency:
         """See `PredictedLatency`."""
         return dc.replace(self, scale=self.scale * factor)
 
+    def named(self, name: str) -> SurrogateLatency:
+        """See `PredictedLatency`."""
+        return dc.replace(self, name=name)
+
 
 @dc.dataclass
 class _ScaledIncrements:

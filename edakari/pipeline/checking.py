@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sized
 import numpy as np
 import torch
 
-from edakari.core.budget import Budget
+from edakari.core.budget import Budget, is_latency
 from edakari.core.copying import copied
 from edakari.core.file_errors import file_errors
 from edakari.core.objective import task_objective
@@ -68,7 +68,7 @@ def check_recipe(recipe: Recipe) -> Checked:
     together = processes.started(cpu=recipe.device == "cpu")
     check_pruning(recipe, together, lambda stage: False)
     run = Run(recipe, RecipeSubject(recipe), MemoryStore(), together, silent)
-    counted = Budget(tuple(term for term in recipe.budget.terms if term.cost != "latency"))
+    counted = Budget(tuple(term for term in recipe.budget.terms if not is_latency(term.cost)))
     limits = {}
     if counted.terms:
         bound = bind(counted, run.graph)

@@ -25,8 +25,7 @@ def export_stage(run: Run) -> ExportResult:
     folder = run.store.exported
     if not run.processes.main or folder is None or not run.settings.export:
         return ExportResult(files=())
-    batch = run.settings.latency.batch if run.settings.latency else 1
-    example, files = batched(run.task.example(), batch), []
+    example, files = batched(run.task.example(), run.settings.batch), []
     for kind in run.settings.export:
         networks: dict[Network, nn.Module] = {"dense": run.dense, "pruned": run.network("finished")}
         checks = export_networks(RunFolder(folder.parent), networks, example, kind, folder)

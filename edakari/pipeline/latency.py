@@ -1,4 +1,4 @@
-"""The latency of a run: measured before the pruning, met by the closed loop, and measured again at the end."""
+"""The latencies of a run: measured before the pruning, met by the closed loop, and measured again at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edakari.core.blank import repeated
+from edakari.core.budget import LATENCY
 from edakari.core.files import write_json
 from edakari.core.method import Solve
 from edakari.core.plan import Plan
@@ -20,49 +21,62 @@ from edakari.cost.example import mapped
 from edakari.graph import trace
 from edakari.latency import Fit
 from edakari.latency.bench import Bench
-from edakari.latency.budget_loop import (
-    ClosedLoop,
-    LatencyTarget,
-    LoopRound,
-    LoopSettings,
-    TimedPair,
-    retime_if_noisy,
-)
+from edakari.latency.budget_loop import LoopRound, LoopSettings
+from edakari.latency.closed_loop import ClosedLoop, TimedLatency
 from edakari.latency.model import LatencyModel, calibrate, fill_table, known_fit
 from edakari.latency.predicted import PredictedLatency
 from edakari.latency.runtime_protocols import times_layers
 from edakari.latency.runtimes import runtime_named
+from edakari.latency.table import Key
+from edakari.latency.target import LatencyTarget, TimedPair, retime_if_noisy
 from edakari.latency.timing import Timing
 from edakari.latency.tokens import TokenLatency
 from edakari.latency.whole import WholeLatency
 from edakari.latency.widths import WidthLatency
 from edakari.pipeline.context import Run
+from edakari.pipeline.latency_settings import LatencySettings
+from edakari.pipeline.load import Networks
 from edakari.pipeline.preflight import run_settings
-from edakari.pipeline.settings import LatencySettings
-from edakari.results import MetLatency, PlannedLatency
+from edakari.pipeline.settings import PruneSettings, Recipe
+from edakari.results import FinishedLatency, MetLatency, PlannedLatency
 from edakari.surgery import apply
 
-__all__ = ["BudgetLoop", "batched", "finished_latency", "measured_latency"]
+__all__ = ["BudgetLoop", "batched", "finished_latencies", "measured_latencies", "time_latencies"]
 
 Log = Callable[[str, Mapping[str, float]], None]
 
 
-def measured_latency(run: Run) -> PlannedLatency | None:
-    """Time the dense network and fill a table that predicts the latency of any sizes; None without a latency budget.
+def measured_latencies(run: Run) -> dict[str, PlannedLatency]:
+    """Time the dense network and fill a table that predicts the latency of any sizes, for each latency in the budget.
 
-    The dense network is timed first, so that a runtime that is missing or cannot run it ends the run at once.
+    The dense network is timed first everywhere, so that a runtime that is missing or cannot run it ends the run at
+    once.
+
+    Returns:
+        The measurements by the name of the latency.
     """
-    settings = run.settings.latency
-    if settings is None:
-        return None
+    example = run.task.example()
+    benches = {cost: _bench(run.settings, latency, example) for cost, latency in run.settings.latencies.items()}
+    for cost, same in _shared(benches).items():
+        run.notify("latency", "log", {"stage": f"{cost} is measured like {same}, and shares its table"})
+    keys = {cost: bench.table().key for cost, bench in benches.items()}
+    dense = {cost: bench.steady({"dense": run.dense})["dense"] for cost, bench in benches.items()}
+    return {cost: _measured(run, cost, bench, keys[cost], dense[cost]) for cost, bench in benches.items()}
+
+
+def _shared(benches: Mapping[str, Bench]) -> dict[str, str]:
+    """Latencies with the same table and inputs as an earlier one, and the name of that one."""
+    tables = {cost: (bench.table().path, bench.settings) for cost, bench in benches.items()}
+    first = {table: cost for cost, table in reversed(tables.items())}
+    return {cost: first[table] for cost, table in tables.items() if first[table] != cost}
+
+
+def _measured(run: Run, cost: str, bench: Bench, key: Key, before: Timing) -> PlannedLatency:
+    settings, model = run.settings.latencies[cost], _latency_model(run, cost, bench)
 
     def tell(text: str) -> None:
-        run.notify("latency", "log", {"stage": text})
+        run.notify("latency", "log", {"stage": text if cost == LATENCY else f"{cost}: {text}"})
 
-    bench = _bench(run, settings)
-    key = bench.table().key
-    before = bench.steady({"dense": run.dense})["dense"]
-    model = _latency_model(run, bench)
     table, details = fill_table(model, bench, tell)
     fit = known_fit(model, table, settings.networks)
     if fit is None:
@@ -75,27 +89,58 @@ def measured_latency(run: Run) -> PlannedLatency | None:
     return PlannedLatency(key=key, table=str(table.path), batch=settings.batch, dense=dense, fit=fit, details=details)
 
 
-def finished_latency(
-    run: Run, planned: PlannedLatency | None, met: MetLatency | None
-) -> tuple[TimedPair, float] | None:
-    """Time the finished and the dense network alternately; None without a latency budget.
+def finished_latencies(
+    run: Run, planned: Mapping[str, PlannedLatency], met: Mapping[str, MetLatency]
+) -> dict[str, FinishedLatency]:
+    """Time the finished and the dense network alternately, for each latency in the budget.
 
     Args:
         run: the run.
         planned: measurements before anything was pruned.
-        met: how the closed loop met the latency.
-
-    Returns:
-        The pair, and the distance of the finished network's latency above the limit, as a fraction of the limit.
+        met: how the closed loop met each latency.
     """
-    settings = run.settings.latency
-    if settings is None or planned is None or met is None:
-        return None
-    seen = [each.timing for each in met.rounds]
-    quickest = min(each.dense.median_ms for each in seen)
-    pair = retime_if_noisy(_bench(run, settings), run.dense, run.network("finished"), quickest)
-    target = functools.reduce(LatencyTarget.seen, [*seen, pair], _target(run, planned))
-    return pair, target.relative_error(pair)
+    found = {}
+    for cost in met:
+        seen = [each.timing for each in met[cost].rounds]
+        quickest = min(each.dense.median_ms for each in seen)
+        bench = _bench(run.settings, run.settings.latencies[cost], run.task.example())
+        pair = retime_if_noisy(bench, run.dense, run.network("finished"), quickest)
+        target = functools.reduce(LatencyTarget.seen, [*seen, pair], _target(run, cost, planned[cost]))
+        found[cost] = FinishedLatency(timing=pair, relative_error=target.relative_error(pair))
+    return found
+
+
+@dc.dataclass(frozen=True)
+class Measuring:
+    """How one latency of a run is measured.
+
+    Args:
+        planned: measurements before anything was pruned.
+        bench: how and where networks are timed.
+        cost: predicted latency, which has the latency's name.
+        settings: settings of the closed loop.
+        timed: timings of networks, by their sizes.
+    """
+
+    planned: PlannedLatency
+    bench: Bench
+    cost: PredictedLatency
+    settings: LoopSettings
+    timed: dict[str, TimedPair]
+
+    @classmethod
+    def of(cls, run: Run, cost: str, planned: PlannedLatency, timed: dict[str, TimedPair]) -> Measuring:
+        """Prepare the measurement of a latency of a run whose latency stage is finished."""
+        bench = _bench(run.settings, run.settings.latencies[cost], run.task.example())
+        model = _latency_model(run, cost, bench)
+        predicted = model.cost(dc.replace(bench.table(), fits={model.key: planned.fit} if planned.fit else {}))
+        # the machine's speed may have changed between filling the table and timing the dense network
+        return cls(planned, bench, predicted.corrected({}, planned.dense.median_ms).named(cost), model.loop, timed)
+
+    @property
+    def quickest_ms(self) -> float:
+        """Smallest latency of the dense network so far, ms."""
+        return min([self.planned.dense.median_ms, *(pair.dense.median_ms for pair in self.timed.values())])
 
 
 @dc.dataclass
@@ -104,80 +149,83 @@ class BudgetLoop:
 
     Args:
         run: the run.
-        planned: measurements before anything was pruned.
-        bench: how and where networks are timed.
-        cost: predicted latency.
+        latencies: how each latency in the budget is measured, by its name.
         log: callback that takes each round.
-        settings: settings of the loop.
-        rounds: rounds of the last call.
-        timed: timings of networks, by their sizes.
+        rounds: rounds of the last call, by the name of the latency.
     """
 
     run: Run
-    planned: PlannedLatency
-    bench: Bench
-    cost: PredictedLatency
+    latencies: Mapping[str, Measuring]
     log: Log
-    settings: LoopSettings
-    rounds: tuple[LoopRound, ...] = ()
-    timed: dict[str, TimedPair] = dc.field(default_factory=dict)
+    rounds: Mapping[str, tuple[LoopRound, ...]] = dc.field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run, planned: PlannedLatency, log: Log) -> BudgetLoop:
+    def of(cls, run: Run, planned: Mapping[str, PlannedLatency], log: Log) -> BudgetLoop:
         """Create the loop of a run whose latency stage is finished."""
-        assert run.settings.latency is not None
-        bench = _bench(run, run.settings.latency)
-        model = _latency_model(run, bench)
-        cost = model.cost(dc.replace(bench.table(), fits={model.key: planned.fit} if planned.fit else {}))
-        # the machine's speed may have changed between filling the table and timing the dense network
-        cost = cost.corrected({}, planned.dense.median_ms)
-        return cls(run, planned, bench, cost, log, model.loop, timed=_read(_rounds_file(run)))
+        timed = _read(_rounds_file(run))
+        return cls(
+            run, {cost: Measuring.of(run, cost, each, timed.get(cost, {})) for cost, each in planned.items()}, log
+        )
 
     @property
     def costs(self) -> Sequence[Cost]:
         """The measured costs."""
-        return (self.cost,)
+        return [each.cost for each in self.latencies.values()]
 
     def __call__(self, solve: Solve, costs: Sequence[Cost], before: Plan | None = None) -> Plan:
         """See `edakari.core.method.MeetBudget`."""
-        loop = ClosedLoop(self.cost, _target(self.run, self.planned), self._measured, self._tell, self.settings)
-        plan, self.rounds = loop.run(solve, costs, before)
+        latencies = [
+            TimedLatency(
+                each.cost,
+                _target(self.run, name, each.planned),
+                functools.partial(self._measured, name),
+                each.settings,
+            )
+            for name, each in self.latencies.items()
+        ]
+        plan, self.rounds = ClosedLoop(latencies, self._tell).run(solve, costs, before)
         return plan
 
-    def met(self, plan: Plan) -> MetLatency:
-        """Return how the latency was met; if the method did not call the loop, its network is measured now.
+    def met(self, plan: Plan) -> dict[str, MetLatency]:
+        """Return how each latency was met; if the method did not call the loop, its network is measured now.
 
         Raises:
             MeasurementError: the network lies above the budget.
         """
-        if not any(each.sizes == plan.sizes() for each in self.rounds):
+        sizes = plan.sizes()
+        if not any(each.sizes == sizes for rounds in self.rounds.values() for each in rounds):
             self(lambda costs: plan, self.costs)
-        return MetLatency(
-            limit_ms=_target(self.run, self.planned).limit_ms,
-            predicted_ms=self.cost.predict(plan.sizes()),
-            rounds=tuple(dc.replace(each, sizes=dict(each.sizes)) for each in self.rounds),
-            chosen_round=next(at for at, each in enumerate(self.rounds) if each.sizes == plan.sizes()),
-        )
+        return {
+            name: MetLatency(
+                limit_ms=_target(self.run, name, each.planned).limit_ms,
+                predicted_ms=each.cost.predict(sizes),
+                rounds=tuple(dc.replace(found, sizes=dict(found.sizes)) for found in self.rounds[name]),
+                chosen_round=next(at for at, found in enumerate(self.rounds[name]) if found.sizes == sizes),
+            )
+            for name, each in self.latencies.items()
+        }
 
-    def _tell(self, number: int, found: LoopRound) -> None:
+    def _tell(self, number: int, name: str, found: LoopRound) -> None:
         figures = {"predicted ms": found.predicted_ms, "measured ms": found.timing.pruned.median_ms}
         figures |= {"dense ms": found.timing.dense.median_ms, "relative error %": 100 * found.relative_error}
-        self.log(f"round {number}", figures)
+        self.log(f"round {number}" if name == LATENCY else f"round {number}, {name}", figures)
 
-    def _measured(self, plan: Plan) -> TimedPair:
-        return self.run.processes.from_main(functools.partial(self._cached_timing, plan))
+    def _measured(self, name: str, plan: Plan) -> TimedPair:
+        return self.run.processes.from_main(functools.partial(self._cached_timing, name, plan))
 
-    def _cached_timing(self, plan: Plan) -> TimedPair:
+    def _cached_timing(self, name: str, plan: Plan) -> TimedPair:
         """A network's timing, which is cached for an interrupted run."""
-        name = json.dumps(plan.sizes(), sort_keys=True)
-        if name not in self.timed:
-            quickest = min([self.planned.dense.median_ms, *(pair.dense.median_ms for pair in self.timed.values())])
+        sizes, latency = json.dumps(plan.sizes(), sort_keys=True), self.latencies[name]
+        if sizes not in latency.timed:
             network = apply(self.run.dense, plan, self.run.graph)
-            self.timed[name] = retime_if_noisy(self.bench, self.run.dense, network, quickest)
+            latency.timed[sizes] = retime_if_noisy(latency.bench, self.run.dense, network, latency.quickest_ms)
             path = _rounds_file(self.run)
             if path is not None:
-                write_json(path, {name: dc.asdict(pair) for name, pair in self.timed.items()})
-        return self.timed[name]
+                timed = {cost: each.timed for cost, each in self.latencies.items()}
+                write_json(
+                    path, {cost: {key: dc.asdict(pair) for key, pair in at.items()} for cost, at in timed.items()}
+                )
+        return latency.timed[sizes]
 
 
 def batched(example: Any, batch: int) -> Any:
@@ -185,30 +233,47 @@ def batched(example: Any, batch: int) -> Any:
     return mapped(example, lambda tensor: repeated(tensor, batch) if batch > 1 and tensor.dim() else tensor)
 
 
-def _bench(run: Run, settings: LatencySettings) -> Bench:
+def time_latencies(recipe: Recipe, networks: Networks) -> dict[str, dict[str, Timing]]:
+    """Time the networks of a finished run alternately, as each latency in its budget is measured.
+
+    Args:
+        recipe: recipe of the run.
+        networks: its networks.
+
+    Returns:
+        Timings of the "dense" and the "pruned" network, by the name of the latency.
+    """
+    models = {"dense": networks.dense, "pruned": networks.pruned}
+    benches = {cost: _bench(recipe, latency, networks.example) for cost, latency in recipe.latencies.items()}
+    return {cost: bench.steady(models) for cost, bench in benches.items()}
+
+
+def _bench(settings: PruneSettings, latency: LatencySettings, example: Any) -> Bench:
     return Bench(
-        runtime_named(settings.runtime, settings),
-        run_settings(settings, run.settings.quantize),
-        batched(run.task.example(), settings.batch),
-        settings.repeats,
-        settings.spread,
-        Path(settings.cache) if settings.cache else None,
+        runtime_named(latency.runtime, latency),
+        run_settings(latency, settings.quantize),
+        batched(example, latency.batch),
+        latency.repeats,
+        latency.spread,
+        Path(latency.cache) if latency.cache else None,
     )
 
 
-def _latency_model(run: Run, bench: Bench) -> LatencyModel:
-    """The model that predicts the latency: from widths, from numbers of tokens, or not at all without timed layers."""
-    # the shapes of the layers depend on the batch
-    alone = run.settings.latency is None or run.settings.latency.batch == 1
+def _latency_model(run: Run, cost: str, bench: Bench) -> LatencyModel:
+    """The model that predicts a latency: from widths, from numbers of tokens, or not at all without timed layers."""
+    settings = run.settings.latencies[cost]
+    alone = settings.batch == 1  # the shapes of the layers depend on the batch
     graph = run.graph if alone else trace(run.dense, mapped(bench.example, lambda x: x.to(run.processes.device)))
-    layered = times_layers(bench.runtime) and (run.settings.latency is None or run.settings.latency.layers)
+    layered = times_layers(bench.runtime) and settings.layers
     if run.prunes_tokens:
         return TokenLatency.of(run.dense, graph) if layered else WholeLatency.of_tokens(run.dense, graph)
     return WidthLatency(run.dense, graph, run.groups) if layered else WholeLatency(run.dense, graph, macs(graph))
 
 
-def _target(run: Run, planned: PlannedLatency) -> LatencyTarget:
-    return LatencyTarget.of(run.settings.budget, planned.dense.median_ms)
+def _target(run: Run, cost: str, planned: PlannedLatency) -> LatencyTarget:
+    term = run.settings.budget.term(cost)
+    assert term is not None
+    return LatencyTarget.of(term, planned.dense.median_ms)
 
 
 def _rounds_file(run: Run) -> Path | None:
@@ -216,12 +281,13 @@ def _rounds_file(run: Run) -> Path | None:
     return work / "rounds.json" if work is not None else None
 
 
-def _read(path: Path | None) -> dict[str, TimedPair]:
+def _read(path: Path | None) -> dict[str, dict[str, TimedPair]]:
     try:
         content: Mapping[str, Any] = read_json(path) if path is not None else {}
     except (OSError, ValueError):
         return {}
-    return {
-        sizes: TimedPair(**{network: Timing(**timing) for network, timing in pair.items()})
-        for sizes, pair in content.items()
-    }
+    return {cost: {sizes: _pair(pair) for sizes, pair in timed.items()} for cost, timed in content.items()}
+
+
+def _pair(content: Mapping[str, Any]) -> TimedPair:
+    return TimedPair(**{network: Timing(**timing) for network, timing in content.items()})

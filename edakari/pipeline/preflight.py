@@ -23,9 +23,10 @@ from edakari.latency.runnable import faults
 from edakari.latency.runtime_protocols import RemoteRuntime
 from edakari.latency.runtimes import option_faults, runtime_named
 from edakari.latency.timing import RunSettings
+from edakari.pipeline.latency_settings import LatencySettings, key_of
 from edakari.pipeline.masked import sparsity_problems
 from edakari.pipeline.problems import Problem, message
-from edakari.pipeline.settings import LatencySettings, PruneSettings, Recipe
+from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.train.fits import fit_name
 from edakari.train.optim import check_optimizer
 from edakari.train.sync_norms import require_sync_norms
@@ -180,13 +181,13 @@ def _batches(asked: PruneSettings, processes: Processes) -> Iterator[Problem]:
 
 
 def _runtimes(asked: PruneSettings) -> Iterator[Problem]:
-    if asked.latency:
-        wrong = option_faults(asked.latency.runtime, asked.latency)
-        yield from (Problem(f"latency.{name}", text) for name, text in wrong.items())
+    for cost, latency in asked.latencies.items():
+        wrong = option_faults(latency.runtime, latency)
+        yield from (Problem(f"{key_of(cost)}.{name}", text) for name, text in wrong.items())
         if not wrong:
-            chosen = runtime_named(asked.latency.runtime, asked.latency)
-            for name, text in faults(chosen, run_settings(asked.latency)):
-                yield Problem(f"latency.{name}", text)
+            chosen = runtime_named(latency.runtime, latency)
+            for name, text in faults(chosen, run_settings(latency)):
+                yield Problem(f"{key_of(cost)}.{name}", text)
     if asked.measure:
         settings = RunSettings(threads=asked.measure.threads, warmup=asked.measure.warmup)
         for index, runtime in enumerate(asked.measure.runtimes):
@@ -204,7 +205,7 @@ def _runtimes(asked: PruneSettings) -> Iterator[Problem]:
 
 def _folders(asked: PruneSettings) -> Iterator[Problem]:
     named = {
-        "latency.cache": asked.latency.cache if asked.latency else None,
+        **{f"{key_of(cost)}.cache": latency.cache for cost, latency in asked.latencies.items()},
         "finetune.bank.folder": asked.finetune.bank.folder
         if asked.finetune and asked.finetune.teacher == "bank"
         else None,

@@ -71,8 +71,8 @@ def quantize_stage(run: Run) -> QuantizeResult:
     settings = run.settings.quantize
     if settings is None:
         return QuantizeResult()
-    example = batched(run.task.example(), run.settings.latency.batch if run.settings.latency else 1)
-    runtime = _runtime(run.settings)
+    how = _latency(run.settings)
+    example, runtime = batched(run.task.example(), how.batch), _runtime(how)
     networks: dict[Network, nn.Module] = {"dense": run.dense, "pruned": run.network("finished")}
     about = {name: _about(run, name) for name in networks}
     made = run.processes.from_main(
@@ -90,7 +90,7 @@ def quantize_stage(run: Run) -> QuantizeResult:
         run.processes.from_main(
             lambda: require_small_drop(made["pruned"], settings, run.task.metric, before["pruned"], metrics["pruned"])
         )
-    timings = run.processes.from_main(lambda: _timed(made, runtime, run.settings))
+    timings = run.processes.from_main(lambda: _timed(made, runtime, how))
     corners = tuple(
         Corner(network=name, precision=precision, metrics=judged_by[name], latency=timings[name, precision],
                bytes=len(getattr(made[name], precision)))
@@ -151,18 +151,27 @@ def _metrics(run: Run, network: nn.Module | None) -> dict[str, float]:
     return metrics
 
 
-def _runtime(settings: PruneSettings) -> FileRuntime:
-    """The runtime of the latency if it runs ONNX files in this process, and otherwise ONNX Runtime on the CPU."""
-    latency = settings.latency
-    found = runtime_named(latency.runtime, latency) if latency is not None else None
+def _latency(settings: PruneSettings) -> LatencySettings:
+    """How networks are timed: as a latency in int8, or as the first one, or as `measure` says."""
+    latencies, measure = list(settings.latencies.values()), settings.measure
+    if latencies:
+        return next((each for each in latencies if each.precision == "int8"), latencies[0])
+    if measure is None:
+        return LatencySettings()
+    return LatencySettings(threads=measure.threads, warmup=measure.warmup, repeats=measure.repeats)
+
+
+def _runtime(latency: LatencySettings) -> FileRuntime:
+    """The runtime of a latency if it runs ONNX files in this process, and otherwise ONNX Runtime on the CPU."""
+    found = runtime_named(latency.runtime, latency)
     return found if isinstance(found, FileRuntime) else OnnxRuntime()
 
 
 def _timed(
-    made: Mapping[Network, Int8Network], runtime: FileRuntime, settings: PruneSettings
+    made: Mapping[Network, Int8Network], runtime: FileRuntime, how: LatencySettings
 ) -> dict[tuple[str, str], Timing]:
     """Time both networks in both precisions alternately."""
-    how, calls = settings.latency or settings.measure or LatencySettings(), {}
+    calls = {}
     for name, network in made.items():
         for precision in ("fp32", "int8"):
             content = getattr(network, precision)

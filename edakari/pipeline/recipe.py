@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import importlib
 import math
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 from edakari.core.arguments import found_as
 from edakari.core.budget import Budget
 from edakari.core.method import METHODS, Method
+from edakari.core.settings import named_parts
 from edakari.cost import require_known
 from edakari.criteria import CRITERIA
 from edakari.errors import EdakariError, RecipeError, UntrustedCode
 from edakari.models.trust import check_code, check_command
+from edakari.pipeline.latency_settings import unmatched
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.sections import Permit, check
 from edakari.pipeline.settings import Recipe
@@ -48,7 +51,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = (), *, trust_code: b
 
     content, lines = read_yaml(path)
     recipe = recipe_from(override(content, settings), str(path), lines, trust_code=trust_code)
-    for text, what in recipe.latency.programs.items() if recipe.latency else ():
+    for text, what in recipe.programs.items():
         check_command(text, what, path, trust_code=trust_code)
     return recipe
 
@@ -94,6 +97,9 @@ def _read(content: Mapping[str, Any], permit: Permit) -> tuple[Recipe | None, li
     method, wrong = _method("magnitude" if trains else content.get("method"), permit)
     budget, more = (Budget(()), list[Problem]()) if trains else _budget(content.get("budget"), permit)
     rest = {str(key): value for key, value in content.items() if key not in ("method", "budget")}
+    if budget is not None:
+        unmatched = _unmatched(budget, content.get("latency"))
+        more, budget = [*more, *unmatched], None if unmatched else budget
     recipe, others = check(Recipe, rest, "", permit=permit, made={"method": method, "budget": budget})
     problems = [*wrong, *more, *others]
     if recipe is not None:
@@ -146,6 +152,13 @@ def _budget(text: Any, permit: Permit) -> tuple[Budget | None, list[Problem]]:
     except EdakariError as error:
         return None, [Problem("budget", str(error))]
     return budget, []
+
+
+def _unmatched(budget: Budget, latency: Any) -> list[Problem]:
+    """Problems with the names of latencies: in the budget without settings, or the other way round."""
+    several = named_parts(typing.get_type_hints(Recipe)["latency"], latency)
+    found = unmatched(budget, [str(name) for name in latency] if several else None)
+    return [Problem(key, text) for key, text in found.items()]
 
 
 def _not_plain(value: Any, key: str) -> Iterator[Problem]:

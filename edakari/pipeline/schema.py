@@ -62,7 +62,10 @@ def _of(hint: Any, parts: dict[str, Schema]) -> Schema:
     if hint is Method:
         return _part(METHODS, parts)
     if hint is Budget:
-        return {"type": "string", "examples": ["macs<=50%", "latency<=12ms", "params<=8M, memory<=50%"]}
+        return {
+            "type": "string",
+            "examples": ["macs<=50%", "latency<=12ms", "params<=8M, memory<=50%", "latency@pi<=30ms, latency@cpu<=60%"],
+        }
     if hint is ModelSpec:
         return {"anyOf": [{"type": "string"}, _object(ModelSpec, parts)]}
     registry = registry_of(hint)
@@ -84,7 +87,8 @@ def _of(hint: Any, parts: dict[str, Schema]) -> Schema:
     if hint in TYPES:
         return {"type": TYPES[hint]}
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {"type": "object"}
+        named = {"additionalProperties": _of(inner[1], parts)} if dataclass_of(inner[1]) is not None else {}
+        return {"type": "object", **named}
     return {}
 
 

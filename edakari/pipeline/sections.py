@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from edakari.core.plain_values import keys_of, parts_of
 from edakari.core.registry import Registry
-from edakari.core.settings import dataclass_of, holds_part, registry_of
+from edakari.core.settings import dataclass_of, holds_part, named_parts, registry_of
 from edakari.errors import EdakariError, UntrustedCode
 from edakari.models import check_code
 from edakari.pipeline.problems import Problem
@@ -82,6 +82,8 @@ def _part(hint: Any, content: Any, key: str, permit: Permit, cls: type[Any], nam
         if content is None and type(None) in typing.get_args(hint):
             return None, []
         content = {} if content is None else content  # an empty section
+        if named_parts(hint, content):
+            return _several(wanted, content, key, permit)
         if isinstance(content, str) and "name" in keys_of(wanted):
             content = {"name": content}
         return check(wanted, content, key, permit=permit, default=default if isinstance(default, wanted) else None)
@@ -102,6 +104,12 @@ def _part(hint: Any, content: Any, key: str, permit: Permit, cls: type[Any], nam
         raise
     except EdakariError as error:
         return None, [Problem(f"{key}.name" if isinstance(content, Mapping) else key, str(error))]
+
+
+def _several(wanted: Any, content: Mapping[str, Any], key: str, permit: Permit) -> tuple[dict[str, Any], list[Problem]]:
+    """Several nested dataclasses by their names."""
+    found = {name: check(wanted, each or {}, f"{key}.{name}", permit=permit) for name, each in content.items()}
+    return {name: part for name, (part, _) in found.items()}, [each for _, more in found.values() for each in more]
 
 
 def _made(

@@ -6,24 +6,20 @@ import dataclasses as dc
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
-
 from edakari.core.budget import Budget
 from edakari.core.choosing import Groups
 from edakari.core.method import Method, name_of
 from edakari.core.plain_values import plain
 from edakari.core.protocols import Fit, Schedule
 from edakari.core.settings import Count, Fraction, Positive, Seed, Whole, settings
-from edakari.core.steady import STEADY
 from edakari.core.user_code import names_file
 from edakari.errors import SettingsError
 from edakari.export import EXPORTERS
 from edakari.export.int8 import QuantizeSettings
-from edakari.latency.calibrate import FEWEST
-from edakari.latency.options import RuntimeOptions
 from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
+from edakari.pipeline.latency_settings import Latencies, LatencySettings, by_cost, matched
 from edakari.tasks import DataSettings
 from edakari.train.compiling import Compile
 from edakari.train.fits import FITS, fit_name, require_fit
@@ -176,49 +172,14 @@ class MeasureSettings:
 
 
 @settings
-class LatencySettings(RuntimeOptions):
-    """The runtime in which the budget's latency must be met, and how it is measured.
-
-    Args:
-        runtime: runtime that will serve the network: "onnxruntime", "torch", "torch_compile", "openvino", or on another
-            device "command" or "carry".
-        batch: number of images per call.
-        threads: CPU threads of one call; 0 leaves the choice to the runtime.
-        precision: "fp32", "bf16", "fp16" or "int8", in runtimes that offer a choice; "int8" quantises networks as
-            `quantize` says, and meets the budget with the quantised network.
-        memory_format: "contiguous" or "channels_last", in runtimes that offer a choice.
-        device: device on which networks are timed: "cpu" or "cuda".
-        warmup: number of calls that are not timed.
-        repeats: least number of timed calls of a whole network; more are made until the time is known within 0.4 %.
-        networks: number of networks that are timed to fit the predictions, unless an earlier run has done so.
-        spread: largest accepted interquartile range, as a fraction of the median.
-        layers: whether layers are timed, where the runtime can do it; False meets the budget by timing whole networks
-            alone.
-        cache: folder of latency tables; None selects `EDAKARI_CACHE`, or `~/.cache/edakari`.
-    """
-
-    runtime: Annotated[str, RUNTIMES] = "onnxruntime"
-    batch: Count = 1
-    threads: Whole = 1
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    device: Literal["cpu", "cuda"] = "cpu"
-    warmup: Whole = WARMUP
-    repeats: Count = 100
-    networks: Annotated[int, Ge(FEWEST)] = 8
-    spread: Positive = STEADY
-    layers: bool = True
-    cache: str | None = None
-
-
-@settings
 class PruneSettings:
     """Settings that turn a trained network into a smaller one; a recipe adds the network and its data.
 
     Args:
         method: pruning method.
         budget: limits of the pruned network's costs.
-        latency: runtime of the budget's latency; None if the budget has none.
+        latency: runtime of the budget's latency; of several, a mapping of their names to such settings. None if the
+            budget has none.
         groups: groups that may be pruned, and their sizes.
         recalibrate: number of batches of the calibration data from which batch norms recompute their statistics after
             the cut, before any fine-tuning; 0 leaves them as they are.
@@ -242,7 +203,7 @@ class PruneSettings:
 
     method: Method
     budget: Budget
-    latency: LatencySettings | None = None
+    latency: Latencies | None = None
     groups: Groups = Groups()
     recalibrate: Whole = 0
     reconstruct: bool = False
@@ -259,13 +220,27 @@ class PruneSettings:
     tf32: bool | None = None
 
     def __post_init__(self) -> None:
-        timed = self.budget.term("latency") is not None
         object.__setattr__(self, "groups", self.groups.under(self.budget))
-        object.__setattr__(self, "latency", (self.latency or LatencySettings()) if timed else None)
-        if self.latency is not None and self.latency.precision == "int8":
+        object.__setattr__(self, "latency", matched(self.budget, self.latency))
+        if any(each.precision == "int8" for each in self.latencies.values()):
             object.__setattr__(self, "quantize", self.quantize or QuantizeSettings())
         if self.fit is not None:
             require_fit(self.fit)
+
+    @property
+    def latencies(self) -> dict[str, LatencySettings]:
+        """Settings of each latency, by its name in the budget."""
+        return by_cost(self.latency)
+
+    @property
+    def programs(self) -> dict[str, str]:
+        """What the latencies run: commands and libraries, by the text that names each."""
+        return {text: what for each in self.latencies.values() for text, what in each.programs.items()}
+
+    @property
+    def batch(self) -> int:
+        """Number of images per call of the networks that are written: that of the first latency, or 1."""
+        return next((each.batch for each in self.latencies.values()), 1)
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
@@ -301,6 +276,8 @@ def _told(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Budget):
         return str(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
     if not dc.is_dataclass(value):
         if isinstance(value, Method):  # a class of its own without settings
             return {"name": name_of(value)}

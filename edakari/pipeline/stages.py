@@ -23,8 +23,8 @@ from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
 from edakari.cost import counted, uncounted
 from edakari.errors import PlanError
-from edakari.latency.budget_loop import TimedPair
 from edakari.latency.runtimes import runtime_named
+from edakari.latency.target import TimedPair
 from edakari.latency.timing import RunSettings, measure
 from edakari.methods.allocation import allocate
 from edakari.methods.fixed_widths import prune_with_fixed
@@ -33,7 +33,7 @@ from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.counting import CountedTraining, epochs_left
 from edakari.pipeline.exact import check_exact, check_zeros, cut_costs
 from edakari.pipeline.feasible import require_feasible, require_reachable
-from edakari.pipeline.latency import BudgetLoop, batched, finished_latency, measured_latency
+from edakari.pipeline.latency import BudgetLoop, batched, finished_latencies, measured_latencies
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.masked import fixed_masks, masked_within
 from edakari.pipeline.passing import warn_if_blocked
@@ -76,7 +76,7 @@ __all__ = [
 def trace_stage(run: Run) -> TraceResult:
     """Find the groups, their costs and what is unprunable; a network with outputs that are not finite is refused."""
     run.task.batches("train")  # raises here if the batches do not divide among the processes
-    for timed in (run.settings.latency, run.settings.measure):
+    for timed in (*run.settings.latencies.values(), run.settings.measure):
         for tensor in tree_leaves(run.example) if timed is not None else ():  # check memory now, not hours later
             if hasattr(tensor, "element_size"):
                 require_memory((timed.batch, *tensor.shape), tensor.element_size())  # type: ignore[union-attr]
@@ -106,10 +106,10 @@ def trace_stage(run: Run) -> TraceResult:
 
 
 def latency_stage(run: Run) -> LatencyResult:
-    """Compute the limits of the budget; for a latency, measure what a solver needs on this machine."""
-    planned = run.processes.from_main(lambda: measured_latency(run))
-    latency = {"latency": planned.dense.median_ms} if planned else {}
-    budget = run.settings.budget.absolute({**run.dense_costs, **latency})
+    """Compute the limits of the budget; for latencies, measure what a solver needs on their devices."""
+    planned = run.processes.from_main(lambda: measured_latencies(run))
+    timed = {cost: each.dense.median_ms for cost, each in planned.items()}
+    budget = run.settings.budget.absolute({**run.dense_costs, **timed})
     return LatencyResult(limits={t.cost: t.limit for t in budget.terms}, sparsity=budget.sparsity, planned=planned)
 
 
@@ -169,7 +169,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         predicted=cut_costs(run, plan, outcome.model)
         if plan.tokens()
         else counted(run.graph, plan.sizes(), run.settings.budget),
-        latency=loop.met(plan) if loop else None,
+        latencies=loop.met(plan) if loop else {},
         own_finetune=outcome.finetune is not None,
         own_teachers=outcome.teachers is not None,
         as_cut=as_cut,
@@ -270,13 +270,12 @@ def measure_stage(run: Run, limits: LatencyResult, pruned: PruneResult) -> Measu
     """Time the dense and the finished network alternately; in the main process only."""
     if not run.processes.main:
         return MeasureResult(runtimes={})
-    timed = finished_latency(run, limits.planned, pruned.latency)
-    latency, error = timed or (None, 0.0)
+    latencies = finished_latencies(run, limits.planned, pruned.latencies)
     settings = run.settings.measure
     if settings is None:
-        return MeasureResult(runtimes={}, latency=latency, relative_error=error)
+        return MeasureResult(runtimes={}, latencies=latencies)
     runtimes = time_networks(run.dense, run.network("finished"), run.task.example(), settings)
-    found = MeasureResult(runtimes=runtimes, latency=latency, relative_error=error)
+    found = MeasureResult(runtimes=runtimes, latencies=latencies)
     return dc.replace(found, batch=settings.batch, threads=settings.threads)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from edakari.core.optional import needs
 from edakari.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Frame, axes, drawing, padded
 from edakari.report.formatting import COSTS, is_share, metric, title_of
-from edakari.report.speeds import latencies, speeds
+from edakari.report.speeds import speeds
 
 with needs("report", "a report"):
     from markupsafe import Markup, escape
@@ -74,12 +74,12 @@ def tradeoffs(report: Mapping[str, Any]) -> list[Tradeoff]:
         points = [_point(network, network["costs"][cost] / whole * 100, name) for network in networks]
         title = f"{COSTS[cost]}, % of dense"
         charts.append(Tradeoff(title, points, limit / whole * 100 if limit else None, _others(report, cost, 100.0)))
-    for speed in speeds(report)[: max(1, len(latencies(report)))]:
+    for speed in speeds(report)[: max(1, len(report["latencies"]))]:
         before, after = speed.dense["median_ms"], speed.pruned["median_ms"]
         points = [_point(network, before if network is dense else after, name) for network in networks]
         limit = speed.asked["limit_ms"] if speed.asked else None
         # other runs were timed at another speed of the machine
-        charts.append(Tradeoff(f"latency in {speed.runtime}, ms", points, limit, _others(report, "latency", before)))
+        charts.append(Tradeoff(f"latency in {speed.title}, ms", points, limit, _others(report, speed.cost, before)))
     return charts
 
 

@@ -36,8 +36,8 @@ def collect(folder: str | Path) -> Content:
 
     Returns:
         The content of `report.json`. `networks` holds the results of the dense, the pruned and the fine-tuned network,
-        each with `metrics`, `costs`, `bytes` and `latency` in ms by runtime. `latency` is None without a latency in the
-        budget.
+        each with `metrics`, `costs`, `bytes` and `latency` in ms by runtime. `latencies` holds each latency of the
+        budget by its name.
 
     Raises:
         RunFolderError: the folder is no run folder, no stage is finished, or a file is damaged.

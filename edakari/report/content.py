@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # what the command line shows at once must not wait for torch
     from edakari.latency.timing import Timing
-    from edakari.results import CheckResult, DenseResult, FinetuneResult, Results, TracedGroup, TraceResult
+    from edakari.results import (
+        CheckResult,
+        DenseResult,
+        FinetuneResult,
+        LatencyResult,
+        Results,
+        TracedGroup,
+        TraceResult,
+    )
 
     Judged = DenseResult | CheckResult | FinetuneResult
 
@@ -43,7 +51,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "networks": _networks(results),
         "as_cut": dict(pruned.as_cut) if pruned and pruned.as_cut is not None else None,
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
-        "latency": _latency(results),
+        "latencies": _latencies(results),
         "int8": dc.asdict(results.quantize) if results.quantize and results.quantize.corners else None,
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
         "dropped": _dropped(traced.groups, pruned.sizes if pruned else {}),
@@ -97,17 +105,20 @@ def _networks(results: Results) -> list[Content]:
     ]
 
 
-def _latency(results: Results) -> Content | None:
-    """The latency of the budget: dense, predicted and measured, and the rounds of the closed loop."""
-    planned = results.latency.planned if results.latency else None
-    if planned is None or results.latency is None:
-        return None
-    limit_ms, met = results.latency.limits["latency"], results.prune.latency if results.prune else None
-    last = results.measure if results.measure and results.measure.latency else None
+def _latencies(results: Results) -> Content:
+    """The latencies of the budget by name: dense, predicted and measured, and the rounds of the closed loop."""
+    found = results.latency
+    return {} if found is None else {cost: _latency(results, found, cost) for cost in found.planned}
+
+
+def _latency(results: Results, limits: LatencyResult, cost: str) -> Content:
+    planned, limit_ms = limits.planned[cost], limits.limits[cost]
+    met = results.prune.latencies[cost] if results.prune else None
+    last = results.measure.latencies.get(cost) if results.measure else None
     # until the finished network has been timed, the timing of the pruned network takes its place
     pair, error = (met.chosen.timing, met.chosen.relative_error) if met else (None, None)
     if last is not None:
-        pair, error = last.latency, last.relative_error
+        pair, error = last.timing, last.relative_error
     dense, timed = dc.asdict(planned.dense), None
     if pair is not None and error is not None:
         # the dense network's latency at the machine's speed, from all of its measurements in the run

@@ -175,7 +175,7 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for speed in speeds(report):
         texts = ["" for _ in networks]
         texts[0], texts[-1] = latency(speed.dense), latency(speed.pruned)
-        name = f"Latency, {speed.runtime}{' (budget)' if speed.asked else ''}"
+        name = f"Latency, {speed.title}{' (budget)' if speed.asked else ''}"
         faster = {"change": f"{speed.ratio:.2f} × as fast", "tone": _tone(speed.ratio > 1)}
         table.append({"name": name, "texts": texts, **faster})
     return table

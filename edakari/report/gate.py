@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from edakari.core.budget import SCALES, TIMES, UNITS
+from edakari.core.budget import LATENCY, SCALES, TIMES, UNITS
 from edakari.errors import RunFolderError, SettingsError, UnknownName
 from edakari.report.formatting import is_share
 from edakari.report.speeds import speeds
@@ -17,7 +17,7 @@ from edakari.report.verdict import verdict
 __all__ = ["Condition", "figures_of", "holding"]
 
 CONDITION = re.compile(
-    r"\s*([A-Za-z_][\w.\-]*)\s*(<=|>=|<|>)\s*(-?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*"
+    r"\s*([A-Za-z_][\w.@\-]*)\s*(<=|>=|<|>)\s*(-?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(%|[A-Za-z]*)\s*"
 )
 RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -151,9 +151,8 @@ def _figures(report: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     for name, value in {**last["costs"], "size": last["bytes"]}.items():
         unit, scales, _ = UNITS.get(name, ("", SCALES, ""))
         yield name, Figure(value, scales, f" {unit}".rstrip(), {**dense["costs"], "size": dense["bytes"]}.get(name))
-    measured = speeds(report)
-    for speed in reversed(measured):  # so that the budget's timing of a runtime is the one that counts
-        for name in (f".{speed.runtime}", "") if speed is measured[0] else (f".{speed.runtime}",):
+    for speed in reversed(speeds(report)):  # so that the first one counts, where several have a name
+        for name in dict.fromkeys((f".{speed.runtime}", speed.cost.removeprefix(LATENCY), "")):
             yield f"latency{name}", Figure(speed.pruned["median_ms"], TIMES, " ms", speed.dense["median_ms"])
             yield f"speedup{name}", Figure(speed.ratio, PLAIN, " ×")
     found = verdict(report)

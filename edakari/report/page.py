@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edakari.core.budget import LATENCY
 from edakari.core.optional import needs
 from edakari.report import formatting as figures
 from edakari.report.charts import curve, scatter, tradeoffs
@@ -32,7 +33,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         report=report,
         pictures=pictures,
         rows=figures.rows(report),
-        budgeted=_budgeted(report["latency"]),
+        budgeted=[_budgeted(cost, timed) for cost, timed in report["latencies"].items()],
         int8=figures.int8_rows(report["int8"]) if report.get("int8") else [],
         tiles=_tiles(report, found),
         verdict=found,
@@ -73,17 +74,15 @@ def _tiles(report: Mapping[str, Any], found: Verdict) -> list[dict[str, str]]:
     if found.speed:
         times = f"{found.speed.pruned['median_ms']:.3g} ms instead of {found.speed.dense['median_ms']:.3g} ms"
         note = f"{times}{figures.noisy(found.speed.dense, found.speed.pruned)}"
-        tiles.append({"name": f"speed in {found.speed.runtime}", "figure": f"{found.speed.ratio:.2f} ×", "note": note})
+        tiles.append({"name": f"speed in {found.speed.title}", "figure": f"{found.speed.ratio:.2f} ×", "note": note})
     return tiles
 
 
-def _budgeted(timed: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Describe the latency of the budget."""
-    if timed is None:
-        return None
+def _budgeted(cost: str, timed: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a latency of the budget."""
     measured = timed["measured"]
     return {
-        "runtime": timed["runtime"],
+        "name": timed["runtime"] if cost == LATENCY else f"{cost}, {timed['runtime']}",
         "batch": timed["batch"],
         "threads": timed["settings"]["threads"],
         "asked": f"{timed['limit_ms']:.3g} ms",

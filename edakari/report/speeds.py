@@ -6,7 +6,9 @@ import dataclasses as dc
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Speed", "latencies", "speeds"]
+from edakari.core.budget import LATENCY
+
+__all__ = ["Speed", "speeds"]
 
 Values = Mapping[str, Any]
 
@@ -20,30 +22,25 @@ class Speed:
         dense: timing of the dense network, as plain values.
         pruned: timing of the finished network, or of the pruned one until that is measured.
         asked: the entry of the budget's latency; None if the budget does not limit this latency.
+        cost: name of the latency in the budget.
     """
 
     runtime: str
     dense: Values
     pruned: Values
     asked: Values | None
+    cost: str = LATENCY
+
+    @property
+    def title(self) -> str:
+        """The runtime, after the name of one of several latencies."""
+        return self.runtime if self.cost == LATENCY else f"{self.cost.partition('@')[2]}, {self.runtime}"
 
     @property
     def ratio(self) -> float:
         """How many times as fast the pruned network is."""
         ratio: float = self.dense["median_ms"] / self.pruned["median_ms"]
         return ratio
-
-
-def latencies(report: Values) -> Mapping[str, Values]:
-    """Return the latencies of the budget by the names of its terms.
-
-    Args:
-        report: the report from `collect`.
-    """
-    found: Mapping[str, Values] | None = report.get("latencies")
-    if found is None:
-        found = {"latency": report["latency"]} if report["latency"] else {}
-    return found
 
 
 def speeds(report: Values) -> list[Speed]:
@@ -56,8 +53,8 @@ def speeds(report: Values) -> list[Speed]:
         report: the report from `collect`.
     """
     asked = [
-        Speed(each["runtime"], each["dense"], each["measured"], each)
-        for each in latencies(report).values()
+        Speed(each["runtime"], each["dense"], each["measured"], each, cost)
+        for cost, each in report["latencies"].items()
         if each["measured"]
     ]
     here = report["measured"]

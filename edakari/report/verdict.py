@@ -9,7 +9,7 @@ from typing import Any
 from edakari.core.steady import MISS
 from edakari.report import formatting
 from edakari.report.intervals import difference, wilson
-from edakari.report.speeds import Speed, latencies, speeds
+from edakari.report.speeds import Speed, speeds
 
 __all__ = ["Judged", "Limit", "Verdict", "verdict"]
 
@@ -146,7 +146,7 @@ class Verdict:
             return ""
         before, after = self.speed.dense, self.speed.pruned
         times = f"{after['median_ms']:.3g} ms instead of {before['median_ms']:.3g} ms"
-        return f"{self.speed.ratio:.2f} × as fast in {self.speed.runtime}: {times}{formatting.noisy(before, after)}"
+        return f"{self.speed.ratio:.2f} × as fast in {self.speed.title}: {times}{formatting.noisy(before, after)}"
 
 
 def verdict(report: Values) -> Verdict:
@@ -174,7 +174,7 @@ def _limits(report: Values) -> Iterator[Limit]:
         if name in last["costs"] and limit > 0:
             whole = dense["costs"].get(name) if relative else None
             yield Limit(name, limit, last["costs"][name], whole, formatting.COSTS.get(name, name))
-    for name, each in latencies(report).items():
+    for name, each in report["latencies"].items():
         if each["measured"] and each["limit_ms"] > 0:
             whole = each["dense"]["median_ms"] if asked.get(name, "").endswith("%") else None
             reached = each["limit_ms"] * (1 + each["relative_error"])

@@ -22,7 +22,7 @@ class Entry:
         metric: name of its main metric; empty if the task has none.
         metrics: metrics of the finished network.
         dense: metrics of the unpruned network.
-        costs: costs of the finished network by name; "latency" in ms, if it was measured.
+        costs: costs of the finished network by name; latencies in ms, if they were measured.
         dense_costs: costs of the unpruned network.
         examples: number of training examples that its trainings took; None if it is unknown.
         seconds: duration of its stages, s.
@@ -62,7 +62,7 @@ def entry_of(report: Mapping[str, Any], folder: Path, settings: Mapping[str, Any
         settings: values of a sweep's axes; None tells the run by its recipe.
     """
     dense, last = report["networks"][0], report["networks"][-1]
-    before, after = _latency(report)
+    before, after = _latencies(report)
     return Entry(
         folder=str(folder),
         settings=flattened(report["recipe"]) if settings is None else settings,
@@ -79,11 +79,12 @@ def entry_of(report: Mapping[str, Any], folder: Path, settings: Mapping[str, Any
     )
 
 
-def _latency(report: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """Latency of the dense and of the finished network, ms: that of the budget, else that of the first runtime."""
-    timed = report["latency"]
-    if timed and timed["measured"]:
-        return {"latency": timed["dense"]["median_ms"]}, {"latency": timed["measured"]["median_ms"]}
+def _latencies(report: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Latencies of the dense and of the finished network, ms: those of the budget, else that of the first runtime."""
+    timed = {cost: each for cost, each in report["latencies"].items() if each["measured"]}
+    if timed:
+        before = {cost: float(each["dense"]["median_ms"]) for cost, each in timed.items()}
+        return before, {cost: float(each["measured"]["median_ms"]) for cost, each in timed.items()}
     for runtime, timing in report["networks"][0]["latency"].items():
         found = report["networks"][-1]["latency"].get(runtime)
         if found:

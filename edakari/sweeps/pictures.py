@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from edakari.core.budget import is_latency
 from edakari.core.optional import needs
 from edakari.report.axes import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Frame, axes, drawing, padded
 from edakari.report.formatting import COSTS, is_share, metric, title_of
@@ -47,7 +48,7 @@ def frontier(results: Results, cost: str, link: Link) -> Markup:
     xs = [_x(entry, cost, relative) for row in rows for entry in row.entries]
     ys = [entry.metrics[results.metric] for row in rows for entry in row.entries if results.metric in entry.metrics]
     frame = Frame(padded(xs, share=False), padded(ys, is_share(results.metric)))
-    unit = "% of the unpruned network" if relative else "ms" if cost == "latency" else ""
+    unit = "% of the unpruned network" if relative else "ms" if is_latency(cost) else ""
     parts = [*axes(frame, f"{COSTS.get(cost, cost)}{f', {unit}' if unit else ''}", results.metric)]
     front = sorted(_mean(row, cost, relative) for row in rows if cost in row.front)
     marks = " ".join("{:.1f},{:.1f}".format(*frame.at(*point)) for point in front)

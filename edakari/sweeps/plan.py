@@ -110,7 +110,7 @@ class SweepPlan:
         if self.settings.equal_images and isinstance(tuning, Mapping):
             content["finetune"] = {"counts_method": True, **tuning}
         recipe = recipe_from(content, self.where, trust_code=self.trust_code)
-        for text, what in recipe.latency.programs.items() if recipe.latency else ():
+        for text, what in recipe.programs.items():
             check_command(text, what, self.where, trust_code=self.trust_code)
         return recipe
 

@@ -6,6 +6,7 @@ import dataclasses as dc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edakari.core.budget import is_latency
 from edakari.sweeps.axes import SEED
 from edakari.sweeps.entries import Entry
 from edakari.sweeps.statistics import Difference, Spread, paired, spread_of
@@ -14,7 +15,7 @@ __all__ = ["Failure", "Results", "Row", "results_of"]
 
 UNIMPORTANT = ("measure", "export", "device", "quantize", "train", "finetune.bank.folder", "latency.cache")
 """Settings that change neither the network nor its training; they tell no two rows apart."""
-COSTS = ("macs", "params", "latency")
+COSTS = ("macs", "params")
 TOLERANCE = 0.01
 """Relative difference of the numbers of images seen above which a comparison is marked as unfair."""
 
@@ -99,8 +100,9 @@ class Results:
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """Costs that every row has, the usual ones."""
-        return tuple(name for name in COSTS if self.rows and all(name in row.costs for row in self.rows))
+        """Costs that every row has: the usual ones, and latencies."""
+        names = (*COSTS, *filter(is_latency, self.rows[0].costs)) if self.rows else ()
+        return tuple(name for name in names if all(name in row.costs for row in self.rows))
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edakari.core.budget import is_latency
 from edakari.core.files import write_json, write_text
 from edakari.core.tables import Table
 from edakari.report import formatting
@@ -148,7 +149,7 @@ def difference_text(metric: str, found: Difference | None) -> str:
 def cost_text(row: Row, cost: str) -> str:
     """Format a cost, and its fraction of the unpruned network's."""
     found = row.costs[cost].mean
-    text = f"{found:.3g} ms" if cost == "latency" else formatting.cost(found)
+    text = f"{found:.3g} ms" if is_latency(cost) else formatting.cost(found)
     share = row.shares.get(cost)
     return f"{text} ({share.mean * 100:.1f} %)" if share else text
 

@@ -27,6 +27,10 @@ from edakari.testing.costs import ProductCost
         ("latency <= 0.8s, macs<=50%", [Term("latency", 800.0, False), Term("macs", 0.5, True)]),
         ("latency<=250us", [Term("latency", 0.25, False)]),
         ("latency<=60%", [Term("latency", 0.6, True)]),
+        (
+            "Latency@Pi-4<=30ms, latency@cpu<=60%, macs<=70%",
+            [Term("latency@Pi-4", 30.0, False), Term("latency@cpu", 0.6, True), Term("macs", 0.7, True)],
+        ),
         ("flops<=2G", [Term("flops", 2e9, False)]),
         ("FLOPs<=50 %", [Term("flops", 0.5, True)]),
         ("size<=1MB", [Term("size", 1e6, False)]),
@@ -93,7 +97,8 @@ def test_a_sparsity_is_no_limit_of_channels() -> None:
     ["", "  ", "50%", "macs", "macs=50%", "macs<=", "macs<=0%", "macs<=101%", "macs<=0", "macs<=-1", "macs<=nan",
      "latency<=12", "latency<=12k", "latency<=0ms", "latency<=120%", "macs<=12ms", "macs<=2X", "macs<=1G,",
      "macs<=1G, macs<=2G", "macs>=5", "size<=1M", "size<=100", "size<=1ms", "macs<=1MB", "macs<=0.5",
-     "params<=1", None, 0.5],
+     "params<=1", "latency@pi<=12", "latency@<=12ms", "latency@3<=12ms", "latency@a@b<=12ms", "macs@pi<=50%",
+     "latency<=1ms, latency@a<=2ms", "latency@a<=1ms, latency@a<=2ms", None, 0.5],
 )  # fmt: skip
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(BudgetError):

@@ -79,7 +79,7 @@ def recorded(name: str, content: dict[str, Any], folder: Path) -> dict[str, Any]
     edakari.run(recipe_from({**content, **changes}), folder / "run")
     stages = folder / "run" / "stages"
     measured, pruned = (json.loads((stages / f"{name}.json").read_text()) for name in ("latency", "prune"))
-    planned, met = measured["planned"], pruned["latency"]
+    planned, met = measured["planned"]["latency"], pruned["latencies"]["latency"]
     everything = {**measured, **planned, **planned["details"]}
     timed = {key: value for key, value in everything.items() if key in MEASURED}
     met["relative_error"] = met["rounds"][met["chosen_round"]]["relative_error"]

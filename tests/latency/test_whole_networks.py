@@ -19,7 +19,9 @@ from edakari.core.space import Group, Sizes
 from edakari.cost import macs
 from edakari.errors import InfeasibleBudget, MeasurementError
 from edakari.latency import runtimes
-from edakari.latency.budget_loop import MISS, NEAR, ClosedLoop, LatencyTarget, LoopSettings, TimedPair, affine
+from edakari.latency.budget_loop import MISS, NEAR, LoopSettings, affine
+from edakari.latency.closed_loop import ClosedLoop, TimedLatency
+from edakari.latency.target import LatencyTarget, TimedPair
 from edakari.latency.timing import LayerRuntime, RunSettings, Timing
 from edakari.latency.whole import SurrogateLatency
 from edakari.pipeline import recipe_from
@@ -85,13 +87,13 @@ def test_any_machine_that_is_slower_for_wider_networks_is_met(shape: str, fracti
 
     latency = SurrogateLatency(Width()).corrected({}, times[-1])
     target = LatencyTarget(limit, (times[-1],), relative=True)
-    loop = ClosedLoop(latency, target, measure, lambda number, found: None, LoopSettings(12, affine))
-    plan, rounds = loop.run(widest(limit), (latency,), None)
+    timed = TimedLatency(latency, target, measure, LoopSettings(12, affine))
+    plan, rounds = ClosedLoop([timed], lambda number, name, found: None).run(widest(limit), (latency,), None)
     best = max(ms for ms in times if ms <= limit * (1 + MISS))
     found = times[plan.sizes()["group"]]
     assert found <= limit * (1 + MISS)
     assert abs(found / limit - 1) <= max(NEAR, abs(best / limit - 1) + 0.025)
-    assert len(rounds) <= 8
+    assert len(rounds["latency"]) <= 8
 
 
 @dc.dataclass
@@ -160,7 +162,7 @@ def test_a_runtime_without_a_clock_meets_a_budget(
         "measure": None,
     }
     result = edakari.run(recipe_from({**content, **changes}), tmp_path / "run")
-    timed = result.report["latency"]
+    timed = result.report["latencies"]["latency"]
     assert -0.03 <= timed["relative_error"] <= MISS
     assert timed["fit"] is None
     assert len(timed["rounds"]) <= 8

@@ -96,7 +96,8 @@ def err(monkeypatch, factor: float) -> None:
 
     def wrong(*args):
         found = of(*args)
-        return dc.replace(found, cost=found.cost.scaled(1 / factor))
+        latencies = {n: dc.replace(each, cost=each.cost.scaled(1 / factor)) for n, each in found.latencies.items()}
+        return dc.replace(found, latencies=latencies)
 
     monkeypatch.setattr(loop_module.BudgetLoop, "of", wrong)
 
@@ -104,7 +105,7 @@ def err(monkeypatch, factor: float) -> None:
 @pytest.mark.parametrize("budget", ["latency<=70%", "latency<=1.5ms", "latency<=70%, params<=90%"])
 def test_the_finished_network_meets_its_latency(fake, recipe, tmp_path, budget):
     result = edakari.run(recipe(budget=budget), tmp_path / "run")
-    timed = result.report["latency"]
+    timed = result.report["latencies"]["latency"]
     dense = timed["dense"]["median_ms"]
     assert timed["limit_ms"] == pytest.approx(1.5 if budget.endswith("ms") else 0.7 * dense)
     assert timed["measured"]["median_ms"] == pytest.approx(true_latency(fake, result.model), rel=1e-6)
@@ -120,20 +121,20 @@ def test_a_prediction_that_errs_is_corrected(fake, recipe, tmp_path, monkeypatch
     err(monkeypatch, factor)
     changed = recipe(budget="latency<=1.6ms", method={"name": "magnitude", "iterations": steps})
     result = edakari.run(changed, tmp_path / "run")
-    rounds = json.loads((tmp_path / "run" / "stages" / "prune.json").read_text())["latency"]["rounds"]
+    rounds = json.loads((tmp_path / "run" / "stages" / "prune.json").read_text())["latencies"]["latency"]["rounds"]
     assert len(rounds) > 1
     assert abs(rounds[0]["relative_error"]) > 0.05
     assert (rounds[0]["factor"], rounds[1]["factor"] > 1) == (1.0, factor > 1)
     found = true_latency(fake, result.model)
     assert found / 1.6 - 1 <= 0.02
     assert abs(found / 1.6 - 1) < 0.6 * abs(rounds[0]["relative_error"])  # as near as three groups in steps of 8 come
-    assert result.report["latency"]["relative_error"] == pytest.approx(found / 1.6 - 1, abs=1e-6)
+    assert result.report["latencies"]["latency"]["relative_error"] == pytest.approx(found / 1.6 - 1, abs=1e-6)
 
 
 def test_how_fast_the_machine_is_meanwhile_does_not_count_for_a_share(fake, recipe, tmp_path, monkeypatch):
     drift(fake, monkeypatch, 1.5)
     result = edakari.run(recipe(budget="latency<=70%"), tmp_path / "run")
-    timed = result.report["latency"]
+    timed = result.report["latencies"]["latency"]
     whole, found = true_latency(fake, edakari.build(result.report["model"])), true_latency(fake, result.model)
     assert timed["dense"]["median_ms"] == pytest.approx(whole / 1.5)
     assert timed["measured"]["median_ms"] == pytest.approx(found / 1.5)
@@ -144,7 +145,7 @@ def test_how_fast_the_machine_is_meanwhile_does_not_count_for_a_share(fake, reci
 def test_milliseconds_are_met_at_the_speed_that_the_machine_mostly_had(fake, recipe, tmp_path, monkeypatch, factor):
     drift(fake, monkeypatch, factor)
     result = edakari.run(recipe(budget="latency<=1.6ms"), tmp_path / "run")
-    timed = result.report["latency"]
+    timed = result.report["latencies"]["latency"]
     whole, found = true_latency(fake, edakari.build(result.report["model"])), true_latency(fake, result.model)
     assert timed["dense"]["median_ms"] == pytest.approx(whole)
     assert timed["measured"]["median_ms"] == pytest.approx(found)
@@ -157,7 +158,7 @@ def test_a_method_that_does_not_settle_is_measured_all_the_same(fake, recipe, tm
     monkeypatch.setattr(
         cls, "prune", lambda self, job: honest(self, dc.replace(job, loop=lambda solve, *rest: solve(job.costs)))
     )
-    timed = edakari.run(recipe(), tmp_path / "run").report["latency"]
+    timed = edakari.run(recipe(), tmp_path / "run").report["latencies"]["latency"]
     assert len(timed["rounds"]) >= 1
     err(monkeypatch, 1.3)
     with pytest.raises(MeasurementError, match=r"above the budget of 1\.6 ms"):
@@ -166,7 +167,9 @@ def test_a_method_that_does_not_settle_is_measured_all_the_same(fake, recipe, tm
 
 def test_layers_can_be_left_out(fake, recipe, tmp_path):
     latency = {"runtime": "formula", "repeats": 5, "layers": False}
-    timed = edakari.run(recipe(latency=latency, groups={"round_to": 1}), tmp_path / "run").report["latency"]
+    timed = edakari.run(recipe(latency=latency, groups={"round_to": 1}), tmp_path / "run").report["latencies"][
+        "latency"
+    ]
     assert fake.opened == []
     assert timed["fit"] is None
     assert -0.03 < timed["relative_error"] <= 0.02
@@ -238,18 +241,20 @@ def test_an_interrupted_run_goes_on_and_measures_nothing_twice(fake, recipe, tmp
 def test_the_report_shows_dense_predicted_and_measured(fake, recipe, tmp_path, monkeypatch):
     err(monkeypatch, 1.15)
     report = edakari.run(recipe(budget="latency<=1.6ms"), tmp_path / "run").report
-    page, timed = render(report), report["latency"]
+    page, timed = render(report), report["latencies"]["latency"]
     text = re.sub(r"<[^>]*>", " ", page)
     for figure in (timed["dense"]["median_ms"], timed["predicted_ms"], timed["measured"]["median_ms"]):
         assert f"{figure:.3g} ±" in text
     table = page.partition("Rounds of the closed loop")[2].partition("</table>")[0]
     assert table.count("<tr><td>") == len(timed["rounds"]) > 1
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["latency"]["rounds"] == timed["rounds"]
+    assert (
+        json.loads((tmp_path / "run" / "report.json").read_text())["latencies"]["latency"]["rounds"] == timed["rounds"]
+    )
 
 
 def test_without_a_latency_there_is_none(content, tmp_path):
     report = edakari.run(recipe_from({**content, "finetune": None, "measure": None}), tmp_path / "run").report
-    assert report["latency"] is None
+    assert report["latencies"] == {}
     assert "The budget's latency" not in render(report)
 
 
@@ -297,7 +302,9 @@ def test_a_latency_at_the_root(fake, tmp_path):
 
 def test_rounds_end_where_sizes_do_not_follow(fake, recipe, tmp_path):
     """Where another term decides, a latency far below its limit is no reason to go on."""
-    rounds = edakari.run(recipe(budget="latency<=95%, macs<=40%"), tmp_path / "run").report["latency"]["rounds"]
+    rounds = edakari.run(recipe(budget="latency<=95%, macs<=40%"), tmp_path / "run").report["latencies"]["latency"][
+        "rounds"
+    ]
     assert len(rounds) == 1
     assert rounds[0]["relative_error"] < -rounds_module.MISS
 
@@ -307,7 +314,7 @@ def test_the_fit_of_a_run_before_is_kept(fake, recipe, tmp_path):
     second = recipe(seed=1)
     edakari.run(second, tmp_path / "other")
     found = json.loads((tmp_path / "other" / "stages" / "latency.json").read_text())
-    found = found["planned"]
+    found = found["planned"]["latency"]
     assert found["details"]["filled"] == 0
     assert "networks" not in found["details"]
     graph = trace(edakari.build(second.model), torch.zeros(1, 1, 8, 8))

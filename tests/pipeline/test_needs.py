@@ -82,7 +82,7 @@ def begin(run: Any) -> None:
 def test_a_method_refuses_the_tasks_that_do_not_serve_it_before_anything(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "measured_latency", begin)
+    monkeypatch.setattr(stages, "measured_latencies", begin)
     for kind in TASKS:
         with pytest.raises(DataError if kind in REFUSED.get(name, ()) else Begun):
             attempt(kind, name)

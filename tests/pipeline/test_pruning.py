@@ -173,7 +173,7 @@ def test_a_latency_is_measured_and_met(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("EDAKARI_CACHE", str(tmp_path / "cache"))
     how = LatencySettings(runtime="formula", repeats=5, networks=4)
     result = edakari.prune(toy_cnn(), X, "latency<=90%", latency=how, groups=edakari.Groups(round_to=1), device="cpu")
-    timed = result.report["latency"]
+    timed = result.report["latencies"]["latency"]
     assert timed["measured"]["median_ms"] <= 0.9 * timed["dense"]["median_ms"] * 1.02
     assert result.plan.sizes()
     assert result.report["recipe"]["groups"]["round_to"] == 1

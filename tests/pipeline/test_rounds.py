@@ -11,7 +11,9 @@ from torch import nn
 
 from edakari.core.plan import Plan
 from edakari.errors import InfeasibleBudget, MeasurementError
-from edakari.latency.budget_loop import NEAREST, LatencyTarget, TimedPair, _edge, _Trials, retime_if_noisy
+from edakari.latency.budget_loop import Trials
+from edakari.latency.closed_loop import NEAREST, _edge
+from edakari.latency.target import LatencyTarget, TimedPair, retime_if_noisy
 from edakari.latency.timing import Timing
 
 NETWORK = nn.Identity()
@@ -60,22 +62,23 @@ def test_a_machine_that_becomes_too_noisy_leaves_what_was_timed() -> None:
 
 
 def test_the_edge_of_what_is_possible_is_found() -> None:
-    def solved(factor: float) -> Plan:
-        if factor > 1.37:
+    def solved(factors: Mapping[str, float]) -> Plan:
+        if factors["latency@a"] > 1.37:
             raise InfeasibleBudget("too small", {})
-        return Plan((), "", {"value": factor})
+        return Plan((), "", dict(factors))
 
-    found = _edge(solved, 1.0, 2.0)
+    found = _edge(solved, {"latency@a": 1.0, "latency@b": 3.0}, {"latency@a": 2.0, "latency@b": 3.0})
     assert found is not None
-    plan, factor = found
-    assert plan.inputs == {"value": factor}
-    assert 1.37 / (1 + NEAREST) <= factor <= 1.37
-    assert _edge(solved, 1.369, 1.371) is None
+    plan, factors = found
+    assert plan.inputs == factors
+    assert 1.37 / (1 + NEAREST) <= factors["latency@a"] <= 1.37
+    assert factors["latency@b"] == pytest.approx(3.0)
+    assert _edge(solved, {"latency@a": 1.369}, {"latency@a": 1.371}) is None
 
 
-def trials(*offs: float, limit_ms: float = 1.0) -> _Trials:
+def trials(*offs: float, limit_ms: float = 1.0) -> Trials:
     """Rounds that lie so far off a limit; the networks were asked for by factors 1, 2, …"""
-    found = _Trials(LatencyTarget(limit_ms, (2.0,), relative=True))
+    found = Trials(LatencyTarget(limit_ms, (2.0,), relative=True))
     for number, off in enumerate(offs):
         timing = pair(2.0, (1 + off) * limit_ms / 2.0)
         found.add(Plan((), "", {}), 1.0 + number, 1.0, timing, {"group": number})

@@ -49,11 +49,12 @@ def fits(value: Any, schema: Mapping[str, Any], whole: Mapping[str, Any] | None 
         return all(fits(each, schema.get("items", {}), whole) for each in value)
     if isinstance(value, dict):
         properties = schema.get("properties", {})
-        known = schema.get("additionalProperties", True) or set(value) <= set(properties)
+        more = schema.get("additionalProperties", True)
+        known, others = more or set(value) <= set(properties), more if isinstance(more, dict) else {}
         return (
             known
             and set(schema.get("required", ())) <= set(value)
-            and all(fits(each, properties.get(key, {}), whole) for key, each in value.items())
+            and all(fits(each, properties.get(key, others), whole) for key, each in value.items())
         )
     return True
 

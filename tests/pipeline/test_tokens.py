@@ -66,7 +66,7 @@ def test_a_recipe_from_end_to_end(
     }
     result = edakari.run(recipe_from({**content, **changes}), tmp_path / "run")
     if "latency" in budget:
-        assert abs(result.report["latency"]["relative_error"]) <= 0.05
+        assert abs(result.report["latencies"]["latency"]["relative_error"]) <= 0.05
     counts = [edit.count for edit in result.plan.tokens()]
     assert counts == sorted(counts, reverse=True)
     blocks = [(f"blocks.{block}", count, 64) for block, count in zip((1, 2), counts, strict=True)]

@@ -83,7 +83,7 @@ def recipe(tmp_path: Path, case: str, **more: Any) -> Any:
 @pytest.fixture
 def too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that takes long may begin."""
-    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    monkeypatch.setattr(stages, "measured_latencies", lambda run: pytest.fail("it is too late now"))
     monkeypatch.setattr(dense_training, "training_loop", lambda recipe: pytest.fail("it is too late now"))
 
 

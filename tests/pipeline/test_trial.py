@@ -111,7 +111,7 @@ WRONG: list[tuple[dict[str, Any], type[EdakariError], str]] = [
 def test_wrong_tasks_are_told_before_anything_is_measured(
     changes: Any, error: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    monkeypatch.setattr(stages, "measured_latencies", lambda run: pytest.fail("it is too late now"))
     monkeypatch.setattr(stages, "prune_with_fixed", lambda *args: pytest.fail("it is too late now"))
     with pytest.raises(error, match=f"(?s){said}"):
         edakari.prune(network(), tasked(**changes), "latency<=90%", method="taylor", finetune=Schedule(epochs=1))
@@ -164,7 +164,7 @@ class Slotted(Plain):
 def test_a_task_that_gives_no_numbers_is_told_on_one_batch(
     kind: type[Plain], figures: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    monkeypatch.setattr(stages, "measured_latencies", lambda run: pytest.fail("it is too late now"))
     task = kind(figures)
     with pytest.raises(WrongArgument, match=f"(?s)^task {kind.__name__}: .*{said}"):
         edakari.prune(network(), task, "latency<=90%")
@@ -172,7 +172,7 @@ def test_a_task_that_gives_no_numbers_is_told_on_one_batch(
 
 
 def test_a_task_whose_evaluation_fails_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    monkeypatch.setattr(stages, "measured_latencies", lambda run: pytest.fail("it is too late now"))
     task = Plain({"accuracy": 1.0}, whole=True)
     monkeypatch.setattr(task, "batches", lambda split: BATCHES[:2])
     with pytest.raises(DataError, match=r"task Plain: evaluate\(network\) fails: ValueError: not enough batches"):
@@ -193,7 +193,7 @@ def test_what_a_run_does_not_need_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize("asked", [{"teacher": "bank"}, {"views": 2}], ids=str)
 def test_a_bank_and_views_need_indices_before_anything_is_measured(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "measured_latency", lambda run: pytest.fail("it is too late now"))
+    monkeypatch.setattr(stages, "measured_latencies", lambda run: pytest.fail("it is too late now"))
     task = tasked(teacher="dense", distill="mse")
     with pytest.raises(RecipeError, match=r"finetune\.views and finetune\.teacher=bank need .* not a Task; leave them"):
         edakari.prune(network(), task, "latency<=90%", finetune=FinetuneSettings(epochs=1, **asked))

@@ -278,12 +278,12 @@ def test_the_way_of_a_search_is_drawn_and_remarks_stand_in_its_table(tmp_path):
 def test_the_runtime_of_the_budget_comes_first_and_once(tmp_path):
     report = dict(collect(make_run(tmp_path)))
     budgeted = {**BUDGETED, "dense": timing(1.0), "measured": timing(0.48)}
-    chart = tradeoffs({**report, "latency": budgeted})[-1]
+    chart = tradeoffs({**report, "latencies": {"latency": budgeted}})[-1]
     assert chart.title == "latency in onnxruntime, ms"
     assert (chart.limit, [point.x for point in chart.points]) == (0.5, [1.0, 0.48, 0.48])
-    names = [row["name"] for row in rows({**report, "latency": budgeted})]
+    names = [row["name"] for row in rows({**report, "latencies": {"latency": budgeted}})]
     assert [name for name in names if "Latency" in name] == ["Latency, onnxruntime (budget)", "Latency, torch"]
-    other = rows({**report, "latency": {**budgeted, "batch": 8}})
+    other = rows({**report, "latencies": {"latency": {**budgeted, "batch": 8}}})
     assert sum("onnxruntime" in row["name"] for row in other) == 2
 
 

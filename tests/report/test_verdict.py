@@ -64,7 +64,7 @@ def test_the_first_line_says_in_the_unit_of_the_budget_whether_it_is_met(tmp_pat
 @pytest.mark.parametrize(("budget", "text"), [("latency<=0.5ms", "0.5 ms"), ("latency<=50%", "50.0 % of dense")])
 def test_a_latency_is_met_within_the_tolerance_of_the_closed_loop(tmp_path, budget, text, error, met):
     timed = {**BUDGETED, "dense": timing(1.0), "measured": timing(0.5 * (1 + error)), "relative_error": error}
-    report = run_with(tmp_path, budget=budget, limits={"latency": 0.5}, latency=timed)
+    report = run_with(tmp_path, budget=budget, limits={"latency": 0.5}, latencies={"latency": timed})
     found = verdict(report)
     assert found.met == met
     assert f"asked for at most {text}" in found.title

@@ -58,6 +58,10 @@ def measure(  # noqa: PLR0913 - one for each option
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets the runtime choose.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Smallest number of timed calls.")] = 50,
+    latencies: Annotated[
+        bool,
+        typer.Option("--latencies", help="Time a run's networks as each latency in its budget was measured."),
+    ] = False,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Fill the latency table, and test its predictions on sub-networks."),
@@ -74,6 +78,10 @@ def measure(  # noqa: PLR0913 - one for each option
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time the dense and the pruned network of a run alternately, or one network; a run's report is not changed."""
+    if latencies:
+        _refuse_others(runtime, command, export_bench, calibrate)
+        _time_latencies(network, trust, as_json)
+        return
     from edakari.latency.options import RuntimeOptions
     from edakari.latency.remote.transport import WaitsForResults
     from edakari.latency.runtimes import runtimes_named
@@ -97,6 +105,34 @@ def measure(  # noqa: PLR0913 - one for each option
             _time(network, found, example, runtimes, (batch, threads, repeats), spread, as_json)
     except WaitsForResults as waiting:
         note(escape(str(waiting)))
+
+
+def _refuse_others(*given: object) -> None:
+    """Refuse options beside `--latencies`, which takes them from the recipe."""
+    if any(given):
+        raise typer.BadParameter(
+            "--latencies takes runtimes from the run's recipe; leave --runtime, --command, --export-bench and "
+            "--calibrate out"
+        )
+
+
+def _time_latencies(folder: str, trust: bool, as_json: bool) -> None:
+    """Time the networks of a run for each latency in its budget."""
+    from edakari.cli.tables import timings_table
+    from edakari.errors import MeasurementError
+    from edakari.pipeline.folder import RunFolder
+    from edakari.pipeline.latency import time_latencies
+    from edakari.pipeline.load import networks, recipe_of
+
+    recipe = recipe_of(RunFolder(Path(folder)), trust_code=trust)
+    if not recipe.latencies:
+        raise MeasurementError(f"the budget of {folder}, '{recipe.budget}', has no latency; leave --latencies out")
+    timings = time_latencies(recipe, networks(folder, trust_code=trust))
+    found = {cost: {name: dc.asdict(each) for name, each in pair.items()} for cost, pair in timings.items()}
+    if as_json:
+        print_json({"run": folder, "latencies": found})
+    else:
+        show(timings_table({f"{cost}, {recipe.latencies[cost].runtime}": pair for cost, pair in found.items()}))
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:

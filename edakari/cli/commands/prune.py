@@ -42,11 +42,15 @@ def prune(
 
 def _check(recipe: Any) -> None:
     """Say that a recipe can be run, what its budget is in figures, and how long it takes."""
+    from rich.markup import escape
+
     from edakari.pipeline.checking import check_recipe
 
     found = check_recipe(recipe)
     limits = ", ".join(f"{name} {found.costs[name]:.4g} to {limit:.4g}" for name, limit in found.limits.items())
     show(f"[green]✓[/] {recipe.where} can be run" + (f": {limits}" if limits else ""))
+    for term in recipe.budget.latencies:
+        show(escape(f"  {term}: the run measures it in {recipe.latencies[term.cost]}"))
     for name, seconds in found.seconds.items():
         show(
             f"  {name}: about {seconds:.0f} s here" if seconds < 120 else f"  {name}: about {seconds / 60:.0f} min here"
@@ -62,7 +66,7 @@ def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
     if trust:
         for name in code_in(recipe.content):
             remember(name)
-        for text in recipe.latency.programs if recipe.latency else ():
+        for text in recipe.programs:
             remember_command(text)
     return recipe
 
@@ -121,8 +125,8 @@ def _show(report: Mapping[str, Any]) -> None:
     show(comparison(report))
     if report["dropped"]:
         show(f"\nDropped branches and paths: {escape(dropped_line(report['dropped']))}")
-    if report["latency"]:
-        show(f"\n{latency_line(report['latency'])}")
+    for number, (cost, timed) in enumerate(report["latencies"].items()):
+        show(("" if number else "\n") + escape(latency_line(cost, timed)))
     if report["int8"]:
         show("")
         show(int8_table(report["int8"]))

@@ -91,6 +91,10 @@ class TokenCost:
         """Return the cost times a factor."""
         return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
 
+    def named(self, name: str) -> TokenCost:
+        """Return the cost under another name in a budget."""
+        return dc.replace(self, name=name)
+
 
 def block_macs(graph: Graph, blocks: Sequence[str], own: str) -> tuple[Floats, float, float]:
     """Count the MACs of each block, of the selectors, and of everything else.
