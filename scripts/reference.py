@@ -10,23 +10,14 @@ docstring of its class under `Args`.
 from __future__ import annotations
 
 import argparse
-import dataclasses as dc
 import importlib
-import inspect
-import re
-import textwrap
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Any
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
-
+from edakari.core.described import paragraphs, settings_of
 from edakari.core.method import Method, registered
 from edakari.core.plan import DropBranch, KeepTokens, MaskWeights
-from edakari.core.registry import Registry
-from edakari.core.settings import dataclass_of, holds_part, registry_of
 from edakari.criteria import CRITERIA
 from edakari.sweeps.settings import SweepSettings
 
@@ -38,13 +29,6 @@ RECIPE = Path("docs/reference/recipe.md")
 TASK_PAGE = Path("docs/reference/tasks.md")
 SWEEPS = Path("docs/how-to/sweeps.md")
 NOTE = "<!-- scripts/reference.py writes this page. -->"
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-ENDLESS = 1e37
-"""Bounds above it are those of number formats, of no interest to a reader."""
-WORDS: Mapping[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
-
-PLURALS: Mapping[Any, str] = {int: "integers", float: "numbers", str: "texts"}
-
 EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "soft-masks": ("smcp", "halp"),
     "ekg": ("ekg",),
@@ -178,7 +162,7 @@ def task_tables() -> dict[str, str]:
 
     classes: dict[str, type[Any]] = {"objects": ObjectSettings, **{name: TASKS[name] for name in TASKS.names()}}
     own = {name: cls for name, cls in classes.items() if cls.__module__.startswith("edakari.tasks")}
-    rows = {name: settings_rows(cls, cls) for name, cls in own.items()}
+    rows = {name: settings_rows(cls) for name, cls in own.items()}
     return {f"task_{name}": settings_table([own[name]]) for name, found in rows.items() if found}
 
 
@@ -197,117 +181,18 @@ def with_tables(page: Path, tables: Mapping[str, str]) -> str:
 def settings_table(classes: Sequence[type[Any]]) -> str:
     """A row for each field: key, type, default, meaning."""
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(row for cls in classes for row in settings_rows(cls, cls))])
+    return "\n".join([*lines, *(row for cls in classes for row in settings_rows(cls))])
 
 
-def settings_rows(cls: type[Any], made: Any, prefix: str = "") -> list[str]:
-    """The rows of a dataclass; those of a nested one follow the key that it stands under.
-
-    Args:
-        cls: the dataclass.
-        made: what has the defaults: the class, or an instance.
-        prefix: dotted keys above.
-    """
-    hints, meanings, rows = typing.get_type_hints(cls, include_extras=True), arguments(cls), []
-    inherited = {field.name for base in cls.__mro__[1:] if dc.is_dataclass(base) for field in dc.fields(base)}
-    for field in dc.fields(cls):
-        if field.name in inherited:
-            continue
-        hint, key = hints[field.name], f"{prefix}{field.name}"
-        if field.name not in meanings:
-            raise ValueError(f"the docstring of {cls.__name__} does not explain {field.name}")
-        default = field if isinstance(made, type) else getattr(made, field.name)
-        cells = (f"`{key}`", type_words(hint), default_of(default, hint), meanings[field.name])
+def settings_rows(cls: type[Any]) -> list[str]:
+    """The rows of a dataclass; those of a nested one follow the key that it stands under."""
+    rows = []
+    for setting in settings_of(cls):
+        if not setting.meaning:
+            raise ValueError(f"the docstring of {cls.__name__} does not explain {setting.key}")
+        cells = (f"`{setting.key}`", setting.type, setting.default, setting.meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        nested = default.default if isinstance(default, dc.Field) else default
-        if dataclass_of(hint) is not None and dc.is_dataclass(nested):
-            rows += settings_rows(dataclass_of(hint), nested, f"{key}.")
     return rows
-
-
-def paragraphs(cls: type[Any]) -> list[str]:
-    """The paragraphs of a class's docstring before its arguments, each on one line."""
-    text = (inspect.getdoc(cls) or "").partition("\nArgs:")[0]
-    return [" ".join(part.split()) for part in text.strip().split("\n\n")]
-
-
-def arguments(cls: type[Any]) -> dict[str, str]:
-    """What the docstrings of a class and its bases say under `Args`, as sentences."""
-    found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        text = inspect.cleandoc(each.__doc__ or "").partition("\nArgs:\n")[2]
-        body = textwrap.dedent(re.split(r"^\S", text, maxsplit=1, flags=re.MULTILINE)[0])
-        for name, meaning in re.findall(r"^(\w+): (.*(?:\n\s+.*)*)", body, flags=re.MULTILINE):
-            sentence = re.sub(r"\bNone\b", "null", " ".join(meaning.split()).rstrip("."))
-            found[name] = f"{sentence[0].upper()}{sentence[1:]}."
-    return found
-
-
-def type_words(hint: Any) -> str:
-    """A type in words, with its range."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    named = registry_of(hint)
-    if named is not None:
-        return part_words(named, holds_part(hint))
-    if origin is Annotated:
-        bounds = ", ".join(words for each in parts[1:] for words in bound_words(each))
-        return f"{type_words(parts[0])} ({bounds})" if bounds else type_words(parts[0])
-    if origin is Literal:
-        return ", ".join("null" if part is None else f"`{part}`" for part in parts)
-    if origin in (Union, types.UnionType):
-        return " or ".join(type_words(part) for part in sorted(parts, key=lambda part: part is type(None)))
-    if origin in (tuple, list) or str(origin).endswith("Sequence'>"):
-        one = type_words(parts[0])
-        return f"list of {one.replace(WORDS[base], PLURALS[base], 1) if (base := bare(parts[0])) in PLURALS else one}"
-    if any(isinstance(each, type) and issubclass(each, Mapping) for each in (hint, origin)):
-        return "mapping"
-    if hint in WORDS:
-        return WORDS[hint]
-    if isinstance(hint, type) and dc.is_dataclass(hint):
-        return "section"
-    return getattr(hint, "__name__", str(hint))
-
-
-def part_words(named: Registry[Any], made: bool) -> str:
-    """What may stand where something of a registry is named."""
-    names = ", ".join(f"`{name}`" for name in named)
-    return f"{names}, or `file.py:NAME`; or a mapping of `name` and settings" if made else f"{names}, or `file.py:NAME`"
-
-
-def bare(hint: Any) -> Any:
-    """A type without its range."""
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-
-
-def bound_words(bound: Any) -> list[str]:
-    """A range in words."""
-    if not isinstance(bound, Ge | Gt | Le | Lt | Interval):
-        return []
-    limits = {key: getattr(bound, key, None) for key in BOUNDS}
-    return [f"{BOUNDS[key]} {limit:.12g}" for key, limit in limits.items() if limit is not None and limit < ENDLESS]
-
-
-def default_of(value: Any, hint: Any) -> str:
-    """A default, or that of a field, as YAML would say it."""
-    if isinstance(value, dc.Field):
-        value = value.default if value.default_factory is dc.MISSING else value.default_factory()
-    named = registry_of(hint)
-    if named is not None and holds_part(hint) and value is not None:
-        return f"`{value if isinstance(value, str) else named.name_of(value)}`"
-    return "needed" if value is dc.MISSING else f"`{yaml_words(value)}`"
-
-
-def yaml_words(value: Any) -> str:
-    """A value as YAML would say it on one line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(yaml_words(each) for each in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {yaml_words(each)}' for key, each in value.items())}}}"
-    if dc.is_dataclass(value):
-        return "{}"
-    return str(value)
 
 
 def main() -> None:

@@ -50,7 +50,16 @@ def _configuration(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def content(tmp_path: Path) -> dict:
-    """A recipe that runs in a second: a tiny network of a user's own on tiny arrays."""
+    """See `tiny_recipe`."""
+    return tiny_recipe(tmp_path)
+
+
+def tiny_recipe(tmp_path: Path) -> dict:
+    """A recipe that runs in a second: a tiny network of a user's own on tiny arrays.
+
+    Args:
+        tmp_path: folder of the network and the arrays.
+    """
     rng = np.random.default_rng(0)
     (tmp_path / "nets.py").write_text(FACTORY)
     remember(f"{tmp_path}/nets.py:tiny")  # as a user who has run it by --trust

@@ -21,6 +21,7 @@ from edakari.cli.commands.prune import prune
 from edakari.cli.commands.push import push
 from edakari.cli.commands.quantize import quantize
 from edakari.cli.commands.report import report
+from edakari.cli.commands.resume import resume
 from edakari.cli.commands.sweep import sweep
 from edakari.cli.commands.train import train
 
@@ -35,10 +36,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, init, inspect, prune, sweep, compare, measure, bench, quantize, export, push, report, methods):
+_COMMANDS = (demo, init, inspect, prune, resume, sweep, compare, measure, bench, quantize, export, push, report)
+for _command in (*_COMMANDS, methods, train, convert):
     app.command()(_command)
-app.command()(train)
-app.command()(convert)
 app.add_typer(explain, name="explain")
 
 

@@ -7,11 +7,24 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
+from edakari.cli.layout import Column, Grid
 from edakari.core.budget import LATENCY
-from edakari.report.formatting import cost, int8_rows, latency, masked_line, noisy, predicted, rows, signed
+from edakari.core.wording import counted
+from edakari.report.formatting import (
+    cost,
+    int8_rows,
+    latency,
+    masked_line,
+    metric,
+    noisy,
+    predicted,
+    rows,
+    signed,
+    title_of,
+)
+from edakari.report.log_figures import figures_text
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
@@ -23,60 +36,57 @@ __all__ = [
     "groups_table",
     "int8_table",
     "latency_line",
+    "metrics_line",
+    "skipped",
     "stage_line",
     "timings_table",
     "totals",
     "unprunable_table",
 ]
 
+NOISY, MARK = " (noisy)", "*"
 TONES = {"good": "green", "bad": "yellow", "": ""}
 
 
-def comparison(report: Mapping[str, Any]) -> Table:
+def comparison(report: Mapping[str, Any]) -> Grid:
     """Compare the dense, pruned and fine-tuned network side by side."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for network in report["networks"]:
-        table.add_column(network["name"], justify="right", no_wrap=True)
-    table.add_column("now", justify="right", no_wrap=True)
+    found, doubtful = [], False
     for row in rows(report):
-        # so that five columns go into 80 characters
-        texts = [text.removesuffix(" ms") or "as fine-tuned" for text in row["texts"]]
-        table.add_row(
-            row["name"].replace("Latency, ", "ms in "),
-            *texts,
-            Text(row["change"].removesuffix(" as fast"), style=TONES[row["tone"]]),
-        )
-    return table
+        texts = [text.replace(NOISY, f" {MARK}").removesuffix(" ms") for text in row["texts"]]
+        doubtful = doubtful or any(NOISY in text for text in row["texts"])
+        change = Text(row["change"].removesuffix(" as fast"), style=TONES[row["tone"]])
+        found.append([row["name"].replace("Latency, ", "ms in "), *(_before(MARK, text) for text in texts), change])
+    columns = [Column("", figures=False), *(Column(network["name"]) for network in report["networks"]), Column("now")]
+    return Grid(columns, found, f"{MARK} the timing is noisy" if doubtful else "")
 
 
-def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
+def _before(mark: str, text: str) -> str:
+    """A time in ms whose unit stands in the row's name, without it before a mark."""
+    return text.replace(f" ms {mark}", f" {mark}")
+
+
+def groups_table(groups: Sequence[Mapping[str, Any]]) -> Grid:
     """List prunable groups, and the fraction of each cost that every group is part of."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("group", overflow="fold")
-    table.add_column("kind")
-    for name in ("size", "in MACs", "in params"):
-        table.add_column(name, justify="right")
-    for group in groups:
-        table.add_row(
-            Text(group["name"]),
-            group["kind"],
-            str(group["size"]),
-            f"{group['macs_share'] * 100:.1f} %",
-            f"{group['params_share'] * 100:.1f} %",
-        )
-    return table
+    names = (Column("group", figures=False), Column("kind", figures=False))
+    return Grid(
+        [*names, *map(Column, ("size", "in MACs", "in params"))],
+        [
+            [
+                group["name"],
+                group["kind"],
+                str(group["size"]),
+                f"{group['macs_share'] * 100:.1f} %",
+                f"{group['params_share'] * 100:.1f} %",
+            ]
+            for group in groups
+        ],
+    )
 
 
-def unprunable_table(unprunable: Sequence[Mapping[str, Any]]) -> Table:
+def unprunable_table(unprunable: Sequence[Mapping[str, Any]]) -> Grid:
     """List what cannot be pruned, with reasons."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("left alone", overflow="fold")
-    table.add_column("size", justify="right")
-    table.add_column("why", overflow="fold")
-    for entry in unprunable:
-        table.add_row(Text(entry["where"]), str(entry["size"]), Text(entry["reason"]))
-    return table
+    columns = (Column("left alone", figures=False), Column("size"), Column("why", figures=False))
+    return Grid(columns, [[entry["where"], str(entry["size"]), entry["reason"]] for entry in unprunable])
 
 
 def totals(found: Inspection, width: int) -> Text:
@@ -87,15 +97,14 @@ def totals(found: Inspection, width: int) -> Text:
         width: characters in a line.
     """
     params = found.costs["params"]
-    count = len(found.graph.groups)
-    hold = "group holds" if count == 1 else "groups hold"
+    hold = counted(len(found.graph.groups), "group holds", "groups hold")
     share = _percent(found.prunable, params)
-    text = Text(f"{count} {hold} {cost(found.prunable)} of {cost(params)} parameters ({share}).")
+    text = Text(f"{hold} {cost(found.prunable)} of {cost(params)} parameters ({share}).")
     text.append(f"\n{_for_tickets(found)}")
     if found.pinned:
         text.append("\nLeft alone, and the fraction of the parameters that contain it:", "bold")
     for reason in found.pinned:
-        dims = f"{reason.dims} dimension{'' if reason.dims == 1 else 's'} of {_some(reason.tensors)}"
+        dims = f"{counted(reason.dims, 'dimension')} of {_some(reason.tensors)}"
         head = f"\n{_percent(reason.params_share, 1.0):>8}  "
         text.append(head, "yellow").append(_hanging(f"{reason.reason}: {dims}", width, len(head) - 1))
     if found.uncounted:
@@ -126,14 +135,16 @@ def _hanging(text: str, width: int, indent: int) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
-def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Table:
+def timings_table(runtimes: Mapping[str, Mapping[str, Any]]) -> Grid:
     """List latencies of the dense and the pruned network."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("runtime", "dense", "pruned", "now"):
-        table.add_column(name, justify="left" if name == "runtime" else "right")
-    for runtime, found in runtimes.items():
-        table.add_row(runtime, latency(found["dense"]), latency(found["pruned"]), _times_as_fast(found))
-    return table
+    columns = (Column("runtime", figures=False), *map(Column, ("dense", "pruned", "now")))
+    return Grid(
+        columns,
+        [
+            [runtime, latency(found["dense"]), latency(found["pruned"]), _times_as_fast(found)]
+            for runtime, found in runtimes.items()
+        ],
+    )
 
 
 def _times_as_fast(found: Mapping[str, Mapping[str, float]]) -> str:
@@ -151,23 +162,26 @@ def latency_line(cost: str, timed: Mapping[str, Any]) -> str:
     return (
         f"{name}, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
         f"dense {latency(timed['dense'])}, predicted {predicted(timed)}, measured {latency(timed['measured'])} "
-        f"({signed(timed['relative_error'])}), {len(timed['rounds'])} rounds"
+        f"({signed(timed['relative_error'])}), {counted(len(timed['rounds']), 'round')}"
     )
 
 
-def int8_table(found: Mapping[str, Any]) -> Table:
+def int8_table(found: Mapping[str, Any]) -> Grid:
     """Format the dense and the pruned network in fp32 and int8.
 
     Args:
         found: result of the quantisation, as plain values.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in (found["metric"] or "metric", f"latency in {found['runtime']}", "speed", "file"):
-        table.add_column(name, justify="right")
-    for row in int8_rows(found):
-        table.add_row(row["name"], row["metric"], row["latency"], row["speed"], row["size"])
-    return table
+    names = (found["metric"] or "metric", f"latency in {found['runtime']}", "speed", "file")
+    return Grid(
+        [Column("", figures=False), *map(Column, names)],
+        [[row["name"], row["metric"], row["latency"], row["speed"], row["size"]] for row in int8_rows(found)],
+    )
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Format all metrics of a network in one line."""
+    return ", ".join(f"{title_of(name)} {metric(name, value)}" for name, value in metrics.items())
 
 
 def _int8(result: QuantizeResult) -> list[dict[str, str]]:
@@ -176,7 +190,7 @@ def _int8(result: QuantizeResult) -> list[dict[str, str]]:
 
 def costs_line(costs: Mapping[str, float]) -> str:
     """Format all costs in one line."""
-    return ", ".join(f"{cost(value)} {name}" for name, value in costs.items())
+    return figures_text(costs)
 
 
 def stage_line(result: StageResult) -> str:
@@ -196,7 +210,7 @@ def stage_line(result: StageResult) -> str:
 
     match result:
         case TraceResult():
-            return f"{len(result.groups)} groups, {costs_line(result.costs)}, {result.memory_format}"
+            return f"{counted(len(result.groups), 'group')}, {costs_line(result.costs)}, {result.memory_format}"
         case LatencyResult():
             dense = {
                 cost: f"{latency(dc.asdict(each.dense))} dense in {each.key.runtime}"
@@ -204,23 +218,47 @@ def stage_line(result: StageResult) -> str:
             }
             return ", ".join(text if cost == LATENCY else f"{cost} {text}" for cost, text in dense.items())
         case DenseResult():
-            return f"{result.metric} {result.metrics[result.metric]:.4f}" if result.metric else "cannot be judged"
+            return _main_metric(result.metric, result.metrics) or "cannot be judged"
         case PruneResult():
             return f"{result.method}: {costs_line(result.predicted)}"
         case CheckResult():
             masked = f", {masked_line(dc.asdict(result.masked))} masked" if result.masked else ""
             return f"equal to the masked network to {result.difference:.0e}, {costs_line(result.costs)}{masked}"
         case FinetuneResult():
-            main = [f"{name} {value:.4f}" for name, value in result.metrics.items() if name == result.metric]
-            return ", ".join([f"{len(result.epochs)} epochs", *main])
+            main = _main_metric(result.metric, result.metrics)
+            return ", ".join([counted(len(result.epochs), "epoch"), *([main] if main else [])])
         case MeasureResult():
             pairs = {name: dc.asdict(pair) for name, pair in result.runtimes.items()}
             return ", ".join(f"{_times_as_fast(pair)} in {name}{noisy(*pair.values())}" for name, pair in pairs.items())
         case QuantizeResult():
             parts = [f"{row['metric']} in {row['name']}, {row['latency']}" for row in _int8(result)]
-            return "; ".join(parts) or "not asked for"
+            return "; ".join(parts)
         case ExportResult():
-            return ", ".join(file.path for file in result.files) or "none requested"
+            return ", ".join(file.path for file in result.files)
         case ReportResult():
             return result.page
     return ""
+
+
+def skipped(result: StageResult) -> bool:
+    """Return whether a finished stage had nothing to do, as the recipe does not ask for it."""
+    from edakari.results import ExportResult, FinetuneResult, LatencyResult, MeasureResult, QuantizeResult, ReportResult
+
+    match result:
+        case LatencyResult():
+            return not result.planned
+        case FinetuneResult():
+            return not result.epochs
+        case MeasureResult():
+            return not result.runtimes and not result.latencies
+        case QuantizeResult():
+            return not result.corners
+        case ExportResult():
+            return not result.files
+        case ReportResult():
+            return not result.page
+    return False
+
+
+def _main_metric(name: str, metrics: Mapping[str, float]) -> str:
+    return f"{title_of(name)} {metric(name, metrics[name])}" if name in metrics else ""

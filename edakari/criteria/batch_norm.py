@@ -29,7 +29,8 @@ class BatchNormScale:
     rescaled to the mean score of the other groups.
 
     Args:
-        normalize: see `edakari.criteria.reduce.group_scores`. The paper ranks raw scales ("none"). These compare
+        normalize: divide the scores of a group by their "mean", "max" or "sum", so that all groups can be ranked
+            together; "none" leaves them. The paper ranks raw scales ("none"). These compare
             across layers only after training with the paper's L1 penalty.
     """
 

@@ -72,7 +72,8 @@ class FeatureDiscrimination:
         histogram: what an image adds to the bin of its class: "counts" adds one, "responses" adds the response.
         measure: measure of how peaked a histogram is.
         balanced: divide each histogram by the fraction of each class among all images.
-        normalize: see `edakari.criteria.reduce.group_scores`. Raw importance grows with depth, so a ranking of raw
+        normalize: divide the scores of a group by their "mean", "max" or "sum", so that all groups can be ranked
+            together; "none" leaves them. Raw importance grows with depth, so a ranking of raw
             scores over all layers would remove the first layers.
     """
 

@@ -29,7 +29,8 @@ class GeometricMedian:
     Distances are divided by the square root of the number of weights, so that all members count equally.
 
     Args:
-        normalize: see `edakari.criteria.reduce.group_scores`.
+        normalize: divide the scores of a group by their "mean", "max" or "sum", so that all groups can be ranked
+            together; "none" leaves them.
         sample: number of channels that every channel is compared with, in groups of more than three times as many.
             The mean of the squared distances is exact all the same: with 64, means erred by 0.5 % on random matrices of
             the sizes of convolutions, and by up to 3 % on matrices of rank 3.

@@ -35,7 +35,8 @@ class Magnitude:
 
     Args:
         p: order of the norm.
-        normalize: see `edakari.criteria.reduce.group_scores`.
+        normalize: divide the scores of a group by their "mean", "max" or "sum", so that all groups can be ranked
+            together; "none" leaves them.
     """
 
     paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"

@@ -43,7 +43,8 @@ class Taylor:
 
     Args:
         max_batches: largest number of batches, over all processes.
-        normalize: see `edakari.criteria.reduce.group_scores`.
+        normalize: divide the scores of a group by their "mean", "max" or "sum", so that all groups can be ranked
+            together; "none" leaves them.
     """
 
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019"

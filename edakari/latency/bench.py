@@ -57,16 +57,31 @@ class Bench:
         """
         return open_table(key_of(self.runtime, self.settings), self.cache)
 
-    def timed(self, models: Mapping[str, nn.Module], tolerance: float = math.inf) -> dict[str, Timing]:
-        """Time networks alternately, steady or not; see `edakari.latency.timing.time_callables`."""
+    def timed(
+        self,
+        models: Mapping[str, nn.Module],
+        tolerance: float = math.inf,
+        loaded: Callable[[float], None] = lambda seconds: None,
+    ) -> dict[str, Timing]:
+        """Time networks alternately, steady or not; see `edakari.latency.timing.measure`."""
         device = torch.device(self.settings.device)
         placed = {name: _on(device, model) for name, model in models.items()}
         example = mapped(self.example, lambda x: x.to(device))
-        return measure(placed, example, self.runtime, settings=self.settings, repeats=self.repeats, tolerance=tolerance)
+        return measure(
+            placed,
+            example,
+            self.runtime,
+            settings=self.settings,
+            repeats=self.repeats,
+            tolerance=tolerance,
+            loaded=loaded,
+        )
 
-    def expected(self, latencies_ms: Iterable[float]) -> str:
-        """Estimate how long it takes to time networks of these latencies, in ms, once they are loaded."""
-        return f"about {duration(expected_seconds(latencies_ms, self.settings.warmup, self.repeats))}"
+    def expected(self, latencies_ms: Iterable[float], loading: float) -> str:
+        """Estimate how long it takes to load networks, each in `loading` s, and to time them at these latencies, ms."""
+        every = list(latencies_ms)
+        calls = expected_seconds(every, self.settings.warmup, self.repeats)
+        return f"about {duration(calls + loading * len(every))}"
 
     def steady(self, models: Mapping[str, nn.Module], tolerance: float = MEDIAN_TOLERANCE) -> dict[str, Timing]:
         """Time networks alternately until the latency is known within a tolerance; try again on a noisy machine.

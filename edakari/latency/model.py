@@ -17,6 +17,8 @@ from torch import nn
 
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
+from edakari.core.watching import Steps, listener
+from edakari.core.wording import counted
 from edakari.latency.bench import Bench, Tell, duration
 from edakari.latency.budget_loop import LoopSettings
 from edakari.latency.cache import require_cache
@@ -110,13 +112,13 @@ def fill_table(model: LatencyModel, bench: Bench, tell: Tell) -> tuple[Table, Re
     plan = plan_measurement(uses, table, runtime, bench.settings)
     missing = len(plan.missing)
     tell(
-        f"{runtime.name}: {plan.layers} distinct layers, {plan.points} points, {missing} of them not in the "
-        f"table yet: about {duration(plan.seconds)}"
+        f"{runtime.name}: {counted(plan.layers, 'distinct layer')}, {counted(plan.points, 'point')}, {missing} of them "
+        f"not in the table yet: about {duration(plan.seconds)}"
     )
     if missing:
         require_cache(table.path)
     start = time.perf_counter()
-    progress = _Progress(missing, tell)
+    progress = _Progress(missing, tell, Steps(f"points in {runtime.name}", missing))
     table = fill(table, plan.missing, runtime, bench.settings, progress=progress.more)
     return table, {
         "layers": plan.layers,
@@ -149,12 +151,14 @@ def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> t
         return table, {"fit": None}
     require_cache(table.path)
     sizes = [plan.sizes() for plan in plans]
-    tell(
-        f"{bench.runtime.name}: timing {len(plans)} networks to fit the predictions: "
-        + bench.expected(map(cost.predict, sizes))
-    )
+    what = f"timing {counted(len(plans), 'network')} to fit the predictions"
+    tell(f"{bench.runtime.name}: {what}")
+
+    def loaded(seconds: float) -> None:
+        tell(f"{what}: {bench.expected(map(cost.predict, sizes), seconds)}, with exports and loads")
+
     small = {str(index): apply(model.network, plan, model.graph) for index, plan in enumerate(plans)}
-    timings = list(bench.timed(small).values())
+    timings = list(bench.timed(small, loaded=loaded).values())
     measured = [timing.median_ms for timing in timings]
     fit = fit_latency(cost, sizes, measured)
     errors = np.abs(np.array([cost.predict(each) for each in sizes]) / measured - 1.0)
@@ -173,16 +177,20 @@ def calibrate(model: LatencyModel, bench: Bench, networks: int, tell: Tell) -> t
 
 @dc.dataclass
 class _Progress:
-    """Reports every few seconds how many points are done, and how long the others take at this pace."""
+    """Reports how many points are done; every few seconds in words, if nobody listens to the steps; run state."""
 
     whole: int
     tell: Tell
+    steps: Steps
     done: int = 0
     begun: float = dc.field(default_factory=time.monotonic)
     told: float = dc.field(default_factory=time.monotonic)
 
     def more(self, count: int) -> None:
         self.done += count
+        self.steps.at(self.done)
+        if listener() is not None:
+            return
         now = time.monotonic()
         if now - self.told > PROGRESS_SECONDS:
             self.told = now

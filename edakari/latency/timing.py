@@ -20,6 +20,7 @@ from edakari.core.far_side.loops import TURN_MS, WARM_MS, alternated, ratios, ro
 from edakari.core.modes import eval_mode
 from edakari.core.settings import NonNegative, Positive, Whole, settings
 from edakari.core.steady import STEADY
+from edakari.core.watching import Steps
 from edakari.cost.example import shapes_text
 from edakari.errors import EdakariError, MeasurementError
 from edakari.export.serving import served
@@ -114,7 +115,13 @@ def time_callables(
         raise MeasurementError(
             f"cannot time {repeats} repeats after {warmup} warm-up calls; ask for at least 1 and at least 0"
         )
-    turns = alternated(calls, warmup, repeats, tolerance, lambda: time.perf_counter_ns())
+    steps = Steps("timing", rounds_of(repeats))
+
+    def told(done: int, most: int) -> None:
+        steps.whole = most
+        steps.at(done)
+
+    turns = alternated(calls, warmup, repeats, tolerance, lambda: time.perf_counter_ns(), told)
     return timings_of(turns)
 
 
@@ -149,6 +156,7 @@ def measure(
     settings: RunSettings | None = None,
     repeats: int = 50,
     tolerance: float = math.inf,
+    loaded: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Timing]:
     """Time networks on the same inputs in one runtime.
 
@@ -161,6 +169,8 @@ def measure(
         settings: settings of the runtime; None selects `RunSettings()`.
         repeats: least number of timed calls of each network.
         tolerance: see `time_callables`.
+        loaded: callback that takes how long the first network took until it could be called, s; the others take as
+            long. A runtime on another device does not call it.
 
     Raises:
         MeasurementError: a network does not run there (the message names it and the runtime), or the settings do not.
@@ -173,10 +183,28 @@ def measure(
             if isinstance(runtime, RemoteRuntime):
                 sent = {name: served(model) for name, model in models.items()}
                 return runtime.time_networks(sent, example, settings, repeats, tolerance)
-            calls = {name: _prepared(name, model, example, runtime, settings) for name, model in models.items()}
+            calls = _loaded(models, example, runtime, settings, loaded)
             return time_callables(calls, settings.warmup, repeats, tolerance)
     finally:
         torch.set_num_threads(before)
+
+
+def _loaded(
+    models: Mapping[str, nn.Module],
+    example: Any,
+    runtime: Runtime,
+    settings: RunSettings,
+    loaded: Callable[[float], None],
+) -> dict[str, Callable[[], float | None]]:
+    """Return a callable for each network; reports how far the loading is."""
+    calls: dict[str, Callable[[], float | None]] = {}
+    steps, start = Steps(f"loading in {runtime.name}", len(models)), time.perf_counter()
+    for name, model in models.items():
+        calls[name] = _prepared(name, model, example, runtime, settings)
+        steps.at(len(calls))
+        if len(calls) == 1:
+            loaded(time.perf_counter() - start)
+    return calls
 
 
 def _prepared(

@@ -13,6 +13,7 @@ It separates what a run is asked for from how it is carried out:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import functools
 from collections.abc import Callable, Collection, Mapping
@@ -28,6 +29,7 @@ from edakari.core.plan import KeepTokens
 from edakari.core.processes import ALONE, Processes
 from edakari.core.protocols import Task
 from edakari.core.space import Group
+from edakari.core.watching import listening
 from edakari.cost import dense
 from edakari.cost.example import mapped
 from edakari.graph import trace
@@ -55,7 +57,12 @@ __all__ = [
 ]
 
 Notify = Callable[[str, str, Any], None]
-"""Callback that takes a stage, its state ("start", "done", "kept", "log"), and its result or the values of a log."""
+"""Callback that takes a stage, what happens in it, and values.
+
+What happens is "start", "done" or "kept" with the stage's result, "log" with an entry of the method's log, or "step"
+and "epoch" with the values that `edakari.core.watching.Steps` explains: of a training, its epoch, step, loss, metrics
+and learning rate.
+"""
 
 
 class Subject(Protocol):
@@ -167,6 +174,12 @@ class Run:
         """Open the data of the task, which all processes must do at the same time; one of them lists files for all."""
         with reading_together(self.processes):
             _ = self.task
+
+    def watched(self, stage: str) -> contextlib.AbstractContextManager[None]:
+        """Context in which the steps of a stage go to the run's callback, if it has one."""
+        if self.notify is silent:
+            return contextlib.nullcontext()
+        return listening(functools.partial(self.notify, stage))
 
     def _placed(self, example: Any) -> Any:
         return mapped(example, lambda tensor: tensor.to(self.processes.device))

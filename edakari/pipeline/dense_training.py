@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from edakari.core.memory_format import MemoryFormat, in_memory_format
 from edakari.core.processes import Processes
 from edakari.core.protocols import Schedule
 from edakari.core.reading import read_json
+from edakari.core.watching import listening
 from edakari.cost.example import mapped
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.pipeline import processes
-from edakari.pipeline.context import RecipeSubject, training_loop
+from edakari.pipeline.context import Notify, RecipeSubject, silent, training_loop
 from edakari.pipeline.environment import environment
-from edakari.pipeline.folder import RECIPE, differences, stored_recipe
+from edakari.pipeline.folder import RECIPE, differences, settings_of, stored_recipe, told_differences
 from edakari.pipeline.load import as_recipe
 from edakari.pipeline.masked import fixed_masks
 from edakari.pipeline.memory_format import chosen_format
@@ -49,6 +51,7 @@ def train_dense(
     *,
     overwrite: bool = False,
     trust_code: bool = False,
+    notify: Notify = silent,
 ) -> Mapping[str, Any]:
     """Train a network by the recipe's `train` section, without pruning, and write it.
 
@@ -64,6 +67,7 @@ def train_dense(
         path: path of the .safetensors file or of the folder.
         overwrite: whether to replace an existing file or network, and the checkpoint of a training by another recipe.
         trust_code: whether to run Python files that a recipe file names.
+        notify: callback for the steps and epochs of the stage "train"; see `edakari.run`.
 
     Returns:
         The metrics, and the values of each epoch.
@@ -87,7 +91,8 @@ def train_dense(
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
     together = processes.started(cpu=recipe.device == "cpu")
-    with together.ending_together():
+    watched = contextlib.nullcontext() if notify is silent else listening(functools.partial(notify, "train"))
+    with together.ending_together(), watched:
         check_training(recipe, together)
         return _trained(_started(recipe, path), schedule, output, together, overwrite)
 
@@ -250,11 +255,10 @@ def _claim(work: Path, recipe: Recipe, overwrite: bool) -> None:
         differing = list(differences(stored_recipe(work), own))
         if not differing:
             return
-        key, theirs, ours = differing[0]
         if not overwrite and checkpoint_in(work).exists():
             raise RunFolderError(
-                f"{work} holds an interrupted training by another recipe: {key} is {theirs!r} there and {ours!r} here. "
-                f"To resume it, give --set {key}={theirs}; to start again, name another file or give --overwrite"
+                f"{work} holds an interrupted training by another recipe: {told_differences(differing)}. To resume it, "
+                f"repeat its settings{settings_of(differing)}; to start again, name another file or give --overwrite"
             )
         owned.clear(work, KIND)
     write_yaml(work / RECIPE, own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +24,24 @@ from edakari.results import Results, StageResult
 from edakari.surgery import load, load_plan, save
 from edakari.train.resume import checkpoint_in
 
-__all__ = ["RECIPE", "RunFolder", "claim", "differences", "is_run", "release", "stored_recipe"]
+__all__ = [
+    "RECIPE",
+    "RunFolder",
+    "claim",
+    "differences",
+    "is_run",
+    "release",
+    "settings_of",
+    "stored_recipe",
+    "told_differences",
+]
 
 RECIPE = "recipe.yaml"
 R = TypeVar("R", bound=StageResult)
 STAGES = "stages"
 KIND = "edakari.pipeline/1"
+NAMED = 6
+"""Number of keys that an error names."""
 
 
 @dc.dataclass(frozen=True)
@@ -170,14 +182,27 @@ def release(folder: RunFolder, *, remove: bool) -> None:
 
 
 def _of_another_recipe(path: Path, found: list[tuple[str, Any, Any]]) -> str:
-    key, theirs, ours = found[0]
-    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(theirs)}')}" for key, theirs, _ in found[:4])
     return (
-        f"{path} holds a run of another recipe: {key} is {theirs!r} there and {ours!r} here{more}. To resume the "
-        f"run that is there, run `edakari prune {path}`, or repeat its settings"
-        f"{f' ({settings})' if len(found) <= 4 else ''}. For a new run, name another folder with --output."
+        f"{path} holds a run of another recipe: {told_differences(found)}. To resume the run that is there, run "
+        f"`edakari resume {path}`, or repeat its settings{settings_of(found)}. For a new run, name another folder with "
+        "--output."
     )
+
+
+def told_differences(found: Sequence[tuple[str, Any, Any]]) -> str:
+    """Say in which keys two recipes differ, then and now.
+
+    Args:
+        found: keys with the values of both; see `differences`.
+    """
+    more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return "; ".join(f"{key} is {theirs!r} there and {ours!r} here" for key, theirs, ours in found[:NAMED]) + more
+
+
+def settings_of(found: Sequence[tuple[str, Any, Any]]) -> str:
+    """Return the options that repeat the settings of the recipe that is there; empty if they are many."""
+    texts = [f"--set {shlex.quote(f'{key}={json.dumps(theirs)}')}" for key, theirs, _ in found]
+    return f" ({' '.join(texts)})" if len(texts) <= NAMED else ""
 
 
 def stored_recipe(path: Path) -> dict[str, Any]:

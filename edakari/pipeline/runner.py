@@ -237,7 +237,8 @@ class _Steps:
         self.worked = True
         run.notify(name, "start", {})
         start = time.perf_counter()
-        made = make()
+        with run.watched(name):
+            made = make()
         timed: R = dc.replace(made, seconds=round(time.perf_counter() - start, 3))
         result = run.processes.agreed(timed)
         if run.processes.main or run.store.path is None:

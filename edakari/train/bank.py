@@ -22,6 +22,7 @@ from edakari.core.files import replacing, write_json
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, IndexedTask
 from edakari.core.reading import read_json
+from edakari.core.wording import counted
 from edakari.errors import DataError, RunFolderError
 from edakari.train.losses import outputs_and_terms
 from edakari.train.progress import progress_bar
@@ -204,7 +205,7 @@ def _make(folder: Path, task: IndexedTask, teachers: Sequence[nn.Module]) -> Non
             if path is not None:
                 file = _mapped(path, (count, *logits.shape[1:])) if file is None else file
                 file[numbers] = logits
-            bar(step + 1, f"{len(teachers)} teachers")
+            bar.at(step + 1, lambda: {"text": counted(len(teachers), "teacher")})
         if file is not None:
             file.flush()
 

@@ -18,6 +18,7 @@ from edakari.core.modes import judging
 from edakari.core.processes import Processes
 from edakari.core.protocols import Batch, Fit, Hook, Objective, Schedule, StepState
 from edakari.core.registry import Registry
+from edakari.core.watching import Steps
 from edakari.errors import ModelError, WrongArgument
 from edakari.train.divergence import advice_for, diverged
 from edakari.train.epochs import steps_per_epoch
@@ -27,6 +28,7 @@ from edakari.train.gradients import with_gradients
 from edakari.train.loop import Evaluate
 from edakari.train.penalty import penalty_of
 from edakari.train.precision import in_tf32
+from edakari.train.progress import epoch_event, step_event
 from edakari.train.resume import FitFolder, History, Progress, identity_of
 from edakari.train.saving_memory import checkpointed
 from edakari.train.scope import Trained, random_state_kept, seed_step, trained
@@ -114,7 +116,8 @@ def fit_by(own: Fit) -> Callable[..., History]:
                 return Progress.restored(found).history()
             progress = Progress()
             first = _BeforeHooks(chosen, schedule, settings.seed)
-            last = _AfterHooks(fit_name(own), chosen, progress, evaluate, advice_for(schedule))
+            steps = Steps(settings.title, per_epoch * schedule.epochs)
+            last = _AfterHooks(fit_name(own), chosen, progress, evaluate, schedule, steps)
             every = [first, *hooks, *penalty_of(schedule), last]
             terms = functools.partial(_named_terms, objective)
             chosen.train()
@@ -200,9 +203,17 @@ class _BeforeHooks(Hook):
 class _AfterHooks(Hook):
     """Comes after all other hooks: records steps and epochs, and checks that cuts were followed; run state."""
 
-    def __init__(self, name: str, chosen: Trained, progress: Progress, evaluate: Evaluate | None, advice: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        chosen: Trained,
+        progress: Progress,
+        evaluate: Evaluate | None,
+        schedule: Schedule,
+        steps: Steps,
+    ) -> None:
         self.name, self.chosen = name, chosen
-        self.progress, self.evaluate, self.advice = progress, evaluate, advice
+        self.progress, self.evaluate, self.schedule, self.steps = progress, evaluate, schedule, steps
         self._rate = 0.0
         self._end: Callable[[], None] = lambda: None
 
@@ -221,6 +232,8 @@ class _AfterHooks(Hook):
         self._end()
         loss = {} if state.loss is None else {"loss": torch.as_tensor(state.loss).detach()}
         self.progress.add(loss)
+        event = functools.partial(step_event, self.progress, state.epoch, self.schedule.epochs, self._rate)
+        self.steps.at(self.progress.step, event)
 
     def end_epoch(self, state: StepState) -> None:
         """See `Hook`."""
@@ -231,5 +244,6 @@ class _AfterHooks(Hook):
         with judging(state.model):
             found = {} if self.evaluate is None else self.evaluate(state.model)
         judged = {f"val_{name}": float(value) for name, value in found.items()}
-        require_finite_figures(judged, f"fit, epoch {state.epoch + 1}", self.advice)
+        require_finite_figures(judged, f"fit, epoch {state.epoch + 1}", advice_for(self.schedule))
         self.progress.end_epoch({"epoch": state.epoch + 1.0, "lr": self._rate, **figures, **judged})
+        self.steps.epoch(self.progress.step, epoch_event(self.progress, self.schedule.epochs))

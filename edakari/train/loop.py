@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from edakari.train.following import put_parameters, require_followed, require_sa
 from edakari.train.optim import align_states_, make_optimizer, set_rates
 from edakari.train.penalty import penalty_of
 from edakari.train.precision import in_tf32, with_precision
-from edakari.train.progress import progress_bar
+from edakari.train.progress import epoch_event, progress_bar, step_event
 from edakari.train.resume import FitFolder, History, Progress, checkpoint_in, identity_of
 from edakari.train.saving_memory import checkpointed
 from edakari.train.scope import Trained, interruptible, random_state_kept, seed_step, trained
@@ -90,7 +91,7 @@ def fit(
     if settings.sync_bn:
         require_sync_norms(accelerator.device, accelerator.num_processes)
     per_epoch = steps_per_epoch(batches, schedule)
-    hooks = [*hooks, *penalty_of(schedule)]
+    hooks, steps = [*hooks, *penalty_of(schedule)], per_epoch * schedule.epochs
     with (
         random_state_kept(),
         trained(model, params, accelerator.device) as chosen,
@@ -98,22 +99,21 @@ def fit(
         checkpointed(model, settings.gradient_checkpointing),
         in_tf32(accelerator.device, settings.tf32),
         interruptible() as stop,
-        progress_bar(
-            settings.title, per_epoch * schedule.epochs, settings.progress and accelerator.is_main_process
-        ) as bar,
+        progress_bar(settings.title, steps, settings.progress and accelerator.is_main_process) as bar,
     ):
         loop = _Loop(accelerator, chosen, objective, schedule, hooks, settings)
         folder = FitFolder(settings.folder, identity_of(chosen, schedule, settings.seed, per_epoch, hooks))
         progress = loop.restore(folder)
-        while progress.step < per_epoch * schedule.epochs:
+        while progress.step < steps:
             epoch, first = divmod(progress.step, per_epoch)
             chosen.train()
             # a shuffling DataLoader draws its order from the global state, which a resumed run does not have
             seed_step(settings.seed, epoch * per_epoch, accelerator.process_index)
             for group in groups_of(batches, epoch, first * schedule.accumulate, schedule.accumulate):
-                terms = loop.step(group, progress.step, per_epoch * schedule.epochs, epoch)
+                terms = loop.step(group, progress.step, steps, epoch)
                 progress.add(terms)
-                bar(progress.step, f"epoch {epoch + 1}/{schedule.epochs}")
+                lr = loop.optimizer.param_groups[0]["lr"]
+                bar.at(progress.step, functools.partial(step_event, progress, epoch, schedule.epochs, lr))
                 # An epoch's last step is kept by the checkpoint below, with the epoch's figures.
                 if progress.step % per_epoch and (folder.due(progress, settings) or stop.is_set()):
                     loop.save(folder, progress, stop)
@@ -123,8 +123,9 @@ def fit(
             for hook in hooks:
                 hook.end_epoch(loop.state(progress.step, epoch, figures["loss"]))
             loop.follow()
-            last = progress.step == per_epoch * schedule.epochs
+            last = progress.step == steps
             progress.end_epoch({**figures, **loop.judged(evaluate, epoch, last=last)})
+            bar.epoch(progress.step, epoch_event(progress, schedule.epochs))
             loop.save(folder, progress, stop)
         if not progress.done:
             loop.finish(folder, progress)

@@ -57,9 +57,11 @@ def test_a_folder_is_taken_up_again(tmp_path):
 
 def test_a_folder_of_another_recipe_names_what_differs_and_how_to_go_on(tmp_path):
     claim(tmp_path, RECIPE)
-    with pytest.raises(RunFolderError, match=r"model\.options\.depth is None there and 3 here, and 1 more") as caught:
+    with pytest.raises(
+        RunFolderError, match=r"model\.options\.depth is None there and 3 here; seed is 0 there and 1 here"
+    ) as caught:
         claim(tmp_path, {**RECIPE, "model": {"name": "a", "options": {"depth": 3}}, "seed": 1})
-    assert f"edakari prune {tmp_path}`" in str(caught.value)
+    assert f"edakari resume {tmp_path}`" in str(caught.value)
     assert "--set model.options.depth=null --set seed=0" in str(caught.value)
     assert "overwrite" not in str(caught.value)
 

@@ -9,6 +9,7 @@ import typer
 
 from edakari.cli.commands.inspect import keywords
 from edakari.cli.console import guarded, print_json, show
+from edakari.cli.layout import Column, Grid
 
 __all__ = ["convert"]
 
@@ -55,7 +56,7 @@ def convert(
         "fit": done["model"] or "not compared with a network; use --model NAME",
         "left out": "\n".join([*done["left_out"][:SHOWN], *_more(done["left_out"])]) or "nothing",
     }
-    show(_table(rows))
+    show(Grid((Column("", figures=False), Column("", figures=False)), [[name, text] for name, text in rows.items()]))
     show(f"\nWeights: [bold]{escape(str(output.resolve()))}[/]")
 
 
@@ -88,18 +89,6 @@ def _converted(
         "left_out": list(found.left_out),
         "output": str(output),
     }
-
-
-def _table(rows: dict[str, str]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, text in rows.items():
-        table.add_row(name, Text(text))
-    return table
 
 
 def _more(entries: list[str]) -> list[str]:

@@ -63,5 +63,5 @@ def export(
     ).values():
         compared = "not compared, for nothing here runs it"
         if check.absolute is not None:
-            compared = f"outputs within {check.absolute:.1e} of the module's ({check.relative:.1e} of the largest)"
+            compared = f"outputs within {check.absolute:.2g} of the module's ({check.relative:.2g} of the largest)"
         show(f"{escape(str(check.path))}: {size(check.bytes)}, {compared}")

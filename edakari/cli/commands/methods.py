@@ -1,4 +1,4 @@
-"""`edakari methods`: lists the pruning methods."""
+"""`edakari methods`: lists the pruning methods, and explains one."""
 
 from __future__ import annotations
 
@@ -6,42 +6,85 @@ import dataclasses as dc
 import importlib
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from edakari.cli.console import guarded, print_json, show
+from edakari.cli.layout import Column, Grid
+
+if TYPE_CHECKING:
+    from edakari.core.described import Setting
 
 __all__ = ["methods"]
 
 
-@guarded
-def methods(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the pruning methods, their papers and their settings."""
-    from rich.table import Table
-    from rich.text import Text
+KINDS = {"methods": ("method", "what it does"), "criteria": ("criterion", "scores a channel by")}
 
+
+@guarded
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Method or criterion whose settings are explained.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the pruning methods and their papers; of one method or criterion, explain each setting."""
     from edakari.core.method import registered
     from edakari.criteria import CRITERIA
 
     importlib.import_module("edakari.methods")
+    if name is not None:
+        _explain(name, as_json)
+        return
     found = {"methods": _described(registered()), "criteria": _described(CRITERIA)}
     if as_json:
         print_json(found)
         return
-    titles = {
-        "methods": "what it does",
-        "criteria": "scores a channel by; its name is short for the method score with it",
-    }
-    for kind, title in titles.items():
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ({"methods": "method", "criteria": "criterion"}[kind], title, "paper", "settings"):
-            table.add_column(column, overflow="fold")
-        for name, entry in found[kind].items():
-            settings = ", ".join(f"{key}={value}" for key, value in entry["settings"].items())
-            table.add_row(name, Text(entry["summary"]), Text(entry["paper"]), Text(settings))
-        show(table)
+    for kind, (one, title) in KINDS.items():
+        columns = [Column(text, figures=False) for text in (one, title, "paper")]
+        show(Grid(columns, [[name, entry["summary"], entry["paper"]] for name, entry in found[kind].items()]))
         show("")
+    show(
+        "The name of a criterion is short for the method `score` with it. `edakari methods NAME` explains the settings."
+    )
+
+
+def _explain(name: str, as_json: bool) -> None:
+    """Explain the settings of one method or criterion."""
+    from edakari.core.described import paragraphs
+    from edakari.core.method import METHODS
+    from edakari.criteria import CRITERIA
+
+    is_method = name in METHODS
+    cls = METHODS.named(name) if is_method else CRITERIA.named(name) if name in CRITERIA else METHODS.named(name)
+    key = "method" if is_method else "method.criterion"
+    settings = [
+        {"key": f"{key}.{each.key}", **{part: getattr(each, part) for part in ("type", "default", "meaning")}}
+        for each in _settings_in(cls)
+    ]
+    texts, paper = paragraphs(cls), str(getattr(cls, "paper", ""))
+    if as_json:
+        print_json({"name": name, "summary": texts[0], "paper": paper, "settings": settings})
+        return
+    short = "" if is_method else f"`method: {name}` is short for `method: {{name: score, criterion: {name}}}`, whose "
+    short += "" if is_method else "other settings `edakari methods score` explains."
+    head = [f"[bold]{escape(name)}[/]", *map(escape, texts), f"Paper: {escape(paper)}" if paper else "", escape(short)]
+    show("\n".join(text for text in head if text) + "\n")
+    if not settings:
+        show("It has no settings.")
+    for each in settings:
+        kind = f"{each['type']}; " + ("needed" if each["default"] == "needed" else f"default {each['default']}")
+        show(f"[bold]{escape(each['key'])}[/]  {escape(kind.replace('`', ''))}")
+        if each["meaning"]:
+            show(f"  {escape(each['meaning'])}")
+
+
+def _settings_in(cls: Any) -> list[Setting]:
+    """The settings of a class, inherited ones first."""
+    from edakari.core.described import settings_of
+
+    parts: list[Any] = [part for part in cls.__mro__[::-1] if dc.is_dataclass(part)]
+    return [each for part in parts for each in settings_of(part)]
 
 
 def _described(things: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

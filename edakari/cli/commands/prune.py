@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edakari.cli.console import Trust, guarded, note, print_json, show
+from edakari.cli.console import Trust, guarded, note, print_json, show, watcher
+from edakari.cli.stages import telling
 
 __all__ = ["own_recipe", "prune", "run_recipe"]
 
@@ -45,16 +45,16 @@ def _check(recipe: Any) -> None:
     from rich.markup import escape
 
     from edakari.pipeline.checking import check_recipe
+    from edakari.report.formatting import cost
+    from edakari.report.log_figures import clock_time, figure
 
     found = check_recipe(recipe)
-    limits = ", ".join(f"{name} {found.costs[name]:.4g} to {limit:.4g}" for name, limit in found.limits.items())
-    show(f"[green]✓[/] {recipe.where} can be run" + (f": {limits}" if limits else ""))
+    limits = ", ".join(f"{figure(name, found.costs[name])} to {cost(limit)}" for name, limit in found.limits.items())
+    show(f"[green]✓[/] {escape(str(recipe.where))} can be run" + (f": {limits}" if limits else ""))
     for term in recipe.budget.latencies:
         show(escape(f"  {term}: the run measures it in {recipe.latencies[term.cost]}"))
     for name, seconds in found.seconds.items():
-        show(
-            f"  {name}: about {seconds:.0f} s here" if seconds < 120 else f"  {name}: about {seconds / 60:.0f} min here"
-        )
+        show(f"  {name}: about {clock_time(seconds)} here")
 
 
 def own_recipe(path: Path, settings: Sequence[str], trust: bool) -> Any:
@@ -84,29 +84,15 @@ def run_recipe(recipe: Any, folder: Path, overwrite: bool, as_json: bool) -> Non
     """Run a recipe and print the results."""
     from rich.markup import escape
 
-    from edakari.cli.tables import stage_line
     from edakari.pipeline import run
-
-    def tell(stage: str, state: str, found: Any) -> None:
-        if stage in ("latency", "quantize") and getattr(recipe, stage) is None:
-            return
-        if state == "start" and sys.stderr.isatty():
-            note(f"[dim]… {stage}[/]")
-        elif state == "done":
-            note(f"[green]✓[/] {stage:<9}{escape(stage_line(found))} [dim]{found.seconds:.1f} s[/]")
-        elif state == "kept":
-            note(f"[dim]✓ {stage:<9}{escape(stage_line(found))} (done before)[/]")
-        elif state == "log":
-            rest = ", ".join(f"{key} {value:.4g}" for key, value in found.items() if key != "stage")
-            note(f"[dim]  {escape(str(found['stage']))}{': ' if rest else ''}{rest}[/]")
 
     if recipe.model.weights == "random":
         trained = getattr(recipe.method, "from_scratch", False)
         what = f"is trained by the method; its own {UNTRAINED}" if trained else f"is pruned untrained; {UNTRAINED}"
         note(f"[bold yellow]Random weights:[/] {escape(recipe.model.name)} {what}")
-    result = run(recipe, folder, overwrite=overwrite, notify=tell)
+    result = run(recipe, folder, overwrite=overwrite, notify=telling(watcher()))
     if not result.fresh:
-        note(f"[yellow]{folder} was finished before; nothing was done.[/] --overwrite starts again.")
+        note(f"[yellow]{escape(str(folder))} was finished before; nothing was done.[/] --overwrite starts again.")
     if as_json:
         print_json(result.report)
         return

@@ -27,7 +27,10 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a value: key=value, such as train.epochs=10.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an existing output, and an interrupted training by other settings."),
+    ] = False,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -38,11 +41,14 @@ def train(
     """
     from rich.markup import escape
 
+    from edakari.cli.tables import metrics_line
+    from edakari.core.wording import counted
     from edakari.pipeline import train_dense
 
     result = train_dense(own_recipe(recipe, settings or (), trust), output, overwrite=overwrite)
     if as_json:
         print_json(result)
         return
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    show(f"{figures}\nWritten to: [bold]{escape(str(output.resolve()))}[/]")
+    epochs = counted(len(result["epochs"]), "epoch")
+    show(f"[green]✓[/] {epochs}: {escape(metrics_line(result['metrics']) or 'the task gives no metrics')}")
+    show(f"Written to: [bold]{escape(str(output.resolve()))}[/]")

@@ -44,6 +44,7 @@ class Answer:
         on_cpu: nodes that run on the CPU instead of the provider that was asked for, by name.
         seconds: how long the device timed; None if it is not told.
         request: digest of the request that is answered; None if it is not told.
+        progress: number of finished rounds and of all rounds; None if it is not told.
     """
 
     times: Mapping[str, Turns] = dc.field(default_factory=dict)
@@ -52,6 +53,7 @@ class Answer:
     on_cpu: Mapping[str, Sequence[str]] = dc.field(default_factory=dict)
     seconds: float | None = None
     request: str | None = None
+    progress: tuple[int, int] | None = None
 
 
 def answer_in(text: str, names: Sequence[str]) -> Answer | None:
@@ -87,7 +89,15 @@ def answer_of(found: Mapping[str, Any], names: Sequence[str]) -> Answer:
         {str(name): [str(each) for each in nodes] for name, nodes in dict(found.get("on_cpu", {})).items()},
         float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
         str(found["manifest"]) if found.get("format") == RESULTS_FORMAT else None,
+        _progress(found.get("progress")),
     )
+
+
+def _progress(told: Any) -> tuple[int, int] | None:
+    """Numbers of finished rounds and of all rounds; a program of the user's may say other things by this word."""
+    if isinstance(told, list) and len(told) == 2 and all(type(each) is int for each in told):
+        return told[0], told[1]
+    return None
 
 
 def turns_in(times: Any, names: Sequence[str]) -> dict[str, Turns]:

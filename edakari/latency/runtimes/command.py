@@ -15,6 +15,7 @@ from torch import nn
 
 from edakari.core.far_side.sessions import PROVIDERS, How
 from edakari.core.optional import require_packages
+from edakari.core.watching import Steps
 from edakari.errors import EdakariWarning, MeasurementError
 from edakari.export.int8 import quantized_for_timing
 from edakari.latency.layers import Layer
@@ -146,9 +147,13 @@ class OtherDevice:
             request = networks_request(
                 sent, example, self._how(settings), wanted, Path(folder), self._quantize(settings)
             )
+            steps = Steps(f"timing on {self.device_name}", 1)
             for answer in self._answers(request):
                 turns.update(answer.times)
                 self._warn(answer)
+                if answer.progress is not None:
+                    done, steps.whole = answer.progress
+                    steps.at(done)
         zero = [name for name, each in turns.items() if not min(map(min, each)) > 0]
         if zero:
             raise MeasurementError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -134,8 +135,8 @@ class EnsembleSearch:
                 self._position += 1
                 self._log(limits, sizes, self.search_steps[self._position - 1])
                 left = max(0.0, limits.excess(sizes))
-                text = f"{limits.describe(sizes)}, reward {step.value:.4g}, {step.group} to {step.size}"
-                bar(round(100 * (1 - left / dense)), text)
+                event = {"reward": step.value, "text": f"{limits.describe(sizes)}, {step.group} to {step.size}"}
+                bar.at(round(100 * (1 - left / dense)), functools.partial(dict, event))
         self.reuse.forget()
         return (self.start, *self.search_steps[: self._position])
 
