@@ -176,5 +176,5 @@ def test_an_edited_explanation_is_one_error(run: Path, key: str, value: Any) -> 
 
 def test_the_line_of_a_stage_names_the_main_metric() -> None:
     tuned = FinetuneResult(metrics={"map": 0.25, "map50": 0.5}, epochs=({"epoch": 0.0, "loss": 1.0},), metric="map50")
-    assert stage_line(tuned) == "1 epochs, map50 0.5000"
+    assert stage_line(tuned) == "1 epoch, mean average precision at IoU 0.5 50.00 %"
     assert stage_line(FinetuneResult(metrics={}, epochs=())) == "0 epochs"
