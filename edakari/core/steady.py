@@ -7,4 +7,7 @@ __all__ = ["MISS", "STEADY"]
 STEADY = 0.15
 """Largest interquartile range of trusted timings, as a fraction of the median, by default."""
 MISS = 0.02
-"""Fraction of a latency limit by which a network may exceed it."""
+"""Fraction of a latency limit by which a network may exceed it; no nearer one is looked for.
+
+Timings of the same network by two processes differ by about as much, so a nearer one would be luck.
+"""

@@ -17,7 +17,7 @@ from edakari.export.about import PLAIN, About, named_outputs
 from edakari.export.refused import converting
 from edakari.export.serving import served
 
-__all__ = ["described_onnx", "feeds", "open_onnx", "write_onnx"]
+__all__ = ["arrays", "described_onnx", "feeds", "onnx_bytes", "onnx_program", "open_onnx", "traced", "write_onnx"]
 
 ADVICE = "Replace the operator that the exporter names, or export with another batch setting"
 
@@ -41,28 +41,65 @@ def write_onnx(
         ExportError: the network cannot be exported; the message includes the exporter's error.
         MissingPackage: the extra `onnx` is not installed.
     """
-    require_packages("onnx", "exporting to ONNX", "onnx", "onnxscript")
-    tensors = about.named(example)
-    batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
-    # The exporter would take a batch of 1 for a constant, so a variable batch size is traced with 2.
-    traced = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
-    alone, model = isinstance(example, torch.Tensor), served(model)
-    shapes = (batch,) if alone else (tuple(batch if x.dim() else None for x in traced),)
+    model = served(model)
+    program = onnx_program(model, example, dynamic_batch=dynamic_batch, about=about)
     with converting(model, example, "ONNX", ADVICE):
-        program = torch.onnx.export(
-            model if alone else TakesTensors(model, example),
-            tuple(traced),
-            dynamo=True,
-            input_names=list(tensors),
-            dynamic_shapes=shapes if batch else None,
-            verbose=False,
-        )
-        if program is None:
-            raise ExportError("torch.onnx.export returned nothing")
         _describe(program.model, model, example, about)
         with replacing(path) as temporary:
             program.save(str(temporary), external_data=False)
     return Path(path)
+
+
+def onnx_program(
+    model: nn.Module, example: Any, *, dynamic_batch: bool = False, about: About = PLAIN, optimize: bool = True
+) -> Any:
+    """Export a network in evaluation mode to an ONNX model in memory; for the arguments see `write_onnx`.
+
+    Args:
+        model: the network; it does not change.
+        example: see `write_onnx`.
+        dynamic_batch: see `write_onnx`.
+        about: see `write_onnx`.
+        optimize: whether the exporter folds constants and fuses operators, as it does for files.
+
+    Returns:
+        A `torch.onnx.ONNXProgram`.
+
+    Raises:
+        ExportError: the network cannot be exported; the message includes the exporter's error.
+        MissingPackage: the extra `onnx` is not installed.
+    """
+    require_packages("onnx", "exporting to ONNX", "onnx", "onnxscript")
+    tensors = about.named(example)
+    batch = {0: torch.export.Dim("batch", min=1)} if dynamic_batch else None
+    # The exporter would take a batch of 1 for a constant, so a variable batch size is traced with 2.
+    inputs = [torch.cat([x, x])[:2] if dynamic_batch and x.shape[:1] == (1,) else x for x in tensors.values()]
+    alone = isinstance(example, torch.Tensor)
+    shapes = (batch,) if alone else (tuple(batch if x.dim() else None for x in inputs),)
+    with converting(model, example, "ONNX", ADVICE):
+        program = torch.onnx.export(
+            traced(model, example),
+            tuple(inputs),
+            dynamo=True,
+            input_names=list(tensors),
+            dynamic_shapes=shapes if batch else None,
+            verbose=False,
+            optimize=optimize,
+        )
+        if program is None:
+            raise ExportError("torch.onnx.export returned nothing")
+    return program
+
+
+def traced(model: nn.Module, example: Any) -> nn.Module:
+    """Return the module that is exported; the names of its weights are those in the ONNX model."""
+    return model if isinstance(example, torch.Tensor) else TakesTensors(model, example)
+
+
+def onnx_bytes(program: Any) -> bytes:
+    """Return the content of the ONNX file of a `torch.onnx.ONNXProgram`."""
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _describe(file: Any, model: nn.Module, example: Any, about: About) -> None:
@@ -84,6 +121,11 @@ def feeds(session: Any, example: Any) -> dict[str, Any]:
     tensors = named_tensors(example)
     taken = [given.name for given in session.get_inputs()]
     return {name: tensors[name].detach().numpy() for name in taken}
+
+
+def arrays(example: Any) -> dict[str, Any]:
+    """Return the inputs of a network that was exported without names of its own, from an example."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in named_tensors(example).items()}
 
 
 def described_onnx(path: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from edakari.latency.target import LatencyTarget, TimedPair
 
 __all__ = [
     "MISS",
-    "NEAR",
     "LoopRound",
     "LoopSettings",
     "Trials",
@@ -27,8 +26,6 @@ __all__ = [
     "proportional",
 ]
 
-NEAR = 0.01
-"""Relative distance from the limit above which the allocation is solved again."""
 ROUNDS = 5
 """Largest number of networks that are measured."""
 

@@ -19,7 +19,7 @@ from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.space import Sizes
 from edakari.errors import InfeasibleBudget, MeasurementError
-from edakari.latency.budget_loop import MISS, NEAR, LoopRound, LoopSettings, Trials
+from edakari.latency.budget_loop import MISS, LoopRound, LoopSettings, Trials
 from edakari.latency.predicted import PredictedLatency
 from edakari.latency.target import LatencyTarget, TimedPair
 
@@ -98,7 +98,7 @@ class ClosedLoop:
                 plan, factors = edge
             last = factors
             index = self._tried(networks, plan, factors, before)
-            if networks.distance(index) <= NEAR or networks.count == most:
+            if networks.distance(index) <= MISS or networks.count == most:
                 break
             following = networks.next_factors(factors, index, self.latencies)
             if following is None:

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from edakari.core.copying import copied
 from edakari.core.far_side import script_text
 from edakari.core.far_side.bench import FORMAT, MANIFEST, VERSION
 from edakari.core.far_side.sessions import How
 from edakari.core.files import replacing, write_json, write_text
 from edakari.core.optional import needs
-from edakari.cost.example import mapped, named_tensors
-from edakari.export.onnx_model import write_onnx
+from edakari.export.onnx_model import arrays
+from edakari.export.sized_onnx import NetworkFiles
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import onnx_layer
 
@@ -73,6 +71,7 @@ def networks_request(
     repeats: Repeats,
     folder: Path,
     quantize: Quantize = bytes,
+    written: NetworkFiles | None = None,
 ) -> Request:
     """Write networks that are to be timed alternately.
 
@@ -83,16 +82,16 @@ def networks_request(
         repeats: numbers of calls.
         folder: folder to write; it exists.
         quantize: function that quantises an ONNX model.
+        written: ONNX models of networks that were written before; None knows of none.
 
     Raises:
         ExportError: a network cannot be exported.
     """
-    given = mapped(example, torch.Tensor.cpu)
-    inputs = [_input(name, tensor.detach().numpy()) for name, tensor in named_tensors(given).items()]
-    files = []
+    inputs = [_input(name, array) for name, array in arrays(example).items()]
+    files, written = [], written or NetworkFiles()
     for name, network in networks.items():
-        path = write_onnx(copied(network).cpu(), given, folder / f"{name}.onnx")
-        path.write_bytes(quantize(path.read_bytes()))
+        with replacing(folder / f"{name}.onnx") as temporary:
+            temporary.write_bytes(quantize(written.content(network, example)))
         files.append(_file(name, "network", "calls", repeats, inputs))
     return _finished(folder, files, how, repeats)
 

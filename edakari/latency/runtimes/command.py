@@ -18,6 +18,7 @@ from edakari.core.optional import require_packages
 from edakari.core.watching import Steps
 from edakari.errors import EdakariWarning, MeasurementError
 from edakari.export.int8 import quantized_for_timing
+from edakari.export.sized_onnx import NetworkFiles
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.remote.answers import Answer, Device, Turns, each_answer, require_all
@@ -70,6 +71,7 @@ class OtherDevice:
         provider_options: options of the provider.
         seen: what a table's key says of the device; None before it was asked.
         answered: what the device said of itself in its answers so far; None if it said nothing.
+        written: ONNX models of the networks that it was given.
     """
 
     transport: Transport
@@ -81,6 +83,7 @@ class OtherDevice:
     answered: Device | None = None
     kernels_only: bool = True
     precisions: tuple[str, ...] = ("fp32", "int8")
+    written: NetworkFiles = dc.field(default_factory=NetworkFiles)
 
     @property
     def name(self) -> str:
@@ -145,7 +148,7 @@ class OtherDevice:
         with tempfile.TemporaryDirectory() as folder:
             sent = {file: networks[name] for file, name in files.items()}
             request = networks_request(
-                sent, example, self._how(settings), wanted, Path(folder), self._quantize(settings)
+                sent, example, self._how(settings), wanted, Path(folder), self._quantize(settings), self.written
             )
             steps = Steps(f"timing on {self.device_name}", 1)
             for answer in self._answers(request):

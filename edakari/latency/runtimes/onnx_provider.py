@@ -6,16 +6,13 @@ import contextlib
 import dataclasses as dc
 import functools
 import importlib
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edakari.core.copying import copied
 from edakari.core.far_side.sessions import (
     MEMORY,
     PROVIDERS,
@@ -30,7 +27,8 @@ from edakari.core.optional import require_packages
 from edakari.cost.example import mapped
 from edakari.errors import EdakariWarning, MeasurementError
 from edakari.export.int8 import Feeds, Quantizer, quantized, quantized_for_timing
-from edakari.export.onnx_model import feeds, write_onnx
+from edakari.export.onnx_model import feeds
+from edakari.export.sized_onnx import NetworkFiles
 from edakari.latency.runtime_protocols import LocalRuntime
 from edakari.latency.runtimes.onnx_runtime import PACKAGES, OnnxRuntime
 from edakari.latency.timing import RunSettings
@@ -56,11 +54,13 @@ class OnnxProvider:
         provider: a key of `edakari.core.far_side.sessions.PROVIDERS`, or a full name.
         options: options of the provider.
         precisions: precisions in which it can run networks.
+        files: files of the networks that it was given.
     """
 
     provider: str
     options: Mapping[str, Any] = dc.field(default_factory=dict)
     precisions: tuple[str, ...] = ("fp32", "int8")
+    files: NetworkFiles = dc.field(default_factory=NetworkFiles, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -107,9 +107,8 @@ class OnnxProvider:
         """Return a callable that runs the network once; see `LocalRuntime.prepare`."""
         self.check(settings)
         how = How(settings.threads, self.provider, self.options)
-        with tempfile.TemporaryDirectory() as folder, _told():
-            given = mapped(example, torch.Tensor.cpu)
-            content = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx").read_bytes()
+        content, given = self.files.content(model, example), mapped(example, torch.Tensor.cpu)
+        with _told():
             if settings.precision == "int8":
                 content = quantized_for_timing(content, settings.exclude, provider_name(self.provider))
             session = open_session(content, how)

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import dataclasses as dc
 import importlib.metadata
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from edakari.core.copying import copied
 from edakari.core.far_side.loops import CallClock
 from edakari.core.far_side.sessions import KernelClock
 from edakari.core.optional import require_packages
-from edakari.cost.example import mapped, named_tensors
 from edakari.errors import MeasurementError
 from edakari.export.int8 import Feeds, Quantizer, quantized, quantized_for_timing
-from edakari.export.onnx_model import open_onnx, write_onnx
+from edakari.export.onnx_model import arrays, open_onnx
+from edakari.export.sized_onnx import NetworkFiles
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import onnx_layer
 from edakari.latency.timing import Clock, RunSettings
@@ -44,6 +41,7 @@ class OnnxRuntime:
     name: str = "onnxruntime"
     kernels_only: bool = True
     precisions: tuple[str, ...] = ("fp32", "int8")
+    files: NetworkFiles = dc.field(default_factory=NetworkFiles, compare=False, repr=False)
 
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
@@ -63,12 +61,10 @@ class OnnxRuntime:
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """Return a callable that runs the network once; see `Runtime.prepare`."""
         _require_plain(settings)
-        with tempfile.TemporaryDirectory() as folder:
-            given = mapped(example, torch.Tensor.cpu)
-            content = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx").read_bytes()
+        content = self.files.content(model, example)
         if settings.precision == "int8":
             content = quantized_for_timing(content, settings.exclude)
-        return self.opened(content, {name: each.numpy() for name, each in named_tensors(given).items()}, settings)
+        return self.opened(content, arrays(example), settings)
 
     def opened(self, content: bytes, feeds: Feeds, settings: RunSettings) -> Callable[[], None]:
         """Return a callable that runs an ONNX file once; see `FileRuntime.opened`."""

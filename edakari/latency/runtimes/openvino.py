@@ -9,25 +9,21 @@ from __future__ import annotations
 import dataclasses as dc
 import importlib
 import importlib.metadata
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from edakari.core.copying import copied
 from edakari.core.far_side.loops import CallClock
 from edakari.core.far_side.sessions import timed_part
 from edakari.core.optional import needs, require_packages
-from edakari.cost.example import mapped, named_tensors
 from edakari.errors import MeasurementError
 from edakari.export.int8 import Feeds, Quantizer, quantized_for_timing
 from edakari.export.nncf_quantizer import EXTRA, quantized_by_nncf
 from edakari.export.nncf_quantizer import PACKAGES as INT8_PACKAGES
-from edakari.export.onnx_model import write_onnx
+from edakari.export.onnx_model import arrays
+from edakari.export.sized_onnx import NetworkFiles
 from edakari.latency.layers import Layer
 from edakari.latency.onnx_layers import OnnxLayer, onnx_layer
 from edakari.latency.timing import Clock, RunSettings
@@ -47,6 +43,7 @@ class OpenVino:
     name: str = "openvino"
     kernels_only: bool = True
     precisions: tuple[str, ...] = (*PRECISIONS, "int8")
+    files: NetworkFiles = dc.field(default_factory=NetworkFiles, compare=False, repr=False)
 
     def versions(self) -> Mapping[str, str]:
         """See `Runtime.versions`."""
@@ -67,10 +64,7 @@ class OpenVino:
 
     def prepare(self, model: nn.Module, example: Any, settings: RunSettings) -> Callable[[], None]:
         """Return a callable that runs the network once; see `Runtime.prepare`."""
-        with tempfile.TemporaryDirectory() as folder:
-            given = mapped(example, torch.Tensor.cpu)
-            content = write_onnx(copied(model).cpu(), given, Path(folder) / "model.onnx").read_bytes()
-        feeds = {name: tensor.numpy() for name, tensor in named_tensors(given).items()}
+        content, feeds = self.files.content(model, example), arrays(example)
         if settings.precision == "int8":
             content = quantized_by_nncf(content, [_made_up(feeds)], settings.exclude)
         return self.opened(content, feeds, settings)
