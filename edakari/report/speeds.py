@@ -54,7 +54,7 @@ def speeds(report: Values) -> list[Speed]:
     """
     asked = [
         Speed(each["runtime"], each["dense"], each["measured"], each, cost)
-        for cost, each in report["latencies"].items()
+        for cost, each in report.get("latencies", {}).items()  # stored reports of before several latencies lack it
         if each["measured"]
     ]
     here = report["measured"]
