@@ -1,7 +1,6 @@
 """Results of a run's stages: made by `edakari.pipeline`, stored in a run folder or in memory, read by the report.
 
-There is one frozen dataclass for each stage. Its fields are plain values, so that a stage's file holds exactly these. A
-file that was edited by hand is refused; see `edakari.report.stage_files`.
+Each stage has a frozen dataclass of plain values, which its file holds; see `edakari.report.stage_files`.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import dataclasses as dc
 from collections.abc import Mapping
 from typing import ClassVar, get_args
 
+from edakari.core.answers import AnswersResult
 from edakari.core.budget import Budget, Term
 from edakari.core.graph import Unprunable
 from edakari.core.memory_format import MemoryFormat
@@ -23,6 +23,7 @@ from edakari.latency.target import TimedPair
 
 __all__ = [
     "STAGES",
+    "AnswersResult",
     "CheckResult",
     "Corner",
     "DenseResult",
@@ -311,6 +312,7 @@ StageResult = (
     | PruneResult
     | CheckResult
     | FinetuneResult
+    | AnswersResult
     | MeasureResult
     | QuantizeResult
     | ExportResult
@@ -328,6 +330,7 @@ class Results:
     prune: PruneResult | None = None
     check: CheckResult | None = None
     finetune: FinetuneResult | None = None
+    answers: AnswersResult | None = None
     measure: MeasureResult | None = None
     quantize: QuantizeResult | None = None
     export: ExportResult | None = None

@@ -28,7 +28,7 @@ from edakari.report.log_figures import figures_text
 
 if TYPE_CHECKING:
     from edakari.report.inspection import Inspection
-    from edakari.results import QuantizeResult, StageResult
+    from edakari.results import AnswersResult, QuantizeResult, StageResult
 
 __all__ = [
     "comparison",
@@ -193,9 +193,16 @@ def costs_line(costs: Mapping[str, float]) -> str:
     return figures_text(costs)
 
 
+def _answers(result: AnswersResult) -> str:
+    if result.outcomes is None:
+        return f"{result.images:,} images" if result.images else "not compared"
+    return f"of {result.images:,} images, {result.outcomes.only_dense} lost and {result.outcomes.only_pruned} gained"
+
+
 def stage_line(result: StageResult) -> str:
     """Format the result of a finished stage in one line."""
     from edakari.results import (
+        AnswersResult,
         CheckResult,
         DenseResult,
         ExportResult,
@@ -227,6 +234,8 @@ def stage_line(result: StageResult) -> str:
         case FinetuneResult():
             main = _main_metric(result.metric, result.metrics)
             return ", ".join([counted(len(result.epochs), "epoch"), *([main] if main else [])])
+        case AnswersResult():
+            return _answers(result)
         case MeasureResult():
             pairs = {name: dc.asdict(pair) for name, pair in result.runtimes.items()}
             return ", ".join(f"{_times_as_fast(pair)} in {name}{noisy(*pair.values())}" for name, pair in pairs.items())

@@ -15,7 +15,7 @@ from edakari.core.protocols import Batch, Task
 from edakari.errors import DataError
 from edakari.report.predictions import PredictionView
 
-__all__ = ["prediction_view", "require_drawing"]
+__all__ = ["pixels_of", "prediction_view", "require_drawing"]
 
 METHOD = "drawn(image, shown)"
 
@@ -61,14 +61,22 @@ def prediction_view(dense: nn.Module, pruned: nn.Module, task: Task, images: int
 def _rows(
     dense: nn.Module, pruned: nn.Module, task: Task, batch: Batch, most: int
 ) -> Iterator[tuple[npt.NDArray[np.uint8], ...]]:
-    pixels = _pixels(task, batch)
+    pixels = pixels_of(task, batch)
     shown = (batch[1], task.outputs(dense, batch), task.outputs(pruned, batch))
     for number in range(min(most, len(pixels))):
         yield tuple(_drawn(task, pixels[number], _entry(each, number)) for each in shown)
 
 
-def _pixels(task: Any, batch: Batch) -> torch.Tensor:
-    """The images of a batch as uint8 [N, 3, H, W]."""
+def pixels_of(task: Any, batch: Batch) -> torch.Tensor:
+    """Return the images of a batch as uint8 [N, 3, H, W].
+
+    Args:
+        task: task of the batch.
+        batch: a batch that begins with images.
+
+    Raises:
+        DataError: it does not.
+    """
     images = batch[0] if isinstance(batch, list | tuple) and len(batch) > 1 else None
     if not isinstance(images, torch.Tensor) or images.ndim != 4:
         raise DataError("batches of this task do not begin with images [N, C, H, W], so they cannot be drawn")

@@ -23,6 +23,7 @@ from edakari.errors import EdakariError, RunFolderError
 from edakari.models import check_trusted
 from edakari.models.weights import weights_digest
 from edakari.pipeline import processes, stages
+from edakari.pipeline.answering import answers_stage
 from edakari.pipeline.context import GivenSubject, Notify, RecipeSubject, Run, silent
 from edakari.pipeline.environment import environment
 from edakari.pipeline.exporting import export_stage
@@ -36,6 +37,7 @@ from edakari.report.content import gathered
 from edakari.report.summary import of_results
 from edakari.results import (
     STAGES,
+    AnswersResult,
     CheckResult,
     DenseResult,
     ExportResult,
@@ -204,6 +206,7 @@ def run_stages(run: Run) -> tuple[Results, bool]:
         return result
 
     steps.take(FinetuneResult, tuned)
+    steps.take(AnswersResult, lambda: answers_stage(run))
     steps.take(MeasureResult, lambda: stages.measure_stage(run, limits, pruned))
     steps.take(QuantizeResult, lambda: quantize_stage(run))
     steps.take(ExportResult, lambda: export_stage(run))

@@ -53,6 +53,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
         "latencies": _latencies(results),
         "int8": dc.asdict(results.quantize) if results.quantize and results.quantize.corners else None,
+        "answers": dc.asdict(results.answers) if results.answers and results.answers.images else None,
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
         "dropped": _dropped(traced.groups, pruned.sizes if pruned else {}),
         "masked": dc.asdict(results.check.masked) if results.check and results.check.masked else None,

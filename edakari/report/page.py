@@ -8,6 +8,7 @@ from typing import Any
 from edakari.core.budget import LATENCY
 from edakari.core.optional import needs
 from edakari.report import formatting as figures
+from edakari.report.answer_charts import answer_charts, answers_note
 from edakari.report.charts import curve, scatter, tradeoffs
 from edakari.report.search_charts import trail
 from edakari.report.template import template
@@ -41,6 +42,8 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         source=_source(report["recipe"]),
         tradeoffs=[scatter(chart, report["metric"]) for chart in tradeoffs(report)],
         curves=_curves(report),
+        answers=answer_charts(report["answers"]) if report["answers"] else [],
+        answers_note=answers_note(report["answers"]) if report["answers"] else "",
         search=trail(report),
         ticket=ticket_sections(report),
         layers=layer_rows(report),

@@ -75,6 +75,7 @@ class Judged:
         images: number of validation images, or None if it is unknown.
         interval: 95 % interval of the value after, or None where no simple one applies.
         change: 95 % interval of the difference on the same images, or None if answers were not compared.
+        compared: number of images of that interval.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Judged:
     images: int | None
     interval: tuple[float, float] | None
     change: tuple[float, float] | None
+    compared: int
 
     @property
     def text(self) -> str:
@@ -99,7 +101,8 @@ class Judged:
         images = f"{self.images:,} validation images" if self.images else "the validation data"
         if self.change:
             ends = " to ".join(f"{end * 100:+.2f}" for end in self.change).replace("-", "−")
-            return f"95 % interval of the change {ends} points, on the same {images}"
+            which = f"the same {images}" if self.compared == self.images else f"{self.compared:,} of {images}"
+            return f"95 % interval of the change {ends} points, on {which}"
         if self.interval:
             low, high = self.interval
             return f"95 % interval {low * 100:.2f} to {high * 100:.2f} %, on {images}"
@@ -196,14 +199,15 @@ def _judged(report: Values) -> Judged | None:
     name, dense, last = report["metric"], report["networks"][0], report["networks"][-1]
     if name is None or name not in dense["metrics"] or name not in last["metrics"]:
         return None
-    before, after, images = dense["metrics"][name], last["metrics"][name], report.get("images")
+    before, after, images = dense["metrics"][name], last["metrics"][name], report["images"]
     interval = wilson(after, images) if images and name in COUNTED_RIGHT and 0 <= after <= 1 else None
-    return Judged(name, before, after, images, interval, _paired(report))
+    compared = report["answers"]["images"] if report["answers"] else 0
+    return Judged(name, before, after, images, interval, _paired(report), compared)
 
 
 def _paired(report: Values) -> tuple[float, float] | None:
     """Interval of the change of top-1, from images that only one of both networks classifies correctly."""
-    answers = report.get("answers")
+    answers = report["answers"]
     if report["metric"] != "top1" or not answers or not answers["outcomes"]:
         return None
     found = answers["outcomes"]

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.answers import AnswersResult
 from edakari.core.optional import needs
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import BelowOne, NonNegative, Positive, PositiveFraction, require_ordered, settings
 from edakari.errors import DataError
+from edakari.tasks.answers import compared_classes
 from edakari.tasks.base import ImageTask, class_logits
 from edakari.tasks.drawing import captioned
 from edakari.tasks.image_data import ImageData, image_data
@@ -179,6 +181,10 @@ class Classification(ImageTask):
         best, labels = shown.float().softmax(0).topk(min(3, len(shown)))
         pairs = zip(best.tolist(), labels.tolist(), strict=True)
         return captioned(image, [f"{self.classes[label]} {100 * share:.0f} %" for share, label in pairs])
+
+    def answers(self, dense: nn.Module, pruned: nn.Module) -> AnswersResult:
+        """Compare what two networks answer on validation images; see `edakari.tasks.answers`."""
+        return compared_classes(self, dense, pruned)
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Accuracies as shares and the cross-entropy, over all processes.

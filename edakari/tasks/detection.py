@@ -8,9 +8,11 @@ from typing import final
 
 from torch import nn
 
+from edakari.core.answers import AnswersResult
 from edakari.core.optional import needs
 from edakari.core.protocols import Split
 from edakari.core.settings import settings
+from edakari.tasks.answers import compared_objects
 from edakari.tasks.objects import ObjectSettings, ObjectTask, found_in_original, object_data
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.splits import evaluating, named_metric
@@ -43,6 +45,10 @@ class Detection(ObjectTask):
     """Objects of some classes, in boxes: the network's own losses, and COCO's mean average precision."""
 
     metrics = ("map", "map50")
+
+    def answers(self, dense: nn.Module, pruned: nn.Module) -> AnswersResult:
+        """Compare what two networks answer on validation images; see `edakari.tasks.answers`."""
+        return compared_objects(self, dense, pruned)
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute average precision in pixels of the images as they were, over all processes.

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edakari.core.answers import AnswersResult
 from edakari.core.optional import needs
 from edakari.core.output_kinds import OutputKind
 from edakari.core.protocols import Batch, Split
 from edakari.core.settings import NonNegative, Positive, PositiveFraction, require_ordered, settings
 from edakari.errors import DataError
+from edakari.tasks.answers import compared_maps
 from edakari.tasks.base import ImageTask
 from edakari.tasks.drawing import coloured
 from edakari.tasks.example_data import ExampleData
@@ -146,6 +148,10 @@ class Segmentation(ImageTask):
         """Colour the classes of the pixels, those of labels or of logits; see `edakari.explain.predictions`."""
         labels = shown.argmax(0) if shown.ndim == 3 else shown
         return coloured(image, labels, len(self.classes))
+
+    def answers(self, dense: nn.Module, pruned: nn.Module) -> AnswersResult:
+        """Compare what two networks answer on validation images; see `edakari.tasks.answers`."""
+        return compared_maps(self, dense, pruned)
 
     def evaluate(self, model: nn.Module, split: Split = "val") -> Mapping[str, float]:
         """Compute fractions of pixels at the network's size, and their cross-entropy, over all processes.

@@ -52,6 +52,11 @@ def test_a_run_from_recipe_to_report(content, tmp_path):
     assert diary.stages("done") == list(STAGES)
     assert result.fresh
     dense, pruned, tuned = result.report["networks"]
+    answers = result.results.answers
+    assert answers.images == 24
+    assert answers.outcomes.both + answers.outcomes.only_dense == round(24 * dense["metrics"]["top1"])
+    assert answers.outcomes.both + answers.outcomes.only_pruned == round(24 * tuned["metrics"]["top1"])
+    assert len(list((folder / "explain").glob("changed_*.png"))) == len(answers.changed)
     assert pruned["costs"]["macs"] <= 0.5 * dense["costs"]["macs"]
     assert tuned["costs"] == pruned["costs"]
     assert set(tuned["latency"]) == {"torch"}

@@ -9,6 +9,7 @@ import yaml
 
 from edakari.errors import RunFolderError
 from edakari.report import collect, render, write_report
+from edakari.report.answer_charts import answer_charts
 from edakari.report.charts import scatter, tradeoffs
 from edakari.report.formatting import cost, rows, size
 from edakari.report.picture import draw
@@ -24,6 +25,26 @@ BUDGETED = {
     "settings": {"threads": 1},
     "limit_ms": 0.5,
     "relative_error": -0.04,
+}
+
+
+CLASSES = ("T-shirt", "Trouser", "<b>Dress</b>", "Ankle boot with a long name")
+ANSWERS = {
+    "images": 2000,
+    "figure": "accuracy",
+    "classes": [
+        {"name": name, "count": 500, "dense": 0.95, "pruned": 0.9 + 0.02 * i} for i, name in enumerate(CLASSES)
+    ],
+    "class_count": 4,
+    "outcomes": {"both": 1790, "only_dense": 67, "only_pruned": 54, "neither": 89},
+    "confusions": [
+        {"label": label, "answer": answer, "dense": i + j, "pruned": 2 * i}
+        for i, label in enumerate(CLASSES)
+        for j, answer in enumerate(CLASSES)
+    ],
+    "dense_precision": [1.0 - i / 200 for i in range(101)],
+    "pruned_precision": [1.0 - i / 150 for i in range(101)],
+    "seconds": 1.0,
 }
 
 
@@ -104,6 +125,7 @@ def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
                 "seconds": 3.0,
             },
         }
+        stages["answers"] = ANSWERS
     (folder / "stages").mkdir(parents=True)
     for name, result in stages.items():
         (folder / "stages" / f"{name}.json").write_text(json.dumps(result))
@@ -184,6 +206,23 @@ def test_names_are_escaped(tmp_path):
     page = render(collect(make_run(tmp_path / "run")))
     assert "blocks.1.&lt;widen&gt;" in page
     assert "<widen>" not in page
+
+
+def test_the_answers_of_both_networks_are_compared(tmp_path):
+    report = collect(make_run(tmp_path / "run"))
+    page = render(report)
+    assert "both networks classify 1,790 correctly, only the unpruned one 67" in page
+    assert [title for title, _ in answer_charts(report["answers"])] == [
+        "Accuracy by class, %",
+        "Images more or fewer, labels in rows and answers in columns",
+        "Precision by recall at IoU 0.5",
+    ]
+    assert "<b>Dress</b>" not in page
+    assert page.count('class="cell') == 16
+    many = {**ANSWERS, "class_count": 30, "confusions": ANSWERS["confusions"][:3], "dense_precision": []}
+    assert len(answer_charts(many)) == 1
+    assert "3 confusions that changed most" in render({**report, "answers": many})
+    assert "Answers, before and after" not in render({**report, "answers": None})
 
 
 @pytest.mark.parametrize("groups", [1, 90])
