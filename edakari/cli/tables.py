@@ -251,13 +251,23 @@ def stage_line(result: StageResult) -> str:
 
 def skipped(result: StageResult) -> bool:
     """Return whether a finished stage had nothing to do, as the recipe does not ask for it."""
-    from edakari.results import ExportResult, FinetuneResult, LatencyResult, MeasureResult, QuantizeResult, ReportResult
+    from edakari.results import (
+        AnswersResult,
+        ExportResult,
+        FinetuneResult,
+        LatencyResult,
+        MeasureResult,
+        QuantizeResult,
+        ReportResult,
+    )
 
     match result:
         case LatencyResult():
             return not result.planned
         case FinetuneResult():
             return not result.epochs
+        case AnswersResult():
+            return not result.images
         case MeasureResult():
             return not result.runtimes and not result.latencies
         case QuantizeResult():
