@@ -54,8 +54,8 @@ def compared_classes(task: Classification, dense: nn.Module, pruned: nn.Module) 
     labels, before, after = task.labels("val")[rows[:, 0]], rows[:, 1], rows[:, 2]
     names, right = task.classes, (before == labels, after == labels)
     matrices = [np.zeros((len(names), len(names)), np.int64) for _ in right]
-    for matrix, answers in zip(matrices, (before, after), strict=True):
-        np.add.at(matrix, (labels, answers), 1)
+    for matrix, said in zip(matrices, (before, after), strict=True):
+        np.add.at(matrix, (labels, said), 1)
     totals = np.bincount(labels, minlength=len(names))
     shares = [matrix.diagonal() / np.maximum(totals, 1) for matrix in matrices]
     changed = np.flatnonzero(before != after)
