@@ -11,7 +11,7 @@ from edakari.core.costs import Cost
 from edakari.core.space import Sizes
 from edakari.errors import BudgetError
 
-__all__ = ["LATENCY", "Budget", "Limits", "Term", "is_latency"]
+__all__ = ["LATENCY", "Budget", "Drop", "Limits", "Term", "is_latency"]
 
 COUNTED = ("macs", "flops", "params", "activations", "size")
 LATENCY = "latency"
@@ -29,6 +29,7 @@ DEVICE = re.compile(r"[A-Za-z_][\w-]*")
 """Pattern of the name of one of several latencies."""
 NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
 SPARSITY = re.compile(rf"\s*sparsity\s*(<=?|>=?|=)\s*({NUMBER})\s*(%?)\s*", re.IGNORECASE)
+DROP = re.compile(rf"\s*(\w+)_drop\s*<=?\s*({NUMBER})\s*(%|points?|)\s*")
 TERM = re.compile(rf"\s*({NAME})\s*<=?\s*({NUMBER})\s*(%|[A-Za-z]*)\s*")
 
 
@@ -57,6 +58,22 @@ class Term:
 
 
 @dc.dataclass(frozen=True, slots=True)
+class Drop:
+    """What a metric may lose against the unpruned network.
+
+    Args:
+        metric: name of the metric.
+        limit: largest loss, in points of a per cent for metrics that are fractions, else in the metric's unit.
+    """
+
+    metric: str
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}_drop<={_figure(self.limit)}"
+
+
+@dc.dataclass(frozen=True, slots=True)
 class Budget:
     """Limits on costs that must all hold, and a sparsity.
 
@@ -64,14 +81,17 @@ class Budget:
         terms: costs and their limits.
         sparsity: fraction of the maskable weights that at least are masked, which is int(sparsity * N) of N weights; 0
             asks for none.
+        drop: largest loss of a metric; a run then looks for the smallest limit of the first term's cost that keeps to
+            it. None asks for the limits themselves.
     """
 
     terms: tuple[Term, ...]
     sparsity: float = 0.0
+    drop: Drop | None = None
 
     def __str__(self) -> str:
         sparsity = [f"sparsity>={_figure(self.sparsity * 100)}%"] if self.sparsity else []
-        return ", ".join([*map(str, self.terms), *sparsity])
+        return ", ".join([*map(str, self.terms), *sparsity, *([str(self.drop)] if self.drop else [])])
 
     @property
     def limits(self) -> Budget:
@@ -87,6 +107,9 @@ class Budget:
         Other terms may name any registered cost, or your own cost in a file, as in `costs.py:energy<=50%`. The name is
         looked up when the budget is bound to a network (`edakari.cost.bind`).
 
+        `top1_drop<=1` asks for the network of fewest multiply-accumulates whose `top1` loses at most one point;
+        `latency<=100%, top1_drop<=1` for the fastest one. Runs look for it, by several trainings.
+
         Args:
             text: terms, separated by commas.
 
@@ -97,8 +120,9 @@ class Budget:
             raise BudgetError(f"a budget is a text such as 'macs<=50%', but got {text!r}")
         parts = text.split(",")
         sparsities = [_sparsity(part) for part in parts if SPARSITY.fullmatch(part)]
-        terms = tuple(_term(part) for part in parts if not SPARSITY.fullmatch(part))
-        names = [*(term.cost for term in terms), *["sparsity"] * len(sparsities)]
+        drops = [Drop(found[1], float(found[2])) for part in parts if (found := DROP.fullmatch(part))]
+        terms = tuple(_term(part) for part in parts if not (SPARSITY.fullmatch(part) or DROP.fullmatch(part)))
+        names = [*(term.cost for term in terms), *["sparsity"] * len(sparsities), *["drop"] * len(drops)]
         for name in names:
             if names.count(name) > 1:
                 raise BudgetError(f"budget {text!r} limits {name!r} twice; keep one")
@@ -107,7 +131,9 @@ class Budget:
                 f"budget {text!r} limits a latency without a name beside named ones; name each, as in "
                 "'latency@pi<=30ms, latency@cpu<=60%'"
             )
-        return cls(terms, *sparsities)
+        if not drops:
+            return cls(terms, *sparsities)
+        return cls(terms or (Term("macs", 1.0, True),), *(sparsities or [0.0]), drops[0])
 
     @property
     def latencies(self) -> tuple[Term, ...]:
@@ -138,6 +164,7 @@ class Budget:
                 Term(term.cost, term.limit * dense[term.cost], False) if term.relative else term for term in self.terms
             ),
             self.sparsity,
+            self.drop,
         )
 
 

@@ -14,7 +14,7 @@ from edakari.core.arguments import require
 from edakari.core.budget import Budget
 from edakari.core.graph import Graph
 from edakari.core.plan import Plan
-from edakari.core.protocols import Allocator, Cost, Fit, Objective, Task
+from edakari.core.protocols import Allocator, Cost, Criterion, Fit, Objective, Task
 from edakari.core.registry import Registry
 from edakari.core.space import Group, Scores
 from edakari.errors import SettingsError, WrongArgument
@@ -101,6 +101,23 @@ class Allocate(Protocol):
         """
 
 
+class Scoring(Protocol):
+    """Gives the scores of a criterion for a job's unpruned network."""
+
+    def __call__(self, criterion: Criterion, make: Callable[[], Scores], /) -> Scores:
+        """Return the scores.
+
+        Args:
+            criterion: the criterion.
+            make: function that computes them.
+        """
+
+
+def _scored_here(criterion: Criterion, make: Callable[[], Scores], /) -> Scores:
+    """Compute the scores."""
+    return make()
+
+
 def _cannot_allocate(*arguments: Any) -> Plan:
     """Raise the error of a job that was made without `allocating`."""
     raise WrongArgument("this job has no function that allocates; make it with allocating=edakari.allocate")
@@ -125,6 +142,8 @@ class Job:
         log: callback that takes the name of a stage and its figures, such as `log("step 1", {"macs": 2.1e9})`.
         folder: folder for a cache of expensive intermediate results; None disables the cache.
         artifacts: folder for files that explain the method's result; None disables them.
+        scoring: function that gives the scores of a criterion for the unpruned network: those that another run has
+            computed, or else those of the function that is passed with it.
     """
 
     model: nn.Module
@@ -140,6 +159,7 @@ class Job:
     log: Log = lambda stage, figures: None
     folder: Path | None = None
     artifacts: Path | None = None
+    scoring: Scoring = _scored_here
 
     def allocate(self, scores: Scores, allocator: Allocator | None = None) -> Plan:
         """Return the plan that keeps the channels of highest score, as many as the job's budget allows.

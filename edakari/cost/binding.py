@@ -63,6 +63,11 @@ def bind(budget: Budget, graph: Graph, measured: Sequence[Cost] = ()) -> Limits:
             f"the budget {str(budget)!r} asks for a sparsity, which masks single weights and removes no channels; "
             "take a method that masks weights, such as 'gradual_magnitude', or leave it out"
         )
+    if budget.drop is not None:
+        raise BudgetError(
+            f"the budget {str(budget)!r} limits the loss of a metric, for which several networks are trained; "
+            "`edakari prune` and edakari.prune with a task do so"
+        )
     given = {cost.name: cost for cost in measured}
     costs: dict[str, Cost] = {}
     for term in budget.terms:

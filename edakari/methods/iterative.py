@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -74,7 +75,8 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
                 task_objective(job.task),
                 Schedule(epochs=iterations.recovery_epochs, lr=iterations.recovery_lr),
             )
-        scores = criterion.score(model, graph, _Lazily(job), job.task)
+        score = functools.partial(criterion.score, model, graph, _Lazily(job), job.task)
+        scores = job.scoring(criterion, score) if iteration == 1 else score()
         budget = _towards(job.budget, dense_costs, iteration / iterations.count)
         allocate_within = job.loop if iteration == iterations.count else allocate_once
         cut = allocate_within(_solver(job, graph, scores, budget, allocator, plan.sizes()), job.costs, plan)

@@ -63,6 +63,7 @@ def check_recipe(recipe: Recipe) -> Checked:
         EdakariError: something is wrong: packages, code that is not trusted, the network, its weights, its data, or a
             budget below what the groups and the method can reach.
     """
+    recipe = dc.replace(recipe, budget=dc.replace(recipe.budget, drop=None))  # for which several budgets are tried
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)
     together = processes.started(cpu=recipe.device == "cpu")

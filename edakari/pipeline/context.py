@@ -33,8 +33,10 @@ from edakari.core.watching import listening
 from edakari.cost import dense
 from edakari.cost.example import mapped
 from edakari.graph import trace
+from edakari.models.weights import weights_digest
 from edakari.pipeline.load import dense_network
 from edakari.pipeline.settings import PruneSettings, Recipe
+from edakari.pipeline.sharing import SharedResults
 from edakari.pipeline.store import Store, Version
 from edakari.results import TraceResult
 from edakari.surgery.differences import other_inputs
@@ -144,6 +146,7 @@ class Run:
         store: store of the results.
         processes: processes that take part.
         notify: callback for the progress of the stages.
+        shared: results that it shares with other runs; None shares nothing.
     """
 
     settings: PruneSettings
@@ -151,6 +154,7 @@ class Run:
     store: Store
     processes: Processes = ALONE
     notify: Notify = silent
+    shared: SharedResults | None = None
 
     @functools.cached_property
     def dense(self) -> nn.Module:
@@ -212,6 +216,13 @@ class Run:
     def network(self, version: Version) -> nn.Module:
         """Read a network of the run from its store, on the device of this process."""
         return self.store.network(version, self.dense).to(self.processes.device)
+
+    def inputs(self, *keys: str) -> dict[str, Any]:
+        """Return what a shared result depends on: the network with its weights, its data, and keys of the recipe."""
+        content = self.settings.content
+        every = ("model", "transfer", "data", "device", "tf32", *keys)
+        found = {key: content.get(key) for key in every}
+        return {**found, "weights": weights_digest(self.dense), "memory_format": self.memory_format}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Compute the task's metrics of a network, as plain numbers whatever kind of number the task gives."""

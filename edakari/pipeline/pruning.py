@@ -196,6 +196,7 @@ def _refuse_without_data(settings: PruneSettings, name: str) -> None:
     """Refuse settings that need data, for a task that has none."""
     asking = {
         f"method {name!r}": needs_data(settings.method),
+        "a limit on what a metric loses": settings.budget.drop is not None,
         "finetune": settings.finetune is not None and settings.finetune.epochs > 0,
         "recalibrate": settings.recalibrate > 0,
         "reconstruct": settings.reconstruct,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,6 @@ from torch import nn
 
 from edakari.core.file_errors import file_errors, require_writable
 from edakari.core.files import write_json
-from edakari.core.graph import Graph
 from edakari.core.ledger import MARKER
 from edakari.core.method import Outcome, name_of
 from edakari.core.plan import Plan
@@ -31,10 +31,12 @@ from edakari.pipeline.folder import RunFolder, claim, is_run, release
 from edakari.pipeline.load import GIVEN, as_recipe, check_weights
 from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.quantizing import quantize_stage
+from edakari.pipeline.result import Result
+from edakari.pipeline.searching import SearchFolder, search_smallest, searched_in
 from edakari.pipeline.settings import PruneSettings, Recipe
+from edakari.pipeline.sharing import SharedResults
 from edakari.pipeline.store import MemoryStore, Version
 from edakari.report.content import gathered
-from edakari.report.summary import of_results
 from edakari.results import (
     STAGES,
     AnswersResult,
@@ -51,52 +53,10 @@ from edakari.results import (
     StageResult,
     TraceResult,
 )
-from edakari.surgery import save
 
 __all__ = ["Result", "run", "run_given", "run_stages"]
 
 R = TypeVar("R", bound=StageResult)
-
-
-@dc.dataclass(frozen=True)
-class Result:
-    """Result of a run.
-
-    Args:
-        folder: run folder; None if the run was in memory.
-        plan: plan by which the network was pruned.
-        model: finished network.
-        report: all values of the report, as in `report.json`.
-        fresh: whether this call ran a stage; False if the run was finished before.
-        results: results of the stages.
-        dense: unpruned network.
-        graph: graph of the unpruned network.
-    """
-
-    folder: Path | None
-    plan: Plan
-    model: nn.Module
-    report: Mapping[str, Any]
-    fresh: bool
-    results: Results
-    dense: nn.Module
-    graph: Graph
-
-    @property
-    def costs(self) -> Mapping[str, float]:
-        """Counted costs of the finished network by name; `result.report["networks"]` has those of all networks."""
-        assert self.results.check is not None
-        return self.results.check.costs
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the finished network for `edakari.load`; see `edakari.save`."""
-        save(self.model, self.plan, folder, base=self.dense, overwrite=overwrite)
-
-    def __repr__(self) -> str:
-        return of_results(self.report).text()
-
-    def _repr_html_(self) -> str:
-        return of_results(self.report).html()
 
 
 @file_errors()
@@ -107,6 +67,7 @@ def run(
     overwrite: bool = False,
     trust_code: bool = False,
     notify: Notify = silent,
+    shared: str | Path | None = None,
 ) -> Result:
     """Run a recipe, or resume an interrupted run.
 
@@ -116,6 +77,7 @@ def run(
         trust_code: whether to run Python files that a recipe file names.
         overwrite: whether to remove the results of an earlier run.
         notify: callback for the progress of the stages.
+        shared: folder of what runs have in common: the unpruned network's evaluation, and scores of criteria.
 
     Raises:
         RecipeError: the recipe does not say which weights the network has, or asks for something that is not possible
@@ -128,11 +90,14 @@ def run(
     # check this first: an overwrite would remove earlier results for a run that cannot start
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)
     check_weights(recipe)
+    if recipe.budget.drop is not None:
+        options: Any = {"notify": notify, "shared": shared or SearchFolder(Path(folder)).shared}
+        return searched_in(Path(folder), recipe, functools.partial(run, **options), notify, overwrite=overwrite)
     together, begun = processes.started(cpu=recipe.device == "cpu"), RunFolder(Path(folder))
     goes_on = is_run(begun.path) and not overwrite
 
     def made(store: RunFolder) -> Run:
-        return Run(recipe, RecipeSubject(recipe), store, together, notify)
+        return Run(recipe, RecipeSubject(recipe), store, together, notify, SharedResults.of(shared, together))
 
     with together.ending_together():
         check_pruning(recipe, together, lambda stage: goes_on and begun.done(stage))
@@ -162,6 +127,14 @@ def run_given(
     Raises:
         EdakariError: see `run`.
     """
+    if settings.budget.drop is not None:
+
+        def attempt(chosen: PruneSettings, place: Path | None) -> Result:
+            return run_given(model, task, chosen, folder=place, notify=notify)
+
+        if folder is None:
+            return search_smallest(settings, lambda chosen, name: attempt(chosen, None), notify)[-1]
+        return searched_in(Path(folder), settings, attempt, notify, overwrite=overwrite)
     together, subject = processes.started(cpu=settings.device == "cpu"), GivenSubject(model, task)
     begun = None if folder is None or overwrite or not is_run(Path(folder)) else RunFolder(Path(folder))
     content = {"model": {"name": type(model).__name__, "weights": GIVEN}, **settings.content}

@@ -17,7 +17,6 @@ from edakari.core.blank import require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.files import write_json
-from edakari.core.finite import require_finite_figures
 from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
 from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
@@ -31,21 +30,21 @@ from edakari.methods.fixed_widths import prune_with_fixed
 from edakari.models.weights import weights_digest
 from edakari.pipeline.context import Run, stored_bytes
 from edakari.pipeline.counting import CountedTraining, epochs_left
+from edakari.pipeline.evaluating import dense_stage, metrics_of
 from edakari.pipeline.exact import check_exact, check_zeros, cut_costs
 from edakari.pipeline.feasible import require_feasible, require_reachable
 from edakari.pipeline.latency import BudgetLoop, batched, finished_latencies, measured_latencies
 from edakari.pipeline.log import KeepLog, logged
 from edakari.pipeline.masked import fixed_masks, masked_within
 from edakari.pipeline.passing import warn_if_blocked
-from edakari.pipeline.quantizing import check_quantizing, require_judge
+from edakari.pipeline.quantizing import check_quantizing
 from edakari.pipeline.recovery import recovered
 from edakari.pipeline.settings import FinetuneSettings, MeasureSettings
-from edakari.pipeline.task_facts import task_facts, validation_images
+from edakari.pipeline.task_facts import task_facts
 from edakari.pipeline.teaching import training
 from edakari.pipeline.trial import tried_format
 from edakari.results import (
     CheckResult,
-    DenseResult,
     FinetuneResult,
     KeptTokens,
     LatencyResult,
@@ -113,14 +112,6 @@ def latency_stage(run: Run) -> LatencyResult:
     return LatencyResult(limits={t.cost: t.limit for t in budget.terms}, sparsity=budget.sparsity, planned=planned)
 
 
-def dense_stage(run: Run) -> DenseResult:
-    """Evaluate the dense network."""
-    metrics = _metrics(run, run.dense, "the dense network", "check its weights")
-    require_judge(run, metrics)
-    images = validation_images(run.task) if metrics else None
-    return DenseResult(metric=run.task.metric if metrics else "", metrics=metrics, images=images)
-
-
 def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
     """Run the method: from the dense network to a plan and a pruned network.
 
@@ -154,6 +145,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         log=note,
         folder=work,
         artifacts=run.store.artifacts,
+        **({} if run.shared is None else {"scoring": run.shared.scores(run.inputs("seed"))}),
     )
     written = [folder for folder in (run.store.artifacts, work) if folder is not None and run.processes.main]
     with enlisting(*written) if written else contextlib.nullcontext():
@@ -206,7 +198,7 @@ def check_stage(run: Run, plan: Plan, pruned: nn.Module, limits: LatencyResult) 
     # one process is enough, and its network in float64 takes memory; a task's metrics take all of them
     found = run.processes.from_main(lambda: _checked(run, plan, pruned, limits))
     return dc.replace(
-        found, metrics=_metrics(run, pruned, "the pruned network", "lower the learning rates of the method")
+        found, metrics=metrics_of(run, pruned, "the pruned network", "lower the learning rates of the method")
     )
 
 
@@ -252,7 +244,7 @@ def finetune_stage(
     else:
         metrics = dict(run.store.result(CheckResult).metrics)  # of the same network
     if not metrics:  # another loop may return other weights than it evaluated
-        metrics = _metrics(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
+        metrics = metrics_of(run, model, "the fine-tuned network", "lower finetune.lr or set finetune.clip")
     return FinetuneResult(
         metrics=metrics, epochs=tuple(epochs), metric=run.task.metric if metrics else "", batches=train.batches
     )
@@ -325,13 +317,6 @@ def _same_shapes(run: Run, plan: Plan, pruned: nn.Module) -> None:
                 f"its network has {found.get(name)}"
             )
     check_zeros(pruned, held_masks(small), f"the network of method {name_of(run.settings.method)!r}")
-
-
-def _metrics(run: Run, model: nn.Module, what: str, advice: str) -> dict[str, float]:
-    """The task's metrics of a network; all must be finite."""
-    metrics = run.evaluate(model)
-    require_finite_figures(metrics, what, advice)
-    return metrics
 
 
 def _within(budget: Budget, costs: Mapping[str, float], method: str) -> None:

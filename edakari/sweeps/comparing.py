@@ -25,13 +25,16 @@ class Comparison:
     Args:
         results: the table, as data.
         page: path of the page; None if none was written.
+        best: folder of the run that reaches the goal of a sweep best; None without a goal, and for a front.
     """
 
     results: Results
     page: Path | None = None
+    best: Path | None = None
 
     def __repr__(self) -> str:
-        return table_of(self.results).text()
+        text = table_of(self.results).text()
+        return text if self.best is None else f"{text}\n  best: {self.best}"
 
     def _repr_html_(self) -> str:
         return table_of(self.results).html()

@@ -53,20 +53,23 @@ class Entry:
         return now / before if now is not None and before else None
 
 
-def entry_of(report: Mapping[str, Any], folder: Path, settings: Mapping[str, Any] | None = None) -> Entry:
+def entry_of(
+    report: Mapping[str, Any], folder: Path, settings: Mapping[str, Any] | None = None, budget: str | None = None
+) -> Entry:
     """Take an entry from the report of a finished run.
 
     Args:
         report: content of its `report.json`.
         folder: its run folder.
         settings: values of a sweep's axes; None tells the run by its recipe.
+        budget: budget that was asked for; None is that of its recipe, which a search may have found.
     """
     dense, last = report["networks"][0], report["networks"][-1]
     before, after = _latencies(report)
     return Entry(
         folder=str(folder),
         settings=flattened(report["recipe"]) if settings is None else settings,
-        budget=str(report["recipe"].get("budget") or ""),
+        budget=str(report["recipe"].get("budget") or "") if budget is None else budget,
         seed=int(report["recipe"].get("seed") or 0),
         metric=report["metric"] or "",
         metrics=dict(last["metrics"]),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from edakari.core.budget import Budget
 from edakari.core.file_errors import file_errors
 from edakari.errors import EdakariError, RecipeError
 from edakari.models.trust import check_command
@@ -159,9 +160,10 @@ def plan_of(settings: SweepSettings, where: str, *, trust_code: bool) -> SweepPl
 def _asked(base: Mapping[str, Any], settings: SweepSettings) -> dict[str, Any]:
     """The recipe with the limits of the goal as its budget."""
     goal, content = settings.goal, dict(base)
-    if goal is not None and goal.subject_to is not None and "budget" not in settings.axes:
-        content["budget"] = goal.subject_to
-    return content
+    if goal is None or goal.subject_to is None or "budget" in settings.axes:
+        return content
+    smallest = goal.minimize is not None and Budget.parse(goal.subject_to).drop is not None
+    return {**content, "budget": f"{goal.minimize}<=100%, {goal.subject_to}" if smallest else goal.subject_to}
 
 
 def _require_sampler(plan: SweepPlan, where: str) -> None:
@@ -171,11 +173,6 @@ def _require_sampler(plan: SweepPlan, where: str) -> None:
     if not searching and asked not in (None, "grid"):
         raise RecipeError(
             f"{where}: sampler {asked!r} searches in ranges, such as {{low: 1, high: 2}}; no axis has one"
-        )
-    goal = plan.settings.goal
-    if plan.settings.pruner != "none" and (not searching or (goal is not None and goal.minimize is not None)):
-        raise RecipeError(
-            f"{where}: pruner {plan.settings.pruner!r} ends the trials of a search for one number; this sweep is none"
         )
 
 

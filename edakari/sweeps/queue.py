@@ -129,7 +129,7 @@ class Queue:
             folder: folder of the sweep.
             entries: see the class.
             identity: digest of the sweep; another sweep of this name is refused.
-            options: directions, sampler and pruner of optuna.
+            options: directions and sampler of optuna.
 
         Raises:
             SweepError: the storage cannot be used, or holds another sweep of this name.

@@ -209,8 +209,9 @@ class _Work:
         folder = self.folder / "runs" / self.plan.folder_of(point)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.folder / "workers" / f"{folder.name}.run.lock"):
-            result = run(self.plan.recipe(point), folder, notify=self.notify)
-        entry = entry_of(result.report, folder, {**point.labels, **point.numbers})
+            recipe = self.plan.recipe(point)
+            result = run(recipe, folder, notify=self.notify, shared=self.folder / "shared")
+        entry = entry_of(result.report, folder, {**point.labels, **point.numbers}, str(recipe.budget))
         items = [item for queue in self.queues for item in queue.items()]
         done = sum(item.state in ("done", "failed") for item in items) + 1
         figure = f": {entry.metric} {entry.metrics[entry.metric]:.4f}" if entry.metric else ""
@@ -229,7 +230,7 @@ class _Work:
 
     def results(self) -> Results:
         """The comparison of the runs that are done so far."""
-        entries, failures, missing, pruned = [], [], 0, 0
+        entries, failures, missing = [], [], 0
         points = self.plan.points()
         for index, queue in enumerate(self.queues):
             for item in queue.items():
@@ -238,7 +239,6 @@ class _Work:
                     entries += [Entry(**each) for each in found]
                 elif item.state == "failed":
                     failures.append(Failure(_words(points, index, item, bool(self.plan.spans)), item.error))
-                pruned += item.state == "done" and found is None
                 missing += item.state in ("waiting", "running", "missing")
         goal = self.plan.settings.goal
         return results_of(
@@ -246,7 +246,6 @@ class _Work:
             entries,
             failures=failures,
             missing=missing,
-            pruned=pruned,
             metric=goal.maximize if goal else None,
             keys=[axis.key for axis in self.plan.axes if axis.key != SEED],
         )
@@ -265,7 +264,15 @@ class _Work:
         if not results.rows:
             why = "\n  ".join(f"{each.text}: {each.error}" for each in results.failures)
             raise SweepError(f"{self.folder}: no run of the sweep succeeded:\n  {why}")
-        return Comparison(results, write_results(results, self.folder))
+        return Comparison(results, write_results(results, self.folder), self._best(results))
+
+    def _best(self, results: Results) -> Path | None:
+        """The run that reaches the goal best: of the best setting, that of the best seed."""
+        goal = self.plan.settings.goal
+        row = results.best(goal.minimize) if goal is not None and (goal.minimize is None or goal.subject_to) else None
+        if row is None:
+            return None
+        return Path(max(row.entries, key=lambda entry: entry.metrics.get(results.metric, 0.0)).folder)
 
 
 def _words(points: Sequence[Point], index: int, item: Item, searching: bool) -> str:

@@ -87,7 +87,6 @@ class Results:
         rows: rows, best first within each budget.
         failures: runs that failed.
         missing: number of runs that are not finished.
-        pruned: number of trials that a pruner ended early.
     """
 
     name: str
@@ -96,13 +95,25 @@ class Results:
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
     missing: int = 0
-    pruned: int = 0
 
     @property
     def costs(self) -> tuple[str, ...]:
         """Costs that every row has: the usual ones, and latencies."""
         names = (*COSTS, *filter(is_latency, self.rows[0].costs)) if self.rows else ()
         return tuple(name for name in names if all(name in row.costs for row in self.rows))
+
+    def best(self, cost: str | None) -> Row | None:
+        """Return the row of the lowest cost, or of the best metric.
+
+        Args:
+            cost: cost to go by; None goes by the metric.
+        """
+        if cost is not None:
+            return min(
+                (row for row in self.rows if cost in row.costs), key=lambda row: row.costs[cost].mean, default=None
+            )
+        known = [(row.metric.mean, row) for row in self.rows if row.metric is not None]
+        return max(known, key=lambda each: each[0], default=(0.0, None))[1]
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -116,7 +127,6 @@ def results_of(
     *,
     failures: Sequence[Failure] = (),
     missing: int = 0,
-    pruned: int = 0,
     metric: str | None = None,
     keys: Sequence[str] | None = None,
 ) -> Results:
@@ -127,7 +137,6 @@ def results_of(
         entries: finished runs.
         failures: runs that failed.
         missing: number of runs that are not finished.
-        pruned: number of trials that ended early.
         metric: metric to judge by, of which larger is better; None is the main metric of the runs.
         keys: settings that tell rows apart; None finds them.
     """
@@ -138,7 +147,7 @@ def results_of(
     for entry in entries:
         groups.setdefault(tuple(_text(entry.settings.get(key)) for key in keys), []).append(entry)
     rows = [_row(dict(zip(keys, values, strict=True)), found, metric) for values, found in groups.items()]
-    return Results(name, metric, keys, tuple(_fronts(_judged(rows, metric))), tuple(failures), missing, pruned)
+    return Results(name, metric, keys, tuple(_fronts(_judged(rows, metric))), tuple(failures), missing)
 
 
 def _differing(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -40,7 +40,6 @@ def test_a_wrong_axis_is_told_before_anything_runs(axes: dict[str, Any], said: s
     ("more", "said"),
     [
         ({"sampler": "tpe"}, "searches in ranges"),
-        ({"pruner": "median"}, "ends the trials of a search"),
         ({"axis": {}}, "unknown key; did you mean 'axes'"),
         ({"exclude": [{"seed": 5}]}, "no axis holds that value"),
         ({"trials": 0}, "trials"),

@@ -179,6 +179,17 @@ def test_a_search_tries_equally_often(short: dict[str, Any], tmp_path: Path) -> 
     assert all([entry.seed for entry in row.entries] == [0, 1] for row in found.results.rows)
 
 
+def test_a_goal_ends_with_the_network(short: dict[str, Any], tmp_path: Path) -> None:
+    goal = {"minimize": "macs", "subject_to": "top1_drop<=100"}
+    sweep = {"recipe": {**short, "finetune": None}, "axes": {"method": ["magnitude"]}, "goal": goal}
+    found = edakari.sweep(sweep, tmp_path / "sweep")
+    assert found.best is not None
+    assert (found.best / "weights.safetensors").is_file()
+    (row,) = found.results.rows
+    assert row.budget == "macs<=100%, top1_drop<=100"
+    assert row.shares["macs"].mean < 0.5
+
+
 def test_who_is_alive_is_known(tmp_path: Path) -> None:
     one, other = Worker(tmp_path), Worker(tmp_path)
     alive, done = threading.Event(), threading.Event()
