@@ -131,9 +131,10 @@ class Budget:
                 f"budget {text!r} limits a latency without a name beside named ones; name each, as in "
                 "'latency@pi<=30ms, latency@cpu<=60%'"
             )
+        sparsity = next(iter(sparsities), 0.0)
         if not drops:
-            return cls(terms, *sparsities)
-        return cls(terms or (Term("macs", 1.0, True),), *(sparsities or [0.0]), drops[0])
+            return cls(terms, sparsity)
+        return cls(terms or (Term("macs", 1.0, True),), sparsity, drops[0])
 
     @property
     def latencies(self) -> tuple[Term, ...]:

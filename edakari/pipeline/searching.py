@@ -159,7 +159,7 @@ def _lost(found: Result, metric: str) -> float:
     dense, last = found.report["networks"][0]["metrics"], found.report["networks"][-1]["metrics"]
     if metric not in dense or metric not in last:
         raise RecipeError(f"budget: {metric!r} is no metric of the task; known: {', '.join(dense) or 'none'}")
-    return (dense[metric] - last[metric]) * (100 if is_share(metric) else 1)
+    return float(dense[metric] - last[metric]) * (100 if is_share(metric) else 1)
 
 
 def searched_in(
