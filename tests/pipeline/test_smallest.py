@@ -138,6 +138,6 @@ def test_shared_results_are_those_of_runs_alone(short: dict[str, Any], tmp_path:
 def test_given_networks_and_tasks_are_searched_in_memory() -> None:
     from edakari.testing import ToyTask, toy_cnn
 
-    found = edakari.prune(toy_cnn(), ToyTask(), "top1_drop<=100", finetune=None)
+    found = edakari.prune(toy_cnn(), ToyTask(), "accuracy_drop<=100", finetune=None)
     assert found.folder is None
     assert found.costs["macs"] < found.report["networks"][0]["costs"]["macs"]
