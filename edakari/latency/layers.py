@@ -257,7 +257,10 @@ def _matmul(operator: Operator) -> Use:
 def _attention(operator: Operator) -> Use:
     q, k, v = operator.inputs[:3]
     heads: Layout = Product(tuple(q[1:-2]))
-    layer = _layer("attention", batch=_shape(q)[0], rows=_shape(q)[-2], keys=_shape(k)[-2])
+    settings: dict[str, Any] = {"batch": _shape(q)[0], "rows": _shape(q)[-2], "keys": _shape(k)[-2]}
+    for mask in operator.inputs[3:4]:  # it is added to the logits, which takes time of its own
+        settings["mask"] = "keys" if _numel(mask[:-1]) == 1 else "pairs"
+    layer = _layer("attention", **settings)
     return Use(layer, (heads, Concat((q[-1], v[-1]))), operator.module)
 
 

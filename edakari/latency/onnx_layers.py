@@ -224,6 +224,10 @@ def _attention(build: _Builder, layer: Layer, heads: int, dims: int) -> None:
     q = build.node("Mul", build.input(batch, heads, rows, inner), scale)
     k = build.node("Transpose", build.input(batch, heads, keys, inner), perm=[0, 1, 3, 2])
     scores = build.node("MatMul", q, build.node("Mul", k, scale))
+    mask = dict(layer.settings).get("mask")
+    if mask:
+        ahead = (1, 1) if mask == "keys" else (heads, rows)
+        scores = build.node("Add", scores, build.input(1, *ahead, keys))
     build.node("MatMul", build.node("Softmax", scores, axis=-1), build.input(batch, heads, keys, columns))
 
 

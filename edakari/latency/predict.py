@@ -28,7 +28,7 @@ from edakari.latency.measure_table import CHAINS, Wanted, wanted
 from edakari.latency.surface import Surface
 from edakari.latency.table import Table, network_key
 
-__all__ = ["LatencyCost", "call_overhead", "latency_cost"]
+__all__ = ["LatencyCost", "call_overhead", "latency_cost", "operator_overhead"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -159,6 +159,13 @@ def call_overhead(table: Table, operators: int) -> float:
     """Cost of a call and its operators besides their kernels, ms; from chains of tiny operators if they were timed."""
     if (Layer("chain"), CHAINS[:1]) not in table.samples:
         return 0.0
+    each = operator_overhead(table)
+    return max(0.0, table.samples[Layer("chain"), CHAINS[:1]].minimum_ms - CHAINS[0] * each) + operators * each
+
+
+def operator_overhead(table: Table) -> float:
+    """Cost of an operator besides its kernel, ms; 0 if no chains of tiny operators were timed."""
+    if (Layer("chain"), CHAINS[:1]) not in table.samples:
+        return 0.0
     short, long = (table.samples[Layer("chain"), (length,)].minimum_ms for length in CHAINS)
-    each = max(0.0, (long - short) / (CHAINS[1] - CHAINS[0]))
-    return max(0.0, short - CHAINS[0] * each) + operators * each
+    return max(0.0, (long - short) / (CHAINS[1] - CHAINS[0]))

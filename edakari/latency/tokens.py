@@ -1,4 +1,4 @@
-"""The latency of a vision transformer from its numbers of patches; the time of each block comes from a table."""
+"""The latency of a vision transformer from its numbers of patches; blocks and selectors are timed one by one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from edakari.errors import MeasurementError
 from edakari.graph import example_for, fixed_graph
 from edakari.latency.budget_loop import LoopSettings
 from edakari.latency.measure_table import Wanted, wanted
-from edakari.latency.predict import call_overhead
+from edakari.latency.predict import call_overhead, operator_overhead
 from edakari.latency.predicted import PredictedLatency
 from edakari.latency.table import Table, network_key
-from edakari.surgery.tokens import TokenSites, token_sites
 from edakari.surgery.tokens.costs import TokenCost, by_block, interpolated
 from edakari.surgery.tokens.design import TokenDesign
 from edakari.surgery.tokens.gate import GATE
-from edakari.surgery.tokens.graphs import stages_of, token_graph
+from edakari.surgery.tokens.graphs import selector_graphs, stages_of, token_graph
+from edakari.surgery.tokens.selectors import MERGER
 
 __all__ = ["TokenLatency"]
 
@@ -30,8 +30,12 @@ Floats = npt.NDArray[np.float64]
 
 FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Fractions of all patches at which blocks are timed."""
+ARRIVING = (1.0, 0.7, 0.4, 0.15)
+"""Fractions of all patches at which selectors are timed."""
 STRENGTHS = (0.05, 0.15, 0.3, 0.5)
 """Strengths of the schedules whose networks are measured; others lie in between."""
+WEIGHTED = (("package", "merge"), ("proportional", True))
+"""Settings by which attention counts a package as many times as it has tokens, which adds a bias to its logits."""
 
 
 @dc.dataclass(frozen=True)
@@ -41,46 +45,55 @@ class TokenLatency:
     Args:
         network: network on the CPU.
         graph: graph of the network on the inputs that are timed.
-        sites: blocks of the network.
-        graphs: graph of the network at each timed fraction of its patches; 1 is the unpruned network.
+        design: selectors and their blocks.
+        graphs: graph of the network at each number of tokens at its blocks, without the prefix, as a fraction of all
+            patches; 1 is the unpruned network.
+        selectors: graphs with one selector, by the block behind it and the number of patches that it receives.
     """
 
     network: nn.Module
     graph: Graph
-    sites: TokenSites
+    design: TokenDesign
     graphs: Mapping[float, Graph]
+    selectors: Mapping[tuple[str, int], Graph]
 
     @classmethod
-    def of(cls, network: nn.Module, graph: Graph) -> TokenLatency:
+    def of(cls, network: nn.Module, graph: Graph, design: TokenDesign) -> TokenLatency:
         """Create the latency model of a network.
 
         Args:
             network: network on the CPU.
             graph: graph of the network on the inputs that are timed.
+            design: selectors and their blocks.
 
         Raises:
-            ModelError: the network has no tokens, or does not run with fewer tokens.
+            ModelError: the network does not run with fewer tokens.
         """
-        example = example_for(network, graph.inputs)
-        sites, known = token_sites(network, example), set()
+        design.check()
+        example, sites, known = example_for(network, graph.inputs), design.sites, set()
         whole = sites.firsts()
+        weighted = not sites.staged and (design.selector == MERGER or bool(design.settings.get("proportional")))
         graphs = {1.0: fixed_graph(network, example)}
         for fraction in FRACTIONS:
-            counts = {name: _count(fraction, patches) for name, patches in whole.items()}
-            if counts != whole and tuple(counts.values()) not in known:
-                graphs[fraction] = token_graph(network, example, counts, sites)
+            tokens = {name: _count(fraction, patches) for name, patches in whole.items()}
+            counts = {name: count - weighted for name, count in tokens.items()}
+            if tokens != whole and tuple(counts.values()) not in known and min(counts.values()) >= 1:
+                graphs[fraction] = token_graph(network, example, counts, sites, WEIGHTED if weighted else ())
             known.add(tuple(counts.values()))
-        return cls(network, graph, sites, graphs)
+        return cls(network, graph, design, graphs, selector_graphs(network, example, design, ARRIVING))
 
     @property
     def key(self) -> str:
         """See `LatencyModel`."""
-        return f"tokens {network_key(self.graphs[1.0])}"
+        design = self.design
+        settings = ",".join(f"{name}={value}" for name, value in sorted(design.settings.items()))
+        blocks = ",".join(map(str, design.blocks))
+        return f"tokens {network_key(self.graphs[1.0])} {design.selector} {blocks} {settings}"
 
     @property
     def uses(self) -> Sequence[Wanted]:
         """See `LatencyModel`."""
-        return [use for graph in self.graphs.values() for use in wanted(graph, ())]
+        return [use for graph in (*self.graphs.values(), *self.selectors.values()) for use in wanted(graph, ())]
 
     @property
     def loop(self) -> LoopSettings:
@@ -89,39 +102,53 @@ class TokenLatency:
 
     def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
         """See `LatencyModel`."""
-        blocks = self.sites.quarters()
-        design = TokenDesign(sites=self.sites, selector="random", blocks=blocks, settings={"package": "merge"})
-        strengths = np.interp(np.linspace(0, len(STRENGTHS) - 1, count), range(len(STRENGTHS)), STRENGTHS)
-        return [
-            Plan(design.edits(design.counts(strength)), self.graph.fingerprint, self.graph.inputs)
-            for strength in strengths.tolist()
-        ]
+        strengths = np.interp(np.linspace(0, len(STRENGTHS) - 1, count - 1), range(len(STRENGTHS)), STRENGTHS)
+        plans = [self.design.edits(self.design.counts(strength)) for strength in strengths.tolist()]
+        return [Plan(edits, self.graph.fingerprint, self.graph.inputs) for edits in ((), *plans)]
 
     def cost(self, table: Table) -> TokenCost:
         """See `LatencyModel`."""
-        sites, whole = self.sites, wanted(self.graphs[1.0], ())
+        sites, whole = self.design.sites, wanted(self.graphs[1.0], ())
         parts = {fraction: _by_block(graph, table, sites.names) for fraction, graph in self.graphs.items()}
         most = max(sites.patches)
+        last = most + len(sites.blocks)
         times = np.stack(
             [
-                interpolated(
-                    {_count(fraction, patches): part[0][[index]] for fraction, part in parts.items()},
-                    most + len(sites.blocks),
-                )[0]
+                interpolated({_count(fraction, patches): part[0][[index]] for fraction, part in parts.items()}, last)[0]
                 for index, patches in enumerate(sites.patches)
             ]
         )
         cost = TokenCost(
-            *("latency", "ms", sites.names, most, "none" if sites.staged else "one", times, parts[1.0][2]),
+            *("latency", "ms", sites.names, most, self.design.packages, times, parts[1.0][2]),
+            selectors=self._selectors(table, last),
             constant=call_overhead(table, len(whole)),
             stages=stages_of(sites),
         )
         fit = table.fits.get(self.key)
         return cost if fit is None else dc.replace(cost, constant=fit.constant_ms, scale=fit.scale)
 
+    def _selectors(self, table: Table, most: int) -> Floats:
+        """Time of a selector before each block by the number of tokens that it receives, ms, [blocks, most + 1]."""
+        names, found = self.design.sites.names, {}
+        for (block, arriving), graph in self.selectors.items():
+            ((_, own, _), count) = _by_block(graph, table, (block,)), len(_within(graph, block))
+            found[block, arriving] = own + operator_overhead(table) * count
+        if not self.design.sites.staged:
+            points = {arriving: np.array([ms]) for (_, arriving), ms in found.items()}
+            return np.repeat(interpolated(points, most), len(names), 0)
+        times = np.zeros((len(names), most + 1))
+        for (block, _), ms in found.items():
+            times[names.index(block)] = ms
+        return times
+
 
 def _count(fraction: float, patches: int) -> int:
     return max(1, round(fraction * patches))
+
+
+def _within(graph: Graph, block: str) -> list[Wanted]:
+    """The layer calls of a block's selector."""
+    return [each for each in wanted(graph, ()) if f"{each.use.module}.".startswith(f"{block}.{GATE}.")]
 
 
 def _by_block(graph: Graph, table: Table, blocks: Sequence[str]) -> tuple[Floats, float, float]:

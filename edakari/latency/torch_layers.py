@@ -122,6 +122,10 @@ def _matmul(layer: Layer, batch: int, moving: int) -> tuple[nn.Module, Inputs]:
 def _attention(layer: Layer, heads: int, dims: int) -> tuple[nn.Module, Inputs]:
     lengths = ((layer["rows"], dims - dims // 2), (layer["keys"], dims - dims // 2), (layer["keys"], max(1, dims // 2)))
     inputs = tuple(torch.randn(layer["batch"], heads, length, width) for length, width in lengths)
+    mask = dict(layer.settings).get("mask")
+    if mask:
+        ahead = (1, 1) if mask == "keys" else (heads, layer["rows"])
+        inputs = (*inputs, torch.randn(1, *ahead, layer["keys"]))
     return _Function(F.scaled_dot_product_attention), inputs
 
 

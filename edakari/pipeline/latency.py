@@ -40,6 +40,8 @@ from edakari.pipeline.preflight import run_settings
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.results import FinishedLatency, MetLatency, PlannedLatency
 from edakari.surgery import apply
+from edakari.surgery.tokens import token_sites
+from edakari.surgery.tokens.design import TokenDesign
 
 __all__ = ["BudgetLoop", "batched", "finished_latencies", "measured_latencies", "time_latencies"]
 
@@ -266,8 +268,18 @@ def _latency_model(run: Run, cost: str, bench: Bench) -> LatencyModel:
     graph = run.graph if alone else trace(run.dense, mapped(bench.example, lambda x: x.to(run.processes.device)))
     layered = times_layers(bench.runtime) and settings.layers
     if run.prunes_tokens:
-        return TokenLatency.of(run.dense, graph) if layered else WholeLatency.of_tokens(run.dense, graph)
+        return TokenLatency.of(run.dense, graph, _design(run)) if layered else WholeLatency.of_tokens(run.dense, graph)
     return WidthLatency(run.dense, graph, run.groups) if layered else WholeLatency(run.dense, graph, macs(graph))
+
+
+def _design(run: Run) -> TokenDesign:
+    """The selectors of the run's method; usual ones if the method does not name its own by `design(sites)`."""
+    sites = token_sites(run.dense, run.task.example())
+    make = getattr(run.settings.method, "design", None)
+    if callable(make):
+        own: TokenDesign = make(sites)
+        return own
+    return TokenDesign(sites=sites, selector="random", blocks=sites.quarters(), settings={"package": "merge"})
 
 
 def _target(run: Run, cost: str, planned: PlannedLatency) -> LatencyTarget:

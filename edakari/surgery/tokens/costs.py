@@ -40,7 +40,8 @@ class TokenCost:
         table: cost of each block at each number of patches and packages, float [blocks, patches + 1 + more].
         stages: first block of each stage and the stage's number of patches; each stage starts with all patches.
         rest: cost of everything outside the blocks.
-        selector: cost of a selector per token.
+        selectors: cost of a selector before each block at each number of tokens that arrive, like `table`; None if they
+            are not counted.
         constant: constant cost of every network.
         scale: factor of everything but the constant.
     """
@@ -52,7 +53,7 @@ class TokenCost:
     packages: Packages
     table: Floats
     rest: float
-    selector: float = 0.0
+    selectors: Floats | None = None
     constant: float = 0.0
     scale: float = 1.0
     stages: Mapping[str, int] = dc.field(default_factory=dict)
@@ -60,12 +61,12 @@ class TokenCost:
     def total(self, sizes: Sizes) -> float:
         """Return the cost at these numbers of patches."""
         patches, packages, total = self.patches, 0, self.rest
-        for block, costs in zip(self.blocks, self.table, strict=True):
+        for index, (block, costs) in enumerate(zip(self.blocks, self.table, strict=True)):
             if block in self.stages:
                 patches, packages = self.stages[block], 0
             kept = sizes.get(tokens_at(block), patches)
             if kept < patches:
-                total += self.selector * (patches + packages)
+                total += 0.0 if self.selectors is None else float(self.selectors[index, patches + packages])
                 patches = kept
                 packages = {"none": 0, "one": 1, "each": packages + 1}[self.packages]
             total += float(costs[patches + packages])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses as dc
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,17 @@ from edakari.errors import ModelError
 from edakari.graph import fixed_graph, shadow_of
 from edakari.surgery.tokens.attachment import attach
 from edakari.surgery.tokens.costs import TokenCost, block_macs, quadratic
+from edakari.surgery.tokens.design import TokenDesign
 from edakari.surgery.tokens.gate import GATE
 from edakari.surgery.tokens.package_token import Packages
 from edakari.surgery.tokens.sites import TokenSites
 
-__all__ = ["graph_with_selectors", "stages_of", "token_graph", "token_macs"]
+__all__ = ["graph_with_selectors", "selector_graphs", "stages_of", "token_graph", "token_macs"]
+
+Settings = tuple[tuple[str, bool | int | float | str], ...]
+
+PASSED = 0.7
+"""Fraction of its tokens that a selector lets pass while its cost is determined."""
 
 
 def graph_with_selectors(small: nn.Module, example: Any) -> Graph:
@@ -36,7 +43,9 @@ def graph_with_selectors(small: nn.Module, example: Any) -> Graph:
         ) from error
 
 
-def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites) -> Graph:
+def token_graph(
+    model: nn.Module, example: Any, counts: Mapping[str, int], sites: TokenSites, settings: Settings = ()
+) -> Graph:
     """Trace a network with a given number of patches at its blocks; it does not matter which patches remain.
 
     The graph serves for costs and for timing layers; nothing in it can be pruned.
@@ -46,11 +55,46 @@ def token_graph(model: nn.Module, example: Any, counts: Mapping[str, int], sites
         example: an input.
         counts: number of patches from the first block of each stage on, by the block's name.
         sites: blocks of the network.
+        settings: settings of the edits, such as the kind of package.
     """
-    small = shadow_of(model, "meta")
     whole = sites.firsts()
+    edits = [KeepTokens(name, count, "random", settings) for name, count in counts.items() if count < whole[name]]
+    return _traced(model, example, edits)
+
+
+def selector_graphs(
+    model: nn.Module, example: Any, design: TokenDesign, fractions: Sequence[float]
+) -> dict[tuple[str, int], Graph]:
+    """Trace a network with one selector of a design, which receives these fractions of all patches.
+
+    In networks with stages, each stage has its selector, which receives all of the stage's patches.
+
+    Args:
+        model: the network without selectors.
+        example: an input.
+        design: selectors and their blocks.
+        fractions: fractions of all patches.
+
+    Returns:
+        Graphs by the block behind the selector and the number of patches that it receives.
+    """
+    sites = design.sites
+    if sites.staged:
+        edits = design.edits(design.counts(1 - PASSED))
+        graph, patches = _traced(model, example, edits), dict(zip(sites.names, sites.patches, strict=True))
+        return {(edit.block, patches[edit.block]): graph for edit in edits}
+    (first, whole), found = next(iter(sites.firsts().items())), {}
+    index = max(1, design.blocks[0])  # merging and attention look at the block before
+    for arriving in dict.fromkeys(max(2, round(fraction * whole)) for fraction in fractions):
+        edits = dc.replace(design, blocks=(index,)).edits((max(1, round(PASSED * arriving)),))
+        ahead = [KeepTokens(first, arriving, "random")] if arriving < whole else []
+        found[sites.names[index], arriving] = _traced(model, example, [*ahead, *edits])
+    return found
+
+
+def _traced(model: nn.Module, example: Any, edits: Sequence[KeepTokens]) -> Graph:
+    small = shadow_of(model, "meta")
     meta = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example)
-    edits = [KeepTokens(name, count, "random") for name, count in counts.items() if count < whole[name]]
     return graph_with_selectors(attach(small, edits, meta), meta) if edits else fixed_graph(small, meta)
 
 
