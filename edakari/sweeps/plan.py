@@ -174,6 +174,13 @@ def _require_sampler(plan: SweepPlan, where: str) -> None:
         raise RecipeError(
             f"{where}: sampler {asked!r} searches in ranges, such as {{low: 1, high: 2}}; no axis has one"
         )
+    goal = plan.settings.goal
+    if plan.settings.pruner != "none" and (not searching or (goal is not None and goal.minimize is not None)):
+        found = "a front" if searching else "in no range"
+        raise RecipeError(
+            f"{where}: pruner {plan.settings.pruner!r} ends trials of a search for the best metric; this sweep "
+            f"searches {found}, so leave it out"
+        )
 
 
 def _require_possible(plan: SweepPlan, points: list[Point], where: str) -> None:

@@ -1,4 +1,4 @@
-"""The samplers of a search, by their names."""
+"""The samplers and pruners of a search, by their names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edakari.sweeps.settings import SweepSettings
 
 with needs("sweep", "a sweep"):
     import optuna
+    from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
     from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
 __all__ = ["DIRECTIONS", "search_options"]
@@ -20,7 +21,7 @@ POPULATION = 50
 
 
 def search_options(settings: SweepSettings) -> dict[str, Any]:
-    """Return the sampler and the directions of a search.
+    """Return the sampler, the pruner and the directions of a search.
 
     Args:
         settings: settings of the sweep.
@@ -29,6 +30,7 @@ def search_options(settings: SweepSettings) -> dict[str, Any]:
     several = goal is not None and goal.minimize is not None
     return {
         "sampler": _sampler(settings.sampler or ("nsga2" if several else "tpe"), settings),
+        "pruner": _pruner(settings.pruner),
         "directions": DIRECTIONS if several else DIRECTIONS[:1],
     }
 
@@ -42,3 +44,9 @@ def _sampler(name: str, settings: SweepSettings) -> BaseSampler:
             return NSGAIISampler(population_size=max(min(POPULATION, settings.trials // 4), 2), seed=settings.seed)
         # without the liar, several workers would try almost the same point at once
         return TPESampler(seed=settings.seed, multivariate=True, constant_liar=True)
+
+
+def _pruner(name: str) -> BasePruner:
+    if name == "median":
+        return MedianPruner(n_startup_trials=3)
+    return SuccessiveHalvingPruner() if name == "halving" else NopPruner()

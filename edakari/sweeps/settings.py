@@ -16,6 +16,7 @@ from edakari.pipeline.sections import check
 __all__ = ["GoalSettings", "SweepSettings", "read_sweep", "sweep_from"]
 
 Sampler = Literal["grid", "random", "tpe", "nsga2"]
+Pruner = Literal["none", "median", "halving"]
 
 
 @settings
@@ -49,6 +50,8 @@ class SweepSettings:
         sampler: how ranges are searched: "random", "tpe" or "nsga2"; "grid" without ranges. None is "grid" without
             ranges, "nsga2" for a metric and a cost at once, and else "tpe".
         trials: number of trials in the ranges, for each combination of the lists; seeds are no trials of their own.
+        pruner: which fine-tunings of a search end early: "none", those whose metric lies below the "median" of the
+            others after the same epoch, or by successive "halving".
         goal: what the runs are to reach; None compares them.
         exclude: combinations that are left out, each a mapping of some axes to a value.
         equal_images: whether the fine-tuning gets fewer epochs after a method that trains itself, so that all runs
@@ -63,6 +66,7 @@ class SweepSettings:
     name: str | None = None
     sampler: Sampler | None = None
     trials: Count = 20
+    pruner: Pruner = "none"
     goal: GoalSettings | None = None
     exclude: tuple[Mapping[str, Any], ...] = ()
     equal_images: bool = True

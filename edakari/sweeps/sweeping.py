@@ -201,22 +201,43 @@ class _Work:
         numbers = {span.key: span.suggest(trial) for span in self.plan.spans}
         point = Point(labels, numbers)
         points = [point.with_label("seed", name) for name in self.plan.seeds] if numbers else []
-        entries = [self._run(each) for each in points or [point]]
+        entries = [self._run(each, trial if not index else None) for index, each in enumerate(points or [point])]
         trial.set_user_attr(ENTRIES, [entry.plain for entry in entries])
         return self._values(entries)
 
-    def _run(self, point: Point) -> Entry:
+    def _run(self, point: Point, judged: optuna.Trial | None) -> Entry:
+        """Run the recipe of a point; the pruner may end the run of a trial that it judges."""
         folder = self.folder / "runs" / self.plan.folder_of(point)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.folder / "workers" / f"{folder.name}.run.lock"):
             recipe = self.plan.recipe(point)
-            result = run(recipe, folder, notify=self.notify, shared=self.folder / "shared")
+            result = run(recipe, folder, notify=self._judging(judged), shared=self.folder / "shared")
         entry = entry_of(result.report, folder, {**point.labels, **point.numbers}, str(recipe.budget))
         items = [item for queue in self.queues for item in queue.items()]
         done = sum(item.state in ("done", "failed") for item in items) + 1
         figure = f": {entry.metric} {entry.metrics[entry.metric]:.4f}" if entry.metric else ""
         self.tell(f"{point.text}{figure}, {entry.seconds:.0f} s", min(done, len(items)), len(items))
         return entry
+
+    def _judging(self, trial: optuna.Trial | None) -> Notify:
+        """The callback of a run, which reports the metric of each epoch of its fine-tuning to the pruner."""
+        goal = self.plan.settings.goal
+        if trial is None or self.plan.settings.pruner == "none":
+            return self.notify
+
+        def notify(stage: str, state: str, found: Any) -> None:
+            self.notify(stage, state, found)
+            if (stage, state) != ("finetune", "epoch"):
+                return
+            metrics = {name.removeprefix("val_"): value for name, value in found.items() if name.startswith("val_")}
+            wanted = goal.maximize if goal is not None else None
+            value = metrics.get(wanted) if wanted else next(iter(metrics.values()), None)
+            if value is not None:
+                trial.report(float(value), int(found["epoch"]))
+                if trial.should_prune():
+                    raise optuna.TrialPruned(f"below the others after epoch {found['epoch']}")
+
+        return notify
 
     def _values(self, entries: Sequence[Entry]) -> tuple[float, ...]:
         """What the storage's study judges: the metric, and where two numbers count, a cost."""
@@ -230,7 +251,7 @@ class _Work:
 
     def results(self) -> Results:
         """The comparison of the runs that are done so far."""
-        entries, failures, missing = [], [], 0
+        entries, failures, missing, pruned = [], [], 0, 0
         points = self.plan.points()
         for index, queue in enumerate(self.queues):
             for item in queue.items():
@@ -239,6 +260,7 @@ class _Work:
                     entries += [Entry(**each) for each in found]
                 elif item.state == "failed":
                     failures.append(Failure(_words(points, index, item, bool(self.plan.spans)), item.error))
+                pruned += item.state == "done" and found is None
                 missing += item.state in ("waiting", "running", "missing")
         goal = self.plan.settings.goal
         return results_of(
@@ -246,6 +268,7 @@ class _Work:
             entries,
             failures=failures,
             missing=missing,
+            pruned=pruned,
             metric=goal.maximize if goal else None,
             keys=[axis.key for axis in self.plan.axes if axis.key != SEED],
         )

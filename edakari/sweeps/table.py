@@ -87,6 +87,7 @@ class Results:
         rows: rows, best first within each budget.
         failures: runs that failed.
         missing: number of runs that are not finished.
+        pruned: number of trials that the pruner ended early.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Results:
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
     missing: int = 0
+    pruned: int = 0
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -127,6 +129,7 @@ def results_of(
     *,
     failures: Sequence[Failure] = (),
     missing: int = 0,
+    pruned: int = 0,
     metric: str | None = None,
     keys: Sequence[str] | None = None,
 ) -> Results:
@@ -137,6 +140,7 @@ def results_of(
         entries: finished runs.
         failures: runs that failed.
         missing: number of runs that are not finished.
+        pruned: number of trials that the pruner ended early.
         metric: metric to judge by, of which larger is better; None is the main metric of the runs.
         keys: settings that tell rows apart; None finds them.
     """
@@ -147,7 +151,7 @@ def results_of(
     for entry in entries:
         groups.setdefault(tuple(_text(entry.settings.get(key)) for key in keys), []).append(entry)
     rows = [_row(dict(zip(keys, values, strict=True)), found, metric) for values, found in groups.items()]
-    return Results(name, metric, keys, tuple(_fronts(_judged(rows, metric))), tuple(failures), missing)
+    return Results(name, metric, keys, tuple(_fronts(_judged(rows, metric))), tuple(failures), missing, pruned)
 
 
 def _differing(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ def content_of(results: Results, folder: Path | None = None) -> dict[str, Any]:
         },
         "failures": [dc.asdict(each) for each in results.failures],
         "missing": results.missing,
+        "pruned": results.pruned,
     }
 
 
@@ -167,6 +168,8 @@ def notes_of(results: Results) -> list[str]:
         notes.append(f"{UNFAIR} This run saw another number of training images than the best of its budget.")
     if any(entry.random for entry in results.entries):
         notes.append("Some unpruned networks had random weights, so their accuracies are meaningless.")
+    if results.pruned:
+        notes.append(f"The pruner ended {counted(results.pruned, 'trial')} early.")
     if results.missing:
         notes.append(f"{counted(results.missing, 'run')} not finished.")
     notes += [f"Failed: {each.text}: {each.error}" for each in results.failures]

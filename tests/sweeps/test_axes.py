@@ -40,6 +40,7 @@ def test_a_wrong_axis_is_told_before_anything_runs(axes: dict[str, Any], said: s
     ("more", "said"),
     [
         ({"sampler": "tpe"}, "searches in ranges"),
+        ({"pruner": "median"}, "searches in no range"),
         ({"axis": {}}, "unknown key; did you mean 'axes'"),
         ({"exclude": [{"seed": 5}]}, "no axis holds that value"),
         ({"trials": 0}, "trials"),

@@ -179,6 +179,25 @@ def test_a_search_tries_equally_often(short: dict[str, Any], tmp_path: Path) -> 
     assert all([entry.seed for entry in row.entries] == [0, 1] for row in found.results.rows)
 
 
+def test_a_pruner_ends_trials_that_fall_behind(
+    short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"low": 0.001, "high": 0.1}
+    sweep = {"recipe": short, "axes": {"finetune.lr": rates}, "trials": 5, "pruner": "median", "sampler": "random"}
+    run, trials = sweeping.run, []
+
+    def judged(recipe: Any, folder: Path, *, notify: Any, shared: Path) -> Any:
+        trials.append(recipe)
+        notify("finetune", "epoch", {"epoch": 1, "val_top1": 1.0 - 0.1 * len(trials)})  # each is worse than all before
+        return run(recipe, folder, shared=shared)
+
+    monkeypatch.setattr(sweeping, "run", judged)
+    found = edakari.sweep(sweep, tmp_path / "sweep")
+    assert len(trials) == 5
+    assert (len(found.results.entries), found.results.pruned) == (3, 2)
+    assert "The pruner ended 2 trials early." in repr(found)
+
+
 def test_a_goal_ends_with_the_network(short: dict[str, Any], tmp_path: Path) -> None:
     goal = {"minimize": "macs", "subject_to": "top1_drop<=100"}
     sweep = {"recipe": {**short, "finetune": None}, "axes": {"method": ["magnitude"]}, "goal": goal}
