@@ -48,6 +48,13 @@ def _configuration(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EDAKARI_CONFIG"] = str(tmp_path_factory.mktemp("config"))
 
 
+@pytest.fixture(autouse=True)
+def _small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches are flushed in microseconds."""
+    monkeypatch.setattr("edakari.core.far_side.loops.LARGEST_FLUSH", 2**16)
+    monkeypatch.setattr("edakari.core.far_side.loops.STREAM", 2**16)
+
+
 @pytest.fixture
 def content(tmp_path: Path) -> dict:
     """See `tiny_recipe`."""

@@ -13,6 +13,7 @@ from edakari.cli.layout import Column, Grid
 from edakari.core.budget import LATENCY
 from edakari.core.wording import counted
 from edakari.report.formatting import (
+    calls_line,
     cost,
     int8_rows,
     latency,
@@ -159,10 +160,12 @@ def latency_line(cost: str, timed: Mapping[str, Any]) -> str:
         timed: the latency in a report.
     """
     name = "Latency of the budget" if cost == LATENCY else cost
+    calls = calls_line(timed)
     return (
         f"{name}, {timed['runtime']}: at most {timed['limit_ms']:.3g} ms; "
         f"dense {latency(timed['dense'])}, predicted {predicted(timed)}, measured {latency(timed['measured'])} "
         f"({signed(timed['relative_error'])}), {counted(len(timed['rounds']), 'round')}"
+        f"{f'; of dense, by how calls follow each other: {calls}' if calls else ''}"
     )
 
 

@@ -16,7 +16,17 @@ from edakari.core.steady import STEADY
 from edakari.cost.example import mapped
 from edakari.errors import MeasurementError
 from edakari.latency.table import Table, key_of, open_table
-from edakari.latency.timing import RunSettings, Runtime, Timing, expected_seconds, measure, require_steady
+from edakari.latency.timing import (
+    LocalRuntime,
+    RemoteRuntime,
+    RunSettings,
+    Runtime,
+    Timing,
+    expected_seconds,
+    measure,
+    other_calls,
+    require_steady,
+)
 
 __all__ = ["MAX_ATTEMPTS", "Bench", "Tell", "duration"]
 
@@ -76,6 +86,17 @@ class Bench:
             tolerance=tolerance,
             loaded=loaded,
         )
+
+    def other_calls(self, models: Mapping[str, nn.Module]) -> dict[str, float]:
+        """Compare two networks in other kinds of calls where that is cheap; see `edakari.latency.timing.other_calls`.
+
+        It is not on another device, on an accelerator, or where networks are compiled.
+        """
+        provider = getattr(self.runtime, "provider", "cpu")
+        cheap = self.settings.device == "cpu" and provider == "cpu" and self.runtime.name != "torch_compile"
+        if not cheap or isinstance(self.runtime, RemoteRuntime) or not isinstance(self.runtime, LocalRuntime):
+            return {}
+        return other_calls(models, self.example, self.runtime, self.settings)
 
     def expected(self, latencies_ms: Iterable[float], loading: float) -> str:
         """Estimate how long it takes to load networks, each in `loading` s, and to time them at these latencies, ms."""

@@ -76,7 +76,10 @@ class FinishedLatency:
     Args:
         timing: latencies of the dense and the finished network, timed alternately.
         relative_error: distance of the finished network's latency above the limit, as a fraction of the limit.
+        other_calls: latency of the finished network as a fraction of the dense one's, where calls follow each other
+            otherwise, by the kind of calls; empty where that is not cheap to measure.
     """
 
     timing: TimedPair
     relative_error: float
+    other_calls: Mapping[str, float] = dc.field(default_factory=dict)

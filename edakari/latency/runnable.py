@@ -38,6 +38,13 @@ def faults(runtime: Runtime, settings: RunSettings) -> Iterator[tuple[str, str]]
         )
     if here and torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
         yield "device", f"is {settings.device!r}, but PyTorch sees no CUDA device here; use 'cpu'"
+    provider = getattr(runtime, "provider", "cpu")
+    if settings.calls != "steady" and (torch.device(settings.device).type != "cpu" or provider != "cpu"):
+        yield (
+            "calls",
+            f"is {settings.calls!r}, which uses the caches of a processor, but networks run on "
+            f"{settings.device if provider == 'cpu' else provider!r}; use 'steady'",
+        )
     try:
         runtime.check(settings)
     except EdakariError as error:

@@ -160,6 +160,8 @@ def key_of(runtime: Runtime, settings: RunSettings) -> Key:
     own: Mapping[str, Any] = runtime.own_settings() if hasattr(runtime, "own_settings") else {}
     asked = dc.asdict(settings)
     excluded = asked.pop("exclude")
+    if settings.calls == "steady":  # so that tables from before there was a choice stay
+        del asked["calls"]
     if settings.precision == "int8":
         asked["exclude"] = list(excluded)
         if not isinstance(runtime, RemoteRuntime):

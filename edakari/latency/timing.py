@@ -16,7 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from edakari.core.far_side.loops import TURN_MS, WARM_MS, alternated, ratios, rounds_of, uncertainty
+from edakari.core.far_side.loops import (
+    KINDS_OF_CALLS,
+    TURN_MS,
+    WARM_MS,
+    alternated,
+    before_calls,
+    ratios,
+    rounds_of,
+    timed_call,
+    uncertainty,
+)
 from edakari.core.modes import eval_mode
 from edakari.core.settings import NonNegative, Positive, Whole, settings
 from edakari.core.steady import STEADY
@@ -29,6 +39,7 @@ from edakari.latency.runtime_protocols import Clock, LayerRuntime, LocalRuntime,
 
 __all__ = [
     "WARMUP",
+    "Calls",
     "Clock",
     "LayerRuntime",
     "LocalRuntime",
@@ -38,12 +49,17 @@ __all__ = [
     "Timing",
     "expected_seconds",
     "measure",
+    "other_calls",
     "require_steady",
     "time_callables",
     "timings_of",
 ]
 
 
+Calls = Literal["steady", "cold", "stream"]
+"""How calls of networks follow each other; see `edakari.core.far_side.loops.before_calls`."""
+FEW, CHEAP_MS = 25, 100.0
+"""Number of calls by which other kinds of calls are compared, and longest other work before each of them, ms."""
 WARMUP = 3
 """Default number of calls before timing starts; it is a part of a table's key."""
 
@@ -82,6 +98,8 @@ class RunSettings:
         memory_format: order of the dimensions of images in memory, if the runtime leaves the choice.
         device: device on which layers are timed; a whole network is timed on the device of its weights.
         warmup: number of calls before timing starts.
+        calls: how calls of networks follow each other: at once ("steady"), with flushed caches ("cold"), or with other
+            work in between ("stream").
     """
 
     threads: Whole = 1
@@ -90,10 +108,15 @@ class RunSettings:
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     device: str = "cpu"
     warmup: Whole = WARMUP
+    calls: Calls = "steady"
 
 
 def time_callables(
-    calls: Mapping[str, Callable[[], float | None]], warmup: int, repeats: int, tolerance: float = math.inf
+    calls: Mapping[str, Callable[[], float | None]],
+    warmup: int,
+    repeats: int,
+    tolerance: float = math.inf,
+    kind: Calls = "steady",
 ) -> dict[str, Timing]:
     """Time callables alternately, so that a busy machine slows all of them alike.
 
@@ -107,6 +130,7 @@ def time_callables(
             begins with another callable.
         tolerance: largest uncertainty of every ratio, or of the median if there is one callable. Turns continue beyond
             `TURNS` until it is reached, up to `MOST_TURNS`; not if `repeats` gives fewer than `TURNS` turns.
+        kind: how calls follow each other.
 
     Raises:
         MeasurementError: `repeats` is below 1 or `warmup` below 0.
@@ -121,7 +145,7 @@ def time_callables(
         steps.whole = most
         steps.at(done)
 
-    turns = alternated(calls, warmup, repeats, tolerance, lambda: time.perf_counter_ns(), told)
+    turns = alternated(calls, warmup, repeats, tolerance, lambda: time.perf_counter_ns(), told, before_calls(kind))
     return timings_of(turns)
 
 
@@ -184,7 +208,7 @@ def measure(
                 sent = {name: served(model) for name, model in models.items()}
                 return runtime.time_networks(sent, example, settings, repeats, tolerance)
             calls = _loaded(models, example, runtime, settings, loaded)
-            return time_callables(calls, settings.warmup, repeats, tolerance)
+            return time_callables(calls, settings.warmup, repeats, tolerance, settings.calls)
     finally:
         torch.set_num_threads(before)
 
@@ -205,6 +229,36 @@ def _loaded(
         if len(calls) == 1:
             loaded(time.perf_counter() - start)
     return calls
+
+
+def other_calls(
+    models: Mapping[str, nn.Module], example: Any, runtime: LocalRuntime, settings: RunSettings
+) -> dict[str, float]:
+    """Measure how the ratio of two networks depends on how calls follow each other, with few calls.
+
+    Args:
+        models: two networks by name; they do not change.
+        example: see `measure`.
+        runtime: runtime that runs the networks, on the CPU.
+        settings: settings of the runtime.
+
+    Returns:
+        Latency of the second network as a fraction of the first one's, by the other kinds of calls; a kind whose other
+        work takes long is left out.
+    """
+    found = {}
+    before = torch.get_num_threads()
+    try:
+        with eval_mode(*models.values()):
+            calls = {name: _prepared(name, model, example, runtime, settings) for name, model in models.items()}
+            for kind in (kind for kind in KINDS_OF_CALLS if kind != settings.calls):
+                work = before_calls(kind)
+                if work is None or timed_call(work) <= CHEAP_MS:
+                    turns = alternated(calls, 1, FEW, clock=lambda: time.perf_counter_ns(), before=work)
+                    found[kind] = list(timings_of(turns).values())[-1].ratio
+    finally:
+        torch.set_num_threads(before)
+    return found
 
 
 def _prepared(

@@ -106,9 +106,11 @@ def finished_latencies(
         seen = [each.timing for each in met[cost].rounds]
         quickest = min(each.dense.median_ms for each in seen)
         bench = _bench(run.settings, run.settings.latencies[cost], run.task.example())
-        pair = retime_if_noisy(bench, run.dense, run.network("finished"), quickest)
+        finished = run.network("finished")
+        pair = retime_if_noisy(bench, run.dense, finished, quickest)
         target = functools.reduce(LatencyTarget.seen, [*seen, pair], _target(run, cost, planned[cost]))
-        found[cost] = FinishedLatency(timing=pair, relative_error=target.relative_error(pair))
+        others = bench.other_calls({"dense": run.dense, "finished": finished})
+        found[cost] = FinishedLatency(timing=pair, relative_error=target.relative_error(pair), other_calls=others)
     return found
 
 

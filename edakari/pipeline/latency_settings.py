@@ -14,7 +14,7 @@ from edakari.errors import SettingsError, nearest
 from edakari.latency.calibrate import FEWEST
 from edakari.latency.options import RuntimeOptions
 from edakari.latency.runtimes import RUNTIMES
-from edakari.latency.timing import WARMUP
+from edakari.latency.timing import WARMUP, Calls
 
 __all__ = ["Latencies", "LatencySettings", "by_cost", "key_of", "matched", "unmatched"]
 
@@ -36,6 +36,8 @@ class LatencySettings(RuntimeOptions):
         repeats: least number of timed calls of a whole network; more are made until the time is known within 0.4 %.
         networks: number of networks that are timed to fit the predictions, unless an earlier run has done so.
         spread: largest accepted interquartile range, as a fraction of the median.
+        calls: how calls of a network follow each other where its latency is measured: "steady" calls it again at once;
+            "cold" flushes the caches before each call; "stream" has other work run before each call.
         layers: whether layers are timed, where the runtime can do it; False meets the budget by timing whole networks
             alone.
         cache: folder of latency tables; None selects `EDAKARI_CACHE`, or `~/.cache/edakari`.
@@ -51,13 +53,14 @@ class LatencySettings(RuntimeOptions):
     repeats: Count = 100
     networks: Annotated[int, Ge(FEWEST)] = 8
     spread: Positive = STEADY
+    calls: Calls = "steady"
     layers: bool = True
     cache: str | None = None
 
     def __str__(self) -> str:
         device = f" on {self.device_name}" if self.device_name else ""
         threads = f"{self.threads or 'its own number of'} thread{'' if self.threads == 1 else 's'}"
-        return f"{self.runtime}{device}, {self.precision}, batch {self.batch}, {threads}"
+        return f"{self.runtime}{device}, {self.precision}, batch {self.batch}, {threads}, {self.calls} calls"
 
 
 Latencies = LatencySettings | Mapping[str, LatencySettings]

@@ -96,6 +96,7 @@ def run_settings(settings: LatencySettings, quantize: QuantizeSettings | None = 
         memory_format=settings.memory_format,
         device=settings.device,
         warmup=settings.warmup,
+        calls=settings.calls,
     )
 
 

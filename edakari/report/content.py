@@ -136,6 +136,8 @@ def _latency(results: Results, limits: LatencyResult, cost: str) -> Content:
         "measured": timed,
         "relative_error": error,
         "finished": last is not None,
+        "calls": planned.key.settings.get("calls", "steady"),
+        "other_calls": dict(last.other_calls) if last else {},
         "rounds": [dc.asdict(each) for each in met.rounds] if met else [],
     }
 

@@ -9,6 +9,7 @@ from edakari.core.steady import STEADY
 from edakari.report.speeds import speeds
 
 __all__ = [
+    "calls_line",
     "change",
     "cost",
     "dropped_line",
@@ -110,6 +111,15 @@ def predicted(budgeted: Mapping[str, Any]) -> str:
     if value is None or budgeted["fit"] is None:  # a runtime that only times whole networks predicts nothing
         return "–"
     return f"{value:.3g} ± {value * budgeted['fit']['median_error']:.1g} ms"
+
+
+def calls_line(budgeted: Mapping[str, Any]) -> str:
+    """Format a latency as a fraction of the dense network's, for each kind of calls; empty without another kind."""
+    others: Mapping[str, float] = budgeted.get("other_calls", {})
+    if not others or not budgeted["measured"]:
+        return ""
+    own = {budgeted["calls"]: budgeted["measured"]["median_ms"] / budgeted["dense"]["median_ms"]}
+    return ", ".join(f"{kind} {share * 100:.0f} %" for kind, share in {**own, **others}.items())
 
 
 def signed(share: float) -> str:

@@ -92,6 +92,8 @@ def _budgeted(cost: str, timed: Mapping[str, Any]) -> dict[str, Any]:
         "dense": figures.latency(timed["dense"]),
         "predicted": figures.predicted(timed),
         "measured": figures.latency(measured) if measured else "–",
+        "calls": timed.get("calls", "steady"),
+        "other_calls": figures.calls_line(timed),
         "relative_error": figures.signed(timed["relative_error"]) if measured else "",
         "finished": timed["finished"],
         "fitted": timed["fit"] is not None,

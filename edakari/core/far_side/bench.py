@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edakari.core.far_side.loops import BATCH, CallClock, alternated, steady_samples
+from edakari.core.far_side.loops import BATCH, CallClock, alternated, before_calls, steady_samples
 from edakari.core.far_side.sessions import How, KernelClock, Unusable, call_of, nodes_on_cpu, open_session
 
 __all__ = ["FORMAT", "MANIFEST", "RESULTS", "RESULTS_FORMAT", "VERSION", "main"]
@@ -85,7 +85,8 @@ class Bench:
         self.bar = Bar(len(given["files"]))
         self.found: dict[str, Any] = {
             "format": RESULTS_FORMAT, "version": VERSION, "manifest": given["id"], "device": device(),
-            "versions": versions(), "times": {}, "on_cpu": {}, "failed": {}, "seconds": 0.0,
+            "versions": versions(), "calls": given.get("calls", "steady"),
+            "times": {}, "on_cpu": {}, "failed": {}, "seconds": 0.0,
         }  # fmt: skip
         if not again:
             self._resume()
@@ -99,7 +100,7 @@ class Bench:
 
     def run(self) -> int:
         """Time all files that were not timed before; return the exit status."""
-        _tell({key: self.found[key] for key in ("format", "version", "manifest", "device", "versions")})
+        _tell({key: self.found[key] for key in ("format", "version", "manifest", "device", "versions", "calls")})
         for key in ("times", "on_cpu"):
             if self.found[key]:
                 _tell({key: self.found[key]})
@@ -156,7 +157,14 @@ class Bench:
             calls[name] = call_of(session, feeds, self.how)
         given, repeats = self.manifest, max((file["repeats"] for file, *_ in opened.values()), default=0)
         tolerance = given["tolerance"] if given.get("tolerance") is not None else float("inf")
-        turns = alternated(calls, given["warmup"], repeats, tolerance, told=lambda *done: _tell({"progress": done}))
+        turns = alternated(
+            calls,
+            given["warmup"],
+            repeats,
+            tolerance,
+            told=lambda *done: _tell({"progress": done}),
+            before=before_calls(self.found["calls"]),
+        )
         return {name: [[round(each, DIGITS) for each in turn] for turn in found] for name, found in turns.items()}
 
     def _layers(self, opened: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,13 +2,17 @@
 
 A turn is a number of consecutive calls of one network. Networks are timed alternately, turn by turn: networks called
 one after the other would evict each other from the caches. That slows large and small networks differently, and no
-served network runs like that. Layers are called alternately, call by call, so that each finds its weights outside the
-caches, as in a network whose other layers ran in between.
+served network runs like that. Where other work is to run between the calls, it runs before each of them.
+
+Layers are called alternately, call by call, so that each finds its weights outside the caches, as in a network whose
+other layers ran in between.
 """
 
 from __future__ import annotations
 
+import glob
 import math
+import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -17,8 +21,10 @@ import numpy as np
 
 __all__ = [
     "BATCH",
+    "KINDS_OF_CALLS",
     "CallClock",
     "alternated",
+    "before_calls",
     "ratios",
     "rounds_of",
     "run_alternately",
@@ -41,6 +47,13 @@ WARM_MS, TURN_MS = 20.0, 50.0
 """Least duration of the warm-up of a turn, and of its timed calls, ms: after other work, a processor takes milliseconds
 to reach its speed and to fill its caches."""
 
+KINDS_OF_CALLS = ("steady", "cold", "stream")
+"""How calls follow each other: at once; with flushed caches; with other work in between."""
+UNKNOWN_CACHE, LARGEST_FLUSH, STREAM = 64 * 2**20, 256 * 2**20, 16 * 2**20
+"""Bytes that flush a last-level cache of unknown size, that at most are used for it, and that other work uses."""
+LINE = 64
+"""Bytes in a line of a cache."""
+
 BATCH = 24
 """Number of layers that are loaded at the same time."""
 NOISY = 0.1
@@ -58,6 +71,7 @@ def alternated(
     tolerance: float = math.inf,
     clock: Callable[[], int] = time.perf_counter_ns,
     told: Callable[[int, int], None] = lambda done, most: None,
+    before: Call | None = None,
 ) -> Turns:
     """Call functions alternately, turn by turn; return the times of the calls of each turn, ms.
 
@@ -70,6 +84,8 @@ def alternated(
             Turns continue beyond `TURNS` until it is reached, up to `MOST_TURNS`.
         clock: function that returns a time, ns.
         told: callback that takes the number of finished rounds, and of all rounds if more are not needed.
+        before: function that runs before each call and is not timed; see `before_calls`. Turns then have no least
+            duration, because it keeps the processor at its speed.
     """
     names = list(calls)
     turns: Turns = {name: [] for name in names}
@@ -78,8 +94,8 @@ def alternated(
     for number in range(most if names else 0):
         first, least = number % len(names), -(-(repeats - number % rounds) // rounds)
         for name in (*names[first:], *names[:first]):
-            _turn(calls[name], warmup, WARM_MS, clock)
-            turns[name].append(_turn(calls[name], least, TURN_MS, clock))
+            _turn(calls[name], warmup, WARM_MS, clock, before)
+            turns[name].append(_turn(calls[name], least, TURN_MS, clock, before))
         told(number + 1, max(rounds, number + 1))
         if number + 1 < rounds:
             continue
@@ -100,10 +116,45 @@ def timed_call(call: Call, clock: Callable[[], int] = time.perf_counter_ns) -> f
     return float(own) if isinstance(own, float) else (clock() - start) / 1e6
 
 
-def _turn(call: Call, least: int, least_ms: float, clock: Callable[[], int]) -> list[float]:
+def before_calls(kind: str) -> Call | None:
+    """Return what runs before each call, or None if nothing does.
+
+    Args:
+        kind: one of `KINDS_OF_CALLS`. "cold" reads and writes a buffer larger than the last-level cache, up to
+            `LARGEST_FLUSH`; "stream" does so with one of `STREAM` bytes, as other work would.
+    """
+    if kind == "steady":
+        return None
+    size = min(flush_bytes(), LARGEST_FLUSH) if kind == "cold" else STREAM
+    lines = np.zeros(size // 8, np.int64).reshape(-1, LINE // 8)[:, 0]
+
+    def touch() -> None:
+        np.add(lines, 1, out=lines)
+
+    touch()  # so that the memory is there
+    return touch
+
+
+def flush_bytes() -> int:
+    """Bytes that are more than the last-level cache of this machine holds."""
+    sizes = [0]
+    for path in glob.glob("/sys/devices/system/cpu/cpu0/cache/index*/size"):
+        try:
+            with open(path, encoding="utf-8") as file:
+                found = re.fullmatch(r"(\d+)([KM]?)", file.read().strip())
+        except OSError:
+            continue
+        if found:
+            sizes.append(int(found.group(1)) * {"": 1, "K": 2**10, "M": 2**20}[found.group(2)])
+    return max(sizes) * 5 // 4 // LINE * LINE or UNKNOWN_CACHE
+
+
+def _turn(call: Call, least: int, least_ms: float, clock: Callable[[], int], before: Call | None = None) -> list[float]:
     """Time a number of calls, and more until a duration has passed; return the times, ms."""
     elapsed: list[float] = []
-    while len(elapsed) < least or (least and sum(elapsed) < least_ms):
+    while len(elapsed) < least or (least and before is None and sum(elapsed) < least_ms):
+        if before is not None:
+            before()
         elapsed.append(timed_call(call, clock))
     return elapsed
 

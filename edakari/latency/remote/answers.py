@@ -16,7 +16,7 @@ __all__ = ["Answer", "Device", "Turns", "answer_in", "require_all", "turns_in"]
 Turns = Sequence[Sequence[float]]
 """Times of the calls of each turn, ms."""
 
-KEYS = frozenset({"format", "times", "progress", "failed", "on_cpu", "seconds", "device", "versions"})
+KEYS = frozenset({"format", "times", "progress", "failed", "on_cpu", "seconds", "device", "versions", "calls"})
 MOST_CALLS = 10_000_000
 
 
@@ -45,6 +45,7 @@ class Answer:
         seconds: how long the device timed; None if it is not told.
         request: digest of the request that is answered; None if it is not told.
         progress: number of finished rounds and of all rounds; None if it is not told.
+        calls: how calls followed each other; None if it is not told.
     """
 
     times: Mapping[str, Turns] = dc.field(default_factory=dict)
@@ -54,6 +55,7 @@ class Answer:
     seconds: float | None = None
     request: str | None = None
     progress: tuple[int, int] | None = None
+    calls: str | None = None
 
 
 def answer_in(text: str, names: Sequence[str]) -> Answer | None:
@@ -90,6 +92,7 @@ def answer_of(found: Mapping[str, Any], names: Sequence[str]) -> Answer:
         float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
         str(found["manifest"]) if found.get("format") == RESULTS_FORMAT else None,
         _progress(found.get("progress")),
+        str(found["calls"]) if "calls" in found else None,
     )
 
 

@@ -42,11 +42,13 @@ class Repeats:
         warmup: number of calls before timing starts.
         repeats: least number of timed calls.
         tolerance: uncertainty at which networks are timed no longer; None sets none.
+        calls: how calls of networks follow each other: one of `edakari.core.far_side.loops.KINDS_OF_CALLS`.
     """
 
     warmup: int
     repeats: int
     tolerance: float | None = None
+    calls: str = "steady"
 
 
 @dc.dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Request:
         folder: the folder.
         names: names of the files to time, without `.onnx`.
         id: digest of the content except for the values of weights, on which no time depends.
+        calls: how calls of networks follow each other.
     """
 
     folder: Path
     names: tuple[str, ...]
     id: str
+    calls: str = "steady"
 
 
 def networks_request(
@@ -146,6 +150,7 @@ def _finished(folder: Path, files: Sequence[Mapping[str, Any]], how: How, repeat
         "provider_options": dict(how.options),
         "warmup": repeats.warmup,
         "tolerance": repeats.tolerance,
+        "calls": repeats.calls,
         "files": list(files),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
@@ -154,7 +159,7 @@ def _finished(folder: Path, files: Sequence[Mapping[str, Any]], how: How, repeat
     name = digest.hexdigest()[:16]
     write_json(folder / MANIFEST, {**content, "id": name})
     write_text(folder / SCRIPT, script_text())
-    return Request(folder, tuple(file["name"] for file in files), name)
+    return Request(folder, tuple(file["name"] for file in files), name, repeats.calls)
 
 
 def _without_values(model: bytes) -> bytes:

@@ -143,7 +143,7 @@ class OtherDevice:
         """See `RemoteRuntime.time_networks`."""
         self._device()
         files = {name if NAME.fullmatch(name) else f"network-{at}": name for at, name in enumerate(networks)}
-        wanted = Repeats(settings.warmup, repeats, tolerance if math.isfinite(tolerance) else None)
+        wanted = Repeats(settings.warmup, repeats, tolerance if math.isfinite(tolerance) else None, settings.calls)
         turns: dict[str, Turns] = {}
         with tempfile.TemporaryDirectory() as folder:
             sent = {file: networks[name] for file, name in files.items()}
@@ -214,11 +214,13 @@ class OtherDevice:
         """
         timed: set[str] = set()
         failed: dict[str, str] = {}
+        calls = "steady"
         try:
             for answer in each_answer(self.transport.lines(request), request.names):
                 if answer.request not in (None, request.id):
                     raise MeasurementError(f"these are results of another folder, {answer.request}; delete them")
                 self._require_same(answer.device)
+                calls = answer.calls or calls
                 timed |= set(answer.times)
                 failed.update(answer.failed)
                 yield answer
@@ -231,6 +233,11 @@ class OtherDevice:
             name, why = next(iter(failed.items()))
             raise MeasurementError(f"{name}.onnx does not run on {self.device_name}: {why}. {_kept(timed)}")
         require_all(request.names, dict.fromkeys(timed), self.device_name)
+        if calls != request.calls:
+            raise MeasurementError(
+                f"{self.device_name} timed {calls} calls, but was asked for {request.calls} ones; let the command run "
+                'the bench.py of the folder, or print {"calls": "' + request.calls + '"} if it times such calls'
+            )
 
     def _require_same(self, device: Device | None) -> None:
         if device is not None and self.answered is not None and device != self.answered:
