@@ -6,6 +6,7 @@ import dataclasses as dc
 from typing import ClassVar, Literal
 
 from edakari.core.settings import NonNegative, Whole
+from edakari.errors import SettingsError
 
 __all__ = ["AnswersResult", "ChangedImage", "ClassAnswers", "Confusion", "Outcomes"]
 
@@ -92,3 +93,14 @@ class AnswersResult:
     dense_precision: tuple[float, ...] = ()
     pruned_precision: tuple[float, ...] = ()
     seconds: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if self.classes and not self.figure:
+            raise SettingsError("its classes have figures without a name")
+        if any(max(each.dense, each.pruned) > 1 for each in self.classes):
+            raise SettingsError("a figure of a class is above 1")
+        counts = self.outcomes
+        if counts and counts.both + counts.only_dense + counts.only_pruned + counts.neither != self.images:
+            raise SettingsError(f"its outcomes are not those of {self.images} images")
+        if 1 in (len(self.dense_precision), len(self.pruned_precision)):
+            raise SettingsError("a curve has one point")
