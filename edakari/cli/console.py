@@ -22,7 +22,7 @@ from edakari.cli.watching import Watcher, watching
 from edakari.core.files import json_text
 from edakari.errors import EdakariError, EdakariWarning, ProcessError
 
-__all__ = ["Trust", "guarded", "note", "print_json", "show", "watcher", "width"]
+__all__ = ["ReportTo", "Trust", "guarded", "note", "print_json", "show", "watcher", "width"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +30,10 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python file that the run folder or recipe names: it can do anything.")
 ]
 
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option("--report-to", help="Tracker: csv, tensorboard, wandb, mlflow, or a plug-in's; may be repeated."),
+]
 _WATCHER: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar("edakari.watcher", default=None)
 
 

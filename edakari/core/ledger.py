@@ -14,7 +14,7 @@ MARKER = "edakari.json"
 LEDGER = ".edakari.files"
 OWN = frozenset(
     {
-        *("recipe.yaml", "environment.json", "task.json", "stages", "pruned", "kept", "export", "explain"),
+        *("recipe.yaml", "environment.json", "task.json", "stages", "pruned", "kept", "export", "explain", "logs"),
         *("plan.json", "network.json", "weights.safetensors", "masks.safetensors"),
         *("report.json", "report.html", "report.png"),
         *("checkpoint.safetensors", "history.json", "memory_format.json"),

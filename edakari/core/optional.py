@@ -21,6 +21,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "sweep": ("optuna", "filelock", "sqlalchemy"),
     "lightning": ("lightning", "accelerate", "timm"),
     "transformers": ("transformers", "accelerate", "timm"),
+    "tensorboard": ("tensorboard", "accelerate"),
+    "wandb": ("wandb", "accelerate"),
+    "mlflow": ("mlflow", "accelerate"),
     "openvino": ("openvino", "onnx", "onnxscript", "pydantic"),
     "openvino-int8": ("nncf", "openvino", "onnx", "onnxscript", "onnxruntime", "pydantic"),
 }
@@ -31,6 +34,7 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
     "faster_coco_eval": "faster-coco-eval",
     "huggingface_hub": "huggingface-hub",
+    "mlflow": "mlflow-skinny",
 }
 """Names on PyPI of packages whose import name differs."""
 

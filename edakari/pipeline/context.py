@@ -56,6 +56,7 @@ __all__ = [
     "frozen_teacher",
     "stored_bytes",
     "training_loop",
+    "watching",
 ]
 
 Notify = Callable[[str, str, Any], None]
@@ -181,9 +182,7 @@ class Run:
 
     def watched(self, stage: str) -> contextlib.AbstractContextManager[None]:
         """Context in which the steps of a stage go to the run's callback, if it has one."""
-        if self.notify is silent:
-            return contextlib.nullcontext()
-        return listening(functools.partial(self.notify, stage))
+        return watching(stage, self.notify)
 
     def _placed(self, example: Any) -> Any:
         return mapped(example, lambda tensor: tensor.to(self.processes.device))
@@ -253,6 +252,16 @@ class Run:
             tf32=self.settings.tf32 is not False,
             title=stage,
         )
+
+
+def watching(stage: str, notify: Notify) -> contextlib.AbstractContextManager[None]:
+    """Context in which the steps of a stage go to a callback, unless it is `silent`.
+
+    Args:
+        stage: name of the stage.
+        notify: the callback.
+    """
+    return contextlib.nullcontext() if notify is silent else listening(functools.partial(notify, stage))
 
 
 def training_loop(settings: PruneSettings) -> Callable[..., History]:

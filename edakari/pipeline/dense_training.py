@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from edakari.core.memory_format import MemoryFormat, in_memory_format
 from edakari.core.processes import Processes
 from edakari.core.protocols import Schedule
 from edakari.core.reading import read_json
-from edakari.core.watching import listening
 from edakari.cost.example import mapped
 from edakari.errors import RecipeError, RunFolderError, WeightsError
 from edakari.models import check_trusted
 from edakari.pipeline import processes
-from edakari.pipeline.context import Notify, RecipeSubject, silent, training_loop
+from edakari.pipeline.context import Notify, RecipeSubject, silent, training_loop, watching
 from edakari.pipeline.environment import environment
 from edakari.pipeline.folder import RECIPE, differences, settings_of, stored_recipe, told_differences
 from edakari.pipeline.load import as_recipe
@@ -33,6 +31,7 @@ from edakari.pipeline.memory_format import chosen_format
 from edakari.pipeline.one_batch import Trial
 from edakari.pipeline.preflight import check_training
 from edakari.pipeline.settings import Recipe
+from edakari.pipeline.tracking import both, tracked
 from edakari.pipeline.trial import try_training
 from edakari.surgery import is_saved, save_as_pruned
 from edakari.tasks.sources.together import reading_together
@@ -91,8 +90,11 @@ def train_dense(
         require_writable(written)
     check_trusted(recipe.model, "the recipe", trust_code=recipe.trust_code)  # before anything is written
     together = processes.started(cpu=recipe.device == "cpu")
-    watched = contextlib.nullcontext() if notify is silent else listening(functools.partial(notify, "train"))
-    with together.ending_together(), watched:
+    with (
+        together.ending_together(),
+        tracked(recipe.report_to, output.logs, recipe.content) as trackers,
+        watching("train", both(notify, trackers)),
+    ):
         check_training(recipe, together)
         return _trained(_started(recipe, path), schedule, output, together, overwrite)
 
@@ -159,6 +161,11 @@ class _Output:
     def record(self) -> Path:
         """File of the metrics."""
         return self.path / "training.json" if self.folder else self.path.with_suffix(".json")
+
+    @property
+    def logs(self) -> Path:
+        """Folder in which trackers make one of theirs."""
+        return self.path if self.folder else self.path.with_suffix("")
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -40,6 +40,8 @@ RECIPE = "recipe.yaml"
 R = TypeVar("R", bound=StageResult)
 STAGES = "stages"
 KIND = "edakari.pipeline/1"
+WATCHING = frozenset({"report_to"})
+"""Keys that change no result."""
 NAMED = 6
 """Number of keys that an error names."""
 
@@ -227,7 +229,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted keys in which two recipes differ, with the values of both."""
+    """Yield the dotted keys in which two recipes differ, with the values of both; who watches does not matter."""
+    if key in WATCHING:
+        return
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in (*ours, *(name for name in theirs if name not in ours)):
             yield from differences(theirs.get(name), ours.get(name), f"{key}.{name}" if key else name)

@@ -27,6 +27,7 @@ from edakari.pipeline.latency_settings import LatencySettings, key_of
 from edakari.pipeline.masked import sparsity_problems
 from edakari.pipeline.problems import Problem, message
 from edakari.pipeline.settings import PruneSettings, Recipe
+from edakari.pipeline.tracking import missing_tracker
 from edakari.train.fits import fit_name
 from edakari.train.optim import check_optimizer
 from edakari.train.sync_norms import require_sync_norms
@@ -61,6 +62,7 @@ def check_pruning(asked: PruneSettings, processes: Processes, done: Callable[[st
         problems += [*_own_loop(asked), *_sync_norms(asked, processes), *_batches(asked, processes), *_folders(asked)]
     if not done("measure"):
         problems += _runtimes(asked)
+    problems += _trackers(asked)
     for kind in () if done("export") else asked.export:
         missing = EXPORTERS.named(kind).missing()
         if missing:
@@ -78,7 +80,14 @@ def check_training(recipe: Recipe, processes: Processes) -> None:
     precisions = _precisions(recipe, {"train.precision": recipe.train.precision})
     optimizers = _optimizer("train", recipe.train)
     loop = [*_own_loop(recipe), *_sync_norms(recipe, processes)]
-    _raise([*precisions, *optimizers, *loop, *_batches(recipe, processes)], recipe)
+    _raise([*precisions, *optimizers, *loop, *_batches(recipe, processes), *_trackers(recipe)], recipe)
+
+
+def _trackers(asked: PruneSettings) -> Iterator[Problem]:
+    for index, name in enumerate(asked.report_to):
+        missing = missing_tracker(name)
+        if missing:
+            yield Problem(f"report_to[{index}]", missing)
 
 
 def run_settings(settings: LatencySettings, quantize: QuantizeSettings | None = None) -> RunSettings:

@@ -56,6 +56,7 @@ class Others(TypedDict, total=False):
     gradient_checkpointing: bool
     sync_bn: bool
     tf32: bool
+    report_to: Sequence[str]
     notify: Notify
     overwrite: bool
 
@@ -103,7 +104,8 @@ def prune(
             `["onnx"]`; needs `output`), `device` ("auto" or "cpu"), `compile` ("default" or
             "reduce-overhead": the fine-tuning uses `torch.compile`), `gradient_checkpointing` (True saves memory in
             trainings of networks of timm and transformers), `sync_bn` (True: batch norms see the batch parts of all
-            processes), `tf32` (False keeps a GPU from it), `notify` (callback for the progress of the stages),
+            processes), `tf32` (False keeps a GPU from it), `report_to` (trackers such as `["tensorboard"]`; needs
+            `output`), `notify` (callback for the progress of the stages),
             `overwrite` (start again in `output`).
 
     Returns:
@@ -125,8 +127,9 @@ def prune(
     parsed = Budget.parse(budget) if isinstance(budget, str) else budget
     asked: dict[str, Any] = {**others}
     run_only = {key: asked.pop(key) for key in ("notify", "overwrite") if key in asked}
-    if asked.get("export") and output is None:
-        raise WrongArgument(f"{CALL}: export writes files, so it needs a folder; pass output='a/folder' too")
+    for key in ("export", "report_to"):
+        if asked.get(key) and output is None:
+            raise WrongArgument(f"{CALL}: {key} writes files, so it needs a folder; pass output='a/folder' too")
     has_data = _has_data(task)
     asked.setdefault("recalibrate", BATCHES if has_data else 0)
     settings = PruneSettings(

@@ -36,6 +36,7 @@ from edakari.pipeline.searching import SearchFolder, search_smallest, searched_i
 from edakari.pipeline.settings import PruneSettings, Recipe
 from edakari.pipeline.sharing import SharedResults
 from edakari.pipeline.store import MemoryStore, Version
+from edakari.pipeline.tracking import both, tracked
 from edakari.report.content import gathered
 from edakari.results import (
     STAGES,
@@ -97,9 +98,10 @@ def run(
     goes_on = is_run(begun.path) and not overwrite
 
     def made(store: RunFolder) -> Run:
-        return Run(recipe, RecipeSubject(recipe), store, together, notify, SharedResults.of(shared, together))
+        told = both(notify, trackers)
+        return Run(recipe, RecipeSubject(recipe), store, together, told, SharedResults.of(shared, together))
 
-    with together.ending_together():
+    with together.ending_together(), tracked(recipe.report_to, Path(folder), recipe.content) as trackers:
         check_pruning(recipe, together, lambda stage: goes_on and begun.done(stage))
         return _in_folder(made, Path(folder), recipe.content, together, overwrite)
 
@@ -140,9 +142,9 @@ def run_given(
     content = {"model": {"name": type(model).__name__, "weights": GIVEN}, **settings.content}
 
     def made(store: RunFolder) -> Run:
-        return Run(settings, subject, store, together, notify)
+        return Run(settings, subject, store, together, both(notify, trackers))
 
-    with together.ending_together():
+    with together.ending_together(), tracked(settings.report_to, Path(folder or ""), content) as trackers:
         check_pruning(settings, together, lambda stage: begun is not None and begun.done(stage))
         if folder is not None:
             return _in_folder(made, Path(folder), content, together, overwrite)

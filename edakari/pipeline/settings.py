@@ -20,6 +20,7 @@ from edakari.latency.runtimes import RUNTIMES
 from edakari.latency.timing import WARMUP
 from edakari.models import ModelSpec
 from edakari.pipeline.latency_settings import Latencies, LatencySettings, by_cost, matched
+from edakari.pipeline.tracking import TRACKERS
 from edakari.tasks import DataSettings
 from edakari.train.compiling import Compile
 from edakari.train.fits import FITS, fit_name, require_fit
@@ -199,6 +200,7 @@ class PruneSettings:
         sync_bn: whether batch norms of a training on several processes, with a GPU each, take their statistics from the
             parts of a batch of all processes, by torch's `SyncBatchNorm`; None does not. Networks are saved without it.
         tf32: whether trainings use TF32 for matrix products of float32 on a GPU that has it; None does.
+        report_to: trackers that receive the figures of the run while it works.
     """
 
     method: Method
@@ -218,6 +220,7 @@ class PruneSettings:
     gradient_checkpointing: bool | None = None
     sync_bn: bool | None = None
     tf32: bool | None = None
+    report_to: tuple[Annotated[str, TRACKERS], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", self.groups.under(self.budget))

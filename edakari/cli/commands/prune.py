@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edakari.cli.console import Trust, guarded, note, print_json, show, watcher
+from edakari.cli.console import ReportTo, Trust, guarded, note, print_json, show, watcher
 from edakari.cli.stages import telling
 
-__all__ = ["own_recipe", "prune", "run_recipe"]
+__all__ = ["own_recipe", "prune", "run_recipe", "with_trackers"]
 
 UNTRAINED = "accuracies will be meaningless"
 
@@ -27,6 +28,7 @@ def prune(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the results of an earlier run.")] = False,
     trust: Trust = False,
+    report_to: ReportTo = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check recipe, network, data and budget, say how long it takes, and stop.")
     ] = False,
@@ -35,9 +37,19 @@ def prune(
     """Prune a trained network to a budget by a recipe; an interrupted run resumes where it stopped."""
     file, folder = _found(recipe)
     if check:
-        _check(own_recipe(file, settings or (), trust))
+        _check(own_recipe(file, with_trackers(settings, report_to), trust))
         return
-    run_recipe(own_recipe(file, settings or (), trust), output or folder, overwrite, as_json)
+    run_recipe(own_recipe(file, with_trackers(settings, report_to), trust), output or folder, overwrite, as_json)
+
+
+def with_trackers(settings: Sequence[str] | None, report_to: Sequence[str] | None) -> list[str]:
+    """Return the values that options replace in a recipe, the trackers among them.
+
+    Args:
+        settings: texts of the form key=value.
+        report_to: names of trackers.
+    """
+    return [*(settings or ()), *([f"report_to={json.dumps(list(report_to))}"] if report_to else [])]
 
 
 def _check(recipe: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.commands.prune import own_recipe, run_recipe
-from edakari.cli.console import Trust, guarded
+from edakari.cli.commands.prune import own_recipe, run_recipe, with_trackers
+from edakari.cli.console import ReportTo, Trust, guarded
 
 __all__ = ["resume"]
 
@@ -17,6 +17,7 @@ __all__ = ["resume"]
 def resume(
     run: Annotated[Path, typer.Argument(help="Run folder of `edakari prune` or `edakari demo`.")],
     trust: Trust = False,
+    report_to: ReportTo = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Continue an interrupted run from its folder alone, with the settings with which it was started."""
@@ -28,4 +29,4 @@ def resume(
             f"{run} is no run folder. Name one that `edakari prune` made; an interrupted `edakari train` continues by "
             "the same command"
         )
-    run_recipe(own_recipe(run / RECIPE, (), trust), run, overwrite=False, as_json=as_json)
+    run_recipe(own_recipe(run / RECIPE, with_trackers(None, report_to), trust), run, overwrite=False, as_json=as_json)

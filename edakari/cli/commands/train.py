@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.commands.prune import own_recipe
-from edakari.cli.console import Trust, guarded, print_json, show
+from edakari.cli.commands.prune import own_recipe, with_trackers
+from edakari.cli.console import ReportTo, Trust, guarded, print_json, show
 
 __all__ = ["train"]
 
@@ -32,6 +32,7 @@ def train(
         typer.Option("--overwrite", help="Replace an existing output, and an interrupted training by other settings."),
     ] = False,
     trust: Trust = False,
+    report_to: ReportTo = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Train the recipe's network without pruning and write its weights; an interrupted training resumes.
@@ -45,7 +46,7 @@ def train(
     from edakari.core.wording import counted
     from edakari.pipeline import train_dense
 
-    result = train_dense(own_recipe(recipe, settings or (), trust), output, overwrite=overwrite)
+    result = train_dense(own_recipe(recipe, with_trackers(settings, report_to), trust), output, overwrite=overwrite)
     if as_json:
         print_json(result)
         return
