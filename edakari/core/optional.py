@@ -34,7 +34,6 @@ DISTRIBUTIONS = {
     "yaml": "PyYAML",
     "faster_coco_eval": "faster-coco-eval",
     "huggingface_hub": "huggingface-hub",
-    "mlflow": "mlflow-skinny",
 }
 """Names on PyPI of packages whose import name differs."""
 
