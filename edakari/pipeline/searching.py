@@ -11,6 +11,7 @@ from edakari.core import owned
 from edakari.core.budget import Budget
 from edakari.core.files import write_json
 from edakari.core.reading import inside, read_json
+from edakari.core.wording import counted
 from edakari.errors import InfeasibleBudget, RecipeError, RunFolderError, SweepError
 from edakari.pipeline import processes
 from edakari.pipeline.context import Notify
@@ -120,7 +121,9 @@ def search_smallest(asked: S, attempt: Callable[[S, str], Result], notify: Notif
             return None
         lost = _lost(found, drop.metric)
         epochs = settings.finetune.epochs if settings.finetune else 0
-        notify("search", "log", {"stage": f"{settings.budget}, {epochs} epochs", f"{drop.metric} lost": lost})
+        notify(
+            "search", "log", {"stage": f"{settings.budget}, {counted(epochs, 'epoch')}", f"{drop.metric} lost": lost}
+        )
         if long and lost <= drop.limit:
             results.clear()  # one network is enough to keep
             results[name] = found

@@ -95,7 +95,7 @@ def test_a_run_finds_the_smallest_network(short: dict[str, Any], tmp_path: Path)
     assert (dense - last) * 100 <= 20
     assert found.report["recipe"]["finetune"]["epochs"] == 4
     assert found.costs["macs"] < found.report["networks"][0]["costs"]["macs"]
-    assert any("1 epochs" in line for line in said)
+    assert any("1 epoch" in line for line in said)
     assert any("4 epochs" in line for line in said)
     done = len(said)
     again = edakari.run(recipe_from(short), folder, notify=notify)
