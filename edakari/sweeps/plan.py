@@ -11,9 +11,11 @@ from typing import Any
 
 from edakari.core.budget import Budget
 from edakari.core.file_errors import file_errors
+from edakari.core.processes import ALONE
 from edakari.errors import EdakariError, RecipeError
 from edakari.models.trust import check_command
 from edakari.pipeline.load import check_weights
+from edakari.pipeline.preflight import check_pruning
 from edakari.pipeline.recipe import recipe_from
 from edakari.pipeline.settings import Recipe
 from edakari.sweeps.axes import SEED, Axis, Choices, Span, axes_of, combinations
@@ -190,7 +192,9 @@ def _require_possible(plan: SweepPlan, points: list[Point], where: str) -> None:
         for numbers in ends:
             found = dc.replace(point, numbers=numbers)
             try:
-                check_weights(plan.recipe(found))
+                recipe = plan.recipe(found)
+                check_weights(recipe)
+                check_pruning(recipe, ALONE, lambda stage: False)
             except EdakariError as error:
                 refused.setdefault(found.text, str(error).removeprefix(f"{plan.where}: "))
     if refused:

@@ -26,6 +26,10 @@ BASE = {"model": {"name": "edakari:fashion_cnn", "weights": "pretrained"}, "meth
         ({"finetune.lr": {"low": 0, "high": 0.1, "log": True}}, "log needs low above 0"),
         ({"finetune.lr": {"low": 0.1, "high": 1, "steps": 3}}, "perhaps log or step"),
         ({"method": ["magnitude", "magnitud"]}, "1 of 2 combinations cannot be run.*\n.*method=magnitud: .*magnitude"),
+        (
+            {"method": ["taylor", "gradual_magnitude"]},
+            "1 of 2 combinations cannot be run.*\n.*method=gradual_magnitude",
+        ),
         ({"finetune.epoch": [1, 2]}, "2 of 2 combinations cannot be run.*\n.*finetune.epoch: unknown key"),
         ({"method": ["sensitivity", "gradual_magnitude"], "budget": ["macs<=0"]}, "cannot be run"),
         ({"seed": list(range(101)), "data.seed": list(range(101))}, "make 10201 runs"),
