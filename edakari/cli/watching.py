@@ -39,7 +39,7 @@ class Watcher:
     """Says what happens in a command; run state.
 
     Args:
-        output: where it is said.
+        output: receives what is said.
         stage: what runs now, such as the name of a stage.
         clock: function that returns a time, s.
     """
@@ -160,7 +160,7 @@ def watching(output: Output, command: str) -> Iterator[Watcher]:
     """Context in which a command's work is watched: by a line at the bottom of a terminal, or by a line a minute.
 
     Args:
-        output: where it is said.
+        output: receives what is said.
         command: name of the command.
     """
     watcher = Watcher(output, command)
