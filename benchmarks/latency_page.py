@@ -1,4 +1,4 @@
-"""The latency tables as text; see latency.py and budgets.py."""
+"""The latency tables as text; see latency.py, budgets.py and convergence.py."""
 
 from __future__ import annotations
 
@@ -41,3 +41,16 @@ def budgets(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     how = f"{environment['date']}, {environment['processor']}, one thread, Python {environment['python']}, {versions}."
     return "\n".join([*lines, "", f"{how} `{environment['command']}`."])
+
+
+def convergence(results: Mapping[str, Any]) -> str:
+    """How many networks were timed for each budget, how long that took, and how near the result is."""
+    lines = ["| network | budget | rounds | measuring | files timed afterwards |", "|---" * 5 + "|"]
+    for name, row in results["runs"].items():
+        network, rounds = name.rpartition(" to ")[0], ", ".join(f"{each:+.1%}" for each in row["rounds"])
+        measuring = row["seconds"]["latency"] + row["seconds"]["prune"]
+        lines.append(f"| {network} | {row['share']}% | {rounds} | {measuring:.0f} s | {row['after_off']:+.1%} |")
+    environment = results["environment"]
+    medians = f"Medians: {results['median_rounds']:g} rounds, {results['median_measuring_s']:.0f} s of measuring."
+    how = f"{environment['date']}, {environment['processor']}, one thread, Python {environment['python']}."
+    return "\n".join([*lines, "", f"{medians} {how} `{environment['command']}`."])
