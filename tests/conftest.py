@@ -6,6 +6,7 @@ import os
 
 # before torch is imported, here and in the processes of tests: kernels of another number of threads round differently
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and lines would be broken as in a terminal
 
 from pathlib import Path
 

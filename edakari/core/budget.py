@@ -9,13 +9,12 @@ from collections.abc import Mapping
 
 from edakari.core.costs import Cost
 from edakari.core.space import Sizes
+from edakari.core.steady import LATENCY
 from edakari.errors import BudgetError
 
 __all__ = ["LATENCY", "Budget", "Drop", "Limits", "Term", "is_latency"]
 
 COUNTED = ("macs", "flops", "params", "activations", "size")
-LATENCY = "latency"
-"""Name of the latency of a budget that has one; of several, each has a name of its own, as in `latency@pi`."""
 SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 """Factors from each suffix to the unit of latency, ms."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["MISS", "STEADY"]
+__all__ = ["LATENCY", "MISS", "STEADY"]
 
+LATENCY = "latency"
+"""Name of the latency of a budget that has one; of several, each has a name of its own, as in `latency@pi`."""
 STEADY = 0.15
 """Largest interquartile range of trusted timings, as a fraction of the median, by default."""
 MISS = 0.02

@@ -222,12 +222,12 @@ def _loaded(
 ) -> dict[str, Callable[[], float | None]]:
     """Return a callable for each network; reports how far the loading is."""
     calls: dict[str, Callable[[], float | None]] = {}
-    steps, start = Steps(f"loading in {runtime.name}", len(models)), time.perf_counter()
+    steps, start = Steps(f"loading in {runtime.name}", len(models)), time.perf_counter_ns()
     for name, model in models.items():
         calls[name] = _prepared(name, model, example, runtime, settings)
         steps.at(len(calls))
         if len(calls) == 1:
-            loaded(time.perf_counter() - start)
+            loaded((time.perf_counter_ns() - start) / 1e9)
     return calls
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edakari.core.budget import LATENCY
 from edakari.core.optional import needs
+from edakari.core.steady import LATENCY
 from edakari.report import formatting as figures
 from edakari.report.answer_charts import answer_charts, answers_note
 from edakari.report.charts import curve, scatter, tradeoffs

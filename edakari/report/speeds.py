@@ -6,7 +6,7 @@ import dataclasses as dc
 from collections.abc import Mapping
 from typing import Any
 
-from edakari.core.budget import LATENCY
+from edakari.core.steady import LATENCY
 
 __all__ = ["Speed", "speeds"]
 

@@ -67,10 +67,6 @@ class FormulaRuntime:
 
         return call
 
-    def perf_counter(self) -> float:
-        """Time of its clock, s."""
-        return self.now_ns / 1e9
-
     def perf_counter_ns(self) -> int:
         """The runtime's clock; a test puts the runtime in the place of `edakari.latency.timing.time`."""
         return self.now_ns
