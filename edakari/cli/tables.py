@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from edakari.cli.layout import Column, Grid
-from edakari.core.budget import LATENCY
+from edakari.core.steady import LATENCY
 from edakari.core.wording import counted
 from edakari.report.formatting import (
     calls_line,

@@ -27,7 +27,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
 
     Args:
         report: the report from `collect`.
-        pictures: URLs of the explanations' pictures, by file name.
+        pictures: URLs of the explanations' pictures, by file name; others are left out.
     """
     found = verdict(report)
     return template("page.html.j2").render(
