@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # what the command line shows at once must not wait for torch
+    from edakari.core.answers import AnswersResult
     from edakari.latency.timing import Timing
     from edakari.results import (
         CheckResult,
@@ -53,7 +54,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "measured": {"batch": measured and measured.batch, "threads": measured and measured.threads},
         "latencies": _latencies(results),
         "int8": dc.asdict(results.quantize) if results.quantize and results.quantize.corners else None,
-        "answers": dc.asdict(results.answers) if results.answers and results.answers.images else None,
+        "answers": _answers(results.answers),
         "groups": _groups(traced.groups, pruned.sizes if pruned else {}),
         "dropped": _dropped(traced.groups, pruned.sizes if pruned else {}),
         "masked": dc.asdict(results.check.masked) if results.check and results.check.masked else None,
@@ -73,6 +74,13 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "recipe": dict(recipe),
         "environment": {},
     }
+
+
+def _answers(found: AnswersResult | None) -> dict[str, Any] | None:
+    """How the answers changed; the duration is among those of all stages."""
+    if found is None or not found.images:
+        return None
+    return {name: value for name, value in dc.asdict(found).items() if name != "seconds"}
 
 
 def _examples(results: Results, recipe: Mapping[str, Any]) -> int | None:
