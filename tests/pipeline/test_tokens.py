@@ -92,7 +92,7 @@ def test_one_call_meets_a_latency(by: str, fake: FormulaRuntime) -> None:
     graphs = [edakari.trace(network, torch.zeros(1, 3, 16, 16)) for network in (model, found.model)]
     before, after = (fake.latency(graph, {}) for graph in graphs)
     assert after / before <= 0.92 * 1.02
-    assert abs(found.report["latency"]["rounds"][0]["relative_error"]) <= 0.05
+    assert abs(found.report["latencies"]["latency"]["rounds"][0]["relative_error"]) <= 0.05
 
 
 def test_one_call_meets_macs_and_leaves_the_network() -> None:

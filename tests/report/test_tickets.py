@@ -183,7 +183,7 @@ def test_an_interrupted_run_is_drawn_as_far_as_it_came(tmp_path):
     for name in ("prune", "check", "finetune", "measure", "export"):
         (folder / "stages" / f"{name}.json").unlink()
     page = write_report(folder).read_text()
-    assert "not pruned yet" in page
+    assert "This run is not finished" in page
     assert "Gates at each event" in page
     assert "After the choice of masks at epoch 6" in page
     assert "75.0 %" in page
@@ -245,7 +245,7 @@ def test_a_search_is_drawn_while_it_runs_and_after_it_was_continued(tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             search()
     page = write_report(tmp_path / "run").read_text()
-    assert "not pruned yet" in page
+    assert "This run is not finished" in page
     first = json.loads((tmp_path / "run" / "report.json").read_text())["ticket"]
     assert [event["epoch"] for event in first["search"]["events"]] == [1, 2]
     assert "Maps of 8 × 8" in page
