@@ -14,11 +14,7 @@ from edakari.core.answers import AnswersResult, ChangedImage
 from edakari.core.memory_format import in_memory_format
 from edakari.core.protocols import IndexedTask, Task, is_indexed
 from edakari.errors import DataError
-from edakari.explain.predictions import pixels_of, prediction_view
 from edakari.pipeline.context import Run
-from edakari.report.changed import draw_changed
-from edakari.report.explanation import write_explanation
-from edakari.report.predictions import draw_predictions
 
 __all__ = ["answers_stage"]
 
@@ -45,6 +41,12 @@ def answers_stage(run: Run) -> AnswersResult:
 
 def _draw(task: Task, dense: nn.Module, pruned: nn.Module, found: AnswersResult, folder: Path) -> None:
     """Add pictures to the report: images whose class changed, or images with the outputs of both networks."""
+    # they need an extra, which a run without a folder does not
+    from edakari.explain.predictions import prediction_view
+    from edakari.report.changed import draw_changed
+    from edakari.report.explanation import write_explanation
+    from edakari.report.predictions import draw_predictions
+
     if found.changed and is_indexed(task):
         pixels = _images(task, found.changed)
         write_explanation(draw_changed(found.changed, pixels, folder), folder)
@@ -55,6 +57,8 @@ def _draw(task: Task, dense: nn.Module, pruned: nn.Module, found: AnswersResult,
 
 def _images(task: IndexedTask, changed: Sequence[ChangedImage]) -> list[npt.NDArray[np.uint8]]:
     """Pictures uint8 [height, width, 3] of some validation images."""
+    from edakari.explain.predictions import pixels_of
+
     (batch,) = task.batches_at("val", [np.array([each.index for each in changed])])
     pixels: list[npt.NDArray[np.uint8]] = list(pixels_of(task, batch).permute(0, 2, 3, 1).numpy())
     return pixels

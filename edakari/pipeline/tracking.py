@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import csv
 import dataclasses as dc
@@ -85,15 +86,15 @@ class Csv:
 
 
 @dc.dataclass
-class _Accelerated:
+class _Accelerated(abc.ABC):
     """A tracker of accelerate; run state."""
 
     extra: ClassVar[str]
     own: Any = None
 
+    @abc.abstractmethod
     def make(self, name: str, folder: Path) -> Any:
         """Return the tracker of accelerate."""
-        raise NotImplementedError
 
     def begin(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         """See `Tracker`."""
