@@ -60,7 +60,7 @@ def row(name: str, share: int, arguments: argparse.Namespace) -> dict[str, Any]:
     run = [sys.executable, "-m", "edakari", *command]
     subprocess.run(run, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **cache})
     report = json.loads((folder / "report.json").read_text())
-    latency, seconds = report["latency"], report["seconds"]
+    latency, seconds = report["latencies"]["latency"], report["seconds"]
     files = {each: folder / "export" / f"{each}.onnx" for each in ("dense", "pruned")}
     after = timed(files, arguments.seconds)
     return {
