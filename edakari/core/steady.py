@@ -11,5 +11,5 @@ STEADY = 0.15
 MISS = 0.02
 """Fraction of a latency limit by which a network may exceed it; no nearer one is looked for.
 
-Timings of the same network by two processes differ by about as much, so a nearer one would be luck.
+Timings of one network by two sessions of ONNX Runtime differ by about as much, so a nearer one would be luck.
 """

@@ -194,7 +194,7 @@ def measure(
         repeats: least number of timed calls of each network.
         tolerance: see `time_callables`.
         loaded: callback that takes how long the first network took until it could be called, s; the others take as
-            long. A runtime on another device does not call it.
+            long, or less where their files are resized. A runtime on another device does not call it.
 
     Raises:
         MeasurementError: a network does not run there (the message names it and the runtime), or the settings do not.
