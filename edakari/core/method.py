@@ -27,6 +27,7 @@ __all__ = [
     "MeetBudget",
     "Method",
     "Outcome",
+    "Scoring",
     "Solve",
     "allocate_once",
     "method_named",
@@ -39,6 +40,7 @@ __all__ = [
     "register",
     "registered",
     "require_possible",
+    "scored_here",
 ]
 
 Solve = Callable[[Sequence[Cost]], Plan]
@@ -113,7 +115,7 @@ class Scoring(Protocol):
         """
 
 
-def _scored_here(criterion: Criterion, make: Callable[[], Scores], /) -> Scores:
+def scored_here(criterion: Criterion, make: Callable[[], Scores], /) -> Scores:
     """Compute the scores."""
     return make()
 
@@ -159,7 +161,7 @@ class Job:
     log: Log = lambda stage, figures: None
     folder: Path | None = None
     artifacts: Path | None = None
-    scoring: Scoring = _scored_here
+    scoring: Scoring = scored_here
 
     def allocate(self, scores: Scores, allocator: Allocator | None = None) -> Plan:
         """Return the plan that keeps the channels of highest score, as many as the job's budget allows.

@@ -17,7 +17,7 @@ from edakari.core.blank import require_memory
 from edakari.core.budget import Budget
 from edakari.core.copying import copied
 from edakari.core.files import write_json
-from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of
+from edakari.core.method import Job, Outcome, allocate_once, name_of, paper_of, scored_here
 from edakari.core.owned import enlisting
 from edakari.core.plan import Plan
 from edakari.cost import counted, uncounted
@@ -39,6 +39,7 @@ from edakari.pipeline.masked import fixed_masks, masked_within
 from edakari.pipeline.passing import warn_if_blocked
 from edakari.pipeline.quantizing import check_quantizing
 from edakari.pipeline.recovery import recovered
+from edakari.pipeline.scored import ScoreRecord
 from edakari.pipeline.settings import FinetuneSettings, MeasureSettings
 from edakari.pipeline.task_facts import task_facts
 from edakari.pipeline.teaching import training
@@ -131,6 +132,7 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
     method, name = run.settings.method, name_of(run.settings.method)
     loop = BudgetLoop.of(run, limits.planned, note) if limits.planned else None
     work, train = run.store.work("prune"), CountedTraining(run.train)
+    scored = ScoreRecord(scored_here if run.shared is None else run.shared.scores(run.inputs("seed")))
     job = Job(
         model=copied(run.dense),
         graph=run.graph,
@@ -145,11 +147,13 @@ def prune_stage(run: Run, limits: LatencyResult) -> tuple[PruneResult, Outcome]:
         log=note,
         folder=work,
         artifacts=run.store.artifacts,
-        **({} if run.shared is None else {"scoring": run.shared.scores(run.inputs("seed"))}),
+        scoring=scored,
     )
     written = [folder for folder in (run.store.artifacts, work) if folder is not None and run.processes.main]
     with enlisting(*written) if written else contextlib.nullcontext():
         outcome = prune_with_fixed(run.chosen.fixed, method, job)
+        if run.store.artifacts is not None and run.processes.main:
+            scored.write(run.store.artifacts, run.groups, outcome.plan)
     plan = dc.replace(outcome.plan, method=outcome.plan.method or name)
     model, as_cut = recovered(run, plan, outcome.model)
     result = PruneResult(

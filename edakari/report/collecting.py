@@ -12,6 +12,7 @@ from edakari.core.optional import needs
 from edakari.core.reading import because, inside, read_json, read_text
 from edakari.core.reading_yaml import YAML_BYTES, parse_yaml
 from edakari.errors import RunFolderError
+from edakari.report.artifacts import read_artifact
 from edakari.report.content import Content, gathered, method_label
 from edakari.report.explanation import explanations
 from edakari.report.stage_files import read_results
@@ -53,6 +54,7 @@ def collect(folder: str | Path) -> Content:
         **gathered(results, _recipe(folder)),
         "explanations": explanations(folder),
         "ticket": ticket_events(folder),
+        "sensitivity": read_artifact(folder, "scores") or [],
         "sweep": sweep_runs(folder),
         "environment": _read(folder, environment) if os.path.lexists(environment) else {},
     }

@@ -69,6 +69,7 @@ def gathered(results: Results, recipe: Mapping[str, Any]) -> Content:
         "export": [dc.asdict(file) for file in results.export.files] if results.export else [],
         "explanations": [],
         "ticket": {},
+        "sensitivity": [],
         "sweep": [],
         "seconds": {name: stage.seconds for name, stage in vars(results).items() if stage},
         "recipe": dict(recipe),

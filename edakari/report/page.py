@@ -11,6 +11,7 @@ from edakari.report import formatting as figures
 from edakari.report.answer_charts import answer_charts, answers_note
 from edakari.report.charts import curve, scatter, tradeoffs
 from edakari.report.search_charts import trail
+from edakari.report.sensitivity_chart import sensitivity_chart, sensitivity_rows
 from edakari.report.template import template
 from edakari.report.ticket_charts import layer_rows, ticket_sections
 from edakari.report.verdict import Verdict, verdict
@@ -29,7 +30,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         report: the report from `collect`.
         pictures: URLs of the explanations' pictures, by file name; others are left out.
     """
-    found = verdict(report)
+    found, sensitivity = verdict(report), sensitivity_rows(report)
     return template("page.html.j2").render(
         report=report,
         pictures=pictures,
@@ -44,6 +45,8 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, str] = {}) -> str:
         curves=_curves(report),
         answers=answer_charts(report["answers"]) if report["answers"] else [],
         answers_note=answers_note(report["answers"]) if report["answers"] else "",
+        sensitivity=sensitivity,
+        sensitivity_chart=sensitivity_chart(sensitivity),
         search=trail(report),
         ticket=ticket_sections(report),
         layers=layer_rows(report),

@@ -102,7 +102,21 @@ class Loss(TypedDict):
     loss: float
 
 
-EVENTS: Mapping[str, Any] = {"search": Search, "masks": list[MaskStep], "losses": list[Loss]}
+class GroupScores(TypedDict):
+    """How the scores of a group are spread over its channels, as fractions of their sum."""
+
+    __pydantic_config__ = CONFIG  # type: ignore[misc]
+    name: str
+    weaker_half: Annotated[float, pydantic.Field(ge=0, le=1)]
+    removed: Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+EVENTS: Mapping[str, Any] = {
+    "search": Search,
+    "masks": list[MaskStep],
+    "losses": list[Loss],
+    "scores": list[GroupScores],
+}
 
 
 def result_from(kind: type[T], content: Any, path: Path) -> T:
@@ -157,10 +171,10 @@ def check_explanation(content: Any, path: Path) -> dict[str, Any]:
 
 
 def check_events(name: str, content: Any, path: Path) -> Any:
-    """Check the content of a file about a search or masks, and return it.
+    """Check the content of a file about a search, masks or scores, and return it.
 
     Args:
-        name: "search", "masks" or "losses".
+        name: "search", "masks", "losses" or "scores".
         content: content of the file.
         path: path of the file, for the message.
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edakari.core.reading import because, inside, read_json
 from edakari.errors import RunFolderError
-from edakari.report.stage_files import check_events
+from edakari.report.artifacts import read_artifact
 
 __all__ = ["ticket_events"]
 
@@ -26,32 +25,21 @@ def ticket_events(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: a file is damaged; says which.
     """
-    search, masks, losses = (_read(folder, name) for name in ("search", "masks", "losses"))
+    search = _read_search(folder)
+    masks, losses = read_artifact(folder, "masks"), read_artifact(folder, "losses")
     if not (search and search["events"]) and not masks:
         return {}
     return {"search": _search(search) if search else None, "masks": _masks(masks), "losses": losses or []}
 
 
-def _read(folder: Path, name: str) -> Any:
-    path = folder / "kept" / f"{name}.json"
-    if not path.is_file():
-        return None
-    try:
-        content = read_json(inside(folder, path.relative_to(folder)))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read: {because(error)}; remove it to have a report without it"
-        ) from error
-    found = check_events(name, content, path)
-    wrong = (
-        [event for event in found["events"] if len(event["gates"]) != len(found["edges"]) - 1]
-        if name == "search"
-        else []
-    )
+def _read_search(folder: Path) -> Any:
+    found = read_artifact(folder, "search")
+    wrong = [each for each in found["events"] if len(each["gates"]) != len(found["edges"]) - 1] if found else []
     if wrong:
+        bins, edges = len(wrong[0]["gates"]), len(found["edges"])
         raise RunFolderError(
-            f"{path} has wrong content: the histogram of epoch {wrong[0]['epoch']} has {len(wrong[0]['gates'])} bins, "
-            f"and there are {len(found['edges'])} edges; remove it to have a report without it"
+            f"{folder / 'kept' / 'search.json'} has wrong content: the histogram of epoch {wrong[0]['epoch']} has "
+            f"{bins} bins, and there are {edges} edges; remove it to have a report without it"
         )
     return found
 

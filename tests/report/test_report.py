@@ -126,7 +126,13 @@ def make_run(folder: Path, groups: int = 12, finished: bool = True) -> Path:
             },
         }
         stages["answers"] = ANSWERS
-    (folder / "stages").mkdir(parents=True)
+    scores = [
+        {"name": name, "weaker_half": 0.5 - 0.4 * index / groups, "removed": 0.3 * index / groups}
+        for index, name in enumerate(names)
+    ]
+    (folder / "kept").mkdir(parents=True)
+    (folder / "kept" / "scores.json").write_text(json.dumps(scores))
+    (folder / "stages").mkdir()
     for name, result in stages.items():
         (folder / "stages" / f"{name}.json").write_text(json.dumps(result))
     recipe = {
