@@ -2,7 +2,6 @@
 
     python benchmarks/sweep.py workers    # 24 runs on the embedded CNN by one worker, then by two, one of them killed
     python benchmarks/sweep.py loss cnn   # at most one point: the search against a fine grid of budgets
-    python benchmarks/sweep.py page       # the page of 100 runs in Chromium
 
 Results go to `benchmarks/results/sweep_*.json`. The trainings are short and see few images, so accuracies are low; both
 sides of each comparison see the same.
@@ -11,19 +10,13 @@ sides of each comparison see the same.
 from __future__ import annotations
 
 import argparse
-import functools
-import http.server
+import dataclasses
 import json
 import multiprocessing
 import os
-import queue
 import random
-import shutil
 import signal
-import statistics
-import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,9 +29,6 @@ import edakari
 import edakari.sweeps.sweeping as sweeping
 from edakari.pipeline import recipe_from
 from edakari.pipeline.environment import environment
-from edakari.sweeps.entries import Entry
-from edakari.sweeps.table import results_of
-from edakari.sweeps.writing import write_results
 from edakari.tasks.registry import task_from_settings
 from edakari.tasks.settings import DataSettings
 from edakari.tasks.sources.shipped import embedded
@@ -55,13 +45,6 @@ GRID = (-0.24, -0.2, -0.16, -0.12, -0.08, -0.04, 0.04)
 """Budgets of the grid, as fractions above that of the network that the search finds."""
 IMAGES = 4000
 """Images of each training against a limit on the loss."""
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
-TELL = """
-addEventListener("load", () => requestAnimationFrame(() => requestAnimationFrame(() => {
-  const drawn = performance.now(), {responseEnd, loadEventEnd} = performance.getEntriesByType("navigation")[0];
-  fetch("/", {method: "POST", body: JSON.stringify({response: responseEnd, load: loadEventEnd, drawn})});
-})));
-"""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -82,21 +65,51 @@ def sweep_settings() -> dict[str, Any]:
     return {"recipe": recipe("cnn", 1), "axes": axes, "name": "benchmark"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+    """Seconds by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self) -> Seconds:
+        now = self.now()
+        return Seconds(now.clock - self.clock, now.processor - self.processor)
+
+
 def worker(folder: str, timed: Any) -> None:
-    """One worker; tells the seconds of the sweep and of its runs."""
+    """One worker; tells the seconds of the sweep and of its runs, by the clock and of the processor.
+
+    The first optimizer of a process makes torch import its compiler. A run by itself pays that, too, so it counts
+    neither for the sweep nor for the runs, and is told apart.
+    """
     torch.set_num_threads(1)
-    inner, seconds = sweeping.run, []
+    before = Seconds.now()
+    torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    first, inner, runs = before.since(), sweeping.run, []
 
     def run(*arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
+        start = Seconds.now()
         found = inner(*arguments, **options)
-        seconds.append(time.perf_counter() - start)
+        runs.append(start.since())
         return found
 
     sweeping.run = run
-    start = time.perf_counter()
+    start = Seconds.now()
     sweeping.sweep(sweep_settings(), folder)
-    timed.put({"sweep_s": time.perf_counter() - start, "runs_s": sum(seconds), "runs": len(seconds)})
+    whole, own = start.since(), Seconds(sum(each.clock for each in runs), sum(each.processor for each in runs))
+    timed.put(
+        {
+            "sweep": dataclasses.asdict(whole),
+            "own": dataclasses.asdict(own),
+            "runs": len(runs),
+            "first_optimizer": dataclasses.asdict(first),
+        }
+    )
 
 
 def table(folder: Path) -> list[Any]:
@@ -132,7 +145,7 @@ def workers(folder: Path) -> dict[str, Any]:
     draw = random.Random(0)
     steady, victim = started(loud), started(loud)
     while len(kills) < 2:
-        time.sleep(draw.uniform(0.5, 1.5) * cost["sweep_s"] / 8)
+        time.sleep(draw.uniform(0.5, 1.5) * cost["sweep"]["clock"] / 8)
         finished = len(list((loud / "runs").glob("*/stages/report.json")))
         assert victim.is_alive(), "the sweep was over before the kill"
         os.kill(victim.pid, signal.SIGKILL)
@@ -148,7 +161,7 @@ def workers(folder: Path) -> dict[str, Any]:
         "budgets": BUDGETS,
         "seeds": SEEDS,
         "one_worker": cost,
-        "overhead": cost["sweep_s"] / cost["runs_s"] - 1,
+        "overhead": {kind: cost["sweep"][kind] / cost["own"][kind] - 1 for kind in ("clock", "processor")},
         "shared_of_one_worker": shared(quiet),
         "kills": kills,
         "exit_codes": ended,
@@ -224,84 +237,6 @@ def loss(folder: Path, model: str, epochs: int, method: str) -> dict[str, Any]:
     }
 
 
-def page(folder: Path) -> dict[str, Any]:
-    """How long Chromium takes to open the page of 100 runs of 20 settings: their figures are made up, the page is real.
-
-    The browser tells its own times to a server in this process: until the load event has ended, and until two frames
-    after it are drawn.
-    """
-    runs = [made_up(folder / f"runs/{number}", f"method {number % 20}", number // 20) for number in range(100)]
-    written = write_results(results_of("hundred runs", runs), folder).read_text(encoding="utf-8")
-    served = written.replace("</body>", f"<script>{TELL}</script></body>").encode()
-    times = [opened(folder / f"profile{number}", served) for number in range(9)]
-    return {
-        "runs": len(runs),
-        "bytes": len(written.encode()),
-        "browser": subprocess.run([CHROMIUM, "--version"], capture_output=True, text=True, check=True).stdout.strip(),
-        "median_ms": {name: statistics.median(each[name] for each in times) for name in times[0]},
-        "times_ms": times,
-    }
-
-
-def made_up(folder: Path, method: str, seed: int) -> Entry:
-    draw = random.Random(f"{method} {seed}")
-    shares = {"macs": draw.uniform(0.3, 0.6), "params": draw.uniform(0.3, 0.6)}
-    return Entry(
-        folder=str(folder),
-        settings={"method": method, "budget": "macs<=60%", "seed": seed},
-        budget="macs<=60%",
-        seed=seed,
-        metric="top1",
-        metrics={"top1": draw.uniform(0.85, 0.93), "loss": draw.uniform(0.2, 0.5)},
-        dense={"top1": 0.93, "loss": 0.2},
-        costs={name: share * 1e7 for name, share in shares.items()},
-        dense_costs=dict.fromkeys(shares, 1e7),
-        examples=40_000,
-        seconds=100.0,
-        random=False,
-    )
-
-
-def opened(profile: Path, content: bytes) -> dict[str, float]:
-    """Times of a fresh browser that opens a page, ms."""
-    told: queue.Queue[dict[str, float]] = queue.Queue()
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(content if self.path == "/" else b"")
-
-        def do_POST(self) -> None:
-            told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        options = (
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={profile}",
-            "--window-size=1200,900",
-        )
-        browser = subprocess.Popen(
-            [CHROMIUM, *options, "--remote-debugging-port=0", address], stderr=subprocess.DEVNULL
-        )
-        try:
-            return told.get(timeout=120)
-        finally:
-            browser.terminate()
-            browser.wait()
-            server.shutdown()
-
-
 def point(report: Any) -> dict[str, float]:
     dense, last = report["networks"][0], report["networks"][-1]
     return {
@@ -313,7 +248,7 @@ def point(report: Any) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("workers", "loss", "page"))
+    parser.add_argument("what", choices=("workers", "loss"))
     parser.add_argument("model", nargs="?", choices=tuple(TUNING), default="cnn")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--method", default="taylor")
@@ -322,8 +257,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train = {"model": options.model, "epochs": options.epochs, "method": options.method}
-        kinds = {"workers": workers, "page": page, "loss": functools.partial(loss, **train)}
-        found = kinds[options.what](folder)
+        found = workers(folder) if options.what == "workers" else loss(folder, **train)
     default = f"sweep_{options.what}{f'_{options.model}' if options.what == 'loss' else ''}.json"
     write_record(options.output or RESULTS / default, {"environment": environment(0), **found})
 
