@@ -38,13 +38,13 @@ class Part:
         layer: the layer.
         widths: one layout for each of its axes.
         surface: times of the layer.
-        calls: number of calls.
+        calls: number of calls; a fraction where a time lies between those of two layers.
     """
 
     layer: Layer
     widths: tuple[Layout, ...]
     surface: Surface
-    calls: int
+    calls: float
 
 
 class LayerTimes:

@@ -28,7 +28,7 @@ from edakari.latency.measure_table import CHAINS, Wanted, wanted
 from edakari.latency.surface import Surface
 from edakari.latency.table import Table, network_key
 
-__all__ = ["LatencyCost", "call_overhead", "latency_cost", "operator_overhead"]
+__all__ = ["LatencyCost", "call_overhead", "latency_cost", "operator_overhead", "surface_of"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -131,7 +131,7 @@ def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = No
     parts = {}
     for each in uses:
         layer, widths = each.use.layer, each.use.widths
-        surface = surfaces.get((layer, each.knots)) or _surface(each, table, per_weight)
+        surface = surfaces.get((layer, each.knots)) or surface_of(each, table, per_weight)
         surfaces[layer, each.knots] = surface
         parts[layer, widths] = Part(layer, widths, surface, calls[layer, widths])
     layers = LayerTimes(tuple(parts.values()))
@@ -140,8 +140,17 @@ def latency_cost(graph: Graph, table: Table, groups: Sequence[Group] | None = No
     return LatencyCost(layers, call_overhead(table, len(uses)))
 
 
-def _surface(each: Wanted, table: Table, per_weight: float) -> Surface:
-    """Times of a layer with the time of its weights, ms; weights are products of widths, so bilinear as well."""
+def surface_of(each: Wanted, table: Table, per_weight: float) -> Surface:
+    """Return the times of a layer with the time of its weights, which are products of widths, so bilinear as well.
+
+    Args:
+        each: the layer call.
+        table: table with the points of the layer.
+        per_weight: time of a weight, ms.
+
+    Raises:
+        MeasurementError: the table lacks points.
+    """
     layer, points = each.use.layer, each.points()
     try:
         times = [table.samples[point].minimum_ms + per_weight * weights_of(*point) for point in points]

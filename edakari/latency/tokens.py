@@ -24,7 +24,7 @@ from edakari.surgery.tokens.gate import GATE
 from edakari.surgery.tokens.graphs import selector_graphs, stages_of, token_graph
 from edakari.surgery.tokens.selectors import MERGER
 
-__all__ = ["TokenLatency"]
+__all__ = ["ARRIVING", "STRENGTHS", "TokenLatency", "design_key", "selector_times"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,10 +85,7 @@ class TokenLatency:
     @property
     def key(self) -> str:
         """See `LatencyModel`."""
-        design = self.design
-        settings = ",".join(f"{name}={value}" for name, value in sorted(design.settings.items()))
-        blocks = ",".join(map(str, design.blocks))
-        return f"tokens {network_key(self.graphs[1.0])} {design.selector} {blocks} {settings}"
+        return f"tokens {network_key(self.graphs[1.0])} {design_key(self.design)}"
 
     @property
     def uses(self) -> Sequence[Wanted]:
@@ -120,26 +117,40 @@ class TokenLatency:
         )
         cost = TokenCost(
             *("latency", "ms", sites.names, most, self.design.packages, times, parts[1.0][2]),
-            selectors=self._selectors(table, last),
+            selectors=selector_times(self.design, self.selectors, table, last),
             constant=call_overhead(table, len(whole)),
             stages=stages_of(sites),
         )
         fit = table.fits.get(self.key)
         return cost if fit is None else dc.replace(cost, constant=fit.constant_ms, scale=fit.scale)
 
-    def _selectors(self, table: Table, most: int) -> Floats:
-        """Time of a selector before each block by the number of tokens that it receives, ms, [blocks, most + 1]."""
-        names, found = self.design.sites.names, {}
-        for (block, arriving), graph in self.selectors.items():
-            ((_, own, _), count) = _by_block(graph, table, (block,)), len(_within(graph, block))
-            found[block, arriving] = own + operator_overhead(table) * count
-        if not self.design.sites.staged:
-            points = {arriving: np.array([ms]) for (_, arriving), ms in found.items()}
-            return np.repeat(interpolated(points, most), len(names), 0)
-        times = np.zeros((len(names), most + 1))
-        for (block, _), ms in found.items():
-            times[names.index(block)] = ms
-        return times
+
+def design_key(design: TokenDesign) -> str:
+    """Return the selectors and their blocks as a text."""
+    settings = ",".join(f"{name}={value}" for name, value in sorted(design.settings.items()))
+    return f"{design.selector} {','.join(map(str, design.blocks))} {settings}"
+
+
+def selector_times(design: TokenDesign, graphs: Mapping[tuple[str, int], Graph], table: Table, most: int) -> Floats:
+    """Return the time of a selector before each block by the number of tokens that it receives, ms, [blocks, most + 1].
+
+    Args:
+        design: selectors and their blocks.
+        graphs: graphs with one selector, by the block behind it and the number of patches that it receives.
+        table: table with the times of their layers.
+        most: largest number of tokens.
+    """
+    names, found = design.sites.names, {}
+    for (block, arriving), graph in graphs.items():
+        ((_, own, _), count) = _by_block(graph, table, (block,)), len(_within(graph, block))
+        found[block, arriving] = own + operator_overhead(table) * count
+    if not design.sites.staged:
+        points = {arriving: np.array([ms]) for (_, arriving), ms in found.items()}
+        return np.repeat(interpolated(points, most), len(names), 0)
+    times = np.zeros((len(names), most + 1))
+    for (block, _), ms in found.items():
+        times[names.index(block)] = ms
+    return times
 
 
 def _count(fraction: float, patches: int) -> int:

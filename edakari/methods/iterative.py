@@ -23,7 +23,7 @@ from edakari.methods.allocation import allocate
 from edakari.solve.spend import require_within
 from edakari.surgery import apply
 
-__all__ = ["Iterations", "carried", "prune_by"]
+__all__ = ["Iterations", "LazyCalibration", "carried", "prune_by"]
 
 
 @dc.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
                 task_objective(job.task),
                 Schedule(epochs=iterations.recovery_epochs, lr=iterations.recovery_lr),
             )
-        score = functools.partial(criterion.score, model, graph, _Lazily(job), job.task)
+        score = functools.partial(criterion.score, model, graph, LazyCalibration(job), job.task)
         scores = job.scoring(criterion, score) if iteration == 1 else score()
         budget = _towards(job.budget, dense_costs, iteration / iterations.count)
         allocate_within = job.loop if iteration == iterations.count else allocate_once
@@ -89,8 +89,12 @@ def prune_by(name: str, criterion: Criterion, allocator: Allocator, iterations: 
 
 
 @dc.dataclass(frozen=True)
-class _Lazily:
-    """The calibration split, opened only if a criterion reads it."""
+class LazyCalibration:
+    """The calibration split, opened only if a criterion reads it.
+
+    Args:
+        job: job with the task.
+    """
 
     job: Job
 

@@ -9,15 +9,19 @@ import dataclasses as dc
 import math
 from typing import Annotated, Any, ClassVar
 
+from edakari.core.budget import Budget
 from edakari.core.method import METHODS, Job, Outcome, register
 from edakari.core.objective import can_train
-from edakari.core.plan import KeepChannels
+from edakari.core.plan import KeepChannels, KeepTokens
 from edakari.core.protocols import Allocator, Criterion, Task
 from edakari.core.settings import Count, LearningRate, Whole, settings
 from edakari.cost import bind
 from edakari.criteria import CRITERIA, Magnitude
-from edakari.methods.iterative import Iterations, prune_by
+from edakari.methods.iterative import Iterations, LazyCalibration, prune_by
+from edakari.methods.tokens.sharing import TokenSharing, check_shared, prune_shared
 from edakari.solve import ALLOCATORS, Threshold
+from edakari.surgery.tokens import TokenSites
+from edakari.surgery.tokens.design import TokenDesign
 
 __all__ = ["ScorePruning"]
 
@@ -44,6 +48,7 @@ class ScorePruning:
         recovery_epochs: number of training epochs after each cut except the last. None is 1 if `iterations` is None,
             and else 0.
         recovery_lr: peak learning rate of the training between cuts.
+        tokens: pruning of a vision transformer's tokens under the same budget, in one cut; None keeps all tokens.
     """
 
     paper: ClassVar[str] = "the paper of the chosen criterion"
@@ -54,16 +59,26 @@ class ScorePruning:
     iterations: Count | None = None
     recovery_epochs: Whole | None = None
     recovery_lr: LearningRate = 0.01
+    tokens: TokenSharing | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None:  # the plan has both kinds of edits
+            object.__setattr__(self, "emits", frozenset({KeepChannels, KeepTokens}))
 
     @property
     def needs_data(self) -> bool:
         """Whether the method needs data itself; the criterion has a `needs_data` of its own."""
+        compares = self.tokens is not None and self.tokens.share is None
+        return compares or self._recovers
+
+    @property
+    def _recovers(self) -> bool:
         return (self.iterations or 1) > 1 and bool(self.recovery_epochs)
 
     @property
     def needs_training(self) -> bool:
         """Whether the method needs training between cuts, whatever the budget and the task."""
-        return self.needs_data
+        return self._recovers or (self.tokens is not None and self.tokens.share is None)
 
     def cuts(self, task: Task, fraction: float) -> Iterations:
         """Return the number of cuts to a budget, and the training between them.
@@ -79,8 +94,25 @@ class ScorePruning:
             return Iterations()
         return Iterations(math.ceil(math.log(fraction) / math.log(KEPT_PER_CUT)), epochs, self.recovery_lr)
 
+    def problems(self, budget: Budget) -> dict[str, str]:
+        """See `edakari.core.method.Method`."""
+        if self.tokens is None or (self.iterations or 1) == 1:
+            return {}
+        return {"iterations": f"must be 1 with tokens, which are pruned in one cut, found {self.iterations}"}
+
+    def check_job(self, job: Job) -> None:
+        """See `edakari.core.method.Method`."""
+        if self.tokens is not None:
+            check_shared(job, self.tokens)
+
+    def design(self, sites: TokenSites) -> TokenDesign:
+        """Return the selectors of tokens and their blocks; without `tokens`, those that they would have."""
+        return (self.tokens or TokenSharing()).design(sites)
+
     def prune(self, job: Job) -> Outcome:
         """See `edakari.core.method.Method`."""
+        if self.tokens is not None:
+            return self._shared(job, self.tokens)
         name = CRITERIA.name_of(self.criterion) or type(self.criterion).__name__
         cost, fraction = tightest(job)
         iterations = self.cuts(job.task, fraction)
@@ -90,6 +122,11 @@ class ScorePruning:
         untrained = fraction < DEEP and not (iterations.count > 1 and iterations.recovery_epochs)
         advice = f"fine-tune it before you use it: it was cut to {fraction:.0%} of its {cost} without training"
         return dc.replace(outcome, advice=advice) if untrained else outcome
+
+    def _shared(self, job: Job, tokens: TokenSharing) -> Outcome:
+        criterion, name = seeded(self.criterion, job.seed), CRITERIA.name_of(self.criterion)
+        scores = criterion.score(job.model, job.graph, LazyCalibration(job), job.task)
+        return prune_shared(name or type(criterion).__name__, scores, self.allocator, tokens, job)
 
 
 def tightest(job: Job) -> tuple[str, float]:

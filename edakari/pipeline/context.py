@@ -25,7 +25,7 @@ from edakari.core.choosing import Chosen, choose
 from edakari.core.copying import copied
 from edakari.core.graph import Graph
 from edakari.core.memory_format import MemoryFormat, in_memory_format, memory_format_of
-from edakari.core.plan import KeepTokens
+from edakari.core.plan import KeepChannels, KeepTokens
 from edakari.core.processes import ALONE, Processes
 from edakari.core.protocols import Task
 from edakari.core.space import Group
@@ -201,6 +201,11 @@ class Run:
     def prunes_tokens(self) -> bool:
         """Whether the method's sizes are numbers of tokens."""
         return KeepTokens in self.settings.method.emits
+
+    @property
+    def prunes_both(self) -> bool:
+        """Whether the method's sizes are numbers of tokens and of channels."""
+        return self.prunes_tokens and KeepChannels in self.settings.method.emits
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -30,6 +30,7 @@ from edakari.latency.runtimes import runtime_named
 from edakari.latency.table import Key
 from edakari.latency.target import LatencyTarget, TimedPair, retime_if_noisy
 from edakari.latency.timing import Timing
+from edakari.latency.token_widths import TokenWidthLatency
 from edakari.latency.tokens import TokenLatency
 from edakari.latency.whole import WholeLatency
 from edakari.latency.widths import WidthLatency
@@ -42,6 +43,7 @@ from edakari.results import FinishedLatency, MetLatency, PlannedLatency
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.design import TokenDesign
+from edakari.surgery.tokens.reduced import ReducedCost
 
 __all__ = ["BudgetLoop", "batched", "finished_latencies", "measured_latencies", "time_latencies"]
 
@@ -269,6 +271,14 @@ def _latency_model(run: Run, cost: str, bench: Bench) -> LatencyModel:
     alone = settings.batch == 1  # the shapes of the layers depend on the batch
     graph = run.graph if alone else trace(run.dense, mapped(bench.example, lambda x: x.to(run.processes.device)))
     layered = times_layers(bench.runtime) and settings.layers
+    if run.prunes_both:
+        design = _design(run)
+        surrogate = ReducedCost(graph, design.sites, design.packages, macs)
+        return (
+            TokenWidthLatency.of(run.dense, graph, run.groups, design)
+            if layered
+            else WholeLatency(run.dense, graph, surrogate)
+        )
     if run.prunes_tokens:
         return TokenLatency.of(run.dense, graph, _design(run)) if layered else WholeLatency.of_tokens(run.dense, graph)
     return WidthLatency(run.dense, graph, run.groups) if layered else WholeLatency(run.dense, graph, macs(graph))

@@ -1,0 +1,218 @@
+"""The latency of a vision transformer from its widths and its numbers of tokens together."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses as dc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from edakari.core.graph import Graph
+from edakari.core.plan import Plan
+from edakari.core.space import Group, Sizes
+from edakari.graph import example_for
+from edakari.latency.budget_loop import LoopSettings
+from edakari.latency.calibrate import random_sizes
+from edakari.latency.layer_times import LayerTimes, Part
+from edakari.latency.measure_table import Wanted, wanted
+from edakari.latency.predict import LatencyCost, call_overhead, surface_of
+from edakari.latency.predicted import PredictedLatency
+from edakari.latency.surface import Surface
+from edakari.latency.table import Table, network_key
+from edakari.latency.tokens import ARRIVING, STRENGTHS, design_key, selector_times
+from edakari.latency.widths import first_channels
+from edakari.surgery.tokens.costs import TokenCost
+from edakari.surgery.tokens.design import TokenDesign
+from edakari.surgery.tokens.graphs import selector_graphs
+from edakari.surgery.tokens.reduced import by_kind, kept_at, reduced_graph, require_one_stage
+
+__all__ = ["TokenWidthCost", "TokenWidthLatency"]
+
+Floats = npt.NDArray[np.float64]
+
+FRACTIONS = (1.0, 0.8, 0.6, 0.4, 0.2)
+"""Fractions of all patches at which the layers of blocks are timed at all widths; others lie in between."""
+
+
+@dc.dataclass(frozen=True)
+class TokenWidthCost:
+    """Predicted latency of a network by widths and numbers of tokens; fulfils `PredictedLatency` and `ByTokens`.
+
+    Args:
+        blocks: layer calls of each block, by the number of patches and packages in it.
+        rest: layer calls outside of the blocks.
+        selectors: times of the selectors alone.
+        design: selectors and their blocks.
+        constant: time of every call that does not depend on sizes, ms.
+        scale: factor of the layers' times.
+        name: name in a budget.
+        unit: unit of the total.
+    """
+
+    blocks: Mapping[int, Sequence[Sequence[Part]]]
+    rest: Sequence[Part]
+    selectors: TokenCost
+    design: TokenDesign
+    constant: float = 0.0
+    scale: float = 1.0
+    name: str = "latency"
+    unit: str = "ms"
+
+    def at(self, tokens: Sizes) -> LatencyCost:
+        """See `ByTokens`."""
+        parts = list(self.rest)
+        for index, count in enumerate(kept_at(self.design.sites, tokens, self.design.packages)):
+            for level, weight in _between(sorted(self.blocks), count):
+                parts += [dc.replace(part, calls=weight * part.calls) for part in self.blocks[level][index]]
+        constant = self.constant + self.scale * self.selectors.total(tokens)
+        return LatencyCost(LayerTimes(parts), constant, self.scale, self.name)
+
+    def total(self, sizes: Sizes) -> float:
+        """Latency at these sizes, ms."""
+        tokens, widths = by_kind(self.design.sites, sizes)
+        return self.at(tokens).total(widths)
+
+    def curve(self, group: Group, sizes: Sizes) -> Floats:
+        """See `Cost`."""
+        tokens, widths = by_kind(self.design.sites, sizes)
+        return self.at(tokens).curve(group, widths)
+
+    def predict(self, sizes: Sizes) -> float:
+        """See `PredictedLatency`."""
+        tokens, widths = by_kind(self.design.sites, sizes)
+        return self.at(tokens).predict(widths)
+
+    def weights(self, sizes: Sizes) -> float:
+        """See `PredictedLatency`."""
+        tokens, widths = by_kind(self.design.sites, sizes)
+        return self.at(tokens).weights(widths)
+
+    def corrected(self, sizes: Sizes, measured_ms: float) -> TokenWidthCost:
+        """See `PredictedLatency`."""
+        return self.scaled(measured_ms / self.total(sizes))
+
+    def scaled(self, factor: float) -> TokenWidthCost:
+        """See `PredictedLatency`."""
+        return dc.replace(self, constant=self.constant * factor, scale=self.scale * factor)
+
+    def named(self, name: str) -> TokenWidthCost:
+        """See `PredictedLatency`."""
+        return dc.replace(self, name=name)
+
+
+@dc.dataclass(frozen=True)
+class TokenWidthLatency:
+    """Latency from widths and numbers of tokens; fulfils `LatencyModel`.
+
+    Args:
+        network: network on the CPU.
+        graph: graph of the network on the inputs that are timed.
+        groups: groups that may be pruned, with their legal sizes.
+        design: selectors and their blocks.
+        levels: graph of the network with a number of patches in all blocks, by this number.
+        selectors: graphs with one selector, by the block behind it and the number of patches that it receives.
+    """
+
+    network: nn.Module
+    graph: Graph
+    groups: Sequence[Group]
+    design: TokenDesign
+    levels: Mapping[int, Graph]
+    selectors: Mapping[tuple[str, int], Graph]
+
+    @classmethod
+    def of(cls, network: nn.Module, graph: Graph, groups: Sequence[Group], design: TokenDesign) -> TokenWidthLatency:
+        """Create the latency model of a network.
+
+        Args:
+            network: network on the CPU.
+            graph: graph of the network on the inputs that are timed.
+            groups: groups that may be pruned, with their legal sizes.
+            design: selectors and their blocks.
+
+        Raises:
+            ModelError: the network has several stages of tokens, or does not run with fewer.
+        """
+        design.check()
+        require_one_stage(design.sites)
+        sites = design.sites
+        counts = dict.fromkeys(max(1, round(fraction * sites.patches[0])) for fraction in FRACTIONS)
+        levels = {count: reduced_graph(graph, sites, (count,) * len(sites.blocks)) for count in counts}
+        example = example_for(network, graph.inputs)
+        return cls(network, graph, groups, design, levels, selector_graphs(network, example, design, ARRIVING))
+
+    @property
+    def key(self) -> str:
+        """See `LatencyModel`."""
+        return f"widths and tokens {network_key(self.graph)} {design_key(self.design)}"
+
+    @property
+    def uses(self) -> Sequence[Wanted]:
+        """See `LatencyModel`."""
+        levels = [use for graph in self.levels.values() for use in wanted(graph, self.groups)]
+        return [*levels, *(use for graph in self.selectors.values() for use in wanted(graph, ()))]
+
+    @property
+    def loop(self) -> LoopSettings:
+        """See `LatencyModel`."""
+        return LoopSettings()
+
+    def samples(self, count: int, cost: PredictedLatency) -> Sequence[Plan]:
+        """See `LatencyModel`: the dense network, and networks of random widths, half of them with fewer tokens."""
+        plans = [Plan((), self.graph.fingerprint, self.graph.inputs)]
+        for index, sizes in enumerate(random_sizes(self.groups, count - 1)):
+            strength = STRENGTHS[index // 2 % len(STRENGTHS)] if index % 2 else 0.0
+            widths, tokens = first_channels(self.graph, sizes), self.design.edits(self.design.counts(strength))
+            plans.append(dc.replace(widths, edits=(*widths.edits, *tokens)))
+        return plans
+
+    def cost(self, table: Table) -> TokenWidthCost:
+        """See `LatencyModel`."""
+        sites, fit = self.design.sites, table.fits.get(self.key)
+        per_weight = fit.weights_ms / fit.scale / 1e6 if fit else 0.0
+        whole = max(self.levels)
+        surfaces: dict[Any, Surface] = {}
+        blocks: dict[int, list[tuple[Part, ...]]] = {}
+        rest: tuple[Part, ...] = ()
+        for count, graph in self.levels.items():
+            uses: dict[str, list[Wanted]] = collections.defaultdict(list)
+            for each in wanted(graph, self.groups):
+                uses[next((b for b in sites.names if f"{each.use.module}.".startswith(f"{b}.")), "")].append(each)
+            blocks[count] = [_parts(uses[name], table, per_weight, surfaces) for name in sites.names]
+            rest = _parts(uses[""], table, per_weight, surfaces) if count == whole else rest
+        most, none = max(sites.patches), np.zeros((len(sites.blocks), max(sites.patches) + len(sites.blocks) + 1))
+        selectors = TokenCost(
+            *("latency", "ms", sites.names, most, self.design.packages, none, 0.0),
+            selectors=selector_times(self.design, self.selectors, table, none.shape[1] - 1),
+        )
+        constant = call_overhead(table, len(wanted(self.graph, ())))
+        constant, scale = (fit.constant_ms, fit.scale) if fit else (constant, 1.0)
+        return TokenWidthCost(blocks, rest, selectors, self.design, constant, scale)
+
+
+def _parts(uses: Sequence[Wanted], table: Table, per_weight: float, surfaces: dict[Any, Surface]) -> tuple[Part, ...]:
+    """The layer calls with their times; surfaces of equal layers are made once."""
+    calls = collections.Counter((each.use.layer, each.use.widths) for each in uses)
+    found = {}
+    for each in uses:
+        layer, widths = each.use.layer, each.use.widths
+        surface = surfaces.get((layer, each.knots)) or surface_of(each, table, per_weight)
+        surfaces[layer, each.knots] = surface
+        found[layer, widths] = Part(layer, widths, surface, calls[layer, widths])
+    return tuple(found.values())
+
+
+def _between(levels: Sequence[int], count: int) -> list[tuple[int, float]]:
+    """The two levels around a number of tokens and their weights; beyond the last level, that level's time grows."""
+    if count in levels:
+        return [(count, 1.0)]
+    if count < levels[0] or count > levels[-1]:
+        edge = levels[0] if count < levels[0] else levels[-1]
+        return [(edge, 1.0 if count < levels[0] else count / edge)]
+    upper = next(index for index, level in enumerate(levels) if level > count)
+    share = (count - levels[upper - 1]) / (levels[upper] - levels[upper - 1])
+    return [(levels[upper - 1], 1.0 - share), (levels[upper], share)]
