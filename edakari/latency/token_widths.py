@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from edakari.core.graph import Graph
+from edakari.core.incremental_cost import IncrementalCost
 from edakari.core.plan import Plan
 from edakari.core.space import Group, Sizes
 from edakari.graph import example_for
@@ -40,7 +41,7 @@ FRACTIONS = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 @dc.dataclass(frozen=True)
 class TokenWidthCost:
-    """Predicted latency of a network by widths and numbers of tokens; fulfils `PredictedLatency` and `ByTokens`.
+    """Predicted latency of a network by widths and numbers of tokens; fulfils `PredictedLatency`.
 
     Args:
         blocks: layer calls of each block, by the number of patches and packages in it.
@@ -63,7 +64,11 @@ class TokenWidthCost:
     unit: str = "ms"
 
     def at(self, tokens: Sizes) -> LatencyCost:
-        """See `ByTokens`."""
+        """Return the latency of widths at fixed numbers of tokens.
+
+        Args:
+            tokens: number of patches at blocks, named by `tokens_at`.
+        """
         parts = list(self.rest)
         for index, count in enumerate(kept_at(self.design.sites, tokens, self.design.packages)):
             for level, weight in _between(sorted(self.blocks), count):
@@ -80,6 +85,11 @@ class TokenWidthCost:
         """See `Cost`."""
         tokens, widths = by_kind(self.design.sites, sizes)
         return self.at(tokens).curve(group, widths)
+
+    def incremental(self, sizes: Sizes) -> IncrementalCost:
+        """See `edakari.core.incremental_cost.IncrementallyCosted`; widths may change, numbers of tokens stay."""
+        tokens, widths = by_kind(self.design.sites, sizes)
+        return self.at(tokens).incremental(widths)
 
     def predict(self, sizes: Sizes) -> float:
         """See `PredictedLatency`."""

@@ -14,7 +14,6 @@ from edakari.core.incremental_cost import IncrementalCost, incremental
 from edakari.core.plan import Plan
 from edakari.core.protocols import Cost
 from edakari.core.space import Group, Sizes
-from edakari.errors import MeasurementError
 from edakari.graph import example_for
 from edakari.latency.budget_loop import LoopSettings, affine
 from edakari.latency.measure_table import Wanted
@@ -22,7 +21,6 @@ from edakari.latency.predicted import PredictedLatency
 from edakari.latency.table import Table, network_key
 from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.graphs import token_macs
-from edakari.surgery.tokens.reduced import ByTokens
 
 __all__ = ["SurrogateLatency", "WholeLatency"]
 
@@ -63,12 +61,6 @@ class SurrogateLatency:
     def predict(self, sizes: Sizes) -> float:
         """See `PredictedLatency`."""
         return self.total(sizes)
-
-    def at(self, tokens: Sizes) -> SurrogateLatency:
-        """See `ByTokens`; only for a surrogate that depends on tokens."""
-        if not isinstance(self.cost, ByTokens):
-            raise MeasurementError(f"the surrogate {self.cost.name} of this latency does not depend on tokens")
-        return dc.replace(self, cost=self.cost.at(tokens))
 
     def weights(self, sizes: Sizes) -> float:
         """See `PredictedLatency`; a surrogate is not fitted."""

@@ -6,6 +6,7 @@ The name of a criterion stands for this method: `method: taylor` means `method: 
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import math
 from typing import Annotated, Any, ClassVar
 
@@ -29,6 +30,10 @@ DEEP = 0.4
 """Fraction of a cost below which a budget is deep."""
 KEPT_PER_CUT = 0.6
 """Fraction of the cost that each cut to a deep budget keeps at least."""
+
+
+TOKENLESS = frozenset({"params", "size"})
+"""Costs that do not depend on the number of tokens."""
 
 
 @register("score")
@@ -68,8 +73,11 @@ class ScorePruning:
     @property
     def needs_data(self) -> bool:
         """Whether the method needs data itself; the criterion has a `needs_data` of its own."""
-        compares = self.tokens is not None and self.tokens.share is None
-        return compares or self._recovers
+        return self._compares or self._recovers
+
+    @property
+    def _compares(self) -> bool:
+        return self.tokens is not None and self.tokens.compares
 
     @property
     def _recovers(self) -> bool:
@@ -78,7 +86,7 @@ class ScorePruning:
     @property
     def needs_training(self) -> bool:
         """Whether the method needs training between cuts, whatever the budget and the task."""
-        return self._recovers or (self.tokens is not None and self.tokens.share is None)
+        return self._compares or self._recovers
 
     def cuts(self, task: Task, fraction: float) -> Iterations:
         """Return the number of cuts to a budget, and the training between them.
@@ -96,9 +104,16 @@ class ScorePruning:
 
     def problems(self, budget: Budget) -> dict[str, str]:
         """See `edakari.core.method.Method`."""
-        if self.tokens is None or (self.iterations or 1) == 1:
+        if self.tokens is None:
             return {}
-        return {"iterations": f"must be 1 with tokens, which are pruned in one cut, found {self.iterations}"}
+        found = {}
+        if (self.iterations or 1) > 1:
+            found["iterations"] = f"must be 1 with tokens, which are pruned in one cut, found {self.iterations}"
+        if {term.cost for term in budget.terms} <= TOKENLESS:
+            found["tokens"] = (
+                f"do not change what {str(budget)!r} limits; budget macs or a latency, or leave tokens out"
+            )
+        return found
 
     def check_job(self, job: Job) -> None:
         """See `edakari.core.method.Method`."""
@@ -125,7 +140,8 @@ class ScorePruning:
 
     def _shared(self, job: Job, tokens: TokenSharing) -> Outcome:
         criterion, name = seeded(self.criterion, job.seed), CRITERIA.name_of(self.criterion)
-        scores = criterion.score(job.model, job.graph, LazyCalibration(job), job.task)
+        score = functools.partial(criterion.score, job.model, job.graph, LazyCalibration(job), job.task)
+        scores = job.scoring(criterion, score)
         return prune_shared(name or type(criterion).__name__, scores, self.allocator, tokens, job)
 
 

@@ -1,11 +1,14 @@
-"""Widths and tokens under one budget: the costs are those of the cut network, and a latency is met in few rounds."""
+"""Widths and tokens under one budget: the costs are those of the cut network, and a latency is met."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import edakari
 from edakari.cost import dense
@@ -17,7 +20,16 @@ from edakari.testing import toy_cnn, toy_vit
 from edakari.testing.formula_runtime import FormulaRuntime
 from edakari.testing.toys import ToyTask
 
-SHARED = {"name": "taylor", "tokens": {"selector": "tome", "share": 0.5}}
+HALF = {"name": "taylor", "tokens": {"shares": [0.5]}}
+BOTH = {"KeepChannels", "KeepTokens"}
+
+
+def wide_vit() -> nn.Module:
+    """A transformer so wide that choosing tokens takes less time than it saves."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    return VisionTransformer(img_size=16, patch_size=2, embed_dim=64, depth=3, num_heads=4, num_classes=4).eval()
 
 
 @pytest.fixture
@@ -29,12 +41,12 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FormulaRuntime:
     return runtime
 
 
-def test_macs_are_met_by_widths_and_tokens_together() -> None:
+@pytest.mark.parametrize("groups", [{}, {"widths": {"blocks.0.mlp.fc1": "50%"}}], ids=["free", "one width fixed"])
+def test_macs_are_met_by_widths_and_tokens_together(groups: Mapping[str, Any]) -> None:
     """The cut network equals its masked twin, and costs no more than the budget and hardly less."""
     model, task = toy_vit(), ToyTask()
-    found = edakari.prune(model, task, "macs<=70%", {**SHARED, "tokens": {"share": 0.3}}, recalibrate=0)
-    kinds = {type(edit).__name__ for edit in found.plan.edits}
-    assert kinds == {"KeepChannels", "KeepTokens"}
+    found = edakari.prune(model, task, "macs<=70%", HALF, recalibrate=0, groups=groups)
+    assert {type(edit).__name__ for edit in found.plan.edits} == BOTH
     x = task.example()
     graph = edakari.trace(model, x)
     assert 0.66 < dense(edakari.trace(found.model, x))["macs"] / dense(graph)["macs"] <= 0.7
@@ -42,32 +54,61 @@ def test_macs_are_met_by_widths_and_tokens_together() -> None:
     assert differences(model.double(), found.plan, images, graph).worst < 1e-9
 
 
-def test_a_latency_is_met(fake: FormulaRuntime, tmp_path: Path) -> None:
-    timed = LatencySettings(runtime="formula", networks=4)
-    model, task = toy_vit(), ToyTask()
+def test_the_split_with_the_lowest_loss_is_taken() -> None:
+    found = edakari.prune(toy_vit(), ToyTask(), "macs<=70%", {"name": "taylor", "tokens": {}}, recalibrate=0)
+    assert found.results.prune is not None
+    *tried, taken = found.results.prune.log
+    losses = {str(each["stage"]): float(each["loss"]) for each in tried}
+    assert len(losses) > 1
+    assert min(losses, key=lambda stage: losses[stage]).startswith(f"share {taken['share of tokens']:.0%} ")
+
+
+@pytest.mark.parametrize(
+    ("selector", "timed", "groups"),
+    [
+        ("evit", {}, {}),
+        ("tome", {"layers": False}, {}),  # only whole networks are timed
+        ("random", {}, {"widths": {"blocks.0.mlp.fc1": 64}}),
+    ],
+)
+def test_a_latency_is_met(
+    fake: FormulaRuntime, tmp_path: Path, selector: str, timed: dict[str, Any], groups: Mapping[str, Any]
+) -> None:
+    model, task = wide_vit(), ToyTask()
+    method = {"name": "taylor", "tokens": {"selector": selector, "shares": [0.5]}}
+    settings = LatencySettings(runtime="formula", networks=4, **timed)
     found = edakari.prune(
         model,
         task,
-        "latency<=85%",
-        SHARED,
+        "latency<=60%",
+        method,
         recalibrate=0,
-        latency=timed,
-        groups={"round_to": 4},
+        latency=settings,
+        groups={"round_to": 8, **groups},
         output=tmp_path / "run",
     )
-    assert {type(edit).__name__ for edit in found.plan.edits} == {"KeepChannels", "KeepTokens"}
-    graphs = [edakari.trace(network, task.example()) for network in (model, found.model)]
-    before, after = (fake.latency(graph, {}) for graph in graphs)
-    assert after / before <= 0.85 * 1.02
-    again = edakari.load(tmp_path / "run", toy_vit())
+    assert {type(edit).__name__ for edit in found.plan.edits} == BOTH
+    before, after = (fake.latency(edakari.trace(each, task.example()), {}) for each in (model, found.model))
+    assert 0.55 < after / before <= 0.6 * 1.02
+    again = edakari.load(tmp_path / "run", wide_vit())
     x = torch.randn(2, *task.example().shape[1:])
     assert torch.equal(again.eval()(x), found.model.eval()(x))
 
 
-def test_what_cannot_be_shared_is_one_error() -> None:
-    with pytest.raises(EdakariError, match="has no tokens"):
-        edakari.prune(toy_cnn(), ToyTask(), "macs<=50%", SHARED)
-    with pytest.raises(EdakariError, match="must be 1 with tokens"):
-        edakari.prune(toy_vit(), ToyTask(), "macs<=50%", {**SHARED, "iterations": 2})
-    with pytest.raises(EdakariError, match="depends on the number of tokens"):
-        edakari.prune(toy_vit(), ToyTask(), "params<=50%", SHARED, recalibrate=0)
+@pytest.mark.parametrize(
+    ("network", "budget", "more", "error"),
+    [
+        (toy_cnn, "macs<=50%", {}, "has no tokens"),
+        (toy_vit, "macs<=50%", {"iterations": 2}, "must be 1 with tokens"),
+        (toy_vit, "params<=50%", {}, "do not change what"),
+        (toy_vit, "macs<=50%", {"tokens": {"blocks": [2]}}, "block indices from 0 to 1"),
+        (toy_vit, "macs<=50%", {"tokens": {"shares": []}}, "shares is empty"),
+        (toy_vit, "macs<=50%", {"tokens": {"selector": "spvit"}}, "selector"),
+    ],
+)
+def test_what_cannot_be_shared_is_one_error_before_anything_runs(
+    network: Any, budget: str, more: dict[str, Any], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edakari.criteria.Taylor, "score", lambda *arguments: pytest.fail("something ran"))
+    with pytest.raises(EdakariError, match=error):
+        edakari.prune(network(), ToyTask(), budget, {**HALF, **more})

@@ -23,7 +23,9 @@ from edakari.core.processes import Processes
 from edakari.core.protocols import Allocator, Batch, Cost, Schedule
 from edakari.core.settings import Count, Fraction, LearningRate, Whole, settings
 from edakari.core.space import Group, Scores, Sizes
+from edakari.core.stability import experimental
 from edakari.cost import bind, dense
+from edakari.cost.cost_after import CostAfter
 from edakari.errors import BudgetError, DataError, InfeasibleBudget, SettingsError
 from edakari.graph import example_for, shadow_of
 from edakari.methods.allocation import allocate
@@ -33,7 +35,7 @@ from edakari.surgery.tokens.design import Counts, TokenDesign, geometric, linear
 from edakari.surgery.tokens.design import Schedule as TokenSchedule
 from edakari.surgery.tokens.graphs import graph_with_selectors
 from edakari.surgery.tokens.package_token import Packages
-from edakari.surgery.tokens.reduced import ByTokens, kept_at, reduced_graph, require_one_stage
+from edakari.surgery.tokens.reduced import kept_at, reduced_graph, require_one_stage
 
 __all__ = ["TokenSharing", "check_shared", "prune_shared"]
 
@@ -58,11 +60,12 @@ class TokenSharing:
     with so many tokens. The share whose network has the lowest loss on calibration batches is taken.
 
     Args:
-        selector: what chooses tokens, as in the methods of these names; "tome" merges them.
+        selector: what chooses tokens: "evit", "tome" and "dynamicvit" as in the methods of these names, "random" as in
+            `random_tokens`; "tome" merges them.
         blocks: indices, from 1, of the blocks in front of which tokens are pruned; empty is after each quarter, and all
             blocks for "tome".
-        share: fraction of the saving that tokens give: 0 is widths alone, 1 is tokens alone. None tries `shares`.
-        shares: fractions that are tried.
+        shares: fractions of the saving that tokens may give: 0 is widths alone, 1 is tokens alone. A single one is
+            taken without a comparison.
         max_batches: number of calibration batches of which the loss is taken.
         trial_epochs: number of epochs that each network is trained before its loss is taken.
         trial_lr: peak learning rate of this training.
@@ -70,7 +73,6 @@ class TokenSharing:
 
     selector: Chosen = "evit"
     blocks: tuple[Whole, ...] = ()
-    share: Fraction | None = None
     shares: tuple[Fraction, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     max_batches: Count = 8
     trial_epochs: Whole = 0
@@ -78,7 +80,12 @@ class TokenSharing:
 
     def __post_init__(self) -> None:
         if not self.shares:
-            raise SettingsError("TokenSharing: shares is empty; name one or more fractions from 0 to 1, or set share")
+            raise SettingsError("TokenSharing: shares is empty; name one or more fractions from 0 to 1")
+
+    @property
+    def compares(self) -> bool:
+        """Whether networks are compared by their loss."""
+        return len(set(self.shares)) > 1
 
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
         """Return the selectors and their blocks.
@@ -117,6 +124,7 @@ def check_shared(job: Job, sharing: TokenSharing) -> TokenDesign:
     return design
 
 
+@experimental("token pruning", "its settings, the form of its plans and the networks that it saves")
 def prune_shared(name: str, scores: Scores, allocator: Allocator, sharing: TokenSharing, job: Job) -> Outcome:
     """Prune widths and tokens to one budget.
 
@@ -132,7 +140,7 @@ def prune_shared(name: str, scores: Scores, allocator: Allocator, sharing: Token
         DataError: shares are to be compared, and the task has no data.
     """
     split = _Split(job, check_shared(job, sharing), scores, allocator)
-    share = sharing.share if sharing.share is not None else _best(split, sharing)
+    share = _best(split, sharing) if sharing.compares else sharing.shares[0]
     plan = job.meet_budget(functools.partial(split.solve, share))
     job.log("tokens and widths", {"share of tokens": share, **{each.group: each.count for each in plan.tokens()}})
     return Outcome(dc.replace(plan, method=name), apply(job.model, plan, job.graph))
@@ -143,7 +151,9 @@ def _best(split: _Split, sharing: TokenSharing) -> float:
     job, losses, last = split.job, dict[float, float](), None
     batches = list(itertools.islice(Processes.here().own(job.task.batches("calibration")), sharing.max_batches))
     if not batches:
-        raise DataError("tokens: shares are compared by the loss on calibration data, but there is none; set share")
+        raise DataError(
+            "tokens: shares are compared by the loss on calibration data, but there is none; name one share alone"
+        )
     for share in dict.fromkeys(sharing.shares):
         try:
             plan = split.solve(share, job.costs)
@@ -221,7 +231,7 @@ class _Split:
             least = self._value(name, choices[-1], costs)
             raise InfeasibleBudget(
                 f"tokens cannot give {share:.0%} of the saving: the fewest tokens reach {name} {least:.6g}, and "
-                f"{wanted:.6g} is asked for; lower tokens.share, prune earlier blocks, or raise the budget",
+                f"{wanted:.6g} is asked for; lower tokens.shares, prune earlier blocks, or raise the budget",
                 {name: least},
             )
         return choices[index]
@@ -248,7 +258,7 @@ class _Split:
         """Costs of widths at some numbers of tokens, without selectors if they are counted, and their limits."""
         sites = self.design.sites
         graph = reduced_graph(self.job.graph, sites, kept_at(sites, tokens, self.design.packages))
-        return bind(self.job.budget, graph, [_at(cost, tokens) for cost in costs]).terms
+        return bind(self.job.budget, graph, [CostAfter(cost, tokens) for cost in costs]).terms
 
     def _terms(self, edits: Sequence[KeepTokens], costs: Sequence[Cost]) -> list[Cost]:
         """The costs of widths with these tokens, selectors included."""
@@ -259,15 +269,6 @@ class _Split:
             cost if cost.name in measured or not edits else _Raised(cost, exact[cost.name] - cost.total({}))
             for cost, _ in self._limits(tokens, costs)
         ]
-
-
-def _at(cost: Cost, tokens: Sizes) -> Cost:
-    if not isinstance(cost, ByTokens):
-        raise BudgetError(
-            f"the measured cost {cost.name!r} does not say what fewer tokens cost; leave out groups.widths, or budget "
-            "macs in its place"
-        )
-    return cost.at(tokens)
 
 
 def _traced(job: Job, edits: Sequence[KeepTokens]) -> Graph:

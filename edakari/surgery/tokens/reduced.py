@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from edakari.core.graph import Graph, Operator
+from edakari.core.incremental_cost import IncrementalCost, incremental
 from edakari.core.layout import Fixed, Layout
 from edakari.core.protocols import Cost
 from edakari.core.space import Group, Sizes
@@ -18,21 +18,9 @@ from edakari.surgery.tokens.costs import tokens_at
 from edakari.surgery.tokens.package_token import Packages
 from edakari.surgery.tokens.sites import TokenSites
 
-__all__ = ["ByTokens", "ReducedCost", "by_kind", "kept_at", "reduced_graph", "require_one_stage"]
+__all__ = ["ReducedCost", "by_kind", "kept_at", "reduced_graph", "require_one_stage"]
 
 LINEAR = frozenset({"aten.linear", "aten.addmm", "aten.mm"})
-
-
-@runtime_checkable
-class ByTokens(Protocol):
-    """A cost of widths and numbers of tokens."""
-
-    def at(self, tokens: Sizes) -> Cost:
-        """Return the cost of widths at fixed numbers of tokens.
-
-        Args:
-            tokens: number of patches at blocks, named by `tokens_at`.
-        """
 
 
 @dc.dataclass(frozen=True)
@@ -56,7 +44,11 @@ class ReducedCost:
     unit: str = "MAC"
 
     def at(self, tokens: Sizes) -> Cost:
-        """See `ByTokens`."""
+        """Return the cost of widths at fixed numbers of tokens.
+
+        Args:
+            tokens: number of patches at blocks, named by `tokens_at`.
+        """
         return self.count(reduced_graph(self.graph, self.sites, kept_at(self.sites, tokens, self.packages)))
 
     def total(self, sizes: Sizes) -> float:
@@ -68,6 +60,11 @@ class ReducedCost:
         """See `Cost`."""
         tokens, widths = by_kind(self.sites, sizes)
         return self.at(tokens).curve(group, widths)
+
+    def incremental(self, sizes: Sizes) -> IncrementalCost:
+        """See `edakari.core.incremental_cost.IncrementallyCosted`; widths may change, numbers of tokens stay."""
+        tokens, widths = by_kind(self.sites, sizes)
+        return incremental(self.at(tokens), widths)
 
 
 def by_kind(sites: TokenSites, sizes: Sizes) -> tuple[dict[str, int], dict[str, int]]:
