@@ -43,7 +43,7 @@ class Setting:
 
 
 def settings_of(cls: type[Any]) -> list[Setting]:
-    """Return the settings of a dataclass; those of a nested one follow the key that it stands under.
+    """Return the settings of a dataclass; those of a nested one, or of one that may be left out, follow its key.
 
     Args:
         cls: the dataclass; fields that it inherits from another dataclass belong to that one.
@@ -62,8 +62,9 @@ def _settings(cls: type[Any], made: Any, prefix: str) -> Iterator[Setting]:
         default = field if isinstance(made, type) else getattr(made, field.name)
         yield Setting(key, type_words(hint), default_of(default, hint), meanings.get(field.name, ""))
         nested = default.default if isinstance(default, dc.Field) else default
-        if dataclass_of(hint) is not None and dc.is_dataclass(nested):
-            yield from _settings(dataclass_of(hint), nested, f"{key}.")
+        section = dataclass_of(hint)
+        if section is not None and (nested is None or dc.is_dataclass(nested)):
+            yield from _settings(section, nested or section, f"{key}.")
 
 
 def paragraphs(cls: type[Any]) -> list[str]:

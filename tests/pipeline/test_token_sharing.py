@@ -12,7 +12,7 @@ from torch import nn
 
 import edakari
 from edakari.cost import dense
-from edakari.errors import EdakariError
+from edakari.errors import EdakariError, InfeasibleBudget
 from edakari.latency import runtimes
 from edakari.pipeline.settings import LatencySettings
 from edakari.surgery.differences import differences
@@ -93,6 +93,12 @@ def test_a_latency_is_met(
     again = edakari.load(tmp_path / "run", wide_vit())
     x = torch.randn(2, *task.example().shape[1:])
     assert torch.equal(again.eval()(x), found.model.eval()(x))
+
+
+def test_tokens_that_cost_more_than_they_save_are_refused(fake: FormulaRuntime) -> None:
+    settings = LatencySettings(runtime="formula", networks=4)
+    with pytest.raises(InfeasibleBudget, match="choosing them costs as much"):
+        edakari.prune(toy_vit(), ToyTask(), "latency<=85%", HALF, recalibrate=0, latency=settings)
 
 
 @pytest.mark.parametrize(

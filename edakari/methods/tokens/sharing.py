@@ -26,7 +26,7 @@ from edakari.core.space import Group, Scores, Sizes
 from edakari.core.stability import experimental
 from edakari.cost import bind, dense
 from edakari.cost.cost_after import CostAfter
-from edakari.errors import BudgetError, DataError, InfeasibleBudget, SettingsError
+from edakari.errors import DataError, InfeasibleBudget, SettingsError
 from edakari.graph import example_for, shadow_of
 from edakari.methods.allocation import allocate
 from edakari.surgery import apply
@@ -62,8 +62,8 @@ class TokenSharing:
     Args:
         selector: what chooses tokens: "evit", "tome" and "dynamicvit" as in the methods of these names, "random" as in
             `random_tokens`; "tome" merges them.
-        blocks: indices, from 1, of the blocks in front of which tokens are pruned; empty is after each quarter, and all
-            blocks for "tome".
+        blocks: indices, from 0, or from 1 for "evit" and "tome", of the blocks in front of which tokens are pruned;
+            empty is after each quarter, and all blocks for "tome".
         shares: fractions of the saving that tokens may give: 0 is widths alone, 1 is tokens alone. A single one is
             taken without a comparison.
         max_batches: number of calibration batches of which the loss is taken.
@@ -238,15 +238,16 @@ class _Split:
 
     def _tightest(self, fewest: Counts, costs: Sequence[Cost]) -> tuple[str, float]:
         """The cost that the budget limits most among those that fall with tokens, and its limit."""
-        found = {}
+        found, least = {}, {}
         for cost, limit in self._limits({}, costs):
-            whole = cost.total({})
+            least[cost.name] = whole = cost.total({})
             if self._value(cost.name, fewest, costs) < whole:
                 found[limit / whole] = (cost.name, limit)
         if not found:
-            raise BudgetError(
-                f"no term of the budget {self.job.budget!s} depends on the number of tokens; name macs or latency, or "
-                "leave tokens out"
+            raise InfeasibleBudget(
+                f"fewer tokens save nothing of what {self.job.budget!s} limits: choosing them costs as much. Put 0 "
+                "among tokens.shares for widths alone, or budget macs",
+                least,
             )
         return found[min(found)]
 
