@@ -20,7 +20,7 @@ from edakari.testing import toy_cnn, toy_vit
 from edakari.testing.formula_runtime import FormulaRuntime
 from edakari.testing.toys import ToyTask
 
-HALF = {"name": "taylor", "tokens": {"shares": [0.5]}}
+HALF = {"name": "taylor", "tokens": {"fractions": [0.5]}}
 BOTH = {"KeepChannels", "KeepTokens"}
 
 
@@ -60,22 +60,21 @@ def test_the_split_with_the_lowest_loss_is_taken() -> None:
     *tried, taken = found.results.prune.log
     losses = {str(each["stage"]): float(each["loss"]) for each in tried}
     assert len(losses) > 1
-    assert min(losses, key=lambda stage: losses[stage]).startswith(f"share {taken['share of tokens']:.0%} ")
+    assert min(losses, key=lambda stage: losses[stage]).startswith(f"{taken['fraction by tokens']:.0%} ")
 
 
 @pytest.mark.parametrize(
     ("selector", "timed", "groups"),
     [
-        ("evit", {}, {}),
+        ("evit", {}, {"widths": {"blocks.0.mlp.fc1": 64}}),
         ("tome", {"layers": False}, {}),  # only whole networks are timed
-        ("random", {}, {"widths": {"blocks.0.mlp.fc1": 64}}),
     ],
 )
 def test_a_latency_is_met(
     fake: FormulaRuntime, tmp_path: Path, selector: str, timed: dict[str, Any], groups: Mapping[str, Any]
 ) -> None:
     model, task = wide_vit(), ToyTask()
-    method = {"name": "taylor", "tokens": {"selector": selector, "shares": [0.5]}}
+    method = {"name": "taylor", "tokens": {"selector": selector, "fractions": [0.5]}}
     settings = LatencySettings(runtime="formula", networks=4, **timed)
     found = edakari.prune(
         model,
@@ -95,6 +94,7 @@ def test_a_latency_is_met(
     assert torch.equal(again.eval()(x), found.model.eval()(x))
 
 
+@pytest.mark.slow
 def test_tokens_that_cost_more_than_they_save_are_refused(fake: FormulaRuntime) -> None:
     settings = LatencySettings(runtime="formula", networks=4)
     with pytest.raises(InfeasibleBudget, match="choosing them costs as much"):
@@ -108,7 +108,7 @@ def test_tokens_that_cost_more_than_they_save_are_refused(fake: FormulaRuntime) 
         (toy_vit, "macs<=50%", {"iterations": 2}, "must be 1 with tokens"),
         (toy_vit, "params<=50%", {}, "do not change what"),
         (toy_vit, "macs<=50%", {"tokens": {"blocks": [2]}}, "block indices from 0 to 1"),
-        (toy_vit, "macs<=50%", {"tokens": {"shares": []}}, "shares is empty"),
+        (toy_vit, "macs<=50%", {"tokens": {"fractions": []}}, "fractions is empty"),
         (toy_vit, "macs<=50%", {"tokens": {"selector": "spvit"}}, "selector"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Widths and tokens under one budget: tokens give a share of the saving, and widths the rest."""
+"""Widths and tokens under one budget: tokens give a fraction of the saving, and widths the rest."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ DESIGNS: Mapping[str, tuple[Mapping[str, bool | int | float | str], Packages, To
 class TokenSharing:
     """Pruning of tokens under the same budget as widths.
 
-    Each share of the saving gives numbers of tokens; the widths are then cut to the rest of the budget, at their costs
-    with so many tokens. The share whose network has the lowest loss on calibration batches is taken.
+    Each fraction of the saving gives numbers of tokens. The widths are then cut to the rest of the budget, at their
+    costs with so many tokens. The fraction whose network has the lowest loss on calibration batches is taken.
 
     Args:
         selector: what chooses tokens: "evit", "tome" and "dynamicvit" as in the methods of these names, "random" as in
             `random_tokens`; "tome" merges them.
         blocks: indices, from 0, or from 1 for "evit" and "tome", of the blocks in front of which tokens are pruned;
             empty is after each quarter, and all blocks for "tome".
-        shares: fractions of the saving that tokens may give: 0 is widths alone, 1 is tokens alone. A single one is
+        fractions: fractions of the saving that tokens may give: 0 is widths alone, 1 is tokens alone. A single one is
             taken without a comparison.
         max_batches: number of calibration batches of which the loss is taken.
         trial_epochs: number of epochs that each network is trained before its loss is taken.
@@ -73,19 +73,19 @@ class TokenSharing:
 
     selector: Chosen = "evit"
     blocks: tuple[Whole, ...] = ()
-    shares: tuple[Fraction, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    fractions: tuple[Fraction, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     max_batches: Count = 8
     trial_epochs: Whole = 0
     trial_lr: LearningRate = 0.001
 
     def __post_init__(self) -> None:
-        if not self.shares:
-            raise SettingsError("TokenSharing: shares is empty; name one or more fractions from 0 to 1")
+        if not self.fractions:
+            raise SettingsError("TokenSharing: fractions is empty; name one or more fractions from 0 to 1")
 
     @property
     def compares(self) -> bool:
         """Whether networks are compared by their loss."""
-        return len(set(self.shares)) > 1
+        return len(set(self.fractions)) > 1
 
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
         """Return the selectors and their blocks.
@@ -107,7 +107,7 @@ class TokenSharing:
 
 
 def check_shared(job: Job, sharing: TokenSharing) -> TokenDesign:
-    """Check that a network can share a budget between widths and tokens, and return the selectors.
+    """Check that a network can have one budget for widths and tokens, and return the selectors.
 
     Args:
         job: network and budget.
@@ -136,27 +136,27 @@ def prune_shared(name: str, scores: Scores, allocator: Allocator, sharing: Token
         job: network, budget and data.
 
     Raises:
-        InfeasibleBudget: no share reaches the budget.
-        DataError: shares are to be compared, and the task has no data.
+        InfeasibleBudget: no fraction reaches the budget.
+        DataError: fractions are to be compared, and the task has no data.
     """
     split = _Split(job, check_shared(job, sharing), scores, allocator)
-    share = _best(split, sharing) if sharing.compares else sharing.shares[0]
-    plan = job.meet_budget(functools.partial(split.solve, share))
-    job.log("tokens and widths", {"share of tokens": share, **{each.group: each.count for each in plan.tokens()}})
+    fraction = _best(split, sharing) if sharing.compares else sharing.fractions[0]
+    plan = job.meet_budget(functools.partial(split.solve, fraction))
+    job.log("tokens and widths", {"fraction by tokens": fraction, **{each.group: each.count for each in plan.tokens()}})
     return Outcome(dc.replace(plan, method=name), apply(job.model, plan, job.graph))
 
 
 def _best(split: _Split, sharing: TokenSharing) -> float:
-    """The share whose network has the lowest loss; of equal ones, the first."""
+    """The fraction whose network has the lowest loss; of equal ones, the first."""
     job, losses, last = split.job, dict[float, float](), None
     batches = list(itertools.islice(Processes.here().own(job.task.batches("calibration")), sharing.max_batches))
     if not batches:
         raise DataError(
-            "tokens: shares are compared by the loss on calibration data, but there is none; name one share alone"
+            "tokens: fractions are compared by the loss on calibration data, but there is none; name one fraction alone"
         )
-    for share in dict.fromkeys(sharing.shares):
+    for fraction in dict.fromkeys(sharing.fractions):
         try:
-            plan = split.solve(share, job.costs)
+            plan = split.solve(fraction, job.costs)
         except InfeasibleBudget as error:
             last = error
             continue
@@ -164,12 +164,12 @@ def _best(split: _Split, sharing: TokenSharing) -> float:
         if sharing.trial_epochs:
             schedule = Schedule(epochs=sharing.trial_epochs, lr=sharing.trial_lr)
             job.fit(model, task_objective(job.task), schedule)
-        losses[share] = _loss(model, batches, job)
-        job.log(f"share {share:.0%} of tokens", {"loss": losses[share]})
+        losses[fraction] = _loss(model, batches, job)
+        job.log(f"{fraction:.0%} of the saving by tokens", {"loss": losses[fraction]})
     if not losses:
         assert last is not None
         raise last
-    return min(losses, key=lambda share: losses[share])
+    return min(losses, key=lambda fraction: losses[fraction])
 
 
 @torch.no_grad()
@@ -204,34 +204,34 @@ class _Raised:
 
 @dc.dataclass(frozen=True)
 class _Split:
-    """Plans of a job by the share of the saving that tokens give."""
+    """Plans of a job by the fraction of the saving that tokens give."""
 
     job: Job
     design: TokenDesign
     scores: Scores
     allocator: Allocator
 
-    def solve(self, share: float, costs: Sequence[Cost]) -> Plan:
-        """Return the plan of a share at measured costs; widths are cut to what tokens leave of the budget."""
+    def solve(self, fraction: float, costs: Sequence[Cost]) -> Plan:
+        """Return the plan of a fraction at measured costs; widths are cut to what tokens leave of the budget."""
         job = self.job
-        edits = self.design.edits(self._counts(share, costs)) if share else ()
+        edits = self.design.edits(self._counts(fraction, costs)) if fraction else ()
         terms = self._terms(edits, costs)
         plan = allocate(job.graph, self.scores, job.budget, self.allocator, job.groups, terms)
         return dc.replace(plan, edits=(*plan.edits, *edits))
 
-    def _counts(self, share: float, costs: Sequence[Cost]) -> Counts:
-        """Counts of the smallest strength by which tokens save their share of what the tightest term asks for."""
+    def _counts(self, fraction: float, costs: Sequence[Cost]) -> Counts:
+        """Counts of the smallest strength by which tokens save their fraction of what the tightest term asks for."""
         every = (self.design.counts(step / STEPS) for step in range(STEPS))
         choices = list(dict.fromkeys(counts for counts in every if min(counts) >= 1))
         name, limit = self._tightest(choices[-1], costs)
         whole = self._value(name, choices[0], costs)
-        wanted = whole - share * (whole - limit)
+        wanted = whole - fraction * (whole - limit)
         index = bisect.bisect_left(choices, -wanted, key=lambda counts: -self._value(name, counts, costs))
         if index == len(choices):
             least = self._value(name, choices[-1], costs)
             raise InfeasibleBudget(
-                f"tokens cannot give {share:.0%} of the saving: the fewest tokens reach {name} {least:.6g}, and "
-                f"{wanted:.6g} is asked for; lower tokens.shares, prune earlier blocks, or raise the budget",
+                f"tokens cannot give {fraction:.0%} of the saving: the fewest tokens reach {name} {least:.6g}, and "
+                f"{wanted:.6g} is asked for; lower tokens.fractions, prune earlier blocks, or raise the budget",
                 {name: least},
             )
         return choices[index]
@@ -246,7 +246,7 @@ class _Split:
         if not found:
             raise InfeasibleBudget(
                 f"fewer tokens save nothing of what {self.job.budget!s} limits: choosing them costs as much. Put 0 "
-                "among tokens.shares for widths alone, or budget macs",
+                "among tokens.fractions for widths alone, or budget macs",
                 least,
             )
         return found[min(found)]
