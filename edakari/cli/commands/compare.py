@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.console import guarded, print_json, show
+from edakari.cli.comparison import show_comparison
+from edakari.cli.console import guarded
 
 __all__ = ["compare"]
 
@@ -21,15 +22,6 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare finished runs: one row for each setting, over its seeds, with confidence intervals."""
-    from rich.markup import escape
-
     from edakari.sweeps.comparing import compare as compare_runs
-    from edakari.sweeps.writing import content_of
 
-    found = compare_runs(runs, output)
-    if as_json:
-        print_json(content_of(found.results))
-        return
-    show(escape(repr(found)))
-    if found.page is not None:
-        show(f"\nPage: [bold]{escape(str(found.page.resolve()))}[/]")
+    show_comparison(compare_runs(runs, output), as_json=as_json)

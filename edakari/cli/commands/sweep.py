@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edakari.cli.console import Trust, guarded, note, print_json, show
+from edakari.cli.comparison import show_comparison
+from edakari.cli.console import Trust, guarded, note, show
 
 __all__ = ["sweep"]
 
@@ -36,7 +37,6 @@ def sweep(
     from edakari.sweeps import read_sweep
     from edakari.sweeps import sweep as run_sweep
     from edakari.sweeps.plan import plan_of
-    from edakari.sweeps.writing import content_of
 
     read = read_sweep(file, settings or ())
     if check:
@@ -49,9 +49,4 @@ def sweep(
         note(f"[green]✓[/] {done}/{every} {escape(text)}")
 
     found = run_sweep(read, output or Path("runs") / (read.name or file.stem), trust_code=trust, tell=tell)
-    if as_json:
-        print_json(content_of(found.results))
-        return
-    show(escape(repr(found)))
-    if found.page is not None:
-        show(f"\nPage: [bold]{escape(str(found.page.resolve()))}[/]")
+    show_comparison(found, as_json=as_json)
