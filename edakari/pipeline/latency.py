@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import functools
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from edakari.pipeline.latency_settings import LatencySettings
 from edakari.pipeline.load import Networks
 from edakari.pipeline.preflight import run_settings
 from edakari.pipeline.settings import PruneSettings, Recipe
-from edakari.results import FinishedLatency, MetLatency, PlannedLatency
+from edakari.results import FinishedLatency, LatencyResult, MetLatency, PlannedLatency
 from edakari.surgery import apply
 from edakari.surgery.tokens import token_sites
 from edakari.surgery.tokens.design import TokenDesign
@@ -51,6 +52,20 @@ Log = Callable[[str, Mapping[str, float]], None]
 
 
 def measured_latencies(run: Run) -> dict[str, PlannedLatency]:
+    """Measure what solvers need, unless a run on this machine with the same network and latencies has done so.
+
+    Returns:
+        The measurements by the name of the latency.
+    """
+    if run.shared is None or not run.settings.latencies:
+        return _measured_here(run)
+    keys = ("latency", "quantize", "groups", *(["method"] if run.prunes_tokens else []))
+    inputs = {**run.inputs(*keys), "latencies": list(run.settings.latencies), "machine": platform.node()}
+    found = run.shared.result(LatencyResult, inputs, lambda: LatencyResult(limits={}, planned=_measured_here(run)))
+    return dict(found.planned)
+
+
+def _measured_here(run: Run) -> dict[str, PlannedLatency]:
     """Time the dense network and fill a table that predicts the latency of any sizes, for each latency in the budget.
 
     The dense network is timed first everywhere, so that a runtime that is missing or cannot run it ends the run at

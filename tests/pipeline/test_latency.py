@@ -328,3 +328,22 @@ def test_the_exported_network_takes_the_batch_whose_latency_was_met(fake, recipe
     edakari.run(recipe(latency=latency, export=["onnx"]), tmp_path / "run")
     session = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "pruned.onnx")
     assert session.get_inputs()[0].shape == [3, 1, 8, 8]
+
+
+def test_runs_that_share_results_measure_what_their_latencies_have_in_common_once(fake, recipe, tmp_path, monkeypatch):
+    shared, measured, calls = tmp_path / "shared", loop_module._measured_here, []
+    monkeypatch.setattr(
+        loop_module, "_measured_here", lambda run: calls.append(str(run.settings.budget)) or measured(run)
+    )
+    latencies = [
+        edakari.run(recipe(**changes), tmp_path / name, shared=shared).report["latencies"]["latency"]
+        for name, changes in {
+            "one": {},
+            "other budget, method and seed": {"budget": "latency<=50%", "method": "random", "seed": 1},
+            "other latency": {"budget": "latency<=50%", "latency": {"runtime": "formula", "repeats": 4, "networks": 4}},
+        }.items()
+    ]
+    assert calls == ["latency<=70%", "latency<=50%"]
+    first, second, _ = latencies
+    assert second["limit_ms"] == pytest.approx(first["limit_ms"] * 5 / 7)
+    assert second["measured"]["median_ms"] <= second["limit_ms"] * 1.02
