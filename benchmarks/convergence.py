@@ -2,10 +2,11 @@
 
     python benchmarks/convergence.py --output benchmarks/results/convergence.json
 
-Each row is one `edakari prune` by magnitude, with random weights and no fine-tuning, to a fraction of the dense
-network's latency in ONNX Runtime on one thread. Budgets of one network share a table, as runs of a user do; the first
-fills it. Afterwards a process that knows nothing of edakari times the exported files in turns. Seconds of measuring are
-those of the stages `latency` and `prune`. Rows in the output are not run again. Run it on a quiet machine.
+Each row is one `edakari prune` by magnitude, with random weights, on noise, without fine-tuning, to a fraction of the
+dense network's latency in ONNX Runtime on one thread. Budgets of one network share a table, as runs of a user do; the
+first fills it. Afterwards a process that knows nothing of edakari times the exported files in turns. Seconds of
+measuring are those of the stages `latency` and `prune`. Rows in the output are not run again. Run it on a quiet
+machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from budgets import timed
 from core import environment
 from records import write_record
@@ -44,13 +46,13 @@ COMMAND = ["python", *sys.argv]
 def row(name: str, share: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One run of the command line, and its exported files timed afterwards."""
     model, pixels, _ = NETWORKS[name]
-    folder = arguments.work / f"{name}_{share}"
+    folder, images = arguments.work / f"{name}_{share}", arguments.work / "images.npz"
     options = {"num_classes": 10, **({"img_size": pixels} if "patch16" in name else {})}
     settings = [
         f"model.name={model}",
         f"model.options={json.dumps(options)}",
-        f"data.image_size={pixels}",
-        "data.max_images=64",
+        f"data={{train: [{images}], val: {images}, image_size: {pixels}, channels: 3}}",
+        "measure=null",
         f"budget=latency<={share}%",
         f"latency.spread={arguments.spread}",
     ]
@@ -82,6 +84,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/convergence"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/convergence.json"))
     arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    np.savez(arguments.work / "images.npz", images=noise, labels=np.arange(64) % 10)
     rows: dict[str, Any] = json.loads(arguments.output.read_text())["runs"] if arguments.output.is_file() else {}
     for name in arguments.networks:
         for share in NETWORKS[name][2]:

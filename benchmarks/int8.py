@@ -33,6 +33,8 @@ from edakari.export.int8 import int8_instructions
 SPEED, LOSS = 2.5, 0.015
 """The goal: so many times as fast, at a smaller loss of accuracy."""
 COMMAND = ["python", *sys.argv]
+ADAMW = ("optimizer=adamw", "weight_decay=0.01")
+"""How MobileNetV2 is trained; ask for a learning rate of about 0.001."""
 FACTORY = "benchmarks/mobilenet_v2.py:mobilenet_v2"
 RECIPE = "recipes/cifar10_resnet20.yaml"
 
@@ -54,11 +56,13 @@ def network_settings(arguments: argparse.Namespace) -> list[str]:
         return [*data, f"model.weights={arguments.dense}"]
     dense = arguments.dense or arguments.work / "mobilenetv2.safetensors"
     mean = ["data.mean=[0.502, 0.502, 0.502]", "data.std=[0.502, 0.502, 0.502]"]  # (x - 128) / 128
-    found = [*data, *mean, "data.image_size=96", f"model.name={FACTORY}"]
+    adamw = [f"{part}.{each}" for part in ("train", "finetune") for each in ADAMW]
+    found = [*data, *mean, *adamw, "data.image_size=96", f"model.name={FACTORY}"]
     if not dense.is_file():
         arguments.work.mkdir(parents=True, exist_ok=True)
-        start = [f"model.options={{imagenet: {arguments.imagenet}}}", "model.weights=as_built"]
-        train = [f"train.epochs={arguments.dense_epochs}", "train.lr=0.02"]
+        options = f"{{imagenet: {arguments.imagenet}, images: {arguments.data}/train.npz}}"
+        start = [f"model.options={options}", "model.weights=as_built"]
+        train = [f"train.epochs={arguments.dense_epochs}", f"train.lr={arguments.lr}"]
         command_line("train", RECIPE, "--trust", "--output", dense, *sets([*found, *start, *train]))
     return [*found, f"model.weights={dense}"]
 

@@ -99,10 +99,9 @@ class Bench:
         return other_calls(models, self.example, self.runtime, self.settings)
 
     def expected(self, latencies_ms: Iterable[float], loading: float) -> str:
-        """Estimate how long it takes to load networks, each in `loading` s, and to time them at these latencies, ms."""
-        every = list(latencies_ms)
-        calls = expected_seconds(every, self.settings.warmup, self.repeats)
-        return f"about {duration(calls + loading * len(every))}"
+        """Estimate how long it takes to load networks, in `loading` s, and to time them at these latencies, ms."""
+        calls = expected_seconds(latencies_ms, self.settings.warmup, self.repeats)
+        return f"about {duration(calls + loading)}"
 
     def steady(self, models: Mapping[str, nn.Module], tolerance: float = MEDIAN_TOLERANCE) -> dict[str, Timing]:
         """Time networks alternately until the latency is known within a tolerance; try again on a noisy machine.

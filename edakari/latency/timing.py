@@ -193,8 +193,8 @@ def measure(
         settings: settings of the runtime; None selects `RunSettings()`.
         repeats: least number of timed calls of each network.
         tolerance: see `time_callables`.
-        loaded: callback that takes how long the first network took until it could be called, s; the others take as
-            long, or less where their files are resized. A runtime on another device does not call it.
+        loaded: callback that takes how long all networks take until they can be called, s, once two of them are
+            loaded: a file that is resized takes less than the first one. A runtime on another device does not call it.
 
     Raises:
         MeasurementError: a network does not run there (the message names it and the runtime), or the settings do not.
@@ -222,12 +222,13 @@ def _loaded(
 ) -> dict[str, Callable[[], float | None]]:
     """Return a callable for each network; reports how far the loading is."""
     calls: dict[str, Callable[[], float | None]] = {}
-    steps, start = Steps(f"loading in {runtime.name}", len(models)), time.perf_counter_ns()
+    steps, ends = Steps(f"loading in {runtime.name}", len(models)), [time.perf_counter_ns()]
     for name, model in models.items():
         calls[name] = _prepared(name, model, example, runtime, settings)
         steps.at(len(calls))
-        if len(calls) == 1:
-            loaded((time.perf_counter_ns() - start) / 1e9)
+        ends.append(time.perf_counter_ns())
+        if len(calls) == min(2, len(models)):
+            loaded((ends[-1] - ends[0] + (ends[-1] - ends[-2]) * (len(models) - len(calls))) / 1e9)
     return calls
 
 

@@ -66,6 +66,22 @@ def test_how_long_timing_takes_is_known_beforehand(monkeypatch, takes_ms, repeat
     assert expected_s == pytest.approx(len(called) * takes_ms / 1e3)
 
 
+@pytest.mark.parametrize("networks", [1, 2, 7])
+def test_how_long_loading_takes_is_known_when_two_networks_are_loaded(monkeypatch, networks):
+    """The first file is exported in 4 s; others are resized in 1 s."""
+    runtime, takes, told = FormulaRuntime(), itertools.chain([4.0], itertools.repeat(1.0)), []
+    monkeypatch.setattr("edakari.latency.timing.time", runtime)
+
+    def prepare(*_):
+        runtime.now_ns += round(1e9 * next(takes))
+        return lambda: setattr(runtime, "now_ns", runtime.now_ns + 1_000_000)
+
+    runtime.prepare = prepare
+    models = {str(index): network() for index in range(networks)}
+    measure(models, torch.randn(1, 3, 8, 8), runtime, repeats=1, loaded=told.append)
+    assert told == [pytest.approx(4.0 + networks - 1, abs=0.1)]
+
+
 def test_drift_is_not_in_the_ratio(monkeypatch):
     """The machine is half as fast in the second of three rounds; x takes twice the time of the first all along."""
     call = clocked(monkeypatch, [time for time in (100, 200, 400, 200, 100, 200) for _ in range(5)])
