@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from core import environment
 from records import write_record
 
@@ -47,9 +48,21 @@ def sets(settings: list[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+def test_images(arguments: argparse.Namespace) -> Path:
+    """The file of the test images, or one of the first of them."""
+    if not arguments.test:
+        return arguments.data / "test.npz"
+    path = arguments.work / f"test_{arguments.test}.npz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with np.load(arguments.data / "test.npz") as found:
+            np.savez(path, **{name: found[name][: arguments.test] for name in ("images", "labels")})
+    return path
+
+
 def network_settings(arguments: argparse.Namespace) -> list[str]:
     """What a recipe says of the network and its data."""
-    data = [f"data.train=[{arguments.data}/train.npz]", f"data.val={arguments.data}/test.npz"]
+    data = [f"data.train=[{arguments.data}/train.npz]", f"data.val={test_images(arguments)}"]
     if arguments.limit:
         data.append(f"data.max_images={arguments.limit}")
     if arguments.network == "resnet20":
@@ -94,6 +107,7 @@ def arm(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "share": arguments.share,
         "spread": arguments.spread,
         "limit": arguments.limit,
+        "test": arguments.test,
         "seconds": time.perf_counter() - start,
         "asked_ms": latency["limit_ms"],
         "relative_error": latency["relative_error"],
@@ -153,7 +167,7 @@ def keep(made: dict[str, Any], path: Path) -> None:
 
 
 def known(found: dict[str, Any], seed: int, arguments: argparse.Namespace) -> bool:
-    wanted = {name: getattr(arguments, name) for name in ("network", "epochs", "method", "share", "limit")}
+    wanted = {name: getattr(arguments, name) for name in ("network", "epochs", "method", "share", "limit", "test")}
     return any({**wanted, "seed": seed}.items() <= each.items() for each in found["arms"])
 
 
@@ -170,6 +184,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--dense-epochs", type=int, default=5, help="epochs from ImageNet to CIFAR-10")
     parser.add_argument("--limit", type=int, default=0, help="largest number of training images; 0 takes all")
+    parser.add_argument("--test", type=int, default=0, help="number of test images; 0 takes all")
     parser.add_argument("--spread", type=float, default=0.15, help="largest accepted spread of a timing")
     parser.add_argument("--work", type=Path, default=Path("runs/int8"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/int8.json"))
