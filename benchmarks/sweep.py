@@ -142,12 +142,14 @@ def workers(folder: Path) -> dict[str, Any]:
     alone = started(quiet)
     alone.join()
     cost = timed.get(timeout=60)
+    print(cost, shared(quiet), flush=True)
     draw = random.Random(0)
     steady, victim = started(loud), started(loud)
     while len(kills) < 2:
         time.sleep(draw.uniform(0.5, 1.5) * cost["sweep"]["clock"] / 8)
         finished = len(list((loud / "runs").glob("*/stages/report.json")))
-        assert victim.is_alive(), "the sweep was over before the kill"
+        if not victim.is_alive():
+            raise RuntimeError(f"a worker ended before its kill, with exit code {victim.exitcode}")
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         kills.append({"finished_runs": finished})

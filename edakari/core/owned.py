@@ -29,9 +29,16 @@ def marker(folder: Path) -> Mapping[str, Any] | None:
     return content if known else None
 
 
-def is_free(folder: Path) -> bool:
-    """Return whether a folder is empty, apart from leftovers of a kill during its first write."""
-    return not folder.exists() or all(any(_is_part(path, name) for name in FIRST) for path in folder.iterdir())
+def is_free(folder: Path, *besides: str) -> bool:
+    """Return whether a folder is empty, apart from leftovers of a kill during its first write.
+
+    Args:
+        folder: the folder.
+        besides: names of files that do not count.
+    """
+    return not folder.exists() or all(
+        path.name in besides or any(_is_part(path, name) for name in FIRST) for path in folder.iterdir()
+    )
 
 
 def mark(folder: Path, kind: str) -> None:

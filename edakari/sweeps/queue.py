@@ -24,10 +24,12 @@ with needs("sweep", "a sweep"):
     from optuna.storages import RetryHeartbeatStaleTrialCallback
     from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["Direction", "Item", "Queue", "Worker"]
+__all__ = ["LOCK", "Direction", "Item", "Queue", "Worker"]
 
 ITEM, WORKER, ERROR, STOPPED, SWEEP = "item", "worker", "error", "stopped", "sweep"
 """Attributes of trials and studies: number in the queue, its worker, its error, whether Ctrl-C ended it; the sweep."""
+LOCK = "queue.lock"
+"""File in a sweep's folder that is locked while a worker changes the queue, or makes it."""
 YOUNG = 60.0
 """Seconds for which a trial without the name of its worker is taken for one that has just begun."""
 Direction = Literal["maximize", "minimize"]
@@ -154,7 +156,7 @@ class Queue:
         if not self.storage.local:
             yield
             return
-        with filelock.FileLock(self.folder / "queue.lock"):
+        with filelock.FileLock(self.folder / LOCK):
             yield
 
     def items(self) -> list[Item]:

@@ -25,7 +25,7 @@ from edakari.sweeps.axes import SEED
 from edakari.sweeps.comparing import Comparison
 from edakari.sweeps.entries import Entry, entry_of
 from edakari.sweeps.plan import Point, SweepPlan, plan_of
-from edakari.sweeps.queue import Item, Queue, Worker
+from edakari.sweeps.queue import LOCK, Item, Queue, Worker
 from edakari.sweeps.samplers import DIRECTIONS, search_options
 from edakari.sweeps.settings import SweepSettings, read_sweep, sweep_from
 from edakari.sweeps.storage import open_storage
@@ -110,13 +110,13 @@ def _claim(folder: Path, plan: SweepPlan) -> None:
     """
     from edakari.pipeline.yaml_file import read_stored, write_yaml  # which needs an extra
 
-    marked = (owned.marker(folder) or {}).get("format") == KIND
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; name a folder for the sweep")
-    if not marked and not owned.is_free(folder):
+    # the marker is read last: another worker may make the sweep just now, and its lock is there before its marker
+    if not owned.is_free(folder, LOCK) and (owned.marker(folder) or {}).get("format") != KIND:
         raise RunFolderError(f"{folder} is not empty and no folder of a sweep; nothing in it was touched. Name another")
     folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / "queue.lock"):
+    with filelock.FileLock(folder / LOCK):
         if not (folder / FILE).is_file():
             owned.mark(folder, KIND)
             write_yaml(folder / FILE, plan.content)

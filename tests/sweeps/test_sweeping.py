@@ -16,7 +16,9 @@ import edakari
 import edakari.sweeps.sweeping as sweeping
 from edakari.errors import DataError, RunFolderError, SweepError
 from edakari.pipeline import recipe_from
+from edakari.sweeps.plan import plan_of
 from edakari.sweeps.queue import Worker
+from edakari.sweeps.settings import sweep_from
 from tests.together import apart, ends
 
 AXES = {"method": ["magnitude", "taylor"], "seed": [0, 1]}
@@ -141,6 +143,26 @@ def test_another_sweep_of_the_same_folder_or_name_is_refused(short: dict[str, An
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(RunFolderError, match="nothing in it was touched"):
         edakari.sweep(sweep, tmp_path / "mine")
+
+
+def test_workers_that_start_at_once_make_one_sweep(short: dict[str, Any], tmp_path: Path) -> None:
+    plan, workers, rounds = plan_of(sweep_from({"recipe": short, "axes": {"seed": [0]}}), "sweep", trust_code=True), 4, 25
+    together, errors = threading.Barrier(workers), list[Exception]()
+
+    def claim() -> None:
+        for number in range(rounds):
+            together.wait(60)
+            try:
+                sweeping._claim(tmp_path / str(number), plan)
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=claim) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
 
 
 @pytest.mark.parametrize(
