@@ -146,7 +146,8 @@ def test_another_sweep_of_the_same_folder_or_name_is_refused(short: dict[str, An
 
 
 def test_workers_that_start_at_once_make_one_sweep(short: dict[str, Any], tmp_path: Path) -> None:
-    plan, workers, rounds = plan_of(sweep_from({"recipe": short, "axes": {"seed": [0]}}), "sweep", trust_code=True), 4, 25
+    settings, workers, rounds = sweep_from({"recipe": short, "axes": {"seed": [0]}}), 4, 25
+    plan = plan_of(settings, "sweep", trust_code=True)
     together, errors = threading.Barrier(workers), list[Exception]()
 
     def claim() -> None:
