@@ -29,7 +29,7 @@ from edakari.latency.widths import first_channels
 from edakari.surgery.tokens.costs import TokenCost
 from edakari.surgery.tokens.design import TokenDesign
 from edakari.surgery.tokens.graphs import selector_graphs
-from edakari.surgery.tokens.reduced import by_kind, kept_at, reduced_graph, require_one_stage
+from edakari.surgery.tokens.reduced import kept_at, reduced_graph, require_one_stage
 
 __all__ = ["TokenWidthCost", "TokenWidthLatency"]
 
@@ -44,7 +44,8 @@ class TokenWidthCost:
     """Predicted latency of a network by widths and numbers of tokens; fulfils `PredictedLatency`.
 
     Args:
-        blocks: layer calls of each block, by the number of patches and packages in it.
+        blocks: layer calls of each block and branch, by the number of patches and packages in the block. Calls outside
+            of branches are under "".
         rest: layer calls outside of the blocks.
         selectors: times of the selectors alone.
         design: selectors and their blocks.
@@ -54,7 +55,7 @@ class TokenWidthCost:
         unit: unit of the total.
     """
 
-    blocks: Mapping[int, Sequence[Sequence[Part]]]
+    blocks: Mapping[int, Sequence[Mapping[str, Sequence[Part]]]]
     rest: Sequence[Part]
     selectors: TokenCost
     design: TokenDesign
@@ -63,43 +64,41 @@ class TokenWidthCost:
     name: str = "latency"
     unit: str = "ms"
 
-    def at(self, tokens: Sizes) -> LatencyCost:
-        """Return the latency of widths at fixed numbers of tokens.
+    def at(self, sizes: Sizes) -> LatencyCost:
+        """Return the latency of widths at fixed numbers of tokens, without dropped branches.
 
         Args:
-            tokens: number of patches at blocks, named by `tokens_at`.
+            sizes: number of patches at blocks, named by `tokens_at`, and 0 for each branch that is dropped; others are
+                left out.
         """
         parts = list(self.rest)
-        for index, count in enumerate(kept_at(self.design.sites, tokens, self.design.packages)):
+        for index, count in enumerate(kept_at(self.design.sites, sizes, self.design.packages)):
             for level, weight in _between(sorted(self.blocks), count):
-                parts += [dc.replace(part, calls=weight * part.calls) for part in self.blocks[level][index]]
-        constant = self.constant + self.scale * self.selectors.total(tokens)
+                for branch, inside in self.blocks[level][index].items():
+                    calls = weight * sizes.get(branch, 1)
+                    parts += [dc.replace(part, calls=calls * part.calls) for part in inside if calls]
+        constant = self.constant + self.scale * self.selectors.total(sizes)
         return LatencyCost(LayerTimes(parts), constant, self.scale, self.name)
 
     def total(self, sizes: Sizes) -> float:
         """Latency at these sizes, ms."""
-        tokens, widths = by_kind(self.design.sites, sizes)
-        return self.at(tokens).total(widths)
+        return self.at(sizes).total(sizes)
 
     def curve(self, group: Group, sizes: Sizes) -> Floats:
         """See `Cost`."""
-        tokens, widths = by_kind(self.design.sites, sizes)
-        return self.at(tokens).curve(group, widths)
+        return self.at(sizes).curve(group, sizes)
 
     def incremental(self, sizes: Sizes) -> IncrementalCost:
         """See `edakari.core.incremental_cost.IncrementallyCosted`; widths may change, numbers of tokens stay."""
-        tokens, widths = by_kind(self.design.sites, sizes)
-        return self.at(tokens).incremental(widths)
+        return self.at(sizes).incremental(sizes)
 
     def predict(self, sizes: Sizes) -> float:
         """See `PredictedLatency`."""
-        tokens, widths = by_kind(self.design.sites, sizes)
-        return self.at(tokens).predict(widths)
+        return self.at(sizes).predict(sizes)
 
     def weights(self, sizes: Sizes) -> float:
         """See `PredictedLatency`."""
-        tokens, widths = by_kind(self.design.sites, sizes)
-        return self.at(tokens).weights(widths)
+        return self.at(sizes).weights(sizes)
 
     def corrected(self, sizes: Sizes, measured_ms: float) -> TokenWidthCost:
         """See `PredictedLatency`."""
@@ -184,16 +183,16 @@ class TokenWidthLatency:
         """See `LatencyModel`."""
         sites, fit = self.design.sites, table.fits.get(self.key)
         per_weight = fit.weights_ms / fit.scale / 1e6 if fit else 0.0
-        whole = max(self.levels)
         surfaces: dict[Any, Surface] = {}
-        blocks: dict[int, list[tuple[Part, ...]]] = {}
-        rest: tuple[Part, ...] = ()
+        blocks: dict[int, list[dict[str, tuple[Part, ...]]]] = {}
         for count, graph in self.levels.items():
-            uses: dict[str, list[Wanted]] = collections.defaultdict(list)
-            for each in wanted(graph, self.groups):
-                uses[next((b for b in sites.names if f"{each.use.module}.".startswith(f"{b}.")), "")].append(each)
-            blocks[count] = [_parts(uses[name], table, per_weight, surfaces) for name in sites.names]
-            rest = _parts(uses[""], table, per_weight, surfaces) if count == whole else rest
+            uses = self._by_branch(graph)
+            blocks[count] = [
+                {branch: _parts(inside, table, per_weight, surfaces) for branch, inside in uses[name].items()}
+                for name in sites.names
+            ]
+        outside = self._by_branch(self.levels[max(self.levels)])[""]
+        rest = _parts([each for inside in outside.values() for each in inside], table, per_weight, surfaces)
         most, none = max(sites.patches), np.zeros((len(sites.blocks), max(sites.patches) + len(sites.blocks) + 1))
         selectors = TokenCost(
             *("latency", "ms", sites.names, most, self.design.packages, none, 0.0),
@@ -202,6 +201,21 @@ class TokenWidthLatency:
         constant = call_overhead(table, len(wanted(self.graph, ())))
         constant, scale = (fit.constant_ms, fit.scale) if fit else (constant, 1.0)
         return TokenWidthCost(blocks, rest, selectors, self.design, constant, scale)
+
+    def _by_branch(self, graph: Graph) -> Mapping[str, Mapping[str, Sequence[Wanted]]]:
+        """Layer calls by block, and by the branch in it; calls outside of them are under ""."""
+        blocks = {name: (name,) for name in self.design.sites.names}
+        branches = {branch.name: (*branch.modules, branch.exit) for branch in reversed(graph.branches)}
+        found: dict[str, dict[str, list[Wanted]]] = {name: collections.defaultdict(list) for name in ("", *blocks)}
+        for each in wanted(graph, self.groups):
+            found[_holder(each.use.module, blocks)][_holder(each.use.module, branches)].append(each)
+        return found
+
+
+def _holder(module: str, paths: Mapping[str, Sequence[str]]) -> str:
+    """Name of the first paths that contain a module; empty if none do."""
+    inside = (name for name, each in paths.items() if any(f"{module}.".startswith(f"{path}.") for path in each))
+    return next(inside, "")
 
 
 def _parts(uses: Sequence[Wanted], table: Table, per_weight: float, surfaces: dict[Any, Surface]) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from edakari.core.budget import Budget
 from edakari.core.method import METHODS, Job, Outcome, register
 from edakari.core.objective import can_train
-from edakari.core.plan import KeepChannels, KeepTokens
+from edakari.core.plan import DropBranch, KeepChannels, KeepTokens
 from edakari.core.protocols import Allocator, Criterion, Task
 from edakari.core.settings import Count, LearningRate, Whole, settings
 from edakari.cost import bind
@@ -67,8 +67,9 @@ class ScorePruning:
     tokens: TokenSharing | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens is not None:  # the plan has both kinds of edits
-            object.__setattr__(self, "emits", frozenset({KeepChannels, KeepTokens}))
+        if self.tokens is not None:  # the plan has several kinds of edits
+            emits = {KeepChannels, KeepTokens, *([DropBranch] if self.tokens.drops else [])}
+            object.__setattr__(self, "emits", frozenset(emits))
 
     @property
     def needs_data(self) -> bool:

@@ -54,6 +54,19 @@ def test_macs_are_met_by_widths_and_tokens_together(groups: Mapping[str, Any]) -
     assert differences(model.double(), found.plan, images, graph).worst < 1e-9
 
 
+def test_branches_are_dropped_under_the_same_budget() -> None:
+    """The cut network equals its masked twin, and spends the budget on the branches that are left."""
+    model, task = wide_vit(), ToyTask()
+    method = {"name": "taylor", "tokens": {"fractions": [0.4], "branches": [2]}}
+    found = edakari.prune(model, task, "macs<=50%", method, recalibrate=0)
+    assert {type(edit).__name__ for edit in found.plan.edits} == {*BOTH, "DropBranch"}
+    x = task.example()
+    graph = edakari.trace(model, x)
+    assert 0.46 < dense(edakari.trace(found.model, x))["macs"] / dense(graph)["macs"] <= 0.5
+    images = [torch.randn(4, *x.shape[1:], dtype=torch.float64)]
+    assert differences(model.double(), found.plan, images, graph).worst < 1e-9
+
+
 def test_the_split_with_the_lowest_loss_is_taken() -> None:
     found = edakari.prune(toy_vit(), ToyTask(), "macs<=70%", {"name": "taylor", "tokens": {}}, recalibrate=0)
     assert found.results.prune is not None
@@ -109,6 +122,7 @@ def test_tokens_that_cost_more_than_they_save_are_refused(fake: FormulaRuntime) 
         (toy_vit, "params<=50%", {}, "do not change what"),
         (toy_vit, "macs<=50%", {"tokens": {"blocks": [2]}}, "block indices from 0 to 1"),
         (toy_vit, "macs<=50%", {"tokens": {"fractions": []}}, "fractions is empty"),
+        (toy_vit, "macs<=50%", {"tokens": {"branches": []}}, "branches is empty"),
         (toy_vit, "macs<=50%", {"tokens": {"selector": "spvit"}}, "selector"),
     ],
 )

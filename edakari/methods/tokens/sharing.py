@@ -18,7 +18,7 @@ from edakari.core.graph import Graph
 from edakari.core.method import Job, Outcome
 from edakari.core.modes import eval_mode
 from edakari.core.objective import task_objective
-from edakari.core.plan import KeepTokens, Plan
+from edakari.core.plan import DropBranch, KeepTokens, Plan
 from edakari.core.processes import Processes
 from edakari.core.protocols import Allocator, Batch, Cost, Schedule
 from edakari.core.settings import Count, Fraction, LearningRate, Whole, settings
@@ -26,7 +26,7 @@ from edakari.core.space import Group, Scores, Sizes
 from edakari.core.stability import experimental
 from edakari.cost import bind, dense
 from edakari.cost.cost_after import CostAfter
-from edakari.errors import DataError, InfeasibleBudget, SettingsError
+from edakari.errors import DataError, EdakariError, InfeasibleBudget, SettingsError
 from edakari.graph import example_for, shadow_of
 from edakari.methods.allocation import allocate
 from edakari.surgery import apply
@@ -38,6 +38,9 @@ from edakari.surgery.tokens.package_token import Packages
 from edakari.surgery.tokens.reduced import kept_at, reduced_graph, require_one_stage
 
 __all__ = ["TokenSharing", "check_shared", "prune_shared"]
+
+Choice = tuple[float, tuple[str, ...]]
+"""A fraction of the saving that tokens give, and the branches that are dropped."""
 
 STEPS = 400
 """Number of strengths of a schedule of tokens."""
@@ -67,6 +70,8 @@ class TokenSharing:
         fractions: fractions of the saving that tokens may give: 0 is widths alone, 1 is tokens alone. A single one is
             taken without a comparison.
         max_batches: number of calibration batches of which the loss is taken.
+        branches: numbers of residual branches, such as an attention or an MLP, that may be dropped whole; each is tried
+            with each fraction. Those go first without which the loss is lowest.
         trial_epochs: number of epochs that each network is trained before its loss is taken.
         trial_lr: peak learning rate of this training.
     """
@@ -74,18 +79,25 @@ class TokenSharing:
     selector: Chosen = "evit"
     blocks: tuple[Whole, ...] = ()
     fractions: tuple[Fraction, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    branches: tuple[Whole, ...] = (0,)
     max_batches: Count = 8
     trial_epochs: Whole = 0
     trial_lr: LearningRate = 0.001
 
     def __post_init__(self) -> None:
-        if not self.fractions:
-            raise SettingsError("TokenSharing: fractions is empty; name one or more fractions from 0 to 1")
+        for name in ("fractions", "branches"):
+            if not getattr(self, name):
+                raise SettingsError(f"TokenSharing: {name} is empty; name one or more numbers, or leave it out")
 
     @property
     def compares(self) -> bool:
         """Whether networks are compared by their loss."""
-        return len(set(self.fractions)) > 1
+        return len(set(self.fractions)) > 1 or self.drops
+
+    @property
+    def drops(self) -> bool:
+        """Whether residual branches may be dropped."""
+        return max(self.branches) > 0
 
     def design(self, sites: TokenSites, seed: int = 0) -> TokenDesign:
         """Return the selectors and their blocks.
@@ -140,23 +152,28 @@ def prune_shared(name: str, scores: Scores, allocator: Allocator, sharing: Token
         DataError: fractions are to be compared, and the task has no data.
     """
     split = _Split(job, check_shared(job, sharing), scores, allocator)
-    fraction = _best(split, sharing) if sharing.compares else sharing.fractions[0]
-    plan = job.meet_budget(functools.partial(split.solve, fraction))
-    job.log("tokens and widths", {"fraction by tokens": fraction, **{each.group: each.count for each in plan.tokens()}})
+    fraction, dropped = _best(split, sharing) if sharing.compares else (sharing.fractions[0], ())
+    plan = job.meet_budget(functools.partial(split.solve, fraction, dropped))
+    counts = {each.group: each.count for each in plan.tokens()}
+    job.log("tokens and widths", {"fraction by tokens": fraction, "dropped branches": len(dropped), **counts})
     return Outcome(dc.replace(plan, method=name), apply(job.model, plan, job.graph))
 
 
-def _best(split: _Split, sharing: TokenSharing) -> float:
-    """The fraction whose network has the lowest loss; of equal ones, the first."""
-    job, losses, last = split.job, dict[float, float](), None
+def _best(split: _Split, sharing: TokenSharing) -> Choice:
+    """The fraction and the dropped branches whose network has the lowest loss; of equal ones, the first."""
+    job, losses, last = split.job, dict[Choice, float](), None
     batches = list(itertools.islice(Processes.here().own(job.task.batches("calibration")), sharing.max_batches))
     if not batches:
         raise DataError(
             "tokens: fractions are compared by the loss on calibration data, but there is none; name one fraction alone"
         )
-    for fraction in dict.fromkeys(sharing.fractions):
+    ranked = split.droppable(batches) if sharing.drops else []
+    for count, fraction in itertools.product(dict.fromkeys(sharing.branches), dict.fromkeys(sharing.fractions)):
+        if count > len(ranked):
+            raise SettingsError(f"tokens.branches: {count} is more than the {len(ranked)} branches that can be dropped")
+        choice = fraction, tuple(ranked[:count])
         try:
-            plan = split.solve(fraction, job.costs)
+            plan = split.solve(*choice, job.costs)
         except InfeasibleBudget as error:
             last = error
             continue
@@ -164,12 +181,13 @@ def _best(split: _Split, sharing: TokenSharing) -> float:
         if sharing.trial_epochs:
             schedule = Schedule(epochs=sharing.trial_epochs, lr=sharing.trial_lr)
             job.fit(model, task_objective(job.task), schedule)
-        losses[fraction] = _loss(model, batches, job)
-        job.log(f"{fraction:.0%} of the saving by tokens", {"loss": losses[fraction]})
+        losses[choice] = _loss(model, batches, job)
+        without = f", {count} branches dropped" if count else ""
+        job.log(f"{fraction:.0%} of the saving by tokens{without}", {"loss": losses[choice]})
     if not losses:
         assert last is not None
         raise last
-    return min(losses, key=lambda fraction: losses[fraction])
+    return min(losses, key=lambda choice: losses[choice])
 
 
 @torch.no_grad()
@@ -211,24 +229,37 @@ class _Split:
     scores: Scores
     allocator: Allocator
 
-    def solve(self, fraction: float, costs: Sequence[Cost]) -> Plan:
-        """Return the plan of a fraction at measured costs; widths are cut to what tokens leave of the budget."""
-        job = self.job
-        edits = self.design.edits(self._counts(fraction, costs)) if fraction else ()
-        terms = self._terms(edits, costs)
-        plan = allocate(job.graph, self.scores, job.budget, self.allocator, job.groups, terms)
-        return dc.replace(plan, edits=(*plan.edits, *edits))
+    def droppable(self, batches: Sequence[Batch]) -> list[str]:
+        """Return the residual branches that can go beside selectors, by the loss of the network without each alone."""
+        job, losses = self.job, {}
+        for branch in job.graph.branches:
+            edits = (DropBranch(branch.name), *self.design.edits(self.design.counts(0.5)))
+            try:
+                apply(job.model, Plan(edits, job.graph.fingerprint, job.graph.inputs), job.graph)
+            except EdakariError:
+                continue  # a selector needs this attention
+            alone = Plan(edits[:1], job.graph.fingerprint, job.graph.inputs)
+            losses[branch.name] = _loss(apply(job.model, alone, job.graph), batches, job)
+        return sorted(losses, key=lambda name: losses[name])
 
-    def _counts(self, fraction: float, costs: Sequence[Cost]) -> Counts:
+    def solve(self, fraction: float, dropped: Sequence[str], costs: Sequence[Cost]) -> Plan:
+        """Return the plan of a choice at measured costs; widths are cut to what the rest leaves of the budget."""
+        job, gone = self.job, dict.fromkeys(dropped, 0)
+        edits = self.design.edits(self._counts(fraction, gone, costs)) if fraction else ()
+        terms = self._terms(edits, gone, costs)
+        plan = allocate(job.graph, self.scores, job.budget, self.allocator, job.groups, terms)
+        return dc.replace(plan, edits=(*plan.edits, *edits, *map(DropBranch, dropped)))
+
+    def _counts(self, fraction: float, gone: Sizes, costs: Sequence[Cost]) -> Counts:
         """Counts of the smallest strength by which tokens save their fraction of what the tightest term asks for."""
         every = (self.design.counts(step / STEPS) for step in range(STEPS))
         choices = list(dict.fromkeys(counts for counts in every if min(counts) >= 1))
-        name, limit = self._tightest(choices[-1], costs)
-        whole = self._value(name, choices[0], costs)
+        name, limit = self._tightest(choices[-1], gone, costs)
+        whole = self._value(name, choices[0], gone, costs)
         wanted = whole - fraction * (whole - limit)
-        index = bisect.bisect_left(choices, -wanted, key=lambda counts: -self._value(name, counts, costs))
+        index = bisect.bisect_left(choices, -wanted, key=lambda counts: -self._value(name, counts, gone, costs))
         if index == len(choices):
-            least = self._value(name, choices[-1], costs)
+            least = self._value(name, choices[-1], gone, costs)
             raise InfeasibleBudget(
                 f"tokens cannot give {fraction:.0%} of the saving: the fewest tokens reach {name} {least:.6g}, and "
                 f"{wanted:.6g} is asked for; lower tokens.fractions, prune earlier blocks, or raise the budget",
@@ -236,12 +267,12 @@ class _Split:
             )
         return choices[index]
 
-    def _tightest(self, fewest: Counts, costs: Sequence[Cost]) -> tuple[str, float]:
+    def _tightest(self, fewest: Counts, gone: Sizes, costs: Sequence[Cost]) -> tuple[str, float]:
         """The cost that the budget limits most among those that fall with tokens, and its limit."""
         found, least = {}, {}
-        for cost, limit in self._limits({}, costs):
+        for cost, limit in self._limits(gone, costs):
             least[cost.name] = whole = cost.total({})
-            if self._value(cost.name, fewest, costs) < whole:
+            if self._value(cost.name, fewest, gone, costs) < whole:
                 found[limit / whole] = (cost.name, limit)
         if not found:
             raise InfeasibleBudget(
@@ -251,25 +282,25 @@ class _Split:
             )
         return found[min(found)]
 
-    def _value(self, name: str, counts: Counts, costs: Sequence[Cost]) -> float:
-        tokens = {edit.group: edit.count for edit in self.design.edits(counts)}
-        return next(cost.total({}) for cost, _ in self._limits(tokens, costs) if cost.name == name)
+    def _value(self, name: str, counts: Counts, gone: Sizes, costs: Sequence[Cost]) -> float:
+        sizes = {**gone, **{edit.group: edit.count for edit in self.design.edits(counts)}}
+        return next(cost.total({}) for cost, _ in self._limits(sizes, costs) if cost.name == name)
 
-    def _limits(self, tokens: Sizes, costs: Sequence[Cost]) -> Sequence[tuple[Cost, float]]:
-        """Costs of widths at some numbers of tokens, without selectors if they are counted, and their limits."""
+    def _limits(self, sizes: Sizes, costs: Sequence[Cost]) -> Sequence[tuple[Cost, float]]:
+        """Limited costs of widths at some numbers of tokens and branches; without selectors if they are counted."""
         sites = self.design.sites
-        graph = reduced_graph(self.job.graph, sites, kept_at(sites, tokens, self.design.packages))
-        return bind(self.job.budget, graph, [CostAfter(cost, tokens) for cost in costs]).terms
+        graph = reduced_graph(self.job.graph, sites, kept_at(sites, sizes, self.design.packages))
+        return [(CostAfter(cost, sizes), limit) for cost, limit in bind(self.job.budget, graph, costs).terms]
 
-    def _terms(self, edits: Sequence[KeepTokens], costs: Sequence[Cost]) -> list[Cost]:
-        """The costs of widths with these tokens, selectors included."""
+    def _terms(self, edits: Sequence[KeepTokens], gone: Sizes, costs: Sequence[Cost]) -> list[Cost]:
+        """The costs of widths with these tokens and without dropped branches, selectors included."""
         tokens = {edit.group: edit.count for edit in edits}
-        measured = {cost.name for cost in costs}
-        exact = dense(_traced(self.job, edits), self.job.budget) if edits else {}
-        return [
-            cost if cost.name in measured or not edits else _Raised(cost, exact[cost.name] - cost.total({}))
-            for cost, _ in self._limits(tokens, costs)
-        ]
+        terms = [cost for cost, _ in self._limits({**tokens, **gone}, costs)]
+        if not edits:
+            return terms
+        exact, measured = dense(_traced(self.job, edits), self.job.budget), {cost.name for cost in costs}
+        bare = {cost.name: cost.total({}) for cost, _ in self._limits(tokens, costs)}
+        return [cost if cost.name in measured else _Raised(cost, exact[cost.name] - bare[cost.name]) for cost in terms]
 
 
 def _traced(job: Job, edits: Sequence[KeepTokens]) -> Graph:

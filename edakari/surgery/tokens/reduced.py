@@ -18,7 +18,7 @@ from edakari.surgery.tokens.costs import tokens_at
 from edakari.surgery.tokens.package_token import Packages
 from edakari.surgery.tokens.sites import TokenSites
 
-__all__ = ["ReducedCost", "by_kind", "kept_at", "reduced_graph", "require_one_stage"]
+__all__ = ["ReducedCost", "kept_at", "reduced_graph", "require_one_stage"]
 
 LINEAR = frozenset({"aten.linear", "aten.addmm", "aten.mm"})
 
@@ -43,35 +43,25 @@ class ReducedCost:
     name: str = "macs"
     unit: str = "MAC"
 
-    def at(self, tokens: Sizes) -> Cost:
+    def at(self, sizes: Sizes) -> Cost:
         """Return the cost of widths at fixed numbers of tokens.
 
         Args:
-            tokens: number of patches at blocks, named by `tokens_at`.
+            sizes: number of patches at blocks, named by `tokens_at`; others are left out.
         """
-        return self.count(reduced_graph(self.graph, self.sites, kept_at(self.sites, tokens, self.packages)))
+        return self.count(reduced_graph(self.graph, self.sites, kept_at(self.sites, sizes, self.packages)))
 
     def total(self, sizes: Sizes) -> float:
         """See `Cost`."""
-        tokens, widths = by_kind(self.sites, sizes)
-        return self.at(tokens).total(widths)
+        return self.at(sizes).total(sizes)
 
     def curve(self, group: Group, sizes: Sizes) -> npt.NDArray[np.float64]:
         """See `Cost`."""
-        tokens, widths = by_kind(self.sites, sizes)
-        return self.at(tokens).curve(group, widths)
+        return self.at(sizes).curve(group, sizes)
 
     def incremental(self, sizes: Sizes) -> IncrementalCost:
         """See `edakari.core.incremental_cost.IncrementallyCosted`; widths may change, numbers of tokens stay."""
-        tokens, widths = by_kind(self.sites, sizes)
-        return incremental(self.at(tokens), widths)
-
-
-def by_kind(sites: TokenSites, sizes: Sizes) -> tuple[dict[str, int], dict[str, int]]:
-    """Divide sizes into numbers of tokens and widths."""
-    names = {tokens_at(block) for block in sites.names}
-    tokens = {name: size for name, size in sizes.items() if name in names}
-    return tokens, {name: size for name, size in sizes.items() if name not in names}
+        return incremental(self.at(sizes), sizes)
 
 
 def kept_at(sites: TokenSites, tokens: Sizes, packages: Packages) -> tuple[int, ...]:
