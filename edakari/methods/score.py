@@ -53,7 +53,8 @@ class ScorePruning:
         recovery_epochs: number of training epochs after each cut except the last. None is 1 if `iterations` is None,
             and else 0.
         recovery_lr: peak learning rate of the training between cuts.
-        tokens: pruning of a vision transformer's tokens under the same budget, in one cut; None keeps all tokens.
+        tokens: pruning of a vision transformer's tokens, and perhaps branches, under the same budget, in one cut; None
+            keeps all.
     """
 
     paper: ClassVar[str] = "the paper of the chosen criterion"
