@@ -232,13 +232,13 @@ class _Split:
     def droppable(self, batches: Sequence[Batch]) -> list[str]:
         """Return the residual branches that can go beside selectors, by the loss of the network without each alone."""
         job, losses = self.job, {}
+        selectors = self.design.edits(self.design.counts(0.5))
         for branch in job.graph.branches:
-            edits = (DropBranch(branch.name), *self.design.edits(self.design.counts(0.5)))
+            alone = Plan((DropBranch(branch.name),), job.graph.fingerprint, job.graph.inputs)
             try:
-                apply(job.model, Plan(edits, job.graph.fingerprint, job.graph.inputs), job.graph)
+                apply(job.model, dc.replace(alone, edits=(*alone.edits, *selectors)), job.graph)
             except EdakariError:
                 continue  # a selector needs this attention
-            alone = Plan(edits[:1], job.graph.fingerprint, job.graph.inputs)
             losses[branch.name] = _loss(apply(job.model, alone, job.graph), batches, job)
         return sorted(losses, key=lambda name: losses[name])
 
