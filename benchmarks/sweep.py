@@ -1,6 +1,7 @@
 """Sweeps: what they cost beside their runs, whether dead workers change a table, and what a limit on a loss finds.
 
-    python benchmarks/sweep.py workers    # 24 runs on the embedded CNN by one worker, then by two, one of them killed
+    python benchmarks/sweep.py overhead   # 24 runs on the embedded CNN by one worker: what the sweep takes besides them
+    python benchmarks/sweep.py workers    # the same, then by two workers, one of them killed twice
     python benchmarks/sweep.py loss cnn   # at most one point: the search against a fine grid of budgets
 
 Results go to `benchmarks/results/sweep_*.json`. The trainings are short and see few images, so accuracies are low; both
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -129,47 +131,51 @@ def shared(folder: Path) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def workers(folder: Path) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    timed = context.Queue()
+def started(folder: Path, timed: Any) -> Any:
+    """A worker in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(target=worker, args=(str(folder), timed))
+    process.start()
+    return process
 
-    def started(place: Path) -> Any:
-        process = context.Process(target=worker, args=(str(place), timed))
-        process.start()
-        return process
 
-    quiet, loud, kills = folder / "quiet", folder / "loud", []
-    alone = started(quiet)
-    alone.join()
+def overhead(folder: Path) -> dict[str, Any]:
+    """One worker that nothing disturbs: what the sweep takes besides its runs, and what is computed once."""
+    timed = multiprocessing.get_context("spawn").Queue()
+    started(folder / "quiet", timed).join()
     cost = timed.get(timeout=60)
-    print(cost, shared(quiet), flush=True)
-    draw = random.Random(0)
-    steady, victim = started(loud), started(loud)
-    while len(kills) < 2:
-        time.sleep(draw.uniform(0.5, 1.5) * cost["sweep"]["clock"] / 8)
-        finished = len(list((loud / "runs").glob("*/stages/report.json")))
-        if not victim.is_alive():
-            raise RuntimeError(f"a worker ended before its kill, with exit code {victim.exitcode}")
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.join()
-        kills.append({"finished_runs": finished})
-        victim = started(loud)
-    steady.join()
-    victim.join()
-    ended = [steady.exitcode, victim.exitcode]
-    others = [timed.get(timeout=60) for _ in range(2)]
     return {
         "methods": METHODS,
         "budgets": BUDGETS,
         "seeds": SEEDS,
         "one_worker": cost,
         "overhead": {kind: cost["sweep"][kind] / cost["own"][kind] - 1 for kind in ("clock", "processor")},
-        "shared_of_one_worker": shared(quiet),
+        "shared_of_one_worker": shared(folder / "quiet"),
+    }
+
+
+def workers(folder: Path) -> dict[str, Any]:
+    """Two workers, one of which is killed twice, against one that nothing disturbs."""
+    quiet, timed = overhead(folder), multiprocessing.get_context("spawn").Queue()
+    loud, kills, draw = folder / "loud", [], random.Random(0)
+    steady, victim = started(loud, timed), started(loud, timed)
+    while len(kills) < 2:
+        time.sleep(draw.uniform(0.5, 1.5) * quiet["one_worker"]["sweep"]["clock"] / 8)
+        finished = len(list((loud / "runs").glob("*/stages/report.json")))
+        if not victim.is_alive():
+            raise RuntimeError(f"a worker ended before its kill, with exit code {victim.exitcode}")
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        kills.append({"finished_runs": finished})
+        victim = started(loud, timed)
+    steady.join()
+    victim.join()
+    return {
+        **quiet,
         "kills": kills,
-        "exit_codes": ended,
-        "two_workers": others,
+        "exit_codes": [steady.exitcode, victim.exitcode],
+        "two_workers": [timed.get(timeout=60) for _ in range(2)],
         "shared_of_two_workers": shared(loud),
-        "same_table": table(quiet) == table(loud),
+        "same_table": table(folder / "quiet") == table(loud),
     }
 
 
@@ -250,7 +256,7 @@ def point(report: Any) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("workers", "loss"))
+    parser.add_argument("what", choices=("overhead", "workers", "loss"))
     parser.add_argument("model", nargs="?", choices=tuple(TUNING), default="cnn")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--method", default="taylor")
@@ -259,7 +265,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train = {"model": options.model, "epochs": options.epochs, "method": options.method}
-        found = workers(folder) if options.what == "workers" else loss(folder, **train)
+        kinds = {"overhead": overhead, "workers": workers, "loss": functools.partial(loss, **train)}
+        found = kinds[options.what](folder)
     default = f"sweep_{options.what}{f'_{options.model}' if options.what == 'loss' else ''}.json"
     write_record(options.output or RESULTS / default, {"environment": environment(0), **found})
 
