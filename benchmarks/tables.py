@@ -43,7 +43,7 @@ PAGES: Mapping[str, Mapping[str, Section]] = {
     "latency-prediction.md": {"latency": latency_page.calibration},
     "loading.md": {"loading": loading_page.loading},
     "pruning-speed.md": {"core": speed_page.core},
-    "token-accuracy.md": {"tokens_accuracy": tokens_page.accuracy},
+    "token-accuracy.md": {"tokens_accuracy": tokens_page.accuracy, "vit_joint": tokens_page.joint},
     "token-speed.md": {"tokens": tokens_page.speed},
 }
 

@@ -44,6 +44,25 @@ def accuracy(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", how])
 
 
+def joint(results: Mapping[str, Any]) -> str:
+    """Accuracy of each arm at each budget, cut and trained, by seed."""
+    lines = ["| budget | arm | seed | by tokens | MACs left | cut | trained |", "|---" * 7 + "|"]
+    for row in results["rows"].values():
+        tokens = "–" if row["by_tokens"] is None else f"{row['by_tokens']:.0%}"
+        lines.append(
+            f"| `{row['budget']}` | {row['arm']} | {row['seed']} | {tokens} | {row['macs']:.0%} | "
+            f"{row['cut_top1']:.2%} | {row['top1']:.2%} |"
+        )
+    settings, environment = results["settings"], results["environment"]
+    dense = next(iter(results["rows"].values()))["dense_top1"]
+    how = (
+        f"Top-1 accuracy; dense network: {dense:.2%}. Tokens by `{settings['selector']}`; fine-tuned for "
+        f"{settings['epochs']} epoch of {settings['images'] or 'all'} training images, every arm alike. "
+        f"{environment['processor']}, torch {environment['torch']}. `{environment['command']}`."
+    )
+    return "\n".join([*lines, "", how])
+
+
 def _where(environment: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     return f"{environment['date']}, {environment['processor']}, {versions}."
