@@ -1,4 +1,4 @@
-"""The latency tables as text; see latency.py, budgets.py and convergence.py."""
+"""The latency tables as text; see latency.py, budgets.py, convergence.py and int8.py."""
 
 from __future__ import annotations
 
@@ -54,3 +54,18 @@ def convergence(results: Mapping[str, Any]) -> str:
     medians = f"Medians: {results['median_rounds']:g} rounds, {results['median_measuring_s']:.0f} s of measuring."
     how = f"{environment['date']}, {environment['processor']}, one thread, Python {environment['python']}."
     return "\n".join([*lines, "", f"{medians} {how} `{environment['command']}`."])
+
+
+def int8(results: Mapping[str, Any]) -> str:
+    """Accuracy and latency of the dense and the pruned network in fp32 and int8, over the seeds."""
+    arms = results["arms"]
+    seeds = ", ".join(str(arm["seed"]) for arm in arms)
+    lines = [f"| network | top-1, seeds {seeds} | latency, ms | times as fast |", "|---" * 4 + "|"]
+    for name in arms[0]["corners"]:
+        corners = [arm["corners"][name] for arm in arms]
+        top1, ms, times = (
+            ", ".join(f"{scale * each[key]:.2f}" for each in corners)
+            for key, scale in (("top1", 100), ("ms", 1), ("times_as_fast", 1))
+        )
+        lines.append(f"| {name.replace(' ', ', ')} | {top1} % | {ms} | {times} |")
+    return "\n".join([*lines, "", f"{results['environment']['date']}, `{results['environment']['command']}`."])

@@ -39,7 +39,11 @@ PAGES: Mapping[str, Mapping[str, Section]] = {
         "ekg_ranks": ekg_page.ranks,
     },
     "jobs.md": {"end_to_end": jobs_page.jobs, "training_loop": jobs_page.loop},
-    "latency-budgets.md": {"budgets": latency_page.budgets, "convergence": latency_page.convergence},
+    "latency-budgets.md": {
+        "budgets": latency_page.budgets,
+        "convergence": latency_page.convergence,
+        "int8_mobilenetv2": latency_page.int8,
+    },
     "latency-prediction.md": {"latency": latency_page.calibration},
     "loading.md": {"loading": loading_page.loading},
     "pruning-speed.md": {"core": speed_page.core},
