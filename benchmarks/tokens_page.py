@@ -48,6 +48,9 @@ def joint(results: Mapping[str, Any]) -> str:
     """Accuracy of each arm at each budget, cut and trained, by seed."""
     lines = ["| budget | arm | seed | by tokens | MACs left | cut | trained |", "|---" * 7 + "|"]
     for row in results["rows"].values():
+        if "infeasible" in row:
+            lines.append(f"| `{row['budget']}` | {row['arm']} | {row['seed']} | out of reach | – | – | – |")
+            continue
         tokens = "–" if row["by_tokens"] is None else f"{row['by_tokens']:.0%}"
         lines.append(
             f"| `{row['budget']}` | {row['arm']} | {row['seed']} | {tokens} | {row['macs']:.0%} | "

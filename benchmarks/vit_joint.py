@@ -25,6 +25,7 @@ from core import processor
 from records import write_record
 
 import edakari
+from edakari.errors import InfeasibleBudget
 
 FRACTIONS = [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
 TOKENS: Mapping[str, Mapping[str, Any] | None] = {
@@ -55,12 +56,16 @@ def recipe(arguments: argparse.Namespace, arm: str, budget: str, seed: int) -> d
 def row(arguments: argparse.Namespace, arm: str, budget: str, seed: int) -> dict[str, Any]:
     """Run an arm, and return what the table says of it."""
     start = time.process_time()
+    found: dict[str, Any] = {"arm": arm, "budget": budget, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        run = edakari.run(recipe(arguments, arm, budget, seed), Path(folder) / "run")
+        try:
+            run = edakari.run(recipe(arguments, arm, budget, seed), Path(folder) / "run")
+        except InfeasibleBudget as error:
+            return {**found, "infeasible": str(error)}
     report, pruned = run.report, run.results.prune
     assert pruned is not None
     dense, cut, trained = report["networks"]
-    found = {"arm": arm, "budget": budget, "seed": seed, "dense_top1": dense["metrics"]["top1"]}
+    found |= {"dense_top1": dense["metrics"]["top1"]}
     found |= {"cut_top1": cut["metrics"]["top1"], "top1": trained["metrics"]["top1"]}
     found |= {"macs": trained["costs"]["macs"] / dense["costs"]["macs"]}
     found |= {"params": trained["costs"]["params"] / dense["costs"]["params"]}
