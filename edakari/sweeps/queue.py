@@ -179,8 +179,7 @@ class Queue:
             What became of each entry.
         """
         with storage_errors(self.storage.shown), self.alone():
-            if self.storage.local:
-                self._bury()
+            self._bury()
             items = self.items()
             if self.storage.local or not any(item.state in ("waiting", "running") for item in items):
                 for item in items:
@@ -216,6 +215,11 @@ class Queue:
 
     def _bury(self) -> None:
         """End the trials whose worker is dead."""
+        if not self.storage.local:  # optuna looks for signs of life only when a trial begins
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                optuna.storages.fail_stale_trials(self.study)
+            return
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             name = trial.user_attrs.get(WORKER)
             dead = _age(trial) > YOUNG if name is None else not self.worker.lives(name)

@@ -32,6 +32,7 @@ def test_defaults_are_filled_in():
         "iterations": None,
         "recovery_epochs": None,
         "recovery_lr": 0.01,
+        "tokens": None,
     }
     assert recipe_from({**MINIMAL, "method": recipe.content["method"]}) == recipe
     assert str(recipe.budget) == "macs<=50%"
