@@ -121,9 +121,8 @@ def search_smallest(asked: S, attempt: Callable[[S, str], Result], notify: Notif
             return None
         lost = _lost(found, drop.metric)
         epochs = settings.finetune.epochs if settings.finetune else 0
-        notify(
-            "search", "log", {"stage": f"{settings.budget}, {counted(epochs, 'epoch')}", f"{drop.metric} lost": lost}
-        )
+        figure = f"points of {drop.metric} lost" if is_share(drop.metric) else f"{drop.metric} lost"
+        notify("search", "log", {"stage": f"{settings.budget}, {counted(epochs, 'epoch')}", figure: lost})
         if long and lost <= drop.limit:
             results.clear()  # one network is enough to keep
             results[name] = found
